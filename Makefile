@@ -1,0 +1,54 @@
+# Everything runs in a virtual environment of its own, .venv, which is built when it is missing or out of date.
+# `make PYTHON=python3.12 test` takes another interpreter, `make test PYTEST_ARGS="-k relay"` runs a part of the suite.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint format types clean
+
+help: ## This list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: $(VENV)/.installed ## A web page through a real server and a real client, on this machine
+	@$(BIN)/python etc/demo.py
+
+test: $(VENV)/.installed-dev ## The test suite; PYTEST_ARGS adds arguments
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed ## Throughput and requests per second, direct and through the tunnel (wants iperf3 and wrk)
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+lint: $(VENV)/.installed-dev ## Style, and whether the news fragments are well-formed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/towncrier build --draft --version check > /dev/null
+
+format: $(VENV)/.installed-dev ## Let ruff lay out the source and repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.installed-dev ## Static types
+	$(BIN)/mypy
+
+clean: ## Remove the virtual environment, builds and caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f twisted/plugins/dropin.cache
+	find rtunnel twisted tests etc benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("rtunnel needs Python 3.11 or later, and $(PYTHON) is %d.%d: say which to use, as in `make PYTHON=python3.11 ...`" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,244 @@
+"""What ``make demo`` runs: a real web page through a real rtunnel-server and rtunnel-client, all on this machine.
+
+A web server (nginx where there is one, else Twisted's) listens on a loopback port that nobody is told; the page is then
+fetched from the public port of the server. It prints each command, so that one can type them oneself. All
+processes are ended by their own ids, every wait has a bound, and nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+TIMEOUT = 30.0
+"""Seconds for each of: something listens, the page comes, a process ends."""
+
+NGINX_CONF = """
+daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    default_type text/html;
+    client_body_temp_path {directory}/nginx-body;
+    proxy_temp_path {directory}/nginx-proxy;
+    fastcgi_temp_path {directory}/nginx-fastcgi;
+    uwsgi_temp_path {directory}/nginx-uwsgi;
+    scgi_temp_path {directory}/nginx-scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        root {directory}/site;
+    }}
+}}
+"""
+
+
+class DemoError(Exception):
+    """A step did not work; the message says which."""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def find(program: str) -> str | None:
+    """A program of the system, also where only root usually looks."""
+    return shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin:/sbin")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, all different."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+class Child:
+    """A process whose output goes to a file, to be shown when the demo fails."""
+
+    def __init__(self, name: str, argv: Sequence[str], directory: Path) -> None:
+        self.name = name
+        self._log = directory / f"{name}.log"
+        say(f"  $ {shlex.join([Path(argv[0]).name, *argv[1:]])}")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RTUNNEL_")}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                argv, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        say(f"    (process {self._process.pid})")
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def terminate(self) -> int:
+        """SIGTERM, and the exit code."""
+        self._process.terminate()
+        try:
+            return self._process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise DemoError(f"{self.name} did not end within {TIMEOUT:.0f} s of SIGTERM") from None
+
+    def kill(self) -> None:
+        """The end of a process that may be running, when all is over or lost."""
+        if self.running:
+            self._process.kill()
+        self._process.wait(TIMEOUT)
+
+
+def wait_until(look: Callable[[], bool], what: str, *needed: Child) -> None:
+    """Look again until it is so; not longer than TIMEOUT, and not once a process that it needs has ended."""
+    deadline = time.monotonic() + TIMEOUT
+    while not look():
+        for child in needed:
+            if not child.running:
+                raise DemoError(f"{child.name} ended before {what}")
+        if time.monotonic() > deadline:
+            raise DemoError(f"not within {TIMEOUT:.0f} s: {what}")
+        time.sleep(0.1)
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def fetch(url: str) -> str:
+    """The page, by curl where there is one; empty when it does not come."""
+    curl = find("curl")
+    if curl is not None:
+        argv = [curl, "--silent", "--fail", "--noproxy", "*", "--max-time", "3", url]
+        return subprocess.run(argv, capture_output=True, check=False, timeout=10).stdout.decode(errors="replace")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=3) as answer:
+            page: bytes = answer.read()
+            return page.decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def web_server_argv(twistd: str, directory: Path, port: int) -> list[str]:
+    """The command of a web server for ``directory/site``."""
+    nginx = find("nginx")
+    if nginx is None:
+        site = str(directory / "site")
+        return [twistd, "-n", "--pidfile=", "web", "--listen", f"tcp:{port}:interface=127.0.0.1", "--path", site]
+    conf = directory / "nginx.conf"
+    conf.write_text(NGINX_CONF.format(directory=directory, port=port))
+    return [nginx, "-p", str(directory), "-c", str(conf)]
+
+
+def demo(directory: Path, start: Callable[[str, Sequence[str]], Child]) -> None:
+    """The steps; the processes that ``start`` starts are ended by whoever gave it."""
+    twistd = shutil.which("twistd", path=str(Path(sys.executable).parent))
+    if twistd is None:
+        raise DemoError(f"there is no twistd beside {sys.executable}: is rtunnel installed there?")
+    twistd_n = [twistd, "-n", "--pidfile="]
+    token = secrets.token_hex(8)
+    (directory / "site").mkdir()
+    (directory / "site" / "index.html").write_text(f"<h1>Hello through the tunnel: {token}</h1>\n")
+    web, control, public = free_ports(3)
+
+    say(f"1. A web server that only this machine can reach, on port {web}:")
+    web_server = start("web", web_server_argv(twistd, directory, web))
+    wait_until(lambda: accepts(web), "the web server listens", web_server)
+
+    say(f"2. The public end: clients come to port {control}, visitors to the ports that clients ask for:")
+    control_listen = f"tcp:{control}:interface=127.0.0.1"
+    server_options = ["--control-listen", control_listen, "--public-interface", "127.0.0.1"]
+    server = start("rtunnel-server", [*twistd_n, "rtunnel-server", *server_options])
+    wait_until(lambda: "listening" in server.output, "the server listens", server)
+
+    say(f"3. The private end: it dials the server, and asks for public port {public}:")
+    client_options = ["--server", f"127.0.0.1:{control}", "--local", f"127.0.0.1:{web}", "--remote-port", str(public)]
+    client = start("rtunnel-client", [*twistd_n, "rtunnel-client", *client_options])
+
+    url = f"http://127.0.0.1:{public}/"
+    say(f"4. A visitor of the public port:\n  $ curl {url}")
+    pages: list[str] = []
+
+    def page_came() -> bool:
+        pages.append(fetch(url))
+        return bool(pages[-1])
+
+    wait_until(page_came, "the page comes through the tunnel", web_server, server, client)
+    say(f"    {pages[-1].strip()}")
+    if token not in pages[-1]:
+        raise DemoError("that is not the page that the web server has")
+
+    say("5. Both ends go down on SIGTERM:")
+    for child in (client, server):
+        code = child.terminate()
+        say(f"    {child.name}: exit code {code}")
+        if code != 0:
+            raise DemoError(f"{child.name} should have ended with exit code 0")
+    if accepts(public):
+        raise DemoError("the public port is still open")
+
+
+@contextmanager
+def workplace() -> Iterator[tuple[Path, list[Child]]]:
+    """A directory and processes that are gone when the demo is over, however it ends."""
+    children: list[Child] = []
+    with tempfile.TemporaryDirectory(prefix="rtunnel-demo-") as name:
+        try:
+            yield Path(name), children
+        finally:
+            for child in reversed(children):
+                child.kill()
+
+
+def on_sigterm(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, on_sigterm)
+    with workplace() as (directory, children):
+
+        def start(name: str, argv: Sequence[str]) -> Child:
+            child = Child(name, argv, directory)
+            children.append(child)
+            return child
+
+        try:
+            demo(directory, start)
+        except DemoError as error:
+            for child in children:
+                say(f"--- {child.name} ---\n{child.output}")
+            say(f"The demo failed: {error}.")
+            return 1
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            return 130
+    say("It works.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""Addresses and port ranges as operators write them.
+
+Two grammars are read, and which one is meant shows in the text:
+
+short forms, those of the reference programs::
+
+    PORT | :PORT | HOST:PORT | IPv4:PORT | [IPv6]:PORT
+
+Twisted's endpoint strings, with ``\\`` before a literal ``:``, ``=`` or ``\\``::
+
+    tcp:7000:interface=127.0.0.1    tcp6:7000    unix:/run/x.sock:mode=660    systemd:domain=INET:index=0
+    tcp:host:80                     unix:/run/x.sock                                       (to dial)
+
+Either ends as one canonical endpoint string. Everything is checked here, before anything listens or dials, and what is
+wrong is a :class:`~rtunnel.errors.ConfigError` that says what to write instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+    clientFromString,
+    serverFromString,
+)
+from twisted.internet.interfaces import IReactorPluggableNameResolver, IStreamClientEndpoint, IStreamServerEndpoint
+from zope.interface import implementer
+
+from rtunnel.endpoint_strings import (
+    DIAL_FORMS,
+    LISTEN_FORMS,
+    client_description,
+    endpoint_kind,
+    host_name,
+    is_ipv4,
+    is_ipv6,
+    join_description,
+    port_number,
+    server_description,
+    split_description,
+)
+from rtunnel.errors import ConfigError
+
+#: Connections that the kernel holds for a listening socket until they are accepted.
+BACKLOG = 1024
+
+
+@implementer(IReactorPluggableNameResolver)
+class _NoReactor:
+    """What endpoints are given when they are only built to see whether they can be."""
+
+    nameResolver: Any = None
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where to accept connections.
+
+    :ivar text: as the operator wrote it.
+    :ivar description: the same as a Twisted server endpoint string. Two addresses that mean the same are equal.
+    """
+
+    text: str = field(compare=False)
+    description: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a listen address; port 0 is any free port, ``[::]:7000`` is every address of both families.
+
+        :raises ConfigError: it cannot be listened on, whatever the state of the machine.
+        """
+        text = text.strip()
+        kind = endpoint_kind(text, LISTEN_FORMS, server=True)
+        if kind is None:
+            host, port = _host_and_port(text, LISTEN_FORMS, example_port=7000, lowest=0)
+            if ":" in host:
+                description = join_description(["tcp6", str(port)], {"interface": host})
+            else:
+                description = join_description(["tcp", str(port)], {"interface": host} if host else {})
+        else:
+            description = server_description(kind, text)
+        address = cls(text, description)
+        _attempt(address.endpoint, text, LISTEN_FORMS)
+        return address
+
+    def endpoint(self, reactor: Any) -> IStreamServerEndpoint:
+        """The endpoint to listen on."""
+        positional, named = split_description(self.description)
+        if positional[0] in ("tcp", "tcp6", "unix"):
+            named.setdefault("backlog", str(BACKLOG))
+        build: Any = serverFromString
+        endpoint: IStreamServerEndpoint = build(reactor, join_description(positional, named))
+        return endpoint
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class DialAddress:
+    """Where to connect to.
+
+    :ivar text: as the operator wrote it.
+    :ivar description: the same as a Twisted client endpoint string. Two addresses that mean the same are equal.
+    :ivar host: name or IP address; None where the endpoint has none.
+    :ivar port: 1 to 65535; None where the endpoint has none.
+    """
+
+    text: str = field(compare=False)
+    description: str
+    host: str | None
+    port: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an address to dial; without a host it is 127.0.0.1.
+
+        :raises ConfigError: it cannot be dialled, whatever the state of the network.
+        """
+        text = text.strip()
+        kind = endpoint_kind(text, DIAL_FORMS, server=False)
+        host: str | None
+        port: int | None
+        if kind is None:
+            host, port = _host_and_port(text, DIAL_FORMS, example_port=80, lowest=1)
+            host = host or "127.0.0.1"
+            description = join_description(["tcp", host, str(port)], {})
+        else:
+            description, host, port = client_description(kind, text)
+        address = cls(text, description, host, port)
+        _attempt(lambda reactor: address.endpoint(reactor, 1.0), text, DIAL_FORMS)
+        return address
+
+    def endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:
+        """The endpoint to connect with. An IP address never waits for the resolver's threads.
+
+        :param timeout: seconds that an attempt may take; one that the endpoint string names wins, and endpoints other
+            than ``tcp`` and ``unix`` have only their own.
+        """
+        positional, named = split_description(self.description)
+        own_timeout = float(named.get("timeout", timeout))
+        build: Any
+        endpoint: IStreamClientEndpoint
+        if positional[0] == "unix":
+            build = UNIXClientEndpoint
+            endpoint = build(reactor, positional[1], timeout=own_timeout, checkPID=named.get("lockfile") == "1")
+        elif self.host is None:
+            build = clientFromString
+            endpoint = build(reactor, self.description)
+        else:
+            if is_ipv6(self.host):
+                build = TCP6ClientEndpoint
+            elif is_ipv4(self.host) or "_" in self.host:
+                # HostnameEndpoint refuses names with an underscore, which container networks are full of.
+                build = TCP4ClientEndpoint
+            else:
+                build = HostnameEndpoint
+            source = (named["bindAddress"], 0) if "bindAddress" in named else None
+            endpoint = build(reactor, self.host, self.port, timeout=own_timeout, bindAddress=source)
+        return endpoint
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class PortRanges:
+    """A set of ports, such as ``8000-8999,9443``.
+
+    :ivar ranges: pairs of first and last port, ascending, without overlap.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ports and ranges of ports between commas; ``none`` is the empty set.
+
+        :raises ConfigError: a part is not a port from 1 to 65535 or a range of those.
+        """
+        if text.strip() == "none":
+            return cls(())
+        found = []
+        for part in text.split(","):
+            first, dash, last = (piece.strip() for piece in part.partition("-"))
+            low = port_number(first, text, 1, "write ports and ranges such as 8000-8999,9443")
+            high = port_number(last, text, 1, "write ports and ranges such as 8000-8999,9443") if dash else low
+            if high < low:
+                raise ConfigError(f"'{part.strip()}' ends before it begins; write {high}-{low}")
+            found.append((low, high))
+        merged: list[tuple[int, int]] = []
+        for low, high in sorted(found):
+            if merged and low <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+            else:
+                merged.append((low, high))
+        return cls(tuple(merged))
+
+    def __contains__(self, port: object) -> bool:
+        return isinstance(port, int) and any(low <= port <= high for low, high in self.ranges)
+
+    def __str__(self) -> str:
+        return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in self.ranges) or "none"
+
+
+def _host_and_port(text: str, forms: str, example_port: int, lowest: int) -> tuple[str, int]:
+    """Read one of the short forms.
+
+    :returns: the host, empty if none was given, IPv6 without its brackets; and the port.
+    """
+    if text.isascii() and text.isdigit():
+        return "", port_number(text, text, lowest, forms)
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or not is_ipv6(host):
+            raise ConfigError(f"'{text}' does not begin with an IPv6 address in brackets; write [::1]:{example_port}")
+        if not rest.startswith(":"):
+            raise ConfigError(f"'{text}' has no port; write [{host}]:{example_port}")
+        return host, port_number(rest[1:], text, lowest, forms)
+    host, colon, port = text.rpartition(":")
+    if is_ipv6(host) and port.isdigit():
+        raise ConfigError(f"'{text}' is an IPv6 address without brackets; write [{host}]:{port}")
+    if is_ipv6(text):
+        raise ConfigError(f"'{text}' is an IPv6 address without brackets; write [{text}]:{example_port}")
+    if not colon:
+        host_name(text, text)
+        raise ConfigError(f"'{text}' has no port; write {text}:{example_port}")
+    if not port:
+        raise ConfigError(f"'{text}' has no port after the colon; write {text}{example_port}")
+    number = port_number(port, text, lowest, forms)
+    return (host_name(host, text) if host else ""), number
+
+
+def _attempt(build: Any, text: str, forms: str) -> None:
+    """Build an endpoint without a reactor, for whatever else Twisted or a plugin has to say about it."""
+    try:
+        build(_NoReactor())
+    except ConfigError:
+        raise
+    except LookupError as error:
+        if text.startswith("systemd:"):
+            raise ConfigError(f"'{text}': systemd passed no such socket; start this from its .socket unit") from error
+        raise ConfigError(f"'{text}' is not an endpoint that Twisted can build ({error!r}); {forms}") from error
+    except Exception as error:
+        raise ConfigError(f"'{text}' is not an endpoint that Twisted can build ({error}); {forms}") from error

@@ -1,0 +1,170 @@
+"""From what an operator wrote to a value of the right type, within its bounds.
+
+A coercion takes text (a flag, an environment variable) or what YAML made of it, and returns the value or raises
+:class:`~rtunnel.errors.ConfigError`. Its caller adds where the value came from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
+from rtunnel.endpoint_strings import ip_address, suggestion
+from rtunnel.errors import ConfigError
+
+#: The longest time that is accepted. Above some 24 days epoll refuses to wait.
+MAX_SECONDS = 1_000_000.0
+
+_TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def shown(value: object) -> str:
+    """A value as its author may recognise it in an error message."""
+    if isinstance(value, str):
+        return f"'{value}'"
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def text(value: object) -> str:
+    """Any text that is not empty; a number is taken as it is written.
+
+    :raises ConfigError: nothing, or something with parts.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ConfigError(f"{shown(value)} is not text; put it in quotes")
+    if not str(value).strip():
+        raise ConfigError("is empty")
+    return str(value).strip()
+
+
+def boolean(value: object) -> bool:
+    """A yes or no.
+
+    :raises ConfigError: neither.
+    """
+    word = str(value).lower()
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise ConfigError(f"{shown(value)} is neither true nor false")
+
+
+def integer(lowest: int, highest: int) -> Callable[[object], int]:
+    """A coercion to a whole number within bounds, both included."""
+
+    def coerce(value: object) -> int:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, str | int)
+            or not re.fullmatch(r"[+-]?[0-9]{1,18}", str(value).strip())
+        ):
+            raise ConfigError(f"{shown(value)} is not a whole number; write one from {lowest} to {highest}")
+        number = int(value)
+        if not lowest <= number <= highest:
+            raise ConfigError(f"{number} is out of range; write a whole number from {lowest} to {highest}")
+        return number
+
+    return coerce
+
+
+def seconds(*, zero: bool) -> Callable[[object], float]:
+    """A coercion to seconds: ``10``, ``1.5``, ``500ms``, ``2m`` or ``1h``.
+
+    :param zero: whether 0 is allowed.
+    """
+    lowest = "0" if zero else "more than 0"
+
+    def coerce(value: object) -> float:
+        match = None
+        if not isinstance(value, bool) and isinstance(value, str | int | float):
+            match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)\s*([a-z]*)", str(value).strip())
+        if match is None or match[2] not in _TIME_UNITS:
+            raise ConfigError(f"{shown(value)} is not a time; write seconds such as 10 or 1.5, or 500ms, 2m, 1h")
+        number = float(match[1]) * _TIME_UNITS[match[2]]
+        if number > MAX_SECONDS or (number == 0 and not zero):
+            raise ConfigError(f"{shown(value)} is out of range; a time here is {lowest} to {MAX_SECONDS:.0f} seconds")
+        return number
+
+    return coerce
+
+
+def size(lowest: int, highest: int) -> Callable[[object], int]:
+    """A coercion to a number of bytes within bounds: ``65536``, ``64K``, ``8M`` or ``1G``, in powers of 1024."""
+
+    def coerce(value: object) -> int:
+        match = None
+        if not isinstance(value, bool) and isinstance(value, str | int):
+            match = re.fullmatch(r"([0-9]{1,18})\s*([KMG]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
+        if match is None:
+            raise ConfigError(f"{shown(value)} is not a size; write bytes such as 65536, or 64K, 8M, 1G")
+        number = int(match[1]) * _SIZE_UNITS[match[2].upper()]
+        if not lowest <= number <= highest:
+            raise ConfigError(
+                f"{shown(value)} is out of range; a size here is {show_size(lowest)} to {show_size(highest)}"
+            )
+        return number
+
+    return coerce
+
+
+def show_size(number: int) -> str:
+    """The shortest way to write a number of bytes that :func:`size` reads back."""
+    for unit in ("G", "M", "K"):
+        if number and number % _SIZE_UNITS[unit] == 0:
+            return f"{number // _SIZE_UNITS[unit]}{unit}"
+    return str(number)
+
+
+def show_seconds(number: float) -> str:
+    """The shortest way to write a time that :func:`seconds` reads back."""
+    return str(int(number)) if math.floor(number) == number else str(number)
+
+
+def choice(*words: str) -> Callable[[object], str]:
+    """A coercion to one of a few words."""
+
+    def coerce(value: object) -> str:
+        if not isinstance(value, str) or value.strip() not in words:
+            hint = suggestion(value, words) if isinstance(value, str) else ""
+            raise ConfigError(f"{shown(value)} is not one of {', '.join(words)}{hint}")
+        return value.strip()
+
+    return coerce
+
+
+def listen_address(value: object) -> ListenAddress:
+    """An address to listen on."""
+    return ListenAddress.parse(text(value))
+
+
+def dial_address(value: object) -> DialAddress:
+    """An address to connect to."""
+    return DialAddress.parse(text(value))
+
+
+def interface(value: object) -> str:
+    """The IP address of an interface."""
+    return ip_address(text(value))
+
+
+def port_ranges(value: object) -> PortRanges:
+    """Ports and ranges, as text or as a list of them."""
+    parts: Sequence[object] = value if isinstance(value, list) else [value]
+    return PortRanges.parse(",".join(text(part) for part in parts) if parts else "none")
+
+
+def optional(coerce: Callable[[object], object], absent: object) -> Callable[[object], object]:
+    """A coercion that also takes empty text, which the reference programs read as "not given"."""
+
+    def coerce_unless_empty(value: object) -> object:
+        return absent if isinstance(value, str) and not value.strip() else coerce(value)
+
+    return coerce_unless_empty

@@ -1,0 +1,137 @@
+"""Configuration files: YAML, or JSON where the name ends in ``.json``.
+
+YAML as most people believe it to be: decimal numbers, ``true`` and ``false`` with their usual spellings, and text.
+``8080:22`` is text and not a number to the base of 60, ``0700`` is not octal, ``2026-11-22`` is not a date, and a key
+that is there twice is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rtunnel.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """What a file says.
+
+    :ivar path: the file, as it was named.
+    :ivar values: by key with underscores; keys without a value are left out.
+    """
+
+    path: str
+    values: Mapping[str, object]
+
+
+def read_config_file(path: str) -> ConfigFile:
+    """Read a file.
+
+    :raises ConfigError: it cannot be read, is neither YAML nor JSON, or is not a mapping of keys to values.
+    """
+    try:
+        content = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+    parse = _parse_json if path.endswith(".json") else _parse_yaml
+    return ConfigFile(path, keys_with_underscores(parse(content, path), path))
+
+
+def keys_with_underscores(mapping: object, where: str) -> dict[str, object]:
+    """The mapping with ``-`` in its keys read as ``_``, without the keys that have no value.
+
+    :param where: what an error message begins with.
+    :raises ConfigError: it is no mapping, a key is no text, or two keys are the same.
+    """
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{where}: is {_kind(mapping)} and not a mapping; write lines such as 'key: value'")
+    found: dict[str, object] = {}
+    seen: dict[str, str] = {}
+    for key, value in mapping.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{where}: unknown key {json.dumps(key, default=repr)}; keys are names")
+        name = key.replace("-", "_")
+        if name in seen:
+            raise ConfigError(f"{where}: keys '{seen[name]}' and '{key}' are the same; keep one")
+        seen[name] = key
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _kind(value: object) -> str:
+    return {list: "a list", str: "text", bool: "true or false"}.get(type(value), "a single value")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader with fewer surprises."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key_node, _ in node.value:
+                if key_node.value in seen if isinstance(key_node, yaml.ScalarNode) else False:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key '{key_node.value}' is there twice; keep one", key_node.start_mark
+                    )
+                if isinstance(key_node, yaml.ScalarNode):
+                    seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag.rpartition(":")[2] not in ("int", "float", "timestamp", "value", "merge")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})\.[0-9]{1,18}$"), list("-+0123456789")
+)
+
+
+def _parse_yaml(content: str, path: str) -> object:
+    try:
+        return yaml.load(content, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise ConfigError(f"{path}:{line} {error.problem or error.context or 'is not YAML'}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _parse_json(content: str, path: str) -> object:
+    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigError(f"{path}: key '{twice}' is there twice; keep one")
+        return mapping
+
+    try:
+        return json.loads(content, object_pairs_hook=no_duplicates) if content.strip() else None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: line {error.lineno}: is not JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: is not JSON: {error}") from error

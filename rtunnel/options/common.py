@@ -1,0 +1,153 @@
+"""What the options of all plugins share: flags, help and checks made from the declared settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar
+
+from twisted.python import usage
+
+from rtunnel import __version__
+from rtunnel.config import Resolved, Setting, find_config_file, resolve
+from rtunnel.endpoint_strings import suggestion
+from rtunnel.errors import ConfigError
+from rtunnel.options.declarations import NO_TLS, VARIABLES
+from rtunnel.wire.limits import LinkLimits
+from twisted import copyright
+
+
+class PluginOptions(usage.Options):
+    """Options of one plugin.
+
+    A flag is only noted when it is seen. When all have been, :meth:`postOptions` decides every setting (flag, else
+    environment, else file, else default) and hands them to :meth:`build`.
+    """
+
+    #: The settings that this plugin has.
+    declared: ClassVar[Sequence[Setting]] = ()
+    #: Command lines, shown as they are at the end of the help.
+    examples: ClassVar[Sequence[str]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for setting in cls.declared:
+            if setting.flag:
+                setattr(cls, f"opt_{setting.name.replace('-', '_')}", _flag_handler(setting))
+
+    def __init__(self) -> None:
+        self.flags: dict[str, Any] = {}
+        super().__init__()  # type: ignore[no-untyped-call]
+        # For the help only: a setting that was not given must stay so until all sources are known.
+        self.defaults.update({setting.name: setting.shown_default or None for setting in self.declared})
+
+    def opt_config(self, value: str) -> None:
+        """A YAML or JSON file with settings; its keys are the names of the options, with underscores."""
+        self.flags["config"] = value
+
+    def opt_version(self) -> None:
+        """Print the versions of rtunnel and Twisted, and exit."""
+        sys.stdout.write(f"rtunnel {__version__} (Twisted {copyright.version})\n")
+        sys.exit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """See :meth:`twisted.python.usage.Options.parseOptions`.
+
+        :raises usage.UsageError: something is wrong; one line that says where, and what to write instead.
+        """
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            unknown = re.match(r"option --?([^ ]+) not recognized", str(error))
+            if unknown is None:
+                raise
+            name = unknown[1]
+            if name.startswith("tls"):
+                hint = f"; {NO_TLS}"
+            elif len(name) == 1:
+                hint = "; options begin with two dashes"
+            else:
+                hint = suggestion(name, [setting.name for setting in self.declared if setting.flag] + ["config"])
+                hint = hint.replace("'", "'--", 1)
+            raise usage.UsageError(f"{error}{hint}") from error
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse what is not an option.
+
+        :raises usage.UsageError: there is something.
+        """
+        if arguments:
+            raise usage.UsageError(f"'{arguments[0]}' is not an option; options begin with two dashes")
+
+    def postOptions(self) -> None:
+        """Decide all settings; the values are then in the mapping, under the names of the options.
+
+        :raises usage.UsageError: one of them is wrong.
+        """
+        try:
+            file = find_config_file(self.flags, os.environ)
+            resolved = resolve(self.declared, self.flags, os.environ, file, VARIABLES)
+            self.build(resolved)
+        except ConfigError as error:
+            raise usage.UsageError(str(error)) from error
+        self.update(resolved.values)
+
+    def build(self, resolved: Resolved) -> None:
+        """Keep the settings in the form that the service wants.
+
+        :raises ConfigError: they do not fit together.
+        """
+        raise NotImplementedError
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help: options, sources, examples."""
+        sources = (
+            "Each option may also come from the environment (RTUNNEL_ and its name, such as RTUNNEL_LOG_LEVEL for "
+            "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and that "
+            "over the file. Sizes take K, M and G; times are seconds and take ms, s, m and h."
+        )
+        self.longdesc = f"{' '.join((type(self).__doc__ or '').split())} {sources}"
+        examples = "".join(f"    {line}\n" for line in self.examples)
+        return f"{super().getUsage(width)}\nExamples:\n{examples}"
+
+
+def _flag_handler(setting: Setting) -> Callable[[PluginOptions, str], None]:
+    def note(self: PluginOptions, value: str) -> None:
+        if setting.repeatable:
+            self.flags.setdefault(setting.name, []).append(value)
+        else:
+            self.flags[setting.name] = value
+
+    note.__doc__ = setting.help
+    return note
+
+
+def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = True) -> None:
+    """Refuse two settings whose values are in the wrong order.
+
+    :param equal: whether they may be the same.
+    :raises ConfigError: the message names both, and begins with the one of the stronger source.
+    """
+    small, big = resolved.values[lower], resolved.values[higher]
+    if small < big or (equal and small == big):
+        return
+    if resolved.sources[higher].rank >= resolved.sources[lower].rank:
+        relation = "at least" if equal else "more than"
+        raise resolved.error(higher, f"{big:g} is too little; it must be {relation} --{lower}, which is {small:g}")
+    relation = "at most" if equal else "less than"
+    raise resolved.error(lower, f"{small:g} is too much; it must be {relation} --{higher}, which is {big:g}")
+
+
+def link_limits(resolved: Resolved) -> LinkLimits:
+    """The bounds of each link.
+
+    :raises ConfigError: they do not fit together.
+    """
+    check_order(resolved, "keepalive-interval", "dead-after", equal=False)
+    check_order(resolved, "initial-credit", "max-window")
+    check_order(resolved, "initial-credit", "link-buffer")
+    names = {limit.name: limit.name.replace("_", "-") for limit in fields(LinkLimits)}
+    return LinkLimits(**{key: resolved.values[name] for key, name in names.items() if name in resolved.values})

@@ -1,0 +1,211 @@
+"""The socket's end of a stream: one TCP or UNIX connection, relayed with back-pressure and half-close both ways.
+
+Each direction has its own end. The connection is closed when both have come and reset when the stream is reset; a
+connection that is lost before both have come resets the stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.errors import Code
+from rtunnel.relay.interfaces import IStream, IStreamUser
+from rtunnel.relay.sockets import SocketTransport, tune
+
+
+@implementer(IPushProducer)
+class _SocketFull:
+    """What the transport is told is its producer: the direction from the stream to the socket.
+
+    The protocol itself cannot be it: its pause and resume are those of the other direction.
+    """
+
+    def __init__(self, end: SocketEnd) -> None:
+        self._end = end
+
+    def pauseProducing(self) -> None:
+        self._end.socket_is_full()
+
+    def resumeProducing(self) -> None:
+        self._end.socket_has_room()
+
+    def stopProducing(self) -> None:
+        """The connection is lost; ``connectionLost`` follows."""
+
+
+@implementer(IStreamUser, IHalfCloseableProtocol)
+class SocketEnd(Protocol):
+    """One connection and its stream. The stream may come first (a service is dialled) or the connection (a visitor).
+
+    :param on_made: called with this once there is a connection.
+    :param on_lost: called with this once there is no longer one.
+    :ivar touched: set whenever a byte passes; for whoever looks after idle connections to clear.
+    """
+
+    transport: SocketTransport  # type: ignore[assignment]
+
+    def __init__(self, on_made: Callable[[SocketEnd], None], on_lost: Callable[[SocketEnd], None]) -> None:
+        self.touched = True
+        self._on_made = on_made
+        self._on_lost = on_lost
+        self._stream: IStream | None = None
+        self._connected = False
+        self._dialling: Deferred[IProtocol] | None = None
+        self._given_up = False
+        # From the stream to the socket.
+        self._pending: deque[bytes] = deque()
+        self._full = True
+        self._end_of_stream: Callable[[], None] | None = None
+        self._write_open = True
+        # From the socket to the stream.
+        self._paused = False
+        self._read_open = True
+
+    def attach(self, stream: IStream) -> None:
+        """Relay between the connection and *stream*."""
+        self._stream = stream
+
+    def dial(self, endpoint: IStreamClientEndpoint, on_failed: Callable[[Failure], None]) -> None:
+        """Connect to *endpoint*. If that fails, the stream is reset with the reason."""
+
+        def made(_protocol: IProtocol) -> None:
+            self._dialling = None
+
+        def failed(failure: Failure) -> None:
+            self._dialling = None
+            if not self._given_up:
+                on_failed(failure)
+                code = Code.LOCAL_TIMEOUT if failure.check(ConnectTimeout) else Code.LOCAL_UNREACHABLE
+                if self._stream is not None:
+                    self._stream.reset(code, failure.getErrorMessage())
+            self._on_lost(self)
+
+        self._dialling = endpoint.connect(Factory.forProtocol(lambda: self))  # type: ignore[arg-type]
+        self._dialling.addCallbacks(made, failed)
+
+    def abort(self) -> None:
+        """Reset the connection, or give up dialling. The stream is reset by it, unless it is over."""
+        if self._connected:
+            self.transport.abortConnection()
+        elif self._dialling is not None:
+            self._given_up = True
+            self._dialling.cancel()
+
+    # From the socket
+
+    def connectionMade(self) -> None:
+        """Start relaying, with what the stream has sent already."""
+        tune(self.transport)
+        self._connected = True
+        self._full = False
+        self.transport.registerProducer(_SocketFull(self), True)
+        self._on_made(self)
+        if self._paused:
+            self.transport.pauseProducing()
+        self._drain()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes for the stream."""
+        self.touched = True
+        if self._stream is not None:
+            self._stream.write(data)
+
+    def readConnectionLost(self) -> None:
+        """The connection's other end sends no more."""
+        self._read_open = False
+        if self._stream is not None:
+            self._stream.finish()
+        if not self._write_open:
+            self._close()
+
+    def writeConnectionLost(self) -> None:
+        """Our half-close has gone out."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is over; so is the stream, unless both its ends have come."""
+        self._connected = False
+        self._full = True
+        self._pending.clear()
+        if self._stream is not None:
+            self._stream.reset(Code.CONNECTION_LOST, reason.getErrorMessage())
+        self._on_lost(self)
+
+    # From the stream
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes for the socket, kept while it is full."""
+        self.touched = True
+        if self._full or self._pending:
+            self._pending.append(data)
+        else:
+            self._write(data)
+
+    def finished(self) -> None:
+        """The stream sends no more: half-close the connection behind what is pending."""
+        self._end_of_stream = self._half_close
+        self._drain()
+
+    def closed(self) -> None:
+        """The stream is over: close the connection behind what is pending."""
+        self._end_of_stream = self._close
+        self._drain()
+
+    def was_reset(self, code: str, message: str) -> None:
+        """The stream broke: so does the connection, that nobody takes what came for the whole."""
+        self._pending.clear()
+        self.abort()
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        self._paused = True
+        if self._connected and self._read_open:
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._paused = False
+        if self._connected and self._read_open:
+            self.transport.resumeProducing()
+
+    # From the transport's buffer
+
+    def socket_is_full(self) -> None:
+        """The socket takes no more; what comes is kept, and counts as not delivered."""
+        self._full = True
+
+    def socket_has_room(self) -> None:
+        """The socket takes bytes again."""
+        self._full = False
+        self._drain()
+
+    def _drain(self) -> None:
+        while self._pending and not self._full:
+            self._write(self._pending.popleft())
+        if self._end_of_stream is not None and not self._pending and self._connected:
+            end, self._end_of_stream = self._end_of_stream, None
+            end()
+
+    def _write(self, data: bytes) -> None:
+        self.transport.write(data)
+        if self._stream is not None:
+            self._stream.delivered(len(data))
+
+    def _half_close(self) -> None:
+        self._write_open = False
+        if self._read_open:
+            self.transport.unregisterProducer()
+            self.transport.loseWriteConnection()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()

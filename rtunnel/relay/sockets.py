@@ -1,0 +1,63 @@
+"""What we ask of every socket, and how an address is shown."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Protocol
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress, IPushProducer, ITCPTransport
+
+
+class SocketTransport(Protocol):
+    """The transport of a TCP or UNIX connection, in the parts that we use."""
+
+    bufferSize: int
+
+    def write(self, data: bytes) -> None: ...
+    def writeSequence(self, data: list[bytes]) -> None: ...
+    def loseConnection(self) -> None: ...
+    def loseWriteConnection(self) -> None: ...
+    def abortConnection(self) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
+    def unregisterProducer(self) -> None: ...
+    def getPeer(self) -> IAddress: ...
+    def getHost(self) -> IAddress: ...
+
+
+def tune(transport: Any, *, dead_after: float | None = None) -> None:
+    """Ask for no delay of small writes, and for keepalive probes.
+
+    :param dead_after: seconds after which the kernel gives up a peer that answers nothing, for connections on which
+        nothing else would notice (Linux; elsewhere the system's own time holds). None: the system's own.
+    """
+    if not ITCPTransport.providedBy(transport):
+        return
+    transport.setTcpNoDelay(True)
+    transport.setTcpKeepAlive(True)
+    if dead_after is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    probe = max(1, int(dead_after / 3))
+    handle = transport.getHandle()
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, probe)
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe)
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
+
+
+def show_host_port(host: str, port: int) -> str:
+    """``host:port``, with brackets round an IPv6 address; an IPv4 address in IPv6 clothes is shown as what it is."""
+    host = host.removeprefix("::ffff:") if "." in host else host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def show_address(address: IAddress) -> str:
+    """An address as it stands in logs and on the wire."""
+    if isinstance(address, IPv4Address | IPv6Address):
+        return show_host_port(address.host, address.port)
+    name = getattr(address, "name", None)
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "replace")
+    return f"unix:{name}" if name else "local"

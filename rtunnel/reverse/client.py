@@ -1,0 +1,138 @@
+"""``rtunnel-client``: holds a link to the server for ever, and serves its visitors from local services.
+
+TunnelClient
+ +-- link     dials, serves, dials again; a ClientSession each
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtunnel.errors import Code
+from rtunnel.reverse.agent import AGENT
+from rtunnel.reverse.backoff import Backoff
+from rtunnel.reverse.client_session import ClientSession
+from rtunnel.reverse.draining import DrainingService
+from rtunnel.reverse.listening import QuietFactory
+from rtunnel.reverse.settings import ClientSettings
+from rtunnel.reverse.visitors import Visitors
+from rtunnel.wire.client_link import WITHDRAW, ClientLink
+from rtunnel.wire.messages import Hello
+
+
+class _SessionFactory(QuietFactory):
+    def __init__(self, service: LinkService) -> None:
+        self._service = service
+
+    def buildProtocol(self, addr: IAddress | None) -> ClientSession:
+        return self._service.build_session()
+
+
+class LinkService(Service):
+    """Keeps one link to the server, whatever happens to it.
+
+    :ivar session: the present link, if there is one.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors) -> None:
+        self.setName("link")
+        self._reactor = reactor
+        self._settings = settings
+        self._visitors = visitors
+        self._backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
+        self._running: Deferred[None] | None = None
+        self.session: ClientSession | None = None
+        # One session name for the life of the process: by it the server knows us when we come back.
+        self._hello = Hello(
+            session=secrets.token_hex(16),
+            initial_credit=settings.limits.initial_credit,
+            agent=AGENT,
+            capabilities=frozenset({WITHDRAW}),
+        )
+
+    def build_session(self) -> ClientSession:
+        """A session for a connection that is being made."""
+        link = ClientLink(self._hello, self._settings.limits, self._reactor.seconds())
+        return ClientSession(self._settings, link, self._reactor, self._visitors)
+
+    def startService(self) -> None:
+        """Start dialling."""
+        super().startService()
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(self._crashed)
+
+    def _crashed(self, failure: Any) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("the client has failed; please report this", failure)
+
+    async def _run(self) -> None:
+        while self.running:
+            why = await self._hold_link()
+            if not self.running:
+                return
+            wait = self._backoff.next_wait()
+            self.log.warn("{why}; next attempt in {wait:.1f} s", why=why, wait=wait)
+            await deferLater(self._reactor, wait)
+
+    async def _hold_link(self) -> str:
+        """Connect, and stay until the link is lost; why it is."""
+        server = self._settings.server
+        endpoint = server.endpoint(self._reactor, self._settings.connect_timeout)
+        try:
+            session: Any = await endpoint.connect(_SessionFactory(self))
+        except CancelledError:
+            raise
+        except Exception as error:
+            return f"cannot reach server {server}: {error}"
+        self.session = session
+        reason = await session.ended
+        self.session = None
+        if session.was_useful:
+            self._backoff.reset()
+        return f"link to server {server} lost: {session.why_lost or reason.getErrorMessage()}"
+
+    async def close(self) -> None:
+        """Leave the server, and dial no more."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        if self.session is not None:
+            self.session.close(Code.SHUTTING_DOWN, "the client is going down")
+        else:
+            running.cancel()
+        await running
+
+    def stopService(self) -> Deferred[None]:
+        """Leave the server, and dial no more."""
+        super().stopService()
+        return Deferred.fromCoroutine(self.close())
+
+
+class TunnelClient(DrainingService):
+    """The client as a service.
+
+    :param reactor: provides TCP, time and name resolution.
+    """
+
+    def __init__(self, reactor: Any, settings: ClientSettings) -> None:
+        super().__init__(reactor, "rtunnel-client", settings.drain)
+        self.link = LinkService(reactor, settings, self.visitors)
+        self.link.setServiceParent(self)
+
+    async def refuse_visitors(self) -> None:
+        """Give the tunnels up, so that the server frees their ports."""
+        if self.link.session is not None:
+            self.link.session.withdraw()
+
+    async def close_links(self) -> None:
+        """Leave the server."""
+        await self.link.stopService()

@@ -1,0 +1,198 @@
+"""The client's end of one link: asks for its tunnels, dials the local service for each visitor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtunnel.errors import Code
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import show_host_port
+from rtunnel.reverse.backoff import Backoff
+from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.reverse.visitors import Visitors
+from rtunnel.wire import events
+from rtunnel.wire.client_link import ClientLink
+from rtunnel.wire.link import Mode
+from rtunnel.wire.messages import TunnelRequest
+
+#: Seconds without an answer to HELLO after which the server is taken for a reference server.
+SILENT_AFTER = 3.0
+
+
+class _Tunnel:
+    """What the client keeps of one of its tunnels, from link to link."""
+
+    def __init__(
+        self, number: int, settings: TunnelSettings, endpoint: IStreamClientEndpoint, backoff: Backoff
+    ) -> None:
+        self.number = number
+        self.settings = settings
+        self.endpoint = endpoint
+        self.backoff = backoff
+        self.request = TunnelRequest(settings.remote_port, str(settings.local))
+        self.local_is_down = False
+        self.retry: IDelayedCall | None = None
+
+    @property
+    def name(self) -> str:
+        """What logs call it."""
+        return self.settings.name or f"port {self.settings.remote_port or '0 (shared)'}"
+
+
+class ClientSession(LinkProtocol):
+    """One link, from connection to loss.
+
+    :ivar ended: fires with the reason when the connection is lost.
+    :ivar was_useful: the server took us, so that the next attempt need not wait long.
+    """
+
+    log = Logger()
+    link: ClientLink
+
+    def __init__(self, settings: ClientSettings, link: ClientLink, reactor: Any, visitors: Visitors) -> None:
+        super().__init__(link, reactor)
+        self._settings = settings
+        self._visitors = visitors
+        self._tunnels = [
+            _Tunnel(
+                number,
+                tunnel,
+                tunnel.local.endpoint(reactor, settings.dial_timeout),
+                Backoff(settings.reconnect_min, settings.reconnect_max),
+            )
+            for number, tunnel in enumerate(settings.tunnels)
+        ]
+        self._silence: IDelayedCall | None = None
+        self._draining = False
+        self.ended: Deferred[Failure] = Deferred()
+        self.was_useful = False
+        self._handlers |= {
+            events.Established: self._established,
+            events.TunnelReady: self._tunnel_ready,
+            events.TunnelRefused: self._tunnel_refused,
+            events.StreamOpened: self._stream_opened,
+        }
+
+    def connectionMade(self) -> None:
+        """Say HELLO and ask for the first tunnel; the others wait for the answer."""
+        for tunnel in self._tunnels:
+            self.link.request_tunnel(tunnel.number, tunnel.request)
+        super().connectionMade()
+        self._silence = self.clock.callLater(SILENT_AFTER, self._server_is_silent)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Break the streams, and say why it is over."""
+        for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
+            if call is not None and call.active():
+                call.cancel()
+        super().connectionLost(reason)
+        self.ended.callback(reason)
+
+    def _server_is_silent(self) -> None:
+        if self.link.mode is Mode.AWAITING:
+            self.log.info("server {peer} does not answer HELLO: the reference protocol is assumed", peer=self.peer_name)
+            self._say_reference_tunnel()
+
+    def _say_reference_tunnel(self) -> None:
+        self.was_useful = True
+        tunnel = self._tunnels[0]
+        port = tunnel.settings.remote_port
+        self.log.info(
+            "{public} -> {local}: asked for; a reference server does not say whether it is served",
+            public=self._public(port) if port else f"shared port of {self._settings.server}",
+            local=tunnel.settings.local,
+        )
+
+    def _public(self, port: int) -> str:
+        return show_host_port(self._settings.server.host or "server", port)
+
+    # What the link tells
+
+    def _established(self, event: events.Established) -> None:
+        if event.peer is None:
+            self._say_reference_tunnel()
+            return
+        self.was_useful = True
+        self.link.ping(self.clock.seconds())
+        self.log.info("connected to {peer} ({agent})", peer=self.peer_name, agent=event.peer.agent or "unnamed")
+
+    def _tunnel_ready(self, event: events.TunnelReady) -> None:
+        tunnel = self._tunnels[event.number]
+        tunnel.backoff.reset()
+        host, _, port = event.address.rpartition(":")
+        wildcard = host in ("", "0.0.0.0", "[::]") and port.isdigit()
+        self.log.info(
+            "{public} -> {local}: reachable",
+            public=self._public(int(port)) if wildcard else event.address,
+            local=tunnel.settings.local,
+            tunnel=tunnel.name,
+        )
+
+    def _tunnel_refused(self, event: events.TunnelRefused) -> None:
+        tunnel = self._tunnels[event.number]
+        wait = None
+        if event.code != Code.NOT_SUPPORTED and not self._draining:
+            wait = tunnel.backoff.next_wait()
+            tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
+        self.log.warn(
+            "{tunnel} refused by the server: {code}: {text}; {next}",
+            tunnel=tunnel.name,
+            code=event.code,
+            text=event.message,
+            next="not asked for again" if wait is None else f"next attempt in {wait:.1f} s",
+        )
+
+    def _ask_again(self, tunnel: _Tunnel) -> None:
+        self.link.request_tunnel(tunnel.number, tunnel.request)
+        self.flush()
+
+    def _stream_opened(self, event: events.StreamOpened) -> None:
+        tunnel = self._tunnels[event.tunnel]
+        end = SocketEnd(lambda _end: self._dialled(tunnel), self._visitors.discard)
+        stream = LinkStream(self, event.stream, end)
+        end.attach(stream)
+        if self._draining:
+            stream.reset(Code.SHUTTING_DOWN, "the client is going down")
+            return
+        self._visitors.add(end)
+        self.log.debug(
+            "visitor {visitor} of {tunnel}: stream {stream}",
+            visitor=event.visitor or "unknown",
+            tunnel=tunnel.name,
+            stream=event.stream.conn_id,
+        )
+        end.dial(tunnel.endpoint, lambda failure: self._dial_failed(tunnel, failure))
+
+    def _dialled(self, tunnel: _Tunnel) -> None:
+        if tunnel.local_is_down:
+            tunnel.local_is_down = False
+            self.log.info("{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local)
+
+    def _dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
+        """Loud for the first visitor who finds the service down, quiet for the rest."""
+        log = self.log.debug if tunnel.local_is_down else self.log.warn
+        tunnel.local_is_down = True
+        log(
+            "{tunnel}: local service {local} cannot be reached: {error}",
+            tunnel=tunnel.name,
+            local=tunnel.settings.local,
+            error=failure.getErrorMessage(),
+        )
+
+    # The end
+
+    def withdraw(self) -> None:
+        """Take no more visitors; those there are go on."""
+        self._draining = True
+        for tunnel in self._tunnels:
+            if tunnel.retry is not None and tunnel.retry.active():
+                tunnel.retry.cancel()
+            self.link.withdraw_tunnel(tunnel.number)
+        self.flush()

@@ -1,0 +1,168 @@
+"""``rtunnel-server``: many clients on a control port, their visitors on public ports.
+
+    TunnelServer
+     +-- control port     clients' links, a ServerSession each
+     +-- shared port      visitors for any client that serves port 0 (only with --public-listen)
+     +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
+
+Ports that clients ask for come and go with them, in ``PublicPorts``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.internet.interfaces import IAddress
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtunnel.errors import Code, TunnelRefused
+from rtunnel.reverse.agent import AGENT
+from rtunnel.reverse.draining import DrainingService
+from rtunnel.reverse.listening import Listener, QuietFactory
+from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
+from rtunnel.reverse.routing import POLICIES
+from rtunnel.reverse.server_session import ServerSession
+from rtunnel.reverse.settings import ServerSettings
+from rtunnel.wire.client_link import WITHDRAW
+from rtunnel.wire.messages import Hello, TunnelRequest
+from rtunnel.wire.server_link import ServerLink, StreamIds
+
+
+class _SessionFactory(QuietFactory):
+    def __init__(self, server: TunnelServer) -> None:
+        self._server = server
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerSession | None:
+        return self._server.build_session(addr)
+
+
+class TunnelServer(DrainingService):
+    """The server as a service.
+
+    :param reactor: provides TCP, time and name resolution.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, settings: ServerSettings) -> None:
+        super().__init__(reactor, "rtunnel-server", settings.drain)
+        self._settings = settings
+        self.handshake_timeout = settings.handshake_timeout
+        self.sessions: set[ServerSession] = set()
+        self._by_session: dict[str, ServerSession] = {}
+        self._hello = Hello(
+            session=secrets.token_hex(16),
+            initial_credit=settings.limits.initial_credit,
+            agent=AGENT,
+            capabilities=frozenset({WITHDRAW}),
+        )
+        self._ids = StreamIds()
+        self._stopping = False
+        self._full = False
+        self.ports = PublicPorts(reactor, settings.public_interface, self.visitors)
+        self.pool = POLICIES[settings.route]()
+        self.control = Listener(
+            reactor, settings.control_listen, _SessionFactory(self), "control port", "--control-listen"
+        )
+        self.control.setServiceParent(self)
+        self.shared: Listener | None = None
+        if settings.public_listen is not None:
+            factory = VisitorFactory(self.visitors, self.pool.candidates)
+            self.shared = Listener(reactor, settings.public_listen, factory, "shared public port", "--public-listen")
+            self.shared.setServiceParent(self)
+        if settings.visitor_idle:
+            idle = TimerService(settings.visitor_idle, self._abort_idle_visitors)
+            idle.clock = reactor
+            idle.setName("idle visitors")
+            idle.setServiceParent(self)
+
+    # Clients
+
+    def build_session(self, addr: IAddress | None) -> ServerSession | None:
+        """A session for a connection to the control port; None if there are too many."""
+        if len(self.sessions) >= self._settings.max_links:
+            if not self._full:
+                self._full = True
+                self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
+            return None
+        self._full = False
+        link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self._ids)
+        session = ServerSession(self, link, self.reactor)
+        self.sessions.add(session)
+        return session
+
+    @property
+    def serves_silent_clients(self) -> bool:
+        """A client that says nothing can be of use: there is a shared port for it."""
+        return self.shared is not None and not self._stopping
+
+    def session_established(self, session: ServerSession) -> None:
+        """The client has shown who it is. If it comes back over a new link, the old one is dead, whatever it seems."""
+        if session.link.peer is None:
+            return
+        name = session.link.peer.session
+        before = self._by_session.get(name)
+        if before is not None and before is not session:
+            before.lose(f"the same client came back from {session.peer_name}")
+        self._by_session[name] = session
+
+    def session_lost(self, session: ServerSession) -> None:
+        """Free all that *session* had; may be called twice."""
+        if session not in self.sessions:
+            return
+        self.sessions.discard(session)
+        if session.link.peer is not None and self._by_session.get(session.link.peer.session) is session:
+            del self._by_session[session.link.peer.session]
+        freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
+        if session.link.peer is not None or session.backends:
+            ports = ", ".join(map(str, freed)) or "none"
+            self.log.info("client {peer} gone; ports freed: {ports}", peer=session.peer_name, ports=ports)
+        session.backends.clear()
+
+    async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str:
+        """Serve visitors by *backend*; the public address.
+
+        :raises TunnelRefused: the port is not to be had.
+        """
+        if self._stopping:
+            raise TunnelRefused(Code.SHUTTING_DOWN, "the server is going down")
+        is_reference = not backend.session.link.is_extended
+        if self.shared is not None and (request.port == 0 or is_reference):
+            self.pool.join(backend)
+            return self.shared.local_address
+        if request.port == 0:
+            raise TunnelRefused(Code.NO_SHARED_PORT, "the server has no shared public port; ask for one of your own")
+        if request.port not in self._settings.allow_ports:
+            allowed = self._settings.allow_ports
+            raise TunnelRefused(Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed}")
+        return await self.ports.claim(request.port, backend)
+
+    def close_tunnel(self, backend: Backend) -> int | None:
+        """Serve no more visitors by *backend*; the port that is free now, if it had one of its own."""
+        self.pool.leave(backend)
+        return self.ports.release(backend)
+
+    def _abort_idle_visitors(self) -> None:
+        count = self.visitors.abort_idle()
+        if count:
+            self.log.info("{count} idle visitors closed", count=count)
+
+    # The end
+
+    async def refuse_visitors(self) -> None:
+        """Stop listening, everywhere. Links stay for the streams they carry."""
+        self._stopping = True
+        await self.control.stop_listening()
+        if self.shared is not None:
+            await self.shared.stop_listening()
+        await self.ports.stop_listening()
+
+    async def close_links(self) -> None:
+        """Tell every client, and close."""
+        for session in list(self.sessions):
+            session.close(Code.SHUTTING_DOWN, "the server is going down")
+        while self.sessions:
+            await deferLater(self.reactor, 0.01)

@@ -1,0 +1,185 @@
+"""One client, as the server sees it: its link, and what it may and wants to serve."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtunnel.errors import Code, TunnelRefused
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
+from rtunnel.reverse.public_ports import Backend
+from rtunnel.wire import events
+from rtunnel.wire.link import Mode
+from rtunnel.wire.messages import TunnelRequest
+from rtunnel.wire.server_link import ServerLink
+
+#: Seconds of silence after which a client is taken for a reference client that waits on the shared port.
+SILENT_AFTER = 1.0
+
+
+class IServer(Protocol):
+    """What a session needs of the server."""
+
+    handshake_timeout: float
+
+    @property
+    def serves_silent_clients(self) -> bool: ...
+    def session_established(self, session: ServerSession) -> None: ...
+    def session_lost(self, session: ServerSession) -> None: ...
+    async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str: ...
+    def close_tunnel(self, backend: Backend) -> int | None: ...
+
+
+class ServerSession(LinkProtocol):
+    """The server's end of a link.
+
+    :ivar link: of the peer's HELLO and of its tunnels.
+    :ivar backends: what the client serves or asked to serve, by tunnel number.
+    """
+
+    log = Logger()
+    link: ServerLink
+
+    def __init__(self, server: IServer, link: ServerLink, clock: IReactorTime) -> None:
+        super().__init__(link, clock)
+        self._server = server
+        self._timers: list[IDelayedCall] = []
+        self.backends: dict[int, Backend] = {}
+        self._handlers |= {
+            events.Established: self._established,
+            events.TunnelRequested: self._tunnel_requested,
+            events.TunnelRefused: self._tunnel_refused,
+            events.TunnelWithdrawn: self._tunnel_withdrawn,
+        }
+
+    @property
+    def is_live(self) -> bool:
+        """The link can carry new streams."""
+        return self.connected_now and self.link.mode is not Mode.CLOSED
+
+    def connectionMade(self) -> None:
+        """Give the client a bounded time to say what it is."""
+        super().connectionMade()
+        self.log.debug("connection from {peer} to the control port", peer=self.peer_name)
+        if self._server.serves_silent_clients:
+            self._timers.append(self.clock.callLater(SILENT_AFTER, self._silent))
+        self._timers.append(self.clock.callLater(self._server.handshake_timeout, self._handshake_over))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Free the client's ports, then break its streams."""
+        self._stop_timers()
+        self._server.session_lost(self)
+        super().connectionLost(reason)
+
+    def lose(self, why: str) -> None:
+        """The client is not there any more: free what it has, at once."""
+        if self.connected_now:
+            self.log.warn("client {peer} dropped: {why}", peer=self.peer_name, why=why)
+            self._server.session_lost(self)
+            self.close(Code.TAKEN_OVER, why)
+
+    def _stop_timers(self) -> None:
+        timers, self._timers = self._timers, []
+        for timer in timers:
+            if timer.active():
+                timer.cancel()
+
+    def _silent(self) -> None:
+        """Nothing came: this is how a reference client asks for the shared port."""
+        if self.is_live and not self.link.is_extended and not self.backends:
+            self._ask_for(0, TunnelRequest(0, "unknown"))
+
+    def _handshake_over(self) -> None:
+        if self.is_live and not self.link.is_extended and not self.backends:
+            self.log.info(
+                "connection from {peer} closed: it asked for nothing within {seconds:g} s",
+                peer=self.peer_name,
+                seconds=self._server.handshake_timeout,
+            )
+            self.close(Code.TIMEOUT, "no HELLO and no INIT in time")
+
+    # What the link tells
+
+    def _established(self, event: events.Established) -> None:
+        if event.peer is not None:
+            for backend in self.backends.values():
+                # It was silent for so long that it was taken for a reference client.
+                self._server.close_tunnel(backend)
+            self.backends.clear()
+            self._server.session_established(self)
+            self.link.ping(self.clock.seconds())
+            self.log.info("client {peer} connected ({agent})", peer=self.peer_name, agent=event.peer.agent or "unnamed")
+
+    def _tunnel_requested(self, event: events.TunnelRequested) -> None:
+        self._ask_for(event.number, event.request)
+
+    def _tunnel_refused(self, event: events.TunnelRefused) -> None:
+        if not self.link.is_extended:
+            return  # Its link is closed, and the line for that gives the reason.
+        self.log.warn(
+            "client {peer}: tunnel {tunnel} refused: {code}: {text}",
+            peer=self.peer_name,
+            tunnel=event.number,
+            code=event.code,
+            text=event.message,
+        )
+
+    def _tunnel_withdrawn(self, event: events.TunnelWithdrawn) -> None:
+        backend = self.backends.pop(event.number, None)
+        if backend is not None:
+            self._server.close_tunnel(backend)
+            self.log.info("client {peer}: tunnel {tunnel} withdrawn", peer=self.peer_name, tunnel=event.number)
+
+    def _ask_for(self, number: int, request: TunnelRequest) -> None:
+        before = self.backends.pop(number, None)
+        if before is not None:
+            self._server.close_tunnel(before)
+        backend = self.backends[number] = Backend(self, number)
+        Deferred.fromCoroutine(self._open_tunnel(backend, request)).addErrback(
+            lambda failure: self.log.failure("tunnel {tunnel} of {peer}", failure, tunnel=number, peer=self.peer_name)
+        )
+
+    async def _open_tunnel(self, backend: Backend, request: TunnelRequest) -> None:
+        number = backend.number
+        try:
+            address = await self._server.open_tunnel(backend, request)
+        except TunnelRefused as refusal:
+            if self.backends.get(number) is backend:
+                del self.backends[number]
+            if self.is_live:
+                self._tunnel_refused(events.TunnelRefused(number, refusal.code, refusal.message))
+                self.link.refuse_tunnel(number, refusal.code, refusal.message)
+        else:
+            if self.backends.get(number) is not backend or not self.is_live:
+                self._server.close_tunnel(backend)
+                return
+            self.log.info(
+                "{address} -> {local} of client {peer}: reachable",
+                address=address,
+                local=request.local,
+                peer=self.peer_name,
+            )
+            self.link.accept_tunnel(number, address)
+        self.handle_events()
+        self.flush()
+
+    # Visitors
+
+    def open_visitor(self, tunnel: int, visitor: str, end: SocketEnd) -> bool:
+        """Relay *end* through a new stream of *tunnel*; False where the link cannot take it."""
+        if not self.is_live:
+            return False
+        try:
+            stream = self.link.open_stream(tunnel, visitor)
+        except TunnelRefused as refusal:
+            self.log.warn("client {peer} cannot take a visitor: {text}", peer=self.peer_name, text=refusal.message)
+            return False
+        end.attach(LinkStream(self, stream, end))
+        self.flush()
+        return True

@@ -1,0 +1,59 @@
+"""The connections that a service relays just now: counted, watched for idleness, waited for at the end."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from rtunnel.relay.socket_end import SocketEnd
+
+
+class Visitors:
+    """A set of :class:`~rtunnel.relay.socket_end.SocketEnd`."""
+
+    def __init__(self) -> None:
+        self._ends: set[SocketEnd] = set()
+        self._drained: Deferred[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def add(self, end: SocketEnd) -> None:
+        """A connection is relayed."""
+        self._ends.add(end)
+
+    def discard(self, end: SocketEnd) -> None:
+        """It is over."""
+        self._ends.discard(end)
+        if not self._ends:
+            self.stop_draining()
+
+    def abort_all(self) -> None:
+        """Reset every connection."""
+        for end in list(self._ends):
+            end.abort()
+
+    def abort_idle(self) -> int:
+        """Reset every connection on which nothing passed since the last call; how many."""
+        idle = [end for end in self._ends if not end.touched]
+        for end in self._ends:
+            end.touched = False
+        for end in idle:
+            end.abort()
+        return len(idle)
+
+    async def drain(self, clock: IReactorTime, seconds: float) -> int:
+        """Wait for the last connection to end, or for *seconds*, or :meth:`stop_draining`; how many are left."""
+        if self._ends and seconds > 0:
+            self._drained = Deferred()
+            timeout = clock.callLater(seconds, self.stop_draining)
+            await self._drained
+            if timeout.active():
+                timeout.cancel()
+        return len(self._ends)
+
+    def stop_draining(self) -> None:
+        """Wait no longer."""
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            drained.callback(None)

@@ -1,0 +1,102 @@
+"""The client's end of a link: asks for tunnels, takes streams."""
+
+from __future__ import annotations
+
+from rtunnel.errors import Code
+from rtunnel.wire import frames, messages
+from rtunnel.wire.events import StreamOpened, TunnelReady, TunnelRefused
+from rtunnel.wire.limits import LinkLimits
+from rtunnel.wire.link import Link, Mode
+from rtunnel.wire.messages import Hello, TunnelRequest, WireError
+
+#: Capability: this end understands ERROR with scope tunnel from a client, which gives that tunnel up.
+WITHDRAW = "withdraw"
+
+
+class ClientLink(Link):
+    """See :class:`~rtunnel.wire.link.Link`. HELLO is the first thing it sends.
+
+    :ivar tunnels: what was asked for and not refused, by tunnel number.
+    """
+
+    def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
+        super().__init__(hello, limits, now)
+        self.tunnels: dict[int, TunnelRequest] = {}
+        self._unsent: dict[int, TunnelRequest] = {}
+        self._handlers[frames.NEW_CONN] = self._receive_new_conn
+        self._control.append(frames.encode_frame(frames.HELLO, 0, messages.encode_hello(hello)))
+
+    def request_tunnel(self, number: int, request: TunnelRequest) -> None:
+        """Ask for a tunnel under *number*; the answer is an event.
+
+        Before the peer has shown what it speaks only tunnel 0 is asked for: a reference server whose first bind failed
+        would take the second request and expose the wrong service. Silence is how a reference client asks for the
+        shared port.
+        """
+        self.tunnels[number] = request
+        if self.mode is Mode.EXTENDED or (self.mode is Mode.AWAITING and number == 0 and request.port):
+            self._send(frames.INIT, number, messages.encode_init(request))
+        elif self.mode is Mode.AWAITING:
+            self._unsent[number] = request
+        elif self.mode is Mode.REFERENCE:
+            self._give_up(number)
+
+    def withdraw_tunnel(self, number: int) -> bool:
+        """Give tunnel *number* up; its streams go on. False where the server has no means for that."""
+        if self.mode is not Mode.EXTENDED or WITHDRAW not in self.capabilities:
+            return False
+        if self.tunnels.pop(number, None) is not None:
+            self._send_error(messages.SCOPE_TUNNEL, number, Code.SHUTTING_DOWN, "the client gives this tunnel up")
+        return True
+
+    def _settle(self, peer: Hello | None) -> None:
+        super()._settle(peer)
+        unsent, self._unsent = self._unsent, {}
+        if peer is not None:
+            self._handlers[frames.READY] = self._receive_ready
+            for number, request in unsent.items():
+                self._send(frames.INIT, number, messages.encode_init(request))
+        else:
+            for number in unsent:
+                if number:
+                    self._give_up(number)
+
+    def _give_up(self, number: int) -> None:
+        del self.tunnels[number]
+        message = "the server speaks the reference protocol, which carries one tunnel a link"
+        self._events.append(TunnelRefused(number, Code.NOT_SUPPORTED, message))
+
+    def _receive_new_conn(self, conn_id: int, payload: bytes) -> None:
+        if conn_id == 0 or conn_id in self.streams:
+            self._ignore("NEW_CONN for a stream that is open")
+            return
+        tunnel, visitor = 0, ""
+        if self.peer is not None:
+            try:
+                tunnel, visitor = messages.decode_visitor(payload)
+            except ValueError as error:
+                self._send_reset(conn_id, Code.PROTOCOL, str(error))
+                return
+        if tunnel not in self.tunnels:
+            self._send_reset(conn_id, Code.UNKNOWN_TUNNEL, f"there is no tunnel {tunnel}")
+        elif (why := self._why_full()) is not None:
+            self._send_reset(conn_id, Code.LIMIT, why)
+        else:
+            self._events.append(StreamOpened(self._open(conn_id), tunnel, visitor))
+
+    def _receive_ready(self, number: int, payload: bytes) -> None:
+        try:
+            address = messages.decode_ready(payload)
+        except ValueError as error:
+            self._ignore(f"malformed READY ({error})")
+            return
+        if number in self.tunnels:
+            self._events.append(TunnelReady(number, address))
+        else:
+            self._ignore("READY for a tunnel that was not asked for")
+
+    def _receive_tunnel_error(self, number: int, error: WireError) -> None:
+        if self.tunnels.pop(number, None) is None:
+            self._ignore("ERROR for a tunnel that was not asked for")
+        else:
+            self._events.append(TunnelRefused(number, error.code, error.message))

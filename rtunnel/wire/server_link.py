@@ -1,0 +1,117 @@
+"""The server's end of a link: takes tunnels, opens streams for visitors."""
+
+from __future__ import annotations
+
+import secrets
+
+from rtunnel.errors import Code, TunnelRefused as Refusal
+from rtunnel.wire import frames, messages
+from rtunnel.wire.events import TunnelRefused, TunnelRequested, TunnelWithdrawn
+from rtunnel.wire.limits import LinkLimits
+from rtunnel.wire.link import MAX_CONTROL_WAITING, Link, Mode
+from rtunnel.wire.messages import Hello, TunnelRequest, WireError
+from rtunnel.wire.stream import Stream
+
+
+class StreamIds:
+    """The conn_ids of all links of one server: from one counter with a random start, none twice at a time.
+
+    A reference client that reconnects goes on sending the bytes of old streams under their old ids. Ids that start
+    again at 1 with each link would hand one visitor's bytes to another.
+    """
+
+    def __init__(self, start: int | None = None) -> None:
+        self._next = start if start is not None else secrets.randbelow(2**31) + 1
+        self._live: set[int] = set()
+
+    def allocate(self) -> int:
+        """An id from 1 to 2**32 - 1 that no open stream of any link has."""
+        while True:
+            conn_id = self._next
+            self._next = conn_id + 1 if conn_id < 2**32 - 1 else 1
+            if conn_id not in self._live:
+                self._live.add(conn_id)
+                return conn_id
+
+    def release(self, conn_id: int) -> None:
+        """The stream with this id is over."""
+        self._live.discard(conn_id)
+
+
+class ServerLink(Link):
+    """See :class:`~rtunnel.wire.link.Link`.
+
+    :ivar tunnels: what the client has asked for and was not refused, by tunnel number.
+    """
+
+    def __init__(self, hello: Hello, limits: LinkLimits, now: float, ids: StreamIds) -> None:
+        super().__init__(hello, limits, now)
+        self.tunnels: dict[int, TunnelRequest] = {}
+        self._ids = ids
+        self._handlers[frames.INIT] = self._receive_init
+
+    def _settle(self, peer: Hello | None) -> None:
+        if peer is not None:
+            self._control.append(frames.encode_frame(frames.HELLO, 0, messages.encode_hello(self.hello)))
+        super()._settle(peer)
+
+    def open_stream(self, tunnel: int, visitor: str) -> Stream:
+        """A stream for a *visitor* (``host:port``) of *tunnel*.
+
+        A link on which nothing came yet becomes a reference link by it.
+
+        :raises rtunnel.errors.TunnelRefused: the link cannot take another stream.
+        """
+        if self.mode is Mode.AWAITING:
+            self._settle(None)
+        why = self._why_full()
+        if why is None and 2 * self._control_waiting > MAX_CONTROL_WAITING:
+            why = "the client does not read"
+        if why is not None or self.mode is Mode.CLOSED:
+            raise Refusal(Code.LIMIT, why or "the link is closed")
+        stream = self._open(self._ids.allocate())
+        payload = messages.encode_visitor(tunnel, visitor) if self.peer is not None else b""
+        self._send(frames.NEW_CONN, stream.conn_id, payload)
+        return stream
+
+    def _remove(self, stream: Stream, *, linger: bool = False) -> None:
+        super()._remove(stream, linger=linger)
+        self._ids.release(stream.conn_id)
+
+    def accept_tunnel(self, number: int, address: str) -> None:
+        """Tell the client that tunnel *number* is served at *address* (``host:port``)."""
+        if self.peer is not None:
+            self._send(frames.READY, number, messages.encode_ready(address))
+
+    def refuse_tunnel(self, number: int, code: str, message: str) -> None:
+        """Tell the client that tunnel *number* is not served; it may ask again. A reference link is closed."""
+        self.tunnels.pop(number, None)
+        if self.peer is not None:
+            self._send_error(messages.SCOPE_TUNNEL, number, code, message)
+        else:
+            self.fail(code, message)
+
+    def _receive_init(self, number: int, payload: bytes) -> None:
+        if number in self.tunnels:
+            self._ignore("INIT for a tunnel that is there")
+            return
+        try:
+            request = messages.decode_init(payload)
+            if len(self.tunnels) >= self.limits.max_tunnels:
+                raise Refusal(Code.LIMIT, f"the link has {len(self.tunnels)} tunnels, its limit")
+        except ValueError as error:
+            refusal = TunnelRefused(number, Code.BAD_REQUEST, str(error))
+        except Refusal as error:
+            refusal = TunnelRefused(number, error.code, error.message)
+        else:
+            self.tunnels[number] = request
+            self._events.append(TunnelRequested(number, request))
+            return
+        self._events.append(refusal)
+        self.refuse_tunnel(number, refusal.code, refusal.message)
+
+    def _receive_tunnel_error(self, number: int, error: WireError) -> None:
+        if self.tunnels.pop(number, None) is None:
+            self._ignore("ERROR for a tunnel that is not there")
+        else:
+            self._events.append(TunnelWithdrawn(number))

@@ -1,0 +1,150 @@
+"""Fails a test that leaves something behind: a logged error, a delayed call, an open port or connection.
+
+Trial does this for its own test cases; pytest-twisted does not. It matters here: an exception inside a callback of
+the reactor only shows in the log, and a timer or a socket that a service forgets is a leak in a server that runs for
+months.
+
+A test that provokes an error on purpose takes ``flush_logged_errors`` and says which ones it expects. What a test
+logged is shown when it fails.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet.base import DelayedCall
+from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, LogLevel, formatEventAsClassicLogText, globalLogBeginner, globalLogPublisher
+from twisted.python.failure import Failure
+
+TURNS = 20
+"""How often the reactor turns before something that is still there counts as left behind."""
+SLOW_TURN = 0.01
+"""Seconds of the later half of these turns: the kernel may need a moment to tell the other end of a connection."""
+
+_log_key = pytest.StashKey["TestLog"]()
+
+
+class LoggedError(Exception):
+    """Stands for an event of level error or critical that carries no exception."""
+
+
+class Leftovers(AssertionError):
+    """The test left something behind."""
+
+
+class TestLog:
+    """What is logged during one test: errors to complain about, and the last events to show."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.events: deque[LogEvent] = deque(maxlen=1000)
+        self.errors: list[Failure] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.events.append(event)
+        failure = event.get("log_failure")
+        if failure is not None:
+            self.errors.append(failure)
+        elif event.get("log_level") in (LogLevel.error, LogLevel.critical):
+            self.errors.append(Failure(LoggedError(formatEventAsClassicLogText(event))))
+
+    def flush_errors(self, *types: type[BaseException]) -> list[Failure]:
+        """Take out the errors of these types (without types: all), as trial's ``flushLoggedErrors`` does."""
+        flushed = [error for error in self.errors if not types or error.check(*types)]
+        self.errors = [error for error in self.errors if error not in flushed]
+        return flushed
+
+    def text(self) -> str:
+        return "".join(formatEventAsClassicLogText(event) or "" for event in self.events)
+
+
+def pytest_configure() -> None:
+    # Until logging begins, Twisted keeps every event for the observers to come, and prints the critical ones.
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    log = item.stash.get(_log_key, None)
+    if report.failed and log is not None and log.events:
+        report.sections.append(("twisted log", log.text()))
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest, twisted_greenlet: object) -> Iterator[TestLog]:
+    """Declared first of all, so that it looks last, when the test's own fixtures have cleaned up."""
+    log = TestLog()
+    request.node.stash[_log_key] = log
+    globalLogPublisher.addObserver(log)
+    before = _pending()
+    try:
+        yield log
+        left = _wait_until_gone(before)
+    finally:
+        globalLogPublisher.removeObserver(log)
+    lines = [f"left in the reactor: {thing!r}" for thing in left]
+    lines += [f"logged: {error.getTraceback() if error.frames else error.value!r}" for error in log.errors]
+    for thing in left:
+        _dispose(thing)
+    if lines:
+        raise Leftovers("\n".join(lines))
+
+
+@pytest.fixture
+def flush_logged_errors(_nothing_left_behind: TestLog) -> Callable[..., list[Failure]]:
+    """``flush_logged_errors(*types)``: the errors logged so far, which then no longer fail the test.
+
+    Events of level error without an exception are of the type :class:`LoggedError`.
+    """
+    return _nothing_left_behind.flush_errors
+
+
+def _pending() -> list[object]:
+    """What the reactor works on; its own waker and signal pipes are not part of that."""
+    from twisted.internet import reactor
+
+    internal = getattr(reactor, "_internalReaders", set())
+    seen: dict[int, object] = {}
+    for thing in [*reactor.getReaders(), *reactor.getWriters(), *reactor.getDelayedCalls()]:  # type: ignore[attr-defined]
+        if thing not in internal and (not isinstance(thing, DelayedCall) or thing.active()):
+            seen[id(thing)] = thing
+    return list(seen.values())
+
+
+def _wait_until_gone(before: list[object]) -> list[object]:
+    """Let the reactor finish what is on its way out; return what stays, which the test did not find there."""
+    from twisted.internet import reactor
+
+    # Held by reference, so that no new object can take the id of an old one.
+    known = {id(thing) for thing in before}
+    for turn in range(TURNS + 1):
+        left = [thing for thing in _pending() if id(thing) not in known]
+        if not left:
+            break
+        if turn < TURNS:
+            pytest_twisted.blockon(deferLater(reactor, 0 if turn < TURNS // 2 else SLOW_TURN))  # type: ignore[arg-type]
+    return left
+
+
+def _dispose(thing: object) -> None:
+    """Keep what one test left from disturbing the next one."""
+    from twisted.internet import reactor
+
+    if isinstance(thing, DelayedCall):
+        if thing.active():
+            thing.cancel()
+        return
+    reactor.removeReader(thing)  # type: ignore[attr-defined]
+    reactor.removeWriter(thing)  # type: ignore[attr-defined]
+    for name in ("abortConnection", "stopListening"):
+        close = getattr(thing, name, None)
+        if close is not None:
+            close()
+            break

@@ -1,0 +1,111 @@
+"""The package works once installed, from a wheel and in editable form, each in a fresh virtual environment.
+
+Plugins are the fragile part: ``twisted.plugins`` is a folder that several distributions share, and a plugin that is
+left out of the wheel, or cannot be imported, only vanishes from twistd's help.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.process.harness import Process, clean_environment
+
+pytestmark = pytest.mark.packaging
+
+ROOT = Path(__file__).parent.parent.parent
+PLUGINS = ["rtunnel-server", "rtunnel-client"]
+NO_INDEX = r"No matching distribution found|Failed to establish a new connection|Temporary failure in name resolution"
+
+
+def run(argv: Sequence[str | Path], cwd: Path) -> str:
+    """Run a command that has to succeed, and return what it prints; skips when there is no package index."""
+    done = subprocess.run(
+        argv, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=600, check=False
+    )
+    output = done.stdout + done.stderr
+    if done.returncode and re.search(NO_INDEX, output):
+        pytest.skip("pip reaches no package index")
+    assert done.returncode == 0, f"{argv}\n{output}"
+    return output
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source tree, so that builds leave nothing in the checkout."""
+    copy = tmp_path_factory.mktemp("source") / "rtunnel"
+    unwanted = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "__pycache__", "dropin.cache", "venv", "results"
+    )
+    shutil.copytree(ROOT, copy, ignore=unwanted)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the source distribution: so that one is whole too."""
+    dist = tmp_path_factory.mktemp("dist")
+    run([sys.executable, "-m", "build", "--outdir", dist, source], cwd=dist)
+    (built,) = dist.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def venv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh virtual environment with the package in it and nothing of the tests; its ``bin``."""
+    wanted = request.getfixturevalue("wheel" if request.param == "wheel" else "source")
+    directory = tmp_path_factory.mktemp(request.param)
+    run([sys.executable, "-m", "venv", directory / "venv"], cwd=directory)
+    binaries = directory / "venv" / "bin"
+    pip = [binaries / "python", "-m", "pip", "--disable-pip-version-check", "install"]
+    run([*pip, *(["--editable"] if request.param == "editable" else []), wanted], cwd=directory)
+    return binaries
+
+
+def test_wheel_contents(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert "twisted/plugins/rtunnel_plugins.py" in names
+    assert "rtunnel/py.typed" in names
+    assert not {name for name in names if name.startswith("twisted/") and not name.endswith("/rtunnel_plugins.py")}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "rtunnel").rglob("*.py")}
+    assert modules == {name for name in names if name.startswith("rtunnel/") and name.endswith(".py")}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"rtunnel", "twisted"}
+
+
+def test_version(venv: Path, tmp_path: Path) -> None:
+    code = "import rtunnel, importlib.metadata as m; print(rtunnel.__version__, m.version('rtunnel'))"
+    ours, metadata = run([venv / "python", "-c", code], cwd=tmp_path).split()
+    assert ours == metadata
+    assert re.match(r"[1-9]\d\.\d+\.\d+", ours)
+
+
+def test_plugins_are_listed(venv: Path, tmp_path: Path) -> None:
+    listed = run([venv / "twistd", "--help"], cwd=tmp_path)
+    for plugin in PLUGINS:
+        assert re.search(rf"^ +{plugin} ", listed, re.MULTILINE), listed
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_plugins_have_help(plugin: str, venv: Path, tmp_path: Path) -> None:
+    assert "--config" in run([venv / "twistd", plugin, "--help"], cwd=tmp_path)
+
+
+def test_server_starts_and_stops(venv: Path, tmp_path: Path) -> None:
+    argv = [str(venv / "twistd"), "-n", "--pidfile=", "rtunnel-server"]
+    with Process([*argv, "--control-listen", "tcp:0:interface=127.0.0.1"], cwd=tmp_path) as server:
+        server.wait_for(r"control port listening on 127\.0\.0\.1:[1-9]")
+        assert server.terminate() == 0
+
+
+def test_client_starts_and_stops(venv: Path, tmp_path: Path) -> None:
+    argv = [str(venv / "twistd"), "-n", "--pidfile=", "rtunnel-client"]
+    with Process([*argv, "--server", "127.0.0.1:1", "--local", "127.0.0.1:1"], cwd=tmp_path) as client:
+        client.wait_for(r"127\.0\.0\.1:1\b")
+        assert client.terminate() == 0
