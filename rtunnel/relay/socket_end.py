@@ -12,13 +12,13 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.sockets import SocketTransport, tune
+from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
 
 @implementer(IPushProducer)
@@ -88,7 +88,7 @@ class SocketEnd(Protocol):
                     self._stream.reset(code, failure.getErrorMessage())
             self._on_lost(self)
 
-        self._dialling = endpoint.connect(Factory.forProtocol(lambda: self))  # type: ignore[arg-type]
+        self._dialling = endpoint.connect(QuietFactory.forProtocol(lambda: self))
         self._dialling.addCallbacks(made, failed)
 
     def abort(self) -> None:

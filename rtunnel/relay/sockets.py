@@ -6,7 +6,8 @@ import socket
 from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IAddress, IPushProducer, ISystemHandle, ITCPTransport
+from twisted.internet.protocol import Factory
 
 
 class SocketTransport(Protocol):
@@ -40,11 +41,17 @@ def tune(transport: Any, *, dead_after: float | None = None) -> None:
     if dead_after is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
         return
     probe = max(1, int(dead_after / 3))
-    handle = transport.getHandle()
+    handle: Any = ISystemHandle(transport).getHandle()
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, probe)
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe)
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
     handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
+
+
+class QuietFactory(Factory):
+    """A factory of which Twisted does not log that it starts and stops: we say that ourselves."""
+
+    noisy = False
 
 
 def show_host_port(host: str, port: int) -> str:

@@ -16,11 +16,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.errors import Code
+from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.agent import AGENT
 from rtunnel.reverse.backoff import Backoff
 from rtunnel.reverse.client_session import ClientSession
 from rtunnel.reverse.draining import DrainingService
-from rtunnel.reverse.listening import QuietFactory
 from rtunnel.reverse.settings import ClientSettings
 from rtunnel.reverse.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
@@ -94,11 +94,11 @@ class LinkService(Service):
         except Exception as error:
             return f"cannot reach server {server}: {error}"
         self.session = session
-        reason = await session.ended
+        why = await session.ended
         self.session = None
         if session.was_useful:
             self._backoff.reset()
-        return f"link to server {server} lost: {session.why_lost or reason.getErrorMessage()}"
+        return f"link to server {server} lost: {why}"
 
     async def close(self) -> None:
         """Leave the server, and dial no more."""

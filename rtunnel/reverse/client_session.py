@@ -71,7 +71,7 @@ class ClientSession(LinkProtocol):
         ]
         self._silence: IDelayedCall | None = None
         self._draining = False
-        self.ended: Deferred[Failure] = Deferred()
+        self.ended: Deferred[str] = Deferred()
         self.was_useful = False
         self._handlers |= {
             events.Established: self._established,
@@ -93,7 +93,7 @@ class ClientSession(LinkProtocol):
             if call is not None and call.active():
                 call.cancel()
         super().connectionLost(reason)
-        self.ended.callback(reason)
+        self.ended.callback(self.why_lost or reason.getErrorMessage())
 
     def _server_is_silent(self) -> None:
         if self.link.mode is Mode.AWAITING:

@@ -231,11 +231,13 @@ class LinkProtocol(Protocol):
         event.stream.owner.resume()
 
     def _frame_ignored(self, event: events.FrameIgnored) -> None:
-        self.log.warn("link {peer}: ignored: {what}", peer=self.peer_name, what=event.what)
+        log = self.log.debug if event.is_normal else self.log.warn
+        log("link {peer}: ignored: {what}", peer=self.peer_name, what=event.what)
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         self.why_lost = f"{event.code}: {event.message}"
-        self.log.warn(
+        log = self.log.info if event.code == Code.SHUTTING_DOWN else self.log.warn
+        log(
             "link {peer}: closed by {side}: {code}: {text}",
             peer=self.peer_name,
             side="the peer" if event.by_peer else "us",

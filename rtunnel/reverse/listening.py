@@ -8,7 +8,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -17,13 +16,7 @@ from rtunnel.errors import StartupError
 from rtunnel.relay.sockets import show_address
 
 
-class QuietFactory(Factory):
-    """A factory of which Twisted does not log that it starts and stops: we say that ourselves."""
-
-    noisy = False
-
-
-def why_not_listening(error: BaseException) -> str:
+def why_not_listening(error: BaseException | None) -> str:
     """The system's own words for a failed ``listen``."""
     if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
         return error.socketError.strerror or str(error.socketError)

@@ -17,8 +17,8 @@ from twisted.logger import Logger
 from rtunnel.addresses import BACKLOG
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import show_address
-from rtunnel.reverse.listening import QuietFactory, why_not_listening
+from rtunnel.relay.sockets import QuietFactory, show_address
+from rtunnel.reverse.listening import why_not_listening
 from rtunnel.reverse.visitors import Visitors
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.errors import Code, TunnelRefused
+from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.agent import AGENT
 from rtunnel.reverse.draining import DrainingService
-from rtunnel.reverse.listening import Listener, QuietFactory
+from rtunnel.reverse.listening import Listener
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
 from rtunnel.reverse.routing import POLICIES
 from rtunnel.reverse.server_session import ServerSession

@@ -96,9 +96,13 @@ class StreamWritable:
 
 @dataclass(slots=True)
 class FrameIgnored:
-    """The first of its kind on this link that had no meaning here; later ones are only counted in ``Link.ignored``."""
+    """The first of its kind on this link that had no meaning here; later ones are only counted in ``Link.ignored``.
+
+    *is_normal*: this happens between honest peers too, when a stream ends while frames for it are on their way.
+    """
 
     what: str
+    is_normal: bool
 
 
 @dataclass(slots=True)

@@ -102,6 +102,11 @@ class Link:
         return self.mode is Mode.EXTENDED
 
     @property
+    def is_closed(self) -> bool:
+        """Nothing more is taken or sent, but what is queued."""
+        return self.mode is Mode.CLOSED
+
+    @property
     def reading_paused(self) -> bool:
         """The I/O must not read from the connection: a stream of a reference link has too much waiting."""
         return bool(self._stalled) and self.mode is not Mode.CLOSED
@@ -149,16 +154,19 @@ class Link:
                 continue
             handler = self._handlers.get(frame_type)
             if handler is None:
-                self._ignore(self._describe_stray(frame_type))
+                self._ignore_stray(frame_type)
             else:
                 handler(conn_id, payload)
-            if self.mode is Mode.CLOSED:
+            if self.is_closed:
                 return
 
-    def _describe_stray(self, frame_type: int) -> str:
+    def _ignore_stray(self, frame_type: int) -> None:
         if frame_type == frames.DATA:
-            return "DATA for a stream that is not open"
-        return f"{frames.frame_name(frame_type)} on {'an extended' if self.is_extended else 'a reference'} link"
+            self._ignore_late(frame_type)
+        else:
+            self._ignore(
+                f"{frames.frame_name(frame_type)} on {'an extended' if self.is_extended else 'a reference'} link"
+            )
 
     def _take_first_frame(self, frame_type: int, payload: bytes) -> bool:
         """Settle the mode; whether that used the frame up."""
@@ -187,10 +195,13 @@ class Link:
             }
         self._events.append(Established(peer))
 
-    def _ignore(self, what: str) -> None:
+    def _ignore(self, what: str, *, is_normal: bool = False) -> None:
         self.ignored[what] += 1
         if self.ignored[what] == 1:
-            self._events.append(FrameIgnored(what))
+            self._events.append(FrameIgnored(what, is_normal))
+
+    def _ignore_late(self, frame_type: int) -> None:
+        self._ignore(f"{frames.frame_name(frame_type)} for a stream that is not open", is_normal=True)
 
     # Streams
 
@@ -300,7 +311,7 @@ class Link:
     def _receive_close(self, conn_id: int, _payload: bytes) -> None:
         stream = self.streams.get(conn_id)
         if stream is None:
-            self._ignore("CLOSE_CONN for a stream that is not open")
+            self._ignore_late(frames.CLOSE_CONN)
         elif self.peer is None:
             self._remove(stream, linger=True)
             self._events.append(StreamClosed(stream))
@@ -311,7 +322,7 @@ class Link:
     def _receive_credit(self, conn_id: int, payload: bytes) -> None:
         stream = self.streams.get(conn_id)
         if stream is None:
-            self._ignore("CREDIT for a stream that is not open")
+            self._ignore_late(frames.CREDIT)
             return
         try:
             if len(payload) != CREDIT_PAYLOAD.size:
@@ -326,7 +337,7 @@ class Link:
     def _receive_fin(self, conn_id: int, payload: bytes) -> None:
         stream = self.streams.get(conn_id)
         if stream is None:
-            self._ignore("FIN for a stream that is not open")
+            self._ignore_late(frames.FIN)
             return
         window = stream.receive_window
         if stream.received_end or payload != FIN_PAYLOAD.pack(window.received):
@@ -398,7 +409,7 @@ class Link:
         elif error.scope == messages.SCOPE_TUNNEL:
             self._receive_tunnel_error(conn_id, error)
         elif (stream := self.streams.get(conn_id)) is None:
-            self._ignore("ERROR for a stream that is not open")
+            self._ignore_late(frames.ERROR)
         else:
             self._remove(stream)
             self._events.append(StreamReset(stream, error.code, error.message))
