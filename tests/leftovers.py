@@ -12,13 +12,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet.base import DelayedCall
 from twisted.internet.task import deferLater
-from twisted.logger import LogEvent, LogLevel, formatEventAsClassicLogText, globalLogBeginner, globalLogPublisher
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    formatEventAsClassicLogText,
+    globalLogBeginner,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 TURNS = 20
 """How often the reactor turns before something that is still there counts as left behind."""
@@ -36,6 +45,7 @@ class Leftovers(AssertionError):
     """The test left something behind."""
 
 
+@implementer(ILogObserver)
 class TestLog:
     """What is logged during one test: errors to complain about, and the last events to show."""
 
@@ -106,13 +116,19 @@ def flush_logged_errors(_nothing_left_behind: TestLog) -> Callable[..., list[Fai
     return _nothing_left_behind.flush_errors
 
 
-def _pending() -> list[object]:
-    """What the reactor works on; its own waker and signal pipes are not part of that."""
+def _reactor() -> Any:
+    """The reactor, which pytest-twisted has installed by the time that a test runs."""
     from twisted.internet import reactor
 
-    internal = getattr(reactor, "_internalReaders", set())
+    return reactor
+
+
+def _pending() -> list[object]:
+    """What the reactor works on; its own waker and signal pipes are not part of that."""
+    reactor = _reactor()
+    internal: set[object] = getattr(reactor, "_internalReaders", set())
     seen: dict[int, object] = {}
-    for thing in [*reactor.getReaders(), *reactor.getWriters(), *reactor.getDelayedCalls()]:  # type: ignore[attr-defined]
+    for thing in [*reactor.getReaders(), *reactor.getWriters(), *reactor.getDelayedCalls()]:
         if thing not in internal and (not isinstance(thing, DelayedCall) or thing.active()):
             seen[id(thing)] = thing
     return list(seen.values())
@@ -120,8 +136,7 @@ def _pending() -> list[object]:
 
 def _wait_until_gone(before: list[object]) -> list[object]:
     """Let the reactor finish what is on its way out; return what stays, which the test did not find there."""
-    from twisted.internet import reactor
-
+    reactor = _reactor()
     # Held by reference, so that no new object can take the id of an old one.
     known = {id(thing) for thing in before}
     for turn in range(TURNS + 1):
@@ -129,20 +144,19 @@ def _wait_until_gone(before: list[object]) -> list[object]:
         if not left:
             break
         if turn < TURNS:
-            pytest_twisted.blockon(deferLater(reactor, 0 if turn < TURNS // 2 else SLOW_TURN))  # type: ignore[arg-type]
+            pytest_twisted.blockon(deferLater(reactor, 0 if turn < TURNS // 2 else SLOW_TURN))
     return left
 
 
 def _dispose(thing: object) -> None:
     """Keep what one test left from disturbing the next one."""
-    from twisted.internet import reactor
-
+    reactor = _reactor()
     if isinstance(thing, DelayedCall):
         if thing.active():
             thing.cancel()
         return
-    reactor.removeReader(thing)  # type: ignore[attr-defined]
-    reactor.removeWriter(thing)  # type: ignore[attr-defined]
+    reactor.removeReader(thing)
+    reactor.removeWriter(thing)
     for name in ("abortConnection", "stopListening"):
         close = getattr(thing, name, None)
         if close is not None:

@@ -40,7 +40,7 @@ class PluginOptions(usage.Options):
 
     def __init__(self) -> None:
         self.flags: dict[str, Any] = {}
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         # For the help only: a setting that was not given must stay so until all sources are known.
         self.defaults.update({setting.name: setting.shown_default or None for setting in self.declared})
 
@@ -59,7 +59,7 @@ class PluginOptions(usage.Options):
         :raises usage.UsageError: something is wrong; one line that says where, and what to write instead.
         """
         try:
-            super().parseOptions(options)  # type: ignore[no-untyped-call]
+            super().parseOptions(options)
         except usage.UsageError as error:
             unknown = re.match(r"option --?([^ ]+) not recognized", str(error))
             if unknown is None:

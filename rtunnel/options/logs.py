@@ -88,7 +88,7 @@ def _from_arguments(argv: list[str]) -> dict[str, Any]:
     from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 
     # Only its tables are used: to let it parse would install a reactor again.
-    table: Any = ServerOptions()  # type: ignore[no-untyped-call]
+    table: Any = ServerOptions()
     try:
         found, _ = getopt.getopt(argv[1:], table.shortOpt, table.longOpt)
     except getopt.GetoptError:

@@ -42,21 +42,22 @@ class PluginService(MultiService):
     log = Logger()
 
     def __init__(self, name: str, service: IService, options: usage.Options, reactor: Any) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.setName(name)  # type: ignore[no-untyped-call]
+        super().__init__()
+        self.setName(name)
         self._options = options
         self._logging = TwistdLogging()
-        service.setServiceParent(self)  # type: ignore[no-untyped-call]
-        ExitSignals(reactor, service).setServiceParent(self)  # type: ignore[no-untyped-call]
+        # Children stop in reverse order: when the last of them is asked to, the service is stopping already.
+        ExitSignals(reactor, service).setServiceParent(self)
+        service.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
         """Join a parent; where that is an application, set its log observer."""
-        if isinstance(parent, Componentized) and parent.getComponent(ILogObserver, None) is None:  # type: ignore[no-untyped-call]
+        if isinstance(parent, Componentized) and parent.getComponent(ILogObserver, None) is None:
             self._logging = twistd_logging(self._options.parent, sys.argv)
             if not self._logging.logger:
                 observer = observer_for(self._options["log-format"], self._options["log-level"], self._logging)
-                parent.setComponent(ILogObserver, observer)  # type: ignore[no-untyped-call]
-        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+                parent.setComponent(ILogObserver, observer)
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         self._start(super().privilegedStartService)
@@ -82,13 +83,14 @@ class ExitSignals(Service):
 
     def __init__(self, reactor: Any, service: IService) -> None:
         """:param service: what a second signal ends at once, by its method ``stop_now`` if it has that."""
-        self.setName("exit-signals")  # type: ignore[no-untyped-call]
+        self.setName("exit-signals")
         self._reactor = reactor
         self._service = service
         self._seen = 0
+        self._stopping = False
 
     def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()
         # The reactor sets handlers of its own as it starts to run; ours come after.
         self._reactor.callWhenRunning(self._install)
 
@@ -101,6 +103,12 @@ class ExitSignals(Service):
     def _got_signal(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._stop, signal.Signals(number).name)
 
+    def stopService(self) -> None:
+        super().stopService()
+        self._stopping = True
+        if self._seen > 1:
+            self._stop_now()
+
     def _stop(self, name: str) -> None:
         self._seen += 1
         if self._seen == 1:
@@ -111,9 +119,14 @@ class ExitSignals(Service):
         elif self._seen == 2:
             self.log.info("{signal} again: stopping at once", signal=name)
             self._reactor.callLater(LAST_MOMENT, self._reactor.crash)
-            stop_now = getattr(self._service, "stop_now", None)
-            if stop_now is not None:
-                stop_now()
+            # Two signals in one turn of the reactor come before it asks anything to stop.
+            if self._stopping:
+                self._stop_now()
+
+    def _stop_now(self) -> None:
+        stop_now = getattr(self._service, "stop_now", None)
+        if stop_now is not None:
+            stop_now()
 
 
 def application(
@@ -133,6 +146,6 @@ def application(
         parse(list(arguments))
     except usage.UsageError as error:
         sys.exit(f"{name}: {error}")
-    tree = Application(name)  # type: ignore[no-untyped-call]
-    make_service(options).setServiceParent(tree)  # type: ignore[no-untyped-call]
+    tree = Application(name)
+    make_service(options).setServiceParent(tree)
     return tree

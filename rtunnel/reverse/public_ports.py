@@ -132,7 +132,7 @@ class PublicPorts:
         asked = self._reactor.seconds()
         holder.link.ping(asked)
         holder.flush()
-        while holder.is_live and holder.link.last_heard <= asked:
+        while holder.is_live and holder.link.life.last_heard <= asked:
             if self._reactor.seconds() - asked >= TAKE_OVER_AFTER:
                 return True
             await deferLater(self._reactor, TAKE_OVER_POLL)

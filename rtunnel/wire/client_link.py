@@ -24,7 +24,7 @@ class ClientLink(Link):
         self.tunnels: dict[int, TunnelRequest] = {}
         self._unsent: dict[int, TunnelRequest] = {}
         self._handlers[frames.NEW_CONN] = self._receive_new_conn
-        self._control.append(frames.encode_frame(frames.HELLO, 0, messages.encode_hello(hello)))
+        self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(hello))
 
     def request_tunnel(self, number: int, request: TunnelRequest) -> None:
         """Ask for a tunnel under *number*; the answer is an event.

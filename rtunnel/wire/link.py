@@ -13,8 +13,9 @@ that a peer sends makes a method raise.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 
 from rtunnel.errors import Code, PeerError, TooMuchWaiting
@@ -31,12 +32,12 @@ from rtunnel.wire.events import (
     StreamReset,
     StreamWritable,
 )
+from rtunnel.wire.life import MAX_PING, SignsOfLife
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import Hello, WireError
+from rtunnel.wire.outbox import Outbox
 from rtunnel.wire.stream import LOW_WATER, Stream
 
-#: Control frames that may wait for a peer that does not read, in bytes.
-MAX_CONTROL_WAITING = 1024 * 1024
 #: With a reference peer: bytes waiting for one stream at which the link stops reading ...
 REFERENCE_MAX_WAITING = 1024 * 1024
 #: ... and seconds of that after which the stream is reset.
@@ -59,8 +60,7 @@ class Link:
     :param limits: our bounds.
     :ivar peer: the peer's HELLO; None on a reference link.
     :ivar capabilities: what both ends named.
-    :ivar round_trip: the shortest one seen, in seconds; 0 as long as there is none.
-    :ivar last_heard: when the last byte came, as told by ``receive_data``.
+    :ivar life: when the peer was heard, and the round-trip time.
     :ivar ignored: how often which kind of frame had no meaning.
     """
 
@@ -71,28 +71,18 @@ class Link:
         self.peer: Hello | None = None
         self.capabilities: frozenset[str] = frozenset()
         self.streams: dict[int, Stream] = {}
-        self.round_trip = 0.0
-        self.last_heard = now
+        self.life = SignsOfLife(limits, now)
         self.ignored: Counter[str] = Counter()
         self._now = now
         self._decoder = frames.FrameDecoder(limits.max_frame)
         self._events: list[Event] = []
         self._handlers: dict[int, Callable[[int, bytes], None]] = {frames.CLOSE_CONN: self._receive_close}
-        # What goes out: control frames first, then the streams that can send, in turn.
-        self._control: list[bytes] = []
-        self._control_waiting = 0
-        self._pong: bytes | None = None
+        self._outbox = Outbox()
         self._credit_due: dict[int, Stream] = {}
-        self._round: deque[Stream] = deque()
         # What we may come to hold: granted to extended peers, stalled on reference links.
         self._granted = 0
         self._lingering = 0
         self._stalled: dict[int, tuple[Stream, float]] = {}
-        # Signs of life.
-        self._ping_sent: float | None = None
-        self._ping_count = 0
-        self._silence = 0.0
-        self._last_tick = now
 
     # What the I/O asks
 
@@ -114,7 +104,7 @@ class Link:
     @property
     def has_data_to_send(self) -> bool:
         """Whether :meth:`data_to_send` would give anything."""
-        return bool(self._control or self._round or self._credit_due or self._pong is not None)
+        return bool(self._outbox or self._credit_due)
 
     @property
     def has_events(self) -> bool:
@@ -139,7 +129,7 @@ class Link:
         """Take bytes from the connection, cut anywhere. *now* is in seconds."""
         if self.mode is Mode.CLOSED:
             return
-        self._now = self.last_heard = now
+        self._now = self.life.last_heard = now
         try:
             received = self._decoder.feed(data)
         except PeerError as error:
@@ -229,13 +219,13 @@ class Link:
             return
         stream.chunks.append(data)
         stream.queued += len(data)
-        self._schedule(stream)
+        self._outbox.schedule(stream)
 
     def finish(self, stream: Stream) -> None:
         """Send no more on *stream*, behind what is queued. To a reference peer this ends both directions."""
         if stream.open and not stream.ending:
             stream.ending = True
-            self._schedule(stream)
+            self._outbox.schedule(stream)
 
     def reset(self, stream: Stream, code: str, message: str) -> None:
         """End both directions of *stream* at once."""
@@ -262,13 +252,6 @@ class Link:
             self._granted -= count
             if window.grant_is_due and not stream.received_end:
                 self._credit_due[stream.conn_id] = stream
-
-    def _schedule(self, stream: Stream) -> None:
-        if stream.scheduled:
-            return
-        if (stream.queued and stream.send_window.available > 0) or (stream.ending and not stream.queued):
-            stream.scheduled = True
-            self._round.append(stream)
 
     def _remove(self, stream: Stream, *, linger: bool = False) -> None:
         """Take *stream* off the wire; with *linger*, what it received is still to be delivered."""
@@ -332,7 +315,7 @@ class Link:
             self._reset_peer(stream, Code.FLOW_CONTROL, str(error))
             return
         if raised:
-            self._schedule(stream)
+            self._outbox.schedule(stream)
 
     def _receive_fin(self, conn_id: int, payload: bytes) -> None:
         stream = self.streams.get(conn_id)
@@ -355,47 +338,32 @@ class Link:
 
     def ping(self, now: float) -> None:
         """Ask for a sign of life, unless an answer is already due. Reference peers cannot be asked."""
-        if self.mode is not Mode.EXTENDED:
-            return
-        if self._ping_sent is None or now - self._ping_sent >= self.limits.keepalive_interval:
-            self._ping_sent = now
-            self._ping_count += 1
-            self._send(frames.PING, 0, b"%016d" % self._ping_count)
+        if self.mode is Mode.EXTENDED and (payload := self.life.ask(now)) is not None:
+            self._send(frames.PING, 0, payload)
 
     def tick(self, now: float) -> None:
-        """Look after everything that is due by time. Call it at least twice in each ``keepalive_interval``.
-
-        A time in which nobody called (this process was stopped) does not count as the peer's silence.
-        """
-        elapsed, self._last_tick, self._now = now - self._last_tick, now, now
+        """Look after everything that is due by time. Call it at least twice in each ``keepalive_interval``."""
+        self._now = now
+        self.life.tick(now)
         if self.mode is Mode.REFERENCE:
             for stream, since in list(self._stalled.values()):
                 if now - since >= REFERENCE_MAX_STALL:
                     self._reset_peer(stream, Code.STALLED, f"{stream.receive_window.waiting} bytes wait for a reader")
         elif self.mode is Mode.EXTENDED:
-            if self.last_heard > now - elapsed:
-                self._silence = 0.0
-            else:
-                self._silence += min(elapsed, self.limits.keepalive_interval / 2)
-            if self._silence >= self.limits.dead_after:
+            if self.life.is_dead:
                 self.fail(Code.TIMEOUT, f"nothing heard for {self.limits.dead_after:g} s")
-            elif self._silence >= self.limits.keepalive_interval:
+            elif self.life.is_silent:
                 self.ping(now)
 
     def _receive_ping(self, _conn_id: int, payload: bytes) -> None:
-        if len(payload) > 16:
-            self._ignore("PING of more than 16 bytes")
+        if len(payload) > MAX_PING:
+            self._ignore(f"PING of more than {MAX_PING} bytes")
         else:
-            self._pong = payload
+            self._outbox.set_pong(payload)
 
     def _receive_pong(self, _conn_id: int, payload: bytes) -> None:
-        if self._ping_sent is None or payload != b"%016d" % self._ping_count:
+        if not self.life.take_answer(payload, self._now):
             self._ignore("PONG without a PING")
-            return
-        sample = self._now - self._ping_sent
-        if sample > 0:
-            self.round_trip = min(self.round_trip, sample) if self.round_trip else sample
-        self._ping_sent = None
 
     def _receive_error(self, conn_id: int, payload: bytes) -> None:
         try:
@@ -420,7 +388,9 @@ class Link:
     def close(self, code: str, message: str) -> None:
         """End the link; an extended peer is told why. Close the connection after :meth:`data_to_send`."""
         if self.mode is Mode.EXTENDED:
-            self._control.append(self._error_frame(messages.SCOPE_LINK, 0, code, message))
+            with suppress(TooMuchWaiting):
+                error = WireError(messages.SCOPE_LINK, code, message)
+                self._outbox.add_control(frames.ERROR, 0, messages.encode_error(error))
         self.mode = Mode.CLOSED
 
     def fail(self, code: str, message: str) -> None:
@@ -434,33 +404,14 @@ class Link:
     def data_to_send(self, budget: int, now: float) -> list[bytes]:
         """What may go to the connection now: control frames, then about *budget* bytes of streams, in turn."""
         self._now = now
-        out, self._control = self._control, []
-        self._control_waiting = 0
-        if self._pong is not None:
-            out.append(frames.encode_frame(frames.PONG, 0, self._pong))
-            self._pong = None
+        out = self._outbox.take_control()
         if self._credit_due:
             self._take_credits(out, now)
         if self.mode is Mode.CLOSED:
             return out
-        turns = self._round
-        while turns and budget > 0:
-            stream = turns.popleft()
-            if not stream.open:
-                continue
-            window = stream.send_window
-            count = min(stream.queued, window.limit - window.sent, frames.MAX_SENT_PAYLOAD)
-            if count > 0:
-                out.append(frames.HEADER.pack(frames.DATA, stream.conn_id, count))
-                out += stream.take(count)
-                window.sent += count
-                budget -= count
-            if stream.queued and window.limit > window.sent:
-                turns.append(stream)
-            else:
-                stream.scheduled = False
-                if stream.ending and not stream.queued:
-                    self._send_end(stream, out)
+        for stream in self._outbox.take_turns(budget, out):
+            if stream.ending and not stream.queued and stream.open:
+                self._send_end(stream, out)
             if stream.paused and stream.queued <= LOW_WATER:
                 stream.paused = False
                 self._events.append(StreamWritable(stream))
@@ -472,7 +423,7 @@ class Link:
             window = stream.receive_window
             # Growth may use half of the link's bound; the rest is for new streams.
             growth = min(limits.max_window - window.size, limits.link_buffer // 2 - self._granted)
-            self._granted += window.grant(now, self.round_trip, growth)
+            self._granted += window.grant(now, self.life.round_trip, growth)
             payload = CREDIT_PAYLOAD.pack(window.limit, window.delivered)
             out.append(frames.encode_frame(frames.CREDIT, stream.conn_id, payload))
         self._credit_due.clear()
@@ -492,11 +443,10 @@ class Link:
         """Queue a control frame."""
         if self.mode is Mode.CLOSED:
             return
-        frame = frames.encode_frame(frame_type, conn_id, payload)
-        self._control.append(frame)
-        self._control_waiting += len(frame)
-        if self._control_waiting > MAX_CONTROL_WAITING:
-            self.fail(TooMuchWaiting.code, "our answers are not read")
+        try:
+            self._outbox.add_control(frame_type, conn_id, payload)
+        except TooMuchWaiting as error:
+            self.fail(error.code, str(error))
 
     def _send_reset(self, conn_id: int, code: str, message: str) -> None:
         if self.peer is None:
@@ -506,6 +456,3 @@ class Link:
 
     def _send_error(self, scope: str, conn_id: int, code: str, message: str) -> None:
         self._send(frames.ERROR, conn_id, messages.encode_error(WireError(scope, code, message)))
-
-    def _error_frame(self, scope: str, conn_id: int, code: str, message: str) -> bytes:
-        return frames.encode_frame(frames.ERROR, conn_id, messages.encode_error(WireError(scope, code, message)))

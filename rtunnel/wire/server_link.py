@@ -8,8 +8,9 @@ from rtunnel.errors import Code, TunnelRefused as Refusal
 from rtunnel.wire import frames, messages
 from rtunnel.wire.events import TunnelRefused, TunnelRequested, TunnelWithdrawn
 from rtunnel.wire.limits import LinkLimits
-from rtunnel.wire.link import MAX_CONTROL_WAITING, Link, Mode
+from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, TunnelRequest, WireError
+from rtunnel.wire.outbox import MAX_CONTROL_WAITING
 from rtunnel.wire.stream import Stream
 
 
@@ -52,7 +53,7 @@ class ServerLink(Link):
 
     def _settle(self, peer: Hello | None) -> None:
         if peer is not None:
-            self._control.append(frames.encode_frame(frames.HELLO, 0, messages.encode_hello(self.hello)))
+            self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(self.hello))
         super()._settle(peer)
 
     def open_stream(self, tunnel: int, visitor: str) -> Stream:
@@ -65,7 +66,7 @@ class ServerLink(Link):
         if self.mode is Mode.AWAITING:
             self._settle(None)
         why = self._why_full()
-        if why is None and 2 * self._control_waiting > MAX_CONTROL_WAITING:
+        if why is None and 2 * self._outbox.control_waiting > MAX_CONTROL_WAITING:
             why = "the client does not read"
         if why is not None or self.mode is Mode.CLOSED:
             raise Refusal(Code.LIMIT, why or "the link is closed")

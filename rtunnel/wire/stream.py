@@ -61,6 +61,11 @@ class Stream:
         """So much is queued that the source should pause."""
         return self.queued >= HIGH_WATER
 
+    @property
+    def can_send(self) -> bool:
+        """It has something to send and may: bytes with credit, or its end."""
+        return self.send_window.available > 0 if self.queued else self.ending and not self.sent_end
+
     def take(self, limit: int) -> list[bytes]:
         """Up to *limit* queued bytes, in the pieces they came in."""
         chunks = self.chunks

@@ -60,12 +60,12 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["wheel", "editable"])
 def venv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh virtual environment with the package in it and nothing of the tests; its ``bin``."""
-    wanted = request.getfixturevalue("wheel" if request.param == "wheel" else "source")
+    wanted: Path = request.getfixturevalue("wheel" if request.param == "wheel" else "source")
     directory = tmp_path_factory.mktemp(request.param)
     run([sys.executable, "-m", "venv", directory / "venv"], cwd=directory)
     binaries = directory / "venv" / "bin"
-    pip = [binaries / "python", "-m", "pip", "--disable-pip-version-check", "install"]
-    run([*pip, *(["--editable"] if request.param == "editable" else []), wanted], cwd=directory)
+    editable = ["--editable"] if request.param == "editable" else []
+    run([binaries / "python", "-m", "pip", "--disable-pip-version-check", "install", *editable, wanted], cwd=directory)
     return binaries
 
 

@@ -271,7 +271,11 @@ class Daemon:
         with launcher:
             code = launcher.wait(30)
             assert code == 0, f"twistd did not become a daemon\n{launcher}\n{self.output}"
-        self.pid = int(poll(lambda: self._pidfile.exists() and self._pidfile.read_text(), 10, "a pid file"))
+        self.pid = int(poll(self._read_pidfile, 10, f"a pid file\n{self.output}"))
+
+    def _read_pidfile(self) -> str:
+        """What the pid file says; empty while it is not there."""
+        return self._pidfile.read_text() if self._pidfile.exists() else ""
 
     @property
     def output(self) -> str:

@@ -1,0 +1,70 @@
+"""``make demo``: with the system's web server and curl or without them, and when it is interrupted."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.process.harness import Process, Twistds, poll
+
+ETC = Path(__file__).parent.parent.parent / "etc"
+
+WITHOUT_PROGRAMS = "import sys, demo; demo.find = lambda program: None; sys.exit(demo.main())"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """The directory in which the demo makes its own."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    return directory
+
+
+def children(process: Process) -> list[int]:
+    """The processes that the demo says it started."""
+    return [int(number) for number in re.findall(r"\(process (\d+)\)", process.output)]
+
+
+def all_gone(process: Process) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in children(process))
+
+
+def test_demo(twistd: Twistds, temporary: Path) -> None:
+    demo = twistd.program(sys.executable, str(ETC / "demo.py"), env={"TMPDIR": str(temporary)})
+    assert demo.wait(120) == 0, demo
+    assert "Hello through the tunnel" in demo.output
+    assert len(children(demo)) == 3
+    assert all_gone(demo)
+    assert not list(temporary.iterdir())
+
+
+def test_demo_without_nginx_and_curl(twistd: Twistds, temporary: Path) -> None:
+    env = {"TMPDIR": str(temporary), "PYTHONPATH": str(ETC)}
+    demo = twistd.program(sys.executable, "-B", "-c", WITHOUT_PROGRAMS, env=env)
+    assert demo.wait(120) == 0, demo
+    assert "$ twistd -n --pidfile= web " in demo.output
+    assert "Hello through the tunnel" in demo.output
+
+
+def test_demo_that_fails_shows_why(twistd: Twistds, temporary: Path) -> None:
+    broken = WITHOUT_PROGRAMS.replace("sys.exit", "demo.free_ports = lambda count: [1] * count; sys.exit")
+    env = {"TMPDIR": str(temporary), "PYTHONPATH": str(ETC)}
+    demo = twistd.program(sys.executable, "-B", "-c", broken, env=env)
+    assert demo.wait(120) == 1, demo
+    assert "The demo failed: " in demo.output
+    assert "--- web ---" in demo.output
+    assert all_gone(demo)
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_demo_cleans_up(number: signal.Signals, code: int, twistd: Twistds, temporary: Path) -> None:
+    demo = twistd.program(sys.executable, str(ETC / "demo.py"), env={"TMPDIR": str(temporary)})
+    demo.wait_for(r"rtunnel-server[^\n]*\n +\(process")
+    assert demo.terminate(60, number) == code
+    poll(lambda: all_gone(demo), 10, f"the processes of the demo are gone\n{demo}")
+    assert not list(temporary.iterdir())
