@@ -52,6 +52,14 @@ class DemoError(Exception):
     """A step did not work; the message says which."""
 
 
+class Interrupted(Exception):
+    """Somebody wants the demo to end."""
+
+
+signals_seen: list[int] = []
+"""SIGINT and SIGTERM are only noted: an exception at any point could lose a process that was just started."""
+
+
 def say(text: str) -> None:
     print(text, flush=True)
 
@@ -95,10 +103,8 @@ class Child:
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""
         self._process.terminate()
-        try:
-            return self._process.wait(TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise DemoError(f"{self.name} did not end within {TIMEOUT:.0f} s of SIGTERM") from None
+        wait_until(lambda: not self.running, f"{self.name} ends on SIGTERM")
+        return self._process.wait(TIMEOUT)
 
     def kill(self) -> None:
         """The end of a process that may be running, when all is over or lost."""
@@ -111,6 +117,8 @@ def wait_until(look: Callable[[], bool], what: str, *needed: Child) -> None:
     """Look again until it is so; not longer than TIMEOUT, and not once a process that it needs has ended."""
     deadline = time.monotonic() + TIMEOUT
     while not look():
+        if signals_seen:
+            raise Interrupted
         for child in needed:
             if not child.running:
                 raise DemoError(f"{child.name} ended before {what}")
@@ -213,12 +221,13 @@ def workplace() -> Iterator[tuple[Path, list[Child]]]:
                 child.kill()
 
 
-def on_sigterm(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+def note_signal(number: int, _frame: FrameType | None) -> None:
+    signals_seen.append(number)
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, on_sigterm)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note_signal)
     with workplace() as (directory, children):
 
         def start(name: str, argv: Sequence[str]) -> Child:
@@ -233,9 +242,9 @@ def main() -> int:
                 say(f"--- {child.name} ---\n{child.output}")
             say(f"The demo failed: {error}.")
             return 1
-        except KeyboardInterrupt:
+        except Interrupted:
             say("Interrupted.")
-            return 130
+            return 128 + signals_seen[0]
     say("It works.")
     return 0
 

@@ -73,7 +73,7 @@ def test_listen(text: str, description: str) -> None:
         ("a b:80", "'a b' in 'a b:80' is not a host name"),
         ("tcp://1.2.3.4:7000/", "'tcp://1.2.3.4:7000/' is a URL; write only its host and port, 1.2.3.4:7000"),
         ("tpc:7000:interface=::1", "'tpc' in 'tpc:7000:interface=::1' is not a kind of endpoint; write :7000"),
-        ("tcp:7000:inteface=::1", "gives interface twice"),
+        ("tcp:7000:1.2.3.4:interface=1.2.3.4", "gives interface twice"),
         ("tcp:7000:inteface=1", "has an unknown argument 'inteface'; did you mean 'interface'?"),
         ("tcp:7000:1.2.3.4:5:6", "has too many parts; tcp takes port, interface, backlog"),
         ("tcp:x", "'x' in 'tcp:x' is not a port number"),
@@ -118,8 +118,8 @@ def test_listen_on_a_socket_of_systemd() -> None:
         )
         result = subprocess.run(
             [sys.executable, "-c", script],
-            env={**os.environ, "LISTEN_FDS": "1", "PYTHONPATH": str(ROOT)},
-            pass_fds=(passed.fileno(), 3),
+            env={**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "control", "PYTHONPATH": str(ROOT)},
+            pass_fds=(passed.fileno(),),
             capture_output=True,
             text=True,
             timeout=30,

@@ -1,0 +1,236 @@
+"""What the tunnel costs: iperf3 and wrk, direct and through the tunnel in turn, as ratios.
+
+    python benchmarks/run.py [--seconds 4] [--rounds 3] [--only throughput] [--json benchmarks/results/last.json]
+
+Everything runs on this machine and on its loopback interface: iperf3's server and nginx, ``rtunnel-server``,
+``rtunnel-client``, and whoever makes the load. They share its cores, so the figures say little by themselves and
+much as ratios to the direct figure of the same round. Each row is the median of its rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NGINX_CONF = """
+daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off; keepalive_requests 100000000;
+    client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; fastcgi_temp_path {directory}/c;
+    uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;
+    server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ return 200 "{page}"; }} }}
+}}
+"""
+WRK_CLOSE = 'wrk.headers["Connection"] = "close"\n'
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where things listen: the services themselves, and the public ports of their tunnels."""
+
+    control: int
+    iperf: int
+    web: int
+    public_iperf: int
+    public_web: int
+
+
+@dataclass
+class Row:
+    """One measurement: *measure* takes a port and gives figures by name."""
+
+    name: str
+    unit: str
+    measure: Callable[[int], float]
+    is_web: bool
+    lower_is_better: bool = False
+    direct: list[float] = field(default_factory=list)
+    tunnel: list[float] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Tunnel to direct, of each round; the median."""
+        return statistics.median(
+            tunnel / direct if direct else 0.0 for direct, tunnel in zip(self.direct, self.tunnel, strict=True)
+        )
+
+
+def find(program: str) -> str:
+    """The path of a system program, or the end."""
+    path = shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin:/sbin")
+    if path is None:
+        sys.exit(f"the benchmark needs {program}: install it from your distribution")
+    return path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, all different."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+@contextmanager
+def running(argv: Sequence[str], log: Path) -> Iterator[None]:
+    """A process for as long as the block takes."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(port: int, log: Path) -> None:
+    """Wait until *port* accepts connections."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    sys.exit(f"nothing listens on port {port}:\n{log.read_text()}")
+
+
+def run(argv: Sequence[str], seconds: float) -> str:
+    """A load program's output."""
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60, check=False)
+    if result.returncode:
+        sys.exit(f"{' '.join(argv)} failed:\n{result.stdout}{result.stderr}")
+    return result.stdout
+
+
+def throughput(seconds: float, *options: str) -> Callable[[int], float]:
+    """Gbit/s that arrive, by iperf3."""
+
+    def measure(port: int) -> float:
+        argv = [find("iperf3"), "-c", "127.0.0.1", "-p", str(port), "-t", f"{seconds:g}", "-J", *options]
+        report = json.loads(run(argv, seconds))
+        return float(report["end"]["sum_received"]["bits_per_second"]) / 1e9
+
+    return measure
+
+
+def requests(seconds: float, connections: int, pattern: str, script: Path | None = None) -> Callable[[int], float]:
+    """A figure of wrk's report, found by *pattern*; any error ends the benchmark."""
+
+    def measure(port: int) -> float:
+        argv = [find("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}", "--latency"]
+        argv += ["-s", str(script)] if script else []
+        report = run([*argv, f"http://127.0.0.1:{port}/"], seconds)
+        found = re.search(pattern, report)
+        if found is None or "Non-2xx" in report or re.search(r"Socket errors: .*[1-9]", report):
+            sys.exit(f"wrk found errors:\n{report}")
+        value = float(found[1])
+        return value * {"us": 0.001, "ms": 1.0, "s": 1000.0}.get(found[2], 1.0) if found.re.groups > 1 else value
+
+    return measure
+
+
+def rows(seconds: float, directory: Path) -> list[Row]:
+    """Everything that is measured."""
+    close = directory / "close.lua"
+    close.write_text(WRK_CLOSE)
+    per_second, p50, p99 = r"Requests/sec:\s+([\d.]+)", r"50%\s+([\d.]+)(us|ms|s)", r"99%\s+([\d.]+)(us|ms|s)"
+    return [
+        Row("throughput, to the service", "Gbit/s", throughput(seconds), is_web=False),
+        Row("throughput, from the service", "Gbit/s", throughput(seconds, "-R"), is_web=False),
+        Row("throughput, 16 streams", "Gbit/s", throughput(seconds, "-P", "16"), is_web=False),
+        Row("requests, 32 connections", "1/s", requests(seconds, 32, per_second), is_web=True),
+        Row("requests, 256 connections", "1/s", requests(seconds, 256, per_second), is_web=True),
+        Row("latency p50, 32 connections", "ms", requests(seconds, 32, p50), is_web=True, lower_is_better=True),
+        Row("latency p99, 32 connections", "ms", requests(seconds, 32, p99), is_web=True, lower_is_better=True),
+        Row("latency p50, 1 connection", "ms", requests(seconds, 1, p50), is_web=True, lower_is_better=True),
+        Row("new connections, 32 at once", "1/s", requests(seconds, 32, per_second, close), is_web=True),
+    ]
+
+
+@contextmanager
+def stage(directory: Path, ports: Ports) -> Iterator[None]:
+    """The services, and the tunnel to them."""
+    conf = directory / "nginx.conf"
+    conf.write_text(NGINX_CONF.format(directory=directory, port=ports.web, page="x" * 100))
+    twistd = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile="]
+    control = f"127.0.0.1:{ports.control}"
+    processes = {
+        "iperf3": [find("iperf3"), "-s", "-B", "127.0.0.1", "-p", str(ports.iperf)],
+        "nginx": [find("nginx"), "-c", str(conf), "-e", "stderr"],
+        "server": [*twistd, "rtunnel-server", "--control-listen", control, "--public-interface", "127.0.0.1"],
+        "client": [
+            *(*twistd, "rtunnel-client", "--server", control),
+            *("--tunnel", f"{ports.public_iperf}:127.0.0.1:{ports.iperf}"),
+            *("--tunnel", f"{ports.public_web}:127.0.0.1:{ports.web}"),
+        ],
+    }
+    with ExitStack() as stack:
+        for name, argv in processes.items():
+            stack.enter_context(running(argv, directory / f"{name}.log"))
+            if name == "server":
+                wait_for(ports.control, directory / "server.log")
+        wait_for(ports.web, directory / "nginx.log")
+        wait_for(ports.public_web, directory / "client.log")
+        yield
+
+
+def main() -> None:
+    """Measure, print, and keep."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds; the median counts (default 3)")
+    parser.add_argument("--only", default="", help="rows whose name has this in it")
+    parser.add_argument("--json", type=Path, default=HERE / "results" / "last.json", help="where the figures are kept")
+    options = parser.parse_args()
+    ports = Ports(*free_ports(5))
+    with tempfile.TemporaryDirectory(prefix="rtunnel-bench-") as name:
+        directory = Path(name)
+        table = [row for row in rows(options.seconds, directory) if options.only in row.name]
+        with stage(directory, ports):
+            for turn in range(options.rounds):
+                print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
+                for row in table:
+                    row.direct.append(row.measure(ports.web if row.is_web else ports.iperf))
+                    row.tunnel.append(row.measure(ports.public_web if row.is_web else ports.public_iperf))
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()}, Python " + (
+        platform.python_version()
+    )
+    print(f"{machine}; median of {options.rounds} rounds of {options.seconds:g} s\n")
+    print(f"{'':32}{'direct':>12}{'tunnel':>12}{'ratio':>8}")
+    for row in table:
+        direct, tunnel = statistics.median(row.direct), statistics.median(row.tunnel)
+        better = " (lower is better)" if row.lower_is_better else ""
+        print(f"{row.name:32}{direct:12.2f}{tunnel:12.2f}{row.ratio:8.3f}  {row.unit}{better}")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    figures = [
+        {key: value for key, value in asdict(row).items() if key != "measure"} | {"ratio": row.ratio} for row in table
+    ]
+    options.json.write_text(json.dumps({"machine": machine, "seconds": options.seconds, "rows": figures}, indent=2))
+    print(f"\nkept in {options.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Configuration files: YAML without its traps, JSON, and errors that say which line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtunnel.config_file import read_config_file
+from rtunnel.errors import ConfigError
+
+
+def read(tmp_path: Path, content: str | bytes, name: str = "x.yaml") -> dict[str, object]:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return dict(read_config_file(str(path)).values)
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        ("", {}),
+        ("# only a comment\n", {}),
+        ("---\n", {}),
+        ("drain: 10", {"drain": 10}),
+        ("drain: 1.5", {"drain": 1.5}),
+        ("drain:", {}),
+        ("drain: ~", {}),
+        ("allow-ports: 1-2", {"allow_ports": "1-2"}),
+        ("tunnel: 8080:22", {"tunnel": "8080:22"}),
+        ("tunnel: 8080:22.5", {"tunnel": "8080:22.5"}),
+        ("local: 190:20:30", {"local": "190:20:30"}),
+        ("port: 0700", {"port": "0700"}),
+        ("port: 0x1F", {"port": "0x1F"}),
+        ("port: 1_000", {"port": "1_000"}),
+        ("port: -1", {"port": -1}),
+        ("port: .inf", {"port": ".inf"}),
+        ("port: 1e3", {"port": "1e3"}),
+        ("name: 2026-11-22", {"name": "2026-11-22"}),
+        ("name: =", {"name": "="}),
+        ("local: :80", {"local": ":80"}),
+        ("local: '[::1]:80'", {"local": "[::1]:80"}),
+        ("tls: {enabled: no}", {"tls": {"enabled": False}}),
+        ("\ufeffdrain: 1", {"drain": 1}),
+        ("base: &b {x: 1}\nother: *b", {"base": {"x": 1}, "other": {"x": 1}}),
+    ],
+)
+def test_yaml(tmp_path: Path, content: str, values: dict[str, object]) -> None:
+    assert read(tmp_path, content) == values
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "x.yaml: line 3: key 'a' is there twice; keep one"),
+        ("t:\n  - {x: 1, x: 2}\n", "x.yaml: line 2: key 'x' is there twice; keep one"),
+        ("a-b: 1\na_b: 2\n", "x.yaml: keys 'a-b' and 'a_b' are the same; keep one"),
+        ("a: [1\n", "x.yaml: line 2:"),
+        ("a: 1\n\tb: 2\n", "x.yaml: line 2:"),
+        ("a: b: c\n", "x.yaml: line 1: mapping values are not allowed here"),
+        ("- a\n", "x.yaml: is a list and not a mapping; write lines such as 'key: value'"),
+        ("hello\n", "x.yaml: is text and not a mapping"),
+        ("true\n", "x.yaml: is true or false and not a mapping"),
+        ("7\n", "x.yaml: is a single value and not a mapping"),
+        ("8080: x\n", "x.yaml: unknown key 8080; keys are names"),
+        ("? [a]\n: b\n", "x.yaml: line 1: found unhashable key"),
+        ("a: 1\n---\nb: 2\n", "x.yaml: line 2: but found another document"),
+        ("a: !!python/object/apply:os.getcwd []\n", "x.yaml: line 1: could not determine a constructor"),
+        ("a: *b\n", "x.yaml: line 1: found undefined alias"),
+        ("a: \x01\n", "x.yaml: is not YAML: unacceptable character"),
+        (b"a: \xff\n", "x.yaml: is not UTF-8 text"),
+    ],
+)
+def test_yaml_errors(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, content)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "values"),
+    [
+        ("", {}),
+        ("{}", {}),
+        ('{"allow-ports": "1-2", "tls": null, "tunnels": [{"local": ":80"}]}', None),
+    ],
+)
+def test_json(tmp_path: Path, content: str, values: dict[str, object] | None) -> None:
+    expected = {"allow_ports": "1-2", "tunnels": [{"local": ":80"}]} if values is None else values
+    assert read(tmp_path, content, "x.json") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1,\n "a": 2}', "x.json: key 'a' is there twice; keep one"),
+        ('{"t": {"a": 1, "a": 2}}', "x.json: key 'a' is there twice; keep one"),
+        ('{"a": 1,\n}', "x.json: line 2: is not JSON"),
+        ("[1]", "x.json: is a list and not a mapping"),
+        ("[" * 100_000, "x.json: is not JSON"),
+        (b"\xff", "x.json: is not UTF-8 text"),
+    ],
+)
+def test_json_errors(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, content, "x.json")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_is_yaml_too(tmp_path: Path) -> None:
+    assert read(tmp_path, '{"a": 1, "b": ["x"]}') == {"a": 1, "b": ["x"]}
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    for name, reason in (("missing.yaml", "No such file or directory"), (".", "Is a directory")):
+        with pytest.raises(ConfigError) as caught:
+            read_config_file(str(tmp_path / name))
+        assert str(caught.value) == f"{tmp_path / name}: cannot be read: {reason}"
+    with pytest.raises(ConfigError, match="cannot be read: embedded null"):
+        read_config_file("\0")

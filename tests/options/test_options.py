@@ -1,0 +1,424 @@
+"""The two plugins' options: every source of every setting, the layouts of files, the help, and one line per mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.python import usage
+
+from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
+from rtunnel.config import Setting
+from rtunnel.errors import ConfigError
+from rtunnel.options import client, server
+from rtunnel.options.common import PluginOptions
+from rtunnel.options.declarations import CLIENT, SERVER
+from rtunnel.options.tunnels import tunnels
+from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
+from rtunnel.wire.limits import LinkLimits
+
+Write = Callable[..., str]
+
+CLIENT_MINIMUM = ["--server", "1.2.3.4:7000", "--local", ":80"]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("RTUNNEL_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Write:
+    """Write a configuration file, and return its path."""
+
+    def write(content: str, name: str = "x.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(content)
+        return str(path)
+
+    return write
+
+
+def parse_server(*arguments: str) -> ServerSettings:
+    options = server.Options()
+    options.parseOptions(list(arguments))
+    return options.settings
+
+
+def parse_client(*arguments: str) -> ClientSettings:
+    options = client.Options()
+    options.parseOptions(list(arguments))
+    return options.settings
+
+
+def tunnel(port: int, local: str, name: str = "") -> TunnelSettings:
+    return TunnelSettings(port, DialAddress.parse(local), name)
+
+
+def test_server_defaults_are_those_of_the_service() -> None:
+    assert parse_server() == ServerSettings(control_listen=ListenAddress.parse("tcp:7000"))
+
+
+def test_client_defaults_are_those_of_the_service() -> None:
+    expected = ClientSettings(DialAddress.parse("1.2.3.4:7000"), (tunnel(0, "127.0.0.1:80"),))
+    assert parse_client(*CLIENT_MINIMUM) == expected
+
+
+# One value for each setting that is not its default, as text, as YAML, and what the service gets.
+LINK_VALUES: dict[str, tuple[str, object, object]] = {
+    "max-streams": ("5", 5, 5),
+    "initial-credit": ("2K", 2048, 2048),
+    "max-window": ("1M", "1M", 1 << 20),
+    "link-buffer": ("1G", "1G", 1 << 30),
+    "max-frame": ("16M", "16M", 16 << 20),
+    "keepalive-interval": ("500ms", 0.5, 0.5),
+    "dead-after": ("1m", 60, 60.0),
+}
+LOG_VALUES: dict[str, tuple[str, object, object]] = {
+    "log-format": ("json", "json", "json"),
+    "log-level": ("warn", "warn", "warn"),
+}
+SERVER_VALUES = {
+    "control-listen": ("[::1]:7001", "[::1]:7001", ListenAddress.parse("[::1]:7001")),
+    "public-listen": (":8080", ":8080", ListenAddress.parse("tcp:8080")),
+    "public-interface": ("::", "::", "::"),
+    "allow-ports": ("8000-8999,9443", ["8000-8999", 9443], PortRanges.parse("8000-8999,9443")),
+    "route": ("least-connections", "least-connections", "least-connections"),
+    "drain": ("0", 0, 0.0),
+    "max-links": ("3", 3, 3),
+    "max-tunnels": ("4", 4, 4),
+    "handshake-timeout": ("1.5", 1.5, 1.5),
+    "visitor-idle": ("1h", "1h", 3600.0),
+    **LINK_VALUES,
+    **LOG_VALUES,
+}
+CLIENT_VALUES = {
+    "server": ("host:7000", "host:7000", DialAddress.parse("host:7000")),
+    "local": ("unix:/x", "unix:/x", DialAddress.parse("unix:/x")),
+    "remote-port": ("8080", 8080, 8080),
+    "tunnel": ("9000:90", [{"local": 90, "remote_port": 9000}], (tunnel(9000, ":90"),)),
+    "reconnect-min": ("2", 2, 2.0),
+    "reconnect-max": ("20", 20, 20.0),
+    "connect-timeout": ("3", 3, 3.0),
+    "dial-timeout": ("4", 4, 4.0),
+    "drain": ("0", 0, 0.0),
+    **LINK_VALUES,
+    **LOG_VALUES,
+}
+PLUGINS = [(server.Options, SERVER, SERVER_VALUES), (client.Options, CLIENT, CLIENT_VALUES)]
+
+
+def kept(settings: Any, name: str) -> Any:
+    """What a service gets for a setting."""
+    key = name.replace("-", "_")
+    if isinstance(settings, ClientSettings) and key in ("local", "remote_port", "tunnel"):
+        return {"tunnel": settings.tunnels[1:]}.get(key) or getattr(settings.tunnels[0], key)
+    return getattr(settings.limits, key) if hasattr(LinkLimits, key) else getattr(settings, key)
+
+
+@pytest.mark.parametrize("source", ["flag", "environment", "file"])
+@pytest.mark.parametrize(("options_class", "declared", "values"), PLUGINS)
+def test_every_setting_from_every_source(
+    options_class: type[Any],
+    declared: tuple[Setting, ...],
+    values: dict[str, tuple[str, object, object]],
+    source: str,
+    config: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = [setting for setting in declared if setting.flag]
+    assert {setting.name for setting in settings} == set(values)
+    arguments: list[str] = []
+    if source == "flag":
+        arguments = [f"--{setting.name}={values[setting.name][0]}" for setting in settings]
+    elif source == "environment":
+        for setting in settings:
+            monkeypatch.setenv(setting.variable, values[setting.name][0])
+    else:
+        arguments = ["--config", config(json.dumps({s.key: values[s.name][1] for s in settings}), "x.json")]
+    options = options_class()
+    options.parseOptions(arguments)
+    for name, (_, _, expected) in values.items():
+        assert options[name] == expected
+        if name not in LOG_VALUES:
+            assert kept(options.settings, name) == expected
+
+
+def test_flag_over_environment_over_file(config: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTUNNEL_CONFIG", config("drain: 1\nmax-links: 1\nmax_tunnels: 1\n"))
+    monkeypatch.setenv("RTUNNEL_DRAIN", "2")
+    monkeypatch.setenv("RTUNNEL_MAX_LINKS", "2")
+    settings = parse_server("--drain=3")
+    assert (settings.drain, settings.max_links, settings.limits.max_tunnels) == (3.0, 2, 1)
+
+
+def test_settings_of_the_other_plugin_in_the_environment_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTUNNEL_SERVER", "x")
+    monkeypatch.setenv("RTUNNEL_REMOTE_PORT", "x")
+    parse_server()
+
+
+def test_empty_as_in_the_reference() -> None:
+    settings = parse_server("--public-listen=", "--public-interface=")
+    assert (settings.public_listen, settings.public_interface) == (None, "")
+
+
+def test_reference_server_file(config: Write) -> None:
+    path = config(
+        """
+        control_listen: ":7000"
+        public_listen: ":8080"
+        tls:
+          enabled: false
+          cert: /etc/certs/server.crt
+          key: /etc/certs/server.key
+          ca: /etc/certs/ca.crt
+        """
+    )
+    assert parse_server("--config", path) == ServerSettings(
+        ListenAddress.parse(":7000"), public_listen=ListenAddress.parse(":8080")
+    )
+
+
+def test_reference_client_file(config: Write) -> None:
+    path = config(
+        """
+        server: "1.2.3.4:7000"
+        local: "127.0.0.1:80"
+        remote_port: 8080
+        tls: {enabled: false, cert: c, key: k, ca: a, server_name: ""}
+        """
+    )
+    expected = ClientSettings(DialAddress.parse("1.2.3.4:7000"), (tunnel(8080, "127.0.0.1:80"),))
+    assert parse_client("--config", path) == expected
+
+
+def test_our_client_file(config: Write) -> None:
+    path = config(
+        """
+        server: 1.2.3.4:7000
+        tunnels:
+          - {name: web, local: 127.0.0.1:80, remote_port: 8080}
+          - name: ssh
+            local: 22
+            remote-port: 2222
+          - 9000:unix:/run/app.sock
+          - local: :81
+        """
+    )
+    assert parse_client("--config", path).tunnels == (
+        tunnel(8080, "127.0.0.1:80", "web"),
+        tunnel(2222, ":22", "ssh"),
+        tunnel(9000, "unix:/run/app.sock"),
+        tunnel(0, ":81"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("tls: {enabled: true}", "key 'tls': is enabled, but this version has no TLS yet"),
+        ("tls: true", "key 'tls': is enabled, but this version has no TLS yet"),
+        ("tls: {enabled: maybe}", "key 'tls': 'maybe' is neither true nor false"),
+        ("tls: {certt: x}", "key 'tls': unknown key 'certt'; did you mean 'cert'?"),
+        ("tls: {server_name: x}", "key 'tls': unknown key 'server_name'"),
+        ("tls: [x]", "key 'tls': [\"x\"] is neither true nor false"),
+        ("server: 1.2.3.4:7000", "unknown key 'server'"),
+        ("drain: soon", "key 'drain': 'soon' is not a time"),
+        ("control_listen: [1]", "key 'control_listen': [1] is not text; put it in quotes"),
+        ("control_listen: 1.2.3.4", "key 'control_listen': '1.2.3.4' has no port; write 1.2.3.4:7000"),
+        ("control_listen: ''", "key 'control_listen': is empty"),
+        ("route: yes", "key 'route': true is not one of round-robin, least-connections"),
+    ],
+)
+def test_server_file_errors(config: Write, content: str, message: str) -> None:
+    path = config(content)
+    with pytest.raises(usage.UsageError) as caught:
+        parse_server("--config", path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_tls_is_not_ignored_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTUNNEL_TLS", "0")
+    parse_server()
+    monkeypatch.setenv("RTUNNEL_TLS", "1")
+    with pytest.raises(usage.UsageError, match="environment variable RTUNNEL_TLS: is enabled, but this version has no"):
+        parse_server()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--control-lsten=:1"], "option --control-lsten not recognized; did you mean '--control-listen'?"),
+        (["--zzz"], "option --zzz not recognized"),
+        (["--tls"], "option --tls not recognized; this version has no TLS yet"),
+        (["--tls-cert=x"], "option --tls-cert not recognized; this version has no TLS yet"),
+        (["-control-listen=:1"], "option -c not recognized; options begin with two dashes"),
+        ([":7000"], "':7000' is not an option; options begin with two dashes"),
+        (["--drain"], "option --drain requires argument"),
+        (["--control-listen="], "flag --control-listen: is empty"),
+        (["--public-interface=eth0"], "flag --public-interface: 'eth0' is not an IP address"),
+        (["--allow-ports=9-1"], "flag --allow-ports: '9-1' ends before it begins; write 1-9"),
+        (["--max-frame=1K"], "flag --max-frame: '1K' is out of range; a size here is 4K to 16M"),
+        (["--config=/nonexistent"], "/nonexistent: cannot be read: No such file or directory"),
+        (
+            ["--dead-after=5"],
+            "flag --dead-after: 5 is too little; it must be more than --keepalive-interval, which is 5",
+        ),
+        (
+            ["--keepalive-interval=20"],
+            "flag --keepalive-interval: 20 is too much; it must be less than --dead-after, which is 15",
+        ),
+        (
+            ["--max-window=1K"],
+            "flag --max-window: 1K is too little; it must be at least --initial-credit, which is 64K",
+        ),
+        (
+            ["--initial-credit=1G"],
+            "flag --initial-credit: 1G is too much; it must be at most --max-window, which is 8M",
+        ),
+        (["--public-listen=7000"], "flag --public-listen: 7000 is the control port too; give each its own"),
+    ],
+)
+def test_server_errors(arguments: list[str], message: str) -> None:
+    with pytest.raises(usage.UsageError) as caught:
+        parse_server(*arguments)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--server is missing; write for example --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080"),
+        (["--server=:7000"], "nothing to publish: --local or --tunnel is missing; write for example --server"),
+        (
+            ["--server=:7000", "--remote-port=80"],
+            "flag --remote-port: says nothing without a local service; add --local 127.0.0.1:80",
+        ),
+        ([*CLIENT_MINIMUM, "--tunnel=80"], "flag --tunnel: '80' is not REMOTE_PORT:LOCAL; write 8080:127.0.0.1:80"),
+        ([*CLIENT_MINIMUM, "--tunnel=:80"], "flag --tunnel: ':80' is not REMOTE_PORT:LOCAL"),
+        ([*CLIENT_MINIMUM, "--tunnel=host:80"], "flag --tunnel: 'host:80' is not REMOTE_PORT:LOCAL"),
+        ([*CLIENT_MINIMUM, "--tunnel=70000:80"], "flag --tunnel: in '70000:80', 70000 is out of range"),
+        ([*CLIENT_MINIMUM, "--tunnel=80:host"], "flag --tunnel: in '80:host', 'host' has no port; write host:80"),
+        (
+            ["--server=:7000", "--tunnel=80:80", "--tunnel=80:81"],
+            "flag --tunnel: two tunnels want remote port 80; each needs a port of its own",
+        ),
+        ([*CLIENT_MINIMUM, "--tunnel=0:80"], "flag --tunnel: two tunnels want the server's shared port (0)"),
+        (
+            [*CLIENT_MINIMUM, "--reconnect-min=40"],
+            "flag --reconnect-min: 40 is too much; it must be at most --reconnect-max, which is 30",
+        ),
+        (["--serve=1.2.3.4"], "flag --server: '1.2.3.4' has no port; write 1.2.3.4:80"),
+    ],
+)
+def test_client_errors(arguments: list[str], message: str) -> None:
+    with pytest.raises(usage.UsageError) as caught:
+        parse_client(*arguments)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "file", "expected"),
+    [
+        # The pair of local and remote-port comes first, then the list.
+        (["--local=:1", "--remote-port=9001", "--tunnel=9002:2", "--tunnel=9003:3"], {}, "", "9001 9002 9003"),
+        (["--tunnel=9002:2"], {}, "local: 1\nremote_port: 9001\ntunnels: ['9009:9']", "9002"),
+        (["--local=:1"], {}, "remote_port: 9001\ntunnels: ['9009:9']", "9001"),
+        (["--remote-port=9001"], {}, "local: 1\nremote_port: 9005", "9001"),
+        ([], {"RTUNNEL_TUNNEL": "9002:2, 9003:[::1]:3"}, "local: 1\nremote_port: 9001", "9002 9003"),
+        ([], {"RTUNNEL_LOCAL": ":1", "RTUNNEL_REMOTE_PORT": "9001"}, "tunnels: ['9002:2']", "9001"),
+        (["--tunnel=9002:2"], {"RTUNNEL_LOCAL": ":1"}, "", "9002"),
+        ([], {}, "local: 1\ntunnels: ['9002:2']", "0 9002"),
+    ],
+)
+def test_tunnels_of_a_higher_source_replace_those_of_a_lower(
+    flags: list[str],
+    environ: dict[str, str],
+    file: str,
+    expected: str,
+    config: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    settings = parse_client("--server=:7000", *flags, "--config", config(file))
+    assert " ".join(str(tunnel.remote_port) for tunnel in settings.tunnels) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (5, "5 is not a list; write '- {local: 127.0.0.1:80, remote_port: 8080}' in it"),
+        ({"local": ":80"}, "is not a list"),
+        ([5], "entry 1: is a single value and not a mapping"),
+        (["1:1", {}], "entry 2: has no key 'local'; write the service's address"),
+        ([{"lcal": ":80"}], "entry 1: unknown key 'lcal'; did you mean 'local'?"),
+        ([{"local": "x"}], "entry 1: key 'local': 'x' has no port; write x:80"),
+        ([{"local": 80, "remote_port": "x"}], "entry 1: key 'remote_port': 'x' is not a whole number"),
+        ([{"local": 80, "remote_port": 1, "remote-port": 1}], "keys 'remote_port' and 'remote-port' are the same"),
+        ([{"local": 80, "name": 5}], "entry 1: key 'name': 5 is not a text of up to 64 letters"),
+        ([{"local": 80, "name": "a\nb"}], "entry 1: key 'name'"),
+    ],
+)
+def test_tunnel_list_errors(value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tunnels(value)
+    assert message in str(caught.value)
+
+
+def test_two_tunnels_of_one_name(config: Write) -> None:
+    path = config("server: :7000\ntunnels: [{name: a, local: 1, remote_port: 1}, {name: a, local: 1, remote_port: 2}]")
+    with pytest.raises(usage.UsageError, match="key 'tunnels': two tunnels are named 'a'; give each a name of its own"):
+        parse_client("--config", path)
+
+
+@pytest.mark.parametrize(("options_class", "declared", "_"), PLUGINS)
+def test_help(options_class: type[PluginOptions], declared: tuple[Setting, ...], _: object) -> None:
+    text = options_class().getUsage(100)
+    words = " ".join(text.split())
+    for setting in declared:
+        if setting.flag:
+            assert f"--{setting.name}=" in text
+            assert setting.help in words
+            assert not setting.shown_default or f"[default: {setting.shown_default}]" in words
+    for word in ("--config=", "RTUNNEL_LOG_LEVEL", "Examples:", "twistd -n rtunnel-"):
+        assert word in text
+    assert "tls" not in text.lower()
+
+
+@pytest.mark.parametrize("settings", [SERVER, CLIENT])
+def test_a_shown_default_is_the_default(settings: tuple[Setting, ...]) -> None:
+    for setting in settings:
+        if setting.shown_default:
+            assert setting.coerce(setting.shown_default) == setting.default, setting.name
+
+
+@pytest.mark.parametrize("module", [server, client])
+def test_examples_in_the_help_work(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shlex
+
+    for example in module.Options.examples:
+        words = shlex.split(example)
+        start = words.index(module.NAME)
+        assert words[start - 2 : start] == ["twistd", "-n"]
+        if "--config" not in words:
+            module.Options().parseOptions(words[start + 1 :])
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        server.Options().parseOptions(["--version"])
+    assert caught.value.code == 0
+    assert re.fullmatch(r"rtunnel \S+ \(Twisted \S+\)\n", capsys.readouterr().out)
