@@ -120,9 +120,10 @@ class DialAddress:
     port: int | None
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, example_port: int = 80) -> Self:
         """Read an address to dial; without a host it is 127.0.0.1.
 
+        :param example_port: what an error message suggests where the port is missing.
         :raises ConfigError: it cannot be dialled, whatever the state of the network.
         """
         text = text.strip()
@@ -130,7 +131,7 @@ class DialAddress:
         host: str | None
         port: int | None
         if kind is None:
-            host, port = _host_and_port(text, DIAL_FORMS, example_port=80, lowest=1)
+            host, port = _host_and_port(text, DIAL_FORMS, example_port, lowest=1)
             host = host or "127.0.0.1"
             description = join_description(["tcp", host, str(port)], {})
         else:

@@ -150,6 +150,11 @@ def dial_address(value: object) -> DialAddress:
     return DialAddress.parse(text(value))
 
 
+def server_address(value: object) -> DialAddress:
+    """The address of a server's control port."""
+    return DialAddress.parse(text(value), example_port=7000)
+
+
 def interface(value: object) -> str:
     """The IP address of an interface."""
     return ip_address(text(value))

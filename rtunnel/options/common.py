@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from twisted.python import usage
 
 from rtunnel import __version__
+from rtunnel.coercions import show_seconds, show_size
 from rtunnel.config import Resolved, Setting, find_config_file, resolve
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
@@ -132,13 +133,14 @@ def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = Tr
     :raises ConfigError: the message names both, and begins with the one of the stronger source.
     """
     small, big = resolved.values[lower], resolved.values[higher]
+    show: Callable[[Any], str] = show_size if isinstance(small, int) else show_seconds
     if small < big or (equal and small == big):
         return
     if resolved.sources[higher].rank >= resolved.sources[lower].rank:
-        relation = "at least" if equal else "more than"
-        raise resolved.error(higher, f"{big:g} is too little; it must be {relation} --{lower}, which is {small:g}")
-    relation = "at most" if equal else "less than"
-    raise resolved.error(lower, f"{small:g} is too much; it must be {relation} --{higher}, which is {big:g}")
+        limit = f"{'at least' if equal else 'more than'} --{lower}, which is {show(small)}"
+        raise resolved.error(higher, f"{show(big)} is too little; it must be {limit}")
+    limit = f"{'at most' if equal else 'less than'} --{higher}, which is {show(big)}"
+    raise resolved.error(lower, f"{show(small)} is too much; it must be {limit}")
 
 
 def link_limits(resolved: Resolved) -> LinkLimits:

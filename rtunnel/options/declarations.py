@@ -13,6 +13,7 @@ from rtunnel.coercions import (
     optional,
     port_ranges,
     seconds,
+    server_address,
     show_seconds,
     show_size,
     size,
@@ -95,7 +96,7 @@ LINK = (
         _LIMITS.link_buffer,
         "Most bytes granted on all streams of a link together and not yet delivered: the bound of its memory.",
     ),
-    _size("max-frame", 4 * _KIB, 16 * _MIB, _LIMITS.max_frame, "Largest frame that is accepted, 4K to 16M."),
+    _size("max-frame", 64 * _KIB, 16 * _MIB, _LIMITS.max_frame, "Largest frame that is accepted, 64K to 16M."),
     _time(
         "keepalive-interval",
         _LIMITS.keepalive_interval,
@@ -172,7 +173,7 @@ SERVER = (
 CLIENT = (
     Setting(
         "server",
-        dial_address,
+        server_address,
         None,
         "The server's control port: 1.2.3.4:7000, [::1]:7000, host:7000, or a Twisted endpoint such as "
         "tcp:host:7000. Required.",

@@ -134,8 +134,9 @@ class SocketEnd(Protocol):
         self._connected = False
         self._full = True
         self._pending.clear()
-        if self._stream is not None:
-            self._stream.reset(Code.CONNECTION_LOST, reason.getErrorMessage())
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.reset(Code.CONNECTION_LOST, reason.getErrorMessage())
         self._on_lost(self)
 
     # From the stream

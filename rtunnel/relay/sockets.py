@@ -9,6 +9,9 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IPushProducer, ISystemHandle, ITCPTransport
 from twisted.internet.protocol import Factory
 
+#: Bytes that wait in the kernel to be sent, at most; more only adds delay.
+MAX_UNSENT = 128 * 1024
+
 
 class SocketTransport(Protocol):
     """The transport of a TCP or UNIX connection, in the parts that we use."""
@@ -28,24 +31,36 @@ class SocketTransport(Protocol):
     def getHost(self) -> IAddress: ...
 
 
-def tune(transport: Any, *, dead_after: float | None = None) -> None:
-    """Ask for no delay of small writes, and for keepalive probes.
+def tune(transport: Any) -> None:
+    """Ask for no delay of small writes, and for keepalive probes."""
+    if ITCPTransport.providedBy(transport):
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
 
-    :param dead_after: seconds after which the kernel gives up a peer that answers nothing, for connections on which
-        nothing else would notice (Linux; elsewhere the system's own time holds). None: the system's own.
+
+def tune_link(transport: Any, dead_after: float) -> None:
+    """What a connection with many streams needs besides, where the system has it (Linux).
+
+    Keepalive probes at once, for a peer that cannot be asked in any other way. And few bytes waiting in the kernel:
+    what is there goes before whatever a small stream has to say.
+
+    :param dead_after: seconds after which an idle peer that answers no probe is given up. One that owes us
+        acknowledgements gets four times that: a reference peer may rightly stop reading for a while.
     """
     if not ITCPTransport.providedBy(transport):
         return
-    transport.setTcpNoDelay(True)
-    transport.setTcpKeepAlive(True)
-    if dead_after is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
-        return
     probe = max(1, int(dead_after / 3))
+    options = {
+        "TCP_KEEPIDLE": probe,
+        "TCP_KEEPINTVL": probe,
+        "TCP_KEEPCNT": 2,
+        "TCP_USER_TIMEOUT": int(4 * dead_after * 1000),
+        "TCP_NOTSENT_LOWAT": MAX_UNSENT,
+    }
     handle: Any = ISystemHandle(transport).getHandle()
-    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, probe)
-    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, probe)
-    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
-    handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(dead_after * 1000))
+    for name, value in options.items():
+        if hasattr(socket, name):
+            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class QuietFactory(Factory):

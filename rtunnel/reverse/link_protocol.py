@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.sockets import SocketTransport, show_address, tune
+from rtunnel.relay.sockets import SocketTransport, show_address, tune, tune_link
 from rtunnel.wire import events
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
@@ -84,7 +84,6 @@ class LinkProtocol(Protocol):
         self._handling = False
         self._connection_full = False
         self._reading_paused = False
-        self._tick_every = min(1.0, link.limits.keepalive_interval / 2)
         self._tick_call: IDelayedCall | None = None
         self._linger_call: IDelayedCall | None = None
         self._handlers: dict[type[events.Event], Callable[[Any], None]] = {
@@ -103,9 +102,10 @@ class LinkProtocol(Protocol):
         """Send what there is to send first, and start looking for signs of life."""
         self.peer_name = show_address(self.transport.getPeer())
         self.connected_now = True
-        tune(self.transport, dead_after=self.link.limits.dead_after)
+        tune(self.transport)
+        tune_link(self.transport, self.link.limits.dead_after)
         self.transport.registerProducer(self, True)
-        self._tick_call = self.clock.callLater(self._tick_every, self._tick)
+        self._tick_call = self.clock.callLater(self.link.life.tick_every, self._tick)
         self.flush()
 
     def dataReceived(self, data: bytes) -> None:
@@ -137,7 +137,7 @@ class LinkProtocol(Protocol):
             )
 
     def _tick(self) -> None:
-        self._tick_call = self.clock.callLater(self._tick_every, self._tick)
+        self._tick_call = self.clock.callLater(self.link.life.tick_every, self._tick)
         self.link.tick(self.clock.seconds())
         self.handle_events()
         self.flush()

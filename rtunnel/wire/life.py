@@ -16,14 +16,15 @@ class SignsOfLife:
     """What one end knows of the other's life. Times are seconds on any clock.
 
     :ivar last_heard: when the last byte came.
+    :ivar tick_every: how often to call :meth:`tick`.
     :ivar round_trip: the shortest one seen; 0 as long as there is none.
     """
 
     def __init__(self, limits: LinkLimits, now: float) -> None:
         self.last_heard = now
+        self.tick_every = min(1.0, limits.keepalive_interval / 2)
         self.round_trip = 0.0
         self._limits = limits
-        self._last_tick = now
         self._silence = 0.0
         self._asked_at: float | None = None
         self._asked = 0
@@ -35,16 +36,12 @@ class SignsOfLife:
 
     @property
     def is_dead(self) -> bool:
-        """It did not answer in time."""
-        return self._silence >= self._limits.dead_after
+        """It did not answer in time; the next tick would be too late to say so."""
+        return self._silence > self._limits.dead_after - self.tick_every
 
     def tick(self, now: float) -> None:
         """Count silence. Time in which this was not called (our process was stopped) is not the peer's silence."""
-        elapsed, since, self._last_tick = now - self._last_tick, self._last_tick, now
-        if self.last_heard > since:
-            self._silence = 0.0
-        else:
-            self._silence += max(0.0, min(elapsed, self._limits.keepalive_interval / 2))
+        self._silence = max(0.0, min(now - self.last_heard, self._silence + 2 * self.tick_every))
 
     def ask(self, now: float) -> bytes | None:
         """The payload of a PING to send; None while the answer to another is due."""

@@ -342,7 +342,7 @@ class Link:
             self._send(frames.PING, 0, payload)
 
     def tick(self, now: float) -> None:
-        """Look after everything that is due by time. Call it at least twice in each ``keepalive_interval``."""
+        """Look after everything that is due by time. Call it every ``life.tick_every`` seconds."""
         self._now = now
         self.life.tick(now)
         if self.mode is Mode.REFERENCE:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -220,10 +221,8 @@ def test_descriptions_round_trip(positional: list[str], named: dict[str, str]) -
 @given(st.text())
 def test_no_text_breaks_the_parsers(text: str) -> None:
     for parse in (ListenAddress.parse, DialAddress.parse, PortRanges.parse, ip_address):
-        try:
+        with suppress(ConfigError):
             parse(text)
-        except ConfigError as error:
-            assert str(error)
 
 
 @given(st.lists(st.tuples(PORTS, PORTS).map(sorted), min_size=1))
@@ -271,5 +270,5 @@ def test_what_is_no_port_is_in_no_range() -> None:
 
 def test_ip_address() -> None:
     assert ip_address(" [::1] ") == "::1"
-    with pytest.raises(ConfigError, match="'localhost' is not an IP address; write one such as 127.0.0.1 or ::1"):
+    with pytest.raises(ConfigError, match=r"'localhost' is not an IP address; write one such as 127.0.0.1 or ::1"):
         ip_address("localhost")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, strategies as st
@@ -141,10 +142,8 @@ def test_a_shown_time_is_read_back(milliseconds: int) -> None:
 @given(st.text() | st.integers() | st.floats() | st.none() | st.booleans() | st.lists(st.integers()))
 def test_nothing_else_is_raised(value: object) -> None:
     for coerce in (TEN, TIME, SIZE, WORD, boolean, text, interface, listen_address, dial_address, port_ranges):
-        try:
+        with suppress(ConfigError):
             coerce(value)
-        except ConfigError as error:
-            assert str(error)
 
 
 def test_the_longest_time_is_one_that_epoll_takes() -> None:

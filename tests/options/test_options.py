@@ -319,7 +319,7 @@ def test_server_errors(arguments: list[str], message: str) -> None:
             [*CLIENT_MINIMUM, "--reconnect-min=40"],
             "flag --reconnect-min: 40 is too much; it must be at most --reconnect-max, which is 30",
         ),
-        (["--serve=1.2.3.4"], "flag --server: '1.2.3.4' has no port; write 1.2.3.4:80"),
+        (["--serve=1.2.3.4"], "flag --server: '1.2.3.4' has no port; write 1.2.3.4:7000"),
     ],
 )
 def test_client_errors(arguments: list[str], message: str) -> None:

@@ -1,0 +1,112 @@
+"""Real ``twistd`` processes with a plugin of our own, which does what a tunnel would do and can be told to fail."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.harness import Twistds, clean_environment, twistd_program
+
+ROOT = Path(__file__).parent.parent.parent
+
+PLUGIN = """
+from twisted.application.service import ServiceMaker
+
+standin = ServiceMaker("stand-in", "standin", "Stands in for a service.", "standin")
+"""
+
+MODULE = """
+import os
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from rtunnel.errors import StartupError
+from rtunnel.options.run import PluginService
+from rtunnel.options.server import Options
+
+
+class Standin(Service):
+    log = Logger()
+
+    def __init__(self, reactor):
+        self.reactor = reactor
+        self.done = Deferred()
+
+    def privilegedStartService(self):
+        if "STANDIN_ERROR" in os.environ:
+            raise StartupError(os.environ["STANDIN_ERROR"])
+
+    def startService(self):
+        super().startService()
+        self.log.debug("details of {visitor}", visitor="192.0.2.1")
+        self.reactor.callWhenRunning(self.log.info, "ready as {pid}", pid=os.getpid())
+
+    def stopService(self):
+        self.log.info("draining")
+        self.call = self.reactor.callLater(float(os.environ.get("STANDIN_DRAIN", "0.1")), self.finish, "drained")
+        return self.done
+
+    def finish(self, message):
+        self.log.info(message)
+        self.done.callback(None)
+
+    def stop_now(self):
+        self.call.cancel()
+        self.finish("stopped now")
+
+
+def makeService(options):
+    from twisted.internet import reactor
+
+    return PluginService("standin", Standin(reactor), options, reactor)
+"""
+
+TAC = """
+import standin
+from rtunnel.options import run
+
+application = run.application("standin", standin.Options, standin.makeService)
+"""
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> dict[str, str]:
+    """Write the plugin ``standin`` and ``standin.tac``; the environment in which ``twistd`` finds them."""
+    plugins = tmp_path / "twisted" / "plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "standin_plugin.py").write_text(PLUGIN)
+    (tmp_path / "standin.py").write_text(MODULE)
+    (tmp_path / "standin.tac").write_text(TAC)
+    return {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+
+
+@pytest.fixture
+def twistd(tmp_path: Path) -> Iterator[Twistds]:
+    """Starts ``twistd -n ARGUMENTS``; whatever is still running when the test is over is ended."""
+    started = Twistds(tmp_path)
+    yield started
+    started.end_all()
+
+
+@pytest.fixture
+def run_twistd(tmp_path: Path, standin: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a ``twistd ARGUMENTS`` that is expected to end at once, in ``tmp_path``."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [twistd_program(), *arguments],
+            cwd=tmp_path,
+            env=clean_environment(standin | environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run

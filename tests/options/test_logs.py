@@ -1,0 +1,201 @@
+"""How log lines look, and where they go."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, LogPublisher
+from twisted.python import usage
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from rtunnel.options.logs import TwistdLogging, json_line, observer_for, rotate_on_signal, twistd_logging
+
+WHEN = 1793926923.4567
+
+
+def event(**fields: object) -> LogEvent:
+    return {
+        "log_time": WHEN,
+        "log_level": LogLevel.info,
+        "log_namespace": "rtunnel.reverse.server",
+        "log_format": "hello",
+        **fields,
+    }
+
+
+def line(**fields: object) -> dict[str, Any]:
+    text = json_line(event(**fields))
+    assert text is not None
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed
+
+
+def test_json() -> None:
+    assert line(log_format="{visitor} came to {port}", visitor="192.0.2.1", port=8080, name=None, ok=True, rtt=0.5) == {
+        "time": "2026-11-06T01:02:03.456Z",
+        "level": "info",
+        "system": "rtunnel.reverse.server",
+        "message": "192.0.2.1 came to 8080",
+        "visitor": "192.0.2.1",
+        "port": 8080,
+        "name": None,
+        "ok": True,
+        "rtt": 0.5,
+    }
+
+
+def test_json_leaves_out_what_is_not_plain() -> None:
+    assert set(line(thing=object(), items=[1], nan=float("nan"), log_private=1)) == {
+        "time",
+        "level",
+        "system",
+        "message",
+    }
+
+
+def test_json_fields_do_not_replace_ours() -> None:
+    assert line(level="x", message="x", time="x", system="x") == line()
+
+
+def test_json_is_one_line_whatever_a_visitor_sends() -> None:
+    assert line(log_format="{sent}", sent='a\nb"\u2028\ud800')["message"] == 'a\nb"\u2028\ud800'
+
+
+def test_json_failure() -> None:
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        failure = Failure()
+    shown = line(log_failure=failure, log_level=LogLevel.critical, log_format="while serving")
+    assert (shown["level"], shown["message"]) == ("critical", "while serving")
+    assert "ValueError: broken" in shown["traceback"]
+    assert line(log_failure=failure, log_format=None)["message"] == "broken"
+
+
+def test_json_of_what_cannot_be_formatted() -> None:
+    assert "Unable to format event" in line(log_format="{missing.attribute}")["message"]
+
+
+def test_json_of_nothing() -> None:
+    assert json_line({}) is None
+    assert json_line(event(log_format="", log_time=None)) is None
+
+
+def test_json_of_an_event_without_time_or_level() -> None:
+    shown = json_line({"log_format": "x"})
+    assert shown is not None
+    assert json.loads(shown) == {"time": "-", "level": "info", "system": "-", "message": "x"}
+
+
+def write(log_format: str, log_level: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    observer = observer_for(log_format, log_level, TwistdLogging())
+    verifyObject(ILogObserver, observer)
+    logger = Logger("rtunnel.reverse.server", observer=LogPublisher(observer))
+    for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical):
+        logger.emit(level, "an event at {level_name}", level_name=level.name)
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("log_level", "lines"), [("debug", 5), ("info", 4), ("warn", 3), ("error", 2)])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_level(log_format: str, log_level: str, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(write(log_format, log_level, monkeypatch)) == lines
+
+
+def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, level in zip(write("text", "info", monkeypatch), ("info", "warn", "error", "critical"), strict=True):
+        stamp, space, rest = text.partition(" ")
+        assert space
+        assert len(stamp) == len("2026-11-22T01:02:03+0000")
+        assert rest == f"[rtunnel.reverse.server#{level}] an event at {level}"
+
+
+def test_lines_are_flushed(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w", buffering=8192) as out, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stdout", out)
+        observer_for("json", "info", TwistdLogging())(event())
+        assert (tmp_path / "out").read_text().endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["twistd", "-n", "-y", "x.tac"], TwistdLogging(foreground=True)),
+        (["twistd", "-ny", "x.tac"], TwistdLogging(foreground=True)),
+        (["twistd", "-boy", "x.tac"], TwistdLogging(foreground=True)),
+        (["twistd", "-y", "x.tac"], TwistdLogging(foreground=False)),
+        (["twistd", "-l", "x.log", "--python=x.tac"], TwistdLogging(foreground=False, logfile="x.log")),
+        (["twistd", "--logfile=-", "-ny", "x.tac"], TwistdLogging(foreground=True, logfile="-")),
+        (["twistd", "--syslog", "--prefix", "p", "-y", "x"], TwistdLogging(foreground=False, syslog="p")),
+        (["twistd", "--syslog", "-y", "x"], TwistdLogging(foreground=False, syslog="twisted")),
+        (["twistd", "--logger", "a.b", "-ny", "x"], TwistdLogging(foreground=True, logger=True)),
+        (["twistd", "-r", "asyncio", "-ny", "x.tac"], TwistdLogging(foreground=True)),
+        (["pytest", "--unknown"], TwistdLogging(foreground=True)),
+    ],
+)
+def test_what_twistd_was_told_is_found_for_a_tac_too(argv: list[str], expected: TwistdLogging) -> None:
+    assert twistd_logging(None, argv) == expected
+
+
+def test_what_twistd_was_told_is_read_from_its_options() -> None:
+    options: dict[str, object] = {"nodaemon": 1, "debug": False, "logfile": None, "logger": None, "syslog": 0}
+    assert twistd_logging(options, ["ignored"]) == TwistdLogging(foreground=True)
+    assert twistd_logging({"logfile": "a.log"}, []) == TwistdLogging(foreground=False, logfile="a.log")
+
+
+@pytest.mark.parametrize(
+    ("twistd", "to_stdout"),
+    [
+        (TwistdLogging(), True),
+        (TwistdLogging(logfile="-"), True),
+        (TwistdLogging(logfile="x"), False),
+        (TwistdLogging(foreground=False), False),
+        (TwistdLogging(syslog="x"), False),
+        (TwistdLogging(logger=True), False),
+    ],
+)
+def test_to_stdout(twistd: TwistdLogging, to_stdout: bool) -> None:
+    assert twistd.to_stdout is to_stdout
+
+
+@pytest.fixture
+def _sigusr1() -> Any:
+    before = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("_sigusr1")
+def test_somebody_elses_signal_handler_stays() -> None:
+    def theirs(*_: object) -> None: ...
+
+    signal.signal(signal.SIGUSR1, theirs)
+    rotate_on_signal(lambda: None)
+    assert signal.getsignal(signal.SIGUSR1) is theirs
+
+
+def test_a_log_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "x.log"
+    with pytest.raises(SystemExit) as caught:
+        observer_for("text", "info", TwistdLogging(logfile=str(path)))
+    reason = "No such file or directory; name another with twistd --logfile"
+    assert caught.value.code == f"cannot open the log file {path}: {reason}"
+    with pytest.raises(SystemExit, match="Daemons cannot log to stdout"):
+        observer_for("text", "info", TwistdLogging(foreground=False, logfile="-"))
+
+
+def test_twistd_options_are_still_what_we_think() -> None:
+    from twisted.scripts import twistd
+
+    options: usage.Options = getattr(twistd, "ServerOptions")()  # noqa: B009
+    assert {"nodaemon", "logfile", "syslog", "prefix", "logger"} <= set(options)
