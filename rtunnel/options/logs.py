@@ -114,6 +114,9 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
         file: Any = sys.stdout if twistd.to_stdout else _log_file(twistd)
         target = FileLogObserver(file, json_line) if log_format == "json" else textFileLogObserver(file)
     level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(log_level))
+    if log_level == "info":
+        # Twisted's old logging has no levels but errors; what it says of every port is for debugging.
+        level.setLogLevelForNamespace("log_legacy", LogLevel.warn)
     observer: ILogObserver = FilteringLogObserver(target, [level])
     return observer
 

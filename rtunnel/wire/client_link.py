@@ -93,10 +93,10 @@ class ClientLink(Link):
         if number in self.tunnels:
             self._events.append(TunnelReady(number, address))
         else:
-            self._ignore("READY for a tunnel that was not asked for")
+            self._ignore("READY for a tunnel that was not asked for", is_normal=True)
 
     def _receive_tunnel_error(self, number: int, error: WireError) -> None:
         if self.tunnels.pop(number, None) is None:
-            self._ignore("ERROR for a tunnel that was not asked for")
+            self._ignore("ERROR for a tunnel that was not asked for", is_normal=True)
         else:
             self._events.append(TunnelRefused(number, error.code, error.message))

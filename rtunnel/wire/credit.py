@@ -54,7 +54,7 @@ class ReceiveWindow:
     A grant is due when half the window has been delivered. If that half went by in less than two round trips, the
     sender is (nearly) waiting for us, and the window doubles: it settles at four to eight times rate times round trip.
 
-    :param size: the initial credit, in bytes.
+    :param size: the initial credit, in bytes; 0 once nothing more will come.
     :param now: the time of the opening, in seconds on any clock that does not run backwards.
     """
 
@@ -68,9 +68,9 @@ class ReceiveWindow:
         self.granted_at = now
 
     @property
-    def outstanding(self) -> int:
-        """Bytes granted and not yet delivered: what this stream may come to hold in memory."""
-        return self.limit - self.delivered
+    def reserved(self) -> int:
+        """What this stream may come to hold in memory: its whole window, as the next grant fills it up again."""
+        return self.size or self.limit - self.delivered
 
     @property
     def waiting(self) -> int:
@@ -83,19 +83,18 @@ class ReceiveWindow:
         return 2 * (self.limit - self.delivered) <= self.size
 
     def grant(self, now: float, round_trip: float, growth: int) -> int:
-        """Raise the limit; the number of bytes that it rose by.
+        """Raise the limit; the number of bytes that the window grew by.
 
         :param round_trip: of the link, in seconds; 0 if not known yet, then nothing grows.
         :param growth: how much larger the window may become, in bytes.
         """
-        if growth > 0 and now - self.granted_at < 2 * round_trip:
-            self.size += min(self.size, growth)
+        grown = min(self.size, growth) if growth > 0 and now - self.granted_at < 2 * round_trip else 0
+        self.size += grown
         self.granted_at = now
-        limit = max(self.limit, self.delivered + self.size)
-        rise = limit - self.limit
-        self.limit = limit
-        return rise
+        self.limit = max(self.limit, self.delivered + self.size)
+        return grown
 
     def end(self) -> None:
         """Nothing more will come: what was granted beyond it is void."""
         self.limit = self.received
+        self.size = 0

@@ -79,7 +79,7 @@ class Link:
         self._handlers: dict[int, Callable[[int, bytes], None]] = {frames.CLOSE_CONN: self._receive_close}
         self._outbox = Outbox()
         self._credit_due: dict[int, Stream] = {}
-        # What we may come to hold: granted to extended peers, stalled on reference links.
+        # What we may come to hold: the windows of extended peers, what stalls on reference links.
         self._granted = 0
         self._lingering = 0
         self._stalled: dict[int, tuple[Stream, float]] = {}
@@ -104,6 +104,8 @@ class Link:
     @property
     def has_data_to_send(self) -> bool:
         """Whether :meth:`data_to_send` would give anything."""
+        if self.mode is Mode.CLOSED:
+            return self._outbox.has_control
         return bool(self._outbox or self._credit_due)
 
     @property
@@ -139,14 +141,12 @@ class Link:
         for frame_type, conn_id, payload in received:
             if frame_type == frames.DATA and (stream := streams.get(conn_id)) is not None:
                 self._receive_stream_data(stream, payload)
+            elif self.mode is Mode.AWAITING and self._take_first_frame(frame_type, payload):
                 continue
-            if self.mode is Mode.AWAITING and self._take_first_frame(frame_type, payload):
-                continue
-            handler = self._handlers.get(frame_type)
-            if handler is None:
-                self._ignore_stray(frame_type)
-            else:
+            elif (handler := self._handlers.get(frame_type)) is not None:
                 handler(conn_id, payload)
+            else:
+                self._ignore_stray(frame_type)
             if self.is_closed:
                 return
 
@@ -249,8 +249,9 @@ class Link:
             if self._stalled and 2 * window.waiting <= REFERENCE_MAX_WAITING:
                 self._stalled.pop(stream.conn_id, None)
         else:
-            self._granted -= count
-            if window.grant_is_due and not stream.received_end:
+            if stream.received_end:
+                self._granted -= count
+            elif window.grant_is_due:
                 self._credit_due[stream.conn_id] = stream
 
     def _remove(self, stream: Stream, *, linger: bool = False) -> None:
@@ -264,7 +265,7 @@ class Link:
             stream.lingering = True
             self._lingering += 1
         elif self.peer is not None:
-            self._granted -= stream.receive_window.outstanding
+            self._granted -= stream.receive_window.reserved
 
     def _end_lingering(self, stream: Stream) -> None:
         stream.lingering = False
@@ -326,8 +327,9 @@ class Link:
         if stream.received_end or payload != FIN_PAYLOAD.pack(window.received):
             self._reset_peer(stream, Code.PROTOCOL, f"FIN does not fit the {window.received} bytes received")
             return
-        self._granted -= window.limit - window.received
+        self._granted -= window.reserved
         window.end()
+        self._granted += window.reserved
         stream.received_end = True
         self._credit_due.pop(conn_id, None)
         self._events.append(StreamFinished(stream))
@@ -363,7 +365,7 @@ class Link:
 
     def _receive_pong(self, _conn_id: int, payload: bytes) -> None:
         if not self.life.take_answer(payload, self._now):
-            self._ignore("PONG without a PING")
+            self._ignore("PONG without a PING", is_normal=True)
 
     def _receive_error(self, conn_id: int, payload: bytes) -> None:
         try:
@@ -405,14 +407,14 @@ class Link:
         """What may go to the connection now: control frames, then about *budget* bytes of streams, in turn."""
         self._now = now
         out = self._outbox.take_control()
-        if self._credit_due:
-            self._take_credits(out, now)
         if self.mode is Mode.CLOSED:
             return out
+        if self._credit_due:
+            self._take_credits(out, now)
         for stream in self._outbox.take_turns(budget, out):
             if stream.ending and not stream.queued and stream.open:
                 self._send_end(stream, out)
-            if stream.paused and stream.queued <= LOW_WATER:
+            elif stream.paused and stream.open and stream.queued <= LOW_WATER:
                 stream.paused = False
                 self._events.append(StreamWritable(stream))
         return out

@@ -27,8 +27,11 @@ def clean_text(text: str) -> str:
 
 
 def _load(payload: bytes) -> dict[str, object]:
+    # The texts are few and fixed: what is ignored is counted by them.
     try:
         value = json.loads(payload.decode("utf-8"))
+    except ValueError:
+        raise ValueError("not JSON") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):

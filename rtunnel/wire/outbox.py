@@ -28,7 +28,12 @@ class Outbox:
         self._turns: deque[Stream] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._control or self._turns or self._pong is not None)
+        return self.has_control or bool(self._turns)
+
+    @property
+    def has_control(self) -> bool:
+        """There is a control frame."""
+        return bool(self._control) or self._pong is not None
 
     def add_control(self, frame_type: int, conn_id: int, payload: bytes = b"") -> None:
         """Queue a control frame.

@@ -113,6 +113,6 @@ class ServerLink(Link):
 
     def _receive_tunnel_error(self, number: int, error: WireError) -> None:
         if self.tunnels.pop(number, None) is None:
-            self._ignore("ERROR for a tunnel that is not there")
+            self._ignore("ERROR for a tunnel that is not there", is_normal=True)
         else:
             self._events.append(TunnelWithdrawn(number))

@@ -1,0 +1,1 @@
+"""Tests of settings and their sources, addresses, logs, and how the plugins start and end."""

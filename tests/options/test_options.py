@@ -268,7 +268,7 @@ def test_tls_is_not_ignored_in_the_environment(monkeypatch: pytest.MonkeyPatch) 
         (["--control-listen="], "flag --control-listen: is empty"),
         (["--public-interface=eth0"], "flag --public-interface: 'eth0' is not an IP address"),
         (["--allow-ports=9-1"], "flag --allow-ports: '9-1' ends before it begins; write 1-9"),
-        (["--max-frame=1K"], "flag --max-frame: '1K' is out of range; a size here is 4K to 16M"),
+        (["--max-frame=1K"], "flag --max-frame: '1K' is out of range; a size here is 64K to 16M"),
         (["--config=/nonexistent"], "/nonexistent: cannot be read: No such file or directory"),
         (
             ["--dead-after=5"],

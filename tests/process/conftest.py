@@ -1,13 +1,16 @@
-"""The fixture through which every test of this folder starts its processes."""
+"""The fixtures through which the tests of this folder start their processes and services."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.process.harness import Twistds
+from tests.process.services import Nginx, Service, Talent, Tunnel
 
 
 @pytest.fixture
@@ -16,3 +19,37 @@ def twistd(tmp_path: Path) -> Iterator[Twistds]:
     started = Twistds(tmp_path)
     yield started
     started.end_all()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Service]]:
+    """``serve(get=get, count=count)``: a local service with these talents, for the time of the test."""
+    services: list[Service] = []
+
+    def start(**talents: Talent) -> Service:
+        services.append(Service(talents))
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.close()
+
+
+@pytest.fixture
+def start_tunnel(twistd: Twistds) -> Callable[..., Tunnel]:
+    """``start_tunnel(local, server=[...], client=[...])``: a server and a client that work."""
+    return partial(Tunnel, twistd)
+
+
+@pytest.fixture
+def nginx(twistd: Twistds, tmp_path: Path) -> Nginx:
+    """A web server; the test is skipped where nginx is not installed."""
+    return Nginx(twistd, tmp_path / "nginx")
+
+
+@pytest.fixture
+def heeds_sigint() -> Iterator[None]:
+    """Processes heed SIGINT, even where the tests run in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
