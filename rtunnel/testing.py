@@ -36,14 +36,14 @@ class _Valve:
     """Tells when a transport takes no more, and when it does again: where a Go program's ``Write`` blocks."""
 
     def __init__(self, blocked: Callable[[], None], unblocked: Callable[[], None]) -> None:
-        self.pauseProducing = blocked
-        self.resumeProducing = unblocked
+        self._blocked = blocked
+        self._unblocked = unblocked
 
     def pauseProducing(self) -> None:
-        """Replaced by the constructor."""
+        self._blocked()
 
     def resumeProducing(self) -> None:
-        """Replaced by the constructor."""
+        self._unblocked()
 
     def stopProducing(self) -> None:
         """The connection is lost; ``connectionLost`` follows."""
@@ -305,6 +305,7 @@ class ReferenceClient(Service):
         self.reactor = reactor
         self._server_port = server_port
         self._delay = reconnect_delay
+        self._dialling: Any = None
         self._again: Any = None
 
     def startService(self) -> None:
@@ -317,7 +318,8 @@ class ReferenceClient(Service):
         if not self.keeps_streams:
             self.sockets = {}
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", self._server_port)
-        endpoint.connect(_QuietFactory.forProtocol(lambda: _ClientPeer(self))).addErrback(self.lost)
+        self._dialling = endpoint.connect(_QuietFactory.forProtocol(lambda: _ClientPeer(self)))
+        self._dialling.addErrback(self.lost)
 
     def lost(self, _reason: Any) -> None:
         """The link is lost, or was not to be had."""
@@ -327,6 +329,7 @@ class ReferenceClient(Service):
     def stopService(self) -> Any:
         """Cut everything off."""
         super().stopService()
+        self._dialling.cancel()
         if self._again is not None:
             self._again.cancel()
         if self.peer is not None:
@@ -399,6 +402,7 @@ class MemoryStream:
         self._finishing = False
         self._finished = False
         self._over = False
+        self._pumping = False
 
     @property
     def queued(self) -> int:
@@ -436,6 +440,16 @@ class MemoryStream:
         self.other._queue.clear()
 
     def _pump(self) -> None:
+        # What a user does while it is told something must not overtake that.
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            self._move()
+        finally:
+            self._pumping = False
+
+    def _move(self) -> None:
         other, user = self.other, self.user
         while self._queue and other.user is not None and (room := self._window - other.waiting) > 0:
             data = self._queue.popleft()

@@ -89,9 +89,16 @@ class ExitSignals(Service):
         self._seen = 0
         self._stopping = False
 
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        # Before anything listens: who waits for that may send a signal at once.
+        self._install()
+
     def startService(self) -> None:
         super().startService()
-        # The reactor sets handlers of its own as it starts to run; ours come after.
+        # The reactor sets handlers of its own as it starts to run. Ours come after; and a SIGTERM in between, which
+        # would end the process by that signal, is ours too.
+        self._reactor.sigTerm = self._got_signal
         self._reactor.callWhenRunning(self._install)
 
     def _install(self) -> None:

@@ -83,9 +83,9 @@ class SocketEnd(Protocol):
             self._dialling = None
             if not self._given_up:
                 on_failed(failure)
+            if self._stream is not None:
                 code = Code.LOCAL_TIMEOUT if failure.check(ConnectTimeout) else Code.LOCAL_UNREACHABLE
-                if self._stream is not None:
-                    self._stream.reset(code, failure.getErrorMessage())
+                self._stream.reset(code, failure.getErrorMessage())
             self._on_lost(self)
 
         self._dialling = endpoint.connect(QuietFactory.forProtocol(lambda: self))
@@ -135,7 +135,8 @@ class SocketEnd(Protocol):
         self._full = True
         self._pending.clear()
         stream, self._stream = self._stream, None
-        if stream is not None:
+        # With both ends there, what the stream still has queued is on its way to a slow reader.
+        if stream is not None and (self._read_open or self._write_open):
             stream.reset(Code.CONNECTION_LOST, reason.getErrorMessage())
         self._on_lost(self)
 

@@ -133,6 +133,10 @@ class TunnelClient(DrainingService):
         if self.link.session is not None:
             self.link.session.withdraw()
 
+    def streams_left(self) -> int:
+        """See :class:`DrainingService`."""
+        return len(self.link.session.link.streams) if self.link.session is not None else 0
+
     async def close_links(self) -> None:
         """Leave the server."""
         await self.link.stopService()

@@ -33,6 +33,10 @@ class DrainingService(MultiService):
         """Take nobody new from here on."""
         raise NotImplementedError
 
+    def streams_left(self) -> int:
+        """Streams that the links still carry: those of visitors, and of visitors gone before their last byte."""
+        raise NotImplementedError
+
     async def close_links(self) -> None:
         """Close what is left, once the visitors are gone."""
         raise NotImplementedError
@@ -43,15 +47,19 @@ class DrainingService(MultiService):
 
     def stop_now(self) -> None:
         """Do not wait for visitors any longer."""
+        self._drain = 0.0
         self.visitors.stop_draining()
 
     async def _stop(self) -> None:
         await self.refuse_visitors()
+        began = self.reactor.seconds()
         if self.visitors:
             self.log.info(
                 "waiting up to {seconds:g} s for {count} visitors", seconds=self._drain, count=len(self.visitors)
             )
         left = await self.visitors.drain(self.reactor, self._drain)
+        while not left and self.streams_left() and self.reactor.seconds() - began < self._drain:
+            await deferLater(self.reactor, 0.01)
         if left:
             self.log.warn("{count} visitors did not finish in time and are cut off", count=left)
         self.visitors.abort_all()

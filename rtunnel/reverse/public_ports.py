@@ -88,6 +88,7 @@ class PublicPorts:
         self._held: dict[int, _Held] = {}
         self._numbers: dict[Backend, int] = {}
         self._closing: dict[int, Deferred[None]] = {}
+        self._stopping = False
 
     def __len__(self) -> int:
         return len(self._held)
@@ -106,6 +107,8 @@ class PublicPorts:
             await self._closing[number]
         if number in self._held:
             raise TunnelRefused(Code.PORT_IN_USE, f"port {number} was just taken by another client")
+        if self._stopping:
+            raise TunnelRefused(Code.SHUTTING_DOWN, "the server is going down")
         if not backend.session.is_live:
             raise TunnelRefused(Code.CONNECTION_LOST, "the client is gone")
         factory = VisitorFactory(self._visitors, lambda: (backend,))
@@ -159,7 +162,8 @@ class PublicPorts:
             stopped.chainDeferred(done)
 
     async def stop_listening(self) -> None:
-        """Free every port."""
+        """Free every port, and open no other."""
+        self._stopping = True
         for number in list(self._held):
             self._stop(number)
         await gatherResults(list(self._closing.values()))

@@ -161,6 +161,10 @@ class TunnelServer(DrainingService):
             await self.shared.stop_listening()
         await self.ports.stop_listening()
 
+    def streams_left(self) -> int:
+        """See :class:`DrainingService`."""
+        return sum(len(session.link.streams) for session in self.sessions)
+
     async def close_links(self) -> None:
         """Tell every client, and close."""
         for session in list(self.sessions):

@@ -79,10 +79,10 @@ class ServerSession(LinkProtocol):
 
     def lose(self, why: str) -> None:
         """The client is not there any more: free what it has, at once."""
-        if self.connected_now:
+        if self.is_live:
             self.log.warn("client {peer} dropped: {why}", peer=self.peer_name, why=why)
-            self._server.session_lost(self)
             self.close(Code.TAKEN_OVER, why)
+        self._server.session_lost(self)
 
     def _stop_timers(self) -> None:
         timers, self._timers = self._timers, []
@@ -180,6 +180,13 @@ class ServerSession(LinkProtocol):
         except TunnelRefused as refusal:
             self.log.warn("client {peer} cannot take a visitor: {text}", peer=self.peer_name, text=refusal.message)
             return False
+        self.log.debug(
+            "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}",
+            visitor=visitor,
+            tunnel=tunnel,
+            peer=self.peer_name,
+            stream=stream.conn_id,
+        )
         end.attach(LinkStream(self, stream, end))
         self.flush()
         return True
