@@ -9,9 +9,6 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IPushProducer, ISystemHandle, ITCPTransport
 from twisted.internet.protocol import Factory
 
-#: Bytes that wait in the kernel to be sent, at most; more only adds delay.
-MAX_UNSENT = 128 * 1024
-
 
 class SocketTransport(Protocol):
     """The transport of a TCP or UNIX connection, in the parts that we use."""
@@ -39,10 +36,7 @@ def tune(transport: Any) -> None:
 
 
 def tune_link(transport: Any, dead_after: float) -> None:
-    """What a connection with many streams needs besides, where the system has it (Linux).
-
-    Keepalive probes at once, for a peer that cannot be asked in any other way. And few bytes waiting in the kernel:
-    what is there goes before whatever a small stream has to say.
+    """Ask for keepalive probes soon, where the system lets us (Linux): a reference peer cannot be asked otherwise.
 
     :param dead_after: seconds after which an idle peer that answers no probe is given up. One that owes us
         acknowledgements gets four times that: a reference peer may rightly stop reading for a while.
@@ -55,7 +49,6 @@ def tune_link(transport: Any, dead_after: float) -> None:
         "TCP_KEEPINTVL": probe,
         "TCP_KEEPCNT": 2,
         "TCP_USER_TIMEOUT": int(4 * dead_after * 1000),
-        "TCP_NOTSENT_LOWAT": MAX_UNSENT,
     }
     handle: Any = ISystemHandle(transport).getHandle()
     for name, value in options.items():

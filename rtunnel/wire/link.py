@@ -412,9 +412,10 @@ class Link:
         if self._credit_due:
             self._take_credits(out, now)
         for stream in self._outbox.take_turns(budget, out):
-            if stream.ending and not stream.queued and stream.open:
-                self._send_end(stream, out)
-            elif stream.paused and stream.open and stream.queued <= LOW_WATER:
+            if stream.ending:
+                if stream.open and not stream.queued:
+                    self._send_end(stream, out)
+            elif stream.paused and stream.queued <= LOW_WATER:
                 stream.paused = False
                 self._events.append(StreamWritable(stream))
         return out

@@ -321,9 +321,13 @@ class Daemon:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.output}") from None
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
     def terminate(self, timeout: float = 20, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask it to end, and wait until it has."""
-        os.kill(self.pid, number)
+        self.send_signal(number)
         poll(lambda: not self.running, timeout, f"the end of the daemon {self.pid}\n{self.output}")
 
     def kill(self) -> None:

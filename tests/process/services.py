@@ -343,7 +343,7 @@ class Tunnel:
 
 
 class Background:
-    """Runs something in a thread; what it returned or raised is had at the end of the ``with`` block, or by ``join``."""
+    """Runs something in a thread; the end of the ``with`` block, or ``join``, gives its result or raises its error."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
