@@ -38,6 +38,7 @@ class _Tunnel:
         self.backoff = backoff
         self.request = TunnelRequest(settings.remote_port, str(settings.local))
         self.local_is_down = False
+        self.refusal = ""
         self.retry: IDelayedCall | None = None
 
     @property
@@ -71,6 +72,7 @@ class ClientSession(LinkProtocol):
         ]
         self._silence: IDelayedCall | None = None
         self._draining = False
+        self._said_reference = False
         self.ended: Deferred[str] = Deferred()
         self.was_useful = False
         self._handlers |= {
@@ -96,19 +98,24 @@ class ClientSession(LinkProtocol):
         self.ended.callback(self.why_lost or reason.getErrorMessage())
 
     def _server_is_silent(self) -> None:
+        """It is a reference server that has no visitor yet, most likely; a late HELLO may still show otherwise."""
         if self.link.mode is Mode.AWAITING:
             self.log.info("server {peer} does not answer HELLO: the reference protocol is assumed", peer=self.peer_name)
-            self._say_reference_tunnel()
+            self._say_reference_tunnels()
 
-    def _say_reference_tunnel(self) -> None:
-        self.was_useful = True
-        tunnel = self._tunnels[0]
+    def _say_reference_tunnels(self) -> None:
+        if self._said_reference:
+            return
+        self._said_reference = self.was_useful = True
+        tunnel, *others = self._tunnels
         port = tunnel.settings.remote_port
         self.log.info(
             "{public} -> {local}: asked for; a reference server does not say whether it is served",
             public=self._public(port) if port else f"shared port of {self._settings.server}",
             local=tunnel.settings.local,
         )
+        for other in others:
+            self.log.warn("{tunnel}: not served; a reference server carries one tunnel a link", tunnel=other.name)
 
     def _public(self, port: int) -> str:
         return show_host_port(self._settings.server.host or "server", port)
@@ -117,7 +124,7 @@ class ClientSession(LinkProtocol):
 
     def _established(self, event: events.Established) -> None:
         if event.peer is None:
-            self._say_reference_tunnel()
+            self._say_reference_tunnels()
             return
         self.was_useful = True
         self.link.ping(self.clock.seconds())
@@ -126,6 +133,7 @@ class ClientSession(LinkProtocol):
     def _tunnel_ready(self, event: events.TunnelReady) -> None:
         tunnel = self._tunnels[event.number]
         tunnel.backoff.reset()
+        tunnel.refusal = ""
         host, _, port = event.address.rpartition(":")
         wildcard = host in ("", "0.0.0.0", "[::]") and port.isdigit()
         self.log.info(
@@ -136,17 +144,20 @@ class ClientSession(LinkProtocol):
         )
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
+        """Ask again, for ever; loud for the first time that a reason is given, quiet for the rest."""
+        if event.code == Code.NOT_SUPPORTED or self._draining:
+            return
         tunnel = self._tunnels[event.number]
-        wait = None
-        if event.code != Code.NOT_SUPPORTED and not self._draining:
-            wait = tunnel.backoff.next_wait()
-            tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
-        self.log.warn(
-            "{tunnel} refused by the server: {code}: {text}; {next}",
+        wait = tunnel.backoff.next_wait()
+        tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
+        refusal = f"{event.code}: {event.message}"
+        log = self.log.debug if refusal == tunnel.refusal else self.log.warn
+        tunnel.refusal = refusal
+        log(
+            "{tunnel} refused by the server: {refusal}; next attempt in {wait:.1f} s",
             tunnel=tunnel.name,
-            code=event.code,
-            text=event.message,
-            next="not asked for again" if wait is None else f"next attempt in {wait:.1f} s",
+            refusal=refusal,
+            wait=wait,
         )
 
     def _ask_again(self, tunnel: _Tunnel) -> None:

@@ -119,8 +119,8 @@ class TunnelServer(DrainingService):
             del self._by_session[session.link.peer.session]
         freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
         if session.link.peer is not None or session.backends:
-            ports = ", ".join(map(str, freed)) or "none"
-            self.log.info("client {peer} gone; ports freed: {ports}", peer=session.peer_name, ports=ports)
+            freed_ports = f"; ports freed: {', '.join(map(str, freed))}" if freed else ""
+            self.log.info("client {peer} gone{freed}", peer=session.peer_name, freed=freed_ports)
         session.backends.clear()
 
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str:

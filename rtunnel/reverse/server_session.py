@@ -51,6 +51,7 @@ class ServerSession(LinkProtocol):
         self._server = server
         self._timers: list[IDelayedCall] = []
         self.backends: dict[int, Backend] = {}
+        self._refusals: dict[int, str] = {}
         self._handlers |= {
             events.Established: self._established,
             events.TunnelRequested: self._tunnel_requested,
@@ -120,14 +121,18 @@ class ServerSession(LinkProtocol):
         self._ask_for(event.number, event.request)
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
+        """Loud for the first time that a reason is given, quiet when the client asks again."""
         if not self.link.is_extended:
             return  # Its link is closed, and the line for that gives the reason.
-        self.log.warn(
-            "client {peer}: tunnel {tunnel} refused: {code}: {text}",
+        refusal = f"{event.code}: {event.message}"
+        log = self.log.debug if self._refusals.get(event.number) == refusal else self.log.warn
+        if len(self._refusals) < self.link.limits.max_tunnels:
+            self._refusals[event.number] = refusal
+        log(
+            "client {peer}: tunnel {tunnel} refused: {refusal}",
             peer=self.peer_name,
             tunnel=event.number,
-            code=event.code,
-            text=event.message,
+            refusal=refusal,
         )
 
     def _tunnel_withdrawn(self, event: events.TunnelWithdrawn) -> None:

@@ -88,7 +88,7 @@ class Link:
 
     @property
     def is_extended(self) -> bool:
-        """Both ends speak section 2 of docs/wire.rst."""
+        """Both ends speak what docs/wire.rst calls the extended link."""
         return self.mode is Mode.EXTENDED
 
     @property
@@ -240,19 +240,19 @@ class Link:
         window = stream.receive_window
         window.delivered += count
         if stream.lingering:
-            self._granted -= count if self.peer is not None else 0
+            self._granted -= count
             if not window.waiting:
                 self._end_lingering(stream)
         elif not stream.open:
             return
         elif self.peer is None:
+            self._granted -= count
             if self._stalled and 2 * window.waiting <= REFERENCE_MAX_WAITING:
                 self._stalled.pop(stream.conn_id, None)
-        else:
-            if stream.received_end:
-                self._granted -= count
-            elif window.grant_is_due:
-                self._credit_due[stream.conn_id] = stream
+        elif stream.received_end:
+            self._granted -= count
+        elif window.grant_is_due:
+            self._credit_due[stream.conn_id] = stream
 
     def _remove(self, stream: Stream, *, linger: bool = False) -> None:
         """Take *stream* off the wire; with *linger*, what it received is still to be delivered."""
@@ -264,20 +264,21 @@ class Link:
         if linger and stream.receive_window.waiting:
             stream.lingering = True
             self._lingering += 1
-        elif self.peer is not None:
-            self._granted -= stream.receive_window.reserved
+        else:
+            window = stream.receive_window
+            self._granted -= window.waiting if self.peer is None else window.reserved
 
     def _end_lingering(self, stream: Stream) -> None:
         stream.lingering = False
         self._lingering -= 1
-        if self.peer is not None:
-            self._granted -= stream.receive_window.waiting
+        self._granted -= stream.receive_window.waiting
 
     def _receive_stream_data(self, stream: Stream, data: bytes) -> None:
         window = stream.receive_window
         window.received += len(data)
         if self.peer is None:
-            if window.waiting >= REFERENCE_MAX_WAITING:
+            self._granted += len(data)
+            if window.waiting >= REFERENCE_MAX_WAITING or self._granted >= self.limits.link_buffer:
                 self._stalled.setdefault(stream.conn_id, (stream, self._now))
         elif stream.received_end:
             self._reset_peer(stream, Code.PROTOCOL, "DATA after FIN")

@@ -1,0 +1,159 @@
+"""Either end is killed, or stops to answer, in the middle of traffic: how long until visitors are served again.
+
+The promise is five seconds from the moment at which the process is back. That is when it logs its first line (client)
+or listens (server): how long Python takes to start is the machine's affair.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+from tests.process.harness import poll, wait_until_closed
+from tests.process.services import (
+    PATIENCE,
+    Background,
+    Flood,
+    Service,
+    Tunnel,
+    Visitor,
+    fetch,
+    fetch_or_none,
+    page,
+    wait_for_page,
+)
+
+Serve = Callable[..., Service]
+StartTunnel = Callable[..., Tunnel]
+
+MIB = 1024 * 1024
+
+RECOVERY = 5.0
+"""Seconds in which visitors are served again once the process is back."""
+OUTAGE = 4.5
+"""Seconds for which the server stays away."""
+
+
+def read_until_broken(visitor: Visitor) -> None:
+    try:
+        while visitor.recv(MIB):
+            pass
+    except ConnectionError:
+        pass
+
+
+class Traffic:
+    """A visitor who downloads without end and one who waits for an answer, to be interrupted."""
+
+    def __init__(self, tunnel: Tunnel, flood: Flood) -> None:
+        self._flood = flood
+        self._busy = tunnel.visit(b"flood")
+        self._idle = tunnel.visit()
+        self._reading = Background(lambda: read_until_broken(self._busy))
+        poll(lambda: flood.sent > 16 * MIB, PATIENCE, "a download that runs")
+
+    def wait_until_broken(self) -> None:
+        """Both see that it is over, in a moment."""
+        with self._busy, self._idle:
+            self._reading.join(30)
+            self._idle.settimeout(30)
+            read_until_broken(self._idle)
+
+
+def report(what: str, since_start: float, since_return: float) -> None:
+    print(
+        f"{what}: in service {since_return:.2f} s after its return, {since_start:.2f} s after the process was started"
+    )
+
+
+def test_killed_client(serve: Serve, start_tunnel: StartTunnel) -> None:
+    flood = Flood()
+    service = serve(GET=page("here"), flood=flood)
+    tunnel = start_tunnel(service.address)
+    assert fetch(tunnel.public) == "here"
+    for _ in range(2):
+        traffic = Traffic(tunnel, flood)
+        tunnel.client.kill()
+        traffic.wait_until_broken()
+        wait_until_closed(tunnel.public, 10)
+        started = time.monotonic()
+        tunnel.start_client().wait_for("starting up")
+        back = time.monotonic()
+        wait_for_page(tunnel.public, "here", PATIENCE)
+        recovered = time.monotonic()
+        report("client killed", recovered - started, recovered - back)
+        assert recovered - back < RECOVERY
+    assert tunnel.server.terminate() == 0
+    assert "Traceback" not in tunnel.server.output
+
+
+def test_killed_server(serve: Serve, start_tunnel: StartTunnel) -> None:
+    flood = Flood()
+    service = serve(GET=page("here"), flood=flood)
+    tunnel = start_tunnel(service.address)
+    assert fetch(tunnel.public) == "here"
+    for _ in range(2):
+        traffic = Traffic(tunnel, flood)
+        seen = len(tunnel.client.output)
+        tunnel.server.kill()
+        killed = time.monotonic()
+        traffic.wait_until_broken()
+        poll(lambda: service.busy == 0, 10, "the client has dropped the service")
+        tunnel.client.wait_for("next attempt in", after=seen)
+        assert time.monotonic() - killed < OUTAGE
+        time.sleep(max(0.0, killed + OUTAGE - time.monotonic()))
+        started = time.monotonic()
+        tunnel.start_server()
+        tunnel.wait_for_server()
+        back = time.monotonic()
+        tunnel.wait_for_client(after=seen)
+        wait_for_page(tunnel.public, "here", PATIENCE)
+        recovered = time.monotonic()
+        report("server killed", recovered - started, recovered - back)
+        assert recovered - back < RECOVERY
+    assert tunnel.client.terminate() == 0
+    assert "Traceback" not in tunnel.client.output
+
+
+def test_client_that_does_not_answer_loses_its_port(serve: Serve, start_tunnel: StartTunnel) -> None:
+    """A stopped process keeps its connections: to the server it looks like a machine that has lost its network."""
+    old, new = serve(GET=page("old")), serve(GET=page("new"))
+    tunnel = start_tunnel(old.address)
+    stopped = tunnel.client
+    assert fetch(tunnel.public) == "old"
+    stopped.send_signal(signal.SIGSTOP)
+    tunnel.start_client(new.address).wait_for("starting up")
+    began = time.monotonic()
+    tunnel.wait_for_client()
+    wait_for_page(tunnel.public, "new", PATIENCE)
+    took = time.monotonic() - began
+    print(f"port taken over from a client that does not answer: {took:.2f} s")
+    assert took < 10
+    # The old one comes to itself again, and must not get in the way of the new one.
+    seen = len(stopped.output)
+    stopped.send_signal(signal.SIGCONT)
+    stopped.wait_for("port-in-use", after=seen)
+    assert fetch(tunnel.public) == "new"
+    assert stopped.terminate() == 0
+    assert fetch(tunnel.public) == "new"
+
+
+def test_server_that_does_not_answer_is_left(serve: Serve, start_tunnel: StartTunnel) -> None:
+    """The client closes the link, and comes back when the server does."""
+    service = serve(GET=page("here"), flood=Flood())
+    impatient = ["--keepalive-interval=1", "--dead-after=3"]
+    tunnel = start_tunnel(service.address, client=impatient)
+    with tunnel.visit(b"flood"):
+        poll(lambda: service.busy == 1, 30, "a visitor at the service")
+        seen = len(tunnel.client.output)
+        tunnel.server.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        tunnel.client.wait_for("next attempt in", after=seen)
+        print(f"link to a server that does not answer dropped after {time.monotonic() - stopped:.2f} s")
+        poll(lambda: service.busy == 0, 10, "the client has dropped the service")
+        assert fetch_or_none(tunnel.public) is None
+        tunnel.server.send_signal(signal.SIGCONT)
+        took = wait_for_page(tunnel.public, "here", PATIENCE)
+        print(f"in service {took:.2f} s after the server went on")
+    assert tunnel.server.terminate() == 0

@@ -1,0 +1,66 @@
+"""What most people want: the pages of a web server, by the programs with which they look at them."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable
+
+import pytest
+
+from tests.process.harness import Twistds, need
+from tests.process.services import LOOPBACK, Nginx, Tunnel, curl
+
+PAGE = b"<h1>Hello through the tunnel</h1>\n"
+LARGE = random.Random(5).randbytes(5 * 1024 * 1024)
+
+StartTunnel = Callable[..., Tunnel]
+
+
+def check_pages(tunnel: Tunnel, nginx: Nginx) -> None:
+    """A page and a large file, as curl gets them."""
+    nginx.put("index.html", PAGE)
+    nginx.put("large", LARGE)
+    assert curl(f"{tunnel.url}/") == PAGE
+    assert hashlib.sha256(curl(f"{tunnel.url}/large")).digest() == hashlib.sha256(LARGE).digest()
+    # Several requests on one connection, and the service's own errors.
+    both = curl(f"{tunnel.url}/index.html", f"{tunnel.url}/")
+    assert both == PAGE + PAGE
+    with pytest.raises(AssertionError, match="404"):
+        curl(f"{tunnel.url}/nothing-here")
+
+
+def test_pages(start_tunnel: StartTunnel, nginx: Nginx) -> None:
+    check_pages(start_tunnel(nginx.address), nginx)
+
+
+def test_pages_of_an_ipv6_service(start_tunnel: StartTunnel, nginx: Nginx) -> None:
+    if not nginx.port6:
+        pytest.skip("this machine has no address ::1")
+    check_pages(start_tunnel(f"[::1]:{nginx.port6}"), nginx)
+
+
+def test_pages_of_a_unix_socket(start_tunnel: StartTunnel, nginx: Nginx) -> None:
+    check_pages(start_tunnel(f"unix:{nginx.socket}"), nginx)
+
+
+@pytest.mark.parametrize("header", ["Connection: keep-alive", "Connection: close"])
+def test_load(header: str, twistd: Twistds, start_tunnel: StartTunnel, nginx: Nginx) -> None:
+    """64 connections, or 64 times a new one for each request, without an error."""
+    nginx.put("index.html", PAGE)
+    tunnel = start_tunnel(nginx.address)
+    options = ["--connections=64", "--threads=2", "--duration=3s", "--timeout=60s", f"--header={header}"]
+    wrk = twistd.program(need("wrk"), *options, f"http://{LOOPBACK}:{tunnel.public}/")
+    assert wrk.wait(120) == 0, wrk
+    print(wrk.output)
+    done = re.search(r"(\d+) requests in", wrk.output)
+    assert done is not None
+    assert int(done[1]) > 0, wrk
+    # These lines are there only if there is something to complain about.
+    assert "Socket errors" not in wrk.output
+    assert "Non-2xx" not in wrk.output
+    assert curl(f"{tunnel.url}/") == PAGE
+    for end in (tunnel.server, tunnel.client):
+        assert end.terminate() == 0
+        assert "Traceback" not in end.output

@@ -1,0 +1,106 @@
+"""A local service is dialled for a stream: what comes before the connection, and what happens without one."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.error import ConnectionRefusedError, TimeoutError as ConnectTimeout
+from twisted.python.failure import Failure
+
+from rtunnel.errors import Code
+from rtunnel.testing import memory_streams
+from tests.relay.fakes import FakeEndpoint, Lives, Recorder, lose
+
+
+class Dialling:
+    """A stream whose service is being dialled."""
+
+    def __init__(self, window: int = 65536) -> None:
+        self.lives = Lives()
+        self.end = self.lives.end()
+        self.near, self.far = memory_streams(window)
+        self.near.user, self.peer = self.end, Recorder()
+        self.far.user = self.peer
+        self.failures: list[Failure] = []
+        self.endpoint = FakeEndpoint()
+        self.end.attach(self.near)
+        self.end.dial(self.endpoint, self.failures.append)
+
+
+@pytest.fixture
+def dialling() -> Dialling:
+    return Dialling()
+
+
+def test_bytes_that_come_before_the_connection(dialling: Dialling) -> None:
+    dialling.far.write(b"GET ")
+    dialling.far.write(b"/")
+    assert dialling.near.delivered_count == 0
+    socket = dialling.endpoint.succeed()
+    assert socket.value() == b"GET /"
+    assert dialling.near.delivered_count == 5
+    assert dialling.lives.made == [dialling.end]
+
+
+def test_bytes_before_the_connection_are_bounded_by_the_window() -> None:
+    dialling = Dialling(window=10)
+    dialling.far.write(b"x" * 100)
+    assert dialling.near.waiting == 10
+    assert dialling.endpoint.succeed().value() == b"x" * 100
+
+
+def test_end_that_comes_before_the_connection(dialling: Dialling) -> None:
+    dialling.far.write(b"request")
+    dialling.far.finish()
+    socket = dialling.endpoint.succeed()
+    assert socket.value() == b"request"
+    assert socket.half_closed
+    assert not socket.disconnecting
+
+
+def test_close_that_comes_before_the_connection(dialling: Dialling) -> None:
+    dialling.far.write(b"all there is")
+    dialling.end.closed()
+    socket = dialling.endpoint.succeed()
+    assert socket.value() == b"all there is"
+    assert socket.disconnecting
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConnectionRefusedError("nobody there"), Code.LOCAL_UNREACHABLE),
+        (ConnectTimeout("took too long"), Code.LOCAL_TIMEOUT),
+    ],
+)
+def test_failure_resets_the_stream_with_the_reason(dialling: Dialling, error: Exception, code: Code) -> None:
+    dialling.far.write(b"for nobody")
+    dialling.endpoint.result.errback(Failure(error))
+    assert dialling.peer.reset is not None
+    assert dialling.peer.reset[0] == code
+    assert str(error.args[0]) in dialling.peer.reset[1]
+    assert [failure.value for failure in dialling.failures] == [error]
+    assert dialling.lives.lost == [dialling.end]
+    assert dialling.lives.made == []
+
+
+def test_stream_that_is_reset_meanwhile_cancels_the_dialling(dialling: Dialling) -> None:
+    dialling.far.reset(Code.CONNECTION_LOST, "the visitor went away")
+    assert dialling.endpoint.cancelled
+    assert dialling.failures == [], "a service that was given up is not down"
+    assert dialling.lives.lost == [dialling.end]
+
+
+def test_abort_while_dialling_resets_the_stream(dialling: Dialling) -> None:
+    dialling.end.abort()
+    assert dialling.endpoint.cancelled
+    assert dialling.failures == []
+    assert dialling.peer.reset is not None
+    assert dialling.lives.lost == [dialling.end]
+
+
+def test_connection_lost_after_dialling(dialling: Dialling) -> None:
+    dialling.endpoint.succeed()
+    lose(dialling.end, cleanly=False)
+    assert dialling.peer.reset is not None
+    assert dialling.peer.reset[0] == Code.CONNECTION_LOST
+    assert dialling.lives.lost == [dialling.end]

@@ -1,0 +1,29 @@
+"""The fake keeps the promises that real carriers make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rtunnel.testing import memory_streams
+from tests.relay.fakes import Recorder
+from tests.relay.stream_contract import End, StreamContract
+
+
+class TestMemoryStream(StreamContract):
+    @pytest.fixture
+    def setting(self) -> None:
+        """Nothing is needed."""
+
+    async def open_stream(self, setting: Any) -> tuple[End, End]:
+        ends = []
+        for stream in memory_streams(65536):
+            user = Recorder()
+            stream.user = user
+            ends.append(End(stream, user))
+        return ends[0], ends[1]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        assert condition(), "it hands over at once"

@@ -1,0 +1,166 @@
+"""The client comes back for ever: how long it waits, and what makes it start again with the shortest wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel
+
+from rtunnel.addresses import DialAddress
+from rtunnel.reverse.backoff import FACTOR, Backoff
+from rtunnel.reverse.client import LinkService
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.reverse.visitors import Visitors
+from tests.reverse.net import INIT, free_port, hello, until
+from tests.reverse.world import World
+
+
+def test_backoff_grows_to_its_bound_and_no_further() -> None:
+    for _ in range(50):
+        backoff = Backoff(1.0, 30.0)
+        upper = 1.0
+        for _attempt in range(20):
+            lower, upper = max(1.0, upper), min(30.0, upper * FACTOR)
+            assert min(lower, upper / FACTOR) <= backoff.next_wait() <= upper
+        assert 20.0 <= backoff.next_wait() <= 30.0
+
+
+def test_backoff_has_jitter() -> None:
+    assert len({Backoff(1.0, 30.0).next_wait() for _ in range(10)}) > 5
+
+
+def test_backoff_starts_again_after_success() -> None:
+    backoff = Backoff(1.0, 30.0)
+    for _ in range(20):
+        backoff.next_wait()
+    backoff.reset()
+    assert 1.0 <= backoff.next_wait() <= 1.5
+
+
+def test_backoff_for_ever() -> None:
+    backoff = Backoff(1.0, 30.0)
+    for _ in range(5000):
+        assert backoff.next_wait() <= 30.0
+
+
+def test_backoff_whose_bounds_are_one() -> None:
+    assert Backoff(2.0, 2.0).next_wait() == 2.0
+
+
+class Dialler:
+    """A client in a world without network: every attempt is refused, and time is in our hands."""
+
+    def __init__(self) -> None:
+        self.reactor: Any = MemoryReactorClock()
+        settings = ClientSettings(
+            DialAddress.parse("192.0.2.1:7000"), (TunnelSettings(8080, DialAddress.parse(":80")),), 1.0, 30.0
+        )
+        self.link = LinkService(self.reactor, settings, Visitors())
+        self.link.startService()
+
+    @property
+    def attempts(self) -> int:
+        return len(self.reactor.tcpClients)
+
+    def refuse(self) -> float:
+        """Refuse the present attempt; how long the next one takes to come."""
+        from twisted.internet.error import ConnectionRefusedError
+        from twisted.python.failure import Failure
+
+        count, clock = self.attempts, self.reactor
+        self.reactor.tcpClients[-1][2].clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+        began = clock.seconds()
+        while self.attempts == count:
+            assert clock.seconds() - began < 100
+            clock.advance(0.05)
+        return float(clock.seconds() - began)
+
+
+def test_waits_between_attempts() -> None:
+    dialler = Dialler()
+    waits = [dialler.refuse() for _ in range(40)]
+    assert 1.0 <= waits[0] <= 1.6
+    assert all(wait <= 30.1 for wait in waits)
+    assert all(wait >= 19.9 for wait in waits[12:])
+    dialler.link.stopService()
+    assert not [call for call in dialler.reactor.getDelayedCalls() if call.active()]
+
+
+def test_stop_during_an_attempt_and_during_a_wait() -> None:
+    for refused in (False, True):
+        dialler = Dialler()
+        if refused:
+            dialler.refuse()
+        stopped = dialler.link.stopService()
+        assert stopped.called
+        dialler.reactor.advance(100)
+        assert dialler.attempts == 1 + refused
+
+
+def test_clock_is_what_it_says() -> None:
+    assert isinstance(Dialler().reactor, Clock)
+
+
+@ensureDeferred
+async def test_comes_back_to_a_server_that_comes_back(world: World) -> None:
+    control, port, service = free_port(), free_port(), await world.echo()
+    server = world.server(control=control, drain=0.0)
+    world.client(control, (port, service.port))
+    for round_ in range(3):
+        await world.reachable(round_ + 1)
+        visitor = await world.visitor(port)
+        visitor.send(b"%d" % round_)
+        await visitor.has(b"%d" % round_)
+        await server.stopService()
+        await until(lambda: visitor.over)  # noqa: B023
+        await world.logged("cannot reach server", LogLevel.warn)
+        server = world.server(control=control, drain=0.0)
+    await world.reachable(4)
+
+
+@pytest.mark.parametrize("useful", [True, False])
+@ensureDeferred
+async def test_only_a_link_of_use_starts_the_waits_again(world: World, useful: bool) -> None:
+    """A server that takes a connection and closes it at once has not taken us."""
+    by_hand = await world.raw_server()
+    client = world.client(by_hand.port, (8080, 9), reconnect_min=0.01, reconnect_max=0.5)
+    for number in range(8):
+        link: Any = await by_hand.peer(number)
+        if useful:
+            link.send(hello())
+            await link.take(INIT)
+            await until(lambda: client.link.session is not None and client.link.session.was_useful)
+        link.close()
+    attempts = client.link._backoff._attempts
+    assert attempts <= 1 if useful else attempts >= 7
+
+
+@ensureDeferred
+async def test_same_session_name_for_the_life_of_the_process(world: World) -> None:
+    by_hand = await world.raw_server()
+    world.client(by_hand.port, (8080, 9))
+    names = []
+    for number in range(3):
+        link: Any = await by_hand.peer(number)
+        names.append((await link.take_json(0x10))["session"])
+        link.abort()
+    assert len(set(names)) == 1
+    assert len(names[0]) == 32
+
+
+@ensureDeferred
+async def test_streams_of_a_lost_link_are_reset_at_both_ends(world: World) -> None:
+    server, service, port = world.server(), await world.service(), free_port()
+    client = world.client(server, (port, service.port))
+    await world.reachable()
+    visitors = [await world.visitor(port) for _ in range(5)]
+    await service.peer(4)
+    client.link.session.drop()
+    await until(lambda: all(visitor.was_reset for visitor in visitors))
+    await until(lambda: all(peer.was_reset for peer in service.peers))
+    await world.reachable(2)
+    assert not server.visitors

@@ -1,0 +1,190 @@
+"""What the server does not give: ports in use or not allowed, links beyond the limit, visitors nobody can serve."""
+
+from __future__ import annotations
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.logger import LogLevel
+
+from rtunnel.addresses import PortRanges
+from rtunnel.wire.limits import LinkLimits
+from tests.reverse.net import ERROR, INIT, NEW_CONN, PING, PONG, READY, Peer, can_bind, connect, free_port, turns, until
+from tests.reverse.world import World, port_of
+
+
+@ensureDeferred
+async def test_port_of_another_program(world: World) -> None:
+    other = await world.service()
+    link = await world.raw_extended(world.server())
+    link.put(INIT, 3, b"%d:x" % other.port)
+    error = await link.take_json(ERROR, 3)
+    assert (error["scope"], error["code"]) == ("tunnel", "port-in-use")
+    assert str(other.port) in error["message"]
+    assert await world.logged("tunnel 3 refused: port-in-use", LogLevel.warn)
+    await link.is_alive()
+
+
+@ensureDeferred
+async def test_port_of_another_client(world: World) -> None:
+    """Refused as soon as the holder has answered a PING, and not taken from it."""
+    server, port = world.server(), free_port()
+    holder, other = await world.raw_extended(server, port), await world.raw_extended(server)
+    other.put(INIT, 0, b"%d:x" % port)
+    number, mark = await holder.take(PING)
+    holder.put(PONG, number, mark)
+    error = await other.take_json(ERROR, 0)
+    assert (error["scope"], error["code"]) == ("tunnel", "port-in-use")
+    await other.is_alive()
+    await world.join(port, Peer())
+    await holder.take(NEW_CONN)
+
+
+@ensureDeferred
+async def test_same_port_twice_over_one_link(world: World) -> None:
+    port = free_port()
+    link = await world.raw_extended(world.server(), port)
+    link.put(INIT, 1, b"%d:x" % port)
+    assert (await link.take_json(ERROR, 1))["code"] == "port-in-use"
+    await link.is_alive()
+
+
+@ensureDeferred
+async def test_refused_tunnel_may_be_asked_for_again(world: World) -> None:
+    other = await world.service()
+    link = await world.raw_extended(world.server())
+    link.put(INIT, 0, b"%d:x" % other.port)
+    await link.take(ERROR, 0)
+    await world.stop_service(other)
+    link.put(INIT, 0, b"%d:x" % other.port)
+    ready = await link.take_json(READY, 0)
+    assert ready["address"].endswith(f":{other.port}")
+
+
+@pytest.mark.parametrize("busy", ["another program", "another client", "not allowed"])
+@ensureDeferred
+async def test_reference_client_is_told_by_the_end_of_its_link(world: World, busy: str) -> None:
+    server, port = world.server(allow_ports=PortRanges.parse("20000-40000")), free_port()
+    if busy == "another program":
+        await world.service(port=port)
+    elif busy == "another client":
+        world.client(server, (port, 9))
+        await world.reachable()
+    else:
+        port = 40001
+    link = await world.raw(server)
+    link.put(INIT, 0, b"%d:127.0.0.1:80" % port)
+    await link.ends()
+    assert link.seen == []
+    lines = world.lines("closed by us", LogLevel.warn)
+    assert len(lines) == 1
+    assert str(port) in lines[0]
+
+
+@pytest.mark.parametrize("port", [8079, 8090, 1023, 1])
+@ensureDeferred
+async def test_port_that_is_not_allowed(world: World, port: int) -> None:
+    server = world.server(allow_ports=PortRanges.parse("8080-8089,9443"))
+    link = await world.raw_extended(server)
+    link.put(INIT, 0, b"%d:x" % port)
+    error = await link.take_json(ERROR, 0)
+    assert (error["scope"], error["code"]) == ("tunnel", "port-not-allowed")
+    assert "8080-8089,9443" in error["message"]
+    await link.is_alive()
+
+
+@ensureDeferred
+async def test_rights_are_checked_for_every_tunnel(world: World) -> None:
+    """Not only for the first of a link (chisel CVE-2026-48113)."""
+    good, bad = free_port(), 40001
+    server = world.server(allow_ports=PortRanges.parse("20000-32000"))
+    link = await world.raw_extended(server, good)
+    for number in (1, 2, 0):
+        link.put(INIT, number, b"%d:x" % bad)
+    assert (await link.take_json(ERROR, 1))["code"] == "port-not-allowed"
+    assert (await link.take_json(ERROR, 2))["code"] == "port-not-allowed"
+    await link.is_alive()
+    assert can_bind(bad)
+    assert len(server.ports) == 1
+
+
+@ensureDeferred
+async def test_no_shared_port(world: World) -> None:
+    link = await world.raw_extended(world.server())
+    link.put(INIT, 0, b"0:x")
+    error = await link.take_json(ERROR, 0)
+    assert (error["scope"], error["code"]) == ("tunnel", "no-shared-port")
+    await link.is_alive()
+
+
+@ensureDeferred
+async def test_tunnels_beyond_the_limit(world: World) -> None:
+    server = world.server(limits=LinkLimits(max_tunnels=2))
+    link = await world.raw_extended(server)
+    for number in range(3):
+        link.put(INIT, number, b"%d:x" % free_port())
+    assert (await link.take_json(ERROR, 2))["code"] == "limit"
+    await link.is_alive()
+    assert len(server.ports) == 2
+
+
+@ensureDeferred
+async def test_links_beyond_the_limit(world: World) -> None:
+    server = world.server(max_links=2)
+    links = [await world.raw_extended(server) for _ in range(2)]
+    for _ in range(3):
+        late = Peer()
+        await connect(world.control_port(server), late)
+        await late.ends()
+        late.close()
+    assert len(world.lines("2 links, the limit", LogLevel.warn)) == 1
+    for link in links:
+        await link.is_alive()
+    links[0].abort()
+    await until(lambda: len(server.sessions) == 1)
+    await (await world.raw_extended(server)).is_alive()
+
+
+@ensureDeferred
+async def test_visitor_of_a_shared_port_without_clients(world: World) -> None:
+    server = world.server(shared=True)
+    visitor = await world.visitor(port_of(server.shared))
+    await visitor.ends()
+    assert not server.visitors
+
+
+@ensureDeferred
+async def test_visitor_beyond_the_limit_of_streams(world: World) -> None:
+    server, port = world.server(limits=LinkLimits(max_streams=2)), free_port()
+    link = await world.raw_extended(server, port)
+    for _ in range(2):
+        await world.visitor(port)
+        await link.take(NEW_CONN)
+    late = await world.visitor(port)
+    await late.ends()
+    await link.is_alive()
+    assert len(server.visitors) == 2
+    assert len(world.lines("cannot take a visitor", LogLevel.warn)) == 1
+
+
+@ensureDeferred
+async def test_full_client_leaves_the_visitor_to_the_next(world: World) -> None:
+    server = world.server(shared=True, limits=LinkLimits(max_streams=1))
+    links = [await world.raw_extended(server, 0) for _ in range(2)]
+    for _ in range(2):
+        await world.visitor(port_of(server.shared))
+    for link in links:
+        await link.take(NEW_CONN)
+    await (await world.visitor(port_of(server.shared))).ends()
+
+
+@ensureDeferred
+async def test_streams_whose_credit_would_pass_the_bound_of_the_link(world: World) -> None:
+    limits = LinkLimits(initial_credit=65536, link_buffer=3 * 65536)
+    server, port = world.server(limits=limits), free_port()
+    link = await world.raw_extended(server, port)
+    for _ in range(3):
+        await world.visitor(port)
+        await link.take(NEW_CONN)
+    await (await world.visitor(port)).ends()
+    await turns()
+    assert NEW_CONN not in [kind for kind, _, _ in link.frames]

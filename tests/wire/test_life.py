@@ -1,0 +1,193 @@
+"""Signs of life, first alone and then on a link: silence, questions, answers, and a process that was stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from rtunnel.errors import Code
+from rtunnel.wire import frames
+from rtunnel.wire.events import FrameIgnored, LinkFailed
+from rtunnel.wire.life import MAX_PING, SignsOfLife
+from rtunnel.wire.limits import LinkLimits
+from rtunnel.wire.link import Mode
+from tests.wire.pair import (
+    NOW,
+    extended_client,
+    extended_server,
+    lone_client,
+    lone_server,
+    only,
+    raw,
+    reference_client,
+    reference_server,
+)
+
+LIMITS = LinkLimits(keepalive_interval=5.0, dead_after=15.0)
+
+
+def test_silence() -> None:
+    life = SignsOfLife(LIMITS, NOW)
+    states = []
+    for second in range(1, 17):
+        life.tick(NOW + second)
+        states.append((life.is_silent, life.is_dead))
+    assert states[:4] == [(False, False)] * 4
+    assert states[4:14] == [(True, False)] * 10
+    assert states[14:] == [(True, True)] * 2
+
+
+@pytest.mark.parametrize("heard", [0.0, 0.3, 1.0])
+def test_hearing_ends_the_silence(heard: float) -> None:
+    """Also where it was heard at the very time of a tick, after it."""
+    life = SignsOfLife(LIMITS, NOW)
+    for second in range(1, 15):
+        life.tick(NOW + second)
+    before = life.is_silent
+    life.last_heard = NOW + 14 + heard
+    life.tick(NOW + 15)
+    assert (before, life.is_silent) == (True, False)
+    for second in range(16, 28):
+        life.tick(NOW + second)
+        assert not life.is_dead
+
+
+@pytest.mark.parametrize(("interval", "every"), [(5.0, 1.0), (2.0, 1.0), (0.5, 0.25)])
+def test_how_often_to_tick(interval: float, every: float) -> None:
+    assert SignsOfLife(LinkLimits(keepalive_interval=interval), NOW).tick_every == every
+
+
+def test_dead_no_later_than_dead_after_however_the_ticks_fall() -> None:
+    for offset in (0.0, 0.25, 0.999):
+        life = SignsOfLife(LIMITS, NOW)
+        life.last_heard = now = NOW + offset
+        second = 0
+        while not life.is_dead:
+            second += 1
+            now = NOW + second
+            life.tick(now)
+        assert 14 < now - life.last_heard <= 15
+
+
+def test_a_stopped_process_is_not_the_silence_of_the_peer() -> None:
+    life = SignsOfLife(LIMITS, NOW)
+    life.tick(NOW + 1)
+    life.tick(NOW + 3600)
+    assert not life.is_silent
+    assert not life.is_dead
+    for second in range(1, 30):
+        life.tick(NOW + 3600 + second)
+    assert life.is_dead, "but after that its silence counts again"
+
+
+def test_a_clock_that_steps_back_is_no_silence() -> None:
+    life = SignsOfLife(LIMITS, NOW)
+    life.tick(NOW - 100)
+    assert not life.is_silent
+    life.tick(NOW + 2)
+    assert not life.is_silent
+
+
+def test_one_question_at_a_time() -> None:
+    life = SignsOfLife(LIMITS, NOW)
+    first = life.ask(NOW)
+    assert first is not None
+    assert len(first) <= MAX_PING
+    assert life.ask(NOW + 4.9) is None
+    second = life.ask(NOW + 5)
+    assert second is not None
+    assert second != first
+    assert not life.take_answer(first, NOW + 6), "too late: it would give a wrong round trip"
+    assert life.take_answer(second, NOW + 6)
+    assert life.round_trip == 1.0
+    assert not life.take_answer(second, NOW + 6), "answered already"
+
+
+def test_the_shortest_round_trip_counts() -> None:
+    life = SignsOfLife(LIMITS, NOW)
+    assert life.round_trip == 0
+    now = NOW
+    for sample, shortest in [(2.0, 2.0), (0.5, 0.5), (3.0, 0.5), (0.0, 0.5)]:
+        question = life.ask(now)
+        assert question is not None
+        now += sample
+        assert life.take_answer(question, now)
+        assert life.round_trip == shortest
+
+
+def test_no_answer_without_a_question() -> None:
+    assert not SignsOfLife(LIMITS, NOW).take_answer(b"0" * 16, NOW)
+
+
+# On a link
+
+
+@pytest.mark.parametrize("make", [extended_server, extended_client])
+def test_a_silent_peer_is_asked_and_then_dropped(make) -> None:
+    lone = make()
+    assert lone.tick(4) == []
+    assert lone.sent() == []
+    assert lone.tick(1) == []
+    assert [frame[0] for frame in lone.sent()] == [frames.PING]
+    assert lone.tick(9) == []
+    assert [frame[0] for frame in lone.sent()] == [frames.PING], "again, but only after as long"
+    assert lone.tick(1) == [LinkFailed(Code.TIMEOUT, "nothing heard for 15 s", by_peer=False)]
+    assert lone.link.is_closed
+
+
+@pytest.mark.parametrize(
+    "answer", [raw(frames.PONG, 0, b"0" * 15 + b"1"), raw(0x99), b"\x02", raw(frames.CLOSE_CONN, 9)]
+)
+def test_any_byte_proves_life(answer: bytes) -> None:
+    lone = extended_server()
+    for _ in range(5):
+        assert only(lone.tick(14), LinkFailed) == []
+        assert [frame[0] for frame in lone.sent()] == [frames.PING, frames.PING]
+        lone.feed(answer)
+    lone.tick(14)
+    assert lone.tick(1) == [LinkFailed(Code.TIMEOUT, "nothing heard for 15 s", by_peer=False)]
+
+
+def test_a_stopped_process_keeps_its_link() -> None:
+    lone = extended_server()
+    lone.tick(3)
+    lone.now += 3600
+    lone.link.tick(lone.now)
+    assert lone.link.take_events() == []
+    assert not lone.link.is_closed
+
+
+@pytest.mark.parametrize("make", [lone_server, lone_client, reference_server, reference_client])
+def test_a_peer_that_knows_no_ping_is_not_asked_and_not_dropped(make) -> None:
+    lone = make()
+    lone.sent()
+    mode = lone.link.mode
+    assert lone.tick(100) == []
+    lone.link.ping(lone.now)
+    assert lone.sent() == []
+    assert lone.link.mode is mode is not Mode.CLOSED
+
+
+def test_a_ping_is_echoed() -> None:
+    lone = extended_server()
+    for payload in (b"", b"x", b"\xff" * 16):
+        assert lone.feed(raw(frames.PING, 0, payload)) == []
+        assert lone.sent() == [(frames.PONG, 0, payload)]
+
+
+def test_a_long_ping_is_ignored() -> None:
+    lone = extended_server()
+    (event,) = lone.feed(raw(frames.PING, 0, bytes(17)))
+    assert event == FrameIgnored("PING of more than 16 bytes", is_normal=False)
+    assert lone.sent() == []
+
+
+def test_the_round_trip_is_measured() -> None:
+    lone = extended_client()
+    lone.link.ping(lone.now)
+    lone.link.ping(lone.now)
+    ((frame_type, conn_id, payload),) = lone.sent()
+    assert (frame_type, conn_id) == (frames.PING, 0)
+    lone.now += 0.25
+    assert lone.feed(raw(frames.PONG, 0, payload)) == []
+    assert lone.link.life.round_trip == 0.25
+    assert lone.feed(raw(frames.PONG, 0, payload)) == [FrameIgnored("PONG without a PING", is_normal=True)]

@@ -1,0 +1,250 @@
+"""What payloads say: honest ones survive the way there and back, and no others end as anything but ``ValueError``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from rtunnel.errors import Code
+from rtunnel.wire import messages
+from rtunnel.wire.messages import MAX_HELLO, MAX_TEXT, Hello, TunnelRequest, WireError, clean_text
+from tests.wire.pair import SESSION
+
+ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=MAX_TEXT)
+PRINTABLE = st.text(st.characters(exclude_categories=("C", "Z")), max_size=MAX_TEXT)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+#: Values that a HELLO must not have.
+MALFORMED: dict[str, list[Any]] = {
+    "version": [None, 0, -1, True, 1.0, "1", [1], float("nan"), float("inf")],
+    "initial_credit": [None, -1, True, 1.5, "65536", 2**62, 10**300, float("nan")],
+    "session": [None, "", 5, SESSION[1:], SESSION + "0", SESSION.upper(), "g" * 32, ["0"] * 32, "\u0660" * 32],
+    "capabilities": [None, "withdraw", [1], [None], [["withdraw"]], {"withdraw": 1}, 5],
+    "token": [5, True, [], {}],
+}
+KEYS = st.sampled_from([*MALFORMED, "agent", "tunnel", "visitor", "address", "scope", "code", "message"])
+DECODERS: list[Callable[[bytes], object]] = [
+    messages.decode_init,
+    messages.decode_hello,
+    messages.decode_visitor,
+    messages.decode_ready,
+    messages.decode_error,
+]
+NOT_AN_OBJECT = [b"", b"xy", b"\xff\xfe", b"[]", b"1", b"null", b'"text"', b"{", b"[" * 4096, b'{"a":' * 800, b"NaN"]
+
+
+@given(st.text(st.characters()))
+def test_clean_text_is_one_printable_line(text: str) -> None:
+    clean = clean_text(text)
+    assert clean.isprintable()
+    assert len(clean) == min(len(text), MAX_TEXT)
+    clean.encode("utf-8")
+
+
+@pytest.mark.parametrize("bad", ["\n", "\r", "\x1b", "\0", "\x7f", "\x85", "\u2028", "\u202e", "\ud800", "\ufeff"])
+def test_clean_text_replaces(bad: str) -> None:
+    assert clean_text(f"a{bad}b c") == "a?b c"
+
+
+def check_all_decoders(payload: bytes) -> None:
+    """Each gives a value, or a ValueError whose text may be logged."""
+    for decode in DECODERS:
+        text = ""
+        try:
+            decode(payload)
+        except ValueError as error:
+            text = str(error)
+        assert text.isprintable()
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes(payload: bytes) -> None:
+    check_all_decoders(payload)
+
+
+@given(st.dictionaries(KEYS, JSON))
+def test_any_json(value: dict[str, object]) -> None:
+    check_all_decoders(json.dumps(value).encode("utf-8"))
+
+
+@pytest.mark.parametrize("decode", DECODERS[1:])
+@pytest.mark.parametrize("payload", NOT_AN_OBJECT)
+def test_not_a_json_object(decode: Callable[[bytes], object], payload: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^(not JSON|nested too deeply|not a JSON object)$"):
+        decode(payload)
+
+
+# INIT
+
+
+@given(st.integers(0, 65535), ASCII)
+def test_init_there_and_back(port: int, local: str) -> None:
+    request = TunnelRequest(port, local)
+    assert messages.encode_init(request) == f"{port}:{local}".encode("ascii")
+    assert messages.decode_init(messages.encode_init(request)) == request
+
+
+def test_init_is_ascii() -> None:
+    assert messages.encode_init(TunnelRequest(80, "caf\u00e9:80")) == b"80:caf?:80"
+
+
+@pytest.mark.parametrize(
+    ("payload", "port", "local"),
+    [
+        (b"0:", 0, ""),
+        (b"65535:[::1]:80", 65535, "[::1]:80"),
+        (b"00080:x", 80, "x"),
+        (b"80:a\nb", 80, "a?b"),
+        (b"80:" + b"x" * 300, 80, "x" * MAX_TEXT),
+    ],
+)
+def test_init(payload: bytes, port: int, local: str) -> None:
+    assert messages.decode_init(payload) == TunnelRequest(port, local)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b":",
+        b":127.0.0.1:80",
+        b"8080",
+        b"http:127.0.0.1:80",
+        b"-1:x",
+        b"+80:x",
+        b" 80:x",
+        b"80 :x",
+        b"8_0:x",
+        b"0x50:x",
+        b"65536:x",
+        b"000080:x",
+        b"1e3:x",
+        b"9" * 60000 + b":x",
+        "\u0668\u0660:x".encode(),
+        "\u00b2:x".encode(),
+        b"\xff80:x",
+    ],
+)
+def test_init_without_a_port(payload: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^INIT says '.*' where a port from 0 to 65535 and a colon belong$") as caught:
+        messages.decode_init(payload)
+    assert len(str(caught.value)) < MAX_TEXT + 100
+
+
+# HELLO
+
+
+@given(
+    st.integers(0, 2**62 - 1),
+    st.integers(1, 2**31),
+    PRINTABLE,
+    st.frozensets(st.text(max_size=10), max_size=5),
+    st.none() | st.text(max_size=30),
+)
+def test_hello_there_and_back(credit: int, version: int, agent: str, names: frozenset[str], token: str | None) -> None:
+    hello = Hello(SESSION, credit, version, agent, names, token)
+    payload = messages.encode_hello(hello)
+    assert messages.decode_hello(payload) == hello
+    assert ("token" in json.loads(payload)) is (token is not None)
+
+
+def hello_payload(**changes: object) -> bytes:
+    return json.dumps({"version": 1, "session": SESSION, "initial_credit": 65536, **changes}).encode()
+
+
+def test_hello_needs_three_keys_and_ignores_unknown_ones() -> None:
+    assert messages.decode_hello(hello_payload(future={"a": [1]})) == Hello(SESSION, 65536)
+
+
+@pytest.mark.parametrize("agent", [None, 5, ["x"], {"a": 1}])
+def test_hello_with_an_odd_agent(agent: object) -> None:
+    assert messages.decode_hello(hello_payload(agent=agent)).agent == ""
+
+
+def test_hello_with_an_agent_that_would_spoil_a_log() -> None:
+    assert messages.decode_hello(hello_payload(agent="a\nb\ud800\x1b[31m")).agent == "a?b??[31m"
+    assert messages.decode_hello(hello_payload(agent="x" * 3000)).agent == "x" * MAX_TEXT
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in MALFORMED.items() for value in values])
+def test_malformed_hello(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=r"^HELLO w"):
+        messages.decode_hello(hello_payload(**{key: value}))
+
+
+@pytest.mark.parametrize("missing", ["version", "session", "initial_credit"])
+def test_hello_without(missing: str) -> None:
+    value = json.loads(hello_payload())
+    del value[missing]
+    with pytest.raises(ValueError, match=r"^HELLO without"):
+        messages.decode_hello(json.dumps(value).encode())
+
+
+def test_huge_hello() -> None:
+    exact = hello_payload(agent="")
+    exact = hello_payload(agent="x" * (MAX_HELLO - len(exact)))
+    assert len(exact) == MAX_HELLO
+    messages.decode_hello(exact)
+    with pytest.raises(ValueError, match=rf"^HELLO of {MAX_HELLO + 1} bytes$"):
+        messages.decode_hello(exact + b" ")
+
+
+def test_hello_with_a_number_of_thousands_of_digits() -> None:
+    huge = hello_payload().replace(b"65536", b"9" * 3900)
+    assert len(huge) <= MAX_HELLO
+    with pytest.raises(ValueError, match="initial credit"):
+        messages.decode_hello(huge)
+
+
+# NEW_CONN, READY, ERROR
+
+
+@given(st.integers(0, 2**32 - 1), PRINTABLE)
+def test_visitor_there_and_back(tunnel: int, visitor: str) -> None:
+    assert messages.decode_visitor(messages.encode_visitor(tunnel, visitor)) == (tunnel, visitor)
+
+
+@pytest.mark.parametrize("tunnel", [None, True, "0", 0.0, [0]])
+def test_visitor_of_no_tunnel(tunnel: object) -> None:
+    with pytest.raises(ValueError, match=r"^NEW_CONN without a tunnel number$"):
+        messages.decode_visitor(json.dumps({"tunnel": tunnel}).encode())
+
+
+def test_visitor_is_cleaned() -> None:
+    assert messages.decode_visitor(b'{"tunnel":3,"visitor":"a\\nb"}') == (3, "a?b")
+    assert messages.decode_visitor(b'{"tunnel":3,"visitor":5}') == (3, "")
+
+
+@given(PRINTABLE.filter(bool))
+def test_ready_there_and_back(address: str) -> None:
+    assert messages.decode_ready(messages.encode_ready(address)) == address
+
+
+@pytest.mark.parametrize("address", [None, "", 5, ["x"]])
+def test_ready_without_an_address(address: object) -> None:
+    with pytest.raises(ValueError, match=r"^READY without an address$"):
+        messages.decode_ready(json.dumps({"address": address}).encode())
+
+
+@given(st.sampled_from(["link", "tunnel", "stream"]), st.sampled_from(Code), PRINTABLE)
+def test_error_there_and_back(scope: str, code: Code, message: str) -> None:
+    error = WireError(scope, code, message)
+    assert messages.decode_error(messages.encode_error(error)) == error
+
+
+@pytest.mark.parametrize("scope", [None, "", "Link", "connection", 5, ["link"]])
+def test_error_without_a_scope(scope: object) -> None:
+    with pytest.raises(ValueError, match=r"^ERROR without a known scope$"):
+        messages.decode_error(json.dumps({"scope": scope}).encode())
+
+
+def test_error_is_cleaned() -> None:
+    payload = b'{"scope":"link","code":"a\\nb","message":"\\u001b[2J"}'
+    assert messages.decode_error(payload) == WireError("link", "a?b", "?[2J")
+    assert messages.decode_error(b'{"scope":"link","code":7}') == WireError("link", "unknown", "")
