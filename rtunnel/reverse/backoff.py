@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-#: Each wait is up to this much longer than the one before.
-FACTOR = 1.5
+#: Each wait may be this much longer than the one before. After an outage of 5 s the longest is then 3.9 s.
+FACTOR = 1.4
 
 
 class Backoff:
@@ -21,7 +21,7 @@ class Backoff:
         self._attempts = 0
 
     def next_wait(self) -> float:
-        """Seconds until the next attempt: between the previous upper bound and one that is half as long again."""
+        """Seconds until the next attempt: between the previous upper bound and the next."""
         self._attempts += 1
         upper = min(self._longest, self._shortest * FACTOR ** min(self._attempts, 100))
         return random.uniform(max(self._shortest, upper / FACTOR), upper)

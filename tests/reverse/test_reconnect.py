@@ -38,7 +38,7 @@ def test_backoff_starts_again_after_success() -> None:
     for _ in range(20):
         backoff.next_wait()
     backoff.reset()
-    assert 1.0 <= backoff.next_wait() <= 1.5
+    assert 1.0 <= backoff.next_wait() <= 1.4
 
 
 def test_backoff_for_ever() -> None:
