@@ -21,6 +21,8 @@ from rtunnel.wire.server_link import ServerLink
 
 #: Seconds of silence after which a client is taken for a reference client that waits on the shared port.
 SILENT_AFTER = 1.0
+#: Refused tunnels of one link that are worth a warning; the rest is for debugging.
+MAX_REFUSALS_SAID = 1024
 
 
 class IServer(Protocol):
@@ -51,7 +53,7 @@ class ServerSession(LinkProtocol):
         self._server = server
         self._timers: list[IDelayedCall] = []
         self.backends: dict[int, Backend] = {}
-        self._refusals: dict[int, str] = {}
+        self._refusals: set[tuple[int, str]] = set()
         self._handlers |= {
             events.Established: self._established,
             events.TunnelRequested: self._tunnel_requested,
@@ -121,13 +123,14 @@ class ServerSession(LinkProtocol):
         self._ask_for(event.number, event.request)
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
-        """Loud for the first time that a reason is given, quiet when the client asks again."""
+        """Loud for the first time that a reason is given, quiet when the client asks again and again."""
         if not self.link.is_extended:
             return  # Its link is closed, and the line for that gives the reason.
         refusal = f"{event.code}: {event.message}"
-        log = self.log.debug if self._refusals.get(event.number) == refusal else self.log.warn
-        if len(self._refusals) < self.link.limits.max_tunnels:
-            self._refusals[event.number] = refusal
+        is_news = (event.number, refusal) not in self._refusals and len(self._refusals) < MAX_REFUSALS_SAID
+        if is_news:
+            self._refusals.add((event.number, refusal))
+        log = self.log.warn if is_news else self.log.debug
         log(
             "client {peer}: tunnel {tunnel} refused: {refusal}",
             peer=self.peer_name,

@@ -1,0 +1,59 @@
+"""The documents name what the code has: every option with its default, every code of an error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rtunnel.config import Setting
+from rtunnel.errors import Code
+from rtunnel.options.declarations import CLIENT, SERVER
+from rtunnel.wire import frames
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = [setting for setting in {setting.name: setting for setting in (*SERVER, *CLIENT)}.values() if setting.flag]
+
+#: Options of twistd, pip and make that the documents name too.
+FOREIGN = {"nodaemon", "pidfile", "logfile", "reactor", "uid", "gid", "umask", "help", "version", "syslog", "logger"}
+
+
+def lines_with(document: str, text: str) -> list[str]:
+    return [line for line in (ROOT / document).read_text().splitlines() if text in line]
+
+
+@pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.name)
+@pytest.mark.parametrize("document", ["README.rst", "docs/configuration.rst"])
+def test_option_is_documented_with_its_default(setting: Setting, document: str) -> None:
+    default = setting.shown_default.removesuffix(" s")
+    lines = lines_with(document, f"``--{setting.name}``")
+    assert lines, f"{document} does not name --{setting.name}"
+    if default:
+        text = (ROOT / document).read_text()
+        start = text.index(f"``--{setting.name}``")
+        assert any(default in part for part in (text[start : start + 400], *lines))
+
+
+@pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.name)
+def test_configuration_names_variable_and_key(setting: Setting) -> None:
+    assert lines_with("docs/configuration.rst", f"``{setting.variable}``")
+    assert lines_with("docs/configuration.rst", f"``{setting.key}``")
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_code_is_documented(code: Code) -> None:
+    assert lines_with("docs/wire.rst", f"``{code}``")
+
+
+@pytest.mark.parametrize("name", frames.NAMES.values())
+def test_frame_is_documented(name: str) -> None:
+    assert lines_with("docs/wire.rst", name)
+
+
+def test_documents_name_only_options_that_there_are() -> None:
+    known = {setting.name for setting in OPTIONS} | FOREIGN | {"config"}
+    for document in [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]:
+        named = set(re.findall(r"``--([a-z][a-z-]+)", document.read_text()))
+        unknown = {name for name in named - known if not name.startswith("tls")}
+        assert not unknown, f"{document.name}: {sorted(unknown)}"
