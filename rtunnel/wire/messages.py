@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 VERSION = 1
 #: A longer HELLO is not one of ours.
@@ -41,6 +42,11 @@ def _load(payload: bytes) -> dict[str, object]:
 
 def _dump(value: dict[str, object]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("utf-8")
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """JSON can write half of a surrogate pair, which no encoding can."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode("utf-8") == value
 
 
 def _text(value: object) -> str:
@@ -115,7 +121,7 @@ def decode_hello(payload: bytes) -> Hello:
         raise ValueError("HELLO without a session of 32 hexadecimal digits")
     if not isinstance(capabilities, list) or not all(isinstance(name, str) for name in capabilities):
         raise ValueError("HELLO whose capabilities are not a list of names")
-    if token is not None and not isinstance(token, str):
+    if token is not None and not _is_text(token):
         raise ValueError("HELLO whose token is not a text")
     return Hello(session, credit, version, _text(value.get("agent")), frozenset(capabilities), token)
 

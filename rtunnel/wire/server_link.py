@@ -93,7 +93,8 @@ class ServerLink(Link):
             self.fail(code, message)
 
     def _receive_init(self, number: int, payload: bytes) -> None:
-        if number in self.tunnels:
+        # A reference link has one tunnel: its NEW_CONN has no place for a number.
+        if number in self.tunnels or (self.peer is None and self.tunnels):
             self._ignore("INIT for a tunnel that is there")
             return
         try:

@@ -172,7 +172,7 @@ async def test_ids_are_not_used_again_by_the_next_link(world: World) -> None:
 async def test_slow_visitor_pauses_the_link_and_is_reset_in_the_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire_link, "REFERENCE_MAX_STALL", 0.5)
+    monkeypatch.setattr(wire_link, "REFERENCE_MAX_STALL", 3.0)
     service = await world.service(lambda: Peer(keep=False))
     server, port = world.server(limits=QUICK), free_port()
     world.reference_client(server, service.port, port)

@@ -89,6 +89,14 @@ def test_a_repeated_init_is_ignored(make) -> None:
     assert not lone.link.is_closed
 
 
+def test_a_reference_link_has_one_tunnel() -> None:
+    lone = lone_server()
+    lone.feed(raw(frames.INIT, 0, b"8080:127.0.0.1:80"))
+    lone.feed(raw(frames.INIT, 1, b"9999:other"))
+    assert lone.link.tunnels == {0: REQUEST}
+    assert lone.link.ignored["INIT for a tunnel that is there"] == 1
+
+
 @pytest.mark.parametrize("payload", BAD_INITS)
 def test_a_bad_init_refuses_that_tunnel_only(payload: bytes) -> None:
     lone = extended_server()

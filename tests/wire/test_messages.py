@@ -26,7 +26,7 @@ MALFORMED: dict[str, list[Any]] = {
     "initial_credit": [None, -1, True, 1.5, "65536", 2**62, 10**300, float("nan")],
     "session": [None, "", 5, SESSION[1:], SESSION + "0", SESSION.upper(), "g" * 32, ["0"] * 32, "\u0660" * 32],
     "capabilities": [None, "withdraw", [1], [None], [["withdraw"]], {"withdraw": 1}, 5],
-    "token": [5, True, [], {}],
+    "token": [5, True, [], {}, "\ud800"],
 }
 KEYS = st.sampled_from([*MALFORMED, "agent", "tunnel", "visitor", "address", "scope", "code", "message"])
 DECODERS: list[Callable[[bytes], object]] = [

@@ -55,6 +55,14 @@ def test_bulk_streams_take_turns() -> None:
     assert turns(outbox, MOST) == []
 
 
+def test_a_stream_that_is_scheduled_again_has_no_second_turn() -> None:
+    outbox = Outbox()
+    busy = make_stream(1, 2 * MOST)
+    for stream in (busy, busy, make_stream(2, 2 * MOST)):
+        outbox.schedule(stream)
+    assert turns(outbox, 4 * MOST) == [(1, MOST), (2, MOST), (1, MOST), (2, MOST)]
+
+
 def test_credit_ends_a_turn() -> None:
     outbox = Outbox()
     stream = make_stream(1, 100, credit=30)
