@@ -20,6 +20,9 @@ from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
+#: Small pieces that wait are joined up to this many bytes: a piece costs more memory than a byte does.
+SMALL_CHUNK = 4096
+
 
 @implementer(IPushProducer)
 class _SocketFull:
@@ -145,10 +148,13 @@ class SocketEnd(Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes for the socket, kept while it is full."""
         self.touched = True
-        if self._full or self._pending:
-            self._pending.append(data)
-        else:
+        pending = self._pending
+        if not (self._full or pending):
             self._write(data)
+        elif pending and len(pending[-1]) + len(data) <= SMALL_CHUNK:
+            pending[-1] += data
+        else:
+            pending.append(data)
 
     def finished(self) -> None:
         """The stream sends no more: half-close the connection behind what is pending."""

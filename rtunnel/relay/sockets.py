@@ -38,8 +38,8 @@ def tune(transport: Any) -> None:
 def tune_link(transport: Any, dead_after: float) -> None:
     """Ask for keepalive probes soon, where the system lets us (Linux): a reference peer cannot be asked otherwise.
 
-    :param dead_after: seconds after which an idle peer that answers no probe is given up. One that owes us
-        acknowledgements gets four times that: a reference peer may rightly stop reading for a while.
+    :param dead_after: in seconds. A peer that answers no probe, or acknowledges nothing, is given up after four times
+        that, as a reference peer may rightly stop reading for a while.
     """
     if not ITCPTransport.providedBy(transport):
         return
@@ -47,7 +47,6 @@ def tune_link(transport: Any, dead_after: float) -> None:
     options = {
         "TCP_KEEPIDLE": probe,
         "TCP_KEEPINTVL": probe,
-        "TCP_KEEPCNT": 2,
         "TCP_USER_TIMEOUT": int(4 * dead_after * 1000),
     }
     handle: Any = ISystemHandle(transport).getHandle()

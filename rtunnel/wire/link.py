@@ -77,7 +77,7 @@ class Link:
         self._decoder = frames.FrameDecoder(limits.max_frame)
         self._events: list[Event] = []
         self._handlers: dict[int, Callable[[int, bytes], None]] = {frames.CLOSE_CONN: self._receive_close}
-        self._outbox = Outbox()
+        self._outbox = Outbox(limits.max_streams)
         self._credit_due: dict[int, Stream] = {}
         # What we may come to hold: the windows of extended peers, what stalls on reference links.
         self._granted = 0
@@ -217,8 +217,7 @@ class Link:
         """Queue *data* on *stream*. Heed ``stream.wants_pause`` once :meth:`data_to_send` has had its turn."""
         if not stream.open or stream.ending or not data:
             return
-        stream.chunks.append(data)
-        stream.queued += len(data)
+        stream.put(data)
         self._outbox.schedule(stream)
 
     def finish(self, stream: Stream) -> None:

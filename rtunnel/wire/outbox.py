@@ -11,17 +11,22 @@ from rtunnel.errors import TooMuchWaiting
 from rtunnel.wire import frames
 from rtunnel.wire.stream import Stream
 
-#: Control frames that may wait for a peer that does not read, in bytes.
+#: Control frames that may wait for a peer that does not read, in bytes ...
 MAX_CONTROL_WAITING = 1024 * 1024
+#: ... and for each stream that the link may have: all may open and break while the connection is stuck for a moment.
+MAX_CONTROL_PER_STREAM = 512
 
 
 class Outbox:
     """Everything of one link that waits for its connection.
 
+    :param max_streams: that the link may have.
     :ivar control_waiting: bytes of control frames.
+    :ivar max_control: the most that they may become.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_streams: int) -> None:
+        self.max_control = MAX_CONTROL_WAITING + max_streams * MAX_CONTROL_PER_STREAM
         self.control_waiting = 0
         self._control: list[bytes] = []
         self._pong: bytes | None = None
@@ -42,7 +47,7 @@ class Outbox:
         """
         frame = frames.encode_frame(frame_type, conn_id, payload)
         self.control_waiting += len(frame)
-        if self.control_waiting > MAX_CONTROL_WAITING:
+        if self.control_waiting > self.max_control:
             raise TooMuchWaiting("our answers are not read")
         self._control.append(frame)
 

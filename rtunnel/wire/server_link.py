@@ -10,7 +10,6 @@ from rtunnel.wire.events import TunnelRefused, TunnelRequested, TunnelWithdrawn
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, TunnelRequest, WireError
-from rtunnel.wire.outbox import MAX_CONTROL_WAITING
 from rtunnel.wire.stream import Stream
 
 
@@ -66,7 +65,7 @@ class ServerLink(Link):
         if self.mode is Mode.AWAITING:
             self._settle(None)
         why = self._why_full()
-        if why is None and 2 * self._outbox.control_waiting > MAX_CONTROL_WAITING:
+        if why is None and 2 * self._outbox.control_waiting > self._outbox.max_control:
             why = "the client does not read"
         if why is not None or self.mode is Mode.CLOSED:
             raise Refusal(Code.LIMIT, why or "the link is closed")

@@ -10,6 +10,8 @@ from rtunnel.wire.credit import ReceiveWindow, SendWindow
 #: At this many bytes queued the source of a stream should pause, and at the lower mark it may go on.
 HIGH_WATER = 65536
 LOW_WATER = 16384
+#: Pieces are joined up to this many bytes.
+SMALL_CHUNK = 4096
 
 
 class Stream:
@@ -65,6 +67,15 @@ class Stream:
     def can_send(self) -> bool:
         """It has something to send and may: bytes with credit, or its end."""
         return self.send_window.available > 0 if self.queued else self.ending and not self.sent_end
+
+    def put(self, data: bytes) -> None:
+        """Queue *data*. Small pieces are joined: a piece costs more memory than a byte does."""
+        chunks = self.chunks
+        if chunks and len(chunks[-1]) + len(data) <= SMALL_CHUNK:
+            chunks[-1] += data
+        else:
+            chunks.append(data)
+        self.queued += len(data)
 
     def take(self, limit: int) -> list[bytes]:
         """Up to *limit* queued bytes, in the pieces they came in."""

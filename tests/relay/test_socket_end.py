@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rtunnel.errors import Code
-from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.socket_end import SMALL_CHUNK, SocketEnd
 from rtunnel.testing import HIGH_WATER, MemoryStream, memory_streams
 from tests.relay.fakes import FakeSocket, Lives, Recorder, lose
 
@@ -67,7 +67,8 @@ def test_what_a_full_socket_keeps_is_bounded_by_the_window() -> None:
 
 def test_socket_that_fills_up_again_while_it_drains(relay: Relay) -> None:
     relay.socket.say_full()
-    for chunk in (b"a", b"b", b"c"):
+    a, b, c = (letter * SMALL_CHUNK for letter in (b"a", b"b", b"c"))
+    for chunk in (a, b, c):
         relay.far.write(chunk)
     write = relay.socket.write
 
@@ -77,13 +78,20 @@ def test_socket_that_fills_up_again_while_it_drains(relay: Relay) -> None:
 
     relay.socket.write = write_and_fill  # type: ignore[method-assign]
     relay.socket.say_room()
-    assert (relay.socket.value(), relay.near.waiting) == (b"a", 2)
+    assert (relay.socket.value(), relay.near.waiting) == (a, 2 * SMALL_CHUNK)
     relay.far.write(b"d")
-    assert relay.socket.value() == b"a"
+    assert relay.socket.value() == a
     relay.socket.say_room()
     relay.socket.say_room()
     relay.socket.say_room()
-    assert (relay.socket.value(), relay.near.waiting) == (b"abcd", 0)
+    assert (relay.socket.value(), relay.near.waiting) == (a + b + c + b"d", 0)
+
+
+def test_small_pieces_that_wait_are_joined(relay: Relay) -> None:
+    relay.socket.say_full()
+    for _ in range(2 * SMALL_CHUNK):
+        relay.far.write(b"x")
+    assert [len(piece) for piece in relay.end._pending] == [SMALL_CHUNK, SMALL_CHUNK]
 
 
 def test_stream_that_takes_no_more_stops_the_reading() -> None:

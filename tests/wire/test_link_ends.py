@@ -8,7 +8,6 @@ from rtunnel.errors import Code, TunnelRefused as Refusal
 from rtunnel.wire import frames
 from rtunnel.wire.events import DataReceived, LinkFailed, StreamReset
 from rtunnel.wire.limits import LinkLimits
-from rtunnel.wire.outbox import MAX_CONTROL_WAITING
 from tests.wire.pair import (
     CREDIT,
     Pair,
@@ -68,15 +67,24 @@ def test_streams_that_linger_count() -> None:
 
 def test_no_visitor_for_a_client_that_does_not_read() -> None:
     """NEW_CONN is a control frame; visitors alone must not make the link fail."""
-    lone = lone_server(LinkLimits(max_streams=1 << 20))
+    lone = lone_server(LinkLimits(max_streams=1))
     lone.feed(raw(frames.CLOSE_CONN, 1))
-    for _ in range(MAX_CONTROL_WAITING // 2 // 9 + 1):
-        lone.link.open_stream(0, "")
+    for _ in range(lone.link._outbox.max_control // 2 // 18 + 1):
+        lone.link.reset(lone.link.open_stream(0, ""), "connection-lost", "the visitor is gone")
     with pytest.raises(Refusal, match=r"^the client does not read$"):
         lone.link.open_stream(0, "")
     assert not lone.link.is_closed
     lone.sent()
     lone.link.open_stream(0, "")
+
+
+def test_all_visitors_may_break_while_the_connection_is_stuck() -> None:
+    lone = extended_server()
+    streams = [lone.link.open_stream(0, "192.0.2.123:65535") for _ in range(LinkLimits().max_streams)]
+    for stream in streams:
+        lone.link.reset(stream, Code.CONNECTION_LOST, "Connection to the other side was lost in a non-clean fashion.")
+    assert not lone.link.is_closed
+    assert len(lone.sent()) == 2 * len(streams)
 
 
 # The end of the link
@@ -102,7 +110,7 @@ def test_nothing_is_told_after_the_end_of_the_link() -> None:
     """Also where a frame for a stream, of many that came at once, is what ends it."""
     lone = extended_server(LinkLimits(initial_credit=10))
     first, second = open_on_server(lone), open_on_server(lone)
-    while MAX_CONTROL_WAITING - lone.link._outbox.control_waiting > 80:
+    while lone.link._outbox.max_control - lone.link._outbox.control_waiting > 80:
         lone.link.accept_tunnel(0, "a")
     too_much = raw(frames.DATA, first.conn_id, bytes(11))
     events = lone.feed(too_much, raw(frames.DATA, second.conn_id, b"x"), raw(frames.INIT, 5, b"85:x"))

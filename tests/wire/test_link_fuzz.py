@@ -15,7 +15,6 @@ from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.events import DataReceived, LinkFailed, StreamOpened, TunnelRequested
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import REFERENCE_MAX_WAITING, Link
-from rtunnel.wire.outbox import MAX_CONTROL_WAITING
 from rtunnel.wire.server_link import ServerLink
 from tests.wire.pair import (
     CREDIT,
@@ -100,7 +99,7 @@ FRAMES = st.builds(raw, TYPES, IDS, PAYLOADS)
 
 def check(link: Link) -> None:
     """What a peer can make us keep is bounded."""
-    assert link._outbox.control_waiting <= MAX_CONTROL_WAITING
+    assert link._outbox.control_waiting <= link._outbox.max_control
     assert link.stream_count <= link.limits.max_streams
     assert link._granted <= link.limits.link_buffer
     assert len(getattr(link, "tunnels", ())) <= link.limits.max_tunnels

@@ -35,7 +35,7 @@ def turns(outbox: Outbox, budget: int) -> list[tuple[int, int]]:
 
 
 def test_one_bulk_stream_and_many_small_ones() -> None:
-    outbox = Outbox()
+    outbox = Outbox(0)
     bulk = make_stream(1, 10 * MOST)
     outbox.schedule(bulk)
     assert turns(outbox, 1) == [(1, MOST)]
@@ -46,7 +46,7 @@ def test_one_bulk_stream_and_many_small_ones() -> None:
 
 
 def test_bulk_streams_take_turns() -> None:
-    outbox = Outbox()
+    outbox = Outbox(0)
     for conn_id in (1, 2, 3):
         outbox.schedule(make_stream(conn_id, 2 * MOST + 5))
     assert turns(outbox, MOST + 1) == [(1, MOST), (2, MOST)]
@@ -56,7 +56,7 @@ def test_bulk_streams_take_turns() -> None:
 
 
 def test_a_stream_that_is_scheduled_again_has_no_second_turn() -> None:
-    outbox = Outbox()
+    outbox = Outbox(0)
     busy = make_stream(1, 2 * MOST)
     for stream in (busy, busy, make_stream(2, 2 * MOST)):
         outbox.schedule(stream)
@@ -64,7 +64,7 @@ def test_a_stream_that_is_scheduled_again_has_no_second_turn() -> None:
 
 
 def test_credit_ends_a_turn() -> None:
-    outbox = Outbox()
+    outbox = Outbox(0)
     stream = make_stream(1, 100, credit=30)
     outbox.schedule(stream)
     outbox.schedule(make_stream(2, 10))
@@ -80,14 +80,14 @@ def test_credit_ends_a_turn() -> None:
 
 
 def test_no_budget_no_data() -> None:
-    outbox = Outbox()
+    outbox = Outbox(0)
     outbox.schedule(make_stream(1, 5))
     assert turns(outbox, 0) == []
     assert outbox
 
 
 def test_a_stream_that_is_over_has_no_turn() -> None:
-    outbox = Outbox()
+    outbox = Outbox(0)
     gone = make_stream(1, 100)
     outbox.schedule(gone)
     outbox.schedule(make_stream(2, 10))
@@ -98,7 +98,7 @@ def test_a_stream_that_is_over_has_no_turn() -> None:
 
 
 def test_the_end_of_a_stream_needs_no_credit_and_its_turn() -> None:
-    outbox = Outbox()
+    outbox = Outbox(0)
     stream = make_stream(1, 0, credit=0)
     outbox.schedule(stream)
     assert not outbox
@@ -113,7 +113,7 @@ def test_the_end_of_a_stream_needs_no_credit_and_its_turn() -> None:
 
 
 def test_control_frames_keep_their_order_and_the_last_pong_follows() -> None:
-    outbox = Outbox()
+    outbox = Outbox(0)
     assert not outbox
     outbox.set_pong(b"old")
     assert outbox.has_control
@@ -126,7 +126,7 @@ def test_control_frames_keep_their_order_and_the_last_pong_follows() -> None:
 
 
 def test_control_frames_have_a_bound() -> None:
-    outbox = Outbox()
+    outbox = Outbox(0)
     for _ in range(MAX_CONTROL_WAITING // 1024):
         outbox.add_control(frames.ERROR, 1, bytes(1015))
     assert outbox.control_waiting == MAX_CONTROL_WAITING
@@ -156,7 +156,7 @@ def test_a_stream_gives_its_bytes_in_order(chunks: list[bytes], takes: list[int]
 @given(st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 300_000)), max_size=6), st.integers(1, 300_000))
 def test_turns_are_fair_and_complete(sizes: list[tuple[int, int]], budget: int) -> None:
     """No stream gets two turns while another that could send gets none, and all that credit allows is sent."""
-    outbox = Outbox()
+    outbox = Outbox(0)
     allowed = {}
     for conn_id, (queued, credit) in enumerate(sizes):
         allowed[conn_id] = min(queued, credit)
