@@ -234,7 +234,7 @@ def test_a_reference_visitor_without_tunnel_0() -> None:
 
 def test_events_of_an_unread_flood_are_bounded_by_the_link() -> None:
     """A client that asks and asks, and reads no answer, loses its link; what waits for it stays small."""
-    lone = extended_server()
+    lone = extended_server(LinkLimits(max_streams=0))
     init = raw(frames.INIT, 1, b"nonsense")
     failed = []
     for _ in range(2000):
