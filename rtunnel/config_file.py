@@ -36,6 +36,14 @@ def read_config_file(path: str) -> ConfigFile:
 
     :raises ConfigError: it cannot be read, is neither YAML nor JSON, or is not a mapping of keys to values.
     """
+    return ConfigFile(path, keys_with_underscores(load_file(path), path))
+
+
+def load_file(path: str) -> object:
+    """What a file holds, as it is.
+
+    :raises ConfigError: it cannot be read, or is neither YAML nor JSON.
+    """
     try:
         content = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -44,7 +52,7 @@ def read_config_file(path: str) -> ConfigFile:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{path}: cannot be read: {reason}") from error
     parse = _parse_json if path.endswith(".json") else _parse_yaml
-    return ConfigFile(path, keys_with_underscores(parse(content, path), path))
+    return parse(content, path)
 
 
 def keys_with_underscores(mapping: object, where: str) -> dict[str, object]:

@@ -46,6 +46,8 @@ class Code(StrEnum):
     SHUTTING_DOWN = "shutting-down"
     #: Nothing was heard from the peer for too long.
     TIMEOUT = "timeout"
+    #: The peer may not use this server: no token or a wrong one, or its name is not among those that may.
+    UNAUTHORIZED = "unauthorized"
 
 
 class RtunnelError(Exception):
@@ -54,6 +56,10 @@ class RtunnelError(Exception):
 
 class ConfigError(RtunnelError, ValueError):
     """A setting is wrong. The message names its source, its key, and the likely fix."""
+
+
+class PkiError(RtunnelError):
+    """Certificates or keys cannot be made, read or kept as asked. The message says which, and what to do."""
 
 
 class StartupError(SystemExit, RtunnelError):
@@ -78,6 +84,12 @@ class TooMuchWaiting(PeerError):
     """The peer makes us answer and does not read the answers."""
 
     code = Code.LIMIT
+
+
+class TlsFailed(PeerError):
+    """A connection has no TLS, or not the TLS that we ask for, or the certificate of its other end is not accepted."""
+
+    code = Code.UNAUTHORIZED
 
 
 class LinkLost(RtunnelError):

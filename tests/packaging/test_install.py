@@ -97,6 +97,12 @@ def test_plugins_have_help(plugin: str, venv: Path, tmp_path: Path) -> None:
     assert "--config" in run([venv / "twistd", plugin, "--help"], cwd=tmp_path)
 
 
+def test_the_command(venv: Path, tmp_path: Path) -> None:
+    assert run([venv / "rtunnel", "--version"], cwd=tmp_path).startswith("rtunnel ")
+    run([venv / "rtunnel", "pki", "init", "--name", "localhost", "--dir", "pki"], cwd=tmp_path)
+    assert "localhost" in run([venv / "rtunnel", "pki", "show", "--dir", "pki"], cwd=tmp_path)
+
+
 def test_server_starts_and_stops(venv: Path, tmp_path: Path) -> None:
     argv = [str(venv / "twistd"), "-n", "--pidfile=", "rtunnel-server"]
     with Process([*argv, "--control-listen", "tcp:0:interface=127.0.0.1"], cwd=tmp_path) as server:

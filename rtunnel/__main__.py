@@ -1,0 +1,7 @@
+"""``python -m rtunnel`` is the command ``rtunnel``."""
+
+import sys
+
+from rtunnel.options.command import main
+
+sys.exit(main())

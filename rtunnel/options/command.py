@@ -1,0 +1,59 @@
+"""The command ``rtunnel``, for what is no service: it does one thing and ends.
+
+A mistake is one line on standard error and exit code 1, from wherever it comes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import ClassVar
+
+from twisted.python import usage
+
+from rtunnel.errors import RtunnelError
+from rtunnel.options import pki
+from rtunnel.options.verbs import Verb, Verbs
+
+
+class Options(Verbs):
+    """The tools beside the tunnel. The tunnel itself is two twistd plugins: see 'twistd rtunnel-server --help' and
+    'twistd rtunnel-client --help'."""
+
+    synopsis = "COMMAND"
+    subCommands: ClassVar = [["pki", None, pki.Options, "Certificates for links over TLS."]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    :param arguments: None: those of the process.
+    :returns: the exit code.
+    """
+    options = Options()
+    try:
+        options.parseOptions(arguments)
+        options.run()
+        sys.stdout.flush()
+    except (usage.UsageError, RtunnelError) as error:
+        return _complain(options, str(error))
+    except OSError as error:
+        if error.filename:
+            return _complain(options, f"cannot get at {error.filename}: {error.strerror}")
+        # It is our own output that cannot be written. The interpreter must not try it again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever closed a pipe has seen enough.
+        return 1 if isinstance(error, BrokenPipeError) else _complain(options, f"cannot write: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return 130
+    return 0
+
+
+def _complain(options: Verb, message: str) -> int:
+    # The command as far as it was understood, such as "rtunnel pki init".
+    while isinstance(options, Verbs) and options.subCommand is not None:
+        options = options.subOptions
+    sys.stderr.write(f"{' '.join(options.words())}: {message}\n")
+    return 1

@@ -1,0 +1,100 @@
+"""Names that go into certificates: of servers, which clients check, and of clients, by which they get their rights.
+
+A client's name is also that of its files, so it is letters, digits and a little more, and never a path.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from rtunnel.endpoint_strings import is_ipv4, is_ipv6
+from rtunnel.errors import PkiError
+
+#: What names the CA and the server wherever a client's name is expected too.
+CA = "ca"
+SERVER = "server"
+
+#: X.509 has no longer common names.
+MAX_COMMON_NAME = 64
+
+_CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*")
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
+_MAX_HOST = 253
+
+
+def client_name(text: str) -> str:
+    """Check the name of a client.
+
+    :raises PkiError: it cannot be one.
+    """
+    if text in (CA, SERVER):
+        raise PkiError(
+            f"'{text}' means the {'CA' if text == CA else 'server'} itself; choose another name for a client"
+        )
+    if not _CLIENT.fullmatch(text):
+        raise PkiError(
+            f"'{shown(text)}' cannot name a client; use letters and digits, after the first also . _ @ + and -"
+        )
+    if len(text) > MAX_COMMON_NAME:
+        raise PkiError(f"'{text[:20]}...' is too long for a name, which has {MAX_COMMON_NAME} characters at most")
+    return text
+
+
+def host(text: str) -> str:
+    """A DNS name or an IP address, as it stands in a certificate.
+
+    :raises PkiError: it is neither.
+    """
+    bare = text.strip()
+    if bare.startswith("[") and bare.endswith("]"):
+        bare = bare[1:-1]
+    if is_ipv4(bare) or is_ipv6(bare):
+        if "%" in bare:
+            raise PkiError(f"'{text}' has a zone, which no certificate can hold; write {bare.partition('%')[0]}")
+        return str(ipaddress.ip_address(bare))
+    if not bare:
+        raise PkiError("an empty name; write a DNS name such as tunnel.example.org, or an IP address")
+    if "://" in bare:
+        raise PkiError(f"'{shown(text)}' is a URL; write only the name of its host")
+    if re.fullmatch(r"[^:]+:[0-9]+|\[.*\]:[0-9]+", bare):
+        raise PkiError(f"'{shown(text)}' has a port; write only {shown(bare.rpartition(':')[0].strip('[]'))}")
+    if "*" in bare:
+        raise PkiError(f"'{shown(text)}' is a pattern; write every name by which clients reach the server")
+    name = _ascii(bare).removesuffix(".").lower()
+    labels = name.split(".")
+    # All digits at the end would be taken for an IPv4 address by some, and for a name by others.
+    if len(name) > _MAX_HOST or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
+        raise PkiError(f"'{shown(text)}' is neither a DNS name nor an IP address")
+    return name
+
+
+def hosts(texts: Iterable[str]) -> list[str]:
+    """DNS names and IP addresses, each of them once, in their order; commas and spaces may separate them.
+
+    :raises PkiError: there is none, or one is wrong.
+    """
+    found = [host(part) for text in texts for part in re.split(r"[,\s]+", text.strip())]
+    if not found:
+        raise PkiError("a server needs a name; give the DNS names and IP addresses by which clients reach it")
+    return list(dict.fromkeys(found))
+
+
+def _ascii(name: str) -> str:
+    """The form of an international name that travels; others are as they were."""
+    if name.isascii():
+        return name
+    try:
+        encoded = name.encode("idna")
+        # Python has the older rules. Where the newer ones differ, such as for the German sharp s, let nobody guess.
+        if encoded.decode("idna") == name.lower():
+            return encoded.decode("ascii")
+    except UnicodeError:
+        pass
+    raise PkiError(f"'{shown(name)}' cannot be written in ASCII without doubt; give its form that begins with xn--")
+
+
+def shown(text: str) -> str:
+    """One line that leaves a terminal as it was."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text[:80])

@@ -1,0 +1,25 @@
+"""Directories with certificates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtunnel.security import pki
+from rtunnel.security.store import Store
+from tests.security.pki_parts import HOSTS
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A CA with a server."""
+    made = Store(tmp_path / "pki")
+    pki.init(made, HOSTS)
+    return made
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Store:
+    """The directory on another machine."""
+    return Store(tmp_path / "elsewhere")

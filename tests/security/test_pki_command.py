@@ -1,0 +1,396 @@
+"""The command ``rtunnel`` as one would type it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import resource
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtunnel import __version__
+from rtunnel.options.command import main
+from rtunnel.security import pki
+from rtunnel.security.certificates import Algorithm, algorithm_of, hosts_of
+from rtunnel.security.store import Store
+from tests.process.harness import clean_environment
+from tests.security.pki_parts import tree
+
+ROOT = Path(__file__).parent.parent.parent
+NAMES = ["--name", "t.example.org", "192.0.2.1"]
+
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run ``python -m rtunnel ARGUMENTS`` in a directory of its own, with the directory ``pki`` in it."""
+
+    def call(*arguments: str, pki_dir: str = "pki", stdin: str | None = None, **keywords: Any) -> Done:
+        environment = {"PYTHONPATH": str(ROOT), "RTUNNEL_PKI_DIR": str(tmp_path / pki_dir), "COLUMNS": "100"}
+        return subprocess.run(
+            [sys.executable, "-m", "rtunnel", *arguments],
+            cwd=tmp_path,
+            env=clean_environment(environment),
+            **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
+            **({"stdout": subprocess.PIPE} | keywords),
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return call
+
+
+def right(done: Done) -> str:
+    """What a command printed that did its work without complaint."""
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def wrong(done: Done) -> str:
+    """The one line of a command that did not."""
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.rstrip("\n")
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The same without a process of its own, which is faster."""
+    monkeypatch.setenv("RTUNNEL_PKI_DIR", str(tmp_path / "pki"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Done:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return call
+
+
+def test_from_nothing_to_two_machines(run: Run, tmp_path: Path) -> None:
+    printed = right(run("pki", "init", *NAMES))
+    assert "rtunnel pki client NAME -o FILE" in printed
+    printed = right(run("pki", "client", "laptop", "-o", "laptop.pem"))
+    assert "rtunnel pki import laptop.pem" in printed
+    assert stat.S_IMODE((tmp_path / "laptop.pem").stat().st_mode) == 0o600
+    printed = right(run("pki", "import", "laptop.pem", pki_dir="there"))
+    assert "twistd rtunnel-client --tls --server t.example.org:7000" in printed
+    assert "Now delete laptop.pem." in printed
+    there = Store(tmp_path / "there")
+    assert there.own_client.load()
+    assert there.load_certificate("ca") == Store(tmp_path / "pki").load_certificate("ca")
+
+
+def test_through_a_pipe(run: Run, tmp_path: Path) -> None:
+    right(run("pki", "init", *NAMES))
+    made = run("pki", "client", "laptop", "-o", "-")
+    assert made.returncode == 0
+    assert made.stdout.startswith("# rtunnel: the client certificate 'laptop'")
+    assert made.stdout.endswith("-----END PRIVATE KEY-----\n")
+    assert made.stderr.count("\n") == 1
+    printed = right(run("pki", "import", "-", pki_dir="there", stdin=made.stdout))
+    assert "delete" not in printed
+    assert Store(tmp_path / "there").own_client.load()
+    assert wrong(run("pki", "import", "-", pki_dir="elsewhere", stdin=made.stdout[:-100])).startswith(
+        "rtunnel pki import: the bundle on standard input is damaged"
+    )
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_whole_life(in_process: Run, tmp_path: Path) -> None:
+    store = Store(tmp_path / "pki")
+    right(in_process("pki", "init", *NAMES, "--days", "400", "--ca-days", "1000"))
+    assert "rtunnel pki bundle laptop -o laptop.pem" in right(in_process("pki", "client", "laptop"))
+    right(in_process("pki", "bundle", "laptop", "-o", "laptop.pem"))
+    assert "Nothing ends within 30 days" in right(in_process("pki", "renew"))
+    assert "rtunnel pki bundle laptop" in right(in_process("pki", "renew", "laptop"))
+    shown = right(in_process("pki", "show"))
+    assert "laptop (client, replaced)" in shown
+    printed = right(in_process("pki", "renew", "server", "--name", "new.example.org", "--days", "2000"))
+    assert "no longer, since the CA ends then; for new.example.org" in printed
+    assert hosts_of(store.load_certificate("server")) == ["new.example.org"]
+    assert right(in_process("pki", "revoke", "laptop", "--replaced")).count("revoked: ") == 1
+    assert right(in_process("pki", "revoke", "laptop")).count("revoked: ") == 1
+    assert "nothing to revoke any more" in right(in_process("pki", "revoke", "laptop"))
+    shown = right(in_process("pki", "show"))
+    assert re.search(r"^laptop \(client, REVOKED on ", shown, re.MULTILINE)
+    assert "replaced, REVOKED" not in shown
+    assert "replaced, REVOKED" in right(in_process("pki", "show", "--all"))
+    assert "revocation list: number 3, 2 revoked" in shown
+    assert "the CA, valid until" in right(in_process("pki", "renew", "ca"))
+    assert "clients learn of it from a new bundle" in right(in_process("pki", "revoke", "server"))
+
+
+def test_show(in_process: Run, tmp_path: Path) -> None:
+    right(in_process("pki", "init", *NAMES))
+    right(in_process("pki", "client", "laptop", "--days", "20", "--algorithm", "ml-dsa-44"))
+    shown = right(in_process("pki", "show"))
+    laptop = shown[shown.index("laptop (client)") :]
+    for pattern in (
+        r"file +clients/laptop\.crt",
+        r"algorithm +ml-dsa-44",
+        r"serial +[0-9a-f]{20,}",
+        r"SHA-256 +[0-9a-f]{64}\n",
+        r"valid +\d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d, (19|20) days left",
+        r"WARNING: it ends in (19|20) days; run: rtunnel pki renew laptop",
+    ):
+        assert re.search(pattern, laptop), (pattern, laptop)
+    assert re.search(r"names +t\.example\.org, 192\.0\.2\.1", shown)
+    assert "client 'laptop', valid until" in right(in_process("pki", "renew"))
+    assert "WARNING" not in right(in_process("pki", "show"))
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_algorithms(algorithm: Algorithm, in_process: Run, tmp_path: Path) -> None:
+    right(in_process("pki", "init", *NAMES, "--algorithm", algorithm))
+    right(in_process("pki", "client", "laptop"))
+    store = Store(tmp_path / "pki")
+    assert {algorithm_of(store.load_certificate(name)) for name in ("ca", "server", "laptop")} == {algorithm}
+    assert f"algorithm  {algorithm}" in right(in_process("pki", "show"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--name", "a", "b", "c"], ["--name", "a,b", "--name=c"], ["a", "--name", "b", "c"]]
+)
+def test_names(arguments: list[str], in_process: Run, tmp_path: Path) -> None:
+    right(in_process("pki", "init", *arguments))
+    assert sorted(hosts_of(Store(tmp_path / "pki").load_certificate("server"))) == ["a", "b", "c"]
+
+
+def test_names_are_asked_for_on_a_terminal(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "rtunnel", "pki", "init", "--dir", "pki"],
+        cwd=tmp_path,
+        env=clean_environment({"PYTHONPATH": str(ROOT)}),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.write(ours, b"t.example.org 192.0.2.1\n")
+        out, err = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == 0
+    assert b"by which clients reach this server" in err
+    assert b"rtunnel pki client NAME -o FILE --dir pki\n" in out
+    assert hosts_of(Store(tmp_path / "pki").load_certificate("server")) == ["t.example.org", "192.0.2.1"]
+
+
+def test_no_key_on_a_terminal(run: Run, tmp_path: Path) -> None:
+    right(run("pki", "init", *NAMES))
+    ours, theirs = pty.openpty()
+    done = run("pki", "client", "laptop", "-o", "-", stdout=theirs)
+    os.close(theirs)
+    os.close(ours)
+    assert done.returncode == 1
+    assert "a private key is nothing for a terminal" in done.stderr
+    assert not (tmp_path / "pki" / "clients").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("", "rtunnel: say what to do: pki; --help tells more"),
+        ("pki", "rtunnel pki: say what to do: init, client, bundle, import, show, renew, revoke; --help tells more"),
+        ("pkl", "rtunnel: 'pkl' is not a command; did you mean 'pki'?"),
+        ("pki ini", "rtunnel pki: 'ini' is not a command; did you mean 'init'?"),
+        ("pki --foo", "rtunnel pki: option --foo not recognized"),
+        ("pki init", "rtunnel pki init: the server's name is missing: --name HOST, a DNS name or an IP address"),
+        ("pki init --nmae a", "rtunnel pki init: option --nmae not recognized; did you mean '--name'?"),
+        ("pki init --name", "rtunnel pki init: option --name requires argument"),
+        ("pki init --name a:7000", "rtunnel pki init: 'a:7000' has a port; write only a"),
+        (
+            "pki init --name a --days 0",
+            "rtunnel pki init: --days: 0 is out of range; write a whole number from 1 to 36500",
+        ),
+        (
+            "pki init --name a --ca-days x",
+            "rtunnel pki init: --ca-days: 'x' is not a whole number; write one from 1 to",
+        ),
+        (
+            "pki init --name a --algorithm rsa",
+            "rtunnel pki init: --algorithm: 'rsa' is not one of ml-dsa-44, ml-dsa-65,",
+        ),
+        ("pki init --name a --group nobody-here", "rtunnel pki init: --group: this machine has no group 'nobody-here'"),
+        ("pki init --name a --dir=", "rtunnel pki init: --dir is empty; name a directory"),
+        ("pki client", "rtunnel pki client: the client's name is missing"),
+        ("pki client a b", "rtunnel pki client: the client's name is given once, not also 'b'"),
+        ("pki client a", "rtunnel pki client: there is no CA in {pki}; make one with 'rtunnel pki init'"),
+        ("pki client ../a", "rtunnel pki client: '../a' cannot name a client"),
+        ("pki bundle a", "rtunnel pki bundle: name the file to write: -o FILE"),
+        ("pki bundle a -o a.pem", "rtunnel pki bundle: {pki} has no certificate of the ca"),
+        ("pki import", "rtunnel pki import: the bundle's file is missing"),
+        ("pki import a.pem", "rtunnel pki import: cannot read a.pem: no such file or directory"),
+        ("pki show", "rtunnel pki show: there is nothing in {pki}; 'rtunnel pki init' makes a CA there"),
+        ("pki show all", "rtunnel pki show: 'all' is not an option; options begin with two dashes"),
+        ("pki renew", "rtunnel pki renew: there is no CA in {pki}"),
+        ("pki revoke", "rtunnel pki revoke: the name is missing"),
+        ("pki revoke a", "rtunnel pki revoke: there is no CA in {pki}"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: str, complaint: str, in_process: Run, tmp_path: Path) -> None:
+    assert wrong(in_process(*arguments.split())).startswith(complaint.format(pki=tmp_path / "pki"))
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("pki init --name a", "ca.crt is there already, and is not overwritten; see 'rtunnel pki show'"),
+        ("pki client laptop", "there is a client 'laptop' already"),
+        ("pki client phone -o there", "there is there already, and is not overwritten; name another file"),
+        ("pki bundle laptop -o there", "there is there already, and is not overwritten; name another file"),
+        ("pki bundle laptop -o no/where", "cannot write no/where: no such file or directory"),
+        ("pki bundle lapto -o x", "has no client 'lapto'; did you mean 'laptop'?"),
+        ("pki renew laptop --name a", "--name is for the server only"),
+        ("pki renew server --name a b", "--name is for the server only, and for one name"),
+        ("pki renew ca --revoke-old", "the CA keeps its key"),
+        ("pki renew nobody", "has no client 'nobody'"),
+        ("pki revoke ca", "the CA cannot revoke itself"),
+        ("pki import there", "there is not a bundle"),
+    ],
+)
+def test_mistakes_change_nothing(arguments: str, complaint: str, in_process: Run, tmp_path: Path) -> None:
+    store = Store(tmp_path / "pki")
+    pki.init(store, ["a"])
+    pki.add_client(store, "laptop")
+    (tmp_path / "there").write_text("precious")
+    before = tree(tmp_path)
+    assert complaint in wrong(in_process(*arguments.split()))
+    assert tree(tmp_path) == before
+
+
+def test_a_real_mistake_is_one_line_too(run: Run, tmp_path: Path) -> None:
+    assert wrong(run("pki", "init", "--name", "a", "--days", "x")).startswith("rtunnel pki init: --days: 'x'")
+    assert tree(tmp_path) == {}
+
+
+def test_a_write_that_really_fails(run: Run, tmp_path: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+    complaint = wrong(run("pki", "init", *NAMES, preexec_fn=small_files))
+    assert re.fullmatch(r"rtunnel pki init: cannot write .*/ca\.crt: file too large", complaint)
+    assert tree(tmp_path) == {}
+    right(run("pki", "init", *NAMES))
+    before = tree(tmp_path)
+    wrong(run("pki", "renew", "server", preexec_fn=small_files))
+    assert tree(tmp_path) == before
+
+
+def test_output_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    right(run("pki", "init", *NAMES))
+    with Path("/dev/full").open("w") as full:
+        done = run("pki", "show", stdout=full)
+    assert (done.returncode, done.stderr) == (1, "rtunnel pki show: cannot write: No space left on device\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run("pki", "show", stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Path]:
+    """A directory with a CA that nobody may enter."""
+    store = Store(tmp_path / "pki")
+    pki.init(store, ["a"])
+    store.directory.chmod(0)
+    yield store.directory
+    store.directory.chmod(0o700)
+
+
+@pytest.fixture
+def unprivileged(in_process: Run, closed: Path) -> Iterator[Run]:
+    """Run a command as somebody for whom permissions count."""
+    if os.geteuid() != 0:
+        yield in_process
+        return
+    os.seteuid(65534)
+    yield in_process
+    os.seteuid(0)
+
+
+@pytest.mark.parametrize("arguments", ["show", "client laptop", "renew", "revoke laptop", "init --name a"])
+def test_no_permission(arguments: str, unprivileged: Run) -> None:
+    assert "permission denied" in wrong(unprivileged("pki", *arguments.split())).lower()
+
+
+def test_permissions_without_a_umask(run: Run, tmp_path: Path) -> None:
+    def no_umask() -> None:
+        os.umask(0)
+
+    right(run("pki", "init", *NAMES, preexec_fn=no_umask))
+    right(run("pki", "client", "laptop", "-o", "laptop.pem", preexec_fn=no_umask))
+    right(run("pki", "renew", "laptop", preexec_fn=no_umask))
+    for path in tmp_path.rglob("*"):
+        assert path.stat().st_mode & 0o022 == 0, path
+        if path.is_dir() or path.suffix in (".key", ".pem") or path.name == ".lock":
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_two_at_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "pki")
+    pki.init(store, ["a"])
+    for name in "abcdef":
+        pki.add_client(store, name)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "rtunnel", "pki", "revoke", name, "--dir", str(store.directory)],
+            env=clean_environment({"PYTHONPATH": str(ROOT)}),
+            stdout=subprocess.DEVNULL,
+        )
+        for name in "abcdef"
+    ]
+    assert [process.wait(60) for process in processes] == [0] * 6
+    revoked = store.load_crl(store.load_certificate("ca"))
+    assert revoked is not None
+    assert len(revoked) == 6
+
+
+def test_ctrl_c(in_process: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pki, "init", interrupted)
+    done = in_process("pki", "init", *NAMES)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
+
+
+@pytest.mark.parametrize("words", ["", "pki", "pki init", "pki client", "pki bundle", "pki import", "pki show"])
+def test_help(words: str, in_process: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--help", "-h"):
+        with pytest.raises(SystemExit) as ended:
+            in_process(*words.split(), flag)
+        assert ended.value.code == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"Usage: {' '.join(['rtunnel', *words.split()])} ")
+        assert all(len(line) <= 100 for line in printed.splitlines())
+
+
+@pytest.mark.parametrize("words", ["--version", "pki --version", "pki show --version"])
+def test_version(words: str, in_process: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        in_process(*words.split())
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"rtunnel {__version__} (Twisted ")
+
+
+def test_the_reactor_stays_out_of_it() -> None:
+    code = "import sys, rtunnel.options.command; print('twisted.internet.reactor' in sys.modules)"
+    environment = clean_environment({"PYTHONPATH": str(ROOT)})
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True) == "False\n"
