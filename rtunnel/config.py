@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from rtunnel.config_file import ConfigFile, read_config_file
+from rtunnel.config_file import ConfigFile, keys_with_underscores, read_config_file
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 
@@ -37,9 +37,10 @@ class Setting:
     :ivar default: the value where nothing was written.
     :ivar help: a sentence or two, without the default.
     :ivar shown_default: the default as an operator would write it; empty: there is none to show.
-    :ivar file_key: key in the file, where that is not the name.
+    :ivar file_key: key in the file, where that is not the name; ``tls.cert`` is ``cert`` in the section ``tls``.
     :ivar repeatable: whether the flag may be given several times.
     :ivar flag: whether there is a flag at all.
+    :ivar switch: whether the flag stands alone, without a value.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Setting:
     file_key: str = ""
     repeatable: bool = False
     flag: bool = True
+    switch: bool = False
 
     @property
     def variable(self) -> str:
@@ -125,8 +127,8 @@ def resolve(
     :raises ConfigError: a value is wrong or a key unknown; the message names the source, the key and the likely fix.
     """
     _check_environment(settings, environ, foreign)
-    in_file: Mapping[str, object] = file.values if file else {}
     known_keys = [setting.key for setting in settings]
+    in_file = _without_sections(file, known_keys) if file else {}
     for key in in_file:
         if file and key not in known_keys:
             raise ConfigError(f"{file.path}: unknown key '{key}'{suggestion(key, known_keys)}")
@@ -151,6 +153,21 @@ def resolve(
         except ConfigError as error:
             raise ConfigError(f"{source.label}: {error}") from error
     return Resolved(values, sources)
+
+
+def _without_sections(file: ConfigFile, known_keys: Collection[str]) -> Mapping[str, object]:
+    """What the file says, with the keys of its sections in full; ``tls: true`` is ``tls.enabled: true``."""
+    sections = {key.partition(".")[0] for key in known_keys if "." in key}
+    found: dict[str, object] = {}
+    for key, value in file.values.items():
+        if key not in sections:
+            found[key] = value
+        elif isinstance(value, dict):
+            inner = keys_with_underscores(value, f"{file.path}: key '{key}'")
+            found |= {f"{key}.{name}": each for name, each in inner.items()}
+        else:
+            found[f"{key}.enabled"] = value
+    return found
 
 
 def _check_environment(settings: Sequence[Setting], environ: Mapping[str, str], foreign: Collection[str]) -> None:

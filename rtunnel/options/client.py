@@ -9,8 +9,10 @@ from rtunnel.errors import ConfigError
 from rtunnel.options.common import PluginOptions, check_order, link_limits
 from rtunnel.options.declarations import CLIENT
 from rtunnel.options.run import PluginService
+from rtunnel.options.tls import check_token_use, decide_tls
 from rtunnel.options.tunnels import decide_tunnels
 from rtunnel.reverse.settings import ClientSettings
+from rtunnel.security.tls_policy import Role
 
 NAME = "rtunnel-client"
 
@@ -24,6 +26,7 @@ class Options(PluginOptions):
     examples = (
         "twistd -n rtunnel-client --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080",
         "twistd -n rtunnel-client --server 1.2.3.4:7000 --tunnel 8080:80 --tunnel '8443:[::1]:443'",
+        "twistd -n rtunnel-client --server tunnel.example.org:7000 --tunnel 8080:80 --tls",
         "twistd -n rtunnel-client --config /etc/rtunnel/client.yaml",
     )
 
@@ -37,6 +40,8 @@ class Options(PluginOptions):
                 "--server is missing; write for example --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080"
             )
         check_order(resolved, "reconnect-min", "reconnect-max")
+        tls = decide_tls(resolved, Role.CLIENT)
+        check_token_use(resolved, tls)
         self.settings = ClientSettings(
             server=values["server"],
             tunnels=decide_tunnels(resolved),
@@ -46,6 +51,8 @@ class Options(PluginOptions):
             dial_timeout=values["dial-timeout"],
             drain=values["drain"],
             limits=link_limits(resolved),
+            tls=tls,
+            token=values["token"],
         )
 
 

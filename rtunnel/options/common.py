@@ -16,7 +16,7 @@ from rtunnel.coercions import show_seconds, show_size
 from rtunnel.config import Resolved, Setting, find_config_file, resolve
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
-from rtunnel.options.declarations import NO_TLS, VARIABLES
+from rtunnel.options.declarations import VARIABLES
 from rtunnel.wire.limits import LinkLimits
 from twisted import copyright
 
@@ -66,9 +66,7 @@ class PluginOptions(usage.Options):
             if unknown is None:
                 raise
             name = unknown[1]
-            if name.startswith("tls"):
-                hint = f"; {NO_TLS}"
-            elif len(name) == 1:
+            if len(name) == 1:
                 hint = "; options begin with two dashes"
             else:
                 hint = suggestion(name, [setting.name for setting in self.declared if setting.flag] + ["config"])
@@ -115,15 +113,18 @@ class PluginOptions(usage.Options):
         return f"{super().getUsage(width)}\nExamples:\n{examples}"
 
 
-def _flag_handler(setting: Setting) -> Callable[[PluginOptions, str], None]:
+def _flag_handler(setting: Setting) -> Callable[..., None]:
+    def switch_on(self: PluginOptions) -> None:
+        self.flags[setting.name] = "true"
+
     def note(self: PluginOptions, value: str) -> None:
         if setting.repeatable:
             self.flags.setdefault(setting.name, []).append(value)
         else:
             self.flags[setting.name] = value
 
-    note.__doc__ = setting.help
-    return note
+    note.__doc__ = switch_on.__doc__ = setting.help
+    return switch_on if setting.switch else note
 
 
 def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = True) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rtunnel.addresses import ListenAddress, PortRanges
 from rtunnel.coercions import (
-    boolean,
     choice,
     dial_address,
     integer,
@@ -19,9 +18,7 @@ from rtunnel.coercions import (
     size,
 )
 from rtunnel.config import Setting
-from rtunnel.config_file import keys_with_underscores
-from rtunnel.endpoint_strings import suggestion
-from rtunnel.errors import ConfigError
+from rtunnel.options.tls_declarations import ADMISSION, TLS, TLS_CLIENT, TOKEN, TOKEN_OVER_PLAIN_TCP
 from rtunnel.options.tunnels import tunnels
 from rtunnel.wire.limits import LinkLimits
 
@@ -42,24 +39,6 @@ def _size(name: str, lowest: int, highest: int, default: int, help: str) -> Sett
 
 def _time(name: str, default: float, help: str, *, zero: bool = False) -> Setting:
     return Setting(name, seconds(zero=zero), default, help, show_seconds(default))
-
-
-# TLS has its place here: with it, the coercion gives a policy, and the flags are declared beside the section.
-NO_TLS = "this version has no TLS yet; remove it, or run the link through a TLS tunnel of its own"
-
-
-def _no_tls(*keys: str) -> Setting:
-    def coerce(value: object) -> None:
-        if isinstance(value, dict):
-            section = keys_with_underscores(value, "tls")
-            for key in section:
-                if key not in ("enabled", *keys):
-                    raise ConfigError(f"unknown key '{key}'{suggestion(key, ('enabled', *keys))}")
-            value = section.get("enabled", False)
-        if boolean(value):
-            raise ConfigError(f"is enabled, but {NO_TLS}")
-
-    return Setting("tls", coerce, None, "", flag=False)
 
 
 LOG = (
@@ -167,7 +146,9 @@ SERVER = (
     ),
     *LINK,
     *LOG,
-    _no_tls("cert", "key", "ca"),
+    _count("max-handshakes", 256, "Connections that may be in the TLS handshake at once."),
+    *TLS,
+    *ADMISSION,
 )
 
 CLIENT = (
@@ -214,7 +195,10 @@ CLIENT = (
     DRAIN,
     *LINK,
     *LOG,
-    _no_tls("cert", "key", "ca", "server_name"),
+    *TLS,
+    *TLS_CLIENT,
+    TOKEN,
+    TOKEN_OVER_PLAIN_TCP,
 )
 
 #: The environment variables of all plugins: what means nothing to one of them is no mistake if it does to another.

@@ -8,7 +8,9 @@ from rtunnel.config import Resolved
 from rtunnel.options.common import PluginOptions, link_limits
 from rtunnel.options.declarations import SERVER
 from rtunnel.options.run import PluginService
+from rtunnel.options.tls import decide_admission, decide_tls
 from rtunnel.reverse.settings import ServerSettings
+from rtunnel.security.tls_policy import Role
 
 NAME = "rtunnel-server"
 
@@ -23,6 +25,7 @@ class Options(PluginOptions):
         "twistd -n rtunnel-server",
         "twistd -n rtunnel-server --control-listen :7000 --allow-ports 8000-8999,9443",
         "twistd -n rtunnel-server --public-listen :8080 --route least-connections",
+        "twistd -n rtunnel-server --tls --clients /etc/rtunnel/clients.yaml",
         "RTUNNEL_LOG_FORMAT=json twistd -n rtunnel-server --config /etc/rtunnel/server.yaml",
     )
 
@@ -34,6 +37,7 @@ class Options(PluginOptions):
         control, public = values["control-listen"], values["public-listen"]
         if public is not None and public == control and not public.description.startswith("tcp:0"):
             raise resolved.error("public-listen", f"{public} is the control port too; give each its own")
+        tls = decide_tls(resolved, Role.SERVER)
         self.settings = ServerSettings(
             control_listen=control,
             public_listen=public,
@@ -45,6 +49,9 @@ class Options(PluginOptions):
             visitor_idle=values["visitor-idle"],
             drain=values["drain"],
             limits=link_limits(resolved),
+            tls=tls,
+            max_handshakes=values["max-handshakes"],
+            admission=decide_admission(resolved),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -28,8 +29,14 @@ class SocketTransport(Protocol):
     def getHost(self) -> IAddress: ...
 
 
+def below_tls(transport: Any) -> Any:
+    """The transport that has the socket: *transport* itself, or what a TLS transport runs over."""
+    return getattr(transport, "tcp", transport)
+
+
 def tune(transport: Any) -> None:
     """Ask for no delay of small writes, and for keepalive probes."""
+    transport = below_tls(transport)
     if ITCPTransport.providedBy(transport):
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
@@ -41,6 +48,7 @@ def tune_link(transport: Any, dead_after: float) -> None:
     :param dead_after: in seconds. A peer that answers no probe, or acknowledges nothing, is given up after four times
         that, as a reference peer may rightly stop reading for a while.
     """
+    transport = below_tls(transport)
     if not ITCPTransport.providedBy(transport):
         return
     probe = max(1, int(dead_after / 3))
@@ -65,6 +73,14 @@ def show_host_port(host: str, port: int) -> str:
     """``host:port``, with brackets round an IPv6 address; an IPv4 address in IPv6 clothes is shown as what it is."""
     host = host.removeprefix("::ffff:") if "." in host else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_local(address: IAddress) -> bool:
+    """Whether only this machine has *address*: a loopback address, a UNIX socket."""
+    if isinstance(address, IPv4Address | IPv6Address):
+        host = ip_address(address.host.partition("%")[0])
+        return (getattr(host, "ipv4_mapped", None) or host).is_loopback
+    return True
 
 
 def show_address(address: IAddress) -> str:

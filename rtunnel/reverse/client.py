@@ -22,6 +22,7 @@ from rtunnel.reverse.backoff import Backoff
 from rtunnel.reverse.client_session import ClientSession
 from rtunnel.reverse.draining import DrainingService
 from rtunnel.reverse.settings import ClientSettings
+from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.reverse.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import Hello
@@ -57,7 +58,9 @@ class LinkService(Service):
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
             capabilities=frozenset({WITHDRAW}),
+            token=settings.token,
         )
+        self._tls = TlsDialler(reactor, settings.tls, settings.connect_timeout) if settings.tls is not None else None
 
     def build_session(self) -> ClientSession:
         """A session for a connection that is being made."""
@@ -88,7 +91,11 @@ class LinkService(Service):
         server = self._settings.server
         endpoint = server.endpoint(self._reactor, self._settings.connect_timeout)
         try:
-            session: Any = await endpoint.connect(_SessionFactory(self))
+            session: Any
+            if self._tls is not None:
+                session = await self._tls.connect(endpoint, self.build_session)
+            else:
+                session = await endpoint.connect(_SessionFactory(self))
         except CancelledError:
             raise
         except Exception as error:

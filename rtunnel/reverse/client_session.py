@@ -80,6 +80,7 @@ class ClientSession(LinkProtocol):
             events.TunnelReady: self._tunnel_ready,
             events.TunnelRefused: self._tunnel_refused,
             events.StreamOpened: self._stream_opened,
+            events.LinkFailed: self._link_failed,
         }
 
     def connectionMade(self) -> None:
@@ -129,6 +130,12 @@ class ClientSession(LinkProtocol):
         self.was_useful = True
         self.link.ping(self.clock.seconds())
         self.log.info("connected to {peer} ({agent})", peer=self.peer_name, agent=event.peer.agent or "unnamed")
+
+    def _link_failed(self, event: events.LinkFailed) -> None:
+        if event.code == Code.UNAUTHORIZED:
+            # It is asked again, but no sooner each time.
+            self.was_useful = False
+        super()._link_failed(event)
 
     def _tunnel_ready(self, event: events.TunnelReady) -> None:
         tunnel = self._tunnels[event.number]

@@ -14,8 +14,10 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport, show_address, tune, tune_link
+from rtunnel.reverse.greetings import NO_TLS_HERE, tls_instead
+from rtunnel.security.peers import Peer
 from rtunnel.wire import events
-from rtunnel.wire.link import Link
+from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.stream import Stream
 
 #: Bytes of streams that are handed to the connection at a time; a control frame waits for no more than that.
@@ -67,6 +69,7 @@ class LinkProtocol(Protocol):
 
     :param link: not used by anybody else before.
     :param clock: for signs of life.
+    :ivar identity: who TLS has proved to be at the other end; None without TLS. Set before there is a connection.
     :ivar peer_name: the connection's other end, for logs.
     :ivar connected_now: there is a connection.
     :ivar why_lost: the reason, where one of the ends gave one.
@@ -78,6 +81,7 @@ class LinkProtocol(Protocol):
     def __init__(self, link: Link, clock: IReactorTime) -> None:
         self.link = link
         self.clock = clock
+        self.identity: Peer | None = None
         self.peer_name = ""
         self.connected_now = False
         self.why_lost = ""
@@ -101,6 +105,8 @@ class LinkProtocol(Protocol):
     def connectionMade(self) -> None:
         """Send what there is to send first, and start looking for signs of life."""
         self.peer_name = show_address(self.transport.getPeer())
+        if self.identity is not None and self.identity.name:
+            self.peer_name += f" ({self.identity.name})"
         self.connected_now = True
         tune(self.transport)
         tune_link(self.transport, self.link.limits.dead_after)
@@ -112,6 +118,9 @@ class LinkProtocol(Protocol):
         """Bytes of the link."""
         if not self.connected_now:
             return
+        if self.link.mode is Mode.AWAITING and (why := tls_instead(data)) is not None:
+            self.transport.write(NO_TLS_HERE)
+            self.link.fail(Code.PROTOCOL, why)
         self.link.receive_data(data, self.clock.seconds())
         self.handle_events()
         self.flush()

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
-from rtunnel.relay.sockets import show_address
+from rtunnel.relay.sockets import is_local, show_address
 
 
 def why_not_listening(error: BaseException | None) -> str:
@@ -46,6 +46,11 @@ class Listener(Service):
     def local_address(self) -> str:
         """``host:port`` that it listens on, with the real port where 0 was asked for; the setting until it listens."""
         return show_address(self._port.getHost()) if self._port is not None else str(self._address)
+
+    @property
+    def is_public(self) -> bool:
+        """It can be reached from other machines."""
+        return self._port is not None and not is_local(self._port.getHost())
 
     def privilegedStartService(self) -> None:
         """Bind. See :exc:`StartupError`."""

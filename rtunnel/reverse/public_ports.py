@@ -141,6 +141,10 @@ class PublicPorts:
             await deferLater(self._reactor, TAKE_OVER_POLL)
         return not holder.is_live
 
+    def number_of(self, backend: Backend) -> int | None:
+        """The port of *backend*; None: it has none of its own, or not yet."""
+        return self._numbers.get(backend)
+
     def release(self, backend: Backend) -> int | None:
         """Free the port of *backend* at once; which, if it had one."""
         number = self._numbers.get(backend)

@@ -19,6 +19,9 @@ class Pool(ABC):
     def __len__(self) -> int:
         return len(self._members)
 
+    def __contains__(self, backend: object) -> bool:
+        return backend in self._members
+
     def join(self, backend: Backend) -> None:
         """*backend* takes visitors."""
         self._members[backend] = None

@@ -14,19 +14,22 @@ import secrets
 from typing import Any
 
 from twisted.application.internet import TimerService
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.sockets import QuietFactory
+from rtunnel.reverse.admission import Admission
 from rtunnel.reverse.agent import AGENT
 from rtunnel.reverse.draining import DrainingService
+from rtunnel.reverse.guard import Guard
 from rtunnel.reverse.listening import Listener
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
 from rtunnel.reverse.routing import POLICIES
 from rtunnel.reverse.server_session import ServerSession
 from rtunnel.reverse.settings import ServerSettings
+from rtunnel.reverse.tls_links import TlsListener
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.messages import Hello, TunnelRequest
 from rtunnel.wire.server_link import ServerLink, StreamIds
@@ -52,8 +55,9 @@ class TunnelServer(DrainingService):
         super().__init__(reactor, "rtunnel-server", settings.drain)
         self._settings = settings
         self.handshake_timeout = settings.handshake_timeout
+        self.admission = Admission(settings.admission)
         self.sessions: set[ServerSession] = set()
-        self._by_session: dict[str, ServerSession] = {}
+        self._by_session: dict[tuple[str, str], ServerSession] = {}
         self._hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
@@ -65,20 +69,32 @@ class TunnelServer(DrainingService):
         self._full = False
         self.ports = PublicPorts(reactor, settings.public_interface, self.visitors)
         self.pool = POLICIES[settings.route]()
-        self.control = Listener(
-            reactor, settings.control_listen, _SessionFactory(self), "control port", "--control-listen"
-        )
+        factory: IProtocolFactory = _SessionFactory(self)
+        if settings.tls is not None:
+            factory = TlsListener(reactor, settings, self.build_session)
+        self.control = Listener(reactor, settings.control_listen, factory, "control port", "--control-listen")
         self.control.setServiceParent(self)
+        Guard(reactor, self, factory if isinstance(factory, TlsListener) else None).setServiceParent(self)
         self.shared: Listener | None = None
         if settings.public_listen is not None:
-            factory = VisitorFactory(self.visitors, self.pool.candidates)
-            self.shared = Listener(reactor, settings.public_listen, factory, "shared public port", "--public-listen")
+            visitors = VisitorFactory(self.visitors, self.pool.candidates)
+            self.shared = Listener(reactor, settings.public_listen, visitors, "shared public port", "--public-listen")
             self.shared.setServiceParent(self)
         if settings.visitor_idle:
             idle = TimerService(settings.visitor_idle, self._abort_idle_visitors)
             idle.clock = reactor
             idle.setName("idle visitors")
             idle.setServiceParent(self)
+
+    def startService(self) -> None:
+        """Start, and say so where anybody may use this server."""
+        super().startService()
+        if self._settings.tls is None and self.admission.lets_anybody_in and self.control.is_public:
+            self.log.warn(
+                "ANYBODY WHO REACHES {address} CAN OPEN PORTS ON THIS MACHINE: the control port has neither TLS nor "
+                "tokens; give both ends --tls (or --valid-tokens and --token), or listen on 127.0.0.1 only",
+                address=self.control.local_address,
+            )
 
     # Clients
 
@@ -104,7 +120,8 @@ class TunnelServer(DrainingService):
         """The client has shown who it is. If it comes back over a new link, the old one is dead, whatever it seems."""
         if session.link.peer is None:
             return
-        name = session.link.peer.session
+        proof = session.identity.fingerprint if session.identity is not None else session.client_name
+        name = session.known_as = (session.link.peer.session, proof)
         before = self._by_session.get(name)
         if before is not None and before is not session:
             before.lose(f"the same client came back from {session.peer_name}")
@@ -115,8 +132,8 @@ class TunnelServer(DrainingService):
         if session not in self.sessions:
             return
         self.sessions.discard(session)
-        if session.link.peer is not None and self._by_session.get(session.link.peer.session) is session:
-            del self._by_session[session.link.peer.session]
+        if session.known_as is not None and self._by_session.get(session.known_as) is session:
+            del self._by_session[session.known_as]
         freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
         if session.link.peer is not None or session.backends:
             freed_ports = f"; ports freed: {', '.join(map(str, freed))}" if freed else ""
@@ -132,6 +149,7 @@ class TunnelServer(DrainingService):
             raise TunnelRefused(Code.SHUTTING_DOWN, "the server is going down")
         is_reference = not backend.session.link.is_extended
         if self.shared is not None and (request.port == 0 or is_reference):
+            self.admission.check_tunnel(backend.session, 0, self.sessions)
             self.pool.join(backend)
             return self.shared.local_address
         if request.port == 0:
@@ -139,7 +157,24 @@ class TunnelServer(DrainingService):
         if request.port not in self._settings.allow_ports:
             allowed = self._settings.allow_ports
             raise TunnelRefused(Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed}")
+        self.admission.check_tunnel(backend.session, request.port, self.sessions)
         return await self.ports.claim(request.port, backend)
+
+    def check_tunnel(self, backend: Backend) -> None:
+        """See whether the client of *backend*, which has it, may have it still.
+
+        :raises TunnelRefused: it may not.
+        """
+        number = self.ports.number_of(backend)
+        if number is not None or backend in self.pool:
+            self.admission.check_tunnel(backend.session, number or 0, self.sessions)
+
+    def check_stream(self, backend: Backend) -> None:
+        """See whether the client of *backend* may serve one more visitor.
+
+        :raises TunnelRefused: it may not.
+        """
+        self.admission.check_stream(backend.session, self.ports.number_of(backend) or 0, self.sessions)
 
     def close_tunnel(self, backend: Backend) -> int | None:
         """Serve no more visitors by *backend*; the port that is free now, if it had one of its own."""

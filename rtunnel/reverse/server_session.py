@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.reverse.admission import Admission
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.public_ports import Backend
 from rtunnel.wire import events
@@ -29,12 +30,14 @@ class IServer(Protocol):
     """What a session needs of the server."""
 
     handshake_timeout: float
+    admission: Admission
 
     @property
     def serves_silent_clients(self) -> bool: ...
     def session_established(self, session: ServerSession) -> None: ...
     def session_lost(self, session: ServerSession) -> None: ...
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str: ...
+    def check_stream(self, backend: Backend) -> None: ...
     def close_tunnel(self, backend: Backend) -> int | None: ...
 
 
@@ -43,6 +46,8 @@ class ServerSession(LinkProtocol):
 
     :ivar link: of the peer's HELLO and of its tunnels.
     :ivar backends: what the client serves or asked to serve, by tunnel number.
+    :ivar known_as: by what the server knows the client again when it comes back.
+    :ivar client_name: by which the operator says what the client may do; empty where nothing has told it.
     """
 
     log = Logger()
@@ -53,6 +58,8 @@ class ServerSession(LinkProtocol):
         self._server = server
         self._timers: list[IDelayedCall] = []
         self.backends: dict[int, Backend] = {}
+        self.known_as: tuple[str, str] | None = None
+        self.client_name = ""
         self._refusals: set[tuple[int, str]] = set()
         self._handlers |= {
             events.Established: self._established,
@@ -66,11 +73,17 @@ class ServerSession(LinkProtocol):
         """The link can carry new streams."""
         return self.connected_now and self.link.mode is not Mode.CLOSED
 
+    @property
+    def is_asked_for(self) -> bool:
+        """The client has shown what it wants, so that it could be let in or not."""
+        return self.is_live and (self.link.is_extended or bool(self.backends))
+
     def connectionMade(self) -> None:
         """Give the client a bounded time to say what it is."""
         super().connectionMade()
         self.log.debug("connection from {peer} to the control port", peer=self.peer_name)
-        if self._server.serves_silent_clients:
+        must_speak = self._server.admission.needs_hello(has_certificate=self.identity is not None)
+        if self._server.serves_silent_clients and not must_speak:
             self._timers.append(self.clock.callLater(SILENT_AFTER, self._silent))
         self._timers.append(self.clock.callLater(self._server.handshake_timeout, self._handshake_over))
 
@@ -95,8 +108,16 @@ class ServerSession(LinkProtocol):
 
     def _silent(self) -> None:
         """Nothing came: this is how a reference client asks for the shared port."""
-        if self.is_live and not self.link.is_extended and not self.backends:
+        if self.is_live and not self.link.is_extended and not self.backends and self.check_admission():
             self._ask_for(0, TunnelRequest(0, "unknown"))
+
+    def check_admission(self) -> bool:
+        """Whether the client may stay; if not, it is told so and closed."""
+        why = self._server.admission.why_not(self)
+        if why is not None:
+            self.link.fail(Code.UNAUTHORIZED, why)
+            self.handle_events()
+        return why is None
 
     def _handshake_over(self) -> None:
         if self.is_live and not self.link.is_extended and not self.backends:
@@ -110,6 +131,8 @@ class ServerSession(LinkProtocol):
     # What the link tells
 
     def _established(self, event: events.Established) -> None:
+        if not self.check_admission():
+            return
         if event.peer is not None:
             for backend in self.backends.values():
                 # It was silent for so long that it was taken for a reference client.
@@ -145,6 +168,8 @@ class ServerSession(LinkProtocol):
             self.log.info("client {peer}: tunnel {tunnel} withdrawn", peer=self.peer_name, tunnel=event.number)
 
     def _ask_for(self, number: int, request: TunnelRequest) -> None:
+        if not self.is_live:
+            return
         before = self.backends.pop(number, None)
         if before is not None:
             self._server.close_tunnel(before)
@@ -177,6 +202,15 @@ class ServerSession(LinkProtocol):
         self.handle_events()
         self.flush()
 
+    def revoke_tunnel(self, backend: Backend, refusal: TunnelRefused) -> None:
+        """The client may no longer have this tunnel; its streams go on."""
+        if self.backends.pop(backend.number, None) is not None:
+            self._server.close_tunnel(backend)
+            self._tunnel_refused(events.TunnelRefused(backend.number, refusal.code, refusal.message))
+            self.link.refuse_tunnel(backend.number, refusal.code, refusal.message)
+            self.handle_events()
+            self.flush()
+
     # Visitors
 
     def open_visitor(self, tunnel: int, visitor: str, end: SocketEnd) -> bool:
@@ -184,6 +218,8 @@ class ServerSession(LinkProtocol):
         if not self.is_live:
             return False
         try:
+            if (backend := self.backends.get(tunnel)) is not None:
+                self._server.check_stream(backend)
             stream = self.link.open_stream(tunnel, visitor)
         except TunnelRefused as refusal:
             self.log.warn("client {peer} cannot take a visitor: {text}", peer=self.peer_name, text=refusal.message)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
+from rtunnel.reverse.admission import AdmissionSettings
+from rtunnel.security.tls_policy import TlsSettings
 from rtunnel.wire.limits import LinkLimits
 
 
@@ -25,6 +27,9 @@ class ServerSettings:
     :ivar visitor_idle: time without a byte in either direction after which a visitor is closed; 0: never.
     :ivar drain: time that streams are given to finish when the process stops.
     :ivar limits: bounds of each link.
+    :ivar tls: how links are protected; None: not at all.
+    :ivar max_handshakes: connections that may be in the TLS handshake at once.
+    :ivar admission: who may use the server.
     """
 
     control_listen: ListenAddress
@@ -37,6 +42,9 @@ class ServerSettings:
     visitor_idle: float = 0.0
     drain: float = 10.0
     limits: LinkLimits = field(default_factory=LinkLimits)
+    tls: TlsSettings | None = None
+    max_handshakes: int = 256
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,8 @@ class ClientSettings:
     :ivar dial_timeout: time that a local service is given to accept a connection.
     :ivar drain: time that streams are given to finish when the process stops.
     :ivar limits: bounds of the link.
+    :ivar tls: how the link is protected; None: not at all.
+    :ivar token: what proves to the server who we are; None: there is none.
     """
 
     server: DialAddress
@@ -75,3 +85,5 @@ class ClientSettings:
     dial_timeout: float = 5.0
     drain: float = 10.0
     limits: LinkLimits = field(default_factory=LinkLimits)
+    tls: TlsSettings | None = None
+    token: str | None = field(default=None, repr=False)

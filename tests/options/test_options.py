@@ -17,6 +17,7 @@ from rtunnel.errors import ConfigError
 from rtunnel.options import client, server
 from rtunnel.options.common import PluginOptions
 from rtunnel.options.declarations import CLIENT, SERVER
+from rtunnel.options.tls_declarations import ADMISSION, TLS, TLS_CLIENT, TOKEN
 from rtunnel.options.tunnels import tunnels
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.wire.limits import LinkLimits
@@ -94,6 +95,7 @@ SERVER_VALUES = {
     "route": ("least-connections", "least-connections", "least-connections"),
     "drain": ("0", 0, 0.0),
     "max-links": ("3", 3, 3),
+    "max-handshakes": ("7", 7, 7),
     "max-tunnels": ("4", 4, 4),
     "handshake-timeout": ("1.5", 1.5, 1.5),
     "visitor-idle": ("1h", "1h", 3600.0),
@@ -113,6 +115,8 @@ CLIENT_VALUES = {
     **LINK_VALUES,
     **LOG_VALUES,
 }
+# These take files that must be there, or depend on one another: tests/tls/test_options.py.
+OF_SECURITY = {setting.name for setting in (*TLS, *TLS_CLIENT, *ADMISSION, TOKEN)}
 PLUGINS = [(server.Options, SERVER, SERVER_VALUES), (client.Options, CLIENT, CLIENT_VALUES)]
 
 
@@ -134,7 +138,7 @@ def test_every_setting_from_every_source(
     config: Write,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = [setting for setting in declared if setting.flag]
+    settings = [setting for setting in declared if setting.flag and setting.name not in OF_SECURITY]
     assert {setting.name for setting in settings} == set(values)
     arguments: list[str] = []
     if source == "flag":
@@ -225,12 +229,10 @@ def test_our_client_file(config: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("tls: {enabled: true}", "key 'tls': is enabled, but this version has no TLS yet"),
-        ("tls: true", "key 'tls': is enabled, but this version has no TLS yet"),
-        ("tls: {enabled: maybe}", "key 'tls': 'maybe' is neither true nor false"),
-        ("tls: {certt: x}", "key 'tls': unknown key 'certt'; did you mean 'cert'?"),
-        ("tls: {server_name: x}", "key 'tls': unknown key 'server_name'"),
-        ("tls: [x]", "key 'tls': [\"x\"] is neither true nor false"),
+        ("tls: {enabled: maybe}", "key 'tls.enabled': 'maybe' is neither true nor false"),
+        ("tls: {certt: x}", "unknown key 'tls.certt'; did you mean 'tls.cert'?"),
+        ("tls: {server_name: x}", "unknown key 'tls.server_name'"),
+        ("tls: [x]", "key 'tls.enabled': [\"x\"] is neither true nor false"),
         ("server: 1.2.3.4:7000", "unknown key 'server'"),
         ("drain: soon", "key 'drain': 'soon' is not a time"),
         ("control_listen: [1]", "key 'control_listen': [1] is not text; put it in quotes"),
@@ -247,21 +249,11 @@ def test_server_file_errors(config: Write, content: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_tls_is_not_ignored_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RTUNNEL_TLS", "0")
-    parse_server()
-    monkeypatch.setenv("RTUNNEL_TLS", "1")
-    with pytest.raises(usage.UsageError, match="environment variable RTUNNEL_TLS: is enabled, but this version has no"):
-        parse_server()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--control-lsten=:1"], "option --control-lsten not recognized; did you mean '--control-listen'?"),
         (["--zzz"], "option --zzz not recognized"),
-        (["--tls"], "option --tls not recognized; this version has no TLS yet"),
-        (["--tls-cert=x"], "option --tls-cert not recognized; this version has no TLS yet"),
         (["-control-listen=:1"], "option -c not recognized; options begin with two dashes"),
         ([":7000"], "':7000' is not an option; options begin with two dashes"),
         (["--drain"], "option --drain requires argument"),
@@ -390,12 +382,11 @@ def test_help(options_class: type[PluginOptions], declared: tuple[Setting, ...],
     words = " ".join(text.split())
     for setting in declared:
         if setting.flag:
-            assert f"--{setting.name}=" in text
+            assert f"--{setting.name}{'' if setting.switch else '='}" in text
             assert setting.help in words
             assert not setting.shown_default or f"[default: {setting.shown_default}]" in words
     for word in ("--config=", "RTUNNEL_LOG_LEVEL", "Examples:", "twistd -n rtunnel-"):
         assert word in text
-    assert "tls" not in text.lower()
 
 
 @pytest.mark.parametrize("settings", [SERVER, CLIENT])
@@ -413,7 +404,7 @@ def test_examples_in_the_help_work(module: Any, monkeypatch: pytest.MonkeyPatch)
         words = shlex.split(example)
         start = words.index(module.NAME)
         assert words[start - 2 : start] == ["twistd", "-n"]
-        if "--config" not in words:
+        if "--config" not in words and "--tls" not in words:
             module.Options().parseOptions(words[start + 1 :])
 
 

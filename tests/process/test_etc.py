@@ -198,5 +198,7 @@ class TestSamples:
     def test_names_every_setting(self, name: str, options: type[PluginOptions]) -> None:
         sample = (ETC / name).read_text()
         named = set(re.findall(r"^(?:#(?:   )?)?([a-z_]+):", sample, re.MULTILINE))
+        named |= {f"tls.{key}" for key in re.findall(r"^#  (?:# )?([a-z_]+):", sample, re.MULTILINE)}
+        named.discard("tls")
         declared: list[Setting] = list(options.declared)
         assert named == {setting.key for setting in declared if setting.flag}

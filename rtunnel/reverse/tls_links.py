@@ -1,0 +1,173 @@
+"""Links over TLS: at the server what accepts connections, at the client what makes one.
+
+A handshake that does not come to its end costs the server a place among ``--max-handshakes``, and nobody else anything:
+when all places are taken, the handshake that has taken longest gives way, so that who floods the port with connections
+does not keep clients out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
+
+from rtunnel.errors import TlsFailed
+from rtunnel.relay.sockets import QuietFactory
+from rtunnel.reverse.few_lines import FewLines
+from rtunnel.reverse.link_protocol import LinkProtocol
+from rtunnel.reverse.settings import ServerSettings
+from rtunnel.security.credentials import Credentials
+from rtunnel.security.peers import Peer, expiry_warning
+from rtunnel.security.server_names import judge_of, sni
+from rtunnel.security.tls_engine import TlsEngine
+from rtunnel.security.tls_policy import Role, TlsSettings
+from rtunnel.security.tls_transport import Secured, TlsTransport
+
+_log = Logger()
+
+
+def log_secured(transport: TlsTransport, peer: Peer) -> None:
+    """One line for each link: what protects it, and who is there."""
+    _log.info(
+        "link {peer}: TLS 1.3, key exchange {group}, certificate of {name} ({signature})",
+        peer=transport.peer_name,
+        group=peer.group,
+        name=f"'{peer.name}'" if peer.name else peer.fingerprint,
+        signature=peer.signature,
+    )
+    warning = expiry_warning(peer.certificate)
+    if warning:
+        _log.warn("link {peer}: {warning}", peer=transport.peer_name, warning=warning)
+
+
+class TlsListener(QuietFactory, Secured):
+    """Accepts connections to the control port.
+
+    :param build: gives the protocol for a connection whose client is proved; None: there is no room for it.
+    :ivar credentials: of the server.
+    :ivar lines: for what happens as often as strangers like.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, settings: ServerSettings, build: Callable[[IAddress | None], LinkProtocol | None]
+    ) -> None:
+        assert settings.tls is not None
+        self._clock = clock
+        self._patience = settings.handshake_timeout
+        self._most = settings.max_handshakes
+        self._build = build
+        self._pending: dict[TlsTransport, None] = {}
+        self.credentials = Credentials(settings.tls, Role.SERVER)
+        self.lines = FewLines(_log, clock)
+
+    @property
+    def handshakes(self) -> int:
+        """Connections that are in the handshake now."""
+        return len(self._pending)
+
+    def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
+        """The lower half of a connection; the link comes when the client is proved."""
+        if len(self._pending) >= self._most:
+            oldest = next(iter(self._pending))
+            self.lines.warn(
+                "connection from {peer} closed in its TLS handshake: there are more than {count} (--max-handshakes)",
+                peer=oldest.peer_name,
+                count=self._most,
+            )
+            self.gone(oldest)
+            oldest.abortConnection()
+        transport = TlsTransport(TlsEngine(self.credentials), Role.SERVER, self, self._clock, self._patience)
+        self._pending[transport] = None
+        return transport
+
+    def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
+        """See :class:`Secured`."""
+        log_secured(transport, peer)
+        session = self._build(transport.getPeer())
+        if session is not None:
+            session.identity = peer
+        return session
+
+    def failed(self, transport: TlsTransport, why: str) -> None:
+        """See :class:`Secured`."""
+        self.lines.warn("connection from {peer} closed: {why}", peer=transport.peer_name, why=why)
+
+    def gone(self, transport: TlsTransport) -> None:
+        """See :class:`Secured`."""
+        self._pending.pop(transport, None)
+
+
+class _Attempt(Secured):
+    """One connection that a client makes.
+
+    :ivar session: fires with the link's protocol, or fails with :class:`TlsFailed`.
+    """
+
+    def __init__(self, build: Callable[[], LinkProtocol]) -> None:
+        self._build = build
+        self._transport: TlsTransport | None = None
+        self.session: Deferred[LinkProtocol] = Deferred(self._cancel)
+
+    def _cancel(self, _session: Deferred[LinkProtocol]) -> None:
+        if self._transport is not None:
+            self._transport.abortConnection()
+
+    def watch(self, transport: TlsTransport) -> None:
+        """It is this connection."""
+        self._transport = transport
+
+    def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
+        """See :class:`Secured`."""
+        log_secured(transport, peer)
+        session = self._build()
+        session.identity = peer
+        self.session.callback(session)
+        return session
+
+    def failed(self, transport: TlsTransport, why: str) -> None:
+        """See :class:`Secured`."""
+        if not self.session.called:
+            self.session.errback(TlsFailed(why))
+
+
+class TlsDialler:
+    """Makes a client's connections.
+
+    :param patience: seconds that a handshake may take.
+    """
+
+    def __init__(self, clock: Any, settings: TlsSettings, patience: float) -> None:
+        self._clock = clock
+        self._patience = patience
+        self.credentials = Credentials(settings, Role.CLIENT)
+        self._judge = judge_of(settings.server_name, settings.pins)
+        self._sni = sni(settings.server_name)
+        self._warned: tuple[str, ...] = ()
+
+    async def connect(self, endpoint: IStreamClientEndpoint, build: Callable[[], LinkProtocol]) -> LinkProtocol:
+        """Connect, and give the link's protocol once the server is proved.
+
+        :raises TlsFailed: it is not.
+        """
+        self._look_at_files()
+        attempt = _Attempt(build)
+        engine = TlsEngine(self.credentials, self._judge, self._sni)
+        transport = TlsTransport(engine, Role.CLIENT, attempt, self._clock, self._patience)
+        attempt.watch(transport)
+        await endpoint.connect(QuietFactory.forProtocol(lambda: transport))
+        return await attempt.session
+
+    def _look_at_files(self) -> None:
+        before = self.credentials.now
+        why = self.credentials.refresh()
+        if why:
+            _log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=why)
+        elif self.credentials.now is not before:
+            _log.info("the TLS files have changed, and are in use now")
+        if self.credentials.now.warnings != self._warned:
+            self._warned = self.credentials.now.warnings
+            for warning in self._warned:
+                _log.warn("{warning}", warning=warning)

@@ -1,0 +1,182 @@
+"""TLS of one connection: bytes from the network in, bytes of the link out, and the other way round. No I/O.
+
+    handshake -> up -> ended        (the peer said goodbye)
+        |         |
+        +---------+--> failed       (:attr:`TlsEngine.failure` says why)
+
+Twisted has a TLS of its own; this one differs in what a link needs. Nobody is told of a connection before its other end
+is proved. Why one is refused is a sentence for the operator, at both ends. And what a link writes at a time becomes
+records in one call, and one write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cryptography import x509
+from OpenSSL import SSL
+
+from rtunnel.security import openssl, tls_words
+from rtunnel.security.credentials import Credentials
+from rtunnel.security.peers import Peer, show_subject
+from rtunnel.security.tls_policy import CLASSICAL_OPTION, GROUPS, Role, is_post_quantum, key_kind
+
+#: Bytes of one record that are not the link's: header, type, tag.
+RECORD_OVERHEAD = 22
+RECORD = 16384
+#: What is asked of OpenSSL beyond what must be there: a goodbye, an answer to a change of keys.
+_SLACK = 512
+_READ = 32768
+_reader = openssl.Reader(256 * 1024)
+_HANDSHAKE = 32768
+
+#: Given the other end's certificate: why it is not accepted, or None.
+Judge = Callable[[x509.Certificate], str | None]
+
+
+def accept_anybody(_certificate: x509.Certificate) -> str | None:
+    """The judge at a server: who may do what is asked later, by name."""
+    return None
+
+
+class TlsEngine:
+    """One end of one connection.
+
+    :param credentials: the files that it uses are those of this moment.
+    :param judge: what it takes beyond a valid certificate of a trusted CA for the right purpose.
+    :param server_name: at a client: what it asks for by SNI; empty: nothing.
+    :ivar peer: who is at the other end; None before that is proved.
+    :ivar failure: why nothing more can be done; empty while it can.
+    :ivar ended: the peer has said that nothing more comes.
+    """
+
+    def __init__(self, credentials: Credentials, judge: Judge = accept_anybody, server_name: str = "") -> None:
+        self._role = credentials.role
+        self._allow_classical = credentials.settings.allow_classical_certs
+        self._judge = judge
+        self._refusal = ""
+        self._waiting = _HANDSHAKE
+        self.peer: Peer | None = None
+        self.failure = ""
+        self.ended = False
+        self._connection = SSL.Connection(credentials.now.context, None)
+        self._connection.set_app_data(self)
+        if self._role is Role.SERVER:
+            self._connection.set_accept_state()
+        else:
+            self._connection.set_connect_state()
+            if server_name:
+                self._connection.set_tlsext_host_name(server_name.encode("ascii"))
+
+    def start(self) -> None:
+        """Begin, where this end speaks first; see :meth:`output`."""
+        if self._role is Role.CLIENT:
+            self._shake_hands()
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes from the network; those of the link that they hold. There may be :meth:`output` then."""
+        if self.failure or self.ended or not data:
+            return b""
+        connection = self._connection
+        connection.bio_write(data)
+        if self.peer is None:
+            self._shake_hands()
+            if self.peer is None:
+                return b""
+        received = []
+        try:
+            while True:
+                received.append(_reader.read(connection))
+                received.append(connection.recv(_READ))
+        except SSL.WantReadError:
+            pass
+        except SSL.ZeroReturnError:
+            self.ended = True
+        except SSL.Error as error:
+            self._fail(error)
+        # The link has less to do with one piece than with one for each record.
+        return received[0] if len(received) == 1 else b"".join(received)
+
+    def send(self, data: bytes) -> None:
+        """Take bytes of the link, once :attr:`peer` is known; they are then part of :meth:`output`."""
+        if self.failure or not data:
+            return
+        try:
+            self._connection.send(data)
+        except SSL.Error as error:
+            self._fail(error)
+        else:
+            self._waiting += len(data) + (len(data) // RECORD + 1) * RECORD_OVERHEAD
+
+    def say_goodbye(self) -> None:
+        """Tell the peer that nothing more comes."""
+        if not self.failure:
+            try:
+                self._connection.shutdown()
+            except SSL.Error as error:
+                self._fail(error)
+
+    def output(self) -> bytes:
+        """What is to go to the network."""
+        size = self._waiting + _SLACK
+        self._waiting = 0
+        pieces = []
+        try:
+            while True:
+                piece = self._connection.bio_read(size)
+                pieces.append(piece)
+                if len(piece) < size:
+                    break
+        except SSL.Error:
+            # WantReadError: there is no more.
+            pass
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _shake_hands(self) -> None:
+        self._waiting = _HANDSHAKE
+        connection = self._connection
+        try:
+            connection.do_handshake()
+        except SSL.WantReadError:
+            return
+        except SSL.Error as error:
+            self._fail(error)
+            return
+        # What was offered was right; what was agreed on is looked at all the same.
+        group = connection.get_group_name() or "none"
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        version = connection.get_protocol_version_name()
+        if version != "TLSv1.3" or group not in GROUPS:
+            self.failure = f"{version} with key exchange {group} was agreed on, which is not post-quantum TLS 1.3"
+        elif certificate is None:
+            self.failure = f"the {self._role.other.value} has no certificate"
+        else:
+            self.peer = Peer.of(certificate, group)
+
+    def _fail(self, error: SSL.Error) -> None:
+        if self._refusal:
+            self.failure = self._refusal
+        else:
+            self.failure = tls_words.explain(error, self._role, self._allow_classical, in_handshake=self.peer is None)
+
+    def accepts(self, certificate: x509.Certificate, error: int, depth: int) -> bool:
+        """See :class:`~rtunnel.security.tls_policy.Verifier`."""
+        if error in tls_words.NOT_AN_ERROR:
+            return True
+        try:
+            why = self._why_not(certificate, error, depth)
+        except ValueError as problem:
+            why = f"it cannot be read: {problem}"
+        if why:
+            self._refusal = f"the {self._role.other.value}'s certificate is refused: {why}"
+        return not why
+
+    def _why_not(self, certificate: x509.Certificate, error: int, depth: int) -> str | None:
+        if error:
+            return tls_words.explain_certificate(certificate, error)
+        if not self._allow_classical and not is_post_quantum(certificate):
+            return (
+                f"{show_subject(certificate)} has a key of {key_kind(certificate)}, which a quantum computer can "
+                f"forge; {CLASSICAL_OPTION} would allow it"
+            )
+        return None if depth else self._judge(certificate)

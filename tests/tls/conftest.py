@@ -1,0 +1,44 @@
+"""Fixtures of these tests: a CA, and the two ends of a tunnel in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from rtunnel.security import openssl
+from tests.leftovers import TestLog
+from tests.tls.parts import Authority, Ends, Lines
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "pki")
+
+
+@pytest.fixture
+def lines(_nothing_left_behind: TestLog) -> Lines:
+    from twisted.internet import reactor
+
+    return Lines(_nothing_left_behind, reactor)
+
+
+@pytest.fixture
+def ends(lines: Lines) -> Iterator[Ends]:
+    """Whatever is started by it is stopped when the test is over."""
+    from twisted.internet import reactor
+    from twisted.internet.defer import Deferred
+
+    started: Any = Ends(reactor, lines)
+    yield started
+    pytest_twisted.blockon(Deferred.fromCoroutine(started.stop_all()))
+
+
+@pytest.fixture(autouse=True)
+def _look_at_openssl_again() -> Iterator[None]:
+    """What one test makes of the libraries is not kept for the next."""
+    yield
+    openssl.require_post_quantum.cache_clear()
