@@ -192,7 +192,8 @@ async def test_slow_visitor_pauses_the_link_and_is_reset_in_the_end(
     assert not other.received, "this is what is given up with a reference peer"
     assert session.link.reading_paused
     most = max(most, held(server.sessions))
-    assert MIB <= most < MIB + 256 * 1024
+    # The kernel may still take some of what made the link pause at 1 MiB.
+    assert MIB // 2 < most < MIB + 256 * 1024
     await until(lambda: not session.link.reading_paused, "the stalled stream to be reset")
     await other.has(b"behind it")
     slow.read_on()
