@@ -28,7 +28,9 @@ from twisted.internet.endpoints import (
     clientFromString,
     serverFromString,
 )
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorPluggableNameResolver, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.endpoint_strings import (
@@ -58,6 +60,22 @@ class _NoReactor:
 
     def installNameResolver(self, resolver: Any) -> Any:
         raise NotImplementedError
+
+
+@implementer(IStreamClientEndpoint)
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """An endpoint whose time-out covers the look-up of the name too."""
+
+    endpoint: IStreamClientEndpoint
+    seconds: float
+    clock: Any
+
+    def connect(self, protocolFactory: Any) -> Any:
+        def too_late(_result: object, _seconds: float) -> Failure:
+            return Failure(ConnectTimeout())
+
+        return self.endpoint.connect(protocolFactory).addTimeout(self.seconds, self.clock, too_late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +184,8 @@ class DialAddress:
                 build = HostnameEndpoint
             source = (named["bindAddress"], 0) if "bindAddress" in named else None
             endpoint = build(reactor, self.host, self.port, timeout=own_timeout, bindAddress=source)
+            if build is HostnameEndpoint:
+                endpoint = _Timed(endpoint, own_timeout, reactor)
         return endpoint
 
     def __str__(self) -> str:

@@ -92,10 +92,6 @@ class TlsFailed(PeerError):
     code = Code.UNAUTHORIZED
 
 
-class LinkLost(RtunnelError):
-    """The link ended before it was of use."""
-
-
 class TunnelRefused(RtunnelError):
     """The server cannot serve a tunnel, or a client asked for one that it may not have.
 

@@ -51,11 +51,12 @@ def tune_link(transport: Any, dead_after: float) -> None:
     transport = below_tls(transport)
     if not ITCPTransport.providedBy(transport):
         return
-    probe = max(1, int(dead_after / 3))
+    # Linux takes no more than 32767 s and 2**31 - 1 ms.
+    probe = min(max(1, int(dead_after / 3)), 32767)
     options = {
         "TCP_KEEPIDLE": probe,
         "TCP_KEEPINTVL": probe,
-        "TCP_USER_TIMEOUT": int(4 * dead_after * 1000),
+        "TCP_USER_TIMEOUT": min(int(4 * dead_after * 1000), 2**31 - 1),
     }
     handle: Any = ISystemHandle(transport).getHandle()
     for name, value in options.items():

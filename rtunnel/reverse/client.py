@@ -51,6 +51,7 @@ class LinkService(Service):
         self._visitors = visitors
         self._backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
         self._running: Deferred[None] | None = None
+        self._leaving = False
         self.session: ClientSession | None = None
         # One session name for the life of the process: by it the server knows us when we come back.
         self._hello = Hello(
@@ -70,6 +71,7 @@ class LinkService(Service):
     def startService(self) -> None:
         """Start dialling."""
         super().startService()
+        self._leaving = False
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(self._crashed)
 
@@ -80,7 +82,7 @@ class LinkService(Service):
     async def _run(self) -> None:
         while self.running:
             why = await self._hold_link()
-            if not self.running:
+            if not self.running or self._leaving:
                 return
             wait = self._backoff.next_wait()
             self.log.warn("{why}; next attempt in {wait:.1f} s", why=why, wait=wait)
@@ -106,6 +108,14 @@ class LinkService(Service):
         if session.was_useful:
             self._backoff.reset()
         return f"link to server {server} lost: {why}"
+
+    def withdraw(self) -> None:
+        """Give the tunnels up, so that the server frees their ports, and dial no more."""
+        self._leaving = True
+        if self.session is not None:
+            self.session.withdraw()
+        elif self._running is not None:
+            self._running.cancel()
 
     async def close(self) -> None:
         """Leave the server, and dial no more."""
@@ -136,9 +146,8 @@ class TunnelClient(DrainingService):
         self.link.setServiceParent(self)
 
     async def refuse_visitors(self) -> None:
-        """Give the tunnels up, so that the server frees their ports."""
-        if self.link.session is not None:
-            self.link.session.withdraw()
+        """See :meth:`LinkService.withdraw`."""
+        self.link.withdraw()
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""

@@ -39,6 +39,7 @@ class _Tunnel:
         self.request = TunnelRequest(settings.remote_port, str(settings.local))
         self.local_is_down = False
         self.refusal = ""
+        self.served_at = ""
         self.retry: IDelayedCall | None = None
 
     @property
@@ -141,8 +142,11 @@ class ClientSession(LinkProtocol):
         tunnel = self._tunnels[event.number]
         tunnel.backoff.reset()
         tunnel.refusal = ""
+        if event.address == tunnel.served_at:
+            return
+        tunnel.served_at = event.address
         host, _, port = event.address.rpartition(":")
-        wildcard = host in ("", "0.0.0.0", "[::]") and port.isdigit()
+        wildcard = host in ("", "0.0.0.0", "[::]") and port.isdecimal()
         self.log.info(
             "{public} -> {local}: reachable",
             public=self._public(int(port)) if wildcard else event.address,
@@ -152,9 +156,10 @@ class ClientSession(LinkProtocol):
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
         """Ask again, for ever; loud for the first time that a reason is given, quiet for the rest."""
-        if event.code == Code.NOT_SUPPORTED or self._draining:
+        if not self.link.is_extended or self._draining:
             return
         tunnel = self._tunnels[event.number]
+        tunnel.served_at = ""
         wait = tunnel.backoff.next_wait()
         tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
         refusal = f"{event.code}: {event.message}"

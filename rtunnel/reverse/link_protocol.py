@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.sockets import SocketTransport, show_address, tune, tune_link
+from rtunnel.relay.sockets import SocketTransport, below_tls, show_address, tune, tune_link
 from rtunnel.reverse.greetings import NO_TLS_HERE, tls_instead
 from rtunnel.security.peers import Peer
 from rtunnel.wire import events
@@ -188,20 +188,26 @@ class LinkProtocol(Protocol):
     def close(self, code: str, message: str) -> None:
         """End the link; an extended peer is told why."""
         self.link.close(code, message)
-        self._close_connection()
+        self._close_connection(half=True)
 
     def drop(self) -> None:
         """End the link at once: its peer is not there any more."""
         if self.connected_now:
             self.transport.abortConnection()
 
-    def _close_connection(self) -> None:
+    def _close_connection(self, *, half: bool = False) -> None:
         if not self.connected_now or self._linger_call is not None:
             return
         self.transport.writeSequence(self.link.data_to_send(0, self.clock.seconds()))
         self._linger_call = self.clock.callLater(LINGER, self.drop)
         self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        if half and below_tls(self.transport) is self.transport:
+            # A closed socket answers what still comes with a reset, which takes back what is on its way to the peer.
+            # (TLS waits for the peer's goodbye, and so has none of this.)
+            self.transport.resumeProducing()
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
 
     # What the state machine tells
 

@@ -103,7 +103,7 @@ class PublicPorts:
             raise TunnelRefused(Code.PORT_IN_USE, f"port {number} is served by another client")
         if holder is not None:
             holder.backend.session.lose("its port is claimed by another client and it does not answer")
-        if number in self._closing:
+        while number in self._closing:
             await self._closing[number]
         if number in self._held:
             raise TunnelRefused(Code.PORT_IN_USE, f"port {number} was just taken by another client")
@@ -116,8 +116,9 @@ class PublicPorts:
         try:
             # Twisted binds before it returns: nobody comes in between the look at _held and the entry.
             await self._endpoint(number).listen(factory).addCallback(listening.append)
-        except CannotListenError as error:
-            in_use = getattr(error.socketError, "errno", None) == errno.EADDRINUSE
+        except (CannotListenError, OSError) as error:
+            cause = error.socketError if isinstance(error, CannotListenError) else error
+            in_use = getattr(cause, "errno", None) == errno.EADDRINUSE
             code = Code.PORT_IN_USE if in_use else Code.PORT_UNAVAILABLE
             raise TunnelRefused(code, f"port {number}: {why_not_listening(error)}") from None
         self._held[number] = _Held(backend, listening[0])

@@ -149,6 +149,8 @@ class TunnelServer(DrainingService):
             raise TunnelRefused(Code.SHUTTING_DOWN, "the server is going down")
         is_reference = not backend.session.link.is_extended
         if self.shared is not None and (request.port == 0 or is_reference):
+            if any(other in self.pool for other in backend.session.backends.values()):
+                raise TunnelRefused(Code.PORT_IN_USE, "this client serves the shared port already")
             self.admission.check_tunnel(backend.session, 0, self.sessions)
             self.pool.join(backend)
             return self.shared.local_address

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -24,6 +24,10 @@ from rtunnel.wire.server_link import ServerLink
 SILENT_AFTER = 1.0
 #: Refused tunnels of one link that are worth a warning; the rest is for debugging.
 MAX_REFUSALS_SAID = 1024
+#: Tunnels of one link that come or go, and are worth a line.
+MAX_LINES_SAID = 2048
+#: Seconds between two warnings that a link cannot take visitors.
+FULL_SAID_EVERY = 60.0
 
 
 class IServer(Protocol):
@@ -60,7 +64,10 @@ class ServerSession(LinkProtocol):
         self.backends: dict[int, Backend] = {}
         self.known_as: tuple[str, str] | None = None
         self.client_name = ""
+        self._opening = 0
         self._refusals: set[tuple[int, str]] = set()
+        self._lines_left = MAX_LINES_SAID
+        self._full_said_at: float | None = None
         self._handlers |= {
             events.Established: self._established,
             events.TunnelRequested: self._tunnel_requested,
@@ -165,7 +172,7 @@ class ServerSession(LinkProtocol):
         backend = self.backends.pop(event.number, None)
         if backend is not None:
             self._server.close_tunnel(backend)
-            self.log.info("client {peer}: tunnel {tunnel} withdrawn", peer=self.peer_name, tunnel=event.number)
+            self._loud()("client {peer}: tunnel {tunnel} withdrawn", peer=self.peer_name, tunnel=event.number)
 
     def _ask_for(self, number: int, request: TunnelRequest) -> None:
         if not self.is_live:
@@ -180,11 +187,16 @@ class ServerSession(LinkProtocol):
 
     async def _open_tunnel(self, backend: Backend, request: TunnelRequest) -> None:
         number = backend.number
+        self._opening += 1
         try:
+            # Claims wait while a holder is asked; a client that withdraws them meanwhile may not pile them up.
+            if self._opening > self.link.limits.max_tunnels:
+                raise TunnelRefused(Code.LIMIT, f"the link waits for {self._opening} ports, its limit")
             address = await self._server.open_tunnel(backend, request)
         except TunnelRefused as refusal:
-            if self.backends.get(number) is backend:
-                del self.backends[number]
+            if self.backends.get(number) is not backend:
+                return  # Withdrawn, and perhaps asked for anew.
+            del self.backends[number]
             if self.is_live:
                 self._tunnel_refused(events.TunnelRefused(number, refusal.code, refusal.message))
                 self.link.refuse_tunnel(number, refusal.code, refusal.message)
@@ -192,24 +204,32 @@ class ServerSession(LinkProtocol):
             if self.backends.get(number) is not backend or not self.is_live:
                 self._server.close_tunnel(backend)
                 return
-            self.log.info(
+            self._loud()(
                 "{address} -> {local} of client {peer}: reachable",
                 address=address,
                 local=request.local,
                 peer=self.peer_name,
             )
             self.link.accept_tunnel(number, address)
+        finally:
+            self._opening -= 1
         self.handle_events()
         self.flush()
 
     def revoke_tunnel(self, backend: Backend, refusal: TunnelRefused) -> None:
         """The client may no longer have this tunnel; its streams go on."""
-        if self.backends.pop(backend.number, None) is not None:
+        if self.backends.get(backend.number) is backend:
+            del self.backends[backend.number]
             self._server.close_tunnel(backend)
             self._tunnel_refused(events.TunnelRefused(backend.number, refusal.code, refusal.message))
             self.link.refuse_tunnel(backend.number, refusal.code, refusal.message)
             self.handle_events()
             self.flush()
+
+    def _loud(self) -> Any:
+        """How to say what a client makes us say: at info, but not for ever."""
+        self._lines_left -= 1
+        return self.log.info if self._lines_left > 0 else self.log.debug
 
     # Visitors
 
@@ -222,7 +242,12 @@ class ServerSession(LinkProtocol):
                 self._server.check_stream(backend)
             stream = self.link.open_stream(tunnel, visitor)
         except TunnelRefused as refusal:
-            self.log.warn("client {peer} cannot take a visitor: {text}", peer=self.peer_name, text=refusal.message)
+            now = self.clock.seconds()
+            is_news = self._full_said_at is None or now - self._full_said_at >= FULL_SAID_EVERY
+            if is_news:
+                self._full_said_at = now
+            log = self.log.warn if is_news else self.log.debug
+            log("client {peer} cannot take a visitor: {text}", peer=self.peer_name, text=refusal.message)
             return False
         self.log.debug(
             "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}",

@@ -6,6 +6,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
+from rtunnel.wire.limits import LinkLimits
 from tests.reverse.net import ERROR, PING, PONG, Peer, can_bind, free_port, reactor, turns, until
 from tests.reverse.world import QUICK, World
 
@@ -19,7 +20,7 @@ async def test_dead_link_is_dropped_and_its_port_free(world: World) -> None:
     await until(lambda: not server.sessions)
     assert reactor.seconds() - began < QUICK.dead_after + 1
     assert link.seen.count(PING) >= 2
-    assert can_bind(port)
+    await until(lambda: can_bind(port), timeout=1)
     await until(lambda: visitor.was_reset)
     assert len(world.lines("nothing heard", LogLevel.warn)) == 1
 
@@ -132,3 +133,10 @@ def _server_hello() -> bytes:
     from tests.reverse.net import hello
 
     return hello()
+
+
+@ensureDeferred
+async def test_patience_beyond_what_the_kernel_knows(world: World) -> None:
+    server = world.server(limits=LinkLimits(dead_after=200_000.0))
+    link = await world.raw_extended(server, free_port())
+    await link.is_alive()
