@@ -33,7 +33,7 @@ async def asked_by_our_client(world: World) -> Any:
     """A server by hand, and our client that has asked it for port 8080."""
     by_hand = await world.raw_server()
     world.client(by_hand.port, (8080, 1))
-    link = await by_hand.peer()
+    link: Any = await by_hand.peer()
     link.send(hello())
     await link.take(INIT, 0)
     return link

@@ -122,18 +122,25 @@ class SlowPath:
         self._target = port
         self._listening = socket.create_server((HOST, 0))
         self.port: int = self._listening.getsockname()[1]
-        threading.Thread(target=self._accept, args=(rate,), daemon=True).start()
+        self._threads = [threading.Thread(target=self._accept, args=(rate,))]
+        self._threads[0].start()
 
     def close(self) -> None:
+        """Both connections have ended, or do now."""
         self._listening.close()
+        for thread in self._threads:
+            thread.join(10)
 
     def _accept(self, rate: int) -> None:
-        with suppress(OSError):
-            here, _ = self._listening.accept()
-            here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-            there = socket.create_connection((HOST, self._target))
-            threading.Thread(target=self._pump, args=(there, here, 0), daemon=True).start()
-            self._pump(here, there, rate)
+        here, _ = self._listening.accept()
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        there = socket.create_connection((HOST, self._target))
+        back = threading.Thread(target=self._pump, args=(there, here, 0))
+        back.start()
+        self._pump(here, there, rate)
+        back.join(10)
+        here.close()
+        there.close()
 
     def _pump(self, source: socket.socket, sink: socket.socket, rate: int) -> None:
         while True:
@@ -143,7 +150,6 @@ class SlowPath:
                 with suppress(OSError):
                     sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     sink.shutdown(socket.SHUT_RDWR)
-                sink.close()
                 return
             if rate:
                 time.sleep(len(data) / rate)
