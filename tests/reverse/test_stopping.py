@@ -64,7 +64,7 @@ async def test_dial_timeout_covers_the_look_up_of_the_name(world: World) -> None
 
     @implementer(IHostnameResolver)
     class Silent:
-        def resolveHostName(self, receiver: Any, *_args: Any, **_more: Any) -> Resolution:
+        def resolveHostName(self, receiver: Any, *_args: Any, **_more: Any) -> Resolution:  # type: ignore[override]
             resolution = Resolution()
             receiver.resolutionBegan(resolution)
             return resolution
