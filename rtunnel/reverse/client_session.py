@@ -27,7 +27,7 @@ SILENT_AFTER = 3.0
 
 
 class _Tunnel:
-    """What the client keeps of one of its tunnels, from link to link."""
+    """What the client keeps of one of its tunnels while a link lasts."""
 
     def __init__(
         self, number: int, settings: TunnelSettings, endpoint: IStreamClientEndpoint, backoff: Backoff
@@ -39,7 +39,7 @@ class _Tunnel:
         self.request = TunnelRequest(settings.remote_port, str(settings.local))
         self.local_is_down = False
         self.refusal = ""
-        self.served_at = ""
+        self.is_served = False
         self.retry: IDelayedCall | None = None
 
     @property
@@ -81,7 +81,6 @@ class ClientSession(LinkProtocol):
             events.TunnelReady: self._tunnel_ready,
             events.TunnelRefused: self._tunnel_refused,
             events.StreamOpened: self._stream_opened,
-            events.LinkFailed: self._link_failed,
         }
 
     def connectionMade(self) -> None:
@@ -142,9 +141,9 @@ class ClientSession(LinkProtocol):
         tunnel = self._tunnels[event.number]
         tunnel.backoff.reset()
         tunnel.refusal = ""
-        if event.address == tunnel.served_at:
+        if tunnel.is_served:
             return
-        tunnel.served_at = event.address
+        tunnel.is_served = True
         host, _, port = event.address.rpartition(":")
         wildcard = host in ("", "0.0.0.0", "[::]") and port.isdecimal()
         self.log.info(
@@ -159,7 +158,7 @@ class ClientSession(LinkProtocol):
         if not self.link.is_extended or self._draining:
             return
         tunnel = self._tunnels[event.number]
-        tunnel.served_at = ""
+        tunnel.is_served = False
         wait = tunnel.backoff.next_wait()
         tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
         refusal = f"{event.code}: {event.message}"

@@ -212,6 +212,7 @@ class LinkProtocol(Protocol):
     # What the state machine tells
 
     def handle_events(self) -> None:
+        """Tell the users of streams, and ourselves, what has happened; what that leads to, too."""
         if self._handling:
             return
         self._handling = True

@@ -49,8 +49,8 @@ async def test_ready_with_a_digit_that_is_no_decimal(world: World) -> None:
 @ensureDeferred
 async def test_ready_again_and_again_is_said_once(world: World) -> None:
     link = await asked_by_our_client(world)
-    for _ in range(100):
-        link.put(READY, 0, b'{"address": "0.0.0.0:80"}')
+    for port in range(100):
+        link.put(READY, 0, b'{"address": "0.0.0.0:%d"}' % (port + 1))
     await link.is_alive()
     assert len(world.lines("reachable", LogLevel.info)) == 1
 
