@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.testing import ReferenceClient, ReferenceServer, _ClientPeer
+from tests.process.harness import wait_until_open
 from tests.tls.parts import Authority, EchoService, Ends, Holder, free_port, quiet, visit
 
 LIBRARY: Any = Binding().lib
@@ -224,7 +225,7 @@ async def test_library_client_on_a_blocking_socket(authority: Authority, ends: E
         connection.do_handshake()
         payload = b"%d:127.0.0.1:9" % port
         connection.sendall(b"\x04" + bytes(4) + len(payload).to_bytes(4, "big") + payload)
-        socket.create_connection(("127.0.0.1", _wait_for(port))).close()
+        wait_until_open(port)
         frame = connection.recv(9)
         connection.shutdown()
         raw.close()
@@ -237,15 +238,3 @@ async def test_library_client_on_a_blocking_socket(authority: Authority, ends: E
     await ends.lines.until(lambda: not thread.is_alive(), "it is done")
     assert groups == ["MLKEM768"]
     await ends.lines.wait_for(r"client 127.0.0.1:\d+ \(theirs\) gone")
-
-
-def _wait_for(port: int) -> int:
-    import socket
-    import time
-
-    for _ in range(200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return port
-        time.sleep(0.02)
-    raise AssertionError(f"port {port} is not opened")
