@@ -46,6 +46,8 @@ class Code(StrEnum):
     SHUTTING_DOWN = "shutting-down"
     #: Nothing was heard from the peer for too long.
     TIMEOUT = "timeout"
+    #: The service that a data channel names does not exist, or is not of its kind.
+    UNKNOWN_SERVICE = "unknown-service"
     #: The peer may not use this server: no token or a wrong one, or its name is not among those that may.
     UNAUTHORIZED = "unauthorized"
 
@@ -78,6 +80,10 @@ class PeerError(RtunnelError):
 
 class FrameTooLarge(PeerError):
     """A frame's length is above the limit: not our protocol, or an attack."""
+
+
+class BadDescription(PeerError):
+    """An offer or answer is no SDP, has media or no data channel, or lacks what is needed to connect."""
 
 
 class TooMuchWaiting(PeerError):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rtunnel"
 PLUGINS = ROOT / "twisted" / "plugins"
 
-ROOMS = ["wire", "relay", "security", "reverse", "rtc", "options"]
+ROOMS = ["wire", "relay", "security", "services", "reverse", "rtc", "options"]
 """From the top, which knows nothing, to the bottom, which composes all."""
 
 FOR_ALL = {"_version", "errors"}

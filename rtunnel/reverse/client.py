@@ -17,13 +17,13 @@ from twisted.logger import Logger
 
 from rtunnel.errors import Code
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.reverse.agent import AGENT
-from rtunnel.reverse.backoff import Backoff
+from rtunnel.services.agent import AGENT
+from rtunnel.services.backoff import Backoff
 from rtunnel.reverse.client_session import ClientSession
-from rtunnel.reverse.draining import DrainingService
+from rtunnel.services.draining import DrainingService
 from rtunnel.reverse.settings import ClientSettings
 from rtunnel.reverse.tls_links import TlsDialler
-from rtunnel.reverse.visitors import Visitors
+from rtunnel.services.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import Hello
 

@@ -18,8 +18,8 @@ from rtunnel.addresses import BACKLOG
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import QuietFactory, show_address
-from rtunnel.reverse.listening import why_not_listening
-from rtunnel.reverse.visitors import Visitors
+from rtunnel.services.listening import why_not_listening
+from rtunnel.services.visitors import Visitors
 
 if TYPE_CHECKING:
     from rtunnel.reverse.server_session import ServerSession

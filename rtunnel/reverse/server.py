@@ -21,10 +21,10 @@ from twisted.logger import Logger
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.admission import Admission
-from rtunnel.reverse.agent import AGENT
-from rtunnel.reverse.draining import DrainingService
+from rtunnel.services.agent import AGENT
+from rtunnel.services.draining import DrainingService
 from rtunnel.reverse.guard import Guard
-from rtunnel.reverse.listening import Listener
+from rtunnel.services.listening import Listener
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
 from rtunnel.reverse.routing import POLICIES
 from rtunnel.reverse.server_session import ServerSession

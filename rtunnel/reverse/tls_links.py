@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from rtunnel.errors import TlsFailed
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.reverse.few_lines import FewLines
+from rtunnel.services.few_lines import FewLines
 from rtunnel.reverse.link_protocol import LinkProtocol
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.security.credentials import Credentials

@@ -28,3 +28,20 @@ class LinkLimits:
     max_tunnels: int = 1024
     keepalive_interval: float = 5.0
     dead_after: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelLimits:
+    """What the data channels of one peer connection may use. Sizes are bytes.
+
+    :ivar initial_credit: what the peer may send on a new stream before it is granted more.
+    :ivar max_window: upper bound of what is granted on one stream and not yet delivered.
+    :ivar peer_buffer: upper bound of what is granted on all streams of the connection together and not yet delivered;
+        for a peer without credit, of what is received and not yet delivered.
+    :ivar max_streams: channels that may be open at once.
+    """
+
+    initial_credit: int = 64 * 1024
+    max_window: int = 4 * 1024 * 1024
+    peer_buffer: int = 64 * 1024 * 1024
+    max_streams: int = 1024

@@ -11,10 +11,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import DialAddress
-from rtunnel.reverse.backoff import FACTOR, Backoff
+from rtunnel.services.backoff import FACTOR, Backoff
 from rtunnel.reverse.client import LinkService
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
-from rtunnel.reverse.visitors import Visitors
+from rtunnel.services.visitors import Visitors
 from tests.reverse.net import INIT, free_port, hello, until
 from tests.reverse.world import World
 

@@ -18,7 +18,7 @@ from zope.interface import implementer
 from rtunnel.addresses import DialAddress
 from rtunnel.reverse.client import LinkService, TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
-from rtunnel.reverse.visitors import Visitors
+from rtunnel.services.visitors import Visitors
 from rtunnel.wire.limits import LinkLimits
 from tests.reverse.net import (
     CREDIT,

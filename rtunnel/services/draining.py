@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from rtunnel.reverse.visitors import Visitors
+from rtunnel.services.visitors import Visitors
 
 
 class DrainingService(MultiService):

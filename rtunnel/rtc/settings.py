@@ -1,0 +1,207 @@
+"""What the operator decided, as the three services are given it: already checked, never changed again.
+
+``rtunnel.options`` makes these from flags, environment and file; tests make them by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.wire.limits import ChannelLimits
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSettings:
+    """How ``rtc-signal`` behaves. Times are seconds.
+
+    :ivar addr: where hosts and clients connect.
+    :ivar cert: PEM file with the certificate chain for WSS; None: WS without TLS.
+    :ivar key: PEM file with its private key.
+    :ivar allowed_origins: values of ``Origin`` that a browser may bring, with ``*`` as wildcard.
+    :ivar valid_tokens: one of them must come as Bearer token; none: nothing is asked for.
+    :ivar max_hosts: hosts that may be registered at once.
+    :ivar max_clients: clients that may be connected at once.
+    :ivar max_rate: messages per second that one connection may send; ten times as many in a burst.
+    :ivar max_per_address: connections from one IP address at once; 0: any number.
+    :ivar max_message: bytes of one message.
+    """
+
+    addr: ListenAddress
+    cert: Path | None = None
+    key: Path | None = None
+    allowed_origins: tuple[str, ...] = ("*",)
+    valid_tokens: tuple[str, ...] = field(default=(), repr=False)
+    max_hosts: int = 4096
+    max_clients: int = 4096
+    max_rate: int = 50
+    max_per_address: int = 64
+    max_message: int = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class SignalUrl:
+    """Where the signaling server is: ``ws://host:port/path`` or ``wss://``.
+
+    :ivar text: as the operator wrote it.
+    """
+
+    text: str
+    secure: bool
+    host: str
+    port: int
+    path: str = "/"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class SignalClientSettings:
+    """How host and client reach the signaling server.
+
+    :ivar url: where it is.
+    :ivar token: Bearer token; None: there is none.
+    :ivar ca_file: PEM file of the CAs that are trusted for ``wss``; None: the system's.
+    """
+
+    url: SignalUrl
+    token: str | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    reconnect_min: float = 1.0
+    reconnect_max: float = 30.0
+    connect_timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TurnServer:
+    """``turn:host:port?transport=udp``, ``turns:`` with TLS.
+
+    :ivar transport: how we speak to it, ``udp`` or ``tcp``.
+    :ivar tls: over TLS, only with ``tcp``.
+    """
+
+    host: str
+    port: int = 3478
+    transport: str = "udp"
+    tls: bool = False
+
+    def __str__(self) -> str:
+        return f"{'turns' if self.tls else 'turn'}:{self.host}:{self.port}?transport={self.transport}"
+
+
+@dataclass(frozen=True, slots=True)
+class IceSettings:
+    """How a path to the peer is looked for.
+
+    :ivar stun_server: host and port; None: none is asked.
+    :ivar turn_servers: relays, all of them are asked.
+    :ivar turn_user: user name for them; with a secret, a part of the user name.
+    :ivar turn_credential: password for them.
+    :ivar turn_secret: what the TURN server shares with us, to make time-limited credentials from.
+    :ivar interfaces: names of interfaces, IP addresses or networks whose addresses may be offered; empty: all but
+        loopback.
+    :ivar ca_file: PEM file of the CAs that are trusted for ``turns:``; None: the system's.
+    """
+
+    stun_server: tuple[str, int] | None = None
+    turn_servers: tuple[TurnServer, ...] = ()
+    turn_user: str = ""
+    turn_credential: str = field(default="", repr=False)
+    turn_secret: str = field(default="", repr=False)
+    interfaces: tuple[str, ...] = ()
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UdpAddress:
+    """Host and port for UDP, as the operator wrote it; empty host: all IPv4 addresses (to listen), loopback (to dial)."""
+
+    text: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """One service that a host offers.
+
+    :ivar name: what clients ask for; empty: the default service.
+    :ivar remote: where it is; a :class:`UdpAddress` for a service of UDP.
+    """
+
+    name: str
+    remote: DialAddress | UdpAddress
+
+    @property
+    def protocol(self) -> str:
+        """``tcp`` or ``udp``."""
+        return "udp" if isinstance(self.remote, UdpAddress) else "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSettings:
+    """One local port of a client.
+
+    :ivar service: the name of the host's service; empty: its default service.
+    :ivar local: where to listen; a :class:`UdpAddress` for UDP.
+    """
+
+    service: str
+    local: ListenAddress | UdpAddress
+
+    @property
+    def protocol(self) -> str:
+        """``tcp`` or ``udp``."""
+        return "udp" if isinstance(self.local, UdpAddress) else "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class EndSettings:
+    """What host and client have in common. Times are seconds.
+
+    :ivar id: the host's ID.
+    :ivar signal: how to reach the signaling server.
+    :ivar drain: time that streams are given to finish when the process stops.
+    :ivar udp_idle: time without a datagram after which a UDP flow is dropped.
+    :ivar max_flows: UDP flows at once: of a client in all, of a host for each client; the one idle longest makes
+        room.
+    """
+
+    id: str
+    signal: SignalClientSettings
+    ice: IceSettings = field(default_factory=IceSettings)
+    limits: ChannelLimits = field(default_factory=ChannelLimits)
+    drain: float = 10.0
+    udp_idle: float = 60.0
+    max_flows: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSettings(EndSettings):
+    """How ``rtc-host`` behaves.
+
+    :ivar services: at least one, no two with the same name.
+    :ivar dial_timeout: time that a service is given to accept a connection.
+    :ivar max_clients: clients that may be connected at once.
+    """
+
+    services: tuple[ServiceSettings, ...]
+    dial_timeout: float = 5.0
+    max_clients: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings(EndSettings):
+    """How ``rtc-client`` behaves.
+
+    :ivar forwards: at least one.
+    :ivar wait_timeout: time that a new local connection waits for a host that is not connected.
+    """
+
+    forwards: tuple[ForwardSettings, ...]
+    wait_timeout: float = 10.0
