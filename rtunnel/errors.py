@@ -82,6 +82,10 @@ class FrameTooLarge(PeerError):
     """A frame's length is above the limit: not our protocol, or an attack."""
 
 
+class BadSignal(PeerError):
+    """A signaling message cannot be understood; the message says what came."""
+
+
 class BadDescription(PeerError):
     """An offer or answer is no SDP, has media or no data channel, or lacks what is needed to connect."""
 

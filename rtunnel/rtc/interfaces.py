@@ -1,15 +1,29 @@
-"""What a peer connection and its user know of each other: all that this package needs of a WebRTC stack.
+"""What the parts of the WebRTC tunnel know of each other.
 
+    signaling server <-> SignalLink <-> ISignalUser (a host or a client)
     Peer (IPeerConnectionUser) <-> IPeerConnection <-> aiortc
-    ChannelStream and others (IChannelUser) <-> IChannel
+    a stream or a UDP flow (IChannelUser) <-> IChannel
 
 Everything here is called in the reactor's thread and returns at once; nothing asynchronous crosses this border but
-:meth:`IPeerConnection.close`. So another stack can be put in without touching the rest.
+:meth:`IPeerConnection.close`. So another WebRTC stack can be put in without touching the rest.
 """
 
 from __future__ import annotations
 
 from zope.interface import Attribute, Interface
+
+
+class ISignalUser(Interface):
+    """What a :class:`~rtunnel.rtc.signal_link.SignalLink` tells its user."""
+
+    def signaling_up() -> None:
+        """Connected and registered: messages can be sent. Called again after each reconnection."""
+
+    def signaling_down(reason: str) -> None:
+        """The connection is lost; it is taken up again by itself."""
+
+    def signal_received(signal: object) -> None:
+        """A :class:`rtunnel.wire.signaling.Signal` that can be read; its payload was not looked at."""
 
 
 class IChannel(Interface):
@@ -20,11 +34,17 @@ class IChannel(Interface):
     reliable: bool = Attribute("Ordered, and without loss.")
     is_open: bool = Attribute("The other end has acknowledged it, and it is not closing.")
 
-    def use(user: IChannelUser) -> None:
-        """Tell *user* from now on. To be called in the same turn in which the channel is got."""
+    def use(user: object) -> None:
+        """Tell *user*, an :class:`IChannelUser`, from now on. To be called in the same turn in which the channel is
+        got."""
 
     def send(data: bytes) -> None:
-        """Send a binary message. On a channel that is not open yet, nothing happens."""
+        """Send a binary message. On a channel that is not open yet, nothing happens.
+
+        A message on an unreliable channel goes before all those on reliable channels of which nothing was sent yet.
+        Few of them wait: when more come, the oldest are dropped, which :attr:`IPeerConnection.datagrams_dropped`
+        counts.
+        """
 
     def send_text(text: str) -> None:
         """Send a text message."""
@@ -40,7 +60,7 @@ class IChannelUser(Interface):
         """It may be sent on. Not called for a channel that the other end opened: that one is open."""
 
     def message_received(data: bytes) -> None:
-        """A binary message."""
+        """A binary message; it may be empty."""
 
     def text_received(text: bytes) -> None:
         """A text message, as UTF-8 that nobody has looked at."""
@@ -53,7 +73,9 @@ class IPeerConnection(Interface):
     """A connection to one peer: ICE, DTLS, SCTP, and data channels on top."""
 
     buffered: int = Attribute("Bytes that were sent on all channels and are not yet on their way.")
-    last_heard: float = Attribute("When the last authentic packet came, on the reactor's clock; 0.0: none did.")
+    round_trip: float = Attribute("Smoothed round-trip time in seconds; 0.0 while it is not known.")
+    max_message: int = Attribute("Bytes of the largest message that the peer takes; known once it is connected.")
+    datagrams_dropped: int = Attribute("Messages on unreliable channels that were dropped since they came too fast.")
     path: str = Attribute("'direct' or 'relayed' and the candidate pair, for a log line; empty before it is connected.")
 
     def offer() -> None:
@@ -104,11 +126,12 @@ class IPeerConnectionUser(Interface):
     def connected() -> None:
         """Channels can be used."""
 
-    def channel_arrived(channel: IChannel) -> None:
-        """The other end opened a channel; give it a user, or close it."""
+    def channel_arrived(channel: object) -> None:
+        """The other end opened a channel, an :class:`IChannel`; give it a user, or close it."""
 
     def has_room() -> None:
-        """:attr:`IPeerConnection.buffered` has fallen: send more."""
+        """:attr:`IPeerConnection.buffered` is small: send more, if there is more. Messages that are sent before this
+        returns go out at once."""
 
     def lost(reason: str) -> None:
         """It could not be connected, or is connected no longer. Said once, and not after our own close. Channels are

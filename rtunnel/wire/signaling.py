@@ -1,0 +1,209 @@
+"""Signaling messages: one JSON text each, over a WebSocket (docs/wire.rst, "Signaling").
+
+    {"type": "...", "payload": ..., "target_id": "...", "sender_id": "..."}
+
+Plain functions from text to meaning and back. Whatever a peer sends ends as a value or as
+:class:`~rtunnel.errors.BadSignal`. A message is never passed on as the text that came: it is written anew from what
+was understood, so that nobody can read a second meaning out of it. What a payload holds beside what we know stays.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from rtunnel.errors import BadSignal
+from rtunnel.wire.messages import clean_text
+
+#: Bytes of a message that our signaling server takes unless told otherwise.
+MAX_MESSAGE = 65536
+#: Bytes of a message that a reference server takes.
+REFERENCE_MAX_MESSAGE = 10240
+#: Characters of an ID.
+MAX_ID = 128
+#: The WebSocket subprotocol of our own servers; a reference server agrees on none.
+SUBPROTOCOL = "rtunnel.signaling.v1"
+#: The version of our extension to the channels.
+VERSION = 1
+
+REGISTER_HOST: Final = "register-host"
+OFFER: Final = "offer"
+ANSWER: Final = "answer"
+CANDIDATE: Final = "candidate"
+ERROR: Final = "error"
+TYPES = frozenset({REGISTER_HOST, OFFER, ANSWER, CANDIDATE, ERROR})
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One message.
+
+    :ivar type: one of :data:`TYPES`.
+    :ivar payload: any JSON value; None where there is none.
+    :ivar target_id: whom it is for; empty: the server.
+    :ivar sender_id: whom it is from. In an ``error`` of our server: whom it is about.
+    """
+
+    type: str
+    payload: object = None
+    target_id: str = ""
+    sender_id: str = ""
+
+
+def encode_signal(signal: Signal) -> bytes:
+    """The JSON of *signal*; empty IDs are left out, an absent payload is null."""
+    value: dict[str, object] = {"type": signal.type, "payload": signal.payload}
+    if signal.target_id:
+        value["target_id"] = signal.target_id
+    if signal.sender_id:
+        value["sender_id"] = signal.sender_id
+    return json.dumps(value, separators=(",", ":")).encode("utf-8")
+
+
+def decode_signal(text: bytes) -> Signal:
+    """Read a message.
+
+    :raises BadSignal: it is no JSON object, its type is unknown, or an ID is none.
+    """
+    try:
+        value = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise BadSignal("a message that is not JSON") from None
+    if not isinstance(value, dict):
+        raise BadSignal("a message that is not a JSON object")
+    kind = value.get("type")
+    if not isinstance(kind, str):
+        raise BadSignal("a message without a type")
+    if kind not in TYPES:
+        raise BadSignal(f"a message of the unknown type '{clean_text(kind)}'")
+    return Signal(kind, value.get("payload"), _id(value, "target_id"), _id(value, "sender_id"))
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _id(value: dict[str, object], key: str) -> str:
+    text = value.get(key)
+    if text is None or text == "":
+        return ""
+    if not isinstance(text, str) or not is_id(text):
+        raise BadSignal(f"a message whose {key} is not a printable text of up to {MAX_ID} characters")
+    return text
+
+
+def is_id(text: str) -> bool:
+    """Whether *text* can be the ID of a host or client: printable, 1 to :data:`MAX_ID` characters."""
+    return 0 < len(text) <= MAX_ID and text.isprintable()
+
+
+# Offers and answers
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """``"rtunnel"`` beside ``"sdp"``: the sender knows credit, half-close and error reasons.
+
+    :ivar initial_credit: bytes that may be sent to it on a new stream before it grants more.
+    """
+
+    initial_credit: int
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The payload of an offer or answer.
+
+    :ivar sdp: the session description (RFC 8866).
+    :ivar extension: None: the sender speaks the reference protocol.
+    """
+
+    sdp: str
+    extension: Extension | None = None
+
+
+def description_payload(kind: str, description: Description) -> dict[str, object]:
+    """The payload of an offer or answer.
+
+    :param kind: :data:`OFFER` or :data:`ANSWER`.
+    """
+    payload: dict[str, object] = {"sdp": {"type": kind, "sdp": description.sdp}}
+    if description.extension is not None:
+        payload["rtunnel"] = {
+            "version": description.extension.version,
+            "initial_credit": description.extension.initial_credit,
+        }
+    return payload
+
+
+def read_description(kind: str, payload: object) -> Description:
+    """Read the payload of an offer or answer. An extension that is malformed, or of a version below ours, is none.
+
+    :param kind: :data:`OFFER` or :data:`ANSWER`.
+    :raises BadSignal: there is no session description in it, or one of another type.
+    """
+    outer = payload.get("sdp") if isinstance(payload, dict) else None
+    if not isinstance(payload, dict) or not isinstance(outer, dict):
+        raise BadSignal(f"an {kind} without a session description")
+    sdp = outer.get("sdp")
+    if outer.get("type") != kind or not isinstance(sdp, str):
+        raise BadSignal(f"an {kind} whose session description is not an {kind}")
+    return Description(sdp, _extension(payload.get("rtunnel")))
+
+
+def _extension(value: object) -> Extension | None:
+    if not isinstance(value, dict):
+        return None
+    version, credit = value.get("version"), value.get("initial_credit")
+    if not isinstance(version, int) or isinstance(version, bool) or version < VERSION:
+        return None
+    if not isinstance(credit, int) or isinstance(credit, bool) or not 0 <= credit < 2**62:
+        return None
+    return Extension(credit, VERSION)
+
+
+# Candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An ICE candidate, as ``RTCIceCandidateInit`` of W3C WebRTC has it.
+
+    :ivar candidate: ``candidate:...`` (RFC 8839, section 5.1); empty: there are no more.
+    :ivar mid: ``sdpMid``; None or empty: :attr:`line_index` counts.
+    :ivar line_index: ``sdpMLineIndex``.
+    """
+
+    candidate: str
+    mid: str | None = "0"
+    line_index: int | None = 0
+
+
+def candidate_payload(candidate: Candidate) -> dict[str, object]:
+    """The payload of a candidate message."""
+    return {
+        "candidate": {
+            "candidate": candidate.candidate,
+            "sdpMid": candidate.mid,
+            "sdpMLineIndex": candidate.line_index,
+            "usernameFragment": None,
+        }
+    }
+
+
+def read_candidate(payload: object) -> Candidate:
+    """Read the payload of a candidate message.
+
+    :raises BadSignal: it is malformed.
+    """
+    inner = payload.get("candidate") if isinstance(payload, dict) else None
+    if not isinstance(inner, dict):
+        raise BadSignal("a candidate message without a candidate")
+    text, mid, index = inner.get("candidate"), inner.get("sdpMid"), inner.get("sdpMLineIndex")
+    if not isinstance(text, str):
+        raise BadSignal("a candidate message whose candidate is not a text")
+    if not isinstance(mid, str | None) or not isinstance(index, int | None) or isinstance(index, bool):
+        raise BadSignal("a candidate whose sdpMid or sdpMLineIndex is malformed")
+    return Candidate(text, mid, index)
