@@ -17,12 +17,12 @@ from twisted.logger import Logger
 
 from rtunnel.errors import Code
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.services.agent import AGENT
-from rtunnel.services.backoff import Backoff
 from rtunnel.reverse.client_session import ClientSession
-from rtunnel.services.draining import DrainingService
 from rtunnel.reverse.settings import ClientSettings
 from rtunnel.reverse.tls_links import TlsDialler
+from rtunnel.services.agent import AGENT
+from rtunnel.services.backoff import Backoff
+from rtunnel.services.draining import DrainingService
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import Hello

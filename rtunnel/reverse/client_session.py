@@ -13,9 +13,9 @@ from twisted.python.failure import Failure
 from rtunnel.errors import Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import show_host_port
-from rtunnel.services.backoff import Backoff
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.services.backoff import Backoff
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink

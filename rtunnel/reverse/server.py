@@ -21,15 +21,15 @@ from twisted.logger import Logger
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.admission import Admission
-from rtunnel.services.agent import AGENT
-from rtunnel.services.draining import DrainingService
 from rtunnel.reverse.guard import Guard
-from rtunnel.services.listening import Listener
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
 from rtunnel.reverse.routing import POLICIES
 from rtunnel.reverse.server_session import ServerSession
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.reverse.tls_links import TlsListener
+from rtunnel.services.agent import AGENT
+from rtunnel.services.draining import DrainingService
+from rtunnel.services.listening import Listener
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.messages import Hello, TunnelRequest
 from rtunnel.wire.server_link import ServerLink, StreamIds

@@ -16,7 +16,6 @@ from twisted.logger import Logger
 
 from rtunnel.errors import TlsFailed
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.services.few_lines import FewLines
 from rtunnel.reverse.link_protocol import LinkProtocol
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.security.credentials import Credentials
@@ -25,6 +24,7 @@ from rtunnel.security.server_names import judge_of, sni
 from rtunnel.security.tls_engine import TlsEngine
 from rtunnel.security.tls_policy import Role, TlsSettings
 from rtunnel.security.tls_transport import Secured, TlsTransport
+from rtunnel.services.few_lines import FewLines
 
 _log = Logger()
 

@@ -116,7 +116,7 @@ class IceSettings:
 
 @dataclass(frozen=True, slots=True)
 class UdpAddress:
-    """Host and port for UDP, as the operator wrote it; empty host: all IPv4 addresses (to listen), loopback (to dial)."""
+    """Host and port for UDP. An empty host is every IPv4 address (to listen), or loopback (to dial)."""
 
     text: str
     host: str

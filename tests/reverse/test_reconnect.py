@@ -11,9 +11,9 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import DialAddress
-from rtunnel.services.backoff import FACTOR, Backoff
 from rtunnel.reverse.client import LinkService
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.services.backoff import FACTOR, Backoff
 from rtunnel.services.visitors import Visitors
 from tests.reverse.net import INIT, free_port, hello, until
 from tests.reverse.world import World
