@@ -55,19 +55,22 @@ def judge_of(name: str, pins: frozenset[str]) -> Judge:
         return f"{show_subject(certificate)} has the fingerprint {found}, which is not that of --tls-pin"
 
     def by_name(certificate: x509.Certificate) -> str | None:
-        try:
-            if is_ip_address(name):
-                verify_certificate_ip_address(certificate, name)
-            else:
-                verify_certificate_hostname(certificate, name.rstrip("."))
-        except (VerificationError, CertificateError):
-            return (
-                f"{show_subject(certificate)} is for {_names(certificate)}, not for {name}; if that is the server "
-                "which is meant, --tls-server-name or --tls-pin can say so"
-            )
-        return None
+        why = why_not_for(certificate, name)
+        return why and f"{why}; if that is the server which is meant, --tls-server-name or --tls-pin can say so"
 
     return by_pin if pins else by_name
+
+
+def why_not_for(certificate: x509.Certificate, name: str) -> str | None:
+    """Why *certificate* is not for *name*, a DNS name or an IP address; None: it is."""
+    try:
+        if is_ip_address(name):
+            verify_certificate_ip_address(certificate, name)
+        else:
+            verify_certificate_hostname(certificate, name.rstrip("."))
+    except (VerificationError, CertificateError):
+        return f"{show_subject(certificate)} is for {_names(certificate)}, not for {name}"
+    return None
 
 
 def _names(certificate: x509.Certificate) -> str:

@@ -67,7 +67,7 @@ def explain(error: SSL.Error, role: Role, allow_classical: bool, *, in_handshake
         has seen its certificate.
     """
     other = role.other.value
-    reason = _reason(error)
+    reason = reason_of(error)
     if not reason:
         return f"the {other} closed the connection " + ("in the handshake" if in_handshake else "without a goodbye")
     _, is_alert, alert = reason.partition("alert ")
@@ -80,7 +80,7 @@ def explain(error: SSL.Error, role: Role, allow_classical: bool, *, in_handshake
     return f"the {other} is refused: {_OURS.get(reason, reason)}"
 
 
-def _reason(error: SSL.Error) -> str:
+def reason_of(error: SSL.Error) -> str:
     """OpenSSL's first reason in lower case; empty where the connection just ended."""
     if isinstance(error, SSL.SysCallError) or not error.args or not error.args[0]:
         return ""
@@ -88,8 +88,11 @@ def _reason(error: SSL.Error) -> str:
     return "" if reason.startswith("unexpected eof") else reason
 
 
-def explain_certificate(certificate: x509.Certificate, error: int) -> str:
-    """Why OpenSSL does not accept a certificate: *error* is one of its ``X509_V_ERR_`` numbers."""
+def explain_certificate(certificate: x509.Certificate, error: int, trusted: str = "a CA of --tls-ca") -> str:
+    """Why OpenSSL does not accept a certificate: *error* is one of its ``X509_V_ERR_`` numbers.
+
+    :param trusted: whose certificates are taken.
+    """
     subject = show_subject(certificate)
     if error == _EXPIRED:
         return f"{subject} expired on {show_end(certificate)}"
@@ -101,5 +104,5 @@ def explain_certificate(certificate: x509.Certificate, error: int) -> str:
     if error == _PURPOSE:
         return f"{subject} is not for this use: its extended key usage does not say so"
     if error in _UNKNOWN_ISSUER:
-        return f"{subject} is not from a CA of --tls-ca"
+        return f"{subject} is not from {trusted}"
     return f"{subject} is not valid (OpenSSL's error {error})"
