@@ -98,7 +98,7 @@ class ListenAddress:
         text = text.strip()
         kind = endpoint_kind(text, LISTEN_FORMS, server=True)
         if kind is None:
-            host, port = _host_and_port(text, LISTEN_FORMS, example_port=7000, lowest=0)
+            host, port = host_and_port(text, LISTEN_FORMS, example_port=7000, lowest=0)
             if ":" in host:
                 description = join_description(["tcp6", str(port)], {"interface": host})
             else:
@@ -149,7 +149,7 @@ class DialAddress:
         host: str | None
         port: int | None
         if kind is None:
-            host, port = _host_and_port(text, DIAL_FORMS, example_port, lowest=1)
+            host, port = host_and_port(text, DIAL_FORMS, example_port, lowest=1)
             host = host or "127.0.0.1"
             description = join_description(["tcp", host, str(port)], {})
         else:
@@ -232,7 +232,7 @@ class PortRanges:
         return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in self.ranges) or "none"
 
 
-def _host_and_port(text: str, forms: str, example_port: int, lowest: int) -> tuple[str, int]:
+def host_and_port(text: str, forms: str, example_port: int, lowest: int) -> tuple[str, int]:
     """Read one of the short forms.
 
     :returns: the host, empty if none was given, IPv6 without its brackets; and the port.

@@ -2,7 +2,8 @@
 
 A plugin declares each of its settings once, as a :class:`Setting`. From that come its flag ``--allow-ports``, its
 environment variable ``RTUNNEL_ALLOW_PORTS``, its key ``allow_ports`` in the file, and its help. An empty environment
-variable and a key without a value count as not given.
+variable and a key without a value count as not given. Some settings have a second variable, which is that of the
+program whose place we take; ours wins over it.
 
 Nothing that an operator wrote is silently ignored: a key or flag that nobody knows is an error, and so is a variable
 that looks like a misspelt one of ours. (Other variables that begin with ``RTUNNEL_`` are let alone: other
@@ -15,6 +16,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 from rtunnel.config_file import ConfigFile, keys_with_underscores, read_config_file
@@ -22,6 +24,8 @@ from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 
 PREFIX = "RTUNNEL_"
+#: What the variables of the reference program for WebRTC begin with.
+REFERENCE_PREFIX = "WTT_"
 
 # Closer than this, an unknown variable is taken for a misspelt one.
 _TYPO = 0.8
@@ -41,6 +45,8 @@ class Setting:
     :ivar repeatable: whether the flag may be given several times.
     :ivar flag: whether there is a flag at all.
     :ivar switch: whether the flag stands alone, without a value.
+    :ivar reference_variable: environment variable of the reference program; empty: it has none.
+    :ivar may_be_empty: whether an empty environment variable is a value too, and not the same as none.
     """
 
     name: str
@@ -52,6 +58,8 @@ class Setting:
     repeatable: bool = False
     flag: bool = True
     switch: bool = False
+    reference_variable: str = ""
+    may_be_empty: bool = False
 
     @property
     def variable(self) -> str:
@@ -59,9 +67,21 @@ class Setting:
         return PREFIX + self.name.replace("-", "_").upper()
 
     @property
+    def variables(self) -> Sequence[str]:
+        """All its environment variables, the strongest first."""
+        return [self.variable, self.reference_variable] if self.reference_variable else [self.variable]
+
+    @property
     def key(self) -> str:
         """The key in the file."""
         return self.file_key or self.name.replace("-", "_")
+
+    def variable_in(self, environ: Mapping[str, str]) -> str | None:
+        """The environment variable that counts; None: there is none."""
+        for name in self.variables:
+            if environ.get(name, "").strip() or (self.may_be_empty and name in environ):
+                return name
+        return None
 
 
 class Rank(IntEnum):
@@ -96,9 +116,10 @@ class Resolved:
         return ConfigError(f"{self.sources[name].label}: {message}")
 
 
-def find_config_file(flags: Mapping[str, Any], environ: Mapping[str, str]) -> ConfigFile | None:
+def find_config_file(flags: Mapping[str, Any], environ: Mapping[str, str], otherwise: str = "") -> ConfigFile | None:
     """Read the file that ``--config`` or ``RTUNNEL_CONFIG`` names, if either does.
 
+    :param otherwise: the file to read if neither does, and it is there.
     :raises ConfigError: see :func:`~rtunnel.config_file.read_config_file`.
     """
     if "config" in flags:
@@ -106,10 +127,18 @@ def find_config_file(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Co
     else:
         label, path = f"environment variable {PREFIX}CONFIG", environ.get(f"{PREFIX}CONFIG", "")
         if not path:
-            return None
+            return read_config_file(otherwise) if _is_there(otherwise) else None
     if not path:
         raise ConfigError(f"{label}: is empty; write the path of a YAML or JSON file")
     return read_config_file(path)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).is_file()
+    except OSError:
+        # A directory that we may not look into.
+        return False
 
 
 def resolve(
@@ -118,17 +147,19 @@ def resolve(
     environ: Mapping[str, str],
     file: ConfigFile | None,
     foreign: Collection[str] = (),
+    foreign_keys: Collection[str] = (),
 ) -> Resolved:
     """Decide every setting.
 
     :param flags: what was given on the command line, by setting name; text, or a list of texts where repeatable.
     :param environ: the process's environment.
     :param foreign: environment variables of ours that mean something to other plugins only.
+    :param foreign_keys: keys in the file that do.
     :raises ConfigError: a value is wrong or a key unknown; the message names the source, the key and the likely fix.
     """
     _check_environment(settings, environ, foreign)
-    known_keys = [setting.key for setting in settings]
-    in_file = _without_sections(file, known_keys) if file else {}
+    known_keys = [*(setting.key for setting in settings), *foreign_keys]
+    in_file = _without_sections(file.values, file.path, known_keys) if file else {}
     for key in in_file:
         if file and key not in known_keys:
             raise ConfigError(f"{file.path}: unknown key '{key}'{suggestion(key, known_keys)}")
@@ -138,9 +169,8 @@ def resolve(
         written: object
         if setting.name in flags:
             source, written = Source(Rank.FLAG, f"flag --{setting.name}"), flags[setting.name]
-        elif environ.get(setting.variable, "").strip():
-            source = Source(Rank.ENVIRONMENT, f"environment variable {setting.variable}")
-            written = environ[setting.variable]
+        elif variable := setting.variable_in(environ):
+            source, written = Source(Rank.ENVIRONMENT, f"environment variable {variable}"), environ[variable]
         elif file and setting.key in in_file:
             source, written = Source(Rank.FILE, f"{file.path}: key '{setting.key}'"), in_file[setting.key]
         else:
@@ -155,30 +185,34 @@ def resolve(
     return Resolved(values, sources)
 
 
-def _without_sections(file: ConfigFile, known_keys: Collection[str]) -> Mapping[str, object]:
+def _without_sections(
+    values: Mapping[str, object], path: str, known_keys: Collection[str], section: str = ""
+) -> Mapping[str, object]:
     """What the file says, with the keys of its sections in full; ``tls: true`` is ``tls.enabled: true``."""
-    sections = {key.partition(".")[0] for key in known_keys if "." in key}
     found: dict[str, object] = {}
-    for key, value in file.values.items():
-        if key not in sections:
+    for name, value in values.items():
+        key = section + name
+        if not any(known.startswith(f"{key}.") for known in known_keys):
             found[key] = value
-        elif isinstance(value, dict):
-            inner = keys_with_underscores(value, f"{file.path}: key '{key}'")
-            found |= {f"{key}.{name}": each for name, each in inner.items()}
-        else:
+        elif f"{key}.enabled" in known_keys and not isinstance(value, dict):
             found[f"{key}.enabled"] = value
+        else:
+            inner = keys_with_underscores(value, f"{path}: key '{key}'")
+            found |= _without_sections(inner, path, known_keys, f"{key}.")
     return found
 
 
 def _check_environment(settings: Sequence[Setting], environ: Mapping[str, str], foreign: Collection[str]) -> None:
-    known = [setting.variable for setting in settings] + [f"{PREFIX}CONFIG"]
+    known = [variable for setting in settings for variable in setting.variables] + [f"{PREFIX}CONFIG"]
     for name, value in sorted(environ.items()):
-        if not name.startswith(PREFIX) or name in known or name in foreign or not value.strip():
+        prefix = next((prefix for prefix in (PREFIX, REFERENCE_PREFIX) if name.startswith(prefix)), None)
+        if prefix is None or name in known or name in foreign or not value.strip():
             continue
         # The variables that Kubernetes makes for a service named rtunnel or rtunnel-something.
         if re.search(r"_SERVICE_(HOST|PORT)|_PORT_[0-9]+_", name) or re.match(r"(tcp|udp|sctp)://", value):
             continue
-        hint = suggestion(name.removeprefix(PREFIX), [variable.removeprefix(PREFIX) for variable in known], _TYPO)
+        ours = [variable.removeprefix(prefix) for variable in known if variable.startswith(prefix)]
+        hint = suggestion(name.removeprefix(prefix), ours, _TYPO)
         if hint:
-            hint = hint.replace("'", f"'{PREFIX}", 1)
+            hint = hint.replace("'", f"'{prefix}", 1)
             raise ConfigError(f"environment variable {name}: is unknown{hint}")

@@ -16,9 +16,12 @@ from rtunnel.coercions import show_seconds, show_size
 from rtunnel.config import Resolved, Setting, find_config_file, resolve
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
-from rtunnel.options.declarations import VARIABLES
+from rtunnel.options import declarations, rtc_declarations
 from rtunnel.wire.limits import LinkLimits
 from twisted import copyright
+
+#: The environment variables of all plugins: what means nothing to one of them is no mistake if it does to another.
+VARIABLES = declarations.VARIABLES | rtc_declarations.VARIABLES
 
 
 class PluginOptions(usage.Options):
@@ -30,6 +33,10 @@ class PluginOptions(usage.Options):
 
     #: The settings that this plugin has.
     declared: ClassVar[Sequence[Setting]] = ()
+    #: The settings that may be in its file besides, since other plugins have them.
+    file_settings: ClassVar[Sequence[Setting]] = ()
+    #: The file that is read if it is there and no other is named.
+    default_config: ClassVar[str] = ""
     #: Command lines, shown as they are at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
 
@@ -41,6 +48,8 @@ class PluginOptions(usage.Options):
 
     def __init__(self) -> None:
         self.flags: dict[str, Any] = {}
+        #: The file that was read; empty: none was.
+        self.config_path = ""
         super().__init__()
         # For the help only: a setting that was not given must stay so until all sources are known.
         self.defaults.update({setting.name: setting.shown_default or None for setting in self.declared})
@@ -87,8 +96,10 @@ class PluginOptions(usage.Options):
         :raises usage.UsageError: one of them is wrong.
         """
         try:
-            file = find_config_file(self.flags, os.environ)
-            resolved = resolve(self.declared, self.flags, os.environ, file, VARIABLES)
+            file = find_config_file(self.flags, os.environ, self.default_config)
+            keys = [setting.key for setting in self.file_settings]
+            resolved = resolve(self.declared, self.flags, os.environ, file, VARIABLES, keys)
+            self.config_path = file.path if file else ""
             self.build(resolved)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
@@ -108,6 +119,8 @@ class PluginOptions(usage.Options):
             "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and that "
             "over the file. Sizes take K, M and G; times are seconds and take ms, s, m and h."
         )
+        if self.default_config:
+            sources += f" Without --config, {self.default_config} in the current directory is read if it is there."
         self.longdesc = f"{' '.join((type(self).__doc__ or '').split())} {sources}"
         examples = "".join(f"    {line}\n" for line in self.examples)
         return f"{super().getUsage(width)}\nExamples:\n{examples}"

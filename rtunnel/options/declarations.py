@@ -23,21 +23,21 @@ from rtunnel.options.tunnels import tunnels
 from rtunnel.wire.limits import LinkLimits
 
 _LIMITS = LinkLimits()
-_KIB = 1024
-_MIB = 1024 * _KIB
-_GIB = 1024 * _MIB
-_MANY = 1_000_000
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+MANY = 1_000_000
 
 
-def _count(name: str, default: int, help: str) -> Setting:
-    return Setting(name, integer(1, _MANY), default, help, str(default))
+def count_setting(name: str, default: int, help: str) -> Setting:
+    return Setting(name, integer(1, MANY), default, help, str(default))
 
 
-def _size(name: str, lowest: int, highest: int, default: int, help: str) -> Setting:
+def size_setting(name: str, lowest: int, highest: int, default: int, help: str) -> Setting:
     return Setting(name, size(lowest, highest), default, help, show_size(default))
 
 
-def _time(name: str, default: float, help: str, *, zero: bool = False) -> Setting:
+def time_setting(name: str, default: float, help: str, *, zero: bool = False) -> Setting:
     return Setting(name, seconds(zero=zero), default, help, show_seconds(default))
 
 
@@ -53,42 +53,42 @@ LOG = (
 )
 
 LINK = (
-    _count("max-streams", _LIMITS.max_streams, "Visitors that one link may carry at once."),
-    _size(
+    count_setting("max-streams", _LIMITS.max_streams, "Visitors that one link may carry at once."),
+    size_setting(
         "initial-credit",
-        _KIB,
-        _GIB,
+        KIB,
+        GIB,
         _LIMITS.initial_credit,
         "Bytes that the other end may send on a new stream before it is granted more.",
     ),
-    _size(
+    size_setting(
         "max-window",
-        _KIB,
-        _GIB,
+        KIB,
+        GIB,
         _LIMITS.max_window,
         "Most bytes granted on one stream and not yet delivered; what one stream can carry is this per round trip.",
     ),
-    _size(
+    size_setting(
         "link-buffer",
-        _KIB,
-        1024 * _GIB,
+        KIB,
+        1024 * GIB,
         _LIMITS.link_buffer,
         "Most bytes granted on all streams of a link together and not yet delivered: the bound of its memory.",
     ),
-    _size("max-frame", 64 * _KIB, 16 * _MIB, _LIMITS.max_frame, "Largest frame that is accepted, 64K to 16M."),
-    _time(
+    size_setting("max-frame", 64 * KIB, 16 * MIB, _LIMITS.max_frame, "Largest frame that is accepted, 64K to 16M."),
+    time_setting(
         "keepalive-interval",
         _LIMITS.keepalive_interval,
         "Seconds of silence on a link after which the other end is asked whether it is there.",
     ),
-    _time(
+    time_setting(
         "dead-after",
         _LIMITS.dead_after,
         "Seconds of silence after which a link is dropped; more than --keepalive-interval.",
     ),
 )
 
-DRAIN = _time(
+DRAIN = time_setting(
     "drain",
     10.0,
     "Seconds that open streams are given to finish after SIGTERM or SIGINT; a second signal ends them at once.",
@@ -135,10 +135,12 @@ SERVER = (
         "round-robin",
     ),
     DRAIN,
-    _count("max-links", 4096, "Clients that may be connected at once."),
-    _count("max-tunnels", _LIMITS.max_tunnels, "Tunnels that one client may have."),
-    _time("handshake-timeout", 10.0, "Seconds in which a new connection to the control port must say what it is."),
-    _time(
+    count_setting("max-links", 4096, "Clients that may be connected at once."),
+    count_setting("max-tunnels", _LIMITS.max_tunnels, "Tunnels that one client may have."),
+    time_setting(
+        "handshake-timeout", 10.0, "Seconds in which a new connection to the control port must say what it is."
+    ),
+    time_setting(
         "visitor-idle",
         0.0,
         "Seconds without a byte in either direction after which a visitor is closed; 0 means never.",
@@ -146,7 +148,7 @@ SERVER = (
     ),
     *LINK,
     *LOG,
-    _count("max-handshakes", 256, "Connections that may be in the TLS handshake at once."),
+    count_setting("max-handshakes", 256, "Connections that may be in the TLS handshake at once."),
     *TLS,
     *ADMISSION,
 )
@@ -190,8 +192,8 @@ CLIENT = (
         "Most seconds between two attempts to reconnect; there is always another.",
         "30",
     ),
-    _time("connect-timeout", 10.0, "Seconds that an attempt to connect to the server may take."),
-    _time("dial-timeout", 5.0, "Seconds that a local service is given to accept a connection."),
+    time_setting("connect-timeout", 10.0, "Seconds that an attempt to connect to the server may take."),
+    time_setting("dial-timeout", 5.0, "Seconds that a local service is given to accept a connection."),
     DRAIN,
     *LINK,
     *LOG,
@@ -201,5 +203,4 @@ CLIENT = (
     TOKEN_OVER_PLAIN_TCP,
 )
 
-#: The environment variables of all plugins: what means nothing to one of them is no mistake if it does to another.
 VARIABLES = frozenset(setting.variable for setting in SERVER + CLIENT)
