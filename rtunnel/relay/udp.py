@@ -1,0 +1,283 @@
+"""UDP: sockets that no error closes, and flows that are bounded and end when they are idle.
+
+A flow is what one source says to one destination, and the answers. It has no beginning and no end of its own: it is
+there from its first datagram until nothing was said for a while, or until others need its place.
+
+Twisted's own UDP port closes a socket for an ICMP error other than "connection refused", and logs two lines for each
+one, which is too much where every flow has a socket. So :class:`UdpSocket` reads and writes itself.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import Any, Protocol
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHostResolution,
+    IReactorTime,
+    IReadDescriptor,
+    IResolutionReceiver,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+#: The address of a datagram as the socket module has it: host, port, and for IPv6 flow label and scope.
+Address = tuple[Any, ...]
+
+#: More than any datagram has, so that none is cut.
+READ_SIZE = 65536
+#: Datagrams read from one socket before others have their turn.
+READS_IN_A_ROW = 64
+#: Bytes that the kernel is asked to keep for us; it gives what its own limit allows.
+RECEIVE_BUFFER = 1 << 20
+#: What waits for a flow that cannot send yet.
+MAX_WAITING = 16
+MAX_WAITING_BYTES = 65536
+
+
+def is_ip(host: str) -> bool:
+    """Whether *host* is an IP address and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+@implementer(IReadDescriptor)
+class UdpSocket:
+    """One UDP socket. What cannot be sent is lost, as UDP may; no error ends it.
+
+    :param received: is told each datagram, which may be empty, and where it came from.
+    :param lost: is told why a datagram of ours was not sent, or did not arrive, as far as the system knows.
+    """
+
+    def __init__(self, reactor: Any, received: Callable[[bytes, Address], None], lost: Callable[[str], None]) -> None:
+        self._reactor = reactor
+        self._received = received
+        self._lost = lost
+        self._socket: socket.socket | None = None
+
+    def bind(self, host: str, port: int) -> None:
+        """Receive from anybody. A name is looked up at once, and IPv4 preferred.
+
+        :param host: empty: every IPv4 address.
+        :raises OSError: it cannot be bound.
+        """
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        self._open(family, lambda handle: handle.bind(address))
+
+    def connect(self, host: str, port: int) -> None:
+        """Send to this address, and receive from nobody else.
+
+        :param host: an IP address.
+        :raises OSError: there is no way to it, or no socket left.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._open(family, lambda handle: handle.connect((host, port)))
+
+    def _open(self, family: int, attach: Callable[[socket.socket], None]) -> None:
+        handle = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            handle.setblocking(False)
+            attach(handle)
+        except BaseException:
+            handle.close()
+            raise
+        try:
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        except OSError:
+            pass  # then it has the size that the system likes
+        self._socket = handle
+        self._reactor.addReader(self)
+
+    @property
+    def address(self) -> IAddress | None:
+        """The local address; None when it is not open."""
+        if self._socket is None:
+            return None
+        host, port, *_ = self._socket.getsockname()
+        return IPv6Address("UDP", host, port) if ":" in host else IPv4Address("UDP", host, port)
+
+    def send(self, data: bytes, address: Address | None = None) -> None:
+        """Send a datagram, to *address* where the socket is not connected. If it is closed, nothing happens."""
+        try:
+            self._send(data, address)
+        except BlockingIOError:
+            self._lost("the socket is busy")
+        except OSError as error:
+            # This may be the ICMP error for an earlier datagram. Then the present one was not sent.
+            try:
+                self._send(data, address)
+            except OSError:
+                pass  # counted once
+            self._lost(error.strerror or str(error))
+
+    def _send(self, data: bytes, address: Address | None) -> None:
+        if self._socket is None:
+            return
+        if address is None:
+            self._socket.send(data)
+        else:
+            self._socket.sendto(data, address)
+
+    def close(self) -> None:
+        """Nothing is received any more."""
+        handle = self._socket
+        if handle is not None:
+            self._reactor.removeReader(self)
+            self._socket = None
+            handle.close()
+
+    # The reactor calls these.
+
+    def fileno(self) -> int:
+        """See ``IFileDescriptor``."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    def logPrefix(self) -> str:
+        """See ``ILoggingContext``."""
+        return "UDP"
+
+    def doRead(self) -> Failure | None:
+        """Read what is there, within bounds."""
+        for _ in range(READS_IN_A_ROW):
+            if self._socket is None:
+                break
+            try:
+                data, source = self._socket.recvfrom(READ_SIZE)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._lost(error.strerror or str(error))
+            else:
+                self._received(data, source)
+        return None
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gives it up."""
+        self.close()
+
+
+class WaitingDatagrams:
+    """The first datagrams of a flow that cannot send yet: a few, in order."""
+
+    def __init__(self) -> None:
+        self._waiting: list[bytes] = []
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, data: bytes) -> bool:
+        """Keep *data*; False: there is no room."""
+        if len(self._waiting) >= MAX_WAITING or self._bytes + len(data) > MAX_WAITING_BYTES:
+            return False
+        self._waiting.append(data)
+        self._bytes += len(data)
+        return True
+
+    def take(self) -> list[bytes]:
+        """All of them, which then wait no longer."""
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        return waiting
+
+
+class Flow(Protocol):
+    """What :class:`FlowTable` knows of a flow.
+
+    :ivar last_used: when it was used; the table sets it.
+    """
+
+    last_used: float
+
+    def end(self, why: str) -> None:
+        """End, and tell the table by :meth:`FlowTable.discard`."""
+
+
+class FlowTable:
+    """Flows by their last use. Whichever is idle too long ends; and the one idle longest, when another needs its place.
+
+    There is one timer, however many flows there are, and none when there is no flow.
+
+    :param idle: seconds.
+    """
+
+    def __init__(self, clock: IReactorTime, max_flows: int, idle: float) -> None:
+        self._clock = clock
+        self._idle = idle
+        self._flows: OrderedDict[Flow, None] = OrderedDict()
+        self._timer: IDelayedCall | None = None
+        self.max_flows = max_flows
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def __iter__(self) -> Iterator[Flow]:
+        return iter(list(self._flows))
+
+    def add(self, flow: Flow) -> None:
+        """A flow begins."""
+        while len(self._flows) >= self.max_flows:
+            next(iter(self._flows)).end("made room for another")
+        flow.last_used = self._clock.seconds()
+        self._flows[flow] = None
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._idle, self._sweep)
+
+    def use(self, flow: Flow) -> None:
+        """A datagram passed. To be called for flows of this table only."""
+        flow.last_used = self._clock.seconds()
+        self._flows.move_to_end(flow)
+
+    def discard(self, flow: Flow) -> None:
+        """A flow has ended."""
+        self._flows.pop(flow, None)
+        if not self._flows and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        for flow in self:
+            left = flow.last_used + self._idle - now
+            if left > 0:
+                self._timer = self._clock.callLater(left, self._sweep)
+                break
+            flow.end("idle")
+
+
+@implementer(IResolutionReceiver)
+class _Answer:
+    """The IP address of a name: IPv4 if there is one, as the reference programs choose."""
+
+    def __init__(self, found: Callable[[str | None], None]) -> None:
+        self._found = found
+        self._host: str | None = None
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """Nothing to do: nobody cancels it."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        """One of its addresses."""
+        if isinstance(address, IPv4Address | IPv6Address) and (
+            self._host is None or (":" in self._host and isinstance(address, IPv4Address))
+        ):
+            self._host = address.host
+
+    def resolutionComplete(self) -> None:
+        """There are no more."""
+        self._found(self._host)
+
+
+def look_up(reactor: Any, name: str, found: Callable[[str | None], None]) -> None:
+    """Look a name up, and tell *found* its IP address, or None if it has none."""
+    reactor.nameResolver.resolveHostName(_Answer(found), name, 0, None, "UDP")

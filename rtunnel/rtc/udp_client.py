@@ -1,0 +1,254 @@
+"""UDP at the client: datagrams of local programs into data channels, and the answers back.
+
+Each local source address has a flow, and each flow a channel of its own, so that an answer can only go to the source
+that asked:
+
+    local program <-> UdpListener <-> ClientFlows <-> a flow <-> IChannel, unreliable
+
+Nothing here waits for a peer: a datagram that cannot be sent soon is dropped and counted, as UDP may.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from rtunnel.errors import StartupError
+from rtunnel.relay.sockets import is_local, show_address, show_host_port
+from rtunnel.relay.udp import Address, FlowTable, UdpSocket, WaitingDatagrams
+from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
+from rtunnel.rtc.settings import ForwardSettings, UdpAddress
+from rtunnel.services.few_lines import FewLines
+
+#: Datagrams that are kept for a host that is not connected, in all, and for how many seconds.
+MAX_EARLY = 64
+EARLY_SECONDS = 1.0
+
+
+class UdpListener(Service):
+    """One UDP socket for the life of the process, bound as a :class:`~rtunnel.services.listening.Listener` is.
+
+    :param received: is told each datagram and where it came from.
+    :param lost: is told why a datagram of ours was not sent.
+    :param what: as logs and errors call it.
+    :param option: the option to change where it cannot listen.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        address: UdpAddress,
+        received: Callable[[bytes, Address], None],
+        lost: Callable[[str], None],
+        what: str,
+        option: str,
+    ) -> None:
+        self._address = address
+        self._what = what
+        self._option = option
+        self._socket = UdpSocket(reactor, received, lost)
+        self.setName(f"{what} (UDP {address})")
+        #: Send a datagram to an address from which one came; while it does not listen, nothing happens.
+        self.send = self._socket.send
+
+    @property
+    def local_address(self) -> str:
+        """``host:port`` that it listens on, with the real port where 0 was asked for; the setting until it listens."""
+        address = self._socket.address
+        return show_address(address) if address is not None else str(self._address)
+
+    @property
+    def is_public(self) -> bool:
+        """It can be reached from other machines."""
+        address = self._socket.address
+        return address is not None and not is_local(address)
+
+    def privilegedStartService(self) -> None:
+        """Bind. See :exc:`StartupError`."""
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        """Bind, unless that is done."""
+        super().startService()
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._socket.address is not None:
+            return
+        try:
+            self._socket.bind(self._address.host, self._address.port)
+        except OSError as error:
+            raise StartupError(
+                f"cannot listen on {self._address} ({self._what}, UDP): {error.strerror or error}; "
+                f"end what holds it, or choose another address with {self._option}"
+            ) from None
+        self.log.info("{what} listening on {address} (UDP)", what=self._what, address=self.local_address)
+
+    def stopService(self) -> None:
+        """Close it: nothing is received, and no answer sent."""
+        super().stopService()
+        self._socket.close()
+
+
+@implementer(IChannelUser)
+class _Flow:
+    """One local source and its channel."""
+
+    def __init__(self, owner: ClientFlows, connection: IPeerConnection, source: Address) -> None:
+        self._owner = owner
+        self._connection = connection
+        self._waiting = WaitingDatagrams()
+        self._ended = False
+        self.source = source
+        self.name = show_host_port(source[0], source[1])
+        self.last_used = 0.0
+        self.sent = 0
+        self.received = 0
+        self._channel: IChannel = connection.open_channel(f"udp-{self.name}", owner.service, reliable=False)
+        self._channel.use(self)
+
+    def send(self, data: bytes) -> None:
+        """A datagram of the source."""
+        self._owner.table.use(self)
+        if len(data) > self._connection.max_message:
+            self._owner.drop("larger than the host takes")
+        elif self._channel.is_open:
+            self.sent += 1
+            self._channel.send(data)
+        elif not self._waiting.put(data):
+            self._owner.drop("too many before the host has answered")
+
+    def channel_opened(self) -> None:
+        """Send what waits for it."""
+        for data in self._waiting.take():
+            self.sent += 1
+            self._channel.send(data)
+
+    def message_received(self, data: bytes) -> None:
+        """An answer."""
+        if not self._ended:
+            self._owner.table.use(self)
+            self.received += 1
+            self._owner.listener.send(data, self.source)
+
+    def text_received(self, text: bytes) -> None:
+        """Means nothing here."""
+
+    def channel_closed(self) -> None:
+        """The next datagram of the source begins a new flow."""
+        self.end("the channel is closed")
+        self._owner.channel_gone(self)
+
+    def end(self, why: str) -> None:
+        """Close the channel. May be called again."""
+        if self._ended:
+            return
+        self._ended = True
+        for _ in self._waiting.take():
+            self._owner.drop("the flow has ended")
+        self._owner.flow_ended(self, why)
+        self._channel.close()
+
+
+class ClientFlows:
+    """The UDP flows of one forward. They live on one peer connection.
+
+    :ivar listener: the local socket, to be put in a tree of services.
+    :ivar service: the name of the host's service; empty: its default service.
+    :ivar table: the flows of all forwards of the process, which it bounds together.
+    :ivar dropped: datagrams that were dropped, by reason.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, forward: ForwardSettings, table: FlowTable) -> None:
+        if not isinstance(forward.local, UdpAddress):
+            raise TypeError("a forward of UDP is needed")
+        what = f"forward to service '{forward.service}'" if forward.service else "forward"
+        self.listener = UdpListener(reactor, forward.local, self._datagram, self.drop, what, "--local")
+        self.service = forward.service
+        self.table = table
+        self.dropped: Counter[str] = Counter()
+        self._clock = reactor
+        self._few_lines = FewLines(self.log, reactor, most=1)
+        self._connection: IPeerConnection | None = None
+        self._flows: dict[Address, _Flow] = {}
+        self._closing: set[_Flow] = set()
+        self._early: deque[tuple[float, bytes, Address]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def connected(self, connection: IPeerConnection) -> None:
+        """Channels can be opened on *connection*, which is connected."""
+        self.disconnected()
+        self._connection = connection
+        since = self._clock.seconds() - EARLY_SECONDS
+        early, self._early = self._early, deque()
+        for when, data, source in early:
+            if when >= since:
+                self._datagram(data, source)
+            else:
+                self.drop("the host is not connected")
+
+    def disconnected(self) -> None:
+        """There is no connection, or it is about to be closed: end all flows. May be called again."""
+        self._connection = None
+        for flow in list(self._flows.values()):
+            flow.end("the host is not connected")
+        self._closing.clear()
+
+    def _datagram(self, data: bytes, source: Address) -> None:
+        flow = self._flows.get(source)
+        if flow is None:
+            if self._connection is None:
+                self._keep_early(data, source)
+                return
+            # As many channels may be closing as there may be flows: a flood of sources piles up no more.
+            if len(self._closing) >= self.table.max_flows:
+                self.drop("too many sources")
+                return
+            flow = self._flows[source] = _Flow(self, self._connection, source)
+            self.log.debug("UDP flow of {flow} begins", flow=flow.name)
+            self.table.add(flow)
+        flow.send(data)
+
+    def _keep_early(self, data: bytes, source: Address) -> None:
+        if len(self._early) >= MAX_EARLY:
+            self._early.popleft()
+            self.drop("the host is not connected")
+        self._early.append((self._clock.seconds(), data, source))
+
+    # The flows call these, and the listener.
+
+    def drop(self, why: str) -> None:
+        """A datagram is lost."""
+        self.dropped[why] += 1
+        self._few_lines.warn(
+            "UDP datagrams of {forward} are dropped: {why}", forward=self.listener.local_address, why=why
+        )
+
+    def flow_ended(self, flow: _Flow, why: str) -> None:
+        """A flow has ended, and closes its channel next."""
+        self._flows.pop(flow.source, None)
+        self._closing.add(flow)
+        self.table.discard(flow)
+        self.log.debug(
+            "UDP flow of {flow} ends ({why}); sent {sent}, received {received}",
+            flow=flow.name,
+            why=why,
+            sent=flow.sent,
+            received=flow.received,
+        )
+
+    def channel_gone(self, flow: _Flow) -> None:
+        """Its channel is closed."""
+        self._closing.discard(flow)

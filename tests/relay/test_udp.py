@@ -1,0 +1,285 @@
+"""UDP sockets that no error closes, and the table of flows."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.task import Clock
+
+from rtunnel.relay.udp import MAX_WAITING, FlowTable, UdpSocket, WaitingDatagrams, is_ip, look_up
+from tests.reverse.net import HOST, reactor, turns, until
+from tests.rtc.udp_parts import Program, needs_ipv6
+
+
+class Socket:
+    """A :class:`UdpSocket`, and what it told."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[bytes, Any]] = []
+        self.lost: list[str] = []
+        self.udp = UdpSocket(reactor, lambda data, source: self.received.append((data, source)), self.lost.append)
+
+
+@ensureDeferred
+async def test_bound_socket_hears_everybody_and_answers_each() -> None:
+    bound, programs = Socket(), [Program() for _ in range(5)]
+    bound.udp.bind(HOST, 0)
+    address: Any = bound.udp.address
+    for number, program in enumerate(programs):
+        program.send(b"%d" % number, (HOST, address.port))
+    await until(lambda: len(bound.received) == 5)
+    for data, source in bound.received:
+        bound.udp.send(b"answer " + data, source)
+    for number, program in enumerate(programs):
+        assert await program.gets() == (b"answer %d" % number, (HOST, address.port))
+        program.close()
+    bound.udp.close()
+    assert bound.udp.address is None
+    assert bound.lost == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 1200, 16384, 60000, 65507])
+@ensureDeferred
+async def test_every_size_arrives_whole(size: int) -> None:
+    connected, program = Socket(), Program()
+    connected.udp.connect(*program.address)
+    data = bytes(range(256)) * (size // 256 + 1)
+    connected.udp.send(data[:size])
+    got, source = await program.gets()
+    assert got == data[:size]
+    program.send(got, source)
+    await until(lambda: connected.received)
+    assert connected.received == [(data[:size], program.address)]
+    connected.udp.close()
+    program.close()
+
+
+@ensureDeferred
+async def test_too_large_is_lost_and_said_once() -> None:
+    connected, program = Socket(), Program()
+    connected.udp.connect(*program.address)
+    connected.udp.send(bytes(65508))
+    assert connected.lost == ["Message too long"]
+    connected.udp.send(b"fits")
+    assert (await program.gets())[0] == b"fits"
+    connected.udp.close()
+    program.close()
+
+
+@ensureDeferred
+async def test_connected_socket_hears_nobody_else() -> None:
+    connected, program, stranger = Socket(), Program(), Program()
+    connected.udp.connect(*program.address)
+    address: Any = connected.udp.address
+    stranger.send(b"it is me, honestly", (HOST, address.port))
+    await turns()
+    program.send(b"me", (HOST, address.port))
+    await until(lambda: connected.received)
+    assert connected.received == [(b"me", program.address)]
+    connected.udp.close()
+    program.close()
+    stranger.close()
+
+
+@ensureDeferred
+async def test_refused_then_there_again_loses_no_further_datagram() -> None:
+    connected, program = Socket(), Program()
+    address = program.address
+    program.close()
+    connected.udp.connect(*address)
+    connected.udp.send(b"nobody hears this")
+    await until(lambda: connected.lost == ["Connection refused"])
+    # Unread, the next ICMP error waits for the next datagram.
+    connected.udp.send(b"nor this")
+    program = Program(*address)
+    connected.udp.send(b"this one")
+    assert (await program.gets())[0] == b"this one"
+    assert connected.lost == ["Connection refused"] * 2
+    connected.udp.close()
+    program.close()
+
+
+@ensureDeferred
+async def test_no_way_to_an_address_is_lost_not_raised() -> None:
+    bound = Socket()
+    bound.udp.bind(HOST, 0)
+    # From a loopback address there is no way out; to port 0 nothing can be sent.
+    bound.udp.send(b"x", ("192.0.2.1", 9))
+    bound.udp.send(b"x", (HOST, 0))
+    assert len(bound.lost) == 2
+    bound.udp.close()
+
+
+@ensureDeferred
+async def test_closing_in_the_middle_of_reading() -> None:
+    received: list[object] = []
+
+    def close_at_once(data: bytes, source: Any) -> None:
+        received.append(data)
+        udp.close()
+
+    udp = UdpSocket(reactor, close_at_once, received.append)
+    udp.bind(HOST, 0)
+    address: Any = udp.address
+    program = Program()
+    for _ in range(3):
+        program.send(b"x", (HOST, address.port))
+    await until(lambda: received)
+    await turns()
+    assert received == [b"x"]
+    udp.send(b"closed", program.address)
+    udp.close()
+    program.close()
+
+
+def test_bind_prefers_ipv4_and_says_what_the_system_says() -> None:
+    one, other = Socket(), Socket()
+    one.udp.bind("localhost", 0)
+    address: Any = one.udp.address
+    assert address.host == HOST
+    with pytest.raises(OSError, match="in use"):
+        other.udp.bind(HOST, address.port)
+    assert other.udp.address is None
+    with pytest.raises(socket.gaierror):
+        other.udp.bind("no-such-name.invalid", 0)
+    one.udp.close()
+    one.udp.bind("", 0)
+    address = one.udp.address
+    assert address.host == "0.0.0.0"
+    one.udp.close()
+
+
+@needs_ipv6
+@ensureDeferred
+async def test_ipv6() -> None:
+    bound, connected = Socket(), Socket()
+    bound.udp.bind("::1", 0)
+    address: Any = bound.udp.address
+    connected.udp.connect("::1", address.port)
+    connected.udp.send(b"ping")
+    await until(lambda: bound.received)
+    bound.udp.send(b"pong", bound.received[0][1])
+    await until(lambda: connected.received)
+    assert connected.received[0][0] == b"pong"
+    bound.udp.close()
+    connected.udp.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("127.0.0.1", True), ("::1", True), ("fe80::1%lo", True), ("localhost", False), ("1.2.3", False), ("", False)],
+)
+def test_is_ip(text: str, expected: bool) -> None:
+    assert is_ip(text) is expected
+
+
+@ensureDeferred
+async def test_look_up_prefers_ipv4() -> None:
+    found: list[str | None] = []
+    look_up(reactor, "localhost", found.append)
+    await until(lambda: found)
+    assert found == [HOST]
+
+
+@ensureDeferred
+async def test_look_up_of_nothing() -> None:
+    found: list[str | None] = []
+    look_up(reactor, "no-such-name.invalid", found.append)
+    await until(lambda: found)
+    assert found == [None]
+
+
+def test_waiting_datagrams_are_few_and_in_order() -> None:
+    waiting = WaitingDatagrams()
+    texts = [b"%d" % number for number in range(MAX_WAITING)]
+    assert all(waiting.put(data) for data in texts)
+    assert not waiting.put(b"")
+    assert waiting.take() == texts
+    assert waiting.take() == []
+    assert waiting.put(bytes(65507))
+    assert waiting.put(bytes(29))
+    assert not waiting.put(b"x")
+    assert len(waiting) == 2
+
+
+class FakeFlow:
+    def __init__(self, table: FlowTable) -> None:
+        self.table = table
+        self.last_used = 0.0
+        self.ended = ""
+        table.add(self)
+
+    def end(self, why: str) -> None:
+        self.ended = why
+        self.table.discard(self)
+
+
+def test_idle_flows_end_and_used_ones_stay() -> None:
+    clock = Clock()
+    table = FlowTable(clock, 10, 60.0)
+    quiet, busy = FakeFlow(table), FakeFlow(table)
+    for _ in range(7):
+        clock.advance(10)
+        table.use(busy)
+    assert (quiet.ended, busy.ended) == ("idle", "")
+    assert list(table) == [busy]
+    clock.advance(59)
+    assert busy.ended == ""
+    clock.advance(1)
+    assert busy.ended == "idle"
+    assert len(table) == 0
+    assert clock.getDelayedCalls() == []
+
+
+def test_there_is_one_timer_at_most() -> None:
+    clock = Clock()
+    table = FlowTable(clock, 1000, 60.0)
+    flows = []
+    for _ in range(500):
+        flows.append(FakeFlow(table))
+        clock.advance(0.1)
+        table.use(flows[0])
+        assert len(clock.getDelayedCalls()) == 1
+    for flow in flows:
+        flow.end("tired")
+    assert clock.getDelayedCalls() == []
+
+
+def test_the_one_idle_longest_makes_room() -> None:
+    clock = Clock()
+    table = FlowTable(clock, 3, 60.0)
+    one, two, three = (FakeFlow(table) for _ in range(3))
+    table.use(one)
+    four = FakeFlow(table)
+    assert two.ended == "made room for another"
+    assert list(table) == [three, one, four]
+    table.discard(two)
+    for flow in table:
+        flow.end("over")
+    assert clock.getDelayedCalls() == []
+
+
+def test_idle_times_differ_by_last_use() -> None:
+    clock = Clock()
+    table = FlowTable(clock, 10, 60.0)
+    ends = {}
+    for number in range(3):
+        ends[number] = FakeFlow(table)
+        clock.advance(20)
+    for number in range(3):
+        assert ends[number].ended == "idle"
+        clock.advance(19.5)
+        clock.advance(0.5)
+    assert clock.getDelayedCalls() == []
+
+
+def test_sockets_are_not_inherited() -> None:
+    udp = Socket().udp
+    udp.bind(HOST, 0)
+    handle = socket.socket(fileno=udp.fileno())
+    assert not handle.get_inheritable()
+    handle.detach()
+    udp.close()

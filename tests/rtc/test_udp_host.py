@@ -1,0 +1,307 @@
+"""UDP at the host: channels of a client that does what it likes, and services that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.logger import Logger
+
+from rtunnel.relay.udp import MAX_WAITING
+from rtunnel.rtc.settings import UdpAddress
+from rtunnel.rtc.udp_host import TRY_AGAIN, HostFlows
+from rtunnel.services.few_lines import FewLines
+from tests.leftovers import TestLog
+from tests.reverse.net import HOST, reactor, turns, until
+from tests.rtc.udp_parts import MAX_MESSAGE, Echo, MemoryChannel, MemoryConnection, Program, needs_ipv6, udp_address
+
+
+class Names:
+    """Stands for the reactor, with a resolver that answers when the test says so.
+
+    :ivar asked: the names that were asked for.
+    :ivar later: seconds that have passed besides.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.later = 0.0
+        self.nameResolver = self
+        self._receivers: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+    def seconds(self) -> float:
+        return float(reactor.seconds()) + self.later
+
+    def resolveHostName(self, receiver: Any, name: str, port: int, types: object, transport: str) -> None:
+        assert (port, types, transport) == (0, None, "UDP")
+        self.asked.append(name)
+        self._receivers.append(receiver)
+
+    def answer(self, *hosts: str) -> None:
+        receivers, self._receivers = self._receivers, []
+        for receiver in receivers:
+            receiver.resolutionBegan(None)
+            for host in hosts:
+                receiver.addressResolved((IPv6Address if ":" in host else IPv4Address)("UDP", host, 0))
+            receiver.resolutionComplete()
+
+
+class Channel(MemoryChannel):
+    """The client's end of a channel.
+
+    :ivar answers: what came back.
+    """
+
+    def __init__(self, connection: MemoryConnection, label: str) -> None:
+        super().__init__(connection, label, "", False)
+        self.is_open = True
+        self.answers: list[bytes] = []
+        self.use(self)
+
+    def message_received(self, data: bytes) -> None:
+        self.answers.append(data)
+
+    def channel_closed(self) -> None:
+        pass
+
+
+class Host:
+    """A host's flows, of which the test is the client; and its service."""
+
+    def __init__(self, log: TestLog) -> None:
+        self.log = log
+        self.names = Names()
+        self.near, self.far = MemoryConnection.pair()
+        self.start()
+        self.service = Program()
+        self.remote = udp_address(*self.service.address)
+
+    def start(self, idle: float = 60.0) -> None:
+        self.flows = HostFlows(self.names, self.far, 10, idle, FewLines(Logger("host"), reactor, most=1))
+
+    def channel(self, remote: UdpAddress | None = None, label: str = "udp-127.0.0.1:5000") -> Channel:
+        near, far = Channel(self.near, label), MemoryChannel(self.far, label, "", False)
+        near.other, far.other, far.is_open = far, near, True
+        self.flows.accept(far, remote or self.remote)
+        return near
+
+    def end(self) -> None:
+        self.flows.close()
+        self.service.close()
+
+
+@pytest.fixture
+def host(_nothing_left_behind: TestLog) -> Iterator[Host]:
+    host = Host(_nothing_left_behind)
+    yield host
+    host.end()
+
+
+@ensureDeferred
+async def test_each_channel_is_a_source_for_the_service(host: Host) -> None:
+    channels = [host.channel() for _ in range(5)]
+    for number, channel in enumerate(channels):
+        channel.send(b"%d" % number)
+    got = [await host.service.gets() for _ in channels]
+    assert sorted(data for data, _ in got) == [b"0", b"1", b"2", b"3", b"4"]
+    assert len({source for _, source in got}) == 5
+    for data, source in got:
+        host.service.send(b"answer " + data, source)
+    await until(lambda: all(channel.answers for channel in channels))
+    assert [channel.answers for channel in channels] == [[b"answer %d" % number] for number in range(5)]
+
+
+@ensureDeferred
+async def test_nobody_else_can_answer(host: Host) -> None:
+    channel, stranger = host.channel(), Program()
+    channel.send(b"question")
+    _, source = await host.service.gets()
+    stranger.send(b"lie", source)
+    await turns()
+    host.service.send(b"truth", source)
+    await until(lambda: channel.answers)
+    assert channel.answers == [b"truth"]
+    stranger.close()
+
+
+@ensureDeferred
+async def test_hostile_messages(host: Host) -> None:
+    channel = host.channel(label="udp-\n\x1b[31m" + "x" * 10000)
+    channel.send_text('{"credit": 1}')
+    channel.send(bytes(MAX_MESSAGE))
+    channel.send(b"")
+    assert (await host.service.gets())[0] == b""
+    assert host.flows.dropped == {"Message too long": 1}
+
+
+@ensureDeferred
+async def test_answer_larger_than_the_client_takes(host: Host) -> None:
+    host.far.max_message = 1200
+    channel = host.channel()
+    channel.send(b"question")
+    _, source = await host.service.gets()
+    for size in (1201, 1200):
+        host.service.send(bytes(size), source)
+    await until(lambda: channel.answers)
+    assert channel.answers == [bytes(1200)]
+    assert host.flows.dropped == {"an answer is larger than the client takes": 1}
+
+
+@ensureDeferred
+async def test_nobody_at_the_port_is_counted(host: Host) -> None:
+    channel = host.channel()
+    host.service.close()
+    for count in (1, 2, 3):
+        channel.send(b"anybody?")
+        await until(lambda count=count: host.flows.dropped["Connection refused"] == count)  # type: ignore[misc]
+    host.service = Program(*host.service.address)
+    channel.send(b"here?")
+    assert (await host.service.gets())[0] == b"here?"
+    assert not channel.closed
+    text = host.log.text()
+    assert text.count("Connection refused") == 1
+    assert f"UDP datagrams for {host.remote} are dropped: Connection refused" in text
+
+
+@ensureDeferred
+async def test_unreachable_service_is_tried_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_way(udp: object, address: str, port: int) -> None:
+        raise OSError(101, "Network is unreachable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rtunnel.relay.udp.UdpSocket.connect", no_way)
+        channel = host.channel()
+        channel.send(b"lost")
+        await until(lambda: host.flows.dropped == {"Network is unreachable": 1})
+    channel.send(b"lost too: it was tried just now")
+    await until(lambda: host.flows.dropped == {"Network is unreachable": 2})
+    another = host.channel(udp_address("", host.service.address[1]))
+    another.send(b"an empty host is this machine")
+    assert (await host.service.gets())[0] == b"an empty host is this machine"
+    host.names.later = TRY_AGAIN
+    channel.send(b"there")
+    assert (await host.service.gets())[0] == b"there"
+
+
+@ensureDeferred
+async def test_names_are_looked_up_once_for_all_who_wait(host: Host) -> None:
+    named = udp_address("service.example", host.service.address[1])
+    channels = [host.channel(named) for _ in range(3)]
+    for channel in channels:
+        for number in range(MAX_WAITING + 1):
+            channel.send(b"%d" % number)
+    gone = host.channel(named)
+    gone.close()
+    await until(lambda: gone.closed)
+    assert host.names.asked == ["service.example"]
+    assert host.flows.dropped == {"too many before its name is looked up": 3}
+    host.names.answer("::1", HOST, "127.0.0.2")
+    got: dict[Any, list[bytes]] = {}
+    for _ in range(3 * MAX_WAITING):
+        data, source = await host.service.gets()
+        got.setdefault(source, []).append(data)
+    assert list(got.values()) == [[b"%d" % number for number in range(MAX_WAITING)]] * 3
+    await turns()
+    assert host.service.poll() is None
+
+
+@ensureDeferred
+async def test_name_that_is_none_is_asked_for_again_later(host: Host) -> None:
+    channel = host.channel(udp_address("service.example", host.service.address[1]))
+    channel.send(b"lost")
+    await turns()
+    host.names.answer()
+    assert host.flows.dropped == {"its name cannot be looked up": 1}
+    channel.send(b"lost")
+    await until(lambda: host.flows.dropped.total() == 2)
+    host.names.later = TRY_AGAIN
+    channel.send(b"kept")
+    await until(lambda: len(host.names.asked) == 2)
+    host.names.answer(HOST)
+    assert (await host.service.gets())[0] == b"kept"
+
+
+@ensureDeferred
+async def test_look_up_that_ends_after_all_flows(host: Host) -> None:
+    channel = host.channel(udp_address("service.example", 9))
+    channel.send(b"x")
+    await turns()
+    host.flows.close()
+    host.names.answer(HOST)
+    await until(lambda: channel.closed)
+    assert host.flows.dropped == {"the flow has ended": 1}
+
+
+@needs_ipv6
+@ensureDeferred
+async def test_name_with_ipv6_only(host: Host) -> None:
+    service = Program("::1")
+    channel = host.channel(udp_address("service.example", service.address[1]))
+    channel.send(b"six")
+    host.names.answer("::1")
+    assert (await service.gets())[0] == b"six"
+    service.close()
+
+
+@ensureDeferred
+async def test_flood_of_channels_is_bounded(host: Host) -> None:
+    channels = [host.channel() for _ in range(200)]
+    assert len(host.flows) == 10
+    await until(lambda: sum(channel.closed for channel in channels) == 190)
+    for channel in channels:
+        channel.send(b"%d" % channels.index(channel))
+    got = [(await host.service.gets())[0] for _ in range(10)]
+    assert got == [b"%d" % number for number in range(190, 200)]
+
+
+@ensureDeferred
+async def test_idle_flow_closes_its_channel_and_text_is_no_use_of_it(host: Host) -> None:
+    host.start(idle=0.2)
+    channel = host.channel()
+    while not channel.closed:
+        channel.send_text("still here")
+        await turns(5)
+    assert len(host.flows) == 0
+
+
+@ensureDeferred
+async def test_answers_keep_a_flow(host: Host) -> None:
+    host.start(idle=0.2)
+    channel = host.channel()
+    channel.send(b"subscribe")
+    _, source = await host.service.gets()
+    until_when = reactor.seconds() + 0.6
+    while reactor.seconds() < until_when:
+        host.service.send(b"news", source)
+        await turns(5)
+    assert not channel.closed
+    await until(lambda: channel.closed)
+
+
+@ensureDeferred
+async def test_closed_channel_closes_the_socket(host: Host) -> None:
+    channel = host.channel()
+    channel.send(b"x")
+    _, source = await host.service.gets()
+    channel.close()
+    await until(lambda: not host.flows)
+    # Its port is free.
+    Program(*source).close()
+
+
+@ensureDeferred
+async def test_one_silent_service_does_not_disturb_another(host: Host) -> None:
+    echo = Echo()
+    silent, talking = host.channel(), host.channel(udp_address(*echo.address))
+    for _ in range(50):
+        silent.send(bytes(1000))
+        talking.send(b"x")
+    await until(lambda: len(talking.answers) == 50)
+    assert silent.answers == []
+    await echo.close()
