@@ -41,7 +41,8 @@ STALLING = 512 * 1024
 
 
 class ChannelStreams:
-    """All streams of a peer connection. Its owner passes on :meth:`has_room`, and calls :meth:`tick` every second.
+    """All streams of a peer connection. Its owner passes on :meth:`has_room`, calls :meth:`tick` every second, and
+    :meth:`reset_all` when the connection is lost (in the same turn) or closed.
 
     :param peer: what the other end said of itself; None: it speaks the reference protocol.
     """
@@ -62,6 +63,7 @@ class ChannelStreams:
         # Of the connection's buffer: what is granted to the peer; with a reference peer, what waits for readers.
         self._reserved = 0
         self._waiting: dict[_Stream, None] = {}
+        self._closed: list[_Stream] = []
 
     def __len__(self) -> int:
         """Streams that are not over; one whose last bytes are still on their way counts."""
@@ -153,6 +155,18 @@ class ChannelStreams:
             stream.channel.send_text(encode_credit(window.limit))
 
     # What streams tell of themselves
+
+    def close_soon(self, stream: _Stream) -> None:
+        """The channel of *stream* is closed, which to a reference peer is a proper end; a lost connection closes
+        channels as well, and is no end that anybody may take for the whole. Which it is shows within this turn."""
+        self._closed.append(stream)
+        if len(self._closed) == 1:
+            self.clock.callLater(0, self._close_now)
+
+    def _close_now(self) -> None:
+        closed, self._closed = self._closed, []
+        for stream in closed:
+            stream.close()
 
     def reserve(self, stream: _Stream, amount: int) -> None:
         """So much of the connection's buffer is for *stream* now."""
@@ -334,15 +348,13 @@ class _Stream:
     def channel_closed(self) -> None:
         """The end of both directions to a reference peer; to one of ours too late, or too early."""
         machine = self.machine
-        self._streams.forget(self)
         if not machine.open:
-            return
-        if machine.extended:
+            self._streams.forget(self)
+        elif machine.extended:
             self._break()
             self._tell_reset(Code.CONNECTION_LOST, "the channel was closed before the end of the stream")
         else:
-            self._end()
-            self._user.closed()
+            self._streams.close_soon(self)
 
     def fail(self, code: str, message: str) -> None:
         """Reset it, and tell the user. One that is at its end only has a tail to lose, and only if readers stall."""
@@ -367,6 +379,13 @@ class _Stream:
             self._streams.schedule(self)
 
     # Ends
+
+    def close(self) -> None:
+        """The channel was closed, and the connection was not lost."""
+        if self.machine.open:
+            self._end()
+            self._streams.forget(self)
+            self._user.closed()
 
     def _send_end(self) -> None:
         machine = self.machine
