@@ -162,7 +162,8 @@ def resolve(
     in_file = _without_sections(file.values, file.path, known_keys) if file else {}
     for key in in_file:
         if file and key not in known_keys:
-            raise ConfigError(f"{file.path}: unknown key '{key}'{suggestion(key, known_keys)}")
+            words = [*known_keys, *(known.partition(".")[0] for known in known_keys)]
+            raise ConfigError(f"{file.path}: unknown key '{key}'{suggestion(key, words)}")
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     for setting in settings:

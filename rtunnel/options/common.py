@@ -119,6 +119,8 @@ class PluginOptions(usage.Options):
             "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and that "
             "over the file. Sizes take K, M and G; times are seconds and take ms, s, m and h."
         )
+        if any(setting.reference_variable for setting in self.declared):
+            sources += " Variables of the reference program, such as WTT_SIGNAL, count where ours are not set."
         if self.default_config:
             sources += f" Without --config, {self.default_config} in the current directory is read if it is there."
         self.longdesc = f"{' '.join((type(self).__doc__ or '').split())} {sources}"

@@ -143,10 +143,7 @@ def _check_ca_file(resolved: Resolved) -> None:
     if values["signal"].secure or any(server.tls for server in values["turn-server"]):
         from rtunnel.security.web_tls import client_context
 
-        try:
-            client_context(values["ca-file"])
-        except ConfigError as error:
-            raise resolved.error("ca-file", str(error)) from error
+        client_context(values["ca-file"])
     elif sources["ca-file"].rank >= sources["signal"].rank:
         raise resolved.error("ca-file", f"says nothing without TLS, and --signal is {values['signal']}; write wss://")
 

@@ -34,6 +34,10 @@ class Options(RtcOptions):
         for name, other in (("tls-cert-file", "tls-key-file"), ("tls-key-file", "tls-cert-file")):
             if values[name] is not None and values[other] is None:
                 raise resolved.error(name, f"needs --{other} too")
+        if values["tls-cert-file"] is not None:
+            from rtunnel.security.web_server_tls import server_context
+
+            server_context(values["tls-cert-file"], values["tls-key-file"])
         self.settings = SignalSettings(
             addr=values["addr"],
             cert=values["tls-cert-file"],

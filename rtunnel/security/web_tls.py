@@ -20,7 +20,7 @@ from rtunnel.security.tls_words import explain_certificate, reason_of
 from rtunnel.wire.messages import clean_text
 
 #: What a client is told to look at when it does not trust a server.
-CA_OPTION = "--signal-ca"
+CA_OPTION = "--ca-file"
 
 _SPEAKS_NO_TLS = ("wrong version number", "packet length too long", "http request")
 

@@ -116,7 +116,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("RTUNNEL_", "LISTEN_")) and name != "PYTHONPATH"
+        if not name.startswith(("RTUNNEL_", "WTT_", "LISTEN_")) and name != "PYTHONPATH"
     }
     environment["PYTHONUNBUFFERED"] = "1"
     environment.update(extra or {})
