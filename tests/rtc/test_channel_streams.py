@@ -424,11 +424,9 @@ def test_what_a_peer_says_is_cleaned() -> None:
 def test_a_slow_reader_holds_a_window_and_no_more() -> None:
     pair = Pair()
     one, two = pair.open()
-    while not one.paused:
-        one.stream.write(bytes(10_000))
-    pair.settle()
-    while not one.paused:
-        one.stream.write(bytes(10_000))
+    for _ in range(2):
+        while not one.paused:
+            one.stream.write(bytes(10_000))
         pair.settle()
     assert len(two.received) == LIMITS.initial_credit
     assert pair.two.most_held == 0, "credit bounds it: the others go on"
