@@ -102,10 +102,11 @@ class Credentials:
 
     def _state_of_files(self) -> tuple[object, ...]:
         settings = self.settings
-        return tuple(_state(path) for path in (settings.cert, settings.key, settings.ca, settings.crl))
+        return tuple(state_of_file(path) for path in (settings.cert, settings.key, settings.ca, settings.crl))
 
 
-def _state(path: Path) -> object:
+def state_of_file(path: Path) -> object:
+    """What is another when the file has changed."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -119,9 +120,9 @@ def load(settings: TlsSettings, role: Role) -> Loaded:
     :raises ConfigError: they cannot be used; the message names the file and the fix.
     """
     context = make_context(settings)
-    chain = _certificates(settings.cert, f"{_FIXES[role]} --tls-cert")
-    authorities = _certificates(settings.ca, f"{_FIXES[role]} --tls-ca")
-    key = _private_key(settings.key, f"{_FIXES[role]} --tls-key")
+    chain = read_certificates(settings.cert, f"{_FIXES[role]} --tls-cert")
+    authorities = read_certificates(settings.ca, f"{_FIXES[role]} --tls-ca")
+    key = read_private_key(settings.key, f"{_FIXES[role]} --tls-key")
     own = chain[0]
     _check_own(own, settings, role)
     if not settings.allow_classical_certs and not any(is_post_quantum(ca) for ca in authorities):
@@ -158,7 +159,11 @@ def _read(path: Path, fix: str) -> bytes:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; {fix}") from error
 
 
-def _certificates(path: Path, fix: str) -> Sequence[x509.Certificate]:
+def read_certificates(path: Path, fix: str) -> Sequence[x509.Certificate]:
+    """The certificates in a file of PEM, one at least.
+
+    :raises ConfigError: it is none; with *fix*, what to do.
+    """
     content = _read(path, fix)
     try:
         return x509.load_pem_x509_certificates(content)
@@ -166,7 +171,11 @@ def _certificates(path: Path, fix: str) -> Sequence[x509.Certificate]:
         raise ConfigError(f"{path} is not a certificate in PEM; {fix}") from error
 
 
-def _private_key(path: Path, fix: str) -> crypto.PKey:
+def read_private_key(path: Path, fix: str) -> crypto.PKey:
+    """The private key in a file of PEM.
+
+    :raises ConfigError: it is none; with *fix*, what to do.
+    """
     content = _read(path, fix)
     if re.search(rb"-----BEGIN ENCRYPTED|^Proc-Type: 4,ENCRYPTED", content, re.MULTILINE):
         raise ConfigError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from typing import Final
 
 from rtunnel.errors import BadSignal
@@ -67,7 +68,7 @@ def decode_signal(text: bytes) -> Signal:
     :raises BadSignal: it is no JSON object, its type is unknown, or an ID is none.
     """
     try:
-        value = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(text.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         raise BadSignal("a message that is not JSON") from None
     if not isinstance(value, dict):
@@ -78,6 +79,12 @@ def decode_signal(text: bytes) -> Signal:
     if kind not in TYPES:
         raise BadSignal(f"a message of the unknown type '{clean_text(kind)}'")
     return Signal(kind, value.get("payload"), _id(value, "target_id"), _id(value, "sender_id"))
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    # What is too large for us would be written anew as `Infinity`, which is no JSON.
+    return value if isfinite(value) else _no_constant(text)
 
 
 def _no_constant(name: str) -> float:

@@ -1,0 +1,471 @@
+"""What a peer of the signaling server may do wrong, each over a real socket."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_twisted
+from hypothesis import given, strategies as st
+from twisted.internet.testing import StringTransport
+
+from rtunnel.addresses import ListenAddress
+from rtunnel.rtc.settings import SignalSettings
+from rtunnel.rtc.signal_server import SignalServer
+from rtunnel.rtc.switchboard import MAX_MISTAKES
+from tests.reverse.net import Peer, reactor, turns, until
+
+if TYPE_CHECKING:
+    from rtunnel.rtc.signal_server import Times
+    from tests.rtc.signal_parts import SignalWorld
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+def frame(payload: bytes, opcode: int = TEXT, fin: bool = True, length: int | None = None) -> bytes:
+    """A frame of a client, masked by zeros."""
+    length = len(payload) if length is None else length
+    first = bytes([(0x80 if fin else 0) | opcode])
+    if length < 126:
+        return first + bytes([0x80 | length]) + bytes(4) + payload
+    if length < 65536:
+        return first + b"\xfe" + struct.pack("!H", length) + bytes(4) + payload
+    return first + b"\xff" + struct.pack("!Q", length) + bytes(4) + payload
+
+
+def frames(received: bytes) -> list[tuple[int, bytes]]:
+    """The server's frames: opcode and payload of each."""
+    _, _, rest = received.partition(b"\r\n\r\n")
+    found = []
+    while len(rest) >= 2:
+        begin, length = 2, rest[1]
+        if length == 126:
+            begin, (length,) = 4, struct.unpack_from("!H", rest, 2)
+        elif length == 127:
+            begin, (length,) = 10, struct.unpack_from("!Q", rest, 2)
+        found.append((rest[0] & 15, rest[begin : begin + length]))
+        rest = rest[begin + length :]
+    return found
+
+
+def close_code(peer: Peer) -> int | None:
+    for opcode, payload in frames(bytes(peer.received)):
+        if opcode == CLOSE:
+            return int.from_bytes(payload[:2], "big")
+    return None
+
+
+def short(**times: float) -> Times:
+    # It imports the reactor.
+    from tests.rtc.signal_parts import short
+
+    return short(**times)
+
+
+async def websocket(signaling: SignalWorld, data: bytes = b"") -> Peer:
+    peer = await signaling.raw(UPGRADE + b"\r\n" + data)
+    await until(lambda: b"\r\n\r\n" in peer.received)
+    return peer
+
+
+# HTTP
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/healthz?a=b"])
+@pytest_twisted.ensureDeferred
+async def test_health(signaling: SignalWorld, path: str) -> None:
+    await signaling.start(valid_tokens=("token",))
+    answer = await signaling.get(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Content-Length: 3" in head
+    assert body == b"ok\n"
+    assert signaling.lines("warn") == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"HEAD /healthz HTTP/1.1\r\n\r\n", 200),
+        (b"GET /healthz HTTP/1.0\r\n\r\n", 200),
+        (b"POST /healthz HTTP/1.1\r\n\r\n", 405),
+        (b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET /healthz/more HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET //healthz HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET http://x/healthz HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (UPGRADE.replace(b"GET / ", b"GET /other ") + b"\r\n", 404),
+        (UPGRADE.replace(b"GET / ", b"GET /? ") + b"\r\n", 101),
+        (UPGRADE.replace(b"GET / ", b"GET /?token=x ") + b"\r\n", 101),
+        (UPGRADE.replace(b"GET / ", b"GET /# ") + b"\r\n", 404),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 426),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"GET / HTTP/1.0\r\nHost: x\r\n\r\n", 505),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
+        (b"\xff \xff \xff\r\n\r\n", 404),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + UPGRADE.partition(b"Host: x\r\n")[2] + b"\r\n", 400),
+        (UPGRADE.replace(b"Host: x", b"Host: x:port") + b"\r\n", 400),
+        (UPGRADE.replace(b"Key: d", b"Key: \xff") + b"\r\n", 400),
+        (UPGRADE.replace(b"13", b"9" * 5000) + b"\r\n", 400),
+        (UPGRADE + b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99\r\n\r\n", 400),
+        (UPGRADE + b"no colon\r\n : \r\n\x00: \x00\r\n\r\n", 101),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_requests(signaling: SignalWorld, request_: bytes, status: int) -> None:
+    await signaling.start()
+    peer = await signaling.raw(request_)
+    await until(lambda: b"\r\n\r\n" in peer.received)
+    assert peer.received.startswith(b"HTTP/1.1 %d " % status)
+    if status != 101:
+        await peer.ends()
+    if request_.startswith(b"HEAD"):
+        assert peer.received.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"])
+@pytest_twisted.ensureDeferred
+async def test_a_head_without_end(signaling: SignalWorld, end: bytes) -> None:
+    await signaling.start()
+    peer = await signaling.raw(UPGRADE + b"X: " + b"x" * 20000 + end)
+    await peer.ends()
+    assert peer.received.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_in_pieces(signaling: SignalWorld) -> None:
+    await signaling.start()
+    peer = await signaling.raw()
+    for byte in UPGRADE + b"\r\n" + frame(b"{}"):
+        peer.send(bytes([byte]))
+        await turns(1)
+    await until(lambda: b"error" in peer.received)
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\n"])
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_does_not_become_a_websocket(signaling: SignalWorld, data: bytes) -> None:
+    await signaling.start(short(upgrade=0.1))
+    peer = await signaling.raw(data)
+    await peer.ends()
+    assert peer.received == b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_that_is_not_read_to_its_end(signaling: SignalWorld) -> None:
+    await signaling.start(short(close=0.1))
+    peer = await signaling.raw()
+    peer.stop_reading()
+    peer.send(b"POST / HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 1_000_000)
+    await until(lambda: not signaling.server._connections)
+
+
+# Messages
+
+
+@pytest_twisted.ensureDeferred
+async def test_not_json(signaling: SignalWorld) -> None:
+    await signaling.start()
+    peer = await signaling.host()
+    peer.put_text("{")
+    assert "not JSON" in await peer.take_error()
+    await peer.is_alive()
+    assert "not JSON" in str(signaling.lines("warn"))
+    for _ in range(MAX_MISTAKES):
+        peer.put_text("{")
+    await peer.ends(1008)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"type": "shout"}', '{"type": 1}', '{"type": "error", "target_id": "host"}'])
+@pytest_twisted.ensureDeferred
+async def test_a_wrong_or_missing_type(signaling: SignalWorld, text: str) -> None:
+    await signaling.start()
+    host = await signaling.host()
+    peer = await signaling.open()
+    peer.put_text(text)
+    await peer.take_error()
+    peer.put("offer", "host", "client")
+    assert (await host.take())["type"] == "offer"
+    assert host.messages == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_binary_message(signaling: SignalWorld) -> None:
+    await signaling.start()
+    peer = await signaling.host()
+    peer.sendMessage(json.dumps({"type": "offer"}).encode(), isBinary=True)
+    assert "binary" in await peer.take_error()
+    await peer.ends(1003)
+    await signaling.host()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_forged_sender(signaling: SignalWorld) -> None:
+    await signaling.start()
+    host = await signaling.host()
+    victim = await signaling.host("victim")
+    peer = await signaling.host("peer")
+    peer.put("offer", "host", "victim")
+    assert "victim" in await peer.take_error(about="peer")
+    await peer.ends(1008)
+    await victim.is_alive()
+    await host.is_alive()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_largest_message(signaling: SignalWorld) -> None:
+    await signaling.start(max_message=2000)
+    host = await signaling.host()
+    peer = await signaling.host("peer")
+    empty = json.dumps({"type": "offer", "target_id": "host", "payload": ""})
+    peer.put_text(json.dumps({"type": "offer", "target_id": "host", "payload": "x" * 1900}))
+    assert (await host.take())["payload"] == "x" * 1900
+    peer.put_text(json.dumps({"type": "offer", "target_id": "host", "payload": "x" * (2000 - len(empty))}))
+    # It has no sender_id, with which it is too large.
+    assert "too large" in await peer.take_error()
+    peer.put_text("x" * 2001)
+    await peer.ends(1009)
+    assert "2001" in str(signaling.lines("warn"))
+    assert "gone" in await host.take_error(about="peer")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(b"x", length=2**20),
+        frame(b"x", length=2**62),
+        frame(b"x" * 60000, fin=False) + frame(b"x" * 6000, opcode=0),
+        frame(b"x", length=65537) + b"x" * 300000,
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_is_too_large(signaling: SignalWorld, data: bytes) -> None:
+    await signaling.start(short(close=0.1))
+    peer = await websocket(signaling, data)
+    await peer.ends()
+    assert close_code(peer) == 1009
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (frame(b"{}")[:1] + b"\x02{}", 1002),
+        (frame(b"", opcode=3), 1002),
+        (frame(b"", opcode=11), 1002),
+        (frame(b"x" * 126, opcode=PING), 1002),
+        (frame(b"", opcode=PING, fin=False), 1002),
+        (frame(b"", opcode=0), 1002),
+        (frame(b"a", fin=False) + frame(b"b"), 1002),
+        (frame(b"x", opcode=CLOSE), 1002),
+        (frame(b"\x03\xec", opcode=CLOSE), 1002),
+        (bytes([0xC1]) + frame(b"{}")[1:], 1002),
+        (frame(b"\xff\xff"), 1007),
+        (frame(b"\xc3"), 1007),
+        (frame(b"\x03\xe8\xff", opcode=CLOSE), 1007),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_frames_that_break_the_protocol(signaling: SignalWorld, data: bytes, code: int) -> None:
+    await signaling.start(short(close=0.1))
+    host = await signaling.host()
+    peer = await websocket(signaling, data + frame(b'{"type":"offer","sender_id":"x","target_id":"host"}') * 3)
+    await peer.ends()
+    assert close_code(peer) == code
+    await host.is_alive()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame(b'{"type":"candidate","sender_id":"peer","target_id":"host"}'),
+        frame(b"", opcode=PING),
+        frame(b"", opcode=PONG),
+        frame(b"[", fin=False) + frame(b"", opcode=0, fin=False) * 100,
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_too_many_messages(signaling: SignalWorld, data: bytes) -> None:
+    await signaling.start(short(close=0.1), max_rate=2)
+    host = await signaling.host()
+    peer = await websocket(signaling, data * 19 if len(data) > 100 else data * 1000)
+    await peer.ends()
+    assert close_code(peer) == 1008
+    assert b"too many" in peer.received
+    assert len(host.messages) <= 20
+    host.messages.clear()
+    await host.is_alive()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_burst_is_all_right(signaling: SignalWorld) -> None:
+    await signaling.start(max_rate=10)
+    host = await signaling.host()
+    peer = await signaling.host("peer")
+    for number in range(90):
+        peer.put("candidate", "host", payload=number)
+    for number in range(90):
+        assert (await host.take())["payload"] == number
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_does_not_read(signaling: SignalWorld) -> None:
+    await signaling.start(max_rate=1000)
+    host = await signaling.host()
+    peer = await signaling.host("peer")
+    host.transport.pauseProducing()
+    for _ in range(400):
+        peer.put("candidate", "host", payload="x" * 60000)
+    assert "'host'" in await peer.take_error(about="host")
+    assert "does not read" in str(signaling.lines("warn"))
+    host.transport.resumeProducing()
+    peer.put("offer", "somebody")
+    while (await peer.take())["sender_id"] != "somebody":
+        pass
+    await host.ends()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_does_not_read_the_errors_it_causes(signaling: SignalWorld) -> None:
+    await signaling.start(max_rate=100_000)
+    peer = await websocket(signaling, frame(b'{"type":"register-host","sender_id":"peer"}'))
+    peer.stop_reading()
+    nobody = b"x" * 120
+    for _ in range(300):
+        peer.send(frame(b'{"type":"offer","target_id":"%s"}' % nobody) * 100)
+    await until(lambda: not signaling.server._connections)
+    assert "does not read" in str(signaling.lines("warn"))
+
+
+# Time
+
+
+@pytest.mark.parametrize("data", [b"", frame(b"{}"), frame(b"", opcode=PING)])
+@pytest_twisted.ensureDeferred
+async def test_nothing_that_registers(signaling: SignalWorld, data: bytes) -> None:
+    await signaling.start(short(first_message=0.1, close=0.1))
+    peer = await websocket(signaling, data)
+    await peer.ends()
+    assert close_code(peer) == 1008
+    assert "registers" in str(signaling.lines("warn"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_registered_may_be_silent(signaling: SignalWorld) -> None:
+    await signaling.start(short(first_message=0.1, close=0.1, upgrade=0.1, ping_every=0.1, silent=0.5))
+    peer = await signaling.host()
+    await until(lambda: peer.pings >= 8)
+    await peer.is_alive()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_answers_no_ping_is_dropped(signaling: SignalWorld) -> None:
+    await signaling.start(short(ping_every=0.1, silent=0.5))
+    peer = await signaling.host()
+    peer.answers_pings = False
+    await peer.ends()
+    assert peer.pings >= 3
+    assert signaling.server.switchboard.hosts == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_id_whose_holder_answers(signaling: SignalWorld) -> None:
+    await signaling.start()
+    host = await signaling.host()
+    for kind in ("register-host", "offer"):
+        newcomer = await signaling.open()
+        newcomer.put(kind, "" if kind == "register-host" else "other", "host")
+        assert "in use" in await newcomer.take_error(about="host")
+        await newcomer.ends(1008)
+    await host.is_alive()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_id_whose_holder_is_dead(signaling: SignalWorld) -> None:
+    await signaling.start(short(answer=0.2))
+    old = await signaling.host()
+    old.transport.pauseProducing()
+    client = await signaling.open()
+    new = await signaling.open()
+    new.put("register-host", sender="host")
+    await until(lambda: len([line for line in signaling.lines("info") if "registered" in line]) == 2)
+    client.put("offer", "host", "client")
+    assert (await new.take())["sender_id"] == "client"
+    old.transport.resumeProducing()
+    await old.ends()
+    await new.is_alive()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_id_whose_holder_talks_but_answers_no_ping(signaling: SignalWorld) -> None:
+    await signaling.start(short(answer=0.3))
+    old = await signaling.host()
+    old.answers_pings = False
+    new = await signaling.open()
+    new.put("register-host", sender="host")
+    await until(lambda: old.pings)
+    old.sendPong(b"a guess!")
+    await old.is_alive()
+    await old.ends()
+    await new.is_alive()
+
+
+# Anything
+
+
+class FakeTransport(StringTransport):  # type: ignore[misc]
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+
+def anything() -> Any:
+    token = st.sampled_from(
+        [
+            b"GET / HTTP/1.1\r\n",
+            b"\r\n",
+            b"\r\n\r\n",
+            b"Host: x\r\n",
+            b"Origin: ",
+            b"http://[",
+            b"://",
+            b"Upgrade: websocket\r\n",
+            b"Connection: upgrade\r\n",
+            b"Sec-WebSocket-Version: 13\r\n",
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            b"Sec-WebSocket-Protocol: a, a\r\n",
+            b"Sec-WebSocket-Extensions: ;;=,permessage-deflate;x\r\n",
+            UPGRADE,
+            UPGRADE + b"\r\n",
+        ]
+    )
+    piece = st.builds(
+        frame, st.binary(max_size=130), st.integers(0, 15), st.booleans(), st.none() | st.integers(0, 2**63)
+    )
+    return st.lists(token | piece | st.binary(max_size=30), max_size=12)
+
+
+@given(anything(), st.booleans())
+def test_no_bytes_raise(pieces: list[bytes], upgraded: bool) -> None:
+    server = SignalServer(reactor, SignalSettings(ListenAddress.parse("127.0.0.1:0")))
+    protocol = server.build(None)
+    protocol.factory = server.factory
+    transport = FakeTransport()
+    protocol.makeConnection(transport)
+    if upgraded:
+        protocol.dataReceived(UPGRADE + b"\r\n")
+    for piece in pieces:
+        protocol.dataReceived(piece)
+    assert b" 500 " not in transport.value()
+    protocol.connectionLost()
