@@ -42,20 +42,15 @@ class Ends:
         self.signaling = self._twistd("rtc-signal", f"--addr={LOOPBACK}:{self._signal_port}", *options)
         wait_until_open(self._signal_port)
 
-    def start(self, client: str, host: str, remote: str, *, protocol: str = "tcp", like_pion: bool = False) -> None:
+    def start(self, client: str, host: str, remote: str, *chrome_options: str, protocol: str = "tcp") -> None:
         """Start signaling, a host and a client, and wait until the client can be used.
 
         :param client: ``ours`` or ``chrome``; *host* likewise.
         """
         self.start_signaling()
-        for kind, maker in (("host", host), ("client", client)):
-            options = [f"--protocol={protocol}"]
-            if maker == "chrome" and like_pion:
-                options.append("--like-pion")
-            if kind == "host":
-                self.host = self.start_host(maker, remote, *options)
-            else:
-                self.client = self.start_client(maker, *options)
+        options = {"ours": [f"--protocol={protocol}"], "chrome": [f"--protocol={protocol}", *chrome_options]}
+        self.host = self.start_host(host, remote, *options[host])
+        self.client = self.start_client(client, *options[client])
 
     def start_host(self, maker: str, remote: str, *options: str) -> Process:
         """A host, registered at the signaling server."""

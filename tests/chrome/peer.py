@@ -29,8 +29,6 @@ from autobahn.asyncio.websocket import WebSocketClientFactory, WebSocketClientPr
 
 Address = tuple[str, int]
 
-MESSAGE = 16 * 1024
-"""Bytes of one message."""
 HIGH_WATER = 512 * 1024
 """Bytes that may wait in a channel before nothing more is read from its socket."""
 LOW_WATER = 128 * 1024
@@ -91,8 +89,10 @@ class Pipe:
     :ivar incoming: messages; None when the channel is closed.
     """
 
-    def __init__(self, channel: webrtc.RTCDataChannel) -> None:
+    def __init__(self, channel: webrtc.RTCDataChannel, options: argparse.Namespace) -> None:
         self.channel = channel
+        self.message_size: int = options.message_size
+        self._text: bool = options.text
         self.incoming: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._opened = asyncio.Event()
         self._room = asyncio.Event()
@@ -126,7 +126,7 @@ class Pipe:
             self._room.clear()
             await self._room.wait()
         if self.is_open:
-            self.channel.send(data)
+            self.channel.send(data.decode() if self._text else data)
 
     def send_datagram(self, data: bytes) -> None:
         """Send one message, or lose it."""
@@ -139,7 +139,7 @@ async def forward_stream(pipe: Pipe, reader: asyncio.StreamReader, writer: async
 
     async def outward() -> None:
         try:
-            while data := await reader.read(MESSAGE):
+            while data := await reader.read(pipe.message_size):
                 await pipe.send(data)
         except ConnectionError:
             pass
@@ -301,7 +301,7 @@ class Host:
         reliable = channel.ordered and channel.max_retransmits is None and channel.max_packet_life_time is None
         say(f"channel {channel.label} arrived, {'reliable' if reliable else 'unreliable'}")
         serve = self._serve_datagrams if self._options.protocol == "udp" else self._serve_stream
-        task = asyncio.create_task(serve(Pipe(channel)))
+        task = asyncio.create_task(serve(Pipe(channel, self._options)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -344,15 +344,15 @@ class Client:
         if self._options.protocol == "udp":
             init = webrtc.RTCDataChannelInit(ordered=False, max_retransmits=0)
             channel = self._connection.rtc.create_data_channel("tunnel-udp", init)
-            await forward_datagrams(Pipe(channel), local=self._options.local)
+            await forward_datagrams(Pipe(channel, self._options), local=self._options.local)
         else:
             await asyncio.start_server(self._accept, *self._options.local)
             say("listening")
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = writer.get_extra_info("peername")
         channel = self._connection.rtc.create_data_channel(f"tcp-{host}:{port}")
-        await forward_stream(Pipe(channel), reader, writer)
+        self._spawn(forward_stream(Pipe(channel, self._options), reader, writer))
 
     async def signal_received(self, message: dict[str, Any]) -> None:
         if message["type"] == "answer":
@@ -389,6 +389,8 @@ def main() -> None:
     parser.add_argument("--local", type=address, help="the client's port")
     parser.add_argument("--protocol", choices=["tcp", "udp"], default="tcp")
     parser.add_argument("--token", default="")
+    parser.add_argument("--message-size", type=int, default=16 * 1024, help="bytes of a message")
+    parser.add_argument("--text", action="store_true", help="send text messages instead of binary ones")
     parser.add_argument("--like-pion", action="store_true", help="candidates come early, and without an sdpMid")
     parser.add_argument("--vanish", action="store_true", help="end without a word when the offer is sent")
     asyncio.run(run(parser.parse_args()))
