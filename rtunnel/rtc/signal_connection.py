@@ -24,7 +24,7 @@ from rtunnel.rtc.settings import SignalClientSettings
 from rtunnel.security.web_tls import ServerCheck
 from rtunnel.services.agent import AGENT
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.signaling import ERROR, MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL, Signal
+from rtunnel.wire.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL
 
 #: Seconds between two pings; a server that is silent from one to the next is dead.
 PING_EVERY = 10.0
@@ -49,7 +49,7 @@ class Owner(Protocol):
 
     def registration(self, is_reference: bool) -> bytes | None: ...
     def registered(self, is_reference: bool) -> None: ...
-    def message_received(self, message: bytes, is_binary: bool) -> Signal | None: ...
+    def message_received(self, message: bytes, is_binary: bool) -> str: ...
 
 
 class WebSocketFactory(WebSocketClientFactory):  # type: ignore[misc]
@@ -106,7 +106,7 @@ class Connection(WebSocketClientProtocol):  # type: ignore[misc]
         self._is_slow = False
         self._unsent = 0
         self._why = ""
-        self._last_error = ""
+        self._complaint = ""
         self.ended: Deferred[str] = Deferred()
         self.max_message = MAX_MESSAGE
 
@@ -152,7 +152,8 @@ class Connection(WebSocketClientProtocol):  # type: ignore[misc]
         found = re.match(r"HTTP/1\.[01] (\d{3})\b", self.http_status_line)
         status = int(found[1]) if found else 101
         if status == 101:
-            self.give_up(f"it speaks WebSocket wrongly: {clean_text(reason)}")
+            # What follows the colon may be different each time.
+            self.give_up(f"it speaks WebSocket wrongly: {clean_text(reason.partition(' : ')[0])}")
         elif 300 <= status < 400:
             self.give_up(f"it sends us elsewhere ({status}), where we do not go; write the URL that is meant")
         elif status == 401 and not self._settings.token:
@@ -219,11 +220,7 @@ class Connection(WebSocketClientProtocol):  # type: ignore[misc]
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Called by Autobahn."""
-        signal = self._owner.message_received(payload, isBinary)
-        if signal is not None:
-            # An error about nobody in particular, and then the end: that is why.
-            about_us = signal.type == ERROR and not signal.sender_id and isinstance(signal.payload, str)
-            self._last_error = clean_text(str(signal.payload)) if about_us else ""
+        self._complaint = self._owner.message_received(payload, isBinary)
 
     # The end
 
@@ -266,8 +263,8 @@ class Connection(WebSocketClientProtocol):  # type: ignore[misc]
         self.ended.callback(self._why_lost(reason, was_open))
 
     def _why_lost(self, reason: Failure, was_open: bool) -> str:
-        if self._last_error:
-            return f"the server says: {self._last_error}"
+        if self._complaint:
+            return f"the server says: {self._complaint}"
         if self._why:
             return self._why
         if self._tls is not None and isinstance(reason.value, SSL.Error):
@@ -279,7 +276,8 @@ class Connection(WebSocketClientProtocol):  # type: ignore[misc]
                 f"it closed the connection ({self.remoteCloseCode} {self.remoteCloseReason or ''}".rstrip() + ")"
             )
         if not was_open:
-            return "it closed the connection in the handshake"
+            hint = "; is it wss:// that is meant?" if self._tls is None and not self.data else ""
+            return f"it closed the connection in the handshake{hint}"
         return reason.getErrorMessage().rstrip(".")
 
     def _wait(self, seconds: float, call: Any) -> None:

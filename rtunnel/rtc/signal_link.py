@@ -31,7 +31,8 @@ from rtunnel.rtc.signal_connection import Connection, WebSocketFactory
 from rtunnel.security.web_tls import ServerCheck
 from rtunnel.services.backoff import Backoff
 from rtunnel.services.few_lines import FewLines
-from rtunnel.wire.signaling import REGISTER_HOST, Signal, decode_signal, encode_signal
+from rtunnel.wire.messages import clean_text
+from rtunnel.wire.signaling import ERROR, REGISTER_HOST, Signal, decode_signal, encode_signal
 
 #: Seconds that a link must be up before the next attempt need not wait longer than the first.
 USEFUL_AFTER = 5.0
@@ -191,11 +192,14 @@ class SignalLink(Service):
         )
         self._user.signaling_up()
 
-    def message_received(self, message: bytes, is_binary: bool) -> Signal | None:
-        """The server has sent something; what it is, if it can be understood."""
+    def message_received(self, message: bytes, is_binary: bool) -> str:
+        """The server has sent something.
+
+        :returns: its complaint about us, which is why, if the connection ends now; else nothing.
+        """
         if is_binary:
             self._few.warn("signaling server {url} sends a binary message; ignored", url=self._settings.url)
-            return None
+            return ""
         try:
             signal = decode_signal(message)
         except BadSignal as error:
@@ -204,7 +208,8 @@ class SignalLink(Service):
                 url=self._settings.url,
                 error=str(error),
             )
-            return None
+            return ""
         if self.running:
             self._user.signal_received(signal)
-        return signal
+        about_us = signal.type == ERROR and signal.sender_id in ("", self._identity)
+        return clean_text(str(signal.payload)) if about_us else ""

@@ -26,7 +26,7 @@ _SPEAKS_NO_TLS = ("wrong version number", "packet length too long", "http reques
 
 
 def client_context(ca_file: Path | None) -> SSL.Context:
-    """What a client needs to know who a server is; each connection needs a :class:`ServerCheck`.
+    """What a client needs to know who vouches for a server. For whom, a :class:`ServerCheck` looks at.
 
     :param ca_file: PEM file of the CAs that are trusted; None: those of the system.
     :raises ConfigError: there is no such file, or no certificate in it.
@@ -34,7 +34,7 @@ def client_context(ca_file: Path | None) -> SSL.Context:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-    context.set_verify(SSL.VERIFY_PEER, _verify)
+    context.set_verify(SSL.VERIFY_PEER)
     if ca_file is None:
         context.set_default_verify_paths()
         return context
@@ -47,11 +47,6 @@ def client_context(ca_file: Path | None) -> SSL.Context:
     except SSL.Error:
         raise ConfigError(f"{ca_file} has no certificate of a CA in PEM (see {CA_OPTION})") from None
     return context
-
-
-def _verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, _ok: int) -> bool:
-    check: ServerCheck = connection.get_app_data()
-    return check.accepts(certificate, error, depth)
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -68,18 +63,18 @@ class ServerCheck:
         self._host = host
         self._has_own_ca = ca_file is not None
         self._context = client_context(ca_file)
+        self._context.set_verify(SSL.VERIFY_PEER, self._verify)
         self.refusal = ""
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         """See :class:`IOpenSSLClientConnectionCreator`."""
         connection = SSL.Connection(self._context, None)
-        connection.set_app_data(self)
         if name := sni(self._host):
             connection.set_tlsext_host_name(name.encode("idna"))
         return connection
 
-    def accepts(self, certificate: crypto.X509, error: int, depth: int) -> bool:
-        """Whether a certificate of the server's chain will do. OpenSSL asks from the root to the server's own."""
+    def _verify(self, _link: SSL.Connection, certificate: crypto.X509, error: int, depth: int, _ok: int) -> bool:
+        # OpenSSL asks from the root to the server's own.
         try:
             why = self._why_not(certificate.to_cryptography(), error, depth)
         except Exception as problem:

@@ -1,0 +1,448 @@
+"""The signaling link, over loopback: registration, messages, what it does when the server is away, wrong or dead."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import LogLevel
+
+from rtunnel.rtc import signal_connection, signal_link
+from rtunnel.rtc.signal_connection import Connection
+from rtunnel.services.agent import AGENT
+from rtunnel.wire.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL, Signal, encode_signal
+from tests.leftovers import TestLog
+from tests.rtc.reference_signal import ReferenceSignalServer
+from tests.rtc.signal_link_parts import TOKEN, OwnServer, Peer, RawServer, World
+from tests.tls.parts import free_port
+
+
+@pytest.fixture
+def world(_nothing_left_behind: TestLog) -> Iterator[World]:
+    from twisted.internet import reactor
+
+    world = World(reactor, _nothing_left_behind)
+    yield world
+    pytest_twisted.blockon(Deferred.fromCoroutine(world.stop_all()))
+
+
+def own(world: World, **more: Any) -> OwnServer:
+    server: OwnServer = world.start(OwnServer(world.reactor, **more))
+    return server
+
+
+def reference(world: World) -> ReferenceSignalServer:
+    server: ReferenceSignalServer = world.start(ReferenceSignalServer(world.reactor))
+    return server
+
+
+# Registration
+
+
+@pytest_twisted.ensureDeferred
+async def test_host_registers_at_our_server(world: World) -> None:
+    server = own(world)
+    link, user = await world.up(server.port)
+    assert link.up
+    assert server.received == [Signal("register-host", None, "", "cottage")]
+    assert (user.ups, user.downs) == (1, [])
+    await world.lines.wait_for(r"connected to signaling server ws://127\.0\.0\.1:\d+/signal\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_sends_nothing_at_our_server(world: World) -> None:
+    server = own(world)
+    link, _ = await world.up(server.port, "7a1c", is_host=False)
+    assert link.send(Signal("offer", {"a": 1}, "cottage"))
+    await world.until(lambda: server.received, "a message at the server")
+    assert server.received == [Signal("offer", {"a": 1}, "cottage", "7a1c")]
+
+
+@pytest.mark.parametrize("is_host", [True, False], ids=["host", "client"])
+@pytest_twisted.ensureDeferred
+async def test_both_register_at_a_reference_server(world: World, is_host: bool) -> None:
+    server = reference(world)
+    await world.up(server.port, "cottage", is_host=is_host)
+    # When the user is told, the server knows us already: nothing that is sent to us can be lost.
+    assert list(server.hosts) == ["cottage"]
+    assert server.received == [{"type": "register-host", "payload": None, "sender_id": "cottage"}]
+    await world.lines.wait_for(r"connected to signaling server \S+ \(reference protocol\)")
+
+
+@pytest_twisted.ensureDeferred
+async def test_both_ways_through_a_reference_server(world: World) -> None:
+    server = reference(world)
+    host, host_user = await world.up(server.port, "cottage")
+    client, client_user = await world.up(server.port, "7a1c", is_host=False)
+    assert client.send(Signal("offer", {"sdp": 1}, "cottage"))
+    await world.until(lambda: host_user.signals, "an offer at the host")
+    assert host.send(Signal("answer", {"sdp": 2}, "7a1c"))
+    await world.until(lambda: client_user.signals, "an answer at the client")
+    assert host_user.signals == [Signal("offer", {"sdp": 1}, "cottage", "7a1c")]
+    assert client_user.signals == [Signal("answer", {"sdp": 2}, "7a1c", "cottage")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_request(world: World) -> None:
+    server = own(world, token=TOKEN)
+    await world.up(server.port, token=TOKEN)
+    [request] = server.requests
+    assert request.path == "/signal"
+    assert request.headers["authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["user-agent"] == AGENT
+    assert request.headers["host"] == f"127.0.0.1:{server.port}"
+    assert request.protocols == [SUBPROTOCOL]
+    assert not request.extensions
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_token_no_header(world: World) -> None:
+    server = own(world)
+    await world.up(server.port)
+    assert "authorization" not in server.requests[0].headers
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_host_header_of_an_ipv6_address_and_of_an_international_name(world: World) -> None:
+    for host, shown in (("::1", "[::1]:80"), ("münchen.example", "xn--mnchen-3ya.example:80")):
+        link, _ = world.link(80, host=host)
+        connection = Connection(world.reactor, link._factory, link, link._settings, 0.0, None)
+        request = connection.onConnecting(None)
+        assert f"{request.host}:{request.port}" == shown
+
+
+# Messages
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_speaks_in_anothers_name(world: World) -> None:
+    server = own(world)
+    link, _ = await world.up(server.port)
+    assert link.send(Signal("answer", None, "7a1c", sender_id="somebody else"))
+    await world.until(lambda: len(server.received) == 2, "two messages")
+    assert server.received[1].sender_id == "cottage"
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_sent_while_it_is_down(world: World) -> None:
+    server = own(world)
+    link, user = world.link(server.port)
+    assert not link.send(Signal("answer", None, "7a1c"))
+    server.answers_pings = False
+    world.start(link)
+    await world.until(lambda: server.received, "a registration")
+    assert not link.up
+    assert not link.send(Signal("answer", None, "7a1c"))
+    assert not user.ups
+    assert [signal.type for signal in server.received] == ["register-host"]
+
+
+def filled(size: int) -> Signal:
+    """A message that has so many bytes when ``cottage`` has sent it."""
+    empty = len(encode_signal(Signal("answer", "", "7a1c", "cottage")))
+    return Signal("answer", "x" * (size - empty), "7a1c")
+
+
+@pytest.mark.parametrize(("build", "most"), [(reference, REFERENCE_MAX_MESSAGE), (own, MAX_MESSAGE)])
+@pytest_twisted.ensureDeferred
+async def test_messages_are_as_large_as_the_server_takes(world: World, build: Any, most: int) -> None:
+    server = build(world)
+    link, user = await world.up(server.port)
+    assert not link.send(filled(most + 1))
+    await world.lines.wait_for(rf"a message of type answer is too large .* {most + 1} bytes, {most} are allowed")
+    assert link.send(filled(most))
+    assert link.send(Signal("answer", "last", "7a1c"))
+    await world.until(lambda: len(server.received) == 3, "three messages")
+    assert (link.up, user.downs) == (True, [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_cannot_be_understood_is_ignored(world: World) -> None:
+    server = own(world)
+    link, user = await world.up(server.port)
+    [peer] = server.peers
+    peer.sendMessage(b"\x00\xff", isBinary=True)
+    for text in (
+        b"hello",
+        b"[]",
+        b"{}",
+        b'{"type": "connect-client"}',
+        b"[" * 30000,
+        b'{"type": "offer", "sender_id": 1}',
+    ):
+        peer.sendMessage(text)
+    good = Signal("offer", {"unknown": [1, None]}, "cottage", "7a1c")
+    peer.sendMessage(encode_signal(good))
+    error = Signal("error", "'7a1c' is gone", "", "7a1c")
+    peer.sendMessage(encode_signal(error))
+    await world.until(lambda: len(user.signals) == 2, "two messages")
+    assert user.signals == [good, error]
+    assert link.up
+    await world.lines.wait_for("sends a binary message; ignored")
+    await world.lines.wait_for("sends what cannot be understood; ignored: ", count=6)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flood_of_nonsense_is_few_lines(world: World) -> None:
+    server = own(world)
+    _, user = await world.up(server.port)
+    for _number in range(500):
+        server.peers[0].sendMessage(b"nonsense")
+    server.peers[0].sendMessage(encode_signal(Signal("error", "the end")))
+    await world.until(lambda: user.signals, "the last message")
+    assert world.lines.text.count("cannot be understood") == 20
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_message_that_is_too_large_ends_the_connection(world: World) -> None:
+    server = own(world)
+    _, user = await world.up(server.port)
+    server.peers[0].sendMessage(b"x" * (MAX_MESSAGE + 1))
+    await world.until(lambda: user.ups == 2, "up again")
+    assert "exceeds payload limit" in user.downs[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_does_not_read(world: World) -> None:
+    server = own(world)
+    link, _ = await world.up(server.port)
+    [transport] = server.transports
+    transport.pauseProducing()
+    for _number in range(1000):
+        if not link.send(filled(MAX_MESSAGE)):
+            break
+        await deferLater(world.reactor, 0)
+    else:
+        pytest.fail("there is no bound")
+    assert link.up
+    transport.resumeProducing()
+    await world.until(lambda: link.send(Signal("answer", "small", "7a1c")), "room again")
+    await world.until(lambda: server.received[-1].payload == "small", "all of it read")
+
+
+# Lost and found
+
+
+@pytest_twisted.ensureDeferred
+async def test_back_after_a_restart_of_the_server(world: World) -> None:
+    server = own(world)
+    link, user = await world.up(server.port)
+    await world.stop(server)
+    await world.until(lambda: len(world.attempts()) >= 4, "attempts in vain")
+    assert (link.up, len(user.downs)) == (False, 1)
+    lost, refused = world.attempts(LogLevel.warn)
+    assert re.fullmatch("signaling lost: .*", lost["why"])
+    assert re.fullmatch(r"cannot reach signaling server ws://\S+: .*refused.*", refused["why"])
+    world.start(server)
+    await world.until(lambda: user.ups == 2, "up again")
+    assert link.up
+    assert server.identities == ["cottage"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_why_the_server_closed(world: World) -> None:
+    server = own(world)
+    _, user = await world.up(server.port)
+    server.peers[0].sendClose(3001, "going\nhome")
+    await world.until(lambda: user.ups == 2, "up again")
+    assert user.downs == ["it closed the connection (3001 going?home)"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_closes_and_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal_connection, "GOODBYE", 0.1)
+    server = own(world)
+    _, user = await world.up(server.port)
+    # A close frame, and then nothing: no answer to ours, no end of TCP.
+    server.peers[0].dropConnection = lambda abort=False: None
+    server.peers[0].sendClose(1000)
+    await world.until(lambda: user.ups == 2, "up again")
+    assert user.downs == ["it does not close"]
+
+
+@pytest.mark.parametrize("build", [own, reference])
+@pytest_twisted.ensureDeferred
+async def test_a_taken_id_backs_off_and_is_said_once(world: World, build: Any) -> None:
+    server = build(world)
+    holder, _ = await world.up(server.port)
+    link, user = world.link(server.port, reconnect_max=5.0)
+    world.start(link)
+    await world.until(lambda: len(world.attempts()) >= 6, "six attempts")
+    assert not user.ups
+    assert len(world.attempts(LogLevel.warn)) == 1
+    assert re.fullmatch(r"cannot use signaling server \S+: the server says: .* in use", world.attempts()[0]["why"])
+    assert world.waits == sorted(world.waits)
+    assert world.waits[5] > 2 * 0.02
+    assert user.signals
+    assert all(signal.type == "error" for signal in user.signals)
+    await world.stop(holder)
+    await world.until(lambda: user.ups, "the ID is free")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_link_that_does_not_last_backs_off(world: World) -> None:
+    server = own(world)
+    link, user = world.link(server.port, reconnect_max=5.0)
+    world.start(link)
+    await world.cut_off_often(server, user)
+    assert world.waits[5] > 2 * 0.02
+    assert len(world.attempts(LogLevel.warn)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_link_that_was_useful_is_dialled_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal_link, "USEFUL_AFTER", 0.0)
+    server = own(world)
+    link, user = world.link(server.port, reconnect_max=5.0)
+    world.start(link)
+    await world.cut_off_often(server, user)
+    assert max(world.waits) <= 1.4 * 0.02
+    assert len(world.attempts(LogLevel.warn)) == 6
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_dead_server_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal_connection, "PING_EVERY", 0.1)
+    server = own(world)
+    link, user = await world.up(server.port)
+    pings: list[bytes] = []
+    answer = server.peers[0].onPing
+    server.peers[0].onPing = lambda payload: (pings.append(payload), answer(payload))
+    await world.until(lambda: len(pings) == 5, "five pings")
+    assert (link.up, user.downs) == (True, [])
+    server.answers_pings = False
+    await world.until(lambda: user.downs, "it is down")
+    assert user.downs == ["nothing was heard from it for 0.1 s, not even the answer to a ping"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_pings_of_the_server_are_answered(world: World) -> None:
+    server = own(world)
+    await world.up(server.port)
+    pongs: list[bytes] = []
+    server.peers[0].onPong = pongs.append
+    server.peers[0].sendPing(b"who")
+    await world.until(lambda: pongs, "a pong")
+    assert pongs == [b"who"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_thousands_of_connections_leave_nothing(world: World) -> None:
+    server = own(world)
+
+    def drop(peer: Peer) -> None:
+        peer.transport.abortConnection()
+
+    server.opened = drop
+    link, _ = world.link(server.port, reconnect_min=0.001, reconnect_max=0.001)
+    world.start(link)
+    await world.until(lambda: len(server.requests) >= 50, "fifty attempts")
+    timers = len(world.reactor.getDelayedCalls())
+    await world.lines.until(lambda: len(server.requests) >= 500, "five hundred attempts", timeout=60.0)
+    assert len(world.reactor.getDelayedCalls()) <= timers + 2
+    server.gone.clear()
+    gc.collect()
+    assert sum(isinstance(thing, Connection) for thing in gc.get_objects()) <= 2
+
+
+# Wrong servers
+
+
+@pytest.mark.parametrize(
+    ("answer", "token", "why"),
+    [
+        (b"HTTP/1.1 401 Unauthorized\r\n\r\n", TOKEN, r"it does not accept the token \(401\); see --token"),
+        (b"HTTP/1.1 401 Unauthorized\r\n\r\n", None, r"it asks for a token \(401\); see --token"),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", TOKEN, r"it does not let us in \(403\).*--token.*"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", TOKEN, r"there is no signaling at this path \(404\).*"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", TOKEN, r"it sends us elsewhere \(302\).*"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", TOKEN, r"there is no signaling at this path \(404\).*"),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", TOKEN, "it answers 'HTTP/1.1 200 OK' and opens no WebSocket"),
+        (b"HTTP/1.1 503 \x07\r\n\r\n", TOKEN, r"it answers 'HTTP/1.1 503 .*' and opens no WebSocket"),
+        (b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n", TOKEN, "it speaks WebSocket wrongly: .*Connection.*"),
+        (
+            b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n",
+            TOKEN,
+            "it speaks WebSocket wrongly: .*bogus.*",
+        ),
+        (b"220 mail.example ESMTP\r\n\r\n", TOKEN, "it speaks WebSocket wrongly: .*"),
+        (b"\r\n\r\n", TOKEN, "(it speaks WebSocket wrongly: .*|its answer is no HTTP)"),
+        (b"HTTP/1.1 101 \xff\xfe\r\n\r\n", TOKEN, "its answer is no HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 30000, TOKEN, "its answer is no HTTP, or has too many headers"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", TOKEN, r"it speaks TLS; is it wss:// that is meant\?"),
+        (b"HTTP/1.1 200", TOKEN, "it closed the connection in the handshake"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_server_of_another_kind(world: World, answer: bytes, token: str | None, why: str) -> None:
+    server = world.start(RawServer(world.reactor, answer))
+    link, user = world.link(server.port, token=token)
+    world.start(link)
+    found = await world.refusal()
+    assert re.fullmatch(rf"cannot use signaling server ws://127\.0\.0\.1:\d+/signal: {why}", found)
+    assert not user.ups
+    assert not user.downs
+    assert server.connections >= 2
+    # The token goes to the server, and nowhere else.
+    assert (TOKEN.encode() in server.received) == (token is not None)
+    shown = world.lines.text + repr(link) + repr(vars(link)) + repr(link._settings)
+    assert TOKEN not in shown
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_token_is_in_no_log_line(world: World) -> None:
+    server = own(world, token="another")
+    link, user = world.link(server.port, token=TOKEN)
+    world.start(link)
+    assert "it does not accept the token (401)" in await world.refusal()
+    server.token = TOKEN
+    await world.until(lambda: user.ups, "up")
+    assert server.requests[-1].headers["authorization"] == f"Bearer {TOKEN}"
+    assert not [event for event in world.log.events if TOKEN in repr(event)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_says_nothing(world: World) -> None:
+    server = world.start(RawServer(world.reactor))
+    link, _ = world.link(server.port, connect_timeout=0.1)
+    world.start(link)
+    assert (await world.refusal()).endswith(": it was not ready within 0.1 s")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_does_not_register_us(world: World) -> None:
+    server = own(world)
+    server.answers_pings = False
+    link, user = world.link(server.port, connect_timeout=0.1)
+    world.start(link)
+    assert (await world.refusal()).endswith(": it was not ready within 0.1 s")
+    assert not user.ups
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_does_not_exist(world: World) -> None:
+    link, _ = world.link(80, host="no-such-host.invalid")
+    world.start(link)
+    assert "cannot reach signaling server ws://no-such-host.invalid:80/signal: " in await world.refusal()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_listens(world: World) -> None:
+    link, _ = world.link(free_port())
+    world.start(link)
+    assert "refused" in await world.refusal()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_registration_is_what_the_wire_document_says(world: World) -> None:
+    link, _ = world.link(80, "cottage")
+    registration = link.registration(is_reference=False)
+    assert registration is not None
+    assert json.loads(registration) == {"type": "register-host", "payload": None, "sender_id": "cottage"}
