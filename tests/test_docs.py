@@ -9,11 +9,13 @@ import pytest
 
 from rtunnel.config import Setting
 from rtunnel.errors import Code
+from rtunnel.options import rtc_declarations
 from rtunnel.options.declarations import CLIENT, SERVER
 from rtunnel.wire import frames
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = [setting for setting in {setting.name: setting for setting in (*SERVER, *CLIENT)}.values() if setting.flag]
+RTC_OPTIONS = list({setting.key: setting for setting in rtc_declarations.ALL}.values())
 
 #: Options of twistd, pip and make that the documents name too.
 FOREIGN = {"nodaemon", "pidfile", "logfile", "reactor", "uid", "gid", "umask", "help", "version", "syslog", "logger"}
@@ -35,9 +37,20 @@ def test_option_is_documented_with_its_default(setting: Setting, document: str) 
         assert any(default in part for part in (text[start : start + 400], *lines))
 
 
-@pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.name)
+@pytest.mark.parametrize("setting", RTC_OPTIONS, ids=lambda setting: setting.key)
+def test_option_of_the_webrtc_tunnel_is_documented_with_its_default(setting: Setting) -> None:
+    """In one line of a table: flag, variable, key and default."""
+    text = (ROOT / "docs/configuration.rst").read_text()
+    tables = [line for line in text[text.index("\nrtc-signal\n---") :].splitlines() if line.startswith("``--")]
+    (line,) = (line for line in tables if {f"``--{setting.name}``", f"``{setting.key}``"} <= set(line.split()))
+    assert f"``{setting.variable}``" in line
+    assert setting.shown_default in line
+
+
+@pytest.mark.parametrize("setting", [*OPTIONS, *RTC_OPTIONS], ids=lambda setting: setting.key)
 def test_configuration_names_variable_and_key(setting: Setting) -> None:
-    assert lines_with("docs/configuration.rst", f"``{setting.variable}``")
+    for variable in setting.variables:
+        assert lines_with("docs/configuration.rst", f"``{variable}``")
     assert lines_with("docs/configuration.rst", f"``{setting.key}``")
 
 
@@ -52,7 +65,7 @@ def test_frame_is_documented(name: str) -> None:
 
 
 def test_documents_name_only_options_that_there_are() -> None:
-    known = {setting.name for setting in OPTIONS} | FOREIGN | {"config"}
+    known = {setting.name for setting in [*OPTIONS, *RTC_OPTIONS]} | FOREIGN | {"config"}
     for document in [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]:
         named = set(re.findall(r"``--([a-z][a-z-]+)", document.read_text()))
         unknown = {name for name in named - known if not name.startswith("tls")}

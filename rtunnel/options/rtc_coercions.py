@@ -17,6 +17,7 @@ from rtunnel.coercions import shown, text
 from rtunnel.endpoint_strings import host_name, is_ipv4, is_ipv6
 from rtunnel.errors import ConfigError
 from rtunnel.rtc.settings import SignalUrl, TurnServer, UdpAddress
+from rtunnel.rtc.signal_admission import Origins
 from rtunnel.security.clients import MAX_TOKEN
 from rtunnel.wire.signaling import MAX_ID, is_id
 
@@ -74,17 +75,8 @@ def origin(value: str) -> str:
 
     :raises ConfigError: no browser would send that.
     """
-    if value in ("*", "null"):
-        return value
-    scheme, slashes, rest = value.partition("://")
-    if not slashes or not scheme or not rest:
-        raise ConfigError(f"'{value}' is not an origin; write https://example.com, or * for all")
-    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if host != rest:
-        raise ConfigError(f"'{value}' has more than an origin; write {scheme}://{host}")
-    if not re.fullmatch(r"[\w.*\[\]:-]+", host):
-        raise ConfigError(f"'{host}' in '{value}' is not a host; write https://example.com, or * for all")
-    return value.lower()
+    Origins([value])
+    return value
 
 
 def signal_url(value: object) -> SignalUrl:

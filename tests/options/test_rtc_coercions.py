@@ -170,18 +170,12 @@ def test_ice_interface_errors(text: str) -> None:
         ice_interface(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["*", "null", "https://example.com", "http://localhost:*", "https://*.example.com:8443"]
-)
+@pytest.mark.parametrize("text", ["*", "https://example.com", "http://localhost:*", "https://*.example.com:8443"])
 def test_origin(text: str) -> None:
     assert origin(text) == text
 
 
-def test_origin_as_browsers_write_it() -> None:
-    assert origin("HTTPS://Example.com") == "https://example.com"
-
-
-@pytest.mark.parametrize("text", ["example.com", "https://", "://x", "https://h/", "https://h?x", "https://a b"])
+@pytest.mark.parametrize("text", ["example.com", "https://", "://x", "https://h/x", "https://h?x", "https://a b"])
 def test_origin_errors(text: str) -> None:
     with pytest.raises(ConfigError):
         origin(text)

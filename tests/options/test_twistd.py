@@ -153,7 +153,7 @@ def test_usage_errors(
     assert "Traceback" not in result.stdout
 
 
-@pytest.mark.parametrize("plugin", ["rtunnel-server", "rtunnel-client"])
+@pytest.mark.parametrize("plugin", ["rtunnel-server", "rtunnel-client", "rtc-signal", "rtc-host", "rtc-client"])
 def test_help(run_twistd: Run, plugin: str) -> None:
     result = run_twistd("-n", plugin, "--help")
     assert (result.returncode, result.stderr) == (0, "")

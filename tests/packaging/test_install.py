@@ -21,7 +21,7 @@ from tests.process.harness import Process, clean_environment
 pytestmark = pytest.mark.packaging
 
 ROOT = Path(__file__).parent.parent.parent
-PLUGINS = ["rtunnel-server", "rtunnel-client"]
+PLUGINS = ["rtunnel-server", "rtunnel-client", "rtc-signal", "rtc-host", "rtc-client"]
 NO_INDEX = r"No matching distribution found|Failed to establish a new connection|Temporary failure in name resolution"
 
 
