@@ -11,12 +11,12 @@ import secrets
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import txaio
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
+from txaio import tx
 from zope.interface import implementer
 
 from rtunnel.relay.sockets import show_address
@@ -58,14 +58,15 @@ class Bucket:
 
 
 @implementer(IPushProducer)
-class SignalProtocol(WebSocketServerProtocol):  # type: ignore[misc]
+class SignalProtocol(WebSocketServerProtocol):
     """A host, a client, or somebody else.
 
     :ivar neighbourhood: what its address counts as.
     """
 
     # What Autobahn says of bad peers is said here, in fewer lines.
-    log = txaio.make_logger(level="none")
+    log = tx.make_logger(level="none")
+    transport: Any
 
     def __init__(self, server: SignalServer, neighbourhood: str) -> None:
         super().__init__()
@@ -81,6 +82,7 @@ class SignalProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         self._question: tuple[bytes, float] | None = None
         self._bucket = Bucket(server.settings.max_rate, self._clock.seconds())
         self._deaf = False
+        self._aborted = False
         self._paused = False
         self._unsent = 0
 
@@ -134,9 +136,11 @@ class SignalProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         self.close(GOING_AWAY, "the server is going down")
 
     def abort(self) -> None:
-        """Drop the connection now."""
+        """Drop the connection now; may be called again."""
         self._deaf = True
-        self.transport.abortConnection()
+        if not self._aborted:
+            self._aborted = True
+            self.transport.abortConnection()
 
     # HTTP
 
@@ -266,6 +270,8 @@ class SignalProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Called by Autobahn for all that goes out."""
+        if self._aborted:
+            return
         if self._paused:
             self._unsent += len(data)
             if self._unsent > MAX_UNSENT:
@@ -287,7 +293,7 @@ class SignalProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         """See :class:`IPushProducer`; :meth:`connectionLost` follows."""
 
 
-class SignalFactory(WebSocketServerFactory):  # type: ignore[misc]
+class SignalFactory(WebSocketServerFactory):
     """Autobahn's settings; :meth:`SignalServer.build` makes the connections."""
 
     noisy = False

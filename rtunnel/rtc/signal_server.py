@@ -16,7 +16,7 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -67,7 +67,7 @@ class _Door(QuietFactory):
         self._server = server
         self._inner = inner
 
-    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override]
+    def buildProtocol(self, addr: Any) -> Any:
         return self._inner.buildProtocol(addr) if self._server.has_room_for(addr) else None
 
 

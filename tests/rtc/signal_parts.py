@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import txaio
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.logger import formatEvent
 from twisted.python.failure import Failure
+from txaio import tx
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
@@ -22,7 +22,7 @@ from tests.reverse.net import HOST, Peer, connect, reactor, until
 TIMES = Times(look_every=0.02)
 
 
-class WebSocketPeer(WebSocketClientProtocol):  # type: ignore[misc]
+class WebSocketPeer(WebSocketClientProtocol):
     """One WebSocket, as seen by a test.
 
     :ivar messages: those that came and were not taken yet.
@@ -31,13 +31,14 @@ class WebSocketPeer(WebSocketClientProtocol):  # type: ignore[misc]
     :ivar pings: how many came.
     """
 
-    log = txaio.make_logger(level="none")
+    log = tx.make_logger(level="none")
+    transport: Any
 
     def __init__(self) -> None:
         super().__init__()
         self.messages: list[dict[str, Any]] = []
         self.opened = False
-        self.over = False
+        self.lost: Failure | None = None
         self.closed: tuple[int | None, str | None] | None = None
         self.pings = 0
         self.answers_pings = True
@@ -56,9 +57,13 @@ class WebSocketPeer(WebSocketClientProtocol):  # type: ignore[misc]
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         super().connectionLost(reason)
-        self.over = True
+        self.lost = reason
         if self.remoteCloseCode is not None:
             self.closed = self.remoteCloseCode, self.remoteCloseReason
+
+    @property
+    def over(self) -> bool:
+        return self.lost is not None
 
     @property
     def refused(self) -> str:
@@ -172,12 +177,12 @@ class SignalWorld:
 
     async def end(self) -> None:
         for peer in self._peers:
-            if peer.transport is not None:
+            if not peer.lost:
                 peer.transport.abortConnection()
         for server in self._servers:
             if server.running:
                 await server.stopService()
-        await until(lambda: all(getattr(peer, "over", True) for peer in self._peers), "the end of all peers")
+        await until(lambda: all(peer.lost for peer in self._peers), "the end of all peers")
 
 
 def short(**times: float) -> Times:

@@ -420,7 +420,7 @@ async def test_an_id_whose_holder_talks_but_answers_no_ping(signaling: SignalWor
 # Anything
 
 
-class FakeTransport(StringTransport):  # type: ignore[misc]
+class FakeTransport(StringTransport):
     aborted = False
 
     def abortConnection(self) -> None:

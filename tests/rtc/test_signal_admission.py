@@ -1,0 +1,60 @@
+"""Rules of admission that need no connection."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
+
+from rtunnel.rtc.signal_admission import Tokens, neighbourhood
+from rtunnel.rtc.signal_protocol import BURST, Bucket
+
+
+def ipv6(host: str) -> IPv6Address:
+    return IPv6Address("TCP", host, 1)
+
+
+@pytest.mark.parametrize(
+    ("address", "counts_as"),
+    [
+        (IPv4Address("TCP", "192.0.2.1", 1), "192.0.2.1"),
+        (ipv6("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::"),
+        (ipv6("2001:db8:1:2::"), "2001:db8:1:2::"),
+        (ipv6("2001:db8:1:3::"), "2001:db8:1:3::"),
+        (ipv6("::ffff:192.0.2.1"), "192.0.2.1"),
+        (ipv6("fe80::1%eth0"), "fe80::"),
+        (ipv6("::1"), "::"),
+        (UNIXAddress(b"/run/x"), ""),
+        (HostnameAddress(b"x", 1), ""),
+        (None, ""),
+    ],
+)
+def test_what_counts_as_one_address(address: IAddress | None, counts_as: str) -> None:
+    assert neighbourhood(address) == counts_as
+
+
+def test_every_token_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def compare(shown: bytes, token: bytes) -> bool:
+        compared.append(token)
+        return shown == token
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    assert Tokens(["a", "b", "c"]).allow("Bearer a")
+    assert compared == [b"a", b"b", b"c"]
+
+
+def test_an_empty_token_lets_nobody_in_without_one() -> None:
+    assert not Tokens(["a"]).allow(None)
+    assert not Tokens(["a"]).allow("Bearer")
+
+
+def test_so_many_messages_a_second_and_a_burst() -> None:
+    bucket = Bucket(2, 100.0)
+    assert all(bucket.take(100.0) for _ in range(2 * BURST))
+    assert not bucket.take(100.0)
+    bucket = Bucket(2, 100.0)
+    assert all(bucket.take(100.0 + number / 2) for number in range(1000))
+    assert all(bucket.take(700.0) for _ in range(2 * BURST))
+    assert not bucket.take(700.0)
