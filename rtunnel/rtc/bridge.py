@@ -1,0 +1,84 @@
+"""Where Deferreds and asyncio meet: the only module that has to do with both.
+
+aiortc works in asyncio tasks, the rest of this package in the turns of Twisted's reactor, which here runs on the same
+loop (:mod:`twisted.internet.asyncioreactor`). So a call needs no bridge, and only what is awaited does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+_log = Logger()
+
+
+class Tasks:
+    """Asyncio tasks that belong together and end together.
+
+    :param on_error: told of an exception that a task ended by; none of ours should.
+    """
+
+    def __init__(self, on_error: Callable[[Failure], None]) -> None:
+        self._on_error = on_error
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run *work*."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._on_error(Failure(error))
+
+    async def cancel(self) -> None:
+        """End all of them but the one that asks; to be awaited in a task."""
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def as_deferred(work: Coroutine[Any, Any, None]) -> Deferred[None]:
+    """Run *work* as a task, and await it as a Deferred."""
+    return Deferred.fromFuture(asyncio.ensure_future(work))
+
+
+class _ToTwisted(logging.Handler):
+    """What asyncio and the WebRTC libraries log becomes an event of Twisted's log, instead of text on standard error.
+
+    All of it is for debugging, as what matters shows in the states of a connection; but a task that ended by an
+    exception which nobody looked at is a mistake, unless its path was only lost.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        mistake = record.name == "asyncio" and record.levelno >= logging.ERROR and not isinstance(error, OSError)
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = str(record.msg)
+        if mistake and error is not None:
+            _log.failure("{library}: {text}", Failure(error), library=record.name, text=message)
+        else:
+            level = LogLevel.error if mistake else LogLevel.debug
+            _log.emit(level, "{library}: {text}", library=record.name, text=message)
+
+
+def adopt_python_logging() -> None:
+    """Send what asyncio, aiortc and aioice log to Twisted's log. May be called again."""
+    for name in ("asyncio", "aiortc", "aioice"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, _ToTwisted) for handler in logger.handlers):
+            logger.addHandler(_ToTwisted(logging.INFO if name == "asyncio" else logging.WARNING))
+            logger.propagate = False

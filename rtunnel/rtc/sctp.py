@@ -1,0 +1,430 @@
+"""Data channels on aiortc's SCTP association (RFC 8831, RFC 8832, RFC 9260).
+
+This and :mod:`rtunnel.rtc.ice` are the only modules that go below aiortc's public interface, which has no
+back-pressure, no priorities, and assertions in the way of a hostile peer. What is different here:
+
+- Nothing is queued ahead: when the association can send, it asks its user for more (:meth:`AssociationUser.has_room`).
+- Messages on unreliable channels, and the opening of channels, go before what waits on reliable ones.
+- The receive window is enforced, and can be made smaller for bytes that nobody reads.
+- Whatever a peer sends ends in a channel's event, or in one call of :meth:`AssociationUser.association_broken`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
+
+from aiortc.rtcdatachannel import RTCDataChannel
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcsctptransport import (
+    DATA_CHANNEL_ACK,
+    DATA_CHANNEL_OPEN,
+    LOCAL_MAX_MESSAGE_SIZE,
+    SCTP_TSN_MODULO,
+    WEBRTC_BINARY,
+    WEBRTC_BINARY_EMPTY,
+    WEBRTC_DCEP,
+    WEBRTC_STRING,
+    WEBRTC_STRING_EMPTY,
+    DataChunk,
+    RTCSctpCapabilities,
+    RTCSctpTransport,
+    SackChunk,
+)
+from aiortc.utils import uint32_gt
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.rtc.interfaces import IChannel
+
+#: Bytes of received messages that a peer may have on their way to us.
+RECEIVE_WINDOW = 1024 * 1024
+#: Bytes beyond the window after which chunks are thrown away unacknowledged, as RFC 9260, section 6.2, allows.
+WINDOW_SLACK = LOCAL_MAX_MESSAGE_SIZE
+#: Chunks received out of order that are kept.
+MAX_MISORDERED = 4096
+#: Bytes of messages on unreliable channels that wait. More make the oldest go.
+MAX_DATAGRAM_BYTES = 128 * 1024
+#: Bytes of a channel's label or protocol.
+MAX_NAME = 1024
+
+_OPEN_HEADER = struct.Struct("!BBHLHH")
+
+
+class ChannelUser(Protocol):
+    """:class:`rtunnel.rtc.interfaces.IChannelUser` for the type checker."""
+
+    def channel_opened(self) -> None: ...
+    def message_received(self, data: bytes) -> None: ...
+    def text_received(self, text: bytes) -> None: ...
+    def channel_closed(self) -> None: ...
+
+
+class AssociationUser(Protocol):
+    """Whom an association tells what happens."""
+
+    def association_up(self) -> None: ...
+    def association_down(self) -> None: ...
+    def association_broken(self, reason: str) -> None: ...
+    def channel_arrived(self, channel: Channel) -> None: ...
+    def has_room(self) -> None: ...
+
+
+@implementer(IChannel)
+class Channel:
+    """One data channel; stands where aiortc's association expects an ``RTCDataChannel``.
+
+    :ivar id: SCTP stream number; None until it is assigned.
+    :ivar readyState: ``connecting``, ``open``, ``closing`` or ``closed``.
+    """
+
+    __slots__ = ("_association", "_user", "id", "label", "protocol", "readyState", "reliable")
+
+    # What the association asks of every channel.
+    negotiated = False
+    maxPacketLifeTime = None
+
+    def __init__(self, association: Association, label: str, protocol: str, reliable: bool, id: int | None) -> None:
+        self._association = association
+        self._user: ChannelUser | None = None
+        self.id = id
+        self.label = label
+        self.protocol = protocol
+        self.reliable = reliable
+        self.readyState = "connecting" if id is None else "open"
+
+    @property
+    def ordered(self) -> bool:
+        """As RFC 8832 has it."""
+        return self.reliable
+
+    @property
+    def maxRetransmits(self) -> int | None:
+        """As RFC 8832 has it."""
+        return None if self.reliable else 0
+
+    @property
+    def is_open(self) -> bool:
+        """See :class:`IChannel`."""
+        return self.readyState == "open"
+
+    def use(self, user: object) -> None:
+        """See :class:`IChannel`."""
+        self._user = cast(ChannelUser, user)
+
+    def send(self, data: bytes) -> None:
+        """See :class:`IChannel`."""
+        if self.readyState == "open":
+            self._association.send(self, WEBRTC_BINARY if data else WEBRTC_BINARY_EMPTY, data or b"\0")
+
+    def send_text(self, text: str) -> None:
+        """See :class:`IChannel`."""
+        if self.readyState == "open":
+            self._association.send(self, WEBRTC_STRING if text else WEBRTC_STRING_EMPTY, text.encode() or b"\0")
+
+    def close(self) -> None:
+        """See :class:`IChannel`."""
+        self._association.close_channel(self)
+
+    # What the association tells
+
+    def _setId(self, id: int) -> None:
+        self.id = id
+
+    def _addBufferedAmount(self, amount: int) -> None:
+        """The association counts for itself."""
+
+    def _setReadyState(self, state: str) -> None:
+        before, self.readyState = self.readyState, state
+        if self._user is None or before == state:
+            return
+        if state == "open":
+            self._association.tell(self._user.channel_opened)
+        elif state == "closed":
+            user, self._user = self._user, None
+            self._association.tell(user.channel_closed)
+
+    def got(self, data: bytes, *, text: bool) -> None:
+        """A message of the peer."""
+        if self._user is not None:
+            self._association.tell(self._user.text_received if text else self._user.message_received, data)
+
+
+class Association(RTCSctpTransport):
+    """An SCTP association over DTLS, with data channels.
+
+    :param max_channels: channels that may be open at once, ours and the peer's; a peer that goes on is cut off.
+    :ivar datagrams_dropped: messages on unreliable channels that were dropped since they came too fast.
+    """
+
+    log = Logger()
+
+    def __init__(self, transport: RTCDtlsTransport, user: AssociationUser, max_channels: int) -> None:
+        super().__init__(transport)
+        self._user = user
+        self._max_channels = max_channels
+        self._advertised_rwnd = RECEIVE_WINDOW
+        self._window_is_small = False
+        #: What the peer said last of its own window. With nothing in flight one message goes all the same (RFC 9260,
+        #: section 6.1, A).
+        self._peer_window = RECEIVE_WINDOW
+        self._urgent: deque[tuple[Channel, int, bytes]] = deque()
+        self._datagram_bytes = 0
+        self._queued_bytes = 0
+        self._flushing = False
+        self._flush_is_due = False
+        self._up = False
+        #: Nothing of the peer is looked at any more.
+        self._over = False
+        #: Channels and queues are gone.
+        self._dropped = False
+        self.datagrams_dropped = 0
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that were sent on reliable channels and have not left."""
+        return self._queued_bytes + sum(len(chunk.user_data) for chunk in self._outbound_queue)
+
+    @property
+    def round_trip(self) -> float:
+        """Smoothed, in seconds; 0.0 if unknown."""
+        return self._srtt or 0.0
+
+    @property
+    def max_message(self) -> int:
+        """Bytes of the largest message that the peer takes."""
+        return self._remote_max_message_size or LOCAL_MAX_MESSAGE_SIZE
+
+    async def start_with(self, max_message: int | None, port: int) -> None:
+        """Set the association up.
+
+        :param max_message: what the peer's description says of the size of messages; None: nothing.
+        :param port: the peer's SCTP port.
+        """
+        await self.start(None if max_message is None else RTCSctpCapabilities(maxMessageSize=max_message), port)
+
+    # Sending
+
+    def open_channel(self, label: str, protocol: str, reliable: bool) -> Channel:
+        """Open a channel (RFC 8832, section 5.1)."""
+        channel = Channel(self, label, protocol, reliable, None)
+        kind, reliability = (0x00, 0) if reliable else (0x81, 0)
+        name, words = label.encode(), protocol.encode()
+        opening = _OPEN_HEADER.pack(DATA_CHANNEL_OPEN, kind, 0, reliability, len(name), len(words)) + name + words
+        self._urgent.append((channel, WEBRTC_DCEP, opening))
+        self._flush_soon()
+        return channel
+
+    def send(self, channel: Channel, kind: int, data: bytes) -> None:
+        """Send a message.
+
+        :param kind: its payload protocol identifier (RFC 8831, section 8).
+        """
+        if channel.reliable:
+            # The association's own queue has room for aiortc's own channels only, by its types.
+            self._data_channel_queue.append((cast(RTCDataChannel, channel), kind, data))
+            self._queued_bytes += len(data)
+        else:
+            self._urgent.append((channel, kind, data))
+            self._datagram_bytes += len(data)
+            if self._datagram_bytes > MAX_DATAGRAM_BYTES:
+                self._drop_datagrams()
+        self._flush_soon()
+
+    def _drop_datagrams(self) -> None:
+        kept: deque[tuple[Channel, int, bytes]] = deque()
+        for item in self._urgent:
+            if item[1] != WEBRTC_DCEP and self._datagram_bytes > MAX_DATAGRAM_BYTES // 2:
+                self._datagram_bytes -= len(item[2])
+                self.datagrams_dropped += 1
+            else:
+                kept.append(item)
+        self._urgent = kept
+
+    def close_channel(self, channel: Channel) -> None:
+        """Close a channel behind what was sent on it."""
+        if channel.id is None and channel.readyState == "connecting":
+            self._urgent = deque(item for item in self._urgent if item[0] is not channel)
+        self._data_channel_close(cast(RTCDataChannel, channel))
+
+    def _flush_soon(self) -> None:
+        # While a flush is running, it sees what is queued.
+        if not (self._flushing or self._flush_is_due):
+            self._flush_is_due = True
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_is_due = False
+        self._run(self._data_channel_flush())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine of the association on its own; a lost path shows elsewhere."""
+        asyncio.ensure_future(work).add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ConnectionError):
+            self.log.failure("in an association", Failure(error))
+
+    async def _data_channel_flush(self) -> None:
+        """Send as long as the congestion window lets a message begin at once."""
+        if self._association_state != self.State.ESTABLISHED or self._flushing:
+            return
+        self._flushing = True
+        try:
+            while not self._outbound_queue:
+                if self._urgent:
+                    channel, kind, data = self._urgent.popleft()
+                    if kind != WEBRTC_DCEP:
+                        self._datagram_bytes -= len(data)
+                elif 0 < self._flight_size >= self._peer_window:
+                    break
+                elif self._data_channel_queue:
+                    other, kind, data = self._data_channel_queue.popleft()
+                    channel = cast(Channel, other)
+                    self._queued_bytes -= len(data)
+                else:
+                    self.tell(self._user.has_room)
+                    if not self._data_channel_queue and not self._urgent:
+                        break
+                    continue
+                await self._send_message(channel, kind, data)
+        finally:
+            self._flushing = False
+        await self._transmit_reconfig()
+
+    async def _send_message(self, channel: Channel, kind: int, data: bytes) -> None:
+        if channel.id is None:
+            number = self._data_channel_id
+            assert number is not None
+            while number in self._data_channels:
+                number += 2
+            self._data_channels[number] = cast(RTCDataChannel, channel)
+            channel._setId(number)
+        if kind == WEBRTC_DCEP:
+            await self._send(channel.id or 0, kind, data)
+        else:
+            await self._send(
+                channel.id or 0, kind, data, max_retransmits=channel.maxRetransmits, ordered=channel.ordered
+            )
+
+    async def _transmit_reconfig(self) -> None:
+        """A stream is reset behind all that was sent on it."""
+        if not self._urgent:
+            await super()._transmit_reconfig()
+
+    # Receiving
+
+    def hold(self, count: int) -> None:
+        """*count* received bytes wait in memory: the window is smaller by them."""
+        self._advertised_rwnd -= count
+
+    def release(self, count: int) -> None:
+        """They wait no longer. The peer is told when its window was nearly shut and is not any more."""
+        self._advertised_rwnd += count
+        if self._window_is_small and self._advertised_rwnd > RECEIVE_WINDOW // 2 and self._up:
+            self._window_is_small = False
+            self._run(self._send_sack())
+
+    async def _send_sack(self) -> None:
+        if self._advertised_rwnd < RECEIVE_WINDOW // 4:
+            self._window_is_small = True
+        await super()._send_sack()
+
+    async def _handle_data(self, data: bytes) -> None:
+        if self._over:
+            return
+        try:
+            await super()._handle_data(data)
+        except ConnectionError:
+            # What was to be answered cannot be: the transport below is going, and says so itself.
+            pass
+        except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
+            self._break(f"an SCTP packet that cannot be ({type(error).__name__})")
+
+    def _break(self, reason: str) -> None:
+        if not self._over:
+            self._over = True
+            self._user.association_broken(reason)
+
+    async def _receive_data_chunk(self, chunk: DataChunk) -> None:
+        in_order = (chunk.tsn - (self._last_received_tsn or 0)) % SCTP_TSN_MODULO == 1
+        room = self._advertised_rwnd + (WINDOW_SLACK if in_order else 0)
+        if len(chunk.user_data) > room or len(self._sack_misordered) >= MAX_MISORDERED:
+            self._sack_needed = True
+            return
+        await super()._receive_data_chunk(chunk)
+
+    async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
+        outstanding = (self._local_tsn - chunk.cumulative_tsn) % SCTP_TSN_MODULO
+        if outstanding == 0 or uint32_gt(chunk.cumulative_tsn, self._local_tsn):
+            self._break("a SACK for what was not sent")
+            return
+        chunk.gaps = [gap for gap in chunk.gaps if gap[0] <= gap[1] < outstanding]
+        self._peer_window = chunk.advertised_rwnd
+        await super()._receive_sack_chunk(chunk)
+        if not self._outbound_queue:
+            await self._data_channel_flush()
+
+    async def _data_channel_receive(self, stream_id: int, pp_id: int, data: bytes) -> None:
+        channel = cast(Channel | None, self._data_channels.get(stream_id))
+        if pp_id == WEBRTC_DCEP:
+            if data[:1] == bytes([DATA_CHANNEL_OPEN]):
+                await self._channel_arrives(stream_id, data)
+            elif data[:1] == bytes([DATA_CHANNEL_ACK]) and channel is not None and channel.readyState == "connecting":
+                channel._setReadyState("open")
+        elif channel is not None and pp_id in (WEBRTC_BINARY, WEBRTC_STRING):
+            channel.got(data, text=pp_id == WEBRTC_STRING)
+        elif channel is not None and pp_id in (WEBRTC_BINARY_EMPTY, WEBRTC_STRING_EMPTY):
+            channel.got(b"", text=pp_id == WEBRTC_STRING_EMPTY)
+
+    async def _channel_arrives(self, stream_id: int, data: bytes) -> None:
+        _, kind, _, _, label_length, protocol_length = _OPEN_HEADER.unpack_from(data)
+        names = data[_OPEN_HEADER.size :]
+        if max(label_length, protocol_length) > MAX_NAME or len(names) < label_length + protocol_length:
+            raise ValueError("the names of a channel")
+        if stream_id in self._data_channels:
+            raise ValueError("a channel that is open already")
+        if len(self._data_channels) >= self._max_channels:
+            self._break(f"more than {self._max_channels} channels")
+            return
+        label = names[:label_length].decode()
+        protocol = names[label_length : label_length + protocol_length].decode()
+        channel = Channel(self, label, protocol, kind == 0x00, stream_id)
+        self._data_channels[stream_id] = cast(RTCDataChannel, channel)
+        self._urgent.append((channel, WEBRTC_DCEP, bytes([DATA_CHANNEL_ACK])))
+        self._flush_soon()
+        self.tell(self._user.channel_arrived, channel)
+
+    def tell(self, listener: Callable[..., None], *arguments: object) -> None:
+        """Call *listener*. A mistake of ours must not look like one of the peer's."""
+        try:
+            listener(*arguments)
+        except Exception:
+            self.log.failure("in an event of an association")
+
+    # The end
+
+    def drop(self) -> None:
+        """Close all channels; the peer is not told."""
+        if not self._dropped:
+            self._set_state(self.State.CLOSED)
+
+    def _set_state(self, state: RTCSctpTransport.State) -> None:
+        super()._set_state(state)
+        if state == self.State.ESTABLISHED and not self._up:
+            self._up = True
+            self.tell(self._user.association_up)
+        elif state == self.State.CLOSED and not self._dropped:
+            self._over = self._dropped = True
+            for channel, _, _ in list(self._urgent):
+                channel._setReadyState("closed")
+            self._urgent.clear()
+            self._data_channel_queue.clear()
+            self._outbound_queue.clear()
+            self._sent_queue.clear()
+            self.tell(self._user.association_down)

@@ -1,0 +1,123 @@
+"""Session descriptions of a connection that has data channels and nothing else (RFC 8866, RFC 8841, RFC 8839).
+
+aiortc reads them; what is missing or too much is refused here, before anything is opened for it.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aioice import Candidate
+from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters
+from aiortc.rtcicetransport import RTCIceParameters
+from aiortc.rtcsctptransport import LOCAL_MAX_MESSAGE_SIZE
+from aiortc.sdp import SessionDescription
+
+from rtunnel.errors import BadDescription
+
+#: The SCTP port of our own descriptions; there is but one association over the DTLS below it.
+SCTP_PORT = 5000
+#: Candidates that a description of ours may hold; the others follow in messages of their own, so that a description
+#: stays below what a reference server takes.
+MAX_CANDIDATES = 32
+#: Candidates of a description that are looked at.
+_MAX_READ = 64
+
+_ICE_CHARACTERS = re.compile(r"[a-zA-Z0-9+/]{4,256}")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDescription:
+    """What a peer's description says.
+
+    :ivar mid: the name of its media section; empty if it has none.
+    :ivar max_message: bytes of the largest message that it takes; None: it does not say.
+    :ivar candidates: ``candidate:`` lines without that word.
+    :ivar complete: it says that there are no more candidates.
+    """
+
+    mid: str
+    ice: RTCIceParameters
+    dtls: RTCDtlsParameters
+    sctp_port: int
+    max_message: int | None
+    candidates: tuple[str, ...]
+    complete: bool
+
+
+def write_description(
+    ice: RTCIceParameters, fingerprints: Sequence[RTCDtlsFingerprint], setup: str, mid: str, candidates: list[Candidate]
+) -> str:
+    """A description of ours.
+
+    :param setup: ``actpass`` in an offer, ``active`` or ``passive`` in an answer (RFC 8842).
+    :param candidates: those known by now; no more than :data:`MAX_CANDIDATES` are written.
+    """
+    lines = [
+        "v=0",
+        f"o=- {secrets.randbits(62)} 2 IN IP4 127.0.0.1",
+        "s=-",
+        "t=0 0",
+        f"a=group:BUNDLE {mid}",
+        "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
+        "c=IN IP4 0.0.0.0",
+        *(f"a=candidate:{candidate.to_sdp()}" for candidate in candidates[:MAX_CANDIDATES]),
+        f"a=ice-ufrag:{ice.usernameFragment}",
+        f"a=ice-pwd:{ice.password}",
+        "a=ice-options:trickle",
+        *(f"a=fingerprint:{print_.algorithm} {print_.value}" for print_ in fingerprints),
+        f"a=setup:{setup}",
+        f"a=mid:{mid}",
+        f"a=sctp-port:{SCTP_PORT}",
+        f"a=max-message-size:{LOCAL_MAX_MESSAGE_SIZE}",
+    ]
+    return "\r\n".join(lines) + "\r\n"
+
+
+def read_description(text: str) -> PeerDescription:
+    """Read a peer's description.
+
+    :raises BadDescription: it is no SDP, has media or no data channel, or lacks what ICE and DTLS need.
+    """
+    # Candidates are read one by one: one that nobody understands is no reason to refuse the rest.
+    lines = text.replace("\r\n", "\n").split("\n")
+    candidates = [line.removeprefix("a=candidate:") for line in lines if line.startswith("a=candidate:")]
+    rest = [line for line in lines if not line.startswith(("a=candidate:", "a=extmap:", "a=rtcp"))]
+    if lines[0].strip() != "v=0":
+        raise BadDescription("what should be a session description is none")
+    try:
+        session = SessionDescription.parse("\r\n".join(rest))
+    except Exception as error:
+        # aiortc tells malformed text by whatever breaks in it.
+        raise BadDescription(f"a session description that is malformed ({type(error).__name__})") from error
+    kinds = [media.kind for media in session.media]
+    if "audio" in kinds or "video" in kinds:
+        raise BadDescription("a session description with audio or video; there are data channels only")
+    if kinds != ["application"]:
+        raise BadDescription("a session description without a data channel")
+    media = session.media[0]
+    ice, dtls = media.ice, media.dtls
+    if ice is None or not _is_ice_text(ice.usernameFragment, 4) or not _is_ice_text(ice.password, 22):
+        raise BadDescription("a session description without ICE credentials")
+    if dtls is None or not dtls.fingerprints or dtls.role not in ("auto", "client", "server"):
+        raise BadDescription("a session description without a DTLS fingerprint or role")
+    port = media.sctp_port
+    if media.profile == "DTLS/SCTP" and media.fmt and str(media.fmt[0]).isdecimal():
+        # As older browsers write it (draft-ietf-mmusic-sctp-sdp-12).
+        port = int(media.fmt[0])
+    if port is None or not 0 < port < 65536:
+        raise BadDescription("a session description without an SCTP port")
+    largest = media.sctpCapabilities.maxMessageSize if media.sctpCapabilities is not None else None
+    if largest is not None and largest < 0:
+        raise BadDescription("a session description with a negative message size")
+    mid = media.rtp.muxId
+    if not re.fullmatch(r"[!-~]{0,64}", mid):
+        raise BadDescription("a session description whose mid is not a token")
+    return PeerDescription(mid, ice, dtls, port, largest, tuple(candidates[:_MAX_READ]), media.ice_candidates_complete)
+
+
+def _is_ice_text(text: str | None, shortest: int) -> bool:
+    return text is not None and len(text) >= shortest and _ICE_CHARACTERS.fullmatch(text) is not None
