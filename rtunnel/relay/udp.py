@@ -208,6 +208,8 @@ class FlowTable:
     There is one timer, however many flows there are, and none when there is no flow.
 
     :param idle: seconds.
+    :ivar closing: flows that have ended and still hold something of which the far end must know; for their owner to
+        count.
     """
 
     def __init__(self, clock: IReactorTime, max_flows: int, idle: float) -> None:
@@ -216,6 +218,7 @@ class FlowTable:
         self._flows: OrderedDict[Flow, None] = OrderedDict()
         self._timer: IDelayedCall | None = None
         self.max_flows = max_flows
+        self.closing: set[Flow] = set()
 
     def __len__(self) -> int:
         return len(self._flows)

@@ -28,6 +28,9 @@ from rtunnel.services.few_lines import FewLines
 #: Datagrams that are kept for a host that is not connected, in all, and for how many seconds.
 MAX_EARLY = 64
 EARLY_SECONDS = 1.0
+#: Channels that are on their way out, beyond one for each flow that there may be. Closing one takes a round trip, and a
+#: flood of sources must not pile up more than the host lets one client have.
+MAX_CLOSING = 64
 
 
 class UdpListener(Service):
@@ -112,6 +115,7 @@ class _Flow:
         self.last_used = 0.0
         self.sent = 0
         self.received = 0
+        self.dropped = 0
         self._channel: IChannel = connection.open_channel(f"udp-{self.name}", owner.service, reliable=False)
         self._channel.use(self)
 
@@ -119,12 +123,12 @@ class _Flow:
         """A datagram of the source."""
         self._owner.table.use(self)
         if len(data) > self._connection.max_message:
-            self._owner.drop("larger than the host takes")
+            self._drop("larger than the host takes")
         elif self._channel.is_open:
             self.sent += 1
             self._channel.send(data)
         elif not self._waiting.put(data):
-            self._owner.drop("too many before the host has answered")
+            self._drop("too many before the host has answered")
 
     def channel_opened(self) -> None:
         """Send what waits for it."""
@@ -145,7 +149,11 @@ class _Flow:
     def channel_closed(self) -> None:
         """The next datagram of the source begins a new flow."""
         self.end("the channel is closed")
-        self._owner.channel_gone(self)
+        self._owner.table.closing.discard(self)
+
+    def _drop(self, why: str) -> None:
+        self.dropped += 1
+        self._owner.drop(why)
 
     def end(self, why: str) -> None:
         """Close the channel. May be called again."""
@@ -153,7 +161,7 @@ class _Flow:
             return
         self._ended = True
         for _ in self._waiting.take():
-            self._owner.drop("the flow has ended")
+            self._drop("the flow has ended")
         self._owner.flow_ended(self, why)
         self._channel.close()
 
@@ -178,10 +186,10 @@ class ClientFlows:
         self.table = table
         self.dropped: Counter[str] = Counter()
         self._clock = reactor
+        self._local = str(forward.local)
         self._few_lines = FewLines(self.log, reactor, most=1)
         self._connection: IPeerConnection | None = None
         self._flows: dict[Address, _Flow] = {}
-        self._closing: set[_Flow] = set()
         self._early: deque[tuple[float, bytes, Address]] = deque()
 
     def __len__(self) -> int:
@@ -200,11 +208,15 @@ class ClientFlows:
                 self.drop("the host is not connected")
 
     def disconnected(self) -> None:
-        """There is no connection, or it is about to be closed: end all flows. May be called again."""
+        """There is no connection, or it is about to be closed: end all flows. May be called again.
+
+        All forwards that share a table share a connection, too.
+        """
         self._connection = None
         for flow in list(self._flows.values()):
             flow.end("the host is not connected")
-        self._closing.clear()
+        # They were on the same connection.
+        self.table.closing.clear()
 
     def _datagram(self, data: bytes, source: Address) -> None:
         flow = self._flows.get(source)
@@ -212,8 +224,7 @@ class ClientFlows:
             if self._connection is None:
                 self._keep_early(data, source)
                 return
-            # As many channels may be closing as there may be flows: a flood of sources piles up no more.
-            if len(self._closing) >= self.table.max_flows:
+            if len(self.table) + len(self.table.closing) >= self.table.max_flows + MAX_CLOSING:
                 self.drop("too many sources")
                 return
             flow = self._flows[source] = _Flow(self, self._connection, source)
@@ -232,23 +243,18 @@ class ClientFlows:
     def drop(self, why: str) -> None:
         """A datagram is lost."""
         self.dropped[why] += 1
-        self._few_lines.warn(
-            "UDP datagrams of {forward} are dropped: {why}", forward=self.listener.local_address, why=why
-        )
+        self._few_lines.warn("UDP datagrams at {local} are dropped: {why}", local=self._local, why=why)
 
     def flow_ended(self, flow: _Flow, why: str) -> None:
         """A flow has ended, and closes its channel next."""
         self._flows.pop(flow.source, None)
-        self._closing.add(flow)
+        self.table.closing.add(flow)
         self.table.discard(flow)
         self.log.debug(
-            "UDP flow of {flow} ends ({why}); sent {sent}, received {received}",
+            "UDP flow of {flow} ends ({why}); sent {sent}, received {received}, dropped {dropped}",
             flow=flow.name,
             why=why,
             sent=flow.sent,
             received=flow.received,
+            dropped=flow.dropped,
         )
-
-    def channel_gone(self, flow: _Flow) -> None:
-        """Its channel is closed."""
-        self._closing.discard(flow)

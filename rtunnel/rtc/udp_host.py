@@ -48,6 +48,7 @@ class _Flow:
         self.last_used = 0.0
         self.sent = 0
         self.received = 0
+        self.dropped = 0
         self.awaited_name: str | None = None
         channel.use(self)
 
@@ -116,12 +117,13 @@ class _Flow:
     def _answered(self, data: bytes, source: Address) -> None:
         self._owner.table.use(self)
         if len(data) > self._owner.connection.max_message:
-            self._owner.drop(self._remote, "an answer is larger than the client takes")
+            self._lost("an answer is larger than the client takes")
             return
         self.received += 1
         self._channel.send(data)
 
     def _lost(self, why: str) -> None:
+        self.dropped += 1
         self._owner.drop(self._remote, why)
 
     def end(self, why: str) -> None:
@@ -129,7 +131,6 @@ class _Flow:
         if self._ended:
             return
         self._ended = True
-        self.awaited_name = None
         if self._socket is not None:
             self._socket.close()
         for _ in self._waiting.take():
@@ -199,9 +200,10 @@ class HostFlows:
         self._flows.discard(flow)
         self.table.discard(flow)
         self.log.debug(
-            "UDP flow {flow} ends ({why}); sent {sent}, received {received}",
+            "UDP flow {flow} ends ({why}); sent {sent}, received {received}, dropped {dropped}",
             flow=flow.name,
             why=why,
             sent=flow.sent,
             received=flow.received,
+            dropped=flow.dropped,
         )

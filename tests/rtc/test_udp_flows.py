@@ -164,6 +164,19 @@ async def test_idle_flow_closes_and_the_next_datagram_opens_a_new_one(tunnel: Tu
 
 
 @ensureDeferred
+async def test_a_flow_without_answers_is_not_idle(tunnel: Tunnel) -> None:
+    silent = tunnel.program()
+    tunnel.remotes[""] = udp_address(*silent.address)
+    (local,) = tunnel.start("", idle=0.2)
+    program, later = tunnel.program(), reactor.seconds() + 0.6
+    while reactor.seconds() < later:
+        program.send(b"news", local)
+        await silent.gets()
+    assert len(tunnel.near.channels) == 1
+    await until(lambda: not tunnel.near.open_channels)
+
+
+@ensureDeferred
 async def test_room_is_made_for_a_new_source(tunnel: Tunnel) -> None:
     tunnel.echo("a")
     tunnel.echo("b")

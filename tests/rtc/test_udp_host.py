@@ -138,6 +138,8 @@ async def test_hostile_messages(host: Host) -> None:
     channel.send(b"")
     assert (await host.service.gets())[0] == b""
     assert host.flows.dropped == {"Message too long": 1}
+    assert "UDP flow udp-??[31mxxx" in host.log.text()
+    assert max(map(len, host.log.text().splitlines())) < 1000
 
 
 @ensureDeferred
