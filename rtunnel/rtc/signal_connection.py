@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from typing import Any, Protocol
 
-import txaio
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from autobahn.websocket.types import ConnectingRequest
 from OpenSSL import SSL
@@ -18,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
+from txaio.tx import make_logger
 from zope.interface import implementer
 
 from rtunnel.rtc.settings import SignalClientSettings
@@ -47,12 +47,12 @@ _STATUS = {
 class Owner(Protocol):
     """What a connection asks and tells; see :class:`rtunnel.rtc.signal_link.SignalLink`."""
 
-    def registration(self, is_reference: bool) -> bytes | None: ...
+    def registration(self, is_reference: bool) -> bytes: ...
     def registered(self, is_reference: bool) -> None: ...
     def message_received(self, message: bytes, is_binary: bool) -> str: ...
 
 
-class WebSocketFactory(WebSocketClientFactory):  # type: ignore[misc]
+class WebSocketFactory(WebSocketClientFactory):
     """What Autobahn keeps for all connections."""
 
     noisy = False
@@ -71,7 +71,7 @@ class WebSocketFactory(WebSocketClientFactory):  # type: ignore[misc]
 
 
 @implementer(IPushProducer)
-class Connection(WebSocketClientProtocol):  # type: ignore[misc]
+class Connection(WebSocketClientProtocol):
     """One connection.
 
     :param deadline: when it must be of use, as a time of the reactor.
@@ -80,7 +80,8 @@ class Connection(WebSocketClientProtocol):  # type: ignore[misc]
     :ivar max_message: bytes of a message that the server takes, once the handshake is over.
     """
 
-    log = txaio.make_logger(level="none")
+    transport: Any
+    log = make_logger(level="none")
 
     def __init__(
         self,
@@ -168,9 +169,7 @@ class Connection(WebSocketClientProtocol):  # type: ignore[misc]
         self._is_reference = self.websocket_protocol_in_use != SUBPROTOCOL
         if self._is_reference:
             self.max_message = REFERENCE_MAX_MESSAGE
-        registration = self._owner.registration(self._is_reference)
-        if registration is not None:
-            self.send(registration)
+        self.send(self._owner.registration(self._is_reference))
         self.sendPing(_REGISTERED)
 
     # While it lasts
@@ -244,10 +243,10 @@ class Connection(WebSocketClientProtocol):  # type: ignore[misc]
     def _too_slow(self) -> None:
         self.give_up(f"it was not ready within {self._settings.connect_timeout:g} s")
 
-    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> bool | None:
+    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
         """Called by Autobahn: the server answers our goodbye, or says its own. Then it is for the server to close,
         which gets some time for it."""
-        result: bool | None = super().onCloseFrame(code, reasonRaw)
+        result = super().onCloseFrame(code, reasonRaw)
         if self._goodbye:
             self.dropConnection(abort=False)
         elif self.state == self.STATE_CLOSING:

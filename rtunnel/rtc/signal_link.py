@@ -32,7 +32,7 @@ from rtunnel.security.web_tls import ServerCheck
 from rtunnel.services.backoff import Backoff
 from rtunnel.services.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.signaling import ERROR, REGISTER_HOST, Signal, decode_signal, encode_signal
+from rtunnel.wire.signaling import AS_CLIENT, ERROR, REGISTER_HOST, Signal, decode_signal, encode_signal
 
 #: Seconds that a link must be up before the next attempt need not wait longer than the first.
 USEFUL_AFTER = 5.0
@@ -173,12 +173,11 @@ class SignalLink(Service):
 
     # What the connection tells
 
-    def registration(self, is_reference: bool) -> bytes | None:
+    def registration(self, is_reference: bool) -> bytes:
         """What the server must be sent before anything else. A reference server knows hosts only, so there a client
-        is one too; our own learns who a client is by its first message."""
-        if self._is_host or is_reference:
-            return encode_signal(Signal(REGISTER_HOST, sender_id=self._identity))
-        return None
+        is one too."""
+        payload = None if self._is_host or is_reference else AS_CLIENT
+        return encode_signal(Signal(REGISTER_HOST, payload, sender_id=self._identity))
 
     def registered(self, is_reference: bool) -> None:
         """The server knows us."""

@@ -80,6 +80,7 @@ class SignalProtocol(WebSocketServerProtocol):
         self._deadline: float | None = self._clock.seconds() + self._times.upgrade
         self._heard = self._pinged = self._clock.seconds()
         self._question: tuple[bytes, float] | None = None
+        self._owed: bytes | None = None
         self._bucket = Bucket(server.settings.max_rate, self._clock.seconds())
         self._deaf = False
         self._aborted = False
@@ -117,6 +118,9 @@ class SignalProtocol(WebSocketServerProtocol):
             self.abort()
         if not is_open:
             return
+        if self._owed is not None and self.party.state is State.REGISTERED:
+            self.sendPong(self._owed)
+            self._owed = None
         if self._question is not None and now >= self._question[1]:
             self._give_up("it did not answer, and another wants its ID")
         elif now - self._heard >= self._times.silent:
@@ -215,7 +219,10 @@ class SignalProtocol(WebSocketServerProtocol):
 
     def onPing(self, payload: bytes) -> None:
         """Called by Autobahn."""
-        if self._is_in_time():
+        if self.party.state is State.WAITING and self._is_in_time():
+            # Our ends take the answer to a ping behind their registration for its success.
+            self._owed = payload
+        elif self._is_in_time():
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:

@@ -6,8 +6,9 @@ Texts come in, texts go out through the :class:`Line` of each party: no socket, 
 
 Hosts and clients share one name space of IDs, and messages go both ways between any two of them.
 
-- The first message registers the party under its ``sender_id``: a host by ``register-host``, a client by that or by
-  its first offer. From then on ``sender_id`` may be left out; another than the registered one ends the connection.
+- The first message registers the party under its ``sender_id``: a host by ``register-host``; a client by that too, with
+  the payload ``"client"`` if it is ours, or by its first offer. From then on ``sender_id`` may be left out; another
+  than the registered one ends the connection.
 - What cannot be routed is answered by an ``error`` whose ``sender_id`` is the ID that it is about: that of the target,
   or the party's own if it cannot be registered. An ``error`` about nobody is about the message itself.
 - A message that cannot be understood (no JSON, no type or an unknown one, no target, an ``error``, a second
@@ -28,7 +29,7 @@ from twisted.logger import Logger
 from rtunnel.errors import BadSignal
 from rtunnel.services.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.signaling import ANSWER, ERROR, OFFER, REGISTER_HOST, Signal, decode_signal, encode_signal
+from rtunnel.wire.signaling import ANSWER, AS_CLIENT, ERROR, OFFER, REGISTER_HOST, Signal, decode_signal, encode_signal
 
 #: Messages of one connection that could not be understood, before it is closed.
 MAX_MISTAKES = 10
@@ -184,7 +185,7 @@ class Switchboard:
             self._mistake(party, "a first message without a sender_id")
             return
         party.id = signal.sender_id
-        party.is_host = signal.type == REGISTER_HOST
+        party.is_host = signal.type == REGISTER_HOST and signal.payload != AS_CLIENT
         holder = self._parties.get(party.id)
         if holder is not None:
             self._wait_for(holder, party, text)
@@ -196,7 +197,7 @@ class Switchboard:
             self._parties[party.id] = party
             self._count[party.is_host] += 1
             self._log_party(party, "registered")
-            if not party.is_host:
+            if signal.type != REGISTER_HOST:
                 self._route(party, signal)
 
     def _wait_for(self, holder: Party, party: Party, text: bytes) -> None:

@@ -33,6 +33,8 @@ OFFER: Final = "offer"
 ANSWER: Final = "answer"
 CANDIDATE: Final = "candidate"
 ERROR: Final = "error"
+#: The payload by which a client of ours registers at a server of ours, before it has anything to say to anybody.
+AS_CLIENT: Final = "client"
 TYPES = frozenset({REGISTER_HOST, OFFER, ANSWER, CANDIDATE, ERROR})
 
 

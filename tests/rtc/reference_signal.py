@@ -16,9 +16,10 @@ from twisted.internet.defer import Deferred
 READ_LIMIT = 10240
 
 
-class _Peer(WebSocketServerProtocol):  # type: ignore[misc]
+class _Peer(WebSocketServerProtocol):
     """One connection; ``host_id`` is what it registered as."""
 
+    transport: Any
     host_id = ""
 
     def __init__(self, server: ReferenceSignalServer) -> None:
@@ -79,7 +80,7 @@ class ReferenceSignalServer(Service):
 
     def startService(self) -> None:
         super().startService()
-        factory = WebSocketServerFactory(reactor=self._reactor)
+        factory: Any = WebSocketServerFactory(reactor=self._reactor)
         factory.noisy = False
         # No subprotocol, no compression, and a message that is too large ends the connection.
         factory.setProtocolOptions(maxMessagePayloadSize=READ_LIMIT, openHandshakeTimeout=0, closeHandshakeTimeout=0)

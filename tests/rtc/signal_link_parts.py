@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import txaio
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from OpenSSL import SSL
@@ -18,6 +17,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import LogEvent, LogLevel
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from txaio.tx import make_logger
 from zope.interface import implementer
 
 from rtunnel.relay.sockets import QuietFactory
@@ -51,10 +51,11 @@ class User:
         self.signals.append(signal)
 
 
-class Peer(WebSocketServerProtocol):  # type: ignore[misc]
+class Peer(WebSocketServerProtocol):
     """One connection at our own server's stand-in."""
 
-    log = txaio.make_logger(level="none")
+    transport: Any
+    log = make_logger(level="none")
 
     def __init__(self, server: OwnServer) -> None:
         super().__init__()
@@ -75,6 +76,7 @@ class Peer(WebSocketServerProtocol):  # type: ignore[misc]
         self.server.opened(self)
 
     def onPing(self, payload: bytes) -> None:
+        self.server.pings += 1
         if self.server.answers_pings:
             super().onPing(payload)
 
@@ -114,7 +116,7 @@ class Listening(Service):
         self.port = 0
         self.transports: set[Any] = set()
         self._reactor = reactor
-        self.tls = TlsContext(tls) if tls is not None else None
+        self.tls: Any = TlsContext(tls) if tls is not None else None
         self._listening: Any = None
 
     def build(self) -> Any:
@@ -187,10 +189,11 @@ class OwnServer(Listening):
         super().__init__(reactor, tls)
         self.token = token
         self.answers_pings = True
+        self.pings = 0
         self.requests: list[ConnectionRequest] = []
         self.received: list[Signal] = []
-        self.peers: list[Peer] = []
-        self.gone: list[Peer] = []
+        self.peers: list[Any] = []
+        self.gone: list[Any] = []
         self.opened: Callable[[Peer], None] = lambda peer: None
         self._websocket = WebSocketServerFactory(protocols=[SUBPROTOCOL], reactor=reactor)
         self._websocket.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
@@ -272,12 +275,13 @@ class World:
         is_host: bool = True,
         secure: bool = False,
         host: str = "127.0.0.1",
+        path: str = "/signal",
         token: str | None = None,
         ca_file: Path | None = None,
         **times: float,
     ) -> tuple[SignalLink, User]:
         """A link that is not started."""
-        url = SignalUrl(f"{'wss' if secure else 'ws'}://{host}:{port}/signal", secure, host, port, "/signal")
+        url = SignalUrl(f"{'wss' if secure else 'ws'}://{host}:{port}{path}", secure, host, port, path)
         waits = {"reconnect_min": 0.02, "reconnect_max": 0.04, "connect_timeout": 5.0} | times
         user = User()
         settings = SignalClientSettings(url, token, ca_file, **waits)

@@ -57,12 +57,15 @@ async def test_host_registers_at_our_server(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_client_sends_nothing_at_our_server(world: World) -> None:
+async def test_client_registers_at_our_server(world: World) -> None:
     server = own(world)
     link, _ = await world.up(server.port, "7a1c", is_host=False)
     assert link.send(Signal("offer", {"a": 1}, "cottage"))
-    await world.until(lambda: server.received, "a message at the server")
-    assert server.received == [Signal("offer", {"a": 1}, "cottage", "7a1c")]
+    await world.until(lambda: len(server.received) == 2, "a message at the server")
+    assert server.received == [
+        Signal("register-host", "client", "", "7a1c"),
+        Signal("offer", {"a": 1}, "cottage", "7a1c"),
+    ]
 
 
 @pytest.mark.parametrize("is_host", [True, False], ids=["host", "client"])
@@ -312,10 +315,7 @@ async def test_a_dead_server_is_noticed(world: World, monkeypatch: pytest.Monkey
     monkeypatch.setattr(signal_connection, "PING_EVERY", 0.1)
     server = own(world)
     link, user = await world.up(server.port)
-    pings: list[bytes] = []
-    answer = server.peers[0].onPing
-    server.peers[0].onPing = lambda payload: (pings.append(payload), answer(payload))
-    await world.until(lambda: len(pings) == 5, "five pings")
+    await world.until(lambda: server.pings == 6, "the first ping, and five more")
     assert (link.up, user.downs) == (True, [])
     server.answers_pings = False
     await world.until(lambda: user.downs, "it is down")
@@ -444,5 +444,4 @@ async def test_nobody_listens(world: World) -> None:
 async def test_the_registration_is_what_the_wire_document_says(world: World) -> None:
     link, _ = world.link(80, "cottage")
     registration = link.registration(is_reference=False)
-    assert registration is not None
     assert json.loads(registration) == {"type": "register-host", "payload": None, "sender_id": "cottage"}

@@ -149,18 +149,19 @@ async def test_messages_that_come_afterwards_are_not_passed_on(world: World) -> 
 @pytest_twisted.ensureDeferred
 async def test_by_its_user_who_is_just_told_something(world: World) -> None:
     server = world.start(OwnServer(world.reactor))
+    user: Any
     link, user = world.link(server.port)
     ended: list[object] = []
-    user.signaling_up = lambda: link.stopService().addCallback(ended.append)  # type: ignore[method-assign]
+    user.signaling_up = lambda: link.stopService().addCallback(ended.append)
     link.startService()
     await world.until(lambda: ended, "stopped")
     assert not link.up
     link, user = await world.up(server.port)
-    user.signal_received = lambda signal: link.stopService().addCallback(ended.append)  # type: ignore[method-assign]
+    user.signal_received = lambda signal: link.stopService().addCallback(ended.append)
     server.peers[0].sendMessage(encode_signal(Signal("offer", None, "cottage", "7a1c")))
     await world.until(lambda: len(ended) == 2, "stopped")
     link, user = await world.up(server.port)
-    user.signaling_down = lambda why: link.stopService().addCallback(ended.append)  # type: ignore[method-assign]
+    user.signaling_down = lambda why: link.stopService().addCallback(ended.append)
     server.cut_off()
     await world.until(lambda: len(ended) == 3, "stopped")
     assert not server.peers
