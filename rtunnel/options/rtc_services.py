@@ -206,7 +206,7 @@ def decide_forwards(resolved: Resolved) -> tuple[ForwardSettings, ...]:
 def _has_default(resolved: Resolved, name: str, listed: str) -> bool:
     """Whether the default service is wanted: it is named, or nothing is listed."""
     rank, list_rank = resolved.sources[name].rank, resolved.sources[listed].rank
-    wanted = rank >= list_rank if rank > Rank.DEFAULT else not resolved.values[listed]
+    wanted = not resolved.values[listed] or list_rank <= rank > Rank.DEFAULT
     if not wanted and resolved.sources["protocol"].rank == Rank.FLAG:
         raise resolved.error("protocol", f"is for --{name}; with --{listed} write udp: before an address for UDP")
     return wanted

@@ -379,6 +379,7 @@ class TestWhichCounts:
             ([], {}, "protocol: tcp\nhost: {services: ['a=:1']}", "a"),
             ([], {"WTT_HOST_REMOTE": ":1"}, "host: {services: ['a=:1']}", "-"),
             ([], {"RTUNNEL_SERVICE": "a=:1, b=:2"}, "host: {remote: 1}", "a b"),
+            ([], {"RTUNNEL_SERVICE": ","}, "host: {remote: 1}", "-"),
             ([], {}, "host: {services: []}", "-"),
             (["--protocol=udp"], {}, "host: {services: []}", "-"),
         ],
