@@ -14,10 +14,10 @@ from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
 from rtunnel.relay.udp import MAX_WAITING, FlowTable
 from rtunnel.rtc.settings import ForwardSettings
-from rtunnel.rtc.udp_client import MAX_CLOSING, MAX_EARLY, ClientFlows
+from rtunnel.rtc.udp_client import EARLY_SECONDS, MAX_CLOSING, MAX_EARLY, ClientFlows
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.udp_parts import MAX_MESSAGE, MemoryConnection, Program, udp_address
+from tests.rtc.udp_parts import MAX_MESSAGE, MemoryConnection, Program, ReactorByHand, udp_address
 
 
 class Client:
@@ -28,8 +28,9 @@ class Client:
 
     def __init__(self, log: TestLog) -> None:
         self.log = log
-        self.table = FlowTable(reactor, 10, 60.0)
-        self.flows = ClientFlows(reactor, ForwardSettings("dns", udp_address(HOST, 0)), self.table)
+        self.reactor = ReactorByHand()
+        self.table = FlowTable(self.reactor.clock, 10, 60.0)
+        self.flows = ClientFlows(self.reactor, ForwardSettings("dns", udp_address(HOST, 0)), self.table)
         self.flows.listener.startService()
         self.local = (HOST, int(self.flows.listener.local_address.rpartition(":")[2]))
         self.near, self.far = MemoryConnection.pair()
@@ -127,14 +128,12 @@ async def test_not_connected_keeps_the_last_few(client: Client) -> None:
 
 
 @ensureDeferred
-async def test_not_connected_for_long_drops(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtunnel.rtc.udp_client.EARLY_SECONDS", 0.02)
+async def test_not_connected_for_long_drops(client: Client) -> None:
     client.program.send(b"old", client.local)
-    later = reactor.seconds() + 0.1
-    await until(lambda: reactor.seconds() > later)
+    await turns()
+    client.reactor.clock.advance(EARLY_SECONDS + 0.1)
     client.program.send(b"new", client.local)
-    # The first of a new source is read after those that came before it.
-    await turns(3)
+    await turns()
     client.flows.connected(client.near)
     await until(lambda: client.heard)
     assert client.heard == [(client.label(client.program), b"new")]

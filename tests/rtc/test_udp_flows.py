@@ -16,7 +16,9 @@ from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.services.few_lines import FewLines
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.udp_parts import Echo, MemoryChannel, MemoryConnection, Program, needs_ipv6, udp_address
+from tests.rtc.udp_parts import Echo, MemoryChannel, MemoryConnection, Program, ReactorByHand, needs_ipv6, udp_address
+
+IDLE = 60.0
 
 
 class Tunnel:
@@ -31,31 +33,32 @@ class Tunnel:
         self.programs: list[Program] = []
         self.echoes: list[Echo] = []
         self.hosts: list[HostFlows] = []
-        self.table: FlowTable | None = None
+        self.reactor = ReactorByHand()
+        self.table: FlowTable
         self.near: MemoryConnection
         self.far: MemoryConnection
         self.host: HostFlows
 
-    def start(self, *names: str, max_flows: int = 100, host_flows: int = 100, idle: float = 60.0) -> list[Any]:
+    def start(self, *names: str, max_flows: int = 100, host_flows: int = 100) -> list[Any]:
         """Listen for each service, and connect; where the client listens."""
-        self.table = FlowTable(reactor, max_flows, idle)
+        self.table = FlowTable(self.reactor.clock, max_flows, IDLE)
         for name in names:
             forward = ForwardSettings(name, udp_address(HOST, 0))
-            flows = ClientFlows(reactor, forward, self.table)
+            flows = ClientFlows(self.reactor, forward, self.table)
             flows.listener.privilegedStartService()
             flows.listener.startService()
             self.forwards.append(flows)
-        self.connect(host_flows, idle)
+        self.connect(host_flows)
         return [self.local(flows) for flows in self.forwards]
 
     def local(self, flows: ClientFlows) -> tuple[str, int]:
         host, _, port = flows.listener.local_address.rpartition(":")
         return host, int(port)
 
-    def connect(self, host_flows: int = 100, idle: float = 60.0) -> None:
+    def connect(self, host_flows: int = 100) -> None:
         self.near, self.far = MemoryConnection.pair()
         lines = FewLines(Logger("host"), reactor)
-        self.host = HostFlows(reactor, self.far, host_flows, idle, lines)
+        self.host = HostFlows(self.reactor, self.far, host_flows, IDLE, lines)
         self.hosts.append(self.host)
         self.far.accept = self._accept
         for flows in self.forwards:
@@ -151,10 +154,13 @@ async def test_each_forward_reaches_its_own_service(tunnel: Tunnel) -> None:
 @ensureDeferred
 async def test_idle_flow_closes_and_the_next_datagram_opens_a_new_one(tunnel: Tunnel) -> None:
     echo = tunnel.echo()
-    (local,) = tunnel.start("", idle=0.1)
+    (local,) = tunnel.start("")
     program = tunnel.program()
     program.send(b"1", local)
     await program.gets()
+    tunnel.reactor.clock.advance(IDLE - 1)
+    assert (len(tunnel.forwards[0]), len(tunnel.host)) == (1, 1)
+    tunnel.reactor.clock.advance(1)
     await until(lambda: not tunnel.near.open_channels)
     assert (len(tunnel.forwards[0]), len(tunnel.host)) == (0, 0)
     program.send(b"2", local)
@@ -167,13 +173,14 @@ async def test_idle_flow_closes_and_the_next_datagram_opens_a_new_one(tunnel: Tu
 async def test_a_flow_without_answers_is_not_idle(tunnel: Tunnel) -> None:
     silent = tunnel.program()
     tunnel.remotes[""] = udp_address(*silent.address)
-    (local,) = tunnel.start("", idle=0.2)
-    program, later = tunnel.program(), reactor.seconds() + 0.6
-    while reactor.seconds() < later:
+    (local,) = tunnel.start("")
+    program = tunnel.program()
+    for _ in range(3):
         program.send(b"news", local)
         await silent.gets()
-    assert len(tunnel.near.channels) == 1
-    await until(lambda: not tunnel.near.open_channels)
+        tunnel.reactor.clock.advance(IDLE - 1)
+    assert [channel.is_open for channel in tunnel.near.channels] == [True]
+    assert (len(tunnel.forwards[0]), len(tunnel.host)) == (1, 1)
 
 
 @ensureDeferred
@@ -248,8 +255,7 @@ async def test_a_new_connection_takes_the_flows_up_again(tunnel: Tunnel) -> None
 async def test_ipv6_at_both_ends(tunnel: Tunnel) -> None:
     tunnel.echo(host="::1")
     tunnel.start()
-    assert tunnel.table is not None
-    flows = ClientFlows(reactor, ForwardSettings("", udp_address("::1", 0)), tunnel.table)
+    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("::1", 0)), tunnel.table)
     tunnel.forwards.append(flows)
     flows.listener.startService()
     flows.connected(tunnel.near)
@@ -265,8 +271,7 @@ async def test_names_at_both_ends(tunnel: Tunnel) -> None:
     echo = tunnel.echo()
     tunnel.remotes[""] = udp_address("localhost", echo.address[1])
     tunnel.start()
-    assert tunnel.table is not None
-    flows = ClientFlows(reactor, ForwardSettings("", udp_address("localhost", 0)), tunnel.table)
+    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("localhost", 0)), tunnel.table)
     tunnel.forwards.append(flows)
     flows.listener.startService()
     flows.connected(tunnel.near)

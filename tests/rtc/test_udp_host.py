@@ -16,27 +16,29 @@ from rtunnel.rtc.udp_host import TRY_AGAIN, HostFlows
 from rtunnel.services.few_lines import FewLines
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.udp_parts import MAX_MESSAGE, Echo, MemoryChannel, MemoryConnection, Program, needs_ipv6, udp_address
+from tests.rtc.udp_parts import (
+    MAX_MESSAGE,
+    Echo,
+    MemoryChannel,
+    MemoryConnection,
+    Program,
+    ReactorByHand,
+    needs_ipv6,
+    udp_address,
+)
 
 
-class Names:
+class Names(ReactorByHand):
     """Stands for the reactor, with a resolver that answers when the test says so.
 
     :ivar asked: the names that were asked for.
-    :ivar later: seconds that have passed besides.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked: list[str] = []
-        self.later = 0.0
         self.nameResolver = self
         self._receivers: list[Any] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(reactor, name)
-
-    def seconds(self) -> float:
-        return float(reactor.seconds()) + self.later
 
     def resolveHostName(self, receiver: Any, name: str, port: int, types: object, transport: str) -> None:
         assert (port, types, transport) == (0, None, "UDP")
@@ -78,12 +80,9 @@ class Host:
         self.log = log
         self.names = Names()
         self.near, self.far = MemoryConnection.pair()
-        self.start()
+        self.flows = HostFlows(self.names, self.far, 10, 60.0, FewLines(Logger("host"), reactor, most=1))
         self.service = Program()
         self.remote = udp_address(*self.service.address)
-
-    def start(self, idle: float = 60.0) -> None:
-        self.flows = HostFlows(self.names, self.far, 10, idle, FewLines(Logger("host"), reactor, most=1))
 
     def channel(self, remote: UdpAddress | None = None, label: str = "udp-127.0.0.1:5000") -> Channel:
         near, far = Channel(self.near, label), MemoryChannel(self.far, label, "", False)
@@ -186,7 +185,7 @@ async def test_unreachable_service_is_tried_again(host: Host, monkeypatch: pytes
     another = host.channel(udp_address("", host.service.address[1]))
     another.send(b"an empty host is this machine")
     assert (await host.service.gets())[0] == b"an empty host is this machine"
-    host.names.later = TRY_AGAIN
+    host.names.clock.advance(TRY_AGAIN)
     channel.send(b"there")
     assert (await host.service.gets())[0] == b"there"
 
@@ -222,7 +221,7 @@ async def test_name_that_is_none_is_asked_for_again_later(host: Host) -> None:
     assert host.flows.dropped == {"its name cannot be looked up": 1}
     channel.send(b"lost")
     await until(lambda: host.flows.dropped.total() == 2)
-    host.names.later = TRY_AGAIN
+    host.names.clock.advance(TRY_AGAIN)
     channel.send(b"kept")
     await until(lambda: len(host.names.asked) == 2)
     host.names.answer(HOST)
@@ -264,25 +263,31 @@ async def test_flood_of_channels_is_bounded(host: Host) -> None:
 
 @ensureDeferred
 async def test_idle_flow_closes_its_channel_and_text_is_no_use_of_it(host: Host) -> None:
-    host.start(idle=0.2)
     channel = host.channel()
-    while not channel.closed:
-        channel.send_text("still here")
-        await turns(5)
+    host.names.clock.advance(40)
+    channel.send_text("still here")
+    await turns()
+    host.names.clock.advance(19)
+    assert len(host.flows) == 1
+    host.names.clock.advance(1)
     assert len(host.flows) == 0
+    await until(lambda: channel.closed)
 
 
 @ensureDeferred
-async def test_answers_keep_a_flow(host: Host) -> None:
-    host.start(idle=0.2)
+async def test_datagrams_either_way_keep_a_flow(host: Host) -> None:
     channel = host.channel()
+    host.names.clock.advance(40)
     channel.send(b"subscribe")
     _, source = await host.service.gets()
-    until_when = reactor.seconds() + 0.6
-    while reactor.seconds() < until_when:
+    for count in (1, 2, 3):
+        host.names.clock.advance(40)
         host.service.send(b"news", source)
-        await turns(5)
-    assert not channel.closed
+        await until(lambda count=count: len(channel.answers) == count)  # type: ignore[misc]
+    host.names.clock.advance(59)
+    assert len(host.flows) == 1
+    host.names.clock.advance(1)
+    assert len(host.flows) == 0
     await until(lambda: channel.closed)
 
 

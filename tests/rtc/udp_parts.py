@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from rtunnel.rtc.interfaces import IChannel, IPeerConnection
@@ -31,6 +32,21 @@ def has_ipv6() -> bool:
 
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+
+
+class ReactorByHand:
+    """The reactor, but that time passes when the test says so.
+
+    :ivar clock: its time.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.seconds = self.clock.seconds
+        self.callLater = self.clock.callLater
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
 
 
 class Program:
