@@ -25,7 +25,7 @@ STUN_PORT = 3478
 STUN_TLS_PORT = 5349
 
 _SIGNAL_EXAMPLE = "write ws://host:8080 or wss://host/path"
-_STUN_EXAMPLE = "write stun:host:3478"
+_STUN_EXAMPLE = "write stun:host:3478, or nothing for none"
 _TURN_EXAMPLE = "write turn:host:3478?transport=udp"
 _WEB_PORTS = {"ws": 80, "wss": 443}
 _UDP_FORMS = "write :53, host:53, 1.2.3.4:53 or [::1]:53"

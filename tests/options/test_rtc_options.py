@@ -106,9 +106,10 @@ def logged() -> Iterator[list[tuple[str, str]]]:
         level: Any = event.get("log_level", LogLevel.info)
         events.append((level.name, (event.get("log_format") or "").format(**event)))
 
-    globalLogPublisher.addObserver(note)
+    observer: Any = note
+    globalLogPublisher.addObserver(observer)
     yield events
-    globalLogPublisher.removeObserver(note)
+    globalLogPublisher.removeObserver(observer)
 
 
 def parse(options_class: type[Any], *arguments: str) -> Any:
@@ -424,7 +425,7 @@ class TestSources:
         own = {setting.name for setting in DECLARED[options_class]}
         others = [setting for setting in ALL if setting.name not in own]
         assert others
-        ids = {"host.id": "x", "client.id": "x"}
+        ids: dict[str, object] = {"host.id": "x", "client.id": "x"}
         path = config(json.dumps(nested(ids | {setting.key: "?" for setting in others})), "x.json")
         for variable in VARIABLES - {name for setting in DECLARED[options_class] for name in setting.variables}:
             monkeypatch.setenv(variable, "?")
