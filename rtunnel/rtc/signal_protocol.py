@@ -20,6 +20,7 @@ from txaio import tx
 from zope.interface import implementer
 
 from rtunnel.relay.sockets import show_address
+from rtunnel.rtc.signal_admission import neighbourhood
 from rtunnel.rtc.switchboard import POLICY_VIOLATION, Party, State
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.signaling import SUBPROTOCOL
@@ -68,12 +69,12 @@ class SignalProtocol(WebSocketServerProtocol):
     log = tx.make_logger(level="none")
     transport: Any
 
-    def __init__(self, server: SignalServer, neighbourhood: str) -> None:
+    def __init__(self, server: SignalServer) -> None:
         super().__init__()
         self._server = server
         self._clock: Any = server.reactor
         self._times = server.times
-        self.neighbourhood = neighbourhood
+        self.neighbourhood = ""
         self.party = Party(self)
         self.peer_name = ""
         # The connection has until then for what it is at: the upgrade, the first message, closing.
@@ -91,8 +92,11 @@ class SignalProtocol(WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
-        self.peer_name = show_address(self.transport.getPeer())
+        address = self.transport.getPeer()
+        self.peer_name = show_address(address)
+        self.neighbourhood = neighbourhood(address)
         super().connectionMade()
+        self._server.connection_made(self)
 
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
@@ -214,7 +218,7 @@ class SignalProtocol(WebSocketServerProtocol):
             self._server.switchboard.dismiss(self.party, "a binary message", UNSUPPORTED_DATA)
             return
         self._server.switchboard.receive(self.party, payload)
-        if self.party.state is not State.NEW:
+        if self.party.state in (State.WAITING, State.REGISTERED):
             self._server.connection_known(self)
 
     def onPing(self, payload: bytes) -> None:

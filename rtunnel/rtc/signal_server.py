@@ -77,7 +77,7 @@ class _WebSockets(SignalFactory):
         self._server = server
 
     def buildProtocol(self, addr: IAddress | None) -> SignalProtocol:
-        protocol = self._server.build(addr)
+        protocol = SignalProtocol(self._server)
         protocol.factory = self
         return protocol
 
@@ -120,8 +120,7 @@ class SignalServer(MultiService):
     def startService(self) -> None:
         """Start, and say so where anybody may use this server, or see its tokens."""
         super().startService()
-        if self._credentials is not None and self._credentials.expiry:
-            self.log.warn("{warning}", warning=self._credentials.expiry)
+        self._warn_of_expiry()
         if not self.listener.is_public:
             return
         if not self.tokens:
@@ -151,18 +150,16 @@ class SignalServer(MultiService):
         )
         return False
 
-    def build(self, address: IAddress | None) -> SignalProtocol:
-        """What serves a new connection."""
+    def connection_made(self, protocol: SignalProtocol) -> None:
+        """There is one more."""
         if len(self._strangers) >= MAX_STRANGERS:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
             oldest.abort()
-        protocol = SignalProtocol(self, neighbourhood(address))
         self._connections.add(protocol)
         self._strangers[protocol] = None
         if protocol.neighbourhood:
             self._per_address[protocol.neighbourhood] += 1
-        return protocol
 
     def connection_known(self, protocol: SignalProtocol) -> None:
         """It has said who it is."""
@@ -188,8 +185,13 @@ class SignalServer(MultiService):
         is_new, why = self._credentials.refresh()
         if is_new:
             self.log.info("the TLS files have changed; new connections use them")
+            self._warn_of_expiry()
         if why:
             self.log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=why)
+
+    def _warn_of_expiry(self) -> None:
+        if self._credentials is not None and self._credentials.expiry:
+            self.log.warn("{warning}", warning=self._credentials.expiry)
 
     # The end
 

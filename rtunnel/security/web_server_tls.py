@@ -51,6 +51,7 @@ class WebCredentials:
     """Makes the server's end of each connection.
 
     :raises ConfigError: see :func:`server_context`.
+    :ivar expiry: what to say of a certificate that ends soon or has ended; empty where there is time.
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
@@ -58,16 +59,11 @@ class WebCredentials:
         self._key = key
         self._seen = self._state()
         self._broken = False
-        self._context = server_context(cert, key)
+        self._load()
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         """See :class:`IOpenSSLServerConnectionCreator`."""
         return SSL.Connection(self._context, None)
-
-    @property
-    def expiry(self) -> str:
-        """What to say of a certificate that ends soon or has ended; empty where there is time."""
-        return expiry_warning(read_certificates(self._cert, "repair it")[0])
 
     def refresh(self) -> tuple[bool, str]:
         """Look whether the files have changed, and read them again.
@@ -79,7 +75,7 @@ class WebCredentials:
             return False, ""
         is_news, self._seen = state != self._seen, state
         try:
-            self._context = server_context(self._cert, self._key)
+            self._load()
         except ConfigError as error:
             # Certificate and key are two files: between the two writes they do not fit, which is no news.
             complain = self._broken and not is_news
@@ -87,6 +83,10 @@ class WebCredentials:
             return False, str(error) if complain else ""
         self._broken = False
         return True, ""
+
+    def _load(self) -> None:
+        self._context = server_context(self._cert, self._key)
+        self.expiry = expiry_warning(read_certificates(self._cert, "repair it")[0])
 
     def _state(self) -> object:
         return state_of_file(self._cert), state_of_file(self._key)

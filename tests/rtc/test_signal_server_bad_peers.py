@@ -222,7 +222,7 @@ async def test_a_forged_sender(signaling: SignalWorld) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_largest_message(signaling: SignalWorld) -> None:
-    await signaling.start(max_message=2000)
+    await signaling.start(short(close=0.1), max_message=2000)
     host = await signaling.host()
     peer = await signaling.host("peer")
     empty = json.dumps({"type": "offer", "target_id": "host", "payload": ""})
@@ -359,15 +359,15 @@ async def test_nothing_that_registers(signaling: SignalWorld, data: bytes) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_who_is_registered_may_be_silent(signaling: SignalWorld) -> None:
-    await signaling.start(short(first_message=0.1, close=0.1, upgrade=0.1, ping_every=0.1, silent=0.5))
+    await signaling.start(short(first_message=1.0, ping_every=0.1, silent=2.0))
     peer = await signaling.host()
-    await until(lambda: peer.pings >= 8)
+    await until(lambda: peer.pings >= 25)
     await peer.is_alive()
 
 
 @pytest_twisted.ensureDeferred
 async def test_who_answers_no_ping_is_dropped(signaling: SignalWorld) -> None:
-    await signaling.start(short(ping_every=0.1, silent=0.5))
+    await signaling.start(short(ping_every=0.1, silent=1.0))
     peer = await signaling.host()
     peer.answers_pings = False
     await peer.ends()
@@ -405,7 +405,7 @@ async def test_an_id_whose_holder_is_dead(signaling: SignalWorld) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_an_id_whose_holder_talks_but_answers_no_ping(signaling: SignalWorld) -> None:
-    await signaling.start(short(answer=0.3))
+    await signaling.start(short(answer=1.0))
     old = await signaling.host()
     old.answers_pings = False
     new = await signaling.open()
@@ -459,8 +459,7 @@ def anything() -> Any:
 @given(anything(), st.booleans())
 def test_no_bytes_raise(pieces: list[bytes], upgraded: bool) -> None:
     server = SignalServer(reactor, SignalSettings(ListenAddress.parse("127.0.0.1:0")))
-    protocol = server.build(None)
-    protocol.factory = server.factory
+    protocol = server.factory.buildProtocol(None)
     transport = FakeTransport()
     protocol.makeConnection(transport)
     if upgraded:
