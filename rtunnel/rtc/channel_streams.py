@@ -257,7 +257,7 @@ class _Stream:
         if machine.can_send and not machine.scheduled:
             self._streams.schedule(self)
             self._streams.has_room()
-        if machine.queued >= HIGH_WATER and not machine.paused and machine.open:
+        if machine.queued >= HIGH_WATER and not machine.paused:
             machine.paused = True
             self._user.pause()
 

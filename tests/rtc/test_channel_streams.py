@@ -254,6 +254,43 @@ def test_a_user_may_write_when_it_is_resumed() -> None:
     assert pair.one.most_buffered < LOW + MESSAGE
 
 
+def test_a_user_may_go_on_writing_for_ever_when_it_is_resumed() -> None:
+    class Eager(User):
+        writes = 0
+
+        def resume(self) -> None:
+            self.writes += 1
+            if self.writes < 3000:
+                self.stream.write(bytes(HIGH_WATER))
+
+    lone = Lone()
+    one = Eager()
+    one.stream = lone.ends[0].attach(lone.one.open_channel("tcp-192.0.2.1:1"), one)
+    one.stream.write(bytes(HIGH_WATER))
+    one.stream.text_received(json.dumps({"credit": MAX_OFFSET}).encode())
+    # A connection that takes all at once.
+    lone.one.put = lambda *_arguments: None  # type: ignore[method-assign]
+    one.stream.channel_opened()
+    assert one.writes == 3000
+    assert one.stream.machine.queued == 0
+
+
+def test_a_reset_by_the_user_while_a_control_message_is_read() -> None:
+    class Rash(User):
+        def resume(self) -> None:
+            self.stream.reset(Code.LIMIT, "")
+
+    lone = Lone(second_limits=ChannelLimits(initial_credit=0))
+    one = Rash()
+    one.stream = lone.ends[0].attach(lone.one.open_channel("tcp-192.0.2.1:1"), one)
+    lone.settle()
+    one.stream.write(bytes(HIGH_WATER))
+    lone.one.put = lambda *_arguments: None  # type: ignore[method-assign]
+    one.stream.text_received(b'{"credit": 100000, "fin": 0}')
+    assert one.told == ["paused"]
+    assert len(lone.ends[0]) == 0
+
+
 # Credit
 
 
@@ -322,6 +359,7 @@ def test_credit_for_a_stream_that_has_ended_is_ignored() -> None:
     channel.send_text('{"fin": 0}')
     channel.send_text('{"credit": 100000}')
     channel.send_text('{"credit": -1}')
+    channel.send_text('{"reset": "limit"}')
     channel.send(b"late")
     lone.settle()
     assert (user.told, user.received) == (["finished"], b"")
@@ -346,6 +384,38 @@ def test_credit_waits_for_a_peer_that_sends_and_takes_nothing() -> None:
     pair.ends[0].has_room()
     assert len(pair.one._queue) == 20
     assert not pair.ends[0]._credit_due
+
+
+@pytest.mark.parametrize("end", ["fin", "reset"])
+def test_credit_that_waited_is_not_granted_after_the_end(end: str) -> None:
+    lone = Lone()
+    user, channel, told = lone.by_hand()
+    lone.one.buffered += CREDIT_ROOM
+    channel.send(bytes(50_000))
+    lone.settle()
+    user.stream.delivered(40_000)
+    assert lone.ends[0]._credit_due
+    channel.send_text('{"fin": 50000}' if end == "fin" else '{"reset": "limit"}')
+    lone.settle()
+    lone.one.buffered -= CREDIT_ROOM
+    lone.settle()
+    assert texts(told) == []
+    assert lone.ends[0]._reserved == (10_000 if end == "fin" else 0)
+
+
+@pytest.mark.parametrize("fin", [False, True], ids=["", "fin"])
+def test_bytes_delivered_after_a_reset_change_nothing(fin: bool) -> None:
+    lone = Lone()
+    user, channel, told = lone.by_hand()
+    channel.send(bytes(50_000))
+    if fin:
+        channel.send_text('{"fin": 50000}')
+    lone.settle()
+    user.stream.reset(Code.LIMIT, "")
+    user.stream.delivered(49_000)
+    lone.settle()
+    assert texts(told) == [{"reset": "limit"}]
+    lone.nothing_left()
 
 
 # What a peer does wrong
@@ -458,7 +528,8 @@ def test_a_stream_beyond_the_bounds_is_refused(limits: ChannelLimits) -> None:
     assert one.reset is not None
     assert one.reset[0] == Code.LIMIT
     for write in (two.stream.write, one.stream.write):
-        write(b"late")
+        write(bytes(2 * HIGH_WATER))
+    assert two.told == one.told == ["reset"]
     two.stream.delivered(0)
     two.stream.reset(Code.LIMIT, "")
     assert [len(streams) for streams in pair.ends] == [3, 3]

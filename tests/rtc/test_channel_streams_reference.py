@@ -11,7 +11,7 @@ from rtunnel.rtc.channel_streams import MAX_STALL, STALLING
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.stream import HIGH_WATER
 from tests.rtc.fakes import FakeChannelUser
-from tests.rtc.streams import Lone, Pair
+from tests.rtc.streams import Lone, Pair, User
 
 MIB = 1024 * 1024
 
@@ -112,6 +112,20 @@ def test_a_reset_closes_the_channel(finished: bool) -> None:
     assert (len(user.received), user.told) == (1000, [])
     user.stream.delivered(1000)
     lone.nothing_left()
+
+
+def test_a_user_may_reset_its_stream_when_bytes_come() -> None:
+    class Rash(User):
+        def data_received(self, data: bytes) -> None:
+            self.stream.reset(Code.CONNECTION_LOST, "enough")
+
+    pair = Pair(reference=True)
+    one = Rash()
+    one.stream = pair.ends[0].attach(pair.one.open_channel("tcp-192.0.2.1:1"), one)
+    pair.settle()
+    pair.users[-1].stream.write(b"data")
+    pair.settle()
+    pair.nothing_left()
 
 
 def test_a_refused_channel_is_closed_without_a_word() -> None:
