@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.endpoint_strings import ip_address, suggestion
@@ -164,6 +165,22 @@ def port_ranges(value: object) -> PortRanges:
     """Ports and ranges, as text or as a list of them."""
     parts: Sequence[object] = value if isinstance(value, list) else [value]
     return PortRanges.parse(",".join(text(part) for part in parts) if parts else "none")
+
+
+def path(value: object) -> Path:
+    """A file, seen from the current directory, which a daemon leaves; ``~`` is the home directory.
+
+    :raises ConfigError: it cannot be the name of a file.
+    """
+    name = text(value)
+    if "\0" in name:
+        raise ConfigError(f"{shown(name)} is not the name of a file")
+    try:
+        return Path(name).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(
+            f"'{name}' begins with ~, and there is no such home directory; write the whole path"
+        ) from None
 
 
 def optional(coerce: Callable[[object], object], absent: object) -> Callable[[object], object]:

@@ -6,10 +6,9 @@ Their file has the layout of the reference program's, and one may serve all thre
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from rtunnel.addresses import ListenAddress
-from rtunnel.coercions import choice, integer, listen_address, optional, text
+from rtunnel.coercions import choice, integer, listen_address, optional, path, text
 from rtunnel.config import Setting
 from rtunnel.options.declarations import GIB, KIB, LOG, MANY, MIB, count_setting, size_setting, time_setting
 from rtunnel.options.rtc_coercions import (
@@ -35,10 +34,6 @@ SERVICE = "localhost:25565"
 _LIMITS = ChannelLimits()
 
 
-def _path(value: object) -> Path:
-    return Path(text(value)).expanduser().absolute()
-
-
 def _in(section: str, setting: Setting) -> Setting:
     """*setting* with its key in a section of the file."""
     return replace(setting, file_key=f"{section}.{setting.key}")
@@ -57,7 +52,7 @@ SIGNAL = (
     ),
     Setting(
         "tls-cert-file",
-        optional(_path, None),
+        optional(path, None),
         None,
         "PEM file with the certificate for WSS, and those between it and its root; without it: WS.",
         file_key="server.tls.cert_file",
@@ -65,7 +60,7 @@ SIGNAL = (
     ),
     Setting(
         "tls-key-file",
-        optional(_path, None),
+        optional(path, None),
         None,
         "PEM file with the private key of that certificate.",
         file_key="server.tls.key_file",
@@ -139,7 +134,7 @@ ENDS = (
     ),
     Setting(
         "ca-file",
-        optional(_path, None),
+        optional(path, None),
         None,
         "PEM file with the CAs to trust for wss: and turns:; those of the system if not given.",
     ),

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from rtunnel.coercions import boolean, optional, text
+from rtunnel.coercions import boolean, optional, path, text
 from rtunnel.config import Setting
 from rtunnel.security.clients import check_token, parse_tokens
 from rtunnel.security.server_names import check_server_name
 from rtunnel.security.tls_policy import CLASSICAL_OPTION, GROUPS, parse_groups, parse_pins
-
-
-def _path(value: object) -> Path:
-    return Path(text(value)).expanduser().absolute()
 
 
 def _groups(value: object) -> tuple[str, ...]:
@@ -30,7 +24,7 @@ def _server_name(value: object) -> str:
 def _file(name: str, what: str, default: str) -> Setting:
     return Setting(
         f"tls-{name}",
-        optional(_path, None),
+        optional(path, None),
         None,
         f"{what}; {default} of `rtunnel pki` if not given.",
         file_key=f"tls.{name}",
@@ -104,7 +98,7 @@ TOKEN_OVER_PLAIN_TCP = Setting(
 ADMISSION = (
     Setting(
         "clients",
-        optional(_path, None),
+        optional(path, None),
         None,
         "YAML file that says which client may have which ports, how many tunnels and how many visitors, by the name in "
         "its certificate or of its token; nobody else is let in then. Read again when it changes.",

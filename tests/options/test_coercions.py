@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
@@ -17,6 +18,7 @@ from rtunnel.coercions import (
     interface,
     listen_address,
     optional,
+    path,
     port_ranges,
     seconds,
     show_seconds,
@@ -148,3 +150,27 @@ def test_nothing_else_is_raised(value: object) -> None:
 
 def test_the_longest_time_is_one_that_epoll_takes() -> None:
     assert coercions.MAX_SECONDS * 1000 < 2**31
+
+
+def test_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert path("x") == tmp_path / "x"
+    assert path(" /x ") == Path("/x")
+    assert path("~/x") == Path("/home/me/x")
+    assert path(5) == tmp_path / "5"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "is empty"),
+        ("a\0b", "'a\0b' is not the name of a file"),
+        ("~nobody-of-that-name/x", "'~nobody-of-that-name/x' begins with ~, and there is no such home directory"),
+        ([], "[] is not text"),
+    ],
+)
+def test_path_errors(value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        path(value)
+    assert str(caught.value).startswith(message)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from twisted.python import usage
 
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.config import Setting
+from rtunnel.errors import ConfigError
 from rtunnel.options import client, rtc_client, rtc_host, rtc_signal, server
 from rtunnel.options.rtc_common import RtcOptions
 from rtunnel.options.rtc_declarations import ALL, CLIENT, HOST, SIGNAL, VARIABLES
@@ -682,3 +684,30 @@ class TestHelp:
             assert words[start - 2 : start] == ["twistd", "-n"]
             if "--config" not in words and "--tls-cert-file" not in words:
                 module.Options().parseOptions(words[start + 1 :])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        True,
+        -1,
+        1.5,
+        10**30,
+        "\0",
+        "\ud800",
+        "~nobody-of-that-name/x",
+        [],
+        [None],
+        [[]],
+        [{}],
+        {},
+        {"a": 1},
+        {1: 2},
+        [True],
+    ],
+    ids=repr,
+)
+def test_whatever_a_file_holds_ends_as_a_value_or_a_config_error(value: object) -> None:
+    for setting in ALL:
+        with suppress(ConfigError):
+            setting.coerce(value)
