@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
+from twisted.internet.testing import StringTransport
 from twisted.logger import formatEvent
 from twisted.python.failure import Failure
 from txaio import tx
@@ -20,6 +22,47 @@ from tests.reverse.net import HOST, Peer, connect, reactor, until
 
 #: Long enough for nothing to time out by accident.
 TIMES = Times(look_every=0.02)
+
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+def frame(payload: bytes, opcode: int = TEXT, fin: bool = True, length: int | None = None) -> bytes:
+    """A frame of a client, masked by zeros."""
+    length = len(payload) if length is None else length
+    first = bytes([(0x80 if fin else 0) | opcode])
+    if length < 126:
+        return first + bytes([0x80 | length]) + bytes(4) + payload
+    if length < 65536:
+        return first + b"\xfe" + struct.pack("!H", length) + bytes(4) + payload
+    return first + b"\xff" + struct.pack("!Q", length) + bytes(4) + payload
+
+
+def frames(received: bytes) -> list[tuple[int, bytes]]:
+    """The server's frames: opcode and payload of each."""
+    _, _, rest = received.partition(b"\r\n\r\n")
+    found = []
+    while len(rest) >= 2:
+        begin, length = 2, rest[1]
+        if length == 126:
+            begin, (length,) = 4, struct.unpack_from("!H", rest, 2)
+        elif length == 127:
+            begin, (length,) = 10, struct.unpack_from("!Q", rest, 2)
+        found.append((rest[0] & 15, rest[begin : begin + length]))
+        rest = rest[begin + length :]
+    return found
+
+
+def close_code(received: bytes) -> int | None:
+    """What is in the server's close frame."""
+    for opcode, payload in frames(received):
+        if opcode == CLOSE:
+            return int.from_bytes(payload[:2], "big")
+    return None
 
 
 class WebSocketPeer(WebSocketClientProtocol):
@@ -188,3 +231,13 @@ class SignalWorld:
 def short(**times: float) -> Times:
     """Times of which some are short."""
     return replace(TIMES, **times)
+
+
+class FakeTransport(StringTransport):
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+    def unregisterProducer(self) -> None:
+        self.producer = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import pytest_twisted
@@ -15,15 +14,9 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signal_server import SignalServer
 from rtunnel.wire.signaling import SUBPROTOCOL
 from tests.reverse.net import can_bind, reactor, until
-
-if TYPE_CHECKING:
-    from tests.rtc.signal_parts import SignalWorld
+from tests.rtc.signal_parts import UPGRADE, SignalWorld, short
 
 SDP = {"sdp": {"type": "offer", "sdp": "v=0\r\n"}, "rtunnel": {"version": 1, "initial_credit": 65536}}
-UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-)
 
 
 @pytest_twisted.ensureDeferred
@@ -324,8 +317,6 @@ async def test_stop_tells_everybody_and_frees_the_port(signaling: SignalWorld) -
 
 @pytest_twisted.ensureDeferred
 async def test_stop_does_not_wait_for_peers_that_do_not_answer(signaling: SignalWorld) -> None:
-    from tests.rtc.signal_parts import short
-
     server = await signaling.start(short(close=0.2))
     host = await signaling.host()
     host.transport.pauseProducing()

@@ -3,69 +3,28 @@
 from __future__ import annotations
 
 import json
-import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import pytest_twisted
 from hypothesis import given, strategies as st
-from twisted.internet.testing import StringTransport
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signal_server import SignalServer
 from rtunnel.rtc.switchboard import MAX_MISTAKES
 from tests.reverse.net import Peer, reactor, turns, until
-
-if TYPE_CHECKING:
-    from rtunnel.rtc.signal_server import Times
-    from tests.rtc.signal_parts import SignalWorld
-
-UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+from tests.rtc.signal_parts import (
+    CLOSE,
+    PING,
+    PONG,
+    UPGRADE,
+    FakeTransport,
+    SignalWorld,
+    close_code,
+    frame,
+    short,
 )
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-
-
-def frame(payload: bytes, opcode: int = TEXT, fin: bool = True, length: int | None = None) -> bytes:
-    """A frame of a client, masked by zeros."""
-    length = len(payload) if length is None else length
-    first = bytes([(0x80 if fin else 0) | opcode])
-    if length < 126:
-        return first + bytes([0x80 | length]) + bytes(4) + payload
-    if length < 65536:
-        return first + b"\xfe" + struct.pack("!H", length) + bytes(4) + payload
-    return first + b"\xff" + struct.pack("!Q", length) + bytes(4) + payload
-
-
-def frames(received: bytes) -> list[tuple[int, bytes]]:
-    """The server's frames: opcode and payload of each."""
-    _, _, rest = received.partition(b"\r\n\r\n")
-    found = []
-    while len(rest) >= 2:
-        begin, length = 2, rest[1]
-        if length == 126:
-            begin, (length,) = 4, struct.unpack_from("!H", rest, 2)
-        elif length == 127:
-            begin, (length,) = 10, struct.unpack_from("!Q", rest, 2)
-        found.append((rest[0] & 15, rest[begin : begin + length]))
-        rest = rest[begin + length :]
-    return found
-
-
-def close_code(peer: Peer) -> int | None:
-    for opcode, payload in frames(bytes(peer.received)):
-        if opcode == CLOSE:
-            return int.from_bytes(payload[:2], "big")
-    return None
-
-
-def short(**times: float) -> Times:
-    # It imports the reactor.
-    from tests.rtc.signal_parts import short
-
-    return short(**times)
 
 
 async def websocket(signaling: SignalWorld, data: bytes = b"") -> Peer:
@@ -251,7 +210,7 @@ async def test_a_message_that_is_too_large(signaling: SignalWorld, data: bytes) 
     await signaling.start(short(close=0.1))
     peer = await websocket(signaling, data)
     await peer.ends()
-    assert close_code(peer) == 1009
+    assert close_code(bytes(peer.received)) == 1009
 
 
 @pytest.mark.parametrize(
@@ -278,7 +237,7 @@ async def test_frames_that_break_the_protocol(signaling: SignalWorld, data: byte
     host = await signaling.host()
     peer = await websocket(signaling, data + frame(b'{"type":"offer","sender_id":"x","target_id":"host"}') * 3)
     await peer.ends()
-    assert close_code(peer) == code
+    assert close_code(bytes(peer.received)) == code
     await host.is_alive()
 
 
@@ -297,7 +256,7 @@ async def test_too_many_messages(signaling: SignalWorld, data: bytes) -> None:
     host = await signaling.host()
     peer = await websocket(signaling, data * 19 if len(data) > 100 else data * 1000)
     await peer.ends()
-    assert close_code(peer) == 1008
+    assert close_code(bytes(peer.received)) == 1008
     assert b"too many" in peer.received
     assert len(host.messages) <= 20
     host.messages.clear()
@@ -353,7 +312,7 @@ async def test_nothing_that_registers(signaling: SignalWorld, data: bytes) -> No
     await signaling.start(short(first_message=0.1, close=0.1))
     peer = await websocket(signaling, data)
     await peer.ends()
-    assert close_code(peer) == 1008
+    assert close_code(bytes(peer.received)) == 1008
     assert "registers" in str(signaling.lines("warn"))
 
 
@@ -418,16 +377,6 @@ async def test_an_id_whose_holder_talks_but_answers_no_ping(signaling: SignalWor
 
 
 # Anything
-
-
-class FakeTransport(StringTransport):
-    aborted = False
-
-    def abortConnection(self) -> None:
-        self.aborted = True
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
 
 
 def anything() -> Any:

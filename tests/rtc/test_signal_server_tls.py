@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -19,10 +19,8 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signal_server import SignalServer
 from rtunnel.security.openssl import set_groups
 from tests.reverse.net import Peer, reactor, until
+from tests.rtc.signal_parts import SignalWorld, short
 from tests.tls.parts import DAY, Authority, Holder
-
-if TYPE_CHECKING:
-    from tests.rtc.signal_parts import SignalWorld
 
 #: A ClientHello of TLS 1.1 by hand, as this OpenSSL speaks it no more: ECDHE with AES and SHA-1.
 HELLO_1_1 = bytes.fromhex("160301002f 0100002b 0302") + bytes(32) + bytes.fromhex("00 0004c009c013 0100")
@@ -136,8 +134,6 @@ async def test_no_tls(signaling: SignalWorld, authority: Authority, holder: Hold
 @pytest.mark.parametrize("data", [b"", HELLO_1_1[:20]])
 @pytest_twisted.ensureDeferred
 async def test_a_handshake_that_does_not_end(signaling: SignalWorld, holder: Holder, data: bytes) -> None:
-    from tests.rtc.signal_parts import short
-
     await start(signaling, holder, times=short(upgrade=0.1))
     peer = await signaling.raw(data)
     await peer.ends()

@@ -118,6 +118,15 @@ def test_a_client_may_register_as_ours_does_on_reference_servers() -> None:
     assert client.take()["type"] == "answer"
 
 
+def test_a_client_may_register_as_one() -> None:
+    board = Board(hosts=1)
+    host, client = board.host(), board.line()
+    client.say("register-host", "uuid", payload="client")
+    assert (board.hosts, board.clients) == (1, 1)
+    host.say("candidate", "host", "uuid")
+    assert client.take()["type"] == "candidate"
+
+
 def test_the_first_message_of_a_client_may_be_a_candidate() -> None:
     board = Board()
     host, client = board.host(), board.line()

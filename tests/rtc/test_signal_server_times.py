@@ -1,0 +1,122 @@
+"""The signaling server's times as they are outside tests, by a clock that the test turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.task import Clock
+
+from rtunnel.addresses import ListenAddress
+from rtunnel.rtc.settings import SignalSettings
+from rtunnel.rtc.signal_server import SignalServer
+from tests.rtc.signal_parts import PING, PONG, TEXT, UPGRADE, FakeTransport, close_code, frame, frames
+
+REGISTER = frame(b'{"type":"register-host","sender_id":"host"}')
+
+
+class Setting:
+    """A server of which only the clock is a fake."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.server = SignalServer(self.clock, SignalSettings(ListenAddress.parse("127.0.0.1:0")))
+
+    def connect(self, data: bytes = b"") -> Connection:
+        return Connection(self, data)
+
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.server._look()
+
+
+class Connection:
+    """One connection, from both sides."""
+
+    def __init__(self, setting: Setting, data: bytes) -> None:
+        self.transport = FakeTransport()
+        self.protocol = setting.server.factory.buildProtocol(None)
+        self.protocol.makeConnection(self.transport)
+        self.say(data)
+
+    def say(self, data: bytes) -> None:
+        self.protocol.dataReceived(data)
+
+    def payloads(self, opcode: int) -> list[bytes]:
+        return [payload for kind, payload in frames(self.transport.value()) if kind == opcode]
+
+    def aborted(self) -> bool:
+        return self.transport.aborted
+
+    def close_code(self) -> int | None:
+        return close_code(self.transport.value())
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return Setting()
+
+
+@pytest.mark.parametrize("data", [b"", UPGRADE])
+def test_upgrade_within_10_s(setting: Setting, data: bytes) -> None:
+    connection = setting.connect(data)
+    setting.wait(9.9)
+    assert not connection.aborted()
+    setting.wait(0.2)
+    assert connection.aborted()
+    assert connection.transport.value() == b""
+
+
+def test_first_message_within_10_s_of_the_upgrade(setting: Setting) -> None:
+    connection = setting.connect()
+    setting.wait(9)
+    connection.say(UPGRADE + b"\r\n")
+    setting.wait(9.9)
+    assert connection.close_code() is None
+    setting.wait(0.2)
+    assert connection.close_code() == 1008
+    setting.wait(1.9)
+    assert not connection.aborted()
+    setting.wait(0.2)
+    assert connection.aborted()
+
+
+def test_ping_every_54_s_and_drop_after_60(setting: Setting) -> None:
+    connection = setting.connect(UPGRADE + b"\r\n" + REGISTER)
+    for number in range(5):
+        setting.wait(53.9)
+        assert len(connection.payloads(PING)) == number
+        setting.wait(0.2)
+        assert len(connection.payloads(PING)) == number + 1
+        connection.say(frame(b"", opcode=PONG))
+    setting.wait(59.9)
+    assert not connection.aborted()
+    setting.wait(0.2)
+    assert connection.aborted()
+    assert setting.server.switchboard.hosts == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "old_stays"),
+    [
+        (lambda old: old.say(frame(old.payloads(PING)[0], opcode=PONG)), True),
+        (lambda old: old.say(frame(b"", opcode=PONG)), False),
+        (lambda old: old.say(frame(b"", opcode=PING)), False),
+        (lambda old: None, False),
+    ],
+)
+def test_a_holder_has_3_s_to_answer(setting: Setting, end: Callable[[Connection], None], old_stays: bool) -> None:
+    old = setting.connect(UPGRADE + b"\r\n" + REGISTER)
+    new = setting.connect(UPGRADE + b"\r\n" + REGISTER + frame(b"am I in?", opcode=PING))
+    setting.wait(2.9)
+    assert len(old.payloads(PING)) == 1
+    assert not old.aborted()
+    assert new.payloads(TEXT) == new.payloads(PONG) == []
+    end(old)
+    setting.wait(0.2)
+    setting.wait(0.2)
+    assert old.aborted() is not old_stays
+    # Only who is registered is answered.
+    assert new.payloads(PONG) == ([] if old_stays else [b"am I in?"])
+    assert new.close_code() == (1008 if old_stays else None)
+    assert setting.server.switchboard.hosts == 1
