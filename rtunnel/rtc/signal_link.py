@@ -151,8 +151,7 @@ class SignalLink(Service):
         if self._reactor.seconds() - up_since >= USEFUL_AFTER:
             self._backoff.reset()
             self._said = ""
-        if self.running:
-            self._user.signaling_down(why)
+        self._user.signaling_down(why)
         return f"signaling lost: {why}"
 
     async def _close(self) -> None:
@@ -181,8 +180,6 @@ class SignalLink(Service):
 
     def registered(self, is_reference: bool) -> None:
         """The server knows us."""
-        if not self.running:
-            return
         self._up_since = self._reactor.seconds()
         self.log.info(
             "connected to signaling server {url}{protocol}",

@@ -203,11 +203,12 @@ async def test_a_flood_of_nonsense_is_few_lines(world: World) -> None:
     assert world.lines.text.count("cannot be understood") == 20
 
 
+@pytest.mark.parametrize("piece", [None, 1000], ids=["whole", "in pieces"])
 @pytest_twisted.ensureDeferred
-async def test_a_message_that_is_too_large_ends_the_connection(world: World) -> None:
+async def test_a_message_that_is_too_large_ends_the_connection(world: World, piece: int | None) -> None:
     server = own(world)
     _, user = await world.up(server.port)
-    server.peers[0].sendMessage(b"x" * (MAX_MESSAGE + 1))
+    server.peers[0].sendMessage(b"x" * (MAX_MESSAGE + 1), fragmentSize=piece)
     await world.until(lambda: user.ups == 2, "up again")
     assert "exceeds payload limit" in user.downs[0]
 
@@ -215,7 +216,7 @@ async def test_a_message_that_is_too_large_ends_the_connection(world: World) -> 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_does_not_read(world: World) -> None:
     server = own(world)
-    link, _ = await world.up(server.port)
+    link, user = await world.up(server.port)
     [transport] = server.transports
     transport.pauseProducing()
     for _number in range(1000):
@@ -225,9 +226,20 @@ async def test_a_server_that_does_not_read(world: World) -> None:
     else:
         pytest.fail("there is no bound")
     assert link.up
+    # Nor are more answers heaped up for it.
+    pongs: list[bytes] = []
+    server.peers[0].onPong = pongs.append
+    for _number in range(100):
+        server.peers[0].sendPing(b"unanswered")
+    error = Signal("error", "the last of these", "", "7a1c")
+    server.peers[0].sendMessage(encode_signal(error))
+    await world.until(lambda: user.signals == [error], "all of them came")
     transport.resumeProducing()
     await world.until(lambda: link.send(Signal("answer", "small", "7a1c")), "room again")
     await world.until(lambda: server.received[-1].payload == "small", "all of it read")
+    server.peers[0].sendPing(b"answered")
+    await world.until(lambda: pongs, "a pong")
+    assert pongs == [b"answered"]
 
 
 # Lost and found
@@ -428,7 +440,7 @@ async def test_a_server_that_does_not_register_us(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_name_that_does_not_exist(world: World) -> None:
-    link, _ = world.link(80, host="no-such-host.invalid")
+    link, _ = world.link(80, host="no-such-host.invalid", connect_timeout=2.0)
     world.start(link)
     assert "cannot reach signaling server ws://no-such-host.invalid:80/signal: " in await world.refusal()
 

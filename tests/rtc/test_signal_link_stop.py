@@ -127,6 +127,17 @@ async def test_a_server_that_answers_no_goodbye(world: World, monkeypatch: pytes
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_server_that_answers_our_goodbye_and_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal_connection, "GOODBYE", 600.0)
+    server = world.start(OwnServer(world.reactor))
+    link, _ = await world.up(server.port)
+    server.peers[0].dropConnection = lambda abort=False: None
+    # It is not waited for.
+    await world.stop(link)
+    assert not link.up
+
+
+@pytest_twisted.ensureDeferred
 async def test_while_the_server_says_goodbye(world: World) -> None:
     server = world.start(OwnServer(world.reactor))
     link, user = await world.up(server.port)
