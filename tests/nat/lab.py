@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,14 +35,13 @@ from typing import Literal
 import pytest
 
 from tests.process.harness import Process, Twistds, need, wait_until_open
+from tests.process.services import PATIENCE
 
 NatKind = Literal["home", "symmetric"]
 
 SERVER = "192.0.2.2"
 SECOND_SERVER = "192.0.2.3"
 """The servers have two addresses, as it takes two to tell the kinds of NATs apart."""
-NOWHERE = "192.88.99.1"
-"""Nobody answers there."""
 STUN_PORT = 3478
 
 _CLONE_NEWNET = 0x40000000
@@ -129,6 +129,14 @@ class Namespace:
         with self.inside():
             # What is below /proc/sys/net is that of the namespace of the thread that opens it.
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+    def udp_socket(self) -> socket.socket:
+        """A UDP socket inside, at a port that is free."""
+        with self.inside():
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.settimeout(PATIENCE)
+        made.bind(("0.0.0.0", 0))
+        return made
 
     def close(self) -> None:
         """Let go of it: it is gone when the processes inside are."""
