@@ -27,7 +27,7 @@ from aioice import Candidate, Connection, TransportPolicy
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
 from aioice.stun import TransactionError
-from aioice.turn import UDP_SOCKET_BUFFER_SIZE, create_turn_endpoint
+from aioice.turn import create_turn_endpoint
 from twisted.logger import Logger
 
 from rtunnel.relay.sockets import show_host_port

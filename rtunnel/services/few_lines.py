@@ -25,10 +25,18 @@ class FewLines:
 
     def warn(self, format: str, **fields: object) -> None:
         """Log a warning, or count it."""
+        if self._is_one_of_few(format):
+            self._log.warn(format, **fields)
+
+    def info(self, format: str, **fields: object) -> None:
+        """Log what is no warning, or count it."""
+        if self._is_one_of_few(format):
+            self._log.info(format, **fields)
+
+    def _is_one_of_few(self, format: str) -> bool:
         self.tick()
         self._counts[format] += 1
-        if self._counts[format] <= self._most:
-            self._log.warn(format, **fields)
+        return self._counts[format] <= self._most
 
     def tick(self) -> None:
         """Say how many were left out, when it is time. Call it now and then."""

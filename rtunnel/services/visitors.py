@@ -18,6 +18,9 @@ class Visitors:
     def __len__(self) -> int:
         return len(self._ends)
 
+    def __contains__(self, end: object) -> bool:
+        return end in self._ends
+
     def add(self, end: SocketEnd) -> None:
         """A connection is relayed."""
         self._ends.add(end)

@@ -1,0 +1,269 @@
+"""``rtc-client``: local ports whose connections come out beside a host, through data channels.
+
+    RtcClient
+     +-- signaling     a SignalLink, under an ID of this process
+     +-- forward ...   a Listener (TCP) or UdpListener for each
+     +-- watch         once a second, looks after what waits
+
+There is one peer connection to the host. When it is lost, another is set up, for ever; the local ports stay open
+meanwhile, and new connections wait for it as long as ``--wait-timeout`` says::
+
+    waiting for signaling -> connecting -> connected -> backing off -> connecting ...
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from rtunnel.addresses import ListenAddress
+from rtunnel.errors import BadDescription, BadSignal
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import QuietFactory, show_address
+from rtunnel.relay.udp import FlowTable
+from rtunnel.rtc.interfaces import ISignalUser
+from rtunnel.rtc.peer import Peer
+from rtunnel.rtc.settings import ClientSettings, ForwardSettings
+from rtunnel.rtc.signal_link import SignalLink
+from rtunnel.rtc.udp_client import ClientFlows
+from rtunnel.services.backoff import Backoff
+from rtunnel.services.draining import DrainingService
+from rtunnel.services.few_lines import FewLines
+from rtunnel.services.listening import Listener
+from rtunnel.wire.messages import clean_text
+from rtunnel.wire.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, read_description
+
+#: Seconds between two attempts at least, when somebody waits for the host.
+KNOCK = 1.0
+
+
+class _Forward(QuietFactory):
+    """The connections to one local port."""
+
+    def __init__(self, client: RtcClient, settings: ForwardSettings) -> None:
+        self._client = client
+        self.service = settings.service
+
+    def buildProtocol(self, addr: IAddress | None) -> SocketEnd:
+        return SocketEnd(self._arrived, self._client.visitors.discard)
+
+    def _arrived(self, end: SocketEnd) -> None:
+        self._client.visitors.add(end)
+        self._client.forward(end, self.service)
+
+
+class ClientPeer(Peer):
+    """The host."""
+
+    peer_extension: Extension | None = None
+
+    def __init__(self, client: RtcClient, name: str) -> None:
+        super().__init__(client.reactor, client.settings, name, client.signaling.send, client.peer_ended)
+        self._client = client
+
+    def take_answer(self, payload: object) -> None:
+        """The host's answer to our offer.
+
+        :raises BadSignal: it is malformed.
+        :raises BadDescription: its session description cannot be used.
+        """
+        description = read_description(ANSWER, payload)
+        self.connection.take_answer(description.sdp)
+        self.peer_extension = description.extension
+
+    def connected(self) -> None:
+        """Channels can be used."""
+        super().connected()
+        self.use_streams(self.peer_extension)
+        self._client.peer_connected(self)
+
+    def forward(self, end: SocketEnd, service: str) -> None:
+        """Open a stream for a local connection."""
+        assert self.streams is not None
+        source = show_address(end.transport.getPeer())
+        self.log.debug("{source} to service '{service}'", source=source, service=service)
+        end.attach(self.streams.attach(self.connection.open_channel(f"tcp-{source}", service), end))
+
+
+@implementer(ISignalUser)
+class RtcClient(DrainingService):
+    """The client as a service.
+
+    :param reactor: one that runs on asyncio; provides TCP, UDP, time and name resolution.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, settings: ClientSettings) -> None:
+        super().__init__(reactor, "rtc-client", settings.drain)
+        self.settings = settings
+        self.few = FewLines(self.log, reactor)
+        self._peer: ClientPeer | None = None
+        self._is_draining = False
+        self._backoff = Backoff(settings.signal.reconnect_min, settings.signal.reconnect_max)
+        self._retry: IDelayedCall | None = None
+        self._last_attempt = float("-inf")
+        self._said = ""
+        #: Local connections that wait for the host: until when, and for which service.
+        self._waiting: deque[tuple[float, SocketEnd, str]] = deque()
+        self.signaling = SignalLink(reactor, settings.signal, str(uuid.uuid4()), self, is_host=False)
+        self.signaling.setServiceParent(self)
+        table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
+        self._listeners: list[Listener] = []
+        self._udp: list[ClientFlows] = []
+        for forward in settings.forwards:
+            if isinstance(forward.local, ListenAddress):
+                what = f"forward to service '{forward.service}'" if forward.service else "forward"
+                listener = Listener(reactor, forward.local, _Forward(self, forward), what, "--local")
+                listener.setServiceParent(self)
+                self._listeners.append(listener)
+            else:
+                flows = ClientFlows(reactor, forward, table)
+                flows.listener.setServiceParent(self)
+                self._udp.append(flows)
+        watch = TimerService(1.0, self._watch)
+        watch.clock = reactor
+        watch.setName("watch")
+        watch.setServiceParent(self)
+
+    def _watch(self) -> None:
+        if self._peer is not None:
+            self._peer.tick()
+        now = self.reactor.seconds()
+        while self._waiting and self._waiting[0][0] <= now:
+            _, end, _ = self._waiting.popleft()
+            self.few.warn("a local connection is closed: host '{id}' is not connected", id=self.settings.id)
+            end.abort()
+        self.few.tick()
+
+    # Local connections
+
+    def forward(self, end: SocketEnd, service: str) -> None:
+        """A local connection for a service of the host."""
+        peer = self._peer
+        if peer is not None and peer.is_connected:
+            peer.forward(end, service)
+        elif len(self._waiting) >= self.settings.limits.max_streams:
+            end.abort()
+        else:
+            # Nothing is read from it before there is a stream for it.
+            end.pause()
+            self._waiting.append((self.reactor.seconds() + self.settings.wait_timeout, end, service))
+            self._knock()
+
+    def _knock(self) -> None:
+        """Somebody waits: do not sit out a long back-off."""
+        if self._retry is not None and self._retry.active():
+            wait = max(0.0, self._last_attempt + KNOCK - self.reactor.seconds())
+            if self._retry.getTime() - self.reactor.seconds() > wait:
+                self._retry.reset(wait)
+
+    # The peer connection
+
+    def _connect(self) -> None:
+        if self._peer is not None or self._is_draining or not self.signaling.up:
+            return
+        if self._retry is not None and self._retry.active():
+            return
+        self._last_attempt = self.reactor.seconds()
+        self._peer = ClientPeer(self, self.settings.id)
+        self._peer.connection.offer()
+
+    def peer_connected(self, peer: ClientPeer) -> None:
+        """The host is there."""
+        self._backoff.reset()
+        self._said = ""
+        self.log.info(
+            "connected to host '{id}': {path}{protocol}",
+            id=self.settings.id,
+            path=peer.connection.path,
+            protocol="" if peer.peer_extension is not None else " (reference protocol)",
+        )
+        for flows in self._udp:
+            flows.connected(peer.connection)
+        waiting, self._waiting = self._waiting, deque()
+        for _, end, service in waiting:
+            if end in self.visitors:
+                peer.forward(end, service)
+                end.resume()
+
+    def peer_ended(self, peer: ClientPeer, reason: str) -> None:
+        """The host is gone, or cannot be reached: try again, more slowly each time."""
+        if peer is not self._peer:
+            return
+        self._peer = None
+        for flows in self._udp:
+            flows.disconnected()
+        if self._is_draining:
+            return
+        wait = self._backoff.next_wait()
+        log = self.log.debug if reason == self._said else self.log.warn
+        self._said = reason
+        log("host '{id}' lost: {reason}; next attempt in {wait:.1f} s", id=self.settings.id, reason=reason, wait=wait)
+        self._retry = self.reactor.callLater(wait, self._try_again)
+        if self._waiting:
+            self._knock()
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._connect()
+
+    # What signaling tells
+
+    def signaling_up(self) -> None:
+        """The host can be asked."""
+        self._connect()
+
+    def signaling_down(self, reason: str) -> None:
+        """A connection that is there stays; one that is being set up may come about all the same."""
+
+    def signal_received(self, signal: object) -> None:
+        """The host's answer or candidate, or an error of the server."""
+        assert isinstance(signal, Signal)
+        peer = self._peer
+        if peer is None or signal.sender_id != self.settings.id:
+            return
+        try:
+            if signal.type == ANSWER:
+                peer.take_answer(signal.payload)
+            elif signal.type == CANDIDATE:
+                peer.take_candidate(signal.payload)
+            elif signal.type == ERROR and not peer.is_connected:
+                peer.give_up(clean_text(str(signal.payload)))
+        except (BadSignal, BadDescription) as error:
+            self.few.warn("host '{id}' sent what cannot be used: {error}", id=self.settings.id, error=str(error))
+            if signal.type == ANSWER and not peer.is_connected:
+                peer.give_up(str(error))
+
+    # The end
+
+    async def refuse_visitors(self) -> None:
+        """Close the local ports; what waits for the host waits no longer."""
+        self._is_draining = True
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        for listener in self._listeners:
+            await listener.stop_listening()
+        waiting, self._waiting = self._waiting, deque()
+        for _, end, _ in waiting:
+            end.abort()
+        await self.signaling.stopService()
+
+    def streams_left(self) -> int:
+        """See :class:`DrainingService`."""
+        peer = self._peer
+        return len(peer.streams) if peer is not None and peer.streams is not None else 0
+
+    async def close_links(self) -> None:
+        """Close the peer connection."""
+        peer, self._peer = self._peer, None
+        for flows in self._udp:
+            flows.disconnected()
+        if peer is not None:
+            await peer.close()

@@ -1,0 +1,253 @@
+"""``rtc-host``: clients find it by its ID, and reach the services beside it through data channels.
+
+    RtcHost
+     +-- signaling     a SignalLink, registered under the host's ID
+     +-- watch         once a second, looks after streams that do not move
+
+Peer connections come with the clients' offers and end with them; :class:`HostPeer` is one. Losing signaling costs
+none of them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.internet.defer import gatherResults
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.addresses import DialAddress
+from rtunnel.errors import BadDescription, BadSignal, Code
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.rtc.channel_streams import ChannelStreams
+from rtunnel.rtc.interfaces import ISignalUser
+from rtunnel.rtc.peer import Peer
+from rtunnel.rtc.sctp import Channel
+from rtunnel.rtc.settings import HostSettings, ServiceSettings, UdpAddress
+from rtunnel.rtc.signal_link import SignalLink
+from rtunnel.rtc.udp_host import HostFlows
+from rtunnel.services.draining import DrainingService
+from rtunnel.services.few_lines import FewLines
+from rtunnel.wire.messages import clean_text
+from rtunnel.wire.signaling import CANDIDATE, ERROR, OFFER, Extension, Signal, read_description
+
+#: Clients whose candidates came before their offer, and how many of each are kept.
+EARLY_CLIENTS = 64
+EARLY_CANDIDATES = 32
+
+
+class Service:
+    """A service, with what its failures look like from here."""
+
+    log = Logger()
+
+    def __init__(self, settings: ServiceSettings, reactor: Any, dial_timeout: float) -> None:
+        self.settings = settings
+        self.is_down = False
+        self.endpoint: IStreamClientEndpoint | None = None
+        if isinstance(settings.remote, DialAddress):
+            self.endpoint = settings.remote.endpoint(reactor, dial_timeout)
+
+    def reached(self, _end: SocketEnd) -> None:
+        """It took a connection."""
+        if self.is_down:
+            self.is_down = False
+            self.log.info("service {remote} is back", remote=self.settings.remote)
+
+    def failed(self, failure: Failure) -> None:
+        """Loud for the first who finds it down, quiet for the rest."""
+        log = self.log.debug if self.is_down else self.log.warn
+        self.is_down = True
+        log("service {remote} cannot be reached: {error}", remote=self.settings.remote, error=failure.getErrorMessage())
+
+
+class HostPeer(Peer):
+    """One client."""
+
+    log = Logger()
+
+    def __init__(self, host: RtcHost, name: str, extension: Extension | None) -> None:
+        super().__init__(host.reactor, host.settings, name, host.signaling.send, host.peer_ended)
+        self._host = host
+        self._peer_extension = extension
+        self._streams = self.use_streams(extension)
+        self._flows = HostFlows(
+            host.reactor, self.connection, host.settings.max_flows, host.settings.udp_idle, host.few
+        )
+
+    @property
+    def extension(self) -> Extension | None:
+        """A client of the reference protocol is answered in it."""
+        return super().extension if self._peer_extension is not None else None
+
+    def connected(self) -> None:
+        """Channels can be used."""
+        super().connected()
+        self.log.info(
+            "client {client} connected: {path}{protocol}",
+            client=clean_text(self.name),
+            path=self.connection.path,
+            protocol="" if self._peer_extension is not None else " (reference protocol)",
+        )
+
+    def channel_arrived(self, channel: object) -> None:
+        """A connection or UDP flow of the client, for one of our services."""
+        assert isinstance(channel, Channel)
+        service = self._host.offered.get(channel.protocol)
+        kind = "tcp" if channel.reliable else "udp"
+        if self._host.is_draining:
+            self._streams.refuse(channel, Code.SHUTTING_DOWN)
+        elif service is None or service.settings.protocol != kind:
+            self._host.few.warn(
+                "client {client} asks for the service '{service}' over {kind}, which is not offered",
+                client=clean_text(self.name),
+                service=clean_text(channel.protocol),
+                kind=kind,
+            )
+            self._streams.refuse(channel, Code.UNKNOWN_SERVICE)
+        elif isinstance(service.settings.remote, UdpAddress):
+            self._flows.accept(channel, service.settings.remote)
+        else:
+            self._dial(self._streams, channel, service)
+
+    def _dial(self, streams: ChannelStreams, channel: Channel, service: Service) -> None:
+        assert service.endpoint is not None
+        end = SocketEnd(service.reached, self._host.visitors.discard)
+        end.attach(streams.attach(channel, end))
+        self._host.visitors.add(end)
+        self.log.debug("{label} of client {client}", label=clean_text(channel.label), client=clean_text(self.name))
+        end.dial(service.endpoint, service.failed)
+
+    def _ended(self) -> None:
+        super()._ended()
+        self._flows.close()
+
+
+@implementer(ISignalUser)
+class RtcHost(DrainingService):
+    """The host as a service.
+
+    :param reactor: one that runs on asyncio; provides TCP, UDP, time and name resolution.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, settings: HostSettings) -> None:
+        super().__init__(reactor, "rtc-host", settings.drain)
+        self.settings = settings
+        self.few = FewLines(self.log, reactor)
+        self.is_draining = False
+        self.offered = {one.name: Service(one, reactor, settings.dial_timeout) for one in settings.services}
+        self._peers: dict[str, HostPeer] = {}
+        self._early: OrderedDict[str, list[object]] = OrderedDict()
+        self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
+        self.signaling.setServiceParent(self)
+        watch = TimerService(1.0, self._watch)
+        watch.clock = reactor
+        watch.setName("watch")
+        watch.setServiceParent(self)
+
+    def _watch(self) -> None:
+        for peer in list(self._peers.values()):
+            peer.tick()
+        self.few.tick()
+
+    # What signaling tells
+
+    def signaling_up(self) -> None:
+        """Clients can find us."""
+        for service in self.offered.values():
+            self.log.info(
+                "host '{id}' offers {kind} {remote}{name}",
+                id=self.settings.id,
+                kind=service.settings.protocol,
+                remote=service.settings.remote,
+                name=f" as service '{service.settings.name}'" if service.settings.name else "",
+            )
+
+    def signaling_down(self, reason: str) -> None:
+        """Those who have found us stay."""
+
+    def signal_received(self, signal: object) -> None:
+        """A client's offer or candidate, or an error of the server."""
+        assert isinstance(signal, Signal)
+        try:
+            if signal.type == OFFER:
+                self._take_offer(signal)
+            elif signal.type == CANDIDATE:
+                self._take_candidate(signal)
+            elif signal.type == ERROR:
+                self._take_error(signal)
+        except (BadSignal, BadDescription) as error:
+            self.few.warn(
+                "client {client} sent what cannot be used: {error}",
+                client=clean_text(signal.sender_id),
+                error=str(error),
+            )
+
+    def _take_offer(self, signal: Signal) -> None:
+        if self.is_draining or not signal.sender_id:
+            return
+        description = read_description(OFFER, signal.payload)
+        early = self._early.pop(signal.sender_id, [])
+        before = self._peers.pop(signal.sender_id, None)
+        if before is not None:
+            # Its client has given it up, or it would not ask again.
+            before.close()
+        if len(self._peers) >= self.settings.max_clients:
+            self.few.warn("{count} clients, the limit (--max-clients): others are not answered", count=len(self._peers))
+            return
+        peer = HostPeer(self, signal.sender_id, description.extension)
+        try:
+            peer.connection.take_offer(description.sdp)
+        except BadDescription:
+            peer.close()
+            raise
+        self._peers[signal.sender_id] = peer
+        for payload in early:
+            peer.take_candidate(payload)
+
+    def _take_candidate(self, signal: Signal) -> None:
+        peer = self._peers.get(signal.sender_id)
+        if peer is not None:
+            peer.take_candidate(signal.payload)
+            return
+        # It may be quicker than its offer.
+        early = self._early.setdefault(signal.sender_id, [])
+        if len(early) < EARLY_CANDIDATES:
+            early.append(signal.payload)
+        if len(self._early) > EARLY_CLIENTS:
+            self._early.popitem(last=False)
+
+    def _take_error(self, signal: Signal) -> None:
+        peer = self._peers.get(signal.sender_id)
+        if peer is not None and not peer.is_connected:
+            peer.give_up("it has left the signaling server")
+
+    # What peers tell
+
+    def peer_ended(self, peer: HostPeer, reason: str) -> None:
+        """A client is gone, or never came."""
+        if self._peers.get(peer.name) is peer:
+            del self._peers[peer.name]
+        self.few.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
+
+    # The end
+
+    async def refuse_visitors(self) -> None:
+        """Leave the signaling server, so that the ID is free, and take no new channels."""
+        self.is_draining = True
+        await self.signaling.stopService()
+
+    def streams_left(self) -> int:
+        """See :class:`DrainingService`."""
+        return sum(len(peer.streams) for peer in self._peers.values() if peer.streams is not None)
+
+    async def close_links(self) -> None:
+        """Close the peer connections."""
+        peers, self._peers = list(self._peers.values()), {}
+        await gatherResults([peer.close() for peer in peers])
