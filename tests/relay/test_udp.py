@@ -234,6 +234,15 @@ def test_idle_flows_end_and_used_ones_stay() -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_the_end_of_one_flow_leaves_the_others_their_time() -> None:
+    clock = Clock()
+    table = FlowTable(clock, 10, 60.0)
+    one, other = FakeFlow(table), FakeFlow(table)
+    one.end("over")
+    clock.advance(60)
+    assert other.ended == "idle"
+
+
 def test_there_is_one_timer_at_most() -> None:
     clock = Clock()
     table = FlowTable(clock, 1000, 60.0)

@@ -38,20 +38,19 @@ class Names(ReactorByHand):
         super().__init__()
         self.asked: list[str] = []
         self.nameResolver = self
-        self._receivers: list[Any] = []
+        self._receivers: dict[str, Any] = {}
 
     def resolveHostName(self, receiver: Any, name: str, port: int, types: object, transport: str) -> None:
         assert (port, types, transport) == (0, None, "UDP")
         self.asked.append(name)
-        self._receivers.append(receiver)
+        self._receivers[name] = receiver
 
-    def answer(self, *hosts: str) -> None:
-        receivers, self._receivers = self._receivers, []
-        for receiver in receivers:
-            receiver.resolutionBegan(None)
-            for host in hosts:
-                receiver.addressResolved((IPv6Address if ":" in host else IPv4Address)("UDP", host, 0))
-            receiver.resolutionComplete()
+    def answer(self, *hosts: str, name: str = "service.example") -> None:
+        receiver = self._receivers.pop(name)
+        receiver.resolutionBegan(None)
+        for host in hosts:
+            receiver.addressResolved((IPv6Address if ":" in host else IPv4Address)("UDP", host, 0))
+        receiver.resolutionComplete()
 
 
 class Channel(MemoryChannel):
@@ -210,6 +209,21 @@ async def test_names_are_looked_up_once_for_all_who_wait(host: Host) -> None:
     assert list(got.values()) == [[b"%d" % number for number in range(MAX_WAITING)]] * 3
     await turns()
     assert host.service.poll() is None
+
+
+@ensureDeferred
+async def test_the_answer_for_one_name_is_not_for_another(host: Host) -> None:
+    port = host.service.address[1]
+    one, other = (host.channel(udp_address(name, port)) for name in ("service.example", "other.example"))
+    one.send(b"one")
+    other.send(b"other")
+    await turns()
+    host.names.answer(HOST, name="other.example")
+    assert (await host.service.gets())[0] == b"other"
+    await turns()
+    assert host.service.poll() is None
+    host.names.answer(HOST)
+    assert (await host.service.gets())[0] == b"one"
 
 
 @ensureDeferred
