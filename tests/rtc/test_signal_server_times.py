@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signal_server import SignalServer
-from tests.rtc.signal_parts import PING, PONG, TEXT, UPGRADE, FakeTransport, close_code, frame, frames
+from tests.rtc.signal_parts import CLOSE, PING, PONG, TEXT, UPGRADE, FakeTransport, close_code, frame, frames
 
 REGISTER = frame(b'{"type":"register-host","sender_id":"host"}')
 
@@ -94,6 +94,18 @@ def test_ping_every_54_s_and_drop_after_60(setting: Setting) -> None:
     setting.wait(0.2)
     assert connection.aborted()
     assert setting.server.switchboard.hosts == 0
+
+
+def test_a_goodbye_that_the_network_does_not_take(setting: Setting) -> None:
+    connection = setting.connect(UPGRADE + b"\r\n" + REGISTER)
+    setting.wait(0.1)
+    connection.say(frame(b"\x03\xe8", opcode=CLOSE))
+    assert connection.close_code() == 1000
+    setting.wait(0.1)
+    setting.wait(1.9)
+    assert not connection.aborted()
+    setting.wait(0.2)
+    assert connection.aborted()
 
 
 @pytest.mark.parametrize(

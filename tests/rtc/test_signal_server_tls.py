@@ -32,7 +32,7 @@ PROTOCOL_VERSION = bytes([2, 70])
 class Client:
     """The client's end of TLS, to look at afterwards."""
 
-    def __init__(self, ca: Path, *groups: str, version: int | None = None) -> None:
+    def __init__(self, ca: Path, *groups: str, version: int | None = None, ciphers: bytes = b"") -> None:
         self._context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         self._context.load_verify_locations(str(ca))
         self._context.set_verify(SSL.VERIFY_PEER)
@@ -40,6 +40,8 @@ class Client:
             set_groups(self._context, groups)
         if version is not None:
             self._context.set_max_proto_version(version)
+        if ciphers:
+            self._context.set_cipher_list(ciphers)
         self.connection: SSL.Connection
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
@@ -96,6 +98,23 @@ async def test_tls_1_2(signaling: SignalWorld, authority: Authority, holder: Hol
     cipher = tls.connection.get_cipher_name() or ""
     assert cipher.startswith("ECDHE-")
     assert "GCM" in cipher or "CHACHA20" in cipher
+
+
+@pytest.mark.parametrize(
+    ("ciphers", "is_taken"),
+    [
+        (b"ECDHE-ECDSA-AES128-GCM-SHA256", True),
+        (b"ECDHE-ECDSA-CHACHA20-POLY1305", True),
+        (b"ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES128-SHA", False),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_ciphers_of_tls_1_2(
+    signaling: SignalWorld, authority: Authority, holder: Holder, ciphers: bytes, is_taken: bool
+) -> None:
+    await start(signaling, holder)
+    peer = await signaling.open(tls=Client(authority.cert, version=SSL.TLS1_2_VERSION, ciphers=ciphers))
+    assert peer.opened is is_taken
 
 
 @pytest_twisted.ensureDeferred

@@ -456,6 +456,7 @@ def test_what_is_remembered_of_offers_is_bounded() -> None:
     for number in range(1, MAX_UNANSWERED + 1):
         client.say("offer", "client", f"host {number}")
     assert len(client.party.asked) == MAX_UNANSWERED
+    assert [len(host.party.asked_by) for host in hosts] == [0] + [1] * MAX_UNANSWERED
     for host in hosts:
         host.sent.clear()
     client.leave()
