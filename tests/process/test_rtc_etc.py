@@ -92,23 +92,48 @@ class TestTac:
 
     def test_all_three(self, twistd: Twistds, serve: Callable[..., Service]) -> None:
         signal, url = start_signal(twistd)
-        common = {
-            "WTT_SIGNAL": url,
-            "WTT_STUN_SERVER": "",
-            "WTT_HOST_ID": "myhost",
-            "WTT_CLIENT_ID": "myhost",
-            "RTUNNEL_ICE_INTERFACE": "127.0.0.1",
-        }
-        host = start(twistd, "rtc-host", WTT_HOST_REMOTE=serve(get=get).address, **common)
+        host = start(twistd, "rtc-host", WTT_HOST_REMOTE=serve(get=get).address, **reference_variables(url))
         host.wait_for(REGISTERED)
         port = free_port()
-        client = start(twistd, "rtc-client", WTT_CLIENT_LOCAL=f"127.0.0.1:{port}", **common)
-        wait_until_open(port)
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as visitor:
-            visitor.sendall(b"get 100000 7\n")
-            assert read_all(visitor) == expected(100_000, 7)
+        client = start(twistd, "rtc-client", WTT_CLIENT_LOCAL=f"127.0.0.1:{port}", **reference_variables(url))
+        check_forward(port)
         for process in (client, host, signal):
             assert process.terminate() == 0
+            assert "Traceback" not in process.output
+
+
+def reference_variables(url: str) -> dict[str, str]:
+    """What both ends need, as the manual of the replaced program names it."""
+    return {
+        "WTT_SIGNAL": url,
+        "WTT_STUN_SERVER": "",
+        "WTT_HOST_ID": "myhost",
+        "WTT_CLIENT_ID": "myhost",
+        "RTUNNEL_ICE_INTERFACE": "127.0.0.1",
+    }
+
+
+def check_forward(port: int) -> None:
+    """Who connects to the port gets what the service sends."""
+    wait_until_open(port)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as visitor:
+        visitor.sendall(b"get 100000 7\n")
+        assert read_all(visitor) == expected(100_000, 7)
+
+
+class TestDaemons:
+    """``twistd rtc-host``: forked twice after the reactor was chosen, and it works."""
+
+    def test_all_three(self, twistd: Twistds, serve: Callable[..., Service]) -> None:
+        signal = twistd.daemon("rtc-signal", "--addr", LOOPBACK)
+        env = reference_variables(f"ws://127.0.0.1:{signal.wait_for(LISTENS)['port']}")
+        host = twistd.daemon("rtc-host", "--remote", serve(get=get).address, env=env)
+        host.wait_for(REGISTERED)
+        port = free_port()
+        client = twistd.daemon("rtc-client", "--local", f"127.0.0.1:{port}", env=env)
+        check_forward(port)
+        for process in (client, host, signal):
+            process.terminate()
             assert "Traceback" not in process.output
 
 
