@@ -223,10 +223,12 @@ class SignalProtocol(WebSocketServerProtocol):
 
     def onPing(self, payload: bytes) -> None:
         """Called by Autobahn."""
-        if self.party.state is State.WAITING and self._is_in_time():
+        if not self._is_in_time():
+            return
+        if self.party.state is State.WAITING:
             # Our ends take the answer to a ping behind their registration for its success.
             self._owed = payload
-        elif self._is_in_time():
+        else:
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
@@ -305,19 +307,27 @@ class SignalProtocol(WebSocketServerProtocol):
 
 
 class SignalFactory(WebSocketServerFactory):
-    """Autobahn's settings; :meth:`SignalServer.build` makes the connections."""
+    """What Autobahn keeps for all connections."""
 
     noisy = False
 
-    def __init__(self, reactor: Any, max_message: int) -> None:
-        super().__init__(reactor=reactor, server="")
+    def __init__(self, server: SignalServer) -> None:
+        super().__init__(reactor=server.reactor, server="")
+        self._server = server
+        max_message = server.settings.max_message
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
             maxFramePayloadSize=max_message,
             maxMessagePayloadSize=max_message,
-            # Both are ours: see SignalProtocol.
+            # Both times are ours, and so are origins: see SignalProtocol.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             allowNullOrigin=True,
         )
+
+    def buildProtocol(self, addr: object) -> SignalProtocol:
+        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
+        protocol = SignalProtocol(self._server)
+        protocol.factory = self
+        return protocol

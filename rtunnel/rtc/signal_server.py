@@ -71,17 +71,6 @@ class _Door(QuietFactory):
         return self._inner.buildProtocol(addr) if self._server.has_room_for(addr) else None
 
 
-class _WebSockets(SignalFactory):
-    def __init__(self, server: SignalServer) -> None:
-        super().__init__(server.reactor, server.settings.max_message)
-        self._server = server
-
-    def buildProtocol(self, addr: IAddress | None) -> SignalProtocol:
-        protocol = SignalProtocol(self._server)
-        protocol.factory = self
-        return protocol
-
-
 class SignalServer(MultiService):
     """The server as a service.
 
@@ -104,7 +93,7 @@ class SignalServer(MultiService):
         self._connections: set[SignalProtocol] = set()
         self._strangers: dict[SignalProtocol, None] = {}
         self._per_address: Counter[str] = Counter()
-        self.factory = _WebSockets(self)
+        self.factory = SignalFactory(self)
         factory: IProtocolFactory = self.factory
         self._credentials: WebCredentials | None = None
         if settings.cert is not None and settings.key is not None:
