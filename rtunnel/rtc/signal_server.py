@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from rtunnel.errors import ConfigError
 from rtunnel.relay.sockets import QuietFactory, show_address
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signal_admission import Origins, Tokens, neighbourhood
@@ -75,7 +76,7 @@ class SignalServer(MultiService):
     """The server as a service.
 
     :param reactor: provides listening sockets and time.
-    :raises ConfigError: the certificate or its key cannot be used, or an origin is none.
+    :raises ConfigError: the certificate or its key is missing or cannot be used, or an origin is none.
     """
 
     log = Logger()
@@ -96,6 +97,8 @@ class SignalServer(MultiService):
         self.factory = SignalFactory(self)
         factory: IProtocolFactory = self.factory
         self._credentials: WebCredentials | None = None
+        if (settings.cert is None) != (settings.key is None):
+            raise ConfigError("TLS needs a certificate and its key; give both --tls-cert-file and --tls-key-file")
         if settings.cert is not None and settings.key is not None:
             self._credentials = WebCredentials(settings.cert, settings.key)
             factory = TLSMemoryBIOFactory(self._credentials, False, factory, reactor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,13 @@ def test_files_that_cannot_be_used(tmp_path: Path, spoil: Callable[[Holder], Non
     spoil(holder)
     with pytest.raises(ConfigError, match=complaint):
         SignalServer(reactor, SignalSettings(ListenAddress.parse("127.0.0.1:0"), holder.cert, holder.key))
+
+
+@pytest.mark.parametrize("missing", ["cert", "key"])
+def test_one_file_alone_is_not_the_end_of_tls(holder: Holder, missing: str) -> None:
+    settings = SignalSettings(ListenAddress.parse("127.0.0.1:0"), holder.cert, holder.key)
+    with pytest.raises(ConfigError, match="--tls-cert-file and --tls-key-file"):
+        SignalServer(reactor, replace(settings, **{missing: None}))
 
 
 def test_a_key_of_another_certificate(authority: Authority, holder: Holder) -> None:
