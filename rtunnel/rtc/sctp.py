@@ -45,6 +45,8 @@ from rtunnel.rtc.interfaces import IChannel
 RECEIVE_WINDOW = 1024 * 1024
 #: Bytes beyond the window after which chunks are thrown away unacknowledged, as RFC 9260, section 6.2, allows.
 WINDOW_SLACK = LOCAL_MAX_MESSAGE_SIZE
+#: Seconds that an acknowledgement may wait for the next packet.
+SACK_DELAY = 0.02
 #: Chunks received out of order that are kept.
 MAX_MISORDERED = 4096
 #: Bytes of messages on unreliable channels that wait. More make the oldest go.
@@ -169,6 +171,7 @@ class Association(RTCSctpTransport):
         self._max_channels = max_channels
         self._advertised_rwnd = RECEIVE_WINDOW
         self._window_is_small = False
+        self._sack_timer: asyncio.TimerHandle | None = None
         #: What the peer said last of its own window. With nothing in flight one message goes all the same (RFC 9260,
         #: section 6.1, A).
         self._peer_window = RECEIVE_WINDOW
@@ -255,7 +258,7 @@ class Association(RTCSctpTransport):
         # While a flush is running, it sees what is queued.
         if not (self._flushing or self._flush_is_due):
             self._flush_is_due = True
-            self._loop.call_soon(self._flush_now)
+            asyncio.get_running_loop().call_soon(self._flush_now)
 
     def _flush_now(self) -> None:
         self._flush_is_due = False
@@ -328,12 +331,29 @@ class Association(RTCSctpTransport):
         self._advertised_rwnd += count
         if self._window_is_small and self._advertised_rwnd > RECEIVE_WINDOW // 2 and self._up:
             self._window_is_small = False
-            self._run(self._send_sack())
+            self._run(self._send_sack_now())
 
     async def _send_sack(self) -> None:
-        if self._advertised_rwnd < RECEIVE_WINDOW // 4:
-            self._window_is_small = True
+        """Acknowledge every second packet at once, the others soon, and what shows a loss at once (RFC 9260, section
+        6.2)."""
+        if self._sack_timer is None and not (self._sack_misordered or self._sack_duplicates or self._window_is_small):
+            self._sack_needed = False
+            self._sack_timer = asyncio.get_running_loop().call_later(SACK_DELAY, self._sack_is_late)
+        else:
+            await self._send_sack_now()
+
+    async def _send_sack_now(self) -> None:
+        self._stop_sack_timer()
+        self._window_is_small = self._advertised_rwnd < RECEIVE_WINDOW // 4
         await super()._send_sack()
+
+    def _sack_is_late(self) -> None:
+        self._run(self._send_sack_now())
+
+    def _stop_sack_timer(self) -> None:
+        timer, self._sack_timer = self._sack_timer, None
+        if timer is not None:
+            timer.cancel()
 
     async def _handle_data(self, data: bytes) -> None:
         if self._over:
@@ -421,6 +441,7 @@ class Association(RTCSctpTransport):
             self.tell(self._user.association_up)
         elif state == self.State.CLOSED and not self._dropped:
             self._over = self._dropped = True
+            self._stop_sack_timer()
             for channel, _, _ in list(self._urgent):
                 channel._setReadyState("closed")
             self._urgent.clear()
