@@ -214,6 +214,8 @@ class Connection(WebSocketClientProtocol):
             self.give_up(f"nothing was heard from it for {PING_EVERY:g} s, not even the answer to a ping")
             return
         self._heard = False
+        # It was no farewell, then.
+        self._complaint = ""
         self.sendPing(_ALIVE)
         self._wait(PING_EVERY, self._look)
 

@@ -61,6 +61,7 @@ class Peer(WebSocketServerProtocol):
         super().__init__()
         self.server = server
         self.identity = ""
+        self.pinged = b""
         self.close_code: int | None = None
         self.was_clean = False
 
@@ -77,6 +78,7 @@ class Peer(WebSocketServerProtocol):
 
     def onPing(self, payload: bytes) -> None:
         self.server.pings += 1
+        self.pinged = payload
         if self.server.answers_pings:
             super().onPing(payload)
 
@@ -258,7 +260,7 @@ class World:
 
     async def stop(self, service: Any) -> None:
         self._running.remove(service)
-        await service.stopService()
+        await service.stopService().addTimeout(15, self.reactor)
 
     async def stop_all(self) -> None:
         for service in reversed(self._running[:]):

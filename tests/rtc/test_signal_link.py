@@ -270,6 +270,38 @@ async def test_why_the_server_closed(world: World) -> None:
     assert user.downs == ["it closed the connection (3001 going?home)"]
 
 
+@pytest.mark.parametrize(
+    ("about", "why"),
+    [
+        ("", "the server says: so?it is"),
+        ("cottage", "the server says: so?it is"),
+        ("7a1c", "it closed the connection (1000)"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_only_an_error_about_us_is_why(world: World, about: str, why: str) -> None:
+    server = own(world)
+    _, user = await world.up(server.port)
+    server.peers[0].sendMessage(encode_signal(Signal("error", "so\nit is", "", about)))
+    server.peers[0].sendClose(1000)
+    await world.until(lambda: user.ups == 2, "up again")
+    assert user.downs == [why]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_old_error_is_not_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal_connection, "PING_EVERY", 0.05)
+    server = own(world)
+    _, user = await world.up(server.port)
+    server.peers[0].sendMessage(encode_signal(Signal("error", "a mistake")))
+    await world.until(lambda: user.signals, "the error")
+    pings = server.pings
+    await world.until(lambda: server.pings >= pings + 2, "a ping after it")
+    server.peers[0].sendClose(1000)
+    await world.until(lambda: user.ups == 2, "up again")
+    assert user.downs == ["it closed the connection (1000)"]
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_closes_and_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal_connection, "GOODBYE", 0.1)

@@ -85,6 +85,19 @@ async def test_before_it_is_registered(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_the_answer_to_the_registration_comes_too_late(world: World) -> None:
+    server = world.start(OwnServer(world.reactor))
+    server.answers_pings = False
+    link, user = world.link(server.port)
+    world.start(link)
+    await world.until(lambda: server.pings, "a ping")
+    stopped = world.stop(link)
+    server.peers[0].sendPong(server.peers[0].pinged)
+    await stopped
+    assert (link.up, user.ups) == (False, 0)
+
+
+@pytest_twisted.ensureDeferred
 async def test_while_it_waits_for_the_next_attempt(world: World) -> None:
     link, _ = world.link(free_port(), reconnect_min=60.0, reconnect_max=60.0)
     world.start(link)
@@ -118,6 +131,7 @@ async def test_the_server_is_told_goodbye(world: World) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_answers_no_goodbye(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal_connection, "GOODBYE", 0.1)
+    monkeypatch.setattr(signal_connection, "PING_EVERY", 600.0)
     server = world.start(OwnServer(world.reactor))
     link, user = await world.up(server.port)
     for transport in server.transports:

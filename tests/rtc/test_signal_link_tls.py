@@ -185,8 +185,11 @@ async def test_a_server_that_is_silent_in_the_tls_handshake(world: World, author
 async def test_a_dead_server_is_found_and_the_link_stopped_over_tls(world: World, authority: Authority) -> None:
     server = own(world, authority.server())
     link, user = await world.up(server.port, secure=True, ca_file=authority.cert)
-    server.cut_off()
+    # TCP ends, without a word of TLS.
+    [transport] = server.transports
+    transport.transport.loseConnection()
     await world.until(lambda: user.ups == 2, "up again")
+    assert user.downs == ["Connection to the other side was lost in a non-clean fashion: Connection lost"]
     await world.stop(link)
     await world.until(lambda: len(server.gone) == 2, "gone")
     assert (server.gone[1].was_clean, server.gone[1].close_code) == (True, 1000)
