@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.process.harness import Twistds
+from tests.process.rtc import RtcTunnel, UdpService
 from tests.process.services import Nginx, Service, Talent, Tunnel
 
 
@@ -39,6 +40,28 @@ def serve() -> Iterator[Callable[..., Service]]:
 def start_tunnel(twistd: Twistds) -> Callable[..., Tunnel]:
     """``start_tunnel(local, server=[...], client=[...])``: a server and a client that work."""
     return partial(Tunnel, twistd)
+
+
+@pytest.fixture
+def start_rtc(twistd: Twistds) -> Iterator[Callable[..., RtcTunnel]]:
+    """``start_rtc(remote, host=[...], client=[...])``: a WebRTC tunnel that works, and ends as it should."""
+    tunnels: list[RtcTunnel] = []
+
+    def start(remote: str, **options: Sequence[str]) -> RtcTunnel:
+        tunnels.append(RtcTunnel(twistd, remote, **options))
+        return tunnels[-1]
+
+    yield start
+    for tunnel in tunnels:
+        tunnel.end()
+
+
+@pytest.fixture
+def udp_service() -> Iterator[UdpService]:
+    """A private service of UDP."""
+    service = UdpService()
+    yield service
+    service.close()
 
 
 @pytest.fixture
