@@ -63,9 +63,9 @@ class Ends:
         """A client, connected to the host."""
         self.local = free_port()
         client = self._start(maker, "client", f"--local={LOOPBACK}:{self.local}", *options)
-        client.wait_for(r"\bconnected\b")
-        if maker == "chrome":
-            client.wait_for("^listening$")
+        client.wait_for(
+            "^listening$" if maker == "chrome" else rf"connected to host '{ID}': .* \(reference protocol\)$"
+        )
         return client
 
     def _start(self, maker: str, kind: str, *options: str) -> Process:
