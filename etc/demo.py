@@ -1,8 +1,9 @@
-"""What ``make demo`` runs: a real web page through a real rtunnel-server and rtunnel-client, all on this machine.
+"""What ``make demo`` runs: a real web page through both tunnels, by real processes, all on this machine.
 
-A web server (nginx where there is one, else Twisted's) listens on a loopback port that nobody is told; the page is then
-fetched from the public port of the server. It prints each command, so that one can type them oneself. All
-processes are ended by their own ids, every wait has a bound, and nothing stays behind.
+A web server (nginx where there is one, else Twisted's) listens on a loopback port that nobody is told. The page is then
+fetched from the public port of an rtunnel-server, and after that from the local port of an rtc-client. It prints each
+command, so that one can type them oneself. All processes are ended by their own ids, every wait has a bound, nothing
+stays behind, and no other machine is asked for anything.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Child:
         self.name = name
         self._log = directory / f"{name}.log"
         say(f"  $ {shlex.join([Path(argv[0]).name, *argv[1:]])}")
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("RTUNNEL_")}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("RTUNNEL_", "WTT_"))}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 argv, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
@@ -161,52 +162,98 @@ def web_server_argv(twistd: str, directory: Path, port: int) -> list[str]:
     return [nginx, "-p", str(directory), "-c", str(conf)]
 
 
+Plugin = Callable[..., Child]
+"""Starts a plugin of twistd by its name, with these options."""
+
+
 def demo(directory: Path, start: Callable[[str, Sequence[str]], Child]) -> None:
     """The steps; the processes that ``start`` starts are ended by whoever gave it."""
     twistd = shutil.which("twistd", path=str(Path(sys.executable).parent))
     if twistd is None:
         raise DemoError(f"there is no twistd beside {sys.executable}: is rtunnel installed there?")
-    twistd_n = [twistd, "-n", "--pidfile="]
     token = secrets.token_hex(8)
     (directory / "site").mkdir()
     (directory / "site" / "index.html").write_text(f"<h1>Hello through the tunnel: {token}</h1>\n")
-    web, control, public = free_ports(3)
+    web, control, public, signaling, local = free_ports(5)
 
-    say(f"1. A web server that only this machine can reach, on port {web}:")
+    say(f"A web server that only this machine can reach, on port {web}:")
     web_server = start("web", web_server_argv(twistd, directory, web))
     wait_until(lambda: accepts(web), "the web server listens", web_server)
 
-    say(f"2. The public end: clients come to port {control}, visitors to the ports that clients ask for:")
+    def plugin(name: str, *options: str) -> Child:
+        return start(name, [twistd, "-n", "--pidfile=", name, *options])
+
+    reverse_tunnel(plugin, web, control, public, token)
+    webrtc_tunnel(plugin, web, signaling, local, token)
+
+
+def reverse_tunnel(plugin: Plugin, web: int, control: int, public: int, token: str) -> None:
+    """The page through a public machine."""
+    say("\nTHE REVERSE TUNNEL: a public machine passes visitors on.\n")
+    say(f"1. The public end: clients come to port {control}, visitors to the ports that clients ask for:")
     control_listen = f"tcp:{control}:interface=127.0.0.1"
-    server_options = ["--control-listen", control_listen, "--public-interface", "127.0.0.1"]
-    server = start("rtunnel-server", [*twistd_n, "rtunnel-server", *server_options])
+    server = plugin("rtunnel-server", "--control-listen", control_listen, "--public-interface", "127.0.0.1")
     wait_until(lambda: "listening" in server.output, "the server listens", server)
 
-    say(f"3. The private end: it dials the server, and asks for public port {public}:")
-    client_options = ["--server", f"127.0.0.1:{control}", "--local", f"127.0.0.1:{web}", "--remote-port", str(public)]
-    client = start("rtunnel-client", [*twistd_n, "rtunnel-client", *client_options])
+    say(f"2. The private end: it dials the server, and asks for public port {public}:")
+    server_option = ("--server", f"127.0.0.1:{control}")
+    client = plugin("rtunnel-client", *server_option, "--local", f"127.0.0.1:{web}", "--remote-port", str(public))
 
-    url = f"http://127.0.0.1:{public}/"
-    say(f"4. A visitor of the public port:\n  $ curl {url}")
+    say("3. A visitor of the public port:")
+    visit(public, token, server, client)
+    say("4. Both ends go down on SIGTERM:")
+    go_down(public, client, server)
+
+
+def webrtc_tunnel(plugin: Plugin, web: int, signaling: int, local: int, token: str) -> None:
+    """The page over a connection from one end to the other."""
+    say("\nTHE WEBRTC TUNNEL: both ends connect to each other, through NATs too.\n")
+    say(f"1. The signaling server, on port {signaling}, where the ends find each other:")
+    signal_server = plugin("rtc-signal", "--addr", f"127.0.0.1:{signaling}")
+    wait_until(lambda: "listening" in signal_server.output, "the signaling server listens", signal_server)
+
+    # On one machine nobody need be asked for public addresses, and loopback will do.
+    here = ("--signal", f"ws://127.0.0.1:{signaling}", "--stun-server", "", "--ice-interface", "127.0.0.1")
+    say("2. The private end, under the name 'demo':")
+    host = plugin("rtc-host", "--id", "demo", "--remote", f"127.0.0.1:{web}", *here)
+    wait_until(lambda: "offers" in host.output, "the host is registered", signal_server, host)
+
+    say(f"3. The user's end: port {local} here leads to the web server there:")
+    client = plugin("rtc-client", "--id", "demo", "--local", f"127.0.0.1:{local}", *here)
+    wait_until(lambda: "connected to host" in client.output, "the two are connected", signal_server, host, client)
+    say("    " + next(line for line in client.output.splitlines() if "connected to host" in line).partition("] ")[2])
+
+    say("4. A program that uses that port:")
+    visit(local, token, signal_server, host, client)
+    say("5. All three go down on SIGTERM:")
+    go_down(local, client, host, signal_server)
+
+
+def visit(port: int, token: str, *needed: Child) -> None:
+    """Fetch the page from a port that may not be there yet."""
+    url = f"http://127.0.0.1:{port}/"
+    say(f"  $ curl {url}")
     pages: list[str] = []
 
     def page_came() -> bool:
         pages.append(fetch(url))
         return bool(pages[-1])
 
-    wait_until(page_came, "the page comes through the tunnel", web_server, server, client)
+    wait_until(page_came, "the page comes through the tunnel", *needed)
     say(f"    {pages[-1].strip()}")
     if token not in pages[-1]:
         raise DemoError("that is not the page that the web server has")
 
-    say("5. Both ends go down on SIGTERM:")
-    for child in (client, server):
+
+def go_down(port: int, *children: Child) -> None:
+    """End them, one after the other; then nobody listens on *port*."""
+    for child in children:
         code = child.terminate()
         say(f"    {child.name}: exit code {code}")
         if code != 0:
             raise DemoError(f"{child.name} should have ended with exit code 0")
-    if accepts(public):
-        raise DemoError("the public port is still open")
+    if accepts(port):
+        raise DemoError(f"port {port} is still open")
 
 
 @contextmanager

@@ -36,8 +36,16 @@ def all_gone(process: Process) -> bool:
 def test_demo(twistd: Twistds, temporary: Path) -> None:
     demo = twistd.program(sys.executable, str(ETC / "demo.py"), env={"TMPDIR": str(temporary)})
     assert demo.wait(120) == 0, demo
-    assert "Hello through the tunnel" in demo.output
-    assert len(children(demo)) == 3
+    assert demo.output.count("Hello through the tunnel") == 2
+    assert demo.output.count(": exit code 0") == 5
+    assert "connected to host 'demo': direct, 127.0.0.1:" in demo.output
+    # No other machine is asked for anything, STUN servers above all.
+    ends = [
+        line for line in demo.output.splitlines() if re.match(r"  \$ twistd -n --pidfile= rtc-(host|client) ", line)
+    ]
+    assert len(ends) == 2
+    assert all(line.endswith(" --stun-server '' --ice-interface 127.0.0.1") for line in ends)
+    assert len(children(demo)) == 6
     assert all_gone(demo)
     assert not list(temporary.iterdir())
 
@@ -47,7 +55,7 @@ def test_demo_without_nginx_and_curl(twistd: Twistds, temporary: Path) -> None:
     demo = twistd.program(sys.executable, "-B", "-c", WITHOUT_PROGRAMS, env=env)
     assert demo.wait(120) == 0, demo
     assert "$ twistd -n --pidfile= web " in demo.output
-    assert "Hello through the tunnel" in demo.output
+    assert demo.output.count("Hello through the tunnel") == 2
 
 
 def test_demo_that_fails_shows_why(twistd: Twistds, temporary: Path) -> None:
@@ -61,10 +69,13 @@ def test_demo_that_fails_shows_why(twistd: Twistds, temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.parametrize("plugin", ["rtunnel-server", "rtc-client"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_demo_cleans_up(number: signal.Signals, code: int, twistd: Twistds, temporary: Path) -> None:
+def test_interrupted_demo_cleans_up(
+    number: signal.Signals, code: int, plugin: str, twistd: Twistds, temporary: Path
+) -> None:
     demo = twistd.program(sys.executable, str(ETC / "demo.py"), env={"TMPDIR": str(temporary)})
-    demo.wait_for(r"rtunnel-server[^\n]*\n +\(process")
+    demo.wait_for(rf"= {plugin} [^\n]*\n +\(process")
     assert demo.terminate(60, number) == code
     poll(lambda: all_gone(demo), 10, f"the processes of the demo are gone\n{demo}")
     assert not list(temporary.iterdir())
