@@ -21,8 +21,8 @@ demo: $(VENV)/.installed ## A web page through a real server and a real client, 
 test: $(VENV)/.installed-dev ## The test suite; PYTEST_ARGS adds arguments
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed ## Throughput and requests per second, direct and through the tunnel (wants iperf3 and wrk)
-	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+bench: $(VENV)/.installed ## Throughput and requests per second, direct and through the tunnels (wants iperf3, nginx and wrk)
+	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-dev ## Style, and whether the news fragments are well-formed
 	$(BIN)/ruff check .

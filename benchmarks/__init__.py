@@ -1,0 +1,1 @@
+"""What the tunnels cost; `make bench` runs :mod:`benchmarks.run`."""

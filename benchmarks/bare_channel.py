@@ -1,0 +1,90 @@
+"""What aiortc's own data channel carries between two processes: the yardstick for the WebRTC tunnel.
+
+    python benchmarks/bare_channel.py SECONDS        prints Mbit/s, one way
+
+The other process is this file again, and the two exchange their descriptions over its standard input and output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+import aioice.ice
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+
+MESSAGE = b"x" * 16384
+BUFFERED = 65536
+
+# Loopback is enough here, and all that there may be.
+aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+
+
+async def send() -> None:
+    """Be offered a channel, and fill it."""
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    filling: list[asyncio.Future[None]] = []
+
+    @connection.on("datachannel")
+    def arrived(channel: object) -> None:
+        filling.append(asyncio.ensure_future(fill(channel)))
+
+    async def fill(channel: object) -> None:
+        room = asyncio.Event()
+        channel.bufferedAmountLowThreshold = BUFFERED // 2  # type: ignore[attr-defined]
+        channel.on("bufferedamountlow", room.set)  # type: ignore[attr-defined]
+        while channel.readyState == "open":  # type: ignore[attr-defined]
+            while channel.bufferedAmount < BUFFERED:  # type: ignore[attr-defined]
+                channel.send(MESSAGE)  # type: ignore[attr-defined]
+            room.clear()
+            await room.wait()
+
+    offer = json.loads(sys.stdin.readline())
+    await connection.setRemoteDescription(RTCSessionDescription(**offer))
+    await connection.setLocalDescription(await connection.createAnswer())
+    answer = connection.localDescription
+    print(json.dumps({"type": answer.type, "sdp": answer.sdp}), flush=True)
+    await asyncio.Event().wait()
+
+
+async def receive(seconds: float) -> float:
+    """Open a channel, and count what comes."""
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    channel = connection.createDataChannel("bare")
+    received = 0
+
+    @channel.on("message")
+    def message(data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        await connection.setLocalDescription(await connection.createOffer())
+        offer = connection.localDescription
+        child.stdin.write(json.dumps({"type": offer.type, "sdp": offer.sdp}).encode() + b"\n")
+        answer = json.loads(await child.stdout.readline())
+        await connection.setRemoteDescription(RTCSessionDescription(**answer))
+        async with asyncio.timeout(20):
+            while not received:
+                await asyncio.sleep(0.05)
+        began, before = time.monotonic(), received
+        await asyncio.sleep(seconds)
+        return (received - before) * 8 / 1e6 / (time.monotonic() - began)
+    finally:
+        child.kill()
+        await child.wait()
+        await connection.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(asyncio.run(receive(float(sys.argv[1]))))
+    else:
+        asyncio.run(send())

@@ -1,0 +1,53 @@
+"""UDP packets a second, there and back.
+
+    python benchmarks/udp_echo.py serve PORT         answer every packet with itself, until it is ended
+    python benchmarks/udp_echo.py ask PORT SECONDS   print how many came back in a second
+
+So many packets are on their way at a time; one that is lost is made good by another after a while.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+
+PACKET = b"x" * 200
+WINDOW = 32
+PATIENCE = 0.2
+
+
+def serve(port: int) -> None:
+    """Echo for ever."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", port))
+        while True:
+            data, source = server.recvfrom(65536)
+            server.sendto(data, source)
+
+
+def ask(port: int, seconds: float) -> float:
+    """Echoes per second."""
+    count = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", port))
+        client.settimeout(PATIENCE)
+        end = time.monotonic() + seconds
+        missing = WINDOW
+        while time.monotonic() < end:
+            for _ in range(missing):
+                client.send(PACKET)
+            try:
+                client.recv(65536)
+            except (TimeoutError, ConnectionRefusedError):
+                missing = WINDOW
+            else:
+                missing = 1
+                count += 1
+    return count / seconds
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(int(sys.argv[2]))
+    print(ask(int(sys.argv[2]), float(sys.argv[3])))
