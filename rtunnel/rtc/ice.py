@@ -266,6 +266,11 @@ class IceAgent(Connection):
 
     # Consent
 
+    @property
+    def peer_is_silent(self) -> bool:
+        """The peer has not answered for so long that it counts as dead."""
+        return self._silent >= DEAD_AFTER
+
     async def query_consent(self) -> None:
         """Ask the peer every second whether it is there; when it says nothing for long, that is the end.
 

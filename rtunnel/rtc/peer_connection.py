@@ -59,6 +59,8 @@ class PeerConnection:
 
     log = Logger()
 
+    _SILENT = "the peer does not answer any more"
+
     def __init__(self, settings: IceSettings, user: Any, max_channels: int) -> None:
         adopt_python_logging()
         self._settings = settings
@@ -249,7 +251,7 @@ class PeerConnection:
 
     def association_down(self) -> None:
         """SCTP is over."""
-        self._lose("the peer closed the connection")
+        self._lose(self._why_over())
 
     def association_broken(self, reason: str) -> None:
         """The peer sent what cannot be."""
@@ -265,11 +267,15 @@ class PeerConnection:
 
     def _dtls_changed(self) -> None:
         if self._state is State.CONNECTED and self._dtls.state in ("closed", "failed"):
-            self._lose("the peer closed the connection")
+            self._lose(self._why_over())
 
     def _ice_changed(self) -> None:
         if self._state is State.CONNECTED and self._ice_transport.state == "failed":
-            self._lose("the peer does not answer any more")
+            self._lose(self._SILENT)
+
+    def _why_over(self) -> str:
+        # When ICE gives a silent peer up, what lies above it may be the first to say that it is over.
+        return self._SILENT if self._ice.peer_is_silent else "the peer closed the connection"
 
     # Channels
 

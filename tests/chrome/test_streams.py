@@ -104,7 +104,7 @@ def exchange(ends: Ends, total: int, seed: int) -> None:
 def test_megabytes_each_way_at_once(ends: Ends, serve: Serve, client: str, host: str, message_size: int) -> None:
     """Also when Chrome's messages are small, or as large as we take them."""
     ends.start(client, host, serve(duplex=duplex).address, f"--message-size={message_size}")
-    exchange(ends, 3_000_000, 1)
+    exchange(ends, 2_000_000, 1)
 
 
 @either

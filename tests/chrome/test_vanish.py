@@ -46,7 +46,8 @@ def test_clients_that_vanish_without_a_word(ends: Ends, serve: Serve) -> None:
         client.kill()
     for _ in range(3):
         ends.offer_and_vanish()
-    assert watch.over.wait(CLEANED_UP + MARGIN)
+    host.wait_for("lost: the peer does not answer any more$", timeout=CLEANED_UP + MARGIN)
+    assert watch.over.wait(MARGIN)
     poll(lambda: descriptors(host.pid) <= unused, CLEANED_UP + MARGIN, f"the host's descriptors are {unused} again")
 
 
@@ -57,7 +58,8 @@ def test_a_client_that_takes_its_leave(ends: Ends, serve: Serve) -> None:
     with ends.visit(b"watch") as visitor:
         assert read_bytes(visitor, 1)[0] == 1
         ends.client.send_signal(signal.SIGTERM)
-        assert watch.over.wait(5)
+        ends.host.wait_for("lost: the peer closed the connection$", timeout=5)
+        assert watch.over.wait(MARGIN)
 
 
 def test_a_host_that_takes_its_leave_and_returns(ends: Ends, serve: Serve) -> None:
