@@ -1,7 +1,7 @@
 """``rtc-client``: local ports whose connections come out beside a host, through data channels.
 
     RtcClient
-     +-- signaling     a SignalLink, under an ID of this process
+     +-- signaling     a SignalLink, under a random ID
      +-- forward ...   a Listener (TCP) or UdpListener for each
      +-- watch         once a second, looks after what waits
 
@@ -41,6 +41,8 @@ from rtunnel.wire.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, 
 
 #: Seconds between two attempts at least, when somebody waits for the host.
 KNOCK = 1.0
+#: Seconds that the host is given to answer an offer.
+ANSWER_TIMEOUT = 10.0
 
 
 class _Forward(QuietFactory):
@@ -62,6 +64,7 @@ class ClientPeer(Peer):
     """The host."""
 
     peer_extension: Extension | None = None
+    is_answered = False
 
     def __init__(self, client: RtcClient, name: str) -> None:
         super().__init__(client.reactor, client.settings, name, client.signaling.send, client.peer_ended)
@@ -76,6 +79,7 @@ class ClientPeer(Peer):
         description = read_description(ANSWER, payload)
         self.connection.take_answer(description.sdp)
         self.peer_extension = description.extension
+        self.is_answered = True
 
     def connected(self) -> None:
         """Channels can be used."""
@@ -133,9 +137,12 @@ class RtcClient(DrainingService):
         watch.setServiceParent(self)
 
     def _watch(self) -> None:
-        if self._peer is not None:
-            self._peer.tick()
         now = self.reactor.seconds()
+        peer = self._peer
+        if peer is not None:
+            peer.tick()
+            if not peer.is_answered and now - self._last_attempt >= ANSWER_TIMEOUT:
+                peer.give_up(f"no answer within {ANSWER_TIMEOUT:.0f} s")
         while self._waiting and self._waiting[0][0] <= now:
             _, end, _ = self._waiting.popleft()
             self.few.warn("a local connection is closed: host '{id}' is not connected", id=self.settings.id)
@@ -221,7 +228,12 @@ class RtcClient(DrainingService):
         self._connect()
 
     def signaling_down(self, reason: str) -> None:
-        """A connection that is there stays; one that is being set up may come about all the same."""
+        """A connection that is there stays; an offer that has no answer yet may have gone nowhere."""
+        # After a change of address the server takes the old connection for alive, and we would have to wait for our ID.
+        self.signaling.identity = str(uuid.uuid4())
+        peer = self._peer
+        if peer is not None and not peer.is_answered:
+            peer.give_up("signaling is lost")
 
     def signal_received(self, signal: object) -> None:
         """The host's answer or candidate, or an error of the server."""
@@ -261,7 +273,7 @@ class RtcClient(DrainingService):
         return len(peer.streams) if peer is not None and peer.streams is not None else 0
 
     async def close_links(self) -> None:
-        """Close the peer connection."""
+        """Close the peer connection, and wait for those that are being closed already."""
         peer, self._peer = self._peer, None
         for flows in self._udp:
             flows.disconnected()

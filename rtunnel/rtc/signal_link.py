@@ -55,6 +55,7 @@ class SignalLink(Service):
     :param reactor: provides TCP, time and name resolution.
     :param identity: the host's ID, or the client's UUID.
     :param user: told what happens.
+    :ivar identity: under which we register; a client may take another one whenever the link is down.
     """
 
     log = Logger()
@@ -65,7 +66,7 @@ class SignalLink(Service):
         self.setName("signaling")
         self._reactor = reactor
         self._settings = settings
-        self._identity = identity
+        self.identity = identity
         self._user = user
         self._is_host = is_host
         self._factory = WebSocketFactory(reactor)
@@ -89,7 +90,7 @@ class SignalLink(Service):
         connection = self._connection
         if connection is None or not self.up:
             return False
-        message = encode_signal(replace(signal, sender_id=self._identity))
+        message = encode_signal(replace(signal, sender_id=self.identity))
         if len(message) > connection.max_message:
             self._few.warn(
                 "a message of type {type} is too large for signaling server {url} and not sent: {size} bytes, "
@@ -176,7 +177,7 @@ class SignalLink(Service):
         """What the server must be sent before anything else. A reference server knows hosts only, so there a client
         is one too."""
         payload = None if self._is_host or is_reference else AS_CLIENT
-        return encode_signal(Signal(REGISTER_HOST, payload, sender_id=self._identity))
+        return encode_signal(Signal(REGISTER_HOST, payload, sender_id=self.identity))
 
     def registered(self, is_reference: bool) -> None:
         """The server knows us."""
@@ -207,5 +208,5 @@ class SignalLink(Service):
             return ""
         if self.running:
             self._user.signal_received(signal)
-        about_us = signal.type == ERROR and signal.sender_id in ("", self._identity)
+        about_us = signal.type == ERROR and signal.sender_id in ("", self.identity)
         return clean_text(str(signal.payload)) if about_us else ""
