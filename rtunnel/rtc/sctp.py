@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, cast
@@ -23,7 +24,9 @@ from aiortc.rtcsctptransport import (
     DATA_CHANNEL_ACK,
     DATA_CHANNEL_OPEN,
     LOCAL_MAX_MESSAGE_SIZE,
+    SCTP_RTO_MAX,
     SCTP_TSN_MODULO,
+    USERDATA_MAX_LENGTH,
     WEBRTC_BINARY,
     WEBRTC_BINARY_EMPTY,
     WEBRTC_DCEP,
@@ -47,6 +50,13 @@ RECEIVE_WINDOW = 1024 * 1024
 WINDOW_SLACK = LOCAL_MAX_MESSAGE_SIZE
 #: Seconds that an acknowledgement may wait for the next packet.
 SACK_DELAY = 0.02
+#: The least time-out of a retransmission, in seconds. RFC 9260 recommends 1; browsers have 0.4.
+RTO_MIN = 0.4
+#: Bytes in flight up to which the congestion window doubles in each round trip. Beyond what a socket of the peer may
+#: hold (208 KiB of kernel memory, by default on Linux), doubling ends in the loss of many packets at once.
+FIRST_THRESHOLD = 256 * 1024
+#: Bytes that are sent in a row.
+BURST = 4 * USERDATA_MAX_LENGTH
 #: Chunks received out of order that are kept.
 MAX_MISORDERED = 4096
 #: Bytes of messages on unreliable channels that wait. More make the oldest go.
@@ -171,6 +181,8 @@ class Association(RTCSctpTransport):
         self._max_channels = max_channels
         self._advertised_rwnd = RECEIVE_WINDOW
         self._window_is_small = False
+        #: There may be chunks to retransmit.
+        self._retransmits = False
         self._sack_timer: asyncio.TimerHandle | None = None
         #: What the peer said last of its own window. With nothing in flight one message goes all the same (RFC 9260,
         #: section 6.1, A).
@@ -315,6 +327,35 @@ class Association(RTCSctpTransport):
                 channel.id or 0, kind, data, max_retransmits=channel.maxRetransmits, ordered=channel.ordered
             )
 
+    async def _transmit(self) -> None:
+        """Send what the congestion window allows. All that is in flight is looked at only after a loss."""
+        if self._fast_recovery_exit is not None:
+            self._retransmits = True
+        if self._retransmits or self._forward_tsn_chunk is not None:
+            await super()._transmit()
+            self._retransmits = any(chunk._retransmit for chunk in self._sent_queue)
+            return
+        window = min(self._flight_size + BURST, self._cwnd)
+        while self._outbound_queue and self._flight_size < window:
+            chunk = self._outbound_queue.popleft()
+            self._sent_queue.append(chunk)
+            self._flight_size_increase(chunk)
+            chunk._sent_count += 1
+            chunk._sent_time = time.time()
+            await self._send_chunk(chunk)
+            if self._t3_handle is None:
+                self._t3_start()
+
+    def _t3_expired(self) -> None:
+        self._retransmits = True
+        super()._t3_expired()
+
+    def _update_rto(self, R: float) -> None:
+        super()._update_rto(R)
+        assert self._srtt is not None
+        assert self._rttvar is not None
+        self._rto = max(RTO_MIN, min(self._srtt + 4 * self._rttvar, SCTP_RTO_MAX))
+
     async def _transmit_reconfig(self) -> None:
         """A stream is reset behind all that was sent on it."""
         if not self._urgent:
@@ -438,6 +479,7 @@ class Association(RTCSctpTransport):
         super()._set_state(state)
         if state == self.State.ESTABLISHED and not self._up:
             self._up = True
+            self._ssthresh = min(self._ssthresh, FIRST_THRESHOLD)
             self.tell(self._user.association_up)
         elif state == self.State.CLOSED and not self._dropped:
             self._over = self._dropped = True
