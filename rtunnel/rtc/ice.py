@@ -33,8 +33,8 @@ from twisted.logger import Logger
 from rtunnel.relay.sockets import show_host_port
 from rtunnel.rtc.settings import IceSettings, TurnServer
 
-#: Seconds without an answer of the peer after which it is taken for dead.
-DEAD_AFTER = 8
+#: Seconds, a fifth more or less, without an answer of the peer after which it is taken for dead.
+DEAD_AFTER = 7
 #: Seconds that direct paths are given before relayed ones are tried.
 RELAY_WAIT = 1.0
 #: Seconds after which a STUN or TURN server that has not answered is given up.

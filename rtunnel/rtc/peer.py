@@ -17,10 +17,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.errors import Code
+from rtunnel.rtc.channel import Channel
 from rtunnel.rtc.channel_streams import ChannelStreams
 from rtunnel.rtc.interfaces import IPeerConnectionUser
 from rtunnel.rtc.peer_connection import PeerConnection
-from rtunnel.rtc.sctp import Channel
 from rtunnel.rtc.settings import EndSettings
 from rtunnel.wire.signaling import (
     CANDIDATE,

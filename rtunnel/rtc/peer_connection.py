@@ -24,9 +24,10 @@ from zope.interface import implementer
 
 from rtunnel.errors import BadDescription
 from rtunnel.rtc.bridge import Tasks, adopt_python_logging, as_deferred
+from rtunnel.rtc.channel import Channel
 from rtunnel.rtc.ice import IceAgent, NoAddress, parse_candidate
 from rtunnel.rtc.interfaces import IPeerConnection
-from rtunnel.rtc.sctp import Association, Channel
+from rtunnel.rtc.sctp import Association
 from rtunnel.rtc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
 from rtunnel.rtc.settings import IceSettings
 from rtunnel.wire.signaling import ANSWER, OFFER, Candidate

@@ -40,9 +40,8 @@ from aiortc.rtcsctptransport import (
 from aiortc.utils import uint32_gt
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from rtunnel.rtc.interfaces import IChannel
+from rtunnel.rtc.channel import Channel
 
 #: Bytes of received messages that a peer may have on their way to us.
 RECEIVE_WINDOW = 1024 * 1024
@@ -67,15 +66,6 @@ MAX_NAME = 1024
 _OPEN_HEADER = struct.Struct("!BBHLHH")
 
 
-class ChannelUser(Protocol):
-    """:class:`rtunnel.rtc.interfaces.IChannelUser` for the type checker."""
-
-    def channel_opened(self) -> None: ...
-    def message_received(self, data: bytes) -> None: ...
-    def text_received(self, text: bytes) -> None: ...
-    def channel_closed(self) -> None: ...
-
-
 class AssociationUser(Protocol):
     """Whom an association tells what happens."""
 
@@ -84,86 +74,6 @@ class AssociationUser(Protocol):
     def association_broken(self, reason: str) -> None: ...
     def channel_arrived(self, channel: Channel) -> None: ...
     def has_room(self) -> None: ...
-
-
-@implementer(IChannel)
-class Channel:
-    """One data channel; stands where aiortc's association expects an ``RTCDataChannel``.
-
-    :ivar id: SCTP stream number; None until it is assigned.
-    :ivar readyState: ``connecting``, ``open``, ``closing`` or ``closed``.
-    """
-
-    __slots__ = ("_association", "_user", "id", "label", "protocol", "readyState", "reliable")
-
-    # What the association asks of every channel.
-    negotiated = False
-    maxPacketLifeTime = None
-
-    def __init__(self, association: Association, label: str, protocol: str, reliable: bool, id: int | None) -> None:
-        self._association = association
-        self._user: ChannelUser | None = None
-        self.id = id
-        self.label = label
-        self.protocol = protocol
-        self.reliable = reliable
-        self.readyState = "connecting" if id is None else "open"
-
-    @property
-    def ordered(self) -> bool:
-        """As RFC 8832 has it."""
-        return self.reliable
-
-    @property
-    def maxRetransmits(self) -> int | None:
-        """As RFC 8832 has it."""
-        return None if self.reliable else 0
-
-    @property
-    def is_open(self) -> bool:
-        """See :class:`IChannel`."""
-        return self.readyState == "open"
-
-    def use(self, user: object) -> None:
-        """See :class:`IChannel`."""
-        self._user = cast(ChannelUser, user)
-
-    def send(self, data: bytes) -> None:
-        """See :class:`IChannel`."""
-        if self.readyState == "open":
-            self._association.send(self, WEBRTC_BINARY if data else WEBRTC_BINARY_EMPTY, data or b"\0")
-
-    def send_text(self, text: str) -> None:
-        """See :class:`IChannel`."""
-        if self.readyState == "open":
-            self._association.send(self, WEBRTC_STRING if text else WEBRTC_STRING_EMPTY, text.encode() or b"\0")
-
-    def close(self) -> None:
-        """See :class:`IChannel`."""
-        self._association.close_channel(self)
-
-    # What the association tells
-
-    def _setId(self, id: int) -> None:
-        self.id = id
-
-    def _addBufferedAmount(self, amount: int) -> None:
-        """The association counts for itself."""
-
-    def _setReadyState(self, state: str) -> None:
-        before, self.readyState = self.readyState, state
-        if self._user is None or before == state:
-            return
-        if state == "open":
-            self._association.tell(self._user.channel_opened)
-        elif state == "closed":
-            user, self._user = self._user, None
-            self._association.tell(user.channel_closed)
-
-    def got(self, data: bytes, *, text: bool) -> None:
-        """A message of the peer."""
-        if self._user is not None:
-            self._association.tell(self._user.text_received if text else self._user.message_received, data)
 
 
 class Association(RTCSctpTransport):
