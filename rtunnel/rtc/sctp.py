@@ -239,7 +239,7 @@ class Association(RTCSctpTransport):
 
     async def _transmit(self) -> None:
         """Send what the congestion window allows. All that is in flight is looked at only after a loss."""
-        if self._fast_recovery_exit is not None:
+        if cast(int | None, self._fast_recovery_exit) is not None:
             self._retransmits = True
         if self._retransmits or self._forward_tsn_chunk is not None:
             await super()._transmit()

@@ -99,8 +99,7 @@ def neighbourhood(address: IAddress | None) -> str:
     if not isinstance(address, twisted_address.IPv4Address | twisted_address.IPv6Address):
         return ""
     host = ip_address(address.host.partition("%")[0])
-    if isinstance(host, IPv6Address):
-        if host.ipv4_mapped is None:
-            return str(IPv6Address(int(host) >> 64 << 64))
-        host = host.ipv4_mapped
-    return str(host)
+    mapped = getattr(host, "ipv4_mapped", None)
+    if host.version == 6 and mapped is None:
+        return str(IPv6Address(int(host) >> 64 << 64))
+    return str(mapped or host)
