@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
-from twisted.internet import address as twisted_address
 from twisted.internet.interfaces import IAddress
 
 from rtunnel.errors import ConfigError
@@ -96,9 +95,10 @@ def neighbourhood(address: IAddress | None) -> str:
 
     :returns: empty where there is no IP address.
     """
-    if not isinstance(address, twisted_address.IPv4Address | twisted_address.IPv6Address):
+    text = getattr(address, "host", None)
+    if not isinstance(text, str):
         return ""
-    host = ip_address(address.host.partition("%")[0])
+    host = ip_address(text.partition("%")[0])
     mapped = getattr(host, "ipv4_mapped", None)
     if host.version == 6 and mapped is None:
         return str(IPv6Address(int(host) >> 64 << 64))
