@@ -213,7 +213,8 @@ class IceAgent(Connection):
             await self._checking.wait()
             await asyncio.sleep(RELAY_WAIT)
         except asyncio.CancelledError:
-            transport.close()
+            # The server frees the allocation now, and not when it expires.
+            await protocol.close()
             raise
         self._protocols.append(protocol)
         for remote in self._remote_candidates:
