@@ -18,6 +18,7 @@ from collections import deque
 from typing import Any
 
 from twisted.application.internet import TimerService
+from twisted.internet.defer import gatherResults
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -109,6 +110,7 @@ class RtcClient(DrainingService):
         self.settings = settings
         self.few = FewLines(self.log, reactor)
         self._peer: ClientPeer | None = None
+        self._leaving: set[ClientPeer] = set()
         self._is_draining = False
         self._backoff = Backoff(settings.signal.reconnect_min, settings.signal.reconnect_max)
         self._retry: IDelayedCall | None = None
@@ -202,6 +204,8 @@ class RtcClient(DrainingService):
 
     def peer_ended(self, peer: ClientPeer, reason: str) -> None:
         """The host is gone, or cannot be reached: try again, more slowly each time."""
+        self._leaving.add(peer)
+        peer.close().addCallback(lambda _: self._leaving.discard(peer))
         if peer is not self._peer:
             return
         self._peer = None
@@ -277,5 +281,4 @@ class RtcClient(DrainingService):
         peer, self._peer = self._peer, None
         for flows in self._udp:
             flows.disconnected()
-        if peer is not None:
-            await peer.close()
+        await gatherResults([one.close() for one in (peer, *self._leaving) if one is not None])

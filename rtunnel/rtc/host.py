@@ -23,10 +23,10 @@ from zope.interface import implementer
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.rtc.channel import Channel
 from rtunnel.rtc.channel_streams import ChannelStreams
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Peer
-from rtunnel.rtc.sctp import Channel
 from rtunnel.rtc.settings import HostSettings, ServiceSettings, UdpAddress
 from rtunnel.rtc.signal_link import SignalLink
 from rtunnel.rtc.udp_host import HostFlows
@@ -143,6 +143,7 @@ class RtcHost(DrainingService):
         self.is_draining = False
         self.offered = {one.name: Service(one, reactor, settings.dial_timeout) for one in settings.services}
         self._peers: dict[str, HostPeer] = {}
+        self._leaving: set[HostPeer] = set()
         self._early: OrderedDict[str, list[object]] = OrderedDict()
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
@@ -234,6 +235,8 @@ class RtcHost(DrainingService):
         """A client is gone, or never came."""
         if self._peers.get(peer.name) is peer:
             del self._peers[peer.name]
+        self._leaving.add(peer)
+        peer.close().addCallback(lambda _: self._leaving.discard(peer))
         self.few.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
 
     # The end
@@ -248,6 +251,6 @@ class RtcHost(DrainingService):
         return sum(len(peer.streams) for peer in self._peers.values() if peer.streams is not None)
 
     async def close_links(self) -> None:
-        """Close the peer connections."""
-        peers, self._peers = list(self._peers.values()), {}
+        """Close the peer connections, and wait for those that are being closed already."""
+        peers, self._peers = [*self._peers.values(), *self._leaving], {}
         await gatherResults([peer.close() for peer in peers])
