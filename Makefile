@@ -18,8 +18,8 @@ help: ## This list
 demo: $(VENV)/.installed ## A web page through a real server and a real client, on this machine
 	@$(BIN)/python etc/demo.py
 
-test: $(VENV)/.installed-dev ## The test suite; PYTEST_ARGS adds arguments
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev ## The test suite, on all cores; PYTEST_ARGS adds arguments
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed ## Throughput and requests per second, direct and through the tunnels (wants iperf3, nginx and wrk)
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
