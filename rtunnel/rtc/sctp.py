@@ -24,6 +24,8 @@ from aiortc.rtcsctptransport import (
     DATA_CHANNEL_ACK,
     DATA_CHANNEL_OPEN,
     LOCAL_MAX_MESSAGE_SIZE,
+    RECONFIG_MAX_STREAMS,
+    RECONFIG_RESULT_SUCCESS_PERFORMED,
     SCTP_RTO_MAX,
     SCTP_TSN_MODULO,
     USERDATA_MAX_LENGTH,
@@ -32,16 +34,21 @@ from aiortc.rtcsctptransport import (
     WEBRTC_DCEP,
     WEBRTC_STRING,
     WEBRTC_STRING_EMPTY,
+    Chunk,
     DataChunk,
+    InboundStream,
+    InitChunk,
     RTCSctpCapabilities,
     RTCSctpTransport,
     SackChunk,
+    StreamResetResponseParam,
 )
 from aiortc.utils import uint32_gt
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.rtc.channel import Channel
+from rtunnel.rtc.sctp_packets import parameters_are_sound
 
 #: Bytes of received messages that a peer may have on their way to us.
 RECEIVE_WINDOW = 1024 * 1024
@@ -56,10 +63,16 @@ RTO_MIN = 0.4
 FIRST_THRESHOLD = 256 * 1024
 #: Bytes that are sent in a row.
 BURST = 4 * USERDATA_MAX_LENGTH
-#: Chunks received out of order that are kept.
-MAX_MISORDERED = 4096
-#: Bytes of messages on unreliable channels that wait. More make the oldest go.
+#: Chunks received out of order that are kept: a receive window full of them, if they are as large as can be.
+MAX_MISORDERED = 1024
+#: Chunks that are kept since they are no whole message, or not the next one. A peer sends one message after another,
+#: so that more than those out of order and the largest message cannot be.
+MAX_KEPT = 2 * MAX_MISORDERED
+#: Gaps and duplicates that one packet can report.
+MAX_REPORTED = 128
+#: Bytes of messages on unreliable channels that wait, with what it costs to send each. More make the oldest go.
 MAX_DATAGRAM_BYTES = 128 * 1024
+DATAGRAM_COST = 64
 #: Bytes of a channel's label or protocol.
 MAX_NAME = 1024
 
@@ -99,6 +112,8 @@ class Association(RTCSctpTransport):
         self._peer_window = RECEIVE_WINDOW
         self._urgent: deque[tuple[Channel, int, bytes]] = deque()
         self._datagram_bytes = 0
+        #: Chunks kept, or more.
+        self._kept = 0
         self._queued_bytes = 0
         self._flushing = False
         self._flush_is_due = False
@@ -155,7 +170,7 @@ class Association(RTCSctpTransport):
             self._queued_bytes += len(data)
         else:
             self._urgent.append((channel, kind, data))
-            self._datagram_bytes += len(data)
+            self._datagram_bytes += len(data) + DATAGRAM_COST
             if self._datagram_bytes > MAX_DATAGRAM_BYTES:
                 self._drop_datagrams()
         self._flush_soon()
@@ -164,7 +179,7 @@ class Association(RTCSctpTransport):
         kept: deque[tuple[Channel, int, bytes]] = deque()
         for item in self._urgent:
             if item[1] != WEBRTC_DCEP and self._datagram_bytes > MAX_DATAGRAM_BYTES // 2:
-                self._datagram_bytes -= len(item[2])
+                self._datagram_bytes -= len(item[2]) + DATAGRAM_COST
                 self.datagrams_dropped += 1
             else:
                 kept.append(item)
@@ -205,7 +220,7 @@ class Association(RTCSctpTransport):
                 if self._urgent:
                     channel, kind, data = self._urgent.popleft()
                     if kind != WEBRTC_DCEP:
-                        self._datagram_bytes -= len(data)
+                        self._datagram_bytes -= len(data) + DATAGRAM_COST
                 elif 0 < self._flight_size >= self._peer_window:
                     break
                 elif self._data_channel_queue:
@@ -228,6 +243,9 @@ class Association(RTCSctpTransport):
             assert number is not None
             while number in self._data_channels:
                 number += 2
+            if number >= self._outbound_streams_count:
+                channel._setReadyState("closed")
+                return
             self._data_channels[number] = cast(RTCDataChannel, channel)
             channel._setId(number)
         if kind == WEBRTC_DCEP:
@@ -268,8 +286,10 @@ class Association(RTCSctpTransport):
 
     async def _transmit_reconfig(self) -> None:
         """A stream is reset behind all that was sent on it."""
-        if not self._urgent:
-            await super()._transmit_reconfig()
+        if self._reconfig_queue and self._reconfig_request is None:
+            waiting = {channel.id for channel, _, _ in self._urgent}
+            if not waiting.intersection(self._reconfig_queue[:RECONFIG_MAX_STREAMS]):
+                await super()._transmit_reconfig()
 
     # Receiving
 
@@ -287,6 +307,8 @@ class Association(RTCSctpTransport):
     async def _send_sack(self) -> None:
         """Acknowledge every second packet at once, the others soon, and what shows a loss at once (RFC 9260, section
         6.2)."""
+        if self._over:
+            return
         if self._sack_timer is None and not (self._sack_misordered or self._sack_duplicates or self._window_is_small):
             self._sack_needed = False
             self._sack_timer = asyncio.get_running_loop().call_later(SACK_DELAY, self._sack_is_late)
@@ -298,6 +320,12 @@ class Association(RTCSctpTransport):
         self._window_is_small = self._advertised_rwnd < RECEIVE_WINDOW // 4
         await super()._send_sack()
 
+    async def _send_chunk(self, chunk: Chunk) -> None:
+        if isinstance(chunk, SackChunk):
+            # What does not fit into a packet is told by a later one.
+            del chunk.gaps[MAX_REPORTED:], chunk.duplicates[MAX_REPORTED:]
+        await super()._send_chunk(chunk)
+
     def _sack_is_late(self) -> None:
         self._run(self._send_sack_now())
 
@@ -307,7 +335,7 @@ class Association(RTCSctpTransport):
             timer.cancel()
 
     async def _handle_data(self, data: bytes) -> None:
-        if self._over:
+        if self._over or not parameters_are_sound(data):
             return
         try:
             await super()._handle_data(data)
@@ -322,26 +350,52 @@ class Association(RTCSctpTransport):
             self._over = True
             self._user.association_broken(reason)
 
+    async def _receive_chunk(self, chunk: Chunk) -> None:
+        # An earlier chunk of the packet may have been the end. Once both ends are up, an INIT is a late copy.
+        if not (self._over or (self._up and isinstance(chunk, InitChunk))):
+            await super()._receive_chunk(chunk)
+
+    def _get_inbound_stream(self, stream_id: int) -> InboundStream:
+        if stream_id not in self._inbound_streams and len(self._inbound_streams) >= self._max_channels:
+            raise ValueError("more streams than there can be channels")
+        return super()._get_inbound_stream(stream_id)
+
     async def _receive_data_chunk(self, chunk: DataChunk) -> None:
+        if not chunk.user_data:
+            raise ValueError("a DATA chunk without data")
         in_order = (chunk.tsn - (self._last_received_tsn or 0)) % SCTP_TSN_MODULO == 1
         room = self._advertised_rwnd + (WINDOW_SLACK if in_order else 0)
         if len(chunk.user_data) > room or len(self._sack_misordered) >= MAX_MISORDERED:
             self._sack_needed = True
             return
         await super()._receive_data_chunk(chunk)
+        self._kept += 1
+        if self._kept > 2 * MAX_KEPT:
+            self._kept = sum(len(stream.reassembly) for stream in self._inbound_streams.values())
+            if self._kept > MAX_KEPT:
+                raise ValueError("too many fragments")
 
     async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
         outstanding = (self._local_tsn - chunk.cumulative_tsn) % SCTP_TSN_MODULO
         if outstanding == 0 or uint32_gt(chunk.cumulative_tsn, self._local_tsn):
             self._break("a SACK for what was not sent")
             return
-        chunk.gaps = [gap for gap in chunk.gaps if gap[0] <= gap[1] < outstanding]
+        gaps, end = [], 0
+        for gap in chunk.gaps:
+            if end < gap[0] <= gap[1] < outstanding:
+                gaps.append(gap)
+                end = gap[1]
+        chunk.gaps = gaps
+        if gaps:
+            self._retransmits = True
         self._peer_window = chunk.advertised_rwnd
         await super()._receive_sack_chunk(chunk)
         if not self._outbound_queue:
             await self._data_channel_flush()
 
     async def _data_channel_receive(self, stream_id: int, pp_id: int, data: bytes) -> None:
+        if self._over:
+            return
         channel = cast(Channel | None, self._data_channels.get(stream_id))
         if pp_id == WEBRTC_DCEP:
             if data[:1] == bytes([DATA_CHANNEL_OPEN]):
@@ -358,6 +412,8 @@ class Association(RTCSctpTransport):
         names = data[_OPEN_HEADER.size :]
         if max(label_length, protocol_length) > MAX_NAME or len(names) < label_length + protocol_length:
             raise ValueError("the names of a channel")
+        if stream_id in self._data_channel_inbound_reset:
+            await self._reset_is_performed(stream_id)
         if stream_id in self._data_channels:
             raise ValueError("a channel that is open already")
         if len(self._data_channels) >= self._max_channels:
@@ -370,6 +426,14 @@ class Association(RTCSctpTransport):
         self._urgent.append((channel, WEBRTC_DCEP, bytes([DATA_CHANNEL_ACK])))
         self._flush_soon()
         self.tell(self._user.channel_arrived, channel)
+
+    async def _reset_is_performed(self, stream_id: int) -> None:
+        """The peer uses a stream anew that both ends have reset: its answer to our request was lost."""
+        request = self._reconfig_request
+        if request is not None and stream_id in request.streams:
+            await self._receive_reconfig_param(
+                StreamResetResponseParam(request.request_sequence, RECONFIG_RESULT_SUCCESS_PERFORMED)
+            )
 
     def tell(self, listener: Callable[..., None], *arguments: object) -> None:
         """Call *listener*. A mistake of ours must not look like one of the peer's."""
