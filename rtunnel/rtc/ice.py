@@ -18,6 +18,7 @@ import ipaddress
 import random
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +27,7 @@ import ifaddr
 from aioice import Candidate, Connection, TransportPolicy
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
-from aioice.stun import TransactionError
+from aioice.stun import Message, TransactionError
 from aioice.turn import create_turn_endpoint
 from twisted.logger import Logger
 
@@ -45,6 +46,8 @@ CREDENTIAL_LIFETIME = 24 * 3600
 SOCKET_BUFFER = 1024 * 1024
 #: Candidates of the peer that are taken.
 MAX_REMOTE_CANDIDATES = 64
+#: Packets that wait for DTLS, which takes none before there is a path.
+MAX_WAITING = 1024
 
 
 class NoAddress(Exception):
@@ -106,6 +109,17 @@ def show_candidate(candidate: Candidate) -> str:
     return f"{show_host_port(candidate.host, candidate.port)} ({candidate.type})"
 
 
+class _Port(StunProtocol):
+    """A socket to which anybody may send anything."""
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        try:
+            super().datagram_received(data, addr)
+        except (AssertionError, LookupError, ValueError, struct.error):
+            # A STUN message that is none.
+            pass
+
+
 class IceAgent(Connection):
     """One ICE session of one component.
 
@@ -135,8 +149,8 @@ class IceAgent(Connection):
         :returns: the host candidates.
         :raises NoAddress: there is none, and no TURN server either.
         """
-        addresses = local_addresses(self._settings.interfaces)
-        self._local_candidates += await self.get_component_candidates(1, addresses)
+        for address in local_addresses(self._settings.interfaces):
+            await self._bind(address)
         if not self._local_candidates and not self._settings.turn_servers:
             which = ", ".join(self._settings.interfaces)
             raise NoAddress(
@@ -144,13 +158,34 @@ class IceAgent(Connection):
                 if which
                 else "this machine has only loopback addresses; to offer those, add --ice-interface 127.0.0.1"
             )
-        for protocol in self._protocols:
-            handle: Any = protocol.transport.get_extra_info("socket")
-            handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
-            handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         self._local_candidates_start = self._local_candidates_end = True
         self._gathering = asyncio.create_task(self._ask_servers(list(self._protocols)))
         return self.local_candidates
+
+    async def _bind(self, address: str) -> None:
+        try:
+            transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: _Port(self), local_addr=(address, 0)
+            )
+        except OSError as error:
+            self.log.debug("cannot use the address {address}: {error}", address=address, error=str(error))
+            return
+        # At once, so that it is closed whatever comes next.
+        self._protocols.append(protocol)
+        handle: Any = transport.get_extra_info("socket")
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        host, port, *_ = transport.get_extra_info("sockname")
+        protocol.local_candidate = Candidate(
+            foundation=candidate_foundation("host", "udp", host),
+            component=1,
+            transport="udp",
+            priority=candidate_priority(1, "host"),
+            host=host,
+            port=port,
+            type="host",
+        )
+        self._local_candidates.append(protocol.local_candidate)
 
     async def _ask_servers(self, protocols: list[StunProtocol]) -> None:
         asking = [self._reflexive(protocol) for protocol in protocols] if self._settings.stun_server else []
@@ -171,7 +206,7 @@ class IceAgent(Connection):
         try:
             async with asyncio.timeout(SERVER_TIMEOUT):
                 candidate, _ = await server_reflexive_candidate(protocol, server)
-        except (OSError, TimeoutError, TransactionError, LookupError) as error:
+        except (OSError, TransactionError, LookupError, ValueError) as error:
             self.log.debug(
                 "STUN server {server} does not answer: {error}", server=show_host_port(*server), error=str(error)
             )
@@ -185,14 +220,14 @@ class IceAgent(Connection):
         try:
             async with asyncio.timeout(SERVER_TIMEOUT):
                 transport, protocol = await create_turn_endpoint(
-                    lambda: StunProtocol(self),
+                    lambda: _Port(self),
                     server_addr=(server.host, server.port),
                     username=user,
                     password=password,
                     ssl=self._tls() if server.tls else None,
                     transport=server.transport,
                 )
-        except (OSError, TimeoutError, TransactionError, LookupError) as error:
+        except (OSError, TransactionError, LookupError, ValueError) as error:
             self.log.warn("TURN server {server} is of no use: {error}", server=server, error=str(error) or "no answer")
             return
         relayed, mapped = transport.get_extra_info("sockname"), transport.get_extra_info("related_address")
@@ -246,9 +281,23 @@ class IceAgent(Connection):
 
     async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
         """See aioice. No more than :data:`MAX_REMOTE_CANDIDATES` are taken."""
-        if self._remote_candidates_end or len(self._remote_candidates) >= MAX_REMOTE_CANDIDATES:
+        if self._remote_candidates_end or (remote_candidate is not None and not self._has_room()):
             return
         await super().add_remote_candidate(remote_candidate)
+
+    def _has_room(self) -> bool:
+        return len(self._remote_candidates) + self._remote_candidates_resolving < MAX_REMOTE_CANDIDATES
+
+    def check_incoming(self, message: Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
+        """See aioice. An address that the peer did not tell us of is a candidate, too."""
+        known = any((one._network_host, one.port) == addr for one in self._remote_candidates)
+        if known or self._has_room():
+            super().check_incoming(message, addr, protocol)
+
+    def data_received(self, data: bytes, component: int) -> None:
+        """See aioice. Anybody can send us anything; what is no DTLS is dropped (RFC 7983)."""
+        if data and 19 < data[0] < 64 and self._queue.qsize() < MAX_WAITING:
+            super().data_received(data, component)
 
     @property
     def selected(self) -> CandidatePair | None:
@@ -305,12 +354,16 @@ class IceAgent(Connection):
     async def close(self) -> None:
         """Close all sockets."""
         self._closing = True
-        tasks = [task for task in (self._gathering, *self._asking) if task is not None]
+        checks = [pair.task for pair in self._check_list]
+        tasks = [task for task in (self._gathering, *self._asking, *checks) if task is not None]
         self._gathering = None
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        # All of them first: a TURN server that does not answer must not keep the others open.
+        for protocol in self._protocols:
+            protocol.transport.close()
         await super().close()
 
 

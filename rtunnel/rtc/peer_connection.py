@@ -157,7 +157,7 @@ class PeerConnection:
 
     def _use_candidate(self, candidate: Candidate) -> None:
         # Without a name of the media section its number counts, and there is but one.
-        if candidate.mid and self._peer is not None and candidate.mid != self._peer.mid:
+        if candidate.mid and candidate.mid != self._mid:
             return
         if not candidate.mid and candidate.line_index not in (0, None):
             return
@@ -260,7 +260,8 @@ class PeerConnection:
 
     def channel_arrived(self, channel: Channel) -> None:
         """The peer opened a channel."""
-        self._user.channel_arrived(channel)
+        if self._state is not State.CLOSED:
+            self._user.channel_arrived(channel)
 
     def has_room(self) -> None:
         """SCTP can send more."""
@@ -321,21 +322,21 @@ class PeerConnection:
         self._stop_timer()
         if self._closing is None:
             self._closing = as_deferred(self._close())
+            self._closing.addErrback(lambda failure: self.log.failure("a peer connection was not closed", failure))
         done: Deferred[None] = Deferred()
-        self._closing.addBoth(_pass_on, done)
+        self._closing.addCallback(_pass_on, done)
         return done
 
     async def _close(self) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self._sctp.stop()
-                await self._dtls.stop()
-                await self._tasks.cancel()
-                await self._ice_transport.stop()
-        except TimeoutError:
-            self.log.debug("a TURN server did not take note of the end in time")
+        await self._sctp.stop()
+        await self._dtls.stop()
+        ends = [asyncio.ensure_future(end) for end in (self._tasks.cancel(), self._ice_transport.stop())]
+        ended, late = await asyncio.wait(ends, timeout=CLOSE_TIMEOUT)
+        for end in ended:
+            end.result()
+        if late:
+            self.log.debug("a TURN server did not take note of the end in time; it is asked on")
 
 
-def _pass_on(result: object, done: Deferred[None]) -> object:
+def _pass_on(_result: None, done: Deferred[None]) -> None:
     done.callback(None)
-    return None if isinstance(result, Failure) else result
