@@ -26,6 +26,9 @@ MAX_CANDIDATES = 32
 #: Candidates of a description that are looked at.
 _MAX_READ = 64
 
+#: What else is looked at: the rest can only cost time, or be malformed.
+_READ = ("m=", "a=ice-", "a=fingerprint:", "a=setup:", "a=mid:", "a=sctp-port:", "a=max-message-size:", "a=end-of-")
+
 _ICE_CHARACTERS = re.compile(r"[a-zA-Z0-9+/]{4,256}")
 
 
@@ -85,7 +88,7 @@ def read_description(text: str) -> PeerDescription:
     # Candidates are read one by one: one that nobody understands is no reason to refuse the rest.
     lines = text.replace("\r\n", "\n").split("\n")
     candidates = [line.removeprefix("a=candidate:") for line in lines if line.startswith("a=candidate:")]
-    rest = [line for line in lines if not line.startswith(("a=candidate:", "a=extmap:", "a=rtcp"))]
+    rest = [line for line in lines if line.startswith(_READ)]
     if lines[0].strip() != "v=0":
         raise BadDescription("what should be a session description is none")
     try:
@@ -99,13 +102,15 @@ def read_description(text: str) -> PeerDescription:
     if kinds != ["application"]:
         raise BadDescription("a session description without a data channel")
     media = session.media[0]
+    if not media.port:
+        raise BadDescription("a session description that rejects the data channel")
     ice, dtls = media.ice, media.dtls
     if ice is None or not _is_ice_text(ice.usernameFragment, 4) or not _is_ice_text(ice.password, 22):
         raise BadDescription("a session description without ICE credentials")
     if dtls is None or not dtls.fingerprints or dtls.role not in ("auto", "client", "server"):
         raise BadDescription("a session description without a DTLS fingerprint or role")
     port = media.sctp_port
-    if media.profile == "DTLS/SCTP" and media.fmt and str(media.fmt[0]).isdecimal():
+    if media.profile == "DTLS/SCTP" and media.fmt and re.fullmatch("[0-9]{1,5}", media.fmt[0]):
         # As older browsers write it (draft-ietf-mmusic-sctp-sdp-12).
         port = int(media.fmt[0])
     if port is None or not 0 < port < 65536:
