@@ -1,0 +1,69 @@
+"""Nobody says that it is all over while connections are still being closed: the process would end under their tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import Deferred
+
+from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.rtc.client import ClientPeer, RtcClient
+from rtunnel.rtc.host import HostPeer, RtcHost
+from rtunnel.rtc.settings import (
+    ClientSettings,
+    ForwardSettings,
+    HostSettings,
+    IceSettings,
+    ServiceSettings,
+    SignalClientSettings,
+    SignalUrl,
+)
+from tests.leftovers import TestLog
+from tests.rtc.signal_link_parts import OwnServer, World
+
+ICE = IceSettings(interfaces=("127.0.0.1",))
+
+
+@pytest.fixture
+def world(_nothing_left_behind: TestLog) -> Iterator[World]:
+    from twisted.internet import reactor
+
+    world = World(reactor, _nothing_left_behind)
+    yield world
+    pytest_twisted.blockon(Deferred.fromCoroutine(world.stop_all()))
+
+
+def signaling(world: World) -> SignalClientSettings:
+    server: OwnServer = world.start(OwnServer(world.reactor))
+    return SignalClientSettings(SignalUrl(f"ws://127.0.0.1:{server.port}", False, "127.0.0.1", server.port))
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_a_client(world: World) -> None:
+    forwards = (ForwardSettings("", ListenAddress.parse("127.0.0.1:0")),)
+    settings = ClientSettings(id="cottage", signal=signaling(world), ice=ICE, forwards=forwards)
+    client: RtcClient = world.start(RtcClient(world.reactor, settings))
+    before = asyncio.all_tasks()
+    peer = ClientPeer(client, "cottage")
+    peer.connection.offer()
+    peer.give_up("tired")
+    assert asyncio.all_tasks() > before
+    await client.close_links()
+    assert asyncio.all_tasks() <= before
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_a_host(world: World) -> None:
+    services = (ServiceSettings("", DialAddress.parse("127.0.0.1:9")),)
+    settings = HostSettings(id="cottage", signal=signaling(world), ice=ICE, services=services)
+    host: RtcHost = world.start(RtcHost(world.reactor, settings))
+    before = asyncio.all_tasks()
+    peer = HostPeer(host, "somebody", None)
+    peer.connection.offer()
+    peer.give_up("tired")
+    assert asyncio.all_tasks() > before
+    await host.close_links()
+    assert asyncio.all_tasks() <= before
