@@ -33,7 +33,16 @@ from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.services.draining import DrainingService
 from rtunnel.services.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.signaling import CANDIDATE, ERROR, OFFER, Extension, Signal, read_description
+from rtunnel.wire.signaling import (
+    CANDIDATE,
+    ERROR,
+    OFFER,
+    Candidate,
+    Extension,
+    Signal,
+    read_candidate,
+    read_description,
+)
 
 #: Clients whose candidates came before their offer, and how many of each are kept.
 EARLY_CLIENTS = 64
@@ -144,7 +153,7 @@ class RtcHost(DrainingService):
         self.offered = {one.name: Service(one, reactor, settings.dial_timeout) for one in settings.services}
         self._peers: dict[str, HostPeer] = {}
         self._leaving: set[HostPeer] = set()
-        self._early: OrderedDict[str, list[object]] = OrderedDict()
+        self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         watch = TimerService(1.0, self._watch)
@@ -209,8 +218,8 @@ class RtcHost(DrainingService):
             peer.close()
             raise
         self._peers[signal.sender_id] = peer
-        for payload in early:
-            peer.take_candidate(payload)
+        for candidate in early:
+            peer.connection.take_candidate(candidate)
 
     def _take_candidate(self, signal: Signal) -> None:
         peer = self._peers.get(signal.sender_id)
@@ -218,9 +227,10 @@ class RtcHost(DrainingService):
             peer.take_candidate(signal.payload)
             return
         # It may be quicker than its offer.
+        candidate = read_candidate(signal.payload)
         early = self._early.setdefault(signal.sender_id, [])
         if len(early) < EARLY_CANDIDATES:
-            early.append(signal.payload)
+            early.append(candidate)
         if len(self._early) > EARLY_CLIENTS:
             self._early.popitem(last=False)
 

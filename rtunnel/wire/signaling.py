@@ -23,6 +23,8 @@ MAX_MESSAGE = 65536
 REFERENCE_MAX_MESSAGE = 10240
 #: Characters of an ID.
 MAX_ID = 128
+#: Characters of a candidate, and of the name of its media section.
+MAX_CANDIDATE = 1024
 #: The WebSocket subprotocol of our own servers; a reference server agrees on none.
 SUBPROTOCOL = "rtunnel.signaling.v1"
 #: The version of our extension to the channels.
@@ -215,4 +217,6 @@ def read_candidate(payload: object) -> Candidate:
         raise BadSignal("a candidate message whose candidate is not a text")
     if not isinstance(mid, str | None) or not isinstance(index, int | None) or isinstance(index, bool):
         raise BadSignal("a candidate whose sdpMid or sdpMLineIndex is malformed")
+    if max(len(text), len(mid or "")) > MAX_CANDIDATE:
+        raise BadSignal(f"a candidate of more than {MAX_CANDIDATE} characters")
     return Candidate(text, mid, index)
