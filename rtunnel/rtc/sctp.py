@@ -365,7 +365,7 @@ class Association(RTCSctpTransport):
             raise ValueError("a DATA chunk without data")
         in_order = (chunk.tsn - (self._last_received_tsn or 0)) % SCTP_TSN_MODULO == 1
         room = self._advertised_rwnd + (WINDOW_SLACK if in_order else 0)
-        if len(chunk.user_data) > room or len(self._sack_misordered) >= MAX_MISORDERED:
+        if len(chunk.user_data) > room or (not in_order and len(self._sack_misordered) >= MAX_MISORDERED):
             self._sack_needed = True
             return
         await super()._receive_data_chunk(chunk)
@@ -464,4 +464,5 @@ class Association(RTCSctpTransport):
             self._data_channel_queue.clear()
             self._outbound_queue.clear()
             self._sent_queue.clear()
+            self._queued_bytes = self._datagram_bytes = 0
             self.tell(self._user.association_down)

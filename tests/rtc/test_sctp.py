@@ -1,0 +1,334 @@
+"""Associations and their channels, between two ends that mean well."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_twisted
+
+from rtunnel.rtc import sctp
+from rtunnel.rtc.sctp import MAX_DATAGRAM_BYTES, RECEIVE_WINDOW, WINDOW_SLACK
+from tests.reverse.net import turns, until
+from tests.rtc.sctp_parts import BINARY, ChannelTold, Pair, ended, kinds
+
+DATA, SACK, RECONFIG = 0, 3, 130
+
+
+@pytest_twisted.ensureDeferred
+async def test_messages_of_all_kinds_arrive() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, user, other = await pair.open()
+        back = pair.users[1].channels[0]
+        assert (back.label, back.protocol, back.reliable, back.is_open) == ("tcp-x", "", True, True)
+        channel.send(b"bytes")
+        channel.send(b"")
+        channel.send_text("text ü")
+        channel.send_text("")
+        channel.send(bytes(100_000))
+        back.send(b"answer")
+        await until(lambda: len(other.told) == 5 and len(user.told) == 2, "messages")
+        assert other.told == [
+            ("binary", b"bytes"),
+            ("binary", b""),
+            ("text", "text ü".encode()),
+            ("text", b""),
+            ("binary", bytes(100_000)),
+        ]
+        assert user.told == ["opened", ("binary", b"answer")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_sent_on_a_channel_that_is_not_open() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel = pair.one.open_channel("tcp-x", "", reliable=True)
+        channel.send(b"too early")
+        await until(lambda: channel.is_open, "a channel")
+        channel.close()
+        channel.send(b"too late")
+        channel.close()
+        await until(lambda: pair.users[1].users[0].told, "an end")
+        assert pair.users[1].users[0].told == ["closed"]
+        assert pair.one.buffered == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_unreliable_channel_is_unreliable_at_both_ends() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, _, _ = await pair.open(reliable=False)
+        assert not channel.reliable
+        assert not pair.users[1].channels[0].reliable
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_close_goes_behind_what_was_sent_and_is_told_to_both() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, user, other = await pair.open()
+        for _ in range(30):
+            channel.send(bytes(16384))
+        channel.close()
+        await until(lambda: "closed" in user.told, "the end")
+        assert len(other.received) == 30 * 16384
+        assert other.told[-1] == "closed"
+        assert other.told.count("closed") == user.told.count("closed") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_close_of_one_channel_does_not_wait_for_datagrams_of_another() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        flow, _, _ = await pair.open(reliable=False)
+        channel, user, _ = await pair.open()
+        # There is always another datagram.
+        pair.wires[0].passes = lambda packet: flow.send(b"x" * 1000) is None
+        for _ in range(20):
+            flow.send(b"x" * 1000)
+        channel.close()
+        await until(lambda: "closed" in user.told, "the end of the channel")
+        assert pair.one._urgent
+        pair.wires[0].passes = lambda packet: True
+
+
+@pytest_twisted.ensureDeferred
+async def test_numbers_of_channels_are_used_again() -> None:
+    with ended(Pair(max_channels=100)) as pair:
+        await pair.connect()
+        seen = set()
+        for _ in range(15):
+            users = []
+            for _ in range(90):
+                channel = pair.one.open_channel("tcp-x", "", reliable=True)
+                users.append(ChannelTold())
+                channel.use(users[-1])
+            await until(lambda users=users: all(user.told == ["opened"] for user in users), "channels")
+            for id, channel in list(pair.one._data_channels.items()):
+                seen.add(id)
+                channel.close()
+            await until(lambda users=users: all(user.told == ["opened", "closed"] for user in users), "their ends")
+        assert len(seen) <= 100
+        assert pair.users[0].told == pair.users[1].told == ["up"]
+        await until(lambda: not pair.two._data_channels, "both ends to forget them")
+        assert len(pair.two._inbound_streams) <= 100
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_channel_is_opened_anew_though_the_answer_to_the_last_reset_is_lost() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, user, other = await pair.open()
+        back = pair.users[1].channels[0]
+        back.send(b"so that its numbers are not at their beginning")
+        await until(lambda: user.received, "a message")
+        # The second end has asked and been answered; the first one's answer to it is what is lost.
+        lost = []
+
+        def passes(packet: bytes) -> bool:
+            if kinds(packet) == [RECONFIG] and packet[17] == 16 and not lost:
+                lost.append(packet)
+                return False
+            return True
+
+        pair.wires[0].passes = passes
+        channel.close()
+        back.close()
+        await until(lambda: "closed" in user.told, "the end of the first channel")
+        assert lost
+        assert "closed" not in other.told
+        again, user_again, other_again = await pair.open()
+        assert again.id == channel.id
+        assert other.told[-1] == "closed"
+        again.send(b"there")
+        pair.users[1].channels[-1].send(b"and back")
+        await until(lambda: other_again.received and user_again.received, "messages")
+        await turns(5)
+        assert pair.users[0].told == pair.users[1].told == ["up"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_datagrams_overtake_what_waits_on_reliable_channels() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        bulk, _, other_bulk = await pair.open()
+        flow, _, other_flow = await pair.open(reliable=False)
+        order: list[str] = []
+        other_bulk.on_message = lambda data: order.append("bulk")
+        other_flow.on_message = lambda data: order.append("datagram")
+        for _ in range(50):
+            bulk.send(bytes(16384))
+        await until(lambda: order, "bulk")
+        sent = len(order)
+        flow.send(b"urgent")
+        await until(lambda: "datagram" in order, "the datagram")
+        # What the window held of the message that is being sent, and no other.
+        assert order.index("datagram") <= sent + 1
+        assert pair.one.buffered > 16384
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_oldest_datagrams_are_dropped_and_counted() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        flow, _, other = await pair.open(reliable=False)
+        for number in range(400):
+            flow.send(b"%04d" % number + bytes(996))
+        dropped = pair.one.datagrams_dropped
+        assert 400 - MAX_DATAGRAM_BYTES // 1000 <= dropped < 400
+        assert pair.one._datagram_bytes <= MAX_DATAGRAM_BYTES
+        await until(lambda: len(other.told) == 400 - dropped, "the others")
+        assert other.told[0][1][:4] == b"%04d" % dropped
+        assert pair.one._datagram_bytes == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_datagrams_without_a_byte_are_not_free() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        flow, _, _ = await pair.open(reliable=False)
+        for _ in range(10_000):
+            flow.send(b"")
+        assert len(pair.one._urgent) <= MAX_DATAGRAM_BYTES // 64
+        assert pair.one.datagrams_dropped + len(pair.one._urgent) == 10_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_bytes_that_are_held_shut_the_window_and_those_released_open_it() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, _, other = await pair.open()
+        other.on_message = lambda data: pair.two.hold(len(data))
+        total = 4 * RECEIVE_WINDOW
+        sent = 0
+
+        def feed() -> None:
+            nonlocal sent
+            if sent < total:
+                channel.send(bytes(16384))
+                sent += 16384
+
+        pair.users[0].on_room = feed
+        feed()
+        await until(lambda: pair.one._peer_window < 16384 and not pair.one._outbound_queue, "a window that is shut")
+        await turns(50)
+        held = len(other.received)
+        # With nothing in flight one message goes in any case, to ask whether the window is still shut.
+        assert held <= RECEIVE_WINDOW + WINDOW_SLACK + 16384
+        assert sent < total
+        other.on_message = lambda data: None
+        pair.two.release(held)
+        await until(lambda: len(other.received) == total, "the rest")
+        assert pair.two._advertised_rwnd == RECEIVE_WINDOW
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_packet_in_flight_is_acknowledged_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sctp, "SACK_DELAY", 0.01)
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, _, other = await pair.open()
+        for number in range(5):
+            channel.send(b"%d" % number)
+            await until(lambda number=number: len(other.told) == number + 1 and not pair.one._flight_size, "a SACK")
+        # Nothing was sent twice: it did not take a time-out.
+        assert not pair.two._sack_duplicates
+        assert pair.one._rto < 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_second_packet_is_acknowledged() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, _, other = await pair.open()
+        counts = {DATA: 0, SACK: 0}
+
+        def count(packet: bytes) -> bool:
+            for kind in kinds(packet):
+                counts[kind] = counts.get(kind, 0) + 1
+            return True
+
+        pair.wires[0].passes = pair.wires[1].passes = count
+        channel.send(bytes(200_000))
+        await until(lambda: other.received, "the message")
+        assert counts[DATA] > 150
+        assert counts[SACK] <= counts[DATA] // 2 + 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_lost_is_sent_again_and_datagrams_are_not() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, _, other = await pair.open()
+        flow, _, other_flow = await pair.open(reliable=False)
+        seen = 0
+
+        def every_seventh_is_lost(packet: bytes) -> bool:
+            nonlocal seen
+            seen += 1
+            return bool(seen % 7)
+
+        pair.wires[0].passes = every_seventh_is_lost
+        for number in range(30):
+            channel.send(b"%02d" % number * 2000)
+            flow.send(b"%02d" % number)
+        await until(lambda: len(other.told) == 30, "all messages")
+        assert other.received == b"".join(b"%02d" % number * 2000 for number in range(30))
+        await until(lambda: not pair.one._sent_queue, "an end of the datagrams")
+        assert 15 <= len(other_flow.told) < 30
+        assert pair.users[1].told == ["up"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_end_of_an_association_closes_all_channels_once() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, user, other = await pair.open()
+        unopened = pair.one.open_channel("tcp-y", "", reliable=True)
+        told = ChannelTold()
+        unopened.use(told)
+        channel.send(bytes(100_000))
+        await pair.one.stop()
+        await until(lambda: "down" in pair.users[1].told, "the other end to know")
+        assert user.told == ["opened", "closed"]
+        assert told.told == ["closed"]
+        assert other.told[-1] == "closed"
+        assert pair.users[0].told == pair.users[1].told == ["up", "down"]
+        assert pair.one.buffered == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_without_another_stream_gets_no_channel() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        pair.one._outbound_streams_count = 3
+        await pair.open()
+        await pair.open()
+        channel = pair.one.open_channel("tcp-z", "", reliable=True)
+        told = ChannelTold()
+        channel.use(told)
+        await until(lambda: told.told, "its end")
+        assert told.told == ["closed"]
+        assert pair.users[1].told == ["up"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_mistake_in_a_users_event_is_ours(flush_logged_errors: object) -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, _, other = await pair.open()
+
+        def wrong(data: bytes) -> None:
+            raise RuntimeError("a mistake")
+
+        other.on_message = wrong
+        channel.send(b"x")
+        await until(lambda: other.told, "a message")
+        assert len(flush_logged_errors(RuntimeError)) == 1  # type: ignore[operator]
+        other.on_message = lambda data: None
+        channel.send(b"y")
+        await until(lambda: other.received == b"xy", "another")
+        assert pair.users[1].told == ["up"]
+
+
+def test_the_protocol_identifiers_are_those_of_rfc_8831() -> None:
+    assert (sctp.WEBRTC_DCEP, sctp.WEBRTC_STRING, sctp.WEBRTC_BINARY) == (50, 51, BINARY)
