@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help: ## This list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-demo: $(VENV)/.installed ## A web page through a real server and a real client, on this machine
+demo: $(VENV)/.installed ## A web page through both tunnels, by real processes on this machine
 	@$(BIN)/python etc/demo.py
 
 test: $(VENV)/.installed-dev ## The test suite, on all cores; PYTEST_ARGS adds arguments

@@ -18,8 +18,8 @@ from rtunnel.options.verbs import Verb, Verbs
 
 
 class Options(Verbs):
-    """The tools beside the tunnel. The tunnel itself is two twistd plugins: see 'twistd rtunnel-server --help' and
-    'twistd rtunnel-client --help'."""
+    """The tools beside the tunnels. Those are twistd plugins, 'rtunnel-server' and 'rtunnel-client', 'rtc-signal',
+    'rtc-host' and 'rtc-client': see 'twistd rtunnel-server --help' and so on."""
 
     synopsis = "COMMAND"
     subCommands: ClassVar = [["pki", None, pki.Options, "Certificates for links over TLS."]]
