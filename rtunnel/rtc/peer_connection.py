@@ -156,6 +156,9 @@ class PeerConnection:
         self._use_candidate(candidate)
 
     def _use_candidate(self, candidate: Candidate) -> None:
+        # One of an attempt before this one, that was under way when it ended; the end of its candidates above all.
+        if self._peer is not None and candidate.fragment not in (None, "", self._peer.ice.usernameFragment):
+            return
         # Without a name of the media section its number counts, and there is but one.
         if candidate.mid and candidate.mid != self._mid:
             return
@@ -198,7 +201,7 @@ class PeerConnection:
             self._found_early.append(candidate)
             return
         text = "" if candidate is None else f"candidate:{candidate.to_sdp()}"
-        self._user.candidate_found(Candidate(text, self._mid, 0))
+        self._user.candidate_found(Candidate(text, self._mid, 0, self._ice.local_username))
 
     # Connecting
 

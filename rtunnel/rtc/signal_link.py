@@ -88,7 +88,8 @@ class SignalLink(Service):
         :returns: whether it is on its way; not while the link is down, nor if it is larger than this server takes.
         """
         connection = self._connection
-        if connection is None or not self.up:
+        # Before the link is up too: an offer may be here before the answer to our ping.
+        if connection is None:
             return False
         message = encode_signal(replace(signal, sender_id=self.identity))
         if len(message) > connection.max_message:

@@ -185,11 +185,13 @@ class Candidate:
     :ivar candidate: ``candidate:...`` (RFC 8839, section 5.1); empty: there are no more.
     :ivar mid: ``sdpMid``; None or empty: :attr:`line_index` counts.
     :ivar line_index: ``sdpMLineIndex``.
+    :ivar fragment: ``usernameFragment``, which tells to which description it belongs; None: it is not said.
     """
 
     candidate: str
     mid: str | None = "0"
     line_index: int | None = 0
+    fragment: str | None = None
 
 
 def candidate_payload(candidate: Candidate) -> dict[str, object]:
@@ -199,7 +201,7 @@ def candidate_payload(candidate: Candidate) -> dict[str, object]:
             "candidate": candidate.candidate,
             "sdpMid": candidate.mid,
             "sdpMLineIndex": candidate.line_index,
-            "usernameFragment": None,
+            "usernameFragment": candidate.fragment,
         }
     }
 
@@ -217,6 +219,9 @@ def read_candidate(payload: object) -> Candidate:
         raise BadSignal("a candidate message whose candidate is not a text")
     if not isinstance(mid, str | None) or not isinstance(index, int | None) or isinstance(index, bool):
         raise BadSignal("a candidate whose sdpMid or sdpMLineIndex is malformed")
-    if max(len(text), len(mid or "")) > MAX_CANDIDATE:
+    fragment = inner.get("usernameFragment")
+    if not isinstance(fragment, str | None):
+        raise BadSignal("a candidate whose usernameFragment is malformed")
+    if max(len(text), len(mid or ""), len(fragment or "")) > MAX_CANDIDATE:
         raise BadSignal(f"a candidate of more than {MAX_CANDIDATE} characters")
-    return Candidate(text, mid, index)
+    return Candidate(text, mid, index, fragment)

@@ -138,13 +138,25 @@ async def test_nothing_is_sent_while_it_is_down(world: World) -> None:
     server = own(world)
     link, user = world.link(server.port)
     assert not link.send(Signal("answer", None, "7a1c"))
-    server.answers_pings = False
-    world.start(link)
-    await world.until(lambda: server.received, "a registration")
-    assert not link.up
+    await world.stop(world.start(link))
     assert not link.send(Signal("answer", None, "7a1c"))
     assert not user.ups
-    assert [signal.type for signal in server.received] == ["register-host"]
+    assert not server.received
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_offer_that_is_here_before_the_link_is_up_can_be_answered(world: World) -> None:
+    server = own(world)
+    server.answers_pings = False
+    link, user = world.link(server.port)
+    world.start(link)
+    await world.until(lambda: server.received, "a registration")
+    server.peers[0].sendMessage(encode_signal(Signal("offer", None, "cottage", "7a1c")))
+    await world.until(lambda: user.signals, "the offer")
+    assert not link.up
+    assert link.send(Signal("answer", None, "7a1c"))
+    await world.until(lambda: len(server.received) == 2, "the answer")
+    assert [signal.type for signal in server.received] == ["register-host", "answer"]
 
 
 def filled(size: int) -> Signal:
