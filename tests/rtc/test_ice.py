@@ -1,0 +1,557 @@
+"""ICE: which addresses are offered, what servers and strangers can do to it, and that nothing of it stays."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from aioice import Candidate, stun
+from twisted.internet.defer import Deferred
+
+from rtunnel.rtc import ice
+from rtunnel.rtc.bridge import as_deferred
+from rtunnel.rtc.ice import IceAgent, NoAddress, local_addresses, parse_candidate, turn_credentials
+from rtunnel.rtc.settings import IceSettings, TurnServer
+from tests.leftovers import TestLog
+from tests.reverse.net import HOST, turns, until
+
+LOOPBACK = IceSettings(interfaces=(HOST,))
+ADDRESSES = [
+    ("lo", "127.0.0.1"),
+    ("lo", "::1"),
+    ("eth0", "192.0.2.5"),
+    ("eth0", "2001:db8::5"),
+    ("wlan0", "10.1.2.3"),
+    ("wlan0", "169.254.7.7"),
+    ("wlan0", "fe80::5"),
+    ("br0", "192.0.2.5"),
+]
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice, "_all_addresses", lambda: iter(ADDRESSES))
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize(
+    ("interfaces", "expected"),
+    [
+        ((), ["192.0.2.5", "2001:db8::5", "10.1.2.3"]),
+        (("eth0",), ["192.0.2.5", "2001:db8::5"]),
+        (("lo",), ["127.0.0.1", "::1"]),
+        (("127.0.0.1",), ["127.0.0.1"]),
+        (("127.0.0.0/8", "::1"), ["127.0.0.1", "::1"]),
+        (("10.0.0.0/8",), ["10.1.2.3"]),
+        (("10.1.2.9/8",), ["10.1.2.3"]),
+        (("2001:db8::/32", "wlan0"), ["2001:db8::5", "10.1.2.3", "169.254.7.7", "fe80::5"]),
+        (("0.0.0.0/0",), ["127.0.0.1", "192.0.2.5", "10.1.2.3", "169.254.7.7"]),
+        (("eth", "eth00", "192.0.2", "nonsense/7", "192.0.2.6"), []),
+    ],
+)
+def test_addresses_that_may_be_offered(interfaces: tuple[str, ...], expected: list[str]) -> None:
+    assert local_addresses(interfaces) == expected
+
+
+def test_loopback_is_found_on_this_machine() -> None:
+    assert local_addresses((HOST,)) == [HOST]
+    assert HOST not in local_addresses(())
+
+
+def test_turn_credentials_as_they_are_configured() -> None:
+    assert turn_credentials(IceSettings(turn_user="u", turn_credential="c"), 5.0) == ("u", "c")
+    assert turn_credentials(IceSettings(), 5.0) == ("", "")
+
+
+@pytest.mark.parametrize(("name", "user"), [("joe", "1000086400:joe"), ("", "1000086400")])
+def test_turn_credentials_from_the_secret(name: str, user: str) -> None:
+    found, password = turn_credentials(IceSettings(turn_secret="north", turn_user=name), 1000000000.9)
+    assert found == user
+    assert base64.b64decode(password) == hmac.digest(b"north", user.encode(), hashlib.sha1)
+
+
+def test_turn_credentials_of_a_known_example() -> None:
+    # openssl dgst -sha1 -hmac north, over "86400:joe".
+    _, password = turn_credentials(IceSettings(turn_secret="north", turn_user="joe"), 0)
+    assert password == base64.b64encode(hmac.new(b"north", b"86400:joe", "sha1").digest()).decode()
+
+
+GOOD = "candidate:1 1 udp 2113937151 192.0.2.1 5000 typ host"
+
+
+def test_candidates_of_real_peers() -> None:
+    chrome = parse_candidate(GOOD + " generation 0 ufrag EsAw network-cost 999")
+    assert chrome is not None
+    assert (chrome.host, chrome.port, chrome.type, chrome.generation) == ("192.0.2.1", 5000, "host", 0)
+    reflexive = parse_candidate("a=candidate:2 1 UDP 1 198.51.100.1 9 typ srflx raddr 0.0.0.0 rport 0")
+    assert reflexive is not None
+    assert reflexive.related_address == "0.0.0.0"
+    assert parse_candidate(GOOD.removeprefix("candidate:")) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "candidate:",
+        "candidate",
+        "x",
+        " " * 1000,
+        "\0\n\r",
+        "candidate:1 1 udp",
+        GOOD.replace("5000", "0"),
+        GOOD.replace("5000", "65536"),
+        GOOD.replace("5000", "-1"),
+        GOOD.replace("5000", "x"),
+        GOOD.replace("5000", "9" * 5000),
+        GOOD.replace("udp", "tcp"),
+        GOOD.replace(" 1 udp", " 2 udp"),
+        GOOD.replace(" 1 udp", " 0 udp"),
+        GOOD.replace("2113937151", "much"),
+        GOOD + " generation x",
+        GOOD + " raddr 1.2.3.4 rport x",
+    ],
+)
+def test_candidates_that_are_none(text: str) -> None:
+    assert parse_candidate(text) is None
+
+
+class Agents:
+    """Agents of one test, each with what it found; they are closed with it."""
+
+    def __init__(self) -> None:
+        self.agents: list[IceAgent] = []
+        self.found: dict[IceAgent, list[Candidate | None]] = {}
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def make(self, settings: IceSettings = LOOPBACK, controlling: bool = False) -> IceAgent:
+        found: list[Candidate | None] = []
+        agent = IceAgent(settings, controlling, found.append)
+        self.agents.append(agent)
+        self.found[agent] = found
+        return agent
+
+    async def gather(self, agent: IceAgent) -> list[Candidate]:
+        await run(agent.gather())
+        return agent.local_candidates
+
+    async def pair(self, settings: IceSettings = LOOPBACK) -> tuple[IceAgent, IceAgent]:
+        """Two that have a path."""
+        one, two = self.make(settings, True), self.make(settings)
+        for agent in (one, two):
+            await self.gather(agent)
+        await introduce(one, two)
+        connecting = [self.start(agent.connect()) for agent in (one, two)]
+        await until(lambda: all(task.done() for task in connecting), "a path")
+        for task in connecting:
+            task.result()
+        return one, two
+
+    def start(self, work: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.ensure_future(work)
+        self._tasks.append(task)
+        return task
+
+    async def end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for agent in self.agents:
+            await run(agent.close())
+        await turns(3)
+        for task in self._tasks:
+            if not task.cancelled():
+                task.exception()
+
+
+async def run(work: Any) -> None:
+    """A coroutine of asyncio's to its end."""
+    error: list[BaseException] = []
+
+    async def guarded() -> None:
+        try:
+            await work
+        except Exception as caught:
+            error.append(caught)
+
+    await as_deferred(guarded())
+    if error:
+        raise error[0]
+
+
+async def introduce(one: IceAgent, two: IceAgent) -> None:
+    for agent, other in ((one, two), (two, one)):
+        agent.remote_username, agent.remote_password = other.local_username, other.local_password
+        for candidate in other.local_candidates:
+            await agent.add_remote_candidate(parse_candidate(candidate.to_sdp()))
+        await agent.add_remote_candidate(None)
+
+
+@pytest.fixture
+def agents(_nothing_left_behind: TestLog) -> Iterator[Agents]:
+    made = Agents()
+    before = open_sockets()
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.end()))
+    assert open_sockets() <= before, "sockets are left"
+    left = [task for task in asyncio_tasks() if "aioice" in repr(task) or "rtunnel" in repr(task)]
+    assert not left
+
+
+def asyncio_tasks() -> set[asyncio.Task[Any]]:
+    from twisted.internet import reactor
+
+    return asyncio.all_tasks(reactor._asyncioEventloop)  # type: ignore[attr-defined]
+
+
+def open_sockets() -> int:
+    """UDP sockets of this process."""
+    known = set()
+    for table in ("udp", "udp6"):
+        lines = Path("/proc/net", table).read_text().splitlines()[1:]
+        known |= {f"socket:[{line.split()[9]}]" for line in lines}
+    count = 0
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        try:
+            count += str(entry.readlink()) in known
+        except OSError:
+            continue
+    return count
+
+
+class Silent:
+    """A UDP port that takes everything and says nothing."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((HOST, 0))
+        self.port: int = self.socket.getsockname()[1]
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[Silent]:
+    port = Silent()
+    yield port
+    port.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_path_is_found_and_described(agents: Agents) -> None:
+    one, two = await agents.pair()
+    assert one.path.startswith("direct, 127.0.0.1:")
+    assert one.path.endswith("(host)")
+    assert agents.found == {one: [None], two: [None]}
+    await run(one.send(b"\x20 dtls"))
+    await until(two._queue.qsize, "a packet")
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_address_that_fits(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NoAddress, match="no address of this machine fits --ice-interface nowhere"):
+        await agents.gather(agents.make(IceSettings(interfaces=("nowhere",))))
+    monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("lo", HOST)]))
+    with pytest.raises(NoAddress, match=r"add --ice-interface 127\.0\.0\.1"):
+        await agents.gather(agents.make(IceSettings()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_address_that_cannot_be_bound_is_left_out(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("x", "192.0.2.77"), ("lo", HOST)]))
+    found = await agents.gather(agents.make(IceSettings(interfaces=("x", HOST))))
+    assert [candidate.host for candidate in found] == [HOST]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stun_server_that_does_not_answer(
+    agents: Agents, silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ice, "SERVER_TIMEOUT", 0.2)
+    agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=(HOST, silent.port)))
+    assert len(await agents.gather(agent)) == 1
+    assert agents.found[agent] == []
+    await until(lambda: agents.found[agent], "an end of candidates")
+    assert agents.found[agent] == [None]
+
+
+@pytest.mark.parametrize("server", [("no.such.host.invalid", 3478), ("x" * 70 + ".invalid", 3478)])
+@pytest_twisted.ensureDeferred
+async def test_a_stun_server_that_cannot_be(agents: Agents, server: tuple[str, int]) -> None:
+    agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=server))
+    await agents.gather(agent)
+    agent_found = agents.found[agent]
+    await until(lambda: agent_found == [None], "an end of candidates", timeout=20)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_address_seen_by_a_stun_server_follows(agents: Agents, silent: Silent) -> None:
+    agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=(HOST, silent.port)))
+    await agents.gather(agent)
+    request, source = await datagram(silent.socket)
+    asked = stun.parse_message(request)
+    answer = stun.Message(stun.Method.BINDING, stun.Class.RESPONSE, asked.transaction_id)
+    answer.attributes["XOR-MAPPED-ADDRESS"] = ("198.51.100.7", 4242)
+    silent.socket.sendto(bytes(answer), source)
+    await until(lambda: len(agents.found[agent]) == 2, "a candidate")
+    candidate, end = agents.found[agent]
+    assert end is None
+    assert candidate is not None
+    assert (candidate.type, candidate.host, candidate.port) == ("srflx", "198.51.100.7", 4242)
+
+
+async def datagram(handle: socket.socket) -> tuple[bytes, Any]:
+    handle.setblocking(False)
+    got: list[tuple[bytes, Any]] = []
+
+    def look() -> bool:
+        try:
+            got.append(handle.recvfrom(2000))
+        except BlockingIOError:
+            return False
+        return True
+
+    await until(look, "a datagram")
+    return got[0]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stun_server_that_answers_nonsense(agents: Agents, silent: Silent) -> None:
+    agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=(HOST, silent.port)))
+    await agents.gather(agent)
+    request, source = await datagram(silent.socket)
+    asked = stun.parse_message(request)
+    silent.socket.sendto(b"", source)
+    silent.socket.sendto(bytes(stun.Message(stun.Method.BINDING, stun.Class.RESPONSE, asked.transaction_id)), source)
+    await until(lambda: agents.found[agent] == [None], "an end of candidates")
+
+
+# The end, at every moment
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_before_anything(agents: Agents) -> None:
+    await run(agents.make().close())
+
+
+@pytest.mark.parametrize("steps", range(8))
+@pytest_twisted.ensureDeferred
+async def test_closed_while_sockets_are_bound(agents: Agents, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("lo", f"127.0.0.{number}") for number in range(1, 6)]))
+    agent = agents.make(IceSettings(interfaces=("lo",)))
+    gathering = agents.start(agent.gather())
+    for _ in range(steps):
+        await turn()
+    gathering.cancel()
+    await run(asyncio.wait([gathering]))
+    await run(agent.close())
+    # The fixture looks for sockets.
+
+
+async def turn() -> None:
+    """One turn of the loop."""
+    waiting: Deferred[None] = Deferred()
+    asyncio.get_running_loop().call_soon(waiting.callback, None)
+    await waiting
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_while_servers_are_asked(agents: Agents, silent: Silent) -> None:
+    server = TurnServer(HOST, silent.port)
+    agent = agents.make(IceSettings((HOST, silent.port), (server, server), "u", "p", interfaces=(HOST,)))
+    await agents.gather(agent)
+    await datagram(silent.socket)
+    await run(agent.close())
+    assert agents.found[agent] == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_while_names_are_looked_up(agents: Agents) -> None:
+    agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=("localhost", 9)))
+    await agents.gather(agent)
+    await turn()
+    await run(agent.close())
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_while_paths_are_checked(agents: Agents, silent: Silent) -> None:
+    agent = agents.make(controlling=True)
+    await agents.gather(agent)
+    agent.remote_username, agent.remote_password = "abcd", "x" * 22
+    for _ in range(3):
+        await agent.add_remote_candidate(Candidate("1", 1, "udp", 1, HOST, silent.port, "host"))
+    connecting = agents.start(agent.connect())
+    await datagram(silent.socket)
+    await run(agent.close())
+    await until(connecting.done, "the end of the checks")
+    assert isinstance(connecting.exception(), ConnectionError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_twice_at_once(agents: Agents) -> None:
+    one, _ = await agents.pair()
+    first, second = agents.start(one.close()), agents.start(one.close())
+    await until(lambda: first.done() and second.done(), "both")
+    first.result()
+    second.result()
+
+
+# Strangers
+
+
+def binding(agent: IceAgent, key: bytes | None = None, **attributes: Any) -> bytes:
+    message = stun.Message(stun.Method.BINDING, stun.Class.REQUEST)
+    message.attributes.update(attributes)
+    message.add_message_integrity(agent.local_password.encode() if key is None else key)
+    return bytes(message)
+
+
+def stun_bytes(*attributes: bytes) -> bytes:
+    body = b"".join(attributes)
+    return struct.pack("!HHI12s", 1, len(body), 0x2112A442, bytes(12)) + body
+
+
+STRANGE: dict[str, bytes] = {
+    "empty": b"",
+    "one byte": b"\x16",
+    "garbage": bytes(range(256)),
+    "a short attribute": stun_bytes(struct.pack("!HHH", 0x24, 2, 1)),
+    "an attribute beyond the end": stun_bytes(struct.pack("!HHI", 0x8029, 800, 1)),
+    "an error code that is short": stun_bytes(struct.pack("!HH", 9, 0)),
+    "a name that is no UTF-8": stun_bytes(struct.pack("!HH", 6, 4) + b"\xff\xff\xff\xff"),
+    "an unknown method": struct.pack("!HHI12s", 0x0300, 0, 0x2112A442, bytes(12)),
+    "an address without a family": stun_bytes(struct.pack("!HHI", 0x20, 4, 0)),
+    "SRTP": b"\x80" * 60,
+    "TURN channel data": b"\x40\x00\x00\x04abcd",
+}
+
+
+@pytest.mark.parametrize("packet", STRANGE.values(), ids=STRANGE.keys())
+@pytest.mark.parametrize("moment", ["gathered", "connected"])
+@pytest_twisted.ensureDeferred
+async def test_packets_of_strangers_are_dropped(agents: Agents, packet: bytes, moment: str) -> None:
+    if moment == "connected":
+        agent, _ = await agents.pair()
+    else:
+        agent = agents.make()
+        await agents.gather(agent)
+    candidate = agent.local_candidates[0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for _ in range(3):
+            stranger.sendto(packet, (candidate.host, candidate.port))
+        # Whoever answers this has seen the others.
+        stranger.sendto(binding(agent, b"wrong", USERNAME="x:y", PRIORITY=1), (candidate.host, candidate.port))
+        answer, _ = await datagram(stranger)
+        while stun.parse_message(answer).error_code != 401:
+            answer, _ = await datagram(stranger)
+    assert agent._queue.qsize() == (3 if packet == b"\x16" else 0)
+    assert not agent._closed
+
+
+@pytest_twisted.ensureDeferred
+async def test_packets_before_there_is_a_path_are_bounded(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice, "MAX_WAITING", 50)
+    agent = agents.make()
+    await agents.gather(agent)
+    for _ in range(200):
+        agent.data_received(b"\x16" * 1000, 1)
+    assert agent._queue.qsize() == 50
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_check_without_a_priority_is_dropped(agents: Agents) -> None:
+    one, two = await agents.pair()
+    candidate = one.local_candidates[0]
+    name = f"{one.local_username}:{two.local_username}"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.sendto(binding(one, USERNAME=name), (candidate.host, candidate.port))
+        answer, _ = await datagram(other)
+        assert stun.parse_message(answer).message_class == stun.Class.RESPONSE
+    assert len(one.remote_candidates) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_checks_from_many_places_are_bounded(agents: Agents) -> None:
+    one, two = await agents.pair()
+    name = f"{one.local_username}:{two.local_username}"
+    protocol = one._protocols[0]
+    for port in range(1, 300):
+        protocol.datagram_received(binding(one, USERNAME=name, PRIORITY=1), (HOST, port))
+    assert len(one.remote_candidates) == ice.MAX_REMOTE_CANDIDATES
+    assert len(one._check_list) <= ice.MAX_REMOTE_CANDIDATES
+    # The one that is used is known, and goes on.
+    checked = len(one._check_list)
+    where = (two.local_candidates[0].host, two.local_candidates[0].port)
+    protocol.datagram_received(binding(one, USERNAME=name, PRIORITY=1), where)
+    assert len(one._check_list) == checked
+
+
+@pytest_twisted.ensureDeferred
+async def test_candidates_are_bounded(agents: Agents) -> None:
+    agent = agents.make()
+    await agents.gather(agent)
+    for port in range(1, 500):
+        await agent.add_remote_candidate(parse_candidate(f"candidate:1 1 udp 1 192.0.2.1 {port} typ host"))
+    assert len(agent.remote_candidates) == ice.MAX_REMOTE_CANDIDATES
+    await agent.add_remote_candidate(None)
+    assert agent._remote_candidates_end
+    await agent.add_remote_candidate(None)
+    await agent.add_remote_candidate(parse_candidate(GOOD))
+
+
+@pytest.mark.parametrize(
+    "host", ["no.such.name", "fe80::1%a.b.c", "1.2.3", "", "::ffff:1.2.3.4", "0.0.0.0", "255.255.255.255"]
+)
+@pytest_twisted.ensureDeferred
+async def test_candidates_with_odd_addresses(agents: Agents, host: str) -> None:
+    one, two = agents.make(controlling=True), agents.make()
+    for agent in (one, two):
+        await agents.gather(agent)
+    await one.add_remote_candidate(Candidate("x", 1, "udp", 10**30, host, 9, "host"))
+    await one.add_remote_candidate(Candidate("x", 1, "udp", -5, HOST, 9, "strange"))
+    await introduce(one, two)
+    connecting = [agents.start(agent.connect()) for agent in (one, two)]
+    await until(lambda: all(task.done() for task in connecting), "a path")
+    for task in connecting:
+        task.result()
+
+
+# Consent
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_says_nothing_any_more_is_given_up(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice, "DEAD_AFTER", 2)
+    one, two = await agents.pair()
+    monkeypatch.setattr(two, "request_received", lambda *message: None)
+    await until(lambda: one._closed, "the end")
+    assert one.peer_is_silent
+    assert not two._closed
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_answers_is_not_given_up(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ice, "DEAD_AFTER", 2)
+    one, two = await agents.pair()
+    asked = 0
+    take: Callable[..., None] = two.request_received
+
+    def count(*message: Any) -> None:
+        nonlocal asked
+        asked += 1
+        take(*message)
+
+    monkeypatch.setattr(two, "request_received", count)
+    await until(lambda: asked >= 3, "three questions")
+    await turns(5)
+    assert not one._closed
+    assert one._silent == 0
