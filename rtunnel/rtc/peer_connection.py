@@ -271,7 +271,8 @@ class PeerConnection:
         self._user.has_room()
 
     def _dtls_changed(self) -> None:
-        if self._state is State.CONNECTED and self._dtls.state in ("closed", "failed"):
+        # A handshake that fails is told where it is awaited.
+        if self._state in (State.CONNECTING, State.CONNECTED) and self._dtls.state == "closed":
             self._lose(self._why_over())
 
     def _ice_changed(self) -> None:
