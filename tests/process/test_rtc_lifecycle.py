@@ -175,7 +175,7 @@ class TestIds:
         assert "#warn" in loud[0]
         assert fetch(tunnel.local) == "old"
         assert len(lines_with(tunnel.client, "connected to host")) == 1
-        first.kill()
+        assert first.terminate(SOON) == 0
         tunnel.wait_for_host()
         wait_for_page(tunnel.local, "new", PATIENCE)
 
@@ -199,19 +199,21 @@ class TestTokens:
             serve(GET=page("here")).address, signal=["--valid-tokens=other,correct-horse"], start=["signal"]
         )
         url = f"cannot use signaling server ws://127.0.0.1:{tunnel.port}: "
-        hurried = "--reconnect-max=1"
-        for option, complaint in (
-            ("--token=battery-staple", "it does not accept the token (401); see --token"),
-            ("--token=", "it asks for a token (401); see --token"),
-        ):
-            options = [hurried, "--log-level=debug", *([option] if option != "--token=" else [])]
-            for process in (tunnel.start_host("", *options), tunnel.start_client(*options)):
-                process.wait_for("next attempt in")
-                poll(lambda p=process: len(lines_with(p, "(401)")) > 1, PATIENCE, "more attempts")  # type: ignore[misc]
-                (line,) = [line for line in lines_with(process, "(401)") if "#debug" not in line]
-                assert f"{url}{complaint}; next attempt in" in line
-                assert "battery" not in process.output
-                assert process.terminate(SOON) == 0
+        hurried = ["--reconnect-max=1", "--log-level=debug"]
+        missing = "it asks for a token (401); see --token"
+        wrong = "it does not accept the token (401); see --token"
+        refused = {tunnel.start_host("", *hurried): missing}
+        refused[tunnel.start_host("", *hurried, "--token=battery-staple")] = wrong
+        refused[tunnel.start_client(*hurried)] = missing
+        tunnel.local = free_port()
+        refused[tunnel.start_client(*hurried, "--token=battery-staple")] = wrong
+        for process, complaint in refused.items():
+            poll(lambda p=process: len(lines_with(p, "(401)")) > 1, PATIENCE, "more attempts")  # type: ignore[misc]
+            (line,) = [line for line in lines_with(process, "(401)") if "#debug" not in line]
+            assert f"{url}{complaint}; next attempt in" in line
+            assert "battery" not in process.output
+        for process in refused:
+            assert process.terminate(SOON) == 0
         tunnel.start_host("", good)
         tunnel.wait_for_host()
         tunnel.start_client(good)

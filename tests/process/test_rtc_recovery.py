@@ -52,7 +52,7 @@ class Traffic:
         self.received = 0
         self.was_reset = False
         self._reading = Background(self._read)
-        poll(lambda: self.received > 4 * MIB, PATIENCE, "a download that runs")
+        poll(lambda: self.received > 2 * MIB, PATIENCE, "a download that runs")
 
     def _read(self) -> None:
         try:
@@ -64,7 +64,7 @@ class Traffic:
     def goes_on(self) -> None:
         """It is not broken, nor stands still."""
         before = self.received
-        poll(lambda: self.received > before + 4 * MIB, PATIENCE, "the download goes on")
+        poll(lambda: self.received > before + MIB, PATIENCE, "the download goes on")
         assert self._reading.running
 
     def wait_until_reset(self) -> float:
