@@ -121,6 +121,16 @@ def test_new_connections_work_within_15_s_when_the_address_has_changed(lab: Lab,
         wait_for_page(LOCAL_PORT, PAGE, timeout=15)
 
 
+def test_a_host_whose_address_has_changed_is_found_again(lab: Lab, twistd: Twistds, serve: Serve) -> None:
+    lab.start_turn(twistd)
+    tunnel = Tunnel(lab, twistd, serve(GET=page(PAGE)).address, *STUN)
+    assert tunnel.curl() == PAGE
+    lab.nat1.change_address("198.51.100.77")
+    # It needs some seconds to see that its signaling is dead, and more until its ID is given to it again.
+    with lab.lan2.inside():
+        wait_for_page(LOCAL_PORT, PAGE, timeout=40)
+
+
 @pytest.mark.parametrize(("percent", "total"), [(1, 4_000_000), (5, 4_000_000)])
 def test_what_is_lost_on_the_way_is_sent_again(
     lab: Lab, twistd: Twistds, serve: Serve, percent: int, total: int
