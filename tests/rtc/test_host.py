@@ -1,0 +1,457 @@
+"""``rtc-host`` in this process: what clients of all kinds can ask of it, and that it forgets them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.task import deferLater
+
+from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.errors import Code
+from rtunnel.rtc import host as host_module, peer_connection
+from rtunnel.rtc.host import RtcHost
+from rtunnel.rtc.peer_connection import PeerConnection
+from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
+from rtunnel.wire.channel_messages import decode_control
+from rtunnel.wire.limits import ChannelLimits
+from rtunnel.wire.signaling import (
+    ANSWER,
+    CANDIDATE,
+    ERROR,
+    OFFER,
+    Candidate,
+    Description,
+    Extension,
+    Signal,
+    candidate_payload,
+    description_payload,
+    read_candidate,
+    read_description,
+)
+from tests.reverse.net import HOST, Peer, free_port, reactor, turns, until
+from tests.rtc.fakes import FakeChannelUser, FakePeer
+from tests.rtc.test_ice import open_sockets
+from tests.rtc.udp_parts import Echo, Program
+from tests.rtc.world import ID, LOOPBACK, World, udp
+
+
+def web(name: str, port: int) -> ServiceSettings:
+    return ServiceSettings(name, DialAddress.parse(f"{HOST}:{port}"))
+
+
+def forward(name: str) -> ForwardSettings:
+    return ForwardSettings(name, ListenAddress.parse(f"{HOST}:0"))
+
+
+class ByHand(FakePeer):
+    """A client that knows the host's inside: its signals need no server."""
+
+    def __init__(self, host: RtcHost, name: str = "by hand", *, extended: bool = True) -> None:
+        super().__init__()
+        self.host = host
+        self.name = name
+        self.extension = Extension(65536) if extended else None
+        self.connection = PeerConnection(LOOPBACK, self, 100)
+        self.answers: list[Description] = []
+        send = host.signaling.send
+
+        def sent(signal: Signal) -> bool:
+            if signal.target_id != self.name:
+                return send(signal)
+            self.got(signal)
+            return True
+
+        host.signaling.send = sent  # type: ignore[method-assign]
+
+    def got(self, signal: Signal) -> None:
+        if signal.type == ANSWER:
+            self.answers.append(read_description(ANSWER, signal.payload))
+            self.connection.take_answer(self.answers[-1].sdp)
+        elif signal.type == CANDIDATE:
+            self.connection.take_candidate(read_candidate(signal.payload))
+
+    def tell(self, kind: str, payload: object) -> None:
+        self.host.signal_received(Signal(kind, payload, ID, self.name))
+
+    def description_ready(self, kind: str, sdp: str) -> None:
+        super().description_ready(kind, sdp)
+        self.tell(OFFER, description_payload(OFFER, Description(sdp, self.extension)))
+
+    async def connect(self) -> ByHand:
+        self.connection.offer()
+        await until(lambda: ("connected",) in self.told, "a connection")
+        return self
+
+    async def open(self, label: str = "tcp-x", protocol: str = "", *, reliable: bool = True) -> Any:
+        channel, user = self.connection.open_channel(label, protocol, reliable), FakeChannelUser()
+        channel.use(user)
+        await until(lambda: user.told, "a channel")
+        return channel, user
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_services(rtc: World) -> None:
+    server, one, two = rtc.signal(), await rtc.echo(), await rtc.service()
+    host = rtc.host(server, one.port, web("other", two.port))
+    client = rtc.client(server, forward(""), forward("other"))
+    await rtc.connected(client)
+    first, second = await rtc.visitor(client, 0), await rtc.visitor(client, 1)
+    first.send(b"one")
+    await first.has(b"one")
+    second.send(b"two")
+    await (await two.peer()).has(b"two")
+    await rtc.lines.wait_for(f"host '{ID}' offers tcp {HOST}:{two.port} as service 'other'")
+    assert len(host._peers) == 1
+    assert host.streams_left() == 2
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_does_not_exist_or_is_of_the_other_kind(rtc: World, kind: str) -> None:
+    server, echo = rtc.signal(), Echo()
+    service = await rtc.echo()
+    host = rtc.host(server, service.port, ServiceSettings("dns", udp(echo.address[1])))
+    await rtc.registered(host)
+    peer = await ByHand(host).connect()
+    reliable = kind == "tcp"
+    try:
+        for name in ("none", "dns" if reliable else ""):
+            _, user = await peer.open(f"{kind}-x", name, reliable=reliable)
+            await until(lambda user=user: user.told[-1] == "closed", "a refusal")
+            resets = [decode_control(text.encode()).reset for text in user.told[1:-1]]
+            assert resets == [Code.UNKNOWN_SERVICE]
+        assert host.streams_left() == 0
+        assert not service.peers
+        await rtc.lines.wait_for(f"client by hand asks for the service 'none' over {kind}, which is not offered")
+    finally:
+        await peer.connection.close()
+        await echo.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_is_no_name_is_cleaned_before_it_is_logged(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    peer = await ByHand(host, "evil\nname").connect()
+    _, user = await peer.open("tcp-\n\x1b[31m", "line one\nline two\x1b")
+    await until(lambda: user.told[-1] == "closed", "a refusal")
+    await peer.connection.close()
+    assert "line one\nline" not in rtc.lines.text
+    assert "evil\nname" not in rtc.lines.text
+    assert "\x1b" not in rtc.lines.text
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_service_that_is_down(rtc: World) -> None:
+    port = free_port()
+    server = rtc.signal()
+    host = rtc.host(server, port)
+    client = rtc.client(server)
+    await rtc.connected(client)
+    for _ in range(3):
+        visitor = await rtc.visitor(client)
+        await visitor.ends()
+        assert visitor.was_reset
+    await rtc.lines.wait_for(f"service {HOST}:{port} cannot be reached")
+    await rtc.service(lambda: Peer(echo=True), port)
+    visitor = await rtc.visitor(client)
+    visitor.send(b"x")
+    await visitor.has(b"x")
+    await rtc.lines.wait_for(f"service {HOST}:{port} is back")
+    assert rtc.lines.text.count("#warn] service") == 1
+    visitor.close()
+    await until(lambda: not host.streams_left() and not host.visitors, "nothing to be left")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_of_the_reference_protocol(rtc: World) -> None:
+    echo = await rtc.echo()
+    host = rtc.host(rtc.signal(), echo.port)
+    await rtc.registered(host)
+    peer = await ByHand(host, extended=False).connect()
+    assert peer.answers[0].extension is None
+    channel, user = await peer.open()
+    channel.send(b"bytes")
+    channel.send_text("and text")
+    await until(lambda: len(b"".join(user.told[1:])) == 13, "an echo")
+    channel.close()
+    await until(lambda: user.told[-1] == "closed", "the end")
+    await until(lambda: echo.peers[0].lost, "the service to know")
+    await peer.connection.close()
+    await rtc.lines.wait_for(r"client by hand connected: direct, .* \(reference protocol\)")
+
+
+@pytest_twisted.ensureDeferred
+async def test_udp_through_both(rtc: World) -> None:
+    server, echo, programs = rtc.signal(), Echo(prefix=b"> "), [Program() for _ in range(3)]
+    host = rtc.host(server, ServiceSettings("", udp(echo.address[1])))
+    client = rtc.client(server, ForwardSettings("", udp(0)))
+    try:
+        await rtc.connected(client)
+        where = int(client._udp[0].listener.local_address.rpartition(":")[2])
+        for number, program in enumerate(programs):
+            program.send(b"%d" % number, (HOST, where))
+        for number, program in enumerate(programs):
+            assert (await program.gets())[0] == b"> %d" % number
+        assert host.streams_left() == 0
+    finally:
+        await echo.close()
+        for program in programs:
+            program.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_clients_than_there_may_be(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port, max_clients=1)
+    await rtc.registered(host)
+    one = await ByHand(host, "one").connect()
+    two = ByHand(host, "two")
+    two.connection.offer()
+    await until(lambda: two.told, "an offer")
+    await turns(20)
+    assert not two.answers
+    await rtc.lines.wait_for("1 clients, the limit .--max-clients.")
+    await one.connection.close()
+    await until(lambda: not host._peers, "the first to be forgotten")
+    two.tell(OFFER, description_payload(OFFER, Description(str(two.told[0][1]), two.extension)))
+    await until(lambda: ("connected",) in two.told, "the second")
+    await two.connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_offer_of_a_client_replaces_the_first(rtc: World) -> None:
+    service = await rtc.echo()
+    host = rtc.host(rtc.signal(), service.port)
+    await rtc.registered(host)
+    one = await ByHand(host).connect()
+    _, user = await one.open()
+    await service.peer()
+    again = await ByHand(host).connect()
+    await until(lambda: user.told[-1] == "closed", "the end of the first")
+    await until(lambda: service.peers[0].lost, "the service to know")
+    assert len(host._peers) == 1
+    await again.open()
+    for peer in (one, again):
+        await peer.connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_offers_one_after_the_other_leave_no_socket(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rtunnel.rtc import ice
+
+    monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("lo", f"127.0.0.{number}") for number in range(1, 5)]))
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    peer = ByHand(host)
+    monkeypatch.setattr(peer, "got", lambda signal: None)
+    peer.connection.offer()
+    await until(lambda: peer.told, "an offer")
+    before = open_sockets()
+    for number in range(30):
+        peer.description_ready(OFFER, str(peer.told[0][1]))
+        await turns(number % 3)
+    host.signal_received(Signal(ERROR, "gone", "", peer.name))
+    await until(lambda: not host._peers and not host._leaving, "the end of the last")
+    await until(lambda: open_sockets() <= before, "all sockets to be closed")
+    await peer.connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_hundred_clients_that_vanish(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.5)
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    peer = ByHand(host, "offers")
+    peer.connection.offer()
+    await until(lambda: ("connected",) in peer.told, "one that does not vanish")
+    before = open_sockets()
+    offer = description_payload(OFFER, Description(str(peer.told[0][1]), None))
+    for number in range(100):
+        host.signal_received(Signal(OFFER, offer, ID, f"ghost {number}"))
+    assert len(host._peers) == 101
+    await until(lambda: len(host._peers) == 1, "all of them to be given up", timeout=20)
+    await until(lambda: open_sockets() <= before and not host._leaving, "their sockets to be closed")
+    await peer.open()
+    await peer.connection.close()
+    left = [task for task in asyncio.all_tasks(reactor._asyncioEventloop) if "ghost" in repr(task)]
+    assert not left
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_about_a_client_ends_only_what_is_not_connected(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    one = await ByHand(host, "one").connect()
+    two = ByHand(host, "two")
+    two.got = lambda signal: None  # type: ignore[method-assign]
+    two.connection.offer()
+    await until(lambda: len(host._peers) == 2, "both")
+    for name in ("one", "two", "three", ""):
+        host.signal_received(Signal(ERROR, "'x' is gone", "", name))
+    assert list(host._peers) == ["one"]
+    await until(lambda: host._peers["one"].is_connected, "the first")
+    host.signal_received(Signal(ERROR, "'one' is gone", "", "one"))
+    await one.open()
+    for peer in (one, two):
+        await peer.connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_candidates_of_clients_that_never_offer_are_bounded(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    for number in range(500):
+        for port in range(1, 50):
+            candidate = Candidate(f"candidate:1 1 udp 1 127.0.0.1 {port} typ host")
+            host.signal_received(Signal(CANDIDATE, candidate_payload(candidate), ID, f"ghost {number}"))
+    assert len(host._early) <= host_module.EARLY_CLIENTS
+    assert all(len(kept) <= host_module.EARLY_CANDIDATES for kept in host._early.values())
+    host.signal_received(Signal(CANDIDATE, {"candidate": {"candidate": "x" * 60_000}}, ID, "large"))
+    host.signal_received(Signal(CANDIDATE, {"candidate": [[]] * 60_000}, ID, "large"))
+    assert "large" not in host._early
+
+
+@pytest_twisted.ensureDeferred
+async def test_candidates_before_their_offer_are_used(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    peer = ByHand(host)
+    ready = peer.description_ready
+
+    def without_candidates(kind: str, sdp: str) -> None:
+        lines = sdp.split("\r\n")
+        for line in lines:
+            if line.startswith("a=candidate:"):
+                peer.tell(CANDIDATE, candidate_payload(Candidate(line[2:])))
+        ready(kind, "\r\n".join(line for line in lines if not line.startswith("a=candidate:")))
+
+    peer.description_ready = without_candidates  # type: ignore[method-assign]
+    await peer.connect()
+    assert not host._early
+    await peer.connection.close()
+
+
+PAYLOADS: list[object] = [
+    None,
+    "text",
+    5,
+    [],
+    {},
+    {"sdp": None},
+    {"sdp": {"type": "offer"}},
+    {"sdp": {"type": "answer", "sdp": "v=0"}},
+    {"sdp": {"type": "offer", "sdp": 5}},
+    {"sdp": {"type": "offer", "sdp": "v=0"}},
+    {"sdp": {"type": "offer", "sdp": "v=0\nm=application 9 DTLS/SCTP " + "9" * 5000}},
+    {"sdp": {"type": "offer", "sdp": "\ud800"}, "rtunnel": {"version": "x"}},
+    {"candidate": None},
+    {"candidate": {"candidate": None}},
+    {"candidate": {"candidate": "x", "sdpMid": 5}},
+    {"candidate": {"candidate": "x", "sdpMLineIndex": []}},
+    {"candidate": {"candidate": "\ud800"}},
+]
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_signal_raises_and_all_of_it_costs_nothing(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    peer = await ByHand(host, "fine").connect()
+    for kind in (OFFER, ANSWER, CANDIDATE, ERROR, "register-host"):
+        for sender in ("fresh", "", "x" * 128):
+            for payload in PAYLOADS:
+                host.signal_received(Signal(kind, payload, ID, sender))
+    assert list(host._peers) == ["fine"]
+    for payload in PAYLOADS:
+        host.signal_received(Signal(CANDIDATE, payload, ID, "fine"))
+        host.signal_received(Signal(ANSWER, payload, ID, "fine"))
+    await peer.open()
+    await peer.connection.close()
+    await rtc.lines.wait_for("client fresh sent what cannot be used: ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_signaling_that_is_lost_costs_no_client(rtc: World) -> None:
+    server, echo = rtc.signal(), await rtc.echo()
+    host = rtc.host(server, echo.port)
+    client = rtc.client(server)
+    await rtc.connected(client)
+    visitor = await rtc.visitor(client)
+    visitor.send(b"before")
+    await visitor.has(b"before")
+    port = rtc.port_of(server)
+    await rtc.stop(server)
+    await until(lambda: not host.signaling.up and not client.signaling.up, "signaling to be lost")
+    visitor.send(b" after")
+    await visitor.has(b"before after")
+    late = await rtc.visitor(client)
+    late.send(b"new")
+    await late.has(b"new")
+    rtc.signal(port)
+    await rtc.registered(host)
+    other = rtc.client(port)
+    await rtc.connected(other)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_host_id_that_is_taken(rtc: World) -> None:
+    server, echo = rtc.signal(), await rtc.echo()
+    first = rtc.host(server, echo.port)
+    await rtc.registered(first)
+    second = rtc.host(server, echo.port)
+    await rtc.lines.wait_for(f"the ID '{ID}' is in use")
+    assert not second.signaling.up
+    await rtc.stop(first)
+    await rtc.registered(second)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_host_that_stops_lets_streams_finish_and_takes_no_new_ones(rtc: World) -> None:
+    server, service = rtc.signal(), await rtc.service()
+    host = rtc.host(server, service.port)
+    await rtc.registered(host)
+    peer = await ByHand(host).connect()
+    channel, user = await peer.open()
+    there = await service.peer()
+    stopping = host.stopService()
+    await until(lambda: not server.switchboard.hosts, "the ID to be free")
+    peer.tell(OFFER, None)
+    _, refused = await peer.open("tcp-late")
+    await until(lambda: refused.told[-1] == "closed", "a refusal")
+    assert decode_control(refused.told[1].encode()).reset == Code.SHUTTING_DOWN
+    channel.send(b"last words")
+    await there.has(b"last words")
+    there.send(b"answer")
+    await until(lambda: b"answer" in user.told, "an answer")
+    channel.send_text('{"fin": 10}')
+    await until(lambda: there.eof, "our end")
+    there.close()
+    await until(lambda: user.told[-1] == "closed", "the end of the stream")
+    await stopping
+    await until(lambda: peer.told[-1][0] == "lost", "the end")
+    rtc._services.remove(host)
+    await peer.connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_streams_than_there_may_be(rtc: World) -> None:
+    server, service = rtc.signal(), await rtc.echo()
+    host = rtc.host(server, service.port, limits=ChannelLimits(max_streams=2))
+    client = rtc.client(server)
+    await rtc.connected(client)
+    visitors = [await rtc.visitor(client) for _ in range(2)]
+    for visitor in visitors:
+        visitor.send(b"x")
+        await visitor.has(b"x")
+    third = await rtc.visitor(client)
+    await third.ends()
+    assert third.was_reset
+    visitors[0].close()
+    await until(lambda: host.streams_left() == 1, "room")
+    await deferLater(reactor, 0)
+    fourth = await rtc.visitor(client)
+    fourth.send(b"y")
+    await fourth.has(b"y")
