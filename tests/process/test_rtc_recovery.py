@@ -211,7 +211,12 @@ def test_visitors_come_before_the_host(serve: Serve, start_rtc: StartRtc) -> Non
     tunnel = start_rtc(service.address, client=PATIENT, start=["signal"])
     tunnel.start_client().wait_for(f"there is no '{ID}'")
     with tunnel.visit(b"count") as visitor:
-        sending = Background(lambda: (send_bytes(visitor, total, 5), visitor.shutdown(socket.SHUT_WR)))
+
+        def send() -> None:
+            send_bytes(visitor, total, 5)
+            visitor.shutdown(socket.SHUT_WR)
+
+        sending = Background(send)
         impatient = free_port()
         other = tunnel.client
         tunnel.local, mine = impatient, tunnel.local
