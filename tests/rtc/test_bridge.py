@@ -103,7 +103,9 @@ def test_what_libraries_log_is_for_debugging(log: TestLog) -> None:
     adopt_python_logging()
     logging.getLogger("aiortc.rtcdtlstransport").warning("something %s", "odd")
     logging.getLogger("aioice.ice").error("braces {like this} and %s")
-    record = logging.makeLogRecord({"name": "asyncio", "msg": "slow %d", "args": ("no number",)})
+    record = logging.makeLogRecord(
+        {"name": "asyncio", "levelno": logging.WARNING, "msg": "slow %d", "args": ("no number",)}
+    )
     next(one for one in logging.getLogger("asyncio").handlers if "_ToTwisted" in repr(type(one))).emit(record)
     events = [(event["log_level"].name, event["text"]) for event in log.events]
     assert events == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ async def test_a_service_that_does_not_exist_or_is_of_the_other_kind(rtc: World,
     try:
         for name in ("none", "dns" if reliable else ""):
             _, user = await peer.open(f"{kind}-x", name, reliable=reliable)
-            await until(lambda user=user: user.told[-1] == "closed", "a refusal")
+            await until(partial(user.told.__contains__, "closed"), "a refusal")
             resets = [decode_control(text.encode()).reset for text in user.told[1:-1]]
             assert resets == [Code.UNKNOWN_SERVICE]
         assert host.streams_left() == 0

@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -433,6 +434,10 @@ async def test_closed_while_both_connect(ends: Ends, pauses: int) -> None:
     assert not one.lost
 
 
+def either_is_lost(one: End, two: End) -> bool:
+    return bool(one.lost or two.lost)
+
+
 @pytest_twisted.ensureDeferred
 async def test_closed_by_its_user_from_within_an_event(ends: Ends) -> None:
     for moment in ("connected", "channel_arrived", "lost", "has_room"):
@@ -452,7 +457,7 @@ async def test_closed_by_its_user_from_within_an_event(ends: Ends) -> None:
             one.connection.open_channel("tcp-x").use(FakeChannelUser())
             if moment == "lost":
                 await one.connection.close()
-        await until(lambda one=one, two=two: one.lost or two.lost, moment)
+        await until(partial(either_is_lost, one, two), moment)
         await two.connection.close()
 
 

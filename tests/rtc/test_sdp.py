@@ -234,7 +234,12 @@ def test_candidates_that_nobody_understands_are_no_reason_to_refuse_the_rest() -
 
 def test_lines_that_would_be_compared_with_each_other_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     parse, parsed = SessionDescription.parse, []
-    monkeypatch.setattr(SessionDescription, "parse", lambda text: parsed.append(text) or parse(text))
+
+    def noted(text: str) -> SessionDescription:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(SessionDescription, "parse", noted)
     odd = "".join(f"a=ssrc:{number} x:y\na=rtpmap:{number} x/1\na=fmtp:{number} x\n" for number in range(1000))
     assert read_description(CHROME + odd) == read_description(CHROME)
     assert parsed[0] == parsed[1]
