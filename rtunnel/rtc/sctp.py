@@ -48,6 +48,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.rtc.channel import Channel
+from rtunnel.rtc.congestion import DelayLimit
 from rtunnel.rtc.sctp_packets import parameters_are_sound
 
 #: Bytes of received messages that a peer may have on their way to us.
@@ -104,6 +105,7 @@ class Association(RTCSctpTransport):
         self._max_channels = max_channels
         self._advertised_rwnd = RECEIVE_WINDOW
         self._window_is_small = False
+        self._delay_limit = DelayLimit(time.monotonic())
         #: There may be chunks to retransmit.
         self._retransmits = False
         self._sack_timer: asyncio.TimerHandle | None = None
@@ -170,6 +172,7 @@ class Association(RTCSctpTransport):
             self._queued_bytes += len(data)
         else:
             self._urgent.append((channel, kind, data))
+            self._delay_limit.datagram(time.monotonic())
             self._datagram_bytes += len(data) + DATAGRAM_COST
             if self._datagram_bytes > MAX_DATAGRAM_BYTES:
                 self._drop_datagrams()
@@ -280,6 +283,10 @@ class Association(RTCSctpTransport):
 
     def _update_rto(self, R: float) -> None:
         super()._update_rto(R)
+        window = self._delay_limit.window(self._cwnd, R, time.monotonic())
+        if window < self._cwnd:
+            self._ssthresh = self._cwnd if self._delay_limit.is_probing else window
+            self._cwnd = window
         assert self._srtt is not None
         assert self._rttvar is not None
         self._rto = max(RTO_MIN, min(self._srtt + 4 * self._rttvar, SCTP_RTO_MAX))
@@ -402,9 +409,14 @@ class Association(RTCSctpTransport):
                 await self._channel_arrives(stream_id, data)
             elif data[:1] == bytes([DATA_CHANNEL_ACK]) and channel is not None and channel.readyState == "connecting":
                 channel._setReadyState("open")
-        elif channel is not None and pp_id in (WEBRTC_BINARY, WEBRTC_STRING):
+            return
+        if channel is None:
+            return
+        if not channel.reliable:
+            self._delay_limit.datagram(time.monotonic())
+        if pp_id in (WEBRTC_BINARY, WEBRTC_STRING):
             channel.got(data, text=pp_id == WEBRTC_STRING)
-        elif channel is not None and pp_id in (WEBRTC_BINARY_EMPTY, WEBRTC_STRING_EMPTY):
+        elif pp_id in (WEBRTC_BINARY_EMPTY, WEBRTC_STRING_EMPTY):
             channel.got(b"", text=pp_id == WEBRTC_STRING_EMPTY)
 
     async def _channel_arrives(self, stream_id: int, data: bytes) -> None:
