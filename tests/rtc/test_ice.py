@@ -18,7 +18,7 @@ from aioice import Candidate, stun
 from twisted.internet.defer import Deferred
 
 from rtunnel.rtc import ice
-from rtunnel.rtc.bridge import as_deferred
+from rtunnel.rtc.bridge import adopt_python_logging, as_deferred
 from rtunnel.rtc.ice import IceAgent, NoAddress, local_addresses, parse_candidate, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from tests.leftovers import TestLog
@@ -129,6 +129,7 @@ class Agents:
     """Agents of one test, each with what it found; they are closed with it."""
 
     def __init__(self) -> None:
+        adopt_python_logging()
         self.agents: list[IceAgent] = []
         self.found: dict[IceAgent, list[Candidate | None]] = {}
         self._tasks: list[asyncio.Task[Any]] = []

@@ -274,13 +274,13 @@ class CountedSet(set[int]):
 async def test_gaps_that_are_absurd_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with ended(Pair()) as pair:
         peer = await hostile(pair)
-        pair.wires[1].passes = lambda packet: False
         await peer.put(peer.data(4, DCEP, opening()))
-        await until(lambda: peer.user.channels, "a channel")
-        for _ in range(20):
-            peer.user.channels[0].send(bytes(16384))
-        await until(lambda: pair.two._sent_queue, "something in flight")
+        await until(lambda: peer.user.channels and not pair.two._flight_size, "a channel")
+        pair.wires[1].passes = lambda packet: False
+        peer.user.channels[0].send(bytes(100_000))
+        await until(lambda: len(pair.two._sent_queue) > 1, "something in flight")
         outstanding = (pair.two._local_tsn - pair.two._last_sacked_tsn) % 2**32
+        assert outstanding > 80
         CountedSet.steps = 0
         monkeypatch.setattr(rtcsctptransport, "set", CountedSet, raising=False)
         for gaps in (
