@@ -44,6 +44,8 @@ from rtunnel.wire.signaling import (
     read_description,
 )
 
+#: The label of a channel that is for the two ends themselves, and never for a service (docs/wire.rst).
+CONTROL = "rtunnel-control"
 #: Clients whose candidates came before their offer, and how many of each are kept.
 EARLY_CLIENTS = 64
 EARLY_CANDIDATES = 32
@@ -106,6 +108,9 @@ class HostPeer(Peer):
     def channel_arrived(self, channel: object) -> None:
         """A connection or UDP flow of the client, for one of our services."""
         assert isinstance(channel, Channel)
+        if channel.label == CONTROL:
+            channel.close()
+            return
         service = self._host.offered.get(channel.protocol)
         kind = "tcp" if channel.reliable else "udp"
         if self._host.is_draining:

@@ -133,6 +133,22 @@ async def test_a_service_that_does_not_exist_or_is_of_the_other_kind(rtc: World,
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_control_channel_is_never_forwarded(rtc: World) -> None:
+    service = await rtc.echo()
+    host = rtc.host(rtc.signal(), service.port)
+    await rtc.registered(host)
+    peer = await ByHand(host).connect()
+    try:
+        _, user = await peer.open("rtunnel-control")
+        await until(partial(user.told.__contains__, "closed"), "its end")
+        _, user = await peer.open("tcp-x")
+        await until(lambda: service.peers, "the channel behind it")
+        assert len(service.peers) == 1
+    finally:
+        await peer.connection.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_name_that_is_no_name_is_cleaned_before_it_is_logged(rtc: World) -> None:
     host = rtc.host(rtc.signal(), (await rtc.echo()).port)
     await rtc.registered(host)
