@@ -18,7 +18,6 @@ from collections import deque
 from typing import Any
 
 from twisted.application.internet import TimerService
-from twisted.internet.defer import gatherResults
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -29,7 +28,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import QuietFactory, show_address
 from rtunnel.relay.udp import FlowTable
 from rtunnel.rtc.interfaces import ISignalUser
-from rtunnel.rtc.peer import Peer
+from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import ClientSettings, ForwardSettings
 from rtunnel.rtc.signal_link import SignalLink
 from rtunnel.rtc.udp_client import ClientFlows
@@ -110,7 +109,7 @@ class RtcClient(DrainingService):
         self.settings = settings
         self.few = FewLines(self.log, reactor)
         self._peer: ClientPeer | None = None
-        self._leaving: set[ClientPeer] = set()
+        self._leaving = Leaving()
         self._is_draining = False
         self._backoff = Backoff(settings.signal.reconnect_min, settings.signal.reconnect_max)
         self._retry: IDelayedCall | None = None
@@ -204,8 +203,7 @@ class RtcClient(DrainingService):
 
     def peer_ended(self, peer: ClientPeer, reason: str) -> None:
         """The host is gone, or cannot be reached: try again, more slowly each time."""
-        self._leaving.add(peer)
-        peer.close().addCallback(lambda _: self._leaving.discard(peer))
+        self._leaving.close(peer)
         if peer is not self._peer:
             return
         self._peer = None
@@ -281,4 +279,6 @@ class RtcClient(DrainingService):
         peer, self._peer = self._peer, None
         for flows in self._udp:
             flows.disconnected()
-        await gatherResults([one.close() for one in (peer, *self._leaving) if one is not None])
+        if peer is not None:
+            self._leaving.close(peer)
+        await self._leaving.closed()

@@ -14,7 +14,6 @@ from collections import OrderedDict
 from typing import Any
 
 from twisted.application.internet import TimerService
-from twisted.internet.defer import gatherResults
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,7 +25,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.rtc.channel import Channel
 from rtunnel.rtc.channel_streams import ChannelStreams
 from rtunnel.rtc.interfaces import ISignalUser
-from rtunnel.rtc.peer import Peer
+from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import HostSettings, ServiceSettings, UdpAddress
 from rtunnel.rtc.signal_link import SignalLink
 from rtunnel.rtc.udp_host import HostFlows
@@ -157,7 +156,7 @@ class RtcHost(DrainingService):
         self.is_draining = False
         self.offered = {one.name: Service(one, reactor, settings.dial_timeout) for one in settings.services}
         self._peers: dict[str, HostPeer] = {}
-        self._leaving: set[HostPeer] = set()
+        self._leaving = Leaving()
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
@@ -212,7 +211,7 @@ class RtcHost(DrainingService):
         before = self._peers.pop(signal.sender_id, None)
         if before is not None:
             # Its client has given it up, or it would not ask again.
-            before.close()
+            self._leaving.close(before)
         if len(self._peers) >= self.settings.max_clients:
             self.few.warn("{count} clients, the limit (--max-clients): others are not answered", count=len(self._peers))
             return
@@ -220,7 +219,7 @@ class RtcHost(DrainingService):
         try:
             peer.connection.take_offer(description.sdp)
         except BadDescription:
-            peer.close()
+            self._leaving.close(peer)
             raise
         self._peers[signal.sender_id] = peer
         for candidate in early:
@@ -250,8 +249,7 @@ class RtcHost(DrainingService):
         """A client is gone, or never came."""
         if self._peers.get(peer.name) is peer:
             del self._peers[peer.name]
-        self._leaving.add(peer)
-        peer.close().addCallback(lambda _: self._leaving.discard(peer))
+        self._leaving.close(peer)
         self.few.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
 
     # The end
@@ -267,5 +265,7 @@ class RtcHost(DrainingService):
 
     async def close_links(self) -> None:
         """Close the peer connections, and wait for those that are being closed already."""
-        peers, self._peers = [*self._peers.values(), *self._leaving], {}
-        await gatherResults([peer.close() for peer in peers])
+        peers, self._peers = self._peers, {}
+        for peer in peers.values():
+            self._leaving.close(peer)
+        await self._leaving.closed()

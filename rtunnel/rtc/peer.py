@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -139,3 +139,22 @@ class Peer:
         self.is_connected = False
         if self.streams is not None:
             self.streams.reset_all(Code.CONNECTION_LOST)
+
+
+class Leaving:
+    """Peers that are being closed; a process that ends waits for them."""
+
+    def __init__(self) -> None:
+        self._peers: set[Peer] = set()
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def close(self, peer: Peer) -> None:
+        """Close *peer*, which may be so already."""
+        self._peers.add(peer)
+        peer.close().addCallback(lambda _: self._peers.discard(peer))
+
+    async def closed(self) -> None:
+        """Wait until all of them are closed."""
+        await gatherResults([peer.close() for peer in self._peers])

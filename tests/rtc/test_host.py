@@ -276,6 +276,24 @@ async def test_offers_one_after_the_other_leave_no_socket(rtc: World, monkeypatc
     await peer.connection.close()
 
 
+@pytest.mark.parametrize(("sdp", "count"), [("", 1), ("v=0", 2)], ids=["replaced", "refused"])
+@pytest_twisted.ensureDeferred
+async def test_a_host_that_stops_waits_for_peers_that_never_came_about(
+    rtc: World, monkeypatch: pytest.MonkeyPatch, sdp: str, count: int
+) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    peer = ByHand(host)
+    monkeypatch.setattr(peer, "got", lambda signal: None)
+    peer.connection.offer()
+    await until(lambda: peer.told, "an offer")
+    peer.description_ready(OFFER, sdp or str(peer.told[0][1]))
+    assert len(host._leaving) == count
+    await host._leaving.closed()
+    assert not host._leaving
+    await peer.connection.close()
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_hundred_clients_that_vanish(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.5)
