@@ -44,6 +44,7 @@ from aiortc.rtcsctptransport import (
     StreamResetResponseParam,
 )
 from aiortc.utils import uint32_gt
+from OpenSSL import SSL
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -331,7 +332,11 @@ class Association(RTCSctpTransport):
         if isinstance(chunk, SackChunk):
             # What does not fit into a packet is told by a later one.
             del chunk.gaps[MAX_REPORTED:], chunk.duplicates[MAX_REPORTED:]
-        await super()._send_chunk(chunk)
+        try:
+            await super()._send_chunk(chunk)
+        except SSL.Error as error:
+            # DTLS has said goodbye; what was on its way to be sent comes too late.
+            raise ConnectionError(str(error)) from error
 
     def _sack_is_late(self) -> None:
         self._run(self._send_sack_now())

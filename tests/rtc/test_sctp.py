@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import pytest_twisted
+from OpenSSL import SSL
 
 from rtunnel.rtc import sctp
 from rtunnel.rtc.sctp import MAX_DATAGRAM_BYTES, RECEIVE_WINDOW, WINDOW_SLACK
@@ -342,3 +343,20 @@ async def test_a_mistake_in_a_users_event_is_ours(flush_logged_errors: object) -
         channel.send(b"y")
         await until(lambda: other.received == b"xy", "another")
         assert pair.users[1].told == ["up"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_comes_behind_the_goodbye_of_dtls_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def say_that_it_is_over(data: bytes) -> None:
+        asked.append(data)
+        raise SSL.Error([("SSL routines", "", "protocol is shutdown")])
+
+    with ended(Pair()) as pair:
+        await pair.connect()
+        monkeypatch.setattr(pair.wires[0], "_send_data", say_that_it_is_over)
+        pair.one._sack_is_late()
+        # A logged error would fail the test.
+        await until(lambda: asked, "an attempt")
+        await turns()
