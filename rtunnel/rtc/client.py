@@ -67,7 +67,7 @@ class ClientPeer(Peer):
     is_answered = False
 
     def __init__(self, client: RtcClient, name: str) -> None:
-        super().__init__(client.reactor, client.settings, name, client.signaling.send, client.peer_ended)
+        super().__init__(client.reactor, client.settings, name, client.signaling.send, client.peer_ended, client.few)
         self._client = client
 
     def take_answer(self, payload: object) -> None:

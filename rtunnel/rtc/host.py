@@ -81,7 +81,7 @@ class HostPeer(Peer):
     log = Logger()
 
     def __init__(self, host: RtcHost, name: str, extension: Extension | None) -> None:
-        super().__init__(host.reactor, host.settings, name, host.signaling.send, host.peer_ended)
+        super().__init__(host.reactor, host.settings, name, host.signaling.send, host.peer_ended, host.few)
         self._host = host
         self._peer_extension = extension
         self._streams = self.use_streams(extension)
@@ -97,7 +97,7 @@ class HostPeer(Peer):
     def connected(self) -> None:
         """Channels can be used."""
         super().connected()
-        self.log.info(
+        self._host.few.info(
             "client {client} connected: {path}{protocol}",
             client=clean_text(self.name),
             path=self.connection.path,

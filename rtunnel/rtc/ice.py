@@ -33,6 +33,7 @@ from twisted.logger import Logger
 
 from rtunnel.relay.sockets import show_host_port
 from rtunnel.rtc.settings import IceSettings, TurnServer
+from rtunnel.services.few_lines import FewLines
 
 #: Seconds, a fifth more or less, without an answer of the peer after which it is taken for dead.
 DEAD_AFTER = 7
@@ -126,16 +127,22 @@ class IceAgent(Connection):
     :param controlling: whether this end is the one that offered.
     :param on_candidate: called with each candidate that is found after :meth:`gather`, and with None when there are
         no more.
+    :param few: of the process: peers decide how often servers are asked.
     """
 
     log = Logger()
 
     def __init__(
-        self, settings: IceSettings, controlling: bool, on_candidate: Callable[[Candidate | None], None]
+        self,
+        settings: IceSettings,
+        controlling: bool,
+        on_candidate: Callable[[Candidate | None], None],
+        few: FewLines,
     ) -> None:
         super().__init__(ice_controlling=controlling, transport_policy=TransportPolicy.ALL)
         self._settings = settings
         self._on_candidate = on_candidate
+        self._few = few
         self._checking = asyncio.Event()
         self._gathering: asyncio.Task[None] | None = None
         self._asking: set[asyncio.Task[None]] = set()
@@ -228,7 +235,7 @@ class IceAgent(Connection):
                     transport=server.transport,
                 )
         except (OSError, TransactionError, LookupError, ValueError) as error:
-            self.log.warn("TURN server {server} is of no use: {error}", server=server, error=str(error) or "no answer")
+            self._few.warn("TURN server {server} is of no use: {error}", server=server, error=str(error) or "no answer")
             return
         relayed, mapped = transport.get_extra_info("sockname"), transport.get_extra_info("related_address")
         candidate = protocol.local_candidate = Candidate(

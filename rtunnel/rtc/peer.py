@@ -22,6 +22,7 @@ from rtunnel.rtc.channel_streams import ChannelStreams
 from rtunnel.rtc.interfaces import IPeerConnectionUser
 from rtunnel.rtc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import EndSettings
+from rtunnel.services.few_lines import FewLines
 from rtunnel.wire.signaling import (
     CANDIDATE,
     Candidate,
@@ -44,6 +45,7 @@ class Peer:
     :param name: the peer's ID.
     :param send: takes a message for it to the signaling server; false if that is not possible now.
     :param on_end: called with this and the reason when it is lost; not after :meth:`close`.
+    :param few: of the process, for what peers can make us log.
     :ivar is_connected: channels can be used.
     """
 
@@ -56,6 +58,7 @@ class Peer:
         name: str,
         send: Callable[[Signal], bool],
         on_end: Callable[[Any, str], None],
+        few: FewLines,
     ) -> None:
         self.reactor = reactor
         self.settings = settings
@@ -66,7 +69,7 @@ class Peer:
         self._on_end = on_end
         # At each end there may be as many on their way out as there are in use.
         channels = 2 * (settings.limits.max_streams + settings.max_flows) + SPARE_CHANNELS
-        self.connection = PeerConnection(settings.ice, self, channels)
+        self.connection = PeerConnection(settings.ice, self, channels, few)
 
     @property
     def extension(self) -> Extension | None:

@@ -30,6 +30,7 @@ from rtunnel.rtc.interfaces import IPeerConnection
 from rtunnel.rtc.sctp import Association
 from rtunnel.rtc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
 from rtunnel.rtc.settings import IceSettings
+from rtunnel.services.few_lines import FewLines
 from rtunnel.wire.signaling import ANSWER, OFFER, Candidate
 
 #: Seconds that a connection is given from its description on.
@@ -56,13 +57,14 @@ class PeerConnection:
 
     :param user: an :class:`~rtunnel.rtc.interfaces.IPeerConnectionUser`.
     :param max_channels: channels that may be open at once.
+    :param few: of the process, for what peers can make us log.
     """
 
     log = Logger()
 
     _SILENT = "the peer does not answer any more"
 
-    def __init__(self, settings: IceSettings, user: Any, max_channels: int) -> None:
+    def __init__(self, settings: IceSettings, user: Any, max_channels: int, few: FewLines) -> None:
         adopt_python_logging()
         self._settings = settings
         self._user = user
@@ -73,7 +75,7 @@ class PeerConnection:
         self._certificate = RTCCertificate.generateCertificate()
         # What aiortc makes of our agent; the agent's role is set once it is known who offers.
         gatherer = RTCIceGatherer(iceServers=[])
-        self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found)
+        self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, few)
         self._ice_transport = RTCIceTransport(gatherer)
         self._dtls = RTCDtlsTransport(self._ice_transport, [self._certificate])
         self._sctp = Association(self._dtls, self, max_channels)

@@ -223,7 +223,7 @@ class Switchboard:
             self.receive(newcomer, text)
 
     def _log_party(self, party: Party, what: str) -> None:
-        log = self.log.info if party.is_host else self.log.debug
+        log = self._lines.info if party.is_host else self.log.debug
         kind = "host" if party.is_host else "client"
         log("{kind} '{id}' at {peer} {what}", kind=kind, id=clean_text(party.id), peer=party.line.peer_name, what=what)
 

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.errors import BadDescription
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection, IPeerConnectionUser
+from rtunnel.services.few_lines import FewLines
 
 #: Datagrams that wait at once; the oldest make room.
 MAX_DATAGRAMS = 32
@@ -400,3 +403,8 @@ def connected_pair(network: FakeNetwork, one: Any, two: Any) -> tuple[FakeConnec
     ends[0].connect(ends[1])
     network.settle()
     return ends
+
+
+def few_lines(most: int = 20) -> FewLines:
+    """For what peers can make us log: *most* lines of a kind, for ever."""
+    return FewLines(Logger("test"), Clock(), most=most)

@@ -33,7 +33,7 @@ from rtunnel.wire.signaling import (
     read_description,
 )
 from tests.reverse.net import HOST, Peer, free_port, reactor, turns, until
-from tests.rtc.fakes import FakeChannelUser, FakePeer
+from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
 from tests.rtc.test_ice import open_sockets
 from tests.rtc.udp_parts import Echo, Program
 from tests.rtc.world import ID, LOOPBACK, World, udp
@@ -55,7 +55,7 @@ class ByHand(FakePeer):
         self.host = host
         self.name = name
         self.extension = Extension(65536) if extended else None
-        self.connection = PeerConnection(LOOPBACK, self, 100)
+        self.connection = PeerConnection(LOOPBACK, self, 100, few_lines())
         self.answers: list[Description] = []
         send = host.signaling.send
 
@@ -236,6 +236,20 @@ async def test_more_clients_than_there_may_be(rtc: World) -> None:
     two.tell(OFFER, description_payload(OFFER, Description(str(two.told[0][1]), two.extension)))
     await until(lambda: ("connected",) in two.told, "the second")
     await two.connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_clients_that_come_and_go_cannot_fill_the_log(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    host.few = few_lines(most=1)
+    await rtc.registered(host)
+    for number in range(3):
+        peer = await ByHand(host, f"guest {number}").connect()
+        await peer.connection.close()
+        await until(lambda: not host._peers, "it to be forgotten")
+    text = rtc.log.text()
+    assert (text.count("client guest 0 connected"), text.count("client guest 0 lost")) == (1, 1)
+    assert "guest 1" not in text
 
 
 @pytest_twisted.ensureDeferred

@@ -9,6 +9,7 @@ import hmac
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from rtunnel.rtc.bridge import adopt_python_logging, as_deferred
 from rtunnel.rtc.ice import IceAgent, NoAddress, local_addresses, parse_candidate, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from tests.leftovers import TestLog
-from tests.reverse.net import HOST, turns, until
+from tests.reverse.net import HOST, free_port, turns, until
+from tests.rtc.fakes import few_lines
 
 LOOPBACK = IceSettings(interfaces=(HOST,))
 ADDRESSES = [
@@ -128,15 +130,17 @@ def test_candidates_that_are_none(text: str) -> None:
 class Agents:
     """Agents of one test, each with what it found; they are closed with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: TestLog) -> None:
         adopt_python_logging()
+        self.log = log
+        self.few = few_lines(most=1)
         self.agents: list[IceAgent] = []
         self.found: dict[IceAgent, list[Candidate | None]] = {}
         self._tasks: list[asyncio.Task[Any]] = []
 
     def make(self, settings: IceSettings = LOOPBACK, controlling: bool = False) -> IceAgent:
         found: list[Candidate | None] = []
-        agent = IceAgent(settings, controlling, found.append)
+        agent = IceAgent(settings, controlling, found.append, self.few)
         self.agents.append(agent)
         self.found[agent] = found
         return agent
@@ -198,7 +202,7 @@ async def introduce(one: IceAgent, two: IceAgent) -> None:
 
 @pytest.fixture
 def agents(_nothing_left_behind: TestLog) -> Iterator[Agents]:
-    made = Agents()
+    made = Agents(_nothing_left_behind)
     before = open_sockets()
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.end()))
@@ -373,6 +377,16 @@ async def test_closed_while_servers_are_asked(agents: Agents, silent: Silent) ->
     await datagram(silent.socket)
     await run(agent.close())
     assert agents.found[agent] == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_of_no_use_is_not_said_for_each_peer(agents: Agents) -> None:
+    server = TurnServer(HOST, free_port(), "tcp")
+    for _ in range(3):
+        agent = agents.make(IceSettings(None, (server,), "u", "p", interfaces=(HOST,)))
+        await agents.gather(agent)
+        await until(partial(agents.found[agent].__contains__, None), "the end of candidates")
+    assert agents.log.text().count(f"TURN server {server} is of no use") == 1
 
 
 @pytest_twisted.ensureDeferred

@@ -21,7 +21,7 @@ from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.wire.signaling import Candidate
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.fakes import FakeChannelUser, FakePeer
+from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
 from tests.rtc.test_ice import open_sockets
 
 LOOPBACK = IceSettings(interfaces=(HOST,))
@@ -32,7 +32,7 @@ class End:
 
     def __init__(self, settings: IceSettings = LOOPBACK) -> None:
         self.peer = FakePeer()
-        self.connection = PeerConnection(settings, self.peer, 50)
+        self.connection = PeerConnection(settings, self.peer, 50, few_lines())
 
     @property
     def told(self) -> list[Any]:

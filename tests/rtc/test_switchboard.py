@@ -481,3 +481,10 @@ def test_a_line_when_a_host_comes_and_goes(log: TestLog) -> None:
         ("host", "host", "registered"),
         ("host", "host", "gone"),
     ]
+
+
+def test_hosts_that_come_and_go_cannot_fill_the_log(log: TestLog) -> None:
+    board = Board()
+    for number in range(100):
+        board.host(f"host {number}").leave()
+    assert 10 < len([event for event in log.events if event["log_level"].name == "info"]) < 50
