@@ -10,7 +10,7 @@ from dataclasses import replace
 from rtunnel.addresses import ListenAddress
 from rtunnel.coercions import choice, integer, listen_address, optional, path, text
 from rtunnel.config import Setting
-from rtunnel.options.declarations import GIB, KIB, LOG, MANY, MIB, count_setting, size_setting, time_setting
+from rtunnel.options.declarations import GIB, KIB, LOG, MANY, count_setting, size_setting, time_setting
 from rtunnel.options.rtc_coercions import (
     bearer_token,
     host_id,
@@ -103,7 +103,8 @@ SIGNAL = (
             "64",
         ),
     ),
-    _in("server", size_setting("max-message", 4 * KIB, 16 * MIB, MAX_MESSAGE, "Largest message that is accepted.")),
+    # Our ends take no larger ones: one that came through would cost its target the connection.
+    _in("server", size_setting("max-message", 4 * KIB, MAX_MESSAGE, MAX_MESSAGE, "Largest message that is accepted.")),
     *LOG,
 )
 

@@ -467,7 +467,8 @@ class TestFileErrors:
             ("server: {tls: [x]}", "key 'server.tls': is a list and not a mapping"),
             ("host: {idd: x}", "unknown key 'host.idd'; did you mean 'host.id'?"),
             ("server: {max_rate: 1, max-rate: 2}", "key 'server': keys 'max_rate' and 'max-rate' are the same"),
-            ("server: {max-message: 1}", "key 'server.max_message': 1 is out of range; a size here is 4K to 16M"),
+            ("server: {max-message: 1}", "key 'server.max_message': 1 is out of range; a size here is 4K to 64K"),
+            ("server: {max-message: 65K}", "key 'server.max_message': '65K' is out of range; a size here is 4K to 64K"),
             ("server: {auth: {valid-tokens: ['a b']}}", "key 'server.auth.valid_tokens': is not a token"),
         ],
     )
