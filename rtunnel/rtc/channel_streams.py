@@ -92,7 +92,6 @@ class ChannelStreams:
 
     def refuse(self, channel: IChannel, code: Code) -> None:
         """Close *channel*, for this reason; what still comes on it is dropped."""
-        channel.use(_NOBODY)
         if self.peer is not None:
             channel.send_text(encode_reset(code, ""))
         channel.close()
@@ -124,8 +123,7 @@ class ChannelStreams:
         try:
             if self._credit_due:
                 self._grant_credit()
-            # Zero: a peer that takes messages of any size.
-            most = min(MESSAGE, connection.max_message or MESSAGE)
+            most = min(MESSAGE, connection.max_message)
             while turns and connection.buffered < LOW:
                 turns.popleft().send_message(most)
         finally:
@@ -205,26 +203,6 @@ class ChannelStreams:
     def forget(self, stream: _Stream) -> None:
         """*stream* is over."""
         self._streams.discard(stream)
-
-
-@implementer(IChannelUser)
-class _Nobody:
-    """The user of a channel that was refused."""
-
-    def channel_opened(self) -> None:
-        """It is closing."""
-
-    def message_received(self, data: bytes) -> None:
-        """Not wanted."""
-
-    def text_received(self, text: bytes) -> None:
-        """Not wanted."""
-
-    def channel_closed(self) -> None:
-        """As we asked for."""
-
-
-_NOBODY = _Nobody()
 
 
 @implementer(IStream, IChannelUser)

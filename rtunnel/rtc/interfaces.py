@@ -36,7 +36,7 @@ class IChannel(Interface):
 
     def use(user: object) -> None:
         """Tell *user*, an :class:`IChannelUser`, from now on. To be called in the same turn in which the channel is
-        got."""
+        got. Without a user, what comes on it is dropped."""
 
     def send(data: bytes) -> None:
         """Send a binary message. On a channel that is not open yet, nothing happens.
