@@ -129,7 +129,7 @@ class RtcClient(DrainingService):
                 listener.setServiceParent(self)
                 self._listeners.append(listener)
             else:
-                flows = ClientFlows(reactor, forward, table)
+                flows = ClientFlows(reactor, forward, table, self.few)
                 flows.listener.setServiceParent(self)
                 self._udp.append(flows)
         watch = TimerService(1.0, self._watch)
@@ -258,10 +258,12 @@ class RtcClient(DrainingService):
     # The end
 
     async def refuse_visitors(self) -> None:
-        """Close the local ports; what waits for the host waits no longer."""
+        """Close the local ports, but for the UDP flows that there are; what waits for the host waits no longer."""
         self._is_draining = True
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
+        for flows in self._udp:
+            flows.take_no_more()
         for listener in self._listeners:
             await listener.stop_listening()
         waiting, self._waiting = self._waiting, deque()

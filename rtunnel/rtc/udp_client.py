@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.errors import StartupError
-from rtunnel.relay.sockets import is_local, show_address, show_host_port
+from rtunnel.relay.sockets import show_address, show_host_port
 from rtunnel.relay.udp import Address, FlowTable, UdpSocket, WaitingDatagrams
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
@@ -66,12 +66,6 @@ class UdpListener(Service):
         """``host:port`` that it listens on, with the real port where 0 was asked for; the setting until it listens."""
         address = self._socket.address
         return show_address(address) if address is not None else str(self._address)
-
-    @property
-    def is_public(self) -> bool:
-        """It can be reached from other machines."""
-        address = self._socket.address
-        return address is not None and not is_local(address)
 
     def privilegedStartService(self) -> None:
         """Bind. See :exc:`StartupError`."""
@@ -169,6 +163,7 @@ class _Flow:
 class ClientFlows:
     """The UDP flows of one forward. They live on one peer connection.
 
+    :param few: of the process: programs decide how often there is something to say.
     :ivar listener: the local socket, to be put in a tree of services.
     :ivar service: the name of the host's service; empty: its default service.
     :ivar table: the flows of all forwards of the process, which it bounds together.
@@ -177,7 +172,7 @@ class ClientFlows:
 
     log = Logger()
 
-    def __init__(self, reactor: Any, forward: ForwardSettings, table: FlowTable) -> None:
+    def __init__(self, reactor: Any, forward: ForwardSettings, table: FlowTable, few: FewLines) -> None:
         if not isinstance(forward.local, UdpAddress):
             raise TypeError("a forward of UDP is needed")
         what = f"forward to service '{forward.service}'" if forward.service else "forward"
@@ -187,7 +182,8 @@ class ClientFlows:
         self.dropped: Counter[str] = Counter()
         self._clock = reactor
         self._local = str(forward.local)
-        self._few_lines = FewLines(self.log, reactor, most=1)
+        self._few = few
+        self._takes_new = True
         self._connection: IPeerConnection | None = None
         self._flows: dict[Address, _Flow] = {}
         self._early: deque[tuple[float, bytes, Address]] = deque()
@@ -218,9 +214,16 @@ class ClientFlows:
         # They were on the same connection.
         self.table.closing.clear()
 
+    def take_no_more(self) -> None:
+        """The flows that there are go on, and no other begins."""
+        self._takes_new = False
+
     def _datagram(self, data: bytes, source: Address) -> None:
         flow = self._flows.get(source)
         if flow is None:
+            if not self._takes_new:
+                self.drop("the client is going down")
+                return
             if self._connection is None:
                 self._keep_early(data, source)
                 return
@@ -243,7 +246,7 @@ class ClientFlows:
     def drop(self, why: str) -> None:
         """A datagram is lost."""
         self.dropped[why] += 1
-        self._few_lines.warn("UDP datagrams at {local} are dropped: {why}", local=self._local, why=why)
+        self._few.warn("UDP datagrams at {local} are dropped: {why}", local=self._local, why=why)
 
     def flow_ended(self, flow: _Flow, why: str) -> None:
         """A flow has ended, and closes its channel next."""

@@ -17,6 +17,7 @@ from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.rtc.udp_client import EARLY_SECONDS, MAX_CLOSING, MAX_EARLY, ClientFlows
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
+from tests.rtc.fakes import few_lines
 from tests.rtc.udp_parts import MAX_MESSAGE, MemoryConnection, Program, ReactorByHand, udp_address
 
 
@@ -30,7 +31,9 @@ class Client:
         self.log = log
         self.reactor = ReactorByHand()
         self.table = FlowTable(self.reactor.clock, 10, 60.0)
-        self.flows = ClientFlows(self.reactor, ForwardSettings("dns", udp_address(HOST, 0)), self.table)
+        self.flows = ClientFlows(
+            self.reactor, ForwardSettings("dns", udp_address(HOST, 0)), self.table, few_lines(most=1)
+        )
         self.flows.listener.startService()
         self.local = (HOST, int(self.flows.listener.local_address.rpartition(":")[2]))
         self.near, self.far = MemoryConnection.pair()
@@ -230,6 +233,21 @@ async def test_flood_with_a_host_that_never_closes_is_bounded(client: Client, mo
 
 
 @ensureDeferred
+async def test_a_client_that_goes_down_begins_no_flow(client: Client) -> None:
+    client.flows.connected(client.near)
+    (other,) = client.more_programs(1)
+    client.program.send(b"before", client.local)
+    await until(lambda: client.heard)
+    client.flows.take_no_more()
+    other.send(b"late", client.local)
+    await until(lambda: client.flows.dropped)
+    assert client.flows.dropped == {"the client is going down": 1}
+    client.program.send(b"after", client.local)
+    await until(lambda: len(client.heard) == 2)
+    assert [data for _, data in client.heard] == [b"before", b"after"]
+
+
+@ensureDeferred
 async def test_one_warning_for_many_drops(client: Client) -> None:
     client.near.max_message = 10
     client.flows.connected(client.near)
@@ -247,7 +265,7 @@ async def test_one_warning_for_many_drops(client: Client) -> None:
 def test_busy_port_ends_the_process_with_one_line(client: Client) -> None:
     forward = ForwardSettings("", udp_address(*client.local))
     tree = MultiService()
-    ClientFlows(reactor, forward, client.table).listener.setServiceParent(tree)
+    ClientFlows(reactor, forward, client.table, few_lines()).listener.setServiceParent(tree)
     with pytest.raises(StartupError) as caught:
         tree.privilegedStartService()
     assert str(caught.value) == (
@@ -259,22 +277,15 @@ def test_busy_port_ends_the_process_with_one_line(client: Client) -> None:
 def test_name_that_is_none_ends_the_process_with_one_line(client: Client) -> None:
     forward = ForwardSettings("", udp_address("no-such-name.invalid", 5000))
     with pytest.raises(StartupError, match=r"cannot listen on no-such-name\.invalid:5000"):
-        ClientFlows(reactor, forward, client.table).listener.startService()
+        ClientFlows(reactor, forward, client.table, few_lines()).listener.startService()
 
 
 def test_listener_says_where_it_listens(client: Client) -> None:
     listener = client.flows.listener
-    assert not listener.is_public
     line = f"forward to service 'dns' listening on {listener.local_address} (UDP)"
     assert line in client.log.text()
     listener.stopService()
     assert listener.local_address == f"{HOST}:0"
-    everywhere = ClientFlows(reactor, ForwardSettings("", udp_address("", 0)), client.table).listener
-    everywhere.startService()
-    try:
-        assert everywhere.is_public
-    finally:
-        everywhere.stopService()
     # The port is free again at once.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(client.local)
@@ -283,4 +294,4 @@ def test_listener_says_where_it_listens(client: Client) -> None:
 def test_a_forward_of_tcp_is_none_of_ours(client: Client) -> None:
     forward = ForwardSettings("", ListenAddress.parse("127.0.0.1:0"))
     with pytest.raises(TypeError):
-        ClientFlows(reactor, forward, client.table)
+        ClientFlows(reactor, forward, client.table, few_lines())

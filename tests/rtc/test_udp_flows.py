@@ -16,6 +16,7 @@ from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.services.few_lines import FewLines
 from tests.reverse.net import HOST, reactor, turns, until
+from tests.rtc.fakes import few_lines
 from tests.rtc.udp_parts import Echo, MemoryChannel, MemoryConnection, Program, ReactorByHand, needs_ipv6, udp_address
 
 IDLE = 60.0
@@ -44,7 +45,7 @@ class Tunnel:
         self.table = FlowTable(self.reactor.clock, max_flows, IDLE)
         for name in names:
             forward = ForwardSettings(name, udp_address(HOST, 0))
-            flows = ClientFlows(self.reactor, forward, self.table)
+            flows = ClientFlows(self.reactor, forward, self.table, few_lines())
             flows.listener.privilegedStartService()
             flows.listener.startService()
             self.forwards.append(flows)
@@ -255,7 +256,7 @@ async def test_a_new_connection_takes_the_flows_up_again(tunnel: Tunnel) -> None
 async def test_ipv6_at_both_ends(tunnel: Tunnel) -> None:
     tunnel.echo(host="::1")
     tunnel.start()
-    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("::1", 0)), tunnel.table)
+    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("::1", 0)), tunnel.table, few_lines())
     tunnel.forwards.append(flows)
     flows.listener.startService()
     flows.connected(tunnel.near)
@@ -271,7 +272,7 @@ async def test_names_at_both_ends(tunnel: Tunnel) -> None:
     echo = tunnel.echo()
     tunnel.remotes[""] = udp_address("localhost", echo.address[1])
     tunnel.start()
-    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("localhost", 0)), tunnel.table)
+    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("localhost", 0)), tunnel.table, few_lines())
     tunnel.forwards.append(flows)
     flows.listener.startService()
     flows.connected(tunnel.near)
