@@ -215,6 +215,7 @@ class PeerConnection:
         peer = self._peer
         if self._state is not State.CONNECTING or peer is None:
             return
+        self._timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, self._too_late)
         for text in peer.candidates:
             parsed = parse_candidate(text)
             if parsed is not None:
@@ -227,7 +228,6 @@ class PeerConnection:
             self._start(self._ice_add(None))
         # The tasks above come first: an end of candidates must not find the list empty.
         await asyncio.sleep(0)
-        self._timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, self._too_late)
         try:
             await self._ice_transport.start(peer.ice)
             if self._ice_transport.state != "completed":

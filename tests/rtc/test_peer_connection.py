@@ -22,7 +22,7 @@ from rtunnel.wire.signaling import Candidate
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
-from tests.rtc.test_ice import open_sockets
+from tests.rtc.test_ice import open_sockets, turn
 
 LOOPBACK = IceSettings(interfaces=(HOST,))
 
@@ -432,6 +432,19 @@ async def test_closed_while_both_connect(ends: Ends, pauses: int) -> None:
     await first
     await second
     assert not one.lost
+
+
+@pytest.mark.parametrize("pauses", range(4))
+@pytest_twisted.ensureDeferred
+async def test_closed_in_the_first_turns_with_an_answer(ends: Ends, pauses: int) -> None:
+    one, two = ends.make(), ends.make()
+    one.connection.offer()
+    two.connection.take_offer(await one.description())
+    one.connection.take_answer(await two.description())
+    for _ in range(pauses):
+        await turn()
+    await one.connection.close()
+    assert one.connection._timer is None
 
 
 def either_is_lost(one: End, two: End) -> bool:
