@@ -12,7 +12,6 @@ from __future__ import annotations
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from typing import Any, Protocol
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -39,15 +38,6 @@ RECEIVE_BUFFER = 1 << 20
 #: What waits for a flow that cannot send yet.
 MAX_WAITING = 16
 MAX_WAITING_BYTES = 65536
-
-
-def is_ip(host: str) -> bool:
-    """Whether *host* is an IP address and no name."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 @implementer(IReadDescriptor)

@@ -17,9 +17,10 @@ from typing import Any
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from rtunnel.relay.udp import Address, FlowTable, UdpSocket, WaitingDatagrams, is_ip, look_up
+from rtunnel.relay.udp import Address, FlowTable, UdpSocket, WaitingDatagrams, look_up
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import UdpAddress
+from rtunnel.security.server_names import is_ip_address
 from rtunnel.services.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
 
@@ -55,7 +56,7 @@ class _Flow:
     def dial(self) -> None:
         """Open the socket, now or when the name is looked up."""
         host = self._remote.host or LOOPBACK
-        if is_ip(host):
+        if is_ip_address(host):
             self.host_found(host)
         else:
             self.awaited_name = host

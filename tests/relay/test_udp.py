@@ -9,7 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.task import Clock
 
-from rtunnel.relay.udp import MAX_WAITING, FlowTable, UdpSocket, WaitingDatagrams, is_ip, look_up
+from rtunnel.relay.udp import MAX_WAITING, FlowTable, UdpSocket, WaitingDatagrams, look_up
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.udp_parts import Program, needs_ipv6
 
@@ -166,14 +166,6 @@ async def test_ipv6() -> None:
     assert connected.received[0][0] == b"pong"
     bound.udp.close()
     connected.udp.close()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("127.0.0.1", True), ("::1", True), ("fe80::1%lo", True), ("localhost", False), ("1.2.3", False), ("", False)],
-)
-def test_is_ip(text: str, expected: bool) -> None:
-    assert is_ip(text) is expected
 
 
 @ensureDeferred

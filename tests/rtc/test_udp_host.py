@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from rtunnel.relay.udp import MAX_WAITING
 from rtunnel.rtc.settings import UdpAddress
 from rtunnel.rtc.udp_host import TRY_AGAIN, HostFlows
+from rtunnel.security.server_names import is_ip_address
 from rtunnel.services.few_lines import FewLines
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
@@ -326,3 +327,11 @@ async def test_one_silent_service_does_not_disturb_another(host: Host) -> None:
     await until(lambda: len(talking.answers) == 50)
     assert silent.answers == []
     await echo.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("127.0.0.1", True), ("::1", True), ("fe80::1%lo", True), ("localhost", False), ("1.2.3", False), ("", False)],
+)
+def test_what_is_no_address_is_looked_up(text: str, expected: bool) -> None:
+    assert is_ip_address(text) is expected
