@@ -23,6 +23,7 @@ from rtunnel.rtc.interfaces import IPeerConnectionUser
 from rtunnel.rtc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import EndSettings
 from rtunnel.services.few_lines import FewLines
+from rtunnel.wire.messages import clean_text
 from rtunnel.wire.signaling import (
     CANDIDATE,
     Candidate,
@@ -67,6 +68,9 @@ class Peer:
         self.streams: ChannelStreams | None = None
         self._send = send
         self._on_end = on_end
+        self._few = few
+        #: Of the connection's dropped datagrams, those that were told.
+        self._dropped = 0
         # At each end there may be as many on their way out as there are in use.
         channels = 2 * (settings.limits.max_streams + settings.max_flows) + SPARE_CHANNELS
         self.connection = PeerConnection(settings.ice, self, channels, few)
@@ -92,6 +96,14 @@ class Peer:
         """A second has passed."""
         if self.streams is not None:
             self.streams.tick()
+        dropped = self.connection.datagrams_dropped
+        if dropped > self._dropped:
+            self._few.warn(
+                "{count} UDP datagrams for {peer} are dropped: they come faster than they can be sent",
+                count=dropped - self._dropped,
+                peer=clean_text(self.name),
+            )
+            self._dropped = dropped
 
     # What the connection tells
 

@@ -221,6 +221,22 @@ async def test_udp_through_both(rtc: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_datagrams_that_come_too_fast_are_said_to_be_dropped(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    peer = await ByHand(host).connect()
+    channel = host._peers[peer.name].connection.open_channel("udp-x", reliable=False)
+    channel.use(FakeChannelUser())
+    await until(lambda: channel.is_open, "a channel")
+    for _ in range(1000):
+        channel.send(bytes(1000))
+    await rtc.lines.wait_for("UDP datagrams for by hand are dropped: they come faster")
+    host._watch()
+    assert rtc.log.text().count("they come faster") == 1
+    await peer.connection.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_more_clients_than_there_may_be(rtc: World) -> None:
     host = rtc.host(rtc.signal(), (await rtc.echo()).port, max_clients=1)
     await rtc.registered(host)
