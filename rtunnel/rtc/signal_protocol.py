@@ -39,6 +39,13 @@ BURST = 10
 GOING_AWAY = 1001
 UNSUPPORTED_DATA = 1003
 
+#: How a TLS hello begins. It may hold an empty line, or none: who waits for the end of a head waits in vain.
+_TLS_HANDSHAKE = b"\x16\x03"
+_NO_TLS_HERE = (
+    "it speaks TLS, which this server does not; write ws:// there, or give this server --tls-cert-file and "
+    "--tls-key-file"
+)
+
 _HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 
 
@@ -157,6 +164,11 @@ class SignalProtocol(WebSocketServerProtocol):
         head, end, _ = self.data.partition(b"\r\n\r\n")
         if len(head) > MAX_HEAD:
             self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        if self.data.startswith(_TLS_HANDSHAKE):
+            # All of the hello: who closes with bytes unread resets the connection, and the answer may be lost.
+            if len(self.data) >= 5 + int.from_bytes(self.data[3:5], "big"):
+                self.failHandshake(_NO_TLS_HERE)
             return
         if not end:
             return

@@ -154,6 +154,15 @@ async def test_another_path(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_tls_where_there_is_none(world: World) -> None:
+    _, port = serve(world)
+    link, _ = world.link(port, path="/", secure=True)
+    world.start(link)
+    await world.lines.wait_for(r"gets no WebSocket \(400\): it speaks TLS, which this server does not; write ws://")
+    assert (await world.refusal()).endswith(": it speaks no TLS; is it ws:// that is meant?")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_restart(world: World) -> None:
     server, port = serve(world)
     _, host_user = await up(world, port)

@@ -68,7 +68,9 @@ async def test_health(signaling: SignalWorld, path: str) -> None:
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET /\r\n\r\n", 400),
         (b"\r\n\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
+        (b"\x16\x03\x01\x00\x04\r\n\r\n", 400),
+        (b"\x16\x03\x01\x00\x04abcd", 400),
+        (b"\x16\x03\x01\xff\xff" + b"x" * 20000, 431),
         (b"\xff \xff \xff\r\n\r\n", 404),
         (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + UPGRADE.partition(b"Host: x\r\n")[2] + b"\r\n", 400),
         (UPGRADE.replace(b"Host: x", b"Host: x:port") + b"\r\n", 400),
@@ -109,7 +111,7 @@ async def test_a_request_in_pieces(signaling: SignalWorld) -> None:
     await until(lambda: b"error" in peer.received)
 
 
-@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\n"])
+@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\n", b"\x16\x03\x01", b"\x16\x03\x01\x02\x00\r\n\r\n"])
 @pytest_twisted.ensureDeferred
 async def test_a_connection_that_does_not_become_a_websocket(signaling: SignalWorld, data: bytes) -> None:
     await signaling.start(short(upgrade=0.1))
