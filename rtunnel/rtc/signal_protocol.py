@@ -34,6 +34,11 @@ MAX_HEAD = 16384
 MAX_UNSENT = 1024 * 1024
 #: How many seconds' worth of messages may come at once.
 BURST = 10
+#: Messages that an offer lets a peer send beside: its answer and candidates. Else those who ask a host could make it
+#: say more than it may.
+ANSWER = 8
+#: Of these, so many in all: more than a thousand offers at once nobody answers.
+MOST_ANSWERS = 1024 * ANSWER
 
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 GOING_AWAY = 1001
@@ -50,17 +55,25 @@ _HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 
 
 class Bucket:
-    """A token bucket: *rate* a second, :data:`BURST` times as many at once."""
+    """A token bucket: *rate* a second, :data:`BURST` times as many at once, and what was asked for."""
 
     def __init__(self, rate: int, now: float) -> None:
         self._rate = rate
         self._tokens = float(rate * BURST)
         self._filled = now
+        self._asked_for = 0
+
+    def ask_for(self, count: int) -> None:
+        """So many more may come, whenever."""
+        self._asked_for = min(self._asked_for + count, MOST_ANSWERS)
 
     def take(self, now: float) -> bool:
         """One more has come; whether that is all right."""
         self._tokens = min(self._rate * BURST, self._tokens + (now - self._filled) * self._rate)
         self._filled = now
+        if self._asked_for:
+            self._asked_for -= 1
+            return True
         self._tokens -= 1
         return self._tokens >= 0
 
@@ -290,6 +303,10 @@ class SignalProtocol(WebSocketServerProtocol):
         if self._question is None:
             self._question = (secrets.token_bytes(8), self._clock.seconds() + self._times.answer)
             self.sendPing(self._question[0])
+
+    def expect_answer(self) -> None:
+        """See :class:`~rtunnel.rtc.switchboard.Line`."""
+        self._bucket.ask_for(ANSWER)
 
     # What is sent
 

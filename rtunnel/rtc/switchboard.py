@@ -58,6 +58,9 @@ class Line(Protocol):
     def ask(self) -> None:
         """Ask whether the other end is there: :meth:`Switchboard.answered` or :meth:`Switchboard.left` follows."""
 
+    def expect_answer(self) -> None:
+        """The other end gets an offer: what it says to that is not held against it."""
+
 
 class State(Enum):
     """How far a party is."""
@@ -255,6 +258,7 @@ class Switchboard:
             return
         if signal.type == OFFER:
             self._remember_offer(party, target)
+            target.line.expect_answer()
         elif signal.type == ANSWER:
             party.asked_by.pop(target, None)
             target.asked.pop(party, None)

@@ -7,7 +7,7 @@ from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, 
 from twisted.internet.interfaces import IAddress
 
 from rtunnel.rtc.signal_admission import Tokens, neighbourhood
-from rtunnel.rtc.signal_protocol import BURST, Bucket
+from rtunnel.rtc.signal_protocol import ANSWER, BURST, MOST_ANSWERS, Bucket
 
 
 def ipv6(host: str) -> IPv6Address:
@@ -58,3 +58,15 @@ def test_so_many_messages_a_second_and_a_burst() -> None:
     assert all(bucket.take(100.0 + number / 2) for number in range(1000))
     assert all(bucket.take(700.0) for _ in range(2 * BURST))
     assert not bucket.take(700.0)
+
+
+def test_answers_do_not_count_but_there_is_an_end_to_them() -> None:
+    bucket = Bucket(2, 100.0)
+    bucket.ask_for(ANSWER)
+    assert all(bucket.take(100.0) for _ in range(2 * BURST + ANSWER))
+    assert not bucket.take(100.0)
+    bucket = Bucket(1, 100.0)
+    for _ in range(MOST_ANSWERS):
+        bucket.ask_for(ANSWER)
+    assert all(bucket.take(100.0) for _ in range(BURST + MOST_ANSWERS))
+    assert not bucket.take(100.0)

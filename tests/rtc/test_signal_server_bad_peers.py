@@ -277,6 +277,23 @@ async def test_a_burst_is_all_right(signaling: SignalWorld) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_clients_cannot_make_a_host_say_too_much(signaling: SignalWorld) -> None:
+    await signaling.start(max_rate=10)
+    host = await signaling.host()
+    clients = [await signaling.host(f"client {number}") for number in range(3)]
+    for _ in range(60):
+        for number, client in enumerate(clients):
+            client.put("offer", "host")
+            await host.take()
+            for kind in "answer", "candidate", "candidate":
+                host.put(kind, f"client {number}")
+    for client in clients:
+        for _ in range(60):
+            assert [(await client.take())["type"] for _ in range(3)] == ["answer", "candidate", "candidate"]
+    await host.is_alive()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_read(signaling: SignalWorld) -> None:
     await signaling.start(max_rate=1000)
     host = await signaling.host()

@@ -36,6 +36,7 @@ class FakeLine:
         self.sent: list[dict[str, Any]] = []
         self.close_code = 0
         self.asked = 0
+        self.offers = 0
 
     def send(self, text: bytes) -> None:
         assert not self.close_code
@@ -47,6 +48,9 @@ class FakeLine:
 
     def ask(self) -> None:
         self.asked += 1
+
+    def expect_answer(self) -> None:
+        self.offers += 1
 
     # What the other end does
 
@@ -481,6 +485,14 @@ def test_a_line_when_a_host_comes_and_goes(log: TestLog) -> None:
         ("host", "host", "registered"),
         ("host", "host", "gone"),
     ]
+
+
+def test_who_gets_an_offer_may_answer() -> None:
+    board = Board()
+    host, client = board.host(), board.client()
+    assert (host.offers, client.offers) == (1, 0)
+    client.say("candidate", "client", "host")
+    assert host.offers == 1
 
 
 def test_hosts_that_come_and_go_cannot_fill_the_log(log: TestLog) -> None:
