@@ -50,6 +50,7 @@ class PluginOptions(usage.Options):
         self.flags: dict[str, Any] = {}
         #: The file that was read; empty: none was.
         self.config_path = ""
+        self._is_mistaken = False
         super().__init__()
         # For the help only: a setting that was not given must stay so until all sources are known.
         self.defaults.update({setting.name: setting.shown_default or None for setting in self.declared})
@@ -71,6 +72,7 @@ class PluginOptions(usage.Options):
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
+            self._is_mistaken = True
             unknown = re.match(r"option --?([^ ]+) not recognized", str(error))
             if unknown is None:
                 raise
@@ -113,7 +115,13 @@ class PluginOptions(usage.Options):
         raise NotImplementedError
 
     def getUsage(self, width: int | None = None) -> str:
-        """The help: options, sources, examples."""
+        """The help: options, sources, examples.
+
+        After a mistake, where twistd shows it above the line that says what is wrong, only how to get it.
+        """
+        command = getattr(self.parent, "subCommand", None)
+        if self._is_mistaken and command:
+            return f"'twistd {command} --help' lists the options of {command}.\n"
         sources = (
             "Each option may also come from the environment (RTUNNEL_ and its name, such as RTUNNEL_LOG_LEVEL for "
             "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and that "
