@@ -96,6 +96,8 @@ def _forward_from_text(written: str) -> ForwardSettings:
     local, equals, name = written.strip().rpartition("=")
     if not equals or not local:
         raise ConfigError(f"'{written}' is not ADDRESS=NAME; write 127.0.0.1:8080=web or udp:127.0.0.1:5353=dns")
+    if ":" in name:
+        raise ConfigError(f"'{written}': the address comes first, and then the name: write 127.0.0.1:8080=web")
     return ForwardSettings(_name(name.strip()) if name.strip() else "", listen(local, "tcp"))
 
 

@@ -346,6 +346,10 @@ class TestForwards:
             ([":80"], "':80' is not ADDRESS=NAME; write 127.0.0.1:8080=web or udp:127.0.0.1:5353=dns"),
             (["=web"], "'=web' is not ADDRESS=NAME"),
             (["h=web"], "in 'h=web', 'h' has no port; write h:7000"),
+            (
+                ["web=127.0.0.1:80"],
+                "'web=127.0.0.1:80': the address comes first, and then the name: write 127.0.0.1:8080=web",
+            ),
             ([":80=a b"], "in ':80=a b', 'a b' is not a name of a service"),
             ([{"service": "web"}], "entry 1: has no key 'local'; write where to listen"),
             ([{"local": 1, "name": "web"}], "entry 1: unknown key 'name'"),
