@@ -65,6 +65,7 @@ class ClientPeer(Peer):
 
     peer_extension: Extension | None = None
     is_answered = False
+    was_connected = False
 
     def __init__(self, client: RtcClient, name: str) -> None:
         super().__init__(client.reactor, client.settings, name, client.signaling.send, client.peer_ended, client.few)
@@ -84,6 +85,7 @@ class ClientPeer(Peer):
     def connected(self) -> None:
         """Channels can be used."""
         super().connected()
+        self.was_connected = True
         self.use_streams(self.peer_extension)
         self._client.peer_connected(self)
 
@@ -214,7 +216,13 @@ class RtcClient(DrainingService):
         wait = self._backoff.next_wait()
         log = self.log.debug if reason == self._said else self.log.warn
         self._said = reason
-        log("host '{id}' lost: {reason}; next attempt in {wait:.1f} s", id=self.settings.id, reason=reason, wait=wait)
+        log(
+            "host '{id}' {what}: {reason}; next attempt in {wait:.1f} s",
+            id=self.settings.id,
+            what="lost" if peer.was_connected else "cannot be reached",
+            reason=reason,
+            wait=wait,
+        )
         self._retry = self.reactor.callLater(wait, self._try_again)
         if self._waiting:
             self._knock()

@@ -27,7 +27,7 @@ import ifaddr
 from aioice import Candidate, Connection, TransportPolicy
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
-from aioice.stun import Message, TransactionError
+from aioice.stun import Message, TransactionError, TransactionFailed
 from aioice.turn import create_turn_endpoint
 from twisted.logger import Logger
 
@@ -103,6 +103,13 @@ def turn_credentials(ice: IceSettings, now: float) -> tuple[str, str]:
     user = f"{expiry}:{ice.turn_user}" if ice.turn_user else str(expiry)
     digest = hmac.new(ice.turn_secret.encode(), user.encode(), hashlib.sha1).digest()
     return user, base64.b64encode(digest).decode()
+
+
+def _explain_turn(error: Exception) -> str:
+    """Why a TURN server cannot be used; where it does not know us, also what to look at."""
+    if isinstance(error, TransactionFailed) and error.response.attributes.get("ERROR-CODE", (0,))[0] == 401:
+        return f"{error}; are --turn-user and --turn-credential, or --turn-secret, the server's, and the clocks right?"
+    return str(error) or "no answer"
 
 
 def show_candidate(candidate: Candidate) -> str:
@@ -235,7 +242,7 @@ class IceAgent(Connection):
                     transport=server.transport,
                 )
         except (OSError, TransactionError, LookupError, ValueError) as error:
-            self._few.warn("TURN server {server} is of no use: {error}", server=server, error=str(error) or "no answer")
+            self._few.warn("TURN server {server} is of no use: {error}", server=server, error=_explain_turn(error))
             return
         relayed, mapped = transport.get_extra_info("sockname"), transport.get_extra_info("related_address")
         candidate = protocol.local_candidate = Candidate(

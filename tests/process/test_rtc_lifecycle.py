@@ -59,7 +59,7 @@ class TestSignals:
     def test_client_that_is_searching(self, start_rtc: StartRtc) -> None:
         tunnel = start_rtc("127.0.0.1:9", start=["signal"])
         client = tunnel.start_client(DRAIN)
-        client.wait_for(f"host '{ID}' lost: there is no '{ID}'; next attempt in")
+        client.wait_for(f"host '{ID}' cannot be reached: there is no '{ID}'; next attempt in")
         # Somebody waits for the host, and would for longer than the process is given here.
         with tunnel.visit() as visitor:
             assert client.terminate(SOON) == 0
@@ -188,7 +188,7 @@ class TestIds:
         tunnel.host.wait_for(r"1 clients, the limit \(--max-clients\): others are not answered")
         with Background(lambda: fetch(tunnel.local)):
             assert first.terminate(SOON) == 0
-            second.wait_for(f"host '{ID}' lost: no answer within", 30)
+            second.wait_for(f"host '{ID}' cannot be reached: no answer within", 30)
 
 
 class TestTokens:

@@ -144,7 +144,7 @@ def test_killed_host(serve: Serve, start_rtc: StartRtc) -> None:
     poll(lambda: service.busy == 0, 10, "the service has lost its visitors")
     waiting = fetch_in_background(tunnel)
     # The server says that there is no such host.
-    tunnel.client.wait_for(f"host '{ID}' lost: there is no '{ID}'", after=seen)
+    tunnel.client.wait_for(f"host '{ID}' cannot be reached: there is no '{ID}'", after=seen)
     started = time.monotonic()
     tunnel.start_host()
     tunnel.wait_for_host()

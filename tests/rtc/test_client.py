@@ -30,7 +30,7 @@ async def test_a_host_that_does_not_exist_is_asked_for_again_and_said_once(rtc: 
     rtc.client(rtc.signal())
     await until(lambda: attempts(rtc) >= 4, "four attempts")
     assert rtc.lines.text.count("#warn] host") == 1
-    await rtc.lines.wait_for(f"host '{ID}' lost: there is no '{ID}'; next attempt in ")
+    await rtc.lines.wait_for(f"host '{ID}' cannot be reached: there is no '{ID}'; next attempt in ")
 
 
 @pytest_twisted.ensureDeferred
@@ -222,7 +222,7 @@ async def test_nobody_but_the_host_is_listened_to(rtc: World) -> None:
     assert client._peer is peer
     client.signal_received(Signal(ERROR, "gone\nfor ever", "", ID))
     assert client._peer is None
-    await rtc.lines.wait_for("lost: gone.*for ever; next attempt")
+    await rtc.lines.wait_for("cannot be reached: gone.*for ever; next attempt")
     assert "gone\nfor" not in rtc.lines.text
 
 

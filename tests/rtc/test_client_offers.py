@@ -51,7 +51,7 @@ async def test_an_offer_that_may_be_lost_with_signaling_is_made_again(world: Wor
     await world.until(lambda: len(askers(server)) == 1, "an offer")
     server.cut_off()
     await world.until(lambda: len(askers(server)) == 2, "another offer")
-    await world.lines.wait_for("host 'cottage' lost: signaling is lost; next attempt in ")
+    await world.lines.wait_for("host 'cottage' cannot be reached: signaling is lost; next attempt in ")
 
 
 @pytest_twisted.ensureDeferred
@@ -71,4 +71,4 @@ async def test_an_offer_that_gets_no_answer_is_made_again(world: World, monkeypa
     await world.until(lambda: len(askers(server)) == 2, "another offer")
     assert len(server.peers) == 1
     assert not server.gone
-    await world.lines.wait_for("host 'cottage' lost: no answer within ")
+    await world.lines.wait_for("host 'cottage' cannot be reached: no answer within ")

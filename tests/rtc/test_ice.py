@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import re
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -387,6 +388,32 @@ async def test_a_server_that_is_of_no_use_is_not_said_for_each_peer(agents: Agen
         await agents.gather(agent)
         await until(partial(agents.found[agent].__contains__, None), "the end of candidates")
     assert agents.log.text().count(f"TURN server {server} is of no use") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (
+            (401, "Unauthorized"),
+            r"STUN transaction failed \(401 - Unauthorized\); are --turn-user and --turn-credential, ",
+        ),
+        ((508, "No capacity"), r"STUN transaction failed \(508 - No capacity\)\n"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_why_a_server_is_of_no_use(
+    agents: Agents, monkeypatch: pytest.MonkeyPatch, error: tuple[int, str], why: str
+) -> None:
+    async def refused(*_: object, **__: object) -> None:
+        response = stun.Message(stun.Method.ALLOCATE, stun.Class.ERROR)
+        response.attributes["ERROR-CODE"] = error
+        raise stun.TransactionFailed(response)
+
+    monkeypatch.setattr(ice, "create_turn_endpoint", refused)
+    agent = agents.make(IceSettings(None, (TurnServer(HOST, 9),), "u", "p", interfaces=(HOST,)))
+    await agents.gather(agent)
+    await until(partial(agents.found[agent].__contains__, None), "the end of candidates")
+    assert re.search(f"is of no use: {why}", agents.log.text())
 
 
 @pytest_twisted.ensureDeferred
