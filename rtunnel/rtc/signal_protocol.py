@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MAX_HEAD = 16384
 #: Bytes that may wait for a peer that does not read, beside what the transport takes before it says so.
 MAX_UNSENT = 1024 * 1024
+#: From so many on nothing of other peers is sent to it. Else they could have it dropped, by more than its path carries.
+SLOW = MAX_UNSENT // 2
 #: How many seconds' worth of messages may come at once.
 BURST = 10
 #: Messages that an offer lets a peer send beside: its answer and candidates. Else those who ask a host could make it
@@ -283,6 +285,11 @@ class SignalProtocol(WebSocketServerProtocol):
         self._stop_listening()
 
     # What the switchboard asks for
+
+    @property
+    def is_slow(self) -> bool:
+        """See :class:`~rtunnel.rtc.switchboard.Line`."""
+        return self._unsent > SLOW
 
     def send(self, text: bytes) -> None:
         """See :class:`~rtunnel.rtc.switchboard.Line`."""

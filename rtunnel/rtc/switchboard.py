@@ -49,6 +49,10 @@ class Line(Protocol):
     #: The other end's address, for the log.
     peer_name: str
 
+    @property
+    def is_slow(self) -> bool:
+        """It has not read what was sent, and others should not make that more."""
+
     def send(self, text: bytes) -> None:
         """Send a text message."""
 
@@ -246,6 +250,12 @@ class Switchboard:
         target = self._parties.get(signal.target_id)
         if target is None:
             self._send_error(party, f"there is no '{signal.target_id}'", about=signal.target_id)
+            return
+        if target.line.is_slow:
+            self._lines.warn(
+                "{peer} reads slowly, and gets no messages of others meanwhile", peer=target.line.peer_name
+            )
+            self._send_error(party, f"'{target.id}' reads too slowly", about=target.id)
             return
         try:
             text = encode_signal(Signal(signal.type, signal.payload, target.id, party.id))

@@ -160,17 +160,22 @@ async def test_a_handshake_that_does_not_end(signaling: SignalWorld, holder: Hol
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_peer_that_does_not_read(signaling: SignalWorld, authority: Authority, holder: Holder) -> None:
+async def test_others_cannot_have_a_peer_dropped_that_reads_slowly(
+    signaling: SignalWorld, authority: Authority, holder: Holder
+) -> None:
     await start(signaling, holder, max_rate=1000)
     host = await signaling.host(tls=Client(authority.cert))
     peer = await signaling.host("peer", tls=Client(authority.cert))
     host.transport.pauseProducing()
     for _ in range(400):
         peer.put("candidate", "host", payload="x" * 60000)
-    assert "'host'" in await peer.take_error(about="host")
-    assert "does not read" in str(signaling.lines("warn"))
+    assert "reads too slowly" in await peer.take_error(about="host")
+    assert "reads slowly" in str(signaling.lines("warn"))
     host.transport.resumeProducing()
-    await host.ends()
+    host.put("offer", "nobody at all")
+    while (message := await host.take())["type"] == "candidate":
+        pass
+    assert (message["type"], message["sender_id"]) == ("error", "nobody at all")
 
 
 @pytest_twisted.ensureDeferred

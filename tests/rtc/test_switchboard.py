@@ -38,6 +38,8 @@ class FakeLine:
         self.asked = 0
         self.offers = 0
 
+    is_slow = False
+
     def send(self, text: bytes) -> None:
         assert not self.close_code
         self.sent.append(json.loads(text))
@@ -485,6 +487,19 @@ def test_a_line_when_a_host_comes_and_goes(log: TestLog) -> None:
         ("host", "host", "registered"),
         ("host", "host", "gone"),
     ]
+
+
+def test_who_reads_slowly_gets_no_more_of_others() -> None:
+    board = Board()
+    host, client = board.host(), board.client()
+    host.sent.clear()
+    host.is_slow = True
+    client.say("offer", "client", "host", SDP)
+    assert "reads too slowly" in client.take_error(about="host")
+    assert (host.sent, host.offers) == ([], 1)
+    host.is_slow = False
+    client.say("offer", "client", "host", SDP)
+    assert host.take()["type"] == "offer"
 
 
 def test_who_gets_an_offer_may_answer() -> None:
