@@ -13,7 +13,7 @@ import sys
 import time
 
 import aioice.ice
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
 MESSAGE = b"x" * 16384
 BUFFERED = 65536
@@ -28,16 +28,16 @@ async def send() -> None:
     filling: list[asyncio.Future[None]] = []
 
     @connection.on("datachannel")
-    def arrived(channel: object) -> None:
+    def arrived(channel: RTCDataChannel) -> None:
         filling.append(asyncio.ensure_future(fill(channel)))
 
-    async def fill(channel: object) -> None:
+    async def fill(channel: RTCDataChannel) -> None:
         room = asyncio.Event()
-        channel.bufferedAmountLowThreshold = BUFFERED // 2  # type: ignore[attr-defined]
-        channel.on("bufferedamountlow", room.set)  # type: ignore[attr-defined]
-        while channel.readyState == "open":  # type: ignore[attr-defined]
-            while channel.bufferedAmount < BUFFERED:  # type: ignore[attr-defined]
-                channel.send(MESSAGE)  # type: ignore[attr-defined]
+        channel.bufferedAmountLowThreshold = BUFFERED // 2
+        channel.on("bufferedamountlow", room.set)
+        while channel.readyState == "open":
+            while channel.bufferedAmount < BUFFERED:
+                channel.send(MESSAGE)
             room.clear()
             await room.wait()
 
