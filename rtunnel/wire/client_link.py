@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rtunnel.errors import Code
 from rtunnel.wire import frames, messages
-from rtunnel.wire.events import StreamOpened, TunnelReady, TunnelRefused
+from rtunnel.wire.events import StreamOpened, TicketsReceived, TunnelReady, TunnelRefused
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, TunnelRequest, WireError
@@ -54,6 +54,8 @@ class ClientLink(Link):
         unsent, self._unsent = self._unsent, {}
         if peer is not None:
             self._handlers[frames.READY] = self._receive_ready
+            if messages.DIRECT in self.capabilities:
+                self._handlers[frames.TICKETS] = self._receive_tickets
             for number, request in unsent.items():
                 self._send(frames.INIT, number, messages.encode_init(request))
         else:
@@ -94,6 +96,15 @@ class ClientLink(Link):
             self._events.append(TunnelReady(number, address))
         else:
             self._ignore("READY for a tunnel that was not asked for", is_normal=True)
+
+    def _receive_tickets(self, _conn_id: int, payload: bytes) -> None:
+        try:
+            tickets, expires = messages.decode_tickets(payload)
+        except ValueError as error:
+            self._ignore(f"malformed TICKETS ({error})")
+            return
+        if tickets:
+            self._events.append(TicketsReceived(tickets, expires))
 
     def _receive_tunnel_error(self, number: int, error: WireError) -> None:
         if self.tunnels.pop(number, None) is None:

@@ -16,6 +16,26 @@ class Established:
 
 
 @dataclass(slots=True)
+class Attached:
+    """At the server: this is no link but a data connection, and the link takes and gives no more. Who sent it is not
+    known before the ticket was looked at. Nothing came behind it.
+
+    *ping_every*: seconds of silence after which the client wants a PING; None if it leaves that to us.
+    """
+
+    ticket: str
+    ping_every: float | None
+
+
+@dataclass(slots=True)
+class TicketsReceived:
+    """At the client: the server would like a data connection for each of these, within *expires* seconds."""
+
+    tickets: list[str]
+    expires: float
+
+
+@dataclass(slots=True)
 class TunnelRequested:
     """At the server: the client asks for a tunnel under this number."""
 
@@ -116,6 +136,8 @@ class LinkFailed:
 
 Event = (
     Established
+    | Attached
+    | TicketsReceived
     | TunnelRequested
     | TunnelReady
     | TunnelRefused

@@ -141,8 +141,8 @@ class Link:
         for frame_type, conn_id, payload in received:
             if frame_type == frames.DATA and (stream := streams.get(conn_id)) is not None:
                 self._receive_stream_data(stream, payload)
-            elif self.mode is Mode.AWAITING and self._take_first_frame(frame_type, payload):
-                continue
+            elif self.mode is Mode.AWAITING and self._take_first_frame(received):
+                pass
             elif (handler := self._handlers.get(frame_type)) is not None:
                 handler(conn_id, payload)
             else:
@@ -158,8 +158,9 @@ class Link:
                 f"{frames.frame_name(frame_type)} on {'an extended' if self.is_extended else 'a reference'} link"
             )
 
-    def _take_first_frame(self, frame_type: int, payload: bytes) -> bool:
-        """Settle the mode; whether that used the frame up."""
+    def _take_first_frame(self, received: list[frames.Frame]) -> bool:
+        """Settle the mode by the first of these frames; whether that used it up."""
+        frame_type, _, payload = received[0]
         peer = None
         if frame_type == frames.HELLO:
             try:

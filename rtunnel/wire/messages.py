@@ -1,4 +1,4 @@
-"""What the payloads say: INIT, HELLO, NEW_CONN, READY and ERROR (docs/wire.rst, "Messages").
+"""What the payloads say: INIT, HELLO, NEW_CONN, READY, ERROR, TICKETS and ATTACH (docs/wire.rst, "Messages").
 
 Plain functions from bytes to meaning and back. Whatever a peer sends ends as a value or as ``ValueError``, and text of
 the peer is cleaned before anybody can log it.
@@ -15,6 +15,15 @@ VERSION = 1
 MAX_HELLO = 4096
 #: The longest text that is taken over from a peer, in characters.
 MAX_TEXT = 200
+#: Tickets of one frame; what is beyond is dropped.
+MAX_TICKETS = 64
+#: A longer TICKETS is not one of ours, in bytes.
+MAX_TICKETS_PAYLOAD = 4096
+#: No ticket is good for longer, in seconds.
+MAX_EXPIRES = 3600.0
+
+#: Capability: streams may travel on data connections of their own.
+DIRECT = "direct"
 
 SCOPE_LINK = "link"
 SCOPE_TUNNEL = "tunnel"
@@ -51,6 +60,11 @@ def _is_text(value: object) -> TypeGuard[str]:
 
 def _text(value: object) -> str:
     return clean_text(value) if isinstance(value, str) else ""
+
+
+def _is_random(value: object) -> TypeGuard[str]:
+    """128 bits as we write them: 32 hexadecimal digits in lower case."""
+    return isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
 
 
 # INIT
@@ -117,7 +131,7 @@ def decode_hello(payload: bytes) -> Hello:
         raise ValueError("HELLO without a version")
     if not isinstance(credit, int) or isinstance(credit, bool) or not 0 <= credit < 2**62:
         raise ValueError("HELLO without an initial credit")
-    if not isinstance(session, str) or len(session) != 32 or not set(session) <= set("0123456789abcdef"):
+    if not _is_random(session):
         raise ValueError("HELLO without a session of 32 hexadecimal digits")
     if not isinstance(capabilities, list) or not all(isinstance(name, str) for name in capabilities):
         raise ValueError("HELLO whose capabilities are not a list of names")
@@ -183,3 +197,44 @@ def decode_error(payload: bytes) -> WireError:
     if scope not in (SCOPE_LINK, SCOPE_TUNNEL, SCOPE_STREAM):
         raise ValueError("ERROR without a known scope")
     return WireError(str(scope), _text(value.get("code")) or "unknown", _text(value.get("message")))
+
+
+# Data connections
+
+
+def encode_tickets(tickets: list[str], expires: float) -> bytes:
+    """TICKETS' payload: up to :data:`MAX_TICKETS` of them, and the seconds that they are good."""
+    return _dump({"tickets": tickets, "expires": expires})
+
+
+def decode_tickets(payload: bytes) -> tuple[list[str], float]:
+    """:raises ValueError: it is malformed, or it cannot be meant."""
+    if len(payload) > MAX_TICKETS_PAYLOAD:
+        raise ValueError(f"more than {MAX_TICKETS_PAYLOAD} bytes")
+    value = _load(payload)
+    tickets, expires = value.get("tickets"), value.get("expires")
+    if not isinstance(tickets, list) or not all(_is_random(ticket) for ticket in tickets):
+        raise ValueError("no list of 32 hexadecimal digits each")
+    if not isinstance(expires, int | float) or isinstance(expires, bool) or not 0 < expires <= MAX_EXPIRES:
+        raise ValueError("no time for which they are good")
+    return tickets[:MAX_TICKETS], float(expires)
+
+
+def encode_attach(ticket: str, ping_every: float) -> bytes:
+    """``<ticket>:<milliseconds>`` in ASCII: the client wants a PING after so much silence (seconds here)."""
+    return f"{ticket}:{min(max(int(ping_every * 1000), 1), 9999999)}".encode("ascii")
+
+
+def decode_attach(payload: bytes) -> tuple[str, float | None]:
+    """The ticket, and the seconds of silence after which the client wants a PING; None if it leaves that to us.
+
+    :raises ValueError: it is malformed.
+    """
+    ticket, colon, wish = payload.decode("ascii", "replace").partition(":")
+    if not _is_random(ticket):
+        raise ValueError("no ticket of 32 hexadecimal digits")
+    if not colon:
+        return ticket, None
+    if not (wish.isascii() and wish.isdigit()) or len(wish) > 7:
+        raise ValueError("no number of milliseconds behind the ticket")
+    return ticket, int(wish) / 1000

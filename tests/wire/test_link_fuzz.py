@@ -32,6 +32,7 @@ from tests.wire.pair import (
     reference_client,
     reference_server,
 )
+from tests.wire.test_link_direct import TICKET, direct_client, direct_server
 
 LIMITS = LinkLimits(max_frame=2000, initial_credit=100, link_buffer=1000, max_streams=6, max_tunnels=4)
 
@@ -71,6 +72,8 @@ MAKERS: dict[str, Callable[[], Lone[Any]]] = {
     "extended-client": client_with_streams,
     "reference-server": reference_server_with_streams,
     "reference-client": reference_client_with_streams,
+    "direct-server": lambda: direct_server(LIMITS),
+    "direct-client": direct_client,
 }
 # Drawn, not parametrized: pytest-twisted cannot run one function under both hypothesis and parametrize.
 STATES = st.sampled_from(list(MAKERS))
@@ -85,6 +88,8 @@ HELLO = raw_hello()[9:]
 PAYLOADS = st.one_of(
     st.just(b""),
     st.just(HELLO),
+    st.just(TICKET.encode()),
+    st.just(b'{"tickets":["%s"],"expires":30}' % TICKET.encode()),
     st.binary(max_size=30),
     st.builds(CREDIT.pack, U64, U64),
     st.builds(FIN.pack, U64),
