@@ -1,0 +1,362 @@
+"""The relay between two connected sockets, at the kernel's speed: nothing is framed, queued or looked at.
+
+Small reads go through one buffer that all relays share straight to the other socket. Once a read fills the buffer
+there is more behind it, and it goes through a pipe with ``splice``, without a copy, until reads are small again. What
+the other socket does not take is kept, and nothing is read until it has: the kernel's own flow control does the rest.
+
+Each direction has its own end, which goes on as a half-close. The relay is over when both have come, or when one
+socket fails: then the other is reset, that nobody takes what came for the whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.relay import pipes
+from rtunnel.relay.pipes import PIPES, Pipe
+
+#: Bytes of one read through the buffer, and so the most that waits in memory for a socket.
+BUFFER_SIZE = 128 * 1024
+#: Bytes of one read through a pipe.
+SPLICE_SIZE = 1 << 20
+#: A read through a pipe that brings less would have been as cheap through the buffer.
+BULK = 32 * 1024
+#: Reads of one socket before others have their turn.
+READS_IN_A_ROW = 4
+
+#: What ``splice`` says about a socket that it cannot serve, here or at all.
+CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if pipes.HAVE_SPLICE else 0
+
+#: The reactor runs one read at a time, and what a read leaves is copied out: one buffer is enough for all.
+_BUFFER = memoryview(bytearray(BUFFER_SIZE))
+_NOTHING = memoryview(b"")
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
+    """Take the socket of a connection away from Twisted, which forgets it: its protocol is called no more.
+
+    :param transport: a TCP or UNIX connection, accepted or made, that is not under TLS.
+    :return: the socket, and bytes that were written to the transport but are not sent yet.
+    :raises ValueError: the transport has no connected socket, or somebody has asked for it to be closed.
+    """
+    # A TLS transport would hand out what is below it.
+    if not isinstance(transport, tcp.Connection) or transport.TLS:
+        raise ValueError(f"{type(transport).__name__} has no socket of its own")
+    # The transport says nowhere else that it was aborted, or half-closed.
+    if not transport.connected or transport.disconnecting or transport._aborting or transport._writeDisconnecting:
+        raise ValueError("the connection is closed, or about to be")
+    transport.unregisterProducer()
+    transport.stopReading()
+    transport.stopWriting()
+    # An event that the reactor has already been told of may still be on its way.
+    transport.doRead = transport.doWrite = _do_nothing  # type: ignore[method-assign]
+    unsent = bytes(transport.dataBuffer[transport.offset :]) + b"".join(transport._tempDataBuffer)
+    # From now on it ignores what it is asked.
+    transport.connected = 0
+    transport.disconnected = 1
+    handle = transport.getHandle()
+    family, kind, proto = handle.family, handle.type, handle.proto
+    return socket.socket(family, kind, proto, handle.detach()), unsent
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _send(sock: socket.socket, data: memoryview) -> int:
+    """Send what the socket takes of *data*; how many bytes.
+
+    :raises OSError: the connection is lost.
+    """
+    try:
+        return sock.send(data)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        if error.errno == errno.ENOBUFS:
+            return 0
+        raise
+
+
+@implementer(IReadWriteDescriptor)
+class _Side:
+    """One socket of a relay, as the reactor knows it: read for the other side, and written with what that has read.
+
+    :ivar pending: bytes for this socket that it did not take yet; they go before what is in the pipe.
+    :ivar pipe: a pipe with bytes for this socket; None: there are none.
+    :ivar bulk: reads go through a pipe.
+    :ivar may_splice: a pipe can be read into from this socket, as far as is known.
+    :ivar reading: the reactor watches for bytes.
+    :ivar writing: the reactor watches for room.
+    :ivar ended: this socket's other end sends no more.
+    """
+
+    __slots__ = (
+        "bulk",
+        "ended",
+        "may_splice",
+        "number",
+        "other",
+        "pending",
+        "pipe",
+        "reading",
+        "relay",
+        "socket",
+        "writing",
+    )
+
+    other: _Side
+
+    def __init__(self, relay: DirectRelay, sock: socket.socket, pending: bytes) -> None:
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.relay = relay
+        self.socket = sock
+        self.number = sock.fileno()
+        self.pending = memoryview(pending) if pending else _NOTHING
+        self.pipe: Pipe | None = None
+        self.bulk = False
+        self.may_splice = pipes.HAVE_SPLICE
+        self.reading = self.writing = self.ended = False
+
+    def start(self) -> None:
+        """Write what is there already, and read once it has gone."""
+        if self._flush():
+            self.other._watch_bytes(True)
+        else:
+            self._watch_room(True)
+
+    # What the reactor asks
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when it is closed."""
+        return self.number
+
+    def logPrefix(self) -> str:
+        """What the log says of an error here."""
+        return "relay"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor found the connection broken."""
+        self.relay.abort()
+
+    def doRead(self) -> None:
+        """There are bytes, or the end, or an error."""
+        try:
+            self._move()
+        except OSError:
+            self.relay.abort()
+
+    def doWrite(self) -> None:
+        """There is room for what waits, and then for more."""
+        if not self.writing:
+            return
+        source = self.other
+        try:
+            if self._flush():
+                if source.ended:
+                    self._half_close()
+                else:
+                    source._move()
+            if not self._is_full() and self.number >= 0:
+                self._watch_room(False)
+                if not source.ended:
+                    source._watch_bytes(True)
+        except OSError:
+            self.relay.abort()
+
+    # The direction from this socket to the other
+
+    def _move(self) -> None:
+        """Move bytes to the other side, as long as it takes them and others need not wait too long."""
+        other = self.other
+        for _ in range(READS_IN_A_ROW):
+            if self.ended or other._is_full() or not (self._splice() if self.bulk else self._copy()):
+                break
+        if other._is_full():
+            self._watch_bytes(False)
+            other._watch_room(True)
+
+    def _copy(self) -> bool:
+        """Move a buffer's worth of bytes; whether there is more."""
+        try:
+            count = self.socket.recv_into(_BUFFER)
+        except BlockingIOError:
+            return False
+        if not count:
+            self._end()
+            return False
+        self.relay.touched = True
+        other = self.other
+        sent = _send(other.socket, _BUFFER[:count])
+        if sent < count:
+            other.pending = memoryview(bytes(_BUFFER[sent:count]))
+        if count < BUFFER_SIZE:
+            return False
+        self.bulk = self.may_splice
+        return True
+
+    def _splice(self) -> bool:
+        """Move a pipe's worth of bytes; whether there may be more."""
+        pipe = PIPES.take()
+        if pipe is None:
+            self.bulk = False
+            return True
+        try:
+            pipe.count = os.splice(self.number, pipe.write_end, SPLICE_SIZE, flags=SPLICE_FLAGS)
+        except BlockingIOError:
+            PIPES.give_back(pipe)
+            return False
+        except OSError as error:
+            PIPES.give_back(pipe)
+            if error.errno not in CANNOT_SPLICE:
+                raise
+            self.may_splice = self.bulk = False
+            return True
+        self.other.pipe = pipe
+        # At the end there is nothing, too: the buffer's way knows that better.
+        self.bulk = pipe.count >= BULK
+        if pipe.count:
+            self.relay.touched = True
+        self.other._flush()
+        return True
+
+    def _end(self) -> None:
+        """No more comes from this socket."""
+        self.ended = True
+        self._watch_bytes(False)
+        if not self.other._is_full():
+            self.other._half_close()
+
+    # What waits for this socket
+
+    def _is_full(self) -> bool:
+        return self.pipe is not None or len(self.pending) > 0
+
+    def _flush(self) -> bool:
+        """Write what waits; whether that is all gone."""
+        pipe = self.pipe
+        if self.pending:
+            self.pending = self.pending[_send(self.socket, self.pending) :] or _NOTHING
+        if pipe is not None and not self.pending:
+            self._flush_pipe(pipe)
+            if not pipe.count:
+                self.pipe = None
+                PIPES.give_back(pipe)
+        return not self._is_full()
+
+    def _flush_pipe(self, pipe: Pipe) -> None:
+        try:
+            while pipe.count:
+                # No more than there is: asked for more, the kernel would hold back the last packet to wait for it.
+                pipe.count -= os.splice(pipe.read_end, self.number, pipe.count, flags=SPLICE_FLAGS)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno not in CANNOT_SPLICE:
+                raise
+            self.other.may_splice = self.other.bulk = False
+            self.pending = memoryview(os.read(pipe.read_end, pipe.count))
+            pipe.count -= len(self.pending)
+
+    def _half_close(self) -> None:
+        """All that came for this socket has gone out, and its end follows."""
+        if self.ended:
+            self.relay.close(reset=False)
+        else:
+            self.socket.shutdown(socket.SHUT_WR)
+
+    # What the reactor watches
+
+    def _watch_bytes(self, wanted: bool) -> None:
+        if wanted != self.reading:
+            self.reading = wanted
+            (self.relay.reactor.addReader if wanted else self.relay.reactor.removeReader)(self)
+
+    def _watch_room(self, wanted: bool) -> None:
+        if wanted != self.writing:
+            self.writing = wanted
+            (self.relay.reactor.addWriter if wanted else self.relay.reactor.removeWriter)(self)
+
+    def close(self, reset: bool) -> None:
+        """Leave the reactor and close the socket."""
+        self._watch_bytes(False)
+        self._watch_room(False)
+        self.number = -1
+        self.pending = _NOTHING
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            PIPES.give_back(pipe)
+        if reset:
+            with suppress(OSError):
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        with suppress(OSError):  # it is closed all the same
+            self.socket.close()
+
+
+class DirectRelay:
+    """Two connected stream sockets, TCP or UNIX, which this owns from now on.
+
+    :param on_end: called with this once, when both sockets are closed; it may be within :meth:`start` or :meth:`abort`.
+    :param to_left: what was read from the right socket already; *to_right* likewise.
+    :ivar touched: set whenever a byte passes; for whoever looks after idle connections to clear.
+    """
+
+    __slots__ = ("_left", "_on_end", "_right", "reactor", "touched")
+
+    def __init__(
+        self,
+        reactor: Any,
+        left: socket.socket,
+        right: socket.socket,
+        on_end: Callable[[DirectRelay], None],
+        *,
+        to_left: bytes = b"",
+        to_right: bytes = b"",
+    ) -> None:
+        self.reactor = reactor
+        self.touched = True
+        self._on_end: Callable[[DirectRelay], None] | None = on_end
+        self._left = _Side(self, left, to_left)
+        self._right = _Side(self, right, to_right)
+        self._left.other, self._right.other = self._right, self._left
+
+    def start(self) -> None:
+        """Relay from now on."""
+        if self._on_end is None:
+            return
+        try:
+            self._left.start()
+            self._right.start()
+        except OSError:
+            self.abort()
+
+    def abort(self) -> None:
+        """Reset both connections at once."""
+        self.close(reset=True)
+
+    def close(self, reset: bool) -> None:
+        """Close both sockets, which drops what waits for them.
+
+        :param reset: say so to their other ends, as far as the kind of socket can.
+        """
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            self._left.close(reset)
+            self._right.close(reset)
+            on_end(self)

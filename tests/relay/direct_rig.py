@@ -1,0 +1,233 @@
+"""Two real connections with a relay between them, on a real reactor, and the far ends in the test's hands."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.task import deferLater
+
+from rtunnel.relay.direct import DirectRelay
+from rtunnel.relay.pipes import PIPES
+
+#: Seconds after which what a test waits for will not come.
+PATIENCE = 30.0
+
+
+class Turns:
+    """A reactor that the test turns.
+
+    :param name: ``running``, the one that pytest-twisted runs (asyncio), or ``epoll``, one of our own.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.reactor: Any
+        if name == "epoll":
+            self.reactor = EPollReactor()
+        else:
+            from twisted.internet import reactor
+
+            self.reactor = reactor
+        self._own = name == "epoll"
+
+    async def turn(self) -> None:
+        if self._own:
+            self.reactor.runUntilCurrent()
+            self.reactor.doIteration(0)
+        else:
+            await deferLater(self.reactor, 0)
+
+    async def until(self, condition: Callable[[], object], *fars: Far) -> None:
+        """Turn, and let *fars* send and receive, until *condition*."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen"
+            for far in fars:
+                far.step()
+            await self.turn()
+
+    async def settle(self, *fars: Far) -> None:
+        """Turn until nothing moves any more."""
+        still = 0
+        while still < 20:
+            before = [far.moved for far in fars]
+            for far in fars:
+                far.step()
+            await self.turn()
+            still = still + 1 if before == [far.moved for far in fars] else 0
+
+    def watched(self) -> int:
+        """How many descriptors the reactor watches, beside its own."""
+        return len({*self.reactor.getReaders(), *self.reactor.getWriters()} - self.reactor._internalReaders)
+
+    def close(self) -> None:
+        if self._own:
+            left = [thing for thing in self.reactor.removeAll() if thing is not self.reactor.waker]
+            self.reactor.waker.connectionLost(None)
+            self.reactor._poller.close()
+            assert not left
+
+
+class Far:
+    """The far end of a connection: what is to be sent and what has come.
+
+    :ivar reads: bytes to read in one step; 0: it does not read.
+    :ivar ended: the end has come.
+    :ivar error: the error that came instead.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self.reads = 1 << 18
+        self.to_send = memoryview(b"")
+        self.end_behind = False
+        self.sent = 0
+        self.received = 0
+        self.digest = hashlib.blake2b()
+        self.kept = bytearray()
+        self.ended = False
+        self.error: OSError | None = None
+
+    @property
+    def moved(self) -> int:
+        return self.sent + self.received + self.ended + (self.error is not None)
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended or self.error is not None
+
+    def send(self, data: bytes, end: bool = False) -> None:
+        self.to_send = memoryview(bytes(self.to_send) + data)
+        self.end_behind |= end
+
+    def step(self) -> None:
+        """Send and receive what can be just now."""
+        if self.socket.fileno() < 0 or self.error is not None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            try:
+                self._send_some()
+            except BrokenPipeError:
+                self.to_send = memoryview(b"")
+            except ConnectionError as error:
+                self.error = error
+                return
+        with contextlib.suppress(BlockingIOError):
+            try:
+                self._receive_some()
+            except OSError as error:
+                if isinstance(error, BlockingIOError):
+                    raise
+                self.error = error
+
+    def _send_some(self) -> None:
+        if self.to_send:
+            count = self.socket.send(self.to_send[: 1 << 20])
+            self.sent += count
+            self.to_send = self.to_send[count:]
+        if self.end_behind and not self.to_send:
+            self.end_behind = False
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def _receive_some(self) -> None:
+        if self.reads and not self.ended:
+            data = self.socket.recv(self.reads)
+            self.ended = not data
+            self.received += len(data)
+            self.digest.update(data)
+            if self.received <= 1 << 20:
+                self.kept += data
+
+    def reset(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def got(self, data: bytes) -> bool:
+        return self.received == len(data) and self.digest.digest() == hashlib.blake2b(data).digest()
+
+
+def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket]:
+    """Two ends of a connection.
+
+    :param kind: ``tcp`` or ``unix``.
+    :param buffers: bytes that the kernel is asked to keep each way, at each end; 0: as the system likes.
+    """
+    if kind == "unix":
+        one, other = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            one = socket.create_connection(listening.getsockname())
+            other, _ = listening.accept()
+    if buffers:
+        for sock in (one, other):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+    return one, other
+
+
+class Rig:
+    """``left`` <-> relay <-> ``right``."""
+
+    def __init__(
+        self, turns: Turns, kind: str = "tcp", buffers: int = 0, *, start: bool = True, **first: bytes
+    ) -> None:
+        self.turns = turns
+        left, self.inner_left = connected(kind, buffers)
+        right, self.inner_right = connected(kind, buffers)
+        self.left, self.right = Far(left), Far(right)
+        self.fars = (self.left, self.right)
+        self.ends: list[DirectRelay] = []
+        self.relay = DirectRelay(turns.reactor, self.inner_left, self.inner_right, self._ended, **first)
+        if start:
+            self.relay.start()
+
+    def _ended(self, relay: DirectRelay) -> None:
+        assert self.inner_left.fileno() == self.inner_right.fileno() == -1
+        self.ends.append(relay)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.relay.abort()
+        for far in self.fars:
+            far.socket.close()
+        assert self.ends == [self.relay]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        await self.turns.until(condition, *self.fars)
+
+    async def settle(self) -> None:
+        await self.turns.settle(*self.fars)
+
+    async def until_over(self) -> None:
+        await self.until(lambda: self.ends and self.left.is_over and self.right.is_over)
+
+
+def random_bytes(count: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(count)
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@contextlib.contextmanager
+def no_descriptor_left(turns: Turns) -> Iterator[None]:
+    """What is open and watched behind it is what was before it; pipes that are kept do not count."""
+    PIPES.close_idle()
+    before = open_descriptors(), turns.watched()
+    yield
+    assert PIPES._in_use == 0
+    PIPES.close_idle()
+    after = open_descriptors(), turns.watched()
+    assert after == before, f"{after} descriptors are open and watched, not {before}"
