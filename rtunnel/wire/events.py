@@ -17,8 +17,9 @@ class Established:
 
 @dataclass(slots=True)
 class Attached:
-    """At the server: this is no link but a data connection, and the link takes and gives no more. Who sent it is not
-    known before the ticket was looked at. Nothing came behind it.
+    """At the server: this is no link but a data connection, and the link takes and gives no more. Nothing came behind
+    ATTACH. Whose it is, if anybody's, the ticket tells. (After a second of silence it may have been taken for a client
+    of the shared port.)
 
     *ping_every*: seconds of silence after which the client wants a PING; None if it leaves that to us.
     """

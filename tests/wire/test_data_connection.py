@@ -50,12 +50,12 @@ def ticks(end: ServerDataConnection | ClientDataConnection, start: float, second
 
 def test_from_attach_to_the_stream() -> None:
     at_client, at_server = client(), server()
-    assert not at_server.is_available
-    assert not at_client.is_attached
+    states = [(at_client.is_attached, at_server.is_available)]
     assert at_client.receive_data(at_server.data_to_send(), NOW) is None
-    assert at_client.is_attached
+    states.append((at_client.is_attached, at_server.is_available))
     at_server.receive_data(at_client.data_to_send(), NOW)
-    assert at_server.is_available
+    states.append((at_client.is_attached, at_server.is_available))
+    assert states == [(False, False), (True, False), (True, True)]
     assert at_server.data_to_send() == at_client.data_to_send() == b""
     head = at_server.open(7, 3, "192.0.2.1:5000")
     assert parse(head) == [(frames.NEW_CONN, 7, VISITOR)]

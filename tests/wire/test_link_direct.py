@@ -14,6 +14,7 @@ from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.events import (
     Attached,
     Established,
+    Event,
     FrameIgnored,
     LinkFailed,
     StreamOpened,
@@ -200,13 +201,14 @@ def test_a_first_attach_makes_it_a_data_connection(payload: str, ping_every: flo
     assert lone.feed(raw_hello(), raw(frames.PONG)) == [], "it takes no more"
     assert lone.tick(100) == []
     lone.link.close(Code.CONNECTION_LOST, "as the I/O says at the end")
-    assert lone.link.take_events() == lone.sent() == []
+    assert lone.link.take_events() == []
+    assert lone.sent() == []
 
 
 @given(st.lists(st.integers(0, len(ATTACH)), max_size=5))
 def test_attach_in_pieces(cuts: list[int]) -> None:
     lone = direct_server()
-    events = []
+    events: list[Event] = []
     for start, end in pairwise([0, *sorted(cuts), len(ATTACH)]):
         assert events == [] or start == end == len(ATTACH)
         events += lone.feed(ATTACH[start:end])
