@@ -1,14 +1,16 @@
-"""Links over TLS: at the server what accepts connections, at the client what makes one.
+"""Links and data connections over TLS: at the server what accepts them, at the client what makes them.
 
 A handshake that does not come to its end costs the server a place among ``--max-handshakes``, and nobody else anything:
 when all places are taken, the handshake that has taken longest gives way, so that who floods the port with connections
 does not keep clients out.
+
+A link is a whole handshake. A data connection goes on from the session of its link, where both ends still may.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
@@ -21,12 +23,35 @@ from rtunnel.reverse.settings import ServerSettings
 from rtunnel.security.credentials import Credentials
 from rtunnel.security.peers import Peer, expiry_warning
 from rtunnel.security.server_names import judge_of, sni
+from rtunnel.security.sessions import Session
 from rtunnel.security.tls_engine import TlsEngine
 from rtunnel.security.tls_policy import Role, TlsSettings
 from rtunnel.security.tls_transport import Secured, TlsTransport
 from rtunnel.services.few_lines import FewLines
 
 _log = Logger()
+
+
+class Identified(Protocol):
+    """What is built for a connection whose other end is proved: an :class:`~twisted.internet.interfaces.IProtocol`.
+
+    :ivar identity: who is there; set before there is a connection.
+    """
+
+    identity: Peer | None
+
+
+P = TypeVar("P", bound=Identified)
+
+
+def log_data_connection(transport: TlsTransport, peer: Peer) -> None:
+    """There may be many of them, and their link has been logged."""
+    _log.debug(
+        "data connection {peer}: TLS 1.3, key exchange {group}, {how}",
+        peer=transport.peer_name,
+        group=peer.group,
+        how="resumed" if transport.is_resumed else "a whole handshake",
+    )
 
 
 def log_secured(transport: TlsTransport, peer: Peer) -> None:
@@ -85,7 +110,8 @@ class TlsListener(QuietFactory, Secured):
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
         """See :class:`Secured`."""
-        log_secured(transport, peer)
+        # Nobody resumes for a link.
+        (log_data_connection if transport.is_resumed else log_secured)(transport, peer)
         session = self._build(transport.getPeer())
         if session is not None:
             session.identity = peer
@@ -100,18 +126,20 @@ class TlsListener(QuietFactory, Secured):
         self._pending.pop(transport, None)
 
 
-class _Attempt(Secured):
+class _Attempt(Secured, Generic[P]):
     """One connection that a client makes.
 
-    :ivar session: fires with the link's protocol, or fails with :class:`TlsFailed`.
+    :param log: says that it is up.
+    :ivar session: fires with the protocol of the connection, or fails with :class:`TlsFailed`.
     """
 
-    def __init__(self, build: Callable[[], LinkProtocol]) -> None:
+    def __init__(self, build: Callable[[], P], log: Callable[[TlsTransport, Peer], None]) -> None:
         self._build = build
+        self._log = log
         self._transport: TlsTransport | None = None
-        self.session: Deferred[LinkProtocol] = Deferred(self._cancel)
+        self.session: Deferred[P] = Deferred(self._cancel)
 
-    def _cancel(self, _session: Deferred[LinkProtocol]) -> None:
+    def _cancel(self, _session: Deferred[P]) -> None:
         if self._transport is not None:
             self._transport.abortConnection()
 
@@ -121,11 +149,11 @@ class _Attempt(Secured):
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
         """See :class:`Secured`."""
-        log_secured(transport, peer)
+        self._log(transport, peer)
         session = self._build()
         session.identity = peer
         self.session.callback(session)
-        return session
+        return session  # type: ignore[return-value]
 
     def failed(self, transport: TlsTransport, why: str) -> None:
         """See :class:`Secured`."""
@@ -146,19 +174,40 @@ class TlsDialler:
         self._judge = judge_of(settings.server_name, settings.pins)
         self._sni = sni(settings.server_name)
         self._warned: tuple[str, ...] = ()
+        self._session: Session | None = None
+        self._next_session: TlsEngine | None = None
 
-    async def connect(self, endpoint: IStreamClientEndpoint, build: Callable[[], LinkProtocol]) -> LinkProtocol:
-        """Connect, and give the link's protocol once the server is proved.
+    async def connect(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
+        """Connect, and give the link's protocol once the server is proved, by a whole handshake.
 
         :raises TlsFailed: it is not.
         """
+        return await self._connect(endpoint, _Attempt(build, log_secured), None)
+
+    async def connect_data(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
+        """The same for a data connection: it goes on from the newest session that there is, if both ends still may.
+
+        :raises TlsFailed: the server is not proved. The next data connection is then a whole handshake.
+        """
+        if self._next_session is not None and (session := self._next_session.session) is not None:
+            self._session, self._next_session = session, None
+        try:
+            return await self._connect(endpoint, _Attempt(build, log_data_connection), self._session)
+        except TlsFailed:
+            self._session = None
+            raise
+
+    async def _connect(self, endpoint: IStreamClientEndpoint, attempt: _Attempt[P], session: Session | None) -> P:
         self._look_at_files()
-        attempt = _Attempt(build)
-        engine = TlsEngine(self.credentials, self._judge, self._sni)
+        engine = TlsEngine(self.credentials, self._judge, self._sni, session)
         transport = TlsTransport(engine, Role.CLIENT, attempt, self._clock, self._patience)
         attempt.watch(transport)
         await endpoint.connect(QuietFactory.forProtocol(lambda: transport))
-        return await attempt.session
+        protocol = await attempt.session
+        if not engine.is_resumed:
+            # Its session comes with the server's next bytes.
+            self._next_session = engine
+        return protocol
 
     def _look_at_files(self) -> None:
         before = self.credentials.now

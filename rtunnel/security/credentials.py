@@ -19,6 +19,7 @@ from OpenSSL import SSL, crypto
 from rtunnel.errors import ConfigError
 from rtunnel.security.openssl import use_private_key
 from rtunnel.security.peers import expiry_warning
+from rtunnel.security.sessions import SessionBounds
 from rtunnel.security.tls_policy import (
     CLASSICAL_OPTION,
     Role,
@@ -44,12 +45,14 @@ class Loaded:
     :ivar context: for new connections.
     :ivar certificates: ours, then those of the CAs.
     :ivar revoked: issuer and serial number of the certificates that are void.
+    :ivar sessions: until when those made with *context* may be resumed.
     :ivar open_key: the key's file, where every user of the machine can read or change it.
     """
 
     context: SSL.Context
     certificates: tuple[x509.Certificate, ...]
     revoked: frozenset[tuple[x509.Name, int]]
+    sessions: SessionBounds
     open_key: Path | None
 
     @property
@@ -147,7 +150,7 @@ def load(settings: TlsSettings, role: Role) -> Loaded:
         store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
     revoked = frozenset((each.issuer, entry.serial_number) for each in lists for entry in each)
     open_key = settings.key if settings.key.stat().st_mode & 0o007 else None
-    return Loaded(context, (own, *authorities), revoked, open_key)
+    return Loaded(context, (own, *authorities), revoked, SessionBounds(own), open_key)
 
 
 def _read(path: Path, fix: str) -> bytes:

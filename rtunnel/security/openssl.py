@@ -1,7 +1,8 @@
 """The one place that goes below pyOpenSSL's public interface.
 
-Groups and signature algorithms can be set only through the binding that ``cryptography`` brings with it. Whatever is
-missing there, or in the OpenSSL behind it, is an error before anything listens or dials: never a weaker link.
+Groups and signature algorithms can be set, and a session be resumed more than once, only through the binding that
+``cryptography`` brings with it. Whatever is missing there, or in the OpenSSL behind it, is an error before anything
+listens or dials: never a weaker link.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rtunnel.errors import ConfigError
 #: What must be there; two of the names that say whether it is.
 _NEEDED_GROUPS = ("X25519MLKEM768", "MLKEM768")
 _NEEDED_SIGNATURES = ("mldsa65",)
+_NEEDED_FOR_SESSIONS = ("SSL_session_reused", "SSL_set_session", "d2i_SSL_SESSION", "i2d_SSL_SESSION")
 _REMEDY = "install the wheels of cryptography 50 or later and pyOpenSSL 26 or later"
 
 
@@ -66,6 +68,41 @@ def require_post_quantum() -> None:
     context = SSL.Context(SSL.TLS_METHOD)
     set_groups(context, _NEEDED_GROUPS)
     set_signatures(context, _NEEDED_SIGNATURES)
+    for name in _NEEDED_FOR_SESSIONS:
+        if not hasattr(_library(), name):
+            raise ConfigError(f"TLS needs {name}, which this cryptography does not give; {_REMEDY}")
+
+
+def is_resumed(connection: SSL.Connection) -> bool:
+    """Whether *connection* goes on from a session. At the server it is known once the first message is read."""
+    return bool(_library().SSL_session_reused(_handle(connection)))
+
+
+def is_same_session(one: SSL.Session, other: SSL.Session) -> bool:
+    """Whether both are one object of OpenSSL, which makes a new one when a ticket comes."""
+    return bool(_handle(one) == _handle(other))
+
+
+def write_session(session: SSL.Session) -> bytes:
+    """*session* as bytes. OpenSSL's client resumes each object once only, and bytes make as many as are wanted."""
+    handle = _handle(session)
+    size = _library().i2d_SSL_SESSION(handle, Binding.ffi.NULL)
+    buffer = Binding.ffi.new("unsigned char[]", max(size, 1))
+    _library().i2d_SSL_SESSION(handle, Binding.ffi.new("unsigned char **", buffer))
+    return bytes(Binding.ffi.buffer(buffer, max(size, 0)))
+
+
+def offer_session(connection: SSL.Connection, content: bytes) -> None:
+    """Let a client ask to go on from what :func:`write_session` wrote for a connection of the same context."""
+    library = _library()
+    start = Binding.ffi.new("unsigned char[]", content)
+    session = library.d2i_SSL_SESSION(Binding.ffi.NULL, Binding.ffi.new("unsigned char const **", start), len(content))
+    if session == Binding.ffi.NULL:
+        library.ERR_clear_error()
+        return
+    library.SSL_set_session(_handle(connection), session)
+    # The connection has its own hold on it.
+    library.SSL_SESSION_free(session)
 
 
 class Reader:
@@ -96,6 +133,10 @@ class Reader:
 
 def _library() -> Any:
     return Binding().lib
+
+
+def _handle(thing: SSL.Connection | SSL.Session) -> Any:
+    return thing._ssl if isinstance(thing, SSL.Connection) else thing._session
 
 
 def _set(context: SSL.Context, function: str, names: Sequence[str], what: str) -> None:

@@ -12,6 +12,7 @@ records in one call, and one write.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -19,6 +20,7 @@ from OpenSSL import SSL
 from rtunnel.security import openssl, tls_words
 from rtunnel.security.credentials import Credentials
 from rtunnel.security.peers import Peer, show_subject
+from rtunnel.security.sessions import Session
 from rtunnel.security.tls_policy import CLASSICAL_OPTION, GROUPS, Role, is_post_quantum, key_kind
 
 #: Bytes of one record that are not the link's: header, type, tag.
@@ -45,12 +47,22 @@ class TlsEngine:
     :param credentials: the files that it uses are those of this moment.
     :param judge: what it takes beyond a valid certificate of a trusted CA for the right purpose.
     :param server_name: at a client: what it asks for by SNI; empty: nothing.
+    :param session: at a client: what to go on from, if both ends still may. Else the handshake is a whole one.
     :ivar peer: who is at the other end; None before that is proved.
+    :ivar is_resumed: whether that was proved by a session.
     :ivar failure: why nothing more can be done; empty while it can.
     :ivar ended: the peer has said that nothing more comes.
     """
 
-    def __init__(self, credentials: Credentials, judge: Judge = accept_anybody, server_name: str = "") -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        judge: Judge = accept_anybody,
+        server_name: str = "",
+        session: Session | None = None,
+    ) -> None:
+        self._credentials = credentials
+        self._loaded = credentials.now
         self._role = credentials.role
         self._allow_classical = credentials.settings.allow_classical_certs
         self._judge = judge
@@ -59,14 +71,31 @@ class TlsEngine:
         self.peer: Peer | None = None
         self.failure = ""
         self.ended = False
-        self._connection = SSL.Connection(credentials.now.context, None)
+        self.is_resumed = False
+        self._before_ticket: SSL.Session | None = None
+        self._connection = SSL.Connection(self._loaded.context, None)
         self._connection.set_app_data(self)
+        may_resume = not self._loaded.sessions.are_over
         if self._role is Role.SERVER:
             self._connection.set_accept_state()
-        else:
-            self._connection.set_connect_state()
-            if server_name:
-                self._connection.set_tlsext_host_name(server_name.encode("ascii"))
+            if not may_resume:
+                self._connection.set_options(SSL.OP_NO_TICKET)
+            return
+        self._connection.set_connect_state()
+        if server_name:
+            self._connection.set_tlsext_host_name(server_name.encode("ascii"))
+        if session is not None and may_resume and session.context is self._loaded.context:
+            openssl.offer_session(self._connection, session.content)
+
+    @property
+    def session(self) -> Session | None:
+        """At a client, after a whole handshake, once the server's ticket has come: for further connections."""
+        if self._before_ticket is None:
+            return None
+        session = self._connection.get_session()
+        if session is None or openssl.is_same_session(session, self._before_ticket):
+            return None
+        return Session(self._loaded.context, openssl.write_session(session))
 
     def start(self) -> None:
         """Begin, where this end speaks first; see :meth:`output`."""
@@ -138,6 +167,9 @@ class TlsEngine:
         try:
             connection.do_handshake()
         except SSL.WantReadError:
+            if self._role is Role.SERVER and openssl.is_resumed(connection):
+                # OpenSSL sends one more ticket; without its content, as a session is to become no younger.
+                connection.set_options(SSL.OP_NO_TICKET)
             return
         except SSL.Error as error:
             self._fail(error)
@@ -150,8 +182,25 @@ class TlsEngine:
             self.failure = f"{version} with key exchange {group} was agreed on, which is not post-quantum TLS 1.3"
         elif certificate is None:
             self.failure = f"the {self._role.other.value} has no certificate"
+        elif openssl.is_resumed(connection) and not self._accepts_again(certificate):
+            self.failure = self._refusal
         else:
+            self.is_resumed = openssl.is_resumed(connection)
             self.peer = Peer.of(certificate, group)
+            if self._role is Role.CLIENT and not self.is_resumed:
+                self._before_ticket = connection.get_session()
+
+    def _accepts_again(self, certificate: x509.Certificate) -> bool:
+        """Whether what was right in the handshake of a session still is; OpenSSL does not look at it again."""
+        now = datetime.now(UTC)
+        error = 0
+        if now > certificate.not_valid_after_utc:
+            error = tls_words.EXPIRED
+        elif now < certificate.not_valid_before_utc:
+            error = tls_words.NOT_YET
+        elif self._credentials.now.is_revoked(certificate):
+            error = tls_words.REVOKED
+        return self.accepts(certificate, error, 0)
 
     def _fail(self, error: SSL.Error) -> None:
         if self._refusal:
@@ -169,6 +218,8 @@ class TlsEngine:
             why = f"it cannot be read: {problem}"
         if why:
             self._refusal = f"the {self._role.other.value}'s certificate is refused: {why}"
+        elif depth:
+            self._loaded.sessions.saw_issuer(certificate)
         return not why
 
     def _why_not(self, certificate: x509.Certificate, error: int, depth: int) -> str | None:

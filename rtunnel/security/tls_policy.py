@@ -18,6 +18,7 @@ from OpenSSL import SSL, crypto
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 from rtunnel.security import openssl
+from rtunnel.security.sessions import SESSION_LIFETIME
 
 #: Hybrids first; then what the reference programs offer.
 GROUPS = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "MLKEM768", "MLKEM1024", "MLKEM512")
@@ -168,10 +169,12 @@ def make_context(settings: TlsSettings) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
-    # A resumed session would bring back a certificate that has been revoked since.
-    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    # The server's part of a session is in the ticket, so that clients cost it no memory. OpenSSL makes the key to the
+    # tickets with the context. Without an id, who asks to resume would be refused, where clients have certificates.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(b"rtunnel")
+    context.set_timeout(SESSION_LIFETIME)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
     context.set_verify_depth(MAX_DEPTH)
     openssl.set_groups(context, settings.groups)

@@ -78,6 +78,11 @@ class TlsTransport(Protocol):
         self.tcp: SocketTransport
         self.peer_name = ""
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the other end is proved by a session, and not by a whole handshake."""
+        return self._engine.is_resumed
+
     # From TCP
 
     def connectionMade(self) -> None:

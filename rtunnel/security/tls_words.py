@@ -12,7 +12,7 @@ from OpenSSL import SSL
 from rtunnel.security.peers import show_end, show_subject
 from rtunnel.security.tls_policy import CLASSICAL_OPTION, Role
 
-_EXPIRED, _NOT_YET, _REVOKED, _PURPOSE = 10, 9, 23, 26
+EXPIRED, NOT_YET, REVOKED, _PURPOSE = 10, 9, 23, 26
 _UNKNOWN_ISSUER = (2, 7, 18, 19, 20, 21, 24, 30, 31)
 _CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED = 3, 11, 12
 #: There need not be a revocation list for every CA, and one past or before its day still says who is revoked.
@@ -94,12 +94,12 @@ def explain_certificate(certificate: x509.Certificate, error: int, trusted: str 
     :param trusted: whose certificates are taken.
     """
     subject = show_subject(certificate)
-    if error == _EXPIRED:
+    if error == EXPIRED:
         return f"{subject} expired on {show_end(certificate)}"
-    if error == _NOT_YET:
+    if error == NOT_YET:
         begin = certificate.not_valid_before_utc.strftime("%Y-%m-%d %H:%M UTC")
         return f"{subject} is not valid before {begin}; are both clocks right?"
-    if error == _REVOKED:
+    if error == REVOKED:
         return f"{subject} is revoked"
     if error == _PURPOSE:
         return f"{subject} is not for this use: its extended key usage does not say so"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ async def test_no_certificate(
 
         monkeypatch.setattr(credentials, "make_context", make)
         loaded = real_load(settings, role)
-        return credentials.Loaded(contexts[0], loaded.certificates, loaded.revoked, loaded.open_key)
+        return replace(loaded, context=contexts[0])
 
     monkeypatch.setattr(credentials, "load", load)
     ends.start_client(authority.trusts(authority.client()))
