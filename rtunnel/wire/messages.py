@@ -235,6 +235,6 @@ def decode_attach(payload: bytes) -> tuple[str, float | None]:
         raise ValueError("no ticket of 32 hexadecimal digits")
     if not colon:
         return ticket, None
-    if not (wish.isascii() and wish.isdigit()) or len(wish) > 7:
+    if not wish.isdigit() or len(wish) > 7:
         raise ValueError("no number of milliseconds behind the ticket")
     return ticket, int(wish) / 1000

@@ -77,7 +77,7 @@ class ServerLink(Link):
 
         Nothing is sent where one of the ends knows no data connections.
         """
-        if self.mode is not Mode.EXTENDED or messages.DIRECT not in self.capabilities:
+        if messages.DIRECT not in self.capabilities:
             return
         for start in range(0, len(tickets), messages.MAX_TICKETS):
             part = tickets[start : start + messages.MAX_TICKETS]

@@ -203,6 +203,14 @@ def test_half_an_answer_is_no_sign_of_life() -> None:
     assert end.is_dead
 
 
+def test_an_answer_at_the_last_moment() -> None:
+    end = server()
+    ticks(end, NOW, 15)
+    assert end.is_dead
+    end.receive_data(PONG, NOW + 15)
+    assert (end.is_dead, end.is_available) == (False, True)
+
+
 def test_a_stopped_process_is_not_the_silence_of_the_client() -> None:
     end = available()
     end.tick(NOW + 3600)
@@ -278,6 +286,7 @@ def test_what_comes_behind_new_conn_is_the_streams_whatever_it_looks_like() -> N
     end = client()
     rest = NEW_CONN + PING + raw(0x99) + b"\xff" * 20
     assert end.receive_data(NEW_CONN + rest, NOW) == Used(7, 3, "192.0.2.1:5000", rest)
+    assert end.is_attached
     assert end.receive_data(NEW_CONN, NOW) is None
     assert end.data_to_send() == b""
     assert not end.error
