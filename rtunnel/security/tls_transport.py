@@ -1,5 +1,8 @@
 """The I/O of TLS: between a TCP connection and the protocol of a link, which is built once the other end is proved.
 
+A goodbye ends a link. To a protocol that is :class:`~twisted.internet.interfaces.IHalfCloseableProtocol`, as that of a
+stream's own connection is, it ends one direction, and the other goes on.
+
 A handshake is bounded in time, and a connection that fails in one is closed so that the other end gets to read why. To
 the link this is its transport; the TCP transport is below, as :attr:`TlsTransport.tcp`.
 """
@@ -10,7 +13,14 @@ from collections.abc import Iterable
 from enum import Enum, auto
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IPushProducer, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -61,6 +71,7 @@ class TlsTransport(Protocol):
     :param role: which end this is.
     :param patience: seconds that the handshake may take.
     :ivar tcp: the transport below.
+    :ivar protocol: what is above, once there is; it may set another in its place, as with Twisted's own transports.
     :ivar peer_name: the other end's address, for logs.
     """
 
@@ -71,10 +82,13 @@ class TlsTransport(Protocol):
         self._clock = clock
         self._patience = patience
         self._state = _State.HANDSHAKE
-        self._above: IProtocol | None = None
+        self.protocol: IProtocol | None = None
         self._reason: Failure | None = None
         self._timer: IDelayedCall | None = None
         self._heard = False
+        # Of a connection that is half-closed.
+        self._read_ended = False
+        self._write_ended = False
         self.tcp: SocketTransport
         self.peer_name = ""
 
@@ -96,14 +110,14 @@ class TlsTransport(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes of TLS."""
-        if self._is_lost() or self._is_foreign(data):
+        if self._is_lost() or self._read_ended or self._is_foreign(data):
             return
         engine = self._engine
         received = engine.receive(data)
         if self._state is _State.HANDSHAKE and engine.peer is not None:
             self._handshake_done(engine.peer)
-        if received and self._state is _State.UP and self._above is not None:
-            self._above.dataReceived(received)
+        if received and self._state is _State.UP and self.protocol is not None:
+            self.protocol.dataReceived(received)
         if self._is_lost():
             return
         self._flush()
@@ -135,10 +149,20 @@ class TlsTransport(Protocol):
         if above is None:
             self.loseConnection()
         else:
-            self._above = above
+            self.protocol = above
             above.makeConnection(self)  # type: ignore[arg-type]
 
+    def _half_closeable(self) -> IHalfCloseableProtocol | None:
+        return IHalfCloseableProtocol(self.protocol, None) if self._state is _State.UP else None
+
     def _peer_ended(self) -> None:
+        above = self._half_closeable()
+        if above is not None:
+            self._read_ended = True
+            # Whoever is above may have stopped reading; that TCP ends is still to be heard.
+            self.tcp.resumeProducing()
+            above.readConnectionLost()
+            return
         if self._state is _State.UP:
             self._reason = connectionDone
             self._engine.say_goodbye()
@@ -174,10 +198,11 @@ class TlsTransport(Protocol):
         if was is _State.HANDSHAKE:
             other = self._role.other.value
             self._user.failed(self, f"the {other} closed the connection in the TLS handshake ({_words(reason)})")
-        if was is _State.UP and reason.check(ConnectionLost, type(connectionDone.value)):
+        both_ended = self._read_ended and self._write_ended
+        if was is _State.UP and not both_ended and reason.check(ConnectionLost, type(connectionDone.value)):
             reason = Failure(TlsFailed("the connection was cut"))
         self._user.gone(self)
-        above, self._above = self._above, None
+        above, self.protocol = self.protocol, None
         if above is not None:
             above.connectionLost(self._reason or reason)
 
@@ -185,7 +210,7 @@ class TlsTransport(Protocol):
 
     def write(self, data: bytes) -> None:
         """See :class:`~twisted.internet.interfaces.ITransport`."""
-        if self._state is _State.UP:
+        if self._state is _State.UP and not self._write_ended:
             self._engine.send(data)
             self._flush()
 
@@ -193,18 +218,36 @@ class TlsTransport(Protocol):
         """See :class:`~twisted.internet.interfaces.ITransport`."""
         self.write(b"".join(data))
 
+    def loseWriteConnection(self) -> None:
+        """Say goodbye behind what was written, and go on reading."""
+        above = self._half_closeable()
+        if above is not None and not self._write_ended:
+            self._write_ended = True
+            self._engine.say_goodbye()
+            self._flush()
+            above.writeConnectionLost()
+
     def loseConnection(self) -> None:
         """Say goodbye behind what was written, and wait for the other end's."""
         if self._state is _State.HANDSHAKE:
             self.abortConnection()
         elif self._state is _State.UP:
+            is_stream = self._half_closeable() is not None
             self._state = _State.CLOSING
-            self._reason = connectionDone
-            self._engine.say_goodbye()
-            self._flush()
-            # The link may have stopped reading; the other end's goodbye is still to be heard.
+            if not is_stream:
+                self._reason = connectionDone
+            if not self._write_ended:
+                self._engine.say_goodbye()
+                self._flush()
+            if self._read_ended:
+                self.tcp.loseConnection()
+                return
+            # The link may have stopped reading; the other end's goodbye is still to be heard. And a socket that is
+            # closed with bytes unread, if only a ticket, is reset: the other end may lose what it has not read yet.
             self.tcp.resumeProducing()
-            self._timer = self._clock.callLater(LINGER, self.abortConnection)
+            # A stream's last bytes take as long as its reader, as with TCP alone.
+            end = self.tcp.loseConnection if is_stream else self.abortConnection
+            self._timer = self._clock.callLater(LINGER, end)
 
     def abortConnection(self) -> None:
         """End it at once."""
@@ -219,7 +262,7 @@ class TlsTransport(Protocol):
 
     def pauseProducing(self) -> None:
         """Read no more for now."""
-        if self._state is _State.UP:
+        if self._state is _State.UP and not self._read_ended:
             self.tcp.pauseProducing()
 
     def resumeProducing(self) -> None:
