@@ -26,14 +26,13 @@ from zope.interface import implementer
 from rtunnel.relay import pipes
 from rtunnel.relay.pipes import PIPES, Pipe
 
-#: Bytes of one read through the buffer, and so the most that waits in memory for a socket.
-BUFFER_SIZE = 128 * 1024
+#: Bytes of one read through the buffer, and so the most that waits in memory for a socket. There is one read for each
+#: event, so that no relay keeps the others waiting.
+BUFFER_SIZE = 64 * 1024
 #: Bytes of one read through a pipe.
 SPLICE_SIZE = 1 << 20
 #: A read through a pipe that brings less would have been as cheap through the buffer.
 BULK = 32 * 1024
-#: Reads of one socket before others have their turn.
-READS_IN_A_ROW = 4
 
 #: What ``splice`` says about a socket that it cannot serve, here or at all.
 CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -183,56 +182,55 @@ class _Side:
     # The direction from this socket to the other
 
     def _move(self) -> None:
-        """Move bytes to the other side, as long as it takes them and others need not wait too long."""
+        """Move one read's worth of bytes to the other side, if that takes them."""
         other = self.other
-        for _ in range(READS_IN_A_ROW):
-            if self.ended or other._is_full() or not (self._splice() if self.bulk else self._copy()):
-                break
+        if self.ended or other._is_full():
+            return
+        if not (self.bulk and self._splice()):
+            self._copy()
         if other._is_full():
             self._watch_bytes(False)
             other._watch_room(True)
 
-    def _copy(self) -> bool:
-        """Move a buffer's worth of bytes; whether there is more."""
+    def _copy(self) -> None:
+        """Move bytes through the buffer."""
         try:
             count = self.socket.recv_into(_BUFFER)
         except BlockingIOError:
-            return False
+            return
         if not count:
             self._end()
-            return False
+            return
         self.relay.touched = True
         other = self.other
         sent = _send(other.socket, _BUFFER[:count])
         if sent < count:
             other.pending = memoryview(bytes(_BUFFER[sent:count]))
-        if count < BUFFER_SIZE:
-            return False
-        self.bulk = self.may_splice
-        return True
+        self.bulk = count == BUFFER_SIZE and self.may_splice
 
     def _splice(self) -> bool:
-        """Move a pipe's worth of bytes; whether there may be more."""
+        """Move bytes through a pipe; whether that is of use just now."""
         pipe = PIPES.take()
         if pipe is None:
-            self.bulk = False
-            return True
+            return False
         try:
             pipe.count = os.splice(self.number, pipe.write_end, SPLICE_SIZE, flags=SPLICE_FLAGS)
         except BlockingIOError:
             PIPES.give_back(pipe)
-            return False
+            return True
         except OSError as error:
             PIPES.give_back(pipe)
             if error.errno not in CANNOT_SPLICE:
                 raise
-            self.may_splice = self.bulk = False
-            return True
-        self.other.pipe = pipe
-        # At the end there is nothing, too: the buffer's way knows that better.
+            self.may_splice = False
+            return False
         self.bulk = pipe.count >= BULK
-        if pipe.count:
-            self.relay.touched = True
+        if not pipe.count:
+            # It is the end, which the buffer's way is there to see.
+            PIPES.give_back(pipe)
+            return False
+        self.relay.touched = True
+        self.other.pipe = pipe
         self.other._flush()
         return True
 
