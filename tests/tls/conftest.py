@@ -10,13 +10,24 @@ import pytest
 import pytest_twisted
 
 from rtunnel.security import openssl
+from rtunnel.security.credentials import Credentials
 from tests.leftovers import TestLog
-from tests.tls.parts import Authority, Ends, Lines
+from tests.tls.parts import Authority, Ends, Lines, client_of, server_of
 
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "pki")
+
+
+@pytest.fixture
+def server(authority: Authority) -> Credentials:
+    return server_of(authority)
+
+
+@pytest.fixture
+def client(authority: Authority) -> Credentials:
+    return client_of(authority)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,8 @@ from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.reverse.client import TunnelClient
 from rtunnel.reverse.server import TunnelServer
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
-from rtunnel.security.tls_policy import TlsSettings
+from rtunnel.security.credentials import Credentials
+from rtunnel.security.tls_policy import Role, TlsSettings
 from tests.leftovers import TestLog
 
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
@@ -71,12 +73,14 @@ class Holder:
 class Authority(Holder):
     """A CA, in a directory of its own."""
 
-    def __init__(self, directory: Path, name: str = "test CA", kind: str = "ML-DSA-65") -> None:
+    def __init__(
+        self, directory: Path, name: str = "test CA", kind: str = "ML-DSA-65", end: timedelta = 1000 * DAY
+    ) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
         key = KEYS[kind]()
         now = datetime.now(UTC)
-        builder = _builder(name, key, now - DAY, now + 1000 * DAY).issuer_name(_name(name))
+        builder = _builder(name, key, now - DAY, now + end).issuer_name(_name(name))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         super().__init__(directory, "ca", builder.sign(key, _hash(key)), key)
 
@@ -305,3 +309,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def wait_for_second(end: float) -> None:
+    """OpenSSL, as certificates do, counts whole seconds."""
+    while time.time() < end:
+        time.sleep(0.02)
+
+
+def server_of(authority: Authority, holder: Holder | None = None, **more: Any) -> Credentials:
+    return Credentials(authority.trusts(holder or authority.server(), **more), Role.SERVER)
+
+
+def client_of(authority: Authority, holder: Holder | None = None, **more: Any) -> Credentials:
+    return Credentials(authority.trusts(holder or authority.client(), **more), Role.CLIENT)

@@ -9,18 +9,6 @@ import pytest
 
 from rtunnel.security.credentials import Credentials
 from rtunnel.security.tls_engine import TlsEngine
-from rtunnel.security.tls_policy import Role
-from tests.tls.parts import Authority
-
-
-@pytest.fixture
-def server(authority: Authority) -> Credentials:
-    return Credentials(authority.trusts(authority.server()), Role.SERVER)
-
-
-@pytest.fixture
-def client(authority: Authority) -> Credentials:
-    return Credentials(authority.trusts(authority.client()), Role.CLIENT)
 
 
 def pair(server: Credentials, client: Credentials) -> tuple[TlsEngine, TlsEngine]:
