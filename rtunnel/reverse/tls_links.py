@@ -187,6 +187,8 @@ class TlsDialler:
     async def connect_data(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
         """The same for a data connection: it goes on from the newest session that there is, if both ends still may.
 
+        The server may still refuse us when this returns; the connection is lost then.
+
         :raises TlsFailed: the server is not proved. The next data connection is then a whole handshake.
         """
         if self._next_session is not None and (session := self._next_session.session) is not None:

@@ -22,6 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
+from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 
 from rtunnel.addresses import DialAddress, ListenAddress
@@ -163,6 +164,10 @@ class Lines:
     @property
     def text(self) -> str:
         return self._log.text()
+
+    @property
+    def events(self) -> list[LogEvent]:
+        return list(self._log.events)
 
     async def wait_for(self, regex: str, timeout: float = 5.0, count: int = 1) -> re.Match[str]:
         """Wait until *regex* matches in *count* places; the last of them."""
