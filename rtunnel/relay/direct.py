@@ -156,6 +156,8 @@ class _Side:
 
     def doRead(self) -> None:
         """There are bytes, or the end, or an error."""
+        if not self.reading:
+            return  # the reactor was told of it before we had enough
         try:
             self._move()
         except OSError:
@@ -182,15 +184,12 @@ class _Side:
     # The direction from this socket to the other
 
     def _move(self) -> None:
-        """Move one read's worth of bytes to the other side, if that takes them."""
-        other = self.other
-        if self.ended or other._is_full():
-            return
+        """Move one read's worth of bytes to the other side, for which nothing waits."""
         if not (self.bulk and self._splice()):
             self._copy()
-        if other._is_full():
+        if self.other._is_full():
             self._watch_bytes(False)
-            other._watch_room(True)
+            self.other._watch_room(True)
 
     def _copy(self) -> None:
         """Move bytes through the buffer."""

@@ -52,26 +52,32 @@ class Pipe:
 
 
 class Pipes:
-    """The pipes of a process."""
+    """The pipes of a process; as many as its length are kept for the next one who wants one.
+
+    :ivar in_use: how many are taken.
+    """
 
     def __init__(self) -> None:
         self._idle: list[Pipe] = []
-        self._in_use = 0
+        self.in_use = 0
+
+    def __len__(self) -> int:
+        return len(self._idle)
 
     def take(self) -> Pipe | None:
         """An empty pipe; None: there is none to be had."""
-        if self._in_use >= MOST:
+        if self.in_use >= MOST:
             return None
         try:
             pipe = self._idle.pop() if self._idle else Pipe()
         except OSError:
             return None
-        self._in_use += 1
+        self.in_use += 1
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
         """*pipe* is not needed any more. One with bytes in it is closed: nobody else may get them."""
-        self._in_use -= 1
+        self.in_use -= 1
         if pipe.count or len(self._idle) >= KEPT:
             pipe.close()
         else:

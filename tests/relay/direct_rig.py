@@ -213,6 +213,11 @@ class Rig:
         await self.until(lambda: self.ends and self.left.is_over and self.right.is_over)
 
 
+def far_ends(rig: Rig, side: str) -> tuple[Far, Far]:
+    """The far end on *side*, and the other one."""
+    return (rig.left, rig.right) if side == "left" else (rig.right, rig.left)
+
+
 def random_bytes(count: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(count)
 
@@ -227,7 +232,7 @@ def no_descriptor_left(turns: Turns) -> Iterator[None]:
     PIPES.close_idle()
     before = open_descriptors(), turns.watched()
     yield
-    assert PIPES._in_use == 0
+    assert PIPES.in_use == 0
     PIPES.close_idle()
     after = open_descriptors(), turns.watched()
     assert after == before, f"{after} descriptors are open and watched, not {before}"

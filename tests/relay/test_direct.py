@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import random
+import socket
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import ensureDeferred
 
-from tests.relay.direct_rig import Rig, Turns, no_descriptor_left, random_bytes
+from rtunnel.relay import direct
+from rtunnel.relay.direct import BUFFER_SIZE
+from tests.relay.direct_rig import Far, Rig, Turns, far_ends, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
-BOTH = pytest.mark.parametrize("left_first", [True, False])
+SIDES = pytest.mark.parametrize("side", ["left", "right"])
+
+#: More than the kernel keeps for two connections, so that a relay to somebody who does not read is full.
+TOO_MUCH = 24 << 20
 
 
-@pytest.fixture(params=["running", "epoll"])
-def turns(request: pytest.FixtureRequest) -> Iterator[Turns]:
-    turns = Turns(request.param)
-    # The running reactor opens descriptors of its own when it is first used.
-    pytest_twisted.blockon(ensureDeferred(turns.turn()))
-    with no_descriptor_left(turns):
-        yield turns
-    turns.close()
+PHASES = pytest.mark.parametrize("phase", ["new", "idle", "first bytes", "bulk", "full", "half-closed"])
+
+
+# Bytes and ends
 
 
 @KINDS
@@ -37,3 +39,262 @@ async def test_bytes_and_ends_both_ways(turns: Turns, kind: str, size: int) -> N
         assert rig.left.got(back)
         assert rig.left.ended
         assert rig.right.ended
+
+
+@KINDS
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_half_close_of_one_side_leaves_the_other_direction(turns: Turns, kind: str, side: str) -> None:
+    with Rig(turns, kind) as rig:
+        asking, answering = far_ends(rig, side)
+        asking.send(b"request", end=True)
+        await rig.until(lambda: answering.ended)
+        assert bytes(answering.kept) == b"request"
+        assert not rig.ends
+        answer = random_bytes(2_000_000)
+        answering.send(answer)
+        await rig.until(lambda: asking.got(answer))
+        assert not asking.ended
+        answering.send(b"", end=True)
+        await rig.until_over()
+        assert asking.ended
+
+
+@KINDS
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_end_waits_for_what_a_slow_reader_has_not_taken(turns: Turns, kind: str, side: str) -> None:
+    data = random_bytes(TOO_MUCH)
+    with Rig(turns, kind) as rig:
+        sending, slow = far_ends(rig, side)
+        slow.reads = 0
+        sending.send(data)
+        await rig.settle()
+        assert 0 < sending.sent < len(data)
+        sending.end_behind = True
+        slow.reads = 1 << 16
+        slow.send(b"", end=True)
+        await rig.until_over()
+        assert slow.got(data)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@KINDS
+@pytest_twisted.ensureDeferred
+async def test_chunks_of_any_size_at_any_pace(turns: Turns, kind: str, seed: int) -> None:
+    """Small and bulk in turn, readers that stop and go on, small kernel buffers: nothing lost, doubled or swapped."""
+    chance = random.Random(seed)
+    with Rig(turns, kind, buffers=chance.choice([0, 16384, 65536])) as rig:
+        sent: dict[Far, bytearray] = {rig.left: bytearray(), rig.right: bytearray()}
+        for _ in range(60):
+            far = chance.choice(rig.fars)
+            chunk = chance.randbytes(int(2 ** chance.uniform(0, 19)))
+            far.send(chunk)
+            sent[far] += chunk
+            for each in rig.fars:
+                each.reads = chance.choice([0, 1, 1000, 1 << 18, 1 << 18])
+            for _ in range(chance.randrange(10)):
+                for each in rig.fars:
+                    each.step()
+                await turns.turn()
+        for far in rig.fars:
+            far.reads = 1 << 18
+            far.send(b"", end=True)
+        await rig.until_over()
+        assert rig.right.got(bytes(sent[rig.left]))
+        assert rig.left.got(bytes(sent[rig.right]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_bytes_go_first(turns: Turns) -> None:
+    early_left, early_right = random_bytes(300_000, 3), random_bytes(300_000, 4)
+    with Rig(turns, start=False, buffers=16384, to_left=early_left, to_right=early_right) as rig:
+        rig.left.send(b"then this", end=True)
+        rig.right.send(b"then that", end=True)
+        for far in rig.fars:
+            far.step()
+        rig.relay.start()
+        await rig.until_over()
+        assert rig.left.got(early_left + b"then that")
+        assert rig.right.got(early_right + b"then this")
+
+
+@pytest_twisted.ensureDeferred
+async def test_first_bytes_that_the_socket_takes_at_once(turns: Turns) -> None:
+    with Rig(turns, start=False, to_right=b"GET / HTTP/1.1\r\n") as rig:
+        rig.relay.start()
+        assert rig.right.socket.recv(100) == b"GET / HTTP/1.1\r\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_relay_that_both_ends_left_before_it_started(turns: Turns) -> None:
+    with Rig(turns, start=False, to_left=b"to left") as rig:
+        rig.left.send(b"to right", end=True)
+        rig.right.send(b"", end=True)
+        for far in rig.fars:
+            far.step()
+        rig.relay.start()
+        await rig.until_over()
+        assert bytes(rig.left.kept) == b"to left"
+        assert bytes(rig.right.kept) == b"to right"
+
+
+def test_sockets_do_not_block_nor_delay(turns: Turns) -> None:
+    with Rig(turns) as rig:
+        for sock in (rig.inner_left, rig.inner_right):
+            assert not sock.getblocking()
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest_twisted.ensureDeferred
+async def test_touched_by_bytes_of_both_directions(turns: Turns) -> None:
+    with Rig(turns) as rig:
+        assert rig.relay.touched
+        for far in rig.fars:
+            for size in (1, 1_000_000):
+                rig.relay.touched = False
+                await rig.settle()
+                assert not rig.relay.touched
+                far.send(bytes(size))
+                await rig.until(lambda: rig.relay.touched)
+                await rig.settle()
+
+
+# Back-pressure
+
+
+@KINDS
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_read_while_the_other_side_does_not_take(turns: Turns, kind: str, side: str) -> None:
+    with Rig(turns, kind, buffers=65536) as rig:
+        sending, slow = far_ends(rig, side)
+        slow.reads = 0
+        sending.send(bytes(TOO_MUCH))
+        await rig.settle()
+        # Two connections keep up to twice what they are asked, each way; the rest is one buffer, or one pipe.
+        assert sending.sent < 8 * 65536 + direct.SPLICE_SIZE
+        held = [side for side in (rig.relay._left, rig.relay._right) if side._is_full()]
+        assert len(held) == 1
+        assert len(held[0].pending) <= BUFFER_SIZE
+        # The other direction is not held up by that.
+        slow.send(b"still there")
+        await rig.until(lambda: sending.received)
+        assert bytes(sending.kept) == b"still there"
+
+
+@pytest_twisted.ensureDeferred
+async def test_bulk_does_not_keep_others_waiting(turns: Turns) -> None:
+    """While bulk flows, a small request is answered after a bounded number of bytes."""
+    with Rig(turns) as bulk, Rig(turns) as small:
+        bulk.left.send(bytes(64 << 20))
+        await turns.until(lambda: bulk.right.received > 4 << 20, *bulk.fars)
+        for _ in range(20):
+            before = bulk.right.received
+            small.left.send(b"?")
+            want = small.right.received + 1
+            small.left.step()
+            while small.right.received < want:
+                for far in bulk.fars:
+                    far.step()
+                await turns.turn()
+                small.right.step()
+            assert bulk.right.received - before <= 8 << 20
+        bulk.right.reads = 0
+
+
+# Resets
+
+
+async def bring_to(rig: Rig, phase: str, far: Far, other: Far) -> None:
+    """Bring a relay that is not started to where *phase* says; *far* is the side that will break."""
+    if phase == "first bytes":
+        far.send(b"x" * 100)
+        far.step()
+    if phase != "new":
+        rig.relay.start()
+    if phase == "bulk":
+        other.send(bytes(64 << 20))
+        await rig.until(lambda: far.received > 8 << 20)
+    elif phase == "full":
+        far.reads = other.reads = 0
+        far.send(bytes(TOO_MUCH))
+        other.send(bytes(TOO_MUCH))
+        await rig.settle()
+        assert rig.relay._left._is_full()
+        assert rig.relay._right._is_full()
+    elif phase == "half-closed":
+        other.send(b"request", end=True)
+        await rig.until(lambda: far.ended)
+
+
+@PHASES
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_reset_of_one_side_resets_the_other(turns: Turns, side: str, phase: str) -> None:
+    with Rig(turns, start=False) as rig:
+        far, other = far_ends(rig, side)
+        await bring_to(rig, phase, far, other)
+        far.reset()
+        if phase == "new":
+            rig.relay.start()
+        other.reads = 1 << 18
+        await rig.until(lambda: rig.ends and other.is_over)
+        assert isinstance(other.error, ConnectionResetError)
+
+
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_reset_behind_an_end_shows_with_the_next_byte(turns: Turns, side: str) -> None:
+    """There is nothing to read behind an end, so that nothing is watched until there is something to write."""
+    with Rig(turns) as rig:
+        far, other = far_ends(rig, side)
+        far.send(b"request", end=True)
+        await rig.until(lambda: other.ended)
+        far.reset()
+        await rig.settle()
+        assert not rig.ends
+        other.send(b"answer")
+        await rig.until(lambda: rig.ends)
+        assert other.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in (errno.EPIPE, errno.ECONNRESET)
+
+
+@PHASES
+@KINDS
+@pytest_twisted.ensureDeferred
+async def test_abort_resets_both_sides_at_once(turns: Turns, kind: str, phase: str) -> None:
+    with Rig(turns, kind, start=False) as rig:
+        await bring_to(rig, phase, rig.left, rig.right)
+        rig.relay.abort()
+        assert rig.ends == [rig.relay]
+        rig.relay.abort()
+        rig.relay.start()
+        for far in rig.fars:
+            far.reads = 1 << 18
+        await rig.until(lambda: all(far.is_over for far in rig.fars))
+        if kind == "tcp":
+            assert isinstance(rig.right.error, ConnectionResetError)
+            assert isinstance(rig.left.error, ConnectionResetError) or phase == "half-closed"
+
+
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_reader_that_goes_away_ends_the_sender(turns: Turns, side: str) -> None:
+    """A close with bytes unread, and bytes for one who has closed: the other end learns that they did not arrive."""
+    with Rig(turns) as rig:
+        gone, sending = far_ends(rig, side)
+        gone.reads = 0
+        sending.send(bytes(TOO_MUCH))
+        await rig.settle()
+        gone.socket.close()
+        await rig.until(lambda: rig.ends and sending.is_over)
+        assert sending.error is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_relay_of_a_socket_that_is_reset_already(turns: Turns) -> None:
+    with Rig(turns, start=False, to_left=b"x") as rig:
+        rig.left.reset()
+        rig.relay.start()
+        await rig.until(lambda: rig.ends and rig.right.is_over)
+        assert isinstance(rig.right.error, ConnectionResetError)
