@@ -12,10 +12,11 @@ from rtunnel.relay.sockets import QuietFactory
 from tests.relay.direct_rig import Turns, no_descriptor_left
 
 
-@pytest.fixture(params=["running", "epoll"])
+@pytest.fixture(params=["running", "epoll", "running watch", "epoll watch"])
 def turns(request: pytest.FixtureRequest) -> Iterator[Turns]:
-    """Both reactors, and nothing left open behind the test."""
-    turns = Turns(request.param)
+    """Both reactors, with and without a :class:`Watch`, and nothing left open behind the test."""
+    name, _, watch = request.param.partition(" ")
+    turns = Turns(name, bool(watch))
     # Twisted opens descriptors of its own when the reactor first runs, and when a port is first opened.
     pytest_twisted.blockon(ensureDeferred(turns.turn()))
     stopped: list[object] = []

@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.pipes import PIPES
+from rtunnel.relay.watch import Watch
 
 #: Seconds after which what a test waits for will not come.
 PATIENCE = 30.0
@@ -26,9 +27,11 @@ class Turns:
     """A reactor that the test turns.
 
     :param name: ``running``, the one that pytest-twisted runs (asyncio), or ``epoll``, one of our own.
+    :param watch: relays have a :class:`Watch` over it.
+    :ivar relays: what is the reactor of a relay.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, watch: bool = False) -> None:
         self.reactor: Any
         if name == "epoll":
             self.reactor = EPollReactor()
@@ -37,6 +40,8 @@ class Turns:
 
             self.reactor = reactor
         self._own = name == "epoll"
+        self.watch = Watch(self.reactor) if watch else None
+        self.relays: Any = self.watch or self.reactor
 
     async def turn(self) -> None:
         if self._own:
@@ -66,9 +71,14 @@ class Turns:
 
     def watched(self) -> int:
         """How many descriptors the reactor watches, beside its own."""
-        return len({*self.reactor.getReaders(), *self.reactor.getWriters()} - self.reactor._internalReaders)
+        known = {*self.reactor._internalReaders, self.watch}
+        watched = len({*self.reactor.getReaders(), *self.reactor.getWriters()} - known)
+        return watched + (len(self.watch) if self.watch is not None else 0)
 
     def close(self) -> None:
+        if self.watch is not None:
+            assert len(self.watch) == 0
+            self.watch._epoll.close()
         if self._own:
             left = [thing for thing in self.reactor.removeAll() if thing is not self.reactor.waker]
             self.reactor.waker.connectionLost(None)
@@ -186,7 +196,7 @@ class Rig:
         self.left, self.right = Far(left), Far(right)
         self.fars = (self.left, self.right)
         self.ends: list[DirectRelay] = []
-        self.relay = DirectRelay(turns.reactor, self.inner_left, self.inner_right, self._ended, **first)
+        self.relay = DirectRelay(turns.relays, self.inner_left, self.inner_right, self._ended, **first)
         if start:
             self.relay.start()
 

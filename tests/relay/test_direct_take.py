@@ -228,7 +228,7 @@ async def test_taken_sockets_are_relayed(turns: Turns, tmp_path: Path) -> None:
         (one, to_left), (other, to_right) = map(take_socket, (visitor.accepted.transport, service.accepted.transport))
         visitor.accepted.lost = service.accepted.lost = Failure(ConnectionAborted())
         ends: list[DirectRelay] = []
-        DirectRelay(turns.reactor, one, other, ends.append, to_left=to_left, to_right=to_right + b"early ").start()
+        DirectRelay(turns.relays, one, other, ends.append, to_left=to_left, to_right=to_right + b"early ").start()
         await turns.until(lambda: right.ended, left, right)
         assert bytes(right.kept) == b"early request"
         right.send(b"visitor", end=True)
@@ -245,7 +245,7 @@ async def test_thousands_of_relays(turns: Turns, kind: str) -> None:
     gc.collect()
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    relays = [DirectRelay(turns.reactor, left[1], right[1], ends.append) for left, right in pairs]
+    relays = [DirectRelay(turns.relays, left[1], right[1], ends.append) for left, right in pairs]
     for relay in relays:
         relay.start()
     each = (tracemalloc.get_traced_memory()[0] - before) / RELAYS

@@ -1,0 +1,151 @@
+"""The epoll of the relays, and what the reactor sees of it. That relays work with it is seen by their own tests."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.relay.watch import Watch, relay_reactor
+
+
+@implementer(IReadWriteDescriptor)
+class Descriptor:
+    """Notes how it is called, and does what the test wants then."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.called: list[str] = []
+        self.then: Callable[[], None] = lambda: None
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def logPrefix(self) -> str:
+        return "test"
+
+    def doRead(self) -> None:
+        self.called.append("read")
+        self.then()
+
+    def doWrite(self) -> None:
+        self.called.append("write")
+        self.then()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.called.append("lost")
+
+
+class Readers:
+    """The part of a reactor that is asked."""
+
+    def __init__(self) -> None:
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers.remove(reader)
+
+
+@pytest.fixture
+def pair() -> Any:
+    one, other = socket.socketpair()
+    with one, other:
+        yield Descriptor(one), Descriptor(other)
+
+
+def test_reactor_has_it_while_there_is_something_to_watch(pair: tuple[Descriptor, Descriptor]) -> None:
+    reactor = Readers()
+    watch = Watch(reactor)
+    one, other = pair
+    assert not reactor.readers
+    for add in (watch.addReader, watch.addReader, watch.addWriter):
+        add(one)
+        assert reactor.readers == [watch]
+    watch.addReader(other)
+    assert len(watch) == 2
+    watch.removeReader(one)
+    watch.removeReader(one)
+    watch.removeReader(other)
+    assert len(watch) == 1
+    assert reactor.readers == [watch]
+    watch.removeWriter(one)
+    assert not reactor.readers
+    watch.removeWriter(one)
+    assert select.select([watch], [], [], 0)[0] == []
+
+
+def test_what_is_ready_is_called(pair: tuple[Descriptor, Descriptor]) -> None:
+    watch = Watch(Readers())
+    one, other = pair
+    watch.addReader(one)
+    watch.doRead()
+    assert not one.called
+    watch.addWriter(one)
+    watch.doRead()
+    other.socket.send(b"x")
+    watch.doRead()
+    watch.removeWriter(one)
+    assert select.select([watch], [], [], 0)[0] == [watch]
+    watch.doRead()
+    assert one.called == ["write", "read", "write", "read"]
+    watch.removeReader(one)
+
+
+@pytest.mark.parametrize("add", ["addReader", "addWriter"])
+def test_hang_up_is_told_to_whoever_is_watched_for_anything(pair: tuple[Descriptor, Descriptor], add: str) -> None:
+    watch = Watch(Readers())
+    one, other = pair
+    other.socket.close()
+    getattr(watch, add)(one)
+    watch.doRead()
+    assert one.called == ["read" if add == "addReader" else "write"]
+    watch.connectionLost(Failure(ConnectionError()))
+    assert one.called[-1] == "lost"
+
+
+def test_one_that_closes_another(pair: tuple[Descriptor, Descriptor]) -> None:
+    """Both were ready at once; whichever comes first, the other is not called any more."""
+    watch = Watch(Readers())
+
+    def stop() -> None:
+        for each in pair:
+            watch.removeWriter(each)
+
+    for each in pair:
+        each.then = stop
+        watch.addWriter(each)
+    watch.doRead()
+    assert sorted(each.called for each in pair) == [[], ["write"]]
+
+
+def test_one_that_breaks_leaves_the_others(
+    pair: tuple[Descriptor, Descriptor], flush_logged_errors: Callable[..., list[Failure]]
+) -> None:
+    watch = Watch(Readers())
+
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    pair[0].then = broken
+    for each in pair:
+        watch.addWriter(each)
+    watch.doRead()
+    assert pair[0].called == ["write", "lost"]
+    assert pair[1].called == ["write"]
+    assert len(flush_logged_errors(RuntimeError)) == 1
+
+
+def test_system_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
+    reactor = Readers()
+    assert isinstance(relay_reactor(reactor), Watch)
+    monkeypatch.delattr(select, "epoll")
+    assert relay_reactor(reactor) is reactor
