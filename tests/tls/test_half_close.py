@@ -232,6 +232,17 @@ async def test_closing_at_once_loses_nothing(rig: Rig) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_closing_while_paused(rig: Rig) -> None:
+    """The other end's goodbye is heard all the same, and not only after some time."""
+    one, other = await rig.pair()
+    one.transport.pauseProducing()
+    one.transport.loseConnection()
+    await rig.wait(other.ended)
+    other.transport.loseWriteConnection()
+    await rig.wait(one.lost, other.lost)
+
+
+@pytest_twisted.ensureDeferred
 async def test_nothing_after_a_goodbye(rig: Rig) -> None:
     one, other = await rig.pair()
     one.transport.write(b"last words")
