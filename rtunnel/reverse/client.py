@@ -7,9 +7,12 @@ TunnelClient
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import deferLater
@@ -18,7 +21,8 @@ from twisted.logger import Logger
 from rtunnel.errors import Code
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.client_session import ClientSession
-from rtunnel.reverse.settings import ClientSettings
+from rtunnel.reverse.data_client import ClientData
+from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.services.agent import AGENT
 from rtunnel.services.backoff import Backoff
@@ -58,7 +62,7 @@ class LinkService(Service):
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
-            capabilities=frozenset({WITHDRAW}),
+            capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW},
             token=settings.token,
         )
         self._tls = TlsDialler(reactor, settings.tls, settings.connect_timeout) if settings.tls is not None else None
@@ -66,7 +70,19 @@ class LinkService(Service):
     def build_session(self) -> ClientSession:
         """A session for a connection that is being made."""
         link = ClientLink(self._hello, self._settings.limits, self._reactor.seconds())
-        return ClientSession(self._settings, link, self._reactor, self._visitors)
+        return ClientSession(self._settings, link, self._reactor, self._visitors, self.connect_data)
+
+    def connect_data(self, build: Callable[[], ClientData]) -> Deferred[Any]:
+        """Make a data connection of the present link."""
+        server = self._settings.server
+        peer = self.session.transport.getPeer() if self.session is not None else None
+        if server.host is not None and isinstance(peer, IPv4Address | IPv6Address):
+            # A name may stand for several servers, and costs a look-up.
+            server = replace(server, host=peer.host)
+        endpoint = server.endpoint(self._reactor, self._settings.connect_timeout)
+        if self._tls is not None:
+            return Deferred.fromCoroutine(self._tls.connect_data(endpoint, build))
+        return endpoint.connect(QuietFactory.forProtocol(build))
 
     def startService(self) -> None:
         """Start dialling."""
@@ -151,7 +167,8 @@ class TunnelClient(DrainingService):
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""
-        return len(self.link.session.link.streams) if self.link.session is not None else 0
+        session = self.link.session
+        return len(session.link.streams) + session.link.direct_streams if session is not None else 0
 
     async def close_links(self) -> None:
         """Leave the server."""

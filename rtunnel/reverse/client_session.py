@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from rtunnel.errors import Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import show_host_port
+from rtunnel.reverse.data_client import Connect, DataConnections
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.backoff import Backoff
@@ -20,7 +21,7 @@ from rtunnel.services.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import TunnelRequest
+from rtunnel.wire.messages import DIRECT, TunnelRequest
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
@@ -51,6 +52,7 @@ class _Tunnel:
 class ClientSession(LinkProtocol):
     """One link, from connection to loss.
 
+    :param connect_data: makes one data connection.
     :ivar ended: fires with the reason when the connection is lost.
     :ivar was_useful: the server took us, so that the next attempt need not wait long.
     """
@@ -58,7 +60,14 @@ class ClientSession(LinkProtocol):
     log = Logger()
     link: ClientLink
 
-    def __init__(self, settings: ClientSettings, link: ClientLink, reactor: Any, visitors: Visitors) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        link: ClientLink,
+        reactor: Any,
+        visitors: Visitors,
+        connect_data: Connect,
+    ) -> None:
         super().__init__(link, reactor)
         self._settings = settings
         self._visitors = visitors
@@ -71,6 +80,7 @@ class ClientSession(LinkProtocol):
             )
             for number, tunnel in enumerate(settings.tunnels)
         ]
+        self.data = DataConnections(self, connect_data, settings.pool, visitors)
         self._silence: IDelayedCall | None = None
         self._draining = False
         self._said_reference = False
@@ -81,6 +91,7 @@ class ClientSession(LinkProtocol):
             events.TunnelReady: self._tunnel_ready,
             events.TunnelRefused: self._tunnel_refused,
             events.StreamOpened: self._stream_opened,
+            events.TicketsReceived: self._tickets_received,
         }
 
     def connectionMade(self) -> None:
@@ -95,8 +106,18 @@ class ClientSession(LinkProtocol):
         for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
             if call is not None and call.active():
                 call.cancel()
+        self.data.close()
         super().connectionLost(reason)
         self.ended.callback(self.why_lost or reason.getErrorMessage())
+
+    def _close_connection(self, *, half: bool = False) -> None:
+        """See :class:`LinkProtocol`. The data connections go with the link."""
+        self.data.close()
+        super()._close_connection(half=half)
+
+    def _tick(self) -> None:
+        super()._tick()
+        self.data.tick(self.clock.seconds())
 
     def _server_is_silent(self) -> None:
         """It is a reference server that has no visitor yet, most likely; a late HELLO may still show otherwise."""
@@ -130,6 +151,11 @@ class ClientSession(LinkProtocol):
         self.was_useful = True
         self.link.ping(self.clock.seconds())
         self.log.info("connected to {peer} ({agent})", peer=self.peer_name, agent=event.peer.agent or "unnamed")
+        if self._settings.data_plane == "direct" and DIRECT not in self.link.capabilities:
+            self.log.warn("server {peer} knows no data connections: visitors go by the link", peer=self.peer_name)
+
+    def _tickets_received(self, event: events.TicketsReceived) -> None:
+        self.data.take_tickets(event.tickets)
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         if event.code == Code.UNAUTHORIZED:
@@ -177,7 +203,7 @@ class ClientSession(LinkProtocol):
 
     def _stream_opened(self, event: events.StreamOpened) -> None:
         tunnel = self._tunnels[event.tunnel]
-        end = SocketEnd(lambda _end: self._dialled(tunnel), self._visitors.discard)
+        end = SocketEnd(lambda _end: self.dialled(tunnel), self._visitors.discard)
         stream = LinkStream(self, event.stream, end)
         end.attach(stream)
         if self._draining:
@@ -190,14 +216,19 @@ class ClientSession(LinkProtocol):
             tunnel=tunnel.name,
             stream=event.stream.conn_id,
         )
-        end.dial(tunnel.endpoint, lambda failure: self._dial_failed(tunnel, failure))
+        end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
 
-    def _dialled(self, tunnel: _Tunnel) -> None:
+    def service_of(self, number: int) -> _Tunnel | None:
+        """The tunnel with this number, if visitors may come by it."""
+        return self._tunnels[number] if number in self.link.tunnels and not self._draining else None
+
+    def dialled(self, tunnel: _Tunnel) -> None:
+        """A visitor has reached the service."""
         if tunnel.local_is_down:
             tunnel.local_is_down = False
             self.log.info("{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local)
 
-    def _dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
+    def dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
         """Loud for the first visitor who finds the service down, quiet for the rest."""
         log = self.log.debug if tunnel.local_is_down else self.log.warn
         tunnel.local_is_down = True
@@ -217,4 +248,5 @@ class ClientSession(LinkProtocol):
             if tunnel.retry is not None and tunnel.retry.active():
                 tunnel.retry.cancel()
             self.link.withdraw_tunnel(tunnel.number)
+        self.data.withdraw()
         self.flush()

@@ -41,6 +41,7 @@ class Guard(TimerService):
 
     def look(self) -> None:
         """Look at the files, and do what they say."""
+        self._server.lines.tick()
         if self._tls is not None:
             self._look_at_tls(self._tls)
         try:

@@ -125,6 +125,14 @@ class LinkProtocol(Protocol):
         self.handle_events()
         self.flush()
 
+    def leave_connection(self) -> SocketTransport:
+        """The connection is no link, as its first frame shows: it is given to somebody else."""
+        self.connected_now = False
+        if self._tick_call is not None:
+            self._tick_call.cancel()
+        self.transport.unregisterProducer()
+        return self.transport
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Every stream that is not at its end breaks."""
         self.connected_now = False

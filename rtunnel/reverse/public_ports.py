@@ -39,7 +39,7 @@ class Backend:
 
     @property
     def load(self) -> int:
-        """Streams that the client's link carries now."""
+        """Streams of the client's link now, those that have their own connections too."""
         return self.session.link.stream_count
 
 
@@ -63,7 +63,6 @@ class VisitorFactory(QuietFactory):
         visitor = show_address(end.transport.getPeer())
         for backend in self._candidates():
             if backend.session.open_visitor(backend.number, visitor, end):
-                self._visitors.add(end)
                 return
         self.log.debug("visitor {visitor} closed: nobody can serve it", visitor=visitor)
         end.abort()

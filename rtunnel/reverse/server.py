@@ -19,20 +19,26 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.errors import Code, TunnelRefused
-from rtunnel.relay.sockets import QuietFactory
+from rtunnel.relay.sockets import QuietFactory, SocketTransport, show_address
 from rtunnel.reverse.admission import Admission
+from rtunnel.reverse.data_server import DataPool
 from rtunnel.reverse.guard import Guard
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
+from rtunnel.reverse.raw_stream import can_carry_stream
 from rtunnel.reverse.routing import POLICIES
 from rtunnel.reverse.server_session import ServerSession
-from rtunnel.reverse.settings import ServerSettings
+from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.reverse.tls_links import TlsListener
+from rtunnel.security.peers import Peer
 from rtunnel.services.agent import AGENT
 from rtunnel.services.draining import DrainingService
+from rtunnel.services.few_lines import FewLines
 from rtunnel.services.listening import Listener
 from rtunnel.wire.client_link import WITHDRAW
-from rtunnel.wire.messages import Hello, TunnelRequest
+from rtunnel.wire.events import Attached
+from rtunnel.wire.messages import DIRECT_ONLY, Hello, TunnelRequest
 from rtunnel.wire.server_link import ServerLink, StreamIds
+from rtunnel.wire.tickets import Tickets
 
 
 class _SessionFactory(QuietFactory):
@@ -58,13 +64,19 @@ class TunnelServer(DrainingService):
         self.admission = Admission(settings.admission)
         self.sessions: set[ServerSession] = set()
         self._by_session: dict[tuple[str, str], ServerSession] = {}
+        self.data_plane = settings.data_plane
+        self.pool_size = settings.pool
+        self.tickets: Tickets[DataPool] = Tickets()
+        self.lines = FewLines(self.log, reactor)
+        capabilities = DATA_PLANES[settings.data_plane]
         self._hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
-            capabilities=frozenset({WITHDRAW}),
+            # A client that wants its visitors on data connections only is obeyed wherever there are any.
+            capabilities=frozenset({WITHDRAW, DIRECT_ONLY}) | capabilities if capabilities else frozenset({WITHDRAW}),
         )
-        self._ids = StreamIds()
+        self.ids = StreamIds()
         self._stopping = False
         self._full = False
         self.ports = PublicPorts(reactor, settings.public_interface, self.visitors)
@@ -106,7 +118,7 @@ class TunnelServer(DrainingService):
                 self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
             return None
         self._full = False
-        link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self._ids)
+        link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self.ids)
         session = ServerSession(self, link, self.reactor)
         self.sessions.add(session)
         return session
@@ -126,6 +138,21 @@ class TunnelServer(DrainingService):
         if before is not None and before is not session:
             before.lose(f"the same client came back from {session.peer_name}")
         self._by_session[name] = session
+
+    def attach(self, transport: SocketTransport, identity: Peer | None, event: Attached) -> None:
+        """Take a data connection: it goes to the link whose ticket it shows, or is closed."""
+        pool = self.tickets.take(event.ticket, self.reactor.seconds())
+        if pool is None:
+            why = "its ticket is none of ours, or was used, or is too old"
+        elif not pool.is_of(identity):
+            why = "its ticket was given to another client"
+        elif not can_carry_stream(transport):
+            why = "the way to this port knows no half-close"
+        else:
+            pool.attach(transport, event.ping_every)
+            return
+        self.lines.warn("data connection from {peer} closed: {why}", peer=show_address(transport.getPeer()), why=why)
+        transport.loseConnection()
 
     def session_lost(self, session: ServerSession) -> None:
         """Free all that *session* had; may be called twice."""
@@ -200,7 +227,7 @@ class TunnelServer(DrainingService):
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""
-        return sum(len(session.link.streams) for session in self.sessions)
+        return sum(len(session.link.streams) + session.link.direct_streams for session in self.sessions)
 
     async def close_links(self) -> None:
         """Tell every client, and close."""

@@ -12,12 +12,15 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import SocketTransport
 from rtunnel.reverse.admission import Admission
+from rtunnel.reverse.data_server import DataPool, IDataServer
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.public_ports import Backend
+from rtunnel.security.peers import Peer
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import TunnelRequest
+from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, TunnelRequest
 from rtunnel.wire.server_link import ServerLink
 
 #: Seconds of silence after which a client is taken for a reference client that waits on the shared port.
@@ -30,16 +33,18 @@ MAX_LINES_SAID = 2048
 FULL_SAID_EVERY = 60.0
 
 
-class IServer(Protocol):
+class IServer(IDataServer, Protocol):
     """What a session needs of the server."""
 
     handshake_timeout: float
     admission: Admission
+    data_plane: str
 
     @property
     def serves_silent_clients(self) -> bool: ...
     def session_established(self, session: ServerSession) -> None: ...
     def session_lost(self, session: ServerSession) -> None: ...
+    def attach(self, transport: SocketTransport, identity: Peer | None, event: events.Attached) -> None: ...
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str: ...
     def check_stream(self, backend: Backend) -> None: ...
     def close_tunnel(self, backend: Backend) -> int | None: ...
@@ -52,6 +57,7 @@ class ServerSession(LinkProtocol):
     :ivar backends: what the client serves or asked to serve, by tunnel number.
     :ivar known_as: by what the server knows the client again when it comes back.
     :ivar client_name: by which the operator says what the client may do; empty where nothing has told it.
+    :ivar data: its data connections; None where one of the ends wants none.
     """
 
     log = Logger()
@@ -64,12 +70,14 @@ class ServerSession(LinkProtocol):
         self.backends: dict[int, Backend] = {}
         self.known_as: tuple[str, str] | None = None
         self.client_name = ""
+        self.data: DataPool | None = None
         self._opening = 0
         self._refusals: set[tuple[int, str]] = set()
         self._lines_left = MAX_LINES_SAID
         self._full_said_at: float | None = None
         self._handlers |= {
             events.Established: self._established,
+            events.Attached: self._attached,
             events.TunnelRequested: self._tunnel_requested,
             events.TunnelRefused: self._tunnel_refused,
             events.TunnelWithdrawn: self._tunnel_withdrawn,
@@ -85,6 +93,11 @@ class ServerSession(LinkProtocol):
         """The client has shown what it wants, so that it could be let in or not."""
         return self.is_live and (self.link.is_extended or bool(self.backends))
 
+    @property
+    def wants_visitors(self) -> bool:
+        """The client serves something."""
+        return self.is_live and bool(self.backends)
+
     def connectionMade(self) -> None:
         """Give the client a bounded time to say what it is."""
         super().connectionMade()
@@ -98,7 +111,20 @@ class ServerSession(LinkProtocol):
         """Free the client's ports, then break its streams."""
         self._stop_timers()
         self._server.session_lost(self)
+        if self.data is not None:
+            self.data.close()
         super().connectionLost(reason)
+
+    def _close_connection(self, *, half: bool = False) -> None:
+        """See :class:`LinkProtocol`. The data connections go with the link."""
+        if self.data is not None:
+            self.data.close()
+        super()._close_connection(half=half)
+
+    def _tick(self) -> None:
+        super()._tick()
+        if self.data is not None:
+            self.data.tick(self.clock.seconds())
 
     def lose(self, why: str) -> None:
         """The client is not there any more: free what it has, at once."""
@@ -148,6 +174,26 @@ class ServerSession(LinkProtocol):
             self._server.session_established(self)
             self.link.ping(self.clock.seconds())
             self.log.info("client {peer} connected ({agent})", peer=self.peer_name, agent=event.peer.agent or "unnamed")
+        wants_direct = self._server.data_plane == "direct"
+        if DIRECT in self.link.capabilities:
+            waits = wants_direct or DIRECT_ONLY in self.link.capabilities
+            self.data = DataPool(self, self._server, waits=waits)
+        elif wants_direct:
+            self.log.warn("client {peer} knows no data connections: its visitors go by the link", peer=self.peer_name)
+
+    def _attached(self, event: events.Attached) -> None:
+        """It is a data connection, and was never a link."""
+        for backend in self.backends.values():
+            self._server.close_tunnel(backend)
+        self.backends.clear()
+        self._stop_timers()
+        self._server.session_lost(self)
+        self._server.attach(self.leave_connection(), self.identity, event)
+
+    def send_tickets(self, tickets: list[str], expires: float) -> None:
+        """Ask the client for a data connection for each."""
+        self.link.send_tickets(tickets, expires)
+        self.flush()
 
     def _tunnel_requested(self, event: events.TunnelRequested) -> None:
         self._ask_for(event.number, event.request)
@@ -211,6 +257,8 @@ class ServerSession(LinkProtocol):
                 peer=self.peer_name,
             )
             self.link.accept_tunnel(number, address)
+            if self.data is not None:
+                self.data.refill()
         finally:
             self._opening -= 1
         self.handle_events()
@@ -234,12 +282,20 @@ class ServerSession(LinkProtocol):
     # Visitors
 
     def open_visitor(self, tunnel: int, visitor: str, end: SocketEnd) -> bool:
-        """Relay *end* through a new stream of *tunnel*; False where the link cannot take it."""
+        """Relay *end*, by a data connection or through a new stream of the link; False where the client can take no
+        more.
+        """
         if not self.is_live:
             return False
         try:
             if (backend := self.backends.get(tunnel)) is not None:
                 self._server.check_stream(backend)
+            if (
+                self.data is not None
+                and self.link.stream_count < self.link.limits.max_streams
+                and self.data.open_visitor(tunnel, visitor, end)
+            ):
+                return True
             stream = self.link.open_stream(tunnel, visitor)
         except TunnelRefused as refusal:
             now = self.clock.seconds()
@@ -256,6 +312,7 @@ class ServerSession(LinkProtocol):
             peer=self.peer_name,
             stream=stream.conn_id,
         )
+        self._server.visitors.add(end)
         end.attach(LinkStream(self, stream, end))
         self.flush()
         return True

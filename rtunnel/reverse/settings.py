@@ -11,6 +11,15 @@ from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.reverse.admission import AdmissionSettings
 from rtunnel.security.tls_policy import TlsSettings
 from rtunnel.wire.limits import LinkLimits
+from rtunnel.wire.messages import DIRECT, DIRECT_ONLY
+
+#: Whether a visitor gets a data connection of its own, and what each end says of it in HELLO. ``auto``: it does where
+#: one waits, else it goes by the link; ``direct``: it waits for one; ``mux``: it goes by the link.
+DATA_PLANES = {
+    "auto": frozenset({DIRECT}),
+    "direct": frozenset({DIRECT, DIRECT_ONLY}),
+    "mux": frozenset[str](),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,8 @@ class ServerSettings:
     :ivar tls: how links are protected; None: not at all.
     :ivar max_handshakes: connections that may be in the TLS handshake at once.
     :ivar admission: who may use the server.
+    :ivar data_plane: how visitors travel, see :data:`DATA_PLANES`.
+    :ivar pool: data connections of one link that may wait for visitors.
     """
 
     control_listen: ListenAddress
@@ -45,6 +56,8 @@ class ServerSettings:
     tls: TlsSettings | None = None
     max_handshakes: int = 256
     admission: AdmissionSettings = field(default_factory=AdmissionSettings)
+    data_plane: str = "auto"
+    pool: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,8 @@ class ClientSettings:
     :ivar limits: bounds of the link.
     :ivar tls: how the link is protected; None: not at all.
     :ivar token: what proves to the server who we are; None: there is none.
+    :ivar data_plane: how visitors travel, see :data:`DATA_PLANES`.
+    :ivar pool: data connections that may be made or wait for visitors at once.
     """
 
     server: DialAddress
@@ -87,3 +102,5 @@ class ClientSettings:
     limits: LinkLimits = field(default_factory=LinkLimits)
     tls: TlsSettings | None = None
     token: str | None = field(default=None, repr=False)
+    data_plane: str = "auto"
+    pool: int = 64

@@ -5,14 +5,17 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.socket_end import SocketEnd
 
 
 class Visitors:
-    """A set of :class:`~rtunnel.relay.socket_end.SocketEnd`."""
+    """A set of what relays a visitor: :class:`~rtunnel.relay.socket_end.SocketEnd` or
+    :class:`~rtunnel.relay.direct.DirectRelay`.
+    """
 
     def __init__(self) -> None:
-        self._ends: set[SocketEnd] = set()
+        self._ends: set[SocketEnd | DirectRelay] = set()
         self._drained: Deferred[None] | None = None
 
     def __len__(self) -> int:
@@ -21,11 +24,11 @@ class Visitors:
     def __contains__(self, end: object) -> bool:
         return end in self._ends
 
-    def add(self, end: SocketEnd) -> None:
+    def add(self, end: SocketEnd | DirectRelay) -> None:
         """A connection is relayed."""
         self._ends.add(end)
 
-    def discard(self, end: SocketEnd) -> None:
+    def discard(self, end: SocketEnd | DirectRelay) -> None:
         """It is over."""
         self._ends.discard(end)
         if not self._ends:

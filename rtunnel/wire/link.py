@@ -62,6 +62,7 @@ class Link:
     :ivar capabilities: what both ends named.
     :ivar life: when the peer was heard, and the round-trip time.
     :ivar ignored: how often which kind of frame had no meaning.
+    :ivar direct_streams: streams of the same two ends that have connections of their own; the I/O counts them.
     """
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
@@ -73,6 +74,7 @@ class Link:
         self.streams: dict[int, Stream] = {}
         self.life = SignsOfLife(limits, now)
         self.ignored: Counter[str] = Counter()
+        self.direct_streams = 0
         self._now = now
         self._decoder = frames.FrameDecoder(limits.max_frame)
         self._events: list[Event] = []
@@ -115,8 +117,8 @@ class Link:
 
     @property
     def stream_count(self) -> int:
-        """Streams that hold memory: open ones, and those with bytes still to deliver."""
-        return len(self.streams) + self._lingering
+        """Streams that count: open ones, those with bytes still to deliver, and those on connections of their own."""
+        return len(self.streams) + self._lingering + self.direct_streams
 
     def take_events(self) -> list[Event]:
         """What has happened since the last call, in order."""

@@ -24,6 +24,8 @@ MAX_EXPIRES = 3600.0
 
 #: Capability: streams may travel on data connections of their own.
 DIRECT = "direct"
+#: Capability: the client wants none of them to travel on the link.
+DIRECT_ONLY = "direct-only"
 
 SCOPE_LINK = "link"
 SCOPE_TUNNEL = "tunnel"

@@ -1,0 +1,146 @@
+"""A data connection that is a stream now, relayed in user space: where TLS is between the socket and the stream.
+
+    SocketEnd <-> RawStream (IStream) <-> TlsTransport
+
+Where both sockets can be had nobody is needed here: :class:`~rtunnel.relay.direct.DirectRelay` takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.errors import Code
+from rtunnel.relay.interfaces import IStream, IStreamUser
+from rtunnel.relay.sockets import SocketTransport
+from rtunnel.security.tls_transport import TlsTransport
+
+#: Bytes received and not yet delivered at which the connection is not read, and at which it is read again.
+HIGH_WATER = 128 * 1024
+LOW_WATER = 32 * 1024
+
+
+def has_socket(transport: Any) -> bool:
+    """Whether the kernel sees the very bytes of this connection, so that its socket can be taken."""
+    return isinstance(transport, tcp.Connection) and not transport.TLS
+
+
+def can_carry_stream(transport: Any) -> bool:
+    """Whether a connection can end one direction and go on with the other. Twisted's own TLS cannot."""
+    return isinstance(transport, TlsTransport) or has_socket(transport)
+
+
+def hand_over(transport: Any, protocol: Protocol) -> None:
+    """From now on *protocol* is what *transport* talks to; see :func:`can_carry_stream`."""
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+
+
+@implementer(IStream, IHalfCloseableProtocol, IPushProducer)
+class RawStream(Protocol):
+    """One stream on a connection of its own.
+
+    :param user: its other side.
+    :param on_lost: called with this once the connection is lost, and all that it held with it.
+    """
+
+    transport: SocketTransport  # type: ignore[assignment]
+
+    def __init__(self, user: IStreamUser, on_lost: Callable[[RawStream], None]) -> None:
+        # None: the user has been told of the end, or has brought it about.
+        self._user: IStreamUser | None = user
+        self._on_lost = on_lost
+        self._waiting = 0
+        self._reading = True
+        self._read_ended = False
+        self._write_ended = False
+
+    # From the connection
+
+    def connectionMade(self) -> None:
+        """The connection is handed over."""
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes of the stream."""
+        if self._user is None:
+            return
+        self._waiting += len(data)
+        self._user.data_received(data)
+        if self._reading and self._waiting >= HIGH_WATER:
+            self._reading = False
+            self.transport.pauseProducing()
+
+    def readConnectionLost(self) -> None:
+        """The other end sends no more."""
+        self._read_ended = True
+        if self._user is not None:
+            self._user.finished()
+            self._close_if_over()
+
+    def writeConnectionLost(self) -> None:
+        """Our end has gone out."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is over; so is the stream, unless both its ends have come."""
+        user, self._user = self._user, None
+        if user is not None and not (self._read_ended and self._write_ended):
+            user.was_reset(Code.CONNECTION_LOST, reason.getErrorMessage())
+        self._on_lost(self)
+
+    def pauseProducing(self) -> None:
+        """The connection takes no more."""
+        if self._user is not None:
+            self._user.pause()
+
+    def resumeProducing(self) -> None:
+        """The connection takes bytes again."""
+        if self._user is not None:
+            self._user.resume()
+
+    def stopProducing(self) -> None:
+        """The connection is lost; ``connectionLost`` follows."""
+
+    # From the user
+
+    def write(self, data: bytes) -> None:
+        """See :class:`IStream`."""
+        if self._user is not None and not self._write_ended:
+            self.transport.write(data)
+
+    def finish(self) -> None:
+        """See :class:`IStream`."""
+        if self._user is not None and not self._write_ended:
+            self._write_ended = True
+            self.transport.unregisterProducer()
+            if self._read_ended:
+                self._close_if_over()
+            else:
+                self.transport.loseWriteConnection()
+
+    def reset(self, code: str, message: str) -> None:
+        """See :class:`IStream`. The other end is told nothing but that the connection was cut."""
+        if self._user is not None:
+            self._user = None
+            self.transport.abortConnection()
+
+    def delivered(self, count: int) -> None:
+        """See :class:`IStream`."""
+        self._waiting -= count
+        if not self._reading and self._waiting <= LOW_WATER and self._user is not None:
+            self._reading = True
+            self.transport.resumeProducing()
+
+    def abort(self) -> None:
+        """Cut the connection; the user is told."""
+        self.transport.abortConnection()
+
+    def _close_if_over(self) -> None:
+        if self._read_ended and self._write_ended:
+            self.transport.loseConnection()
