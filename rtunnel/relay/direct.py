@@ -58,7 +58,6 @@ def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
     # The transport says nowhere else that it was aborted, or half-closed.
     if not transport.connected or transport.disconnecting or transport._aborting or transport._writeDisconnecting:
         raise ValueError("the connection is closed, or about to be")
-    transport.unregisterProducer()
     transport.stopReading()
     transport.stopWriting()
     # An event that the reactor has already been told of may still be on its way.
@@ -167,13 +166,12 @@ class _Side:
         """There is room for what waits, and then for more."""
         if not self.writing:
             return
+        # There is room because somebody reads, however slowly.
+        self.relay.touched = True
         source = self.other
         try:
             if self._flush():
-                if source.ended:
-                    self._half_close()
-                else:
-                    source._move()
+                source._move()
             if not self._is_full() and self.number >= 0:
                 self._watch_room(False)
                 if not source.ended:
@@ -234,11 +232,10 @@ class _Side:
         return True
 
     def _end(self) -> None:
-        """No more comes from this socket."""
+        """No more comes from this socket, and for the other nothing waits: else it would not have been read."""
         self.ended = True
         self._watch_bytes(False)
-        if not self.other._is_full():
-            self.other._half_close()
+        self.other._half_close()
 
     # What waits for this socket
 

@@ -183,6 +183,28 @@ async def test_nothing_is_read_while_the_other_side_does_not_take(turns: Turns, 
         assert bytes(sending.kept) == b"still there"
 
 
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_calls_in_vain_change_nothing(turns: Turns, side: str) -> None:
+    """A reactor may call for what it has seen before we wanted no more of it."""
+    data = random_bytes(TOO_MUCH)
+    with Rig(turns) as rig:
+        sending, slow = far_ends(rig, side)
+        slow.reads = 0
+        sending.send(data, end=True)
+        await rig.settle()
+        for each in (rig.relay._left, rig.relay._right):
+            each.doRead()
+            each.doWrite()
+        slow.reads = 1 << 18
+        slow.send(b"", end=True)
+        await rig.until_over()
+        for each in (rig.relay._left, rig.relay._right):
+            each.doRead()
+            each.doWrite()
+        assert slow.got(data)
+
+
 @pytest_twisted.ensureDeferred
 async def test_bulk_does_not_keep_others_waiting(turns: Turns) -> None:
     """While bulk flows, a small request is answered after a bounded number of bytes."""

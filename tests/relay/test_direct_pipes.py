@@ -118,6 +118,23 @@ async def test_pipe_with_bytes_in_it_is_closed_with_its_relay(turns: Turns) -> N
     assert open_descriptors() == before + 2 * kept
 
 
+@pytest_twisted.ensureDeferred
+async def test_touched_by_what_goes_through_a_pipe(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched: list[bool] = []
+    with Rig(turns) as rig:
+
+        def look(source: int, _destination: int) -> None:
+            if is_socket(source):
+                rig.relay.touched = False
+            else:
+                touched.append(rig.relay.touched)
+
+        watch_splice(monkeypatch, look)
+        await say(rig, rig.left, rig.right, bytes(BULK))
+    assert touched
+    assert all(touched)
+
+
 @KINDS
 @pytest_twisted.ensureDeferred
 async def test_system_without_splice(turns: Turns, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

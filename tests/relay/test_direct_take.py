@@ -179,6 +179,21 @@ async def test_what_twisted_has_not_sent_yet_is_handed_over(turns: Turns, end: s
         assert b"".join(other.received) == data
 
 
+@ENDS
+@pytest_twisted.ensureDeferred
+async def test_event_that_the_reactor_has_already(turns: Turns, end: str, tmp_path: Path) -> None:
+    """There are bytes and there is room: the socket is taken with the first, and the second comes all the same."""
+    async with Twisteds(turns, "tcp", tmp_path, Noted(), Noted()) as both:
+        taken, other = both.end(end)
+        taken.take_on = "data"
+        taken.transport.write(b"answer")
+        other.transport.getHandle().send(b"request")
+        await turns.until(lambda: taken.far is not None)
+        await turns.settle()
+        assert taken.lost is None
+        assert taken.unsent + b"".join(other.received) == b"answer"
+
+
 @pytest_twisted.ensureDeferred
 async def test_producer_is_not_told_of_an_end(turns: Turns, tmp_path: Path) -> None:
     async with Twisteds(turns, "tcp", tmp_path, Noted(), Noted()) as both:
