@@ -122,7 +122,8 @@ class _Side:
     def __init__(self, relay: DirectRelay, sock: socket.socket, pending: bytes) -> None:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):  # some systems refuse it for a connection that is lost
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.relay = relay
         self.socket = sock
         self.number = sock.fileno()
@@ -214,6 +215,7 @@ class _Side:
             pipe.count = os.splice(self.number, pipe.write_end, SPLICE_SIZE, flags=SPLICE_FLAGS)
         except BlockingIOError:
             PIPES.give_back(pipe)
+            self.bulk = False
             return True
         except OSError as error:
             PIPES.give_back(pipe)
