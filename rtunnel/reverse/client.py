@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from rtunnel.errors import Code
 from rtunnel.relay.sockets import QuietFactory
+from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.client_session import ClientSession
 from rtunnel.reverse.data_client import ClientData
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
@@ -53,6 +54,7 @@ class LinkService(Service):
         self._reactor = reactor
         self._settings = settings
         self._visitors = visitors
+        self._watch = relay_reactor(reactor)
         self._backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
         self._running: Deferred[None] | None = None
         self._leaving = False
@@ -70,7 +72,7 @@ class LinkService(Service):
     def build_session(self) -> ClientSession:
         """A session for a connection that is being made."""
         link = ClientLink(self._hello, self._settings.limits, self._reactor.seconds())
-        return ClientSession(self._settings, link, self._reactor, self._visitors, self.connect_data)
+        return ClientSession(self._settings, link, self._reactor, self._visitors, self.connect_data, self._watch)
 
     def connect_data(self, build: Callable[[], ClientData]) -> Deferred[Any]:
         """Make a data connection of the present link."""

@@ -53,6 +53,7 @@ class ClientSession(LinkProtocol):
     """One link, from connection to loss.
 
     :param connect_data: makes one data connection.
+    :param watch: watches the sockets of relays, see :func:`~rtunnel.relay.watch.relay_reactor`.
     :ivar ended: fires with the reason when the connection is lost.
     :ivar was_useful: the server took us, so that the next attempt need not wait long.
     """
@@ -67,6 +68,7 @@ class ClientSession(LinkProtocol):
         reactor: Any,
         visitors: Visitors,
         connect_data: Connect,
+        watch: Any,
     ) -> None:
         super().__init__(link, reactor)
         self._settings = settings
@@ -80,7 +82,7 @@ class ClientSession(LinkProtocol):
             )
             for number, tunnel in enumerate(settings.tunnels)
         ]
-        self.data = DataConnections(self, connect_data, settings.pool, visitors)
+        self.data = DataConnections(self, connect_data, watch, settings.pool, visitors)
         self._silence: IDelayedCall | None = None
         self._draining = False
         self._said_reference = False

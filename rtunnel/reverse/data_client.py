@@ -101,14 +101,16 @@ class DataConnections:
     """The data connections of one link.
 
     :param user: the link. Its ``direct_streams`` are counted here.
+    :param watch: watches the sockets of relays, see :func:`~rtunnel.relay.watch.relay_reactor`.
     :param most: connections that may be made or wait at once.
     """
 
     log = Logger()
 
-    def __init__(self, user: IUser, connect: Connect, most: int, visitors: Visitors) -> None:
+    def __init__(self, user: IUser, connect: Connect, watch: Any, most: int, visitors: Visitors) -> None:
         self._user = user
         self._connect = connect
+        self._watch = watch
         self._most = most
         self._visitors = visitors
         self._dialling: dict[ClientData, Deferred[Any]] = {}
@@ -223,7 +225,7 @@ class DataConnections:
             end.abort()
             return
         theirs, _ = take_socket(end.transport)
-        relay = DirectRelay(self._user.clock, mine, theirs, self._ended, to_left=unsent, to_right=rest)
+        relay = DirectRelay(self._watch, mine, theirs, self._ended, to_left=unsent, to_right=rest)
         self._used.add(relay)
         self._visitors.add(relay)
         self._used.discard(end)

@@ -41,10 +41,12 @@ PATIENCE = 5.0
 class IDataServer(TypingProtocol):
     """What all pools of a server share.
 
+    :ivar watch: watches the sockets of relays, see :func:`~rtunnel.relay.watch.relay_reactor`.
     :ivar pool_size: connections of one link that may wait for visitors.
     """
 
     reactor: Any
+    watch: Any
     visitors: Visitors
     tickets: Tickets[DataPool]
     ids: StreamIds
@@ -204,7 +206,7 @@ class DataPool:
                 self._server.ids.release(conn_id)
                 mine.close()
                 return True
-            used = relay = DirectRelay(self.reactor, mine, theirs, self._ended, to_left=unsent + opening)
+            used = relay = DirectRelay(self._server.watch, mine, theirs, self._ended, to_left=unsent + opening)
             self._used[used] = conn_id
             self._server.visitors.add(relay)
             self._server.visitors.discard(end)

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, show_address
+from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.admission import Admission
 from rtunnel.reverse.data_server import DataPool
 from rtunnel.reverse.guard import Guard
@@ -68,6 +69,7 @@ class TunnelServer(DrainingService):
         self.pool_size = settings.pool
         self.tickets: Tickets[DataPool] = Tickets()
         self.lines = FewLines(self.log, reactor)
+        self.watch = relay_reactor(reactor)
         capabilities = DATA_PLANES[settings.data_plane]
         self._hello = Hello(
             session=secrets.token_hex(16),
