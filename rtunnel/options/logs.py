@@ -39,6 +39,8 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
+from rtunnel.options.newcomers import NewcomersObserver
+
 # What the legacy logging of Twisted adds to every event; all of it is said again under our own names.
 _LEGACY_FIELDS = frozenset(
     ("message", "time", "system", "isError", "format", "failure", "why", "logLevel", "printed", "eventSource")
@@ -117,7 +119,7 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
     if log_level == "info":
         # Twisted's old logging has no levels but errors; what it says of every port is for debugging.
         level.setLogLevelForNamespace("log_legacy", LogLevel.warn)
-    observer: ILogObserver = FilteringLogObserver(target, [level])
+    observer: ILogObserver = NewcomersObserver(FilteringLogObserver(target, [level]))
     return observer
 
 
