@@ -17,6 +17,7 @@ wrong is a :class:`~rtunnel.errors.ConfigError` that says what to write instead.
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -187,6 +188,19 @@ class DialAddress:
             if build is HostnameEndpoint:
                 endpoint = _Timed(endpoint, own_timeout, reactor)
         return endpoint
+
+    def socket_address(self) -> tuple[int, Any] | None:
+        """Family and address of the socket, where that is all there is to know; None: only the endpoint can tell."""
+        positional, named = split_description(self.description)
+        if named.keys() - {"host", "port"}:
+            return None
+        if positional[0] == "unix":
+            return socket.AF_UNIX, positional[1]
+        if self.host is not None and is_ipv4(self.host):
+            return socket.AF_INET, (self.host, self.port)
+        if self.host is not None and is_ipv6(self.host) and "%" not in self.host:
+            return socket.AF_INET6, (self.host, self.port)
+        return None
 
     def __str__(self) -> str:
         return self.text

@@ -7,7 +7,6 @@ TunnelClient
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,11 +17,14 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from rtunnel.addresses import DialAddress
 from rtunnel.errors import Code
+from rtunnel.relay.dial import Dial
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.client_session import ClientSession
-from rtunnel.reverse.data_client import ClientData
+from rtunnel.reverse.data_client import Cancellable, ClientData
+from rtunnel.reverse.data_wires import SocketWire, Taker, TlsWire
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.services.agent import AGENT
@@ -51,14 +53,19 @@ class LinkService(Service):
 
     def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors) -> None:
         self.setName("link")
-        self._reactor = reactor
+        self.reactor = reactor
         self._settings = settings
         self._visitors = visitors
-        self._watch = relay_reactor(reactor)
+        self.connect_timeout = settings.connect_timeout
+        self.dial_timeout = settings.dial_timeout
+        self.watch = relay_reactor(reactor)
         self._backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
         self._running: Deferred[None] | None = None
         self._leaving = False
         self.session: ClientSession | None = None
+        # Where the present link leads.
+        self._server_now: DialAddress | None = None
+        self._address_now: tuple[int, Any] | None = None
         # One session name for the life of the process: by it the server knows us when we come back.
         self._hello = Hello(
             session=secrets.token_hex(16),
@@ -67,24 +74,38 @@ class LinkService(Service):
             capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW},
             token=settings.token,
         )
-        self._tls = TlsDialler(reactor, settings.tls, settings.connect_timeout) if settings.tls is not None else None
+        self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
 
     def build_session(self) -> ClientSession:
         """A session for a connection that is being made."""
-        link = ClientLink(self._hello, self._settings.limits, self._reactor.seconds())
-        return ClientSession(self._settings, link, self._reactor, self._visitors, self.connect_data, self._watch)
+        link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
+        return ClientSession(self._settings, link, self.reactor, self._visitors, self)
 
-    def connect_data(self, build: Callable[[], ClientData]) -> Deferred[Any]:
+    def dial_server(self, data: ClientData) -> Cancellable:
         """Make a data connection of the present link."""
-        server = self._settings.server
-        peer = self.session.transport.getPeer() if self.session is not None else None
-        if server.host is not None and isinstance(peer, IPv4Address | IPv6Address):
-            # A name may stand for several servers, and costs a look-up.
-            server = replace(server, host=peer.host)
-        endpoint = server.endpoint(self._reactor, self._settings.connect_timeout)
+        if self._server_now is None:
+            self._server_now = self._settings.server
+            peer: Any = self.session.transport.getPeer() if self.session is not None else None
+            if self._server_now.host is not None and isinstance(peer, IPv4Address | IPv6Address):
+                # A name may stand for several servers, and costs a look-up.
+                self._server_now = replace(self._server_now, host=peer.host)
+            self._address_now = self._server_now.socket_address()
+        if self._tls is None and self._address_now is not None:
+            dial = Dial(
+                self.watch,
+                lambda sock: data.connected(SocketWire(self.watch, sock, data)),
+                lambda error: data.lost(error.strerror or str(error)),
+            )
+            dial.start(*self._address_now)
+            return dial
+        endpoint = self._server_now.endpoint(self.reactor, self.connect_timeout)
+        dialling: Deferred[Any]
         if self._tls is not None:
-            return Deferred.fromCoroutine(self._tls.connect_data(endpoint, build))
-        return endpoint.connect(QuietFactory.forProtocol(build))
+            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, lambda: TlsWire(data)))
+        else:
+            dialling = endpoint.connect(QuietFactory.forProtocol(lambda: Taker(self.watch, data)))
+        dialling.addErrback(lambda failure: data.lost(failure.getErrorMessage()))
+        return dialling
 
     def startService(self) -> None:
         """Start dialling."""
@@ -104,12 +125,12 @@ class LinkService(Service):
                 return
             wait = self._backoff.next_wait()
             self.log.warn("{why}; next attempt in {wait:.1f} s", why=why, wait=wait)
-            await deferLater(self._reactor, wait)
+            await deferLater(self.reactor, wait)
 
     async def _hold_link(self) -> str:
         """Connect, and stay until the link is lost; why it is."""
         server = self._settings.server
-        endpoint = server.endpoint(self._reactor, self._settings.connect_timeout)
+        endpoint = server.endpoint(self.reactor, self.connect_timeout)
         try:
             session: Any
             if self._tls is not None:
@@ -121,6 +142,7 @@ class LinkService(Service):
         except Exception as error:
             return f"cannot reach server {server}: {error}"
         self.session = session
+        self._server_now = None
         why = await session.ended
         self.session = None
         if session.was_useful:

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from rtunnel.errors import Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import show_host_port
-from rtunnel.reverse.data_client import Connect, DataConnections
+from rtunnel.reverse.data_client import DataConnections, IDialler
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.backoff import Backoff
@@ -36,6 +36,7 @@ class _Tunnel:
         self.number = number
         self.settings = settings
         self.endpoint = endpoint
+        self.address = settings.local.socket_address()
         self.backoff = backoff
         self.request = TunnelRequest(settings.remote_port, str(settings.local))
         self.local_is_down = False
@@ -52,8 +53,7 @@ class _Tunnel:
 class ClientSession(LinkProtocol):
     """One link, from connection to loss.
 
-    :param connect_data: makes one data connection.
-    :param watch: watches the sockets of relays, see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :param dialler: makes data connections.
     :ivar ended: fires with the reason when the connection is lost.
     :ivar was_useful: the server took us, so that the next attempt need not wait long.
     """
@@ -67,8 +67,7 @@ class ClientSession(LinkProtocol):
         link: ClientLink,
         reactor: Any,
         visitors: Visitors,
-        connect_data: Connect,
-        watch: Any,
+        dialler: IDialler,
     ) -> None:
         super().__init__(link, reactor)
         self._settings = settings
@@ -82,7 +81,7 @@ class ClientSession(LinkProtocol):
             )
             for number, tunnel in enumerate(settings.tunnels)
         ]
-        self.data = DataConnections(self, connect_data, watch, settings.pool, visitors)
+        self.data = DataConnections(self, dialler, settings.pool, visitors)
         self._silence: IDelayedCall | None = None
         self._draining = False
         self._said_reference = False

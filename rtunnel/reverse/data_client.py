@@ -1,7 +1,7 @@
 """Data connections at the client: made when the server sends tickets, kept until a visitor comes, relayed then.
 
     ClientSession -> DataConnections -> ClientData   one for each that is made or waits
-                                     -> SocketEnd    while the local service is dialled
+                                     -> _Visit       while the local service is dialled
                                      -> DirectRelay  one for each in use; under TLS a RawStream and a SocketEnd
 
 That none can be made is no reason to lose the link: visitors go by the link then.
@@ -9,30 +9,35 @@ That none can be made is no reason to lose the link: visitors go by the link the
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Callable
 from typing import Any, Protocol as TypingProtocol
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import TimeoutError as ConnectTimeout, getConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay, take_socket
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import SocketTransport, tune
-from rtunnel.reverse.raw_stream import RawStream, can_carry_stream, hand_over, has_socket
-from rtunnel.security.peers import Peer
+from rtunnel.reverse.data_wires import SocketWire, Wire, adopt, hand_over, has_socket, probe_socket, reset_socket
+from rtunnel.reverse.raw_stream import RawStream
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.data_connection import ClientDataConnection, Used
 
 
 class IService(TypingProtocol):
-    """A local service: what a tunnel leads to."""
+    """A local service: what a tunnel leads to.
 
-    @property
-    def endpoint(self) -> IStreamClientEndpoint: ...
+    :ivar address: family and address of its socket; None: only the endpoint knows.
+    """
+
+    endpoint: IStreamClientEndpoint
+    address: tuple[int, Any] | None
+
     @property
     def name(self) -> str: ...
 
@@ -48,73 +53,127 @@ class IUser(TypingProtocol):
     def dial_failed(self, service: Any, failure: Failure) -> None: ...
 
 
-#: Makes one connection to the server, for the protocol that the function given to it builds.
-Connect = Callable[[Callable[[], "ClientData"]], "Deferred[Any]"]
+class Cancellable(TypingProtocol):
+    """An attempt to connect."""
+
+    def cancel(self) -> None: ...
 
 
-class ClientData(Protocol):
-    """A data connection from its ticket to its visitor.
+class IDialler(TypingProtocol):
+    """Makes connections.
 
-    :ivar identity: see :class:`~rtunnel.reverse.tls_links.Identified`.
+    :ivar reactor: of the process.
+    :ivar watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :ivar connect_timeout: seconds that a connection to the server may take.
+    :ivar dial_timeout: seconds that one to a local service may take.
     """
 
-    transport: SocketTransport  # type: ignore[assignment]
+    reactor: Any
+    watch: Any
+    connect_timeout: float
+    dial_timeout: float
 
-    def __init__(self, connections: DataConnections, machine: ClientDataConnection) -> None:
-        self.identity: Peer | None = None
+    def dial_server(self, data: ClientData) -> Cancellable: ...
+
+
+class ClientData:
+    """A data connection from its ticket to its visitor.
+
+    :ivar began: when it was dialled.
+    :ivar wire: the connection, once there is one.
+    """
+
+    __slots__ = ("_connections", "began", "machine", "wire")
+
+    def __init__(self, connections: DataConnections, machine: ClientDataConnection, began: float) -> None:
         self._connections = connections
         self.machine = machine
+        self.began = began
+        self.wire: Wire | None = None
 
-    def connectionMade(self) -> None:
+    def connected(self, wire: Wire) -> None:
         """Show the ticket."""
-        if not can_carry_stream(self.transport):
-            self._connections.cannot_be_made("the way to the server knows no half-close")
-            self.transport.abortConnection()
-            return
-        tune(self.transport)
-        self.transport.write(self.machine.data_to_send())
+        self.wire = wire
+        self._connections.made(self)
+        wire.send(self.machine.data_to_send())
 
-    def dataReceived(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         """The server asks, or has a visitor."""
-        machine = self.machine
+        machine, wire = self.machine, self.wire
+        assert wire is not None
         used = machine.receive_data(data, self._connections.now)
         if machine.error:
-            self._connections.broken(self, machine.error)
+            wire.cut()
+            self.lost(machine.error)
         elif used is not None:
-            self._connections.used(self, used)
+            self._connections.used(self, wire, used)
         elif answer := machine.data_to_send():
-            self.transport.write(answer)
+            wire.send(answer)
             self._connections.works()
 
-    def tick(self, now: float) -> None:
-        """Look after what is due by time."""
-        self.machine.tick(now)
-        if self.machine.is_dead:
-            self.transport.abortConnection()
+    def lost(self, why: str) -> None:
+        """It is gone before anybody needed it, or cannot be made."""
+        self._connections.gone(self, why)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """It is gone before anybody needed it."""
-        self._connections.gone(self, reason)
+    def cut(self) -> None:
+        """End it."""
+        if self.wire is not None:
+            self.wire.cut()
+
+
+class _Visit:
+    """A visitor whose service is being dialled: it has a bare socket.
+
+    :ivar touched: see :class:`~rtunnel.services.visitors.Visitors`.
+    """
+
+    __slots__ = ("_connections", "dial", "rest", "service", "sock", "touched", "until")
+
+    def __init__(
+        self, connections: DataConnections, sock: socket.socket, service: IService, rest: bytes, until: float
+    ) -> None:
+        self._connections = connections
+        self.sock = sock
+        self.service = service
+        self.rest = rest
+        self.until = until
+        self.touched = True
+        self.dial: Cancellable | None = None
+
+    def made(self, theirs: socket.socket) -> None:
+        """The service is there."""
+        self._connections.service_there(self, theirs)
+
+    def failed(self, error: OSError) -> None:
+        """It is not."""
+        if error.errno == errno.EAGAIN:
+            # Its queue is full, which the endpoint knows to wait for.
+            self._connections.dial_endpoint(self)
+            return
+        self._connections.service_gone(self, Failure(getConnectError((error.errno, error.strerror))))
+
+    def abort(self) -> None:
+        """Give up."""
+        self._connections.service_gone(self, None)
 
 
 class DataConnections:
     """The data connections of one link.
 
     :param user: the link. Its ``direct_streams`` are counted here.
-    :param watch: watches the sockets of relays, see :func:`~rtunnel.relay.watch.relay_reactor`.
     :param most: connections that may be made or wait at once.
     """
 
     log = Logger()
 
-    def __init__(self, user: IUser, connect: Connect, watch: Any, most: int, visitors: Visitors) -> None:
+    def __init__(self, user: IUser, dialler: IDialler, most: int, visitors: Visitors) -> None:
         self._user = user
-        self._connect = connect
-        self._watch = watch
+        self._dialler = dialler
         self._most = most
         self._visitors = visitors
-        self._dialling: dict[ClientData, Deferred[Any]] = {}
         self._there: set[ClientData] = set()
+        self._dialling: dict[ClientData, Cancellable] = {}
+        self._visits: dict[_Visit, None] = {}
         self._used: set[DirectRelay | RawStream | SocketEnd] = set()
         self._said = False
         self._closed = False
@@ -130,31 +189,17 @@ class DataConnections:
         """Make a connection for each of *tickets*, as far as there is room."""
         if self._closed:
             return
-        room = max(0, self._most - len(self._there))
-        for ticket in tickets[:room]:
-            self._dial(ticket)
+        now = self.now
+        for ticket in tickets[: max(0, self._most - len(self._there))]:
+            data = ClientData(self, ClientDataConnection(ticket, self._user.link.limits, now), now)
+            self._there.add(data)
+            dialling = self._dialler.dial_server(data)
+            if data.wire is None and data in self._there:
+                self._dialling[data] = dialling
 
-    def _dial(self, ticket: str) -> None:
-        data = ClientData(self, ClientDataConnection(ticket, self._user.link.limits, self.now))
-        self._there.add(data)
-
-        def over(_result: object) -> None:
-            self._dialling.pop(data, None)
-
-        def failed(failure: Failure) -> None:
-            self._there.discard(data)
-            if not failure.check(CancelledError):
-                self.cannot_be_made(failure.getErrorMessage())
-
-        dialling = self._dialling[data] = self._connect(lambda: data)
-        dialling.addBoth(lambda result: (over(result), result)[1])
-        dialling.addErrback(failed)
-
-    def cannot_be_made(self, why: str) -> None:
-        """One cannot; loud once, until one can."""
-        log = self.log.debug if self._said else self.log.warn
-        self._said = True
-        log("data connections cannot be made: {why}; visitors go by the link", why=why)
+    def made(self, data: ClientData) -> None:
+        """It is connected."""
+        self._dialling.pop(data, None)
 
     def works(self) -> None:
         """One is attached."""
@@ -162,35 +207,43 @@ class DataConnections:
             self._said = False
             self.log.info("data connections can be made again")
 
-    def broken(self, data: ClientData, why: str) -> None:
-        """The server broke the protocol on it."""
+    def gone(self, data: ClientData, why: str) -> None:
+        """It is closed, or could not be made."""
+        self._dialling.pop(data, None)
+        if data not in self._there:
+            return
         self._there.discard(data)
-        data.transport.abortConnection()
-        self.cannot_be_made(why)
-
-    def gone(self, data: ClientData, reason: Failure) -> None:
-        """It is closed."""
-        if data in self._there:
-            self._there.discard(data)
-            if not data.machine.is_attached and not self._closed:
-                self.cannot_be_made(f"the server does not take them ({reason.getErrorMessage()})")
+        if data.machine.error or not data.machine.is_attached:
+            # Loud once, until one can be made.
+            log = self.log.debug if self._said else self.log.warn
+            self._said = True
+            log("data connections cannot be made: {why}; visitors go by the link", why=why)
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
         for data in list(self._there):
-            if data not in self._dialling:
-                data.tick(now)
+            data.machine.tick(now)
+            if data in self._dialling and now - data.began >= self._dialler.connect_timeout:
+                dialling = self._dialling[data]
+                data.lost("no connection in time")
+                dialling.cancel()
+            elif data.machine.is_dead and data.wire is not None:
+                data.cut()
+                data.lost("nothing is heard of the server")
+        for visit in list(self._visits):
+            if visit.until <= now:
+                self.service_gone(visit, Failure(ConnectTimeout()))
 
     # Visitors
 
-    def used(self, data: ClientData, used: Used) -> None:
+    def used(self, data: ClientData, wire: Wire, used: Used) -> None:
         """A visitor has come over *data*."""
         self._there.discard(data)
-        transport, link = data.transport, self._user.link
+        link = self._user.link
         service = self._user.service_of(used.tunnel)
         if service is None or self._closed or link.stream_count >= link.limits.max_streams:
             self.log.debug("visitor {visitor} refused: no such tunnel, or the limit", visitor=used.visitor)
-            transport.abortConnection()
+            wire.cut()
             return
         self.log.debug(
             "visitor {visitor} of {tunnel}: stream {stream}, on a connection of its own",
@@ -198,58 +251,85 @@ class DataConnections:
             tunnel=service.name,
             stream=used.conn_id,
         )
-        if has_socket(transport):
-            transport.pauseProducing()
-            end = SocketEnd(
-                lambda end: self._service_there(service, data, used.rest, end),
-                lambda end: self._service_gone(data, end),
-            )
-            self._used.add(end)
-        else:
+        if not isinstance(wire, SocketWire):
             end = SocketEnd(lambda _end: self._user.dialled(service), self._visitors.discard)
-            self._relay_here(transport, used.rest, end)
-        self._visitors.add(end)
+            stream = self._relay_here(end)
+            hand_over(wire.transport, stream)
+            if used.rest:
+                stream.dataReceived(used.rest)
+            self._visitors.add(end)
+            end.dial(service.endpoint, lambda failure: self._user.dial_failed(service, failure))
+            return
+        visit = _Visit(self, wire.take(), service, used.rest, self.now + self._dialler.dial_timeout)
+        self._visits[visit] = None
+        self._visitors.add(visit)
         self._count()
-        end.dial(service.endpoint, lambda failure: self._user.dial_failed(service, failure))
+        if service.address is None:
+            self.dial_endpoint(visit)
+        else:
+            visit.dial = dial = Dial(self._dialler.watch, visit.made, visit.failed)
+            dial.start(*service.address)
 
-    def _service_there(self, service: IService, data: ClientData, rest: bytes, end: SocketEnd) -> None:
-        self._user.dialled(service)
-        if not has_socket(end.transport):
-            self._used.discard(end)
-            self._relay_here(data.transport, rest, end)
-            data.transport.resumeProducing()
+    def dial_endpoint(self, visit: _Visit) -> None:
+        """Reach the service as its endpoint does."""
+        service = visit.service
+        end = SocketEnd(lambda end: self._endpoint_there(visit, end), lambda _end: self._end_gone(visit, _end))
+        visit.until = float("inf")
+        visit.dial = _Cancel(end.abort)
+        end.dial(service.endpoint, lambda failure: self.service_gone(visit, failure))
+
+    def _endpoint_there(self, visit: _Visit, end: SocketEnd) -> None:
+        if has_socket(end.transport):
+            theirs, _ = take_socket(end.transport)
+            self.service_there(visit, theirs)
             return
-        try:
-            mine, unsent = take_socket(data.transport)
-        except ValueError:
-            end.abort()
-            return
-        theirs, _ = take_socket(end.transport)
-        relay = DirectRelay(self._watch, mine, theirs, self._ended, to_left=unsent, to_right=rest)
+        # TLS of Twisted's, or the like.
+        self._user.dialled(visit.service)
+        stream = self._relay_here(end)
+        self._visitors.add(end)
+        self._forget(visit)
+        adopt(self._dialler.reactor, visit.sock, stream)
+        if visit.rest:
+            stream.dataReceived(visit.rest)
+
+    def _end_gone(self, visit: _Visit, end: SocketEnd) -> None:
+        self._visitors.discard(end)
+        if visit in self._visits:
+            self.service_gone(visit, None)
+
+    def service_there(self, visit: _Visit, theirs: socket.socket) -> None:
+        """The service has accepted."""
+        self._user.dialled(visit.service)
+        probe_socket(theirs)
+        relay = DirectRelay(self._dialler.watch, visit.sock, theirs, self._ended, to_right=visit.rest)
         self._used.add(relay)
         self._visitors.add(relay)
-        self._used.discard(end)
-        self._visitors.discard(end)
-        self._count()
+        self._forget(visit)
         relay.start()
 
-    def _service_gone(self, data: ClientData, end: SocketEnd) -> None:
-        self._visitors.discard(end)
-        if end in self._used:
-            # It never was there.
-            data.transport.abortConnection()
-            self._used.discard(end)
-            self._count()
+    def service_gone(self, visit: _Visit, failure: Failure | None) -> None:
+        """The service cannot be reached, or nobody wants it any more."""
+        if visit not in self._visits:
+            return
+        self._forget(visit)
+        reset_socket(visit.sock)
+        if visit.dial is not None:
+            visit.dial.cancel()
+        if failure is not None:
+            self._user.dial_failed(visit.service, failure)
 
-    def _relay_here(self, transport: Any, rest: bytes, end: SocketEnd) -> None:
+    def _forget(self, visit: _Visit) -> None:
+        del self._visits[visit]
+        self._visitors.discard(visit)
+        self._count()
+
+    def _relay_here(self, end: SocketEnd) -> RawStream:
         """Relay in user space."""
         stream = RawStream(end, self._ended)
         self._used.add(stream)
         end.attach(stream)
-        hand_over(transport, stream)
-        if rest:
-            stream.dataReceived(rest)
         self._count()
+        return stream
 
     def _ended(self, used: DirectRelay | RawStream) -> None:
         self._used.discard(used)
@@ -258,22 +338,33 @@ class DataConnections:
         self._count()
 
     def _count(self) -> None:
-        self._user.link.direct_streams = len(self._used)
+        self._user.link.direct_streams = len(self._used) + len(self._visits)
 
     # The end
 
     def withdraw(self) -> None:
         """Take no more visitors; those there are go on."""
         self._closed = True
-        for dialling in list(self._dialling.values()):
-            dialling.cancel()
-        for data in list(self._there):
-            if data.transport is not None:
-                data.transport.abortConnection()
-        self._there.clear()
+        dialling, self._dialling = self._dialling, {}
+        there, self._there = self._there, set()
+        for attempt in dialling.values():
+            attempt.cancel()
+        for data in there:
+            data.cut()
 
     def close(self) -> None:
         """The link is gone: so is everything here. May be called twice."""
         self.withdraw()
+        for visit in list(self._visits):
+            visit.abort()
         for used in list(self._used):
             used.abort()
+
+
+class _Cancel:
+    """A function as an attempt."""
+
+    __slots__ = ("cancel",)
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self.cancel = cancel

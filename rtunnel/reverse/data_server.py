@@ -9,21 +9,23 @@ whenever a visitor finds none, fewer when some were not needed for a while, and 
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol as TypingProtocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from rtunnel.relay.direct import DirectRelay, take_socket
-from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import SocketTransport
-from rtunnel.reverse.raw_stream import RawStream, hand_over, has_socket
+from rtunnel.relay.direct import DirectRelay
+from rtunnel.reverse.arrivals import Arrival
+from rtunnel.reverse.data_wires import SocketWire, Wire, adopt, hand_over, probe_socket, reset_socket
+from rtunnel.reverse.raw_stream import RawStream
 from rtunnel.security.peers import Peer
 from rtunnel.services.few_lines import FewLines
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.data_connection import ServerDataConnection
+from rtunnel.wire.events import Attached
+from rtunnel.wire.frames import ATTACH, HEADER, HEADER_SIZE
+from rtunnel.wire.messages import decode_attach
 from rtunnel.wire.server_link import StreamIds
 from rtunnel.wire.tickets import Tickets
 
@@ -36,12 +38,14 @@ AT_FIRST = 4
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
+#: No ATTACH is longer, in bytes.
+MAX_ATTACH = 64
 
 
-class IDataServer(TypingProtocol):
+class IDataServer(Protocol):
     """What all pools of a server share.
 
-    :ivar watch: watches the sockets of relays, see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :ivar watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
     :ivar pool_size: connections of one link that may wait for visitors.
     """
 
@@ -54,23 +58,28 @@ class IDataServer(TypingProtocol):
     lines: FewLines
 
 
-class ServerData(Protocol):
+class ServerData:
     """A data connection from its ticket to its visitor.
 
     :param pool: whose it is.
+    :ivar wire: the connection.
     """
 
-    transport: SocketTransport  # type: ignore[assignment]
+    __slots__ = ("_pool", "machine", "wire")
+
+    wire: Wire
 
     def __init__(self, pool: DataPool, machine: ServerDataConnection) -> None:
         self._pool = pool
         self.machine = machine
 
-    def connectionMade(self) -> None:
+    def connected(self, wire: Wire) -> None:
         """Ask whether the client is there."""
-        self.transport.write(self.machine.data_to_send())
+        self.wire = wire
+        self._pool.attached(self)
+        wire.send(self.machine.data_to_send())
 
-    def dataReceived(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         """The client's answer."""
         machine = self.machine
         machine.receive_data(data, self._pool.reactor.seconds())
@@ -83,13 +92,28 @@ class ServerData(Protocol):
         """Look after what is due by time."""
         self.machine.tick(now)
         if self.machine.is_dead:
-            self.transport.abortConnection()
+            self.wire.cut()
+            self._pool.gone(self)
         elif asked := self.machine.data_to_send():
-            self.transport.write(asked)
+            self.wire.send(asked)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
+    def lost(self, why: str) -> None:
         """It is gone before anybody needed it."""
         self._pool.gone(self)
+
+
+def peek_attach(sock: socket.socket) -> Attached | None:
+    """ATTACH, if it is what has come on an accepted connection, and all; it is taken off it then."""
+    try:
+        data = sock.recv(MAX_ATTACH, socket.MSG_PEEK)
+        if len(data) < HEADER_SIZE or data[0] != ATTACH or HEADER.unpack_from(data)[2] != len(data) - HEADER_SIZE:
+            return None
+        event = Attached(*decode_attach(data[HEADER_SIZE:]))
+        sock.recv(len(data))
+    except (OSError, ValueError):
+        # It is looked at again as a link, which says what is wrong.
+        return None
+    return event
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +122,6 @@ class _Waiting:
 
     until: float
     tunnel: int
-    visitor: str
 
 
 class DataPool:
@@ -122,44 +145,45 @@ class DataPool:
         self._idle: dict[ServerData, None] = {}
         self._asked: dict[ServerData, None] = {}
         self._used: dict[DirectRelay | RawStream, int] = {}
-        self._waiting: dict[SocketEnd, _Waiting] = {}
+        self._waiting: dict[Arrival, _Waiting] = {}
         self._closed = False
 
     def is_of(self, identity: Peer | None) -> bool:
-        """Whether this end of a connection is that of the link."""
+        """Whether the other end of a connection is that of the link."""
         own = self._session.identity
         if own is None or identity is None:
             return own is identity
         return own.fingerprint == identity.fingerprint
 
-    def attach(self, transport: Any, ping_every: float | None) -> None:
-        """A connection whose ticket was ours."""
-        machine = ServerDataConnection(self._session.link.limits, self.reactor.seconds(), ping_every)
-        data = ServerData(self, machine)
-        self._asked[data] = None
-        hand_over(transport, data)
+    def expect(self, ping_every: float | None) -> ServerData:
+        """For a connection that has shown a ticket of ours."""
+        return ServerData(self, ServerDataConnection(self._session.link.limits, self.reactor.seconds(), ping_every))
 
     # What connections tell
+
+    def attached(self, data: ServerData) -> None:
+        """It is there."""
+        self._asked[data] = None
 
     def available(self, data: ServerData) -> None:
         """It can take a visitor."""
         del self._asked[data]
-        while self._waiting:
-            end = next(iter(self._waiting))
-            waiting = self._waiting.pop(end)
-            if end in self._server.visitors:
-                if not self._use(data, waiting.tunnel, waiting.visitor, end):
-                    self._waiting = {end: waiting, **self._waiting}
-                return
-            self._count()
-        self._idle[data] = None
+        if self._waiting:
+            arrival, waiting = next(iter(self._waiting.items()))
+            del self._waiting[arrival]
+            self._use(data, waiting.tunnel, arrival)
+            self._server.visitors.discard(arrival)
+            self.refill()
+        else:
+            self._idle[data] = None
 
     def broken(self, data: ServerData, why: str) -> None:
         """The client broke the protocol on it."""
         self._server.lines.warn(
             "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
         )
-        data.transport.abortConnection()
+        data.wire.cut()
+        self.gone(data)
 
     def gone(self, data: ServerData) -> None:
         """It is closed."""
@@ -168,66 +192,79 @@ class DataPool:
 
     # Visitors
 
-    def open_visitor(self, tunnel: int, visitor: str, end: SocketEnd) -> bool:
-        """Serve *end*, a visitor's connection, over a data connection; False: by the link."""
-        idle = self._idle
-        while idle:
-            data, _ = idle.popitem()
-            if self._use(data, tunnel, visitor, end):
-                self._least_idle = min(self._least_idle, len(idle))
-                self.refill()
-                return True
+    def open_visitor(self, tunnel: int, arrival: Arrival) -> bool:
+        """Serve a visitor over a data connection; False: by the link."""
+        if self._idle:
+            data, _ = self._idle.popitem()
+            self._least_idle = min(self._least_idle, len(self._idle))
+            self._use(data, tunnel, arrival)
+            self.refill()
+            return True
         self._least_idle = 0
         self._target = min(2 * self._target, self._most)
         self.refill()
-        if self._waits and not self._closed:
-            end.pause()
-            self._waiting[end] = _Waiting(self.reactor.seconds() + PATIENCE, tunnel, visitor)
-            self._server.visitors.add(end)
-            self._count()
-            return True
-        return False
-
-    def _use(self, data: ServerData, tunnel: int, visitor: str, end: SocketEnd) -> bool:
-        """Relay between *data*, which is available, and *end*; False where *data* is about to be closed."""
-        conn_id = self._server.ids.allocate()
-        opening = data.machine.open(conn_id, tunnel, visitor)
-        used: DirectRelay | RawStream
-        if has_socket(data.transport) and has_socket(end.transport):
-            try:
-                mine, unsent = take_socket(data.transport)
-            except ValueError:
-                self._server.ids.release(conn_id)
-                return False
-            try:
-                theirs, _ = take_socket(end.transport)
-            except ValueError:
-                # The visitor is gone.
-                self._server.ids.release(conn_id)
-                mine.close()
-                return True
-            used = relay = DirectRelay(self._server.watch, mine, theirs, self._ended, to_left=unsent + opening)
-            self._used[used] = conn_id
-            self._server.visitors.add(relay)
-            self._server.visitors.discard(end)
-            self._count()
-            relay.start()
-        else:
-            data.transport.write(opening)
-            used = stream = RawStream(end, self._ended)
-            self._used[used] = conn_id
-            self._server.visitors.add(end)
-            self._count()
-            end.attach(stream)
-            hand_over(data.transport, stream)
-            end.resume()
+        if not self._waits or self._closed:
+            return False
+        arrival.wait()
+        self._waiting[arrival] = _Waiting(self.reactor.seconds() + PATIENCE, tunnel)
+        self._server.visitors.add(arrival)
+        self._count()
         return True
+
+    def _use(self, data: ServerData, tunnel: int, arrival: Arrival) -> None:
+        """Relay between *data*, which is available, and a visitor."""
+        conn_id = self._server.ids.allocate()
+        opening = data.machine.open(conn_id, tunnel, arrival.name)
+        self.log.debug(
+            "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}, on a connection of its own",
+            visitor=arrival.name,
+            tunnel=tunnel,
+            peer=self._session.peer_name,
+            stream=conn_id,
+        )
+        wire = data.wire
+        if isinstance(wire, SocketWire) and arrival.has_socket:
+            self._relay(wire.take(), arrival, conn_id, opening)
+            return
+        end = arrival.socket_end()
+        stream = RawStream(end, self._ended)
+        self._used[stream] = conn_id
+        self._server.visitors.add(end)
+        self._count()
+        end.attach(stream)
+        if isinstance(wire, SocketWire):
+            adopt(self.reactor, wire.take(), stream)
+        else:
+            hand_over(wire.transport, stream)
+        stream.transport.write(opening)
+        end.resume()
+
+    def _relay(self, mine: socket.socket, arrival: Arrival, conn_id: int, opening: bytes) -> None:
+        try:
+            theirs = arrival.take_socket()
+        except ValueError:
+            # The visitor is gone.
+            self._server.ids.release(conn_id)
+            reset_socket(mine)
+            return
+        probe_socket(theirs)
+        relay = DirectRelay(self._server.watch, mine, theirs, self._ended, to_left=opening)
+        self._used[relay] = conn_id
+        self._server.visitors.add(relay)
+        self._count()
+        relay.start()
 
     def _ended(self, used: DirectRelay | RawStream) -> None:
         self._server.ids.release(self._used.pop(used))
         self._count()
         if isinstance(used, DirectRelay):
             self._server.visitors.discard(used)
+
+    def _turn_away(self, arrival: Arrival) -> None:
+        del self._waiting[arrival]
+        self._server.visitors.discard(arrival)
+        arrival.abort()
+        self._count()
 
     def _count(self) -> None:
         self._session.link.direct_streams = len(self._used) + len(self._waiting)
@@ -240,11 +277,11 @@ class DataPool:
         :param whole: for a single one too; else they are asked for together, as each frame has its cost.
         """
         target = self._target if self._session.wants_visitors else 0
-        there = len(self._idle) + len(self._asked) + self._server.tickets.outstanding(self, self.reactor.seconds())
-        missing = target - there
+        now = self.reactor.seconds()
+        tickets = self._server.tickets
+        missing = target - len(self._idle) - len(self._asked) - tickets.outstanding(self, now)
         if not self._closed and missing > 0 and (whole or 4 * missing >= target):
-            tickets = self._server.tickets
-            self._session.send_tickets(tickets.issue(self, missing, self.reactor.seconds()), tickets.lifetime)
+            self._session.send_tickets(tickets.issue(self, missing, now), tickets.lifetime)
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
@@ -253,13 +290,11 @@ class DataPool:
             if data in self._idle and not data.machine.is_available:
                 del self._idle[data]
                 self._asked[data] = None
-        for end, waiting in list(self._waiting.items()):
+        for arrival, waiting in list(self._waiting.items()):
             if waiting.until > now:
                 break
-            del self._waiting[end]
-            self._count()
-            self.log.debug("visitor {visitor} closed: no data connection came for it", visitor=waiting.visitor)
-            end.abort()
+            self.log.debug("visitor {visitor} closed: no data connection came for it", visitor=arrival.name)
+            self._turn_away(arrival)
         if now >= self._shrink_at:
             self._shrink_at = now + SHRINK_EVERY
             self._target = max(min(AT_FIRST, self._most), self._target - (self._least_idle + 1) // 2)
@@ -267,7 +302,7 @@ class DataPool:
         wanted = self._target if self._session.wants_visitors else 0
         while len(self._idle) > wanted:
             data, _ = self._idle.popitem()
-            data.transport.abortConnection()
+            data.wire.cut()
         self.refill(whole=True)
 
     # The end
@@ -277,12 +312,10 @@ class DataPool:
         self._closed = True
         self._server.tickets.revoke(self)
         for data in [*self._idle, *self._asked]:
-            data.transport.abortConnection()
+            data.wire.cut()
         self._idle.clear()
         self._asked.clear()
-        for end in list(self._waiting):
-            end.abort()
-        self._waiting.clear()
+        for arrival in list(self._waiting):
+            self._turn_away(arrival)
         for used in list(self._used):
             used.abort()
-        self._count()

@@ -17,7 +17,8 @@ from twisted.logger import Logger
 from rtunnel.addresses import BACKLOG
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import QuietFactory, show_address
+from rtunnel.relay.sockets import show_address
+from rtunnel.reverse.arrivals import Accepted, Arrival, LandingFactory, give_sockets
 from rtunnel.services.listening import why_not_listening
 from rtunnel.services.visitors import Visitors
 
@@ -43,7 +44,7 @@ class Backend:
         return self.session.link.stream_count
 
 
-class VisitorFactory(QuietFactory):
+class VisitorFactory(LandingFactory):
     """Accepts visitors and finds who serves them.
 
     :param candidates: gives the backends to try, best first.
@@ -55,17 +56,24 @@ class VisitorFactory(QuietFactory):
         self._visitors = visitors
         self._candidates = candidates
 
-    def buildProtocol(self, addr: IAddress | None) -> SocketEnd:
-        """One end of a stream for each visitor."""
-        return SocketEnd(self._arrived, self._visitors.discard)
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """One for each visitor."""
+        return self.landing(addr) if self.gives_sockets else SocketEnd(self._connected, self._visitors.discard)
 
-    def _arrived(self, end: SocketEnd) -> None:
-        visitor = show_address(end.transport.getPeer())
+    def _connected(self, end: SocketEnd) -> None:
+        self._arrived(end, end.transport.getPeer())
+
+    def landed(self, accepted: Accepted, address: Any) -> None:
+        """See :class:`LandingFactory`."""
+        self._arrived(accepted, address)
+
+    def _arrived(self, came: Accepted | SocketEnd, address: Any) -> None:
+        arrival = Arrival(show_address(address), came, self._visitors.discard)
         for backend in self._candidates():
-            if backend.session.open_visitor(backend.number, visitor, end):
+            if backend.session.open_visitor(backend.number, arrival):
                 return
-        self.log.debug("visitor {visitor} closed: nobody can serve it", visitor=visitor)
-        end.abort()
+        self.log.debug("visitor {visitor} closed: nobody can serve it", visitor=arrival.name)
+        arrival.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,7 @@ class PublicPorts:
         try:
             # Twisted binds before it returns: nobody comes in between the look at _held and the entry.
             await self._endpoint(number).listen(factory).addCallback(listening.append)
+            give_sockets(listening[0], factory)
         except (CannotListenError, OSError) as error:
             cause = error.socketError if isinstance(error, CannotListenError) else error
             in_use = getattr(cause, "errno", None) == errno.EADDRINUSE

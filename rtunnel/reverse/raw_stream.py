@@ -8,9 +8,7 @@ Where both sockets can be had nobody is needed here: :class:`~rtunnel.relay.dire
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from twisted.internet import tcp
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -19,27 +17,10 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport
-from rtunnel.security.tls_transport import TlsTransport
 
 #: Bytes received and not yet delivered at which the connection is not read, and at which it is read again.
 HIGH_WATER = 128 * 1024
 LOW_WATER = 32 * 1024
-
-
-def has_socket(transport: Any) -> bool:
-    """Whether the kernel sees the very bytes of this connection, so that its socket can be taken."""
-    return isinstance(transport, tcp.Connection) and not transport.TLS
-
-
-def can_carry_stream(transport: Any) -> bool:
-    """Whether a connection can end one direction and go on with the other. Twisted's own TLS cannot."""
-    return isinstance(transport, TlsTransport) or has_socket(transport)
-
-
-def hand_over(transport: Any, protocol: Protocol) -> None:
-    """From now on *protocol* is what *transport* talks to; see :func:`can_carry_stream`."""
-    transport.protocol = protocol
-    protocol.makeConnection(transport)
 
 
 @implementer(IStream, IHalfCloseableProtocol, IPushProducer)

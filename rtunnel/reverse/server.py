@@ -11,6 +11,8 @@ Ports that clients ask for come and go with them, in ``PublicPorts``.
 from __future__ import annotations
 
 import secrets
+import socket
+from functools import partial
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -19,13 +21,14 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.errors import Code, TunnelRefused
-from rtunnel.relay.sockets import QuietFactory, SocketTransport, show_address
+from rtunnel.relay.sockets import SocketTransport, show_address
 from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.admission import Admission
-from rtunnel.reverse.data_server import DataPool
+from rtunnel.reverse.arrivals import Accepted, LandingFactory, give_sockets
+from rtunnel.reverse.data_server import DataPool, peek_attach
+from rtunnel.reverse.data_wires import SocketWire, settle
 from rtunnel.reverse.guard import Guard
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
-from rtunnel.reverse.raw_stream import can_carry_stream
 from rtunnel.reverse.routing import POLICIES
 from rtunnel.reverse.server_session import ServerSession
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
@@ -42,12 +45,22 @@ from rtunnel.wire.server_link import ServerLink, StreamIds
 from rtunnel.wire.tickets import Tickets
 
 
-class _SessionFactory(QuietFactory):
+class _SessionFactory(LandingFactory):
     def __init__(self, server: TunnelServer) -> None:
         self._server = server
 
-    def buildProtocol(self, addr: IAddress | None) -> ServerSession | None:
-        return self._server.build_session(addr)
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        return self.landing(addr) if self.gives_sockets else self._server.build_session(addr)
+
+    def landed(self, accepted: Accepted, address: Any) -> None:
+        """A data connection whose ticket is there already never was a link."""
+        server = self._server
+        if server.pool_size and (attached := peek_attach(accepted.socket)) is not None:
+            server.attach_socket(accepted.socket, attached, address)
+        elif (session := server.build_session(address)) is not None:
+            accepted.give(session)
+        else:
+            accepted.socket.close()
 
 
 class TunnelServer(DrainingService):
@@ -66,7 +79,7 @@ class TunnelServer(DrainingService):
         self.sessions: set[ServerSession] = set()
         self._by_session: dict[tuple[str, str], ServerSession] = {}
         self.data_plane = settings.data_plane
-        self.pool_size = settings.pool
+        self.pool_size = settings.pool if settings.data_plane != "mux" else 0
         self.tickets: Tickets[DataPool] = Tickets()
         self.lines = FewLines(self.log, reactor)
         self.watch = relay_reactor(reactor)
@@ -86,13 +99,27 @@ class TunnelServer(DrainingService):
         factory: IProtocolFactory = _SessionFactory(self)
         if settings.tls is not None:
             factory = TlsListener(reactor, settings, self.build_session)
-        self.control = Listener(reactor, settings.control_listen, factory, "control port", "--control-listen")
+        self.control = Listener(
+            reactor,
+            settings.control_listen,
+            factory,
+            "control port",
+            "--control-listen",
+            partial(give_sockets, factory=factory),
+        )
         self.control.setServiceParent(self)
         Guard(reactor, self, factory if isinstance(factory, TlsListener) else None).setServiceParent(self)
         self.shared: Listener | None = None
         if settings.public_listen is not None:
             visitors = VisitorFactory(self.visitors, self.pool.candidates)
-            self.shared = Listener(reactor, settings.public_listen, visitors, "shared public port", "--public-listen")
+            self.shared = Listener(
+                reactor,
+                settings.public_listen,
+                visitors,
+                "shared public port",
+                "--public-listen",
+                partial(give_sockets, factory=visitors),
+            )
             self.shared.setServiceParent(self)
         if settings.visitor_idle:
             idle = TimerService(settings.visitor_idle, self._abort_idle_visitors)
@@ -141,20 +168,34 @@ class TunnelServer(DrainingService):
             before.lose(f"the same client came back from {session.peer_name}")
         self._by_session[name] = session
 
+    def _pool_of(self, event: Attached, identity: Peer | None, address: Any) -> DataPool | None:
+        """Whose the ticket is; None: it is not good for who shows it."""
+        pool = self.tickets.take(event.ticket, self.reactor.seconds())
+        if pool is not None and pool.is_of(identity):
+            return pool
+        self.lines.warn(
+            "data connection from {peer} closed: {why}",
+            peer=show_address(address),
+            why="its ticket was given to another client"
+            if pool is not None
+            else "its ticket is none of ours, or was used, or is too old",
+        )
+        return None
+
     def attach(self, transport: SocketTransport, identity: Peer | None, event: Attached) -> None:
         """Take a data connection: it goes to the link whose ticket it shows, or is closed."""
-        pool = self.tickets.take(event.ticket, self.reactor.seconds())
+        pool = self._pool_of(event, identity, transport.getPeer())
+        if pool is None or not settle(transport, self.watch, pool.expect(event.ping_every)):
+            transport.loseConnection()
+
+    def attach_socket(self, sock: socket.socket, event: Attached, address: Any) -> None:
+        """The same for a bare socket, without TLS."""
+        pool = self._pool_of(event, None, address)
         if pool is None:
-            why = "its ticket is none of ours, or was used, or is too old"
-        elif not pool.is_of(identity):
-            why = "its ticket was given to another client"
-        elif not can_carry_stream(transport):
-            why = "the way to this port knows no half-close"
+            sock.close()
         else:
-            pool.attach(transport, event.ping_every)
-            return
-        self.lines.warn("data connection from {peer} closed: {why}", peer=show_address(transport.getPeer()), why=why)
-        transport.loseConnection()
+            data = pool.expect(event.ping_every)
+            data.connected(SocketWire(self.watch, sock, data))
 
     def session_lost(self, session: ServerSession) -> None:
         """Free all that *session* had; may be called twice."""

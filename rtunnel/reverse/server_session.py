@@ -11,9 +11,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.errors import Code, TunnelRefused
-from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import SocketTransport
 from rtunnel.reverse.admission import Admission
+from rtunnel.reverse.arrivals import Arrival
 from rtunnel.reverse.data_server import DataPool, IDataServer
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.public_ports import Backend
@@ -281,9 +281,9 @@ class ServerSession(LinkProtocol):
 
     # Visitors
 
-    def open_visitor(self, tunnel: int, visitor: str, end: SocketEnd) -> bool:
-        """Relay *end*, by a data connection or through a new stream of the link; False where the client can take no
-        more.
+    def open_visitor(self, tunnel: int, arrival: Arrival) -> bool:
+        """Relay a visitor, by a data connection or through a new stream of the link; False where the client can take
+        no more.
         """
         if not self.is_live:
             return False
@@ -293,10 +293,10 @@ class ServerSession(LinkProtocol):
             if (
                 self.data is not None
                 and self.link.stream_count < self.link.limits.max_streams
-                and self.data.open_visitor(tunnel, visitor, end)
+                and self.data.open_visitor(tunnel, arrival)
             ):
                 return True
-            stream = self.link.open_stream(tunnel, visitor)
+            stream = self.link.open_stream(tunnel, arrival.name)
         except TunnelRefused as refusal:
             now = self.clock.seconds()
             is_news = self._full_said_at is None or now - self._full_said_at >= FULL_SAID_EVERY
@@ -307,11 +307,12 @@ class ServerSession(LinkProtocol):
             return False
         self.log.debug(
             "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}",
-            visitor=visitor,
+            visitor=arrival.name,
             tunnel=tunnel,
             peer=self.peer_name,
             stream=stream.conn_id,
         )
+        end = arrival.socket_end()
         self._server.visitors.add(end)
         end.attach(LinkStream(self, stream, end))
         self.flush()

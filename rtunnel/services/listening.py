@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
@@ -28,16 +29,26 @@ class Listener(Service):
 
     :param what: as logs and errors call it, such as ``control port``.
     :param option: the option to change where it cannot listen.
+    :param on_listening: called with the port.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, address: ListenAddress, factory: IProtocolFactory, what: str, option: str) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        address: ListenAddress,
+        factory: IProtocolFactory,
+        what: str,
+        option: str,
+        on_listening: Callable[[IListeningPort], None] = lambda _port: None,
+    ) -> None:
         self._reactor = reactor
         self._address = address
         self._factory = factory
         self._what = what
         self._option = option
+        self._on_listening = on_listening
         self._listening: Deferred[IListeningPort] | None = None
         self._port: IListeningPort | None = None
         self.setName(what)
@@ -76,6 +87,7 @@ class Listener(Service):
 
     def _bound(self, port: IListeningPort) -> IListeningPort:
         self._port = port
+        self._on_listening(port)
         self.log.info("{what} listening on {address}", what=self._what, address=show_address(port.getHost()))
         return port
 

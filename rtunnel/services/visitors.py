@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from rtunnel.relay.direct import DirectRelay
-from rtunnel.relay.socket_end import SocketEnd
+
+class IVisitor(Protocol):
+    """What relays one connection, such as :class:`~rtunnel.relay.socket_end.SocketEnd` and
+    :class:`~rtunnel.relay.direct.DirectRelay`; not hashed by what it holds.
+
+    :ivar touched: set whenever a byte passes.
+    """
+
+    touched: bool
+
+    def abort(self) -> None:
+        """Reset it."""
 
 
 class Visitors:
-    """A set of what relays a visitor: :class:`~rtunnel.relay.socket_end.SocketEnd` or
-    :class:`~rtunnel.relay.direct.DirectRelay`.
-    """
+    """A set of them."""
 
     def __init__(self) -> None:
-        self._ends: set[SocketEnd | DirectRelay] = set()
+        self._ends: set[IVisitor] = set()
         self._drained: Deferred[None] | None = None
 
     def __len__(self) -> int:
@@ -24,11 +34,11 @@ class Visitors:
     def __contains__(self, end: object) -> bool:
         return end in self._ends
 
-    def add(self, end: SocketEnd | DirectRelay) -> None:
+    def add(self, end: IVisitor) -> None:
         """A connection is relayed."""
         self._ends.add(end)
 
-    def discard(self, end: SocketEnd | DirectRelay) -> None:
+    def discard(self, end: IVisitor) -> None:
         """It is over."""
         self._ends.discard(end)
         if not self._ends:

@@ -34,6 +34,8 @@ SCOPE_STREAM = "stream"
 
 def clean_text(text: str) -> str:
     """A peer's *text* as it may stand in a log line: one line, printable, not too long."""
+    if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
+        return text
     text = "".join(character if character.isprintable() else "?" for character in text[:MAX_TEXT])
     return text.encode("utf-8", "replace").decode("utf-8")
 

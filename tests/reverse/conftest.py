@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(_nothing_left_behind: TestLog) -> Iterator[World]:
-    """See :class:`World`; everything in it has ended before anybody looks for what is left behind."""
+def world(_nothing_left_behind: TestLog, request: pytest.FixtureRequest) -> Iterator[World]:
+    """See :class:`World`; everything in it has ended before anybody looks for what is left behind.
+
+    Tests of what holds on both planes say so by :data:`tests.reverse.net.BOTH_PLANES`.
+    """
     # It imports the reactor, and pytest reads this file before pytest-twisted installs one.
     from tests.reverse.world import World
 
-    world = World(_nothing_left_behind)
+    world = World(_nothing_left_behind, getattr(request, "param", "mux"))
     yield world
     pytest_twisted.blockon(Deferred.fromCoroutine(world.end()))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
+import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -20,6 +21,7 @@ from zope.interface import implementer
 
 reactor: Any = _reactor
 HOST = "127.0.0.1"
+BOTH_PLANES = pytest.mark.parametrize("world", ["mux", "direct"], indirect=True)
 HEADER = Struct("!BII")
 
 NEW_CONN, DATA, CLOSE_CONN, INIT = 1, 2, 3, 4

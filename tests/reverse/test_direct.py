@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.relay.direct import DirectRelay
 from tests.reverse.net import free_port, until
 from tests.reverse.world import World
+
+DIRECT = pytest.mark.parametrize("world", ["direct"], indirect=True)
 
 
 async def pool_of(world: World, server: Any, count: int = 1) -> Any:
@@ -22,6 +25,7 @@ def relays(service: Any) -> list[Any]:
     return [each for each in service.visitors._ends if isinstance(each, DirectRelay)]
 
 
+@DIRECT
 @ensureDeferred
 async def test_visitor_has_a_connection_of_its_own(world: World) -> None:
     server, service, port = world.server(), await world.service(), free_port()

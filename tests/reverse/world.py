@@ -31,10 +31,12 @@ class World:
     """Starts things on the loopback interface.
 
     :param log: what was logged.
+    :ivar plane: how visitors travel: ``mux`` or ``direct``, so that it is no matter of chance.
     """
 
-    def __init__(self, log: TestLog) -> None:
+    def __init__(self, log: TestLog, plane: str = "mux") -> None:
         self._log = log
+        self.plane = plane
         self._services: list[Any] = []
         self._peers: list[Peer] = []
         self._listening: list[LocalService] = []
@@ -58,6 +60,7 @@ class World:
 
     def server(self, *, shared: bool = False, control: int = 0, **settings: Any) -> TunnelServer:
         settings.setdefault("public_interface", HOST)
+        settings.setdefault("data_plane", self.plane)
         settings.setdefault("drain", 5.0)
         public = ListenAddress.parse(f"{HOST}:0") if shared else None
         where = ListenAddress.parse(f"{HOST}:{control}")
@@ -67,6 +70,7 @@ class World:
     def client(self, server: int | TunnelServer | ReferenceServer, *tunnels: tuple[int, int], **more: Any) -> Any:
         """A client; its tunnels are pairs of a remote port and a local one."""
         more.setdefault("reconnect_min", 0.05)
+        more.setdefault("data_plane", self.plane)
         more.setdefault("reconnect_max", 0.2)
         more.setdefault("drain", 5.0)
         settings = ClientSettings(
