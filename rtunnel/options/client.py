@@ -53,6 +53,8 @@ class Options(PluginOptions):
             limits=link_limits(resolved),
             tls=tls,
             token=values["token"],
+            data_plane=values["data-plane"],
+            pool=values["pool"],
         )
 
 

@@ -20,6 +20,7 @@ from rtunnel.coercions import (
 from rtunnel.config import Setting
 from rtunnel.options.tls_declarations import ADMISSION, TLS, TLS_CLIENT, TOKEN, TOKEN_OVER_PLAIN_TCP
 from rtunnel.options.tunnels import tunnels
+from rtunnel.reverse.settings import DATA_PLANES
 from rtunnel.wire.limits import LinkLimits
 
 _LIMITS = LinkLimits()
@@ -54,6 +55,15 @@ LOG = (
 
 LINK = (
     count_setting("max-streams", _LIMITS.max_streams, "Visitors that one link may carry at once."),
+    Setting(
+        "data-plane",
+        choice(*DATA_PLANES),
+        "auto",
+        "How visitors travel: auto (each on a data connection of its own where one waits, else by the link), direct "
+        "(they wait for one) or mux (by the link).",
+        "auto",
+    ),
+    count_setting("pool", 64, "Most data connections of a link that wait for visitors."),
     size_setting(
         "initial-credit",
         KIB,

@@ -52,6 +52,8 @@ class Options(PluginOptions):
             tls=tls,
             max_handshakes=values["max-handshakes"],
             admission=decide_admission(resolved),
+            data_plane=values["data-plane"],
+            pool=values["pool"],
         )
 
 

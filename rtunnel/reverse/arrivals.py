@@ -68,7 +68,7 @@ def give_sockets(port: Any, factory: Any) -> None:
     """Let *port* hand its connections to *factory* as bare sockets, if it can."""
     # A factory around ours (TLS, haproxy) sees to bytes that we must not miss.
     if isinstance(port, tcp.Port) and port.factory is factory and isinstance(factory, LandingFactory):
-        port.transport = Accepted
+        port.transport = Accepted  # type: ignore[assignment]
         factory.gives_sockets = True
 
 

@@ -17,6 +17,7 @@ from rtunnel.reverse.data_client import DataConnections, IDialler
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.backoff import Backoff
+from rtunnel.services.few_lines import FewLines
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
@@ -25,6 +26,8 @@ from rtunnel.wire.messages import DIRECT, TunnelRequest
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
+#: Lines of one kind that visitors can cause in ten seconds.
+MOST_ALIKE = 5
 
 
 class _Tunnel:
@@ -54,6 +57,7 @@ class ClientSession(LinkProtocol):
     """One link, from connection to loss.
 
     :param dialler: makes data connections.
+    :ivar lines: for what visitors can make us say.
     :ivar ended: fires with the reason when the connection is lost.
     :ivar was_useful: the server took us, so that the next attempt need not wait long.
     """
@@ -81,6 +85,7 @@ class ClientSession(LinkProtocol):
             )
             for number, tunnel in enumerate(settings.tunnels)
         ]
+        self.lines = FewLines(self.log, reactor, most=MOST_ALIKE)
         self.data = DataConnections(self, dialler, settings.pool, visitors)
         self._silence: IDelayedCall | None = None
         self._draining = False
@@ -119,6 +124,7 @@ class ClientSession(LinkProtocol):
     def _tick(self) -> None:
         super()._tick()
         self.data.tick(self.clock.seconds())
+        self.lines.tick()
 
     def _server_is_silent(self) -> None:
         """It is a reference server that has no visitor yet, most likely; a late HELLO may still show otherwise."""
@@ -227,11 +233,12 @@ class ClientSession(LinkProtocol):
         """A visitor has reached the service."""
         if tunnel.local_is_down:
             tunnel.local_is_down = False
-            self.log.info("{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local)
+            # Without a descriptor left it comes and goes with each visitor.
+            self.lines.info("{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local)
 
     def dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
         """Loud for the first visitor who finds the service down, quiet for the rest."""
-        log = self.log.debug if tunnel.local_is_down else self.log.warn
+        log = self.log.debug if tunnel.local_is_down else self.lines.warn
         tunnel.local_is_down = True
         log(
             "{tunnel}: local service {local} cannot be reached: {error}",

@@ -24,6 +24,7 @@ from rtunnel.relay.direct import DirectRelay, take_socket
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.data_wires import SocketWire, Wire, adopt, hand_over, has_socket, probe_socket, reset_socket
 from rtunnel.reverse.raw_stream import RawStream
+from rtunnel.services.few_lines import FewLines
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.data_connection import ClientDataConnection, Used
@@ -47,6 +48,7 @@ class IUser(TypingProtocol):
 
     link: ClientLink
     clock: Any
+    lines: FewLines
 
     def service_of(self, tunnel: int) -> IService | None: ...
     def dialled(self, service: Any) -> None: ...
@@ -205,7 +207,7 @@ class DataConnections:
         """One is attached."""
         if self._said:
             self._said = False
-            self.log.info("data connections can be made again")
+            self._user.lines.info("data connections can be made again")
 
     def gone(self, data: ClientData, why: str) -> None:
         """It is closed, or could not be made."""
@@ -215,7 +217,7 @@ class DataConnections:
         self._there.discard(data)
         if data.machine.error or not data.machine.is_attached:
             # Loud once, until one can be made.
-            log = self.log.debug if self._said else self.log.warn
+            log = self.log.debug if self._said else self._user.lines.warn
             self._said = True
             log("data connections cannot be made: {why}; visitors go by the link", why=why)
 

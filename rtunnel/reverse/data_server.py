@@ -38,6 +38,8 @@ AT_FIRST = 4
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
+#: Seconds after which nothing is expected any more of tickets: one of the ends had no descriptor for the connections.
+LOST_AFTER = 3.0
 #: No ATTACH is longer, in bytes.
 MAX_ATTACH = 64
 
@@ -141,6 +143,7 @@ class DataPool:
         self._most = server.pool_size
         self._target = min(AT_FIRST, self._most)
         self._least_idle = 0
+        self._wished_at = 0.0
         self._shrink_at = self.reactor.seconds() + SHRINK_EVERY
         self._idle: dict[ServerData, None] = {}
         self._asked: dict[ServerData, None] = {}
@@ -279,8 +282,11 @@ class DataPool:
         target = self._target if self._session.wants_visitors else 0
         now = self.reactor.seconds()
         tickets = self._server.tickets
-        missing = target - len(self._idle) - len(self._asked) - tickets.outstanding(self, now)
+        missing = target - len(self._idle) - len(self._asked)
+        if now - self._wished_at < LOST_AFTER:
+            missing -= tickets.outstanding(self, now)
         if not self._closed and missing > 0 and (whole or 4 * missing >= target):
+            self._wished_at = now
             self._session.send_tickets(tickets.issue(self, missing, now), tickets.lifetime)
 
     def tick(self, now: float) -> None:

@@ -141,16 +141,26 @@ class TunnelServer(DrainingService):
 
     def build_session(self, addr: IAddress | None) -> ServerSession | None:
         """A session for a connection to the control port; None if there are too many."""
-        if len(self.sessions) >= self._settings.max_links:
-            if not self._full:
-                self._full = True
-                self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
+        # Those beyond may be data connections that are on their way; whether they are shows in their first frame.
+        if len(self.sessions) >= self._settings.max_links + len(self.tickets):
+            self.is_full()
             return None
-        self._full = False
         link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self.ids)
         session = ServerSession(self, link, self.reactor)
+        session.is_spare = len(self.sessions) >= self._settings.max_links
         self.sessions.add(session)
+        self._full = self._full and session.is_spare
         return session
+
+    def is_full(self) -> bool:
+        """Whether there are too many links; said until there is room again."""
+        links = sum(not session.is_spare for session in self.sessions)
+        if links < self._settings.max_links:
+            return False
+        if not self._full:
+            self._full = True
+            self.log.warn("{count} links, the limit (--max-links): others are closed", count=links)
+        return True
 
     @property
     def serves_silent_clients(self) -> bool:

@@ -42,6 +42,7 @@ class IServer(IDataServer, Protocol):
 
     @property
     def serves_silent_clients(self) -> bool: ...
+    def is_full(self) -> bool: ...
     def session_established(self, session: ServerSession) -> None: ...
     def session_lost(self, session: ServerSession) -> None: ...
     def attach(self, transport: SocketTransport, identity: Peer | None, event: events.Attached) -> None: ...
@@ -57,6 +58,7 @@ class ServerSession(LinkProtocol):
     :ivar backends: what the client serves or asked to serve, by tunnel number.
     :ivar known_as: by what the server knows the client again when it comes back.
     :ivar client_name: by which the operator says what the client may do; empty where nothing has told it.
+    :ivar is_spare: it is one more than there may be links.
     :ivar data: its data connections; None where one of the ends wants none.
     """
 
@@ -70,6 +72,7 @@ class ServerSession(LinkProtocol):
         self.backends: dict[int, Backend] = {}
         self.known_as: tuple[str, str] | None = None
         self.client_name = ""
+        self.is_spare = False
         self.data: DataPool | None = None
         self._opening = 0
         self._refusals: set[tuple[int, str]] = set()
@@ -146,6 +149,10 @@ class ServerSession(LinkProtocol):
 
     def check_admission(self) -> bool:
         """Whether the client may stay; if not, it is told so and closed."""
+        if self.is_spare and self._server.is_full():
+            self.close(Code.LIMIT, "the server has no room for another link")
+            return False
+        self.is_spare = False
         why = self._server.admission.why_not(self)
         if why is not None:
             self.link.fail(Code.UNAUTHORIZED, why)

@@ -80,6 +80,8 @@ LINK_VALUES: dict[str, tuple[str, object, object]] = {
     "max-window": ("1M", "1M", 1 << 20),
     "link-buffer": ("1G", "1G", 1 << 30),
     "max-frame": ("16M", "16M", 16 << 20),
+    "data-plane": ("direct", "direct", "direct"),
+    "pool": ("5", 5, 5),
     "keepalive-interval": ("500ms", 0.5, 0.5),
     "dead-after": ("1m", 60, 60.0),
 }
