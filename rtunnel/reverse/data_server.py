@@ -38,8 +38,8 @@ AT_FIRST = 4
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
-#: Seconds after which nothing is expected any more of tickets: one of the ends had no descriptor for the connections.
-LOST_AFTER = 3.0
+#: Seconds after which nothing is expected any more of tickets: an end had no descriptor for the connections, say.
+LOST_AFTER = 10.0
 #: No ATTACH is longer, in bytes.
 MAX_ATTACH = 64
 
