@@ -1,10 +1,15 @@
 """Both ends of a data connection, from ATTACH to the frame behind which it is a stream (docs/wire.rst).
 
-    server:  asking --- the PONG that is due ---> available --- open() ---> used
-                ^                                     |
-                +---------- a PING goes out ----------+
+    server:  available --- open() ---> used
+              |     ^
+         a PING    the PONG that is due
+         goes out   |
+              v     |
+             asking
 
     client:  attaching --- PING ---> attached --- NEW_CONN ---> used
+                 |                                               ^
+                 +-----------------------------------------------+
 
 Only the server asks, and it uses no connection on which an answer is due: so when NEW_CONN goes out nothing is on its
 way from the client, and all that comes behind it, both ways, is the stream's, with no frame around it.
@@ -34,7 +39,7 @@ _MAX_PAYLOAD = {frames.PING: MAX_PING, frames.NEW_CONN: MAX_NEW_CONN}
 
 
 class ServerDataConnection:
-    """The server's end, once the ticket of ATTACH was found good. It asks for a sign of life at once.
+    """The server's end, once the ticket of ATTACH was found good. It asks with the first tick, if it is not used yet.
 
     :param limits: our bounds; only ``keepalive_interval`` and ``dead_after`` count.
     :param now: the time, in seconds.
@@ -44,7 +49,7 @@ class ServerDataConnection:
     :ivar tick_every: seconds between two calls of :meth:`tick`.
     """
 
-    __slots__ = ("_due", "_held", "_life", "_out", "_ping_every", "error", "is_used", "tick_every")
+    __slots__ = ("_ask_at", "_due", "_held", "_life", "_out", "_ping_every", "error", "is_used", "tick_every")
 
     def __init__(self, limits: LinkLimits, now: float, ping_every: float | None = None) -> None:
         self.error = ""
@@ -53,10 +58,10 @@ class ServerDataConnection:
         self._ping_every = interval if ping_every is None else min(interval, max(ping_every, MIN_PING_EVERY))
         self.tick_every = min(1.0, self._ping_every / 2)
         self._life = SignsOfLife(limits, now)
+        # By the first PING the client learns that its ticket was taken.
+        self._ask_at = now
         # The answer that is due, and what of it has come.
-        self._due = _PONG
-        self._held = b""
-        self._out = _PING
+        self._due = self._held = self._out = b""
 
     @property
     def is_available(self) -> bool:
@@ -86,6 +91,7 @@ class ServerDataConnection:
         else:
             self._due = self._held = b""
             self._life.last_heard = now
+            self._ask_at = now + self._ping_every
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
@@ -93,7 +99,7 @@ class ServerDataConnection:
             return
         self._life.tick(now)
         # A process that was stopped asks too early, which does no harm.
-        if not self._due and now - self._life.last_heard >= self._ping_every:
+        if not self._due and now >= self._ask_at:
             self._due, self._out = _PONG, _PING
 
     def open(self, conn_id: int, tunnel: int, visitor: str) -> bytes:
@@ -130,7 +136,7 @@ class ClientDataConnection:
     :param limits: our bounds; only ``keepalive_interval``, which the server is told, and ``dead_after`` count.
     :param now: the time, in seconds.
     :ivar error: how the server broke the protocol; empty: it did not.
-    :ivar is_attached: the server has taken the ticket.
+    :ivar is_attached: the server is known to have taken the ticket.
     :ivar is_used: :class:`Used` was told; whatever comes is the stream's, and is not to be handed in here.
     """
 

@@ -20,7 +20,10 @@ NEW_CONN = raw(frames.NEW_CONN, 7, VISITOR)
 
 
 def server(ping_every: float | None = None) -> ServerDataConnection:
-    return ServerDataConnection(LIMITS, NOW, ping_every)
+    """A server's end that has asked for the first time."""
+    end = ServerDataConnection(LIMITS, NOW, ping_every)
+    end.tick(NOW)
+    return end
 
 
 def available() -> ServerDataConnection:
@@ -70,6 +73,15 @@ def test_from_attach_to_the_stream() -> None:
     for end in (at_server, at_client):
         assert not end.is_dead
         assert not end.error
+
+
+def test_a_connection_may_be_used_before_anybody_has_asked() -> None:
+    at_client, at_server = client(), ServerDataConnection(LIMITS, NOW)
+    assert at_server.data_to_send() == b""
+    used = at_client.receive_data(at_server.open(7, 3, "192.0.2.1:5000"), NOW)
+    assert used == Used(7, 3, "192.0.2.1:5000", b"")
+    at_server.tick(NOW + 1)
+    assert at_server.data_to_send() == b""
 
 
 def test_idle_ends_stay() -> None:
@@ -238,8 +250,9 @@ def test_the_client_may_want_to_be_asked_more_often(wish: float | None, every: i
 
 def test_a_server_that_asks_more_often_than_any_client_may_want() -> None:
     end = ServerDataConnection(LinkLimits(keepalive_interval=0.2, dead_after=1.0), NOW, 5.0)
-    end.receive_data(PONG, NOW)
+    end.tick(NOW)
     end.data_to_send()
+    end.receive_data(PONG, NOW)
     end.tick(NOW + 0.2)
     assert end.data_to_send() == PING
 
