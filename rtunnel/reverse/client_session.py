@@ -112,13 +112,13 @@ class ClientSession(LinkProtocol):
         for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
             if call is not None and call.active():
                 call.cancel()
-        self.data.close()
+        self.data.close(cut=not self.peer_has_left)
         super().connectionLost(reason)
         self.ended.callback(self.why_lost or reason.getErrorMessage())
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. The data connections go with the link."""
-        self.data.close()
+        self.data.close(cut=not self.peer_has_left)
         super()._close_connection(half=half)
 
     def _tick(self) -> None:

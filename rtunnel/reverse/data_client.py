@@ -15,19 +15,33 @@ from collections.abc import Callable
 from typing import Any, Protocol as TypingProtocol
 
 from twisted.internet.error import TimeoutError as ConnectTimeout, getConnectError
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay, take_socket
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.reverse.data_wires import SocketWire, Wire, adopt, hand_over, has_socket, probe_socket, reset_socket
+from rtunnel.reverse.data_wires import (
+    READ_SIZE,
+    TAIL,
+    SocketWire,
+    Wire,
+    adopt,
+    hand_over,
+    has_socket,
+    probe_socket,
+    reset_socket,
+)
 from rtunnel.reverse.raw_stream import RawStream
 from rtunnel.services.few_lines import FewLines
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.data_connection import ClientDataConnection, Used
+
+#: Bytes of a visitor that are read before its service is there.
+MOST_EARLY = 65536
 
 
 class IService(TypingProtocol):
@@ -123,13 +137,16 @@ class ClientData:
             self.wire.cut()
 
 
+@implementer(IReadDescriptor)
 class _Visit:
-    """A visitor whose service is being dialled: it has a bare socket.
+    """A visitor whose service is being dialled: it has a bare socket. Whether it leaves is watched meanwhile.
 
+    :ivar rest: its first bytes.
+    :ivar until: when the service has had its time.
     :ivar touched: see :class:`~rtunnel.services.visitors.Visitors`.
     """
 
-    __slots__ = ("_connections", "dial", "rest", "service", "sock", "touched", "until")
+    __slots__ = ("_connections", "_watched", "dial", "rest", "service", "sock", "touched", "until")
 
     def __init__(
         self, connections: DataConnections, sock: socket.socket, service: IService, rest: bytes, until: float
@@ -141,6 +158,18 @@ class _Visit:
         self.until = until
         self.touched = True
         self.dial: Cancellable | None = None
+        self._watched: Any = None
+
+    def wait(self, watch: Any) -> None:
+        """The service takes its time."""
+        self._watched = watch
+        watch.addReader(self)
+
+    def leave(self) -> None:
+        """Watch it no more."""
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watched.removeReader(self)
 
     def made(self, theirs: socket.socket) -> None:
         """The service is there."""
@@ -157,6 +186,39 @@ class _Visit:
     def abort(self) -> None:
         """Give up."""
         self._connections.service_gone(self, None)
+
+    # What the reactor asks
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when it is not watched."""
+        return self.sock.fileno() if self._watched is not None else -1
+
+    def logPrefix(self) -> str:
+        """What the log says of an error here."""
+        return "visitor"
+
+    def doRead(self) -> None:
+        """There are bytes, or the end, or an error."""
+        if self._watched is None:
+            return
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort()
+            return
+        self.rest += data
+        if not data or len(self.rest) >= MOST_EARLY:
+            # The rest can wait, and an end shows again.
+            self.leave()
+
+    def doWrite(self) -> None:
+        """Nobody asks for it."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor found it broken, or stops."""
+        self.abort()
 
 
 class DataConnections:
@@ -179,6 +241,7 @@ class DataConnections:
         self._used: set[DirectRelay | RawStream | SocketEnd] = set()
         self._said = False
         self._closed = False
+        self._tail: IDelayedCall | None = None
 
     @property
     def now(self) -> float:
@@ -271,6 +334,8 @@ class DataConnections:
         else:
             visit.dial = dial = Dial(self._dialler.watch, visit.made, visit.failed)
             dial.start(*service.address)
+        if visit in self._visits:
+            visit.wait(self._dialler.watch)
 
     def dial_endpoint(self, visit: _Visit) -> None:
         """Reach the service as its endpoint does."""
@@ -286,6 +351,7 @@ class DataConnections:
             self.service_there(visit, theirs)
             return
         # TLS of Twisted's, or the like.
+        visit.leave()
         self._user.dialled(visit.service)
         stream = self._relay_here(end)
         self._visitors.add(end)
@@ -301,6 +367,7 @@ class DataConnections:
 
     def service_there(self, visit: _Visit, theirs: socket.socket) -> None:
         """The service has accepted."""
+        visit.leave()
         self._user.dialled(visit.service)
         probe_socket(theirs)
         relay = DirectRelay(self._dialler.watch, visit.sock, theirs, self._ended, to_right=visit.rest)
@@ -322,6 +389,7 @@ class DataConnections:
 
     def _forget(self, visit: _Visit) -> None:
         del self._visits[visit]
+        visit.leave()
         self._visitors.discard(visit)
         self._count()
 
@@ -338,6 +406,8 @@ class DataConnections:
         if isinstance(used, DirectRelay):
             self._visitors.discard(used)
         self._count()
+        if self._tail is not None and not self._used and self._tail.active():
+            self._tail.cancel()
 
     def _count(self) -> None:
         self._user.link.direct_streams = len(self._used) + len(self._visits)
@@ -354,13 +424,19 @@ class DataConnections:
         for data in there:
             data.cut()
 
-    def close(self) -> None:
-        """The link is gone: so is everything here. May be called twice."""
+    def close(self, *, cut: bool = True) -> None:
+        """The link is gone: so is everything here. May be called twice.
+
+        :param cut: what is in use too. If not, the server has ended it, or cut it, and the last bytes may be on the way.
+        """
         self.withdraw()
         for visit in list(self._visits):
             visit.abort()
-        for used in list(self._used):
-            used.abort()
+        if cut:
+            for used in list(self._used):
+                used.abort()
+        elif self._used and self._tail is None:
+            self._tail = self._user.clock.callLater(TAIL, self.close)
 
 
 class _Cancel:

@@ -13,11 +13,12 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.reverse.arrivals import Arrival
-from rtunnel.reverse.data_wires import SocketWire, Wire, adopt, hand_over, probe_socket, reset_socket
+from rtunnel.reverse.data_wires import TAIL, SocketWire, Wire, adopt, hand_over, probe_socket, reset_socket
 from rtunnel.reverse.raw_stream import RawStream
 from rtunnel.security.peers import Peer
 from rtunnel.services.few_lines import FewLines
@@ -76,10 +77,9 @@ class ServerData:
         self.machine = machine
 
     def connected(self, wire: Wire) -> None:
-        """Ask whether the client is there."""
+        """It can take a visitor at once."""
         self.wire = wire
-        self._pool.attached(self)
-        wire.send(self.machine.data_to_send())
+        self._pool.available(self)
 
     def received(self, data: bytes) -> None:
         """The client's answer."""
@@ -150,6 +150,7 @@ class DataPool:
         self._used: dict[DirectRelay | RawStream, int] = {}
         self._waiting: dict[Arrival, _Waiting] = {}
         self._closed = False
+        self._tail: IDelayedCall | None = None
 
     def is_of(self, identity: Peer | None) -> bool:
         """Whether the other end of a connection is that of the link."""
@@ -164,13 +165,9 @@ class DataPool:
 
     # What connections tell
 
-    def attached(self, data: ServerData) -> None:
-        """It is there."""
-        self._asked[data] = None
-
     def available(self, data: ServerData) -> None:
         """It can take a visitor."""
-        del self._asked[data]
+        self._asked.pop(data, None)
         if self._waiting:
             arrival, waiting = next(iter(self._waiting.items()))
             del self._waiting[arrival]
@@ -260,6 +257,8 @@ class DataPool:
     def _ended(self, used: DirectRelay | RawStream) -> None:
         self._server.ids.release(self._used.pop(used))
         self._count()
+        if self._tail is not None and not self._used and self._tail.active():
+            self._tail.cancel()
         if isinstance(used, DirectRelay):
             self._server.visitors.discard(used)
 
@@ -306,15 +305,18 @@ class DataPool:
             self._target = max(min(AT_FIRST, self._most), self._target - (self._least_idle + 1) // 2)
             self._least_idle = len(self._idle)
         wanted = self._target if self._session.wants_visitors else 0
-        while len(self._idle) > wanted:
-            data, _ = self._idle.popitem()
+        for data in list(self._idle)[: max(0, len(self._idle) - wanted)]:
+            del self._idle[data]
             data.wire.cut()
         self.refill(whole=True)
 
     # The end
 
-    def close(self) -> None:
-        """The link is gone: so is everything here. May be called twice."""
+    def close(self, *, cut: bool = True) -> None:
+        """The link is gone: so is everything here. May be called twice.
+
+        :param cut: what is in use too. If not, the client has ended it, or cut it, and the last bytes may be on the way.
+        """
         self._closed = True
         self._server.tickets.revoke(self)
         for data in [*self._idle, *self._asked]:
@@ -323,5 +325,8 @@ class DataPool:
         self._asked.clear()
         for arrival in list(self._waiting):
             self._turn_away(arrival)
-        for used in list(self._used):
-            used.abort()
+        if cut:
+            for used in list(self._used):
+                used.abort()
+        elif self._used and self._tail is None:
+            self._tail = self.reactor.callLater(TAIL, self.close)

@@ -24,6 +24,8 @@ from rtunnel.security.tls_transport import TlsTransport
 
 #: Bytes of one read. Frames ahead of the stream's bytes are short, and more can wait in the kernel.
 READ_SIZE = 8192
+#: Seconds that connections in use are given to bring their last bytes, once their other end has left in good order.
+TAIL = 60.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 

@@ -73,6 +73,7 @@ class LinkProtocol(Protocol):
     :ivar peer_name: the connection's other end, for logs.
     :ivar connected_now: there is a connection.
     :ivar why_lost: the reason, where one of the ends gave one.
+    :ivar peer_has_left: the peer goes down, and has said so behind all that it had to say.
     """
 
     log = Logger()
@@ -85,6 +86,7 @@ class LinkProtocol(Protocol):
         self.peer_name = ""
         self.connected_now = False
         self.why_lost = ""
+        self.peer_has_left = False
         self._handling = False
         self._connection_full = False
         self._reading_paused = False
@@ -260,6 +262,7 @@ class LinkProtocol(Protocol):
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         self.why_lost = f"{event.code}: {event.message}"
+        self.peer_has_left = event.by_peer and event.code == Code.SHUTTING_DOWN
         log = self.log.info if event.code == Code.SHUTTING_DOWN else self.log.warn
         log(
             "link {peer}: closed by {side}: {code}: {text}",

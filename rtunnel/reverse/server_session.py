@@ -115,13 +115,13 @@ class ServerSession(LinkProtocol):
         self._stop_timers()
         self._server.session_lost(self)
         if self.data is not None:
-            self.data.close()
+            self.data.close(cut=not self.peer_has_left)
         super().connectionLost(reason)
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. The data connections go with the link."""
         if self.data is not None:
-            self.data.close()
+            self.data.close(cut=not self.peer_has_left)
         super()._close_connection(half=half)
 
     def _tick(self) -> None:
@@ -186,7 +186,9 @@ class ServerSession(LinkProtocol):
             waits = wants_direct or DIRECT_ONLY in self.link.capabilities
             self.data = DataPool(self, self._server, waits=waits)
         elif wants_direct:
-            self.log.warn("client {peer} knows no data connections: its visitors go by the link", peer=self.peer_name)
+            self._server.lines.warn(
+                "client {peer} knows no data connections: its visitors go by the link", peer=self.peer_name
+            )
 
     def _attached(self, event: events.Attached) -> None:
         """It is a data connection, and was never a link."""
