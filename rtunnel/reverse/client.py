@@ -23,7 +23,8 @@ from rtunnel.relay.dial import Dial
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.client_session import ClientSession
-from rtunnel.reverse.data_client import Cancellable, ClientData
+from rtunnel.reverse.data_client import ClientData
+from rtunnel.reverse.data_visits import Cancellable
 from rtunnel.reverse.data_wires import SocketWire, Taker, TlsWire
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.reverse.tls_links import TlsDialler

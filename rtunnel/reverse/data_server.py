@@ -315,7 +315,7 @@ class DataPool:
     def close(self, *, cut: bool = True) -> None:
         """The link is gone: so is everything here. May be called twice.
 
-        :param cut: what is in use too. If not, the client has ended it, or cut it, and the last bytes may be on the way.
+        :param cut: what is in use too. If not, the client has ended or cut it, and its last bytes may be on the way.
         """
         self._closed = True
         self._server.tickets.revoke(self)
