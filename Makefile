@@ -21,7 +21,7 @@ demo: $(VENV)/.installed ## A web page through both tunnels, by real processes o
 test: $(VENV)/.installed-dev ## The test suite, on all cores; PYTEST_ARGS adds arguments
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed ## Throughput and requests per second, direct and through the tunnels (wants iperf3, nginx and wrk)
+bench: $(VENV)/.installed ## What the tunnels cost, beside nginx and ssh -R (wants iperf3, nginx and wrk; BENCH_ARGS=--quick)
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-dev ## Style, and whether the news fragments are well-formed

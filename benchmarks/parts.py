@@ -1,4 +1,4 @@
-"""What the benchmarks share: services and tunnels as processes for a while, and programs that make load."""
+"""What the benchmarks share: processes that run for a while, and programs that make load."""
 
 from __future__ import annotations
 
@@ -13,18 +13,56 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+Figures = Sequence[float | None]
 
 NGINX_CONF = """
 daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr;
 events {{ worker_connections 4096; }}
 http {{
-    access_log off; keepalive_requests 100000000;
+    access_log off; keepalive_requests 100000000; keepalive_timeout 600s;
     client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; fastcgi_temp_path {directory}/c;
     uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;
     server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ return 200 "{page}"; }} }}
 }}
 """
+#: Seconds that a load program may take beyond those of its load.
+GRACE = 20.0
+#: Seconds that iperf3's server is given to be done with the test before.
+BUSY = 10.0
+
+
+class Failed(Exception):
+    """What was to be started or measured did not come about."""
+
+
+class Busy(Failed):
+    """iperf3's server still reads what the test before has left on its way."""
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What iperf3 tells.
+
+    :ivar gigabits: Gbit/s that arrived.
+    :ivar received: bytes that arrived, in all.
+    """
+
+    gigabits: float
+    received: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What wrk tells; the latencies are in milliseconds."""
+
+    per_second: float
+    p50: float
+    p99: float
 
 
 def twistd() -> list[str]:
@@ -32,16 +70,25 @@ def twistd() -> list[str]:
     return [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile="]
 
 
-def ratio(these: Sequence[float], those: Sequence[float]) -> float:
-    """These to those, of each round; the median."""
-    return statistics.median(this / that if that else 0.0 for this, that in zip(these, those, strict=True))
+def median(figures: Figures) -> float | None:
+    """The median of the rounds that gave a figure."""
+    there = [figure for figure in figures if figure is not None]
+    return statistics.median(there) if there else None
+
+
+def ratio(these: Figures, those: Figures) -> float | None:
+    """These to those, of each round that has both; the median."""
+    return median([this / that if this is not None and that else None for this, that in zip(these, those, strict=True)])
 
 
 def find(program: str) -> str:
-    """The path of a system program, or the end."""
+    """The path of a system program.
+
+    :raises Failed: it is not installed.
+    """
     path = shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin:/sbin")
     if path is None:
-        sys.exit(f"the benchmark needs {program}: install it from your distribution")
+        raise Failed(f"{program} is not installed")
     return path
 
 
@@ -55,12 +102,12 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running(argv: Sequence[str], log: Path) -> Iterator[None]:
-    """A process for as long as the block takes."""
+def running(argv: Sequence[str], log: Path) -> Iterator[int]:
+    """A process for as long as the block takes; its id."""
     with log.open("wb") as output:
         process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:
@@ -71,7 +118,10 @@ def running(argv: Sequence[str], log: Path) -> Iterator[None]:
 
 
 def wait_for(port: int, log: Path) -> None:
-    """Wait until *port* accepts connections."""
+    """Wait until *port* accepts connections.
+
+    :raises Failed: it did not in time; with what is in *log*.
+    """
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
@@ -80,44 +130,88 @@ def wait_for(port: int, log: Path) -> None:
             time.sleep(0.05)
         else:
             return
-    sys.exit(f"nothing listens on port {port}:\n{log.read_text()}")
+    raise Failed(f"nothing listens on port {port}: {log.read_text().strip()}")
 
 
-def run(argv: Sequence[str], seconds: float) -> str:
-    """A load program's output."""
-    result = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60, check=False)
-    if result.returncode:
-        sys.exit(f"{' '.join(argv)} failed:\n{result.stdout}{result.stderr}")
-    return result.stdout
+def attempt(what: str, measure: Callable[[], Result]) -> Result | None:
+    """What *measure* gives; nothing, and a line that says why, if it fails."""
+    try:
+        return measure()
+    except Failed as failure:
+        print(f"  {what}: {failure}", file=sys.stderr, flush=True)
+        return None
 
 
-def throughput(seconds: float, *options: str) -> Callable[[int], float]:
-    """Gbit/s that arrive, by iperf3."""
+def load(argv: Sequence[str], seconds: float) -> str:
+    """A load program's output, whether or not it was content.
 
-    def measure(port: int) -> float:
+    :raises Failed: it did not end in time.
+    """
+    try:
+        result = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds + GRACE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{Path(argv[0]).name} did not end in time") from None
+    return result.stdout or result.stderr
+
+
+def parse_iperf3(output: str) -> Transfer:
+    """Read iperf3's report.
+
+    :raises Busy: its server was not ready.
+    :raises Failed: there are no figures in it.
+    """
+    try:
+        report: dict[str, Any] = json.loads(output)
+    except ValueError:
+        raise Failed(f"iperf3 said: {output.strip()[:200]}") from None
+    if "error" in report:
+        kind = Busy if "busy" in report["error"] else Failed
+        raise kind(f"iperf3 said: {report['error']}")
+    total = report["end"]["sum_received"]
+    return Transfer(float(total["bits_per_second"]) / 1e9, int(total["bytes"]))
+
+
+def parse_wrk(report: str) -> Answers:
+    """Read wrk's report.
+
+    :raises Failed: requests went wrong, or there are no figures in it.
+    """
+    per_second = re.search(r"Requests/sec:\s+([\d.]+)", report)
+    shares = {share: re.search(rf"\s{share}%\s+([\d.]+)(us|ms|s|m)\n", report) for share in (50, 99)}
+    wrong = re.search(r"Non-2xx.*|Socket errors: .*[1-9].*", report)
+    if wrong is not None or per_second is None:
+        raise Failed(f"wrk said: {wrong[0] if wrong else report.strip()[:200]}")
+    factors = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+    p50, p99 = (float(found[1]) * factors[found[2]] if found else 0.0 for found in shares.values())
+    return Answers(float(per_second[1]), p50, p99)
+
+
+def throughput(seconds: float, *options: str) -> Callable[[int], Transfer]:
+    """Bulk through a port, by iperf3."""
+
+    def measure(port: int) -> Transfer:
         argv = [find("iperf3"), "-c", "127.0.0.1", "-p", str(port), "-t", f"{seconds:g}", "-J", *options]
-        report = json.loads(run(argv, seconds))
-        if "busy" in report.get("error", ""):
-            # It still reads what the test before has left on its way.
-            time.sleep(0.2)
-            return measure(port)
-        return float(report["end"]["sum_received"]["bits_per_second"]) / 1e9
+        deadline = time.monotonic() + BUSY
+        while True:
+            try:
+                return parse_iperf3(load(argv, seconds))
+            except Busy:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     return measure
 
 
-def requests(seconds: float, connections: int, pattern: str, script: Path | None = None) -> Callable[[int], float]:
-    """A figure of wrk's report, found by *pattern*; any error ends the benchmark."""
+def requests(seconds: float, connections: int, script: Path | None = None) -> Callable[[int], Answers]:
+    """Requests through a port, by wrk, on so many connections."""
 
-    def measure(port: int) -> float:
+    def measure(port: int) -> Answers:
         argv = [find("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}", "--latency"]
         argv += ["-s", str(script)] if script else []
-        report = run([*argv, f"http://127.0.0.1:{port}/"], seconds)
-        found = re.search(pattern, report)
-        if found is None or "Non-2xx" in report or re.search(r"Socket errors: .*[1-9]", report):
-            sys.exit(f"wrk found errors:\n{report}")
-        value = float(found[1])
-        return value * {"us": 0.001, "ms": 1.0, "s": 1000.0}.get(found[2], 1.0) if found.re.groups > 1 else value
+        return parse_wrk(load([*argv, f"http://127.0.0.1:{port}/"], seconds))
 
     return measure
 

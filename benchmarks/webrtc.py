@@ -11,10 +11,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parts import find, free_ports, nginx, ratio, requests, run, running, throughput, twistd, wait_for
+from benchmarks.parts import (
+    Failed,
+    attempt,
+    find,
+    free_ports,
+    load,
+    median,
+    nginx,
+    ratio,
+    requests,
+    running,
+    throughput,
+    twistd,
+    wait_for,
+)
+from benchmarks.table import short
 
 HERE = Path(__file__).parent
 #: No server outside this machine is asked, and loopback is offered.
@@ -32,8 +48,8 @@ class Row:
     direct_port: int
     tunnel_port: int
     lower_is_better: bool = False
-    direct: list[float] = field(default_factory=list)
-    tunnel: list[float] = field(default_factory=list)
+    direct: list[float | None] = field(default_factory=list)
+    tunnel: list[float | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -53,25 +69,29 @@ def echoes(seconds: float) -> Callable[[int], float]:
     """UDP packets of 200 bytes that come back in a second, 32 on their way at a time."""
 
     def measure(port: int) -> float:
-        return float(run([sys.executable, str(HERE / "udp_echo.py"), "ask", str(port), f"{seconds:g}"], seconds))
+        said = load([sys.executable, str(HERE / "udp_echo.py"), "ask", str(port), f"{seconds:g}"], seconds)
+        try:
+            return float(said)
+        except ValueError:
+            raise Failed(f"the echo said: {said[-200:]}") from None
 
     return measure
 
 
 def rows(seconds: float, ports: Ports) -> list[Row]:
     """Everything that is measured through forwards."""
-    per_second, p50 = r"Requests/sec:\s+([\d.]+)", r"50%\s+([\d.]+)(us|ms|s)"
 
     def megabits(*options: str) -> Callable[[int], float]:
         gigabits = throughput(seconds, *options)
-        return lambda port: gigabits(port) * 1000
+        return lambda port: gigabits(port).gigabits * 1000
 
+    many, one = requests(seconds, 32), requests(seconds, 1)
     iperf, web = (ports.iperf, ports.local_iperf), (ports.web, ports.local_web)
     return [
         Row("throughput, to the service", "Mbit/s", megabits(), *iperf),
         Row("throughput, from the service", "Mbit/s", megabits("-R"), *iperf),
-        Row("requests, 32 connections", "1/s", requests(seconds, 32, per_second), *web),
-        Row("round trip, 1 connection", "ms", requests(seconds, 1, p50), *web, lower_is_better=True),
+        Row("requests, 32 connections", "1/s", lambda port: many(port).per_second, *web),
+        Row("round trip, 1 connection", "ms", lambda port: one(port).p50, *web, lower_is_better=True),
         Row("UDP packets, there and back", "1/s", echoes(seconds), ports.udp, ports.local_udp),
     ]
 
@@ -112,7 +132,7 @@ def wait_for_line(log: Path, text: str) -> None:
     deadline = time.monotonic() + 30
     while text not in log.read_text():
         if time.monotonic() > deadline:
-            sys.exit(f"no '{text}' in time:\n{log.read_text()}")
+            raise Failed(f"no '{text}' in time: {log.read_text()}")
         time.sleep(0.01)
 
 
@@ -150,17 +170,19 @@ def measure(seconds: float, rounds: int, only: str) -> dict[str, Any]:
             for turn in range(rounds):
                 print(f"WebRTC, round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
                 for row in table:
-                    row.direct.append(row.measure(row.direct_port))
-                    row.tunnel.append(row.measure(row.tunnel_port))
+                    for port, figures in ((row.direct_port, row.direct), (row.tunnel_port, row.tunnel)):
+                        figures.append(attempt(row.name, partial(row.measure, port)))
                 if only in "bare data channel":
                     bare.append(bare_channel(seconds))
             if only in "set-up":
-                set_ups += [set_up(client, directory) for _ in range(SET_UPS)]
-    print(f"\n{'WebRTC tunnel':30}{'direct':>10}{'tunnel':>10}{'ratio':>7}")
+                times = [attempt("set-up", partial(set_up, client, directory)) for _ in range(SET_UPS)]
+                set_ups += [each for each in times if each is not None]
+    print(f"\n{'WebRTC tunnel':30}{'direct':>10}{'tunnel':>10}{'ratio':>9}")
     for row in table:
-        direct, tunnel = statistics.median(row.direct), statistics.median(row.tunnel)
+        direct, tunnel, share = median(row.direct), median(row.tunnel), ratio(row.tunnel, row.direct)
         better = " (lower is better)" if row.lower_is_better else ""
-        print(f"{row.name:30}{direct:10.2f}{tunnel:10.2f}{ratio(row.tunnel, row.direct):9.5f}  {row.unit}{better}")
+        shown = "-" if share is None else f"{share:.5f}"
+        print(f"{row.name:30}{short(direct):>10}{short(tunnel):>10}{shown:>9}  {row.unit}{better}")
     if bare:
         print(f"{'aiortc, bare data channel':30}{'':10}{statistics.median(bare):10.2f}{'':9}  Mbit/s")
     if set_ups:

@@ -1,0 +1,85 @@
+"""What processes cost, as Linux tells it: the processor's time, and memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.parts import Failed
+
+#: Seconds in which processes come to rest before their memory is read.
+REST = 0.7
+WARM_UP = 20
+REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
+
+
+def stat(pid: int) -> list[str]:
+    """The fields of ``/proc/PID/stat`` from the state (field 3) on; none if the process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def family(pids: Iterable[int]) -> set[int]:
+    """These processes and all that descend from them: sshd has one for each login."""
+    parents = {int(path.name): stat(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdecimal()}
+    found = set(pids)
+    while True:
+        more = {pid for pid, fields in parents.items() if fields and int(fields[1]) in found} - found
+        if not more:
+            return found
+        found |= more
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Seconds of a core that they have had, in user space and in the kernel."""
+    ticks = sum(int(fields[11]) + int(fields[12]) for pid in family(pids) if (fields := stat(pid)))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pids: Iterable[int]) -> int:
+    """Bytes of memory that they have now; the kernel's own, for sockets and pipes, are not among them."""
+    return sum(int(fields[21]) for pid in family(pids) if (fields := stat(pid))) * os.sysconf("SC_PAGE_SIZE")
+
+
+def ask(connection: socket.socket) -> None:
+    """Have the page, and leave the connection open."""
+    connection.sendall(REQUEST)
+    answer = b""
+    while not answer.endswith(b"x" * 100):
+        part = connection.recv(65536)
+        if not part:
+            raise Failed("a visitor was turned away")
+        answer += part
+
+
+def visitors(port: int, count: int) -> Iterator[socket.socket]:
+    """Connections, one after the other, each of which has had its page."""
+    for _ in range(count):
+        try:
+            connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+            ask(connection)
+        except OSError as error:
+            raise Failed(f"a visitor was turned away: {error}") from error
+        yield connection
+
+
+def memory_per_visitor(port: int, pids: Iterable[int], count: int) -> float:
+    """Bytes of these processes for each of *count* visitors who wait and say nothing.
+
+    Start the processes for this alone: memory that they have freed before would be used again, and not be seen.
+    """
+    for connection in visitors(port, WARM_UP):
+        connection.close()
+    time.sleep(REST)
+    before = resident(pids)
+    with ExitStack() as stack:
+        for connection in visitors(port, count):
+            stack.enter_context(connection)
+        time.sleep(REST)
+        return (resident(pids) - before) / count

@@ -1,0 +1,135 @@
+"""The rows: what is measured, and which figures each measurement gives."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.costs import cpu_seconds, memory_per_visitor
+from benchmarks.parts import Failed, Transfer, requests, throughput
+from benchmarks.ways import Way
+from rtunnel.security.credentials import Credentials
+from rtunnel.security.sessions import Session
+from rtunnel.security.tls_engine import TlsEngine
+from rtunnel.security.tls_policy import Role, TlsSettings
+
+VISITORS = 500
+WRK_CLOSE = 'wrk.headers["Connection"] = "close"\n'
+ROUND_TRIP = "round trip, 1 connection"
+ADDED = "added round trip"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    name: str
+    unit: str
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to be measured, and how to have another of its kind that nothing has gone through yet."""
+
+    way: Way
+    fresh: Callable[[], AbstractContextManager[Way]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One load, and a figure for each of its rows; None where a row makes no sense for this way."""
+
+    rows: tuple[Row, ...]
+    take: Callable[[Case], tuple[float | None, ...]]
+
+
+def bulk(name: str, measure: Callable[[int], Transfer], cpu: str = "") -> Measurement:
+    """Throughput, and what of the processor goes into a gigabyte if the row *cpu* asks for it."""
+
+    def take(case: Case) -> tuple[float | None, ...]:
+        before = cpu_seconds(case.way.pids)
+        transfer = measure(case.way.iperf)
+        spent = cpu_seconds(case.way.pids) - before
+        per_gigabyte = spent / transfer.received * 1e9 if case.way.pids and transfer.received else None
+        return (transfer.gigabits, per_gigabyte) if cpu else (transfer.gigabits,)
+
+    rows = (Row(name, "Gbit/s"), Row(cpu, "s/GB", lower_is_better=True))
+    return Measurement(rows if cpu else rows[:1], take)
+
+
+def web(seconds: float, connections: int) -> Measurement:
+    """Requests on connections that are kept."""
+
+    def take(case: Case) -> tuple[float | None, ...]:
+        answers = requests(seconds, connections)(case.way.web)
+        return answers.per_second, answers.p50, answers.p99
+
+    name = f"{connections} connections"
+    latencies = (Row(f"latency {share}, {name}", "ms", lower_is_better=True) for share in ("p50", "p99"))
+    return Measurement((Row(f"requests, {name}", "1/s"), *latencies), take)
+
+
+def memory(case: Case) -> tuple[float | None, ...]:
+    """KiB for each visitor who waits."""
+    if not case.way.pids:
+        return (None,)
+    with case.fresh() as way:
+        return (memory_per_visitor(way.web, way.pids, VISITORS) / 1024,)
+
+
+def measurements(seconds: float, directory: Path) -> list[Measurement]:
+    """Everything that is measured of each way, each load for so many *seconds*."""
+    close = directory / "close.lua"
+    close.write_text(WRK_CLOSE)
+    return [
+        bulk("throughput to the service", throughput(seconds), "CPU, to the service"),
+        bulk("throughput from the service", throughput(seconds, "-R"), "CPU, from the service"),
+        bulk("throughput, 16 streams", throughput(seconds, "-P", "16")),
+        web(seconds, 32),
+        web(seconds, 256),
+        Measurement(
+            (Row("new connections, 32 at once", "1/s"),),
+            lambda case: (requests(seconds, 32, close)(case.way.web).per_second,),
+        ),
+        Measurement(
+            (Row(ROUND_TRIP, "ms", lower_is_better=True),), lambda case: (requests(seconds, 1)(case.way.web).p50,)
+        ),
+        Measurement((Row("memory, idle visitor", "KiB", lower_is_better=True),), memory),
+    ]
+
+
+def shake_hands(credentials: Credentials, port: int, session: Session | None = None) -> Session | None:
+    """One mutual handshake with the server on *port*; what others can go on from, if it was a whole one."""
+    engine = TlsEngine(credentials, session=session)
+    engine.start()
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        while not engine.failure and (engine.peer is None if session else engine.session is None):
+            connection.sendall(engine.output())
+            engine.receive(connection.recv(65536))
+        connection.sendall(engine.output())
+        engine.say_goodbye()
+        connection.sendall(engine.output())
+    if engine.failure or (session and not engine.is_resumed):
+        raise Failed(engine.failure or "the handshake was not resumed")
+    return engine.session
+
+
+def handshakes(directory: Path, port: int, seconds: float, resumed: bool) -> float:
+    """Mutual handshakes per second, one after the other, with a server in another process.
+
+    :param directory: where the client's certificate is.
+    :param resumed: whether they go on from that of a first one, as those of data connections do.
+    """
+    settings = TlsSettings(directory / "client.crt", directory / "client.key", directory / "ca.crt")
+    credentials = Credentials(settings, Role.CLIENT)
+    session = shake_hands(credentials, port)
+    count, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        shake_hands(credentials, port, session if resumed else None)
+        count += 1
+    return count / seconds
