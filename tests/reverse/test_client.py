@@ -14,7 +14,21 @@ from twisted.logger import LogLevel
 from rtunnel.addresses import DialAddress
 from rtunnel.reverse.client import TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
-from tests.reverse.net import ERROR, HELLO, HOST, INIT, NEW_CONN, READY, Peer, free_port, hello, reactor, turns, until
+from tests.reverse.net import (
+    BOTH_PLANES,
+    ERROR,
+    HELLO,
+    HOST,
+    INIT,
+    NEW_CONN,
+    READY,
+    Peer,
+    free_port,
+    hello,
+    reactor,
+    turns,
+    until,
+)
 from tests.reverse.world import World
 
 
@@ -34,6 +48,7 @@ async def test_service_that_is_down_resets_that_visitor_with_a_reason(world: Wor
     await link.has_data(1, b"not me")
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_service_that_is_down_end_to_end(world: World) -> None:
     server, service, nobody = world.server(), await world.echo(), free_port()
@@ -90,6 +105,7 @@ async def test_service_that_is_slow_to_accept_resets_that_visitor(world: World, 
     assert not fine.over
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_visitor_who_leaves_while_the_service_is_dialled(world: World, full_backlog: int) -> None:
     server, port = world.server(), free_port()
@@ -198,6 +214,7 @@ async def test_data_behind_new_conn_waits_for_the_dial(world: World) -> None:
     await (await service.peer()).has(b"not one lost")
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_unix_socket_as_the_service(world: World, tmp_path: Any) -> None:
     from twisted.internet.endpoints import UNIXServerEndpoint

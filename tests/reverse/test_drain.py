@@ -14,6 +14,7 @@ from rtunnel.errors import StartupError
 from rtunnel.reverse.server import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
 from tests.reverse.net import (
+    BOTH_PLANES,
     CREDIT,
     ERROR,
     FIN,
@@ -50,6 +51,7 @@ both = pytest.mark.parametrize("stopping", ["server", "client"])
 
 
 @both
+@BOTH_PLANES
 @ensureDeferred
 async def test_no_new_visitors_and_the_old_one_finishes(world: World, stopping: str) -> None:
     scene = await Scene().start(world, stopping, drain=20.0)
@@ -69,6 +71,7 @@ async def test_no_new_visitors_and_the_old_one_finishes(world: World, stopping: 
     assert not world.lines("cut off")
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_server_waits_for_the_last_bytes_of_a_visitor_who_has_gone(world: World) -> None:
     """Both its ends have come, and the client has not given credit for what it sent."""
@@ -89,6 +92,7 @@ async def test_server_waits_for_the_last_bytes_of_a_visitor_who_has_gone(world: 
     await stopped
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_client_waits_for_the_last_bytes_of_a_service_that_has_gone(world: World) -> None:
     by_hand, service = await world.raw_server(), await world.service()
@@ -111,6 +115,7 @@ async def test_client_waits_for_the_last_bytes_of_a_service_that_has_gone(world:
 
 
 @both
+@BOTH_PLANES
 @ensureDeferred
 async def test_who_does_not_finish_in_time_is_cut_off(world: World, stopping: str) -> None:
     scene = await Scene().start(world, stopping, drain=0.2)
@@ -122,6 +127,7 @@ async def test_who_does_not_finish_in_time_is_cut_off(world: World, stopping: st
 
 
 @both
+@BOTH_PLANES
 @ensureDeferred
 async def test_stop_now_cuts_off(world: World, stopping: str) -> None:
     scene = await Scene().start(world, stopping, drain=1000.0)
@@ -134,6 +140,7 @@ async def test_stop_now_cuts_off(world: World, stopping: str) -> None:
 
 
 @both
+@BOTH_PLANES
 @ensureDeferred
 async def test_stop_now_in_the_turn_in_which_it_stops(world: World, stopping: str) -> None:
     scene = await Scene().start(world, stopping, drain=1000.0)

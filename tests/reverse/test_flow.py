@@ -9,7 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.wire.limits import LinkLimits
-from tests.reverse.net import CREDIT, DATA, NEW_CONN, Peer, free_port, turns, until
+from tests.reverse.net import BOTH_PLANES, CREDIT, DATA, NEW_CONN, Peer, free_port, turns, until
 from tests.reverse.world import World, held
 
 MIB = 1024 * 1024
@@ -62,6 +62,7 @@ def ping_pong(one: Peer, two: Peer) -> list[int]:
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
+@BOTH_PLANES
 @ensureDeferred
 async def test_bulk_does_not_starve_small_exchanges(world: World, direction: str) -> None:
     pair = await Pair(world).start()
@@ -105,6 +106,7 @@ async def test_turns_on_the_wire(world: World) -> None:
 
 
 @pytest.mark.parametrize("stalled", ["visitor", "service"])
+@BOTH_PLANES
 @ensureDeferred
 async def test_stalled_reader_holds_up_nothing_but_its_own_stream(world: World, stalled: str) -> None:
     """A pending queue without bound behind a reader that stalls (tentacle #437)."""

@@ -7,7 +7,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.wire.limits import LinkLimits
-from tests.reverse.net import ERROR, PING, PONG, Peer, can_bind, free_port, reactor, turns, until
+from tests.reverse.net import BOTH_PLANES, ERROR, PING, PONG, Peer, can_bind, free_port, reactor, turns, until
 from tests.reverse.world import QUICK, World
 
 
@@ -47,6 +47,7 @@ async def test_any_byte_proves_life(world: World) -> None:
     assert server.sessions
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_client_drops_a_dead_server_and_comes_back(world: World) -> None:
     """A client must recover from a server that is there and does nothing (bore #190, frp #5355)."""
@@ -60,6 +61,7 @@ async def test_client_drops_a_dead_server_and_comes_back(world: World) -> None:
     await client.stopService()
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_quiet_link_and_quiet_visitor_still_work_after_a_long_time(world: World) -> None:
     """Nothing but PING and PONG for several times dead-after (wstunnel #534)."""
@@ -75,6 +77,7 @@ async def test_quiet_link_and_quiet_visitor_still_work_after_a_long_time(world: 
         await visitor.has(b"anybody?")
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_visitor_that_says_nothing_harms_nobody(world: World) -> None:
     server, service, port = world.server(), await world.echo(), free_port()
@@ -88,6 +91,7 @@ async def test_visitor_that_says_nothing_harms_nobody(world: World) -> None:
     assert not any(peer.over for peer in silent)
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_visitor_idle_closes_the_silent_and_only_those(world: World) -> None:
     server, service, port = world.server(visitor_idle=0.3), await world.echo(), free_port()
@@ -105,6 +109,7 @@ async def test_visitor_idle_closes_the_silent_and_only_those(world: World) -> No
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
+@BOTH_PLANES
 @ensureDeferred
 async def test_bytes_in_one_direction_are_enough_for_visitor_idle(world: World, direction: str) -> None:
     server, port = world.server(visitor_idle=0.2), free_port()

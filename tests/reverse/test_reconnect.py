@@ -15,7 +15,7 @@ from rtunnel.reverse.client import LinkService
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.backoff import FACTOR, Backoff
 from rtunnel.services.visitors import Visitors
-from tests.reverse.net import INIT, free_port, hello, until
+from tests.reverse.net import BOTH_PLANES, INIT, free_port, hello, until
 from tests.reverse.world import World
 
 
@@ -105,6 +105,7 @@ def test_clock_is_what_it_says() -> None:
     assert isinstance(Dialler().reactor, Clock)
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_comes_back_to_a_server_that_comes_back(world: World) -> None:
     control, port, service = free_port(), free_port(), await world.echo()
@@ -152,6 +153,7 @@ async def test_same_session_name_for_the_life_of_the_process(world: World) -> No
     assert len(names[0]) == 32
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_streams_of_a_lost_link_are_reset_at_both_ends(world: World) -> None:
     server, service, port = world.server(), await world.service(), free_port()

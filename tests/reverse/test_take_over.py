@@ -7,7 +7,20 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse import public_ports
-from tests.reverse.net import ERROR, INIT, NEW_CONN, PING, PONG, READY, RawLink, free_port, reactor, turns, until
+from tests.reverse.net import (
+    BOTH_PLANES,
+    ERROR,
+    INIT,
+    NEW_CONN,
+    PING,
+    PONG,
+    READY,
+    RawLink,
+    free_port,
+    reactor,
+    turns,
+    until,
+)
 from tests.reverse.world import World
 
 SESSION = "0123456789abcdef" * 2
@@ -42,6 +55,7 @@ async def test_same_client_takes_its_port_at_once(world: World) -> None:
     await world.sessions(server, 1)
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_same_client_that_comes_back_often_leaves_nothing_behind(world: World) -> None:
     """Half-open control connections must not add up (frp before 0.70.1)."""
@@ -64,6 +78,7 @@ async def test_other_client_does_not_get_the_port_of_a_live_holder(world: World)
     assert reactor.seconds() - began < public_ports.TAKE_OVER_AFTER
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_other_client_gets_the_port_of_a_dead_holder_after_a_while(world: World) -> None:
     server, port = world.server(), free_port()

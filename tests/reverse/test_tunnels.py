@@ -8,10 +8,11 @@ import os
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from tests.reverse.net import Peer, can_bind, free_port, turns, until
+from tests.reverse.net import BOTH_PLANES, Peer, can_bind, free_port, turns, until
 from tests.reverse.world import World, port_of
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_visitor_and_service(world: World) -> None:
     server, service, port = world.server(), await world.service(), free_port()
@@ -29,6 +30,7 @@ async def test_visitor_and_service(world: World) -> None:
     await until(lambda: not server.visitors)
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_service_that_speaks_first(world: World) -> None:
     server, service, port = world.server(), await world.service(), free_port()
@@ -39,6 +41,7 @@ async def test_service_that_speaks_first(world: World) -> None:
     await visitor.has(b"220 ready")
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_several_clients_each_with_its_port(world: World) -> None:
     server = world.server()
@@ -54,6 +57,7 @@ async def test_several_clients_each_with_its_port(world: World) -> None:
     assert [len(service.peers) for service in services] == [1, 1, 1]
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_many_tunnels_over_one_link(world: World) -> None:
     server = world.server(shared=True)
@@ -68,6 +72,7 @@ async def test_many_tunnels_over_one_link(world: World) -> None:
         await (await service.peer()).has(b"%d" % port)
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_hundreds_of_tunnels_come_up_together(world: World) -> None:
     """They are asked for at once, not one after the other's answer (frp #4789)."""
@@ -78,6 +83,7 @@ async def test_hundreds_of_tunnels_come_up_together(world: World) -> None:
     await world.sessions(server, 1)
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_round_robin(world: World) -> None:
     server = world.server(shared=True)
@@ -91,6 +97,7 @@ async def test_round_robin(world: World) -> None:
     assert [len(service.peers) for service in services] == [2, 2, 2]
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_least_connections(world: World) -> None:
     server = world.server(shared=True, route="least-connections")
@@ -113,6 +120,7 @@ async def test_least_connections(world: World) -> None:
     assert [len(service.peers) for service in services] == [2, 4]
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_ports_are_free_at_once_when_the_client_is_gone(world: World) -> None:
     server, ports = world.server(shared=True), [free_port(), free_port()]
@@ -125,6 +133,7 @@ async def test_ports_are_free_at_once_when_the_client_is_gone(world: World) -> N
     assert len(server.pool) == 0
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_gone_client_is_one_log_line_with_its_ports(world: World) -> None:
     server, port = world.server(), free_port()
@@ -136,6 +145,7 @@ async def test_gone_client_is_one_log_line_with_its_ports(world: World) -> None:
     assert len(lines) == 1
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_reachable_is_said_once_for_each_tunnel_at_both_ends(world: World) -> None:
     server, service, port = world.server(), await world.service(), free_port()
@@ -147,6 +157,7 @@ async def test_reachable_is_said_once_for_each_tunnel_at_both_ends(world: World)
     assert all(line.endswith("reachable") for line in told)
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_five_megabytes_each_way_at_once(world: World) -> None:
     server, port = world.server(), free_port()
@@ -165,6 +176,7 @@ async def test_five_megabytes_each_way_at_once(world: World) -> None:
     assert visitor.sha.digest() == hashlib.sha256(down).digest()
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_request_that_ends_by_half_close_is_answered_in_full(world: World) -> None:
     """The answer is far larger than all windows, and its reader is slow to begin."""
@@ -188,6 +200,7 @@ async def test_request_that_ends_by_half_close_is_answered_in_full(world: World)
     assert visitor.sha.digest() == hashlib.sha256(answer).digest()
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_answer_that_ends_before_the_request(world: World) -> None:
     """The service says its part and ends its direction; the visitor's upload goes on to its last byte."""
@@ -210,6 +223,7 @@ async def test_answer_that_ends_before_the_request(world: World) -> None:
     assert peer.sha.digest() == hashlib.sha256(upload).digest()
 
 
+@BOTH_PLANES
 @ensureDeferred
 async def test_reset_travels_both_ways(world: World) -> None:
     server, service, port = world.server(), await world.service(), free_port()
