@@ -59,6 +59,8 @@ def tune_link(transport: Any, dead_after: float) -> None:
         "TCP_USER_TIMEOUT": min(int(4 * dead_after * 1000), 2**31 - 1),
     }
     handle: Any = ISystemHandle(transport).getHandle()
+    if handle.family not in (socket.AF_INET, socket.AF_INET6):
+        return  # Twisted says that its UNIX connections are TCP
     for name, value in options.items():
         if hasattr(socket, name):
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

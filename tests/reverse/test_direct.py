@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import LogLevel
 
-from rtunnel.relay.direct import DirectRelay
-from tests.reverse.net import free_port, until
-from tests.reverse.world import World
-
-DIRECT = pytest.mark.parametrize("world", ["direct"], indirect=True)
-
-
-async def pool_of(world: World, server: Any, count: int = 1) -> Any:
-    """The data connections of the only client, once some wait."""
-    (session,) = await world.sessions(server, 1)
-    await until(lambda: session.data is not None and len(session.data._idle) >= count, f"{count} data connections")
-    return session.data
+from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.reverse import data_server, data_visits
+from rtunnel.reverse.client import TunnelClient
+from rtunnel.reverse.server import TunnelServer
+from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
+from rtunnel.wire.limits import LinkLimits
+from tests.reverse.data import AUTO, DIRECT, pool_of, relays
+from tests.reverse.net import BOTH_PLANES, HOST, Peer, free_port, reactor, turns, until
+from tests.reverse.world import QUICK, World, port_of
 
 
-def relays(service: Any) -> list[Any]:
-    return [each for each in service.visitors._ends if isinstance(each, DirectRelay)]
+async def at_once(world: World, port: int, count: int) -> list[Peer]:
+    """So many visitors, who come before the server has accepted the first."""
+    return list(await gatherResults([Deferred.fromCoroutine(world.visitor(port)) for _ in range(count)]))
 
 
 @DIRECT
@@ -49,3 +50,293 @@ async def test_visitor_has_a_connection_of_its_own(world: World) -> None:
     assert session.link.stream_count == client.link.session.link.stream_count == 0
     assert not pool._used
     assert not server.ids._live
+
+
+@AUTO
+@ensureDeferred
+async def test_visitors_on_both_ways_at_once(world: World) -> None:
+    """More come than connections wait: nobody waits, and everybody has their own bytes."""
+    server, service, port = world.server(pool=8), await world.echo(), free_port()
+    client = world.client(server, (port, service.port))
+    await world.reachable()
+    await pool_of(world, server)
+    visitors = await at_once(world, port, 40)
+    sent = [os.urandom(20_000) for _ in visitors]
+    for visitor, data in zip(visitors, sent, strict=True):
+        visitor.send(data)
+    for visitor, data in zip(visitors, sent, strict=True):
+        await visitor.has(data)
+    (session,) = server.sessions
+    assert 0 < len(relays(server)) < len(visitors)
+    assert len(relays(server)) + len(session.link.streams) == len(server.visitors) == len(visitors)
+    for visitor in visitors:
+        visitor.half_close()
+    for visitor, data in zip(visitors, sent, strict=True):
+        await until(lambda: visitor.over)  # noqa: B023
+        assert not visitor.was_reset
+        assert bytes(visitor.received) == data
+    await until(lambda: not server.visitors and not client.visitors)
+    assert session.link.stream_count == client.link.session.link.stream_count == 0
+
+
+@AUTO
+@ensureDeferred
+async def test_pool_grows_with_demand_to_its_bound_and_shrinks_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, service, port = world.server(pool=16, limits=QUICK), await world.echo(), free_port()
+    client = world.client(server, (port, service.port), pool=12)
+    await world.reachable()
+    pool = await pool_of(world, server, data_server.AT_FIRST)
+    await turns()
+    assert len(pool._idle) + len(pool._asked) == data_server.AT_FIRST
+    visitors = await at_once(world, port, 40)
+    await until(lambda: len(pool._idle) + len(pool._asked) == 12, "as many as the client makes")
+    await turns()
+    assert len(client.link.session.data._there) == len(pool._idle) + len(pool._asked) == 12
+    for visitor in visitors:
+        visitor.close()
+    await until(lambda: not server.visitors)
+    monkeypatch.setattr(data_server, "SHRINK_EVERY", 0.05)
+    pool._shrink_at = 0.0
+    await until(lambda: len(pool._idle) + len(pool._asked) <= data_server.AT_FIRST, "fewer of them")
+    await until(lambda: len(client.link.session.data._there) <= data_server.AT_FIRST)
+    assert not world.lines("cannot be made")
+
+
+@DIRECT
+@ensureDeferred
+async def test_server_without_enough_connections_lets_visitors_wait(world: World) -> None:
+    server, service, port = world.server(pool=2), await world.echo(), free_port()
+    world.client(server, (port, service.port))
+    await world.reachable()
+    visitors = await at_once(world, port, 20)
+    for number, visitor in enumerate(visitors):
+        visitor.send(b"%d" % number)
+    for number, visitor in enumerate(visitors):
+        await visitor.has(b"%d" % number)
+    assert len(relays(server)) == 20
+    (session,) = server.sessions
+    assert not session.link.streams
+
+
+@ensureDeferred
+async def test_either_end_may_want_the_link_only(world: World) -> None:
+    for ends in (("mux", "direct"), ("auto", "mux")):
+        server, service, port = world.server(data_plane=ends[0]), await world.echo(), free_port()
+        client = world.client(server, (port, service.port), data_plane=ends[1])
+        await until(lambda: len(server.ports) == 1)  # noqa: B023
+        visitor = await world.visitor(port)
+        visitor.send(b"hello")
+        await visitor.has(b"hello")
+        assert not relays(server)
+        (session,) = server.sessions
+        assert len(session.link.streams) == 1
+        await client.stopService()
+    line = await world.logged("knows no data connections: visitors go by the link", LogLevel.warn)
+    assert line.startswith("server")
+
+
+@ensureDeferred
+async def test_client_that_wants_no_link_is_obeyed(world: World) -> None:
+    server, service, port = world.server(data_plane="auto", pool=1), await world.echo(), free_port()
+    world.client(server, (port, service.port), data_plane="direct")
+    await world.reachable()
+    visitors = await at_once(world, port, 5)
+    for visitor in visitors:
+        visitor.send(b"x")
+        await visitor.has(b"x")
+    assert len(relays(server)) == 5
+
+
+# Bounds that count both ways
+
+
+@AUTO
+@ensureDeferred
+async def test_streams_of_a_link_are_bounded_on_both_ways_together(world: World) -> None:
+    limits = LinkLimits(max_streams=6)
+    server, service, port = world.server(limits=limits, pool=2), await world.echo(), free_port()
+    world.client(server, (port, service.port))
+    await world.reachable()
+    await pool_of(world, server)
+    visitors = await at_once(world, port, 6)
+    for visitor in visitors:
+        visitor.send(b"x")
+        await visitor.has(b"x")
+    assert 0 < len(relays(server)) < 6
+    await pool_of(world, server)
+    one_more = await world.visitor(port)
+    await until(lambda: one_more.was_reset)
+    assert world.lines("the link has 6 streams, its limit", LogLevel.warn)
+    visitors[0].close()
+    await until(lambda: len(server.visitors) == 5)
+    again = await world.visitor(port)
+    again.send(b"y")
+    await again.has(b"y")
+
+
+@DIRECT
+@ensureDeferred
+async def test_client_resets_visitors_beyond_its_own_limit(world: World) -> None:
+    server, service, port = world.server(), await world.echo(), free_port()
+    client = world.client(server, (port, service.port), limits=LinkLimits(max_streams=1))
+    await world.reachable()
+    first = await world.visitor(port)
+    first.send(b"x")
+    await first.has(b"x")
+    second = await world.visitor(port)
+    await until(lambda: second.was_reset)
+    assert len(client.visitors) == 1
+    first.close()
+    await until(lambda: not client.visitors)
+    third = await world.visitor(port)
+    third.send(b"x")
+    await third.has(b"x")
+
+
+@DIRECT
+@ensureDeferred
+async def test_least_connections_counts_visitors_on_their_own_connections(world: World) -> None:
+    server = world.server(shared=True, route="least-connections")
+    services = [await world.echo() for _ in range(2)]
+    for service in services:
+        world.client(server, (0, service.port))
+    await world.reachable(2)
+    port = port_of(server.shared)
+    visitors = [await world.visitor(port) for _ in range(4)]
+    for visitor in visitors:
+        visitor.send(b"x")
+        await visitor.has(b"x")
+    assert [len(service.peers) for service in services] == [2, 2]
+    busy, idle = services
+    for peer in idle.peers:
+        peer.abort()
+    await until(lambda: len(server.visitors) == 2)
+    for visitor in [await world.visitor(port) for _ in range(2)]:
+        visitor.send(b"x")
+        await visitor.has(b"x")
+    assert [len(service.peers) for service in (busy, idle)] == [2, 4]
+
+
+@AUTO
+@ensureDeferred
+async def test_full_server_takes_the_data_connections_of_its_links(world: World) -> None:
+    server, service, port = world.server(max_links=1), await world.echo(), free_port()
+    world.client(server, (port, service.port))
+    await world.reachable()
+    await pool_of(world, server, data_server.AT_FIRST)
+    others = [await world.raw(server) for _ in range(3)]
+    for other in others:
+        other.send(b"\x10")
+    await turns()
+    assert len(server.sessions) == 1 or all(session.is_spare for session in server.sessions if not session.data)
+
+
+# The ways to a service
+
+
+@BOTH_PLANES
+@pytest.mark.parametrize("host", ["localhost", "[::1]", HOST])
+@ensureDeferred
+async def test_names_and_addresses_of_a_service(world: World, host: str) -> None:
+    address = "::1" if host == "[::1]" else HOST
+    listening = (
+        await ListenAddress.parse(f"{host}:0" if host != "localhost" else f"{HOST}:0")
+        .endpoint(reactor)
+        .listen(_factory(lambda: Peer(echo=True)))
+    )
+    try:
+        assert listening.getHost().host == address
+        server, port = world.server(), free_port()
+        tunnel = TunnelSettings(port, DialAddress.parse(f"{host}:{listening.getHost().port}"))
+        control = DialAddress.parse(f"{HOST}:{world.control_port(server)}")
+        client = world.start(TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane=world.plane)))
+        await world.reachable()
+        visitor = await world.visitor(port)
+        visitor.send(b"hello" * 1000)
+        await visitor.has(b"hello" * 1000)
+        assert len(relays(client)) == (world.plane == "direct")
+        visitor.half_close()
+        await until(lambda: visitor.over)
+        assert not visitor.was_reset
+    finally:
+        await listening.stopListening()
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_link_and_data_connections_over_a_unix_socket(world: World, tmp_path: Any) -> None:
+    where = f"unix:{tmp_path}/control.sock"
+    settings = ServerSettings(ListenAddress.parse(where), public_interface=HOST, data_plane=world.plane)
+    server = world.start(TunnelServer(reactor, settings))
+    service, port = await world.echo(), free_port()
+    tunnel = TunnelSettings(port, DialAddress.parse(f"{HOST}:{service.port}"))
+    client = world.start(
+        TunnelClient(reactor, ClientSettings(DialAddress.parse(where), (tunnel,), data_plane=world.plane))
+    )
+    await world.reachable()
+    visitor = await world.visitor(port)
+    data = os.urandom(2_000_000)
+    visitor.send(data)
+    await visitor.has(data)
+    assert len(relays(server)) == len(relays(client)) == (world.plane == "direct")
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_visitors_behind_haproxy(world: World) -> None:
+    """The port of Twisted's that reads the header in front cannot give its socket away: relayed in user space."""
+    settings = ServerSettings(
+        ListenAddress.parse(f"{HOST}:0"),
+        ListenAddress.parse(f"haproxy:tcp:0:interface={HOST}"),
+        public_interface=HOST,
+        data_plane=world.plane,
+    )
+    server = world.start(TunnelServer(reactor, settings))
+    service = await world.service()
+    client = world.client(server, (0, service.port))
+    await world.reachable()
+    visitor = await world.visitor(server.shared._port.getHost().port)
+    visitor.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\nGET /")
+    peer = await service.peer()
+    await peer.has(b"GET /")
+    peer.send(b"200 OK")
+    await visitor.has(b"200 OK")
+    visitor.close()
+    await peer.ends()
+    peer.close()
+    await until(lambda: not server.visitors and not client.visitors)
+    (session,) = server.sessions
+    assert session.link.stream_count == 0
+
+
+@DIRECT
+@ensureDeferred
+async def test_service_whose_socket_cannot_be_had(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind Twisted's TLS: relayed in user space."""
+    monkeypatch.setattr(data_visits, "has_socket", lambda _transport: False)
+    server, service, port = world.server(), await world.service(), free_port()
+    tunnel = TunnelSettings(port, DialAddress.parse(f"localhost:{service.port}"))
+    control = DialAddress.parse(f"{HOST}:{world.control_port(server)}")
+    client = world.start(TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane="direct")))
+    await world.reachable()
+    visitor = await world.visitor(port)
+    sent, answer = os.urandom(1_000_000), os.urandom(3_000_000)
+    visitor.send(sent)
+    visitor.half_close()
+    peer = await service.peer()
+    await until(lambda: peer.eof)
+    assert bytes(peer.received) == sent
+    peer.send(answer)
+    peer.close()
+    await visitor.has(answer)
+    await until(lambda: not server.visitors and not client.visitors)
+    assert not visitor.was_reset
+    await until(lambda: client.link.session.link.stream_count == 0)
+
+
+def _factory(build: Any) -> Any:
+    from tests.reverse.net import QuietFactory
+
+    return QuietFactory.forProtocol(build)
