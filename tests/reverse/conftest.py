@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -27,3 +28,20 @@ def world(_nothing_left_behind: TestLog, request: pytest.FixtureRequest) -> Iter
     world = World(_nothing_left_behind, getattr(request, "param", "mux"))
     yield world
     pytest_twisted.blockon(Deferred.fromCoroutine(world.end()))
+
+
+@pytest.fixture
+def full_backlog() -> Iterator[int]:
+    """A port whose program accepts nobody, with no room left in the queue of the kernel."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(0)
+    waiting = []
+    for _ in range(3):
+        one = socket.socket()
+        one.setblocking(False)
+        one.connect_ex(listening.getsockname())
+        waiting.append(one)
+    yield listening.getsockname()[1]
+    for one in (*waiting, listening):
+        one.close()

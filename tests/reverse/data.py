@@ -78,6 +78,12 @@ async def attach(world: World, server: TunnelServer, ticket: str) -> RawData:
     return data
 
 
+def session_of(server: TunnelServer) -> Any:
+    """The only link that has data connections; others may be about to become some."""
+    (session,) = (session for session in server.sessions if session.data is not None)
+    return session
+
+
 async def pool_of(world: World, server: TunnelServer, count: int = 1) -> Any:
     """The data connections of the server's only client, once so many wait."""
     (session,) = await world.sessions(server, 1)

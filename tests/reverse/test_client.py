@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
@@ -69,23 +66,6 @@ async def test_service_that_is_down_end_to_end(world: World) -> None:
     again.send(b"back")
     await again.has(b"back")
     assert len(world.lines("is back", LogLevel.info)) == 1
-
-
-@pytest.fixture
-def full_backlog() -> Iterator[int]:
-    """A port whose program accepts nobody, with no room left in the queue of the kernel."""
-    listening = socket.socket()
-    listening.bind((HOST, 0))
-    listening.listen(0)
-    waiting = []
-    for _ in range(3):
-        one = socket.socket()
-        one.setblocking(False)
-        one.connect_ex(listening.getsockname())
-        waiting.append(one)
-    yield listening.getsockname()[1]
-    for one in (*waiting, listening):
-        one.close()
 
 
 @ensureDeferred

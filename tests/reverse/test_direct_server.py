@@ -1,0 +1,353 @@
+"""Our server with a client by hand: its tickets, what comes with them, and visitors over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.logger import LogLevel
+
+from rtunnel.reverse import data_server, data_wires
+from rtunnel.wire.limits import LinkLimits
+from tests.reverse.data import (
+    ATTACH,
+    AUTO,
+    CAPABILITIES,
+    DIRECT,
+    TICKETS,
+    RawData,
+    attach,
+    relays,
+    session_of,
+    tickets_of,
+)
+from tests.reverse.net import (
+    ERROR,
+    HELLO,
+    INIT,
+    NEW_CONN,
+    PING,
+    PONG,
+    READY,
+    RawLink,
+    frame,
+    free_port,
+    reactor,
+    turns,
+    until,
+)
+from tests.reverse.world import QUICK, World, port_of
+
+TICKET = "00112233445566778899aabbccddeeff"
+
+
+async def client_by_hand(world: World, **settings: Any) -> tuple[Any, RawLink, int, list[str]]:
+    """Our server, a link by hand with a tunnel, its port, and the first tickets."""
+    server, port = world.server(**settings), free_port()
+    link = await world.raw_extended(server, port, capabilities=[*CAPABILITIES, *settings.get("more", [])])
+    return server, link, port, await tickets_of(link)
+
+
+@AUTO
+@ensureDeferred
+async def test_way_of_a_visitor(world: World) -> None:
+    server, link, port, tickets = await client_by_hand(world)
+    assert len(tickets) == len(set(tickets)) == data_server.AT_FIRST
+    by_link = await world.visitor(port)
+    number, _ = await link.take(NEW_CONN)
+    data = await attach(world, server, tickets[0])
+    session = session_of(server)
+    await until(lambda: session.data._idle)
+    visitor = await world.visitor(port)
+    visitor.send(b"GET /")
+    said = await data.is_used()
+    assert said == {"tunnel": 0, "visitor": visitor.name}
+    await data.has_stream(b"GET /")
+    data.send(b"200 OK")
+    await visitor.has(b"200 OK")
+    data.half_close()
+    await until(lambda: visitor.eof)
+    visitor.send(b"more")
+    await data.has_stream(b"GET /more")
+    visitor.close()
+    await until(lambda: data.eof)
+    data.close()
+    await until(lambda: len(server.visitors) == 1)
+    assert not by_link.over
+    link.put(ERROR, number, b'{"scope": "stream", "code": "limit", "message": ""}')
+    await by_link.ends()
+
+
+@AUTO
+@ensureDeferred
+async def test_tickets_come_with_the_first_tunnel_and_not_before(world: World) -> None:
+    server = world.server()
+    link = await world.raw_extended(server, capabilities=CAPABILITIES)
+    await link.is_alive()
+    assert TICKETS not in link.seen
+    link.put(INIT, 0, b"%d:local" % free_port())
+    await link.take(READY, 0)
+    assert await tickets_of(link)
+
+
+@AUTO
+@ensureDeferred
+async def test_no_tickets_without_the_capability(world: World) -> None:
+    server, port = world.server(), free_port()
+    link = await world.raw_extended(server, port)
+    visitor = await world.visitor(port)
+    await link.take(NEW_CONN)
+    await link.is_alive()
+    assert TICKETS not in link.seen
+    assert not visitor.over
+
+
+@AUTO
+@pytest.mark.parametrize("kind", ["never given", "used", "of a link that is gone"])
+@pytest.mark.parametrize("pieces", [1, 2])
+@ensureDeferred
+async def test_ticket_that_is_not_good(world: World, kind: str, pieces: int) -> None:
+    server, link, _port, tickets = await client_by_hand(world)
+    ticket = tickets[0]
+    if kind == "never given":
+        ticket = TICKET
+    elif kind == "used":
+        await attach(world, server, ticket)
+        session = session_of(server)
+        await until(lambda: session.data._idle)
+    else:
+        link.abort()
+        await world.sessions(server, 0)
+    before = len(server.sessions)
+    data = await world.join(world.control_port(server), RawData())
+    whole = frame(ATTACH, 0, ticket.encode())
+    data.send(whole[:20])
+    if pieces == 2:
+        await turns()
+    data.send(whole[20:])
+    await data.ends()
+    assert not data.seen
+    await world.logged("its ticket is none of ours, or was used, or is too old", LogLevel.warn)
+    await until(lambda: len(server.sessions) == before)
+    gone = len(world.lines("gone"))
+    assert gone == (kind == "of a link that is gone"), "that was no client"
+
+
+@AUTO
+@ensureDeferred
+async def test_ticket_grows_old(world: World) -> None:
+    server, _link, _port, tickets = await client_by_hand(world)
+    server.tickets._expire(reactor.seconds() + 31)
+    await (await attach(world, server, tickets[0])).ends()
+
+
+@AUTO
+@ensureDeferred
+async def test_many_bad_tickets_are_few_lines(world: World) -> None:
+    server = world.server()
+    for _ in range(40):
+        await (await attach(world, server, TICKET)).ends()
+    assert len(world.lines("its ticket is none of ours")) == 20
+    assert not server.sessions
+
+
+@AUTO
+@ensureDeferred
+async def test_data_connection_that_was_taken_for_a_client_of_the_shared_port(world: World) -> None:
+    """After a second of silence; it then takes no place there."""
+    server = world.server(shared=True)
+    link = await world.raw_extended(server, capabilities=CAPABILITIES)
+    link.put(INIT, 0, b"0:local")
+    await link.take(READY, 0)
+    tickets = await tickets_of(link)
+    data = await world.join(world.control_port(server), RawData())
+    await until(lambda: len(server.pool) == 2, "two clients of the shared port")
+    data.put(ATTACH, 0, tickets[0].encode())
+    await until(lambda: len(server.pool) == 1)
+    visitor = await world.visitor(port_of(server.shared))
+    assert (await data.is_used())["visitor"] == visitor.name
+    assert not world.lines("gone")
+
+
+@AUTO
+@pytest.mark.parametrize(
+    "early", [b"x", frame(PONG), frame(HELLO, 0, b"{}"), frame(INIT, 0, b"8080:x"), bytes(100_000)]
+)
+@ensureDeferred
+async def test_client_that_speaks_unasked_on_a_data_connection(world: World, early: bytes) -> None:
+    server, link, _port, tickets = await client_by_hand(world)
+    data = await attach(world, server, tickets[0])
+    session = session_of(server)
+    await until(lambda: session.data._idle)
+    data.send(early)
+    await data.ends()
+    await world.logged("a data connection is closed: bytes that answer no PING", LogLevel.warn)
+    assert not session.data._idle
+    await link.is_alive()
+
+
+@AUTO
+@ensureDeferred
+async def test_waiting_connections_are_asked_and_dead_ones_are_closed(world: World) -> None:
+    server, link, _port, tickets = await client_by_hand(world, limits=QUICK)
+    alive, dead = [await attach(world, server, ticket) for ticket in tickets[:2]]
+    session = session_of(server)
+
+    async def answer() -> None:
+        for _ in range(3):
+            await alive.take(PING)
+            alive.put(PONG)
+            link.put(PING)
+
+    await answer()
+    while not dead.over:
+        await answer()
+    assert dead.seen.count(PING) == 1
+    await until(lambda: len(session.data._idle) + len(session.data._asked) == 1)
+    assert not alive.over
+
+
+@AUTO
+@ensureDeferred
+async def test_connection_on_which_an_answer_is_due_is_not_used(world: World) -> None:
+    server, link, port, tickets = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.1, dead_after=5.0))
+    data = await attach(world, server, tickets[0])
+    await data.take(PING)
+    await world.visitor(port)
+    await link.take(NEW_CONN)
+    assert data.visitor is None
+    data.put(PONG)
+    session = session_of(server)
+    await until(lambda: session.data._idle)
+    visitor = await world.visitor(port)
+    assert (await data.is_used())["visitor"] == visitor.name
+
+
+@AUTO
+@ensureDeferred
+async def test_link_that_goes_takes_its_data_connections_with_it(world: World) -> None:
+    server, link, port, tickets = await client_by_hand(world)
+    waiting, used = [await attach(world, server, ticket) for ticket in tickets[:2]]
+    session = session_of(server)
+    await until(lambda: len(session.data._idle) == 2)
+    visitor = await world.visitor(port)
+    await until(lambda: used.visitor is not None or waiting.visitor is not None)
+    link.abort()
+    for each in (waiting, used, visitor):
+        await until(lambda: each.lost is not None)  # noqa: B023
+    assert visitor.was_reset
+    assert not server.ids._live
+    assert not len(server.tickets)
+
+
+@AUTO
+@ensureDeferred
+async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, link, port, tickets = await client_by_hand(world)
+    waiting, used = [await attach(world, server, ticket) for ticket in tickets[:2]]
+    session = session_of(server)
+    await until(lambda: len(session.data._idle) == 2)
+    visitor = await world.visitor(port)
+    await until(lambda: used.visitor is not None or waiting.visitor is not None)
+    if used.visitor is None:
+        waiting, used = used, waiting
+    link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
+    await world.sessions(server, 0)
+    await until(lambda: waiting.lost is not None)
+    used.send(b"the last bytes")
+    used.close()
+    await visitor.has(b"the last bytes")
+    await until(lambda: visitor.eof)
+    visitor.close()
+    await until(lambda: not server.visitors)
+    assert not visitor.was_reset
+    assert not session.data._tail.active()
+
+
+@AUTO
+@ensureDeferred
+async def test_client_that_says_so_and_stays_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_server, "TAIL", 0.1)
+    server, link, port, tickets = await client_by_hand(world)
+    used = await attach(world, server, tickets[0])
+    session = session_of(server)
+    await until(lambda: session.data._idle)
+    visitor = await world.visitor(port)
+    await used.is_used()
+    link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
+    await until(lambda: visitor.was_reset)
+    assert data_wires.TAIL == 60.0
+
+
+# Visitors that wait
+
+
+@DIRECT
+@ensureDeferred
+async def test_visitor_waits_for_a_connection(world: World) -> None:
+    server, link, port, tickets = await client_by_hand(world)
+    visitor = await world.visitor(port)
+    visitor.send(b"GET /")
+    visitor.half_close()
+    await link.is_alive()
+    assert NEW_CONN not in link.seen
+    session = session_of(server)
+    assert session.link.stream_count == len(server.visitors) == 1
+    data = await attach(world, server, tickets[0])
+    await data.is_used()
+    await data.has_stream(b"GET /")
+    await until(lambda: data.eof)
+    assert session.link.stream_count == len(server.visitors) == len(relays(server)) == 1
+    data.send(b"200 OK")
+    data.close()
+    await visitor.has(b"200 OK")
+
+
+@DIRECT
+@ensureDeferred
+async def test_visitor_waits_no_longer_than_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data_server.PATIENCE == 5.0
+    monkeypatch.setattr(data_server, "PATIENCE", 0.1)
+    server, _link, port, _tickets = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.2))
+    visitor = await world.visitor(port)
+    await until(lambda: visitor.was_reset)
+    assert not server.visitors
+    session = session_of(server)
+    assert session.link.stream_count == 0
+
+
+@DIRECT
+@ensureDeferred
+async def test_waiting_visitors_go_with_the_link_and_count_as_streams(world: World) -> None:
+    server, link, port, _tickets = await client_by_hand(world, limits=LinkLimits(max_streams=2))
+    visitors = [await world.visitor(port) for _ in range(3)]
+    await until(lambda: visitors[2].was_reset)
+    await turns()
+    assert not visitors[0].over
+    assert not visitors[1].over
+    link.abort()
+    await until(lambda: visitors[0].was_reset and visitors[1].was_reset)
+    assert not server.visitors
+
+
+@DIRECT
+@ensureDeferred
+async def test_server_that_stops_does_not_wait_for_a_connection(world: World) -> None:
+    server, _link, port, _tickets = await client_by_hand(world, drain=0.2)
+    visitor = await world.visitor(port)
+    await until(lambda: len(server.visitors) == 1)
+    await server.stopService()
+    await until(lambda: visitor.was_reset)
+
+
+@DIRECT
+@ensureDeferred
+async def test_client_that_knows_none_is_served_by_the_link(world: World) -> None:
+    server, port = world.server(), free_port()
+    link = await world.raw_extended(server, port)
+    await world.visitor(port)
+    await link.take(NEW_CONN)
+    assert len(world.lines("knows no data connections: its visitors go by the link", LogLevel.warn)) == 1
