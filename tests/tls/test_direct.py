@@ -1,0 +1,284 @@
+"""Visitors on data connections of their own, under TLS."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+
+from rtunnel.addresses import DialAddress
+from rtunnel.reverse import data_server
+from rtunnel.reverse.data_wires import TlsWire
+from rtunnel.reverse.raw_stream import RawStream
+from rtunnel.reverse.tls_links import TlsDialler
+from rtunnel.wire import frames
+from rtunnel.wire.limits import LinkLimits
+from tests.reverse.net import HOST, LocalService, Peer, connect, reactor, turns, until
+from tests.tls.parts import Authority, Ends, Lines, free_port
+
+MIB = 1024 * 1024
+
+
+class Tunnel:
+    """A server and a client over TLS, whose visitors wait for data connections."""
+
+    def __init__(self, ends: Ends, authority: Authority) -> None:
+        self.ends = ends
+        self.authority = authority
+        self.holder = authority.client()
+        self.port = free_port()
+        self.service = LocalService(Peer)
+        self.server: Any = None
+        self.client: Any = None
+
+    async def start(self, **more: Any) -> Tunnel:
+        await self.service.listen()
+        authority = self.authority
+        self.server = self.ends.start_server(authority.trusts(authority.server()), data_plane="direct", **more)
+        settings: dict[str, Any] = {"remote_port": self.port, "local": self.service.port, "data_plane": "direct"}
+        self.client = self.ends.start_client(authority.trusts(self.holder), **(settings | more))
+        await self.ends.lines.wait_for("} -> {local}: reachable|reachable")
+        await until(lambda: self.pool is not None and self.pool._idle, "a data connection that waits")
+        return self
+
+    @property
+    def pool(self) -> Any:
+        return next((session.data for session in self.server.sessions if session.data is not None), None)
+
+    async def visit(self, **options: Any) -> tuple[Peer, Peer]:
+        """A visitor, and its connection to the service."""
+        count = len(self.service.peers)
+        visitor = Peer(**options)
+        await connect(self.port, visitor)
+        return visitor, await self.service.peer(count)
+
+    async def is_empty(self) -> None:
+        """Nobody is relayed any more, and nothing is kept of those who were."""
+        await until(lambda: not self.server.visitors and not self.client.visitors)
+        await until(lambda: all(not session.link.stream_count for session in self.server.sessions))
+        session = self.client.link.session
+        await until(lambda: session is None or not session.link.stream_count)
+        assert not self.server.ids._live
+
+    async def stop(self) -> None:
+        for peer in self.service.peers:
+            if peer.connected:
+                peer.abort()
+        if self.service.listening is not None:
+            await self.service.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def tunnel(ends: Ends, authority: Authority) -> AsyncIterator[Tunnel]:
+    tunnel = Tunnel(ends, authority)
+    yield tunnel
+    await tunnel.stop()
+
+
+@ensureDeferred
+async def test_visitor_has_a_connection_of_its_own(tunnel: Tunnel, lines: Lines) -> None:
+    await tunnel.start()
+    visitor, peer = await tunnel.visit()
+    assert [type(used) for used in tunnel.pool._used] == [RawStream]
+    up, down = os.urandom(5 * MIB), os.urandom(3 * MIB)
+    visitor.send(up)
+    visitor.half_close()
+    await until(lambda: peer.eof)
+    assert bytes(peer.received) == up
+    peer.send(down)
+    peer.close()
+    await visitor.has(down)
+    await until(lambda: visitor.over)
+    assert not visitor.was_reset
+    await tunnel.is_empty()
+    assert "a whole handshake" not in lines.text
+
+
+@ensureDeferred
+async def test_service_ends_first_and_the_visitor_goes_on(tunnel: Tunnel) -> None:
+    await tunnel.start()
+    visitor, peer = await tunnel.visit()
+    peer.send(b"that is all from me")
+    peer.half_close()
+    await until(lambda: visitor.eof)
+    up = os.urandom(3 * MIB)
+    visitor.send(up)
+    visitor.close()
+    await until(lambda: peer.eof)
+    assert bytes(peer.received) == up
+    peer.close()
+    await tunnel.is_empty()
+
+
+@pytest.mark.parametrize("who", ["visitor", "service"])
+@ensureDeferred
+async def test_reset_goes_through(tunnel: Tunnel, who: str) -> None:
+    await tunnel.start()
+    visitor, peer = await tunnel.visit()
+    visitor.send(b"half a request")
+    await peer.has(b"half a request")
+    one, other = (visitor, peer) if who == "visitor" else (peer, visitor)
+    one.abort()
+    await until(lambda: other.was_reset)
+    await tunnel.is_empty()
+
+
+@ensureDeferred
+async def test_service_that_is_down(tunnel: Tunnel, lines: Lines) -> None:
+    await tunnel.start()
+    await tunnel.service.stop()
+    visitor = Peer()
+    await connect(tunnel.port, visitor)
+    await until(lambda: visitor.was_reset)
+    await lines.wait_for("cannot be reached: Connection was refused")
+    await tunnel.is_empty()
+    tunnel.service.listening = await _listen_again(tunnel.service)
+
+
+async def _listen_again(service: LocalService) -> Any:
+    port = service.port
+    await service.listen(port)
+    return service.listening
+
+
+@ensureDeferred
+async def test_stalled_reader_is_bounded_and_holds_up_nobody(tunnel: Tunnel) -> None:
+    await tunnel.start()
+    visitor, peer = await tunnel.visit(keep=False)
+    visitor.stop_reading()
+    sent = 0
+
+    class Source:
+        def resumeProducing(self) -> None:
+            nonlocal sent
+            if sent < 64 * MIB:
+                sent += 65536
+                peer.send(bytes(65536))
+
+        def stopProducing(self) -> None:
+            pass
+
+    peer.transport.registerProducer(Source(), False)
+    before = -1
+    while sent != before:
+        before = sent
+        await turns(200)
+    assert sent < 32 * MIB
+    other, its_peer = await tunnel.visit()
+    its_peer.send(b"here")
+    await other.has(b"here")
+    visitor.read_on()
+    await until(lambda: visitor.count == sent == 64 * MIB, timeout=60)
+    peer.transport.unregisterProducer()
+    for each in (visitor, other, peer, its_peer):
+        each.close()
+    await tunnel.is_empty()
+
+
+class Intruder:
+    """Shows a ticket on a connection of its own."""
+
+    def __init__(self, ticket: str) -> None:
+        self.ticket = ticket
+        self.said = b""
+        self.over = False
+
+    def connected(self, wire: Any) -> None:
+        self.wire = wire
+        wire.send(frames.encode_frame(frames.ATTACH, 0, self.ticket.encode()))
+
+    def received(self, data: bytes) -> None:
+        self.said += data
+
+    def lost(self, _why: str) -> None:
+        self.over = True
+
+
+@pytest.mark.parametrize("own", [True, False])
+@ensureDeferred
+async def test_ticket_is_good_for_the_certificate_of_its_link_only(tunnel: Tunnel, own: bool, lines: Lines) -> None:
+    await tunnel.start()
+    pool = tunnel.pool
+    (ticket,) = tunnel.server.tickets.issue(pool, 1, reactor.seconds())
+    authority = tunnel.authority
+    holder = tunnel.holder if own else authority.client("intruder")
+    settings = authority.trusts(holder, server_name=HOST)
+    dialler = TlsDialler(reactor, settings, 5.0)
+    endpoint = DialAddress.parse(f"{HOST}:{tunnel.ends.control}").endpoint(reactor, 5.0)
+    user = Intruder(ticket)
+    before = len(pool._idle)
+    wire = TlsWire(user)
+    await dialler.connect_data(endpoint, lambda: wire)
+    if own:
+        await until(lambda: len(pool._idle) + len(pool._asked) > before)
+        wire.cut()
+        return
+    await until(lambda: user.over)
+    assert user.said == b""
+    await lines.wait_for("its ticket was given to another client")
+    assert len(pool._idle) + len(pool._asked) <= before
+    assert not tunnel.server.tickets.outstanding(pool, reactor.seconds())
+    assert "'intruder'" not in "".join(str(session.peer_name) for session in tunnel.server.sessions)
+
+
+@ensureDeferred
+async def test_plain_connection_with_a_good_ticket(tunnel: Tunnel) -> None:
+    await tunnel.start()
+    (ticket,) = tunnel.server.tickets.issue(tunnel.pool, 1, reactor.seconds())
+    peer = Peer()
+    await connect(tunnel.ends.control, peer)
+    peer.send(frames.encode_frame(frames.ATTACH, 0, ticket.encode()))
+    await until(lambda: peer.over)
+    peer.abort()
+    assert tunnel.server.tickets.outstanding(tunnel.pool, reactor.seconds()) == 1
+
+
+@ensureDeferred
+async def test_revoked_client_loses_its_data_connections_too(tunnel: Tunnel, lines: Lines) -> None:
+    await tunnel.start()
+    visitor, peer = await tunnel.visit()
+    visitor.send(b"x")
+    await peer.has(b"x")
+    tunnel.authority.revoke(tunnel.holder)
+    await lines.wait_for("its certificate is revoked")
+    await until(lambda: visitor.was_reset and peer.was_reset)
+    await until(lambda: not tunnel.server.sessions)
+    await tunnel.is_empty()
+
+
+@pytest.mark.parametrize("who", ["server", "client"])
+@ensureDeferred
+async def test_end_that_goes_down_lets_running_visitors_finish(tunnel: Tunnel, who: str) -> None:
+    await tunnel.start(drain=20.0)
+    visitor, peer = await tunnel.visit()
+    visitor.send(b"x")
+    await peer.has(b"x")
+    stopped = tunnel.ends.stop(getattr(tunnel, who))
+    down = os.urandom(4 * MIB)
+    peer.send(down)
+    peer.close()
+    finishing = until(lambda: visitor.eof)
+    await finishing
+    visitor.close()
+    await stopped
+    assert bytes(visitor.received) == down
+
+
+@ensureDeferred
+async def test_waiting_connections_are_kept_alive(tunnel: Tunnel) -> None:
+    limits = LinkLimits(keepalive_interval=0.1, dead_after=0.5)
+    await tunnel.start(limits=limits)
+    await until(lambda: len(tunnel.pool._idle) == data_server.AT_FIRST)
+    kept = set(tunnel.pool._idle)
+    await turns(800)
+    assert {*tunnel.pool._idle, *tunnel.pool._asked} == kept
+    visitor, peer = await tunnel.visit()
+    visitor.send(b"x")
+    await peer.has(b"x")
+    visitor.close()
+    peer.close()
+    await tunnel.is_empty()
