@@ -48,7 +48,7 @@ def say(observer: NewcomersObserver, name: str, now: float, error: int = errno.E
         observer({**event, "log_time": now})
 
     logger = Logger(name, observer=at_this_time)  # type: ignore[arg-type]
-    accept: Any = tcp._accept  # type: ignore[attr-defined]
+    accept: Any = tcp._accept
     assert not list(accept(logger, range(100), Refusing(error, 1, newcomers), Reserved()))
 
 

@@ -136,6 +136,12 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process has used, in user mode and in the kernel (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Process:
     """One child process, whose output (standard output and error together) is collected by a thread."""
 
@@ -192,6 +198,14 @@ class Process:
     def rss_bytes(self) -> int:
         """Its resident memory now (Linux)."""
         return rss_bytes(self.pid)
+
+    def descriptors(self) -> int:
+        """How many file descriptors it has open now (Linux)."""
+        return descriptors(self.pid)
+
+    def cpu_seconds(self) -> float:
+        """The processor time that it has used so far (Linux)."""
+        return cpu_seconds(self.pid)
 
     def wait_for(self, regex: str, timeout: float = 20, *, after: int = 0) -> re.Match[str]:
         """Wait until its output has a match for ``regex`` (multi-line mode) at or past the offset ``after``.

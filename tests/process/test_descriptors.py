@@ -1,0 +1,94 @@
+"""A flood of visitors takes every descriptor of the server, or of the client, for as long as it lasts and no longer."""
+
+from __future__ import annotations
+
+import re
+import resource
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.process.crowd import Crowd, echo_service
+from tests.process.harness import Process, Twistds, poll
+from tests.process.services import PATIENCE, Tunnel
+
+StartTunnel = Callable[..., Tunnel]
+
+LIMIT = 128
+"""Descriptors that the process under test may have."""
+FLOOD = 400
+"""Visitors, all together: more than that on either plane."""
+QUIET = 2.0
+"""Seconds in which it must have nothing to do."""
+RECOVERY = 30.0
+"""Seconds until all is well."""
+MOST_LINES = 60
+"""Of the log, for 1,200 visitors who were turned away."""
+
+SAYS = {
+    "server": r"#warn\] no file descriptor is left: newcomers are closed until there are some again; allow more with ",
+    "client": r"#warn\] .* cannot be reached: .*Too many open files",
+}
+"""The line that tells the operator what to do."""
+
+
+def limit_descriptors(process: Process) -> None:
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
+
+
+@pytest.mark.parametrize("plane", ["mux", "auto"])
+@pytest.mark.parametrize("end", ["server", "client"])
+def test_no_descriptor_is_left(twistd: Twistds, start_tunnel: StartTunnel, end: str, plane: str) -> None:
+    option = [f"--data-plane={plane}"]
+    tunnel = start_tunnel(echo_service(twistd), server=option, client=option)
+    exhausted = tunnel.server if end == "server" else tunnel.client
+    limit_descriptors(exhausted)
+    with Crowd() as crowd:
+        there = 0
+        for _ in range(3):
+            came = crowd.open(FLOOD, tunnel.public, at_once=FLOOD)
+            print(came)
+            there += came["there"]
+            # Nobody is left to wait for nothing.
+            assert came["late"] == 0
+        assert LIMIT / 3 < there < LIMIT
+        assert exhausted.descriptors() > LIMIT - 10
+
+        # Those who are there do not notice, and the process does not run in circles.
+        assert crowd.echo() == there
+        before = exhausted.cpu_seconds()
+        time.sleep(QUIET)
+        used = exhausted.cpu_seconds() - before
+        print(f"{used:.2f} s of {QUIET:.0f} s")
+        assert used < QUIET / 4
+
+        # When they have left, all is as before.
+        crowd.close()
+        poll(lambda: crowd.open(1, tunnel.public)["there"], RECOVERY, "a visitor is served")
+        assert crowd.open(LIMIT // 4, tunnel.public, at_once=1)["there"] == LIMIT // 4
+    found = re.findall(SAYS[end], exhausted.output)
+    assert found
+    assert end != "server" or len(found) == 1
+    for process in (tunnel.client, tunnel.server):
+        assert "Traceback" not in process.output
+        assert process.output.count("\n") < MOST_LINES
+        assert process.terminate() == 0
+
+
+def test_client_that_cannot_dial(twistd: Twistds, start_tunnel: StartTunnel) -> None:
+    """The server is gone, and there is no descriptor to look for it with: the client goes on trying."""
+    tunnel = start_tunnel(echo_service(twistd), client=["--reconnect-max=1"])
+    tunnel.server.kill()
+    lost = tunnel.client.wait_for("next attempt in")
+    # Descriptors that it has are left to it.
+    resource.prlimit(tunnel.client.pid, resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    seen = tunnel.client.wait_for("Too many open files.*; next attempt in", after=lost.end())
+    tunnel.start_server()
+    tunnel.wait_for_server()
+    tunnel.client.wait_for("Too many open files.*; next attempt in", after=seen.end())
+    resource.prlimit(tunnel.client.pid, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
+    tunnel.wait_for_client(after=seen.end())
+    with Crowd() as crowd:
+        poll(lambda: crowd.open(1, tunnel.public)["there"], PATIENCE, "a visitor is served")
+    assert "Traceback" not in tunnel.client.output
