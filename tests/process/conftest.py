@@ -37,9 +37,12 @@ def serve() -> Iterator[Callable[..., Service]]:
 
 
 @pytest.fixture
-def start_tunnel(twistd: Twistds) -> Callable[..., Tunnel]:
-    """``start_tunnel(local, server=[...], client=[...])``: a server and a client that work."""
-    return partial(Tunnel, twistd)
+def start_tunnel(twistd: Twistds, request: pytest.FixtureRequest) -> Callable[..., Tunnel]:
+    """``start_tunnel(local, server=[...], client=[...])``: a server and a client that work.
+
+    Tests of what holds on every plane say so by ``BOTH_PLANES`` of :mod:`tests.process.services`.
+    """
+    return partial(Tunnel, twistd, data_plane=getattr(request, "param", "auto"))
 
 
 @pytest.fixture

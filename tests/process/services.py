@@ -26,6 +26,8 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
 from tests.process.harness import Process, Twistd, Twistds, free_port, need, poll, wait_until_open
 
 LOOPBACK = "127.0.0.1"
@@ -274,10 +276,15 @@ def curl(url: str, *options: str) -> bytes:
     return done.stdout
 
 
+#: No visitor on a data connection, or every one.
+BOTH_PLANES = pytest.mark.parametrize("start_tunnel", ["mux", "direct"], indirect=True)
+
+
 class Tunnel:
     """A server, a client, and one public port between them.
 
     :param local: where the service is, as for ``--local``.
+    :param data_plane: of both ends.
     :ivar control: the server's control port.
     :ivar public: the port for visitors.
     """
@@ -290,11 +297,13 @@ class Tunnel:
         server: Sequence[str] = (),
         client: Sequence[str] = (),
         twistd_options: Sequence[str] = (),
+        data_plane: str = "auto",
     ) -> None:
         self._twistd = twistd
         self._local = local
-        self._server_options = server
-        self._client_options = client
+        # In front, so that the test's own options win.
+        self._server_options = [f"--data-plane={data_plane}", *server]
+        self._client_options = [f"--data-plane={data_plane}", *client]
         self._twistd_options = ["-n", "--pidfile=", *twistd_options]
         self.control = free_port()
         self.public = free_port()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from tests.process.harness import poll, wait_until_closed
 from tests.process.services import (
+    BOTH_PLANES,
     PATIENCE,
     Background,
     Flood,
@@ -67,6 +68,7 @@ def report(what: str, since_start: float, since_return: float) -> None:
     )
 
 
+@BOTH_PLANES
 def test_killed_client(serve: Serve, start_tunnel: StartTunnel) -> None:
     flood = Flood()
     service = serve(GET=page("here"), flood=flood)
@@ -88,6 +90,7 @@ def test_killed_client(serve: Serve, start_tunnel: StartTunnel) -> None:
     assert "Traceback" not in tunnel.server.output
 
 
+@BOTH_PLANES
 def test_killed_server(serve: Serve, start_tunnel: StartTunnel) -> None:
     flood = Flood()
     service = serve(GET=page("here"), flood=flood)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.process.harness import Twistds, need
-from tests.process.services import LOOPBACK, Nginx, Tunnel, curl
+from tests.process.services import BOTH_PLANES, LOOPBACK, Nginx, Tunnel, curl
 
 PAGE = b"<h1>Hello through the tunnel</h1>\n"
 LARGE = random.Random(5).randbytes(5 * 1024 * 1024)
@@ -31,6 +31,7 @@ def check_pages(tunnel: Tunnel, nginx: Nginx) -> None:
         curl(f"{tunnel.url}/nothing-here")
 
 
+@BOTH_PLANES
 def test_pages(start_tunnel: StartTunnel, nginx: Nginx) -> None:
     check_pages(start_tunnel(nginx.address), nginx)
 
@@ -41,10 +42,12 @@ def test_pages_of_an_ipv6_service(start_tunnel: StartTunnel, nginx: Nginx) -> No
     check_pages(start_tunnel(f"[::1]:{nginx.port6}"), nginx)
 
 
+@BOTH_PLANES
 def test_pages_of_a_unix_socket(start_tunnel: StartTunnel, nginx: Nginx) -> None:
     check_pages(start_tunnel(f"unix:{nginx.socket}"), nginx)
 
 
+@BOTH_PLANES
 @pytest.mark.parametrize("header", ["Connection: keep-alive", "Connection: close"])
 def test_load(header: str, twistd: Twistds, start_tunnel: StartTunnel, nginx: Nginx) -> None:
     """64 connections, or 64 times a new one for each request, without an error."""

@@ -241,7 +241,7 @@ async def test_full_server_takes_the_data_connections_of_its_links(world: World)
 @ensureDeferred
 async def test_names_and_addresses_of_a_service(world: World, host: str) -> None:
     address = "::1" if host == "[::1]" else HOST
-    listening = (
+    listening: Any = (
         await ListenAddress.parse(f"{host}:0" if host != "localhost" else f"{HOST}:0")
         .endpoint(reactor)
         .listen(_factory(lambda: Peer(echo=True)))

@@ -37,10 +37,12 @@ from tests.reverse.world import QUICK, World
 class ServerByHand:
     """A server by hand, to which our client has connected: the first connection is the link."""
 
+    link: Any
+
     async def start(self, world: World, *tunnels: tuple[int, int], **settings: Any) -> ServerByHand:
         self.listening = await world.service(RawLink)
         self.client = world.client(self.listening.port, *tunnels, **settings)
-        self.link: Any = await self.listening.peer()
+        self.link = await self.listening.peer()
         said = await self.link.take_json(HELLO, 0)
         assert set(CAPABILITIES) <= set(said["capabilities"])
         # What comes from now on is a data connection.
@@ -61,7 +63,8 @@ class ServerByHand:
         data: Any = await self.listening.peer(1 + number)
         _, payload = await data.take(ATTACH)
         assert int(payload.partition(b":")[0], 16) < 64
-        return data
+        found: RawData = data
+        return found
 
 
 def new_conn(tunnel: int = 0, conn_id: int = 7) -> bytes:
