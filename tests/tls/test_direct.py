@@ -32,6 +32,7 @@ class Tunnel:
         self.holder = authority.client()
         self.port = free_port()
         self.service = LocalService(Peer)
+        self.visitors: list[Peer] = []
         self.server: Any = None
         self.client: Any = None
 
@@ -53,6 +54,7 @@ class Tunnel:
         """A visitor, and its connection to the service."""
         count = len(self.service.peers)
         visitor = Peer(**options)
+        self.visitors.append(visitor)
         await connect(self.port, visitor)
         return visitor, await self.service.peer(count)
 
@@ -65,7 +67,7 @@ class Tunnel:
         assert not self.server.ids._live
 
     async def stop(self) -> None:
-        for peer in self.service.peers:
+        for peer in (*self.service.peers, *self.visitors):
             if peer.connected:
                 peer.abort()
         if self.service.listening is not None:
