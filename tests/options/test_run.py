@@ -11,11 +11,12 @@ from twisted.application.service import Application, IServiceCollection, MultiSe
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import Clock
-from twisted.logger import FilteringLogObserver, ILogObserver
+from twisted.logger import ILogObserver
 from twisted.python.failure import Failure
 
 from rtunnel.errors import StartupError
 from rtunnel.options import run, server
+from rtunnel.options.newcomers import NewcomersObserver
 from rtunnel.options.run import LAST_MOMENT, PluginService
 
 
@@ -217,7 +218,7 @@ def test_the_application_gets_a_log_observer(reactor: FakeReactor, monkeypatch: 
     monkeypatch.setattr(sys, "argv", ["twistd", "-ny", "x.tac"])
     application = Application("x")
     PluginService("rtunnel-test", Service(), options(), reactor).setServiceParent(application)
-    assert isinstance(application.getComponent(ILogObserver), FilteringLogObserver)
+    assert isinstance(application.getComponent(ILogObserver), NewcomersObserver)
 
 
 def test_an_observer_that_is_there_stays(reactor: FakeReactor) -> None:
