@@ -33,6 +33,9 @@ HIGH_WATER = 512 * 1024
 """Bytes that may wait in a channel before nothing more is read from its socket."""
 LOW_WATER = 128 * 1024
 
+LOOK = 0.05
+"""Seconds between two looks at a channel's state."""
+
 
 def say(line: str) -> None:
     print(line, flush=True)
@@ -102,14 +105,19 @@ class Pipe:
         channel.on("open", lambda _: self._opened.set())
         channel.on("message", self._message)
         channel.on("bufferedamountlow", lambda _: self._room.set())
-        channel.on("close", self._closed)
+        self._ending = asyncio.create_task(self._wait_for_the_end())
 
     def _message(self, event: webrtc.MessageEvent) -> None:
         data = event.data
         # A reference end makes no difference between text and binary messages: all are the stream's bytes.
         self.incoming.put_nowait(data.encode() if isinstance(data, str) else bytes(data))
 
-    def _closed(self, _: object) -> None:
+    async def _wait_for_the_end(self) -> None:
+        # Not by the channel's "close", which may never come: `wrtc` begins to listen to a channel in a thread of its
+        # own, when the channel is on its way already. One that the other end has closed by then becomes "closed"
+        # without an event, and not always before `create_data_channel` returns, so a single look is not enough.
+        while self.channel.ready_state != "closed":
+            await asyncio.sleep(LOOK)
         say(f"channel {self.channel.label} closed")
         self._opened.set()
         self._room.set()
