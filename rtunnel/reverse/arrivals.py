@@ -16,7 +16,7 @@ from twisted.internet.protocol import Protocol
 from rtunnel.relay.direct import take_socket
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.reverse.data_wires import has_socket
+from rtunnel.reverse.data_wires import has_socket, reset_socket
 
 
 class Accepted:
@@ -121,8 +121,12 @@ class Arrival:
             self._end.pause()
 
     def abort(self) -> None:
-        """Turn it away."""
-        self.socket_end().abort()
+        """Turn it away. Its descriptor is free again at once, where there are many of its kind."""
+        accepted, self._accepted = self._accepted, None
+        if accepted is not None:
+            reset_socket(accepted.socket)
+        elif self._end is not None:
+            self._end.abort()
 
 
 def _nothing(_end: SocketEnd) -> None:

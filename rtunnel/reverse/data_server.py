@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.reverse.arrivals import Arrival
 from rtunnel.reverse.data_wires import TAIL, SocketWire, Wire, adopt, hand_over, probe_socket, reset_socket
@@ -39,6 +40,9 @@ AT_FIRST = 4
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
+#: How many may wait so, for each connection that may wait for visitors. Each takes a descriptor, and if they had all of
+#: them no connection could come.
+MOST_WAITING = 4
 #: Seconds after which nothing is expected any more of tickets: an end had no descriptor for the connections, say.
 LOST_AFTER = 10.0
 #: No ATTACH is longer, in bytes.
@@ -193,7 +197,10 @@ class DataPool:
     # Visitors
 
     def open_visitor(self, tunnel: int, arrival: Arrival) -> bool:
-        """Serve a visitor over a data connection; False: by the link."""
+        """Serve a visitor over a data connection; False: by the link.
+
+        :raises rtunnel.errors.TunnelRefused: it may not go by the link, and too many wait.
+        """
         if self._idle:
             data, _ = self._idle.popitem()
             self._least_idle = min(self._least_idle, len(self._idle))
@@ -205,6 +212,8 @@ class DataPool:
         self.refill()
         if not self._waits or self._closed:
             return False
+        if len(self._waiting) >= MOST_WAITING * self._most:
+            raise TunnelRefused(Code.LIMIT, f"{len(self._waiting)} visitors wait for data connections, the limit")
         arrival.wait()
         self._waiting[arrival] = _Waiting(self.reactor.seconds() + PATIENCE, tunnel)
         self._server.visitors.add(arrival)
@@ -284,6 +293,9 @@ class DataPool:
         missing = target - len(self._idle) - len(self._asked)
         if now - self._wished_at < LOST_AFTER:
             missing -= tickets.outstanding(self, now)
+        else:
+            # They would stand in the way of new ones for as long as they are good.
+            tickets.revoke(self)
         if not self._closed and missing > 0 and (whole or 4 * missing >= target):
             self._wished_at = now
             self._session.send_tickets(tickets.issue(self, missing, now), tickets.lifetime)

@@ -110,12 +110,12 @@ async def test_server_without_enough_connections_lets_visitors_wait(world: World
     server, service, port = world.server(pool=2), await world.echo(), free_port()
     world.client(server, (port, service.port))
     await world.reachable()
-    visitors = await at_once(world, port, 20)
+    visitors = await at_once(world, port, 8)
     for number, visitor in enumerate(visitors):
         visitor.send(b"%d" % number)
     for number, visitor in enumerate(visitors):
         await visitor.has(b"%d" % number)
-    assert len(relays(server)) == 20
+    assert len(relays(server)) == 8
     (session,) = server.sessions
     assert not session.link.streams
 

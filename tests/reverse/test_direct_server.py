@@ -144,6 +144,27 @@ async def test_ticket_grows_old(world: World) -> None:
 
 @AUTO
 @ensureDeferred
+async def test_tickets_of_which_nothing_came_do_not_stand_in_the_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An end had no descriptor for a while, say: each visitor gets a new one, and not only when the old ones expire."""
+    server, link, port, lost = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.2))
+    assert data_server.LOST_AFTER == 10.0
+    session = session_of(server)
+    session.data._wished_at -= data_server.LOST_AFTER
+    for number in range(3):
+        tickets = await tickets_of(link)
+        assert len(tickets) == (data_server.AT_FIRST if number == 0 else 1)
+        assert server.tickets.outstanding(session.data, reactor.seconds()) == len(tickets)
+        for ticket in tickets:
+            await attach(world, server, ticket)
+        await until(lambda: len(session.data._idle) == data_server.AT_FIRST)
+        await world.visitor(port)
+    await (await attach(world, server, lost[0])).ends()
+
+
+@AUTO
+@ensureDeferred
 async def test_many_bad_tickets_are_few_lines(world: World) -> None:
     server = world.server()
     for _ in range(40):
@@ -331,6 +352,28 @@ async def test_waiting_visitors_go_with_the_link_and_count_as_streams(world: Wor
     link.abort()
     await until(lambda: visitors[0].was_reset and visitors[1].was_reset)
     assert not server.visitors
+
+
+@DIRECT
+@ensureDeferred
+async def test_no_more_wait_than_four_for_each_connection(world: World) -> None:
+    """Else they could have all descriptors, and no connection could come for them."""
+    assert data_server.MOST_WAITING == 4
+    server, link, port, tickets = await client_by_hand(world, pool=2)
+    session = session_of(server)
+    waiting = [await world.visitor(port) for _ in range(8)]
+    await until(lambda: session.link.stream_count == 8)
+    for _ in range(3):
+        one_more = await world.visitor(port)
+        await until(lambda: one_more.was_reset)  # noqa: B023
+    assert len(world.lines("8 visitors wait for data connections, the limit", LogLevel.warn)) == 1
+    assert session.link.stream_count == len(server.visitors) == 8
+    data = await attach(world, server, tickets[0])
+    assert (await data.is_used())["visitor"] == waiting[0].name
+    ninth = await world.visitor(port)
+    await until(lambda: session.link.stream_count == 9)
+    assert not ninth.over
+    assert NEW_CONN not in link.seen
 
 
 @DIRECT

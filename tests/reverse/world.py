@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
+from twisted.internet.error import ConnectError
 from twisted.logger import LogEvent, LogLevel, formatEvent
+from twisted.python.failure import Failure
 
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.reverse.client import TunnelClient
@@ -43,7 +46,8 @@ class World:
 
     async def end(self) -> None:
         for peer in self._peers:
-            peer.abort()
+            if peer.transport is not None:
+                peer.abort()
         for local in self._listening:
             for peer in local.peers:
                 if peer.connected:
@@ -130,7 +134,13 @@ class World:
 
     async def join(self, port: int, peer: Any) -> Any:
         self._peers.append(peer)
-        await connect(port, peer)
+        try:
+            await connect(port, peer)
+        except ConnectError as error:
+            if error.osError != errno.ECONNRESET:
+                raise
+            # It was turned away before our end had a look.
+            peer.lost = Failure()
         return peer
 
     async def raw(self, server: TunnelServer | int) -> RawLink:
