@@ -60,7 +60,10 @@ class Dial:
                 # On the way to this machine itself it is there already.
                 sock.getpeername()
             except OSError:
-                self._watch.addWriter(self)
+                try:
+                    self._watch.addWriter(self)
+                except OSError as failure:  # the system lets nothing more be watched
+                    self._over(failure.errno or errno.ENOSPC)
                 return
             error = 0
         self._over(error)

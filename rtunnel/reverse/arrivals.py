@@ -30,9 +30,16 @@ class Accepted:
         self._arguments = (address, port, *more)
 
     def give(self, protocol: Protocol) -> None:
-        """Make the transport, for *protocol*."""
+        """Make the transport, for *protocol*.
+
+        :raises OSError: the system does not let it be watched; the connection is reset then.
+        """
         port = self._arguments[1]
-        transport = type(port).transport(self.socket, protocol, *self._arguments)
+        try:
+            transport = type(port).transport(self.socket, protocol, *self._arguments)
+        except OSError:
+            reset_socket(self.socket)
+            raise
         protocol.makeConnection(transport)
 
 
@@ -107,7 +114,10 @@ class Arrival:
         return take_socket(self._end.transport)[0]
 
     def socket_end(self) -> SocketEnd:
-        """The visitor as the end of a stream."""
+        """The visitor as the end of a stream.
+
+        :raises OSError: there is nothing left of it, see :meth:`Accepted.give`.
+        """
         accepted, self._accepted = self._accepted, None
         if accepted is not None:
             self._end = SocketEnd(_nothing, self._on_lost)

@@ -25,7 +25,7 @@ from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.client_session import ClientSession
 from rtunnel.reverse.data_client import ClientData
 from rtunnel.reverse.data_visits import Cancellable
-from rtunnel.reverse.data_wires import SocketWire, Taker, TlsWire
+from rtunnel.reverse.data_wires import Taker, TlsWire, give_socket
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.services.agent import AGENT
@@ -94,7 +94,7 @@ class LinkService(Service):
         if self._tls is None and self._address_now is not None:
             dial = Dial(
                 self.watch,
-                lambda sock: data.connected(SocketWire(self.watch, sock, data)),
+                lambda sock: give_socket(sock, self.watch, data),
                 lambda error: data.lost(error.strerror or str(error)),
             )
             dial.start(*self._address_now)

@@ -235,16 +235,22 @@ class DataPool:
         if isinstance(wire, SocketWire) and arrival.has_socket:
             self._relay(wire.take(), arrival, conn_id, opening)
             return
-        end = arrival.socket_end()
+        try:
+            end = arrival.socket_end()
+        except OSError as error:
+            self.log.debug("visitor {visitor} is lost: {why}", visitor=arrival.name, why=error)
+            self._server.ids.release(conn_id)
+            wire.cut()
+            return
         stream = RawStream(end, self._ended)
         self._used[stream] = conn_id
         self._server.visitors.add(end)
         self._count()
         end.attach(stream)
-        if isinstance(wire, SocketWire):
-            adopt(self.reactor, wire.take(), stream)
-        else:
+        if not isinstance(wire, SocketWire):
             hand_over(wire.transport, stream)
+        elif not adopt(self.reactor, wire.take(), stream):
+            return
         stream.transport.write(opening)
         end.resume()
 

@@ -105,7 +105,12 @@ class _Visit:
     def wait(self, watch: Any) -> None:
         """The service takes its time."""
         self._watched = watch
-        watch.addReader(self)
+        try:
+            watch.addReader(self)
+        except OSError:
+            # The system lets nothing more be watched.
+            self._watched = None
+            self.abort()
 
     def leave(self) -> None:
         """Watch it no more."""
@@ -246,8 +251,7 @@ class Visits:
         stream = self._relay_here(end)
         self._visitors.add(end)
         self._forget(visit)
-        adopt(self._reactor, visit.sock, stream)
-        if visit.rest:
+        if adopt(self._reactor, visit.sock, stream) and visit.rest:
             stream.dataReceived(visit.rest)
 
     def _endpoint_gone(self, visit: _Visit, end: SocketEnd) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol as TypingProtocol
 from twisted.internet import tcp
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,6 +28,7 @@ READ_SIZE = 8192
 #: Seconds that connections in use are given to bring their last bytes, once their other end has left in good order.
 TAIL = 60.0
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_log = Logger()
 
 
 class WireUser(TypingProtocol):
@@ -66,6 +68,7 @@ class SocketWire:
     """A bare socket, which does not block.
 
     :param watch: watches it; see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :raises OSError: the system does not let it be watched.
     """
 
     __slots__ = ("_number", "_socket", "_user", "_watch")
@@ -200,6 +203,18 @@ class Taker(Protocol):
             self._user.lost("the way there knows no half-close")
 
 
+def give_socket(sock: socket.socket, watch: Any, user: WireUser) -> None:
+    """Give a bare connection to *user*. What the system does not let us watch is lost."""
+    try:
+        wire = SocketWire(watch, sock, user)
+    except OSError as error:
+        _log.debug("a data connection is closed: {why}", why=error)
+        sock.close()
+        user.lost(str(error))
+    else:
+        user.connected(wire)
+
+
 def settle(transport: Any, watch: Any, user: WireUser) -> bool:
     """Give the connection to *user*; False where it cannot end one direction and go on with the other."""
     if has_socket(transport):
@@ -207,7 +222,7 @@ def settle(transport: Any, watch: Any, user: WireUser) -> bool:
             sock, _ = take_socket(transport)
         except ValueError:
             return False
-        user.connected(SocketWire(watch, sock, user))
+        give_socket(sock, watch, user)
     elif isinstance(transport, TlsTransport):
         hand_over(transport, TlsWire(user))
     else:
@@ -221,9 +236,18 @@ def hand_over(transport: Any, protocol: Protocol) -> None:
     protocol.makeConnection(transport)
 
 
-def adopt(reactor: Any, sock: socket.socket, protocol: Protocol) -> None:
-    """Give a socket back to Twisted, for *protocol*."""
+def adopt(reactor: Any, sock: socket.socket, protocol: Protocol) -> bool:
+    """Give a socket back to Twisted, for *protocol*. False where that fails: there is no descriptor left, or the
+    connection is lost already. It is reset then, and *protocol* told that it is lost.
+    """
     sock.setblocking(False)
-    reactor.adoptStreamConnection(sock.fileno(), sock.family, QuietFactory.forProtocol(lambda: protocol))
+    try:
+        reactor.adoptStreamConnection(sock.fileno(), sock.family, QuietFactory.forProtocol(lambda: protocol))
+    except OSError as error:
+        _log.debug("a connection is reset: {why}", why=error)
+        reset_socket(sock)
+        protocol.connectionLost(Failure(error))
+        return False
     # Twisted has made a descriptor of its own.
     sock.close()
+    return True

@@ -19,6 +19,7 @@ from twisted.application.internet import TimerService
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.sockets import SocketTransport, show_address
@@ -26,7 +27,7 @@ from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.admission import Admission
 from rtunnel.reverse.arrivals import Accepted, LandingFactory, give_sockets
 from rtunnel.reverse.data_server import DataPool, peek_attach
-from rtunnel.reverse.data_wires import SocketWire, settle
+from rtunnel.reverse.data_wires import give_socket, settle
 from rtunnel.reverse.guard import Guard
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
 from rtunnel.reverse.routing import POLICIES
@@ -58,7 +59,10 @@ class _SessionFactory(LandingFactory):
         if server.pool_size and (attached := peek_attach(accepted.socket)) is not None:
             server.attach_socket(accepted.socket, attached, address)
         elif (session := server.build_session(address)) is not None:
-            accepted.give(session)
+            try:
+                accepted.give(session)
+            except OSError as error:
+                session.connectionLost(Failure(error))
         else:
             accepted.socket.close()
 
@@ -204,8 +208,7 @@ class TunnelServer(DrainingService):
         if pool is None:
             sock.close()
         else:
-            data = pool.expect(event.ping_every)
-            data.connected(SocketWire(self.watch, sock, data))
+            give_socket(sock, self.watch, pool.expect(event.ping_every))
 
     def session_lost(self, session: ServerSession) -> None:
         """Free all that *session* had; may be called twice."""

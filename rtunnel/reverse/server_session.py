@@ -321,7 +321,13 @@ class ServerSession(LinkProtocol):
             peer=self.peer_name,
             stream=stream.conn_id,
         )
-        end = arrival.socket_end()
+        try:
+            end = arrival.socket_end()
+        except OSError as error:
+            self.log.debug("visitor {visitor} is lost: {why}", visitor=arrival.name, why=error)
+            self.link.reset(stream, Code.CONNECTION_LOST, "the visitor is lost")
+            self.flush()
+            return True
         self._server.visitors.add(end)
         end.attach(LinkStream(self, stream, end))
         self.flush()

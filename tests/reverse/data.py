@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Any
 
@@ -20,6 +21,7 @@ DIRECT = pytest.mark.parametrize("world", ["direct"], indirect=True)
 AUTO = pytest.mark.parametrize("world", ["auto"], indirect=True)
 
 CAPABILITIES = ["direct", "withdraw"]
+FULL = "No space left on device"
 
 
 class RawData(RawLink):
@@ -96,3 +98,18 @@ async def pool_of(world: World, server: TunnelServer, count: int = 1) -> Any:
 def relays(service: Any) -> list[Any]:
     """The visitors that have connections of their own."""
     return [each for each in service.visitors._ends if isinstance(each, DirectRelay)]
+
+
+class Full:
+    """A reactor, or what watches sockets in its place, once the user has as many as the system lets him (epoll_ctl)."""
+
+    def __init__(self, watch: Any) -> None:
+        self._watch = watch
+
+    def addReader(self, descriptor: Any) -> None:
+        raise OSError(errno.ENOSPC, FULL)
+
+    addWriter = addReader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._watch, name)

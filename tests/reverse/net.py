@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import random
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -175,7 +177,14 @@ class LocalService:
 
 
 async def connect(port: int, peer: Peer) -> Any:
-    return await TCP4ClientEndpoint(reactor, HOST, port).connect(QuietFactory.forProtocol(lambda: peer))
+    """Connect. Who is turned away before our end has a look was reset."""
+    try:
+        await TCP4ClientEndpoint(reactor, HOST, port).connect(QuietFactory.forProtocol(lambda: peer))
+    except ConnectError as error:
+        if error.osError != errno.ECONNRESET:
+            raise
+        peer.lost = Failure()
+    return peer
 
 
 def can_bind(port: int) -> bool:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.error import ConnectError
 from twisted.logger import LogEvent, LogLevel, formatEvent
-from twisted.python.failure import Failure
 
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.reverse.client import TunnelClient
@@ -134,13 +131,7 @@ class World:
 
     async def join(self, port: int, peer: Any) -> Any:
         self._peers.append(peer)
-        try:
-            await connect(port, peer)
-        except ConnectError as error:
-            if error.osError != errno.ECONNRESET:
-                raise
-            # It was turned away before our end had a look.
-            peer.lost = Failure()
+        await connect(port, peer)
         return peer
 
     async def raw(self, server: TunnelServer | int) -> RawLink:

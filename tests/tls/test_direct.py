@@ -17,6 +17,7 @@ from rtunnel.reverse.raw_stream import RawStream
 from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.wire import frames
 from rtunnel.wire.limits import LinkLimits
+from tests.reverse.data import Full
 from tests.reverse.net import HOST, LocalService, Peer, connect, reactor, turns, until
 from tests.tls.parts import Authority, Ends, Lines, free_port
 
@@ -268,6 +269,26 @@ async def test_end_that_goes_down_lets_running_visitors_finish(tunnel: Tunnel, w
     visitor.close()
     await stopped
     assert bytes(visitor.received) == down
+
+
+@ensureDeferred
+async def test_visitor_who_cannot_be_watched(tunnel: Tunnel, lines: Lines) -> None:
+    """The system has no more for it; the data connection goes with it."""
+    await tunnel.start()
+    listening = tunnel.server.ports._held[tunnel.port].port
+    listening.reactor = Full(reactor)
+    visitor = Peer()
+    await connect(tunnel.port, visitor)
+    await until(lambda: visitor.was_reset)
+    await lines.wait_for(r"visitor 127.0.0.1:\d+ is lost: \[Errno 28\]")
+    await tunnel.is_empty()
+    listening.reactor = reactor
+    visitor, peer = await tunnel.visit()
+    visitor.send(b"x")
+    await peer.has(b"x")
+    visitor.close()
+    peer.close()
+    await tunnel.is_empty()
 
 
 @ensureDeferred

@@ -1,0 +1,253 @@
+"""No descriptor is left, or the system lets no more be watched: somebody is turned away, and nothing else happens."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.logger import LogLevel
+
+from rtunnel.addresses import ListenAddress
+from rtunnel.reverse import data_visits
+from rtunnel.reverse.server import TunnelServer
+from rtunnel.reverse.settings import ServerSettings
+from tests.reverse.data import ATTACH, AUTO, CAPABILITIES, FULL, Full, attach, session_of, tickets_of
+from tests.reverse.net import ERROR, HOST, INIT, NEW_CONN, READY, frame, free_port, reactor, turns, until
+from tests.reverse.test_direct_client import ServerByHand, new_conn
+from tests.reverse.world import World
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """This process may open so many more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2 + count, before[1]))
+    held = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(count):
+            os.close(held.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for number in held:
+            os.close(number)
+
+
+def was_reset(sock: socket.socket) -> bool:
+    """The other end has reset it by now."""
+    sock.setblocking(False)
+    try:
+        sock.recv(1)
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+    raise AssertionError("bytes, or an end in order")
+
+
+async def client_by_hand(world: World, server: TunnelServer, port: int) -> Any:
+    """A link by hand with a tunnel for *port*, and its first tickets."""
+    link = await world.raw_extended(server, capabilities=CAPABILITIES)
+    link.put(INIT, 0, b"%d:local" % port)
+    await link.take(READY, 0)
+    return link, await tickets_of(link)
+
+
+# No descriptor
+
+
+@AUTO
+@ensureDeferred
+async def test_visitor_who_would_need_one_more_at_the_server(world: World) -> None:
+    """The port that reads a header in front cannot give its socket away, so Twisted is given the data connection's."""
+    shared = ListenAddress.parse(f"haproxy:tcp:0:interface={HOST}")
+    server = world.start(TunnelServer(reactor, ServerSettings(ListenAddress.parse(f"{HOST}:0"), shared)))
+    link, tickets = await client_by_hand(world, server, 0)
+    session = session_of(server)
+    data = await attach(world, server, tickets[0])
+    await until(lambda: session.data._idle)
+    port = server.shared._port.getHost().port
+    with socket.create_connection((HOST, port)) as visitor:
+        visitor.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\nGET /")
+        with descriptors_left(1):
+            await until(lambda: data.was_reset and was_reset(visitor), "both ends are reset")
+    await until(lambda: not server.visitors)
+    assert not server.ids._live
+    assert not session.data._used
+    assert session.link.stream_count == 0
+    await world.logged("a connection is reset: [Errno 24]", LogLevel.debug)
+    # As if nothing had happened.
+    data = await attach(world, server, tickets[1])
+    await until(lambda: session.data._idle)
+    again = await world.visitor(port)
+    again.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\nGET /")
+    await data.is_used()
+    await data.has_stream(b"GET /")
+    await link.is_alive()
+
+
+@AUTO
+@ensureDeferred
+async def test_visitor_who_would_need_one_more_at_the_client(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_visits, "has_socket", lambda _transport: False)
+    with socket.create_server((HOST, 0)) as service:
+        server = await ServerByHand().start(world, (8080, service.getsockname()[1]))
+        session = server.client.link.session
+        session._tunnels[0].address = None
+        server.send_tickets(2)
+        data, other = await server.data(0), await server.data(1)
+        data.send(new_conn() + b"GET /")
+        with descriptors_left(1):
+            await until(lambda: data.was_reset)
+        with service.accept()[0] as dialled:
+            await until(lambda: was_reset(dialled))
+        assert not server.client.visitors
+        assert session.link.stream_count == 0
+        await world.logged("a connection is reset: [Errno 24]", LogLevel.debug)
+        other.send(new_conn() + b"GET /")
+        await until(lambda: session.link.stream_count == 1)
+        other.abort()
+        await until(lambda: not server.client.visitors)
+
+
+# Nothing more can be watched
+
+
+@AUTO
+@pytest.mark.parametrize("at_once", [True, False])
+@ensureDeferred
+async def test_data_connection_that_cannot_be_watched_at_the_server(world: World, at_once: bool) -> None:
+    """Its ticket has come when the connection is accepted, or later."""
+    server, port = world.server(), free_port()
+    link, tickets = await client_by_hand(world, server, port)
+    session = session_of(server)
+    server.watch = Full(watch := server.watch)
+    with socket.create_connection((HOST, world.control_port(server))) as data:
+        if not at_once:
+            await until(lambda: len(server.sessions) == 2)
+        data.sendall(frame(ATTACH, 0, tickets[0].encode()))
+        data.setblocking(False)
+
+        def is_over() -> bool:
+            try:
+                return data.recv(1) == b""
+            except BlockingIOError:
+                return False
+
+        await until(is_over)
+    await world.logged(f"a data connection is closed: [Errno 28] {FULL}", LogLevel.debug)
+    await world.sessions(server, 1)
+    assert not session.data._idle
+    visitor = await world.visitor(port)
+    await link.take(NEW_CONN)
+    server.watch = watch
+    await attach(world, server, tickets[1])
+    await until(lambda: session.data._idle)
+    assert not visitor.over
+
+
+@AUTO
+@pytest.mark.parametrize("at_once", [True, False])
+@ensureDeferred
+async def test_data_connection_that_cannot_be_watched_at_the_client(
+    world: World, full_backlog: int, at_once: bool
+) -> None:
+    """It is there, or it takes its time."""
+    server = await ServerByHand().start(world, (8080, 9))
+    service: Any = server.client.link
+    service._server_now = service._settings.server
+    there = service._server_now.socket_address()
+    service._address_now = there if at_once else (socket.AF_INET, (HOST, full_backlog))
+    service.watch = Full(watch := service.watch)
+    server.send_tickets(1)
+    assert FULL in await world.logged("data connections cannot be made: ", LogLevel.warn)
+    assert not service.session.data._there
+    assert not service.session.data._dialling
+    service.watch, service._address_now = watch, there
+    before = len(server.listening.peers)
+    server.send_tickets(1)
+    await server.data(before - 1)
+    await server.link.is_alive()
+
+
+@AUTO
+@pytest.mark.parametrize("way", ["at once", "slowly", "by an endpoint"])
+@ensureDeferred
+async def test_visitor_who_cannot_be_watched_at_the_client(world: World, full_backlog: int, way: str) -> None:
+    service = await world.echo()
+    server = await ServerByHand().start(world, (8080, service.port if way == "at once" else full_backlog))
+    session = server.client.link.session
+    if way == "by an endpoint":
+        session._tunnels[0].address = None
+    server.send_tickets(2)
+    data, other = await server.data(0), await server.data(1)
+    session.data._visits._watch = Full(watch := session.data._visits._watch)
+    data.send(new_conn() + b"GET /")
+    await until(lambda: data.was_reset)
+    assert not server.client.visitors
+    assert session.link.stream_count == 0
+    session.data._visits._watch = watch
+    other.send(new_conn() + b"GET /")
+    await until(lambda: session.link.stream_count == 1)
+    other.abort()
+    await until(lambda: not server.client.visitors)
+
+
+@AUTO
+@ensureDeferred
+async def test_visitor_who_cannot_be_watched_at_the_server(world: World) -> None:
+    server, port = world.server(), free_port()
+    _link, tickets = await client_by_hand(world, server, port)
+    session = session_of(server)
+    data = await attach(world, server, tickets[0])
+    await until(lambda: session.data._idle)
+    server.watch = Full(watch := server.watch)
+    visitor = await world.visitor(port)
+    await until(lambda: visitor.was_reset and data.was_reset)
+    server.watch = watch
+    assert not server.visitors
+    assert not server.ids._live
+    assert session.link.stream_count == 0
+
+
+@ensureDeferred
+async def test_link_that_cannot_be_watched(world: World) -> None:
+    server = world.server()
+    listening: Any = server.control._port
+    listening.reactor = Full(reactor)
+    link = await world.raw(server)
+    await until(lambda: link.was_reset)
+    assert not server.sessions
+    listening.reactor = reactor
+    await world.raw_extended(server)
+    await world.sessions(server, 1)
+
+
+@ensureDeferred
+async def test_visitor_by_the_link_who_cannot_be_watched(world: World) -> None:
+    server, port = world.server(), free_port()
+    link = await world.raw_extended(server, port)
+    listening: Any = server.ports._held[port].port
+    listening.reactor = Full(reactor)
+    visitor = await world.visitor(port)
+    await until(lambda: visitor.was_reset)
+    number, _ = await link.take(NEW_CONN)
+    assert (await link.take_json(ERROR, number))["scope"] == "stream"
+    assert not server.visitors
+    assert not server.ids._live
+    listening.reactor = reactor
+    again = await world.visitor(port)
+    await link.take(NEW_CONN)
+    await turns()
+    assert not again.over
