@@ -17,6 +17,7 @@ from rtunnel.reverse.arrivals import Arrival
 from rtunnel.reverse.data_server import DataPool, IDataServer
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.public_ports import Backend
+from rtunnel.reverse.tls_links import log_data_connection, log_secured
 from rtunnel.security.peers import Peer
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
@@ -73,6 +74,7 @@ class ServerSession(LinkProtocol):
         self.known_as: tuple[str, str] | None = None
         self.client_name = ""
         self.is_spare = False
+        self._is_said = False
         self.data: DataPool | None = None
         self._opening = 0
         self._refusals: set[tuple[int, str]] = set()
@@ -144,8 +146,15 @@ class ServerSession(LinkProtocol):
 
     def _silent(self) -> None:
         """Nothing came: this is how a reference client asks for the shared port."""
+        self._say_secured()
         if self.is_live and not self.link.is_extended and not self.backends and self.check_admission():
             self._ask_for(0, TunnelRequest(0, "unknown"))
+
+    def _say_secured(self) -> None:
+        """It is a link, or is taken for one: say what protects it."""
+        if self.identity is not None and not self._is_said:
+            self._is_said = True
+            log_secured(self.transport, self.identity)
 
     def check_admission(self) -> bool:
         """Whether the client may stay; if not, it is told so and closed."""
@@ -171,6 +180,7 @@ class ServerSession(LinkProtocol):
     # What the link tells
 
     def _established(self, event: events.Established) -> None:
+        self._say_secured()
         if not self.check_admission():
             return
         if event.peer is not None:
@@ -192,6 +202,8 @@ class ServerSession(LinkProtocol):
 
     def _attached(self, event: events.Attached) -> None:
         """It is a data connection, and was never a link."""
+        if self.identity is not None:
+            log_data_connection(self.transport, self.identity)
         for backend in self.backends.values():
             self._server.close_tunnel(backend)
         self.backends.clear()

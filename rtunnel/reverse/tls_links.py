@@ -44,7 +44,7 @@ class Identified(Protocol):
 P = TypeVar("P", bound=Identified)
 
 
-def log_data_connection(transport: TlsTransport, peer: Peer) -> None:
+def log_data_connection(transport: Any, peer: Peer) -> None:
     """There may be many of them, and their link has been logged."""
     _log.debug(
         "data connection {peer}: TLS 1.3, key exchange {group}, {how}",
@@ -54,8 +54,11 @@ def log_data_connection(transport: TlsTransport, peer: Peer) -> None:
     )
 
 
-def log_secured(transport: TlsTransport, peer: Peer) -> None:
-    """One line for each link: what protects it, and who is there."""
+def log_secured(transport: Any, peer: Peer) -> None:
+    """One line for each link: what protects it, and who is there.
+
+    :param transport: a :class:`TlsTransport`.
+    """
     _log.info(
         "link {peer}: TLS 1.3, key exchange {group}, certificate of {name} ({signature})",
         peer=transport.peer_name,
@@ -110,8 +113,7 @@ class TlsListener(QuietFactory, Secured):
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
         """See :class:`Secured`."""
-        # Nobody resumes for a link.
-        (log_data_connection if transport.is_resumed else log_secured)(transport, peer)
+        # What it is for, and so what to say of it, shows in its first frame.
         session = self._build(transport.getPeer())
         if session is not None:
             session.identity = peer

@@ -15,6 +15,7 @@ from rtunnel.reverse import data_server
 from rtunnel.reverse.data_wires import TlsWire
 from rtunnel.reverse.raw_stream import RawStream
 from rtunnel.reverse.tls_links import TlsDialler
+from rtunnel.security.tls_engine import TlsEngine
 from rtunnel.wire import frames
 from rtunnel.wire.limits import LinkLimits
 from tests.reverse.data import Full
@@ -99,6 +100,24 @@ async def test_visitor_has_a_connection_of_its_own(tunnel: Tunnel, lines: Lines)
     assert not visitor.was_reset
     await tunnel.is_empty()
     assert "a whole handshake" not in lines.text
+
+
+@pytest.mark.parametrize("how", ["resumed", "a whole handshake"])
+@ensureDeferred
+async def test_one_line_for_each_link_whatever_its_data_connections_cost(
+    tunnel: Tunnel, lines: Lines, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    if how != "resumed":
+        monkeypatch.setattr(TlsEngine, "session", None)
+    await tunnel.start()
+    await until(lambda: len(tunnel.pool._idle) == data_server.AT_FIRST)
+    said: dict[str, list[str]] = {"link": [], "data connection": []}
+    for event in lines.events:
+        kind = str(event.get("log_format")).partition(" {peer}: TLS 1.3")[0]
+        if kind in said:
+            said[kind].append(event["log_level"].name)
+            assert kind == "link" or event["how"] == how
+    assert said == {"link": ["info"] * 2, "data connection": ["debug"] * 2 * data_server.AT_FIRST}
 
 
 @ensureDeferred
