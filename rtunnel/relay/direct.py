@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from rtunnel.relay import pipes
 from rtunnel.relay.pipes import PIPES, Pipe
+from rtunnel.relay.sockets import StreamSocket
 
 #: Bytes of one read through the buffer, and so the most that waits in memory for a socket. There is one read for each
 #: event, so that no relay keeps the others waiting.
@@ -68,14 +69,16 @@ def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
     transport.disconnected = 1
     handle = transport.getHandle()
     family, kind, proto = handle.family, handle.type, handle.proto
-    return socket.socket(family, kind, proto, handle.detach()), unsent
+    sock = socket.socket(family, kind, proto, handle.detach())
+    sock.setblocking(False)
+    return sock, unsent
 
 
 def _do_nothing() -> None:
     pass
 
 
-def _send(sock: socket.socket, data: memoryview) -> int:
+def _send(sock: StreamSocket, data: memoryview) -> int:
     """Send what the socket takes of *data*; how many bytes.
 
     :raises OSError: the connection is lost.
@@ -101,11 +104,17 @@ class _Side:
     :ivar reading: the reactor watches for bytes.
     :ivar writing: the reactor watches for room.
     :ivar ended: this socket's other end sends no more.
+    :ivar ending: this end sends no more, and there was no room yet to say so.
+    :ivar finished: it has said so.
+    :ivar is_plain: the kernel sees the very bytes, and the end is its own.
     """
 
     __slots__ = (
         "bulk",
         "ended",
+        "ending",
+        "finished",
+        "is_plain",
         "may_splice",
         "number",
         "other",
@@ -119,9 +128,10 @@ class _Side:
 
     other: _Side
 
-    def __init__(self, relay: DirectRelay, sock: socket.socket, pending: bytes) -> None:
-        sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+    def __init__(self, relay: DirectRelay, sock: StreamSocket, pending: bytes) -> None:
+        if isinstance(sock, socket.socket):
+            sock.setblocking(False)
+        if isinstance(sock, socket.socket) and sock.family in (socket.AF_INET, socket.AF_INET6):
             with suppress(OSError):  # some systems refuse it for a connection that is lost
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.relay = relay
@@ -130,8 +140,9 @@ class _Side:
         self.pending = memoryview(pending) if pending else _NOTHING
         self.pipe: Pipe | None = None
         self.bulk = False
-        self.may_splice = pipes.HAVE_SPLICE
-        self.reading = self.writing = self.ended = False
+        self.is_plain = isinstance(sock, socket.socket)
+        self.may_splice = False
+        self.reading = self.writing = self.ended = self.ending = self.finished = False
 
     def start(self) -> None:
         """Write what is there already, and read once it has gone."""
@@ -171,9 +182,11 @@ class _Side:
         self.relay.touched = True
         source = self.other
         try:
-            if self._flush():
+            if self.ending:
+                self._half_close()
+            elif self._flush():
                 source._move()
-            if not self._is_full() and self.number >= 0:
+            if not self._is_full() and not self.ending and self.number >= 0:
                 self._watch_room(False)
                 if not source.ended:
                     source._watch_bytes(True)
@@ -272,10 +285,17 @@ class _Side:
 
     def _half_close(self) -> None:
         """All that came for this socket has gone out, and its end follows."""
-        if self.ended:
+        # To close a plain socket says as much.
+        if not (self.is_plain and self.other.finished):
+            try:
+                self.socket.shutdown(socket.SHUT_WR)
+            except BlockingIOError:
+                self.ending = True
+                self._watch_room(True)
+                return
+        self.ending, self.finished = False, True
+        if self.other.finished:
             self.relay.close(reset=False)
-        else:
-            self.socket.shutdown(socket.SHUT_WR)
 
     # What the reactor watches
 
@@ -306,7 +326,9 @@ class _Side:
 
 
 class DirectRelay:
-    """Two connected stream sockets, TCP or UNIX, which this owns from now on.
+    """Two connected stream sockets, TCP or UNIX, that do not block; this owns them from now on.
+
+    One that is under TLS has its own way to end a direction, and no pipe can serve it.
 
     :param on_end: called with this once, when both sockets are closed; it may be within :meth:`start` or :meth:`abort`.
     :param to_left: what was read from the right socket already; *to_right* likewise.
@@ -318,8 +340,8 @@ class DirectRelay:
     def __init__(
         self,
         reactor: Any,
-        left: socket.socket,
-        right: socket.socket,
+        left: StreamSocket,
+        right: StreamSocket,
         on_end: Callable[[DirectRelay], None],
         *,
         to_left: bytes = b"",
@@ -331,6 +353,10 @@ class DirectRelay:
         self._left = _Side(self, left, to_left)
         self._right = _Side(self, right, to_right)
         self._left.other, self._right.other = self._right, self._left
+        # A pipe would lead round TLS.
+        self._left.may_splice = self._right.may_splice = (
+            pipes.HAVE_SPLICE and self._left.is_plain and self._right.is_plain
+        )
 
     def start(self) -> None:
         """Relay from now on."""

@@ -25,7 +25,7 @@ from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.client_session import ClientSession
 from rtunnel.reverse.data_client import ClientData
 from rtunnel.reverse.data_visits import Cancellable
-from rtunnel.reverse.data_wires import Taker, TlsWire, give_socket
+from rtunnel.reverse.data_wires import Taker, give_socket
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.services.agent import AGENT
@@ -102,7 +102,7 @@ class LinkService(Service):
         endpoint = self._server_now.endpoint(self.reactor, self.connect_timeout)
         dialling: Deferred[Any]
         if self._tls is not None:
-            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, lambda: TlsWire(data)))
+            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, lambda: Taker(self.watch, data)))
         else:
             dialling = endpoint.connect(QuietFactory.forProtocol(lambda: Taker(self.watch, data)))
         dialling.addErrback(lambda failure: data.lost(failure.getErrorMessage()))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from twisted.logger import Logger
 
 from rtunnel.reverse.data_visits import Cancellable, IUser, Visits
-from rtunnel.reverse.data_wires import Wire
+from rtunnel.reverse.data_wires import SocketWire
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.data_connection import ClientDataConnection, Used
 
@@ -48,9 +48,9 @@ class ClientData:
         self._connections = connections
         self.machine = machine
         self.began = began
-        self.wire: Wire | None = None
+        self.wire: SocketWire | None = None
 
-    def connected(self, wire: Wire) -> None:
+    def connected(self, wire: SocketWire) -> None:
         """Show the ticket."""
         self.wire = wire
         self._connections.made(self)
@@ -153,7 +153,7 @@ class DataConnections:
                 data.lost("nothing is heard of the server")
         self._visits.tick(now)
 
-    def used(self, data: ClientData, wire: Wire, used: Used) -> None:
+    def used(self, data: ClientData, wire: SocketWire, used: Used) -> None:
         """A visitor has come over *data*."""
         self._there.discard(data)
         if self._closed:

@@ -1,7 +1,7 @@
 """Data connections at the server: those of one client that wait for visitors, and those that are in use.
 
     ServerSession -> DataPool -> ServerData   one for each connection that waits
-                              -> DirectRelay  one for each in use; under TLS a RawStream and a SocketEnd
+                              -> DirectRelay  one for each in use
 
 The server decides how many there are: each ticket that it sends is a wish for one more. It wants twice as many to wait
 whenever a visitor finds none, fewer when some were not needed for a while, and closes what is too many.
@@ -18,8 +18,9 @@ from twisted.logger import Logger
 
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.direct import DirectRelay
+from rtunnel.relay.sockets import StreamSocket
 from rtunnel.reverse.arrivals import Arrival
-from rtunnel.reverse.data_wires import TAIL, SocketWire, Wire, adopt, hand_over, probe_socket, reset_socket
+from rtunnel.reverse.data_wires import TAIL, SocketWire, adopt, probe_socket, reset_socket
 from rtunnel.reverse.raw_stream import RawStream
 from rtunnel.security.peers import Peer
 from rtunnel.services.few_lines import FewLines
@@ -74,13 +75,13 @@ class ServerData:
 
     __slots__ = ("_pool", "machine", "wire")
 
-    wire: Wire
+    wire: SocketWire
 
     def __init__(self, pool: DataPool, machine: ServerDataConnection) -> None:
         self._pool = pool
         self.machine = machine
 
-    def connected(self, wire: Wire) -> None:
+    def connected(self, wire: SocketWire) -> None:
         """It can take a visitor at once."""
         self.wire = wire
         self._pool.available(self)
@@ -231,30 +232,21 @@ class DataPool:
             peer=self._session.peer_name,
             stream=conn_id,
         )
-        wire = data.wire
-        if isinstance(wire, SocketWire) and arrival.has_socket:
-            self._relay(wire.take(), arrival, conn_id, opening)
+        if arrival.has_socket:
+            self._relay(data.wire.take(), arrival, conn_id, opening)
             return
-        try:
-            end = arrival.socket_end()
-        except OSError as error:
-            self.log.debug("visitor {visitor} is lost: {why}", visitor=arrival.name, why=error)
-            self._server.ids.release(conn_id)
-            wire.cut()
-            return
+        end = arrival.socket_end()
         stream = RawStream(end, self._ended)
         self._used[stream] = conn_id
         self._server.visitors.add(end)
         self._count()
         end.attach(stream)
-        if not isinstance(wire, SocketWire):
-            hand_over(wire.transport, stream)
-        elif not adopt(self.reactor, wire.take(), stream):
+        if not adopt(self.reactor, data.wire.take(), stream):
             return
         stream.transport.write(opening)
         end.resume()
 
-    def _relay(self, mine: socket.socket, arrival: Arrival, conn_id: int, opening: bytes) -> None:
+    def _relay(self, mine: StreamSocket, arrival: Arrival, conn_id: int, opening: bytes) -> None:
         try:
             theirs = arrival.take_socket()
         except ValueError:

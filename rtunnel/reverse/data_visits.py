@@ -1,7 +1,7 @@
 """Visitors that have come over data connections, at the client: their service is dialled, and they are relayed.
 
 DataConnections -> Visits -> _Visit       while the local service is dialled
-                          -> DirectRelay  one for each in use; under TLS a RawStream and a SocketEnd
+                          -> DirectRelay  one for each in use
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from zope.interface import implementer
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay, take_socket
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import StreamSocket
 from rtunnel.reverse.data_wires import (
     READ_SIZE,
     TAIL,
     SocketWire,
-    Wire,
     adopt,
-    hand_over,
     has_socket,
     probe_socket,
     reset_socket,
@@ -83,7 +82,7 @@ class _Cancel:
 
 @implementer(IReadDescriptor)
 class _Visit:
-    """A visitor whose service is being dialled: it has a bare socket. Whether it leaves is watched meanwhile.
+    """A visitor whose service is being dialled. Whether it leaves is watched meanwhile.
 
     :ivar rest: its first bytes.
     :ivar until: when the service has had its time.
@@ -92,7 +91,7 @@ class _Visit:
 
     __slots__ = ("_visits", "_watched", "dial", "rest", "service", "sock", "touched", "until")
 
-    def __init__(self, visits: Visits, sock: socket.socket, service: IService, rest: bytes, until: float) -> None:
+    def __init__(self, visits: Visits, sock: StreamSocket, service: IService, rest: bytes, until: float) -> None:
         self._visits = visits
         self.sock = sock
         self.service = service
@@ -188,7 +187,7 @@ class Visits:
         self._used: set[DirectRelay | RawStream] = set()
         self._tail: IDelayedCall | None = None
 
-    def serve(self, wire: Wire, used: Used) -> None:
+    def serve(self, wire: SocketWire, used: Used) -> None:
         """A visitor has come over *wire*."""
         link = self._user.link
         service = self._user.service_of(used.tunnel)
@@ -202,16 +201,7 @@ class Visits:
             tunnel=service.name,
             stream=used.conn_id,
         )
-        if isinstance(wire, SocketWire):
-            self._dial(wire.take(), service, used.rest)
-            return
-        end = SocketEnd(lambda _end: self._user.dialled(service), self._visitors.discard)
-        stream = self._relay_here(end)
-        hand_over(wire.transport, stream)
-        if used.rest:
-            stream.dataReceived(used.rest)
-        self._visitors.add(end)
-        end.dial(service.endpoint, lambda failure: self._user.dial_failed(service, failure))
+        self._dial(wire.take(), service, used.rest)
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
@@ -219,9 +209,9 @@ class Visits:
             if visit.until <= now:
                 self.gone(visit, Failure(ConnectTimeout()))
 
-    # A bare socket, until its service is there
+    # Until its service is there
 
-    def _dial(self, sock: socket.socket, service: IService, rest: bytes) -> None:
+    def _dial(self, sock: StreamSocket, service: IService, rest: bytes) -> None:
         visit = _Visit(self, sock, service, rest, self._user.clock.seconds() + self._dial_timeout)
         self._dialling[visit] = None
         self._visitors.add(visit)

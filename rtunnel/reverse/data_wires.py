@@ -1,7 +1,7 @@
-"""What is below a data connection that waits: a bare socket, or TLS.
+"""What is below a data connection that waits: a socket, bare or under TLS.
 
-Without TLS the socket is taken away from Twisted as soon as it is known to be a data connection's: it waits in the
-epoll of the relays (:mod:`rtunnel.relay.watch`), where it costs little, and is ready to be relayed.
+It is taken away from Twisted as soon as it is known to be a data connection's: it waits in the epoll of the relays
+(:mod:`rtunnel.relay.watch`), where it costs little, and is ready to be relayed.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any, Protocol as TypingProtocol
 
 from twisted.internet import tcp
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.relay.direct import take_socket
-from rtunnel.relay.sockets import QuietFactory, SocketTransport
+from rtunnel.relay.sockets import QuietFactory, StreamSocket
 from rtunnel.security.peers import Peer
-from rtunnel.security.tls_transport import TlsTransport
+from rtunnel.security.tls_socket import TlsSocket
+from rtunnel.security.tls_transport import Secured, TlsTransport
 
 #: Bytes of one read. Frames ahead of the stream's bytes are short, and more can wait in the kernel.
 READ_SIZE = 8192
@@ -34,7 +35,7 @@ _log = Logger()
 class WireUser(TypingProtocol):
     """Whose connection it is."""
 
-    def connected(self, wire: Wire) -> None:
+    def connected(self, wire: SocketWire) -> None:
         """It is there."""
 
     def received(self, data: bytes) -> None:
@@ -44,7 +45,7 @@ class WireUser(TypingProtocol):
         """It is gone, or never was there. After :meth:`Wire.cut` it may not be told."""
 
 
-def reset_socket(sock: socket.socket) -> None:
+def reset_socket(sock: StreamSocket) -> None:
     """Close, and say to the other end that this was not the end."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -52,7 +53,7 @@ def reset_socket(sock: socket.socket) -> None:
         sock.close()
 
 
-def probe_socket(sock: socket.socket) -> None:
+def probe_socket(sock: StreamSocket) -> None:
     """Ask for keepalive probes, as :func:`rtunnel.relay.sockets.tune` does."""
     with suppress(OSError):  # it is lost already, which its first use shows
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -65,7 +66,7 @@ def has_socket(transport: Any) -> bool:
 
 @implementer(IReadDescriptor)
 class SocketWire:
-    """A bare socket, which does not block.
+    """A socket that waits.
 
     :param watch: watches it; see :func:`~rtunnel.relay.watch.relay_reactor`.
     :raises OSError: the system does not let it be watched.
@@ -73,7 +74,7 @@ class SocketWire:
 
     __slots__ = ("_number", "_socket", "_user", "_watch")
 
-    def __init__(self, watch: Any, sock: socket.socket, user: WireUser) -> None:
+    def __init__(self, watch: Any, sock: StreamSocket, user: WireUser) -> None:
         probe_socket(sock)
         self._watch = watch
         self._socket = sock
@@ -93,7 +94,7 @@ class SocketWire:
         if sent < len(data):
             self._lost("the connection is full")
 
-    def take(self) -> socket.socket:
+    def take(self) -> StreamSocket:
         """The socket, for somebody else; nothing more comes from here."""
         self._leave()
         return self._socket
@@ -149,49 +150,15 @@ class SocketWire:
         self._lost(reason.getErrorMessage())
 
 
-class TlsWire(Protocol):
-    """A TLS connection.
-
-    :ivar identity: see :class:`~rtunnel.reverse.tls_links.Identified`.
-    """
-
-    transport: SocketTransport  # type: ignore[assignment]
-
-    def __init__(self, user: WireUser) -> None:
-        self.identity: Peer | None = None
-        self._user = user
-
-    def connectionMade(self) -> None:
-        """TLS is up."""
-        self._user.connected(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        """Bytes of it."""
-        self._user.received(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """It is gone."""
-        self._user.lost(reason.getErrorMessage())
-
-    def send(self, data: bytes) -> None:
-        """Send a frame or two."""
-        self.transport.write(data)
-
-    def cut(self) -> None:
-        """End it at once."""
-        self.transport.abortConnection()
-
-
-Wire = SocketWire | TlsWire
-
-
 class Taker(Protocol):
     """A connection that is made or accepted by Twisted's means, until the socket is taken from it.
 
     :param watch: for the wire.
+    :ivar identity: see :class:`~rtunnel.reverse.tls_links.Identified`.
     """
 
     def __init__(self, watch: Any, user: WireUser) -> None:
+        self.identity: Peer | None = None
         self._watch = watch
         self._user = user
 
@@ -203,8 +170,8 @@ class Taker(Protocol):
             self._user.lost("the way there knows no half-close")
 
 
-def give_socket(sock: socket.socket, watch: Any, user: WireUser) -> None:
-    """Give a bare connection to *user*. What the system does not let us watch is lost."""
+def give_socket(sock: StreamSocket, watch: Any, user: WireUser) -> None:
+    """Give a connection to *user*. What the system does not let us watch is lost."""
     try:
         wire = SocketWire(watch, sock, user)
     except OSError as error:
@@ -217,32 +184,31 @@ def give_socket(sock: socket.socket, watch: Any, user: WireUser) -> None:
 
 def settle(transport: Any, watch: Any, user: WireUser) -> bool:
     """Give the connection to *user*; False where it cannot end one direction and go on with the other."""
-    if has_socket(transport):
-        try:
+    sock: StreamSocket
+    try:
+        if isinstance(transport, TlsTransport):
+            sock = transport.take_socket()
+        else:
+            # It says so if it has none.
             sock, _ = take_socket(transport)
-        except ValueError:
-            return False
-        give_socket(sock, watch, user)
-    elif isinstance(transport, TlsTransport):
-        hand_over(transport, TlsWire(user))
-    else:
+    except ValueError:
         return False
+    give_socket(sock, watch, user)
     return True
 
 
-def hand_over(transport: Any, protocol: Protocol) -> None:
-    """From now on *protocol* is what *transport*, of a kind that can do this, talks to."""
-    transport.protocol = protocol
-    protocol.makeConnection(transport)
-
-
-def adopt(reactor: Any, sock: socket.socket, protocol: Protocol) -> bool:
+def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol) -> bool:
     """Give a socket back to Twisted, for *protocol*. False where that fails: there is no descriptor left, or the
     connection is lost already. It is reset then, and *protocol* told that it is lost.
     """
+    below = protocol
+    if isinstance(sock, TlsSocket):
+        sock, engine = sock.leave()
+        below = TlsTransport.above(engine, Secured(), reactor, protocol)
+    assert isinstance(sock, socket.socket)
     sock.setblocking(False)
     try:
-        reactor.adoptStreamConnection(sock.fileno(), sock.family, QuietFactory.forProtocol(lambda: protocol))
+        reactor.adoptStreamConnection(sock.fileno(), sock.family, QuietFactory.forProtocol(lambda: below))
     except OSError as error:
         _log.debug("a connection is reset: {why}", why=error)
         reset_socket(sock)

@@ -44,14 +44,14 @@ class Loaded:
 
     :ivar context: for new connections.
     :ivar certificates: ours, then those of the CAs.
-    :ivar revoked: issuer and serial number of the certificates that are void.
+    :ivar revoked: serial numbers of the certificates that are void, and their issuers.
     :ivar sessions: until when those made with *context* may be resumed.
     :ivar open_key: the key's file, where every user of the machine can read or change it.
     """
 
     context: SSL.Context
     certificates: tuple[x509.Certificate, ...]
-    revoked: frozenset[tuple[x509.Name, int]]
+    revoked: dict[int, list[x509.Name]]
     sessions: SessionBounds
     open_key: Path | None
 
@@ -65,7 +65,9 @@ class Loaded:
 
     def is_revoked(self, certificate: x509.Certificate) -> bool:
         """Whether its issuer has declared *certificate* void."""
-        return (certificate.issuer, certificate.serial_number) in self.revoked
+        # Names take long to compare.
+        issuers = self.revoked.get(certificate.serial_number)
+        return issuers is not None and certificate.issuer in issuers
 
 
 class Credentials:
@@ -148,7 +150,10 @@ def load(settings: TlsSettings, role: Role) -> Loaded:
         store.add_crl(revocations)
     if lists:
         store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
-    revoked = frozenset((each.issuer, entry.serial_number) for each in lists for entry in each)
+    revoked: dict[int, list[x509.Name]] = {}
+    for each in lists:
+        for entry in each:
+            revoked.setdefault(entry.serial_number, []).append(each.issuer)
     open_key = settings.key if settings.key.stat().st_mode & 0o007 else None
     return Loaded(context, (own, *authorities), revoked, SessionBounds(own), open_key)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from weakref import WeakValueDictionary
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -16,7 +17,7 @@ from rtunnel.wire.messages import clean_text
 EXPIRY_WARNING = timedelta(days=30)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Peer:
     """The holder of a certificate.
 
@@ -34,8 +35,18 @@ class Peer:
 
     @classmethod
     def of(cls, certificate: x509.Certificate, group: str) -> Peer:
-        """The holder of *certificate*, over a connection whose keys were exchanged by *group*."""
-        return cls(peer_name(certificate), fingerprint(certificate), group, key_kind(certificate), certificate)
+        """The holder of *certificate*, over a connection whose keys were exchanged by *group*.
+
+        A link and its data connections have one between them, as a certificate takes time to read and room to keep.
+        """
+        peer = _known.get((certificate, group))
+        if peer is None:
+            peer = cls(peer_name(certificate), fingerprint(certificate), group, key_kind(certificate), certificate)
+            _known[certificate, group] = peer
+        return peer
+
+
+_known: WeakValueDictionary[tuple[x509.Certificate, str], Peer] = WeakValueDictionary()
 
 
 def peer_name(certificate: x509.Certificate) -> str:

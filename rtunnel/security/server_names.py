@@ -6,6 +6,7 @@ Any certificate of the same CA is genuine, a client's too; only the name says wh
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 from cryptography import x509
 from service_identity import CertificateError, VerificationError
@@ -48,12 +49,15 @@ def check_server_name(name: str) -> str:
 def judge_of(name: str, pins: frozenset[str]) -> Judge:
     """What a client asks of a server's certificate: one of *pins* where there are any, else *name*."""
 
+    # What a certificate says never changes, and each data connection shows the same.
+    @lru_cache(maxsize=4)
     def by_pin(certificate: x509.Certificate) -> str | None:
         found = fingerprint(certificate)
         if found in pins:
             return None
         return f"{show_subject(certificate)} has the fingerprint {found}, which is not that of --tls-pin"
 
+    @lru_cache(maxsize=4)
     def by_name(certificate: x509.Certificate) -> str | None:
         why = why_not_for(certificate, name)
         return why and f"{why}; if that is the server which is meant, --tls-server-name or --tls-pin can say so"

@@ -8,17 +8,18 @@ two ends', which are not seen again when it is resumed. The ends' own are looked
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
+
+from rtunnel.security import openssl
 
 #: How old a session may become, in seconds. Resuming does not make it younger.
 SESSION_LIFETIME = 3600
 
 
-@dataclass(frozen=True, slots=True)
 class Session:
     """What a client keeps of one handshake. Any number of connections may be made with it.
 
@@ -26,8 +27,24 @@ class Session:
     :ivar content: as OpenSSL writes it; it holds a secret.
     """
 
-    context: SSL.Context
-    content: bytes
+    __slots__ = ("_read", "content", "context")
+
+    def __init__(self, context: SSL.Context, content: bytes) -> None:
+        self.context = context
+        self.content = content
+        self._read: Any = None
+
+    def offer(self, connection: SSL.Connection) -> None:
+        """Let *connection* ask to go on from it."""
+        # Its certificate is read and kept once, and not for each connection.
+        if self._read is None:
+            self._read = openssl.read_session(self.content)
+        if self._read is not None:
+            openssl.offer_session(connection, self._read)
+
+    def was_refused(self) -> None:
+        """A connection was a whole handshake after all: perhaps OpenSSL takes what was read for spoilt."""
+        self._read = None
 
 
 class SessionBounds:

@@ -25,7 +25,6 @@ from rtunnel.security.tls_policy import CLASSICAL_OPTION, GROUPS, Role, is_post_
 
 #: Bytes of one record that are not the link's: header, type, tag.
 RECORD_OVERHEAD = 22
-RECORD = 16384
 #: What is asked of OpenSSL beyond what must be there: a goodbye, an answer to a change of keys.
 _SLACK = 512
 _READ = 32768
@@ -48,11 +47,29 @@ class TlsEngine:
     :param judge: what it takes beyond a valid certificate of a trusted CA for the right purpose.
     :param server_name: at a client: what it asks for by SNI; empty: nothing.
     :param session: at a client: what to go on from, if both ends still may. Else the handshake is a whole one.
+    :ivar role: which end this is.
     :ivar peer: who is at the other end; None before that is proved.
     :ivar is_resumed: whether that was proved by a session.
     :ivar failure: why nothing more can be done; empty while it can.
     :ivar ended: the peer has said that nothing more comes.
     """
+
+    __slots__ = (
+        "_allow_classical",
+        "_before_ticket",
+        "_connection",
+        "_credentials",
+        "_judge",
+        "_loaded",
+        "_offered",
+        "_refusal",
+        "_waiting",
+        "ended",
+        "failure",
+        "is_resumed",
+        "peer",
+        "role",
+    )
 
     def __init__(
         self,
@@ -63,7 +80,7 @@ class TlsEngine:
     ) -> None:
         self._credentials = credentials
         self._loaded = credentials.now
-        self._role = credentials.role
+        self.role = credentials.role
         self._allow_classical = credentials.settings.allow_classical_certs
         self._judge = judge
         self._refusal = ""
@@ -73,10 +90,11 @@ class TlsEngine:
         self.ended = False
         self.is_resumed = False
         self._before_ticket: SSL.Session | None = None
+        self._offered: Session | None = None
         self._connection = SSL.Connection(self._loaded.context, None)
         self._connection.set_app_data(self)
         may_resume = not self._loaded.sessions.are_over
-        if self._role is Role.SERVER:
+        if self.role is Role.SERVER:
             self._connection.set_accept_state()
             if not may_resume:
                 self._connection.set_options(SSL.OP_NO_TICKET)
@@ -85,7 +103,8 @@ class TlsEngine:
         if server_name:
             self._connection.set_tlsext_host_name(server_name.encode("ascii"))
         if session is not None and may_resume and session.context is self._loaded.context:
-            openssl.offer_session(self._connection, session.content)
+            self._offered = session
+            session.offer(self._connection)
 
     @property
     def session(self) -> Session | None:
@@ -97,9 +116,14 @@ class TlsEngine:
             return None
         return Session(self._loaded.context, openssl.write_session(session))
 
+    @property
+    def connection(self) -> SSL.Connection:
+        """For :class:`~rtunnel.security.tls_socket.TlsSocket`."""
+        return self._connection
+
     def start(self) -> None:
         """Begin, where this end speaks first; see :meth:`output`."""
-        if self._role is Role.CLIENT:
+        if self.role is Role.CLIENT:
             self._shake_hands()
 
     def receive(self, data: bytes) -> bytes:
@@ -135,7 +159,7 @@ class TlsEngine:
         except SSL.Error as error:
             self._fail(error)
         else:
-            self._waiting += len(data) + (len(data) // RECORD + 1) * RECORD_OVERHEAD
+            self._waiting += len(data) + (len(data) // openssl.RECORD + 1) * RECORD_OVERHEAD
 
     def say_goodbye(self) -> None:
         """Tell the peer that nothing more comes."""
@@ -144,6 +168,11 @@ class TlsEngine:
                 self._connection.shutdown()
             except SSL.Error as error:
                 self._fail(error)
+
+    def close(self) -> None:
+        """The connection is over, in whichever way."""
+        if self.peer is not None:
+            openssl.end(self._connection)
 
     def output(self) -> bytes:
         """What is to go to the network."""
@@ -167,7 +196,7 @@ class TlsEngine:
         try:
             connection.do_handshake()
         except SSL.WantReadError:
-            if self._role is Role.SERVER and openssl.is_resumed(connection):
+            if self.role is Role.SERVER and openssl.is_resumed(connection):
                 # OpenSSL sends one more ticket; without its content, as a session is to become no younger.
                 connection.set_options(SSL.OP_NO_TICKET)
             return
@@ -181,13 +210,17 @@ class TlsEngine:
         if version != "TLSv1.3" or group not in GROUPS:
             self.failure = f"{version} with key exchange {group} was agreed on, which is not post-quantum TLS 1.3"
         elif certificate is None:
-            self.failure = f"the {self._role.other.value} has no certificate"
+            self.failure = f"the {self.role.other.value} has no certificate"
         elif openssl.is_resumed(connection) and not self._accepts_again(certificate):
             self.failure = self._refusal
         else:
+            # Nothing is verified from here on, and a circle would only be freed by a search for circles.
+            connection.set_app_data(None)
             self.is_resumed = openssl.is_resumed(connection)
+            if self._offered is not None and not self.is_resumed:
+                self._offered.was_refused()
             self.peer = Peer.of(certificate, group)
-            if self._role is Role.CLIENT and not self.is_resumed:
+            if self.role is Role.CLIENT and not self.is_resumed:
                 self._before_ticket = connection.get_session()
 
     def _accepts_again(self, certificate: x509.Certificate) -> bool:
@@ -206,7 +239,7 @@ class TlsEngine:
         if self._refusal:
             self.failure = self._refusal
         else:
-            self.failure = tls_words.explain(error, self._role, self._allow_classical, in_handshake=self.peer is None)
+            self.failure = tls_words.explain(error, self.role, self._allow_classical, in_handshake=self.peer is None)
 
     def accepts(self, certificate: x509.Certificate, error: int, depth: int) -> bool:
         """See :class:`~rtunnel.security.tls_policy.Verifier`."""
@@ -217,7 +250,7 @@ class TlsEngine:
         except ValueError as problem:
             why = f"it cannot be read: {problem}"
         if why:
-            self._refusal = f"the {self._role.other.value}'s certificate is refused: {why}"
+            self._refusal = f"the {self.role.other.value}'s certificate is refused: {why}"
         elif depth:
             self._loaded.sessions.saw_issuer(certificate)
         return not why

@@ -181,4 +181,5 @@ def make_context(settings: TlsSettings) -> SSL.Context:
     classical = CLASSICAL_SIGNATURES if settings.allow_classical_certs else ()
     openssl.set_signatures(context, (*POST_QUANTUM_SIGNATURES, *classical))
     openssl.write_whole(context)
+    openssl.hold_no_buffers(context)
     return context

@@ -25,10 +25,12 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.errors import TlsFailed
+from rtunnel.relay.direct import take_socket
 from rtunnel.relay.sockets import SocketTransport, show_address, tune
 from rtunnel.security.peers import Peer
 from rtunnel.security.tls_engine import TlsEngine
 from rtunnel.security.tls_policy import Role
+from rtunnel.security.tls_socket import TlsSocket
 
 #: Seconds that the other end is given to read our last words.
 LINGER = 3.0
@@ -92,6 +94,36 @@ class TlsTransport(Protocol):
         self.tcp: SocketTransport
         self.peer_name = ""
 
+    @classmethod
+    def above(cls, engine: TlsEngine, user: Secured, clock: IReactorTime, protocol: IProtocol) -> TlsTransport:
+        """For a connection whose handshake is over, see :meth:`TlsSocket.leave`; *protocol* is what is above."""
+        transport = cls(engine, engine.role, user, clock, 0.0)
+        transport._state = _State.UP
+        transport._heard = True
+        transport.protocol = protocol
+        return transport
+
+    def take_socket(self) -> TlsSocket:
+        """The connection as a socket. Nothing of it comes by here any more, and the protocol is called no more.
+
+        :raises ValueError: it is closed, or about to be, or one direction is.
+        """
+        if self._state is not _State.UP or self._read_ended or self._write_ended:
+            raise ValueError("the connection is closed, or about to be")
+        self._flush()
+        sock, unsent = take_socket(self.tcp)
+        self._state = _State.LOST
+        self.protocol = None
+        try:
+            # The last of the handshake; Twisted sends nothing at once.
+            sent = sock.send(unsent) if unsent else 0
+        except OSError:
+            sent = -1
+        if sent != len(unsent):
+            sock.close()
+            raise ValueError("the connection takes nothing")
+        return TlsSocket(sock, self._engine)
+
     @property
     def is_resumed(self) -> bool:
         """Whether the other end is proved by a session, and not by a whole handshake."""
@@ -104,6 +136,10 @@ class TlsTransport(Protocol):
         self.tcp = self.transport  # type: ignore[assignment]
         self.peer_name = show_address(self.tcp.getPeer())
         tune(self.tcp)
+        if self._state is _State.UP:
+            assert self.protocol is not None
+            self.protocol.makeConnection(self)  # type: ignore[arg-type]
+            return
         self._timer = self._clock.callLater(self._patience, self._too_slow)
         self._engine.start()
         self._flush()
@@ -202,6 +238,7 @@ class TlsTransport(Protocol):
         if was is _State.UP and not both_ended and reason.check(ConnectionLost, type(connectionDone.value)):
             reason = Failure(TlsFailed("the connection was cut"))
         self._user.gone(self)
+        self._engine.close()
         above, self.protocol = self.protocol, None
         if above is not None:
             above.connectionLost(self._reason or reason)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 
-from rtunnel.addresses import DialAddress
-from rtunnel.reverse import data_server
-from rtunnel.reverse.data_wires import TlsWire
+from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.relay.direct import DirectRelay
+from rtunnel.reverse import data_server, data_visits
+from rtunnel.reverse.data_wires import Taker
 from rtunnel.reverse.raw_stream import RawStream
+from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.security.tls_engine import TlsEngine
 from rtunnel.wire import frames
@@ -38,12 +40,15 @@ class Tunnel:
         self.server: Any = None
         self.client: Any = None
 
-    async def start(self, **more: Any) -> Tunnel:
-        await self.service.listen()
+    async def start(
+        self, at_server: Mapping[str, Any] | None = None, at_client: Mapping[str, Any] | None = None, **more: Any
+    ) -> Tunnel:
+        await self.service.listen(self.service.port)
         authority = self.authority
-        self.server = self.ends.start_server(authority.trusts(authority.server()), data_plane="direct", **more)
+        there = {"data_plane": "direct", **more, **(at_server or {})}
+        self.server = self.ends.start_server(authority.trusts(authority.server()), **there)
         settings: dict[str, Any] = {"remote_port": self.port, "local": self.service.port, "data_plane": "direct"}
-        self.client = self.ends.start_client(authority.trusts(self.holder), **(settings | more))
+        self.client = self.ends.start_client(authority.trusts(self.holder), **(settings | more | dict(at_client or {})))
         await self.ends.lines.wait_for("} -> {local}: reachable|reachable")
         await until(lambda: self.pool is not None and self.pool._idle, "a data connection that waits")
         return self
@@ -87,7 +92,7 @@ async def tunnel(ends: Ends, authority: Authority) -> AsyncIterator[Tunnel]:
 async def test_visitor_has_a_connection_of_its_own(tunnel: Tunnel, lines: Lines) -> None:
     await tunnel.start()
     visitor, peer = await tunnel.visit()
-    assert [type(used) for used in tunnel.pool._used] == [RawStream]
+    assert [type(used) for used in tunnel.pool._used] == [DirectRelay]
     up, down = os.urandom(5 * MIB), os.urandom(3 * MIB)
     visitor.send(up)
     visitor.half_close()
@@ -233,11 +238,10 @@ async def test_ticket_is_good_for_the_certificate_of_its_link_only(tunnel: Tunne
     endpoint = DialAddress.parse(f"{HOST}:{tunnel.ends.control}").endpoint(reactor, 5.0)
     user = Intruder(ticket)
     before = len(pool._idle)
-    wire = TlsWire(user)
-    await dialler.connect_data(endpoint, lambda: wire)
+    await dialler.connect_data(endpoint, lambda: Taker(tunnel.client.link.watch, user))
     if own:
         await until(lambda: len(pool._idle) + len(pool._asked) > before)
-        wire.cut()
+        user.wire.cut()
         return
     await until(lambda: user.over)
     assert user.said == b""
@@ -291,23 +295,21 @@ async def test_end_that_goes_down_lets_running_visitors_finish(tunnel: Tunnel, w
 
 
 @ensureDeferred
-async def test_visitor_who_cannot_be_watched(tunnel: Tunnel, lines: Lines) -> None:
+async def test_visitor_who_cannot_be_watched(tunnel: Tunnel) -> None:
     """The system has no more for it; the data connection goes with it."""
     await tunnel.start()
-    listening = tunnel.server.ports._held[tunnel.port].port
-    listening.reactor = Full(reactor)
+    await until(lambda: len(tunnel.pool._idle) == data_server.AT_FIRST)
+    tunnel.server.watch = Full(watch := tunnel.server.watch)
     visitor = Peer()
     await connect(tunnel.port, visitor)
     await until(lambda: visitor.was_reset)
-    await lines.wait_for(r"visitor 127.0.0.1:\d+ is lost: \[Errno 28\]")
     await tunnel.is_empty()
-    listening.reactor = reactor
-    visitor, peer = await tunnel.visit()
-    visitor.send(b"x")
-    await peer.has(b"x")
-    visitor.close()
-    peer.close()
-    await tunnel.is_empty()
+    tunnel.server.watch = watch
+    again = Peer()
+    tunnel.visitors.append(again)
+    await connect(tunnel.port, again)
+    again.send(b"x")
+    await until(lambda: any(peer.received == b"x" for peer in tunnel.service.peers))
 
 
 @ensureDeferred
@@ -322,5 +324,32 @@ async def test_waiting_connections_are_kept_alive(tunnel: Tunnel) -> None:
     visitor.send(b"x")
     await peer.has(b"x")
     visitor.close()
+    peer.close()
+    await tunnel.is_empty()
+
+
+@ensureDeferred
+async def test_ends_whose_sockets_cannot_be_had(tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor who came by way of a proxy, and a service as behind Twisted's TLS: Twisted has its part again."""
+    monkeypatch.setattr(data_visits, "has_socket", lambda _transport: False)
+    tunnel.service.port = free_port()
+    local = DialAddress.parse(f"localhost:{tunnel.service.port}")
+    await tunnel.start(
+        {"public_listen": ListenAddress.parse(f"haproxy:tcp:0:interface={HOST}")},
+        {"tunnels": (TunnelSettings(0, local),)},
+    )
+    tunnel.port = tunnel.server.shared._port.getHost().port
+    visitor = Peer()
+    tunnel.visitors.append(visitor)
+    await connect(tunnel.port, visitor)
+    sent, answer = os.urandom(MIB), os.urandom(3 * MIB)
+    visitor.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\n" + sent)
+    peer = await tunnel.service.peer()
+    assert [type(used) for used in tunnel.pool._used] == [RawStream]
+    await peer.has(sent)
+    peer.send(answer)
+    await visitor.has(answer)
+    visitor.close()
+    await peer.ends()
     peer.close()
     await tunnel.is_empty()

@@ -84,7 +84,7 @@ def test_an_openssl_without_post_quantum_groups(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_binding_that_lacks_the_function(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> None:
-    monkeypatch.setattr(openssl, "_library", object)
+    monkeypatch.setattr(openssl, "_lib", object())
     openssl.require_post_quantum.cache_clear()
     with pytest.raises(ConfigError, match="TLS needs SSL_CTX_set1_curves_list, which this cryptography"):
         load(authority.trusts(authority.server()), Role.SERVER)

@@ -1,0 +1,421 @@
+"""Sockets under TLS, relayed as plain ones are: bytes, ends and resets, whatever the network does to the records.
+
+left <-> relay <-> TLS <- the test's network -> TLS <-> relay <-> right
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Self
+
+import pytest
+import pytest_twisted
+
+from rtunnel.relay import pipes
+from rtunnel.relay.direct import DirectRelay
+from rtunnel.reverse.data_wires import reset_socket
+from rtunnel.security.openssl import RECORD
+from rtunnel.security.tls_engine import TlsEngine
+from rtunnel.security.tls_socket import TlsSocket
+from tests.relay.direct_rig import Far, Turns, connected, random_bytes
+from tests.tls.parts import Authority, client_of, server_of
+
+SIDES = pytest.mark.parametrize("side", ["left", "right"])
+#: More than the kernel keeps for the four connections.
+TOO_MUCH = 48 << 20
+
+
+@pytest.fixture(params=["running", "epoll watch"])
+def turns(request: pytest.FixtureRequest) -> Iterator[Turns]:
+    name, _, watch = request.param.partition(" ")
+    turns = Turns(name, bool(watch))
+    yield turns
+    turns.close()
+
+
+def proved(authority: Authority) -> tuple[TlsEngine, TlsEngine]:
+    """Two engines whose handshake is over, and its tickets read."""
+    server, client = TlsEngine(server_of(authority)), TlsEngine(client_of(authority))
+    client.start()
+    while client.session is None:
+        server.receive(client.output())
+        client.receive(server.output())
+    assert server.peer is not None
+    return server, client
+
+
+class Cable:
+    """The network between two TCP ends.
+
+    :ivar most: bytes that it carries in one step, each way; 0: it stands still.
+    :ivar seen: what it has carried, each way.
+    """
+
+    def __init__(self, one: socket.socket, other: socket.socket) -> None:
+        for sock in (one, other):
+            sock.setblocking(False)
+        self._ways = [(one, other), (other, one)]
+        self._held = {one: b"", other: b""}
+        self.most = 1 << 18
+        self.seen = {one: bytearray(), other: bytearray()}
+        self.moved = 0
+        self.spoil = False
+
+    def step(self) -> None:
+        for source, target in list(self._ways):
+            with suppress(BlockingIOError):
+                try:
+                    self._carry(source, target)
+                except ConnectionError:
+                    self._ways.clear()
+                    for sock in (source, target):
+                        reset_socket(sock)
+                    return
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        held = self._held[source]
+        if not held and self.most:
+            held = source.recv(self.most)
+            if not held:
+                self._ways.remove((source, target))
+                target.shutdown(socket.SHUT_WR)
+                return
+            if self.spoil:
+                held = held[:-1] + bytes([held[-1] ^ 1])
+            self.seen[source] += held if len(self.seen[source]) < 1 << 20 else b""
+        self._held[source] = held
+        if held:
+            count = target.send(held)
+            self.moved += count
+            self._held[source] = held[count:]
+
+    def close(self) -> None:
+        for sock in self._held:
+            sock.close()
+
+
+class Rig:
+    """The whole way, with both far ends and the network in the test's hands."""
+
+    def __init__(self, turns: Turns, authority: Authority, buffers: int = 0, kind: type[TlsSocket] = TlsSocket) -> None:
+        self.turns = turns
+        near, here = connected("tcp", buffers)
+        far, there = connected("tcp", buffers)
+        self.cable = Cable(here, there)
+        self.fars: list[Any] = []
+        self.relays: list[DirectRelay] = []
+        self.ends: list[DirectRelay] = []
+        for sock, engine in zip((near, far), proved(authority), strict=True):
+            sock.setblocking(False)
+            outer, inner = connected("tcp", buffers)
+            inner.setblocking(False)
+            self.fars.append(Far(outer))
+            self.relays.append(DirectRelay(turns.relays, inner, kind(sock, engine), self.ends.append))
+        self.left, self.right = self.fars
+        for relay in self.relays:
+            relay.start()
+
+    def far_ends(self, side: str) -> tuple[Far, Far]:
+        return (self.left, self.right) if side == "left" else (self.right, self.left)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for relay in self.relays:
+            relay.abort()
+        for far in self.fars:
+            far.socket.close()
+        self.cable.close()
+        assert len(self.ends) == 2
+
+    async def until(self, condition: Any) -> None:
+        await self.turns.until(condition, *self.fars, self.cable)  # type: ignore[arg-type]
+
+    async def settle(self) -> None:
+        await self.turns.settle(*self.fars, self.cable)  # type: ignore[arg-type]
+
+    async def until_over(self) -> None:
+        await self.until(lambda: len(self.ends) == 2 and all(far.is_over for far in self.fars))
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, RECORD, RECORD + 1, 3_000_000])
+@pytest_twisted.ensureDeferred
+async def test_bytes_and_ends_both_ways(turns: Turns, authority: Authority, size: int) -> None:
+    with Rig(turns, authority) as rig:
+        there, back = random_bytes(size, 1), random_bytes(size, 2)
+        rig.left.send(there, end=True)
+        rig.right.send(back, end=True)
+        await rig.until_over()
+        assert rig.right.got(there)
+        assert rig.left.got(back)
+        assert rig.left.ended
+        assert rig.right.ended
+
+
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_half_close_of_one_side_leaves_the_other_direction(turns: Turns, authority: Authority, side: str) -> None:
+    with Rig(turns, authority) as rig:
+        asking, answering = rig.far_ends(side)
+        asking.send(b"request", end=True)
+        await rig.until(lambda: answering.ended)
+        assert bytes(answering.kept) == b"request"
+        answer = random_bytes(2_000_000)
+        answering.send(answer)
+        await rig.until(lambda: asking.got(answer))
+        assert not asking.ended
+        assert not rig.ends
+        answering.send(b"", end=True)
+        await rig.until_over()
+        assert asking.ended
+
+
+@pytest.mark.parametrize("most", [1, 7, 1000])
+@pytest_twisted.ensureDeferred
+async def test_records_that_come_in_pieces(turns: Turns, authority: Authority, most: int) -> None:
+    with Rig(turns, authority) as rig:
+        rig.cable.most = most
+        data = random_bytes(300 * most)
+        rig.left.send(data, end=True)
+        rig.right.send(data[::-1], end=True)
+        await rig.until_over()
+        assert rig.right.got(data)
+        assert rig.left.got(data[::-1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest_twisted.ensureDeferred
+async def test_chunks_of_any_size_at_any_pace(turns: Turns, authority: Authority, seed: int) -> None:
+    chance = random.Random(seed)
+    with Rig(turns, authority, buffers=chance.choice([0, 16384, 65536])) as rig:
+        sent: dict[Far, bytearray] = {rig.left: bytearray(), rig.right: bytearray()}
+        for _ in range(60):
+            far = chance.choice(rig.fars)
+            chunk = chance.randbytes(int(2 ** chance.uniform(0, 19)))
+            far.send(chunk)
+            sent[far] += chunk
+            rig.cable.most = chance.choice([0, 3, 1000, 20000, 1 << 18])
+            for each in rig.fars:
+                each.reads = chance.choice([0, 1, 1000, 1 << 18, 1 << 18])
+            for _ in range(chance.randrange(10)):
+                for step in (*rig.fars, rig.cable):
+                    step.step()
+                await turns.turn()
+        rig.cable.most = 1 << 18
+        for far in rig.fars:
+            far.reads = 1 << 18
+            far.send(b"", end=True)
+        await rig.until_over()
+        assert rig.right.got(bytes(sent[rig.left]))
+        assert rig.left.got(bytes(sent[rig.right]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left_behind_in_a_record(turns: Turns, authority: Authority) -> None:
+    """No event would tell of it: whatever the sizes, all of it comes although nothing comes behind it."""
+    with Rig(turns, authority) as rig:
+        total = 0
+        for size in (RECORD, 4 * RECORD, 4 * RECORD - 1, 4 * RECORD + 1, 65536 + 100, RECORD + 3, 5):
+            rig.left.send(random_bytes(size))
+            total += size
+            await rig.until(lambda: rig.right.received == total)  # noqa: B023
+
+
+class Narrow(TlsSocket):
+    """There is no room for a goodbye while :attr:`is_full`."""
+
+    is_full = True
+
+    def shutdown(self, how: int) -> None:
+        if self.is_full:
+            raise BlockingIOError
+        super().shutdown(how)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_end_that_has_to_wait_for_room(turns: Turns, authority: Authority, side: str, behind: bool) -> None:
+    """The other direction goes on meanwhile, or ends."""
+    with Rig(turns, authority, kind=Narrow) as rig:
+        asking, answering = rig.far_ends(side)
+        relay = rig.relays[rig.fars.index(asking)]
+        narrow: Any = relay._right.socket
+        rig.relays[rig.fars.index(answering)]._right.socket.is_full = False  # type: ignore[attr-defined]
+        asking.send(b"request", end=True)
+        await rig.until(lambda: relay._right.ending)
+        answering.send(b"answer", end=behind)
+        await rig.until(lambda: asking.received)
+        await rig.settle()
+        assert asking.ended == behind
+        assert not answering.ended
+        assert not rig.ends
+        narrow.is_full = False
+        await rig.until(lambda: answering.ended)
+        answering.send(b"", end=not behind)
+        await rig.until_over()
+        assert bytes(answering.kept) == b"request"
+        assert bytes(asking.kept) == b"answer"
+        assert asking.ended
+
+
+def test_goodbye_to_a_full_socket(authority: Authority) -> None:
+    near, far = connected("tcp", 16384)
+    near.setblocking(False)
+    engine, _ = proved(authority)
+    mine = TlsSocket(near, engine)
+    filled = 0
+    with suppress(BlockingIOError):
+        while True:
+            filled += near.send(bytes(1000))
+    for _ in range(2):
+        with pytest.raises(BlockingIOError):
+            mine.shutdown(socket.SHUT_WR)
+    while filled:
+        filled -= len(far.recv(filled))
+    mine.shutdown(socket.SHUT_WR)
+    record = far.recv(1000)
+    assert (record[0], len(record)) == (0x17, 24)
+    mine.close()
+    far.close()
+
+
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_end_waits_for_what_a_slow_reader_has_not_taken(turns: Turns, authority: Authority, side: str) -> None:
+    data = random_bytes(TOO_MUCH)
+    with Rig(turns, authority) as rig:
+        sending, slow = rig.far_ends(side)
+        slow.reads = 0
+        sending.send(data)
+        await rig.settle()
+        assert 0 < sending.sent < len(data)
+        for relay in rig.relays:
+            assert len(relay._left.pending) + len(relay._right.pending) <= 65536
+        # The other direction is not held up by that.
+        slow.send(b"still there")
+        await rig.until(lambda: sending.received)
+        sending.end_behind = True
+        slow.reads = 1 << 18
+        slow.send(b"", end=True)
+        await rig.until_over()
+        assert slow.got(data)
+
+
+@pytest.mark.parametrize("phase", ["idle", "bulk", "full", "half-closed"])
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_reset_goes_through(turns: Turns, authority: Authority, side: str, phase: str) -> None:
+    with Rig(turns, authority) as rig:
+        gone, other = rig.far_ends(side)
+        if phase == "bulk":
+            other.send(bytes(64 << 20))
+            await rig.until(lambda: gone.received > 8 << 20)
+        elif phase == "full":
+            gone.reads = other.reads = 0
+            gone.send(bytes(TOO_MUCH))
+            other.send(bytes(TOO_MUCH))
+            await rig.settle()
+        elif phase == "half-closed":
+            other.send(b"request", end=True)
+            await rig.until(lambda: gone.ended)
+        gone.reset()
+        other.reads = 1 << 18
+        await rig.until(lambda: len(rig.ends) == 2 and other.is_over)
+        assert isinstance(other.error, ConnectionResetError)
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_network_that_ends_without_a_goodbye(turns: Turns, authority: Authority, side: str, how: str) -> None:
+    """That TCP ends is nothing that the other end has said."""
+    with Rig(turns, authority) as rig:
+        rig.left.send(b"not all")
+        rig.right.send(b"not all")
+        await rig.until(lambda: rig.left.received and rig.right.received)
+        sock = next(iter(rig.cable._held)) if side == "left" else list(rig.cable._held)[1]
+        rig.cable._ways.clear()
+        if how == "end":
+            sock.shutdown(socket.SHUT_WR)
+        else:
+            reset_socket(sock)
+        cut, _ = rig.far_ends(side)
+        await rig.until(lambda: cut.is_over)
+        assert isinstance(cut.error, ConnectionResetError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_network_that_spoils_a_byte(turns: Turns, authority: Authority) -> None:
+    with Rig(turns, authority) as rig:
+        rig.left.send(b"first")
+        await rig.until(lambda: rig.right.received)
+        rig.cable.spoil = True
+        rig.left.send(b"second")
+        await rig.until(lambda: len(rig.ends) == 2 and rig.left.is_over and rig.right.is_over)
+        assert bytes(rig.right.kept) == b"first"
+        assert isinstance(rig.right.error, ConnectionResetError)
+        assert isinstance(rig.left.error, ConnectionResetError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_fault_of_one_connection_is_no_fault_of_another(turns: Turns, authority: Authority) -> None:
+    """OpenSSL has one list of errors for all."""
+    with Rig(turns, authority) as rig, Rig(turns, authority) as other:
+        rig.cable.spoil = True
+        rig.left.send(b"spoilt")
+        await rig.until(lambda: len(rig.ends) == 2)
+        other.left.send(b"whole", end=True)
+        other.right.send(b"whole too", end=True)
+        await other.until_over()
+        assert other.right.ended
+        assert other.left.ended
+
+
+@pytest.mark.skipif(not pipes.HAVE_SPLICE, reason="there is no splice")
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_no_pipe_leads_round_tls(turns: Turns, authority: Authority, side: str) -> None:
+    """What the kernel could move by itself would be plain text to the network."""
+    with Rig(turns, authority) as rig:
+        sending, receiving = rig.far_ends(side)
+        text = b"for nobody's eyes; " * 200_000
+        sending.send(text, end=True)
+        await rig.until(lambda: receiving.ended)
+        assert receiving.got(text)
+        assert all(len(seen) == 0 or b"nobody's eyes" not in seen for seen in rig.cable.seen.values())
+        assert sum(map(len, rig.cable.seen.values())) > 500_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_back_in_the_hands_of_its_engine(authority: Authority) -> None:
+    """Where a socket is of no use after all."""
+    near, far = connected("tcp")
+    one, other = proved(authority)
+    for sock in (near, far):
+        sock.setblocking(False)
+    mine, theirs = TlsSocket(near, one), TlsSocket(far, other)
+    mine.send(b"by the socket")
+    assert theirs.recv(100) == b"by the socket"
+    sock, engine = theirs.leave()
+    assert sock is far
+    engine.send(b"by the engine")
+    sock.send(engine.output())
+    assert mine.recv(100) == b"by the engine"
+    mine.send(bytes(100_000))
+    received = b""
+    while len(received) < 100_000:
+        received += engine.receive(sock.recv(65536))
+    assert received == bytes(100_000)
+    with pytest.raises(BlockingIOError):
+        mine.recv(100)
+    engine.say_goodbye()
+    sock.send(engine.output())
+    assert mine.recv(100) == b""
+    mine.close()
+    sock.close()
+    assert mine.fileno() == -1
