@@ -6,7 +6,7 @@ of the clients file counts from then on, and what a client has and may no longer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from rtunnel.relay.sockets import is_local
 from rtunnel.security.clients import Rights, Token, find_token, read_clients
 
 if TYPE_CHECKING:
+    from rtunnel.reverse.roster import Roster
     from rtunnel.reverse.server_session import ServerSession
 
 _EVERYTHING = Rights()
@@ -112,28 +113,23 @@ class Admission:
         """What the client may do; None: nothing."""
         return _EVERYTHING if self._clients is None else self._clients.rights_of(session.client_name)
 
-    def check_tunnel(self, session: ServerSession, port: int, links: Iterable[ServerSession]) -> None:
+    def check_tunnel(self, session: ServerSession, port: int, roster: Roster) -> None:
         """See whether the client may have the tunnels that it has, of which one is at public *port*; 0: the shared one.
 
-        :param links: all of the server.
         :raises TunnelRefused: it may not.
         """
         rights = self._rights_for(session, port)
-        if rights.tunnels is not None:
-            count = sum(len(link.backends) for link in self._of_same_client(session, links))
-            if count > rights.tunnels:
-                raise TunnelRefused(Code.LIMIT, f"this client may have {rights.tunnels} tunnels")
+        if rights.tunnels is not None and roster.tunnels_of(session) > rights.tunnels:
+            raise TunnelRefused(Code.LIMIT, f"this client may have {rights.tunnels} tunnels")
 
-    def check_stream(self, session: ServerSession, port: int, links: Iterable[ServerSession]) -> None:
+    def check_stream(self, session: ServerSession, port: int, roster: Roster) -> None:
         """See whether the client may serve one more visitor of public *port*; 0: the shared one.
 
         :raises TunnelRefused: it may not.
         """
         rights = self._rights_for(session, port)
-        if rights.streams is not None:
-            count = sum(link.link.stream_count for link in self._of_same_client(session, links))
-            if count >= rights.streams:
-                raise TunnelRefused(Code.LIMIT, f"this client may serve {rights.streams} visitors at once")
+        if rights.streams is not None and roster.streams_of(session) >= rights.streams:
+            raise TunnelRefused(Code.LIMIT, f"this client may serve {rights.streams} visitors at once")
 
     def _rights_for(self, session: ServerSession, port: int) -> Rights:
         rights = self.rights_of(session)
@@ -145,9 +141,3 @@ class Admission:
             text = f"port {port} is not among those allowed to this client: {rights.ports}"
             raise TunnelRefused(Code.PORT_NOT_ALLOWED, text)
         return rights
-
-    def _of_same_client(self, session: ServerSession, links: Iterable[ServerSession]) -> Iterable[ServerSession]:
-        """The links that share one allowance: of one name, or this one only where it has none."""
-        if not session.client_name:
-            return (session,)
-        return (link for link in links if link.client_name == session.client_name)

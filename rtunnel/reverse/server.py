@@ -30,6 +30,7 @@ from rtunnel.reverse.data_server import DataPool, peek_attach
 from rtunnel.reverse.data_wires import give_socket, settle
 from rtunnel.reverse.guard import Guard
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
+from rtunnel.reverse.roster import Roster
 from rtunnel.reverse.routing import POLICIES
 from rtunnel.reverse.server_session import ServerSession
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
@@ -62,6 +63,7 @@ class _SessionFactory(LandingFactory):
             try:
                 accepted.give(session)
             except OSError as error:
+                server.log.debug("connection from {peer} is lost: {why}", peer=show_address(address), why=error)
                 session.connectionLost(Failure(error))
         else:
             accepted.socket.close()
@@ -80,7 +82,7 @@ class TunnelServer(DrainingService):
         self._settings = settings
         self.handshake_timeout = settings.handshake_timeout
         self.admission = Admission(settings.admission)
-        self.sessions: set[ServerSession] = set()
+        self.sessions = Roster()
         self._by_session: dict[tuple[str, str], ServerSession] = {}
         self.data_plane = settings.data_plane
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
@@ -151,25 +153,28 @@ class TunnelServer(DrainingService):
             return None
         link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self.ids)
         session = ServerSession(self, link, self.reactor)
-        session.is_spare = len(self.sessions) >= self._settings.max_links
-        self.sessions.add(session)
+        self.sessions.add(session, is_spare=len(self.sessions) >= self._settings.max_links)
         self._full = self._full and session.is_spare
         return session
 
     def is_full(self) -> bool:
         """Whether there are too many links; said until there is room again."""
-        links = sum(not session.is_spare for session in self.sessions)
-        if links < self._settings.max_links:
+        if self.sessions.links < self._settings.max_links:
             return False
         if not self._full:
             self._full = True
-            self.log.warn("{count} links, the limit (--max-links): others are closed", count=links)
+            self.log.warn("{count} links, the limit (--max-links): others are closed", count=self.sessions.links)
         return True
 
     @property
     def serves_silent_clients(self) -> bool:
         """A client that says nothing can be of use: there is a shared port for it."""
         return self.shared is not None and not self._stopping
+
+    def streams_changed(self, session: ServerSession, change: int) -> None:
+        """The link of *session* has so many streams more, or fewer."""
+        self.sessions.count(session, change)
+        self.pool.load_changed(session)
 
     def session_established(self, session: ServerSession) -> None:
         """The client has shown who it is. If it comes back over a new link, the old one is dead, whatever it seems."""

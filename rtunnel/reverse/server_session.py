@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -17,6 +18,7 @@ from rtunnel.reverse.arrivals import Arrival
 from rtunnel.reverse.data_server import DataPool, IDataServer
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.public_ports import Backend
+from rtunnel.reverse.roster import Roster
 from rtunnel.reverse.tls_links import log_data_connection, log_secured
 from rtunnel.security.peers import Peer
 from rtunnel.wire import events
@@ -40,10 +42,12 @@ class IServer(IDataServer, Protocol):
     handshake_timeout: float
     admission: Admission
     data_plane: str
+    sessions: Roster
 
     @property
     def serves_silent_clients(self) -> bool: ...
     def is_full(self) -> bool: ...
+    def streams_changed(self, session: ServerSession, change: int) -> None: ...
     def session_established(self, session: ServerSession) -> None: ...
     def session_lost(self, session: ServerSession) -> None: ...
     def attach(self, transport: SocketTransport, identity: Peer | None, event: events.Attached) -> None: ...
@@ -69,6 +73,7 @@ class ServerSession(LinkProtocol):
     def __init__(self, server: IServer, link: ServerLink, clock: IReactorTime) -> None:
         super().__init__(link, clock)
         self._server = server
+        link.on_count = partial(server.streams_changed, self)
         self._timers: list[IDelayedCall] = []
         self.backends: dict[int, Backend] = {}
         self.known_as: tuple[str, str] | None = None
@@ -161,8 +166,9 @@ class ServerSession(LinkProtocol):
         if self.is_spare and self._server.is_full():
             self.close(Code.LIMIT, "the server has no room for another link")
             return False
-        self.is_spare = False
+        self._server.sessions.promote(self)
         why = self._server.admission.why_not(self)
+        self._server.sessions.rename(self)
         if why is not None:
             self.link.fail(Code.UNAUTHORIZED, why)
             self.handle_events()

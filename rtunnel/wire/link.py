@@ -44,6 +44,10 @@ REFERENCE_MAX_WAITING = 1024 * 1024
 REFERENCE_MAX_STALL = 30.0
 
 
+def _nobody_counts(_change: int) -> None:
+    pass
+
+
 class Mode(Enum):
     """What a link speaks."""
 
@@ -62,7 +66,7 @@ class Link:
     :ivar capabilities: what both ends named.
     :ivar life: when the peer was heard, and the round-trip time.
     :ivar ignored: how often which kind of frame had no meaning.
-    :ivar direct_streams: streams of the same two ends that have connections of their own; the I/O counts them.
+    :ivar on_count: called with each change of :attr:`stream_count`, where the I/O wants to know.
     """
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
@@ -74,7 +78,8 @@ class Link:
         self.streams: dict[int, Stream] = {}
         self.life = SignsOfLife(limits, now)
         self.ignored: Counter[str] = Counter()
-        self.direct_streams = 0
+        self.on_count: Callable[[int], None] = _nobody_counts
+        self._direct = 0
         self._now = now
         self._decoder = frames.FrameDecoder(limits.max_frame)
         self._events: list[Event] = []
@@ -118,7 +123,19 @@ class Link:
     @property
     def stream_count(self) -> int:
         """Streams that count: open ones, those with bytes still to deliver, and those on connections of their own."""
-        return len(self.streams) + self._lingering + self.direct_streams
+        return len(self.streams) + self._lingering + self._direct
+
+    @property
+    def direct_streams(self) -> int:
+        """Streams of the same two ends that have connections of their own; the I/O says how many."""
+        return self._direct
+
+    @direct_streams.setter
+    def direct_streams(self, count: int) -> None:
+        change = count - self._direct
+        self._direct = count
+        if change:
+            self.on_count(change)
 
     def take_events(self) -> list[Event]:
         """What has happened since the last call, in order."""
@@ -206,6 +223,7 @@ class Link:
         stream = Stream(conn_id, SendWindow(send_limit), ReceiveWindow(credit, self._now))
         self._granted += credit
         self.streams[conn_id] = stream
+        self.on_count(1)
         return stream
 
     def _why_full(self) -> str | None:
@@ -269,10 +287,12 @@ class Link:
         else:
             window = stream.receive_window
             self._granted -= window.waiting if self.peer is None else window.reserved
+            self.on_count(-1)
 
     def _end_lingering(self, stream: Stream) -> None:
         stream.lingering = False
         self._lingering -= 1
+        self.on_count(-1)
         self._granted -= stream.receive_window.waiting
 
     def _receive_stream_data(self, stream: Stream, data: bytes) -> None:

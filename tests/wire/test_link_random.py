@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import partial
 from typing import Any
 
 from hypothesis import given, settings, strategies as st
@@ -86,6 +88,13 @@ class World:
         self.links: list[Link] = [self.pair.client, self.pair.server]
         self.ends: list[End] = []
         self.twins: dict[int, list[End]] = {}
+        self.counted: Counter[Link] = Counter()
+        for link in self.links:
+            link.on_count = partial(self.count, link)
+
+    def count(self, link: Link, change: int) -> None:
+        assert change
+        self.counted[link] += change
 
     def meet(self, link: Link, stream: Stream) -> None:
         end = End(link, stream)
@@ -153,7 +162,7 @@ class World:
         mine = [end.stream for end in self.ends if end.link is link]
         assert {stream.conn_id: stream for stream in mine if stream.open} == link.streams
         held = [stream for stream in mine if stream.open or stream.lingering]
-        assert link.stream_count == len(held)
+        assert link.stream_count == self.counted[link] == len(held)
         if not link.is_extended:
             assert link._granted == sum(stream.receive_window.waiting for stream in held)
             return
