@@ -95,9 +95,9 @@ class ServerData:
         elif machine.is_available:
             self._pool.available(self)
 
-    def tick(self, now: float) -> None:
-        """Look after what is due by time."""
-        self.machine.tick(now)
+    def tick(self, now: float, *, may_ask: bool) -> None:
+        """See :class:`ServerDataConnection`."""
+        self.machine.tick(now, may_ask=may_ask)
         if self.machine.is_dead:
             self.wire.cut()
             self._pool.gone(self)
@@ -300,9 +300,14 @@ class DataPool:
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
-        for data in [*self._idle, *self._asked]:
-            data.tick(now)
+        for data in list(self._asked):
+            data.tick(now, may_ask=False)
+        # Nobody can have those that are asked until they have answered: the other half waits until then.
+        may_ask = (len(self._idle) + 1) // 2
+        for data in list(self._idle):
+            data.tick(now, may_ask=may_ask > 0)
             if data in self._idle and not data.machine.is_available:
+                may_ask -= 1
                 del self._idle[data]
                 self._asked[data] = None
         for arrival, waiting in list(self._waiting.items()):

@@ -93,13 +93,16 @@ class ServerDataConnection:
             self._life.last_heard = now
             self._ask_at = now + self._ping_every
 
-    def tick(self, now: float) -> None:
-        """Look after what is due by time."""
+    def tick(self, now: float, *, may_ask: bool = True) -> None:
+        """Look after what is due by time.
+
+        :param may_ask: a PING is, if it is due; else it waits.
+        """
         if self.is_used or self.error:
             return
         self._life.tick(now)
         # A process that was stopped asks too early, which does no harm.
-        if not self._due and now >= self._ask_at:
+        if may_ask and not self._due and now >= self._ask_at:
             self._due, self._out = _PONG, _PING
 
     def open(self, conn_id: int, tunnel: int, visitor: str) -> bytes:

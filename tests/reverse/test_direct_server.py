@@ -247,6 +247,32 @@ async def test_connection_on_which_an_answer_is_due_is_not_used(world: World) ->
 
 @AUTO
 @ensureDeferred
+async def test_half_of_those_that_wait_are_not_asked_at_the_same_time(world: World) -> None:
+    """A visitor of a client who is far away finds one, and does not go by the link."""
+    server, link, port, tickets = await client_by_hand(world)
+    session = session_of(server)
+    # It is looked at when this test says so.
+    session._tick_call.cancel()
+    waiting = [await attach(world, server, ticket) for ticket in tickets]
+    await until(lambda: len(session.data._idle) == data_server.AT_FIRST == 4)
+    session.data.tick(reactor.seconds())
+    assert len(session.data._asked) == len(session.data._idle) == 2
+    await until(lambda: sum(PING in data.seen for data in waiting) == 2)
+    await world.visitor(port)
+    await until(lambda: any(data.visitor for data in waiting))
+    assert NEW_CONN not in link.seen
+    rest = [data for data in waiting if not data.visitor]
+    # Those that do not answer do not keep the others from being asked.
+    session.data.tick(reactor.seconds())
+    await until(lambda: all(PING in data.seen for data in rest))
+    for data in rest:
+        data.put(PONG)
+    await until(lambda: len(session.data._idle) == 3)
+    assert not any(data.over for data in waiting)
+
+
+@AUTO
+@ensureDeferred
 async def test_link_that_goes_takes_its_data_connections_with_it(world: World) -> None:
     server, link, port, tickets = await client_by_hand(world)
     waiting, used = [await attach(world, server, ticket) for ticket in tickets[:2]]
