@@ -82,6 +82,11 @@ class LinkService(Service):
         link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
         return ClientSession(self._settings, link, self.reactor, self._visitors, self)
 
+    @property
+    def is_outdated(self) -> bool:
+        """See :class:`TlsDialler`."""
+        return self._tls is not None and self._tls.is_outdated
+
     def dial_server(self, data: ClientData) -> Cancellable:
         """Make a data connection of the present link."""
         if self._server_now is None:

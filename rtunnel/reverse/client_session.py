@@ -75,6 +75,7 @@ class ClientSession(LinkProtocol):
     ) -> None:
         super().__init__(link, reactor)
         self._settings = settings
+        self._dialler = dialler
         self._visitors = visitors
         self._tunnels = [
             _Tunnel(
@@ -125,6 +126,10 @@ class ClientSession(LinkProtocol):
         super()._tick()
         self.data.tick(self.clock.seconds())
         self.lines.tick()
+        if not self.link.stream_count and not self.link.is_closed and self._dialler.is_outdated:
+            # The server takes no data connections from it any more. Nobody is here who would notice.
+            self.why_lost = "its certificate is over, and another is there"
+            self.close(Code.SHUTTING_DOWN, "the client has another certificate")
 
     def _server_is_silent(self) -> None:
         """It is a reference server that has no visitor yet, most likely; a late HELLO may still show otherwise."""

@@ -25,6 +25,7 @@ class IDialler(Protocol):
     :ivar watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
     :ivar connect_timeout: seconds that a connection to the server may take.
     :ivar dial_timeout: seconds that one to a local service may take.
+    :ivar is_outdated: the link would be another if it were made now, and as it is it is of little use.
     """
 
     reactor: Any
@@ -32,6 +33,8 @@ class IDialler(Protocol):
     connect_timeout: float
     dial_timeout: float
 
+    @property
+    def is_outdated(self) -> bool: ...
     def dial_server(self, data: ClientData) -> Cancellable: ...
 
 
@@ -60,15 +63,18 @@ class ClientData:
         """The server asks, or has a visitor."""
         machine, wire = self.machine, self.wire
         assert wire is not None
+        is_news = not machine.is_attached
         used = machine.receive_data(data, self._connections.now)
         if machine.error:
             wire.cut()
             self.lost(machine.error)
-        elif used is not None:
+            return
+        if is_news and machine.is_attached:
+            self._connections.works()
+        if used is not None:
             self._connections.used(self, wire, used)
         elif answer := machine.data_to_send():
             wire.send(answer)
-            self._connections.works()
 
     def lost(self, why: str) -> None:
         """It is gone before anybody needed it, or cannot be made."""

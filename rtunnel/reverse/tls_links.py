@@ -20,7 +20,7 @@ from rtunnel.errors import TlsFailed
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.link_protocol import LinkProtocol
 from rtunnel.reverse.settings import ServerSettings
-from rtunnel.security.credentials import Credentials
+from rtunnel.security.credentials import Credentials, Loaded, Own
 from rtunnel.security.peers import Peer, expiry_warning
 from rtunnel.security.server_names import judge_of, sni
 from rtunnel.security.sessions import Session
@@ -176,6 +176,10 @@ class TlsDialler:
         self._judge = judge_of(settings.server_name, settings.pins)
         self._sni = sni(settings.server_name)
         self._warned: tuple[str, ...] = ()
+        # What the present link has shown of us, and the newest files with that.
+        self._shown: Own | None = None
+        self._kept: Credentials | None = None
+        self._kept_of: Loaded | None = None
         self._session: Session | None = None
         self._next_session: TlsEngine | None = None
 
@@ -184,10 +188,13 @@ class TlsDialler:
 
         :raises TlsFailed: it is not.
         """
-        return await self._connect(endpoint, _Attempt(build, log_secured), None)
+        self._look_at_files()
+        self._shown, self._kept = self.credentials.now.own, None
+        return await self._connect(endpoint, _Attempt(build, log_secured), self.credentials, None)
 
     async def connect_data(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
-        """The same for a data connection: it goes on from the newest session that there is, if both ends still may.
+        """The same for a data connection: it goes on from the newest session that there is, if both ends still may, and
+        shows the certificate that the link has shown: by that the server knows whose it is.
 
         The server may still refuse us when this returns; the connection is lost then.
 
@@ -196,14 +203,36 @@ class TlsDialler:
         if self._next_session is not None and (session := self._next_session.session) is not None:
             self._session, self._next_session = session, None
         try:
-            return await self._connect(endpoint, _Attempt(build, log_data_connection), self._session)
+            attempt = _Attempt(build, log_data_connection)
+            return await self._connect(endpoint, attempt, self._credentials_of_link(), self._session)
         except TlsFailed:
             self._session = None
             raise
 
-    async def _connect(self, endpoint: IStreamClientEndpoint, attempt: _Attempt[P], session: Session | None) -> P:
+    @property
+    def is_outdated(self) -> bool:
+        """The certificate that the link has shown is over, and there is another in the files."""
+        if self._shown is None or not self._shown.is_over:
+            return False
         self._look_at_files()
-        engine = TlsEngine(self.credentials, self._judge, self._sni, session)
+        return not self.credentials.now.own.is_over
+
+    def _credentials_of_link(self) -> Credentials:
+        self._look_at_files()
+        if self._shown is None:
+            return self.credentials
+        if self._kept is None or self._kept_of is not self.credentials.now:
+            self._kept, self._kept_of = self.credentials.keeping(self._shown), self.credentials.now
+        return self._kept
+
+    async def _connect(
+        self,
+        endpoint: IStreamClientEndpoint,
+        attempt: _Attempt[P],
+        credentials: Credentials,
+        session: Session | None,
+    ) -> P:
+        engine = TlsEngine(credentials, self._judge, self._sni, session)
         transport = TlsTransport(engine, Role.CLIENT, attempt, self._clock, self._patience)
         attempt.watch(transport)
         await endpoint.connect(QuietFactory.forProtocol(lambda: transport))

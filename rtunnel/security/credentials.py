@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,28 @@ _MAX_FILE = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Own:
+    """What an end shows of itself.
+
+    :ivar chain: its certificate, then those between it and the CA.
+    :ivar key: of the certificate.
+    """
+
+    chain: tuple[x509.Certificate, ...]
+    key: crypto.PKey
+
+    @property
+    def is_over(self) -> bool:
+        """The certificate is not valid any more."""
+        return datetime.now(UTC) > self.chain[0].not_valid_after_utc
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """What the files say.
 
     :ivar context: for new connections.
+    :ivar own: our certificate and key.
     :ivar certificates: ours, then those of the CAs.
     :ivar revoked: serial numbers of the certificates that are void, and their issuers.
     :ivar sessions: until when those made with *context* may be resumed.
@@ -50,6 +70,7 @@ class Loaded:
     """
 
     context: SSL.Context
+    own: Own
     certificates: tuple[x509.Certificate, ...]
     revoked: dict[int, list[x509.Name]]
     sessions: SessionBounds
@@ -105,6 +126,16 @@ class Credentials:
         self._broken = False
         return None
 
+    def keeping(self, own: Own) -> Credentials:
+        """The files of this moment, but for our certificate and key: these are *own*.
+
+        :raises ConfigError: the other files cannot be used.
+        """
+        kept = copy(self)
+        if own.chain != self.now.own.chain:
+            kept.now = load(self.settings, self.role, own)
+        return kept
+
     def _state_of_files(self) -> tuple[object, ...]:
         settings = self.settings
         return tuple(state_of_file(path) for path in (settings.cert, settings.key, settings.ca, settings.crl))
@@ -119,24 +150,27 @@ def state_of_file(path: Path) -> object:
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)
 
 
-def load(settings: TlsSettings, role: Role) -> Loaded:
+def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
     """Read the files.
 
+    :param own: in place of what the files say.
     :raises ConfigError: they cannot be used; the message names the file and the fix.
     """
     context = make_context(settings)
-    chain = read_certificates(settings.cert, f"{_FIXES[role]} --tls-cert")
+    is_in_files = own is None
+    if own is None:
+        chain = read_certificates(settings.cert, f"{_FIXES[role]} --tls-cert")
+        own = Own(tuple(chain), read_private_key(settings.key, f"{_FIXES[role]} --tls-key"))
     authorities = read_certificates(settings.ca, f"{_FIXES[role]} --tls-ca")
-    key = read_private_key(settings.key, f"{_FIXES[role]} --tls-key")
-    own = chain[0]
-    _check_own(own, settings, role)
+    certificate = own.chain[0]
+    _check_own(certificate, settings, role)
     if not settings.allow_classical_certs and not any(is_post_quantum(ca) for ca in authorities):
         raise ConfigError(_classical(settings.ca, authorities[0]))
-    context.use_certificate(own)
-    for between in chain[1:]:
+    context.use_certificate(certificate)
+    for between in own.chain[1:]:
         context.add_extra_chain_cert(between)
     try:
-        use_private_key(context, key)
+        use_private_key(context, own.key)
         context.check_privatekey()
     except (SSL.Error, crypto.Error):
         problem = f"{settings.key} is not the key of {settings.cert}; give the two that belong together"
@@ -154,8 +188,8 @@ def load(settings: TlsSettings, role: Role) -> Loaded:
     for each in lists:
         for entry in each:
             revoked.setdefault(entry.serial_number, []).append(each.issuer)
-    open_key = settings.key if settings.key.stat().st_mode & 0o007 else None
-    return Loaded(context, (own, *authorities), revoked, SessionBounds(own), open_key)
+    open_key = settings.key if is_in_files and settings.key.stat().st_mode & 0o007 else None
+    return Loaded(context, own, (certificate, *authorities), revoked, SessionBounds(certificate), open_key)
 
 
 def _read(path: Path, fix: str) -> bytes:

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,52 @@ def test_replaced_and_revoked_under_traffic(
     authority.client("laptop", file="client")
     wait_for_page(tunnel.public, "here", 15)
     tunnel.client.wait_for("certificate of 'fresh server'")
+
+
+def test_client_with_a_new_certificate_is_served_as_before(
+    start_tls: Start, serve: Callable[..., Service], authority: Authority
+) -> None:
+    """Its data connections are still those of its link. The next link shows the new one."""
+    direct = ["--data-plane=direct", "--log-level=debug", "--reconnect-min=0.1", "--reconnect-max=0.5"]
+    tunnel = start_tls(serve(GET=page("here")).address, server=direct[:2], client=direct)
+    assert fetch(tunnel.public) == "here"
+    authority.client("renewed laptop", file="client")
+    for _ in range(30):
+        assert fetch(tunnel.public) == "here"
+    tunnel.client.wait_for("the TLS files have changed, and are in use now")
+    assert "cannot be made" not in tunnel.client.output
+    assert "given to another client" not in tunnel.server.output
+    assert "renewed laptop" not in tunnel.server.output
+    tunnel.server.kill()
+    tunnel.start_server()
+    tunnel.server.wait_for(r"client 127.0.0.1:\d+ \(renewed laptop\) connected")
+    wait_for_page(tunnel.public, "here", 15)
+
+
+def test_certificate_of_a_link_ends_and_another_is_there(
+    start_tls: Start, serve: Callable[..., Service], authority: Authority
+) -> None:
+    """Nobody is cut off: visitors go by the link as long as somebody is there, and then there is a new link."""
+    authority.client("laptop", file="client", end=timedelta(seconds=6))
+    auto = ["--data-plane=auto", "--log-level=debug", "--reconnect-min=0.1", "--reconnect-max=0.5"]
+    tunnel = start_tls(serve(count=count, GET=page("here")).address, server=auto[:2], client=auto)
+    with tunnel.visit(b"count") as visitor:
+        send_bytes(visitor, MEGABYTE, 8)
+        authority.client("renewed laptop", file="client")
+        poll(lambda: fetch(tunnel.public) == "here" and "cannot be made" in tunnel.client.output, 20, "it has ended")
+        tunnel.client.wait_for("data connections cannot be made: .*; visitors go by the link")
+        tunnel.server.wait_for("the client's certificate is refused: the certificate of 'laptop' expired")
+        for _ in range(5):
+            assert fetch(tunnel.public) == "here"
+        visitor.shutdown(socket.SHUT_WR)
+        assert int(visitor.makefile().read().split()[0]) == MEGABYTE
+    tunnel.client.wait_for("lost: its certificate is over, and another is there; next attempt in")
+    tunnel.server.wait_for(r"client 127.0.0.1:\d+ \(renewed laptop\) connected")
+    own = r"stream \d+, on a connection of its own"
+    before = len(re.findall(own, tunnel.server.output))
+    wait_for_page(tunnel.public, "here", 15)
+    poll(lambda: fetch(tunnel.public) == "here" and len(re.findall(own, tunnel.server.output)) > before, 15, "one")
+    assert "Traceback" not in tunnel.client.output + tunnel.server.output
 
 
 def test_stopped_in_the_middle_of_much(start_tls: Start, serve: Callable[..., Service]) -> None:

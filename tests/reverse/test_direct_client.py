@@ -176,6 +176,28 @@ async def test_connections_that_the_server_does_not_take_are_one_line_until_they
 
 @AUTO
 @ensureDeferred
+async def test_connection_from_before_does_not_show_that_others_can_be_made(world: World) -> None:
+    server = await ServerByHand().start(world, (8080, 9))
+    server.send_tickets(1)
+    before = await server.data()
+    before.put(PING)
+    await before.take(PONG)
+    for number in range(1, 4):
+        server.send_tickets(1)
+        (await server.data(number)).close()
+        await until(lambda: len(server.client.link.session.data._there) == 1)
+        before.put(PING)
+        await before.take(PONG)
+    assert len(world.lines("data connections cannot be made: ", LogLevel.warn)) == 1
+    assert not world.lines("can be made again")
+    before.send(new_conn())
+    server.send_tickets(1)
+    (await server.data(4)).send(new_conn())
+    await world.logged("can be made again", LogLevel.info)
+
+
+@AUTO
+@ensureDeferred
 async def test_server_of_which_nothing_is_heard_on_a_data_connection(world: World) -> None:
     server = await ServerByHand().start(world, (8080, 9), limits=QUICK)
     server.send_tickets(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.addresses import ListenAddress
-from rtunnel.errors import TlsFailed
+from rtunnel.errors import ConfigError, TlsFailed
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.reverse.tls_links import TlsDialler, TlsListener
 from rtunnel.security.peers import Peer
 from rtunnel.security.tls_policy import TlsSettings
-from tests.tls.parts import Authority, Holder, Lines
+from tests.tls.parts import Authority, Holder, Lines, wait_for_second
 
 
 class Held(Protocol):
@@ -61,7 +62,8 @@ class Rig:
         self.lines = lines
         self.authority = authority
         self.holder: Holder = authority.client()
-        self.server_tls = authority.trusts(authority.server())
+        self.server: Holder = authority.server()
+        self.server_tls = authority.trusts(self.server)
         self.dialler = self.new_dialler()
         self.accepted: list[Held] = []
         self.listener: TlsListener
@@ -218,13 +220,85 @@ async def test_a_refused_session_is_forgotten(rig: Rig) -> None:
     assert resumed(await rig.up(), await rig.up()) == [False, True]
 
 
+def names(rig: Rig) -> list[str]:
+    """Whom the server has seen."""
+    return [connection.identity.name if connection.identity is not None else "" for connection in rig.accepted]
+
+
 @pytest_twisted.ensureDeferred
-async def test_the_clients_files_are_others(rig: Rig) -> None:
-    """A data connection shows the new certificate, and not that of a session."""
+async def test_the_clients_certificate_is_another(rig: Rig) -> None:
+    """Until there is another link it is shown to nobody: to the server it would be another client."""
     await rig.link()
     rig.authority.client("renewed", file="laptop")
     await rig.up()
     await rig.up()
+    assert names(rig) == ["laptop"] * 3
     assert resumed(*rig.accepted) == [False, False, True]
-    names = [connection.identity.name for connection in rig.accepted if connection.identity is not None]
-    assert names == ["laptop", "renewed", "renewed"]
+    await rig.link()
+    await rig.up()
+    assert names(rig)[3:] == ["renewed"] * 2
+    assert resumed(*rig.accepted[3:]) == [False, True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_files_that_change_again_and_back(rig: Rig) -> None:
+    await rig.link()
+    rig.authority.client("renewed", file="laptop")
+    await rig.up()
+    rig.authority.client("renewed again", file="laptop")
+    await rig.up()
+    rig.holder.write()
+    await rig.up()
+    assert names(rig) == ["laptop"] * 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_whom_we_trust_counts_at_once_whatever_we_show(rig: Rig) -> None:
+    """The link's certificate is kept, and the list of the revoked is the newest."""
+    await rig.link()
+    rig.authority.client("renewed", file="laptop")
+    await rig.up()
+    rig.authority.revoke(rig.server)
+    with pytest.raises(TlsFailed, match="the server's certificate is refused: the certificate of 'server' is revoked"):
+        await rig.dial()
+    rig.authority.revoke()
+    await rig.up()
+    assert names(rig) == ["laptop"] * 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_files_that_cannot_be_used_any_more(rig: Rig) -> None:
+    await rig.link()
+    rig.authority.client("renewed", file="laptop")
+    rig.dialler._look_at_files()
+    rig.authority.cert.write_text("x")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="is not a certificate in PEM"):
+            await rig.dial()
+    rig.authority.write()
+    await rig.up()
+    assert names(rig) == ["laptop"] * 2
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_when_it_is_time_for_another_link(rig: Rig, renewed: bool) -> None:
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
+    rig.holder = rig.authority.client(end=end - datetime.now(UTC))
+    rig.dialler = rig.new_dialler()
+
+    def is_outdated() -> bool:
+        return rig.dialler.is_outdated
+
+    assert not is_outdated()
+    await rig.link()
+    assert not is_outdated()
+    if renewed:
+        rig.authority.client("renewed", file="laptop")
+    assert not is_outdated()
+    wait_for_second(end.timestamp() + 1)
+    assert is_outdated() is renewed
+    if renewed:
+        await rig.link()
+        assert names(rig) == ["laptop", "renewed"]
+        assert not is_outdated()
