@@ -5,12 +5,17 @@
 
 The server decides how many there are: each ticket that it sends is a wish for one more. It wants twice as many to wait
 whenever a visitor finds none, fewer when some were not needed for a while, and closes what is too many.
+
+Under TLS one costs a handshake, as much as half a dozen short visitors over the link, and ten times their memory. So
+where visitors may go by the link, connections are made at a rate that costs little, however many visitors come: who
+stays has one as long as visitors come one by one, and of a crowd most go by the link.
 """
 
 from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
@@ -19,6 +24,7 @@ from twisted.logger import Logger
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.sockets import StreamSocket
+from rtunnel.reverse.allowance import Allowance
 from rtunnel.reverse.arrivals import Arrival
 from rtunnel.reverse.data_wires import TAIL, SocketWire, adopt, probe_socket, reset_socket
 from rtunnel.reverse.raw_stream import RawStream
@@ -46,6 +52,14 @@ PATIENCE = 5.0
 MOST_WAITING = 4
 #: Seconds after which nothing is expected any more of tickets: an end had no descriptor for the connections, say.
 LOST_AFTER = 10.0
+#: Under TLS: connections of one link that may be made in a second, ...
+PER_SECOND = 10
+#: ... those of all links together, ...
+ALL_PER_SECOND = 50
+#: ... of one link that may wait for visitors, ...
+WAITING = 16
+#: ... and that may be in use.
+IN_USE = 256
 #: No ATTACH is longer, in bytes.
 MAX_ATTACH = 64
 
@@ -55,6 +69,7 @@ class IDataServer(Protocol):
 
     :ivar watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
     :ivar pool_size: connections of one link that may wait for visitors.
+    :ivar allowance: connections of all links that may be made; None: they cost little.
     """
 
     reactor: Any
@@ -63,6 +78,7 @@ class IDataServer(Protocol):
     tickets: Tickets[DataPool]
     ids: StreamIds
     pool_size: int
+    allowance: Allowance | None
     lines: FewLines
 
 
@@ -146,6 +162,12 @@ class DataPool:
         self._server = server
         self._waits = waits
         self._most = server.pool_size
+        self._most_used: float = inf
+        self._allowances: tuple[Allowance, ...] = ()
+        if server.allowance is not None and not waits:
+            self._most = min(self._most, WAITING)
+            self._most_used = IN_USE
+            self._allowances = (server.allowance, Allowance(PER_SECOND, WAITING, self.reactor.seconds()))
         self._target = min(AT_FIRST, self._most)
         self._least_idle = 0
         self._wished_at = 0.0
@@ -202,6 +224,8 @@ class DataPool:
 
         :raises rtunnel.errors.TunnelRefused: it may not go by the link, and too many wait.
         """
+        if len(self._used) >= self._most_used:
+            return False
         if self._idle:
             data, _ = self._idle.popitem()
             self._least_idle = min(self._least_idle, len(self._idle))
@@ -294,8 +318,12 @@ class DataPool:
         else:
             # They would stand in the way of new ones for as long as they are good.
             tickets.revoke(self)
+        for allowance in self._allowances:
+            missing = min(missing, allowance.left(now))
         if not self._closed and missing > 0 and (whole or 4 * missing >= target):
             self._wished_at = now
+            for allowance in self._allowances:
+                allowance.spend(missing)
             self._session.send_tickets(tickets.issue(self, missing, now), tickets.lifetime)
 
     def tick(self, now: float) -> None:

@@ -25,8 +25,9 @@ from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.sockets import SocketTransport, show_address
 from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.admission import Admission
+from rtunnel.reverse.allowance import Allowance
 from rtunnel.reverse.arrivals import Accepted, LandingFactory, give_sockets
-from rtunnel.reverse.data_server import DataPool, peek_attach
+from rtunnel.reverse.data_server import ALL_PER_SECOND, DataPool, peek_attach
 from rtunnel.reverse.data_wires import give_socket, settle
 from rtunnel.reverse.guard import Guard
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
@@ -87,6 +88,7 @@ class TunnelServer(DrainingService):
         self.data_plane = settings.data_plane
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
         self.tickets: Tickets[DataPool] = Tickets()
+        self.allowance = Allowance(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
         self.lines = FewLines(self.log, reactor)
         self.watch = relay_reactor(reactor)
         capabilities = DATA_PLANES[settings.data_plane]

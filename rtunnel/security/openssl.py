@@ -164,7 +164,7 @@ class Records:
     __slots__ = ("_connection", "_ssl")
 
     def __init__(self, connection: SSL.Connection, number: int) -> None:
-        self._connection = connection
+        self._connection: Any = connection
         self._ssl: Any = _handle(connection)
         self._memory(None, None)
         _lib.SSL_set_fd(self._ssl, number)
@@ -222,6 +222,10 @@ class Records:
         into, out = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
         _lib.SSL_set_bio(self._ssl, into, out)
         self._memory(into, out)
+
+    def release(self) -> None:
+        """Have no more to do with the connection."""
+        self._connection = self._ssl = None
 
     def _memory(self, into: Any, out: Any) -> None:
         # What pyOpenSSL keeps of the memory is freed by what comes in its place.

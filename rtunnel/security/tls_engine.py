@@ -171,6 +171,7 @@ class TlsEngine:
 
     def close(self) -> None:
         """The connection is over, in whichever way."""
+        self._connection.set_app_data(None)
         if self.peer is not None:
             openssl.end(self._connection)
 

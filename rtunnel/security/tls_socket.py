@@ -30,7 +30,7 @@ class TlsSocket(Records):
     def __init__(self, sock: socket.socket, engine: TlsEngine) -> None:
         super().__init__(engine.connection, sock.fileno())
         self._socket = sock
-        self._engine = engine
+        self._engine: TlsEngine | None = engine
 
     def fileno(self) -> int:
         """The descriptor; -1 when it is closed."""
@@ -45,11 +45,18 @@ class TlsSocket(Records):
         self._socket.setsockopt(level, option, value)
 
     def close(self) -> None:
-        """Close the socket; the other end is told nothing by this."""
-        self._engine.close()
+        """Close the socket; the other end is told nothing by this. May be called twice."""
         self._socket.close()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+            # OpenSSL holds tens of kilobytes, which cannot wait until somebody searches for what is not used any more.
+            self.release()
 
     def leave(self) -> tuple[socket.socket, TlsEngine]:
         """The two that it was made of; for the engine again to have a part."""
+        engine, self._engine = self._engine, None
+        assert engine is not None
         self.to_memory()
-        return self._socket, self._engine
+        self.release()
+        return self._socket, engine

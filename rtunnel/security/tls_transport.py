@@ -113,7 +113,7 @@ class TlsTransport(Protocol):
         self._flush()
         sock, unsent = take_socket(self.tcp)
         self._state = _State.LOST
-        self.protocol = None
+        self.protocol = None  # no circle
         try:
             # The last of the handshake; Twisted sends nothing at once.
             sent = sock.send(unsent) if unsent else 0
@@ -122,7 +122,8 @@ class TlsTransport(Protocol):
         if sent != len(unsent):
             sock.close()
             raise ValueError("the connection takes nothing")
-        return TlsSocket(sock, self._engine)
+        engine, self._engine = self._engine, None  # type: ignore[assignment]
+        return TlsSocket(sock, engine)
 
     @property
     def is_resumed(self) -> bool:

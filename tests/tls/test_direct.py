@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 import pytest_twisted
+from OpenSSL import SSL
 from pytest_twisted import ensureDeferred
 
 from rtunnel.addresses import DialAddress, ListenAddress
@@ -353,3 +355,30 @@ async def test_ends_whose_sockets_cannot_be_had(tunnel: Tunnel, monkeypatch: pyt
     await peer.ends()
     peer.close()
     await tunnel.is_empty()
+
+
+@ensureDeferred
+async def test_nothing_of_openssl_waits_for_the_garbage_collector(tunnel: Tunnel) -> None:
+    """It sees only what Python holds, and so would let hundreds of megabytes of it lie."""
+
+    def connections() -> int:
+        return sum(isinstance(each, SSL.Connection) for each in gc.get_objects())
+
+    await tunnel.start()
+    await until(lambda: len(tunnel.pool._idle) == data_server.AT_FIRST)
+    gc.collect()
+    gc.disable()
+    try:
+        before = connections()
+        for _ in range(10):
+            visitor, peer = await tunnel.visit()
+            visitor.send(b"x")
+            await peer.has(b"x")
+            visitor.close()
+            await peer.ends()
+            peer.close()
+        await tunnel.is_empty()
+        await until(lambda: len(tunnel.pool._idle) == data_server.AT_FIRST)
+        await until(lambda: connections() == before)
+    finally:
+        gc.enable()
