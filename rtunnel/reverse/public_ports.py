@@ -19,6 +19,7 @@ from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import show_address
 from rtunnel.reverse.arrivals import Accepted, Arrival, LandingFactory, give_sockets
+from rtunnel.services.accepting import rest_when_full
 from rtunnel.services.listening import why_not_listening
 from rtunnel.services.visitors import Visitors
 
@@ -123,6 +124,7 @@ class PublicPorts:
         try:
             # Twisted binds before it returns: nobody comes in between the look at _held and the entry.
             await self._endpoint(number).listen(factory).addCallback(listening.append)
+            rest_when_full(listening[0])
             give_sockets(listening[0], factory)
         except (CannotListenError, OSError) as error:
             cause = error.socketError if isinstance(error, CannotListenError) else error

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
 from rtunnel.relay.sockets import is_local, show_address
+from rtunnel.services.accepting import rest_when_full
 
 
 def why_not_listening(error: BaseException | None) -> str:
@@ -87,6 +88,7 @@ class Listener(Service):
 
     def _bound(self, port: IListeningPort) -> IListeningPort:
         self._port = port
+        rest_when_full(port)
         self._on_listening(port)
         self.log.info("{what} listening on {address}", what=self._what, address=show_address(port.getHost()))
         return port

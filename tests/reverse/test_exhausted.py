@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -12,14 +13,30 @@ from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
+from twisted.internet.task import deferLater
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.reverse import data_visits
 from rtunnel.reverse.server import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
+from rtunnel.services import accepting
 from tests.reverse.data import ATTACH, AUTO, CAPABILITIES, FULL, Full, attach, session_of, tickets_of
-from tests.reverse.net import ERROR, HOST, INIT, NEW_CONN, READY, frame, free_port, reactor, turns, until
+from tests.reverse.net import (
+    ERROR,
+    HELLO,
+    HOST,
+    INIT,
+    NEW_CONN,
+    READY,
+    can_bind,
+    frame,
+    free_port,
+    hello,
+    reactor,
+    turns,
+    until,
+)
 from tests.reverse.test_direct_client import ServerByHand, new_conn
 from tests.reverse.world import World
 
@@ -251,3 +268,71 @@ async def test_visitor_by_the_link_who_cannot_be_watched(world: World) -> None:
     await link.take(NEW_CONN)
     await turns()
     assert not again.over
+
+
+# The whole system is full
+
+
+class NothingToGive:
+    """A listening socket of a system that has no file left (or no memory), for as long as this is so."""
+
+    def __init__(self, listening: Any, error: int) -> None:
+        self.listening = listening
+        self.error = error
+        self.asked = 0
+
+    def accept(self) -> Any:
+        self.asked += 1
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        return self.listening.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.listening, name)
+
+
+@pytest.mark.parametrize("error", [errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
+@pytest.mark.parametrize("where", ["control", "shared", "public"])
+@ensureDeferred
+async def test_port_does_not_run_in_circles(world: World, where: str, error: int) -> None:
+    """It asks now and then, the others are served, and who waited is served in the end."""
+    server, service, ports = world.server(shared=True), await world.echo(), [free_port(), free_port()]
+    world.client(server, *[(port, service.port) for port in ports])
+    world.client(server, (0, service.port))
+    await world.reachable(3)
+    port: Any = server.ports._held[ports[0]].port if where == "public" else getattr(server, where)._port
+    port.socket._socket = full = NothingToGive(port.socket._socket, error)
+    number = port.getHost().port
+    waits: Any = await world.raw(number) if where == "control" else await world.visitor(number)
+    waits.send(hello() if where == "control" else b"waits")
+    began = reactor.seconds()
+    await until(lambda: full.asked)
+    for _ in range(20):
+        other = await world.visitor(ports[1])
+        other.send(b"served")
+        await other.has(b"served")
+        other.close()
+    await deferLater(reactor, 3 * accepting.REST)
+    assert not waits.received
+    assert full.asked <= (reactor.seconds() - began) / accepting.REST + 2
+    await world.logged("Could not accept new connection")
+    full.error = 0
+    if where == "control":
+        await waits.take(HELLO)
+    else:
+        await waits.has(b"waits")
+
+
+@ensureDeferred
+async def test_port_that_stops_while_it_rests(world: World) -> None:
+    server, port = world.server(), free_port()
+    link = await world.raw_extended(server, port)
+    listening: Any = server.ports._held[port].port
+    listening.socket._socket = full = NothingToGive(listening.socket._socket, errno.ENFILE)
+    await world.visitor(port)
+    await until(lambda: full.asked)
+    link.abort()
+    await world.sessions(server, 0)
+    await until(lambda: can_bind(port))
+    await deferLater(reactor, 2 * accepting.REST)
+    assert full.asked == 1
