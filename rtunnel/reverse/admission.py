@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtunnel.errors import Code, TunnelRefused
+from rtunnel.errors import Code, ConfigError, TunnelRefused
 from rtunnel.relay.sockets import is_local
 from rtunnel.security.clients import Rights, Token, find_token, read_clients
 
@@ -45,6 +45,7 @@ class Admission:
     def __init__(self, settings: AdmissionSettings) -> None:
         self._settings = settings
         self._seen = self._state_of_file()
+        self._broken = False
         self._clients = read_clients(settings.clients) if settings.clients is not None else None
 
     # The file
@@ -62,10 +63,18 @@ class Admission:
         :raises ConfigError: it cannot be used, and the rights stay as they were; said once.
         """
         state = self._state_of_file()
-        if state == self._seen or self._settings.clients is None:
+        if self._settings.clients is None or (state == self._seen and not self._broken):
             return False
-        self._seen = state
-        before, self._clients = self._clients, read_clients(self._settings.clients)
+        is_news, self._seen = state != self._seen, state
+        try:
+            before, self._clients = self._clients, read_clients(self._settings.clients)
+        except ConfigError:
+            # It may be that there was no descriptor to read it with, so it is tried again.
+            self._broken = True
+            if is_news:
+                raise
+            return False
+        self._broken = False
         return self._clients != before
 
     # The rules

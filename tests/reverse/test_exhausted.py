@@ -17,7 +17,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import ListenAddress
+from rtunnel.errors import ConfigError
 from rtunnel.reverse import data_visits
+from rtunnel.reverse.admission import Admission, AdmissionSettings
 from rtunnel.reverse.server import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.services import accepting
@@ -136,6 +138,22 @@ async def test_visitor_who_would_need_one_more_at_the_client(world: World, monke
         await until(lambda: session.link.stream_count == 1)
         other.abort()
         await until(lambda: not server.client.visitors)
+
+
+def test_clients_file_that_nobody_could_read_meanwhile(tmp_path: Path) -> None:
+    """Whoever lost their rights in the meantime has lost them, as soon as it can be read."""
+    path = tmp_path / "clients.yaml"
+    path.write_text("laptop:\nphone:\n")
+    admission = Admission(AdmissionSettings(path))
+    path.write_text("phone:\n")
+    with descriptors_left(0):
+        with pytest.raises(ConfigError, match="Too many open files"):
+            admission.refresh()
+        assert not admission.refresh(), "said once"
+    assert admission.refresh()
+    assert admission._clients is not None
+    assert set(admission._clients.rights) == {"phone"}
+    assert not admission.refresh()
 
 
 # Nothing more can be watched
