@@ -40,6 +40,7 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from rtunnel.options.newcomers import NewcomersObserver
+from rtunnel.services.debug_log import DebugLog
 
 # What the legacy logging of Twisted adds to every event; all of it is said again under our own names.
 _LEGACY_FIELDS = frozenset(
@@ -115,6 +116,7 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
     else:
         file: Any = sys.stdout if twistd.to_stdout else _log_file(twistd)
         target = FileLogObserver(file, json_line) if log_format == "json" else textFileLogObserver(file)
+    DebugLog.is_wanted = log_level == "debug"
     level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(log_level))
     if log_level == "info":
         # Twisted's old logging has no levels but errors; what it says of every port is for debugging.

@@ -16,6 +16,8 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel.relay.sockets import tune_socket
+
 #: What ``connect`` says while it goes on.
 GOES_ON = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
@@ -54,6 +56,8 @@ class Dial:
             sock.close()
             self._on_failed(failure if isinstance(failure, OSError) else OSError(errno.EINVAL, str(failure)))
             return
+        if family != socket.AF_UNIX:
+            tune_socket(sock)
         self._socket, self._number = sock, sock.fileno()
         if error in GOES_ON and family != socket.AF_UNIX:
             try:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet import tcp
-from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.interfaces import IReadDescriptor, IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -129,11 +129,8 @@ class _Side:
     other: _Side
 
     def __init__(self, relay: DirectRelay, sock: StreamSocket, pending: bytes) -> None:
-        if isinstance(sock, socket.socket):
+        if isinstance(sock, socket.socket) and sock.gettimeout() != 0:
             sock.setblocking(False)
-        if isinstance(sock, socket.socket) and sock.family in (socket.AF_INET, socket.AF_INET6):
-            with suppress(OSError):  # some systems refuse it for a connection that is lost
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.relay = relay
         self.socket = sock
         self.number = sock.fileno()
@@ -146,10 +143,22 @@ class _Side:
 
     def start(self) -> None:
         """Write what is there already, and read once it has gone."""
+        if self.pending:
+            self._gather()
         if self._flush():
             self.other._watch_bytes(True)
         else:
+            self.other._watch_bytes(False)
             self._watch_room(True)
+
+    def _gather(self) -> None:
+        """Let what has come meanwhile go out with what is there already: it saves a packet, and a wake-up."""
+        try:
+            data = self.other.socket.recv(BUFFER_SIZE)
+        except BlockingIOError:
+            return
+        # The end, if this is it, shows again.
+        self.pending = memoryview(bytes(self.pending) + data)
 
     # What the reactor asks
 
@@ -311,8 +320,8 @@ class _Side:
 
     def close(self, reset: bool) -> None:
         """Leave the reactor and close the socket."""
-        self._watch_bytes(False)
-        self._watch_room(False)
+        self.relay.reactor.forget(self)
+        self.reading = self.writing = False
         self.number = -1
         self.pending = _NOTHING
         pipe, self.pipe = self.pipe, None
@@ -358,10 +367,16 @@ class DirectRelay:
             pipes.HAVE_SPLICE and self._left.is_plain and self._right.is_plain
         )
 
-    def start(self) -> None:
-        """Relay from now on."""
+    def start(self, instead_of: IReadDescriptor | None = None) -> None:
+        """Relay from now on.
+
+        :param instead_of: who is told of the bytes of the left socket until now.
+        """
         if self._on_end is None:
             return
+        if instead_of is not None:
+            self.reactor.replace(instead_of, self._left)
+            self._left.reading = True
         try:
             self._left.start()
             self._right.start()

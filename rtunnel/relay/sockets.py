@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Protocol
 
@@ -52,6 +53,13 @@ def tune(transport: Any) -> None:
     if ITCPTransport.providedBy(transport):
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
+
+
+def tune_socket(sock: socket.socket) -> None:
+    """The same for a bare TCP socket. What a listening socket is asked holds for those that it accepts."""
+    with suppress(OSError):  # it is lost already, which its first use shows
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def tune_link(transport: Any, dead_after: float) -> None:

@@ -20,13 +20,35 @@ AT_ONCE = 64
 
 
 def relay_reactor(reactor: Any) -> Any:
-    """What is to watch the sockets of relays: a :class:`Watch`, or *reactor* itself where there is no epoll."""
-    return Watch(reactor) if hasattr(select, "epoll") else reactor
+    """What is to watch the sockets of relays: a :class:`Watch`, or a :class:`PlainWatch`."""
+    return Watch(reactor) if hasattr(select, "epoll") else PlainWatch(reactor)
+
+
+class PlainWatch:
+    """What :class:`Watch` does, by means of the reactor alone: for systems without epoll."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.addReader = reactor.addReader
+        self.addWriter = reactor.addWriter
+        self.removeReader = reactor.removeReader
+        self.removeWriter = reactor.removeWriter
+
+    def replace(self, reader: IReadDescriptor, other: IReadDescriptor) -> None:
+        """See :meth:`Watch.replace`."""
+        self._reactor.removeReader(reader)
+        self._reactor.addReader(other)
+
+    def forget(self, descriptor: IReadWriteDescriptor) -> None:
+        """See :meth:`Watch.forget`."""
+        self._reactor.removeReader(descriptor)
+        self._reactor.removeWriter(descriptor)
 
 
 @implementer(IReadDescriptor)
 class Watch:
-    """The four methods by which a reactor is told what to watch, for descriptors that bear to be called in vain.
+    """The four methods by which a reactor is told what to watch, for descriptors that bear to be called in vain, and
+    two that save calls of the system.
 
     The reactor has this only while there is something to watch.
     """
@@ -36,7 +58,7 @@ class Watch:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._epoll = select.epoll()
-        self._watched: dict[int, tuple[IReadWriteDescriptor, int]] = {}
+        self._watched: dict[int, tuple[Any, int]] = {}
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -56,6 +78,16 @@ class Watch:
     def removeWriter(self, descriptor: IReadWriteDescriptor) -> None:
         """Call its ``doWrite`` no more. It must be open still."""
         self._change(descriptor, select.EPOLLOUT, False)
+
+    def replace(self, reader: IReadDescriptor, other: IReadDescriptor) -> None:
+        """Call *other*, which has the same descriptor, in place of *reader*, of which no more than that is asked."""
+        number = other.fileno()
+        self._watched[number] = (other, self._watched[number][1])
+
+    def forget(self, descriptor: IReadWriteDescriptor) -> None:
+        """*descriptor*, which may be watched or not, is about to be closed: then the system watches it no more."""
+        if self._watched.pop(descriptor.fileno(), None) is not None and not self._watched:
+            self._reactor.removeReader(self)
 
     def _change(self, descriptor: IReadWriteDescriptor, event: int, wanted: bool) -> None:
         number = descriptor.fileno()

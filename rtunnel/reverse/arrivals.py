@@ -15,7 +15,7 @@ from twisted.internet.protocol import Protocol
 
 from rtunnel.relay.direct import take_socket
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import QuietFactory
+from rtunnel.relay.sockets import QuietFactory, tune_socket
 from rtunnel.reverse.data_wires import has_socket, reset_socket
 
 
@@ -76,6 +76,8 @@ def give_sockets(port: Any, factory: Any) -> None:
     # A factory around ours (TLS, haproxy) sees to bytes that we must not miss.
     if isinstance(port, tcp.Port) and port.factory is factory and isinstance(factory, LandingFactory):
         port.transport = Accepted  # type: ignore[assignment]
+        if port.addressFamily != socket.AF_UNIX:
+            tune_socket(port.socket)
         factory.gives_sockets = True
 
 

@@ -167,7 +167,7 @@ class ClientSession(LinkProtocol):
             self.log.warn("server {peer} knows no data connections: visitors go by the link", peer=self.peer_name)
 
     def _tickets_received(self, event: events.TicketsReceived) -> None:
-        self.data.take_tickets(event.tickets)
+        self.data.take_tickets(event.tickets, event.expires)
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         if event.code == Code.UNAUTHORIZED:

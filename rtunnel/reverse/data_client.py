@@ -8,6 +8,7 @@ That none can be made is no reason to lose the link: visitors go by the link the
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Protocol
 
 from twisted.logger import Logger
@@ -102,6 +103,8 @@ class DataConnections:
         self._visits = Visits(user, dialler.reactor, dialler.watch, dialler.dial_timeout, visitors)
         self._there: set[ClientData] = set()
         self._dialling: dict[ClientData, Cancellable] = {}
+        # Those with which no connection is made yet, and until when they are good.
+        self._tickets: deque[tuple[str, float]] = deque(maxlen=most)
         self._said = False
         self._closed = False
 
@@ -112,12 +115,22 @@ class DataConnections:
 
     # Making them
 
-    def take_tickets(self, tickets: list[str]) -> None:
-        """Make a connection for each of *tickets*, as far as there is room."""
-        if self._closed:
-            return
+    def take_tickets(self, tickets: list[str], expires: float) -> None:
+        """Make a connection for each of *tickets*, those for which there is no room as soon as there is.
+
+        :param expires: seconds for which they are good.
+        """
+        until = self.now + expires
+        for ticket in tickets:
+            self._tickets.append((ticket, until))
+            self._make()
+
+    def _make(self) -> None:
         now = self.now
-        for ticket in tickets[: max(0, self._most - len(self._there))]:
+        while self._tickets and len(self._there) < self._most and not self._closed:
+            ticket, until = self._tickets.popleft()
+            if until <= now:
+                continue
             data = ClientData(self, ClientDataConnection(ticket, self._user.link.limits, now), now)
             self._there.add(data)
             dialling = self._dialler.dial_server(data)
@@ -166,6 +179,8 @@ class DataConnections:
             wire.cut()
         else:
             self._visits.serve(wire, used)
+            # The server knew of this one before we did, and may have asked for the next meanwhile.
+            self._make()
 
     # The end
 

@@ -14,21 +14,21 @@ stays has one as long as visitors come one by one, and of a crowd most go by the
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.direct import DirectRelay
-from rtunnel.relay.sockets import StreamSocket
 from rtunnel.reverse.allowance import Allowance
 from rtunnel.reverse.arrivals import Arrival
-from rtunnel.reverse.data_wires import TAIL, SocketWire, adopt, probe_socket, reset_socket
+from rtunnel.reverse.data_wires import TAIL, SocketWire, adopt
 from rtunnel.reverse.raw_stream import RawStream
 from rtunnel.security.peers import Peer
+from rtunnel.services.debug_log import DebugLog
 from rtunnel.services.few_lines import FewLines
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.data_connection import ServerDataConnection
@@ -125,18 +125,14 @@ class ServerData:
         self._pool.gone(self)
 
 
-def peek_attach(sock: socket.socket) -> Attached | None:
-    """ATTACH, if it is what has come on an accepted connection, and all; it is taken off it then."""
-    try:
-        data = sock.recv(MAX_ATTACH, socket.MSG_PEEK)
-        if len(data) < HEADER_SIZE or data[0] != ATTACH or HEADER.unpack_from(data)[2] != len(data) - HEADER_SIZE:
-            return None
-        event = Attached(*decode_attach(data[HEADER_SIZE:]))
-        sock.recv(len(data))
-    except (OSError, ValueError):
-        # It is looked at again as a link, which says what is wrong.
-        return None
-    return event
+def read_attach(sock: socket.socket) -> tuple[Attached | None, bytes]:
+    """ATTACH, if it is what has come on an accepted connection, and all; else what has come, for a link to look at."""
+    data = b""
+    with suppress(OSError, ValueError):
+        data = sock.recv(MAX_ATTACH)
+        if len(data) >= HEADER_SIZE and data[0] == ATTACH and HEADER.unpack_from(data)[2] == len(data) - HEADER_SIZE:
+            return Attached(*decode_attach(data[HEADER_SIZE:])), b""
+    return None, data
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +150,7 @@ class DataPool:
     :param waits: a visitor that finds none waits for one, and does not go by the link.
     """
 
-    log = Logger()
+    log = DebugLog()
 
     def __init__(self, session: ServerSession, server: IDataServer, *, waits: bool) -> None:
         self.reactor = server.reactor
@@ -257,7 +253,7 @@ class DataPool:
             stream=conn_id,
         )
         if arrival.has_socket:
-            self._relay(data.wire.take(), arrival, conn_id, opening)
+            self._relay(data.wire, arrival, conn_id, opening)
             return
         end = arrival.socket_end()
         stream = RawStream(end, self._ended)
@@ -270,20 +266,19 @@ class DataPool:
         stream.transport.write(opening)
         end.resume()
 
-    def _relay(self, mine: StreamSocket, arrival: Arrival, conn_id: int, opening: bytes) -> None:
+    def _relay(self, wire: SocketWire, arrival: Arrival, conn_id: int, opening: bytes) -> None:
         try:
             theirs = arrival.take_socket()
         except ValueError:
             # The visitor is gone.
             self._server.ids.release(conn_id)
-            reset_socket(mine)
+            wire.cut()
             return
-        probe_socket(theirs)
-        relay = DirectRelay(self._server.watch, mine, theirs, self._ended, to_left=opening)
+        relay = DirectRelay(self._server.watch, wire.take_watched(), theirs, self._ended, to_left=opening)
         self._used[relay] = conn_id
         self._server.visitors.add(relay)
         self._count()
-        relay.start()
+        relay.start(instead_of=wire)
 
     def _ended(self, used: DirectRelay | RawStream) -> None:
         self._server.ids.release(self._used.pop(used))

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from twisted.internet.error import TimeoutError as ConnectTimeout, getConnectError
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor, IStreamClientEndpoint
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,10 +26,10 @@ from rtunnel.reverse.data_wires import (
     SocketWire,
     adopt,
     has_socket,
-    probe_socket,
     reset_socket,
 )
 from rtunnel.reverse.raw_stream import RawStream
+from rtunnel.services.debug_log import DebugLog
 from rtunnel.services.few_lines import FewLines
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
@@ -101,15 +100,15 @@ class _Visit:
         self.dial: Cancellable | None = None
         self._watched: Any = None
 
-    def wait(self, watch: Any) -> None:
-        """The service takes its time."""
+    def wait(self, watch: Any, wire: SocketWire) -> None:
+        """From now on this is told of bytes, in place of *wire*."""
         self._watched = watch
-        try:
-            watch.addReader(self)
-        except OSError:
-            # The system lets nothing more be watched.
-            self._watched = None
-            self.abort()
+        watch.replace(wire, self)
+
+    @property
+    def is_watched(self) -> bool:
+        """This is still told of bytes."""
+        return self._watched is not None
 
     def leave(self) -> None:
         """Watch it no more."""
@@ -175,7 +174,7 @@ class Visits:
     :param dial_timeout: seconds that a service is given to accept.
     """
 
-    log = Logger()
+    log = DebugLog()
 
     def __init__(self, user: IUser, reactor: Any, watch: Any, dial_timeout: float, visitors: Visitors) -> None:
         self._user = user
@@ -201,7 +200,7 @@ class Visits:
             tunnel=service.name,
             stream=used.conn_id,
         )
-        self._dial(wire.take(), service, used.rest)
+        self._dial(wire, service, used.rest)
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
@@ -211,8 +210,9 @@ class Visits:
 
     # Until its service is there
 
-    def _dial(self, sock: StreamSocket, service: IService, rest: bytes) -> None:
-        visit = _Visit(self, sock, service, rest, self._user.clock.seconds() + self._dial_timeout)
+    def _dial(self, wire: SocketWire, service: IService, rest: bytes) -> None:
+        visit = _Visit(self, wire.take_watched(), service, rest, self._user.clock.seconds() + self._dial_timeout)
+        visit.wait(self._watch, wire)
         self._dialling[visit] = None
         self._visitors.add(visit)
         self._count()
@@ -221,8 +221,6 @@ class Visits:
         else:
             visit.dial = dial = Dial(self._watch, visit.made, visit.failed)
             dial.start(*service.address)
-        if visit in self._dialling:
-            visit.wait(self._watch)
 
     def dial_endpoint(self, visit: _Visit) -> None:
         """Reach the service as its endpoint does, with the endpoint's patience."""
@@ -241,6 +239,7 @@ class Visits:
         stream = self._relay_here(end)
         self._visitors.add(end)
         self._forget(visit)
+        visit.leave()
         if adopt(self._reactor, visit.sock, stream) and visit.rest:
             stream.dataReceived(visit.rest)
 
@@ -251,18 +250,18 @@ class Visits:
     def made(self, visit: _Visit, theirs: socket.socket) -> None:
         """The service has accepted."""
         self._user.dialled(visit.service)
-        probe_socket(theirs)
         relay = DirectRelay(self._watch, visit.sock, theirs, self._ended, to_right=visit.rest)
         self._used.add(relay)
         self._visitors.add(relay)
         self._forget(visit)
-        relay.start()
+        relay.start(instead_of=visit if visit.is_watched else None)
 
     def gone(self, visit: _Visit, failure: Failure | None) -> None:
         """The service cannot be reached, or nobody wants it any more."""
         if visit not in self._dialling:
             return
         self._forget(visit)
+        visit.leave()
         reset_socket(visit.sock)
         if visit.dial is not None:
             visit.dial.cancel()
@@ -270,7 +269,6 @@ class Visits:
             self._user.dial_failed(visit.service, failure)
 
     def _forget(self, visit: _Visit) -> None:
-        visit.leave()
         del self._dialling[visit]
         self._visitors.discard(visit)
         self._count()

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.relay.direct import take_socket
-from rtunnel.relay.sockets import QuietFactory, StreamSocket
+from rtunnel.relay.sockets import QuietFactory, StreamSocket, tune
 from rtunnel.security.peers import Peer
 from rtunnel.security.tls_socket import TlsSocket
 from rtunnel.security.tls_transport import Secured, TlsTransport
@@ -53,12 +53,6 @@ def reset_socket(sock: StreamSocket) -> None:
         sock.close()
 
 
-def probe_socket(sock: StreamSocket) -> None:
-    """Ask for keepalive probes, as :func:`rtunnel.relay.sockets.tune` does."""
-    with suppress(OSError):  # it is lost already, which its first use shows
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
 def has_socket(transport: Any) -> bool:
     """Whether the kernel sees the very bytes of this connection, so that its socket can be taken."""
     return isinstance(transport, tcp.Connection) and not transport.TLS
@@ -75,7 +69,6 @@ class SocketWire:
     __slots__ = ("_number", "_socket", "_user", "_watch")
 
     def __init__(self, watch: Any, sock: StreamSocket, user: WireUser) -> None:
-        probe_socket(sock)
         self._watch = watch
         self._socket = sock
         self._user = user
@@ -97,6 +90,11 @@ class SocketWire:
     def take(self) -> StreamSocket:
         """The socket, for somebody else; nothing more comes from here."""
         self._leave()
+        return self._socket
+
+    def take_watched(self) -> StreamSocket:
+        """The same, for somebody who puts himself in the place of this with the watch."""
+        self._number = -1
         return self._socket
 
     def cut(self) -> None:
@@ -164,6 +162,7 @@ class Taker(Protocol):
 
     def connectionMade(self) -> None:
         """Take it."""
+        tune(self.transport)
         if not settle(self.transport, self._watch, self._user):
             transport: Any = self.transport
             transport.abortConnection()

@@ -27,7 +27,7 @@ from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.admission import Admission
 from rtunnel.reverse.allowance import Allowance
 from rtunnel.reverse.arrivals import Accepted, LandingFactory, give_sockets
-from rtunnel.reverse.data_server import ALL_PER_SECOND, DataPool, peek_attach
+from rtunnel.reverse.data_server import ALL_PER_SECOND, DataPool, read_attach
 from rtunnel.reverse.data_wires import give_socket, settle
 from rtunnel.reverse.guard import Guard
 from rtunnel.reverse.public_ports import Backend, PublicPorts, VisitorFactory
@@ -58,7 +58,8 @@ class _SessionFactory(LandingFactory):
     def landed(self, accepted: Accepted, address: Any) -> None:
         """A data connection whose ticket is there already never was a link."""
         server = self._server
-        if server.pool_size and (attached := peek_attach(accepted.socket)) is not None:
+        attached, early = read_attach(accepted.socket) if server.pool_size else (None, b"")
+        if attached is not None:
             server.attach_socket(accepted.socket, attached, address)
         elif (session := server.build_session(address)) is not None:
             try:
@@ -66,6 +67,9 @@ class _SessionFactory(LandingFactory):
             except OSError as error:
                 server.log.debug("connection from {peer} is lost: {why}", peer=show_address(address), why=error)
                 session.connectionLost(Failure(error))
+                return
+            if early:
+                session.dataReceived(early)
         else:
             accepted.socket.close()
 

@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.pipes import PIPES
-from rtunnel.relay.watch import Watch
+from rtunnel.relay.watch import PlainWatch, Watch
 
 #: Seconds after which what a test waits for will not come.
 PATIENCE = 30.0
@@ -41,7 +41,7 @@ class Turns:
             self.reactor = reactor
         self._own = name == "epoll"
         self.watch = Watch(self.reactor) if watch else None
-        self.relays: Any = self.watch or self.reactor
+        self.relays: Any = self.watch or PlainWatch(self.reactor)
 
     async def turn(self) -> None:
         if self._own:
@@ -245,4 +245,11 @@ def no_descriptor_left(turns: Turns) -> Iterator[None]:
     assert PIPES.in_use == 0
     PIPES.close_idle()
     after = open_descriptors(), turns.watched()
-    assert after == before, f"{after} descriptors are open and watched, not {before}"
+    for _ in range(100):
+        if after[0] <= before[0]:
+            break
+        # Threads of other tests may look up a name still.
+        time.sleep(0.01)
+        after = open_descriptors(), turns.watched()
+    assert after[0] <= before[0], f"{after[0]} descriptors are open, not {before[0]}"
+    assert after[1] == before[1], f"{after[1]} descriptors are watched, not {before[1]}"

@@ -139,11 +139,17 @@ async def test_relay_that_both_ends_left_before_it_started(turns: Turns) -> None
         assert bytes(rig.right.kept) == b"to right"
 
 
-def test_sockets_do_not_block_nor_delay(turns: Turns) -> None:
+def test_first_bytes_go_out_in_one_piece_with_what_has_come_meanwhile(turns: Turns) -> None:
+    with Rig(turns, start=False, to_left=b"opening ") as rig:
+        rig.right.socket.send(b"request")
+        rig.relay.start()
+        assert rig.left.socket.recv(100) == b"opening request"
+
+
+def test_sockets_do_not_block(turns: Turns) -> None:
     with Rig(turns) as rig:
         for sock in (rig.inner_left, rig.inner_right):
             assert not sock.getblocking()
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest_twisted.ensureDeferred

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay.watch import Watch, relay_reactor
+from rtunnel.relay.watch import PlainWatch, Watch, relay_reactor
 
 
 @implementer(IReadWriteDescriptor)
@@ -45,6 +45,8 @@ class Descriptor:
 
 class Readers:
     """The part of a reactor that is asked."""
+
+    addWriter = removeWriter = None
 
     def __init__(self) -> None:
         self.readers: list[Any] = []
@@ -158,4 +160,41 @@ def test_system_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
     reactor = Readers()
     assert isinstance(relay_reactor(reactor), Watch)
     monkeypatch.delattr(select, "epoll")
-    assert relay_reactor(reactor) is reactor
+    assert isinstance(relay_reactor(reactor), PlainWatch)
+
+
+def test_one_that_takes_the_place_of_another(pair: tuple[Descriptor, Descriptor]) -> None:
+    watch = Watch(Readers())
+    one, other = pair
+    heir = Descriptor(one.socket)
+    watch.addReader(one)
+    watch.replace(one, heir)
+    other.socket.send(b"x")
+    watch.doRead()
+    assert (one.called, heir.called) == ([], ["read"])
+    watch.removeReader(heir)
+    assert not watch
+    watch.doRead()
+    assert heir.called == ["read"]
+
+
+def test_one_that_is_closed(pair: tuple[Descriptor, Descriptor]) -> None:
+    """The number of its descriptor may be another's at once."""
+    reactor = Readers()
+    watch = Watch(reactor)
+    one, other = pair
+    watch.addReader(one)
+    watch.addWriter(one)
+    watch.forget(one)
+    assert not reactor.readers
+    watch.forget(one)
+    number = one.fileno()
+    one.socket.close()
+    with socket.socket(fileno=os.dup(other.fileno())) as dup:
+        assert dup.fileno() == number
+        heir = Descriptor(dup)
+        watch.addWriter(heir)
+        assert reactor.readers == [watch]
+        watch.doRead()
+        assert (one.called, heir.called) == ([], ["write"])
+        watch.removeWriter(heir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 import pytest
@@ -40,6 +41,9 @@ async def test_visitor_has_a_connection_of_its_own(world: World) -> None:
     peer.send(b"200 OK")
     await visitor.has(b"200 OK")
     assert len(relays(server)) == len(relays(client)) == 1
+    for side in (side for end in (server, client) for relay in relays(end) for side in (relay._left, relay._right)):
+        assert side.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert side.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     (session,) = server.sessions
     assert not session.link.streams
     assert session.link.stream_count == client.link.session.link.stream_count == 1

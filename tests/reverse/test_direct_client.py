@@ -28,6 +28,7 @@ from tests.reverse.net import (
     frame,
     free_port,
     hello,
+    reactor,
     turns,
     until,
 )
@@ -53,9 +54,9 @@ class ServerByHand:
             self.link.put(READY, number, b'{"address": "127.0.0.1:%d"}' % port)
         return self
 
-    def send_tickets(self, count: int) -> list[str]:
+    def send_tickets(self, count: int, expires: float = 30) -> list[str]:
         tickets = [f"{number:032x}" for number in range(count)]
-        self.link.put(TICKETS, 0, json.dumps({"tickets": tickets, "expires": 30}).encode())
+        self.link.put(TICKETS, 0, json.dumps({"tickets": tickets, "expires": expires}).encode())
         return tickets
 
     async def data(self, number: int = 0) -> RawData:
@@ -89,6 +90,40 @@ async def test_each_ticket_is_a_connection_up_to_the_bound(world: World) -> None
     await turns()
     assert len(server.listening.peers) == 1 + 4
     assert not world.lines("cannot be made")
+
+
+@AUTO
+@ensureDeferred
+async def test_ticket_without_room_is_used_when_a_visitor_has_taken_a_connection(world: World) -> None:
+    """The server had sent it before we could know of the visitor."""
+    service = await world.echo()
+    server = await ServerByHand().start(world, (8080, service.port), pool=2)
+    tickets = server.send_tickets(3)
+    data = await server.data()
+    await server.data(1)
+    await turns()
+    assert len(server.listening.peers) == 1 + 2
+    data.send(new_conn())
+    third: Any = await server.listening.peer(1 + 2)
+    _, payload = await third.take(ATTACH)
+    assert payload.partition(b":")[0].decode() == tickets[2]
+    data.abort()
+
+
+@AUTO
+@ensureDeferred
+async def test_tickets_without_room_grow_old(world: World) -> None:
+    service = await world.echo()
+    server = await ServerByHand().start(world, (8080, service.port), pool=1)
+    server.send_tickets(2, expires=0.2)
+    data = await server.data()
+    await until(lambda: server.client.link.session.data._tickets[0][1] < reactor.seconds(), "it has grown old")
+    data.send(new_conn())
+    await until(lambda: len(relays(server.client)) == 1)
+    await turns()
+    assert len(server.listening.peers) == 1 + 1
+    assert not server.client.link.session.data._tickets
+    data.abort()
 
 
 @AUTO
