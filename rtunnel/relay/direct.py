@@ -258,8 +258,9 @@ class _Side:
     def _end(self) -> None:
         """No more comes from this socket, and for the other nothing waits: else it would not have been read."""
         self.ended = True
-        self._watch_bytes(False)
         self.other._half_close()
+        if self.number >= 0:
+            self._watch_bytes(False)
 
     # What waits for this socket
 
