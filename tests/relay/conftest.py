@@ -17,7 +17,9 @@ def turns(request: pytest.FixtureRequest) -> Iterator[Turns]:
     """Both reactors, with and without a :class:`Watch`, and nothing left open behind the test."""
     name, _, watch = request.param.partition(" ")
     turns = Turns(name, bool(watch))
-    # Twisted opens descriptors of its own when the reactor first runs, and when a port is first opened.
+    # Twisted opens descriptors of its own when a reactor first runs, be it that of all tests, and when a port is first
+    # opened.
+    pytest_twisted.blockon(ensureDeferred(Turns("running").turn()))
     pytest_twisted.blockon(ensureDeferred(turns.turn()))
     stopped: list[object] = []
     turns.reactor.listenTCP(0, QuietFactory(), interface="127.0.0.1").stopListening().addBoth(stopped.append)

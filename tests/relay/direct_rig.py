@@ -245,11 +245,4 @@ def no_descriptor_left(turns: Turns) -> Iterator[None]:
     assert PIPES.in_use == 0
     PIPES.close_idle()
     after = open_descriptors(), turns.watched()
-    for _ in range(100):
-        if after[0] <= before[0]:
-            break
-        # Threads of other tests may look up a name still.
-        time.sleep(0.01)
-        after = open_descriptors(), turns.watched()
-    assert after[0] <= before[0], f"{after[0]} descriptors are open, not {before[0]}"
-    assert after[1] == before[1], f"{after[1]} descriptors are watched, not {before[1]}"
+    assert after == before, f"{after} descriptors are open and watched, not {before}"
