@@ -101,6 +101,31 @@ def test_one_session_for_many_connections(server: Credentials, client: Credentia
         assert pair[1].session is None
 
 
+def cut_before_its_ticket(server: Credentials, client: Credentials, session: Session, *, close: bool) -> None:
+    """A resumed connection that the client leaves before it has all that OpenSSL waits for."""
+    first, second = TlsEngine(server), TlsEngine(client, session=session)
+    second.start()
+    first.receive(second.output())
+    second.receive(first.output())
+    assert second.is_resumed
+    if close:
+        second.close()
+
+
+def test_connection_that_is_cut_does_not_spoil_its_session(server: Credentials, client: Credentials) -> None:
+    session = session_of(server, client)
+    cut_before_its_ticket(server, client, session, close=True)
+    assert is_resumed(*meet(server, client, session))
+
+
+def test_session_that_openssl_takes_for_spoilt(server: Credentials, client: Credentials) -> None:
+    """It costs one whole handshake, and is then read anew."""
+    session = session_of(server, client)
+    cut_before_its_ticket(server, client, session, close=False)
+    assert not is_resumed(*meet(server, client, session))
+    assert is_resumed(*meet(server, client, session))
+
+
 def test_a_resumed_handshake_gives_no_other_session(server: Credentials, client: Credentials) -> None:
     """Nor to a client that is not ours: the ticket that OpenSSL sends all the same is empty."""
     _, second = meet(server, client, session_of(server, client))
