@@ -86,6 +86,13 @@ def tune_link(transport: Any, dead_after: float) -> None:
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def let_stall(sock: StreamSocket) -> None:
+    """Take back what :func:`tune_link` may have asked: the other end may stop reading for as long as it likes."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        with suppress(OSError):  # it is no TCP connection, or lost already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+
 class QuietFactory(Factory):
     """A factory of which Twisted does not log that it starts and stops: we say that ourselves."""
 

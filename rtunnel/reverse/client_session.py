@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import show_host_port
+from rtunnel.relay.sockets import show_host_port, tune_link
 from rtunnel.reverse.data_client import DataConnections, IDialler
 from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
@@ -106,6 +106,7 @@ class ClientSession(LinkProtocol):
         for tunnel in self._tunnels:
             self.link.request_tunnel(tunnel.number, tunnel.request)
         super().connectionMade()
+        tune_link(self.transport, self.link.limits.dead_after)
         self._silence = self.clock.callLater(SILENT_AFTER, self._server_is_silent)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

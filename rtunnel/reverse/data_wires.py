@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.relay.direct import take_socket
-from rtunnel.relay.sockets import QuietFactory, StreamSocket, tune
+from rtunnel.relay.sockets import QuietFactory, StreamSocket, let_stall, tune
 from rtunnel.security.peers import Peer
 from rtunnel.security.tls_socket import TlsSocket
 from rtunnel.security.tls_transport import Secured, TlsTransport
@@ -192,6 +192,7 @@ def settle(transport: Any, watch: Any, user: WireUser) -> bool:
             sock, _ = take_socket(transport)
     except ValueError:
         return False
+    let_stall(sock)
     give_socket(sock, watch, user)
     return True
 

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.sockets import SocketTransport, below_tls, show_address, tune, tune_link
+from rtunnel.relay.sockets import SocketTransport, below_tls, show_address, tune
 from rtunnel.reverse.greetings import NO_TLS_HERE, tls_instead
 from rtunnel.security.peers import Peer
 from rtunnel.wire import events
@@ -111,7 +111,6 @@ class LinkProtocol(Protocol):
             self.peer_name += f" ({self.identity.name})"
         self.connected_now = True
         tune(self.transport)
-        tune_link(self.transport, self.link.limits.dead_after)
         self.transport.registerProducer(self, True)
         self._tick_call = self.clock.callLater(self.link.life.tick_every, self._tick)
         self.flush()

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.errors import Code, TunnelRefused
-from rtunnel.relay.sockets import SocketTransport
+from rtunnel.relay.sockets import SocketTransport, tune_link
 from rtunnel.reverse.admission import Admission
 from rtunnel.reverse.arrivals import Arrival
 from rtunnel.reverse.data_server import DataPool, IDataServer
@@ -151,14 +151,17 @@ class ServerSession(LinkProtocol):
 
     def _silent(self) -> None:
         """Nothing came: this is how a reference client asks for the shared port."""
-        self._say_secured()
+        self._is_link()
         if self.is_live and not self.link.is_extended and not self.backends and self.check_admission():
             self._ask_for(0, TunnelRequest(0, "unknown"))
 
-    def _say_secured(self) -> None:
-        """It is a link, or is taken for one: say what protects it."""
-        if self.identity is not None and not self._is_said:
-            self._is_said = True
+    def _is_link(self) -> None:
+        """It is one, or is taken for one: say what protects it, and let the kernel look after it."""
+        if self._is_said:
+            return
+        self._is_said = True
+        tune_link(self.transport, self.link.limits.dead_after)
+        if self.identity is not None:
             log_secured(self.transport, self.identity)
 
     def check_admission(self) -> bool:
@@ -186,7 +189,7 @@ class ServerSession(LinkProtocol):
     # What the link tells
 
     def _established(self, event: events.Established) -> None:
-        self._say_secured()
+        self._is_link()
         if not self.check_admission():
             return
         if event.peer is not None:

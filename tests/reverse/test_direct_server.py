@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse import data_server, data_wires
+from rtunnel.reverse import data_server, data_wires, server_session
 from rtunnel.wire.limits import LinkLimits
 from tests.reverse.data import (
     ATTACH,
@@ -47,6 +48,30 @@ async def client_by_hand(world: World, **settings: Any) -> tuple[Any, RawLink, i
     server, port = world.server(**settings), free_port()
     link = await world.raw_extended(server, port, capabilities=[*CAPABILITIES, *settings.get("more", [])])
     return server, link, port, await tickets_of(link)
+
+
+@pytest.mark.parametrize("how", ["at once", "in two pieces", "after a silence"])
+@AUTO
+@ensureDeferred
+async def test_reader_of_a_data_connection_may_stall(world: World, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """For as long as it likes, and not as long as a link may: the kernel would cut it."""
+    monkeypatch.setattr(server_session, "SILENT_AFTER", 0.05)
+    server = world.server(shared=True)
+    link = await world.raw_extended(server, free_port(), capabilities=CAPABILITIES)
+    tickets = await tickets_of(link)
+    session = session_of(server)
+    assert session.transport.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    attached = frame(ATTACH, 0, tickets[0].encode())
+    data: RawData = await world.join(world.control_port(server), RawData())
+    if how == "in two pieces":
+        data.send(attached[:5])
+        await until(lambda: len(server.sessions) == 2)
+    elif how == "after a silence":
+        await until(lambda: any(each.backends for each in server.sessions if each is not session))
+    data.send(attached[5:] if how == "in two pieces" else attached)
+    await until(lambda: session.data._idle)
+    (waiting,) = session.data._idle
+    assert waiting.wire._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
 
 
 @AUTO

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -321,6 +322,11 @@ async def test_waiting_connections_are_kept_alive(tunnel: Tunnel) -> None:
     await tunnel.start(limits=limits)
     await until(lambda: len(tunnel.pool._idle) == data_server.AT_FIRST)
     kept = set(tunnel.pool._idle)
+    for data in kept:
+        # By PINGs, and only so: the kernel would cut one whose reader stalls.
+        below = data.wire._socket._socket
+        assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+        assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) > 60
     await turns(800)
     assert {*tunnel.pool._idle, *tunnel.pool._asked} == kept
     visitor, peer = await tunnel.visit()
