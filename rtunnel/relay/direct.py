@@ -381,6 +381,10 @@ class DirectRelay:
         try:
             self._left.start()
             self._right.start()
+            for side in (self._left, self._right):
+                if not side.is_plain:
+                    # Its end may be known to TLS already, and no system would tell of it.
+                    side.doRead()
         except OSError:
             self.abort()
 

@@ -240,8 +240,7 @@ class Visits:
         self._visitors.add(end)
         self._forget(visit)
         visit.leave()
-        if adopt(self._reactor, visit.sock, stream) and visit.rest:
-            stream.dataReceived(visit.rest)
+        adopt(self._reactor, visit.sock, stream, visit.rest)
 
     def _endpoint_gone(self, visit: _Visit, end: SocketEnd) -> None:
         self._visitors.discard(end)

@@ -197,14 +197,17 @@ def settle(transport: Any, watch: Any, user: WireUser) -> bool:
     return True
 
 
-def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol) -> bool:
+def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b"") -> bool:
     """Give a socket back to Twisted, for *protocol*. False where that fails: there is no descriptor left, or the
     connection is lost already. It is reset then, and *protocol* told that it is lost.
+
+    :param first: what was read already.
     """
-    below = protocol
+    tls = None
     if isinstance(sock, TlsSocket):
         sock, engine = sock.leave()
-        below = TlsTransport.above(engine, Secured(), reactor, protocol)
+        tls = TlsTransport.above(engine, Secured(), reactor, protocol)
+    below = tls or protocol
     assert isinstance(sock, socket.socket)
     sock.setblocking(False)
     try:
@@ -216,4 +219,8 @@ def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol) -> bool:
         return False
     # Twisted has made a descriptor of its own.
     sock.close()
+    if first:
+        protocol.dataReceived(first)
+    if tls is not None:
+        tls.look()
     return True

@@ -121,6 +121,11 @@ class TlsEngine:
         """For :class:`~rtunnel.security.tls_socket.TlsSocket`."""
         return self._connection
 
+    @property
+    def was_ended(self) -> bool:
+        """Whether the peer has said that nothing more comes, to whoever was told."""
+        return bool(self._connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+
     def start(self) -> None:
         """Begin, where this end speaks first; see :meth:`output`."""
         if self.role is Role.CLIENT:

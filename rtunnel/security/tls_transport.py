@@ -103,6 +103,11 @@ class TlsTransport(Protocol):
         transport.protocol = protocol
         return transport
 
+    def look(self) -> None:
+        """Tell the protocol of the other end's goodbye, where that was read before."""
+        if not self._is_lost() and self._engine.was_ended:
+            self._peer_ended()
+
     def take_socket(self) -> TlsSocket:
         """The connection as a socket. Nothing of it comes by here any more, and the protocol is called no more.
 

@@ -13,10 +13,14 @@ from typing import Any, Self
 
 import pytest
 import pytest_twisted
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from rtunnel.relay import pipes
 from rtunnel.relay.direct import DirectRelay
-from rtunnel.reverse.data_wires import reset_socket
+from rtunnel.reverse.data_wires import adopt, reset_socket
 from rtunnel.security.openssl import RECORD
 from rtunnel.security.tls_engine import TlsEngine
 from rtunnel.security.tls_socket import TlsSocket
@@ -154,6 +158,35 @@ async def test_bytes_and_ends_both_ways(turns: Turns, authority: Authority, size
         assert rig.left.got(back)
         assert rig.left.ended
         assert rig.right.ended
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_end_that_was_read_before_there_was_a_relay(turns: Turns, authority: Authority, gathered: bool) -> None:
+    """No system tells of it again; *gathered*: the relay has read it itself, with what was there already."""
+    outer, inner = connected("tcp")
+    near, far = connected("tcp")
+    for sock in (inner, near, far):
+        sock.setblocking(False)
+    client = Far(outer)
+    one, other = (TlsSocket(sock, engine) for sock, engine in zip((near, far), proved(authority), strict=True))
+    other.send(b"request")
+    other.shutdown(socket.SHUT_WR)
+    first = one.recv(100)
+    assert first == b"request"
+    if not gathered:
+        assert one.recv(100) == b""
+    ends: list[DirectRelay] = []
+    relay = DirectRelay(turns.relays, one, inner, ends.append, to_right=first)
+    relay.start()
+    await turns.until(lambda: client.ended, client)
+    assert bytes(client.kept) == b"request"
+    client.send(b"answer", end=True)
+    await turns.until(lambda: ends, client)
+    assert other.recv(100) == b"answer"
+    assert other.recv(100) == b""
+    other.close()
+    outer.close()
 
 
 @SIDES
@@ -419,3 +452,58 @@ async def test_back_in_the_hands_of_its_engine(authority: Authority) -> None:
     mine.close()
     sock.close()
     assert mine.fileno() == -1
+
+
+@implementer(IHalfCloseableProtocol)
+class Noted(Protocol):
+    """Notes what it is told."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.told.append(data)
+
+    def readConnectionLost(self) -> None:
+        self.told.append("end")
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.told.append("lost")
+
+
+@pytest.mark.parametrize("read", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_back_in_the_hands_of_twisted(authority: Authority, read: bool) -> None:
+    """*read*: with an end that was read before."""
+    from twisted.internet import reactor
+
+    turns = Turns("running")
+    near, far = connected("tcp")
+    for sock in (near, far):
+        sock.setblocking(False)
+    one, other = (TlsSocket(sock, engine) for sock, engine in zip((near, far), proved(authority), strict=True))
+    other.send(b"request")
+    other.shutdown(socket.SHUT_WR)
+    first = one.recv(100) if read else b""
+    assert not read or one.recv(100) == b""
+    protocol = Noted()
+    assert adopt(reactor, one, protocol, first)
+    await turns.until(lambda: "end" in protocol.told)
+    assert protocol.told == [b"request", "end"]
+    protocol.transport.write(b"answer")
+    protocol.transport.loseConnection()
+    received = bytearray()
+
+    def is_answered() -> bool:
+        with suppress(BlockingIOError):
+            received.extend(other.recv(100))
+        return received == b"answer"
+
+    await turns.until(is_answered)
+    await turns.until(lambda: "lost" in protocol.told)
+    other.close()
