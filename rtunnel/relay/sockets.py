@@ -11,6 +11,11 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IPushProducer, ISystemHandle, ITCPTransport
 from twisted.internet.protocol import Factory
 
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None  # type: ignore[assignment]
+
 
 class SocketTransport(Protocol):
     """The transport of a TCP or UNIX connection, in the parts that we use."""
@@ -91,6 +96,14 @@ def let_stall(sock: StreamSocket) -> None:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         with suppress(OSError):  # it is no TCP connection, or lost already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+
+def descriptor_limit() -> int:
+    """How many descriptors this process may have; a million where the system does not say or knows no limit."""
+    if not hasattr(resource, "getrlimit"):
+        return 1 << 20
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
 class QuietFactory(Factory):

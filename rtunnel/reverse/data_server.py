@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.direct import DirectRelay
+from rtunnel.relay.sockets import descriptor_limit
 from rtunnel.reverse.allowance import Allowance
 from rtunnel.reverse.arrivals import Arrival
 from rtunnel.reverse.data_wires import TAIL, SocketWire, adopt
@@ -47,9 +48,8 @@ AT_FIRST = 4
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
-#: How many may wait so, for each connection that may wait for visitors. Each takes a descriptor, and if they had all of
-#: them no connection could come.
-MOST_WAITING = 4
+#: What share of our descriptors those may have: if they had all of them, no connection could come.
+WAITERS_SHARE = 1 / 4
 #: Seconds after which nothing is expected any more of tickets: an end had no descriptor for the connections, say.
 LOST_AFTER = 10.0
 #: Under TLS: connections of one link that may be made in a second, ...
@@ -69,6 +69,7 @@ class IDataServer(Protocol):
 
     :ivar watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
     :ivar pool_size: connections of one link that may wait for visitors.
+    :ivar waiting: visitors who wait for data connections, of all links.
     :ivar allowance: connections of all links that may be made; None: they cost little.
     """
 
@@ -78,6 +79,7 @@ class IDataServer(Protocol):
     tickets: Tickets[DataPool]
     ids: StreamIds
     pool_size: int
+    waiting: int
     allowance: Allowance | None
     lines: FewLines
 
@@ -194,6 +196,7 @@ class DataPool:
         if self._waiting:
             arrival, waiting = next(iter(self._waiting.items()))
             del self._waiting[arrival]
+            self._server.waiting -= 1
             self._use(data, waiting.tunnel, arrival)
             self._server.visitors.discard(arrival)
             self.refill()
@@ -233,9 +236,10 @@ class DataPool:
         self.refill()
         if not self._waits or self._closed:
             return False
-        if len(self._waiting) >= MOST_WAITING * self._most:
-            raise TunnelRefused(Code.LIMIT, f"{len(self._waiting)} visitors wait for data connections, the limit")
+        if self._server.waiting >= descriptor_limit() * WAITERS_SHARE:
+            raise TunnelRefused(Code.LIMIT, f"{self._server.waiting} visitors wait for data connections, the limit")
         arrival.wait()
+        self._server.waiting += 1
         self._waiting[arrival] = _Waiting(self.reactor.seconds() + PATIENCE, tunnel)
         self._server.visitors.add(arrival)
         self._count()
@@ -290,6 +294,7 @@ class DataPool:
 
     def _turn_away(self, arrival: Arrival) -> None:
         del self._waiting[arrival]
+        self._server.waiting -= 1
         self._server.visitors.discard(arrival)
         arrival.abort()
         self._count()

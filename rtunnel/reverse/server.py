@@ -92,6 +92,7 @@ class TunnelServer(DrainingService):
         self.data_plane = settings.data_plane
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
         self.tickets: Tickets[DataPool] = Tickets()
+        self.waiting = 0
         self.allowance = Allowance(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
         self.lines = FewLines(self.log, reactor)
         self.watch = relay_reactor(reactor)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.harness import Process, Twistd, Twistds, free_port, poll, wait_until_open
+from tests.ports import free_port
+from tests.process.harness import Process, Twistd, Twistds, poll, wait_until_open
 from tests.process.services import LOOPBACK, Visitor
 
 PEER = Path(__file__).with_name("peer.py")

@@ -16,7 +16,8 @@ from queue import Queue
 import pytest
 
 from tests.chrome.ends import Ends, wait_until_settled
-from tests.process.harness import free_port, poll
+from tests.ports import free_port
+from tests.process.harness import poll
 from tests.process.services import (
     LOOPBACK,
     PATIENCE,

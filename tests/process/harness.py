@@ -17,7 +17,6 @@ Everything blocks, so it belongs in plain (not ``async``) tests.
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import signal
@@ -56,31 +55,6 @@ def need(program: str) -> str:
     if path is None:
         pytest.skip(f"{program} is not installed")
     return path
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago. Prefer port 0 and the log line where the program under test can.
-
-    It is none of those from which the system takes the source ports of connections: otherwise a port that has to be
-    free once more, after a restart, might be the end of somebody's connection by then.
-    """
-    for _ in range(100):
-        port = random.randrange(10_000, _first_source_port())
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("100 ports were tried, and none is free")
-
-
-def _first_source_port() -> int:
-    try:
-        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except OSError:
-        return 32_768
-    return first if first > 12_000 else 65_536
 
 
 def wait_until_open(port: int, timeout: float = 20, host: str = "127.0.0.1") -> None:

@@ -12,7 +12,8 @@ import socket
 import threading
 from collections.abc import Sequence
 
-from tests.process.harness import Process, Twistd, Twistds, free_port
+from tests.ports import free_port
+from tests.process.harness import Process, Twistd, Twistds
 from tests.process.services import LOOPBACK, PATIENCE, Visitor
 
 ID = "myhost"

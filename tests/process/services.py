@@ -28,7 +28,8 @@ from types import TracebackType
 
 import pytest
 
-from tests.process.harness import Process, Twistd, Twistds, free_port, need, poll, wait_until_open
+from tests.ports import free_port
+from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
 
 LOOPBACK = "127.0.0.1"
 ANY_PORT = f"tcp:0:interface={LOOPBACK}"

@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from tests.process.harness import Process, Twistds, free_port
+from tests.ports import free_port
+from tests.process.harness import Process, Twistds
 from tests.process.services import ANY_PORT, LOOPBACK, Service, Tunnel, fetch, page
 
 Serve = Callable[..., Service]

@@ -19,7 +19,7 @@ LIMIT = 128
 """Descriptors that the process under test may have."""
 POOL = 4
 """Data connections that may wait for visitors."""
-WAIT = 4 * POOL
+WAIT = LIMIT // 4
 """Visitors who may wait for data connections, and so descriptors that are free again once they have given up."""
 FLOOD = 400
 """Visitors, all together: more than that on either plane."""
@@ -56,7 +56,7 @@ def test_no_descriptor_is_left(twistd: Twistds, start_tunnel: StartTunnel, end: 
             there += came["there"]
             # Nobody is left to wait for nothing.
             assert came["late"] == 0
-        assert LIMIT / 3 < there < LIMIT
+        assert LIMIT / 4 < there < LIMIT
         assert exhausted.descriptors() > LIMIT - 10 - WAIT
 
         # Those who are there do not notice, and the process does not run in circles.

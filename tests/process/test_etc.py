@@ -16,7 +16,8 @@ import pytest
 from rtunnel.config import Setting
 from rtunnel.options import client, server
 from rtunnel.options.common import PluginOptions
-from tests.process.harness import Process, Twistds, free_port, need, twistd_program
+from tests.ports import free_port
+from tests.process.harness import Process, Twistds, need, twistd_program
 
 ETC = Path(__file__).parent.parent.parent / "etc"
 UNITS = sorted((ETC / "systemd").glob("*.service")) + sorted((ETC / "systemd").glob("*.socket"))

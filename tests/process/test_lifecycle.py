@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.harness import Twistd, Twistds, free_port, poll, wait_until_closed
+from tests.ports import free_port
+from tests.process.harness import Twistd, Twistds, poll, wait_until_closed
 from tests.process.services import (
     ANY_PORT,
     LOOPBACK,

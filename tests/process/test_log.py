@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.process.harness import Process, Twistds, free_port, wait_until_open
+from tests.ports import free_port
+from tests.process.harness import Process, Twistds, wait_until_open
 from tests.process.services import LOOPBACK, Service, Tunnel, fetch, page, wait_for_page
 
 Serve = Callable[..., Service]

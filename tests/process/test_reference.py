@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.process.harness import Twistd, Twistds, free_port, wait_until_open
+from tests.ports import free_port
+from tests.process.harness import Twistd, Twistds, wait_until_open
 from tests.process.services import (
     ANY_PORT,
     LOOPBACK,

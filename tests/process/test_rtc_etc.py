@@ -18,7 +18,8 @@ from rtunnel.config_file import read_config_file
 from rtunnel.options import rtc_client, rtc_host, rtc_signal
 from rtunnel.options.common import PluginOptions
 from rtunnel.options.rtc_declarations import ALL
-from tests.process.harness import Process, Twistds, free_port, twistd_program, wait_until_open
+from tests.ports import free_port
+from tests.process.harness import Process, Twistds, twistd_program, wait_until_open
 from tests.process.services import Service, expected, get, read_all
 from tests.process.test_etc import ETC, LOOPBACK, read_unit
 from tests.tls.parts import Authority

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.process.harness import Twistd, free_port, poll, wait_until_closed
+from tests.ports import free_port
+from tests.process.harness import Twistd, poll, wait_until_closed
 from tests.process.rtc import ID, SOON, RtcTunnel, lines_with
 from tests.process.services import (
     PATIENCE,

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.harness import free_port, poll
+from tests.ports import free_port
+from tests.process.harness import poll
 from tests.process.rtc import ID, SOON, RtcTunnel, lines_with
 from tests.process.services import (
     PATIENCE,

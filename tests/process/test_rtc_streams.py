@@ -12,7 +12,8 @@ from queue import Queue
 
 import pytest
 
-from tests.process.harness import descriptors, free_port, poll
+from tests.ports import free_port
+from tests.process.harness import descriptors, poll
 from tests.process.rtc import RtcTunnel, lines_with
 from tests.process.services import (
     LOOPBACK,

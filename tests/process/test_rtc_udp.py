@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from tests.process.harness import free_port, poll
+from tests.ports import free_port
+from tests.process.harness import poll
 from tests.process.rtc import Asker, RtcTunnel, UdpService
 from tests.process.services import PATIENCE, Background, Flood, Service
 

@@ -44,18 +44,6 @@ async def turns(count: int = 20) -> None:
         await deferLater(reactor, 0.001)
 
 
-def free_port() -> int:
-    """A port that nobody has, outside the range from which the system gives ports to outgoing connections."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-            return port
-
-
 @implementer(IHalfCloseableProtocol)
 class Peer(Protocol):
     """One connection, as seen by a test.

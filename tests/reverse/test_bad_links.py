@@ -15,6 +15,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse.server import TunnelServer
+from tests.ports import free_port
 from tests.reverse.net import (
     CLOSE_CONN,
     CREDIT,
@@ -29,7 +30,6 @@ from tests.reverse.net import (
     READY,
     RawLink,
     frame,
-    free_port,
     hello,
     turns,
     until,

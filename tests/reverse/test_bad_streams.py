@@ -12,6 +12,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse.link_protocol import LinkProtocol
+from tests.ports import free_port
 from tests.reverse.net import (
     CLOSE_CONN,
     CREDIT,
@@ -22,7 +23,6 @@ from tests.reverse.net import (
     NEW_CONN,
     Peer,
     RawLink,
-    free_port,
     hello,
     until,
 )

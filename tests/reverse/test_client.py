@@ -11,6 +11,7 @@ from twisted.logger import LogLevel
 from rtunnel.addresses import DialAddress
 from rtunnel.reverse.client import TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from tests.ports import free_port
 from tests.reverse.net import (
     BOTH_PLANES,
     ERROR,
@@ -20,7 +21,6 @@ from tests.reverse.net import (
     NEW_CONN,
     READY,
     Peer,
-    free_port,
     hello,
     reactor,
     turns,

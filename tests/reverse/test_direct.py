@@ -17,8 +17,9 @@ from rtunnel.reverse.client import TunnelClient
 from rtunnel.reverse.server import TunnelServer
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.wire.limits import LinkLimits
+from tests.ports import free_port
 from tests.reverse.data import AUTO, DIRECT, pool_of, relays
-from tests.reverse.net import BOTH_PLANES, HOST, Peer, free_port, reactor, turns, until
+from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
 from tests.reverse.world import QUICK, World, port_of
 
 

@@ -9,6 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
+from tests.ports import free_port
 from tests.reverse.data import (
     ATTACH,
     AUTO,
@@ -26,7 +27,6 @@ from tests.reverse.net import (
     READY,
     RawLink,
     frame,
-    free_port,
     hello,
     reactor,
     turns,

@@ -11,6 +11,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.reverse import data_server, data_wires, server_session
 from rtunnel.wire.limits import LinkLimits
+from tests.ports import free_port
 from tests.reverse.data import (
     ATTACH,
     AUTO,
@@ -33,7 +34,6 @@ from tests.reverse.net import (
     READY,
     RawLink,
     frame,
-    free_port,
     reactor,
     turns,
     until,
@@ -407,9 +407,9 @@ async def test_waiting_visitors_go_with_the_link_and_count_as_streams(world: Wor
 
 @DIRECT
 @ensureDeferred
-async def test_no_more_wait_than_four_for_each_connection(world: World) -> None:
-    """Else they could have all descriptors, and no connection could come for them."""
-    assert data_server.MOST_WAITING == 4
+async def test_no_more_wait_than_a_quarter_of_the_descriptors(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they could have all of them, and no connection could come for them."""
+    monkeypatch.setattr(data_server, "descriptor_limit", lambda: 32)
     server, link, port, tickets = await client_by_hand(world, pool=2)
     session = session_of(server)
     waiting = [await world.visitor(port) for _ in range(8)]

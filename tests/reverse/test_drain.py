@@ -13,6 +13,7 @@ from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
 from rtunnel.reverse.server import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
+from tests.ports import free_port
 from tests.reverse.net import (
     BOTH_PLANES,
     CREDIT,
@@ -23,7 +24,6 @@ from tests.reverse.net import (
     NEW_CONN,
     Peer,
     can_bind,
-    free_port,
     hello,
     reactor,
     turns,

@@ -23,6 +23,7 @@ from rtunnel.reverse.admission import Admission, AdmissionSettings
 from rtunnel.reverse.server import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.services import accepting
+from tests.ports import free_port
 from tests.reverse.data import ATTACH, AUTO, CAPABILITIES, FULL, Full, attach, session_of, tickets_of
 from tests.reverse.net import (
     ERROR,
@@ -33,7 +34,6 @@ from tests.reverse.net import (
     READY,
     can_bind,
     frame,
-    free_port,
     hello,
     reactor,
     turns,

@@ -9,7 +9,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.wire.limits import LinkLimits
-from tests.reverse.net import BOTH_PLANES, CREDIT, DATA, NEW_CONN, Peer, free_port, turns, until
+from tests.ports import free_port
+from tests.reverse.net import BOTH_PLANES, CREDIT, DATA, NEW_CONN, Peer, turns, until
 from tests.reverse.world import World, held
 
 MIB = 1024 * 1024

@@ -10,6 +10,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.reverse import server_session
 from rtunnel.wire.limits import LinkLimits
+from tests.ports import free_port
 from tests.reverse.net import (
     ERROR,
     INIT,
@@ -18,7 +19,6 @@ from tests.reverse.net import (
     PONG,
     READY,
     frame,
-    free_port,
     hello,
     reactor,
     turns,

@@ -7,7 +7,8 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.wire.limits import LinkLimits
-from tests.reverse.net import BOTH_PLANES, ERROR, PING, PONG, Peer, can_bind, free_port, reactor, turns, until
+from tests.ports import free_port
+from tests.reverse.net import BOTH_PLANES, ERROR, PING, PONG, Peer, can_bind, reactor, turns, until
 from tests.reverse.world import QUICK, World
 
 

@@ -15,7 +15,8 @@ from rtunnel.reverse.client import LinkService
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.backoff import FACTOR, Backoff
 from rtunnel.services.visitors import Visitors
-from tests.reverse.net import BOTH_PLANES, INIT, free_port, hello, until
+from tests.ports import free_port
+from tests.reverse.net import BOTH_PLANES, INIT, hello, until
 from tests.reverse.world import World
 
 

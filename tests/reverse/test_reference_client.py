@@ -13,7 +13,8 @@ from twisted.logger import LogLevel
 from rtunnel.reverse import server_session
 from rtunnel.reverse.server import TunnelServer
 from rtunnel.wire import link as wire_link
-from tests.reverse.net import Peer, free_port, turns, until
+from tests.ports import free_port
+from tests.reverse.net import Peer, turns, until
 from tests.reverse.world import QUICK, World, held, port_of
 
 MIB = 1024 * 1024

@@ -11,7 +11,8 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse import client_session
-from tests.reverse.net import HELLO, INIT, Peer, free_port, turns, until
+from tests.ports import free_port
+from tests.reverse.net import HELLO, INIT, Peer, turns, until
 from tests.reverse.world import World, held
 
 MIB = 1024 * 1024

@@ -8,7 +8,8 @@ from twisted.logger import LogLevel
 
 from rtunnel.addresses import PortRanges
 from rtunnel.wire.limits import LinkLimits
-from tests.reverse.net import ERROR, INIT, NEW_CONN, PING, PONG, READY, Peer, can_bind, connect, free_port, turns, until
+from tests.ports import free_port
+from tests.reverse.net import ERROR, INIT, NEW_CONN, PING, PONG, READY, Peer, can_bind, connect, turns, until
 from tests.reverse.world import World, port_of
 
 

@@ -12,7 +12,8 @@ from rtunnel.reverse.admission import AdmissionSettings
 from rtunnel.reverse.public_ports import Backend
 from rtunnel.reverse.roster import Roster
 from rtunnel.reverse.routing import POLICIES, LeastConnections, Pool, RoundRobin
-from tests.reverse.net import BOTH_PLANES, INIT, NEW_CONN, READY, RawLink, free_port, until
+from tests.ports import free_port
+from tests.reverse.net import BOTH_PLANES, INIT, NEW_CONN, READY, RawLink, until
 from tests.reverse.world import World, port_of
 
 

@@ -7,7 +7,8 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse import server_session
-from tests.reverse.net import HELLO, INIT, NEW_CONN, READY, Peer, RawLink, free_port, hello, turns, until
+from tests.ports import free_port
+from tests.reverse.net import HELLO, INIT, NEW_CONN, READY, Peer, RawLink, hello, turns, until
 from tests.reverse.world import World, port_of
 
 

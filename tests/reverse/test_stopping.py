@@ -20,6 +20,7 @@ from rtunnel.reverse.client import LinkService, TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.limits import LinkLimits
+from tests.ports import free_port
 from tests.reverse.net import (
     CREDIT,
     DATA,
@@ -29,7 +30,6 @@ from tests.reverse.net import (
     INIT,
     NEW_CONN,
     Peer,
-    free_port,
     hello,
     reactor,
     turns,

@@ -7,6 +7,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse import public_ports
+from tests.ports import free_port
 from tests.reverse.net import (
     BOTH_PLANES,
     ERROR,
@@ -16,7 +17,6 @@ from tests.reverse.net import (
     PONG,
     READY,
     RawLink,
-    free_port,
     reactor,
     turns,
     until,

@@ -8,7 +8,8 @@ import os
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from tests.reverse.net import BOTH_PLANES, Peer, can_bind, free_port, turns, until
+from tests.ports import free_port
+from tests.reverse.net import BOTH_PLANES, Peer, can_bind, turns, until
 from tests.reverse.world import World, port_of
 
 

@@ -13,7 +13,8 @@ from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.signaling import ANSWER, CANDIDATE, ERROR, OFFER, Candidate, Signal, candidate_payload
-from tests.reverse.net import HOST, Peer, free_port, turns, until
+from tests.ports import free_port
+from tests.reverse.net import HOST, Peer, turns, until
 from tests.rtc.fakes import FakeChannelUser
 from tests.rtc.test_host import PAYLOADS, forward
 from tests.rtc.test_ice import open_sockets

@@ -32,7 +32,8 @@ from rtunnel.wire.signaling import (
     read_candidate,
     read_description,
 )
-from tests.reverse.net import HOST, Peer, free_port, reactor, turns, until
+from tests.ports import free_port
+from tests.reverse.net import HOST, Peer, reactor, turns, until
 from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
 from tests.rtc.test_ice import open_sockets
 from tests.rtc.udp_parts import Echo, Program

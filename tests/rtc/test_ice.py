@@ -24,7 +24,8 @@ from rtunnel.rtc.bridge import adopt_python_logging, as_deferred
 from rtunnel.rtc.ice import IceAgent, NoAddress, local_addresses, parse_candidate, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from tests.leftovers import TestLog
-from tests.reverse.net import HOST, free_port, turns, until
+from tests.ports import free_port
+from tests.reverse.net import HOST, turns, until
 from tests.rtc.fakes import few_lines
 
 LOOPBACK = IceSettings(interfaces=(HOST,))

@@ -19,9 +19,9 @@ from rtunnel.rtc.signal_connection import Connection
 from rtunnel.services.agent import AGENT
 from rtunnel.wire.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL, Signal, encode_signal
 from tests.leftovers import TestLog
+from tests.ports import free_port
 from tests.rtc.reference_signal import ReferenceSignalServer
 from tests.rtc.signal_link_parts import TOKEN, OwnServer, Peer, RawServer, World
-from tests.tls.parts import free_port
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred
 from rtunnel.rtc import signal_connection
 from rtunnel.wire.signaling import Signal, encode_signal
 from tests.leftovers import TestLog
+from tests.ports import free_port
 from tests.rtc.reference_signal import ReferenceSignalServer
 from tests.rtc.signal_link_parts import OwnServer, RawServer, World
-from tests.tls.parts import free_port
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -308,12 +307,6 @@ async def visit(reactor: Any, port: int, data: bytes = b"hello") -> bytes:
         return answer
     finally:
         visitor.transport.abortConnection()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_second(end: float) -> None:

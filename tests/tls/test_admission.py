@@ -15,7 +15,8 @@ from rtunnel.relay.sockets import is_local
 from rtunnel.reverse.admission import AdmissionSettings
 from rtunnel.security.clients import Rights, find_token, parse_tokens, read_clients
 from rtunnel.testing import ReferenceClient
-from tests.tls.parts import Authority, EchoService, Ends, free_port, visit
+from tests.ports import free_port
+from tests.tls.parts import Authority, EchoService, Ends, visit
 
 TOKEN = "correct-horse"
 

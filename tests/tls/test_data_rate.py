@@ -12,8 +12,9 @@ from pytest_twisted import ensureDeferred
 from rtunnel.reverse import data_server, server as server_module
 from rtunnel.reverse.allowance import Allowance
 from rtunnel.security.tls_policy import TlsSettings
+from tests.ports import free_port
 from tests.reverse.net import LocalService, Peer, connect, turns, until
-from tests.tls.parts import Authority, Ends, free_port
+from tests.tls.parts import Authority, Ends
 
 #: Nothing is added in the time of a test.
 NEVER = 1e-6

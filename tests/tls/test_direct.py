@@ -23,9 +23,10 @@ from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.security.tls_engine import TlsEngine
 from rtunnel.wire import frames
 from rtunnel.wire.limits import LinkLimits
+from tests.ports import free_port
 from tests.reverse.data import Full
 from tests.reverse.net import HOST, LocalService, Peer, connect, reactor, turns, until
-from tests.tls.parts import Authority, Ends, Lines, free_port
+from tests.tls.parts import Authority, Ends, Lines
 
 MIB = 1024 * 1024
 

@@ -14,7 +14,8 @@ from rtunnel.errors import ConfigError
 from rtunnel.security import openssl
 from rtunnel.security.credentials import Credentials, load
 from rtunnel.security.tls_policy import GROUPS, Role, TlsSettings, parse_groups, parse_pins
-from tests.tls.parts import Authority, EchoService, Ends, free_port, visit
+from tests.ports import free_port
+from tests.tls.parts import Authority, EchoService, Ends, visit
 
 Spoil = Callable[[Authority, TlsSettings], object]
 

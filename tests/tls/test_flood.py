@@ -10,7 +10,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from tests.tls.parts import Authority, EchoService, Ends, free_port, visit
+from tests.ports import free_port
+from tests.tls.parts import Authority, EchoService, Ends, visit
 
 
 @pytest.fixture

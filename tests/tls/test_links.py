@@ -10,7 +10,8 @@ import pytest_twisted
 
 from rtunnel.reverse.tls_links import TlsListener
 from rtunnel.security.tls_policy import GROUPS, TlsSettings
-from tests.tls.parts import DAY, Authority, EchoService, Ends, free_port, visit
+from tests.ports import free_port
+from tests.tls.parts import DAY, Authority, EchoService, Ends, visit
 
 CLASSICAL = ("ECDSA", "Ed25519", "Ed448", "RSA")
 

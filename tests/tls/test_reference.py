@@ -21,8 +21,9 @@ from zope.interface import implementer
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.testing import ReferenceClient, ReferenceServer, _ClientPeer
+from tests.ports import free_port
 from tests.process.harness import wait_until_open
-from tests.tls.parts import Authority, EchoService, Ends, Holder, free_port, quiet, visit
+from tests.tls.parts import Authority, EchoService, Ends, Holder, quiet, visit
 
 LIBRARY: Any = Binding().lib
 
