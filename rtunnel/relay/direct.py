@@ -145,10 +145,13 @@ class _Side:
         """Write what is there already, and read once it has gone."""
         if self.pending:
             self._gather()
+        source = self.other
         if self._flush():
-            self.other._watch_bytes(True)
+            source._watch_bytes(True)
+            if source._is_over():
+                source._copy()
         else:
-            self.other._watch_bytes(False)
+            source._watch_bytes(False)
             self._watch_room(True)
 
     def _gather(self) -> None:
@@ -157,7 +160,7 @@ class _Side:
             data = self.other.socket.recv(BUFFER_SIZE)
         except BlockingIOError:
             return
-        # The end, if this is it, shows again.
+        # The end, if this is it, is read again.
         self.pending = memoryview(bytes(self.pending) + data)
 
     # What the reactor asks
@@ -211,6 +214,12 @@ class _Side:
         if self.other._is_full():
             self._watch_bytes(False)
             self.other._watch_room(True)
+        elif self._is_over():
+            self._copy()
+
+    def _is_over(self) -> bool:
+        """The end is the next that a read brings, and TLS has it already: no event tells of it."""
+        return not self.is_plain and not self.ended and getattr(self.socket, "is_over", False)
 
     def _copy(self) -> None:
         """Move bytes through the buffer."""
@@ -381,10 +390,6 @@ class DirectRelay:
         try:
             self._left.start()
             self._right.start()
-            for side in (self._left, self._right):
-                if not side.is_plain:
-                    # Its end may be known to TLS already, and no system would tell of it.
-                    side.doRead()
         except OSError:
             self.abort()
 

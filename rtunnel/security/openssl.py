@@ -159,13 +159,15 @@ class Records:
 
     :param connection: all that it had for the network, or had from there, is fetched.
     :param number: the socket's descriptor, open for as long as this is used.
+    :ivar is_over: the end, or an error, has been read, and the next read tells it. No event of the socket may.
     """
 
-    __slots__ = ("_connection", "_ssl")
+    __slots__ = ("_connection", "_ssl", "is_over")
 
     def __init__(self, connection: SSL.Connection, number: int) -> None:
         self._connection: Any = connection
         self._ssl: Any = _handle(connection)
+        self.is_over = False
         self._memory(None, None)
         _lib.SSL_set_fd(self._ssl, number)
 
@@ -181,13 +183,13 @@ class Records:
         while count == RECORD and filled + RECORD <= len(buffer):
             count = read(ssl, start + filled, RECORD)
             filled += max(count, 0)
+        if count <= 0:
+            self.is_over = not _lib.SSL_want_read(ssl)
+            _lib.ERR_clear_error()
         if filled > 0:
-            if count <= 0:
-                _lib.ERR_clear_error()
             return int(filled)
-        if _lib.SSL_want_read(ssl):
+        if not self.is_over:
             raise BlockingIOError
-        _lib.ERR_clear_error()
         if _lib.SSL_get_shutdown(ssl) & _lib.SSL_RECEIVED_SHUTDOWN:
             return 0
         raise ConnectionResetError("the connection was cut")

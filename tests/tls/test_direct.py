@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, ClassVar
 
 import pytest
 import pytest_twisted
@@ -14,6 +14,7 @@ from OpenSSL import SSL
 from pytest_twisted import ensureDeferred
 
 from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.reverse import data_server, data_visits
 from rtunnel.reverse.data_wires import Taker
@@ -335,6 +336,52 @@ async def test_waiting_connections_are_kept_alive(tunnel: Tunnel) -> None:
     await peer.has(b"x")
     visitor.close()
     peer.close()
+    await tunnel.is_empty()
+
+
+class HeldDial(Dial):
+    """One to a service that takes its time, until :attr:`held` is empty again."""
+
+    __slots__ = ()
+    held: ClassVar[list[Callable[[], None]]] = []
+
+    def start(self, family: int, address: Any) -> None:
+        start = super().start
+        self.held.append(lambda: start(family, address))
+
+
+@pytest.mark.parametrize("relayed_by", ["kernel", "Twisted"])
+@pytest.mark.parametrize("request_", [b"", b"request"])
+@ensureDeferred
+async def test_visitor_who_ends_before_the_service_is_there(
+    tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, request_: bytes, relayed_by: str
+) -> None:
+    monkeypatch.setattr(data_visits, "Dial", HeldDial)
+    await tunnel.start()
+    if relayed_by == "Twisted":
+        monkeypatch.setattr(data_visits, "has_socket", lambda _transport: False)
+    visitor = Peer()
+    tunnel.visitors.append(visitor)
+    await connect(tunnel.port, visitor)
+    visitor.send(request_)
+    visitor.half_close()
+    await until(lambda: tunnel.client.visitors)
+    (visit,) = tunnel.client.visitors._ends
+    await until(lambda: not visit.is_watched)
+    start = HeldDial.held.pop()
+    if relayed_by == "Twisted":
+        tunnel.client.link.session.data._visits.dial_endpoint(visit)
+    else:
+        start()
+    peer = await tunnel.service.peer()
+    await until(lambda: peer.eof)
+    assert bytes(peer.received) == request_
+    answer = os.urandom(MIB)
+    peer.send(answer)
+    peer.close()
+    await visitor.has(answer)
+    await until(lambda: visitor.over)
+    assert not visitor.was_reset
     await tunnel.is_empty()
 
 

@@ -6,6 +6,7 @@ left <-> relay <-> TLS <- the test's network -> TLS <-> relay <-> right
 from __future__ import annotations
 
 import random
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -256,6 +257,48 @@ async def test_nothing_is_left_behind_in_a_record(turns: Turns, authority: Autho
             rig.left.send(random_bytes(size))
             total += size
             await rig.until(lambda: rig.right.received == total)  # noqa: B023
+
+
+@SIDES
+@pytest.mark.parametrize("records", [1, 2, 3, 4])
+@pytest_twisted.ensureDeferred
+async def test_end_that_comes_with_full_records(turns: Turns, authority: Authority, side: str, records: int) -> None:
+    """It is read along with them, and then the network has nothing left to tell of."""
+    with Rig(turns, authority) as rig:
+        asking, answering = rig.far_ends(side)
+        rig.cable.most = 0
+        asking.send(bytes(records * RECORD), end=True)
+        await rig.settle()
+        rig.cable.most = 1 << 18
+        await rig.until(lambda: answering.ended)
+        assert answering.received == records * RECORD
+        answering.send(b"answer", end=True)
+        await rig.until_over()
+        assert bytes(asking.kept) == b"answer"
+
+
+@pytest.mark.parametrize("read", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_end_that_came_before_the_relay(turns: Turns, authority: Authority, read: bool) -> None:
+    """Somebody has read it, or the relay does with the first bytes."""
+    ends: list[DirectRelay] = []
+    (near, far), (outer, inner) = connected("tcp"), connected("tcp")
+    for sock in (near, far):
+        sock.setblocking(False)
+    mine, theirs = (TlsSocket(*pair) for pair in zip((near, far), proved(authority), strict=True))
+    right = Far(outer)
+    theirs.shutdown(socket.SHUT_WR)
+    await turns.until(lambda: select.select([near], [], [], 0)[0])
+    if read:
+        assert mine.recv(RECORD) == b""
+    relay = DirectRelay(turns.relays, mine, inner, ends.append, to_right=b"" if read else b"request")
+    relay.start()
+    await turns.until(lambda: right.ended, right)
+    assert bytes(right.kept) == (b"" if read else b"request")
+    right.send(b"", end=True)
+    await turns.until(lambda: ends == [relay], right)
+    theirs.close()
+    outer.close()
 
 
 class Narrow(TlsSocket):
