@@ -110,9 +110,16 @@ class Dial:
 
     def doWrite(self) -> None:
         """It is connected, or has failed."""
-        if self._socket is not None:
-            self._watch.removeWriter(self)
-            self._over(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        if self._socket is None:
+            return
+        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not error:
+            try:
+                self._socket.getpeername()
+            except OSError:
+                return  # it was the event of one that had this descriptor before
+        self._watch.removeWriter(self)
+        self._over(error)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor found it broken, or stops."""

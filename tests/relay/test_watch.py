@@ -6,6 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel.relay.dial import Dial
 from rtunnel.relay.watch import PlainWatch, Watch, relay_reactor
 
 
@@ -198,3 +200,37 @@ def test_one_that_is_closed(pair: tuple[Descriptor, Descriptor]) -> None:
         watch.doRead()
         assert (one.called, heir.called) == ([], ["write"])
         watch.removeWriter(heir)
+
+
+def test_event_of_one_that_is_closed_says_nothing_of_a_dial(pair: tuple[Descriptor, Descriptor]) -> None:
+    """Both were ready at once, and the first closes the other and dials: the dial gets its number, and its event."""
+    watch = Watch(Readers())
+    ends: list[Any] = []
+    dial = Dial(watch, ends.append, ends.append)
+    with ExitStack() as stack:
+        # A queue without room: whoever dials has no answer yet.
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+
+        def then(other: Descriptor) -> Callable[[], None]:
+            def close_and_dial() -> None:
+                number = other.fileno()
+                watch.forget(other)
+                other.socket.close()
+                dial.start(socket.AF_INET, listening.getsockname())
+                assert dial.fileno() == number
+
+            return close_and_dial
+
+        for one, other in (pair, pair[::-1]):
+            one.then = then(other)
+            watch.addWriter(one)
+        watch.doRead()
+        assert sorted(each.called for each in pair) == [[], ["write"]]
+        assert not ends
+        dial.cancel()
+        watch.removeWriter(next(each for each in pair if each.called))
+    assert not watch
