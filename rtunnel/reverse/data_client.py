@@ -3,7 +3,7 @@
     ClientSession -> DataConnections -> ClientData  one for each that is made or waits
                                      -> Visits      for those in use
 
-That none can be made is no reason to lose the link: visitors go by the link then.
+That none can be made is no reason to lose the link: visitors go by the link then, unless an end forbids it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rtunnel.reverse.data_visits import Cancellable, IUser, Visits
 from rtunnel.reverse.data_wires import SocketWire
 from rtunnel.services.visitors import Visitors
 from rtunnel.wire.data_connection import ClientDataConnection, Used
+from rtunnel.wire.messages import DIRECT_ONLY
 
 
 class IDialler(Protocol):
@@ -157,7 +158,12 @@ class DataConnections:
             # Loud once, until one can be made.
             log = self.log.debug if self._said else self._user.lines.warn
             self._said = True
-            log("data connections cannot be made: {why}; visitors go by the link", why=why)
+            waits = DIRECT_ONLY in self._user.link.capabilities
+            log(
+                "data connections cannot be made: {why}; visitors {what}",
+                why=why,
+                what="are closed (--data-plane=direct)" if waits else "go by the link",
+            )
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""

@@ -341,7 +341,12 @@ class DataPool:
         for arrival, waiting in list(self._waiting.items()):
             if waiting.until > now:
                 break
-            self.log.debug("visitor {visitor} closed: no data connection came for it", visitor=arrival.name)
+            self._server.lines.warn(
+                "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s",
+                visitor=arrival.name,
+                peer=self._session.peer_name,
+                seconds=PATIENCE,
+            )
             self._turn_away(arrival)
         if now >= self._shrink_at:
             self._shrink_at = now + SHRINK_EVERY

@@ -14,6 +14,7 @@ from tests.reverse.data import (
     ATTACH,
     AUTO,
     CAPABILITIES,
+    DIRECT,
     TICKETS,
     RawData,
     relays,
@@ -39,6 +40,7 @@ class ServerByHand:
     """A server by hand, to which our client has connected: the first connection is the link."""
 
     link: Any
+    capabilities = CAPABILITIES
 
     async def start(self, world: World, *tunnels: tuple[int, int], **settings: Any) -> ServerByHand:
         self.listening = await world.service(RawLink)
@@ -48,7 +50,7 @@ class ServerByHand:
         assert set(CAPABILITIES) <= set(said["capabilities"])
         # What comes from now on is a data connection.
         self.listening._build = RawData
-        self.link.send(hello(capabilities=CAPABILITIES))
+        self.link.send(hello(capabilities=self.capabilities))
         for number, (port, _local) in enumerate(tunnels):
             await self.link.take(INIT, number)
             self.link.put(READY, number, b'{"address": "127.0.0.1:%d"}' % port)
@@ -207,6 +209,21 @@ async def test_connections_that_the_server_does_not_take_are_one_line_until_they
         await until(lambda: len(world.lines("can be made again")) == turn + 1)  # noqa: B023
         data.close()
         await until(lambda: not server.client.link.session.data._there)
+
+
+@DIRECT
+@pytest.mark.parametrize("knows", [False, True])
+@ensureDeferred
+async def test_the_line_says_what_becomes_of_visitors(world: World, knows: bool) -> None:
+    """A server that knows that they may not go by the link closes them."""
+    by_hand = ServerByHand()
+    by_hand.capabilities = [*CAPABILITIES, "direct-only"] if knows else CAPABILITIES
+    server = await by_hand.start(world, (8080, 9))
+    server.send_tickets(1)
+    (await server.data()).close()
+    await until(lambda: world.lines("data connections cannot be made: ", LogLevel.warn))
+    (line,) = world.lines("data connections cannot be made: ")
+    assert line.endswith("; visitors are closed (--data-plane=direct)" if knows else "; visitors go by the link")
 
 
 @AUTO

@@ -389,6 +389,8 @@ async def test_visitor_waits_no_longer_than_said(world: World, monkeypatch: pyte
     assert not server.visitors
     session = session_of(server)
     assert session.link.stream_count == 0
+    # Nobody else says so at this end.
+    assert len(world.lines("no data connection came for it", LogLevel.warn)) == 1
 
 
 @DIRECT
