@@ -110,6 +110,9 @@ class Arrival:
         """
         accepted, self._accepted = self._accepted, None
         if accepted is not None:
+            if accepted.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                accepted.socket.close()
+                raise ValueError("the visitor is gone")
             return accepted.socket
         if self._end is None:
             raise ValueError("the visitor is gone")

@@ -193,15 +193,16 @@ class DataPool:
     def available(self, data: ServerData) -> None:
         """It can take a visitor."""
         self._asked.pop(data, None)
-        if self._waiting:
+        while self._waiting:
             arrival, waiting = next(iter(self._waiting.items()))
             del self._waiting[arrival]
             self._server.waiting -= 1
-            self._use(data, waiting.tunnel, arrival)
+            used = self._use(data, waiting.tunnel, arrival)
             self._server.visitors.discard(arrival)
-            self.refill()
-        else:
-            self._idle[data] = None
+            if used:
+                self.refill()
+                return
+        self._idle[data] = None
 
     def broken(self, data: ServerData, why: str) -> None:
         """The client broke the protocol on it."""
@@ -228,8 +229,10 @@ class DataPool:
         if self._idle:
             data, _ = self._idle.popitem()
             self._least_idle = min(self._least_idle, len(self._idle))
-            self._use(data, tunnel, arrival)
-            self.refill()
+            if self._use(data, tunnel, arrival):
+                self.refill()
+            else:
+                self._idle[data] = None
             return True
         self._least_idle = 0
         self._target = min(2 * self._target, self._most)
@@ -245,8 +248,15 @@ class DataPool:
         self._count()
         return True
 
-    def _use(self, data: ServerData, tunnel: int, arrival: Arrival) -> None:
-        """Relay between *data*, which is available, and a visitor."""
+    def _use(self, data: ServerData, tunnel: int, arrival: Arrival) -> bool:
+        """Relay between *data*, which is available, and a visitor. False: the visitor is gone; *data* can be used."""
+        theirs: socket.socket | None = None
+        if arrival.has_socket:
+            try:
+                theirs = arrival.take_socket()
+            except ValueError:
+                self._count()
+                return False
         conn_id = self._server.ids.allocate()
         opening = data.machine.open(conn_id, tunnel, arrival.name)
         self.log.debug(
@@ -256,28 +266,21 @@ class DataPool:
             peer=self._session.peer_name,
             stream=conn_id,
         )
-        if arrival.has_socket:
-            self._relay(data.wire, arrival, conn_id, opening)
-            return
+        if theirs is not None:
+            self._relay(data.wire, theirs, conn_id, opening)
+            return True
         end = arrival.socket_end()
         stream = RawStream(end, self._ended)
         self._used[stream] = conn_id
         self._server.visitors.add(end)
         self._count()
         end.attach(stream)
-        if not adopt(self.reactor, data.wire.take(), stream):
-            return
-        stream.transport.write(opening)
-        end.resume()
+        if adopt(self.reactor, data.wire.take(), stream):
+            stream.transport.write(opening)
+            end.resume()
+        return True
 
-    def _relay(self, wire: SocketWire, arrival: Arrival, conn_id: int, opening: bytes) -> None:
-        try:
-            theirs = arrival.take_socket()
-        except ValueError:
-            # The visitor is gone.
-            self._server.ids.release(conn_id)
-            wire.cut()
-            return
+    def _relay(self, wire: SocketWire, theirs: socket.socket, conn_id: int, opening: bytes) -> None:
         relay = DirectRelay(self._server.watch, wire.take_watched(), theirs, self._ended, to_left=opening)
         self._used[relay] = conn_id
         self._server.visitors.add(relay)

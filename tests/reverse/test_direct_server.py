@@ -380,6 +380,28 @@ async def test_visitor_waits_for_a_connection(world: World) -> None:
 
 @DIRECT
 @ensureDeferred
+async def test_visitor_who_has_left_costs_no_connection(world: World) -> None:
+    """A connection that is cut for nothing would be news to the client: none can be made, it would say."""
+    server, _link, port, tickets = await client_by_hand(world)
+    visitors = [await world.visitor(port) for _ in range(3)]
+    session = session_of(server)
+    await until(lambda: len(server.visitors) == 3)
+    for gone in visitors[:2]:
+        gone.abort()
+    await until(lambda: all(gone.over for gone in visitors[:2]))
+    visitors[2].send(b"GET /")
+    first, second = [await attach(world, server, ticket) for ticket in tickets[:2]]
+    await first.is_used()
+    await first.has_stream(b"GET /")
+    await until(lambda: len(session.data._idle) == 1)
+    assert session.link.stream_count == len(server.visitors) == len(server.ids._live) == 1
+    await turns()
+    assert not second.over
+    assert second.visitor is None
+
+
+@DIRECT
+@ensureDeferred
 async def test_visitor_waits_no_longer_than_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert data_server.PATIENCE == 5.0
     monkeypatch.setattr(data_server, "PATIENCE", 0.1)
