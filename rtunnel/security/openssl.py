@@ -27,7 +27,16 @@ _ffi: Any = Binding().ffi
 _NEEDED_GROUPS = ("X25519MLKEM768", "MLKEM768")
 _NEEDED_SIGNATURES = ("mldsa65",)
 _NEEDED_FOR_SESSIONS = ("SSL_session_reused", "SSL_set_session", "d2i_SSL_SESSION", "i2d_SSL_SESSION")
-_NEEDED_FOR_SOCKETS = ("SSL_set_fd", "SSL_set_bio", "SSL_want_read", "SSL_want_write", "SSL_get_shutdown")
+_NEEDED_FOR_SOCKETS = (
+    "SSL_set_fd",
+    "SSL_set_bio",
+    "SSL_want_read",
+    "SSL_want_write",
+    "SSL_get_shutdown",
+    "SSL_clear_mode",
+    "SSL_set_mode",
+    "SSL_MODE_AUTO_RETRY",
+)
 _REMEDY = "install the wheels of cryptography 50 or later and pyOpenSSL 26 or later"
 
 
@@ -169,6 +178,8 @@ class Records:
         self._ssl: Any = _handle(connection)
         self.is_over = False
         self._memory(None, None)
+        # Else a read goes on through tickets and changes of keys until there is data, which may be never.
+        _lib.SSL_clear_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
         _lib.SSL_set_fd(self._ssl, number)
 
     def recv_into(self, buffer: memoryview) -> int:
@@ -223,6 +234,7 @@ class Records:
         """Leave the socket; the connection reads and writes memory again, as one that was made without a socket."""
         into, out = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
         _lib.SSL_set_bio(self._ssl, into, out)
+        _lib.SSL_set_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
         self._memory(into, out)
 
     def release(self) -> None:

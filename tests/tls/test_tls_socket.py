@@ -301,6 +301,32 @@ async def test_end_that_came_before_the_relay(turns: Turns, authority: Authority
     outer.close()
 
 
+def test_one_read_does_not_go_on_for_as_long_as_the_other_end_likes(authority: Authority) -> None:
+    """What is no data, a ticket here, costs work, and may come without end: others have their turn behind each."""
+    server, client = TlsEngine(server_of(authority)), TlsEngine(client_of(authority))
+    client.start()
+    while server.peer is None:
+        server.receive(client.output())
+        if server.peer is None:
+            client.receive(server.output())
+    near, far = connected("tcp")
+    near.setblocking(False)
+    server.send(b"data")
+    far.sendall(server.output())
+    mine = TlsSocket(near, client)
+    in_vain = 0
+    while select.select([near], [], [], 10)[0]:
+        try:
+            assert mine.recv(RECORD) == b"data"
+        except BlockingIOError:
+            in_vain += 1
+        else:
+            break
+    assert in_vain >= 1
+    mine.close()
+    far.close()
+
+
 class Narrow(TlsSocket):
     """There is no room for a goodbye while :attr:`is_full`."""
 
