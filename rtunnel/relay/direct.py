@@ -43,7 +43,8 @@ SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if pipes.HAVE_SPLICE else
 #: The reactor runs one read at a time, and what a read leaves is copied out: one buffer is enough for all.
 _BUFFER = memoryview(bytearray(BUFFER_SIZE))
 _NOTHING = memoryview(b"")
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+#: What ``close`` does with a socket, as ``SO_LINGER`` says it: drop what is not sent and reset, or send it and the end.
+RESET_ON_CLOSE, SEND_ON_CLOSE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
@@ -337,9 +338,9 @@ class _Side:
         pipe, self.pipe = self.pipe, None
         if pipe is not None:
             PIPES.give_back(pipe)
-        if reset:
-            with suppress(OSError):
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        with suppress(OSError):
+            # It may come with the one or the other.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
         with suppress(OSError):  # it is closed all the same
             self.socket.close()
 

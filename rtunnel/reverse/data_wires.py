@@ -7,7 +7,6 @@ It is taken away from Twisted as soon as it is known to be a data connection's: 
 from __future__ import annotations
 
 import socket
-import struct
 from contextlib import suppress
 from typing import Any, Protocol as TypingProtocol
 
@@ -18,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay.direct import take_socket
+from rtunnel.relay.direct import RESET_ON_CLOSE, SEND_ON_CLOSE, take_socket
 from rtunnel.relay.sockets import QuietFactory, StreamSocket, let_stall, tune
 from rtunnel.security.peers import Peer
 from rtunnel.security.tls_socket import TlsSocket
@@ -28,7 +27,6 @@ from rtunnel.security.tls_transport import Secured, TlsTransport
 READ_SIZE = 8192
 #: Seconds that connections in use are given to bring their last bytes, once their other end has left in good order.
 TAIL = 60.0
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _log = Logger()
 
 
@@ -48,7 +46,7 @@ class WireUser(TypingProtocol):
 def reset_socket(sock: StreamSocket) -> None:
     """Close, and say to the other end that this was not the end."""
     with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     with suppress(OSError):
         sock.close()
 
@@ -74,6 +72,10 @@ class SocketWire:
         self._user = user
         self._number = sock.fileno()
         watch.addReader(self)
+        if isinstance(sock, socket.socket):
+            # If this process is killed that is no end of a stream. (Under TLS it is none anyway.)
+            with suppress(OSError):  # it is lost, which shows
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     def send(self, data: bytes) -> None:
         """Send a frame or two, for which there always is room."""
@@ -210,6 +212,8 @@ def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b
     below = tls or protocol
     assert isinstance(sock, socket.socket)
     sock.setblocking(False)
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SEND_ON_CLOSE)
     try:
         reactor.adoptStreamConnection(sock.fileno(), sock.family, QuietFactory.forProtocol(lambda: below))
     except OSError as error:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.process.harness import descriptors, poll
 from tests.process.services import (
     LOOPBACK,
@@ -98,6 +100,46 @@ def test_killed_client_takes_its_visitors_with_it(serve: Serve, start_tunnel: St
     poll(lambda: connections(tunnel.server.pid) == 0, PATIENCE, "no connection is left at the server")
     tunnel.start_client()
     wait_for_page(tunnel.public, "here", PATIENCE)
+
+
+def test_client_that_is_killed_is_no_end_of_a_download(serve: Serve, start_tunnel: StartTunnel) -> None:
+    """The kernel closes its connections: nobody may take what came for the whole."""
+
+    def half_of_it(connection: socket.socket) -> None:
+        connection.sendall(bytes(MIB))
+        connection.recv(1)
+
+    tunnel = start_tunnel(serve(half_of_it=half_of_it).address, server=DEBUG)
+    wait_for_pool(tunnel)
+    with tunnel.visit(b"half_of_it") as visitor:
+        assert read_bytes(visitor, MIB)[0] == MIB
+        tunnel.server.wait_for(OWN)
+        tunnel.client.kill()
+        with pytest.raises(ConnectionResetError):
+            read_all(visitor)
+
+
+def test_server_that_is_killed_is_no_end_of_an_upload(serve: Serve, start_tunnel: StartTunnel) -> None:
+    seen: list[str] = []
+
+    def store(connection: socket.socket) -> None:
+        try:
+            while connection.recv(MIB):
+                seen.append("bytes")
+        except ConnectionResetError:
+            seen.append("reset")
+        else:
+            seen.append("end")
+
+    tunnel = start_tunnel(serve(store=store).address, server=DEBUG)
+    wait_for_pool(tunnel)
+    with tunnel.visit(b"store") as visitor:
+        visitor.sendall(bytes(MIB))
+        tunnel.server.wait_for(OWN)
+        poll(lambda: seen, PATIENCE, "the service has some of it")
+        tunnel.server.kill()
+        poll(lambda: seen[-1] != "bytes", PATIENCE, "the service sees what has happened")
+        assert seen[-1] == "reset"
 
 
 def test_link_that_dies_takes_its_data_connections_with_it(serve: Serve, start_tunnel: StartTunnel) -> None:
