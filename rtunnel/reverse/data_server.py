@@ -56,7 +56,9 @@ LOST_AFTER = 10.0
 PER_SECOND = 10
 #: ... those of all links together, ...
 ALL_PER_SECOND = 50
-#: ... of one link that may wait for visitors, ...
+#: ... of one link that wait for the first visitors, ...
+FEW_AT_FIRST = 2
+#: ... that may wait, ...
 WAITING = 16
 #: ... and that may be in use.
 IN_USE = 256
@@ -160,13 +162,15 @@ class DataPool:
         self._server = server
         self._waits = waits
         self._most = server.pool_size
+        self._fewest = min(AT_FIRST, self._most)
         self._most_used: float = inf
         self._allowances: tuple[Allowance, ...] = ()
         if server.allowance is not None and not waits:
             self._most = min(self._most, WAITING)
+            self._fewest = min(FEW_AT_FIRST, self._most)
             self._most_used = IN_USE
             self._allowances = (server.allowance, Allowance(PER_SECOND, WAITING, self.reactor.seconds()))
-        self._target = min(AT_FIRST, self._most)
+        self._target = self._fewest
         self._least_idle = 0
         self._wished_at = 0.0
         self._shrink_at = self.reactor.seconds() + SHRINK_EVERY
@@ -353,7 +357,7 @@ class DataPool:
             self._turn_away(arrival)
         if now >= self._shrink_at:
             self._shrink_at = now + SHRINK_EVERY
-            self._target = max(min(AT_FIRST, self._most), self._target - (self._least_idle + 1) // 2)
+            self._target = max(self._fewest, self._target - (self._least_idle + 1) // 2)
             self._least_idle = len(self._idle)
         wanted = self._target if self._session.wants_visitors else 0
         for data in list(self._idle)[: max(0, len(self._idle) - wanted)]:

@@ -29,7 +29,6 @@ _NEEDED_SIGNATURES = ("mldsa65",)
 _NEEDED_FOR_SESSIONS = ("SSL_session_reused", "SSL_set_session", "d2i_SSL_SESSION", "i2d_SSL_SESSION")
 _NEEDED_FOR_SOCKETS = (
     "SSL_set_fd",
-    "SSL_set_bio",
     "SSL_want_read",
     "SSL_want_write",
     "SSL_get_shutdown",
@@ -37,6 +36,7 @@ _NEEDED_FOR_SOCKETS = (
     "SSL_set_mode",
     "SSL_MODE_AUTO_RETRY",
 )
+_NEEDED_FOR_MEMORY = ("SSL_set_bio", "BIO_get_mem_data")
 _REMEDY = "install the wheels of cryptography 50 or later and pyOpenSSL 26 or later"
 
 
@@ -91,7 +91,7 @@ def require_post_quantum() -> None:
     context = SSL.Context(SSL.TLS_METHOD)
     set_groups(context, _NEEDED_GROUPS)
     set_signatures(context, _NEEDED_SIGNATURES)
-    for name in (*_NEEDED_FOR_SESSIONS, *_NEEDED_FOR_SOCKETS):
+    for name in (*_NEEDED_FOR_SESSIONS, *_NEEDED_FOR_SOCKETS, *_NEEDED_FOR_MEMORY):
         if not hasattr(_lib, name):
             raise ConfigError(f"TLS needs {name}, which this cryptography does not give; {_REMEDY}")
 
@@ -177,7 +177,8 @@ class Records:
         self._connection: Any = connection
         self._ssl: Any = _handle(connection)
         self.is_over = False
-        self._memory(None, None)
+        # What pyOpenSSL knows of the memory is freed by what comes in its place.
+        connection._into_ssl = connection._from_ssl = None
         # Else a read goes on through tickets and changes of keys until there is data, which may be never.
         _lib.SSL_clear_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
         _lib.SSL_set_fd(self._ssl, number)
@@ -232,18 +233,24 @@ class Records:
 
     def to_memory(self) -> None:
         """Leave the socket; the connection reads and writes memory again, as one that was made without a socket."""
-        into, out = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
-        _lib.SSL_set_bio(self._ssl, into, out)
+        _use_new_memory(self._connection)
         _lib.SSL_set_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
-        self._memory(into, out)
 
     def release(self) -> None:
         """Have no more to do with the connection."""
         self._connection = self._ssl = None
 
-    def _memory(self, into: Any, out: Any) -> None:
-        # What pyOpenSSL keeps of the memory is freed by what comes in its place.
-        self._connection._into_ssl, self._connection._from_ssl = into, out
+
+def renew_memory(connection: Any) -> None:
+    """Let go of the memory that a handshake went through, tens of kilobytes, if nothing is in it."""
+    start = _ffi.new("char **")
+    if not any(_lib.BIO_get_mem_data(memory, start) for memory in (connection._into_ssl, connection._from_ssl)):
+        _use_new_memory(connection)
+
+
+def _use_new_memory(connection: Any) -> None:
+    connection._into_ssl, connection._from_ssl = (_lib.BIO_new(_lib.BIO_s_mem()) for _ in range(2))
+    _lib.SSL_set_bio(connection._ssl, connection._into_ssl, connection._from_ssl)
 
 
 def _handle(thing: SSL.Connection | SSL.Session) -> Any:

@@ -63,6 +63,7 @@ class TlsEngine:
         "_loaded",
         "_offered",
         "_refusal",
+        "_shook_hands",
         "_waiting",
         "ended",
         "failure",
@@ -85,6 +86,7 @@ class TlsEngine:
         self._judge = judge
         self._refusal = ""
         self._waiting = _HANDSHAKE
+        self._shook_hands = False
         self.peer: Peer | None = None
         self.failure = ""
         self.ended = False
@@ -194,6 +196,9 @@ class TlsEngine:
         except SSL.Error:
             # WantReadError: there is no more.
             pass
+        if self._shook_hands:
+            self._shook_hands = False
+            openssl.renew_memory(self._connection)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _shake_hands(self) -> None:
@@ -222,6 +227,7 @@ class TlsEngine:
         else:
             # Nothing is verified from here on, and a circle would only be freed by a search for circles.
             connection.set_app_data(None)
+            self._shook_hands = True
             self.is_resumed = openssl.is_resumed(connection)
             if self._offered is not None and not self.is_resumed:
                 self._offered.was_refused()

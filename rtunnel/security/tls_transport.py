@@ -73,7 +73,7 @@ class TlsTransport(Protocol):
     :param role: which end this is.
     :param patience: seconds that the handshake may take.
     :ivar tcp: the transport below.
-    :ivar protocol: what is above, once there is; it may set another in its place, as with Twisted's own transports.
+    :ivar protocol: what is above, once there is.
     :ivar peer_name: the other end's address, for logs.
     """
 

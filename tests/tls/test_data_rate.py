@@ -89,9 +89,10 @@ async def test_crowd_goes_by_the_link(crowd: Crowd, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(data_server, "PER_SECOND", NEVER)
     monkeypatch.setattr(data_server, "WAITING", 10)
     (pool,) = await crowd.start()
-    assert len(pool._idle) == data_server.AT_FIRST
+    assert len(pool._idle) == data_server.FEW_AT_FIRST
     await crowd.come(30)
-    await crowd.settle()
+    await until(lambda: crowd.direct() + len(pool._idle) == 10)
+    await turns(100)
     assert crowd.direct() + len(pool._idle) == 10
     assert crowd.by_link() == 30 - crowd.direct()
     assert crowd.by_link() >= 20
@@ -126,10 +127,11 @@ async def test_what_waits_is_bounded(crowd: Crowd, monkeypatch: pytest.MonkeyPat
 async def test_what_is_in_use_is_bounded(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_server, "IN_USE", 3)
     (pool,) = await crowd.start()
-    await crowd.come(3)
+    for _ in range(3):
+        await until(lambda: pool._idle)
+        await crowd.come(1)
     assert crowd.direct() == 3
-    await crowd.settle()
-    assert pool._idle
+    await until(lambda: pool._idle)
     await crowd.come(2)
     assert crowd.direct() == 3
     assert crowd.by_link() == 2
@@ -146,8 +148,7 @@ async def test_all_links_together(crowd: Crowd, monkeypatch: pytest.MonkeyPatch)
     await crowd.start(clients=3)
     for port in crowd.ports:
         await crowd.come(8, port)
-    await crowd.settle()
-    assert crowd.direct() + sum(len(pool._idle) for pool in crowd.pools) == 9
+    await until(lambda: crowd.direct() + sum(len(pool._idle) for pool in crowd.pools) == 9)
     assert crowd.direct() + crowd.by_link() == 24
 
 
