@@ -137,7 +137,7 @@ def test_another_certificate_for_the_server(authority: Authority, client: Creden
 @pytest.mark.parametrize("role", Role)
 def test_it_has_expired_since(role: Role, authority: Authority) -> None:
     """Of either end's certificate: what the other end says of it is what it says in a whole handshake."""
-    end = timedelta(seconds=3)
+    end = timedelta(seconds=6)
     server = server_of(authority, authority.server(end=end) if role is Role.SERVER else None)
     client = client_of(authority, authority.client(end=end) if role is Role.CLIENT else None)
     session = session_of(server, client)
@@ -160,7 +160,7 @@ def test_it_has_expired_since(role: Role, authority: Authority) -> None:
 
 def test_a_ca_has_expired_since(tmp_path: Path) -> None:
     """It is not seen again when a session is resumed: each end by itself sees to it that there are none any more."""
-    authority = Authority(tmp_path / "pki", end=timedelta(seconds=3))
+    authority = Authority(tmp_path / "pki", end=timedelta(seconds=6))
     server, client = server_of(authority), client_of(authority)
     session = session_of(server, client)
     assert is_resumed(*meet(server, client, session))
