@@ -13,9 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from twisted.internet import tcp
@@ -25,7 +23,7 @@ from zope.interface import implementer
 
 from rtunnel.relay import pipes
 from rtunnel.relay.pipes import PIPES, Pipe
-from rtunnel.relay.sockets import StreamSocket
+from rtunnel.relay.sockets import StreamSocket, close_socket
 
 #: Bytes of one read through the buffer, and so the most that waits in memory for a socket. There is one read for each
 #: event, so that no relay keeps the others waiting.
@@ -43,8 +41,6 @@ SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if pipes.HAVE_SPLICE else
 #: The reactor runs one read at a time, and what a read leaves is copied out: one buffer is enough for all.
 _BUFFER = memoryview(bytearray(BUFFER_SIZE))
 _NOTHING = memoryview(b"")
-#: What ``close`` does with a socket, as ``SO_LINGER`` says it: drop what is not sent and reset, or send it and the end.
-RESET_ON_CLOSE, SEND_ON_CLOSE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
@@ -130,8 +126,6 @@ class _Side:
     other: _Side
 
     def __init__(self, relay: DirectRelay, sock: StreamSocket, pending: bytes) -> None:
-        if isinstance(sock, socket.socket) and sock.gettimeout() != 0:
-            sock.setblocking(False)
         self.relay = relay
         self.socket = sock
         self.number = sock.fileno()
@@ -338,11 +332,7 @@ class _Side:
         pipe, self.pipe = self.pipe, None
         if pipe is not None:
             PIPES.give_back(pipe)
-        with suppress(OSError):
-            # It may come with the one or the other.
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
-        with suppress(OSError):  # it is closed all the same
-            self.socket.close()
+        close_socket(self.socket, reset=reset)
 
 
 class DirectRelay:

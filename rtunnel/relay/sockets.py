@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Protocol
@@ -89,6 +90,18 @@ def tune_link(transport: Any, dead_after: float) -> None:
     for name, value in options.items():
         if hasattr(socket, name):
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+#: What ``close`` does with a socket, as ``SO_LINGER`` says it: drop what is not sent and reset, or send it and the end.
+RESET_ON_CLOSE, SEND_ON_CLOSE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+
+
+def close_socket(sock: StreamSocket, *, reset: bool) -> None:
+    """Close a socket, whatever it was told before of how; *reset*: say to the other end that this was not the end."""
+    with suppress(OSError):  # it is closed all the same
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
+    with suppress(OSError):
+        sock.close()
 
 
 def let_stall(sock: StreamSocket) -> None:

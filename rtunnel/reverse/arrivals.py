@@ -15,8 +15,8 @@ from twisted.internet.protocol import Protocol
 
 from rtunnel.relay.direct import take_socket
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import QuietFactory, tune_socket
-from rtunnel.reverse.data_wires import has_socket, reset_socket
+from rtunnel.relay.sockets import QuietFactory, close_socket, tune_socket
+from rtunnel.reverse.data_wires import has_socket
 
 
 class Accepted:
@@ -38,7 +38,7 @@ class Accepted:
         try:
             transport = type(port).transport(self.socket, protocol, *self._arguments)
         except OSError:
-            reset_socket(self.socket)
+            close_socket(self.socket, reset=True)
             raise
         protocol.makeConnection(transport)
 
@@ -139,7 +139,7 @@ class Arrival:
         """Turn it away. Its descriptor is free again at once, where there are many of its kind."""
         accepted, self._accepted = self._accepted, None
         if accepted is not None:
-            reset_socket(accepted.socket)
+            close_socket(accepted.socket, reset=True)
         elif self._end is not None:
             self._end.abort()
 

@@ -19,6 +19,10 @@ from rtunnel.services.visitors import Visitors
 from rtunnel.wire.data_connection import ClientDataConnection, Used
 from rtunnel.wire.messages import DIRECT_ONLY
 
+#: Seconds that a ticket is kept until there is room for its connection: it was sent because a visitor had taken one, of
+#: which we are to hear at once. The server takes those for lost of which it hears nothing for twice as long.
+KEPT = 5.0
+
 
 class IDialler(Protocol):
     """Makes connections.
@@ -104,7 +108,7 @@ class DataConnections:
         self._visits = Visits(user, dialler.reactor, dialler.watch, dialler.dial_timeout, visitors)
         self._there: set[ClientData] = set()
         self._dialling: dict[ClientData, Cancellable] = {}
-        # Those with which no connection is made yet, and until when they are good.
+        # Those with which no connection is made yet, and until when they are kept.
         self._tickets: deque[tuple[str, float]] = deque(maxlen=most)
         self._said = False
         self._closed = False
@@ -117,11 +121,11 @@ class DataConnections:
     # Making them
 
     def take_tickets(self, tickets: list[str], expires: float) -> None:
-        """Make a connection for each of *tickets*, those for which there is no room as soon as there is.
+        """Make a connection for each of *tickets*; those for which there is no room are kept for a while.
 
         :param expires: seconds for which they are good.
         """
-        until = self.now + expires
+        until = self.now + min(expires, KEPT)
         for ticket in tickets:
             self._tickets.append((ticket, until))
             self._make()

@@ -19,14 +19,13 @@ from zope.interface import implementer
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay, take_socket
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import StreamSocket
+from rtunnel.relay.sockets import StreamSocket, close_socket
 from rtunnel.reverse.data_wires import (
     READ_SIZE,
     TAIL,
     SocketWire,
     adopt,
     has_socket,
-    reset_socket,
 )
 from rtunnel.reverse.raw_stream import RawStream
 from rtunnel.services.debug_log import DebugLog
@@ -261,7 +260,7 @@ class Visits:
             return
         self._forget(visit)
         visit.leave()
-        reset_socket(visit.sock)
+        close_socket(visit.sock, reset=True)
         if visit.dial is not None:
             visit.dial.cancel()
         if failure is not None:

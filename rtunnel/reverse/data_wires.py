@@ -17,8 +17,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay.direct import RESET_ON_CLOSE, SEND_ON_CLOSE, take_socket
-from rtunnel.relay.sockets import QuietFactory, StreamSocket, let_stall, tune
+from rtunnel.relay.direct import take_socket
+from rtunnel.relay.sockets import (
+    RESET_ON_CLOSE,
+    SEND_ON_CLOSE,
+    QuietFactory,
+    StreamSocket,
+    close_socket,
+    let_stall,
+    tune,
+)
 from rtunnel.security.peers import Peer
 from rtunnel.security.tls_socket import TlsSocket
 from rtunnel.security.tls_transport import Secured, TlsTransport
@@ -40,15 +48,7 @@ class WireUser(TypingProtocol):
         """Bytes came."""
 
     def lost(self, why: str) -> None:
-        """It is gone, or never was there. After :meth:`Wire.cut` it may not be told."""
-
-
-def reset_socket(sock: StreamSocket) -> None:
-    """Close, and say to the other end that this was not the end."""
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    with suppress(OSError):
-        sock.close()
+        """It is gone, or never was there. After :meth:`SocketWire.cut` it may not be told."""
 
 
 def has_socket(transport: Any) -> bool:
@@ -103,7 +103,7 @@ class SocketWire:
         """End it at once."""
         if self._number >= 0:
             self._leave()
-            reset_socket(self._socket)
+            close_socket(self._socket, reset=True)
 
     def _leave(self) -> None:
         if self._number >= 0:
@@ -218,7 +218,7 @@ def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b
         reactor.adoptStreamConnection(sock.fileno(), sock.family, QuietFactory.forProtocol(lambda: below))
     except OSError as error:
         _log.debug("a connection is reset: {why}", why=error)
-        reset_socket(sock)
+        close_socket(sock, reset=True)
         protocol.connectionLost(Failure(error))
         return False
     # Twisted has made a descriptor of its own.

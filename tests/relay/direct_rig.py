@@ -193,6 +193,8 @@ class Rig:
         self.turns = turns
         left, self.inner_left = connected(kind, buffers)
         right, self.inner_right = connected(kind, buffers)
+        for inner in (self.inner_left, self.inner_right):
+            inner.setblocking(False)
         self.left, self.right = Far(left), Far(right)
         self.fars = (self.left, self.right)
         self.ends: list[DirectRelay] = []

@@ -146,12 +146,6 @@ def test_first_bytes_go_out_in_one_piece_with_what_has_come_meanwhile(turns: Tur
         assert rig.left.socket.recv(100) == b"opening request"
 
 
-def test_sockets_do_not_block(turns: Turns) -> None:
-    with Rig(turns) as rig:
-        for sock in (rig.inner_left, rig.inner_right):
-            assert not sock.getblocking()
-
-
 @pytest_twisted.ensureDeferred
 async def test_touched_by_bytes_of_both_directions(turns: Turns) -> None:
     with Rig(turns) as rig:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import DialAddress, ListenAddress
-from rtunnel.reverse import data_server, data_visits
+from rtunnel.reverse import data_client, data_server, data_visits
 from rtunnel.reverse.client import TunnelClient
 from rtunnel.reverse.server import TunnelServer
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
@@ -107,6 +107,32 @@ async def test_pool_grows_with_demand_to_its_bound_and_shrinks_again(
     await until(lambda: len(pool._idle) + len(pool._asked) <= data_server.AT_FIRST, "fewer of them")
     await until(lambda: len(client.link.session.data._there) <= data_server.AT_FIRST)
     assert not world.lines("cannot be made")
+
+
+@AUTO
+@ensureDeferred
+async def test_client_that_makes_fewer_than_the_server_wants_shows_no_ticket_that_is_void(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_server, "LOST_AFTER", 0.4)
+    monkeypatch.setattr(data_client, "KEPT", 0.2)
+    server, service, port = world.server(pool=8, limits=QUICK), await world.echo(), free_port()
+    client = world.client(server, (port, service.port), pool=6)
+    await world.reachable()
+    pool = await pool_of(world, server, data_server.AT_FIRST)
+    pool._target = 8
+    await until(lambda: len(pool._idle) == 6, "as many as the client makes")
+    wished = pool._wished_at
+    await until(lambda: pool._wished_at > wished, "the others are taken for lost")
+    # Half of those that it keeps are older than the wish of just now.
+    visitor = await world.visitor(port)
+    visitor.send(b"here")
+    await visitor.has(b"here")
+    await until(lambda: len(client.link.session.data._there) == 6, "another one")
+    await turns()
+    assert not world.lines("none of ours")
+    assert not world.lines("cannot be made")
+    visitor.close()
 
 
 @DIRECT

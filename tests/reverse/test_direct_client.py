@@ -9,6 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
+from rtunnel.reverse import data_client
 from tests.ports import free_port
 from tests.reverse.data import (
     ATTACH,
@@ -114,10 +115,14 @@ async def test_ticket_without_room_is_used_when_a_visitor_has_taken_a_connection
 
 @AUTO
 @ensureDeferred
-async def test_tickets_without_room_grow_old(world: World) -> None:
+@pytest.mark.parametrize(("expires", "kept"), [(0.2, 5.0), (30.0, 0.2)])
+async def test_tickets_without_room_grow_old(
+    world: World, monkeypatch: pytest.MonkeyPatch, expires: float, kept: float
+) -> None:
+    monkeypatch.setattr(data_client, "KEPT", kept)
     service = await world.echo()
     server = await ServerByHand().start(world, (8080, service.port), pool=1)
-    server.send_tickets(2, expires=0.2)
+    server.send_tickets(2, expires=expires)
     data = await server.data()
     await until(lambda: server.client.link.session.data._tickets[0][1] < reactor.seconds(), "it has grown old")
     data.send(new_conn())

@@ -21,7 +21,8 @@ from zope.interface import implementer
 
 from rtunnel.relay import pipes
 from rtunnel.relay.direct import DirectRelay
-from rtunnel.reverse.data_wires import adopt, reset_socket
+from rtunnel.relay.sockets import close_socket
+from rtunnel.reverse.data_wires import adopt
 from rtunnel.security.openssl import RECORD
 from rtunnel.security.tls_engine import TlsEngine
 from rtunnel.security.tls_socket import TlsSocket
@@ -77,7 +78,7 @@ class Cable:
                 except ConnectionError:
                     self._ways.clear()
                     for sock in (source, target):
-                        reset_socket(sock)
+                        close_socket(sock, reset=True)
                     return
 
     def _carry(self, source: socket.socket, target: socket.socket) -> None:
@@ -445,7 +446,7 @@ async def test_network_that_ends_without_a_goodbye(turns: Turns, authority: Auth
         if how == "end":
             sock.shutdown(socket.SHUT_WR)
         else:
-            reset_socket(sock)
+            close_socket(sock, reset=True)
         cut, _ = rig.far_ends(side)
         await rig.until(lambda: cut.is_over)
         assert isinstance(cut.error, ConnectionResetError)
