@@ -1,6 +1,7 @@
-"""A data connection that is a stream now, relayed in user space: where TLS is between the socket and the stream.
+"""A data connection that is a stream now, relayed in user space: where the socket at the other side cannot be had, as
+TLS of Twisted's or haproxy's header is above it.
 
-    SocketEnd <-> RawStream (IStream) <-> TlsTransport
+    SocketEnd <-> RawStream (IStream) <-> TCP of Twisted's, or TlsTransport
 
 Where both sockets can be had nobody is needed here: :class:`~rtunnel.relay.direct.DirectRelay` takes them.
 """
