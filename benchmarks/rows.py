@@ -12,10 +12,10 @@ from pathlib import Path
 from benchmarks.costs import cpu_seconds, memory_per_visitor
 from benchmarks.parts import Failed, Transfer, requests, throughput
 from benchmarks.ways import Way
-from rtunnel.security.credentials import Credentials
-from rtunnel.security.sessions import Session
-from rtunnel.security.tls_engine import TlsEngine
-from rtunnel.security.tls_policy import Role, TlsSettings
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.policy import Role, TlsSettings
+from rtunnel.tls.sessions import Session
 
 VISITORS = 500
 WRK_CLOSE = 'wrk.headers["Connection"] = "close"\n'

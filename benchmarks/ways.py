@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.parts import Failed, find, free_ports, running, twistd, wait_for
-from rtunnel.security.authority import issue, make_ca
-from rtunnel.security.certificates import Kind
+from rtunnel.pki.authority import issue, make_ca
+from rtunnel.pki.certificates import Kind
 
 STREAM_CONF = """
 {module}

@@ -4,6 +4,6 @@ Settings come from the environment (RTUNNEL_ variables) and from the file that R
 config.yaml in the current directory.
 """
 
-from rtunnel.options import rtc_client, run
+from rtunnel.options.plugins import rtc_client, run
 
 application = run.application(rtc_client.NAME, rtc_client.Options, rtc_client.makeService)

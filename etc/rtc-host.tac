@@ -4,6 +4,6 @@ Settings come from the environment (RTUNNEL_ variables) and from the file that R
 config.yaml in the current directory.
 """
 
-from rtunnel.options import rtc_host, run
+from rtunnel.options.plugins import rtc_host, run
 
 application = run.application(rtc_host.NAME, rtc_host.Options, rtc_host.makeService)

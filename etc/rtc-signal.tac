@@ -4,6 +4,6 @@ Settings come from the environment (RTUNNEL_ variables) and from the file that R
 config.yaml in the current directory.
 """
 
-from rtunnel.options import rtc_signal, run
+from rtunnel.options.plugins import rtc_signal, run
 
 application = run.application(rtc_signal.NAME, rtc_signal.Options, rtc_signal.makeService)

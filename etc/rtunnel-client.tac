@@ -3,6 +3,6 @@
 Settings come from the environment (RTUNNEL_ variables) and from the file that RTUNNEL_CONFIG names.
 """
 
-from rtunnel.options import client, run
+from rtunnel.options.plugins import rtunnel_client, run
 
-application = run.application(client.NAME, client.Options, client.makeService)
+application = run.application(rtunnel_client.NAME, rtunnel_client.Options, rtunnel_client.makeService)

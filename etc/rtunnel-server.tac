@@ -3,6 +3,6 @@
 Settings come from the environment (RTUNNEL_ variables) and from the file that RTUNNEL_CONFIG names.
 """
 
-from rtunnel.options import run, server
+from rtunnel.options.plugins import rtunnel_server, run
 
-application = run.application(server.NAME, server.Options, server.makeService)
+application = run.application(rtunnel_server.NAME, rtunnel_server.Options, rtunnel_server.makeService)

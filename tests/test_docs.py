@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from rtunnel.config import Setting
 from rtunnel.errors import Code
-from rtunnel.options import rtc_declarations
-from rtunnel.options.declarations import CLIENT, SERVER
+from rtunnel.options.settings import rtc
+from rtunnel.options.settings.reverse import CLIENT, SERVER
+from rtunnel.options.settings.sources import Setting
 from rtunnel.wire import frames
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = [setting for setting in {setting.name: setting for setting in (*SERVER, *CLIENT)}.values() if setting.flag]
-RTC_OPTIONS = list({setting.key: setting for setting in rtc_declarations.ALL}.values())
+RTC_OPTIONS = list({setting.key: setting for setting in rtc.ALL}.values())
 
 #: Options of twistd, pip and make that the documents name too.
 FOREIGN = {"nodaemon", "pidfile", "logfile", "reactor", "uid", "gid", "umask", "help", "version", "syslog", "logger"}

@@ -1,13 +1,15 @@
-"""The layers hold: which room imports what is read from the source, and compared with docs/architecture.rst.
+"""The layers hold: what each room may import is listed here, read from the source, and shown in docs/architecture.rst.
 
-A room may import the rooms above it, never one below; and the promises of each room (no reactor in ``wire``, no
-protocol in ``relay``, the global reactor only in ``options``) are kept by not importing what would break them.
+A room may import what its line in ``MAY_IMPORT`` names and nothing else of the package, and no circle of imports may
+arise, imports under ``TYPE_CHECKING`` included. The promises of each room (no reactor in ``wire``, aiortc in one
+folder, the global reactor only in ``options``) are kept by not importing what would break them.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,25 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rtunnel"
 PLUGINS = ROOT / "twisted" / "plugins"
 
-ROOMS = ["wire", "relay", "security", "services", "reverse", "rtc", "options"]
-"""From the top, which knows nothing, to the bottom, which composes all."""
+SHARED = {"_version", "addresses", "coercions", "config_file", "endpoint_strings", "errors"}
+"""Modules beside the rooms."""
 
-FOR_ALL = {"_version", "errors"}
-"""Modules beside the rooms that every room may import; the others are not for ``wire`` and ``relay``."""
+MAY_IMPORT: dict[str, set[str]] = {
+    "wire": {"errors"},
+    "relay": {"errors"},
+    "pki": SHARED,
+    "tls": {"wire", "relay", "pki", *SHARED},
+    "access": {"wire", "relay", "tls", *SHARED},
+    "upkeep": {"relay", *SHARED},
+    "reverse": {"wire", "relay", "tls", "access", "upkeep", *SHARED},
+    "rtc": {"wire", "relay", "tls", "access", "upkeep", *SHARED},
+    "options": {"wire", "relay", "pki", "tls", "access", "upkeep", "reverse", "rtc", *SHARED},
+    "testing": {"relay"},
+    "__init__": {"_version"},
+    "__main__": {"options"},
+    **dict.fromkeys(SHARED, SHARED),
+}
+"""What each room, and each module beside the rooms, may import of the package."""
 
 FORBIDDEN = {
     "wire": [
@@ -39,15 +55,19 @@ FORBIDDEN = {
 """What a room must not import from outside the package."""
 
 ONLY_IN = {
-    "twisted.internet.reactor": "options",
-    "aiortc": "rtc",
-    "aioice": "rtc",
-    "autobahn": "rtc",
+    "twisted.internet.reactor": "rtunnel.options",
+    "aiortc": "rtunnel.rtc.aiortc",
+    "aioice": "rtunnel.rtc.aiortc",
+    "autobahn": "rtunnel.rtc.signaling",
 }
-"""What only one room may import."""
+"""What only one folder may import."""
 
-LONGEST = 500
+LONGEST = 400
 """Lines of a module."""
+LONGER = {"rtc/aiortc/sctp.py": 500, "testing.py": 500, "wire/link.py": 500, "rtc/streams.py": 500}
+"""Modules that are longer for now."""
+MOST_FILES = 16
+"""Files of a folder."""
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -66,6 +86,11 @@ def within(name: str, module: str) -> bool:
     return name == module or name.startswith(module + ".")
 
 
+def name_of(path: Path) -> str:
+    """The dotted name of a module; a package's is that of its folder."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
 def room_of(path: Path) -> str:
     """The room of a module; for a module beside the rooms, its own name."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -77,20 +102,32 @@ def problems(path: Path) -> Iterator[str]:
     for name in imports_of(path):
         if within(name, "rtunnel") and name != "rtunnel.__version__":
             other = name.split(".")[1]
-            if other not in ROOMS:
-                if room in ("wire", "relay") and other not in FOR_ALL:
-                    yield f"{room} imports {name}, which is not for it"
-            elif room not in ROOMS:
-                if room not in ("testing", "__init__", "__main__"):
-                    yield f"{room} is shared by the rooms, and imports one of them: {name}"
-            elif ROOMS.index(other) > ROOMS.index(room):
-                yield f"{room} is above {other}, and imports {name}"
-            elif room == "relay" and other == "wire":
-                yield f"relay must not know which protocol carries its bytes, and imports {name}"
+            if other != room and other not in MAY_IMPORT[room]:
+                yield f"{room} may not import {other}, and imports {name}"
         yield from (f"{room} must not import {name}" for module in FORBIDDEN.get(room, ()) if within(name, module))
         for module, only in ONLY_IN.items():
-            if within(name, module) and room != only:
-                yield f"{room} imports {name}, which only {only} may"
+            if within(name, module) and not within(name_of(path), only):
+                yield f"{name_of(path)} imports {name}, which only {only} may"
+
+
+def graph(paths: list[Path]) -> dict[str, set[str]]:
+    """Which modules each module imports."""
+    names = {name_of(path) for path in paths}
+
+    def module_of(name: str) -> str:
+        return name if name in names else name.rpartition(".")[0]
+
+    return {name_of(path): {module_of(name) for name in imports_of(path)} & names - {name_of(path)} for path in paths}
+
+
+def circle(imports: Mapping[str, set[str]]) -> list[str]:
+    """The modules of one circle of imports, the first named again at the end; empty if there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -103,7 +140,19 @@ def test_imports(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_length(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST
+    assert len(path.read_text().splitlines()) <= LONGER.get(str(path.relative_to(PACKAGE)), LONGEST)
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in MODULES}), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_files_of_a_folder(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= MOST_FILES
+
+
+@pytest.mark.xfail(reason="the server's session, and two pairs in rtc, import each other")
+def test_no_circle() -> None:
+    assert circle(graph(MODULES)) == []
 
 
 @pytest.mark.parametrize("path", sorted(PLUGINS.glob("*.py")), ids=lambda path: path.name)
@@ -124,33 +173,52 @@ def test_plugins_are_in_a_namespace_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "source", "complaint"),
+    ("module", "source", "complaint"),
     [
-        ("wire", "from rtunnel.errors import PeerError\nimport struct", None),
-        ("wire", "import time", "wire must not import time"),
-        ("wire", "from twisted.internet import defer", "wire must not import twisted.internet.defer"),
-        ("wire", "def late():\n    import asyncio.events", "wire must not import asyncio.events"),
-        ("wire", "from ..reverse import server", "wire is above reverse, and imports rtunnel.reverse.server"),
-        ("wire", "from rtunnel import config", "wire imports rtunnel.config, which is not for it"),
-        ("relay", "from rtunnel.wire import link", "relay must not know which protocol carries its bytes"),
-        ("reverse", "from rtunnel.wire import link\nfrom . import ports", None),
-        ("reverse", "from rtunnel.options import server", "reverse is above options"),
-        ("reverse", "from twisted.internet import reactor", "which only options may"),
-        ("reverse", "import twisted.internet.reactor", "which only options may"),
-        ("reverse", "from autobahn.twisted import websocket", "which only rtc may"),
-        ("options", "from twisted.internet import reactor\nfrom rtunnel.reverse import server", None),
-        ("config", "from rtunnel.reverse import server", "config is shared by the rooms"),
+        ("wire.module", "from rtunnel.errors import PeerError\nimport struct", None),
+        ("wire.module", "import time", "wire must not import time"),
+        ("wire.module", "from twisted.internet import defer", "wire must not import twisted.internet.defer"),
+        ("wire.module", "def late():\n    import threading", "wire must not import threading"),
+        (
+            "wire.module",
+            "from ..reverse import server",
+            "wire may not import reverse, and imports rtunnel.reverse.server",
+        ),
+        ("wire.module", "from rtunnel import config_file", "wire may not import config_file"),
+        ("relay.module", "from rtunnel.wire import link", "relay may not import wire, and imports rtunnel.wire.link"),
+        ("reverse.server.module", "from rtunnel.wire import link\nfrom ..carriers import mux", None),
+        ("reverse.server.module", "from rtunnel.options import server", "reverse may not import options"),
+        ("reverse.module", "from twisted.internet import reactor", "which only rtunnel.options may"),
+        ("reverse.module", "import twisted.internet.reactor", "which only rtunnel.options may"),
+        ("reverse.module", "from autobahn.twisted import websocket", "which only rtunnel.rtc.signaling may"),
+        ("rtc.module", "from rtunnel.reverse import settings", "rtc may not import reverse"),
+        ("rtc.module", "import aiortc", "which only rtunnel.rtc.aiortc may"),
+        ("rtc.aiortc.module", "from aioice import Connection", None),
+        ("options.plugins.module", "from twisted.internet import reactor\nfrom rtunnel.reverse import server", None),
+        ("coercions", "from rtunnel.reverse import server", "coercions may not import reverse"),
     ],
 )
 def test_the_check_itself(
-    room: str, source: str, complaint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str, source: str, complaint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path / "rtunnel")
-    path = tmp_path / "rtunnel" / room / "module.py" if room in ROOMS else tmp_path / "rtunnel" / f"{room}.py"
+    path = (tmp_path / "rtunnel" / module.replace(".", "/")).with_suffix(".py")
     path.parent.mkdir(parents=True)
     path.write_text(source)
     found = list(problems(path))
     assert len(found) == (complaint is not None)
     if complaint is not None:
         assert complaint in found[0]
+
+
+def test_the_check_of_circles_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    (tmp_path / "one.py").write_text("import two")
+    (tmp_path / "two.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from one import Name\n")
+    (tmp_path / "three.py").write_text("import one, two")
+    imports = graph(sorted(tmp_path.glob("*.py")))
+    assert imports == {"one": {"two"}, "two": {"one"}, "three": {"one", "two"}}
+    assert set(circle(imports)) == {"one", "two"}
+    del imports["two"]
+    assert circle(imports) == []

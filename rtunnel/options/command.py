@@ -13,7 +13,7 @@ from typing import ClassVar
 from twisted.python import usage
 
 from rtunnel.errors import RtunnelError
-from rtunnel.options import pki
+from rtunnel.options.pki import command
 from rtunnel.options.verbs import Verb, Verbs
 
 
@@ -22,7 +22,7 @@ class Options(Verbs):
     'rtc-host' and 'rtc-client': see 'twistd rtunnel-server --help' and so on."""
 
     synopsis = "COMMAND"
-    subCommands: ClassVar = [["pki", None, pki.Options, "Certificates for links over TLS."]]
+    subCommands: ClassVar = [["pki", None, command.Options, "Certificates for links over TLS."]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,16 +18,16 @@ from twisted.logger import Logger
 
 from rtunnel.errors import TlsFailed
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.reverse.link_protocol import LinkProtocol
+from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.settings import ServerSettings
-from rtunnel.security.credentials import Credentials, Loaded, Own
-from rtunnel.security.peers import Peer, expiry_warning
-from rtunnel.security.server_names import judge_of, sni
-from rtunnel.security.sessions import Session
-from rtunnel.security.tls_engine import TlsEngine
-from rtunnel.security.tls_policy import Role, TlsSettings
-from rtunnel.security.tls_transport import Secured, TlsTransport
-from rtunnel.services.few_lines import FewLines
+from rtunnel.tls.credentials import Credentials, Loaded, Own
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.identity import Peer, expiry_warning
+from rtunnel.tls.policy import Role, TlsSettings
+from rtunnel.tls.server_names import judge_of, sni
+from rtunnel.tls.sessions import Session
+from rtunnel.tls.transport import Secured, TlsTransport
+from rtunnel.upkeep.few_lines import FewLines
 
 _log = Logger()
 

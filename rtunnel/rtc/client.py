@@ -30,14 +30,14 @@ from rtunnel.relay.udp import FlowTable
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import ClientSettings, ForwardSettings
-from rtunnel.rtc.signal_link import SignalLink
+from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.udp_client import ClientFlows
-from rtunnel.services.backoff import Backoff
-from rtunnel.services.draining import DrainingService
-from rtunnel.services.few_lines import FewLines
-from rtunnel.services.listening import Listener
+from rtunnel.upkeep.backoff import Backoff
+from rtunnel.upkeep.draining import DrainingService
+from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.listening import Listener
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, read_description
+from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, read_description
 
 #: Seconds between two attempts at least, when somebody waits for the host.
 KNOCK = 1.0

@@ -22,17 +22,17 @@ from zope.interface import implementer
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.rtc.channel import Channel
-from rtunnel.rtc.channel_streams import ChannelStreams
+from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import HostSettings, ServiceSettings, UdpAddress
-from rtunnel.rtc.signal_link import SignalLink
+from rtunnel.rtc.signaling.link import SignalLink
+from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.rtc.udp_host import HostFlows
-from rtunnel.services.draining import DrainingService
-from rtunnel.services.few_lines import FewLines
+from rtunnel.upkeep.draining import DrainingService
+from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.signaling import (
+from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
     ERROR,
     OFFER,

@@ -14,7 +14,7 @@ from zope.interface import Attribute, Interface
 
 
 class ISignalUser(Interface):
-    """What a :class:`~rtunnel.rtc.signal_link.SignalLink` tells its user."""
+    """What a :class:`~rtunnel.rtc.signaling.link.SignalLink` tells its user."""
 
     def signaling_up() -> None:
         """Connected and registered: messages can be sent. Called again after each reconnection."""
@@ -23,7 +23,7 @@ class ISignalUser(Interface):
         """The connection is lost; it is taken up again by itself."""
 
     def signal_received(signal: object) -> None:
-        """A :class:`rtunnel.wire.signaling.Signal` that can be read; its payload was not looked at."""
+        """A :class:`rtunnel.wire.webrtc.signaling.Signal` that can be read; its payload was not looked at."""
 
 
 class IChannel(Interface):
@@ -95,9 +95,9 @@ class IPeerConnection(Interface):
         """
 
     def take_candidate(candidate: object) -> None:
-        """A :class:`rtunnel.wire.signaling.Candidate` of the peer. One that comes before the description is kept,
-        so many and no more; one that cannot be used (malformed, of a protocol or a generation that we do not have)
-        is ignored."""
+        """A :class:`~rtunnel.wire.webrtc.signaling.Candidate` of the peer. One that comes before the description is
+        kept, so many and no more; one that cannot be used (malformed, of a protocol or a generation that we do not
+        have) is ignored."""
 
     def open_channel(label: str, protocol: str = "", reliable: bool = True) -> IChannel:
         """Open a channel; unreliable means unordered and without retransmission."""
@@ -121,7 +121,7 @@ class IPeerConnectionUser(Interface):
 
     def candidate_found(candidate: object) -> None:
         """A candidate of ours that is not in the description that was sent: a
-        :class:`rtunnel.wire.signaling.Candidate` to be sent to the peer. With an empty text: there are no more."""
+        :class:`~rtunnel.wire.webrtc.signaling.Candidate` to be sent to the peer. An empty text: there are no more."""
 
     def connected() -> None:
         """Channels can be used."""

@@ -17,14 +17,14 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.errors import Code
-from rtunnel.rtc.channel import Channel
-from rtunnel.rtc.channel_streams import ChannelStreams
+from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.interfaces import IPeerConnectionUser
-from rtunnel.rtc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import EndSettings
-from rtunnel.services.few_lines import FewLines
+from rtunnel.rtc.streams import ChannelStreams
+from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.signaling import (
+from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
     Candidate,
     Description,

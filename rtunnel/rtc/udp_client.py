@@ -23,7 +23,7 @@ from rtunnel.relay.sockets import show_address, show_host_port
 from rtunnel.relay.udp import Address, FlowTable, UdpSocket, WaitingDatagrams
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
-from rtunnel.services.few_lines import FewLines
+from rtunnel.upkeep.few_lines import FewLines
 
 #: Datagrams that are kept for a host that is not connected, in all, and for how many seconds.
 MAX_EARLY = 64
@@ -34,7 +34,7 @@ MAX_CLOSING = 64
 
 
 class UdpListener(Service):
-    """One UDP socket for the life of the process, bound as a :class:`~rtunnel.services.listening.Listener` is.
+    """One UDP socket for the life of the process, bound as a :class:`~rtunnel.upkeep.listening.Listener` is.
 
     :param received: is told each datagram and where it came from.
     :param lost: is told why a datagram of ours was not sent.

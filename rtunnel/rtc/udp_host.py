@@ -20,8 +20,8 @@ from zope.interface import implementer
 from rtunnel.relay.udp import Address, FlowTable, UdpSocket, WaitingDatagrams, look_up
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import UdpAddress
-from rtunnel.security.server_names import is_ip_address
-from rtunnel.services.few_lines import FewLines
+from rtunnel.tls.server_names import is_ip_address
+from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
 
 #: Seconds after which a service that could not be reached is tried again by the next datagram.

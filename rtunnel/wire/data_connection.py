@@ -25,8 +25,8 @@ from dataclasses import dataclass
 
 from rtunnel.wire import frames, messages
 from rtunnel.wire.frames import HEADER, HEADER_SIZE
-from rtunnel.wire.life import MAX_PING, SignsOfLife
 from rtunnel.wire.limits import LinkLimits
+from rtunnel.wire.liveness import MAX_PING, SignsOfLife
 
 #: The longest NEW_CONN that a client takes on a data connection, in bytes of payload.
 MAX_NEW_CONN = 4096

@@ -32,8 +32,8 @@ from rtunnel.wire.events import (
     StreamReset,
     StreamWritable,
 )
-from rtunnel.wire.life import MAX_PING, SignsOfLife
 from rtunnel.wire.limits import LinkLimits
+from rtunnel.wire.liveness import MAX_PING, SignsOfLife
 from rtunnel.wire.messages import Hello, WireError
 from rtunnel.wire.outbox import Outbox
 from rtunnel.wire.stream import LOW_WATER, Stream

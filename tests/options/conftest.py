@@ -26,8 +26,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from rtunnel.errors import StartupError
-from rtunnel.options.run import PluginService
-from rtunnel.options.server import Options
+from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.plugins.rtunnel_server import Options
 
 
 class Standin(Service):
@@ -68,7 +68,7 @@ def makeService(options):
 
 TAC = """
 import standin
-from rtunnel.options import run
+from rtunnel.options.plugins import run
 
 application = run.application("standin", standin.Options, standin.makeService)
 """

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from rtunnel.coercions import integer, text
-from rtunnel.config import Rank, Resolved, Setting, find_config_file, resolve
 from rtunnel.config_file import ConfigFile
 from rtunnel.errors import ConfigError
+from rtunnel.options.settings.sources import Rank, Resolved, Setting, find_config_file, resolve
 
 SETTINGS = (
     Setting("allow-ports", integer(1, 99), 1, "", "1"),

@@ -14,7 +14,7 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from rtunnel.options.logs import TwistdLogging, json_line, observer_for, rotate_on_signal, twistd_logging
+from rtunnel.options.plugins.logs import TwistdLogging, json_line, observer_for, rotate_on_signal, twistd_logging
 
 WHEN = 1793926923.4567
 
@@ -23,7 +23,7 @@ def event(**fields: object) -> LogEvent:
     return {
         "log_time": WHEN,
         "log_level": LogLevel.info,
-        "log_namespace": "rtunnel.reverse.server",
+        "log_namespace": "rtunnel.reverse.server.service",
         "log_format": "hello",
         **fields,
     }
@@ -42,7 +42,7 @@ def test_json() -> None:
     assert line(log_format="{visitor} came to {port}", visitor="192.0.2.1", port=8080, name=None, ok=True, rtt=0.5) == {
         "time": "2026-11-06T01:02:03.456Z",
         "level": "info",
-        "system": "rtunnel.reverse.server",
+        "system": "rtunnel.reverse.server.service",
         "message": "192.0.2.1 came to 8080",
         "visitor": "192.0.2.1",
         "port": 8080,
@@ -100,7 +100,7 @@ def write(log_format: str, log_level: str, monkeypatch: pytest.MonkeyPatch) -> l
     monkeypatch.setattr("sys.stdout", out)
     observer = observer_for(log_format, log_level, TwistdLogging())
     verifyObject(ILogObserver, observer)
-    logger = Logger("rtunnel.reverse.server", observer=LogPublisher(observer))
+    logger = Logger("rtunnel.reverse.server.service", observer=LogPublisher(observer))
     for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical):
         logger.emit(level, "an event at {level_name}", level_name=level.name)
     return out.getvalue().splitlines()
@@ -117,7 +117,7 @@ def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
         stamp, space, rest = text.partition(" ")
         assert space
         assert len(stamp) == len("2026-11-22T01:02:03+0000")
-        assert rest == f"[rtunnel.reverse.server#{level}] an event at {level}"
+        assert rest == f"[rtunnel.reverse.server.service#{level}] an event at {level}"
 
 
 def test_lines_are_flushed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from twisted.internet import tcp
 from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
 
-from rtunnel.options.newcomers import SAID_EVERY, NewcomersObserver
+from rtunnel.options.plugins.newcomers import SAID_EVERY, NewcomersObserver
 
 NAMES = ["twisted.internet.tcp.Port", "twisted.internet.unix.Port"]
 

@@ -12,13 +12,13 @@ import pytest
 from twisted.python import usage
 
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
-from rtunnel.config import Setting
 from rtunnel.errors import ConfigError
-from rtunnel.options import client, server
-from rtunnel.options.common import PluginOptions
-from rtunnel.options.declarations import CLIENT, SERVER
-from rtunnel.options.tls_declarations import ADMISSION, TLS, TLS_CLIENT, TOKEN
-from rtunnel.options.tunnels import tunnels
+from rtunnel.options.plugins import rtunnel_client, rtunnel_server
+from rtunnel.options.plugins.common import PluginOptions
+from rtunnel.options.settings.reverse import CLIENT, SERVER
+from rtunnel.options.settings.sources import Setting
+from rtunnel.options.settings.tls import ADMISSION, TLS, TLS_CLIENT, TOKEN
+from rtunnel.options.settings.tunnels import tunnels
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.wire.limits import LinkLimits
 
@@ -49,13 +49,13 @@ def config(tmp_path: Path) -> Write:
 
 
 def parse_server(*arguments: str) -> ServerSettings:
-    options = server.Options()
+    options = rtunnel_server.Options()
     options.parseOptions(list(arguments))
     return options.settings
 
 
 def parse_client(*arguments: str) -> ClientSettings:
-    options = client.Options()
+    options = rtunnel_client.Options()
     options.parseOptions(list(arguments))
     return options.settings
 
@@ -119,7 +119,7 @@ CLIENT_VALUES = {
 }
 # These take files that must be there, or depend on one another: tests/tls/test_options.py.
 OF_SECURITY = {setting.name for setting in (*TLS, *TLS_CLIENT, *ADMISSION, TOKEN)}
-PLUGINS = [(server.Options, SERVER, SERVER_VALUES), (client.Options, CLIENT, CLIENT_VALUES)]
+PLUGINS = [(rtunnel_server.Options, SERVER, SERVER_VALUES), (rtunnel_client.Options, CLIENT, CLIENT_VALUES)]
 
 
 def kept(settings: Any, name: str) -> Any:
@@ -398,7 +398,7 @@ def test_a_shown_default_is_the_default(settings: tuple[Setting, ...]) -> None:
             assert setting.coerce(setting.shown_default) == setting.default, setting.name
 
 
-@pytest.mark.parametrize("module", [server, client])
+@pytest.mark.parametrize("module", [rtunnel_server, rtunnel_client])
 def test_examples_in_the_help_work(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import shlex
 
@@ -412,6 +412,6 @@ def test_examples_in_the_help_work(module: Any, monkeypatch: pytest.MonkeyPatch)
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        server.Options().parseOptions(["--version"])
+        rtunnel_server.Options().parseOptions(["--version"])
     assert caught.value.code == 0
     assert re.fullmatch(r"rtunnel \S+ \(Twisted \S+\)\n", capsys.readouterr().out)

@@ -13,8 +13,8 @@ from twisted.python import usage
 
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.errors import ConfigError
-from rtunnel.options import rtc_client, rtc_host
-from rtunnel.options.rtc_coercions import (
+from rtunnel.options.plugins import rtc_client, rtc_host
+from rtunnel.options.settings.rtc_coercions import (
     host_id,
     ice_interface,
     is_loopback,
@@ -25,7 +25,7 @@ from rtunnel.options.rtc_coercions import (
     turn_server,
     udp_address,
 )
-from rtunnel.options.rtc_services import dial, forwards, listen, services
+from rtunnel.options.settings.rtc_services import dial, forwards, listen, services
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings, TurnServer, UdpAddress
 
 

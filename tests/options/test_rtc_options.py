@@ -16,11 +16,11 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python import usage
 
 from rtunnel.addresses import DialAddress, ListenAddress
-from rtunnel.config import Setting
 from rtunnel.errors import ConfigError
-from rtunnel.options import client, rtc_client, rtc_host, rtc_signal, server
-from rtunnel.options.rtc_common import RtcOptions
-from rtunnel.options.rtc_declarations import ALL, CLIENT, HOST, SIGNAL, VARIABLES
+from rtunnel.options.plugins import rtc_client, rtc_host, rtc_signal, rtunnel_client as client, rtunnel_server
+from rtunnel.options.plugins.rtc_common import RtcOptions
+from rtunnel.options.settings.rtc import ALL, CLIENT, HOST, SIGNAL, VARIABLES
+from rtunnel.options.settings.sources import Setting
 from rtunnel.rtc.settings import (
     ClientSettings,
     ForwardSettings,
@@ -416,7 +416,7 @@ class TestSources:
 
     def test_rtunnel_server_does_not_read_it(self, config: Write) -> None:
         config("zzz: 1", "config.yaml")
-        server.Options().parseOptions([])
+        rtunnel_server.Options().parseOptions([])
         with pytest.raises(usage.UsageError, match=r"^config\.yaml: unknown key 'zzz'$"):
             parse_signal()
 

@@ -32,8 +32,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from rtunnel.options.rtc_host import Options
-from rtunnel.options.run import PluginService
+from rtunnel.options.plugins.rtc_host import Options
+from rtunnel.options.plugins.run import PluginService
 
 
 class Receiver(asyncio.DatagramProtocol):
@@ -77,7 +77,7 @@ def makeService(options):
 
 TAC = """
 import echo_by_asyncio
-from rtunnel.options import run
+from rtunnel.options.plugins import run
 
 application = run.application("echo", echo_by_asyncio.Options, echo_by_asyncio.makeService)
 """

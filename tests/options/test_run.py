@@ -15,9 +15,9 @@ from twisted.logger import ILogObserver
 from twisted.python.failure import Failure
 
 from rtunnel.errors import StartupError
-from rtunnel.options import run, server
-from rtunnel.options.newcomers import NewcomersObserver
-from rtunnel.options.run import LAST_MOMENT, PluginService
+from rtunnel.options.plugins import rtunnel_server, run
+from rtunnel.options.plugins.newcomers import NewcomersObserver
+from rtunnel.options.plugins.run import LAST_MOMENT, PluginService
 
 
 class FakeReactor(Clock):
@@ -94,7 +94,7 @@ def signals() -> Iterator[Callable[[signal.Signals], None]]:
 
 
 def start(reactor: FakeReactor, service: Service) -> PluginService:
-    plugin = PluginService("rtunnel-test", service, server.Options(), reactor)
+    plugin = PluginService("rtunnel-test", service, rtunnel_server.Options(), reactor)
     plugin.privilegedStartService()
     plugin.startService()
     reactor.on_stop = plugin.stopService
@@ -160,7 +160,7 @@ def test_a_signal_when_the_reactor_stops_already(
 
 @pytest.mark.usefixtures("signals")
 def test_an_ignored_sigint_stays_ignored(reactor: FakeReactor) -> None:
-    PluginService("rtunnel-test", Service(), server.Options(), reactor).startService()
+    PluginService("rtunnel-test", Service(), rtunnel_server.Options(), reactor).startService()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for call in reactor.started:
         call()
@@ -170,7 +170,7 @@ def test_an_ignored_sigint_stays_ignored(reactor: FakeReactor) -> None:
 
 def test_tree(reactor: FakeReactor) -> None:
     service = Service()
-    plugin = PluginService("rtunnel-test", service, server.Options(), reactor)
+    plugin = PluginService("rtunnel-test", service, rtunnel_server.Options(), reactor)
     assert isinstance(plugin, MultiService)
     assert plugin.name == "rtunnel-test"
     assert service in list(plugin)
@@ -185,7 +185,7 @@ def test_a_start_error_goes_to_the_real_standard_error(
     reactor: FakeReactor, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Callable[..., list[Failure]]
 ) -> None:
     monkeypatch.setattr(sys, "stderr", object())
-    plugin = PluginService("rtunnel-test", Unstartable(), server.Options(), reactor)
+    plugin = PluginService("rtunnel-test", Unstartable(), rtunnel_server.Options(), reactor)
     with pytest.raises(StartupError) as caught:
         plugin.privilegedStartService()
     assert caught.value.code == "cannot listen"
@@ -200,7 +200,7 @@ def test_a_start_error_is_logged_where_the_log_is_elsewhere(
 ) -> None:
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr(sys, "argv", ["twistd", "--logger=x", "-y", "x.tac"])
-    plugin = PluginService("rtunnel-test", Unstartable(), server.Options(), reactor)
+    plugin = PluginService("rtunnel-test", Unstartable(), rtunnel_server.Options(), reactor)
     plugin.setServiceParent(Application("x"))
     with pytest.raises(StartupError):
         plugin.privilegedStartService()
@@ -208,8 +208,8 @@ def test_a_start_error_is_logged_where_the_log_is_elsewhere(
     assert "PluginService#critical] cannot listen" in str(error.value)
 
 
-def options() -> server.Options:
-    made = server.Options()
+def options() -> rtunnel_server.Options:
+    made = rtunnel_server.Options()
     made.parseOptions([])
     return made
 
@@ -246,12 +246,12 @@ def test_any_other_parent_will_do(reactor: FakeReactor) -> None:
 def test_application_of_a_tac(reactor: FakeReactor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["twistd", "-ny", "x.tac"])
 
-    def make(made: server.Options) -> MultiService:
+    def make(made: rtunnel_server.Options) -> MultiService:
         assert made.settings.drain == 3
         return PluginService("rtunnel-test", Service(), made, reactor)
 
-    application = run.application("rtunnel-test", server.Options, make, ["--drain=3"])
+    application = run.application("rtunnel-test", rtunnel_server.Options, make, ["--drain=3"])
     assert [service.name for service in IServiceCollection(application)] == ["rtunnel-test"]
     with pytest.raises(SystemExit) as caught:
-        run.application("rtunnel-test", server.Options, make, ["--drain=x"])
+        run.application("rtunnel-test", rtunnel_server.Options, make, ["--drain=x"])
     assert str(caught.value.code).startswith("rtunnel-test: flag --drain: 'x' is not a time")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rtunnel.config import Setting
-from rtunnel.options import client, server
-from rtunnel.options.common import PluginOptions
+from rtunnel.options.plugins import rtunnel_client, rtunnel_server
+from rtunnel.options.plugins.common import PluginOptions
+from rtunnel.options.settings.sources import Setting
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds, need, twistd_program
 
@@ -164,7 +164,7 @@ class TestUnits:
         assert [shlex.split(line)[:2] for line in lines if not line.startswith("#")] == [["u", "rtunnel"]]
 
     @pytest.mark.parametrize(
-        ("name", "options"), [("rtunnel-server", server.Options), ("rtunnel-client", client.Options)]
+        ("name", "options"), [("rtunnel-server", rtunnel_server.Options), ("rtunnel-client", rtunnel_client.Options)]
     )
     def test_systemd_has_longer_than_the_drain(self, name: str, options: type[PluginOptions]) -> None:
         (drain,) = [setting.default for setting in options.declared if setting.name == "drain"]
@@ -175,7 +175,7 @@ class TestUnits:
 class TestSamples:
     """The sample configurations load as they are, leave nothing out, and do not lie about the defaults."""
 
-    SAMPLES = (("server.yaml", server.Options), ("client.yaml", client.Options))
+    SAMPLES = (("server.yaml", rtunnel_server.Options), ("client.yaml", rtunnel_client.Options))
 
     @pytest.mark.usefixtures("environment")
     @pytest.mark.parametrize(("name", "options"), SAMPLES)

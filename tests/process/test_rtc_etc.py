@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from rtunnel.config_file import read_config_file
-from rtunnel.options import rtc_client, rtc_host, rtc_signal
-from rtunnel.options.common import PluginOptions
-from rtunnel.options.rtc_declarations import ALL
+from rtunnel.options.plugins import rtc_client, rtc_host, rtc_signal
+from rtunnel.options.plugins.common import PluginOptions
+from rtunnel.options.settings.rtc import ALL
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds, twistd_program, wait_until_open
 from tests.process.services import Service, expected, get, read_all

@@ -136,7 +136,7 @@ CLIENTS = """
 from twisted.application.service import Application
 from twisted.internet import reactor
 
-from rtunnel.options.client import Options
+from rtunnel.options.plugins.rtunnel_client import Options
 from rtunnel.reverse.client import TunnelClient
 
 application = Application("clients")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rtunnel.relay.direct import DirectRelay
-from rtunnel.reverse.server import TunnelServer
+from rtunnel.reverse.server.service import TunnelServer
 from tests.reverse.net import HEADER, NEW_CONN, RawLink, until
 from tests.reverse.world import World
 

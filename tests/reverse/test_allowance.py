@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtunnel.reverse.allowance import Allowance
+from rtunnel.upkeep.token_bucket import Allowance
 
 
 def test_all_at_once_and_then_at_the_rate() -> None:

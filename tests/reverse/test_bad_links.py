@@ -14,7 +14,7 @@ import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse.server import TunnelServer
+from rtunnel.reverse.server.service import TunnelServer
 from tests.ports import free_port
 from tests.reverse.net import (
     CLOSE_CONN,
@@ -271,7 +271,7 @@ async def test_flood_that_wants_answers_and_does_not_read_them(
     world: World, server: TunnelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Floods of control frames (rust-yamux GHSA-4w32-2493-32g7): bounded, then the link is closed."""
-    monkeypatch.setattr("rtunnel.reverse.link_protocol.LINGER", 0.1)
+    monkeypatch.setattr("rtunnel.reverse.carriers.link_protocol.LINGER", 0.1)
     link = await world.raw_extended(server)
     link.stop_reading()
     (session,) = [session for session in server.sessions if session.peer_name == link.name]

@@ -11,7 +11,7 @@ import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse.link_protocol import LinkProtocol
+from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from tests.ports import free_port
 from tests.reverse.net import (
     CLOSE_CONN,

@@ -9,7 +9,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import DialAddress
-from rtunnel.reverse.client import TunnelClient
+from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from tests.ports import free_port
 from tests.reverse.net import (

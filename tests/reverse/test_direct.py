@@ -12,9 +12,10 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import DialAddress, ListenAddress
-from rtunnel.reverse import data_client, data_server, data_visits
-from rtunnel.reverse.client import TunnelClient
-from rtunnel.reverse.server import TunnelServer
+from rtunnel.reverse.client import pool as data_client, visits
+from rtunnel.reverse.client.service import TunnelClient
+from rtunnel.reverse.server import pool as data_server
+from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
@@ -346,7 +347,7 @@ async def test_visitors_behind_haproxy(world: World) -> None:
 @ensureDeferred
 async def test_service_whose_socket_cannot_be_had(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind Twisted's TLS: relayed in user space."""
-    monkeypatch.setattr(data_visits, "has_socket", lambda _transport: False)
+    monkeypatch.setattr(visits, "has_socket", lambda _transport: False)
     server, service, port = world.server(), await world.service(), free_port()
     tunnel = TunnelSettings(port, DialAddress.parse(f"localhost:{service.port}"))
     control = DialAddress.parse(f"{HOST}:{world.control_port(server)}")

@@ -9,7 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse import data_client
+from rtunnel.reverse.client import pool
 from tests.ports import free_port
 from tests.reverse.data import (
     ATTACH,
@@ -119,7 +119,7 @@ async def test_ticket_without_room_is_used_when_a_visitor_has_taken_a_connection
 async def test_tickets_without_room_grow_old(
     world: World, monkeypatch: pytest.MonkeyPatch, expires: float, kept: float
 ) -> None:
-    monkeypatch.setattr(data_client, "KEPT", kept)
+    monkeypatch.setattr(pool, "KEPT", kept)
     service = await world.echo()
     server = await ServerByHand().start(world, (8080, service.port), pool=1)
     server.send_tickets(2, expires=expires)

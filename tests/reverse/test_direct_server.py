@@ -9,7 +9,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse import data_server, data_wires, server_session
+from rtunnel.reverse.carriers import sockets
+from rtunnel.reverse.server import pool, session as server_session
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
 from tests.reverse.data import (
@@ -78,7 +79,7 @@ async def test_reader_of_a_data_connection_may_stall(world: World, monkeypatch: 
 @ensureDeferred
 async def test_way_of_a_visitor(world: World) -> None:
     server, link, port, tickets = await client_by_hand(world)
-    assert len(tickets) == len(set(tickets)) == data_server.AT_FIRST
+    assert len(tickets) == len(set(tickets)) == pool.AT_FIRST
     by_link = await world.visitor(port)
     number, _ = await link.take(NEW_CONN)
     data = await attach(world, server, tickets[0])
@@ -174,16 +175,16 @@ async def test_tickets_of_which_nothing_came_do_not_stand_in_the_way(
 ) -> None:
     """An end had no descriptor for a while, say: each visitor gets a new one, and not only when the old ones expire."""
     server, link, port, lost = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.2))
-    assert data_server.LOST_AFTER == 10.0
+    assert pool.LOST_AFTER == 10.0
     session = session_of(server)
-    session.data._wished_at -= data_server.LOST_AFTER
+    session.data._wished_at -= pool.LOST_AFTER
     for number in range(3):
         tickets = await tickets_of(link)
-        assert len(tickets) == (data_server.AT_FIRST if number == 0 else 1)
+        assert len(tickets) == (pool.AT_FIRST if number == 0 else 1)
         assert server.tickets.outstanding(session.data, reactor.seconds()) == len(tickets)
         for ticket in tickets:
             await attach(world, server, ticket)
-        await until(lambda: len(session.data._idle) == data_server.AT_FIRST)
+        await until(lambda: len(session.data._idle) == pool.AT_FIRST)
         await world.visitor(port)
     await (await attach(world, server, lost[0])).ends()
 
@@ -279,7 +280,7 @@ async def test_half_of_those_that_wait_are_not_asked_at_the_same_time(world: Wor
     # It is looked at when this test says so.
     session._tick_call.cancel()
     waiting = [await attach(world, server, ticket) for ticket in tickets]
-    await until(lambda: len(session.data._idle) == data_server.AT_FIRST == 4)
+    await until(lambda: len(session.data._idle) == pool.AT_FIRST == 4)
     session.data.tick(reactor.seconds())
     assert len(session.data._asked) == len(session.data._idle) == 2
     await until(lambda: sum(PING in data.seen for data in waiting) == 2)
@@ -342,7 +343,7 @@ async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
 @AUTO
 @ensureDeferred
 async def test_client_that_says_so_and_stays_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_server, "TAIL", 0.1)
+    monkeypatch.setattr(pool, "TAIL", 0.1)
     server, link, port, tickets = await client_by_hand(world)
     used = await attach(world, server, tickets[0])
     session = session_of(server)
@@ -351,7 +352,7 @@ async def test_client_that_says_so_and_stays_is_cut_off(world: World, monkeypatc
     await used.is_used()
     link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
     await until(lambda: visitor.was_reset)
-    assert data_wires.TAIL == 60.0
+    assert sockets.TAIL == 60.0
 
 
 # Visitors that wait
@@ -403,8 +404,8 @@ async def test_visitor_who_has_left_costs_no_connection(world: World) -> None:
 @DIRECT
 @ensureDeferred
 async def test_visitor_waits_no_longer_than_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert data_server.PATIENCE == 5.0
-    monkeypatch.setattr(data_server, "PATIENCE", 0.1)
+    assert pool.PATIENCE == 5.0
+    monkeypatch.setattr(pool, "PATIENCE", 0.1)
     server, _link, port, _tickets = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.2))
     visitor = await world.visitor(port)
     await until(lambda: visitor.was_reset)
@@ -433,7 +434,7 @@ async def test_waiting_visitors_go_with_the_link_and_count_as_streams(world: Wor
 @ensureDeferred
 async def test_no_more_wait_than_a_quarter_of_the_descriptors(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else they could have all of them, and no connection could come for them."""
-    monkeypatch.setattr(data_server, "descriptor_limit", lambda: 32)
+    monkeypatch.setattr(pool, "descriptor_limit", lambda: 32)
     server, link, port, tickets = await client_by_hand(world, pool=2)
     session = session_of(server)
     waiting = [await world.visitor(port) for _ in range(8)]

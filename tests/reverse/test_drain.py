@@ -11,7 +11,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
-from rtunnel.reverse.server import TunnelServer
+from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
 from tests.ports import free_port
 from tests.reverse.net import (
@@ -215,7 +215,7 @@ async def test_client_without_a_link_stops_at_once(world: World) -> None:
 
 @ensureDeferred
 async def test_client_that_does_not_read_cannot_keep_the_server(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtunnel.reverse.link_protocol.LINGER", 0.2)
+    monkeypatch.setattr("rtunnel.reverse.carriers.link_protocol.LINGER", 0.2)
     server, port = world.server(drain=0.1), free_port()
     link = await world.raw_extended(server, port, credit=2**40)
     link.stop_reading()

@@ -18,11 +18,11 @@ from twisted.logger import LogLevel
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import ConfigError
-from rtunnel.reverse import data_visits
-from rtunnel.reverse.admission import Admission, AdmissionSettings
-from rtunnel.reverse.server import TunnelServer
+from rtunnel.reverse.client import visits
+from rtunnel.reverse.server.admission import Admission, AdmissionSettings
+from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
-from rtunnel.services import accepting
+from rtunnel.upkeep import accepting
 from tests.ports import free_port
 from tests.reverse.data import ATTACH, AUTO, CAPABILITIES, FULL, Full, attach, session_of, tickets_of
 from tests.reverse.net import (
@@ -119,7 +119,7 @@ async def test_visitor_who_would_need_one_more_at_the_server(world: World) -> No
 @AUTO
 @ensureDeferred
 async def test_visitor_who_would_need_one_more_at_the_client(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_visits, "has_socket", lambda _transport: False)
+    monkeypatch.setattr(visits, "has_socket", lambda _transport: False)
     with socket.create_server((HOST, 0)) as service:
         server = await ServerByHand().start(world, (8080, service.getsockname()[1]))
         session = server.client.link.session

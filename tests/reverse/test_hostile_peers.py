@@ -8,7 +8,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse import server_session
+from rtunnel.reverse.server import session
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
 from tests.reverse.net import (
@@ -74,7 +74,7 @@ async def test_visitors_of_a_full_link_do_not_fill_the_log(world: World) -> None
 
 @ensureDeferred
 async def test_tunnels_that_come_and_go_do_not_fill_the_log(world: World, monkeypatch: Any) -> None:
-    monkeypatch.setattr(server_session, "MAX_LINES_SAID", 50)
+    monkeypatch.setattr(session, "MAX_LINES_SAID", 50)
     server = world.server(shared=True)
     link = await world.raw_extended(server)
     link.send((frame(INIT, 0, b"0:x") + frame(ERROR, 0, WITHDRAWN)) * 500)

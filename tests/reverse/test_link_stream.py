@@ -8,7 +8,7 @@ from typing import Any
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
-from rtunnel.reverse.link_protocol import LinkProtocol, LinkStream
+from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.limits import LinkLimits

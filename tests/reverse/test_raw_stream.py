@@ -12,11 +12,11 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IProtocol
 
 from rtunnel.errors import Code
-from rtunnel.reverse.raw_stream import HIGH_WATER, RawStream
-from rtunnel.security.peers import Peer as Proved
-from rtunnel.security.tls_engine import TlsEngine
-from rtunnel.security.tls_policy import Role
-from rtunnel.security.tls_transport import Secured, TlsTransport
+from rtunnel.reverse.carriers.raw_stream import HIGH_WATER, RawStream
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.identity import Peer as Proved
+from rtunnel.tls.policy import Role
+from rtunnel.tls.transport import Secured, TlsTransport
 from tests.relay.fakes import Recorder
 from tests.relay.stream_contract import BULK, End, StreamContract
 from tests.reverse.net import HOST, QuietFactory, connect, reactor, turns, until

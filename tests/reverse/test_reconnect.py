@@ -11,10 +11,10 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import DialAddress
-from rtunnel.reverse.client import LinkService
+from rtunnel.reverse.client.service import LinkService
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
-from rtunnel.services.backoff import FACTOR, Backoff
-from rtunnel.services.visitors import Visitors
+from rtunnel.upkeep.backoff import FACTOR, Backoff
+from rtunnel.upkeep.visitors import Visitors
 from tests.ports import free_port
 from tests.reverse.net import BOTH_PLANES, INIT, hello, until
 from tests.reverse.world import World

@@ -10,8 +10,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse import server_session
-from rtunnel.reverse.server import TunnelServer
+from rtunnel.reverse.server import session as server_session
+from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.wire import link as wire_link
 from tests.ports import free_port
 from tests.reverse.net import Peer, turns, until

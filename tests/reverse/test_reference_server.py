@@ -10,7 +10,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse import client_session
+from rtunnel.reverse.client import session as client_session
 from tests.ports import free_port
 from tests.reverse.net import HELLO, INIT, Peer, turns, until
 from tests.reverse.world import World, held

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from pytest_twisted import ensureDeferred
 
-from rtunnel.reverse.admission import AdmissionSettings
-from rtunnel.reverse.public_ports import Backend
-from rtunnel.reverse.roster import Roster
-from rtunnel.reverse.routing import POLICIES, LeastConnections, Pool, RoundRobin
+from rtunnel.reverse.server.admission import AdmissionSettings
+from rtunnel.reverse.server.ports import Backend
+from rtunnel.reverse.server.roster import Roster
+from rtunnel.reverse.server.routing import POLICIES, LeastConnections, Pool, RoundRobin
 from tests.ports import free_port
 from tests.reverse.net import BOTH_PLANES, INIT, NEW_CONN, READY, RawLink, until
 from tests.reverse.world import World, port_of

@@ -6,7 +6,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse import server_session
+from rtunnel.reverse.server import session
 from tests.ports import free_port
 from tests.reverse.net import HELLO, INIT, NEW_CONN, READY, Peer, RawLink, hello, turns, until
 from tests.reverse.world import World, port_of
@@ -14,12 +14,12 @@ from tests.reverse.world import World, port_of
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_session, "SILENT_AFTER", 0.2)
+    monkeypatch.setattr(session, "SILENT_AFTER", 0.2)
 
 
 @ensureDeferred
 async def test_silence_is_taken_for_a_reference_client_after_one_second(world: World) -> None:
-    assert server_session.SILENT_AFTER == 1.0
+    assert session.SILENT_AFTER == 1.0
     server = world.server(shared=True)
     link = await world.raw(server)
     early = await world.visitor(port_of(server.shared))

@@ -16,9 +16,9 @@ from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from zope.interface import implementer
 
 from rtunnel.addresses import DialAddress
-from rtunnel.reverse.client import LinkService, TunnelClient
+from rtunnel.reverse.client.service import LinkService, TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
-from rtunnel.services.visitors import Visitors
+from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
 from tests.reverse.net import (

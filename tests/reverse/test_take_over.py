@@ -6,7 +6,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse import public_ports
+from rtunnel.reverse.server import ports
 from tests.ports import free_port
 from tests.reverse.net import (
     BOTH_PLANES,
@@ -28,8 +28,8 @@ SESSION = "0123456789abcdef" * 2
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(public_ports, "TAKE_OVER_AFTER", 0.3)
-    monkeypatch.setattr(public_ports, "TAKE_OVER_POLL", 0.01)
+    monkeypatch.setattr(ports, "TAKE_OVER_AFTER", 0.3)
+    monkeypatch.setattr(ports, "TAKE_OVER_POLL", 0.01)
 
 
 async def visit(world: World, port: int, link: RawLink) -> None:
@@ -47,7 +47,7 @@ async def test_same_client_takes_its_port_at_once(world: World) -> None:
     await old.take(NEW_CONN)
     began = reactor.seconds()
     new = await world.raw_extended(server, port, session=SESSION)
-    assert reactor.seconds() - began < public_ports.TAKE_OVER_AFTER
+    assert reactor.seconds() - began < ports.TAKE_OVER_AFTER
     assert (await old.take_json(ERROR, 0))["code"] == "taken-over"
     await until(lambda: old.over and old_visitor.over)
     await visit(world, port, new)
@@ -75,7 +75,7 @@ async def test_other_client_does_not_get_the_port_of_a_live_holder(world: World)
     began = reactor.seconds()
     other.put(INIT, 0, b"%d:x" % port)
     assert (await other.take_json(ERROR, 0))["code"] == "port-in-use"
-    assert reactor.seconds() - began < public_ports.TAKE_OVER_AFTER
+    assert reactor.seconds() - began < ports.TAKE_OVER_AFTER
 
 
 @BOTH_PLANES
@@ -87,7 +87,7 @@ async def test_other_client_gets_the_port_of_a_dead_holder_after_a_while(world: 
     began = reactor.seconds()
     other.put(INIT, 0, b"%d:x" % port)
     await other.take(READY, 0)
-    assert reactor.seconds() - began >= public_ports.TAKE_OVER_AFTER
+    assert reactor.seconds() - began >= ports.TAKE_OVER_AFTER
     await dead.take(PING)
     assert (await dead.take_json(ERROR, 0))["scope"] == "link"
     await visit(world, port, other)

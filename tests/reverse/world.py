@@ -9,9 +9,9 @@ from twisted.internet.defer import maybeDeferred
 from twisted.logger import LogEvent, LogLevel, formatEvent
 
 from rtunnel.addresses import DialAddress, ListenAddress
-from rtunnel.reverse.client import TunnelClient
-from rtunnel.reverse.server import TunnelServer
-from rtunnel.reverse.server_session import ServerSession
+from rtunnel.reverse.client.service import TunnelClient
+from rtunnel.reverse.server.service import TunnelServer
+from rtunnel.reverse.server.session import ServerSession
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.testing import ReferenceClient, ReferenceServer
 from rtunnel.wire.limits import LinkLimits

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import BadDescription
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection, IPeerConnectionUser
-from rtunnel.services.few_lines import FewLines
+from rtunnel.upkeep.few_lines import FewLines
 
 #: Datagrams that wait at once; the oldest make room.
 MAX_DATAGRAMS = 32

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from aiortc.rtcsctptransport import Chunk, DataChunk, parse_packet
 
-from rtunnel.rtc.bridge import adopt_python_logging
-from rtunnel.rtc.channel import Channel
-from rtunnel.rtc.sctp import Association
+from rtunnel.rtc.aiortc.bridge import adopt_python_logging
+from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.sctp import Association
 from tests.reverse.net import turns, until
 
 FIRST, LAST, UNORDERED = 2, 1, 4

@@ -23,8 +23,8 @@ from zope.interface import implementer
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.settings import SignalClientSettings, SignalUrl
-from rtunnel.rtc.signal_link import SignalLink
-from rtunnel.wire.signaling import SUBPROTOCOL, Signal, decode_signal, encode_signal
+from rtunnel.rtc.signaling.link import SignalLink
+from rtunnel.wire.webrtc.signaling import SUBPROTOCOL, Signal, decode_signal, encode_signal
 from tests.leftovers import TestLog
 from tests.tls.parts import Holder, Lines
 

@@ -16,7 +16,7 @@ from txaio import tx
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signal_server import SignalServer, Times
+from rtunnel.rtc.signaling.server import SignalServer, Times
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, Peer, connect, reactor, until
 

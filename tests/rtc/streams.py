@@ -7,9 +7,9 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from rtunnel.rtc.channel_streams import ChannelStreams
+from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.wire.limits import ChannelLimits
-from rtunnel.wire.signaling import Extension
+from rtunnel.wire.webrtc.signaling import Extension
 from tests.relay.fakes import Recorder
 from tests.rtc.fakes import FakeChannelUser, FakeNetwork, FakePeer, connected_pair
 

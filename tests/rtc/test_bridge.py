@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from rtunnel.rtc.bridge import Tasks, adopt_python_logging, as_deferred
+from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
 from tests.leftovers import LoggedError, TestLog
 from tests.reverse.net import turns, until
 

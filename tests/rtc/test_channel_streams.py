@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rtunnel.errors import Code
-from rtunnel.rtc.channel_streams import CREDIT_ROOM, LOW, MESSAGE
+from rtunnel.rtc.streams import CREDIT_ROOM, LOW, MESSAGE
 from rtunnel.wire.credit import MAX_OFFSET
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.stream import HIGH_WATER, LOW_WATER

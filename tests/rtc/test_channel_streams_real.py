@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest_twisted
 
-from rtunnel.rtc.channel_streams import ChannelStreams
-from rtunnel.rtc.peer_connection import PeerConnection
+from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings
-from rtunnel.wire.signaling import Extension
+from rtunnel.rtc.streams import ChannelStreams
+from rtunnel.wire.webrtc.signaling import Extension
 from tests.relay.stream_contract import End, StreamContract
 from tests.reverse.net import reactor, turns, until
 from tests.rtc.fakes import FakePeer, few_lines

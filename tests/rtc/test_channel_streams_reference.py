@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rtunnel.errors import Code
-from rtunnel.rtc.channel_streams import MAX_STALL, STALLING
+from rtunnel.rtc.streams import MAX_STALL, STALLING
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.stream import HIGH_WATER
 from tests.rtc.fakes import FakeChannelUser

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from rtunnel.rtc import client as client_module, ice, peer_connection
+from rtunnel.rtc import client as client_module
+from rtunnel.rtc.aiortc import ice, peer_connection
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.wire.limits import ChannelLimits
-from rtunnel.wire.signaling import ANSWER, CANDIDATE, ERROR, OFFER, Candidate, Signal, candidate_payload
+from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, OFFER, Candidate, Signal, candidate_payload
 from tests.ports import free_port
 from tests.reverse.net import HOST, Peer, turns, until
 from tests.rtc.fakes import FakeChannelUser

@@ -12,7 +12,7 @@ from rtunnel.addresses import ListenAddress
 from rtunnel.rtc import client
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.settings import ClientSettings, ForwardSettings, IceSettings, SignalClientSettings, SignalUrl
-from rtunnel.wire.signaling import OFFER
+from rtunnel.wire.webrtc.signaling import OFFER
 from tests.leftovers import TestLog
 from tests.rtc.signal_link_parts import OwnServer, World
 

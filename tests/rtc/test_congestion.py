@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtunnel.rtc.congestion import LEAST_WINDOW, LINGER, QUEUE_DELAY, REMEMBER, DelayLimit
+from rtunnel.rtc.aiortc.congestion import LEAST_WINDOW, LINGER, QUEUE_DELAY, REMEMBER, DelayLimit
 
 
 class Path:

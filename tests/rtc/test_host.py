@@ -12,13 +12,14 @@ from twisted.internet.task import deferLater
 
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.errors import Code
-from rtunnel.rtc import host as host_module, peer_connection
+from rtunnel.rtc import host as host_module
+from rtunnel.rtc.aiortc import peer_connection
+from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.host import RtcHost
-from rtunnel.rtc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
-from rtunnel.wire.channel_messages import decode_control
 from rtunnel.wire.limits import ChannelLimits
-from rtunnel.wire.signaling import (
+from rtunnel.wire.webrtc.channel_messages import decode_control
+from rtunnel.wire.webrtc.signaling import (
     ANSWER,
     CANDIDATE,
     ERROR,
@@ -288,7 +289,7 @@ async def test_another_offer_of_a_client_replaces_the_first(rtc: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_offers_one_after_the_other_leave_no_socket(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtunnel.rtc import ice
+    from rtunnel.rtc.aiortc import ice
 
     monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("lo", f"127.0.0.{number}") for number in range(1, 5)]))
     host = rtc.host(rtc.signal(), (await rtc.echo()).port)

@@ -14,11 +14,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from rtunnel.errors import BadDescription
-from rtunnel.rtc import ice, peer_connection
-from rtunnel.rtc.ice import IceAgent
-from rtunnel.rtc.peer_connection import PeerConnection
+from rtunnel.rtc.aiortc import ice, peer_connection
+from rtunnel.rtc.aiortc.ice import IceAgent
+from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings, TurnServer
-from rtunnel.wire.signaling import Candidate
+from rtunnel.wire.webrtc.signaling import Candidate
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines

@@ -8,8 +8,8 @@ import pytest
 import pytest_twisted
 from OpenSSL import SSL
 
-from rtunnel.rtc import sctp
-from rtunnel.rtc.sctp import MAX_DATAGRAM_BYTES, RECEIVE_WINDOW, WINDOW_SLACK
+from rtunnel.rtc.aiortc import sctp
+from rtunnel.rtc.aiortc.sctp import MAX_DATAGRAM_BYTES, RECEIVE_WINDOW, WINDOW_SLACK
 from tests.reverse.net import turns, until
 from tests.rtc.sctp_parts import ChannelTold, Pair, ended, kinds
 

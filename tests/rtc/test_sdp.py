@@ -10,8 +10,8 @@ from aiortc.sdp import SessionDescription
 from hypothesis import given, strategies as st
 
 from rtunnel.errors import BadDescription
-from rtunnel.rtc.sdp import MAX_CANDIDATES, read_description, write_description
-from rtunnel.wire.signaling import (
+from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, read_description, write_description
+from rtunnel.wire.webrtc.signaling import (
     OFFER,
     REFERENCE_MAX_MESSAGE,
     Description,

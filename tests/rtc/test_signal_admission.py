@@ -6,8 +6,8 @@ import pytest
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from rtunnel.rtc.signal_admission import Tokens, neighbourhood
-from rtunnel.rtc.signal_protocol import ANSWER, BURST, MOST_ANSWERS, Bucket
+from rtunnel.access.web_admission import Tokens, neighbourhood
+from rtunnel.rtc.signaling.protocol import ANSWER, BURST, MOST_ANSWERS, Bucket
 
 
 def ipv6(host: str) -> IPv6Address:

@@ -14,10 +14,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel
 
-from rtunnel.rtc import signal_connection, signal_link
-from rtunnel.rtc.signal_connection import Connection
-from rtunnel.services.agent import AGENT
-from rtunnel.wire.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL, Signal, encode_signal
+from rtunnel.rtc.signaling import connection as signal_connection, link as signal_link
+from rtunnel.rtc.signaling.connection import Connection
+from rtunnel.upkeep.agent import AGENT
+from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL, Signal, encode_signal
 from tests.leftovers import TestLog
 from tests.ports import free_port
 from tests.rtc.reference_signal import ReferenceSignalServer

@@ -15,8 +15,8 @@ from twisted.logger import LogLevel
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signal_server import TIMES, SignalServer
-from rtunnel.wire.signaling import MAX_MESSAGE, Signal
+from rtunnel.rtc.signaling.server import TIMES, SignalServer
+from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, Signal
 from tests.leftovers import TestLog
 from tests.rtc.signal_link_parts import TOKEN, World
 from tests.tls.parts import Authority

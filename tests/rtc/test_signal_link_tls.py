@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 
 from rtunnel.errors import ConfigError
-from rtunnel.security.web_tls import client_context
+from rtunnel.tls.web_client import client_context
 from tests.leftovers import TestLog
 from tests.rtc.signal_link_parts import TOKEN, OwnServer, RawServer, World
 from tests.tls.parts import KEYS, Authority, Holder

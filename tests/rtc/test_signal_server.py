@@ -11,8 +11,8 @@ import pytest_twisted
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import ConfigError, StartupError
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signal_server import SignalServer
-from rtunnel.wire.signaling import SUBPROTOCOL
+from rtunnel.rtc.signaling.server import SignalServer
+from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 from tests.reverse.net import can_bind, reactor, until
 from tests.rtc.signal_parts import UPGRADE, SignalWorld, short
 
@@ -253,7 +253,7 @@ async def test_any_number_of_connections_of_one_address(signaling: SignalWorld) 
 
 @pytest_twisted.ensureDeferred
 async def test_many_strangers_give_way(signaling: SignalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtunnel.rtc.signal_server.MAX_STRANGERS", 3)
+    monkeypatch.setattr("rtunnel.rtc.signaling.server.MAX_STRANGERS", 3)
     await signaling.start()
     host = await signaling.host()
     strangers = [await signaling.raw() for _ in range(3)]

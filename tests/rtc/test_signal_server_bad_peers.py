@@ -11,8 +11,8 @@ from hypothesis import given, strategies as st
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signal_server import SignalServer
-from rtunnel.rtc.switchboard import MAX_MISTAKES
+from rtunnel.rtc.signaling.server import SignalServer
+from rtunnel.rtc.signaling.switchboard import MAX_MISTAKES
 from tests.reverse.net import Peer, reactor, turns, until
 from tests.rtc.signal_parts import (
     CLOSE,

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signal_server import SignalServer
+from rtunnel.rtc.signaling.server import SignalServer
 from tests.rtc.signal_parts import CLOSE, PING, PONG, TEXT, UPGRADE, FakeTransport, close_code, frame, frames
 
 REGISTER = frame(b'{"type":"register-host","sender_id":"host"}')

@@ -16,8 +16,8 @@ from zope.interface import implementer
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import ConfigError
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signal_server import SignalServer
-from rtunnel.security.openssl import set_groups
+from rtunnel.rtc.signaling.server import SignalServer
+from rtunnel.tls.openssl import set_groups
 from tests.reverse.net import Peer, reactor, until
 from tests.rtc.signal_parts import SignalWorld, short
 from tests.tls.parts import DAY, Authority, Holder

@@ -6,9 +6,9 @@ import pytest
 import pytest_twisted
 
 from rtunnel.errors import BadSignal
-from rtunnel.rtc.peer_connection import PeerConnection
+from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings
-from rtunnel.wire.signaling import MAX_CANDIDATE, Candidate, candidate_payload, read_candidate
+from rtunnel.wire.webrtc.signaling import MAX_CANDIDATE, Candidate, candidate_payload, read_candidate
 from tests.reverse.net import until
 from tests.rtc.fakes import FakePeer, few_lines
 

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import Logger
 
-from rtunnel.rtc.switchboard import (
+from rtunnel.rtc.signaling.switchboard import (
     MAX_HELD,
     MAX_MISTAKES,
     MAX_UNANSWERED,
@@ -20,7 +20,7 @@ from rtunnel.rtc.switchboard import (
     State,
     Switchboard,
 )
-from rtunnel.services.few_lines import FewLines
+from rtunnel.upkeep.few_lines import FewLines
 from tests.leftovers import TestLog
 
 SDP = {"sdp": {"type": "offer", "sdp": "v=0"}, "rtunnel": {"version": 1}, "new": [1.5, None, "ü"]}

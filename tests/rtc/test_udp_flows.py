@@ -14,7 +14,7 @@ from rtunnel.relay.udp import FlowTable
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.rtc.udp_host import HostFlows
-from rtunnel.services.few_lines import FewLines
+from rtunnel.upkeep.few_lines import FewLines
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.fakes import few_lines
 from tests.rtc.udp_parts import Echo, MemoryChannel, MemoryConnection, Program, ReactorByHand, needs_ipv6, udp_address

@@ -13,8 +13,8 @@ from twisted.logger import Logger
 from rtunnel.relay.udp import MAX_WAITING
 from rtunnel.rtc.settings import UdpAddress
 from rtunnel.rtc.udp_host import TRY_AGAIN, HostFlows
-from rtunnel.security.server_names import is_ip_address
-from rtunnel.services.few_lines import FewLines
+from rtunnel.tls.server_names import is_ip_address
+from rtunnel.upkeep.few_lines import FewLines
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.udp_parts import (

@@ -21,7 +21,7 @@ from rtunnel.rtc.settings import (
     SignalUrl,
     UdpAddress,
 )
-from rtunnel.rtc.signal_server import SignalServer
+from rtunnel.rtc.signaling.server import SignalServer
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, LocalService, Peer, connect, reactor, until
 from tests.tls.parts import Lines

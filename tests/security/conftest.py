@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rtunnel.security import pki
-from rtunnel.security.store import Store
+from rtunnel.pki import operations
+from rtunnel.pki.store import Store
 from tests.security.pki_parts import HOSTS
 
 
@@ -15,7 +15,7 @@ from tests.security.pki_parts import HOSTS
 def store(tmp_path: Path) -> Store:
     """A CA with a server."""
     made = Store(tmp_path / "pki")
-    pki.init(made, HOSTS)
+    operations.init(made, HOSTS)
     return made
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from rtunnel.security import bundle, inventory, pki
-from rtunnel.security.store import Store
+from rtunnel.pki import bundle, inventory, operations
+from rtunnel.pki.store import Store
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOSTS = ["t.example.org", "192.0.2.1"]
@@ -33,7 +33,7 @@ def crl(store: Store) -> x509.CertificateRevocationList:
 
 
 def arrived(store: Store, name: str) -> bundle.Bundle:
-    return bundle.parse(bundle.write(pki.make_bundle(store, name)), "x.pem", NOW)
+    return bundle.parse(bundle.write(operations.make_bundle(store, name)), "x.pem", NOW)
 
 
 def warnings(store: Store, now: datetime | None = None) -> list[str]:

@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.x509 import verification
 from OpenSSL import SSL, crypto
 
-from rtunnel.security.authority import CLOCK_SKEW, issue, make_ca, make_crl, renew_ca
-from rtunnel.security.certificates import (
+from rtunnel.pki.authority import CLOCK_SKEW, issue, make_ca, make_crl, renew_ca
+from rtunnel.pki.certificates import (
     Algorithm,
     Identity,
     Kind,

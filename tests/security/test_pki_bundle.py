@@ -10,18 +10,15 @@ from pathlib import Path
 import pytest
 
 from rtunnel.errors import PkiError
-from rtunnel.security import bundle, files, pki, unpack
-from rtunnel.security.authority import issue, make_ca, make_crl
-from rtunnel.security.certificates import (
-    Kind,
-    crl_number,
-)
-from rtunnel.security.store import Store
+from rtunnel.pki import bundle, files, operations, unpack
+from rtunnel.pki.authority import issue, make_ca, make_crl
+from rtunnel.pki.certificates import Kind, crl_number
+from rtunnel.pki.store import Store
 from tests.security.pki_parts import HOSTS, NOW, arrived, crl, tree, warnings
 
 
 def test_bundle(store: Store, elsewhere: Store) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     carried = arrived(store, "laptop")
     assert (carried.kind, carried.name, carried.servers) == (Kind.CLIENT, "laptop", tuple(HOSTS))
     done = unpack.unpack(elsewhere, carried)
@@ -45,28 +42,28 @@ def test_bundle_of_a_server(store: Store, elsewhere: Store) -> None:
 @pytest.mark.parametrize("name", ["ca", "nobody", "../x"])
 def test_no_bundle(name: str, store: Store) -> None:
     with pytest.raises(PkiError):
-        pki.make_bundle(store, name)
+        operations.make_bundle(store, name)
 
 
 def test_no_bundle_of_what_nobody_would_take(store: Store) -> None:
-    pki.add_client(store, "laptop", days=1)
+    operations.add_client(store, "laptop", days=1)
     with pytest.raises(PkiError, match="has ended; first run: rtunnel pki renew laptop"):
-        pki.make_bundle(store, "laptop", now=NOW + timedelta(days=2))
+        operations.make_bundle(store, "laptop", now=NOW + timedelta(days=2))
     stranger = issue(make_ca(), Kind.CLIENT, "laptop")
     store.pair("laptop").certificate.write_bytes(stranger.certificate_pem)
     with pytest.raises(PkiError, match="is not the key of"):
-        pki.make_bundle(store, "laptop")
+        operations.make_bundle(store, "laptop")
     store.pair("laptop").key.write_bytes(stranger.key_pem)
     with pytest.raises(PkiError, match="is not from the CA"):
-        pki.make_bundle(store, "laptop")
+        operations.make_bundle(store, "laptop")
 
 
 def test_a_renewed_bundle_takes_the_place_of_the_former(store: Store, elsewhere: Store) -> None:
-    pki.add_client(store, "laptop", now=NOW - timedelta(days=1))
+    operations.add_client(store, "laptop", now=NOW - timedelta(days=1))
     former = arrived(store, "laptop")
     unpack.unpack(elsewhere, former)
     elsewhere.own_client.key.chmod(0o640)
-    pki.renew(store, "laptop", revoke_old=True)
+    operations.renew(store, "laptop", revoke_old=True)
     done = unpack.unpack(elsewhere, arrived(store, "laptop"))
     assert [path.name for path in done.written] == ["client.crt", "client.key", "ca.crl"]
     assert [path.parent for path in done.put_aside] == [elsewhere.old] * 3
@@ -81,10 +78,10 @@ def test_a_renewed_bundle_takes_the_place_of_the_former(store: Store, elsewhere:
 
 def test_another_name_or_another_ca_has_to_be_asked_for(store: Store, elsewhere: Store, tmp_path: Path) -> None:
     for name in ("laptop", "phone"):
-        pki.add_client(store, name)
+        operations.add_client(store, name)
     other = Store(tmp_path / "other")
-    pki.init(other, HOSTS)
-    pki.add_client(other, "laptop")
+    operations.init(other, HOSTS)
+    operations.add_client(other, "laptop")
     unpack.unpack(elsewhere, arrived(store, "laptop"))
     before = tree(elsewhere.directory)
     with pytest.raises(PkiError, match="is that of 'laptop'; name another --dir"):
@@ -102,10 +99,10 @@ def test_another_name_or_another_ca_has_to_be_asked_for(store: Store, elsewhere:
 
 
 def test_a_bundle_without_a_list_takes_the_place_of_another_ca(store: Store, elsewhere: Store, tmp_path: Path) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     other = Store(tmp_path / "other")
-    pki.init(other, HOSTS)
-    pki.add_client(other, "laptop")
+    operations.init(other, HOSTS)
+    operations.add_client(other, "laptop")
     other.crl.unlink()
     unpack.unpack(elsewhere, arrived(store, "laptop"))
     unpack.unpack(elsewhere, arrived(other, "laptop"), replace=True)
@@ -115,7 +112,7 @@ def test_a_bundle_without_a_list_takes_the_place_of_another_ca(store: Store, els
 
 def test_a_bundle_beside_its_own_ca(store: Store) -> None:
     """Both ends on one machine, as for a first try."""
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     before = tree(store.directory)
     unpack.unpack(store, arrived(store, "laptop"))
     assert set(tree(store.directory)) - set(before) == {"client.crt", "client.key"}
@@ -124,14 +121,14 @@ def test_a_bundle_beside_its_own_ca(store: Store) -> None:
 
 def test_a_bundle_never_touches_a_ca(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
-    pki.init(other, HOSTS)
-    pki.add_client(other, "laptop")
+    operations.init(other, HOSTS)
+    operations.add_client(other, "laptop")
     with pytest.raises(PkiError, match="is the place of another CA; import into another --dir"):
         unpack.unpack(store, arrived(other, "laptop"), replace=True)
 
 
 def test_a_key_without_certificate_in_the_place(store: Store, elsewhere: Store) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     files.make_directory(elsewhere.directory)
     elsewhere.own_client.key.write_bytes(b"precious")
     with pytest.raises(PkiError, match="is there, without its certificate"):

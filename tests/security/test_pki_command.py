@@ -17,9 +17,9 @@ import pytest
 
 from rtunnel import __version__
 from rtunnel.options.command import main
-from rtunnel.security import pki
-from rtunnel.security.certificates import Algorithm, algorithm_of, hosts_of
-from rtunnel.security.store import Store
+from rtunnel.pki import operations
+from rtunnel.pki.certificates import Algorithm, algorithm_of, hosts_of
+from rtunnel.pki.store import Store
 from tests.process.harness import clean_environment
 from tests.security.pki_parts import tree
 
@@ -266,8 +266,8 @@ def test_mistakes_are_one_line(arguments: str, complaint: str, in_process: Run, 
 )
 def test_mistakes_change_nothing(arguments: str, complaint: str, in_process: Run, tmp_path: Path) -> None:
     store = Store(tmp_path / "pki")
-    pki.init(store, ["a"])
-    pki.add_client(store, "laptop")
+    operations.init(store, ["a"])
+    operations.add_client(store, "laptop")
     (tmp_path / "there").write_text("precious")
     before = tree(tmp_path)
     assert complaint in wrong(in_process(*arguments.split()))
@@ -308,7 +308,7 @@ def test_output_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
 def closed(tmp_path: Path) -> Iterator[Path]:
     """A directory with a CA that nobody may enter."""
     store = Store(tmp_path / "pki")
-    pki.init(store, ["a"])
+    operations.init(store, ["a"])
     store.directory.chmod(0)
     yield store.directory
     store.directory.chmod(0o700)
@@ -345,9 +345,9 @@ def test_permissions_without_a_umask(run: Run, tmp_path: Path) -> None:
 
 def test_two_at_once(tmp_path: Path) -> None:
     store = Store(tmp_path / "pki")
-    pki.init(store, ["a"])
+    operations.init(store, ["a"])
     for name in "abcdef":
-        pki.add_client(store, name)
+        operations.add_client(store, name)
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "rtunnel", "pki", "revoke", name, "--dir", str(store.directory)],
@@ -366,7 +366,7 @@ def test_ctrl_c(in_process: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object, **keywords: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pki, "init", interrupted)
+    monkeypatch.setattr(operations, "init", interrupted)
     done = in_process("pki", "init", *NAMES)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "\n")
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rtunnel.errors import PkiError
-from rtunnel.security import files
-from rtunnel.security.files import PRIVATE, PUBLIC, Draft, locked, make_directory, publish, read
+from rtunnel.pki import files
+from rtunnel.pki.files import PRIVATE, PUBLIC, Draft, locked, make_directory, publish, read
 
 
 def mode(path: Path) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rtunnel.security import pki
-from rtunnel.security.store import Store, parse_certificate, parse_crl, parse_key
+from rtunnel.pki import operations
+from rtunnel.pki.store import Store, parse_certificate, parse_crl, parse_key
 from tests.process.harness import clean_environment
 from tests.security.pki_parts import HOSTS, crl
 
@@ -22,8 +22,8 @@ DRIVER = """
 import os, signal, sys
 from pathlib import Path
 
-from rtunnel.security import pki
-from rtunnel.security.store import Store
+from rtunnel.pki import operations as pki
+from rtunnel.pki.store import Store
 
 
 def deadly(function):
@@ -92,7 +92,7 @@ def found_whole(store: Store) -> set[bytes]:
 
 @pytest.fixture
 def template(store: Store) -> Store:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     return store
 
 
@@ -102,7 +102,7 @@ def test_renew(template: Store, tmp_path: Path) -> None:
     for store in kill_at_each_step("renew", tmp_path, template.directory):
         assert before <= found_whole(store)
         crl(store)
-        pki.renew(store, "laptop")
+        operations.renew(store, "laptop")
         assert store.pair("laptop").load()
         assert before <= found_whole(store)
         assert not list(store.directory.rglob("*.tmp"))
@@ -113,7 +113,7 @@ def test_init(tmp_path: Path) -> None:
     for store in kill_at_each_step("init", tmp_path, None):
         if found_whole(store):
             continue
-        pki.init(store, HOSTS)
+        operations.init(store, HOSTS)
         assert store.load_ca()
         assert not list(store.directory.rglob("*.tmp"))
         beginnings += 1

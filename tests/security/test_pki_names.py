@@ -14,11 +14,11 @@ from OpenSSL import crypto
 from service_identity.pyopenssl import extract_patterns, verify_hostname, verify_ip_address
 
 from rtunnel.errors import PkiError
-from rtunnel.security import names
-from rtunnel.security.authority import issue, make_ca
-from rtunnel.security.certificates import Algorithm, Kind, common_name, hosts_of
-from rtunnel.security.places import default_pki_dir
-from rtunnel.security.store import Store
+from rtunnel.pki import names
+from rtunnel.pki.authority import issue, make_ca
+from rtunnel.pki.certificates import Algorithm, Kind, common_name, hosts_of
+from rtunnel.pki.locations import default_pki_dir
+from rtunnel.pki.store import Store
 
 LABEL = st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?", fullmatch=True)
 ADDRESS = st.ip_addresses().map(str)

@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from rtunnel.errors import PkiError
-from rtunnel.security import inventory, pki, unpack
-from rtunnel.security.authority import issue, make_ca, make_crl
-from rtunnel.security.certificates import (
+from rtunnel.pki import inventory, operations, unpack
+from rtunnel.pki.authority import issue, make_ca, make_crl
+from rtunnel.pki.certificates import (
     Algorithm,
     Kind,
     algorithm_of,
@@ -23,7 +23,7 @@ from rtunnel.security.certificates import (
     revocations,
     signed_by,
 )
-from rtunnel.security.store import Pair, Store
+from rtunnel.pki.store import Pair, Store
 from tests.security.pki_parts import HOSTS, NOW, arrived, crl, serial, tree, warnings
 
 
@@ -44,23 +44,23 @@ def test_init(store: Store) -> None:
 def test_init_touches_nothing_that_is_there(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(PkiError, match=f"{name} is there already, and is not overwritten"):
-        pki.init(Store(tmp_path), HOSTS)
+        operations.init(Store(tmp_path), HOSTS)
     assert tree(tmp_path) == {name: b"precious"}
 
 
 def test_init_for_the_group_of_a_service(tmp_path: Path) -> None:
     store = Store(tmp_path / "pki")
-    pki.init(store, HOSTS, group=os.getgid())
+    operations.init(store, HOSTS, group=os.getgid())
     assert stat.S_IMODE(store.directory.stat().st_mode) == 0o750
     assert stat.S_IMODE(store.server.key.stat().st_mode) == 0o640
     assert stat.S_IMODE(store.ca.key.stat().st_mode) == 0o600
-    pki.renew(store, "server")
+    operations.renew(store, "server")
     assert stat.S_IMODE(store.server.key.stat().st_mode) == 0o640
     assert warnings(store) == []
 
 
 def test_client(store: Store) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     pair = store.pair("laptop")
     assert pair.certificate == store.directory / "clients" / "laptop.crt"
     assert stat.S_IMODE(store.clients.stat().st_mode) == 0o700
@@ -68,10 +68,10 @@ def test_client(store: Store) -> None:
     assert signed_by(pair.load().certificate, store.load_ca().certificate)
     before = tree(store.directory)
     with pytest.raises(PkiError, match="there is a client 'laptop' already; 'rtunnel pki renew laptop'"):
-        pki.add_client(store, "laptop")
+        operations.add_client(store, "laptop")
     pair.certificate.unlink()
     with pytest.raises(PkiError, match=r"laptop\.key is there already, without its certificate"):
-        pki.add_client(store, "laptop")
+        operations.add_client(store, "laptop")
     pair.certificate.write_bytes(before["clients/laptop.crt"])
     assert tree(store.directory) == before
 
@@ -80,27 +80,30 @@ def test_client(store: Store) -> None:
 def test_client_names_are_checked(name: str, store: Store) -> None:
     before = tree(store.directory.parent)
     with pytest.raises(PkiError):
-        pki.add_client(store, name)
+        operations.add_client(store, name)
     assert tree(store.directory.parent) == before
 
 
 def test_clients_sign_as_their_ca_does(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    pki.init(store, HOSTS, algorithm=Algorithm.ED25519)
-    assert algorithm_of(pki.add_client(store, "a").certificate) is Algorithm.ED25519
-    assert algorithm_of(pki.add_client(store, "b", algorithm=Algorithm.ML_DSA_87).certificate) is Algorithm.ML_DSA_87
-    assert algorithm_of(pki.renew(store, "b").certificate) is Algorithm.ML_DSA_87
+    operations.init(store, HOSTS, algorithm=Algorithm.ED25519)
+    assert algorithm_of(operations.add_client(store, "a").certificate) is Algorithm.ED25519
+    assert (
+        algorithm_of(operations.add_client(store, "b", algorithm=Algorithm.ML_DSA_87).certificate)
+        is Algorithm.ML_DSA_87
+    )
+    assert algorithm_of(operations.renew(store, "b").certificate) is Algorithm.ML_DSA_87
 
 
 @pytest.mark.parametrize("what", ["add_client", "renew", "renew_ca", "revoke"])
 def test_without_a_ca(what: str, store: Store, tmp_path: Path) -> None:
     arguments = [] if what == "renew_ca" else ["laptop"]
     with pytest.raises(PkiError, match=r"there is no CA in .*/nothing; make one with 'rtunnel pki init'"):
-        getattr(pki, what)(Store(tmp_path / "nothing"), *arguments)
+        getattr(operations, what)(Store(tmp_path / "nothing"), *arguments)
     assert not (tmp_path / "nothing").exists()
     store.ca.key.unlink()
     with pytest.raises(PkiError, match=r"has no ca\.key; run this on the machine where the CA is"):
-        getattr(pki, what)(store, *arguments)
+        getattr(operations, what)(store, *arguments)
 
 
 def test_a_ca_of_another_make(tmp_path: Path) -> None:
@@ -109,13 +112,13 @@ def test_a_ca_of_another_make(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.ca.certificate.write_bytes(ca.certificate_pem)
     store.ca.key.write_bytes(ca.key_pem)
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     with pytest.raises(PkiError, match="has no certificate of the server"):
-        pki.renew(store, "server")
-    pki.renew(store, "server", hosts=HOSTS)
+        operations.renew(store, "server")
+    operations.renew(store, "server", hosts=HOSTS)
     assert hosts_of(store.server.load().certificate) == HOSTS
     assert arrived(store, "laptop").crl is None
-    assert pki.revoke(store, "laptop") == [serial(store, "laptop")]
+    assert operations.revoke(store, "laptop") == [serial(store, "laptop")]
     assert crl_number(crl(store)) == 1
 
 
@@ -130,11 +133,11 @@ def test_a_ca_of_another_make(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_ca(file: str, content: bytes, complaint: str, store: Store) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     (store.directory / file).write_bytes(content)
     before = tree(store.directory)
     with pytest.raises(PkiError, match=complaint):
-        pki.revoke(store, "laptop")
+        operations.revoke(store, "laptop")
     assert tree(store.directory) == before
     assert any(complaint in warning or "is not its key" in warning for warning in warnings(store))
 
@@ -143,30 +146,30 @@ def test_a_ca_with_a_passphrase(store: Store) -> None:
     key = store.load_ca().key
     store.ca.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")))
     with pytest.raises(PkiError, match="has a passphrase; remove that"):
-        pki.add_client(store, "laptop")
+        operations.add_client(store, "laptop")
 
 
 def test_a_certificate_that_is_no_ca(store: Store) -> None:
     store.ca.certificate.write_bytes(store.server.certificate.read_bytes())
     store.ca.key.write_bytes(store.server.key.read_bytes())
     with pytest.raises(PkiError, match="is not the certificate of a CA"):
-        pki.add_client(store, "laptop")
+        operations.add_client(store, "laptop")
 
 
 def test_a_ca_that_has_ended(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    pki.init(store, HOSTS, ca_days=10, now=NOW - timedelta(days=20))
-    for step in (lambda: pki.add_client(store, "laptop"), lambda: pki.renew(store, "server")):
+    operations.init(store, HOSTS, ca_days=10, now=NOW - timedelta(days=20))
+    for step in (lambda: operations.add_client(store, "laptop"), lambda: operations.renew(store, "server")):
         with pytest.raises(PkiError, match=r"the CA ended on .*; first run: rtunnel pki renew ca"):
             step()
-    pki.renew_ca(store)
-    pki.add_client(store, "laptop")
+    operations.renew_ca(store)
+    operations.add_client(store, "laptop")
 
 
 def test_renew_a_client(store: Store) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     old = tree(store.clients)
-    made = pki.renew(store, "laptop", now=NOW)
+    made = operations.renew(store, "laptop", now=NOW)
     assert store.pair("laptop").load().certificate == made.certificate
     new = tree(store.clients)
     assert new["laptop.crt"] != old["laptop.crt"]
@@ -176,15 +179,15 @@ def test_renew_a_client(store: Store) -> None:
     assert stat.S_IMODE(store.old.stat().st_mode) == 0o700
     assert stat.S_IMODE((store.old / f"{stem}.key").stat().st_mode) == 0o600
     assert revocations(crl(store)) == {}
-    pki.renew(store, "laptop", now=NOW)
+    operations.renew(store, "laptop", now=NOW)
     assert set(tree(store.old)) == {f"{stem}.crt", f"{stem}.key", f"{stem}-2.crt", f"{stem}-2.key"}
     assert tree(store.old)[f"{stem}-2.key"] == new["laptop.key"]
 
 
 def test_renew_the_server(store: Store) -> None:
-    pki.renew(store, "server")
+    operations.renew(store, "server")
     assert hosts_of(store.server.load().certificate) == HOSTS
-    pki.renew(store, "server", hosts=["new.example.org"], algorithm=Algorithm.ML_DSA_44, days=10)
+    operations.renew(store, "server", hosts=["new.example.org"], algorithm=Algorithm.ML_DSA_44, days=10)
     certificate = store.server.load().certificate
     assert hosts_of(certificate) == ["new.example.org"]
     assert algorithm_of(certificate) is Algorithm.ML_DSA_44
@@ -192,24 +195,24 @@ def test_renew_the_server(store: Store) -> None:
 
 
 def test_renew_and_revoke_what_was_before(store: Store) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     old = serial(store, "laptop")
-    pki.renew(store, "laptop", revoke_old=True)
+    operations.renew(store, "laptop", revoke_old=True)
     assert list(revocations(crl(store))) == [old]
     assert serial(store, "laptop") != old
 
 
 def test_renew_says_when_the_ca_ends_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert not pki.init(store, HOSTS, ca_days=100, days=50).capped
-    assert pki.renew(store, "server", days=200).capped
+    assert not operations.init(store, HOSTS, ca_days=100, days=50).capped
+    assert operations.renew(store, "server", days=200).capped
 
 
 def test_renew_the_ca(store: Store, elsewhere: Store) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     unpack.unpack(elsewhere, arrived(store, "laptop"))
     before = store.load_ca()
-    pki.renew_ca(store, days=9000, now=NOW)
+    operations.renew_ca(store, days=9000, now=NOW)
     after = store.load_ca()
     assert key_digest(after.key.public_key()) == key_digest(before.key.public_key())
     assert after.certificate.not_valid_after_utc == NOW + timedelta(days=9000) == crl(store).next_update_utc
@@ -222,59 +225,59 @@ def test_renew_the_ca(store: Store, elsewhere: Store) -> None:
 
 def test_what_is_due(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    pki.init(store, HOSTS, days=29)
+    operations.init(store, HOSTS, days=29)
     for name, days in (("b", 29), ("a", 31), ("gone", 10)):
-        pki.add_client(store, name, days=days)
-    pki.revoke(store, "gone")
-    assert pki.due(store) == ["server", "b"]
-    assert pki.due(store, NOW + timedelta(days=3640)) == ["ca", "server", "a", "b"]
+        operations.add_client(store, name, days=days)
+    operations.revoke(store, "gone")
+    assert operations.due(store) == ["server", "b"]
+    assert operations.due(store, NOW + timedelta(days=3640)) == ["ca", "server", "a", "b"]
     store.server.certificate.unlink()
-    assert pki.due(store) == ["b"]
+    assert operations.due(store) == ["b"]
 
 
 def test_revoke(store: Store) -> None:
     for name in ("laptop", "phone"):
-        pki.add_client(store, name)
+        operations.add_client(store, name)
     first = serial(store, "laptop")
-    pki.renew(store, "laptop")
+    operations.renew(store, "laptop")
     second = serial(store, "laptop")
-    assert pki.revoke(store, "laptop", only_replaced=True) == [first]
-    assert pki.revoke(store, "laptop", now=NOW) == [second]
-    assert pki.revoke(store, "laptop") == []
+    assert operations.revoke(store, "laptop", only_replaced=True) == [first]
+    assert operations.revoke(store, "laptop", now=NOW) == [second]
+    assert operations.revoke(store, "laptop") == []
     assert set(revocations(crl(store))) == {first, second}
     assert crl_number(crl(store)) == 3
     with pytest.raises(PkiError, match="is revoked; first run: rtunnel pki renew laptop"):
-        pki.make_bundle(store, "laptop")
+        operations.make_bundle(store, "laptop")
     states = {(entry.name, entry.replaced): entry.revoked for entry in inventory.take(store, everything=True).entries}
     assert states[("laptop", False)] == NOW
     assert states[("laptop", True)] is not None
     assert states[("phone", False)] is None
-    pki.renew(store, "laptop")
+    operations.renew(store, "laptop")
     assert serial(store, "laptop") not in revocations(crl(store))
     assert arrived(store, "laptop").name == "laptop"
 
 
 def test_revoke_all_of_a_name_at_once(store: Store) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     for _ in range(3):
-        pki.renew(store, "laptop")
-    pki.renew(store, "server", hosts=["laptop"])
-    assert len(pki.revoke(store, "laptop")) == 4
+        operations.renew(store, "laptop")
+    operations.renew(store, "server", hosts=["laptop"])
+    assert len(operations.revoke(store, "laptop")) == 4
     assert serial(store, "server") not in revocations(crl(store))
-    assert len(pki.revoke(store, "server")) == 2
+    assert len(operations.revoke(store, "server")) == 2
 
 
 def test_revoke_nobody(store: Store) -> None:
-    pki.add_client(store, "laptop")
+    operations.add_client(store, "laptop")
     with pytest.raises(PkiError, match="has no client 'lapptop'; did you mean 'laptop'"):
-        pki.revoke(store, "lapptop")
+        operations.revoke(store, "lapptop")
     with pytest.raises(PkiError, match="the CA cannot revoke itself"):
-        pki.revoke(store, "ca")
+        operations.revoke(store, "ca")
     assert crl_number(crl(store)) == 1
 
 
 def test_warnings(store: Store) -> None:
-    pki.add_client(store, "laptop", days=40)
+    operations.add_client(store, "laptop", days=40)
     assert warnings(store) == []
     assert warnings(store, NOW + timedelta(days=20)) == ["it ends in 20 days; run: rtunnel pki renew laptop"]
     assert warnings(store, NOW + timedelta(days=50)) == ["it has ended; run: rtunnel pki renew laptop"]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from rtunnel.security import openssl
-from rtunnel.security.credentials import Credentials
+from rtunnel.tls import openssl
+from rtunnel.tls.credentials import Credentials
 from tests.leftovers import TestLog
 from tests.tls.parts import Authority, Ends, Lines, client_of, server_of
 

@@ -25,11 +25,11 @@ from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 
 from rtunnel.addresses import DialAddress, ListenAddress
-from rtunnel.reverse.client import TunnelClient
-from rtunnel.reverse.server import TunnelServer
+from rtunnel.reverse.client.service import TunnelClient
+from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
-from rtunnel.security.credentials import Credentials
-from rtunnel.security.tls_policy import Role, TlsSettings
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.policy import Role, TlsSettings
 from tests.leftovers import TestLog
 
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH

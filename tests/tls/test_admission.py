@@ -9,11 +9,11 @@ import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
+from rtunnel.access.rights import Rights, find_token, parse_tokens, read_clients
 from rtunnel.addresses import ListenAddress, PortRanges
 from rtunnel.errors import ConfigError
 from rtunnel.relay.sockets import is_local
-from rtunnel.reverse.admission import AdmissionSettings
-from rtunnel.security.clients import Rights, find_token, parse_tokens, read_clients
+from rtunnel.reverse.server.admission import AdmissionSettings
 from rtunnel.testing import ReferenceClient
 from tests.ports import free_port
 from tests.tls.parts import Authority, EchoService, Ends, visit
@@ -198,7 +198,7 @@ async def test_a_token_with_tls_is_asked_for_too(authority: Authority, ends: End
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_over_plain_tcp(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtunnel.reverse.admission.is_local", lambda _: False)
+    monkeypatch.setattr("rtunnel.reverse.server.admission.is_local", lambda _: False)
     ends.start_server(admission=settings(tokens=TOKEN))
     ends.start_client(token=TOKEN, remote_port=free_port())
     await ends.lines.wait_for("unauthorized: its token came over plain TCP; use --tls", count=2)

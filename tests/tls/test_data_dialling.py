@@ -17,8 +17,8 @@ from rtunnel.addresses import ListenAddress
 from rtunnel.errors import ConfigError, TlsFailed
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.reverse.tls_links import TlsDialler, TlsListener
-from rtunnel.security.peers import Peer
-from rtunnel.security.tls_policy import TlsSettings
+from rtunnel.tls.identity import Peer
+from rtunnel.tls.policy import TlsSettings
 from tests.tls.parts import Authority, Holder, Lines, wait_for_second
 
 

@@ -9,9 +9,9 @@ import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 
-from rtunnel.reverse import data_server, server as server_module
-from rtunnel.reverse.allowance import Allowance
-from rtunnel.security.tls_policy import TlsSettings
+from rtunnel.reverse.server import pool as data_server, service as server_module
+from rtunnel.tls.policy import TlsSettings
+from rtunnel.upkeep.token_bucket import Allowance
 from tests.ports import free_port
 from tests.reverse.net import LocalService, Peer, connect, turns, until
 from tests.tls.parts import Authority, Ends

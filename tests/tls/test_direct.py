@@ -16,12 +16,13 @@ from pytest_twisted import ensureDeferred
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay
-from rtunnel.reverse import data_server, data_visits
-from rtunnel.reverse.data_wires import Taker
-from rtunnel.reverse.raw_stream import RawStream
+from rtunnel.reverse.carriers.raw_stream import RawStream
+from rtunnel.reverse.carriers.sockets import Taker
+from rtunnel.reverse.client import visits
+from rtunnel.reverse.server import pool as data_server
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.reverse.tls_links import TlsDialler
-from rtunnel.security.tls_engine import TlsEngine
+from rtunnel.tls.engine import TlsEngine
 from rtunnel.wire import frames
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
@@ -356,10 +357,10 @@ class HeldDial(Dial):
 async def test_visitor_who_ends_before_the_service_is_there(
     tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, request_: bytes, relayed_by: str
 ) -> None:
-    monkeypatch.setattr(data_visits, "Dial", HeldDial)
+    monkeypatch.setattr(visits, "Dial", HeldDial)
     await tunnel.start()
     if relayed_by == "Twisted":
-        monkeypatch.setattr(data_visits, "has_socket", lambda _transport: False)
+        monkeypatch.setattr(visits, "has_socket", lambda _transport: False)
     visitor = Peer()
     tunnel.visitors.append(visitor)
     await connect(tunnel.port, visitor)
@@ -388,7 +389,7 @@ async def test_visitor_who_ends_before_the_service_is_there(
 @ensureDeferred
 async def test_ends_whose_sockets_cannot_be_had(tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor who came by way of a proxy, and a service as behind Twisted's TLS: Twisted has its part again."""
-    monkeypatch.setattr(data_visits, "has_socket", lambda _transport: False)
+    monkeypatch.setattr(visits, "has_socket", lambda _transport: False)
     tunnel.service.port = free_port()
     local = DialAddress.parse(f"localhost:{tunnel.service.port}")
     await tunnel.start(

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from rtunnel.security.credentials import Credentials
-from rtunnel.security.tls_engine import TlsEngine
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.engine import TlsEngine
 
 
 def pair(server: Credentials, client: Credentials) -> tuple[TlsEngine, TlsEngine]:

@@ -11,9 +11,9 @@ import pytest_twisted
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from rtunnel.errors import ConfigError
-from rtunnel.security import openssl
-from rtunnel.security.credentials import Credentials, load
-from rtunnel.security.tls_policy import GROUPS, Role, TlsSettings, parse_groups, parse_pins
+from rtunnel.tls import openssl
+from rtunnel.tls.credentials import Credentials, load
+from rtunnel.tls.policy import GROUPS, Role, TlsSettings, parse_groups, parse_pins
 from tests.ports import free_port
 from tests.tls.parts import Authority, EchoService, Ends, visit
 
@@ -237,7 +237,7 @@ def test_a_list_past_its_day_still_counts(authority: Authority) -> None:
     builder = builder.last_update(now - timedelta(days=9)).next_update(now - timedelta(days=8))
     old = builder.add_revoked_certificate(entry.build()).sign(authority.private_key, None)
     (authority.directory / "ca.crl").write_bytes(old.public_bytes(Encoding.PEM))
-    from rtunnel.security.tls_engine import TlsEngine
+    from rtunnel.tls.engine import TlsEngine
 
     server = Credentials(authority.trusts(authority.server()), Role.SERVER)
     for holder, failure in ((fine, ""), (revoked, "the certificate of 'revoked' is revoked")):

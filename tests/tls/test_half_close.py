@@ -17,11 +17,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.errors import TlsFailed
-from rtunnel.security.credentials import Credentials
-from rtunnel.security.peers import Peer
-from rtunnel.security.tls_engine import TlsEngine
-from rtunnel.security.tls_policy import Role
-from rtunnel.security.tls_transport import LINGER, Secured, TlsTransport
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.identity import Peer
+from rtunnel.tls.policy import Role
+from rtunnel.tls.transport import LINGER, Secured, TlsTransport
 from tests.tls.parts import Authority, Lines, quiet
 
 BULK = bytes(range(256)) * 8000

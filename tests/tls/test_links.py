@@ -9,7 +9,7 @@ import pytest
 import pytest_twisted
 
 from rtunnel.reverse.tls_links import TlsListener
-from rtunnel.security.tls_policy import GROUPS, TlsSettings
+from rtunnel.tls.policy import GROUPS, TlsSettings
 from tests.ports import free_port
 from tests.tls.parts import DAY, Authority, EchoService, Ends, visit
 

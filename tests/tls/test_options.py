@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from twisted.python import usage
 
-from rtunnel.options import client, server
+from rtunnel.access.rights import find_token
+from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.reverse.settings import ClientSettings, ServerSettings
-from rtunnel.security.clients import find_token
-from rtunnel.security.tls_policy import GROUPS, TlsSettings
+from rtunnel.tls.policy import GROUPS, TlsSettings
 from tests.tls.parts import Authority, Holder
 
 CLIENT = ("--server=tunnel.example:7000", "--local=:80")
@@ -31,13 +31,13 @@ def pki(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def parse_server(*arguments: str) -> ServerSettings:
-    options = server.Options()
+    options = rtunnel_server.Options()
     options.parseOptions(arguments)
     return options.settings
 
 
 def parse_client(*arguments: str) -> ClientSettings:
-    options = client.Options()
+    options = rtunnel_client.Options()
     options.parseOptions((*CLIENT, *arguments))
     return options.settings
 

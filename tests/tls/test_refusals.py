@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from rtunnel.security import credentials, openssl, tls_policy
+from rtunnel.tls import credentials, openssl, policy
 from tests.tls.parts import CLIENT, DAY, SERVER, Authority, Ends, Holder
 
 Setup = Callable[[Authority, Authority], tuple[Any, Any]]
@@ -28,12 +28,12 @@ def both(authority: Authority, server: Holder, client: Holder, **more: Any) -> t
 
 def other_ca(authority: Authority, other: Authority) -> tuple[Any, Any]:
     client = other.client()
-    return authority.trusts(authority.server()), tls_policy.TlsSettings(client.cert, client.key, authority.cert)
+    return authority.trusts(authority.server()), policy.TlsSettings(client.cert, client.key, authority.cert)
 
 
 def other_ca_at_server(authority: Authority, other: Authority) -> tuple[Any, Any]:
     server = other.server()
-    return tls_policy.TlsSettings(server.cert, server.key, authority.cert), authority.trusts(authority.client())
+    return policy.TlsSettings(server.cert, server.key, authority.cert), authority.trusts(authority.client())
 
 
 def revoked(authority: Authority, _: Authority) -> tuple[Any, Any]:
@@ -47,7 +47,7 @@ def signed_by_ecdsa(authority: Authority, _: Authority) -> tuple[Any, Any]:
     classical = Authority(authority.directory / "classical", "old CA", "ECDSA")
     authority.cert.write_bytes(authority.cert.read_bytes() + classical.cert.read_bytes())
     client = classical.client()
-    return authority.trusts(authority.server()), tls_policy.TlsSettings(client.cert, client.key, authority.cert)
+    return authority.trusts(authority.server()), policy.TlsSettings(client.cert, client.key, authority.cert)
 
 
 def ecdsa_at_client(authority: Authority, _: Authority) -> tuple[Any, Any]:
@@ -160,7 +160,7 @@ async def test_no_certificate(
     authority: Authority, ends: Ends, careless: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = ends.start_server(authority.trusts(authority.server()))
-    real_context = tls_policy.make_context
+    real_context = policy.make_context
 
     class WithoutCertificate:
         def __init__(self, context: Any) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rtunnel.security.credentials import Credentials
-from rtunnel.security.server_names import judge_of
-from rtunnel.security.sessions import Session
-from rtunnel.security.tls_engine import TlsEngine
-from rtunnel.security.tls_policy import Role
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.policy import Role
+from rtunnel.tls.server_names import judge_of
+from rtunnel.tls.sessions import Session
 from tests.tls.parts import DAY, Authority, client_of, server_of, wait_for_second
 from tests.tls.test_engine import exchange
 from tests.tls.test_resumption import is_resumed, meet, session_of

@@ -14,11 +14,11 @@ import pytest
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL, crypto
 
-from rtunnel.security import openssl
-from rtunnel.security.credentials import Credentials
-from rtunnel.security.sessions import SESSION_LIFETIME, Session
-from rtunnel.security.tls_engine import TlsEngine, accept_anybody
-from rtunnel.security.tls_policy import GROUPS, Role
+from rtunnel.tls import openssl
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.engine import TlsEngine, accept_anybody
+from rtunnel.tls.policy import GROUPS, Role
+from rtunnel.tls.sessions import SESSION_LIFETIME, Session
 from tests.tls.parts import Authority, client_of, wait_for_second
 from tests.tls.test_engine import exchange
 

@@ -22,10 +22,10 @@ from zope.interface import implementer
 from rtunnel.relay import pipes
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.sockets import close_socket
-from rtunnel.reverse.data_wires import adopt
-from rtunnel.security.openssl import RECORD
-from rtunnel.security.tls_engine import TlsEngine
-from rtunnel.security.tls_socket import TlsSocket
+from rtunnel.reverse.carriers.sockets import adopt
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.openssl import RECORD
+from rtunnel.tls.socket import TlsSocket
 from tests.relay.direct_rig import Far, Turns, connected, random_bytes
 from tests.tls.parts import Authority, client_of, server_of
 

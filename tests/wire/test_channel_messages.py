@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from rtunnel.errors import Code
-from rtunnel.wire.channel_messages import (
+from rtunnel.wire.credit import MAX_OFFSET
+from rtunnel.wire.webrtc.channel_messages import (
     MAX_CONTROL,
     Control,
     decode_control,
@@ -17,7 +18,6 @@ from rtunnel.wire.channel_messages import (
     encode_fin,
     encode_reset,
 )
-from rtunnel.wire.credit import MAX_OFFSET
 
 
 def test_what_they_look_like() -> None:

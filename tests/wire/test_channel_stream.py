@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from rtunnel.errors import Code
-from rtunnel.wire.channel_stream import ChannelStream
 from rtunnel.wire.credit import MAX_OFFSET
+from rtunnel.wire.webrtc.channel_stream import ChannelStream
 
 PATTERN = bytes(range(251)) * 1000
 

@@ -7,9 +7,9 @@ import pytest
 from rtunnel.errors import Code
 from rtunnel.wire import frames
 from rtunnel.wire.events import FrameIgnored, LinkFailed
-from rtunnel.wire.life import MAX_PING, SignsOfLife
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Mode
+from rtunnel.wire.liveness import MAX_PING, SignsOfLife
 from tests.wire.pair import (
     NOW,
     extended_client,

@@ -1,0 +1,1 @@
+"""Who may do what: the rights of clients, tokens, and who may open a WebSocket."""

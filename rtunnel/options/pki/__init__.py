@@ -1,0 +1,1 @@
+"""``rtunnel pki``: the command line of :mod:`rtunnel.pki`."""

@@ -1,0 +1,1 @@
+"""One module per plugin: its ``Options`` and its ``makeService``. Only here is the global reactor touched."""

@@ -1,0 +1,198 @@
+"""Where the log goes and how it looks.
+
+``twistd`` asks the application for an ``ILogObserver`` before it makes one of its own, and a plugin's service meets
+its application in ``setServiceParent``: there :class:`~rtunnel.options.plugins.run.PluginService` hands over the
+observer that is made here. So the same holds for a plugin and for a ``.tac`` file, which needs nothing but its two
+usual lines::
+
+    application = Application("rtunnel-server")
+    server.makeService(options).setServiceParent(application)
+
+The log goes where ``twistd`` was told: ``--logfile`` (``-`` is standard output), ``--syslog``, else standard output in
+the foreground and ``twistd.log`` for a daemon; a file is rotated by SIGUSR1. With ``twistd --logger`` that
+logger is used, and ``--log-format`` and ``--log-level`` have no say. In syslog the format is syslog's.
+"""
+
+from __future__ import annotations
+
+import getopt
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogObserver,
+    LegacyLogObserverWrapper,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+    textFileLogObserver,
+)
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+
+from rtunnel.options.plugins.newcomers import NewcomersObserver
+from rtunnel.upkeep.debug_log import DebugLog
+
+# What the legacy logging of Twisted adds to every event; all of it is said again under our own names.
+_LEGACY_FIELDS = frozenset(
+    ("message", "time", "system", "isError", "format", "failure", "why", "logLevel", "printed", "eventSource")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TwistdLogging:
+    """What ``twistd`` was told about logging.
+
+    :ivar foreground: ``-n`` or ``-b``.
+    :ivar logfile: a path, ``-``, or empty if it was not given.
+    :ivar syslog: the prefix for syslog; None: it is not wanted.
+    :ivar logger: whether a logger was named, which wins over everything.
+    """
+
+    foreground: bool = True
+    logfile: str = ""
+    syslog: str | None = None
+    logger: bool = False
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether the log goes to standard output."""
+        if self.logger or self.syslog is not None:
+            return False
+        return self.foreground and self.logfile in ("", "-")
+
+
+def twistd_logging(options: Mapping[str, Any] | None, argv: list[str]) -> TwistdLogging:
+    """Find out what ``twistd`` was told.
+
+    :param options: its parsed options, which a plugin has as the parent of its own; a ``.tac`` has none.
+    :param argv: the process's arguments, read by the grammar of ``twistd`` where there are no options.
+    """
+    if options is None:
+        options = _from_arguments(argv)
+    return TwistdLogging(
+        foreground=bool(options.get("nodaemon", False) or options.get("debug", False)),
+        logfile=options.get("logfile") or "",
+        syslog=(options.get("prefix") or "twisted") if options.get("syslog") else None,
+        logger=bool(options.get("logger")),
+    )
+
+
+def _from_arguments(argv: list[str]) -> dict[str, Any]:
+    from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
+
+    # Only its tables are used: to let it parse would install a reactor again.
+    table: Any = ServerOptions()
+    try:
+        found, _ = getopt.getopt(argv[1:], table.shortOpt, table.longOpt)
+    except getopt.GetoptError:
+        # Some other program has loaded us.
+        return {"nodaemon": True}
+    return {table.synonyms.get(flag.lstrip("-"), flag.lstrip("-")): value or True for flag, value in found}
+
+
+def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILogObserver:
+    """The observer for an application. It opens the log file, if there is one.
+
+    :param log_format: ``text`` or ``json``.
+    :param log_level: ``debug``, ``info``, ``warn`` or ``error``.
+    :raises SystemExit: the file cannot be opened; with a line that says why.
+    """
+    target: ILogObserver
+    if twistd.syslog is not None:
+        from twisted.python.syslog import SyslogObserver
+
+        syslog: Any = SyslogObserver
+        target = LegacyLogObserverWrapper(syslog(twistd.syslog).emit)
+    else:
+        file: Any = sys.stdout if twistd.to_stdout else _log_file(twistd)
+        target = FileLogObserver(file, json_line) if log_format == "json" else textFileLogObserver(file)
+    DebugLog.is_wanted = log_level == "debug"
+    level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(log_level))
+    if log_level == "info":
+        # Twisted's old logging has no levels but errors; what it says of every port is for debugging.
+        level.setLogLevelForNamespace("log_legacy", LogLevel.warn)
+    observer: ILogObserver = NewcomersObserver(FilteringLogObserver(target, [level]))
+    return observer
+
+
+def _log_file(twistd: TwistdLogging) -> Any:
+    if twistd.logfile == "-":
+        sys.exit("Daemons cannot log to stdout, exiting!")
+    path = twistd.logfile or "twistd.log"
+    build: Any = LogFile.fromFullPath
+    try:
+        file = build(path)
+    except OSError as error:
+        sys.exit(f"cannot open the log file {path}: {error.strerror}; name another with twistd --logfile")
+    rotate_on_signal(file.rotate)
+    return file
+
+
+def rotate_on_signal(rotate: Callable[[], object]) -> None:
+    """Let SIGUSR1 rotate the log, as ``twistd`` does, unless somebody else wants that signal."""
+    number = getattr(signal, "SIGUSR1", None)
+    if number is None or signal.getsignal(number) not in (signal.SIG_DFL, None):
+        return
+
+    def rotate_soon(number: int, frame: FrameType | None) -> None:
+        from twisted.internet import reactor
+
+        reactor.callFromThread(rotate)  # type: ignore[attr-defined]
+
+    signal.signal(number, rotate_soon)
+
+
+def json_line(event: LogEvent) -> str | None:
+    """An event as one line of JSON.
+
+    ``time`` (ISO 8601, UTC, milliseconds), ``level``, ``system``, ``message``, the fields of the event that are plain
+    values, and ``traceback`` where there is a failure. None for an event that says nothing.
+    """
+    message = formatEvent(event)
+    failure = event.get("log_failure")
+    if not message and failure is None:
+        return None
+    level = event.get("log_level")
+    line: dict[str, object] = {
+        "time": _iso(event.get("log_time")),
+        "level": level.name if level is not None else "info",
+        "system": event.get("log_system") or event.get("log_namespace") or "-",
+        "message": message or _summary(failure),
+    }
+    for key, value in event.items():
+        if not key.startswith("log_") and key not in line and key not in _LEGACY_FIELDS and _is_plain(value):
+            line[key] = value
+    if failure is not None:
+        line["traceback"] = _traceback(failure)
+    return json.dumps(line, default=str) + "\n"
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int)
+
+
+def _iso(when: object) -> str:
+    if not isinstance(when, int | float):
+        return "-"
+    return datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _summary(failure: object) -> str:
+    return failure.getErrorMessage() if isinstance(failure, Failure) else str(failure)
+
+
+def _traceback(failure: object) -> str:
+    return failure.getTraceback() if isinstance(failure, Failure) else str(failure)

@@ -1,0 +1,49 @@
+"""``twistd rtc-client``."""
+
+from __future__ import annotations
+
+from twisted.application.service import MultiService
+
+from rtunnel.options.plugins.rtc_common import RtcEndOptions, end_settings
+from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.settings.rtc import CLIENT
+from rtunnel.options.settings.rtc_services import decide_forwards
+from rtunnel.options.settings.sources import Resolved
+from rtunnel.rtc.settings import ClientSettings
+
+NAME = "rtc-client"
+
+
+class Options(RtcEndOptions):
+    """The user's end of the WebRTC tunnel. It listens on local ports, and carries what connects there to the services
+    of an rtc-host, which it finds through an rtc-signal."""
+
+    synopsis = "--id ID --local HOST:PORT [options]"
+    declared = CLIENT
+    examples = (
+        "twistd -n rtc-client --signal ws://1.2.3.4:8080 --id myhost --local 127.0.0.1:25565",
+        "twistd -n rtc-client --id myhost --forward 127.0.0.1:8080=web --forward udp:127.0.0.1:5353=dns",
+        "twistd -n rtc-client --signal wss://signal.example.org --id myhost --protocol udp --local 127.0.0.1:9999",
+        "twistd -n rtc-client --id myhost --turn-server turn:turn.example.org --turn-user me --turn-credential secret",
+        "RTUNNEL_TOKEN=my-secret-token twistd -n rtc-client --config /etc/rtunnel/rtc.yaml",
+    )
+
+    #: What was decided; there once the options are parsed.
+    settings: ClientSettings
+
+    def build(self, resolved: Resolved) -> None:
+        self.settings = ClientSettings(
+            **end_settings(resolved),
+            forwards=decide_forwards(resolved),
+            wait_timeout=resolved.values["wait-timeout"],
+        )
+
+
+def makeService(options: Options) -> MultiService:
+    """The client, ready to be given to an application."""
+    from twisted.internet import reactor
+
+    from rtunnel.rtc.client import RtcClient
+
+    options.tell()
+    return PluginService(NAME, RtcClient(reactor, options.settings), options, reactor)

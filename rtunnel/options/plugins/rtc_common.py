@@ -1,0 +1,175 @@
+"""What the options of the WebRTC tunnel's plugins share: the file, glog's options, the reactor, settings of both ends.
+
+aiortc runs on asyncio, so host and client need Twisted's asyncio reactor. Nothing chose a reactor yet when ``twistd``
+reads the options of a plugin, or executes a ``.tac`` file, unless ``--reactor`` was given: so the options install it
+once they are valid. Its event loop outlives the two forks of a daemon, since the parent never touches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.python import usage
+
+from rtunnel.errors import ConfigError
+from rtunnel.options.plugins.common import PluginOptions, check_order
+from rtunnel.options.settings.rtc import ALL
+from rtunnel.options.settings.rtc_coercions import is_loopback
+from rtunnel.options.settings.sources import Resolved
+from rtunnel.rtc.settings import EndSettings, IceSettings, SignalClientSettings
+from rtunnel.wire.limits import ChannelLimits
+
+# The options of the reference program's logging library.
+_GLOG = {
+    "alsologtostderr": "the log goes to the terminal under twistd -n",
+    "logtostderr": "the log goes to the terminal under twistd -n",
+    "stderrthreshold": "write --log-level error",
+    "v": "write --log-level debug",
+    "vmodule": "write --log-level debug",
+    "log_dir": "write twistd --logfile=FILE before the name of the plugin",
+}
+
+
+class RtcOptions(PluginOptions):
+    """Options of a plugin of the WebRTC tunnel."""
+
+    default_config = "config.yaml"
+    file_settings = ALL
+
+    log = Logger()
+
+    def opt_config(self, value: str) -> None:
+        """A YAML or JSON file with settings, in the layout of etc/rtc.yaml."""
+        super().opt_config(value)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """See :meth:`PluginOptions.parseOptions`.
+
+        :raises usage.UsageError: something is wrong, or belongs to glog.
+        """
+        for argument in options or ():
+            name = re.match(r"--?([a-z_]+)", argument)
+            if name and name[1] in _GLOG and re.fullmatch(rf"--?{name[1]}(=.*)?", argument):
+                raise usage.UsageError(f"{argument} is an option of glog, which is not used here; {_GLOG[name[1]]}")
+        super().parseOptions(options)
+
+    def tell(self) -> None:
+        """Log what an operator may want to know or to change."""
+        if self.config_path:
+            self.log.info("settings from the file {path}", path=self.config_path)
+
+
+class RtcEndOptions(RtcOptions):
+    """Options of a host or client."""
+
+    settings: EndSettings
+
+    def postOptions(self) -> None:
+        """See :meth:`PluginOptions.postOptions`. Installs the reactor.
+
+        :raises usage.UsageError: a setting is wrong, or another reactor is there already.
+        """
+        super().postOptions()
+        need_asyncio_reactor()
+
+    def tell(self) -> None:
+        """Log what an operator may want to know or to change."""
+        super().tell()
+        signal = self.settings.signal
+        if signal.token is not None and not signal.url.secure and not is_loopback(signal.url.host):
+            self.log.warn(
+                "the token travels to {url} in the clear, where everybody on the way can read it; use wss://",
+                url=signal.url.text,
+            )
+
+
+def need_asyncio_reactor() -> None:
+    """Install the asyncio reactor, if none is installed.
+
+    :raises usage.UsageError: another one is.
+    """
+    from twisted.internet import asyncioreactor
+
+    installed = sys.modules.get("twisted.internet.reactor")
+    if installed is None:
+        # The default loop of Windows is one that Twisted cannot use.
+        loop = asyncio.SelectorEventLoop()
+        asyncio.set_event_loop(loop)
+        asyncioreactor.install(loop)
+    elif not isinstance(installed, asyncioreactor.AsyncioSelectorReactor):
+        raise usage.UsageError(
+            f"WebRTC needs the asyncio reactor, and {type(installed).__name__} is installed already; "
+            "write twistd --reactor=asyncio"
+        )
+
+
+def end_settings(resolved: Resolved) -> dict[str, Any]:
+    """What :class:`~rtunnel.rtc.settings.EndSettings` has, by its names.
+
+    :raises ConfigError: something is missing, or does not fit together.
+    """
+    values = resolved.values
+    if values["id"] is None:
+        raise ConfigError("--id is missing; write for example --id myhost")
+    check_order(resolved, "reconnect-min", "reconnect-max")
+    check_order(resolved, "initial-credit", "max-window")
+    check_order(resolved, "initial-credit", "peer-buffer")
+    names = {limit.name: limit.name.replace("_", "-") for limit in fields(ChannelLimits)}
+    _check_ca_file(resolved)
+    return {
+        "id": values["id"],
+        "signal": SignalClientSettings(
+            url=values["signal"],
+            token=values["token"],
+            ca_file=values["ca-file"],
+            reconnect_min=values["reconnect-min"],
+            reconnect_max=values["reconnect-max"],
+            connect_timeout=values["connect-timeout"],
+        ),
+        "ice": _ice_settings(resolved),
+        "limits": ChannelLimits(**{key: values[name] for key, name in names.items()}),
+        "drain": values["drain"],
+        "udp_idle": values["udp-idle"],
+        "max_flows": values["max-flows"],
+    }
+
+
+def _check_ca_file(resolved: Resolved) -> None:
+    values, sources = resolved.values, resolved.sources
+    if values["ca-file"] is None:
+        return
+    if values["signal"].secure or any(server.tls for server in values["turn-server"]):
+        from rtunnel.tls.web_client import client_context
+
+        client_context(values["ca-file"])
+    elif sources["ca-file"].rank >= sources["signal"].rank:
+        raise resolved.error("ca-file", f"says nothing without TLS, and --signal is {values['signal']}; write wss://")
+
+
+def _ice_settings(resolved: Resolved) -> IceSettings:
+    values = resolved.values
+    user, credential, secret = (values[f"turn-{name}"] for name in ("user", "credential", "secret"))
+    if credential and secret:
+        raise resolved.error("turn-secret", "excludes --turn-credential; keep one of them")
+    if values["turn-server"]:
+        if not secret and not (user and credential):
+            raise resolved.error("turn-server", "needs --turn-user and --turn-credential, or --turn-secret")
+    else:
+        for name in ("turn-user", "turn-credential", "turn-secret"):
+            if values[name]:
+                raise resolved.error(name, "says nothing without a server; add --turn-server turn:host:3478")
+    return IceSettings(
+        stun_server=values["stun-server"],
+        turn_servers=values["turn-server"],
+        turn_user=user,
+        turn_credential=credential,
+        turn_secret=secret,
+        interfaces=values["ice-interface"],
+        ca_file=values["ca-file"],
+    )

@@ -1,0 +1,62 @@
+"""``twistd rtc-signal``."""
+
+from __future__ import annotations
+
+from twisted.application.service import MultiService
+
+from rtunnel.options.plugins.rtc_common import RtcOptions
+from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.settings.rtc import SIGNAL
+from rtunnel.options.settings.sources import Resolved
+from rtunnel.rtc.settings import SignalSettings
+
+NAME = "rtc-signal"
+
+
+class Options(RtcOptions):
+    """The signaling server of the WebRTC tunnel. rtc-host and rtc-client find each other through it; what they carry
+    does not pass it."""
+
+    synopsis = "[options]"
+    declared = SIGNAL
+    examples = (
+        "twistd -n rtc-signal",
+        "twistd -n rtc-signal --addr :8080 --allowed-origins https://example.com",
+        "twistd -n rtc-signal --addr :8443 --tls-cert-file cert.pem --tls-key-file key.pem",
+        "RTUNNEL_VALID_TOKENS=my-secret-token,another-token twistd -n rtc-signal",
+    )
+
+    #: What was decided; there once the options are parsed.
+    settings: SignalSettings
+
+    def build(self, resolved: Resolved) -> None:
+        values = resolved.values
+        for name, other in (("tls-cert-file", "tls-key-file"), ("tls-key-file", "tls-cert-file")):
+            if values[name] is not None and values[other] is None:
+                raise resolved.error(name, f"needs --{other} too")
+        if values["tls-cert-file"] is not None:
+            from rtunnel.tls.web_server import server_context
+
+            server_context(values["tls-cert-file"], values["tls-key-file"])
+        self.settings = SignalSettings(
+            addr=values["addr"],
+            cert=values["tls-cert-file"],
+            key=values["tls-key-file"],
+            allowed_origins=values["allowed-origins"],
+            valid_tokens=values["valid-tokens"],
+            max_hosts=values["max-hosts"],
+            max_clients=values["max-clients"],
+            max_rate=values["max-rate"],
+            max_per_address=values["max-per-address"],
+            max_message=values["max-message"],
+        )
+
+
+def makeService(options: Options) -> MultiService:
+    """The signaling server, ready to be given to an application."""
+    from twisted.internet import reactor
+
+    from rtunnel.rtc.signaling.server import SignalServer
+
+    options.tell()
+    return PluginService(NAME, SignalServer(reactor, options.settings), options, reactor)

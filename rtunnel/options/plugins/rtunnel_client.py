@@ -1,0 +1,67 @@
+"""``twistd rtunnel-client``."""
+
+from __future__ import annotations
+
+from twisted.application.service import MultiService
+
+from rtunnel.errors import ConfigError
+from rtunnel.options.plugins.common import PluginOptions, check_order, link_limits
+from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.settings.reverse import CLIENT
+from rtunnel.options.settings.sources import Resolved
+from rtunnel.options.settings.trust import check_token_use, decide_tls
+from rtunnel.options.settings.tunnels import decide_tunnels
+from rtunnel.reverse.settings import ClientSettings
+from rtunnel.tls.policy import Role
+
+NAME = "rtunnel-client"
+
+
+class Options(PluginOptions):
+    """The private end of a reverse tunnel. It connects to an rtunnel-server, asks it for public ports, and serves their
+    visitors from local services. When the connection is lost it comes back by itself."""
+
+    synopsis = "--server HOST:PORT --local HOST:PORT [options]"
+    declared = CLIENT
+    examples = (
+        "twistd -n rtunnel-client --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080",
+        "twistd -n rtunnel-client --server 1.2.3.4:7000 --tunnel 8080:80 --tunnel '8443:[::1]:443'",
+        "twistd -n rtunnel-client --server tunnel.example.org:7000 --tunnel 8080:80 --tls",
+        "twistd -n rtunnel-client --config /etc/rtunnel/client.yaml",
+    )
+
+    #: What was decided; there once the options are parsed.
+    settings: ClientSettings
+
+    def build(self, resolved: Resolved) -> None:
+        values = resolved.values
+        if values["server"] is None:
+            raise ConfigError(
+                "--server is missing; write for example --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080"
+            )
+        check_order(resolved, "reconnect-min", "reconnect-max")
+        tls = decide_tls(resolved, Role.CLIENT)
+        check_token_use(resolved, tls)
+        self.settings = ClientSettings(
+            server=values["server"],
+            tunnels=decide_tunnels(resolved),
+            reconnect_min=values["reconnect-min"],
+            reconnect_max=values["reconnect-max"],
+            connect_timeout=values["connect-timeout"],
+            dial_timeout=values["dial-timeout"],
+            drain=values["drain"],
+            limits=link_limits(resolved),
+            tls=tls,
+            token=values["token"],
+            data_plane=values["data-plane"],
+            pool=values["pool"],
+        )
+
+
+def makeService(options: Options) -> MultiService:
+    """The client, ready to be given to an application."""
+    from twisted.internet import reactor
+
+    from rtunnel.reverse.client.service import TunnelClient
+
+    return PluginService(NAME, TunnelClient(reactor, options.settings), options, reactor)

@@ -1,0 +1,66 @@
+"""``twistd rtunnel-server``."""
+
+from __future__ import annotations
+
+from twisted.application.service import MultiService
+
+from rtunnel.options.plugins.common import PluginOptions, link_limits
+from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.settings.reverse import SERVER
+from rtunnel.options.settings.sources import Resolved
+from rtunnel.options.settings.trust import decide_admission, decide_tls
+from rtunnel.reverse.settings import ServerSettings
+from rtunnel.tls.policy import Role
+
+NAME = "rtunnel-server"
+
+
+class Options(PluginOptions):
+    """The public end of a reverse tunnel. rtunnel-client connects to the control port and asks for public ports; what
+    visitors send to those is passed to the services beside the client."""
+
+    synopsis = "[options]"
+    declared = SERVER
+    examples = (
+        "twistd -n rtunnel-server",
+        "twistd -n rtunnel-server --control-listen :7000 --allow-ports 8000-8999,9443",
+        "twistd -n rtunnel-server --public-listen :8080 --route least-connections",
+        "twistd -n rtunnel-server --tls --clients /etc/rtunnel/clients.yaml",
+        "RTUNNEL_LOG_FORMAT=json twistd -n rtunnel-server --config /etc/rtunnel/server.yaml",
+    )
+
+    #: What was decided; there once the options are parsed.
+    settings: ServerSettings
+
+    def build(self, resolved: Resolved) -> None:
+        values = resolved.values
+        control, public = values["control-listen"], values["public-listen"]
+        if public is not None and public == control and not public.description.startswith("tcp:0"):
+            raise resolved.error("public-listen", f"{public} is the control port too; give each its own")
+        tls = decide_tls(resolved, Role.SERVER)
+        self.settings = ServerSettings(
+            control_listen=control,
+            public_listen=public,
+            public_interface=values["public-interface"],
+            allow_ports=values["allow-ports"],
+            route=values["route"],
+            max_links=values["max-links"],
+            handshake_timeout=values["handshake-timeout"],
+            visitor_idle=values["visitor-idle"],
+            drain=values["drain"],
+            limits=link_limits(resolved),
+            tls=tls,
+            max_handshakes=values["max-handshakes"],
+            admission=decide_admission(resolved),
+            data_plane=values["data-plane"],
+            pool=values["pool"],
+        )
+
+
+def makeService(options: Options) -> MultiService:
+    """The server, ready to be given to an application."""
+    from twisted.internet import reactor
+
+    from rtunnel.reverse.server.service import TunnelServer
+
+    return PluginService(NAME, TunnelServer(reactor, options.settings), options, reactor)

@@ -1,0 +1,159 @@
+"""How a plugin starts and ends, as seen by whoever started the process.
+
+- SIGTERM or SIGINT: the services stop in their own time (they drain), then the exit code is 0. ``twistd`` alone would
+  end by raising the signal once more. A second signal ends it at once.
+- :class:`~rtunnel.errors.StartupError` while the services start: its message is one line on standard error, exit code
+  1, no pid file is left. ``twistd`` alone would write the line into its log only.
+
+For a ``.tac`` file, :func:`application` also turns a wrong setting into one line; see
+:mod:`rtunnel.options.plugins.logs`::
+
+    from rtunnel.options.plugins import rtunnel_server, run
+
+    application = run.application(server.NAME, server.Options, server.makeService)
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import Any, TypeVar
+
+from twisted.application.service import Application, IService, MultiService, Service
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import ILogObserver, Logger
+from twisted.python import usage
+from twisted.python.components import Componentized
+
+from rtunnel.errors import StartupError
+from rtunnel.options.plugins.logs import TwistdLogging, observer_for, twistd_logging
+
+#: Seconds between the second signal and the end of a process whose services still do not stop.
+LAST_MOMENT = 1.0
+
+OptionsT = TypeVar("OptionsT", bound=usage.Options)
+
+
+class PluginService(MultiService):
+    """What ``makeService`` returns: one service, with what the process around it needs."""
+
+    log = Logger()
+
+    def __init__(self, name: str, service: IService, options: usage.Options, reactor: Any) -> None:
+        super().__init__()
+        self.setName(name)
+        self._options = options
+        self._logging = TwistdLogging()
+        # Children stop in reverse order: when the last of them is asked to, the service is stopping already.
+        ExitSignals(reactor, service).setServiceParent(self)
+        service.setServiceParent(self)
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join a parent; where that is an application, set its log observer."""
+        if isinstance(parent, Componentized) and parent.getComponent(ILogObserver, None) is None:
+            self._logging = twistd_logging(self._options.parent, sys.argv)
+            if not self._logging.logger:
+                observer = observer_for(self._options["log-format"], self._options["log-level"], self._logging)
+                parent.setComponent(ILogObserver, observer)
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        self._start(super().privilegedStartService)
+
+    def startService(self) -> None:
+        self._start(super().startService)
+
+    def _start(self, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except StartupError as error:
+            # The interpreter prints the line when it exits; on a terminal it need not be there twice.
+            if not self._logging.to_stdout:
+                self.log.critical("{error}", error=error)
+            sys.stderr = sys.__stderr__
+            raise
+
+
+class ExitSignals(Service):
+    """Ends the process by stopping the reactor when SIGTERM or SIGINT comes, so that its exit code is 0."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, service: IService) -> None:
+        """:param service: what a second signal ends at once, by its method ``stop_now`` if it has that."""
+        self.setName("exit-signals")
+        self._reactor = reactor
+        self._service = service
+        self._seen = 0
+        self._stopping = False
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        # Before anything listens: who waits for that may send a signal at once.
+        self._install()
+
+    def startService(self) -> None:
+        super().startService()
+        # The reactor sets handlers of its own as it starts to run. Ours come after; and a SIGTERM in between, which
+        # would end the process by that signal, is ours too.
+        self._reactor.sigTerm = self._got_signal
+        self._reactor.callWhenRunning(self._install)
+
+    def _install(self) -> None:
+        signal.signal(signal.SIGTERM, self._got_signal)
+        # A shell's background job ignores SIGINT, and a debugger has plans for it: let them.
+        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, getattr(self._reactor, "sigInt", None)):
+            signal.signal(signal.SIGINT, self._got_signal)
+
+    def _got_signal(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._stopping = True
+        if self._seen > 1:
+            self._stop_now()
+
+    def _stop(self, name: str) -> None:
+        self._seen += 1
+        if self._seen == 1:
+            self.log.info("{signal}: stopping", signal=name)
+            # It may be on its way out already.
+            with suppress(ReactorNotRunning):
+                self._reactor.stop()
+        elif self._seen == 2:
+            self.log.info("{signal} again: stopping at once", signal=name)
+            self._reactor.callLater(LAST_MOMENT, self._reactor.crash)
+            # Two signals in one turn of the reactor come before it asks anything to stop.
+            if self._stopping:
+                self._stop_now()
+
+    def _stop_now(self) -> None:
+        stop_now = getattr(self._service, "stop_now", None)
+        if stop_now is not None:
+            stop_now()
+
+
+def application(
+    name: str,
+    options_class: Callable[[], OptionsT],
+    make_service: Callable[[OptionsT], MultiService],
+    arguments: Sequence[str] = (),
+) -> Any:
+    """The application of a ``.tac`` file.
+
+    :param arguments: flags as on the command line; without any, all settings come from the environment and the file.
+    :raises SystemExit: a setting is wrong; with one line.
+    """
+    options = options_class()
+    try:
+        parse: Any = options.parseOptions
+        parse(list(arguments))
+    except usage.UsageError as error:
+        sys.exit(f"{name}: {error}")
+    tree = Application(name)
+    make_service(options).setServiceParent(tree)
+    return tree

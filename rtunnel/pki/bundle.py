@@ -1,0 +1,119 @@
+"""One file to carry to another machine: what it needs there to prove who it is, and to know the other end.
+
+    # a few lines for people; one of them, for rtunnel: "# servers: NAME..."
+    CERTIFICATE of the CA, X509 CRL of the CA, CERTIFICATE, PRIVATE KEY; each in PEM form, in any order
+
+Any such file will do, also one put together by hand. All of it is checked before anything of it is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from rtunnel.errors import PkiError
+from rtunnel.pki import names
+from rtunnel.pki.certificates import Identity, Kind, common_name, fits, is_from, kind_of, revocations, signed_by
+from rtunnel.pki.store import parse_certificate, parse_crl, parse_key
+
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
+_SERVERS = re.compile(rb"^# servers: (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What is in such a file.
+
+    :ivar servers: the names under which the server is reached; only a hint, which nobody has signed.
+    """
+
+    ca: x509.Certificate
+    crl: x509.CertificateRevocationList | None
+    identity: Identity
+    servers: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """Server or client; a client, where the certificate leaves it open."""
+        return Kind.SERVER if kind_of(self.identity.certificate) is Kind.SERVER else Kind.CLIENT
+
+    @property
+    def name(self) -> str:
+        return names.shown(common_name(self.identity.certificate))
+
+
+def write(bundle: Bundle) -> bytes:
+    """The file."""
+    until = f"{bundle.identity.certificate.not_valid_after_utc:%Y-%m-%d}"
+    head = [
+        f"# rtunnel: the {bundle.kind} certificate '{bundle.name}', valid until {until}, with its PRIVATE KEY.",
+        "# Whoever has this file can be that peer: carry it over a safe way, import it, and delete it.",
+        f"# On the {bundle.kind}'s machine: rtunnel pki import FILE",
+    ]
+    if bundle.servers:
+        head.append(f"# servers: {' '.join(bundle.servers)}")
+    blocks = [bundle.ca.public_bytes(Encoding.PEM)]
+    if bundle.crl is not None:
+        blocks.append(bundle.crl.public_bytes(Encoding.PEM))
+    return b"".join(
+        ["\n".join(head).encode(), b"\n", *blocks, bundle.identity.certificate_pem, bundle.identity.key_pem]
+    )
+
+
+def parse(content: bytes, source: str, now: datetime) -> Bundle:
+    """Read such a file, and check that its parts belong together and can be used.
+
+    :param source: what to call it in errors.
+    :raises PkiError: they do not, or something is missing or damaged.
+    """
+    certificates, keys, lists = [], [], []
+    for match in _BLOCK.finditer(content):
+        if match[1] == b"CERTIFICATE":
+            certificates.append(parse_certificate(match[0], source))
+        elif match[1] == b"X509 CRL":
+            lists.append(parse_crl(match[0], source))
+        elif match[1].endswith(b"PRIVATE KEY"):
+            keys.append(parse_key(match[0], source))
+        else:
+            raise PkiError(f"{source} is not a bundle: it contains a {match[1].decode()}")
+    if content.count(b"-----BEGIN ") != len(certificates) + len(keys) + len(lists):
+        raise PkiError(f"{source} is damaged: it ends too early, or was changed on its way; carry it once more")
+    authorities = [one for one in certificates if kind_of(one) is Kind.CA]
+    own = [one for one in certificates if one not in authorities]
+    if (len(authorities), len(own), len(keys)) != (1, 1, 1) or len(lists) > 1:
+        raise PkiError(
+            f"{source} is not a bundle: that has a CA, one certificate and its key; make one with 'rtunnel pki bundle'"
+        )
+    ca, certificate, key = authorities[0], own[0], keys[0]
+    if not fits(key, certificate):
+        raise PkiError(f"{source} is damaged: its key is not that of its certificate")
+    if not signed_by(certificate, ca):
+        raise PkiError(f"{source} is damaged: its certificate is not from its CA")
+    if not signed_by(ca, ca):
+        raise PkiError(f"{source} is damaged: its CA has not signed itself")
+    if lists and not is_from(lists[0], ca):
+        raise PkiError(f"{source} is damaged: its revocation list is not from its CA")
+    crl = lists[0] if lists else None
+    name = names.shown(common_name(certificate))
+    if certificate.serial_number in revocations(crl):
+        raise PkiError(f"the certificate '{name}' in {source} is revoked; ask for a new one")
+    for what, one in (("certificate", certificate), ("CA", ca)):
+        if one.not_valid_after_utc <= now:
+            until = f"{one.not_valid_after_utc:%Y-%m-%d}"
+            raise PkiError(
+                f"the {what} '{names.shown(common_name(one))}' in {source} ended on {until}; ask for a new bundle"
+            )
+    return Bundle(ca, crl, Identity(certificate, key), _servers(content))
+
+
+def _servers(content: bytes) -> tuple[str, ...]:
+    line = _SERVERS.search(content)
+    try:
+        return tuple(names.hosts([line[1].decode()])) if line else ()
+    except (PkiError, UnicodeDecodeError):
+        # It is only a hint.
+        return ()

@@ -1,0 +1,161 @@
+"""What certificates there are, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from rtunnel.errors import PkiError
+from rtunnel.pki import names
+from rtunnel.pki.certificates import Kind, common_name, fits, kind_of, revocations, signed_by
+from rtunnel.pki.operations import SOON
+from rtunnel.pki.store import Pair, Store, parse_certificate, parse_key
+
+_NAMES = {Kind.CA: names.CA, Kind.SERVER: names.SERVER}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One certificate.
+
+    :ivar name: by which commands know it.
+    :ivar path: its file.
+    :ivar role: what it is for.
+    :ivar replaced: whether there is a newer one in its place.
+    :ivar revoked: since when.
+    :ivar problems: what the operator should know, a line each.
+    """
+
+    name: str
+    path: Path
+    role: Kind
+    certificate: x509.Certificate
+    days_left: int
+    replaced: bool = False
+    revoked: datetime | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All that is in a directory.
+
+    :ivar signs: whether the CA can issue certificates here.
+    :ivar problems: those that are not of one certificate.
+    """
+
+    entries: list[Entry]
+    crl: x509.CertificateRevocationList | None
+    signs: bool
+    problems: list[str]
+
+
+def take(store: Store, *, everything: bool = False, now: datetime | None = None) -> Inventory:
+    """Look through a directory. Nothing is changed.
+
+    :param everything: whether also those certificates that were replaced and are of no use any more.
+    :raises PkiError: there is nothing.
+    """
+    now = now or datetime.now(UTC)
+    problems: list[str] = []
+    ca = _read(store.ca, problems)
+    crl = None
+    if ca is not None:
+        try:
+            crl = store.load_crl(ca)
+        except PkiError as error:
+            problems.append(str(error))
+    revoked = revocations(crl)
+    signs = store.ca.key.exists()
+    entries = []
+    for name, role, pair in _pairs(store):
+        certificate = ca if role is Kind.CA else _read(pair, problems)
+        if certificate is not None:
+            since = revoked.get(certificate.serial_number)
+            left = (certificate.not_valid_after_utc - now).days
+            found = [
+                *_time_problems(name, certificate, now, signs),
+                *_key_problems(pair, certificate, _remedy(name, signs)),
+            ]
+            if ca is not None and not signed_by(certificate, ca):
+                found.append(f"it is not from the CA {store.ca.certificate}")
+            name = name or names.shown(common_name(certificate))
+            entries.append(Entry(name, pair.certificate, role, certificate, left, revoked=since, problems=found))
+    for path, certificate in store.replaced():
+        kind = kind_of(certificate) or Kind.CLIENT
+        since = revoked.get(certificate.serial_number)
+        # Where nothing can be revoked, one that was replaced is of no interest.
+        if everything or (signs and kind is not Kind.CA and since is None and certificate.not_valid_after_utc > now):
+            name = _NAMES.get(kind) or names.shown(common_name(certificate))
+            left = (certificate.not_valid_after_utc - now).days
+            entries.append(Entry(name, path, kind, certificate, left, replaced=True, revoked=since))
+    if crl is not None and crl.next_update_utc is not None and crl.next_update_utc <= now:
+        problems.append(f"the revocation list {store.crl} ended on {crl.next_update_utc:%Y-%m-%d}")
+    if not entries and not problems:
+        raise PkiError(
+            f"there is nothing in {store.directory}; 'rtunnel pki init' makes a CA there, 'rtunnel pki import FILE' "
+            "unpacks what another machine made"
+        )
+    return Inventory(entries, crl, signs, problems)
+
+
+def _pairs(store: Store) -> Iterator[tuple[str, Kind, Pair]]:
+    yield names.CA, Kind.CA, store.ca
+    yield names.SERVER, Kind.SERVER, store.server
+    # On its own machine a client is known by what its certificate says.
+    yield "", Kind.CLIENT, store.own_client
+    for name in store.client_names():
+        yield name, Kind.CLIENT, Pair(store.clients / f"{name}.crt", store.clients / f"{name}.key")
+
+
+def _read(pair: Pair, problems: list[str]) -> x509.Certificate | None:
+    if not pair.certificate.exists():
+        if pair.key.exists():
+            problems.append(f"{pair.key} is there, without its certificate")
+        return None
+    try:
+        return parse_certificate(pair.certificate.read_bytes(), pair.certificate)
+    except OSError as error:
+        problems.append(f"cannot read {pair.certificate}: {error.strerror}")
+    except PkiError as error:
+        problems.append(str(error))
+    return None
+
+
+def _remedy(name: str, signs: bool) -> str:
+    return f"run: rtunnel pki renew {name}" if signs and name else "ask for a new bundle"
+
+
+def _time_problems(name: str, certificate: x509.Certificate, now: datetime, signs: bool) -> Iterator[str]:
+    remedy = _remedy(name, signs)
+    left = certificate.not_valid_after_utc - now
+    if certificate.not_valid_before_utc > now:
+        yield f"it is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; is the clock right?"
+    if left <= timedelta():
+        yield f"it has ended; {remedy}"
+    elif left < SOON:
+        yield f"it ends in {left.days} days; {remedy}"
+
+
+def _key_problems(pair: Pair, certificate: x509.Certificate, remedy: str) -> Iterator[str]:
+    try:
+        if not pair.key.exists():
+            # Only one machine has the key of the CA.
+            if kind_of(certificate) is not Kind.CA:
+                yield f"its key {pair.key} is missing; {remedy}"
+            return
+        if pair.key.stat().st_mode & 0o007:
+            yield f"its key is open to every user of this machine; run: chmod 600 {pair.key}"
+        content = pair.key.read_bytes()
+    except OSError:
+        # Not everybody who may look at certificates may read keys.
+        return
+    try:
+        if not fits(parse_key(content, pair.key), certificate):
+            yield f"{pair.key} is not its key; {remedy}"
+    except PkiError as error:
+        yield str(error)

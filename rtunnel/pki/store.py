@@ -1,0 +1,203 @@
+"""The directory with the certificates, as the operator sees it.
+
+    ca.crt ca.key ca.crl          the CA and its revocation list
+    server.crt server.key         the server's certificate
+    clients/NAME.crt NAME.key     those of clients, to be carried to their machines
+    client.crt client.key         on a client's machine: its own
+    old/NAME-TIME.crt NAME-TIME.key   what was replaced
+
+On a machine without the CA, ``ca.key`` and ``clients`` are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from rtunnel.endpoint_strings import suggestion
+from rtunnel.errors import PkiError
+from rtunnel.pki import locations, names
+from rtunnel.pki.certificates import Identity, Kind, common_name, fits, is_from, kind_of
+from rtunnel.pki.files import PRIVATE, Draft, read
+
+CLIENTS = "clients"
+OLD = "old"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Where a certificate and its key are."""
+
+    certificate: Path
+    key: Path
+
+    def load(self) -> Identity:
+        """Read both.
+
+        :raises PkiError: one is missing or damaged, or they do not belong together.
+        """
+        certificate, key = parse_certificate(read(self.certificate), self.certificate), self.load_key()
+        if not fits(key, certificate):
+            raise PkiError(f"{self.key} is not the key of {self.certificate}")
+        return Identity(certificate, key)
+
+    def load_key(self) -> PrivateKeyTypes:
+        """Read the key.
+
+        :raises PkiError: it is missing or damaged.
+        """
+        return parse_key(read(self.key), self.key)
+
+
+class Store:
+    """One such directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ca = self._pair(locations.CA_CERTIFICATE, locations.CA_KEY)
+        self.server = self._pair(locations.SERVER_CERTIFICATE, locations.SERVER_KEY)
+        self.own_client = self._pair(locations.CLIENT_CERTIFICATE, locations.CLIENT_KEY)
+        self.crl = directory / locations.CRL
+        self.clients = directory / CLIENTS
+        self.old = directory / OLD
+
+    def _pair(self, certificate: str, key: str) -> Pair:
+        return Pair(self.directory / certificate, self.directory / key)
+
+    def pair(self, name: str) -> Pair:
+        """Where the certificate of that name is: ``ca``, ``server``, or a client's name, which is checked.
+
+        :raises PkiError: it cannot be a name.
+        """
+        if name == names.CA:
+            return self.ca
+        if name == names.SERVER:
+            return self.server
+        name = names.client_name(name)
+        return Pair(self.clients / f"{name}.crt", self.clients / f"{name}.key")
+
+    def client_names(self) -> list[str]:
+        """The names of the clients, in order."""
+        return sorted(path.stem for path in self.clients.glob("*.crt") if not path.name.startswith("."))
+
+    def require_ca(self) -> None:
+        """Nothing, where there is a CA to sign with.
+
+        :raises PkiError: there is none.
+        """
+        if not self.ca.certificate.exists():
+            raise PkiError(f"there is no CA in {self.directory}; make one with 'rtunnel pki init', or name its --dir")
+        if not self.ca.key.exists():
+            raise PkiError(f"{self.directory} has no {locations.CA_KEY}; run this on the machine where the CA is")
+
+    def load_ca(self) -> Identity:
+        """The CA, to sign with.
+
+        :raises PkiError: it cannot be used.
+        """
+        ca = self.ca.load()
+        if kind_of(ca.certificate) is not Kind.CA:
+            raise PkiError(f"{self.ca.certificate} is not the certificate of a CA")
+        return ca
+
+    def load_certificate(self, name: str) -> x509.Certificate:
+        """The certificate of that name.
+
+        :raises PkiError: there is none, or it is damaged.
+        """
+        path = self.pair(name).certificate
+        if not path.exists():
+            if name in (names.CA, names.SERVER):
+                raise PkiError(f"{self.directory} has no certificate of the {name}")
+            raise PkiError(f"{self.directory} has no client '{name}'{suggestion(name, self.client_names())}")
+        return parse_certificate(read(path), path)
+
+    def load_crl(self, ca: x509.Certificate) -> x509.CertificateRevocationList | None:
+        """The revocation list, if there is one.
+
+        :raises PkiError: it is damaged, or from another CA.
+        """
+        if not self.crl.exists():
+            return None
+        crl = parse_crl(read(self.crl), self.crl)
+        if not is_from(crl, ca):
+            raise PkiError(f"{self.crl} is not from the CA {self.ca.certificate}; put the right one back")
+        return crl
+
+    def replaced(self) -> Iterator[tuple[Path, x509.Certificate]]:
+        """The certificates that were replaced, oldest first; a file that cannot be read is left out."""
+        found = []
+        for path in self.old.glob("[!.]*.crt"):
+            try:
+                found.append((path, parse_certificate(read(path), path)))
+            except PkiError:
+                continue
+        yield from sorted(found, key=lambda item: (item[1].not_valid_before_utc, item[0]))
+
+    def replaced_of(self, name: str, like: x509.Certificate) -> list[x509.Certificate]:
+        """The certificates that the one of that name replaced."""
+        return [
+            old
+            for _, old in self.replaced()
+            if kind_of(old) is kind_of(like) and (name == names.SERVER or common_name(old) == common_name(like))
+        ]
+
+    def put_aside(self, paths: Sequence[Path], now: datetime) -> list[Draft]:
+        """Copies of files that are to be replaced, as they are; those that are missing are left out."""
+        paths = [path for path in paths if path.exists()]
+        time = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+        number = 1
+        while any(path.exists() for path in self._aside(paths, time)):
+            number += 1
+            time = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{number}"
+        return [Draft(aside, read(path), PRIVATE) for path, aside in zip(paths, self._aside(paths, time), strict=True)]
+
+    def _aside(self, paths: Sequence[Path], time: str) -> list[Path]:
+        return [self.old / f"{path.stem}-{time}{path.suffix}" for path in paths]
+
+
+def parse_certificate(content: bytes, source: Path | str) -> x509.Certificate:
+    """The first certificate of a PEM file.
+
+    :raises PkiError: there is none.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(content)
+        # Some of it is only looked into when it is asked for: now, rather than halfway through something.
+        _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
+        return certificate
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise PkiError(f"{source} is damaged: it is not a certificate in PEM form") from None
+
+
+def parse_key(content: bytes, source: Path | str) -> PrivateKeyTypes:
+    """A private key in PEM form.
+
+    :raises PkiError: it is none, or has a passphrase.
+    """
+    try:
+        return load_pem_private_key(content, None)
+    except TypeError:
+        raise PkiError(f"{source} has a passphrase; remove that, as in: openssl pkey -in WITH -out WITHOUT") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise PkiError(f"{source} is damaged: it is not a private key in PEM form") from None
+
+
+def parse_crl(content: bytes, source: Path | str) -> x509.CertificateRevocationList:
+    """A revocation list in PEM form.
+
+    :raises PkiError: it is none.
+    """
+    try:
+        crl = x509.load_pem_x509_crl(content)
+        _ = crl.issuer, crl.extensions, len(crl)
+        return crl
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
+        raise PkiError(f"{source} is damaged: it is not a revocation list in PEM form") from None

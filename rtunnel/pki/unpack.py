@@ -1,0 +1,127 @@
+"""A bundle arrives on the machine that it is for.
+
+What is there already stays, unless the bundle holds the next certificate of the same name from the same CA: then the
+former one is put aside. Anything else has to be asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from rtunnel.errors import PkiError
+from rtunnel.pki import files, names
+from rtunnel.pki.bundle import Bundle
+from rtunnel.pki.certificates import Kind, common_name, crl_number, is_from, key_digest, kind_of
+from rtunnel.pki.files import PRIVATE, PUBLIC, Draft
+from rtunnel.pki.store import Pair, Store, parse_certificate, parse_crl
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What came of it.
+
+    :ivar written: the files, in the order of their importance; none: all of them were there.
+    :ivar put_aside: those of before.
+    """
+
+    written: list[Path]
+    put_aside: list[Path]
+
+
+def unpack(
+    store: Store, bundle: Bundle, *, replace: bool = False, group: int | None = None, now: datetime | None = None
+) -> Unpacked:
+    """Keep what is in a bundle.
+
+    :param replace: whether it may take the place of another CA or another name.
+    :param group: the number of a group that may read all of it, the key too.
+    :raises PkiError: it would take the place of something else; nothing was changed.
+    """
+    now = now or datetime.now(UTC)
+    files.make_directory(store.directory, group)
+    pair = store.server if bundle.kind is Kind.SERVER else store.own_client
+    with files.locked(store.directory):
+        same_ca = _check_ca(store, bundle.ca, replace)
+        mine = _check_own(pair, bundle, replace or not same_ca)
+        drafts = []
+        if mine:
+            mode = PRIVATE if group is None else 0o640
+            drafts.append(Draft(pair.certificate, bundle.identity.certificate_pem, PUBLIC))
+            drafts.append(Draft(pair.key, bundle.identity.key_pem, mode, group=group))
+        authority = bundle.ca.public_bytes(Encoding.PEM)
+        if not store.ca.key.exists() and not _has(store.ca.certificate, bundle.ca):
+            drafts.append(Draft(store.ca.certificate, authority, PUBLIC))
+        stale_list = store.crl.exists() and not same_ca
+        if bundle.crl is not None and _is_news(store, bundle):
+            drafts.append(Draft(store.crl, bundle.crl.public_bytes(Encoding.PEM), PUBLIC))
+            stale_list = False
+        aside = store.put_aside([draft.path for draft in drafts] + ([store.crl] if stale_list else []), now)
+        if aside:
+            files.make_directory(store.old)
+        replacing = [
+            Draft(draft.path, draft.content, draft.mode, draft.path.exists(), draft.group) for draft in reversed(drafts)
+        ]
+        files.publish([*aside, *replacing])
+        if stale_list:
+            with files.complaints(store.crl, "remove"):
+                store.crl.unlink()
+    return Unpacked([draft.path for draft in drafts], [draft.path for draft in aside])
+
+
+def _check_ca(store: Store, ca: x509.Certificate, replace: bool) -> bool:
+    """Whether the CA in the directory, if any, is the same one."""
+    path = store.ca.certificate
+    if not path.exists():
+        return True
+    there = parse_certificate(files.read(path), path)
+    if key_digest(there.public_key()) == key_digest(ca.public_key()) and there.subject == ca.subject:
+        return True
+    if store.ca.key.exists():
+        raise PkiError(f"{store.directory} is the place of another CA; import into another --dir")
+    if not replace:
+        raise PkiError(f"{path} is another CA than that of the bundle; name another --dir, or --replace what is there")
+    return False
+
+
+def _check_own(pair: Pair, bundle: Bundle, replace: bool) -> bool:
+    """Whether the certificate and key of the bundle are to be kept; not, where they are there."""
+    new = bundle.identity.certificate
+    if not pair.certificate.exists():
+        if pair.key.exists() and not replace:
+            raise PkiError(
+                f"{pair.key} is there, without its certificate; name another --dir, or --replace what is there"
+            )
+        return True
+    there = parse_certificate(files.read(pair.certificate), pair.certificate)
+    if there == new:
+        try:
+            pair.load()
+        except PkiError:
+            # The certificate without the key that fits it is of no use: keep both.
+            return True
+        return False
+    name = names.shown(common_name(there))
+    if not replace and (common_name(there) != common_name(new) or kind_of(there) is not kind_of(new)):
+        raise PkiError(f"{pair.certificate} is that of '{name}'; name another --dir, or --replace what is there")
+    if not replace and there.not_valid_before_utc > new.not_valid_before_utc:
+        raise PkiError(f"{pair.certificate} is newer than that of the bundle; --replace it if you mean to")
+    return True
+
+
+def _has(path: Path, certificate: x509.Certificate) -> bool:
+    return path.exists() and parse_certificate(files.read(path), path) == certificate
+
+
+def _is_news(store: Store, bundle: Bundle) -> bool:
+    """Whether the revocation list of a bundle tells more than the one that is there."""
+    if bundle.crl is None or store.ca.key.exists():
+        return False
+    if not store.crl.exists():
+        return True
+    there = parse_crl(files.read(store.crl), store.crl)
+    return not is_from(there, bundle.ca) or crl_number(there) < crl_number(bundle.crl)

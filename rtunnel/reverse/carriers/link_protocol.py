@@ -1,0 +1,276 @@
+"""The I/O of one link: a connection on one side, a state machine and the users of its streams on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.errors import Code
+from rtunnel.relay.interfaces import IStream, IStreamUser
+from rtunnel.relay.sockets import SocketTransport, below_tls, show_address, tune
+from rtunnel.reverse.greetings import NO_TLS_HERE, tls_instead
+from rtunnel.tls.identity import Peer
+from rtunnel.wire import events
+from rtunnel.wire.link import Link, Mode
+from rtunnel.wire.stream import Stream
+
+#: Bytes of streams that are handed to the connection at a time; a control frame waits for no more than that.
+TURN = 65536
+#: Seconds that the last frames are given to leave a connection that we close.
+LINGER = 5.0
+
+
+@implementer(IStream)
+class LinkStream:
+    """One stream of a link, for its user."""
+
+    __slots__ = ("_protocol", "_user", "stream")
+
+    def __init__(self, protocol: LinkProtocol, stream: Stream, user: IStreamUser) -> None:
+        self._protocol = protocol
+        self._user = user
+        self.stream = stream
+        stream.owner = user
+
+    def write(self, data: bytes) -> None:
+        """See :class:`IStream`."""
+        protocol, stream = self._protocol, self.stream
+        protocol.link.send(stream, data)
+        protocol.flush()
+        if stream.wants_pause and not stream.paused:
+            stream.paused = True
+            self._user.pause()
+
+    def finish(self) -> None:
+        """See :class:`IStream`."""
+        self._protocol.link.finish(self.stream)
+        self._protocol.flush()
+
+    def reset(self, code: str, message: str) -> None:
+        """See :class:`IStream`."""
+        self._protocol.link.reset(self.stream, code, message)
+        self._protocol.flush()
+
+    def delivered(self, count: int) -> None:
+        """See :class:`IStream`."""
+        self._protocol.link.delivered(self.stream, count)
+        self._protocol.flush()
+
+
+@implementer(IPushProducer)
+class LinkProtocol(Protocol):
+    """Runs a :class:`~rtunnel.wire.link.Link` over a connection; the server's and the client's sessions are made of it.
+
+    :param link: not used by anybody else before.
+    :param clock: for signs of life.
+    :ivar identity: who TLS has proved to be at the other end; None without TLS. Set before there is a connection.
+    :ivar peer_name: the connection's other end, for logs.
+    :ivar connected_now: there is a connection.
+    :ivar why_lost: the reason, where one of the ends gave one.
+    :ivar peer_has_left: the peer goes down, and has said so behind all that it had to say.
+    """
+
+    log = Logger()
+    transport: SocketTransport  # type: ignore[assignment]
+
+    def __init__(self, link: Link, clock: IReactorTime) -> None:
+        self.link = link
+        self.clock = clock
+        self.identity: Peer | None = None
+        self.peer_name = ""
+        self.connected_now = False
+        self.why_lost = ""
+        self.peer_has_left = False
+        self._handling = False
+        self._connection_full = False
+        self._reading_paused = False
+        self._tick_call: IDelayedCall | None = None
+        self._linger_call: IDelayedCall | None = None
+        self._handlers: dict[type[events.Event], Callable[[Any], None]] = {
+            events.DataReceived: self._data_received,
+            events.StreamFinished: self._stream_finished,
+            events.StreamClosed: self._stream_closed,
+            events.StreamReset: self._stream_reset,
+            events.StreamWritable: self._stream_writable,
+            events.FrameIgnored: self._frame_ignored,
+            events.LinkFailed: self._link_failed,
+        }
+
+    # The connection
+
+    def connectionMade(self) -> None:
+        """Send what there is to send first, and start looking for signs of life."""
+        self.peer_name = show_address(self.transport.getPeer())
+        if self.identity is not None and self.identity.name:
+            self.peer_name += f" ({self.identity.name})"
+        self.connected_now = True
+        tune(self.transport)
+        self.transport.registerProducer(self, True)
+        self._tick_call = self.clock.callLater(self.link.life.tick_every, self._tick)
+        self.flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes of the link."""
+        if not self.connected_now:
+            return
+        if self.link.mode is Mode.AWAITING and (why := tls_instead(data)) is not None:
+            self.transport.write(NO_TLS_HERE)
+            self.link.fail(Code.PROTOCOL, why)
+        self.link.receive_data(data, self.clock.seconds())
+        self.handle_events()
+        self.flush()
+
+    def leave_connection(self) -> SocketTransport:
+        """The connection is no link, as its first frame shows: it is given to somebody else."""
+        self.connected_now = False
+        if self._tick_call is not None:
+            self._tick_call.cancel()
+        self.transport.unregisterProducer()
+        return self.transport
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Every stream that is not at its end breaks."""
+        self.connected_now = False
+        for call in (self._tick_call, self._linger_call):
+            if call is not None and call.active():
+                call.cancel()
+        self.link.close(Code.CONNECTION_LOST, reason.getErrorMessage())
+        for stream in list(self.link.streams.values()):
+            self.link.reset(stream, Code.CONNECTION_LOST, "the link is lost")
+            if stream.owner is not None:
+                stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
+        ignored = self.link.ignored
+        if ignored:
+            self.log.debug(
+                "link {peer}: ignored {count} frames: {kinds}",
+                peer=self.peer_name,
+                count=ignored.total(),
+                kinds=", ".join(f"{count} x {what}" for what, count in ignored.most_common(5)),
+            )
+
+    def _tick(self) -> None:
+        self._tick_call = self.clock.callLater(self.link.life.tick_every, self._tick)
+        self.link.tick(self.clock.seconds())
+        self.handle_events()
+        self.flush()
+
+    # Bytes out, with the connection's back-pressure
+
+    def flush(self) -> None:
+        """Hand to the connection what it takes. Cheap when there is nothing."""
+        link = self.link
+        if self._handling or not self.connected_now:
+            return
+        while True:
+            while link.has_data_to_send and not self._connection_full:
+                self.transport.writeSequence(link.data_to_send(TURN, self.clock.seconds()))
+            if not link.has_events:
+                break
+            self.handle_events()
+        if link.reading_paused != self._reading_paused:
+            self._reading_paused = link.reading_paused
+            if self._reading_paused:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        """The connection takes no more."""
+        self._connection_full = True
+
+    def resumeProducing(self) -> None:
+        """The connection takes bytes again."""
+        self._connection_full = False
+        self.flush()
+
+    def stopProducing(self) -> None:
+        """The connection is lost; ``connectionLost`` follows."""
+
+    # Ends
+
+    def close(self, code: str, message: str) -> None:
+        """End the link; an extended peer is told why."""
+        self.link.close(code, message)
+        self._close_connection(half=True)
+
+    def drop(self) -> None:
+        """End the link at once: its peer is not there any more."""
+        if self.connected_now:
+            self.transport.abortConnection()
+
+    def _close_connection(self, *, half: bool = False) -> None:
+        if not self.connected_now or self._linger_call is not None:
+            return
+        self.transport.writeSequence(self.link.data_to_send(0, self.clock.seconds()))
+        self._linger_call = self.clock.callLater(LINGER, self.drop)
+        self.transport.unregisterProducer()
+        if half and below_tls(self.transport) is self.transport:
+            # A closed socket answers what still comes with a reset, which takes back what is on its way to the peer.
+            # (TLS waits for the peer's goodbye, and so has none of this.)
+            self.transport.resumeProducing()
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+
+    # What the state machine tells
+
+    def handle_events(self) -> None:
+        """Tell the users of streams, and ourselves, what has happened; what that leads to, too."""
+        if self._handling:
+            return
+        self._handling = True
+        handlers = self._handlers
+        try:
+            while happened := self.link.take_events():
+                for event in happened:
+                    handlers[type(event)](event)
+        finally:
+            self._handling = False
+
+    def _data_received(self, event: events.DataReceived) -> None:
+        event.stream.owner.data_received(event.data)
+
+    def _stream_finished(self, event: events.StreamFinished) -> None:
+        event.stream.owner.finished()
+
+    def _stream_closed(self, event: events.StreamClosed) -> None:
+        event.stream.owner.closed()
+
+    def _stream_reset(self, event: events.StreamReset) -> None:
+        self.log.debug(
+            "link {peer}: stream {stream} was reset: {code}: {text}",
+            peer=self.peer_name,
+            stream=event.stream.conn_id,
+            code=event.code,
+            text=event.message,
+        )
+        event.stream.owner.was_reset(event.code, event.message)
+
+    def _stream_writable(self, event: events.StreamWritable) -> None:
+        event.stream.owner.resume()
+
+    def _frame_ignored(self, event: events.FrameIgnored) -> None:
+        log = self.log.debug if event.is_normal else self.log.warn
+        log("link {peer}: ignored: {what}", peer=self.peer_name, what=event.what)
+
+    def _link_failed(self, event: events.LinkFailed) -> None:
+        self.why_lost = f"{event.code}: {event.message}"
+        self.peer_has_left = event.by_peer and event.code == Code.SHUTTING_DOWN
+        log = self.log.info if event.code == Code.SHUTTING_DOWN else self.log.warn
+        log(
+            "link {peer}: closed by {side}: {code}: {text}",
+            peer=self.peer_name,
+            side="the peer" if event.by_peer else "us",
+            code=event.code,
+            text=event.message,
+        )
+        if event.code == Code.TIMEOUT and not event.by_peer:
+            self.drop()
+        else:
+            self._close_connection()

@@ -1,0 +1,230 @@
+"""What is below a data connection that waits: a socket, bare or under TLS.
+
+It is taken away from Twisted as soon as it is known to be a data connection's: it waits in the epoll of the relays
+(:mod:`rtunnel.relay.watch`), where it costs little, and is ready to be relayed.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from typing import Any, Protocol as TypingProtocol
+
+from twisted.internet import tcp
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.relay.direct import take_socket
+from rtunnel.relay.sockets import (
+    RESET_ON_CLOSE,
+    SEND_ON_CLOSE,
+    QuietFactory,
+    StreamSocket,
+    close_socket,
+    let_stall,
+    tune,
+)
+from rtunnel.tls.identity import Peer
+from rtunnel.tls.socket import TlsSocket
+from rtunnel.tls.transport import Secured, TlsTransport
+
+#: Bytes of one read. Frames ahead of the stream's bytes are short, and more can wait in the kernel.
+READ_SIZE = 8192
+#: Seconds that connections in use are given to bring their last bytes, once their other end has left in good order.
+TAIL = 60.0
+_log = Logger()
+
+
+class WireUser(TypingProtocol):
+    """Whose connection it is."""
+
+    def connected(self, wire: SocketWire) -> None:
+        """It is there."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes came."""
+
+    def lost(self, why: str) -> None:
+        """It is gone, or never was there. After :meth:`SocketWire.cut` it may not be told."""
+
+
+def has_socket(transport: Any) -> bool:
+    """Whether the kernel sees the very bytes of this connection, so that its socket can be taken."""
+    return isinstance(transport, tcp.Connection) and not transport.TLS
+
+
+@implementer(IReadDescriptor)
+class SocketWire:
+    """A socket that waits.
+
+    :param watch: watches it; see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :raises OSError: the system does not let it be watched.
+    """
+
+    __slots__ = ("_number", "_socket", "_user", "_watch")
+
+    def __init__(self, watch: Any, sock: StreamSocket, user: WireUser) -> None:
+        self._watch = watch
+        self._socket = sock
+        self._user = user
+        self._number = sock.fileno()
+        watch.addReader(self)
+        if isinstance(sock, socket.socket):
+            # If this process is killed that is no end of a stream. (Under TLS it is none anyway.)
+            with suppress(OSError):  # it is lost, which shows
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+
+    def send(self, data: bytes) -> None:
+        """Send a frame or two, for which there always is room."""
+        if self._number < 0:
+            return
+        try:
+            sent = self._socket.send(data)
+        except OSError as error:
+            self._lost(str(error))
+            return
+        if sent < len(data):
+            self._lost("the connection is full")
+
+    def take(self) -> StreamSocket:
+        """The socket, for somebody else; nothing more comes from here."""
+        self._leave()
+        return self._socket
+
+    def take_watched(self) -> StreamSocket:
+        """The same, for somebody who puts himself in the place of this with the watch."""
+        self._number = -1
+        return self._socket
+
+    def cut(self) -> None:
+        """End it at once."""
+        if self._number >= 0:
+            self._leave()
+            close_socket(self._socket, reset=True)
+
+    def _leave(self) -> None:
+        if self._number >= 0:
+            self._watch.removeReader(self)
+            self._number = -1
+
+    def _lost(self, why: str) -> None:
+        if self._number >= 0:
+            self._leave()
+            self._socket.close()
+            self._user.lost(why)
+
+    # What the reactor asks
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when it is given away or closed."""
+        return self._number
+
+    def logPrefix(self) -> str:
+        """What the log says of an error here."""
+        return "data connection"
+
+    def doRead(self) -> None:
+        """There are bytes, or the end, or an error."""
+        if self._number < 0:
+            return
+        try:
+            data = self._socket.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lost(str(error))
+            return
+        if data:
+            self._user.received(data)
+        else:
+            self._lost("it was closed")
+
+    def doWrite(self) -> None:
+        """Nobody asks for it."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor found it broken, or stops."""
+        self._lost(reason.getErrorMessage())
+
+
+class Taker(Protocol):
+    """A connection that is made or accepted by Twisted's means, until the socket is taken from it.
+
+    :param watch: for the wire.
+    :ivar identity: see :class:`~rtunnel.reverse.tls_links.Identified`.
+    """
+
+    def __init__(self, watch: Any, user: WireUser) -> None:
+        self.identity: Peer | None = None
+        self._watch = watch
+        self._user = user
+
+    def connectionMade(self) -> None:
+        """Take it."""
+        tune(self.transport)
+        if not settle(self.transport, self._watch, self._user):
+            transport: Any = self.transport
+            transport.abortConnection()
+            self._user.lost("the way there knows no half-close")
+
+
+def give_socket(sock: StreamSocket, watch: Any, user: WireUser) -> None:
+    """Give a connection to *user*. What the system does not let us watch is lost."""
+    try:
+        wire = SocketWire(watch, sock, user)
+    except OSError as error:
+        _log.debug("a data connection is closed: {why}", why=error)
+        sock.close()
+        user.lost(str(error))
+    else:
+        user.connected(wire)
+
+
+def settle(transport: Any, watch: Any, user: WireUser) -> bool:
+    """Give the connection to *user*; False where it cannot end one direction and go on with the other."""
+    sock: StreamSocket
+    try:
+        if isinstance(transport, TlsTransport):
+            sock = transport.take_socket()
+        else:
+            # It says so if it has none.
+            sock, _ = take_socket(transport)
+    except ValueError:
+        return False
+    let_stall(sock)
+    give_socket(sock, watch, user)
+    return True
+
+
+def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b"") -> bool:
+    """Give a socket back to Twisted, for *protocol*. False where that fails: there is no descriptor left, or the
+    connection is lost already. It is reset then, and *protocol* told that it is lost.
+
+    :param first: what was read already.
+    """
+    tls = None
+    if isinstance(sock, TlsSocket):
+        sock, engine = sock.leave()
+        tls = TlsTransport.above(engine, Secured(), reactor, protocol)
+    below = tls or protocol
+    assert isinstance(sock, socket.socket)
+    sock.setblocking(False)
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SEND_ON_CLOSE)
+    try:
+        reactor.adoptStreamConnection(sock.fileno(), sock.family, QuietFactory.forProtocol(lambda: below))
+    except OSError as error:
+        _log.debug("a connection is reset: {why}", why=error)
+        close_socket(sock, reset=True)
+        protocol.connectionLost(Failure(error))
+        return False
+    # Twisted has made a descriptor of its own.
+    sock.close()
+    if first:
+        protocol.dataReceived(first)
+    if tls is not None:
+        tls.look()
+    return True

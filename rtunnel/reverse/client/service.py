@@ -1,0 +1,205 @@
+"""``rtunnel-client``: holds a link to the server for ever, and serves its visitors from local services.
+
+TunnelClient
+ +-- link     dials, serves, dials again; a ClientSession each
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtunnel.addresses import DialAddress
+from rtunnel.errors import Code
+from rtunnel.relay.dial import Dial
+from rtunnel.relay.sockets import QuietFactory
+from rtunnel.relay.watch import relay_reactor
+from rtunnel.reverse.carriers.sockets import Taker, give_socket
+from rtunnel.reverse.client.pool import ClientData
+from rtunnel.reverse.client.session import ClientSession
+from rtunnel.reverse.client.visits import Cancellable
+from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
+from rtunnel.reverse.tls_links import TlsDialler
+from rtunnel.upkeep.agent import AGENT
+from rtunnel.upkeep.backoff import Backoff
+from rtunnel.upkeep.draining import DrainingService
+from rtunnel.upkeep.visitors import Visitors
+from rtunnel.wire.client_link import WITHDRAW, ClientLink
+from rtunnel.wire.messages import Hello
+
+
+class _SessionFactory(QuietFactory):
+    def __init__(self, service: LinkService) -> None:
+        self._service = service
+
+    def buildProtocol(self, addr: IAddress | None) -> ClientSession:
+        return self._service.build_session()
+
+
+class LinkService(Service):
+    """Keeps one link to the server, whatever happens to it.
+
+    :ivar session: the present link, if there is one.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors) -> None:
+        self.setName("link")
+        self.reactor = reactor
+        self._settings = settings
+        self._visitors = visitors
+        self.connect_timeout = settings.connect_timeout
+        self.dial_timeout = settings.dial_timeout
+        self.watch = relay_reactor(reactor)
+        self._backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
+        self._running: Deferred[None] | None = None
+        self._leaving = False
+        self.session: ClientSession | None = None
+        # Where the present link leads.
+        self._server_now: DialAddress | None = None
+        self._address_now: tuple[int, Any] | None = None
+        # One session name for the life of the process: by it the server knows us when we come back.
+        self._hello = Hello(
+            session=secrets.token_hex(16),
+            initial_credit=settings.limits.initial_credit,
+            agent=AGENT,
+            capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW},
+            token=settings.token,
+        )
+        self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
+
+    def build_session(self) -> ClientSession:
+        """A session for a connection that is being made."""
+        link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
+        return ClientSession(self._settings, link, self.reactor, self._visitors, self)
+
+    @property
+    def is_outdated(self) -> bool:
+        """See :class:`TlsDialler`."""
+        return self._tls is not None and self._tls.is_outdated
+
+    def dial_server(self, data: ClientData) -> Cancellable:
+        """Make a data connection of the present link."""
+        if self._server_now is None:
+            self._server_now = self._settings.server
+            peer: Any = self.session.transport.getPeer() if self.session is not None else None
+            if self._server_now.host is not None and isinstance(peer, IPv4Address | IPv6Address):
+                # A name may stand for several servers, and costs a look-up.
+                self._server_now = replace(self._server_now, host=peer.host)
+            self._address_now = self._server_now.socket_address()
+        if self._tls is None and self._address_now is not None:
+            dial = Dial(
+                self.watch,
+                lambda sock: give_socket(sock, self.watch, data),
+                lambda error: data.lost(error.strerror or str(error)),
+            )
+            dial.start(*self._address_now)
+            return dial
+        endpoint = self._server_now.endpoint(self.reactor, self.connect_timeout)
+        dialling: Deferred[Any]
+        if self._tls is not None:
+            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, lambda: Taker(self.watch, data)))
+        else:
+            dialling = endpoint.connect(QuietFactory.forProtocol(lambda: Taker(self.watch, data)))
+        dialling.addErrback(lambda failure: data.lost(failure.getErrorMessage()))
+        return dialling
+
+    def startService(self) -> None:
+        """Start dialling."""
+        super().startService()
+        self._leaving = False
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(self._crashed)
+
+    def _crashed(self, failure: Any) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("the client has failed; please report this", failure)
+
+    async def _run(self) -> None:
+        while self.running:
+            why = await self._hold_link()
+            if not self.running or self._leaving:
+                return
+            wait = self._backoff.next_wait()
+            self.log.warn("{why}; next attempt in {wait:.1f} s", why=why, wait=wait)
+            await deferLater(self.reactor, wait)
+
+    async def _hold_link(self) -> str:
+        """Connect, and stay until the link is lost; why it is."""
+        server = self._settings.server
+        endpoint = server.endpoint(self.reactor, self.connect_timeout)
+        try:
+            session: Any
+            if self._tls is not None:
+                session = await self._tls.connect(endpoint, self.build_session)
+            else:
+                session = await endpoint.connect(_SessionFactory(self))
+        except CancelledError:
+            raise
+        except Exception as error:
+            return f"cannot reach server {server}: {error}"
+        self.session = session
+        self._server_now = None
+        why = await session.ended
+        self.session = None
+        if session.was_useful:
+            self._backoff.reset()
+        return f"link to server {server} lost: {why}"
+
+    def withdraw(self) -> None:
+        """Give the tunnels up, so that the server frees their ports, and dial no more."""
+        self._leaving = True
+        if self.session is not None:
+            self.session.withdraw()
+        elif self._running is not None:
+            self._running.cancel()
+
+    async def close(self) -> None:
+        """Leave the server, and dial no more."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        if self.session is not None:
+            self.session.close(Code.SHUTTING_DOWN, "the client is going down")
+        else:
+            running.cancel()
+        await running
+
+    def stopService(self) -> Deferred[None]:
+        """Leave the server, and dial no more."""
+        super().stopService()
+        return Deferred.fromCoroutine(self.close())
+
+
+class TunnelClient(DrainingService):
+    """The client as a service.
+
+    :param reactor: provides TCP, time and name resolution.
+    """
+
+    def __init__(self, reactor: Any, settings: ClientSettings) -> None:
+        super().__init__(reactor, "rtunnel-client", settings.drain)
+        self.link = LinkService(reactor, settings, self.visitors)
+        self.link.setServiceParent(self)
+
+    async def refuse_visitors(self) -> None:
+        """See :meth:`LinkService.withdraw`."""
+        self.link.withdraw()
+
+    def streams_left(self) -> int:
+        """See :class:`DrainingService`."""
+        session = self.link.session
+        return len(session.link.streams) + session.link.direct_streams if session is not None else 0
+
+    async def close_links(self) -> None:
+        """Leave the server."""
+        await self.link.stopService()

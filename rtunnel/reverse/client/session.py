@@ -1,0 +1,266 @@
+"""The client's end of one link: asks for its tunnels, dials the local service for each visitor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtunnel.errors import Code
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import show_host_port, tune_link
+from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
+from rtunnel.reverse.client.pool import DataConnections, IDialler
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.upkeep.backoff import Backoff
+from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.visitors import Visitors
+from rtunnel.wire import events
+from rtunnel.wire.client_link import ClientLink
+from rtunnel.wire.link import Mode
+from rtunnel.wire.messages import DIRECT, TunnelRequest
+
+#: Seconds without an answer to HELLO after which the server is taken for a reference server.
+SILENT_AFTER = 3.0
+#: Lines of one kind that visitors can cause in ten seconds.
+MOST_ALIKE = 5
+
+
+class _Tunnel:
+    """What the client keeps of one of its tunnels while a link lasts."""
+
+    def __init__(
+        self, number: int, settings: TunnelSettings, endpoint: IStreamClientEndpoint, backoff: Backoff
+    ) -> None:
+        self.number = number
+        self.settings = settings
+        self.endpoint = endpoint
+        self.address = settings.local.socket_address()
+        self.backoff = backoff
+        self.request = TunnelRequest(settings.remote_port, str(settings.local))
+        self.local_is_down = False
+        self.refusal = ""
+        self.is_served = False
+        self.retry: IDelayedCall | None = None
+
+    @property
+    def name(self) -> str:
+        """What logs call it."""
+        return self.settings.name or f"port {self.settings.remote_port or '0 (shared)'}"
+
+
+class ClientSession(LinkProtocol):
+    """One link, from connection to loss.
+
+    :param dialler: makes data connections.
+    :ivar lines: for what visitors can make us say.
+    :ivar ended: fires with the reason when the connection is lost.
+    :ivar was_useful: the server took us, so that the next attempt need not wait long.
+    """
+
+    log = Logger()
+    link: ClientLink
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        link: ClientLink,
+        reactor: Any,
+        visitors: Visitors,
+        dialler: IDialler,
+    ) -> None:
+        super().__init__(link, reactor)
+        self._settings = settings
+        self._dialler = dialler
+        self._visitors = visitors
+        self._tunnels = [
+            _Tunnel(
+                number,
+                tunnel,
+                tunnel.local.endpoint(reactor, settings.dial_timeout),
+                Backoff(settings.reconnect_min, settings.reconnect_max),
+            )
+            for number, tunnel in enumerate(settings.tunnels)
+        ]
+        self.lines = FewLines(self.log, reactor, most=MOST_ALIKE)
+        self.data = DataConnections(self, dialler, settings.pool, visitors)
+        self._silence: IDelayedCall | None = None
+        self._draining = False
+        self._said_reference = False
+        self.ended: Deferred[str] = Deferred()
+        self.was_useful = False
+        self._handlers |= {
+            events.Established: self._established,
+            events.TunnelReady: self._tunnel_ready,
+            events.TunnelRefused: self._tunnel_refused,
+            events.StreamOpened: self._stream_opened,
+            events.TicketsReceived: self._tickets_received,
+        }
+
+    def connectionMade(self) -> None:
+        """Say HELLO and ask for the first tunnel; the others wait for the answer."""
+        for tunnel in self._tunnels:
+            self.link.request_tunnel(tunnel.number, tunnel.request)
+        super().connectionMade()
+        tune_link(self.transport, self.link.limits.dead_after)
+        self._silence = self.clock.callLater(SILENT_AFTER, self._server_is_silent)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Break the streams, and say why it is over."""
+        for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
+            if call is not None and call.active():
+                call.cancel()
+        self.data.close(cut=not self.peer_has_left)
+        super().connectionLost(reason)
+        self.ended.callback(self.why_lost or reason.getErrorMessage())
+
+    def _close_connection(self, *, half: bool = False) -> None:
+        """See :class:`LinkProtocol`. The data connections go with the link."""
+        self.data.close(cut=not self.peer_has_left)
+        super()._close_connection(half=half)
+
+    def _tick(self) -> None:
+        super()._tick()
+        self.data.tick(self.clock.seconds())
+        self.lines.tick()
+        if not self.link.stream_count and not self.link.is_closed and self._dialler.is_outdated:
+            # The server takes no data connections from it any more. Nobody is here who would notice.
+            self.why_lost = "its certificate is over, and another is there"
+            self.close(Code.SHUTTING_DOWN, "the client has another certificate")
+
+    def _server_is_silent(self) -> None:
+        """It is a reference server that has no visitor yet, most likely; a late HELLO may still show otherwise."""
+        if self.link.mode is Mode.AWAITING:
+            self.log.info("server {peer} does not answer HELLO: the reference protocol is assumed", peer=self.peer_name)
+            self._say_reference_tunnels()
+
+    def _say_reference_tunnels(self) -> None:
+        if self._said_reference:
+            return
+        self._said_reference = self.was_useful = True
+        tunnel, *others = self._tunnels
+        port = tunnel.settings.remote_port
+        self.log.info(
+            "{public} -> {local}: asked for; a reference server does not say whether it is served",
+            public=self._public(port) if port else f"shared port of {self._settings.server}",
+            local=tunnel.settings.local,
+        )
+        for other in others:
+            self.log.warn("{tunnel}: not served; a reference server carries one tunnel a link", tunnel=other.name)
+
+    def _public(self, port: int) -> str:
+        return show_host_port(self._settings.server.host or "server", port)
+
+    # What the link tells
+
+    def _established(self, event: events.Established) -> None:
+        if event.peer is None:
+            self._say_reference_tunnels()
+            return
+        self.was_useful = True
+        self.link.ping(self.clock.seconds())
+        self.log.info("connected to {peer} ({agent})", peer=self.peer_name, agent=event.peer.agent or "unnamed")
+        if self._settings.data_plane == "direct" and DIRECT not in self.link.capabilities:
+            self.log.warn("server {peer} knows no data connections: visitors go by the link", peer=self.peer_name)
+
+    def _tickets_received(self, event: events.TicketsReceived) -> None:
+        self.data.take_tickets(event.tickets, event.expires)
+
+    def _link_failed(self, event: events.LinkFailed) -> None:
+        if event.code == Code.UNAUTHORIZED:
+            # It is asked again, but no sooner each time.
+            self.was_useful = False
+        super()._link_failed(event)
+
+    def _tunnel_ready(self, event: events.TunnelReady) -> None:
+        tunnel = self._tunnels[event.number]
+        tunnel.backoff.reset()
+        tunnel.refusal = ""
+        if tunnel.is_served:
+            return
+        tunnel.is_served = True
+        host, _, port = event.address.rpartition(":")
+        wildcard = host in ("", "0.0.0.0", "[::]") and port.isdecimal()
+        self.log.info(
+            "{public} -> {local}: reachable",
+            public=self._public(int(port)) if wildcard else event.address,
+            local=tunnel.settings.local,
+            tunnel=tunnel.name,
+        )
+
+    def _tunnel_refused(self, event: events.TunnelRefused) -> None:
+        """Ask again, for ever; loud for the first time that a reason is given, quiet for the rest."""
+        if not self.link.is_extended or self._draining:
+            return
+        tunnel = self._tunnels[event.number]
+        tunnel.is_served = False
+        wait = tunnel.backoff.next_wait()
+        tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
+        refusal = f"{event.code}: {event.message}"
+        log = self.log.debug if refusal == tunnel.refusal else self.log.warn
+        tunnel.refusal = refusal
+        log(
+            "{tunnel} refused by the server: {refusal}; next attempt in {wait:.1f} s",
+            tunnel=tunnel.name,
+            refusal=refusal,
+            wait=wait,
+        )
+
+    def _ask_again(self, tunnel: _Tunnel) -> None:
+        self.link.request_tunnel(tunnel.number, tunnel.request)
+        self.flush()
+
+    def _stream_opened(self, event: events.StreamOpened) -> None:
+        tunnel = self._tunnels[event.tunnel]
+        end = SocketEnd(lambda _end: self.dialled(tunnel), self._visitors.discard)
+        stream = LinkStream(self, event.stream, end)
+        end.attach(stream)
+        if self._draining:
+            stream.reset(Code.SHUTTING_DOWN, "the client is going down")
+            return
+        self._visitors.add(end)
+        self.log.debug(
+            "visitor {visitor} of {tunnel}: stream {stream}",
+            visitor=event.visitor or "unknown",
+            tunnel=tunnel.name,
+            stream=event.stream.conn_id,
+        )
+        end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
+
+    def service_of(self, number: int) -> _Tunnel | None:
+        """The tunnel with this number, if visitors may come by it."""
+        return self._tunnels[number] if number in self.link.tunnels and not self._draining else None
+
+    def dialled(self, tunnel: _Tunnel) -> None:
+        """A visitor has reached the service."""
+        if tunnel.local_is_down:
+            tunnel.local_is_down = False
+            # Without a descriptor left it comes and goes with each visitor.
+            self.lines.info("{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local)
+
+    def dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
+        """Loud for the first visitor who finds the service down, quiet for the rest."""
+        log = self.log.debug if tunnel.local_is_down else self.lines.warn
+        tunnel.local_is_down = True
+        log(
+            "{tunnel}: local service {local} cannot be reached: {error}",
+            tunnel=tunnel.name,
+            local=tunnel.settings.local,
+            error=failure.getErrorMessage(),
+        )
+
+    # The end
+
+    def withdraw(self) -> None:
+        """Take no more visitors; those there are go on."""
+        self._draining = True
+        for tunnel in self._tunnels:
+            if tunnel.retry is not None and tunnel.retry.active():
+                tunnel.retry.cancel()
+            self.link.withdraw_tunnel(tunnel.number)
+        self.data.withdraw()
+        self.flush()

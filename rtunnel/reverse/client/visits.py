@@ -1,0 +1,301 @@
+"""Visitors that have come over data connections, at the client: their service is dialled, and they are relayed.
+
+DataConnections -> Visits -> _Visit       while the local service is dialled
+                          -> DirectRelay  one for each in use
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.error import TimeoutError as ConnectTimeout, getConnectError
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor, IStreamClientEndpoint
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.relay.dial import Dial
+from rtunnel.relay.direct import DirectRelay, take_socket
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import StreamSocket, close_socket
+from rtunnel.reverse.carriers.raw_stream import RawStream
+from rtunnel.reverse.carriers.sockets import READ_SIZE, TAIL, SocketWire, adopt, has_socket
+from rtunnel.upkeep.debug_log import DebugLog
+from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.visitors import Visitors
+from rtunnel.wire.client_link import ClientLink
+from rtunnel.wire.data_connection import Used
+
+#: Bytes of a visitor that are read before its service is there.
+MOST_EARLY = 65536
+
+
+class IService(Protocol):
+    """A local service: what a tunnel leads to.
+
+    :ivar address: family and address of its socket; None: only the endpoint knows.
+    """
+
+    endpoint: IStreamClientEndpoint
+    address: tuple[int, Any] | None
+
+    @property
+    def name(self) -> str: ...
+
+
+class IUser(Protocol):
+    """What data connections need of the link that they belong to."""
+
+    link: ClientLink
+    clock: Any
+    lines: FewLines
+
+    def service_of(self, tunnel: int) -> IService | None: ...
+    def dialled(self, service: Any) -> None: ...
+    def dial_failed(self, service: Any, failure: Failure) -> None: ...
+
+
+class Cancellable(Protocol):
+    """An attempt to connect."""
+
+    def cancel(self) -> None: ...
+
+
+class _Cancel:
+    """A function as an attempt."""
+
+    __slots__ = ("cancel",)
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self.cancel = cancel
+
+
+@implementer(IReadDescriptor)
+class _Visit:
+    """A visitor whose service is being dialled. Whether it leaves is watched meanwhile.
+
+    :ivar rest: its first bytes.
+    :ivar until: when the service has had its time.
+    :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
+    """
+
+    __slots__ = ("_visits", "_watched", "dial", "rest", "service", "sock", "touched", "until")
+
+    def __init__(self, visits: Visits, sock: StreamSocket, service: IService, rest: bytes, until: float) -> None:
+        self._visits = visits
+        self.sock = sock
+        self.service = service
+        self.rest = rest
+        self.until = until
+        self.touched = True
+        self.dial: Cancellable | None = None
+        self._watched: Any = None
+
+    def wait(self, watch: Any, wire: SocketWire) -> None:
+        """From now on this is told of bytes, in place of *wire*."""
+        self._watched = watch
+        watch.replace(wire, self)
+
+    @property
+    def is_watched(self) -> bool:
+        """This is still told of bytes."""
+        return self._watched is not None
+
+    def leave(self) -> None:
+        """Watch it no more."""
+        if self._watched is not None:
+            self._watched.removeReader(self)
+            self._watched = None
+
+    def made(self, theirs: socket.socket) -> None:
+        """The service is there."""
+        self._visits.made(self, theirs)
+
+    def failed(self, error: OSError) -> None:
+        """It is not."""
+        if error.errno == errno.EAGAIN:
+            # Its queue is full, which the endpoint knows to wait for.
+            self._visits.dial_endpoint(self)
+            return
+        self._visits.gone(self, Failure(getConnectError((error.errno, error.strerror))))
+
+    def abort(self) -> None:
+        """Give up."""
+        self._visits.gone(self, None)
+
+    # What the reactor asks
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when it is not watched."""
+        return self.sock.fileno() if self._watched is not None else -1
+
+    def logPrefix(self) -> str:
+        """What the log says of an error here."""
+        return "visitor"
+
+    def doRead(self) -> None:
+        """There are bytes, or the end, or an error."""
+        if self._watched is None:
+            return
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort()
+            return
+        self.rest += data
+        if not data or len(self.rest) >= MOST_EARLY:
+            # The rest can wait, and an end shows again.
+            self.leave()
+
+    def doWrite(self) -> None:
+        """Nobody asks for it."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor found it broken, or stops."""
+        self.abort()
+
+
+class Visits:
+    """The visitors on the data connections of one link.
+
+    :param user: the link. Its ``direct_streams`` are counted here.
+    :param watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :param dial_timeout: seconds that a service is given to accept.
+    """
+
+    log = DebugLog()
+
+    def __init__(self, user: IUser, reactor: Any, watch: Any, dial_timeout: float, visitors: Visitors) -> None:
+        self._user = user
+        self._reactor = reactor
+        self._watch = watch
+        self._dial_timeout = dial_timeout
+        self._visitors = visitors
+        self._dialling: dict[_Visit, None] = {}
+        self._used: set[DirectRelay | RawStream] = set()
+        self._tail: IDelayedCall | None = None
+
+    def serve(self, wire: SocketWire, used: Used) -> None:
+        """A visitor has come over *wire*."""
+        link = self._user.link
+        service = self._user.service_of(used.tunnel)
+        if service is None or link.stream_count >= link.limits.max_streams:
+            self.log.debug("visitor {visitor} refused: no such tunnel, or the limit", visitor=used.visitor)
+            wire.cut()
+            return
+        self.log.debug(
+            "visitor {visitor} of {tunnel}: stream {stream}, on a connection of its own",
+            visitor=used.visitor or "unknown",
+            tunnel=service.name,
+            stream=used.conn_id,
+        )
+        self._dial(wire, service, used.rest)
+
+    def tick(self, now: float) -> None:
+        """Look after what is due by time."""
+        for visit in list(self._dialling):
+            if visit.until <= now:
+                self.gone(visit, Failure(ConnectTimeout()))
+
+    # Until its service is there
+
+    def _dial(self, wire: SocketWire, service: IService, rest: bytes) -> None:
+        visit = _Visit(self, wire.take_watched(), service, rest, self._user.clock.seconds() + self._dial_timeout)
+        visit.wait(self._watch, wire)
+        self._dialling[visit] = None
+        self._visitors.add(visit)
+        self._count()
+        if service.address is None:
+            self.dial_endpoint(visit)
+        else:
+            visit.dial = dial = Dial(self._watch, visit.made, visit.failed)
+            dial.start(*service.address)
+
+    def dial_endpoint(self, visit: _Visit) -> None:
+        """Reach the service as its endpoint does, with the endpoint's patience."""
+        end = SocketEnd(lambda end: self._endpoint_made(visit, end), lambda end: self._endpoint_gone(visit, end))
+        visit.until = float("inf")
+        visit.dial = _Cancel(end.abort)
+        end.dial(visit.service.endpoint, lambda failure: self.gone(visit, failure))
+
+    def _endpoint_made(self, visit: _Visit, end: SocketEnd) -> None:
+        if has_socket(end.transport):
+            theirs, _ = take_socket(end.transport)
+            self.made(visit, theirs)
+            return
+        # TLS of Twisted's, or the like.
+        self._user.dialled(visit.service)
+        stream = self._relay_here(end)
+        self._visitors.add(end)
+        self._forget(visit)
+        visit.leave()
+        adopt(self._reactor, visit.sock, stream, visit.rest)
+
+    def _endpoint_gone(self, visit: _Visit, end: SocketEnd) -> None:
+        self._visitors.discard(end)
+        self.gone(visit, None)
+
+    def made(self, visit: _Visit, theirs: socket.socket) -> None:
+        """The service has accepted."""
+        self._user.dialled(visit.service)
+        relay = DirectRelay(self._watch, visit.sock, theirs, self._ended, to_right=visit.rest)
+        self._used.add(relay)
+        self._visitors.add(relay)
+        self._forget(visit)
+        relay.start(instead_of=visit if visit.is_watched else None)
+
+    def gone(self, visit: _Visit, failure: Failure | None) -> None:
+        """The service cannot be reached, or nobody wants it any more."""
+        if visit not in self._dialling:
+            return
+        self._forget(visit)
+        visit.leave()
+        close_socket(visit.sock, reset=True)
+        if visit.dial is not None:
+            visit.dial.cancel()
+        if failure is not None:
+            self._user.dial_failed(visit.service, failure)
+
+    def _forget(self, visit: _Visit) -> None:
+        del self._dialling[visit]
+        self._visitors.discard(visit)
+        self._count()
+
+    # Relays
+
+    def _relay_here(self, end: SocketEnd) -> RawStream:
+        """Relay in user space."""
+        stream = RawStream(end, self._ended)
+        self._used.add(stream)
+        end.attach(stream)
+        self._count()
+        return stream
+
+    def _ended(self, used: DirectRelay | RawStream) -> None:
+        self._used.discard(used)
+        if isinstance(used, DirectRelay):
+            self._visitors.discard(used)
+        self._count()
+        if self._tail is not None and not self._used and self._tail.active():
+            self._tail.cancel()
+
+    def _count(self) -> None:
+        self._user.link.direct_streams = len(self._used) + len(self._dialling)
+
+    def close(self, *, cut: bool = True) -> None:
+        """The link is gone, and visitors with it. May be called twice.
+
+        :param cut: those that are relayed too. If not, the server has ended or cut them, and their last bytes may be
+            on the way.
+        """
+        for visit in list(self._dialling):
+            visit.abort()
+        if cut:
+            for used in list(self._used):
+                used.abort()
+        elif self._used and self._tail is None:
+            self._tail = self._user.clock.callLater(TAIL, self.close)

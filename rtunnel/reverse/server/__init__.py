@@ -1,0 +1,1 @@
+"""``rtunnel-server``: many clients on a control port, their visitors on public ports."""

@@ -1,0 +1,87 @@
+"""Keeps the server to its files: certificates, the revocation list, the clients file.
+
+What changes there counts at once, for links that are open too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.internet import TimerService
+from twisted.logger import Logger
+
+from rtunnel.errors import Code, ConfigError, TunnelRefused
+from rtunnel.reverse.tls_links import TlsListener
+
+if TYPE_CHECKING:
+    from rtunnel.reverse.server.service import TunnelServer
+
+#: Seconds between two looks at the files.
+LOOK_EVERY = 1.0
+#: Seconds between two warnings of the same certificate that ends soon.
+WARN_EVERY = 86400.0
+
+
+class Guard(TimerService):
+    """Looks at the files now and then.
+
+    :param tls: the server's TLS, if it has any.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, server: TunnelServer, tls: TlsListener | None) -> None:
+        super().__init__(LOOK_EVERY, self.look)
+        self.clock = reactor
+        self.setName("guard")
+        self._reactor = reactor
+        self._server = server
+        self._tls = tls
+        self._warned_at: float | None = None
+
+    def look(self) -> None:
+        """Look at the files, and do what they say."""
+        self._server.lines.tick()
+        if self._tls is not None:
+            self._look_at_tls(self._tls)
+        try:
+            changed = self._server.admission.refresh()
+        except ConfigError as error:
+            self.log.warn("the clients file cannot be used, and the rights stay as they were: {why}", why=error)
+        else:
+            if changed:
+                self.log.info("the clients file has changed, and counts from now on")
+                self._enforce_rights()
+
+    def _look_at_tls(self, tls: TlsListener) -> None:
+        credentials = tls.credentials
+        tls.lines.tick()
+        before = credentials.now
+        why = credentials.refresh()
+        now = self._reactor.seconds()
+        if why:
+            self.log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=why)
+        if credentials.now is not before:
+            self.log.info("the TLS files have changed; new links use them")
+            self._close_revoked(tls)
+        elif self._warned_at is not None and now - self._warned_at < WARN_EVERY:
+            return
+        self._warned_at = now
+        for warning in credentials.now.warnings:
+            self.log.warn("{warning}", warning=warning)
+
+    def _close_revoked(self, tls: TlsListener) -> None:
+        for session in list(self._server.sessions):
+            if session.identity is not None and tls.credentials.now.is_revoked(session.identity.certificate):
+                session.link.fail(Code.UNAUTHORIZED, "its certificate is revoked")
+                session.handle_events()
+
+    def _enforce_rights(self) -> None:
+        for session in list(self._server.sessions):
+            if not session.is_asked_for or not session.check_admission():
+                continue
+            for backend in list(session.backends.values()):
+                try:
+                    self._server.check_tunnel(backend)
+                except TunnelRefused as refusal:
+                    session.revoke_tunnel(backend, refusal)

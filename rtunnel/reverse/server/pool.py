@@ -1,0 +1,387 @@
+"""Data connections at the server: those of one client that wait for visitors, and those that are in use.
+
+    ServerSession -> DataPool -> ServerData   one for each connection that waits
+                              -> DirectRelay  one for each in use
+
+The server decides how many there are: each ticket that it sends is a wish for one more. It wants twice as many to wait
+whenever a visitor finds none, fewer when some were not needed for a while, and closes what is too many.
+
+Under TLS one costs a handshake, as much as half a dozen short visitors over the link, and ten times their memory. So
+where visitors may go by the link, connections are made at a rate that costs little, however many visitors come: who
+stays has one as long as visitors come one by one, and of a crowd most go by the link.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.interfaces import IDelayedCall
+
+from rtunnel.errors import Code, TunnelRefused
+from rtunnel.relay.direct import DirectRelay
+from rtunnel.relay.sockets import descriptor_limit
+from rtunnel.reverse.carriers.raw_stream import RawStream
+from rtunnel.reverse.carriers.sockets import TAIL, SocketWire, adopt
+from rtunnel.reverse.server.arrivals import Arrival
+from rtunnel.tls.identity import Peer
+from rtunnel.upkeep.debug_log import DebugLog
+from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.token_bucket import Allowance
+from rtunnel.upkeep.visitors import Visitors
+from rtunnel.wire.data_connection import ServerDataConnection
+from rtunnel.wire.events import Attached
+from rtunnel.wire.frames import ATTACH, HEADER, HEADER_SIZE
+from rtunnel.wire.messages import decode_attach
+from rtunnel.wire.server_link import StreamIds
+from rtunnel.wire.tickets import Tickets
+
+if TYPE_CHECKING:
+    from rtunnel.reverse.server.session import ServerSession
+
+#: Connections that wait for the first visitors.
+AT_FIRST = 4
+#: Seconds after which what was not needed meanwhile becomes less.
+SHRINK_EVERY = 30.0
+#: Seconds that a visitor waits for a data connection where it may not go by the link.
+PATIENCE = 5.0
+#: What share of our descriptors those may have: if they had all of them, no connection could come.
+WAITERS_SHARE = 1 / 4
+#: Seconds after which nothing is expected any more of tickets: an end had no descriptor for the connections, say.
+LOST_AFTER = 10.0
+#: Under TLS: connections of one link that may be made in a second, ...
+PER_SECOND = 10
+#: ... those of all links together, ...
+ALL_PER_SECOND = 50
+#: ... of one link that wait for the first visitors, ...
+FEW_AT_FIRST = 2
+#: ... that may wait, ...
+WAITING = 16
+#: ... and that may be in use.
+IN_USE = 256
+#: No ATTACH is longer, in bytes.
+MAX_ATTACH = 64
+
+
+class IDataServer(Protocol):
+    """What all pools of a server share.
+
+    :ivar watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :ivar pool_size: connections of one link that may wait for visitors.
+    :ivar waiting: visitors who wait for data connections, of all links.
+    :ivar allowance: connections of all links that may be made; None: they cost little.
+    """
+
+    reactor: Any
+    watch: Any
+    visitors: Visitors
+    tickets: Tickets[DataPool]
+    ids: StreamIds
+    pool_size: int
+    waiting: int
+    allowance: Allowance | None
+    lines: FewLines
+
+
+class ServerData:
+    """A data connection from its ticket to its visitor.
+
+    :param pool: whose it is.
+    :ivar wire: the connection.
+    """
+
+    __slots__ = ("_pool", "machine", "wire")
+
+    wire: SocketWire
+
+    def __init__(self, pool: DataPool, machine: ServerDataConnection) -> None:
+        self._pool = pool
+        self.machine = machine
+
+    def connected(self, wire: SocketWire) -> None:
+        """It can take a visitor at once."""
+        self.wire = wire
+        self._pool.available(self)
+
+    def received(self, data: bytes) -> None:
+        """The client's answer."""
+        machine = self.machine
+        machine.receive_data(data, self._pool.reactor.seconds())
+        if machine.error:
+            self._pool.broken(self, machine.error)
+        elif machine.is_available:
+            self._pool.available(self)
+
+    def tick(self, now: float, *, may_ask: bool) -> None:
+        """See :class:`ServerDataConnection`."""
+        self.machine.tick(now, may_ask=may_ask)
+        if self.machine.is_dead:
+            self.wire.cut()
+            self._pool.gone(self)
+        elif asked := self.machine.data_to_send():
+            self.wire.send(asked)
+
+    def lost(self, why: str) -> None:
+        """It is gone before anybody needed it."""
+        self._pool.gone(self)
+
+
+def read_attach(sock: socket.socket) -> tuple[Attached | None, bytes]:
+    """ATTACH, if it is what has come on an accepted connection, and all; else what has come, for a link to look at."""
+    data = b""
+    with suppress(OSError, ValueError):
+        data = sock.recv(MAX_ATTACH)
+        if len(data) >= HEADER_SIZE and data[0] == ATTACH and HEADER.unpack_from(data)[2] == len(data) - HEADER_SIZE:
+            return Attached(*decode_attach(data[HEADER_SIZE:])), b""
+    return None, data
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A visitor that waits for a data connection."""
+
+    until: float
+    tunnel: int
+
+
+class DataPool:
+    """The data connections of one link.
+
+    :param session: the link. Its ``direct_streams`` are counted here.
+    :param waits: a visitor that finds none waits for one, and does not go by the link.
+    """
+
+    log = DebugLog()
+
+    def __init__(self, session: ServerSession, server: IDataServer, *, waits: bool) -> None:
+        self.reactor = server.reactor
+        self._session = session
+        self._server = server
+        self._waits = waits
+        self._most = server.pool_size
+        self._fewest = min(AT_FIRST, self._most)
+        self._most_used: float = inf
+        self._allowances: tuple[Allowance, ...] = ()
+        if server.allowance is not None and not waits:
+            self._most = min(self._most, WAITING)
+            self._fewest = min(FEW_AT_FIRST, self._most)
+            self._most_used = IN_USE
+            self._allowances = (server.allowance, Allowance(PER_SECOND, WAITING, self.reactor.seconds()))
+        self._target = self._fewest
+        self._least_idle = 0
+        self._wished_at = 0.0
+        self._shrink_at = self.reactor.seconds() + SHRINK_EVERY
+        self._idle: dict[ServerData, None] = {}
+        self._asked: dict[ServerData, None] = {}
+        self._used: dict[DirectRelay | RawStream, int] = {}
+        self._waiting: dict[Arrival, _Waiting] = {}
+        self._closed = False
+        self._tail: IDelayedCall | None = None
+
+    def is_of(self, identity: Peer | None) -> bool:
+        """Whether the other end of a connection is that of the link."""
+        own = self._session.identity
+        if own is None or identity is None:
+            return own is identity
+        return own.fingerprint == identity.fingerprint
+
+    def expect(self, ping_every: float | None) -> ServerData:
+        """For a connection that has shown a ticket of ours."""
+        return ServerData(self, ServerDataConnection(self._session.link.limits, self.reactor.seconds(), ping_every))
+
+    # What connections tell
+
+    def available(self, data: ServerData) -> None:
+        """It can take a visitor."""
+        self._asked.pop(data, None)
+        while self._waiting:
+            arrival, waiting = next(iter(self._waiting.items()))
+            del self._waiting[arrival]
+            self._server.waiting -= 1
+            used = self._use(data, waiting.tunnel, arrival)
+            self._server.visitors.discard(arrival)
+            if used:
+                self.refill()
+                return
+        self._idle[data] = None
+
+    def broken(self, data: ServerData, why: str) -> None:
+        """The client broke the protocol on it."""
+        self._server.lines.warn(
+            "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
+        )
+        data.wire.cut()
+        self.gone(data)
+
+    def gone(self, data: ServerData) -> None:
+        """It is closed."""
+        self._idle.pop(data, None)
+        self._asked.pop(data, None)
+
+    # Visitors
+
+    def open_visitor(self, tunnel: int, arrival: Arrival) -> bool:
+        """Serve a visitor over a data connection; False: by the link.
+
+        :raises rtunnel.errors.TunnelRefused: it may not go by the link, and too many wait.
+        """
+        if len(self._used) >= self._most_used:
+            return False
+        if self._idle:
+            data, _ = self._idle.popitem()
+            self._least_idle = min(self._least_idle, len(self._idle))
+            if self._use(data, tunnel, arrival):
+                self.refill()
+            else:
+                self._idle[data] = None
+            return True
+        self._least_idle = 0
+        self._target = min(2 * self._target, self._most)
+        self.refill()
+        if not self._waits or self._closed:
+            return False
+        if self._server.waiting >= descriptor_limit() * WAITERS_SHARE:
+            raise TunnelRefused(Code.LIMIT, f"{self._server.waiting} visitors wait for data connections, the limit")
+        arrival.wait()
+        self._server.waiting += 1
+        self._waiting[arrival] = _Waiting(self.reactor.seconds() + PATIENCE, tunnel)
+        self._server.visitors.add(arrival)
+        self._count()
+        return True
+
+    def _use(self, data: ServerData, tunnel: int, arrival: Arrival) -> bool:
+        """Relay between *data*, which is available, and a visitor. False: the visitor is gone; *data* can be used."""
+        theirs: socket.socket | None = None
+        if arrival.has_socket:
+            try:
+                theirs = arrival.take_socket()
+            except ValueError:
+                self._count()
+                return False
+        conn_id = self._server.ids.allocate()
+        opening = data.machine.open(conn_id, tunnel, arrival.name)
+        self.log.debug(
+            "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}, on a connection of its own",
+            visitor=arrival.name,
+            tunnel=tunnel,
+            peer=self._session.peer_name,
+            stream=conn_id,
+        )
+        if theirs is not None:
+            self._relay(data.wire, theirs, conn_id, opening)
+            return True
+        end = arrival.socket_end()
+        stream = RawStream(end, self._ended)
+        self._used[stream] = conn_id
+        self._server.visitors.add(end)
+        self._count()
+        end.attach(stream)
+        if adopt(self.reactor, data.wire.take(), stream):
+            stream.transport.write(opening)
+            end.resume()
+        return True
+
+    def _relay(self, wire: SocketWire, theirs: socket.socket, conn_id: int, opening: bytes) -> None:
+        relay = DirectRelay(self._server.watch, wire.take_watched(), theirs, self._ended, to_left=opening)
+        self._used[relay] = conn_id
+        self._server.visitors.add(relay)
+        self._count()
+        relay.start(instead_of=wire)
+
+    def _ended(self, used: DirectRelay | RawStream) -> None:
+        self._server.ids.release(self._used.pop(used))
+        self._count()
+        if self._tail is not None and not self._used and self._tail.active():
+            self._tail.cancel()
+        if isinstance(used, DirectRelay):
+            self._server.visitors.discard(used)
+
+    def _turn_away(self, arrival: Arrival) -> None:
+        del self._waiting[arrival]
+        self._server.waiting -= 1
+        self._server.visitors.discard(arrival)
+        arrival.abort()
+        self._count()
+
+    def _count(self) -> None:
+        self._session.link.direct_streams = len(self._used) + len(self._waiting)
+
+    # How many there are
+
+    def refill(self, *, whole: bool = False) -> None:
+        """Wish for as many more as are missing.
+
+        :param whole: for a single one too; else they are asked for together, as each frame has its cost.
+        """
+        target = self._target if self._session.wants_visitors else 0
+        now = self.reactor.seconds()
+        tickets = self._server.tickets
+        missing = target - len(self._idle) - len(self._asked)
+        if now - self._wished_at < LOST_AFTER:
+            missing -= tickets.outstanding(self, now)
+        else:
+            # They would stand in the way of new ones for as long as they are good.
+            tickets.revoke(self)
+        for allowance in self._allowances:
+            missing = min(missing, allowance.left(now))
+        if not self._closed and missing > 0 and (whole or 4 * missing >= target):
+            self._wished_at = now
+            for allowance in self._allowances:
+                allowance.spend(missing)
+            self._session.send_tickets(tickets.issue(self, missing, now), tickets.lifetime)
+
+    def tick(self, now: float) -> None:
+        """Look after what is due by time."""
+        for data in list(self._asked):
+            data.tick(now, may_ask=False)
+        # Nobody can have those that are asked until they have answered: the other half waits until then.
+        may_ask = (len(self._idle) + 1) // 2
+        for data in list(self._idle):
+            data.tick(now, may_ask=may_ask > 0)
+            if data in self._idle and not data.machine.is_available:
+                may_ask -= 1
+                del self._idle[data]
+                self._asked[data] = None
+        for arrival, waiting in list(self._waiting.items()):
+            if waiting.until > now:
+                break
+            self._server.lines.warn(
+                "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s",
+                visitor=arrival.name,
+                peer=self._session.peer_name,
+                seconds=PATIENCE,
+            )
+            self._turn_away(arrival)
+        if now >= self._shrink_at:
+            self._shrink_at = now + SHRINK_EVERY
+            self._target = max(self._fewest, self._target - (self._least_idle + 1) // 2)
+            self._least_idle = len(self._idle)
+        wanted = self._target if self._session.wants_visitors else 0
+        for data in list(self._idle)[: max(0, len(self._idle) - wanted)]:
+            del self._idle[data]
+            data.wire.cut()
+        self.refill(whole=True)
+
+    # The end
+
+    def close(self, *, cut: bool = True) -> None:
+        """The link is gone: so is everything here. May be called twice.
+
+        :param cut: what is in use too. If not, the client has ended or cut it, and its last bytes may be on the way.
+        """
+        self._closed = True
+        self._server.tickets.revoke(self)
+        for data in [*self._idle, *self._asked]:
+            data.wire.cut()
+        self._idle.clear()
+        self._asked.clear()
+        for arrival in list(self._waiting):
+            self._turn_away(arrival)
+        if cut:
+            for used in list(self._used):
+                used.abort()
+        elif self._used and self._tail is None:
+            self._tail = self.reactor.callLater(TAIL, self.close)

@@ -1,0 +1,184 @@
+"""The public side of the server: listening sockets, and the clients that serve who comes there."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtunnel.addresses import BACKLOG
+from rtunnel.errors import Code, TunnelRefused
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import show_address
+from rtunnel.reverse.server.arrivals import Accepted, Arrival, LandingFactory, give_sockets
+from rtunnel.upkeep.accepting import rest_when_full
+from rtunnel.upkeep.listening import why_not_listening
+from rtunnel.upkeep.visitors import Visitors
+
+if TYPE_CHECKING:
+    from rtunnel.reverse.server.session import ServerSession
+
+#: Seconds that the holder of a port is given to show that it lives, when somebody else asks for the port.
+TAKE_OVER_AFTER = 3.0
+#: How often that is looked at.
+TAKE_OVER_POLL = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Backend:
+    """One tunnel of one client: what serves visitors."""
+
+    session: ServerSession
+    number: int
+
+    @property
+    def load(self) -> int:
+        """Streams of the client's link now, those that have their own connections too."""
+        return self.session.link.stream_count
+
+
+class VisitorFactory(LandingFactory):
+    """Accepts visitors and finds who serves them.
+
+    :param candidates: gives the backends to try, best first.
+    """
+
+    log = Logger()
+
+    def __init__(self, visitors: Visitors, candidates: Callable[[], Iterable[Backend]]) -> None:
+        self._visitors = visitors
+        self._candidates = candidates
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """One for each visitor."""
+        return self.landing(addr) if self.gives_sockets else SocketEnd(self._connected, self._visitors.discard)
+
+    def _connected(self, end: SocketEnd) -> None:
+        self._arrived(end, end.transport.getPeer())
+
+    def landed(self, accepted: Accepted, address: Any) -> None:
+        """See :class:`LandingFactory`."""
+        self._arrived(accepted, address)
+
+    def _arrived(self, came: Accepted | SocketEnd, address: Any) -> None:
+        arrival = Arrival(show_address(address), came, self._visitors.discard)
+        for backend in self._candidates():
+            if backend.session.open_visitor(backend.number, arrival):
+                return
+        self.log.debug("visitor {visitor} closed: nobody can serve it", visitor=arrival.name)
+        arrival.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    backend: Backend
+    port: IListeningPort
+
+
+class PublicPorts:
+    """The ports that clients asked for: each has one holder, who may be taken over once it is gone.
+
+    :param interface: IP address to listen on; empty for all IPv4 addresses.
+    """
+
+    def __init__(self, reactor: Any, interface: str, visitors: Visitors) -> None:
+        self._reactor = reactor
+        self._interface = interface
+        self._visitors = visitors
+        self._held: dict[int, _Held] = {}
+        self._numbers: dict[Backend, int] = {}
+        self._closing: dict[int, Deferred[None]] = {}
+        self._stopping = False
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def claim(self, number: int, backend: Backend) -> str:
+        """Listen on port *number* for *backend*; the address that visitors use, ``host:port``.
+
+        :raises TunnelRefused: somebody else has it, or the system does not give it.
+        """
+        holder = self._held.get(number)
+        if holder is not None and not await self._is_gone(holder.backend.session, backend.session):
+            raise TunnelRefused(Code.PORT_IN_USE, f"port {number} is served by another client")
+        if holder is not None:
+            holder.backend.session.lose("its port is claimed by another client and it does not answer")
+        while number in self._closing:
+            await self._closing[number]
+        if number in self._held:
+            raise TunnelRefused(Code.PORT_IN_USE, f"port {number} was just taken by another client")
+        if self._stopping:
+            raise TunnelRefused(Code.SHUTTING_DOWN, "the server is going down")
+        if not backend.session.is_live:
+            raise TunnelRefused(Code.CONNECTION_LOST, "the client is gone")
+        factory = VisitorFactory(self._visitors, lambda: (backend,))
+        listening: list[IListeningPort] = []
+        try:
+            # Twisted binds before it returns: nobody comes in between the look at _held and the entry.
+            await self._endpoint(number).listen(factory).addCallback(listening.append)
+            rest_when_full(listening[0])
+            give_sockets(listening[0], factory)
+        except (CannotListenError, OSError) as error:
+            cause = error.socketError if isinstance(error, CannotListenError) else error
+            in_use = getattr(cause, "errno", None) == errno.EADDRINUSE
+            code = Code.PORT_IN_USE if in_use else Code.PORT_UNAVAILABLE
+            raise TunnelRefused(code, f"port {number}: {why_not_listening(error)}") from None
+        self._held[number] = _Held(backend, listening[0])
+        self._numbers[backend] = number
+        return show_address(listening[0].getHost())
+
+    def _endpoint(self, number: int) -> Any:
+        kind = TCP6ServerEndpoint if ":" in self._interface else TCP4ServerEndpoint
+        return kind(self._reactor, number, BACKLOG, self._interface)
+
+    async def _is_gone(self, holder: ServerSession, claimant: ServerSession) -> bool:
+        """Whether the holder of a port does not answer a PING. A reference client cannot be asked: it lives."""
+        if holder is claimant or not holder.link.is_extended:
+            return not holder.is_live
+        asked = self._reactor.seconds()
+        holder.link.ping(asked)
+        holder.flush()
+        while holder.is_live and holder.link.life.last_heard <= asked:
+            if self._reactor.seconds() - asked >= TAKE_OVER_AFTER:
+                return True
+            await deferLater(self._reactor, TAKE_OVER_POLL)
+        return not holder.is_live
+
+    def number_of(self, backend: Backend) -> int | None:
+        """The port of *backend*; None: it has none of its own, or not yet."""
+        return self._numbers.get(backend)
+
+    def release(self, backend: Backend) -> int | None:
+        """Free the port of *backend* at once; which, if it had one."""
+        number = self._numbers.get(backend)
+        if number is not None:
+            self._stop(number)
+        return number
+
+    def _stop(self, number: int) -> None:
+        def closed(_result: object) -> None:
+            self._closing.pop(number, None)
+
+        held = self._held.pop(number)
+        del self._numbers[held.backend]
+        stopped = held.port.stopListening()
+        if stopped is not None:
+            done: Deferred[None] = Deferred()
+            self._closing[number] = done
+            stopped.addBoth(closed)
+            stopped.chainDeferred(done)
+
+    async def stop_listening(self) -> None:
+        """Free every port, and open no other."""
+        self._stopping = True
+        for number in list(self._held):
+            self._stop(number)
+        await gatherResults(list(self._closing.values()))

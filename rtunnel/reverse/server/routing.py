@@ -1,0 +1,146 @@
+"""Who serves the next visitor of a shared public port. However many may do so, asking costs the same, or nearly so."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rtunnel.reverse.server.ports import Backend
+    from rtunnel.reverse.server.session import ServerSession
+
+
+class Pool(ABC):
+    """The backends of a shared port: no more than one of each link."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __contains__(self, backend: object) -> bool: ...
+
+    @abstractmethod
+    def join(self, backend: Backend) -> None:
+        """*backend* takes visitors."""
+
+    @abstractmethod
+    def leave(self, backend: Backend) -> None:
+        """*backend* takes no more visitors, if it did."""
+
+    @abstractmethod
+    def load_changed(self, session: ServerSession) -> None:
+        """A link has more streams, or fewer."""
+
+    @abstractmethod
+    def candidates(self) -> Iterator[Backend]:
+        """Every backend once, the one that should serve the next visitor first."""
+
+
+class RoundRobin(Pool):
+    """One after the other."""
+
+    def __init__(self) -> None:
+        self._members: OrderedDict[Backend, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, backend: object) -> bool:
+        return backend in self._members
+
+    def join(self, backend: Backend) -> None:
+        """See :class:`Pool`."""
+        self._members[backend] = None
+
+    def leave(self, backend: Backend) -> None:
+        """See :class:`Pool`."""
+        self._members.pop(backend, None)
+
+    def load_changed(self, session: ServerSession) -> None:
+        """See :class:`Pool`."""
+
+    def candidates(self) -> Iterator[Backend]:
+        """The one whose turn is longest ago first; trying one is its turn."""
+        first = None
+        for _ in range(len(self._members)):
+            backend = next(iter(self._members), None)
+            if backend is None or backend is first:
+                return
+            first = first or backend
+            self._members.move_to_end(backend)
+            yield backend
+
+
+#: Load, the number of its last turn, a number that no other entry has.
+_Entry = tuple[int, int, int, "Backend"]
+
+
+class LeastConnections(Pool):
+    """The one whose link carries the fewest streams; of equals, the one whose turn is longest ago.
+
+    They are in a heap, where only the last entry of each counts: a load that changes is one entry more, and nobody has
+    to look for the one before.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[Backend, _Entry] = {}
+        self._of: dict[ServerSession, Backend] = {}
+        self._heap: list[_Entry] = []
+        self._numbers = count()
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def __contains__(self, backend: object) -> bool:
+        return backend in self._last
+
+    def join(self, backend: Backend) -> None:
+        """See :class:`Pool`."""
+        self._of[backend.session] = backend
+        self._put(backend, next(self._numbers))
+
+    def leave(self, backend: Backend) -> None:
+        """See :class:`Pool`."""
+        if self._last.pop(backend, None) is not None:
+            del self._of[backend.session]
+
+    def load_changed(self, session: ServerSession) -> None:
+        """See :class:`Pool`."""
+        backend = self._of.get(session)
+        if backend is not None:
+            self._put(backend, self._last[backend][1])
+
+    def _put(self, backend: Backend, turn: int) -> None:
+        entry = self._last[backend] = (backend.load, turn, next(self._numbers), backend)
+        if len(self._heap) < 2 * len(self._last) + 8:
+            heappush(self._heap, entry)
+        else:
+            self._heap = list(self._last.values())
+            heapify(self._heap)
+
+    def candidates(self) -> Iterator[Backend]:
+        """By load; of equals, the one whose turn is longest ago."""
+        tried: set[Backend] = set()
+        aside: list[_Entry] = []
+        try:
+            while self._heap:
+                entry = heappop(self._heap)
+                backend = entry[3]
+                if self._last.get(backend) is not entry:
+                    continue
+                if backend in tried:
+                    aside.append(entry)
+                    continue
+                tried.add(backend)
+                self._put(backend, next(self._numbers))
+                yield backend
+        finally:
+            for entry in aside:
+                heappush(self._heap, entry)
+
+
+POLICIES: dict[str, type[Pool]] = {"round-robin": RoundRobin, "least-connections": LeastConnections}

@@ -1,0 +1,305 @@
+"""``rtunnel-server``: many clients on a control port, their visitors on public ports.
+
+    TunnelServer
+     +-- control port     clients' links, a ServerSession each
+     +-- shared port      visitors for any client that serves port 0 (only with --public-listen)
+     +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
+
+Ports that clients ask for come and go with them, in ``PublicPorts``.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from functools import partial
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.internet.interfaces import IAddress, IProtocolFactory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtunnel.errors import Code, TunnelRefused
+from rtunnel.relay.sockets import SocketTransport, show_address
+from rtunnel.relay.watch import relay_reactor
+from rtunnel.reverse.carriers.sockets import give_socket, settle
+from rtunnel.reverse.server.admission import Admission
+from rtunnel.reverse.server.arrivals import Accepted, LandingFactory, give_sockets
+from rtunnel.reverse.server.guard import Guard
+from rtunnel.reverse.server.pool import ALL_PER_SECOND, DataPool, read_attach
+from rtunnel.reverse.server.ports import Backend, PublicPorts, VisitorFactory
+from rtunnel.reverse.server.roster import Roster
+from rtunnel.reverse.server.routing import POLICIES
+from rtunnel.reverse.server.session import ServerSession
+from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
+from rtunnel.reverse.tls_links import TlsListener
+from rtunnel.tls.identity import Peer
+from rtunnel.upkeep.agent import AGENT
+from rtunnel.upkeep.draining import DrainingService
+from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.listening import Listener
+from rtunnel.upkeep.token_bucket import Allowance
+from rtunnel.wire.client_link import WITHDRAW
+from rtunnel.wire.events import Attached
+from rtunnel.wire.messages import DIRECT_ONLY, Hello, TunnelRequest
+from rtunnel.wire.server_link import ServerLink, StreamIds
+from rtunnel.wire.tickets import Tickets
+
+
+class _SessionFactory(LandingFactory):
+    def __init__(self, server: TunnelServer) -> None:
+        self._server = server
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        return self.landing(addr) if self.gives_sockets else self._server.build_session(addr)
+
+    def landed(self, accepted: Accepted, address: Any) -> None:
+        """A data connection whose ticket is there already never was a link."""
+        server = self._server
+        attached, early = read_attach(accepted.socket) if server.pool_size else (None, b"")
+        if attached is not None:
+            server.attach_socket(accepted.socket, attached, address)
+        elif (session := server.build_session(address)) is not None:
+            try:
+                accepted.give(session)
+            except OSError as error:
+                server.log.debug("connection from {peer} is lost: {why}", peer=show_address(address), why=error)
+                session.connectionLost(Failure(error))
+                return
+            if early:
+                session.dataReceived(early)
+        else:
+            accepted.socket.close()
+
+
+class TunnelServer(DrainingService):
+    """The server as a service.
+
+    :param reactor: provides TCP, time and name resolution.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, settings: ServerSettings) -> None:
+        super().__init__(reactor, "rtunnel-server", settings.drain)
+        self._settings = settings
+        self.handshake_timeout = settings.handshake_timeout
+        self.admission = Admission(settings.admission)
+        self.sessions = Roster()
+        self._by_session: dict[tuple[str, str], ServerSession] = {}
+        self.data_plane = settings.data_plane
+        self.pool_size = settings.pool if settings.data_plane != "mux" else 0
+        self.tickets: Tickets[DataPool] = Tickets()
+        self.waiting = 0
+        self.allowance = Allowance(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
+        self.lines = FewLines(self.log, reactor)
+        self.watch = relay_reactor(reactor)
+        capabilities = DATA_PLANES[settings.data_plane]
+        self._hello = Hello(
+            session=secrets.token_hex(16),
+            initial_credit=settings.limits.initial_credit,
+            agent=AGENT,
+            # A client that wants its visitors on data connections only is obeyed wherever there are any.
+            capabilities=frozenset({WITHDRAW, DIRECT_ONLY}) | capabilities if capabilities else frozenset({WITHDRAW}),
+        )
+        self.ids = StreamIds()
+        self._stopping = False
+        self._full = False
+        self.ports = PublicPorts(reactor, settings.public_interface, self.visitors)
+        self.pool = POLICIES[settings.route]()
+        factory: IProtocolFactory = _SessionFactory(self)
+        if settings.tls is not None:
+            factory = TlsListener(reactor, settings, self.build_session)
+        self.control = Listener(
+            reactor,
+            settings.control_listen,
+            factory,
+            "control port",
+            "--control-listen",
+            partial(give_sockets, factory=factory),
+        )
+        self.control.setServiceParent(self)
+        Guard(reactor, self, factory if isinstance(factory, TlsListener) else None).setServiceParent(self)
+        self.shared: Listener | None = None
+        if settings.public_listen is not None:
+            visitors = VisitorFactory(self.visitors, self.pool.candidates)
+            self.shared = Listener(
+                reactor,
+                settings.public_listen,
+                visitors,
+                "shared public port",
+                "--public-listen",
+                partial(give_sockets, factory=visitors),
+            )
+            self.shared.setServiceParent(self)
+        if settings.visitor_idle:
+            idle = TimerService(settings.visitor_idle, self._abort_idle_visitors)
+            idle.clock = reactor
+            idle.setName("idle visitors")
+            idle.setServiceParent(self)
+
+    def startService(self) -> None:
+        """Start, and say so where anybody may use this server."""
+        super().startService()
+        if self._settings.tls is None and self.admission.lets_anybody_in and self.control.is_public:
+            self.log.warn(
+                "ANYBODY WHO REACHES {address} CAN OPEN PORTS ON THIS MACHINE: the control port has neither TLS nor "
+                "tokens; give both ends --tls (or --valid-tokens and --token), or listen on 127.0.0.1 only",
+                address=self.control.local_address,
+            )
+
+    # Clients
+
+    def build_session(self, addr: IAddress | None) -> ServerSession | None:
+        """A session for a connection to the control port; None if there are too many."""
+        # Those beyond may be data connections that are on their way; whether they are shows in their first frame.
+        if len(self.sessions) >= self._settings.max_links + len(self.tickets):
+            self.is_full()
+            return None
+        link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self.ids)
+        session = ServerSession(self, link, self.reactor)
+        self.sessions.add(session, is_spare=len(self.sessions) >= self._settings.max_links)
+        self._full = self._full and session.is_spare
+        return session
+
+    def is_full(self) -> bool:
+        """Whether there are too many links; said until there is room again."""
+        if self.sessions.links < self._settings.max_links:
+            return False
+        if not self._full:
+            self._full = True
+            self.log.warn("{count} links, the limit (--max-links): others are closed", count=self.sessions.links)
+        return True
+
+    @property
+    def serves_silent_clients(self) -> bool:
+        """A client that says nothing can be of use: there is a shared port for it."""
+        return self.shared is not None and not self._stopping
+
+    def streams_changed(self, session: ServerSession, change: int) -> None:
+        """The link of *session* has so many streams more, or fewer."""
+        self.sessions.count(session, change)
+        self.pool.load_changed(session)
+
+    def session_established(self, session: ServerSession) -> None:
+        """The client has shown who it is. If it comes back over a new link, the old one is dead, whatever it seems."""
+        if session.link.peer is None:
+            return
+        proof = session.identity.fingerprint if session.identity is not None else session.client_name
+        name = session.known_as = (session.link.peer.session, proof)
+        before = self._by_session.get(name)
+        if before is not None and before is not session:
+            before.lose(f"the same client came back from {session.peer_name}")
+        self._by_session[name] = session
+
+    def _pool_of(self, event: Attached, identity: Peer | None, address: Any) -> DataPool | None:
+        """Whose the ticket is; None: it is not good for who shows it."""
+        pool = self.tickets.take(event.ticket, self.reactor.seconds())
+        if pool is not None and pool.is_of(identity):
+            return pool
+        self.lines.warn(
+            "data connection from {peer} closed: {why}",
+            peer=show_address(address),
+            why="its ticket was given to another client"
+            if pool is not None
+            else "its ticket is none of ours, or was used, or is too old",
+        )
+        return None
+
+    def attach(self, transport: SocketTransport, identity: Peer | None, event: Attached) -> None:
+        """Take a data connection: it goes to the link whose ticket it shows, or is closed."""
+        pool = self._pool_of(event, identity, transport.getPeer())
+        if pool is None or not settle(transport, self.watch, pool.expect(event.ping_every)):
+            transport.loseConnection()
+
+    def attach_socket(self, sock: socket.socket, event: Attached, address: Any) -> None:
+        """The same for a bare socket, without TLS."""
+        pool = self._pool_of(event, None, address)
+        if pool is None:
+            sock.close()
+        else:
+            give_socket(sock, self.watch, pool.expect(event.ping_every))
+
+    def session_lost(self, session: ServerSession) -> None:
+        """Free all that *session* had; may be called twice."""
+        if session not in self.sessions:
+            return
+        self.sessions.discard(session)
+        if session.known_as is not None and self._by_session.get(session.known_as) is session:
+            del self._by_session[session.known_as]
+        freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
+        if session.link.peer is not None or session.backends:
+            freed_ports = f"; ports freed: {', '.join(map(str, freed))}" if freed else ""
+            self.log.info("client {peer} gone{freed}", peer=session.peer_name, freed=freed_ports)
+        session.backends.clear()
+
+    async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str:
+        """Serve visitors by *backend*; the public address.
+
+        :raises TunnelRefused: the port is not to be had.
+        """
+        if self._stopping:
+            raise TunnelRefused(Code.SHUTTING_DOWN, "the server is going down")
+        is_reference = not backend.session.link.is_extended
+        if self.shared is not None and (request.port == 0 or is_reference):
+            if any(other in self.pool for other in backend.session.backends.values()):
+                raise TunnelRefused(Code.PORT_IN_USE, "this client serves the shared port already")
+            self.admission.check_tunnel(backend.session, 0, self.sessions)
+            self.pool.join(backend)
+            return self.shared.local_address
+        if request.port == 0:
+            raise TunnelRefused(Code.NO_SHARED_PORT, "the server has no shared public port; ask for one of your own")
+        if request.port not in self._settings.allow_ports:
+            allowed = self._settings.allow_ports
+            raise TunnelRefused(Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed}")
+        self.admission.check_tunnel(backend.session, request.port, self.sessions)
+        return await self.ports.claim(request.port, backend)
+
+    def check_tunnel(self, backend: Backend) -> None:
+        """See whether the client of *backend*, which has it, may have it still.
+
+        :raises TunnelRefused: it may not.
+        """
+        number = self.ports.number_of(backend)
+        if number is not None or backend in self.pool:
+            self.admission.check_tunnel(backend.session, number or 0, self.sessions)
+
+    def check_stream(self, backend: Backend) -> None:
+        """See whether the client of *backend* may serve one more visitor.
+
+        :raises TunnelRefused: it may not.
+        """
+        self.admission.check_stream(backend.session, self.ports.number_of(backend) or 0, self.sessions)
+
+    def close_tunnel(self, backend: Backend) -> int | None:
+        """Serve no more visitors by *backend*; the port that is free now, if it had one of its own."""
+        self.pool.leave(backend)
+        return self.ports.release(backend)
+
+    def _abort_idle_visitors(self) -> None:
+        count = self.visitors.abort_idle()
+        if count:
+            self.log.info("{count} idle visitors closed", count=count)
+
+    # The end
+
+    async def refuse_visitors(self) -> None:
+        """Stop listening, everywhere. Links stay for the streams they carry."""
+        self._stopping = True
+        await self.control.stop_listening()
+        if self.shared is not None:
+            await self.shared.stop_listening()
+        await self.ports.stop_listening()
+
+    def streams_left(self) -> int:
+        """See :class:`DrainingService`."""
+        return sum(len(session.link.streams) + session.link.direct_streams for session in self.sessions)
+
+    async def close_links(self) -> None:
+        """Tell every client, and close."""
+        for session in list(self.sessions):
+            session.close(Code.SHUTTING_DOWN, "the server is going down")
+        while self.sessions:
+            await deferLater(self.reactor, 0.01)

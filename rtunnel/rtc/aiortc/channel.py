@@ -1,0 +1,102 @@
+"""A data channel, as its user sees it and as an association keeps it (RFC 8831, RFC 8832)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+from aiortc.rtcsctptransport import WEBRTC_BINARY, WEBRTC_BINARY_EMPTY, WEBRTC_STRING, WEBRTC_STRING_EMPTY
+from zope.interface import implementer
+
+from rtunnel.rtc.interfaces import IChannel
+
+if TYPE_CHECKING:
+    from rtunnel.rtc.aiortc.sctp import Association
+
+
+class ChannelUser(Protocol):
+    """:class:`rtunnel.rtc.interfaces.IChannelUser` for the type checker."""
+
+    def channel_opened(self) -> None: ...
+    def message_received(self, data: bytes) -> None: ...
+    def text_received(self, text: bytes) -> None: ...
+    def channel_closed(self) -> None: ...
+
+
+@implementer(IChannel)
+class Channel:
+    """One data channel; stands where aiortc's association expects an ``RTCDataChannel``.
+
+    :ivar id: SCTP stream number; None until it is assigned.
+    :ivar readyState: ``connecting``, ``open``, ``closing`` or ``closed``.
+    """
+
+    __slots__ = ("_association", "_user", "id", "label", "protocol", "readyState", "reliable")
+
+    # What the association asks of every channel.
+    negotiated = False
+    maxPacketLifeTime = None
+
+    def __init__(self, association: Association, label: str, protocol: str, reliable: bool, id: int | None) -> None:
+        self._association = association
+        self._user: ChannelUser | None = None
+        self.id = id
+        self.label = label
+        self.protocol = protocol
+        self.reliable = reliable
+        self.readyState = "connecting" if id is None else "open"
+
+    @property
+    def ordered(self) -> bool:
+        """As RFC 8832 has it."""
+        return self.reliable
+
+    @property
+    def maxRetransmits(self) -> int | None:
+        """As RFC 8832 has it."""
+        return None if self.reliable else 0
+
+    @property
+    def is_open(self) -> bool:
+        """See :class:`IChannel`."""
+        return self.readyState == "open"
+
+    def use(self, user: object) -> None:
+        """See :class:`IChannel`."""
+        self._user = cast(ChannelUser, user)
+
+    def send(self, data: bytes) -> None:
+        """See :class:`IChannel`."""
+        if self.readyState == "open":
+            self._association.send(self, WEBRTC_BINARY if data else WEBRTC_BINARY_EMPTY, data or b"\0")
+
+    def send_text(self, text: str) -> None:
+        """See :class:`IChannel`."""
+        if self.readyState == "open":
+            self._association.send(self, WEBRTC_STRING if text else WEBRTC_STRING_EMPTY, text.encode() or b"\0")
+
+    def close(self) -> None:
+        """See :class:`IChannel`."""
+        self._association.close_channel(self)
+
+    # What the association tells
+
+    def _setId(self, id: int) -> None:
+        self.id = id
+
+    def _addBufferedAmount(self, amount: int) -> None:
+        """The association counts for itself."""
+
+    def _setReadyState(self, state: str) -> None:
+        before, self.readyState = self.readyState, state
+        if self._user is None or before == state:
+            return
+        if state == "open":
+            self._association.tell(self._user.channel_opened)
+        elif state == "closed":
+            user, self._user = self._user, None
+            self._association.tell(user.channel_closed)
+
+    def got(self, data: bytes, *, text: bool) -> None:
+        """A message of the peer."""
+        if self._user is not None:
+            self._association.tell(self._user.text_received if text else self._user.message_received, data)

@@ -1,0 +1,395 @@
+"""ICE on aioice's agent (RFC 8445, RFC 8838): what is needed beyond it.
+
+aioice gathers all candidates before it says one, knows one STUN and one TURN server, and notices a dead peer after
+30 s. Here host candidates are there at once and the others follow; all servers are asked; the operator says which of
+the machine's addresses may be offered; and consent is asked for every second (RFC 7675), so that a peer is known to
+be gone after :data:`DEAD_AFTER`, whatever protocol it speaks on top.
+
+Relayed paths wait for :data:`RELAY_WAIT`, since aioice takes the first path that works and not the best one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import ipaddress
+import random
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ifaddr
+from aioice import Candidate, Connection, TransportPolicy
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
+from aioice.stun import Message, TransactionError, TransactionFailed
+from aioice.turn import create_turn_endpoint
+from twisted.logger import Logger
+
+from rtunnel.relay.sockets import show_host_port
+from rtunnel.rtc.settings import IceSettings, TurnServer
+from rtunnel.upkeep.few_lines import FewLines
+
+#: Seconds, a fifth more or less, without an answer of the peer after which it is taken for dead.
+DEAD_AFTER = 7
+#: Seconds that direct paths are given before relayed ones are tried.
+RELAY_WAIT = 1.0
+#: Seconds after which a STUN or TURN server that has not answered is given up.
+SERVER_TIMEOUT = 10.0
+#: Seconds for which a time-limited TURN credential is good.
+CREDENTIAL_LIFETIME = 24 * 3600
+#: Bytes that the kernel may hold for us, both ways.
+SOCKET_BUFFER = 1024 * 1024
+#: Candidates of the peer that are taken.
+MAX_REMOTE_CANDIDATES = 64
+#: Packets that wait for DTLS, which takes none before there is a path.
+MAX_WAITING = 1024
+
+
+class NoAddress(Exception):
+    """This machine has no address that may be offered; the message says what to change."""
+
+
+def local_addresses(interfaces: tuple[str, ...]) -> list[str]:
+    """The addresses of this machine that may be offered.
+
+    :param interfaces: names of interfaces, addresses or networks; empty: all but loopback and link-local ones.
+    """
+    found = []
+    for name, text in _all_addresses():
+        address = ipaddress.ip_address(text)
+        if interfaces:
+            wanted = any(_means(interface, name, address) for interface in interfaces)
+        else:
+            wanted = not address.is_loopback and not address.is_link_local
+        if wanted and text not in found:
+            found.append(text)
+    return found
+
+
+def _all_addresses() -> Iterator[tuple[str, str]]:
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            # An IPv6 address with a scope is of use on its own link only.
+            if isinstance(ip.ip, str):
+                yield adapter.name, ip.ip
+            elif ip.ip[2] == 0:
+                yield adapter.name, ip.ip[0]
+
+
+def _means(interface: str, name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if interface == name:
+        return True
+    try:
+        return address in ipaddress.ip_network(interface, strict=False)
+    except ValueError:
+        return False
+
+
+def turn_credentials(ice: IceSettings, now: float) -> tuple[str, str]:
+    """User name and password for TURN servers; made from the shared secret where there is one (coturn's
+    ``use-auth-secret``, draft-uberti-behave-turn-rest-00).
+
+    :param now: seconds since 1970.
+    """
+    if not ice.turn_secret:
+        return ice.turn_user, ice.turn_credential
+    expiry = int(now) + CREDENTIAL_LIFETIME
+    user = f"{expiry}:{ice.turn_user}" if ice.turn_user else str(expiry)
+    digest = hmac.new(ice.turn_secret.encode(), user.encode(), hashlib.sha1).digest()
+    return user, base64.b64encode(digest).decode()
+
+
+def _explain_turn(error: Exception) -> str:
+    """Why a TURN server cannot be used; where it does not know us, also what to look at."""
+    if isinstance(error, TransactionFailed) and error.response.attributes.get("ERROR-CODE", (0,))[0] == 401:
+        return f"{error}; are --turn-user and --turn-credential, or --turn-secret, the server's, and the clocks right?"
+    return str(error) or "no answer"
+
+
+def show_candidate(candidate: Candidate) -> str:
+    """``192.0.2.1:5000 (host)``."""
+    return f"{show_host_port(candidate.host, candidate.port)} ({candidate.type})"
+
+
+class _Port(StunProtocol):
+    """A socket to which anybody may send anything."""
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        try:
+            super().datagram_received(data, addr)
+        except (AssertionError, LookupError, ValueError, struct.error):
+            # A STUN message that is none.
+            pass
+
+
+class IceAgent(Connection):
+    """One ICE session of one component.
+
+    :param controlling: whether this end is the one that offered.
+    :param on_candidate: called with each candidate that is found after :meth:`gather`, and with None when there are
+        no more.
+    :param few: of the process: peers decide how often servers are asked.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        settings: IceSettings,
+        controlling: bool,
+        on_candidate: Callable[[Candidate | None], None],
+        few: FewLines,
+    ) -> None:
+        super().__init__(ice_controlling=controlling, transport_policy=TransportPolicy.ALL)
+        self._settings = settings
+        self._on_candidate = on_candidate
+        self._few = few
+        self._checking = asyncio.Event()
+        self._gathering: asyncio.Task[None] | None = None
+        self._asking: set[asyncio.Task[None]] = set()
+        self._silent = 0
+
+    # Gathering
+
+    async def gather(self) -> list[Candidate]:
+        """Bind a socket for each address, and begin to ask the servers.
+
+        :returns: the host candidates.
+        :raises NoAddress: there is none, and no TURN server either.
+        """
+        for address in local_addresses(self._settings.interfaces):
+            await self._bind(address)
+        if not self._local_candidates and not self._settings.turn_servers:
+            which = ", ".join(self._settings.interfaces)
+            raise NoAddress(
+                f"no address of this machine fits --ice-interface {which}"
+                if which
+                else "this machine has only loopback addresses; to offer those, add --ice-interface 127.0.0.1"
+            )
+        self._local_candidates_start = self._local_candidates_end = True
+        self._gathering = asyncio.create_task(self._ask_servers(list(self._protocols)))
+        return self.local_candidates
+
+    async def _bind(self, address: str) -> None:
+        try:
+            transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: _Port(self), local_addr=(address, 0)
+            )
+        except OSError as error:
+            self.log.debug("cannot use the address {address}: {error}", address=address, error=str(error))
+            return
+        # At once, so that it is closed whatever comes next.
+        self._protocols.append(protocol)
+        handle: Any = transport.get_extra_info("socket")
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        host, port, *_ = transport.get_extra_info("sockname")
+        protocol.local_candidate = Candidate(
+            foundation=candidate_foundation("host", "udp", host),
+            component=1,
+            transport="udp",
+            priority=candidate_priority(1, "host"),
+            host=host,
+            port=port,
+            type="host",
+        )
+        self._local_candidates.append(protocol.local_candidate)
+
+    async def _ask_servers(self, protocols: list[StunProtocol]) -> None:
+        asking = [self._reflexive(protocol) for protocol in protocols] if self._settings.stun_server else []
+        asking += [self._relayed(server) for server in self._settings.turn_servers]
+        await asyncio.gather(*asking)
+        self._gathering = None
+        self._on_candidate(None)
+        # The last of them may have been what the checks were waiting for.
+        if self._checking.is_set():
+            self._check_list_maybe_fail()
+
+    async def _reflexive(self, protocol: StunProtocol) -> None:
+        server = self._settings.stun_server
+        assert server is not None
+        address = ipaddress.ip_address(protocol.local_candidate.host)
+        if address.version != 4:
+            return
+        try:
+            async with asyncio.timeout(SERVER_TIMEOUT):
+                candidate, _ = await server_reflexive_candidate(protocol, server)
+        except (OSError, TransactionError, LookupError, ValueError) as error:
+            self.log.debug(
+                "STUN server {server} does not answer: {error}", server=show_host_port(*server), error=str(error)
+            )
+            return
+        if not self._closing and candidate.host != protocol.local_candidate.host:
+            self._local_candidates.append(candidate)
+            self._on_candidate(candidate)
+
+    async def _relayed(self, server: TurnServer) -> None:
+        user, password = turn_credentials(self._settings, time.time())
+        try:
+            async with asyncio.timeout(SERVER_TIMEOUT):
+                transport, protocol = await create_turn_endpoint(
+                    lambda: _Port(self),
+                    server_addr=(server.host, server.port),
+                    username=user,
+                    password=password,
+                    ssl=self._tls() if server.tls else None,
+                    transport=server.transport,
+                )
+        except (OSError, TransactionError, LookupError, ValueError) as error:
+            self._few.warn("TURN server {server} is of no use: {error}", server=server, error=_explain_turn(error))
+            return
+        relayed, mapped = transport.get_extra_info("sockname"), transport.get_extra_info("related_address")
+        candidate = protocol.local_candidate = Candidate(
+            foundation=candidate_foundation("relay", server.transport, relayed[0]),
+            component=1,
+            transport="udp",
+            priority=candidate_priority(1, "relay"),
+            host=relayed[0],
+            port=relayed[1],
+            type="relay",
+            related_address=mapped[0],
+            related_port=mapped[1],
+        )
+        try:
+            self._local_candidates.append(candidate)
+            self._on_candidate(candidate)
+            await self._checking.wait()
+            await asyncio.sleep(RELAY_WAIT)
+        except asyncio.CancelledError:
+            # The server frees the allocation now, and not when it expires.
+            await protocol.close()
+            raise
+        self._protocols.append(protocol)
+        for remote in self._remote_candidates:
+            self._pair_remote_candidate(remote)
+        self.sort_check_list()
+
+    def _tls(self) -> ssl.SSLContext:
+        ca_file = self._settings.ca_file
+        return ssl.create_default_context(cafile=str(ca_file) if ca_file is not None else None)
+
+    # Checks
+
+    def _remote_candidates_expected(self) -> bool:
+        """More paths may come: from the peer, or from servers that we still ask."""
+        return super()._remote_candidates_expected() or self._gathering is not None
+
+    async def connect(self) -> None:
+        """Find a path.
+
+        :raises ConnectionError: there is none.
+        """
+        self._checking.set()
+        await super().connect()
+        # What is still asked for, or waits for its turn, is not needed any more.
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+            self._on_candidate(None)
+
+    async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
+        """See aioice. No more than :data:`MAX_REMOTE_CANDIDATES` are taken."""
+        if self._remote_candidates_end or (remote_candidate is not None and not self._has_room()):
+            return
+        await super().add_remote_candidate(remote_candidate)
+
+    def _has_room(self) -> bool:
+        return len(self._remote_candidates) + self._remote_candidates_resolving < MAX_REMOTE_CANDIDATES
+
+    def check_incoming(self, message: Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
+        """See aioice. An address that the peer did not tell us of is a candidate, too."""
+        known = any((one._network_host, one.port) == addr for one in self._remote_candidates)
+        if known or self._has_room():
+            super().check_incoming(message, addr, protocol)
+
+    def data_received(self, data: bytes, component: int) -> None:
+        """See aioice. Anybody can send us anything; what is no DTLS is dropped (RFC 7983)."""
+        if data and 19 < data[0] < 64 and self._queue.qsize() < MAX_WAITING:
+            super().data_received(data, component)
+
+    @property
+    def selected(self) -> CandidatePair | None:
+        """The pair in use."""
+        return self._nominated.get(1)
+
+    @property
+    def path(self) -> str:
+        """See :attr:`rtunnel.rtc.interfaces.IPeerConnection.path`."""
+        pair = self.selected
+        if pair is None:
+            return ""
+        local, remote = pair.local_candidate, pair.remote_candidate
+        kind = "relayed" if "relay" in (local.type, remote.type) else "direct"
+        return f"{kind}, {show_candidate(local)} to {show_candidate(remote)}"
+
+    # Consent
+
+    @property
+    def peer_is_silent(self) -> bool:
+        """The peer has not answered for so long that it counts as dead."""
+        return self._silent >= DEAD_AFTER
+
+    async def query_consent(self) -> None:
+        """Ask the peer every second whether it is there; when it says nothing for long, that is the end.
+
+        Seconds are counted as they pass here: a process that was stopped has not heard its peer be silent.
+        """
+        self._silent = 0
+        while self._silent < DEAD_AFTER:
+            await asyncio.sleep(0.8 + 0.4 * random.random())
+            self._silent += 1
+            task = asyncio.create_task(self._ask_consent())
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+        self._query_consent_task = None
+        await self.close()
+
+    async def _ask_consent(self) -> None:
+        pair = self.selected
+        if pair is None or self.remote_password is None:
+            return
+        request = self.build_request(pair, nominate=False)
+        try:
+            await pair.protocol.request(
+                request, pair.remote_addr, integrity_key=self.remote_password.encode(), retransmissions=2
+            )
+        except (TransactionError, OSError):
+            return
+        self._silent = 0
+
+    # The end
+
+    async def close(self) -> None:
+        """Close all sockets."""
+        self._closing = True
+        checks = [pair.task for pair in self._check_list]
+        tasks = [task for task in (self._gathering, *self._asking, *checks) if task is not None]
+        self._gathering = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        # All of them first: a TURN server that does not answer must not keep the others open.
+        for protocol in self._protocols:
+            protocol.transport.close()
+        await super().close()
+
+
+def parse_candidate(text: str) -> Candidate | None:
+    """A candidate from signaling or a description (RFC 8839, section 5.1).
+
+    :returns: None: it cannot be used here, or is none.
+    """
+    try:
+        candidate = Candidate.from_sdp(text.removeprefix("a=").removeprefix("candidate:"))
+    except ValueError:
+        return None
+    if candidate.component != 1 or candidate.transport.lower() != "udp" or not 0 < candidate.port < 65536:
+        return None
+    return candidate

@@ -1,0 +1,348 @@
+"""A peer connection on aiortc: ICE, DTLS and SCTP put together as one connection for data channels.
+
+    new --offer--> offering --take_answer--> connecting --> connected --> closed
+     +--take_offer-------------------------> connecting
+
+aiortc's own ``RTCPeerConnection`` also negotiates media, and cannot send candidates one by one; its transports,
+which are used here, can do with less.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from enum import Enum, auto
+from typing import Any
+
+from aioice import Candidate as IceCandidate
+from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport
+from aiortc.rtcicetransport import RTCIceGatherer, RTCIceTransport
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.errors import BadDescription
+from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
+from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.ice import IceAgent, NoAddress, parse_candidate
+from rtunnel.rtc.aiortc.sctp import Association
+from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
+from rtunnel.rtc.interfaces import IPeerConnection
+from rtunnel.rtc.settings import IceSettings
+from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.wire.webrtc.signaling import ANSWER, OFFER, Candidate
+
+#: Seconds that a connection is given from its description on.
+CONNECT_TIMEOUT = 20.0
+#: Seconds that servers and the peer are given to take note of the end.
+CLOSE_TIMEOUT = 2.0
+#: Candidates that are kept until the description comes that they belong to.
+MAX_EARLY_CANDIDATES = 64
+
+
+class State(Enum):
+    """How far a connection is."""
+
+    NEW = auto()
+    OFFERING = auto()
+    CONNECTING = auto()
+    CONNECTED = auto()
+    CLOSED = auto()
+
+
+@implementer(IPeerConnection)
+class PeerConnection:
+    """One connection to one peer. To be made while the reactor runs.
+
+    :param user: an :class:`~rtunnel.rtc.interfaces.IPeerConnectionUser`.
+    :param max_channels: channels that may be open at once.
+    :param few: of the process, for what peers can make us log.
+    """
+
+    log = Logger()
+
+    _SILENT = "the peer does not answer any more"
+
+    def __init__(self, settings: IceSettings, user: Any, max_channels: int, few: FewLines) -> None:
+        adopt_python_logging()
+        self._settings = settings
+        self._user = user
+        self._state = State.NEW
+        self._tasks = Tasks(self._task_failed)
+        self._closing: Deferred[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._certificate = RTCCertificate.generateCertificate()
+        # What aiortc makes of our agent; the agent's role is set once it is known who offers.
+        gatherer = RTCIceGatherer(iceServers=[])
+        self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, few)
+        self._ice_transport = RTCIceTransport(gatherer)
+        self._dtls = RTCDtlsTransport(self._ice_transport, [self._certificate])
+        self._sctp = Association(self._dtls, self, max_channels)
+        self._dtls.on("statechange", self._dtls_changed)
+        self._ice_transport.on("statechange", self._ice_changed)
+        self._peer: PeerDescription | None = None
+        self._early: list[Candidate] = []
+        self._takes_candidates = False
+        self._described = False
+        self._found_early: list[IceCandidate | None] = []
+        self._mid = "0"
+
+    # What it is
+
+    @property
+    def buffered(self) -> int:
+        """See :class:`IPeerConnection`."""
+        return self._sctp.buffered
+
+    @property
+    def round_trip(self) -> float:
+        """See :class:`IPeerConnection`."""
+        return self._sctp.round_trip
+
+    @property
+    def max_message(self) -> int:
+        """See :class:`IPeerConnection`."""
+        return self._sctp.max_message
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """See :class:`IPeerConnection`."""
+        return self._sctp.datagrams_dropped
+
+    @property
+    def path(self) -> str:
+        """See :class:`IPeerConnection`."""
+        return self._ice.path
+
+    # Being described
+
+    def offer(self) -> None:
+        """See :class:`IPeerConnection`."""
+        if self._state is State.NEW:
+            self._state = State.OFFERING
+            self._ice.ice_controlling = True
+            self._start(self._describe(OFFER, "actpass"))
+
+    def take_offer(self, sdp: str) -> None:
+        """See :class:`IPeerConnection`."""
+        if self._state is not State.NEW:
+            raise BadDescription("an offer where none was expected")
+        self._peer = read_description(sdp)
+        self._mid = self._peer.mid or "0"
+        self._state = State.CONNECTING
+        # Who may choose lets the other end be passive: it saves half a round trip (RFC 5763, section 5).
+        role = "server" if self._peer.dtls.role == "client" else "client"
+        self._dtls._set_role(role)
+        self._ice.ice_controlling = self._peer.ice.iceLite
+        self._start(self._answer("passive" if role == "server" else "active"))
+
+    def take_answer(self, sdp: str) -> None:
+        """See :class:`IPeerConnection`."""
+        if self._state is not State.OFFERING or not self._described:
+            raise BadDescription("an answer where none was expected")
+        self._peer = read_description(sdp)
+        self._dtls._set_role("server" if self._peer.dtls.role == "client" else "client")
+        self._state = State.CONNECTING
+        self._start(self._connect())
+
+    def take_candidate(self, candidate: object) -> None:
+        """See :class:`IPeerConnection`."""
+        assert isinstance(candidate, Candidate)
+        if self._state is State.CLOSED:
+            return
+        if not self._takes_candidates:
+            if len(self._early) < MAX_EARLY_CANDIDATES:
+                self._early.append(candidate)
+            return
+        self._use_candidate(candidate)
+
+    def _use_candidate(self, candidate: Candidate) -> None:
+        # One of an attempt before this one, that was under way when it ended; the end of its candidates above all.
+        if self._peer is not None and candidate.fragment not in (None, "", self._peer.ice.usernameFragment):
+            return
+        # Without a name of the media section its number counts, and there is but one.
+        if candidate.mid and candidate.mid != self._mid:
+            return
+        if not candidate.mid and candidate.line_index not in (0, None):
+            return
+        if not candidate.candidate:
+            self._start(self._ice_add(None))
+            return
+        parsed = parse_candidate(candidate.candidate)
+        if parsed is not None:
+            self._start(self._ice_add(parsed))
+
+    async def _ice_add(self, candidate: IceCandidate | None) -> None:
+        try:
+            await self._ice.add_remote_candidate(candidate)
+        except (OSError, ValueError) as error:
+            # A name of the local network that cannot be asked for here (mDNS).
+            self.log.debug("a candidate of the peer is of no use: {error}", error=str(error))
+
+    async def _describe(self, kind: str, setup: str) -> None:
+        try:
+            candidates = await self._ice.gather()
+        except NoAddress as error:
+            self._lose(str(error))
+            return
+        if self._state is State.CLOSED:
+            return
+        parameters = self._ice_transport.iceGatherer.getLocalParameters()
+        prints = [print_ for print_ in self._certificate.getFingerprints() if print_.algorithm == "sha-256"]
+        sdp = write_description(parameters, prints, setup, self._mid, candidates)
+        self._described = True
+        self._user.description_ready(kind, sdp)
+        for late in (*candidates[MAX_CANDIDATES:], *self._found_early):
+            self._candidate_found(late)
+
+    def _candidate_found(self, candidate: IceCandidate | None) -> None:
+        if self._state is State.CLOSED:
+            return
+        if not self._described:
+            self._found_early.append(candidate)
+            return
+        text = "" if candidate is None else f"candidate:{candidate.to_sdp()}"
+        self._user.candidate_found(Candidate(text, self._mid, 0, self._ice.local_username))
+
+    # Connecting
+
+    async def _answer(self, setup: str) -> None:
+        await self._describe(ANSWER, setup)
+        await self._connect()
+
+    async def _connect(self) -> None:
+        peer = self._peer
+        if self._state is not State.CONNECTING or peer is None:
+            return
+        self._timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, self._too_late)
+        for text in peer.candidates:
+            parsed = parse_candidate(text)
+            if parsed is not None:
+                self._start(self._ice_add(parsed))
+        early, self._early = self._early, []
+        self._takes_candidates = True
+        for candidate in early:
+            self._use_candidate(candidate)
+        if peer.complete:
+            self._start(self._ice_add(None))
+        # The tasks above come first: an end of candidates must not find the list empty.
+        await asyncio.sleep(0)
+        try:
+            await self._ice_transport.start(peer.ice)
+            if self._ice_transport.state != "completed":
+                self._lose("no path to the peer was found")
+                return
+            await self._dtls.start(peer.dtls)
+            if self._dtls.state != "connected":
+                self._lose("the DTLS handshake failed")
+                return
+            await self._sctp.start_with(peer.max_message, peer.sctp_port)
+        except ConnectionError as error:
+            self._lose(str(error) or "connection lost")
+
+    def _too_late(self) -> None:
+        if self._state is State.CONNECTING:
+            what = "the peer did not answer over it" if self._ice.selected else "no path to the peer was found"
+            self._lose(f"{what} within {CONNECT_TIMEOUT:.0f} s")
+
+    # What the association tells
+
+    def association_up(self) -> None:
+        """SCTP is set up."""
+        if self._state is State.CONNECTING:
+            self._state = State.CONNECTED
+            self._stop_timer()
+            self._user.connected()
+
+    def association_down(self) -> None:
+        """SCTP is over."""
+        self._lose(self._why_over())
+
+    def association_broken(self, reason: str) -> None:
+        """The peer sent what cannot be."""
+        self._lose(f"the peer broke the protocol: {reason}")
+
+    def channel_arrived(self, channel: Channel) -> None:
+        """The peer opened a channel."""
+        if self._state is not State.CLOSED:
+            self._user.channel_arrived(channel)
+
+    def has_room(self) -> None:
+        """SCTP can send more."""
+        self._user.has_room()
+
+    def _dtls_changed(self) -> None:
+        # A handshake that fails is told where it is awaited.
+        if self._state in (State.CONNECTING, State.CONNECTED) and self._dtls.state == "closed":
+            self._lose(self._why_over())
+
+    def _ice_changed(self) -> None:
+        if self._state is State.CONNECTED and self._ice_transport.state == "failed":
+            self._lose(self._SILENT)
+
+    def _why_over(self) -> str:
+        # When ICE gives a silent peer up, what lies above it may be the first to say that it is over.
+        return self._SILENT if self._ice.peer_is_silent else "the peer closed the connection"
+
+    # Channels
+
+    def open_channel(self, label: str, protocol: str = "", reliable: bool = True) -> Channel:
+        """See :class:`IPeerConnection`."""
+        return self._sctp.open_channel(label, protocol, reliable)
+
+    def hold(self, count: int) -> None:
+        """See :class:`IPeerConnection`."""
+        self._sctp.hold(count)
+
+    def release(self, count: int) -> None:
+        """See :class:`IPeerConnection`."""
+        self._sctp.release(count)
+
+    # The end
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.start(work)
+
+    def _task_failed(self, failure: Failure) -> None:
+        self.log.failure("in a peer connection", failure)
+        self._lose("an internal error")
+
+    def _lose(self, reason: str) -> None:
+        if self._state is State.CLOSED:
+            return
+        # Channels end first; what their users still send goes nowhere.
+        self._state = State.CLOSED
+        self._sctp.drop()
+        self.close()
+        self._user.lost(reason)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def close(self) -> Deferred[None]:
+        """See :class:`IPeerConnection`."""
+        self._state = State.CLOSED
+        self._stop_timer()
+        if self._closing is None:
+            self._closing = as_deferred(self._close())
+            self._closing.addErrback(lambda failure: self.log.failure("a peer connection was not closed", failure))
+        done: Deferred[None] = Deferred()
+        self._closing.addCallback(_pass_on, done)
+        return done
+
+    async def _close(self) -> None:
+        await self._sctp.stop()
+        await self._dtls.stop()
+        ends = [asyncio.ensure_future(end) for end in (self._tasks.cancel(), self._ice_transport.stop())]
+        ended, late = await asyncio.wait(ends, timeout=CLOSE_TIMEOUT)
+        for end in ended:
+            end.result()
+        if late:
+            self.log.debug("a TURN server did not take note of the end in time; it is asked on")
+
+
+def _pass_on(_result: None, done: Deferred[None]) -> None:
+    done.callback(None)

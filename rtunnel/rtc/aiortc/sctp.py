@@ -1,0 +1,485 @@
+"""Data channels on aiortc's SCTP association (RFC 8831, RFC 8832, RFC 9260).
+
+This and :mod:`rtunnel.rtc.aiortc.ice` are the only modules that go below aiortc's public interface, which has no
+back-pressure, no priorities, and assertions in the way of a hostile peer. What is different here:
+
+- Nothing is queued ahead: when the association can send, it asks its user for more (:meth:`AssociationUser.has_room`).
+- Messages on unreliable channels, and the opening of channels, go before what waits on reliable ones.
+- The receive window is enforced, and can be made smaller for bytes that nobody reads.
+- Whatever a peer sends ends in a channel's event, or in one call of :meth:`AssociationUser.association_broken`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
+
+from aiortc.rtcdatachannel import RTCDataChannel
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcsctptransport import (
+    DATA_CHANNEL_ACK,
+    DATA_CHANNEL_OPEN,
+    LOCAL_MAX_MESSAGE_SIZE,
+    RECONFIG_MAX_STREAMS,
+    RECONFIG_RESULT_SUCCESS_PERFORMED,
+    SCTP_RTO_MAX,
+    SCTP_TSN_MODULO,
+    USERDATA_MAX_LENGTH,
+    WEBRTC_BINARY,
+    WEBRTC_BINARY_EMPTY,
+    WEBRTC_DCEP,
+    WEBRTC_STRING,
+    WEBRTC_STRING_EMPTY,
+    Chunk,
+    DataChunk,
+    InboundStream,
+    InitChunk,
+    RTCSctpCapabilities,
+    RTCSctpTransport,
+    SackChunk,
+    StreamResetResponseParam,
+)
+from aiortc.utils import uint32_gt
+from OpenSSL import SSL
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.congestion import DelayLimit
+from rtunnel.rtc.aiortc.sctp_packets import parameters_are_sound
+
+#: Bytes of received messages that a peer may have on their way to us.
+RECEIVE_WINDOW = 1024 * 1024
+#: Bytes beyond the window after which chunks are thrown away unacknowledged, as RFC 9260, section 6.2, allows.
+WINDOW_SLACK = LOCAL_MAX_MESSAGE_SIZE
+#: Seconds that an acknowledgement may wait for the next packet.
+SACK_DELAY = 0.02
+#: The least time-out of a retransmission, in seconds. RFC 9260 recommends 1; browsers have 0.4.
+RTO_MIN = 0.4
+#: Bytes in flight up to which the congestion window doubles in each round trip. Beyond what a socket of the peer may
+#: hold (208 KiB of kernel memory, by default on Linux), doubling ends in the loss of many packets at once.
+FIRST_THRESHOLD = 256 * 1024
+#: Bytes that are sent in a row.
+BURST = 4 * USERDATA_MAX_LENGTH
+#: Chunks received out of order that are kept: a receive window full of them, if they are as large as can be.
+MAX_MISORDERED = 1024
+#: Chunks that are kept since they are no whole message, or not the next one. A peer sends one message after another,
+#: so that more than those out of order and the largest message cannot be.
+MAX_KEPT = 2 * MAX_MISORDERED
+#: Gaps and duplicates that one packet can report.
+MAX_REPORTED = 128
+#: Bytes of messages on unreliable channels that wait, with what it costs to send each. More make the oldest go.
+MAX_DATAGRAM_BYTES = 128 * 1024
+DATAGRAM_COST = 64
+#: Bytes of a channel's label or protocol.
+MAX_NAME = 1024
+
+_OPEN_HEADER = struct.Struct("!BBHLHH")
+
+
+class AssociationUser(Protocol):
+    """Whom an association tells what happens."""
+
+    def association_up(self) -> None: ...
+    def association_down(self) -> None: ...
+    def association_broken(self, reason: str) -> None: ...
+    def channel_arrived(self, channel: Channel) -> None: ...
+    def has_room(self) -> None: ...
+
+
+class Association(RTCSctpTransport):
+    """An SCTP association over DTLS, with data channels.
+
+    :param max_channels: channels that may be open at once, ours and the peer's; a peer that goes on is cut off.
+    :ivar datagrams_dropped: messages on unreliable channels that were dropped since they came too fast.
+    """
+
+    log = Logger()
+
+    def __init__(self, transport: RTCDtlsTransport, user: AssociationUser, max_channels: int) -> None:
+        super().__init__(transport)
+        self._user = user
+        self._max_channels = max_channels
+        self._advertised_rwnd = RECEIVE_WINDOW
+        self._window_is_small = False
+        self._delay_limit = DelayLimit(time.monotonic())
+        #: There may be chunks to retransmit.
+        self._retransmits = False
+        self._sack_timer: asyncio.TimerHandle | None = None
+        #: What the peer said last of its own window. With nothing in flight one message goes all the same (RFC 9260,
+        #: section 6.1, A).
+        self._peer_window = RECEIVE_WINDOW
+        self._urgent: deque[tuple[Channel, int, bytes]] = deque()
+        self._datagram_bytes = 0
+        #: Chunks kept, or more.
+        self._kept = 0
+        self._queued_bytes = 0
+        self._flushing = False
+        self._flush_is_due = False
+        self._up = False
+        #: Nothing of the peer is looked at any more.
+        self._over = False
+        #: Channels and queues are gone.
+        self._dropped = False
+        self.datagrams_dropped = 0
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that were sent on reliable channels and have not left."""
+        return self._queued_bytes + sum(len(chunk.user_data) for chunk in self._outbound_queue)
+
+    @property
+    def round_trip(self) -> float:
+        """Smoothed, in seconds; 0.0 if unknown."""
+        return self._srtt or 0.0
+
+    @property
+    def max_message(self) -> int:
+        """Bytes of the largest message that the peer takes."""
+        return self._remote_max_message_size or LOCAL_MAX_MESSAGE_SIZE
+
+    async def start_with(self, max_message: int | None, port: int) -> None:
+        """Set the association up.
+
+        :param max_message: what the peer's description says of the size of messages; None: nothing.
+        :param port: the peer's SCTP port.
+        """
+        await self.start(None if max_message is None else RTCSctpCapabilities(maxMessageSize=max_message), port)
+
+    # Sending
+
+    def open_channel(self, label: str, protocol: str, reliable: bool) -> Channel:
+        """Open a channel (RFC 8832, section 5.1)."""
+        channel = Channel(self, label, protocol, reliable, None)
+        kind, reliability = (0x00, 0) if reliable else (0x81, 0)
+        name, words = label.encode(), protocol.encode()
+        opening = _OPEN_HEADER.pack(DATA_CHANNEL_OPEN, kind, 0, reliability, len(name), len(words)) + name + words
+        self._urgent.append((channel, WEBRTC_DCEP, opening))
+        self._flush_soon()
+        return channel
+
+    def send(self, channel: Channel, kind: int, data: bytes) -> None:
+        """Send a message.
+
+        :param kind: its payload protocol identifier (RFC 8831, section 8).
+        """
+        if channel.reliable:
+            # The association's own queue has room for aiortc's own channels only, by its types.
+            self._data_channel_queue.append((cast(RTCDataChannel, channel), kind, data))
+            self._queued_bytes += len(data)
+        else:
+            self._urgent.append((channel, kind, data))
+            self._delay_limit.datagram(time.monotonic())
+            self._datagram_bytes += len(data) + DATAGRAM_COST
+            if self._datagram_bytes > MAX_DATAGRAM_BYTES:
+                self._drop_datagrams()
+        self._flush_soon()
+
+    def _drop_datagrams(self) -> None:
+        kept: deque[tuple[Channel, int, bytes]] = deque()
+        for item in self._urgent:
+            if item[1] != WEBRTC_DCEP and self._datagram_bytes > MAX_DATAGRAM_BYTES // 2:
+                self._datagram_bytes -= len(item[2]) + DATAGRAM_COST
+                self.datagrams_dropped += 1
+            else:
+                kept.append(item)
+        self._urgent = kept
+
+    def close_channel(self, channel: Channel) -> None:
+        """Close a channel behind what was sent on it."""
+        if channel.id is None and channel.readyState == "connecting":
+            self._urgent = deque(item for item in self._urgent if item[0] is not channel)
+        self._data_channel_close(cast(RTCDataChannel, channel))
+
+    def _flush_soon(self) -> None:
+        # While a flush is running, it sees what is queued.
+        if not (self._flushing or self._flush_is_due):
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_is_due = False
+        self._run(self._data_channel_flush())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine of the association on its own; a lost path shows elsewhere."""
+        asyncio.ensure_future(work).add_done_callback(self._ran)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ConnectionError):
+            self.log.failure("in an association", Failure(error))
+
+    async def _data_channel_flush(self) -> None:
+        """Send as long as the congestion window lets a message begin at once."""
+        if self._association_state != self.State.ESTABLISHED or self._flushing:
+            return
+        self._flushing = True
+        try:
+            while not self._outbound_queue:
+                if self._urgent:
+                    channel, kind, data = self._urgent.popleft()
+                    if kind != WEBRTC_DCEP:
+                        self._datagram_bytes -= len(data) + DATAGRAM_COST
+                elif 0 < self._flight_size >= self._peer_window:
+                    break
+                elif self._data_channel_queue:
+                    other, kind, data = self._data_channel_queue.popleft()
+                    channel = cast(Channel, other)
+                    self._queued_bytes -= len(data)
+                else:
+                    self.tell(self._user.has_room)
+                    if not self._data_channel_queue and not self._urgent:
+                        break
+                    continue
+                await self._send_message(channel, kind, data)
+        finally:
+            self._flushing = False
+        await self._transmit_reconfig()
+
+    async def _send_message(self, channel: Channel, kind: int, data: bytes) -> None:
+        if channel.id is None:
+            number = self._data_channel_id
+            assert number is not None
+            while number in self._data_channels:
+                number += 2
+            if number >= self._outbound_streams_count:
+                channel._setReadyState("closed")
+                return
+            self._data_channels[number] = cast(RTCDataChannel, channel)
+            channel._setId(number)
+        if kind == WEBRTC_DCEP:
+            await self._send(channel.id or 0, kind, data)
+        else:
+            await self._send(
+                channel.id or 0, kind, data, max_retransmits=channel.maxRetransmits, ordered=channel.ordered
+            )
+
+    async def _transmit(self) -> None:
+        """Send what the congestion window allows. All that is in flight is looked at only after a loss."""
+        if cast(int | None, self._fast_recovery_exit) is not None:
+            self._retransmits = True
+        if self._retransmits or self._forward_tsn_chunk is not None:
+            await super()._transmit()
+            self._retransmits = any(chunk._retransmit for chunk in self._sent_queue)
+            return
+        window = min(self._flight_size + BURST, self._cwnd)
+        while self._outbound_queue and self._flight_size < window:
+            chunk = self._outbound_queue.popleft()
+            self._sent_queue.append(chunk)
+            self._flight_size_increase(chunk)
+            chunk._sent_count += 1
+            chunk._sent_time = time.time()
+            await self._send_chunk(chunk)
+            if self._t3_handle is None:
+                self._t3_start()
+
+    def _t3_expired(self) -> None:
+        self._retransmits = True
+        super()._t3_expired()
+
+    def _update_rto(self, R: float) -> None:
+        super()._update_rto(R)
+        window = self._delay_limit.window(self._cwnd, R, time.monotonic())
+        if window < self._cwnd:
+            self._ssthresh = self._cwnd if self._delay_limit.is_probing else window
+            self._cwnd = window
+        assert self._srtt is not None
+        assert self._rttvar is not None
+        self._rto = max(RTO_MIN, min(self._srtt + 4 * self._rttvar, SCTP_RTO_MAX))
+
+    async def _transmit_reconfig(self) -> None:
+        """A stream is reset behind all that was sent on it."""
+        if self._reconfig_queue and self._reconfig_request is None:
+            waiting = {channel.id for channel, _, _ in self._urgent}
+            if not waiting.intersection(self._reconfig_queue[:RECONFIG_MAX_STREAMS]):
+                await super()._transmit_reconfig()
+
+    # Receiving
+
+    def hold(self, count: int) -> None:
+        """*count* received bytes wait in memory: the window is smaller by them."""
+        self._advertised_rwnd -= count
+
+    def release(self, count: int) -> None:
+        """They wait no longer. The peer is told when its window was nearly shut and is not any more."""
+        self._advertised_rwnd += count
+        if self._window_is_small and self._advertised_rwnd > RECEIVE_WINDOW // 2 and self._up:
+            self._window_is_small = False
+            self._run(self._send_sack_now())
+
+    async def _send_sack(self) -> None:
+        """Acknowledge every second packet at once, the others soon, and what shows a loss at once (RFC 9260, section
+        6.2)."""
+        if self._over:
+            return
+        if self._sack_timer is None and not (self._sack_misordered or self._sack_duplicates or self._window_is_small):
+            self._sack_needed = False
+            self._sack_timer = asyncio.get_running_loop().call_later(SACK_DELAY, self._sack_is_late)
+        else:
+            await self._send_sack_now()
+
+    async def _send_sack_now(self) -> None:
+        self._stop_sack_timer()
+        self._window_is_small = self._advertised_rwnd < RECEIVE_WINDOW // 4
+        await super()._send_sack()
+
+    async def _send_chunk(self, chunk: Chunk) -> None:
+        if isinstance(chunk, SackChunk):
+            # What does not fit into a packet is told by a later one.
+            del chunk.gaps[MAX_REPORTED:], chunk.duplicates[MAX_REPORTED:]
+        try:
+            await super()._send_chunk(chunk)
+        except SSL.Error as error:
+            # DTLS has said goodbye; what was on its way to be sent comes too late.
+            raise ConnectionError(str(error)) from error
+
+    def _sack_is_late(self) -> None:
+        self._run(self._send_sack_now())
+
+    def _stop_sack_timer(self) -> None:
+        timer, self._sack_timer = self._sack_timer, None
+        if timer is not None:
+            timer.cancel()
+
+    async def _handle_data(self, data: bytes) -> None:
+        if self._over or not parameters_are_sound(data):
+            return
+        try:
+            await super()._handle_data(data)
+        except ConnectionError:
+            # What was to be answered cannot be: the transport below is going, and says so itself.
+            pass
+        except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
+            self._break(f"an SCTP packet that cannot be ({type(error).__name__})")
+
+    def _break(self, reason: str) -> None:
+        if not self._over:
+            self._over = True
+            self._user.association_broken(reason)
+
+    async def _receive_chunk(self, chunk: Chunk) -> None:
+        # An earlier chunk of the packet may have been the end. Once both ends are up, an INIT is a late copy.
+        if not (self._over or (self._up and isinstance(chunk, InitChunk))):
+            await super()._receive_chunk(chunk)
+
+    def _get_inbound_stream(self, stream_id: int) -> InboundStream:
+        if stream_id not in self._inbound_streams and len(self._inbound_streams) >= self._max_channels:
+            raise ValueError("more streams than there can be channels")
+        return super()._get_inbound_stream(stream_id)
+
+    async def _receive_data_chunk(self, chunk: DataChunk) -> None:
+        if not chunk.user_data:
+            raise ValueError("a DATA chunk without data")
+        in_order = (chunk.tsn - (self._last_received_tsn or 0)) % SCTP_TSN_MODULO == 1
+        room = self._advertised_rwnd + (WINDOW_SLACK if in_order else 0)
+        if len(chunk.user_data) > room or (not in_order and len(self._sack_misordered) >= MAX_MISORDERED):
+            self._sack_needed = True
+            return
+        await super()._receive_data_chunk(chunk)
+        self._kept += 1
+        if self._kept > 2 * MAX_KEPT:
+            self._kept = sum(len(stream.reassembly) for stream in self._inbound_streams.values())
+            if self._kept > MAX_KEPT:
+                raise ValueError("too many fragments")
+
+    async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
+        outstanding = (self._local_tsn - chunk.cumulative_tsn) % SCTP_TSN_MODULO
+        if outstanding == 0 or uint32_gt(chunk.cumulative_tsn, self._local_tsn):
+            self._break("a SACK for what was not sent")
+            return
+        gaps, end = [], 0
+        for gap in chunk.gaps:
+            if end < gap[0] <= gap[1] < outstanding:
+                gaps.append(gap)
+                end = gap[1]
+        chunk.gaps = gaps
+        if gaps:
+            self._retransmits = True
+        self._peer_window = chunk.advertised_rwnd
+        await super()._receive_sack_chunk(chunk)
+        if not self._outbound_queue:
+            await self._data_channel_flush()
+
+    async def _data_channel_receive(self, stream_id: int, pp_id: int, data: bytes) -> None:
+        if self._over:
+            return
+        channel = cast(Channel | None, self._data_channels.get(stream_id))
+        if pp_id == WEBRTC_DCEP:
+            if data[:1] == bytes([DATA_CHANNEL_OPEN]):
+                await self._channel_arrives(stream_id, data)
+            elif data[:1] == bytes([DATA_CHANNEL_ACK]) and channel is not None and channel.readyState == "connecting":
+                channel._setReadyState("open")
+            return
+        if channel is None:
+            return
+        if not channel.reliable:
+            self._delay_limit.datagram(time.monotonic())
+        if pp_id in (WEBRTC_BINARY, WEBRTC_STRING):
+            channel.got(data, text=pp_id == WEBRTC_STRING)
+        elif pp_id in (WEBRTC_BINARY_EMPTY, WEBRTC_STRING_EMPTY):
+            channel.got(b"", text=pp_id == WEBRTC_STRING_EMPTY)
+
+    async def _channel_arrives(self, stream_id: int, data: bytes) -> None:
+        _, kind, _, _, label_length, protocol_length = _OPEN_HEADER.unpack_from(data)
+        names = data[_OPEN_HEADER.size :]
+        if max(label_length, protocol_length) > MAX_NAME or len(names) < label_length + protocol_length:
+            raise ValueError("the names of a channel")
+        if stream_id in self._data_channel_inbound_reset:
+            await self._reset_is_performed(stream_id)
+        if stream_id in self._data_channels:
+            raise ValueError("a channel that is open already")
+        if len(self._data_channels) >= self._max_channels:
+            self._break(f"more than {self._max_channels} channels")
+            return
+        label = names[:label_length].decode()
+        protocol = names[label_length : label_length + protocol_length].decode()
+        channel = Channel(self, label, protocol, kind == 0x00, stream_id)
+        self._data_channels[stream_id] = cast(RTCDataChannel, channel)
+        self._urgent.append((channel, WEBRTC_DCEP, bytes([DATA_CHANNEL_ACK])))
+        self._flush_soon()
+        self.tell(self._user.channel_arrived, channel)
+
+    async def _reset_is_performed(self, stream_id: int) -> None:
+        """The peer uses a stream anew that both ends have reset: its answer to our request was lost."""
+        request = self._reconfig_request
+        if request is not None and stream_id in request.streams:
+            await self._receive_reconfig_param(
+                StreamResetResponseParam(request.request_sequence, RECONFIG_RESULT_SUCCESS_PERFORMED)
+            )
+
+    def tell(self, listener: Callable[..., None], *arguments: object) -> None:
+        """Call *listener*. A mistake of ours must not look like one of the peer's."""
+        try:
+            listener(*arguments)
+        except Exception:
+            self.log.failure("in an event of an association")
+
+    # The end
+
+    def drop(self) -> None:
+        """Close all channels; the peer is not told."""
+        if not self._dropped:
+            self._set_state(self.State.CLOSED)
+
+    def _set_state(self, state: RTCSctpTransport.State) -> None:
+        super()._set_state(state)
+        if state == self.State.ESTABLISHED and not self._up:
+            self._up = True
+            self._ssthresh = min(self._ssthresh, FIRST_THRESHOLD)
+            self.tell(self._user.association_up)
+        elif state == self.State.CLOSED and not self._dropped:
+            self._over = self._dropped = True
+            self._stop_sack_timer()
+            for channel, _, _ in list(self._urgent):
+                channel._setReadyState("closed")
+            self._urgent.clear()
+            self._data_channel_queue.clear()
+            self._outbound_queue.clear()
+            self._sent_queue.clear()
+            self._queued_bytes = self._datagram_bytes = 0
+            self.tell(self._user.association_down)

@@ -1,0 +1,288 @@
+"""One WebSocket to a signaling server, from TCP to its loss. Its user is :mod:`rtunnel.rtc.signaling.link`.
+
+Autobahn speaks the protocol. It is kept quiet, as its log lines hold the token, and as an operator is told once, in our
+words, why a connection ended. Its timers are not used: they belong to the global reactor, and one of them outlives its
+connection.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Protocol
+
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from autobahn.websocket.types import ConnectingRequest
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from txaio.tx import make_logger
+from zope.interface import implementer
+
+from rtunnel.rtc.settings import SignalClientSettings
+from rtunnel.tls.web_client import ServerCheck
+from rtunnel.upkeep.agent import AGENT
+from rtunnel.wire.messages import clean_text
+from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL
+
+#: Seconds between two pings; a server that is silent from one to the next is dead.
+PING_EVERY = 10.0
+#: Seconds that a server is given to say goodbye.
+GOODBYE = 2.0
+#: Bytes of an HTTP answer's head.
+MAX_HEAD = 16384
+#: Bytes that wait for a server which does not read.
+MAX_UNSENT = 1 << 20
+
+_REGISTERED = b"registered"
+_ALIVE = b"alive"
+_STATUS = {
+    401: "it does not accept the token (401); see --token",
+    403: "it does not let us in (403); is the token right, see --token?",
+    404: "there is no signaling at this path (404); is the URL right?",
+}
+
+
+class Owner(Protocol):
+    """What a connection asks and tells; see :class:`rtunnel.rtc.signaling.link.SignalLink`."""
+
+    def registration(self, is_reference: bool) -> bytes: ...
+    def registered(self, is_reference: bool) -> None: ...
+    def message_received(self, message: bytes, is_binary: bool) -> str: ...
+
+
+class WebSocketFactory(WebSocketClientFactory):
+    """What Autobahn keeps for all connections."""
+
+    noisy = False
+
+    def __init__(self, reactor: Any) -> None:
+        # Without a URL: where to dial is not Autobahn's affair, and what to ask for is said by each connection.
+        super().__init__(protocols=[SUBPROTOCOL], reactor=reactor)
+        self.setProtocolOptions(
+            maxFramePayloadSize=MAX_MESSAGE,
+            maxMessagePayloadSize=MAX_MESSAGE,
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            serverConnectionDropTimeout=0,
+            autoPingInterval=0,
+        )
+
+
+@implementer(IPushProducer)
+class Connection(WebSocketClientProtocol):
+    """One connection.
+
+    :param deadline: when it must be of use, as a time of the reactor.
+    :param tls: for ``wss``.
+    :ivar ended: fires when it is lost, with the reason.
+    :ivar max_message: bytes of a message that the server takes, once the handshake is over.
+    """
+
+    transport: Any
+    log = make_logger(level="none")
+
+    def __init__(
+        self,
+        reactor: Any,
+        factory: WebSocketFactory,
+        owner: Owner,
+        settings: SignalClientSettings,
+        deadline: float,
+        tls: ServerCheck | None,
+    ) -> None:
+        super().__init__()
+        self.factory = factory
+        self._reactor = reactor
+        self._owner = owner
+        self._settings = settings
+        self._tls = tls
+        self._timer: IDelayedCall | None = None
+        self._deadline = deadline
+        self._is_registered = False
+        self._is_reference = False
+        self._heard = True
+        self._goodbye = False
+        self._is_slow = False
+        self._unsent = 0
+        self._why = ""
+        self._complaint = ""
+        self.ended: Deferred[str] = Deferred()
+        self.max_message = MAX_MESSAGE
+
+    # Beginning
+
+    def connectionMade(self) -> None:
+        """Say what we want."""
+        self._wait(max(0.0, self._deadline - self._reactor.seconds()), self._too_slow)
+        super().connectionMade()
+
+    def onConnecting(self, transport_details: object) -> ConnectingRequest:
+        """Called by Autobahn: what to ask for."""
+        url, token = self._settings.url, self._settings.token
+        return ConnectingRequest(
+            host=f"[{url.host}]" if ":" in url.host else url.host.encode("idna").decode("ascii"),
+            port=url.port,
+            resource=url.path,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            useragent=AGENT,
+            protocols=[SUBPROTOCOL],
+        )
+
+    def dataReceived(self, data: bytes) -> None:
+        """Look at what comes before Autobahn does, which would keep any amount of it, and raise for what is not
+        HTTP."""
+        self._heard = True
+        if self.state != self.STATE_CONNECTING:
+            super().dataReceived(data)
+        elif len(self.data) > MAX_HEAD:
+            self.give_up("its answer is no HTTP, or has too many headers")
+        elif self._tls is None and not self.data and data.startswith(b"\x15\x03"):
+            self.give_up("it speaks TLS; is it wss:// that is meant?")
+        else:
+            try:
+                super().dataReceived(data)
+            except Exception:
+                if self.state != self.STATE_CONNECTING:
+                    raise
+                self.give_up("its answer is no HTTP")
+
+    def failHandshake(self, reason: str) -> None:
+        """Called by Autobahn: the server's answer to the handshake is none that can be used."""
+        found = re.match(r"HTTP/1\.[01] (\d{3})\b", self.http_status_line)
+        status = int(found[1]) if found else 101
+        if status == 101:
+            # What follows the colon may be different each time.
+            self.give_up(f"it speaks WebSocket wrongly: {clean_text(reason.partition(' : ')[0])}")
+        elif 300 <= status < 400:
+            self.give_up(f"it sends us elsewhere ({status}), where we do not go; write the URL that is meant")
+        elif status == 401 and not self._settings.token:
+            self.give_up("it asks for a token (401); see --token")
+        else:
+            answer = clean_text(self.http_status_line)
+            self.give_up(_STATUS.get(status, f"it answers '{answer}' and opens no WebSocket"))
+
+    def onOpen(self) -> None:
+        """Called by Autobahn: messages can be sent."""
+        self.registerProducer(self, True)
+        self._is_reference = self.websocket_protocol_in_use != SUBPROTOCOL
+        if self._is_reference:
+            self.max_message = REFERENCE_MAX_MESSAGE
+        self.send(self._owner.registration(self._is_reference))
+        self.sendPing(_REGISTERED)
+
+    # While it lasts
+
+    def send(self, message: bytes) -> bool:
+        """Send a message; False where the server has not read too many before."""
+        if self.state != self.STATE_OPEN:
+            return False
+        if self._is_slow:
+            self._unsent += len(message)
+            if self._unsent > MAX_UNSENT:
+                return False
+        self.sendMessage(message)
+        return True
+
+    def pauseProducing(self) -> None:
+        """Count from here on what is sent."""
+        self._is_slow = True
+
+    def resumeProducing(self) -> None:
+        """All is sent."""
+        self._is_slow = False
+        self._unsent = 0
+
+    def stopProducing(self) -> None:
+        """Called by the transport: the connection is lost, which ``connectionLost`` tells."""
+
+    def onPing(self, payload: bytes) -> None:
+        """Called by Autobahn. A server that reads no answers gets no more."""
+        if not self._is_slow:
+            super().onPing(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Called by Autobahn: the first says that the registration was seen."""
+        if payload == _REGISTERED and not self._is_registered and not self._goodbye:
+            self._is_registered = True
+            self._wait(PING_EVERY, self._look)
+            self._owner.registered(self._is_reference)
+
+    def _look(self) -> None:
+        if not self._heard:
+            self.give_up(f"nothing was heard from it for {PING_EVERY:g} s, not even the answer to a ping")
+            return
+        self._heard = False
+        # It was no farewell, then.
+        self._complaint = ""
+        self.sendPing(_ALIVE)
+        self._wait(PING_EVERY, self._look)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Called by Autobahn."""
+        self._complaint = self._owner.message_received(payload, isBinary)
+
+    # The end
+
+    def leave(self) -> None:
+        """Say goodbye, and be gone soon whatever the server does."""
+        self._goodbye = True
+        if self.state == self.STATE_OPEN:
+            self.sendClose(1000)
+            self._wait(GOODBYE, lambda: self.give_up("it does not answer our goodbye"))
+        elif self.state == self.STATE_CLOSING:
+            self._wait(GOODBYE, lambda: self.give_up("it does not close"))
+        else:
+            self.give_up("we leave")
+
+    def give_up(self, why: str) -> None:
+        """Close at once."""
+        self._why = self._why or why
+        self.dropConnection(abort=True)
+        self.transport.abortConnection()
+
+    def _too_slow(self) -> None:
+        self.give_up(f"it was not ready within {self._settings.connect_timeout:g} s")
+
+    def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
+        """Called by Autobahn: the server answers our goodbye, or says its own. Then it is for the server to close,
+        which gets some time for it."""
+        result = super().onCloseFrame(code, reasonRaw)
+        if self._goodbye:
+            self.dropConnection(abort=False)
+        elif self.state == self.STATE_CLOSING:
+            self._wait(GOODBYE, lambda: self.give_up("it does not close"))
+        return result
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Say why."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        was_open = self.state not in (self.STATE_CONNECTING, self.STATE_PROXY_CONNECTING)
+        super().connectionLost(reason)
+        self.ended.callback(self._why_lost(reason, was_open))
+
+    def _why_lost(self, reason: Failure, was_open: bool) -> str:
+        if self._complaint:
+            return f"the server says: {self._complaint}"
+        if self._why:
+            return self._why
+        if self._tls is not None and isinstance(reason.value, SSL.Error):
+            return self._tls.explain(reason.value)
+        if self.failedByMe:
+            return clean_text(f"it breaks the WebSocket protocol: {self.wasNotCleanReason}")
+        if self.remoteCloseCode is not None:
+            return clean_text(
+                f"it closed the connection ({self.remoteCloseCode} {self.remoteCloseReason or ''}".rstrip() + ")"
+            )
+        if not was_open:
+            hint = "; is it wss:// that is meant?" if self._tls is None and not self.data else ""
+            return f"it closed the connection in the handshake{hint}"
+        return reason.getErrorMessage().rstrip(".")
+
+    def _wait(self, seconds: float, call: Any) -> None:
+        """There is one thing at a time to wait for."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = self._reactor.callLater(seconds, call)

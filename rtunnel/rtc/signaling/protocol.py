@@ -1,0 +1,369 @@
+"""One connection to the signaling server: HTTP at first, then a WebSocket. The only place that Autobahn serves.
+
+Autobahn reads the handshake and the frames. What it leaves open is here: the size of the request, other paths than
+``/``, who may connect, how often a peer may send, how much may wait for one that does not read, and all times, which
+the server's one timer looks after (:meth:`SignalProtocol.look`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from txaio import tx
+from zope.interface import implementer
+
+from rtunnel.access.web_admission import neighbourhood
+from rtunnel.relay.sockets import show_address
+from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State
+from rtunnel.wire.messages import clean_text
+from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
+
+if TYPE_CHECKING:
+    from rtunnel.rtc.signaling.server import SignalServer
+
+#: Bytes of a request's head.
+MAX_HEAD = 16384
+#: Bytes that may wait for a peer that does not read, beside what the transport takes before it says so.
+MAX_UNSENT = 1024 * 1024
+#: From so many on nothing of other peers is sent to it. Else they could have it dropped, by more than its path carries.
+SLOW = MAX_UNSENT // 2
+#: How many seconds' worth of messages may come at once.
+BURST = 10
+#: Messages that an offer lets a peer send beside: its answer and candidates. Else those who ask a host could make it
+#: say more than it may.
+ANSWER = 8
+#: Of these, so many in all: more than a thousand offers at once nobody answers.
+MOST_ANSWERS = 1024 * ANSWER
+
+#: WebSocket close codes (RFC 6455, section 7.4.1).
+GOING_AWAY = 1001
+UNSUPPORTED_DATA = 1003
+
+#: How a TLS hello begins. It may hold an empty line, or none: who waits for the end of a head waits in vain.
+_TLS_HANDSHAKE = b"\x16\x03"
+_NO_TLS_HERE = (
+    "it speaks TLS, which this server does not; write ws:// there, or give this server --tls-cert-file and "
+    "--tls-key-file"
+)
+
+_HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
+
+
+class Bucket:
+    """A token bucket: *rate* a second, :data:`BURST` times as many at once, and what was asked for."""
+
+    def __init__(self, rate: int, now: float) -> None:
+        self._rate = rate
+        self._tokens = float(rate * BURST)
+        self._filled = now
+        self._asked_for = 0
+
+    def ask_for(self, count: int) -> None:
+        """So many more may come, whenever."""
+        self._asked_for = min(self._asked_for + count, MOST_ANSWERS)
+
+    def take(self, now: float) -> bool:
+        """One more has come; whether that is all right."""
+        self._tokens = min(self._rate * BURST, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._asked_for:
+            self._asked_for -= 1
+            return True
+        self._tokens -= 1
+        return self._tokens >= 0
+
+
+@implementer(IPushProducer)
+class SignalProtocol(WebSocketServerProtocol):
+    """A host, a client, or somebody else.
+
+    :ivar neighbourhood: what its address counts as.
+    """
+
+    # What Autobahn says of bad peers is said here, in fewer lines.
+    log = tx.make_logger(level="none")
+    transport: Any
+
+    def __init__(self, server: SignalServer) -> None:
+        super().__init__()
+        self._server = server
+        self._clock: Any = server.reactor
+        self._times = server.times
+        self.neighbourhood = ""
+        self.party = Party(self)
+        self.peer_name = ""
+        # The connection has until then for what it is at: the upgrade, the first message, closing.
+        self._deadline: float | None = self._clock.seconds() + self._times.upgrade
+        self._heard = self._pinged = self._clock.seconds()
+        self._question: tuple[bytes, float] | None = None
+        self._owed: bytes | None = None
+        self._bucket = Bucket(server.settings.max_rate, self._clock.seconds())
+        self._deaf = False
+        self._aborted = False
+        self._paused = False
+        self._unsent = 0
+
+    # The connection
+
+    def connectionMade(self) -> None:
+        """See :class:`twisted.internet.protocol.Protocol`."""
+        address = self.transport.getPeer()
+        self.peer_name = show_address(address)
+        self.neighbourhood = neighbourhood(address)
+        super().connectionMade()
+        self._server.connection_made(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """See :class:`twisted.internet.protocol.Protocol`."""
+        self._heard = self._clock.seconds()
+        if not self._deaf:
+            super().dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """See :class:`twisted.internet.protocol.Protocol`."""
+        super().connectionLost(reason)
+        self._server.connection_lost(self)
+
+    def look(self, now: float) -> None:
+        """See whether something has taken too long, and whether it is time to ping."""
+        is_open = self.state == self.STATE_OPEN
+        if is_open and self.party.state in (State.WAITING, State.REGISTERED):
+            self._deadline = None
+        elif self._deadline is None:
+            self._deadline = now + self._times.close
+        elif now >= self._deadline and is_open and self.party.state is State.NEW:
+            self._server.switchboard.dismiss(self.party, "it said nothing that registers it", POLICY_VIOLATION)
+        elif now >= self._deadline:
+            self.abort()
+        if not is_open:
+            return
+        if self._owed is not None and self.party.state is State.REGISTERED:
+            self.sendPong(self._owed)
+            self._owed = None
+        if self._question is not None and now >= self._question[1]:
+            self._give_up("it did not answer, and another wants its ID")
+        elif now - self._heard >= self._times.silent:
+            self._give_up(f"silent for {self._times.silent:g} s")
+        elif now - self._pinged >= self._times.ping_every:
+            self._pinged = now
+            self.sendPing()
+
+    def _give_up(self, why: str) -> None:
+        self._server.log.debug("{peer} is given up: {why}", peer=self.peer_name, why=why)
+        self._server.switchboard.left(self.party)
+        self.abort()
+
+    def go_away(self) -> None:
+        """The server is going down."""
+        self._server.switchboard.left(self.party)
+        self.close(GOING_AWAY, "the server is going down")
+
+    def abort(self) -> None:
+        """Drop the connection now; may be called again."""
+        self._deaf = True
+        if not self._aborted:
+            self._aborted = True
+            self.transport.abortConnection()
+
+    # HTTP
+
+    def processHandshake(self) -> None:
+        """Called by Autobahn while there is no WebSocket: other pages are served here."""
+        head, end, _ = self.data.partition(b"\r\n\r\n")
+        if len(head) > MAX_HEAD:
+            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        if self.data.startswith(_TLS_HANDSHAKE):
+            # All of the hello: who closes with bytes unread resets the connection, and the answer may be lost.
+            if len(self.data) >= 5 + int.from_bytes(self.data[3:5], "big"):
+                self.failHandshake(_NO_TLS_HERE)
+            return
+        if not end:
+            return
+        words = head.partition(b"\r\n")[0].split(b" ")
+        path = words[1].partition(b"?")[0] if len(words) == 3 else b"/"
+        if path == b"/healthz":
+            is_read = words[0] in (b"GET", b"HEAD")
+            self._answer(HTTPStatus.OK if is_read else HTTPStatus.METHOD_NOT_ALLOWED, "ok", words[0] != b"HEAD")
+        elif path != b"/":
+            self._answer(HTTPStatus.NOT_FOUND)
+        else:
+            super().processHandshake()
+
+    def onConnect(self, request: ConnectionRequest) -> str | None:
+        """Called by Autobahn for a request that is a good one."""
+        if not self._server.tokens.allow(request.headers.get("authorization")):
+            raise ConnectionDeny(HTTPStatus.UNAUTHORIZED.value, "no valid token")
+        origin = request.headers.get("origin")
+        if not self._server.origins.allow(origin):
+            raise ConnectionDeny(HTTPStatus.FORBIDDEN.value, f"the origin '{origin}' is not among --allowed-origins")
+        return SUBPROTOCOL if SUBPROTOCOL in request.protocols else None
+
+    def failHandshake(self, reason: str, code: int = 400, responseHeaders: object = None) -> None:
+        """Called by Autobahn for a request that cannot be served."""
+        self._server.lines.warn(
+            "{peer} gets no WebSocket ({code:d}): {why}", peer=self.peer_name, code=code, why=clean_text(reason)
+        )
+        self._answer(HTTPStatus(code))
+
+    def _answer(self, status: HTTPStatus, body: str = "", with_body: bool = True) -> None:
+        page = (body if status == HTTPStatus.OK else status.phrase) + "\n"
+        head = (
+            f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            f"Content-Length: {len(page)}\r\nConnection: close\r\n{_HEADERS.get(status, '')}\r\n"
+        )
+        self.sendData((head + page * with_body).encode("ascii"))
+        self._deadline = self._clock.seconds() + self._times.close
+        self._deaf = True
+        self.dropConnection()
+
+    # WebSocket
+
+    def onOpen(self) -> None:
+        """Called by Autobahn: the WebSocket is there."""
+        self._deadline = self._clock.seconds() + self._times.first_message
+        self._pinged = self._clock.seconds()
+        self.registerProducer(self, True)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """Called by Autobahn for each frame of a message."""
+        self._is_in_time()
+        super().onMessageFrameBegin(length)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Called by Autobahn."""
+        if self._deaf:
+            return
+        if isBinary:
+            self._server.switchboard.dismiss(self.party, "a binary message", UNSUPPORTED_DATA)
+            return
+        self._server.switchboard.receive(self.party, payload)
+        if self.party.state in (State.WAITING, State.REGISTERED):
+            self._server.connection_known(self)
+
+    def onPing(self, payload: bytes) -> None:
+        """Called by Autobahn."""
+        if not self._is_in_time():
+            return
+        if self.party.state is State.WAITING:
+            # Our ends take the answer to a ping behind their registration for its success.
+            self._owed = payload
+        else:
+            super().onPing(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        """Called by Autobahn."""
+        if self._is_in_time() and self._question is not None and payload == self._question[0]:
+            self._question = None
+            self._server.switchboard.answered(self.party)
+
+    def _is_in_time(self) -> bool:
+        # Every frame counts, not only those that end a message: each costs us something.
+        if not self._bucket.take(self._clock.seconds()) and not self._deaf:
+            self._stop_listening()
+            self._server.switchboard.dismiss(self.party, "too many messages", POLICY_VIOLATION)
+        return not self._deaf
+
+    def _stop_listening(self) -> None:
+        """Understand nothing more: what a peer sends after it has lost our trust is not even looked at."""
+        self._deaf = True
+        self.data = b""
+
+    def _fail_connection(self, code: int = GOING_AWAY, reason: str = "going away") -> None:
+        # Autobahn would either drop the connection without a close frame, or go on to parse what broke the rules.
+        self.failedByMe = True
+        self._server.lines.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
+        self._server.switchboard.left(self.party)
+        self.close(code, reason)
+        self._stop_listening()
+
+    # What the switchboard asks for
+
+    @property
+    def is_slow(self) -> bool:
+        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        return self._unsent > SLOW
+
+    def send(self, text: bytes) -> None:
+        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        if self.state == self.STATE_OPEN:
+            self.sendMessage(text)
+
+    def close(self, code: int, reason: str) -> None:
+        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        self._deadline = self._clock.seconds() + self._times.close
+        if self.state == self.STATE_OPEN:
+            # `sendClose` knows only codes for applications.
+            self.sendCloseFrame(code, reason.encode("utf-8", "replace")[:120].decode("utf-8", "ignore").encode("utf-8"))
+        else:
+            self.abort()
+
+    def ask(self) -> None:
+        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        if self._question is None:
+            self._question = (secrets.token_bytes(8), self._clock.seconds() + self._times.answer)
+            self.sendPing(self._question[0])
+
+    def expect_answer(self) -> None:
+        """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
+        self._bucket.ask_for(ANSWER)
+
+    # What is sent
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Called by Autobahn for all that goes out."""
+        if self._aborted:
+            return
+        if self._paused:
+            self._unsent += len(data)
+            if self._unsent > MAX_UNSENT:
+                self._server.lines.warn("{peer} does not read, and is dropped", peer=self.peer_name)
+                self.abort()
+                return
+        super().sendData(data, sync, chopsize)
+
+    def pauseProducing(self) -> None:
+        """See :class:`IPushProducer`."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """See :class:`IPushProducer`."""
+        self._paused = False
+        self._unsent = 0
+
+    def stopProducing(self) -> None:
+        """See :class:`IPushProducer`; :meth:`connectionLost` follows."""
+
+
+class SignalFactory(WebSocketServerFactory):
+    """What Autobahn keeps for all connections."""
+
+    noisy = False
+
+    def __init__(self, server: SignalServer) -> None:
+        super().__init__(reactor=server.reactor, server="")
+        self._server = server
+        max_message = server.settings.max_message
+        self.setProtocolOptions(
+            versions=[13],
+            webStatus=False,
+            maxFramePayloadSize=max_message,
+            maxMessagePayloadSize=max_message,
+            # Both times are ours, and so are origins: see SignalProtocol.
+            openHandshakeTimeout=0,
+            closeHandshakeTimeout=0,
+            allowNullOrigin=True,
+        )
+
+    def buildProtocol(self, addr: object) -> SignalProtocol:
+        """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
+        protocol = SignalProtocol(self._server)
+        protocol.factory = self
+        return protocol

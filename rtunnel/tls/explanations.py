@@ -1,0 +1,108 @@
+"""What went wrong with TLS, in words that tell an operator what to do.
+
+OpenSSL's own words are few and its alerts fewer. Which of the two ends is to be changed follows from which one refused:
+an error is what we refused, an alert is what the other end did.
+"""
+
+from __future__ import annotations
+
+from cryptography import x509
+from OpenSSL import SSL
+
+from rtunnel.tls.identity import show_end, show_subject
+from rtunnel.tls.policy import CLASSICAL_OPTION, Role
+
+EXPIRED, NOT_YET, REVOKED, _PURPOSE = 10, 9, 23, 26
+_UNKNOWN_ISSUER = (2, 7, 18, 19, 20, 21, 24, 30, 31)
+_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED = 3, 11, 12
+#: There need not be a revocation list for every CA, and one past or before its day still says who is revoked.
+NOT_AN_ERROR = (_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED)
+
+_TLS_HERE = "the other end speaks no TLS 1.3"
+_NO_COMMON_GROUP = "it offers no post-quantum key exchange that is allowed here (see --tls-groups)"
+_NO_COMMON_SIGNATURE = "it takes no signature of our certificate's kind (see " + CLASSICAL_OPTION + ")"
+
+#: What we refused, by OpenSSL's reason.
+_OURS = {
+    "unsupported protocol": _TLS_HERE,
+    "no protocols available": _TLS_HERE,
+    "wrong ssl version": _TLS_HERE,
+    "no suitable key share": _NO_COMMON_GROUP,
+    "no suitable groups": _NO_COMMON_GROUP,
+    "bad key share": _NO_COMMON_GROUP,
+    "no suitable signature algorithm": _NO_COMMON_SIGNATURE,
+    "no shared signature algorithms": _NO_COMMON_SIGNATURE,
+    "wrong signature type": "it signs by an algorithm that is not allowed here (see " + CLASSICAL_OPTION + ")",
+    "wrong version number": "it speaks no TLS; add --tls there, or remove it here",
+    "packet length too long": "it speaks no TLS; add --tls there, or remove it here",
+    "http request": "it speaks HTTP, and this is no web server",
+}
+_CERTIFICATE = "refuses our certificate: "
+#: What the other end refused, by the name of its alert.
+_THEIRS = {
+    "certificate required": "demands a certificate, and ours is none that it takes",
+    "unknown ca": _CERTIFICATE + "it is not from a CA of its --tls-ca",
+    "certificate expired": _CERTIFICATE + "it has expired",
+    "certificate revoked": _CERTIFICATE + "it is revoked",
+    "bad certificate": _CERTIFICATE + "it is broken, or not valid yet",
+    "unsupported certificate": _CERTIFICATE + "it is not for a {role}",
+    "certificate unknown": _CERTIFICATE + "it is not for what it is used for",
+    "access denied": _CERTIFICATE + "access denied",
+    "internal error": _CERTIFICATE + "its name, its fingerprint or its kind of key is not what is wanted there",
+    "decrypt error": _CERTIFICATE + "a signature of it is wrong, so it is not from the CA of that name there",
+    "protocol version": "does not speak TLS 1.3 with us",
+    "handshake failure": (
+        "finds nothing in common with us: no post-quantum key exchange (see --tls-groups), or no signature of a kind "
+        "that both allow (see " + CLASSICAL_OPTION + ")"
+    ),
+    "unexpected message": "does not expect TLS from us",
+}
+
+
+def explain(error: SSL.Error, role: Role, allow_classical: bool, *, in_handshake: bool) -> str:
+    """Why OpenSSL gave up.
+
+    :param role: which end we are.
+    :param in_handshake: whether it was still in the handshake for us. In TLS 1.3 a client is through before the server
+        has seen its certificate.
+    """
+    other = role.other.value
+    reason = reason_of(error)
+    if not reason:
+        return f"the {other} closed the connection " + ("in the handshake" if in_handshake else "without a goodbye")
+    _, is_alert, alert = reason.partition("alert ")
+    if is_alert:
+        text = _THEIRS.get(alert.strip(), f"refuses us: {alert}")
+        return f"the {other} {text.format(role=role.value)}"
+    if reason == "peer did not return a certificate":
+        hint = "" if allow_classical else f", or one of a kind that takes {CLASSICAL_OPTION} here"
+        return f"the {other} has no certificate{hint}"
+    return f"the {other} is refused: {_OURS.get(reason, reason)}"
+
+
+def reason_of(error: SSL.Error) -> str:
+    """OpenSSL's first reason in lower case; empty where the connection just ended."""
+    if isinstance(error, SSL.SysCallError) or not error.args or not error.args[0]:
+        return ""
+    reason = str(error.args[0][0][2]).lower()
+    return "" if reason.startswith("unexpected eof") else reason
+
+
+def explain_certificate(certificate: x509.Certificate, error: int, trusted: str = "a CA of --tls-ca") -> str:
+    """Why OpenSSL does not accept a certificate: *error* is one of its ``X509_V_ERR_`` numbers.
+
+    :param trusted: whose certificates are taken.
+    """
+    subject = show_subject(certificate)
+    if error == EXPIRED:
+        return f"{subject} expired on {show_end(certificate)}"
+    if error == NOT_YET:
+        begin = certificate.not_valid_before_utc.strftime("%Y-%m-%d %H:%M UTC")
+        return f"{subject} is not valid before {begin}; are both clocks right?"
+    if error == REVOKED:
+        return f"{subject} is revoked"
+    if error == _PURPOSE:
+        return f"{subject} is not for this use: its extended key usage does not say so"
+    if error in _UNKNOWN_ISSUER:
+        return f"{subject} is not from {trusted}"
+    return f"{subject} is not valid (OpenSSL's error {error})"

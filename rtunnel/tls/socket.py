@@ -1,0 +1,62 @@
+"""A TLS connection whose handshake is over, as the socket that it is to whoever uses it.
+
+OpenSSL reads and writes the socket itself. So a relay has no more to do with it than with a plain socket, and an idle
+connection holds no buffer.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.openssl import RECORD, Records
+
+#: One read runs at a time, and what it brings is copied out.
+_BUFFER = memoryview(bytearray(RECORD))
+
+
+class TlsSocket(Records):
+    """In place of a socket that does not block, with those of its methods that a relay needs.
+
+    That nothing more comes is the other end's goodbye, and ours is :meth:`shutdown`; where TCP ends without, that is an
+    error.
+
+    :param sock: all that the engine had for it is sent.
+    :param engine: its handshake is over, and what it has received is read. It has no more part in the connection.
+    """
+
+    __slots__ = ("_engine", "_socket")
+
+    def __init__(self, sock: socket.socket, engine: TlsEngine) -> None:
+        super().__init__(engine.connection, sock.fileno())
+        self._socket = sock
+        self._engine: TlsEngine | None = engine
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when it is closed."""
+        return self._socket.fileno()
+
+    def recv(self, _size: int) -> bytes:
+        """Read one record, whatever its size; see :meth:`recv_into`."""
+        return bytes(_BUFFER[: self.recv_into(_BUFFER)])
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        """Set an option of the socket."""
+        self._socket.setsockopt(level, option, value)
+
+    def close(self) -> None:
+        """Close the socket; the other end is told nothing by this. May be called twice."""
+        self._socket.close()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+            # OpenSSL holds tens of kilobytes, which cannot wait until somebody searches for what is not used any more.
+            self.release()
+
+    def leave(self) -> tuple[socket.socket, TlsEngine]:
+        """The two that it was made of; for the engine again to have a part."""
+        engine, self._engine = self._engine, None
+        assert engine is not None
+        self.to_memory()
+        self.release()
+        return self._socket, engine

@@ -1,0 +1,347 @@
+"""The I/O of TLS: between a TCP connection and the protocol of a link, which is built once the other end is proved.
+
+A goodbye ends a link. To a protocol that is :class:`~twisted.internet.interfaces.IHalfCloseableProtocol`, as that of a
+stream's own connection is, it ends one direction, and the other goes on.
+
+A handshake is bounded in time, and a connection that fails in one is closed so that the other end gets to read why. To
+the link this is its transport; the TCP transport is below, as :attr:`TlsTransport.tcp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, auto
+
+from twisted.internet.error import ConnectionAborted, ConnectionLost
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IProtocol,
+    IPushProducer,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from rtunnel.errors import TlsFailed
+from rtunnel.relay.direct import take_socket
+from rtunnel.relay.sockets import SocketTransport, show_address, tune
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.identity import Peer
+from rtunnel.tls.policy import Role
+from rtunnel.tls.socket import TlsSocket
+
+#: Seconds that the other end is given to read our last words.
+LINGER = 3.0
+
+_HANDSHAKE_RECORD, _ALERT_RECORD = 0x16, 0x15
+#: A fatal alert, "unexpected message": who speaks no TLS can still be told by it that we do.
+TLS_IS_SPOKEN_HERE = b"\x15\x03\x03\x00\x02\x02\x0a"
+_NO_TLS = {
+    Role.SERVER: "the client speaks no TLS; give it --tls, or start this server without",
+    Role.CLIENT: "the server speaks no TLS there; start it with --tls, or remove --tls here",
+}
+
+
+class _State(Enum):
+    HANDSHAKE = auto()
+    UP = auto()
+    CLOSING = auto()
+    """Nothing more is sent or handed on; the other end may still read."""
+    LOST = auto()
+
+
+class Secured:
+    """What is to happen with one connection; the server and the client each have theirs."""
+
+    def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
+        """The other end is proved: the protocol for the connection; None: it is closed."""
+        raise NotImplementedError
+
+    def failed(self, transport: TlsTransport, why: str) -> None:
+        """It is not, and never will be."""
+
+    def gone(self, transport: TlsTransport) -> None:
+        """The connection is lost, or its handshake is over."""
+
+
+class TlsTransport(Protocol):
+    """One connection.
+
+    :param engine: of this connection only.
+    :param role: which end this is.
+    :param patience: seconds that the handshake may take.
+    :ivar tcp: the transport below.
+    :ivar protocol: what is above, once there is.
+    :ivar peer_name: the other end's address, for logs.
+    """
+
+    def __init__(self, engine: TlsEngine, role: Role, user: Secured, clock: IReactorTime, patience: float) -> None:
+        self._engine = engine
+        self._role = role
+        self._user = user
+        self._clock = clock
+        self._patience = patience
+        self._state = _State.HANDSHAKE
+        self.protocol: IProtocol | None = None
+        self._reason: Failure | None = None
+        self._timer: IDelayedCall | None = None
+        self._heard = False
+        # Of a connection that is half-closed.
+        self._read_ended = False
+        self._write_ended = False
+        self.tcp: SocketTransport
+        self.peer_name = ""
+
+    @classmethod
+    def above(cls, engine: TlsEngine, user: Secured, clock: IReactorTime, protocol: IProtocol) -> TlsTransport:
+        """For a connection whose handshake is over, see :meth:`TlsSocket.leave`; *protocol* is what is above."""
+        transport = cls(engine, engine.role, user, clock, 0.0)
+        transport._state = _State.UP
+        transport._heard = True
+        transport.protocol = protocol
+        return transport
+
+    def look(self) -> None:
+        """Tell the protocol of the other end's goodbye, where that was read before."""
+        if not self._is_lost() and self._engine.was_ended:
+            self._peer_ended()
+
+    def take_socket(self) -> TlsSocket:
+        """The connection as a socket. Nothing of it comes by here any more, and the protocol is called no more.
+
+        :raises ValueError: it is closed, or about to be, or one direction is.
+        """
+        if self._state is not _State.UP or self._read_ended or self._write_ended:
+            raise ValueError("the connection is closed, or about to be")
+        self._flush()
+        sock, unsent = take_socket(self.tcp)
+        self._state = _State.LOST
+        self.protocol = None  # no circle
+        try:
+            # The last of the handshake; Twisted sends nothing at once.
+            sent = sock.send(unsent) if unsent else 0
+        except OSError:
+            sent = -1
+        if sent != len(unsent):
+            sock.close()
+            raise ValueError("the connection takes nothing")
+        engine, self._engine = self._engine, None  # type: ignore[assignment]
+        return TlsSocket(sock, engine)
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the other end is proved by a session, and not by a whole handshake."""
+        return self._engine.is_resumed
+
+    # From TCP
+
+    def connectionMade(self) -> None:
+        """Begin the handshake."""
+        self.tcp = self.transport  # type: ignore[assignment]
+        self.peer_name = show_address(self.tcp.getPeer())
+        tune(self.tcp)
+        if self._state is _State.UP:
+            assert self.protocol is not None
+            self.protocol.makeConnection(self)  # type: ignore[arg-type]
+            return
+        self._timer = self._clock.callLater(self._patience, self._too_slow)
+        self._engine.start()
+        self._flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes of TLS."""
+        if self._is_lost() or self._read_ended or self._is_foreign(data):
+            return
+        engine = self._engine
+        received = engine.receive(data)
+        if self._state is _State.HANDSHAKE and engine.peer is not None:
+            self._handshake_done(engine.peer)
+        if received and self._state is _State.UP and self.protocol is not None:
+            self.protocol.dataReceived(received)
+        if self._is_lost():
+            return
+        self._flush()
+        if engine.failure:
+            self._fail(engine.failure)
+        elif engine.ended:
+            self._peer_ended()
+
+    def _is_lost(self) -> bool:
+        return self._state is _State.LOST
+
+    def _is_foreign(self, data: bytes) -> bool:
+        """Close a connection whose first byte is not one of TLS."""
+        if self._heard:
+            return False
+        self._heard = True
+        if data[0] == _HANDSHAKE_RECORD or (data[0] == _ALERT_RECORD and self._role is Role.CLIENT):
+            return False
+        if self._role is Role.SERVER:
+            self.tcp.write(TLS_IS_SPOKEN_HERE)
+        self._fail(_NO_TLS[self._role])
+        return True
+
+    def _handshake_done(self, peer: Peer) -> None:
+        self._stop_timer()
+        self._state = _State.UP
+        self._user.gone(self)
+        above = self._user.build_protocol(self, peer)
+        if above is None:
+            self.loseConnection()
+        else:
+            self.protocol = above
+            above.makeConnection(self)  # type: ignore[arg-type]
+
+    def _half_closeable(self) -> IHalfCloseableProtocol | None:
+        return IHalfCloseableProtocol(self.protocol, None) if self._state is _State.UP else None
+
+    def _peer_ended(self) -> None:
+        above = self._half_closeable()
+        if above is not None:
+            self._read_ended = True
+            # Whoever is above may have stopped reading; that TCP ends is still to be heard.
+            self.tcp.resumeProducing()
+            above.readConnectionLost()
+            return
+        if self._state is _State.UP:
+            self._reason = connectionDone
+            self._engine.say_goodbye()
+            self._flush()
+        self._state = _State.CLOSING
+        self.unregisterProducer()
+        self.tcp.loseConnection()
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        self._user.failed(self, f"no TLS handshake within {self._patience:g} s")
+        self._state = _State.CLOSING
+        self.tcp.abortConnection()
+
+    def _fail(self, why: str) -> None:
+        """The connection is of no use any more: say why, let the other end read it, close."""
+        if self._state is _State.HANDSHAKE:
+            self._user.failed(self, why)
+        elif self._state is _State.UP:
+            self._reason = Failure(TlsFailed(why))
+            self.unregisterProducer()
+        else:
+            return
+        self._state = _State.CLOSING
+        self._stop_timer()
+        self._timer = self._clock.callLater(LINGER, self.abortConnection)
+        self.tcp.loseWriteConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """TCP is gone; without a goodbye before, what came may not be all."""
+        self._stop_timer()
+        was, self._state = self._state, _State.LOST
+        if was is _State.HANDSHAKE:
+            other = self._role.other.value
+            self._user.failed(self, f"the {other} closed the connection in the TLS handshake ({_words(reason)})")
+        both_ended = self._read_ended and self._write_ended
+        if was is _State.UP and not both_ended and reason.check(ConnectionLost, type(connectionDone.value)):
+            reason = Failure(TlsFailed("the connection was cut"))
+        self._user.gone(self)
+        self._engine.close()
+        above, self.protocol = self.protocol, None
+        if above is not None:
+            above.connectionLost(self._reason or reason)
+
+    # For the link
+
+    def write(self, data: bytes) -> None:
+        """See :class:`~twisted.internet.interfaces.ITransport`."""
+        if self._state is _State.UP and not self._write_ended:
+            self._engine.send(data)
+            self._flush()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """See :class:`~twisted.internet.interfaces.ITransport`."""
+        self.write(b"".join(data))
+
+    def loseWriteConnection(self) -> None:
+        """Say goodbye behind what was written, and go on reading."""
+        above = self._half_closeable()
+        if above is not None and not self._write_ended:
+            self._write_ended = True
+            self._engine.say_goodbye()
+            self._flush()
+            above.writeConnectionLost()
+
+    def loseConnection(self) -> None:
+        """Say goodbye behind what was written, and wait for the other end's."""
+        if self._state is _State.HANDSHAKE:
+            self.abortConnection()
+        elif self._state is _State.UP:
+            is_stream = self._half_closeable() is not None
+            self._state = _State.CLOSING
+            if not is_stream:
+                self._reason = connectionDone
+            if not self._write_ended:
+                self._engine.say_goodbye()
+                self._flush()
+            if self._read_ended:
+                self.tcp.loseConnection()
+                return
+            # The link may have stopped reading; the other end's goodbye is still to be heard. And a socket that is
+            # closed with bytes unread, if only a ticket, is reset: the other end may lose what it has not read yet.
+            self.tcp.resumeProducing()
+            # A stream's last bytes take as long as its reader, as with TCP alone.
+            end = self.tcp.loseConnection if is_stream else self.abortConnection
+            self._timer = self._clock.callLater(LINGER, end)
+
+    def abortConnection(self) -> None:
+        """End it at once."""
+        self._stop_timer()
+        if self._state is _State.HANDSHAKE:
+            self._user.gone(self)
+        if self._state is not _State.LOST:
+            if self._state is not _State.CLOSING or self._reason is None:
+                self._reason = Failure(ConnectionAborted())
+            self._state = _State.CLOSING
+            self.tcp.abortConnection()
+
+    def pauseProducing(self) -> None:
+        """Read no more for now."""
+        if self._state is _State.UP and not self._read_ended:
+            self.tcp.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+        if self._state is _State.UP:
+            self.tcp.resumeProducing()
+
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        """Tell *producer* when TCP takes no more."""
+        if self._state is _State.UP:
+            self.tcp.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """Tell nobody any more."""
+        self.tcp.unregisterProducer()
+
+    def getPeer(self) -> IAddress:
+        """The other end's address."""
+        return self.tcp.getPeer()
+
+    def getHost(self) -> IAddress:
+        """This end's address."""
+        return self.tcp.getHost()
+
+    # Helpers
+
+    def _flush(self) -> None:
+        data = self._engine.output()
+        if data:
+            self.tcp.write(data)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+
+def _words(reason: Failure) -> str:
+    return str(reason.getErrorMessage()).rstrip(".").lower()

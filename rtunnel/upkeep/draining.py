@@ -1,0 +1,69 @@
+"""The order in which both services end: nothing new, time for what there is, then the links."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtunnel.upkeep.visitors import Visitors
+
+
+class DrainingService(MultiService):
+    """A tree of services that relays visitors, and stops in order.
+
+    :param reactor: for time.
+    :param drain: seconds that streams are given to finish.
+    :ivar visitors: who is relayed.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, name: str, drain: float) -> None:
+        super().__init__()
+        self.setName(name)
+        self.reactor = reactor
+        self.visitors = Visitors()
+        self._drain = drain
+
+    async def refuse_visitors(self) -> None:
+        """Take nobody new from here on."""
+        raise NotImplementedError
+
+    def streams_left(self) -> int:
+        """Streams that the links still carry: those of visitors, and of visitors gone before their last byte."""
+        raise NotImplementedError
+
+    async def close_links(self) -> None:
+        """Close what is left, once the visitors are gone."""
+        raise NotImplementedError
+
+    def stopService(self) -> Deferred[None]:
+        """Take no new visitors, let those there are finish for as long as the settings say, then close."""
+        return Deferred.fromCoroutine(self._stop())
+
+    def stop_now(self) -> None:
+        """Do not wait for visitors any longer."""
+        self._drain = 0.0
+        self.visitors.stop_draining()
+
+    async def _stop(self) -> None:
+        await self.refuse_visitors()
+        began = self.reactor.seconds()
+        if self.visitors:
+            self.log.info(
+                "waiting up to {seconds:g} s for {count} visitors", seconds=self._drain, count=len(self.visitors)
+            )
+        left = await self.visitors.drain(self.reactor, self._drain)
+        while not left and self.streams_left() and self.reactor.seconds() - began < self._drain:
+            await deferLater(self.reactor, 0.01)
+        if left:
+            self.log.warn("{count} visitors did not finish in time and are cut off", count=left)
+        self.visitors.abort_all()
+        await self.close_links()
+        while self.visitors:
+            await deferLater(self.reactor, 0.01)
+        await super().stopService()
