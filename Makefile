@@ -4,22 +4,29 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+STRESS_ARGS ?=
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format types clean
+.PHONY: help demo test test-quick stress bench lint format types clean
 
 help: ## This list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 demo: $(VENV)/.installed ## A web page through both tunnels, by real processes on this machine
 	@$(BIN)/python etc/demo.py
 
 test: $(VENV)/.installed-dev ## The test suite, on all cores; PYTEST_ARGS adds arguments
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+test-quick: $(VENV)/.installed-dev ## Those tests that start no other process
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not process" $(PYTEST_ARGS)
+
+stress: $(VENV)/.installed-dev ## The suite ten times beside busy loops, then on one core (STRESS_ARGS="--rounds 3 --seed 1")
+	$(BIN)/python -m tests.stress $(STRESS_ARGS)
 
 bench: $(VENV)/.installed ## What the tunnels cost, beside nginx and ssh -R (wants iperf3, nginx and wrk; BENCH_ARGS=--quick)
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)

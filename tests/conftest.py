@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
-pytest_plugins = ["pytester", "tests.leftovers", "tests.no_skips"]
+pytest_plugins = ["pytester", "tests.leftovers", "tests.no_skips", "tests.processes"]
 
 # Examples run inside the reactor, whose turns depend on the machine's load: no deadline.
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cold", action="store_true", help="start each twistd with all its imports, as a user does")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each core, as half of the time a test waits for another process; xdist's own variable wins."""
+    wanted = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
+    return (
+        int(wanted)
+        if wanted
+        else 2 * len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else 2 * (os.cpu_count() or 1)
+    )

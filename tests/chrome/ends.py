@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, poll, wait_until_open
 from tests.process.services import LOOPBACK, Visitor
@@ -170,4 +171,4 @@ class UdpVisitor(socket.socket):
                 return False
             return True
 
-        poll(answered, 20, f"the answer to {len(question)} bytes")
+        poll(answered, PATIENCE, f"the answer to {len(question)} bytes")

@@ -58,7 +58,7 @@ def test_a_client_that_takes_its_leave(ends: Ends, serve: Serve) -> None:
     with ends.visit(b"watch") as visitor:
         assert read_bytes(visitor, 1)[0] == 1
         ends.client.send_signal(signal.SIGTERM)
-        ends.host.wait_for("lost: the peer closed the connection$", timeout=5)
+        ends.host.wait_for("lost: the peer closed the connection$")
         assert watch.over.wait(MARGIN)
 
 

@@ -104,7 +104,7 @@ class Namespace:
     def run(self, *argv: str, stdin: str = "") -> str:
         """Run a program to its end, and return what it prints."""
         with self.inside():
-            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=20)
+            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}\n{stdin}"
         return done.stdout
 

@@ -16,6 +16,7 @@ import pytest
 from aioice import stun
 
 from tests.nat.lab import SECOND_SERVER, SERVER, STUN_PORT, Lab, NatKind, long_term, shared_secret
+from tests.patience import PATIENCE
 from tests.process.harness import Twistds, need, poll
 from tests.process.services import Background
 
@@ -91,7 +92,9 @@ def test_with_its_address_a_nat_loses_its_mappings(lab: Lab, twistd: Twistds) ->
         before = mapped(probe, SERVER)
         lab.nat2.change_address("203.0.113.77")
         # The kernel drops the mappings of an address that is gone in its own time.
-        after = poll(lambda: address if (address := mapped(probe, SERVER)) != before else None, 10, "a new address")
+        after = poll(
+            lambda: address if (address := mapped(probe, SERVER)) != before else None, PATIENCE, "a new address"
+        )
         assert after == ("203.0.113.77", probe.getsockname()[1])
 
 

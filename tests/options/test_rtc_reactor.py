@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.options.conftest import ROOT
+from tests.patience import PATIENCE
 from tests.process.harness import Twistds, poll
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -112,9 +113,9 @@ def test_as_a_daemon(run_twistd: Run, tmp_path: Path, arguments: tuple[str, ...]
     pid = int((tmp_path / "twistd.pid").read_text())
     log = tmp_path / "twistd.log"
     try:
-        poll(lambda: f"datagram in {pid}\n" in log.read_text(), 20, "the datagram")
+        poll(lambda: f"datagram in {pid}\n" in log.read_text(), PATIENCE, "the datagram")
         os.kill(pid, signal.SIGTERM)
-        poll(lambda: not (tmp_path / "twistd.pid").exists(), 20, "the end of the daemon")
+        poll(lambda: not (tmp_path / "twistd.pid").exists(), PATIENCE, "the end of the daemon")
     finally:
         if (tmp_path / "twistd.pid").exists():
             os.kill(pid, signal.SIGKILL)

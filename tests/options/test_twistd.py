@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.harness import Twistds, poll
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,7 +59,7 @@ def test_a_tac(twistd: Twistds, standin: dict[str, str]) -> None:
 def test_a_tac_honours_logfile(twistd: Twistds, standin: dict[str, str]) -> None:
     process = twistd("-y", "standin.tac", "--logfile=x.log", env=standin)
     log = twistd.directory / "x.log"
-    poll(lambda: log.exists() and "ready as" in log.read_text(), 20, "the log file")
+    poll(lambda: log.exists() and "ready as" in log.read_text(), PATIENCE, "the log file")
     assert process.terminate() == 0
     assert process.output == ""
 
@@ -69,11 +70,11 @@ def test_a_daemon(run_twistd: Run, tmp_path: Path) -> None:
     pid = int((tmp_path / "twistd.pid").read_text())
     log = tmp_path / "twistd.log"
     try:
-        poll(lambda: "ready as" in log.read_text(), 20, "the log file")
+        poll(lambda: "ready as" in log.read_text(), PATIENCE, "the log file")
         os.kill(pid, signal.SIGUSR1)
-        poll((tmp_path / "twistd.log.1").exists, 20, "the rotated log")
+        poll((tmp_path / "twistd.log.1").exists, PATIENCE, "the rotated log")
         os.kill(pid, signal.SIGTERM)
-        poll(lambda: not (tmp_path / "twistd.pid").exists(), 20, "the end of the daemon")
+        poll(lambda: not (tmp_path / "twistd.pid").exists(), PATIENCE, "the end of the daemon")
     finally:
         if (tmp_path / "twistd.pid").exists():
             os.kill(pid, signal.SIGKILL)
@@ -102,8 +103,8 @@ def test_a_start_error_of_a_daemon(run_twistd: Run, tmp_path: Path) -> None:
     assert "cannot listen on tcp:7000" in result.stderr
     assert "Traceback" not in result.stderr
     # The parent has gone as soon as it knew; the daemon still cleans up.
-    poll(lambda: not (tmp_path / "twistd.pid").exists(), 20, "no pid file")
-    poll(lambda: "cannot listen on tcp:7000" in (tmp_path / "twistd.log").read_text(), 20, "the log file")
+    poll(lambda: not (tmp_path / "twistd.pid").exists(), PATIENCE, "no pid file")
+    poll(lambda: "cannot listen on tcp:7000" in (tmp_path / "twistd.log").read_text(), PATIENCE, "the log file")
 
 
 def test_a_start_error_of_a_tac(run_twistd: Run) -> None:

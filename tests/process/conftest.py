@@ -15,9 +15,13 @@ from tests.process.services import Nginx, Service, Talent, Tunnel
 
 
 @pytest.fixture
-def twistd(tmp_path: Path) -> Iterator[Twistds]:
-    """Starts ``twistd -n ARGUMENTS``; whatever is still running when the test is over is ended."""
-    started = Twistds(tmp_path)
+def twistd(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Twistds]:
+    """Starts ``twistd -n ARGUMENTS``; whatever is still running when the test is over is ended.
+
+    A test with the marker ``cold``, and every test with the option ``--cold``, has it start with all its imports.
+    """
+    cold = request.config.getoption("--cold") or request.node.get_closest_marker("cold") is not None
+    started = Twistds(tmp_path, cold=cold)
     yield started
     started.end_all()
 

@@ -31,6 +31,9 @@ from typing import Protocol, TypeVar
 
 import pytest
 
+from tests.patience import PATIENCE
+from tests.process import fork_server
+
 Result = TypeVar("Result")
 
 POLL = 0.02
@@ -57,7 +60,7 @@ def need(program: str) -> str:
     return path
 
 
-def wait_until_open(port: int, timeout: float = 20, host: str = "127.0.0.1") -> None:
+def wait_until_open(port: int, timeout: float = PATIENCE, host: str = "127.0.0.1") -> None:
     """Wait until something accepts connections on ``port``."""
 
     def connects() -> bool:
@@ -70,7 +73,7 @@ def wait_until_open(port: int, timeout: float = 20, host: str = "127.0.0.1") -> 
     poll(connects, timeout, f"{host}:{port} accepts connections")
 
 
-def wait_until_closed(port: int, timeout: float = 20, host: str = "127.0.0.1") -> None:
+def wait_until_closed(port: int, timeout: float = PATIENCE, host: str = "127.0.0.1") -> None:
     """Wait until ``port`` refuses connections."""
 
     def refuses() -> bool:
@@ -131,17 +134,22 @@ class Process:
         self._chunks: list[str] = []
         self._news = threading.Condition()
         self._ended = False
-        self._process = subprocess.Popen(
+        self._process = self._start(cwd, clean_environment(env), pass_fds)
+        self._reader = threading.Thread(target=self._collect, name=f"output of {self.pid}", daemon=True)
+        self._reader.start()
+
+    def _start(
+        self, cwd: Path, env: Mapping[str, str], pass_fds: Sequence[int]
+    ) -> subprocess.Popen[bytes] | fork_server.Forked:
+        return subprocess.Popen(
             self.argv,
             cwd=cwd,
-            env=clean_environment(env),
+            env=env,
             pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        self._reader = threading.Thread(target=self._collect, name=f"output of {self.pid}", daemon=True)
-        self._reader.start()
 
     def _collect(self) -> None:
         stream = self._process.stdout
@@ -181,7 +189,7 @@ class Process:
         """The processor time that it has used so far (Linux)."""
         return cpu_seconds(self.pid)
 
-    def wait_for(self, regex: str, timeout: float = 20, *, after: int = 0) -> re.Match[str]:
+    def wait_for(self, regex: str, timeout: float = PATIENCE, *, after: int = 0) -> re.Match[str]:
         """Wait until its output has a match for ``regex`` (multi-line mode) at or past the offset ``after``.
 
         To see the same line a second time, keep ``len(process.output)`` or ``match.end()`` from before. Fails at once
@@ -206,7 +214,7 @@ class Process:
         """Send it a signal (none when it has ended)."""
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for its end, and return the exit code (negative: the signal that ended it)."""
         try:
             code = self._process.wait(timeout)
@@ -215,7 +223,7 @@ class Process:
         self._reader.join(timeout)
         return code
 
-    def terminate(self, timeout: float = 20, number: signal.Signals = signal.SIGTERM) -> int:
+    def terminate(self, timeout: float = PATIENCE, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to end, and return the exit code. A process that does not end in time is killed, and that fails."""
         self.send_signal(number)
         try:
@@ -227,8 +235,8 @@ class Process:
     def kill(self) -> None:
         """End it as ``kill -9`` does, and wait until it is gone. Not an error when it has ended already."""
         self._process.kill()
-        self._process.wait(10)
-        self._reader.join(10)
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
 
     def __enter__(self) -> Process:
         return self
@@ -250,7 +258,10 @@ def twistd_program() -> str:
 
 
 class Twistd(Process):
-    """``twistd -n --pidfile= ARGUMENTS``, in the foreground and without a pid file."""
+    """``twistd -n --pidfile= ARGUMENTS``, in the foreground and without a pid file.
+
+    :param cold: start the program itself, with all its imports, and do not let the fork server have done them already.
+    """
 
     def __init__(
         self,
@@ -259,8 +270,17 @@ class Twistd(Process):
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         twistd_options: Sequence[str] = ("-n", "--pidfile="),
+        cold: bool = True,
     ) -> None:
+        self._cold = cold or not fork_server.available()
         super().__init__([twistd_program(), *twistd_options, *arguments], cwd=cwd, env=env, pass_fds=pass_fds)
+
+    def _start(
+        self, cwd: Path, env: Mapping[str, str], pass_fds: Sequence[int]
+    ) -> subprocess.Popen[bytes] | fork_server.Forked:
+        if self._cold or pass_fds:
+            return super()._start(cwd, env, pass_fds)
+        return fork_server.fork_server().start(self.argv, cwd, env)
 
 
 class Daemon:
@@ -280,9 +300,9 @@ class Daemon:
             twistd_options=(f"--pidfile={self._pidfile}", f"--logfile={self._logfile}"),
         )
         with launcher:
-            code = launcher.wait(30)
+            code = launcher.wait()
             assert code == 0, f"twistd did not become a daemon\n{launcher}\n{self.output}"
-        self.pid = int(poll(self._read_pidfile, 10, f"a pid file\n{self.output}"))
+        self.pid = int(poll(self._read_pidfile, PATIENCE, f"a pid file\n{self.output}"))
 
     def _read_pidfile(self) -> str:
         """What the pid file says; empty while it is not there."""
@@ -301,7 +321,7 @@ class Daemon:
             return False
         return state != "Z"
 
-    def wait_for(self, regex: str, timeout: float = 20) -> re.Match[str]:
+    def wait_for(self, regex: str, timeout: float = PATIENCE) -> re.Match[str]:
         """Wait until its log file has a match for ``regex`` (multi-line mode)."""
         pattern = re.compile(regex, re.MULTILINE)
         try:
@@ -313,7 +333,7 @@ class Daemon:
         """Send it a signal."""
         os.kill(self.pid, number)
 
-    def terminate(self, timeout: float = 20, number: signal.Signals = signal.SIGTERM) -> None:
+    def terminate(self, timeout: float = PATIENCE, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask it to end, and wait until it has."""
         self.send_signal(number)
         poll(lambda: not self.running, timeout, f"the end of the daemon {self.pid}\n{self.output}")
@@ -322,7 +342,7 @@ class Daemon:
         """End it as ``kill -9`` does. Not an error when it has ended already."""
         if self.pid and self.running:
             os.kill(self.pid, signal.SIGKILL)
-            poll(lambda: not self.running, 10, f"the end of the daemon {self.pid}")
+            poll(lambda: not self.running, PATIENCE, f"the end of the daemon {self.pid}")
 
     def __str__(self) -> str:
         return f"--- daemon {self.pid} ---\n{self.output}---"
@@ -333,9 +353,13 @@ class Endable(Protocol):
 
 
 class Twistds:
-    """What the fixture ``twistd`` gives: starts processes, and ends those that a test leaves running."""
+    """What the fixture ``twistd`` gives: starts processes, and ends those that a test leaves running.
 
-    def __init__(self, directory: Path) -> None:
+    :param cold: start each ``twistd`` with all its imports; otherwise a fork server has done them already.
+    """
+
+    def __init__(self, directory: Path, *, cold: bool = True) -> None:
+        self._cold = cold
         self.directory = directory
         """Where the processes run; nothing of the checkout is the current directory."""
         self._started: list[Endable] = []
@@ -348,7 +372,14 @@ class Twistds:
         twistd_options: Sequence[str] = ("-n", "--pidfile="),
     ) -> Twistd:
         """Start ``twistd -n --pidfile= ARGUMENTS``."""
-        process = Twistd(*arguments, cwd=self.directory, env=env, pass_fds=pass_fds, twistd_options=twistd_options)
+        process = Twistd(
+            *arguments,
+            cwd=self.directory,
+            env=env,
+            pass_fds=pass_fds,
+            twistd_options=twistd_options,
+            cold=self._cold,
+        )
         self._started.append(process)
         return process
 

@@ -18,9 +18,6 @@ from tests.process.services import LOOPBACK, PATIENCE, Visitor
 
 ID = "myhost"
 
-SOON = 20.0
-"""Seconds in which a process that need not wait for anything ends, on any machine."""
-
 
 class RtcTunnel:
     """A signaling server, a host, a client, and one local port.
@@ -107,7 +104,7 @@ class RtcTunnel:
         self.client = self._start("rtc-client", *options)
         return self.client
 
-    def wait_for_client(self, *, after: int = 0, timeout: float = 30) -> None:
+    def wait_for_client(self, *, after: int = 0, timeout: float = PATIENCE) -> None:
         self.client.wait_for(rf"connected to host '{ID}': direct, ", timeout, after=after)
 
     def visit(self, line: bytes = b"") -> Visitor:
@@ -120,7 +117,7 @@ class RtcTunnel:
             if process.running:
                 # One that the test has stopped does not hear us otherwise.
                 process.send_signal(signal.SIGCONT)
-                assert process.terminate(SOON) == 0, process
+                assert process.terminate() == 0, process
         for process in self._started:
             check_log(process)
 

@@ -28,14 +28,12 @@ from types import TracebackType
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
 
 LOOPBACK = "127.0.0.1"
 ANY_PORT = f"tcp:0:interface={LOOPBACK}"
-
-PATIENCE = 90.0
-"""Seconds that one operation on a socket may take before the test fails: much more than any machine needs."""
 
 BLOCK = 1024 * 1024 - 1
 """An odd number, so that a piece that is lost or out of its order cannot be hidden by the repetition."""

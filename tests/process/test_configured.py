@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds
 from tests.process.services import ANY_PORT, LOOPBACK, Service, Tunnel, fetch, page
@@ -84,7 +85,7 @@ def test_shared_port_of_two_clients(twistd: Twistds, serve: Serve) -> None:
 def test_visitor_of_a_shared_port_without_clients_is_closed_at_once(twistd: Twistds) -> None:
     server = twistd("rtunnel-server", f"--control-listen={ANY_PORT}", f"--public-listen={ANY_PORT}")
     try:
-        fetch(shared_port(server), timeout=10)
+        fetch(shared_port(server), timeout=PATIENCE)
     except ConnectionError:
         pass
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.harness import Process, Twistds, poll
 
 ETC = Path(__file__).parent.parent.parent / "etc"
@@ -77,5 +78,5 @@ def test_interrupted_demo_cleans_up(
     demo = twistd.program(sys.executable, str(ETC / "demo.py"), env={"TMPDIR": str(temporary)})
     demo.wait_for(rf"= {plugin} [^\n]*\n +\(process")
     assert demo.terminate(60, number) == code
-    poll(lambda: all_gone(demo), 10, f"the processes of the demo are gone\n{demo}")
+    poll(lambda: all_gone(demo), PATIENCE, f"the processes of the demo are gone\n{demo}")
     assert not list(temporary.iterdir())

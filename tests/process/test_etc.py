@@ -16,8 +16,11 @@ import pytest
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.options.plugins.common import PluginOptions
 from rtunnel.options.settings.sources import Setting
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds, need, twistd_program
+
+pytestmark = pytest.mark.cold
 
 ETC = Path(__file__).parent.parent.parent / "etc"
 UNITS = sorted((ETC / "systemd").glob("*.service")) + sorted((ETC / "systemd").glob("*.socket"))
@@ -62,7 +65,7 @@ class TestTac:
     def test_server_from_the_environment(self, twistd: Twistds) -> None:
         process = self.start(twistd, "rtunnel-server.tac", RTUNNEL_CONTROL_LISTEN=LOOPBACK)
         port = int(process.wait_for(LISTENS)["port"])
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
         assert process.terminate() == 0
 
     def test_server_from_a_file(self, twistd: Twistds) -> None:
@@ -147,7 +150,7 @@ class TestUnits:
         for drop_in in (ETC / "systemd" / drop_ins.name).iterdir():
             (drop_ins / drop_in.name).write_text(drop_in.read_text())
         argv = [analyze, "verify", "--man=no", str(tmp_path / path.name)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
     @pytest.mark.parametrize("name", ["rtunnel-server", "rtunnel-client"])

@@ -102,7 +102,7 @@ def test_killed_server(serve: Serve, start_tunnel: StartTunnel) -> None:
         tunnel.server.kill()
         killed = time.monotonic()
         traffic.wait_until_broken()
-        poll(lambda: service.busy == 0, 10, "the client has dropped the service")
+        poll(lambda: service.busy == 0, PATIENCE, "the client has dropped the service")
         tunnel.client.wait_for("next attempt in", after=seen)
         assert time.monotonic() - killed < OUTAGE
         time.sleep(max(0.0, killed + OUTAGE - time.monotonic()))
@@ -148,13 +148,13 @@ def test_server_that_does_not_answer_is_left(serve: Serve, start_tunnel: StartTu
     impatient = ["--keepalive-interval=1", "--dead-after=3"]
     tunnel = start_tunnel(service.address, client=impatient)
     with tunnel.visit(b"flood"):
-        poll(lambda: service.busy == 1, 30, "a visitor at the service")
+        poll(lambda: service.busy == 1, PATIENCE, "a visitor at the service")
         seen = len(tunnel.client.output)
         tunnel.server.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
         tunnel.client.wait_for("next attempt in", after=seen)
         print(f"link to a server that does not answer dropped after {time.monotonic() - stopped:.2f} s")
-        poll(lambda: service.busy == 0, 10, "the client has dropped the service")
+        poll(lambda: service.busy == 0, PATIENCE, "the client has dropped the service")
         assert fetch_or_none(tunnel.public) is None
         tunnel.server.send_signal(signal.SIGCONT)
         took = wait_for_page(tunnel.public, "here", PATIENCE)

@@ -18,11 +18,14 @@ from rtunnel.config_file import read_config_file
 from rtunnel.options.plugins import rtc_client, rtc_host, rtc_signal
 from rtunnel.options.plugins.common import PluginOptions
 from rtunnel.options.settings.rtc import ALL
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds, twistd_program, wait_until_open
 from tests.process.services import Service, expected, get, read_all
 from tests.process.test_etc import ETC, LOOPBACK, read_unit
 from tests.tls.parts import Authority
+
+pytestmark = pytest.mark.cold
 
 LISTENS = r"signaling port listening on (?P<host>\S+):(?P<port>\d+)"
 REGISTERED = r"connected to signaling server "
@@ -117,7 +120,7 @@ def reference_variables(url: str) -> dict[str, str]:
 def check_forward(port: int) -> None:
     """Who connects to the port gets what the service sends."""
     wait_until_open(port)
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as visitor:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as visitor:
         visitor.sendall(b"get 100000 7\n")
         assert read_all(visitor) == expected(100_000, 7)
 
@@ -168,7 +171,7 @@ class TestUnits:
         process = twistd.program(sys.executable, "-c", DENY, *argv)
         port = int(process.wait_for(LISTENS)["port"])
         context = ssl.create_default_context(cafile=str(authority.cert))
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE, context=context)
         connection.request("GET", "/healthz")
         assert connection.getresponse().status == 200
         connection.close()

@@ -14,10 +14,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import pytest
+
 from tests.process.harness import poll
 from tests.process.rtc import RtcTunnel
 from tests.process.services import PATIENCE, Flood, Hold, Service, expected, get, read_all, read_bytes
 from tests.process.test_stalled import MemoryWatch, wait_until_stuck
+
+pytestmark = pytest.mark.cold
 
 Serve = Callable[..., Service]
 StartRtc = Callable[..., RtcTunnel]

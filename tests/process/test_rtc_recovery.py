@@ -16,7 +16,7 @@ import pytest
 
 from tests.ports import free_port
 from tests.process.harness import poll
-from tests.process.rtc import ID, SOON, RtcTunnel, lines_with
+from tests.process.rtc import ID, RtcTunnel, lines_with
 from tests.process.services import (
     PATIENCE,
     Background,
@@ -38,9 +38,9 @@ StartRtc = Callable[..., RtcTunnel]
 KIB = 1024
 MIB = 1024 * KIB
 
-NOTICED = 20.0
-"""Seconds in which it is noticed that the other end is dead."""
-PATIENT = ["--wait-timeout=90"]
+SOONEST = 6.0
+"""Seconds before which nobody can know that the other end is dead: six of its answers are missing then."""
+PATIENT = ["--wait-timeout=1000"]
 """Visitors wait for the host for as long as tests wait for anything."""
 
 
@@ -72,9 +72,9 @@ class Traffic:
         """Both are reset; how many seconds that took."""
         began = time.monotonic()
         with self:
-            self._reading.join(NOTICED)
+            self._reading.join()
             assert self.was_reset, "the download has come to a proper end"
-            self._idle.settimeout(NOTICED)
+            self._idle.settimeout(PATIENCE)
             with pytest.raises(ConnectionResetError):
                 self._idle.recv(1)
         return time.monotonic() - began
@@ -140,9 +140,8 @@ def test_killed_host(serve: Serve, start_rtc: StartRtc) -> None:
     tunnel.host.kill()
     took = traffic.wait_until_reset()
     print(f"death of the host noticed after {took:.2f} s")
-    assert took < NOTICED
     tunnel.client.wait_for(f"host '{ID}' lost: ", after=seen)
-    poll(lambda: service.busy == 0, 10, "the service has lost its visitors")
+    poll(lambda: service.busy == 0, PATIENCE, "the service has lost its visitors")
     waiting = fetch_in_background(tunnel)
     # The server says that there is no such host.
     tunnel.client.wait_for(f"host '{ID}' cannot be reached: there is no '{ID}'", after=seen)
@@ -180,10 +179,12 @@ def test_killed_client(serve: Serve, start_rtc: StartRtc) -> None:
     tunnel.start_client()
     tunnel.wait_for_client()
     assert fetch(tunnel.local) == "here"
-    assert service.busy == 2
-    tunnel.host.wait_for(r"client \S+ lost: ", NOTICED)
+    said, took = tunnel.host.output, time.monotonic() - killed
+    # A machine that is slower than the host in noticing shows nothing here.
+    assert took > SOONEST or "lost: " not in said
+    tunnel.host.wait_for(r"client \S+ lost: ")
     print(f"death of the client noticed after {time.monotonic() - killed:.2f} s")
-    poll(lambda: service.busy == 0, 10, "the service has lost its visitors")
+    poll(lambda: service.busy == 0, PATIENCE, "the service has lost its visitors")
     assert fetch(tunnel.local) == "here"
 
 
@@ -202,7 +203,7 @@ def test_host_that_does_not_answer(serve: Serve, start_rtc: StartRtc) -> None:
     tunnel.host.send_signal(signal.SIGCONT)
     assert waiting.join() == "here"
     tunnel.wait_for_client(after=seen)
-    poll(lambda: service.busy == 0, NOTICED, "the service has lost its visitors")
+    poll(lambda: service.busy == 0, PATIENCE, "the service has lost its visitors")
 
 
 def test_visitors_come_before_the_host(serve: Serve, start_rtc: StartRtc) -> None:
@@ -225,7 +226,7 @@ def test_visitors_come_before_the_host(serve: Serve, start_rtc: StartRtc) -> Non
         with Visitor(impatient, b"count") as early, pytest.raises(ConnectionResetError):
             read_bytes(early, 1)
         tunnel.client.wait_for(f"a local connection is closed: host '{ID}' is not connected")
-        assert tunnel.client.terminate(SOON) == 0
+        assert tunnel.client.terminate() == 0
         tunnel.client, tunnel.local = other, mine
         tunnel.start_host()
         sending.join()

@@ -111,7 +111,7 @@ def test_200_visitors_at_once(serve: Serve, start_rtc: StartRtc) -> None:
     def gone() -> bool:
         return all(descriptors(pid) <= most + LEFTOVERS for pid, most in zip(ends, before, strict=True))
 
-    poll(gone, 30, f"descriptors are {before} again")
+    poll(gone, PATIENCE, f"descriptors are {before} again")
     assert fetch(tunnel.local) == "here"
 
 
@@ -128,7 +128,7 @@ class TestHalfClose:
                 answer = b"".join(iter(lambda visitor=visitor: visitor.recv(1000), b""))  # type: ignore[misc]
             length, digest = answer.decode().split()
             assert (int(length), digest) == expected(total, 3)
-            poll(lambda: service.busy == 0, 30, "the connection to the service is over")
+            poll(lambda: service.busy == 0, PATIENCE, "the connection to the service is over")
 
     def test_service_ends_first_and_the_visitor_goes_on(self, serve: Serve, start_rtc: StartRtc) -> None:
         total = 3 * MIB
@@ -146,7 +146,7 @@ class TestHalfClose:
             assert visitor.recv(1) == b""
             send_bytes(visitor, total, 4)
         assert received.get(timeout=PATIENCE) == expected(total, 4)
-        poll(lambda: service.busy == 0, 30, "the connection to the service is over")
+        poll(lambda: service.busy == 0, PATIENCE, "the connection to the service is over")
 
 
 class TestReset:

@@ -19,6 +19,8 @@ from tests.process.crowd import Crowd, echo_service, raise_limit
 from tests.process.harness import Process, Twistds, poll
 from tests.process.services import ANY_PORT, LOOPBACK, PATIENCE, Tunnel
 
+pytestmark = pytest.mark.cold
+
 StartTunnel = Callable[..., Tunnel]
 
 KIB = 1024

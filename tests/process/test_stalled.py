@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import pytest
+
 from tests.process.harness import Process, poll
 from tests.process.services import (
     BOTH_PLANES,
@@ -29,6 +31,8 @@ from tests.process.services import (
     read_all,
     read_bytes,
 )
+
+pytestmark = pytest.mark.cold
 
 Serve = Callable[..., Service]
 StartTunnel = Callable[..., Tunnel]

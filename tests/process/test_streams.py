@@ -103,7 +103,7 @@ def test_500_visitors_at_once(serve: Serve, start_tunnel: StartTunnel) -> None:
     assert all(count >= VISITORS for count in while_open)
     # More data connections may wait now.
     most = [count + POOL for count in before]
-    poll(lambda: all(map(le, [descriptors(pid) for pid in ends], most)), 30, f"descriptors are {before} again")
+    poll(lambda: all(map(le, [descriptors(pid) for pid in ends], most)), PATIENCE, f"descriptors are {before} again")
 
 
 class TestHalfClose:
@@ -122,7 +122,7 @@ class TestHalfClose:
             answer = b"".join(iter(lambda: visitor.recv(1000), b""))
         length, digest = answer.decode().split()
         assert (int(length), digest) == expected(total, 3)
-        poll(lambda: service.busy == 0, 30, "the connection to the service is over")
+        poll(lambda: service.busy == 0, PATIENCE, "the connection to the service is over")
 
     @BOTH_PLANES
     def test_service_ends_first_and_the_visitor_goes_on(self, serve: Serve, start_tunnel: StartTunnel) -> None:
@@ -141,7 +141,7 @@ class TestHalfClose:
             assert visitor.recv(1) == b""
             send_bytes(visitor, total, 4)
         assert received.get(timeout=PATIENCE) == expected(total, 4)
-        poll(lambda: service.busy == 0, 30, "the connection to the service is over")
+        poll(lambda: service.busy == 0, PATIENCE, "the connection to the service is over")
 
     @BOTH_PLANES
     def test_broken_visitor_does_not_look_like_a_finished_one(self, serve: Serve, start_tunnel: StartTunnel) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.harness import Twistds, poll, wait_until_closed
 from tests.process.services import (
     Background,
@@ -192,7 +193,7 @@ def test_certificate_of_a_link_ends_and_another_is_there(
     with tunnel.visit(b"count") as visitor:
         send_bytes(visitor, MEGABYTE, 8)
         authority.client("renewed laptop", file="client")
-        poll(lambda: fetch(tunnel.public) == "here" and "cannot be made" in tunnel.client.output, 20, "it has ended")
+        poll(lambda: fetch(tunnel.public) == "here" and "cannot be made" in tunnel.client.output, PATIENCE, "its end")
         tunnel.client.wait_for("data connections cannot be made: .*; visitors go by the link")
         tunnel.server.wait_for("the client's certificate is refused: the certificate of 'laptop' expired")
         for _ in range(5):
@@ -204,7 +205,9 @@ def test_certificate_of_a_link_ends_and_another_is_there(
     own = r"stream \d+, on a connection of its own"
     before = len(re.findall(own, tunnel.server.output))
     wait_for_page(tunnel.public, "here", 15)
-    poll(lambda: fetch(tunnel.public) == "here" and len(re.findall(own, tunnel.server.output)) > before, 15, "one")
+    poll(
+        lambda: fetch(tunnel.public) == "here" and len(re.findall(own, tunnel.server.output)) > before, PATIENCE, "one"
+    )
     assert "Traceback" not in tunnel.client.output + tunnel.server.output
 
 
@@ -223,7 +226,7 @@ def test_stopped_in_the_middle_of_much(start_tls: Start, serve: Callable[..., Se
             tunnel.server.wait_for("timeout: nothing heard for 1.5 s")
         finally:
             tunnel.client.send_signal(signal.SIGCONT)
-    poll(lambda: fetch_or_none(tunnel.public) == "here", 20, "the tunnel is up again")
+    poll(lambda: fetch_or_none(tunnel.public) == "here", PATIENCE, "the tunnel is up again")
 
 
 @pytest.mark.parametrize(

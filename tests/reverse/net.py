@@ -21,6 +21,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests.patience import PATIENCE
+
 reactor: Any = _reactor
 HOST = "127.0.0.1"
 BOTH_PLANES = pytest.mark.parametrize("world", ["mux", "direct"], indirect=True)
@@ -30,7 +32,7 @@ NEW_CONN, DATA, CLOSE_CONN, INIT = 1, 2, 3, 4
 HELLO, CREDIT, FIN, PING, PONG, READY, ERROR = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16
 
 
-async def until(condition: Callable[[], object], what: str = "", timeout: float = 10.0) -> None:
+async def until(condition: Callable[[], object], what: str = "", timeout: float = PATIENCE) -> None:
     """Let the reactor run until *condition* is true."""
     deadline = reactor.seconds() + timeout
     while not condition():

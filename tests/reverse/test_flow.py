@@ -73,7 +73,7 @@ async def test_bulk_does_not_starve_small_exchanges(world: World, direction: str
     source.send(bulk)
     await until(lambda: sink.count > 100_000)
     done = ping_pong(*small)
-    await until(lambda: sink.count == len(bulk), timeout=40)
+    await until(lambda: sink.count == len(bulk))
     assert len(done) >= 10
     assert sink.sha.digest() == hashlib.sha256(bulk).digest()
 
@@ -91,7 +91,7 @@ async def test_turns_on_the_wire(world: World) -> None:
     (session,) = server.sessions
     await until(lambda: all(stream.paused for stream in session.link.streams.values()), "both to wait their turn")
     link.read_on()
-    await until(lambda: sum(len(link.data_of(number)) for number in numbers) == 10 * MIB, timeout=30)
+    await until(lambda: sum(len(link.data_of(number)) for number in numbers) == 10 * MIB)
     order = [(number, len(payload)) for kind, number, payload in link.frames if kind == DATA]
     assert max(size for _, size in order) <= 65536
     longest = dict.fromkeys(numbers, 0)
@@ -122,11 +122,11 @@ async def test_stalled_reader_holds_up_nothing_but_its_own_stream(world: World, 
     done = ping_pong(*small)
     other = await pair.visit()
     other[1].send(bytes(10 * MIB))
-    await until(lambda: other[0].count == 10 * MIB and len(done) > 100, timeout=30)
+    await until(lambda: other[0].count == 10 * MIB and len(done) > 100)
     assert pair.held <= MIB + 3 * 65536 * 2
     assert len(source.transport.dataBuffer) > 5 * MIB, "it waits at its source"
     reader.read_on()
-    await until(lambda: reader.count == len(data), timeout=30)
+    await until(lambda: reader.count == len(data))
     assert reader.sha.digest() == hashlib.sha256(data).digest()
 
 
@@ -146,7 +146,7 @@ async def test_many_stalled_readers_stay_within_the_bound_of_the_link(world: Wor
     assert 0 < most <= 2 * MIB
     for visitor, _peer in pairs:
         visitor.read_on()
-    await until(lambda: all(visitor.count == 12 * MIB for visitor, _ in pairs), timeout=60)
+    await until(lambda: all(visitor.count == 12 * MIB for visitor, _ in pairs))
 
 
 @ensureDeferred

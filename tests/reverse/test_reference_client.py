@@ -64,7 +64,7 @@ async def test_five_megabytes_each_way_at_once(world: World) -> None:
     peer = await service.peer()
     visitor.send(up)
     peer.send(down)
-    await until(lambda: peer.count == len(up) and visitor.count == len(down), timeout=30)
+    await until(lambda: peer.count == len(up) and visitor.count == len(down))
     assert peer.sha.digest() == hashlib.sha256(up).digest()
     assert visitor.sha.digest() == hashlib.sha256(down).digest()
 
@@ -216,7 +216,7 @@ async def test_visitor_that_reads_again_in_time_loses_nothing(world: World) -> N
     (session,) = server.sessions
     await until(lambda: session.link.reading_paused)
     slow.read_on()
-    await until(lambda: slow.count == len(download), timeout=30)
+    await until(lambda: slow.count == len(download))
     assert slow.sha.digest() == hashlib.sha256(download).digest()
 
 
@@ -238,4 +238,4 @@ async def test_slow_service_holds_the_visitor_back(world: World) -> None:
     assert most < 256 * 1024
     assert len(visitor.transport.dataBuffer) > 5 * MIB, "it waits at its source"
     peer.read_on()
-    await until(lambda: peer.count == 30 * MIB, timeout=30)
+    await until(lambda: peer.count == 30 * MIB)

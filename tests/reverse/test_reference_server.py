@@ -55,7 +55,7 @@ async def test_five_megabytes_each_way_at_once(world: World) -> None:
     peer = await service.peer()
     visitor.send(up)
     peer.send(down)
-    await until(lambda: peer.count == len(up) and visitor.count == len(down), timeout=30)
+    await until(lambda: peer.count == len(up) and visitor.count == len(down))
     assert peer.sha.digest() == hashlib.sha256(up).digest()
     assert visitor.sha.digest() == hashlib.sha256(down).digest()
 
@@ -150,7 +150,7 @@ async def test_slow_service_pauses_the_link(world: World) -> None:
     assert MIB // 2 <= held([session]) < MIB + 256 * 1024
     assert len(visitor.transport.dataBuffer) > 5 * MIB, "it waits at its source"
     peer.read_on()
-    await until(lambda: peer.count == 30 * MIB, timeout=30)
+    await until(lambda: peer.count == 30 * MIB)
 
 
 @ensureDeferred
@@ -168,7 +168,7 @@ async def test_slow_visitor_holds_the_service_back(world: World) -> None:
     await turns(50)
     assert held([session]) < 256 * 1024
     visitor.read_on()
-    await until(lambda: visitor.count == 30 * MIB, timeout=30)
+    await until(lambda: visitor.count == 30 * MIB)
 
 
 @ensureDeferred

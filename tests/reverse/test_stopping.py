@@ -179,9 +179,9 @@ async def test_tail_of_a_finished_stream_survives_the_stop_of_its_client(world: 
         visitor = await world.visitor(port, keep=False)
         visitor.send(b"GET")
         visitor.half_close()
-        await until(lambda: visitor.count > 300_000, timeout=20)
+        await until(lambda: visitor.count > 300_000)
         await client.stopService()
-        await until(lambda: visitor.over, timeout=30)
+        await until(lambda: visitor.over)
         assert visitor.count == len(answer)
     finally:
         path.close()

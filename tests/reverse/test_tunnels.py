@@ -172,7 +172,7 @@ async def test_five_megabytes_each_way_at_once(world: World) -> None:
     peer.send(down)
     visitor.half_close()
     peer.half_close()
-    await until(lambda: visitor.eof and peer.eof, timeout=30)
+    await until(lambda: visitor.eof and peer.eof)
     assert peer.sha.digest() == hashlib.sha256(up).digest()
     assert visitor.sha.digest() == hashlib.sha256(down).digest()
 
@@ -197,7 +197,7 @@ async def test_request_that_ends_by_half_close_is_answered_in_full(world: World)
     peer.close()
     await turns(50)
     visitor.read_on()
-    await until(lambda: visitor.eof, timeout=30)
+    await until(lambda: visitor.eof)
     assert visitor.sha.digest() == hashlib.sha256(answer).digest()
 
 
@@ -220,7 +220,7 @@ async def test_answer_that_ends_before_the_request(world: World) -> None:
     visitor.half_close()
     await turns(50)
     peer.read_on()
-    await until(lambda: peer.eof, timeout=30)
+    await until(lambda: peer.eof)
     assert peer.sha.digest() == hashlib.sha256(upload).digest()
 
 

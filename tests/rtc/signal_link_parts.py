@@ -26,6 +26,7 @@ from rtunnel.rtc.settings import SignalClientSettings, SignalUrl
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL, Signal, decode_signal, encode_signal
 from tests.leftovers import TestLog
+from tests.patience import PATIENCE
 from tests.tls.parts import Holder, Lines
 
 TOKEN = "a token that nobody may read"
@@ -260,7 +261,7 @@ class World:
 
     async def stop(self, service: Any) -> None:
         self._running.remove(service)
-        await service.stopService().addTimeout(15, self.reactor)
+        await service.stopService().addTimeout(PATIENCE, self.reactor)
 
     async def stop_all(self) -> None:
         for service in reversed(self._running[:]):

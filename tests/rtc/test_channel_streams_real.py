@@ -75,7 +75,7 @@ class TestRealChannels(StreamContract):
         return End(one.stream, one), End(two.stream, two)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        await until(condition, timeout=30)
+        await until(condition)
 
 
 @pytest_twisted.ensureDeferred
@@ -106,7 +106,7 @@ async def test_a_slow_reader_shuts_the_window_of_a_reference_peer() -> None:
         await turns(100)
     assert seen < 2_000_000
     two.read()
-    await until(lambda: two.told, timeout=30)
+    await until(lambda: two.told)
     assert (len(two.received), two.told) == (total, ["closed"])
     await until(lambda: one.told[-1] == "closed")
     await pair.close()

@@ -297,7 +297,7 @@ async def test_a_stun_server_that_cannot_be(agents: Agents, server: tuple[str, i
     agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=server))
     await agents.gather(agent)
     agent_found = agents.found[agent]
-    await until(lambda: agent_found == [None], "an end of candidates", timeout=20)
+    await until(lambda: agent_found == [None], "an end of candidates")
 
 
 @pytest_twisted.ensureDeferred

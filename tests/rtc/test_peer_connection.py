@@ -20,6 +20,7 @@ from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.wire.webrtc.signaling import Candidate
 from tests.leftovers import TestLog
+from tests.patience import PATIENCE
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
 from tests.rtc.test_ice import open_sockets, turn
@@ -52,7 +53,7 @@ class End:
         assert kind in ("offer", "answer"), self.told
         return str(sdp)
 
-    async def ends(self, timeout: float = 10.0) -> str:
+    async def ends(self, timeout: float = PATIENCE) -> str:
         await until(lambda: self.lost, "the end", timeout)
         return self.lost
 

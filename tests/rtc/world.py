@@ -23,6 +23,7 @@ from rtunnel.rtc.settings import (
 )
 from rtunnel.rtc.signaling.server import SignalServer
 from tests.leftovers import TestLog
+from tests.patience import PATIENCE
 from tests.reverse.net import HOST, LocalService, Peer, connect, reactor, until
 from tests.tls.parts import Lines
 
@@ -71,7 +72,7 @@ class World:
         stop_now = getattr(service, "stop_now", None)
         if stop_now is not None:
             stop_now()
-        await maybeDeferred(service.stopService).addTimeout(15, reactor)
+        await maybeDeferred(service.stopService).addTimeout(PATIENCE, reactor)
 
     # Ours
 
@@ -136,5 +137,5 @@ class World:
         await connect(self.local_port(client, number), peer)
         return peer
 
-    async def until(self, condition: Callable[[], object], what: str = "", timeout: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], object], what: str = "", timeout: float = PATIENCE) -> None:
         await until(condition, what, timeout)

@@ -31,6 +31,7 @@ from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSetti
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.policy import Role, TlsSettings
 from tests.leftovers import TestLog
+from tests.patience import PATIENCE
 
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 DAY = timedelta(days=1)
@@ -168,12 +169,12 @@ class Lines:
     def events(self) -> list[LogEvent]:
         return list(self._log.events)
 
-    async def wait_for(self, regex: str, timeout: float = 5.0, count: int = 1) -> re.Match[str]:
+    async def wait_for(self, regex: str, timeout: float = PATIENCE, count: int = 1) -> re.Match[str]:
         """Wait until *regex* matches in *count* places; the last of them."""
         await self.until(lambda: len(re.findall(regex, self.text)) >= count, regex, timeout)
         return list(re.finditer(regex, self.text))[-1]
 
-    async def until(self, true: Callable[[], Any], what: str, timeout: float = 5.0) -> None:
+    async def until(self, true: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
         """Wait until something is so."""
         deadline = self._reactor.seconds() + timeout
         while not true():
@@ -303,7 +304,7 @@ async def visit(reactor: Any, port: int, data: bytes = b"hello") -> bytes:
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
     visitor: Any = await endpoint.connect(quiet(lambda: _Visitor(data)))
     try:
-        answer: bytes = await visitor.answer.addTimeout(10, reactor)
+        answer: bytes = await visitor.answer.addTimeout(PATIENCE, reactor)
         return answer
     finally:
         visitor.transport.abortConnection()

@@ -19,6 +19,7 @@ from rtunnel.reverse.settings import ServerSettings
 from rtunnel.reverse.tls_links import TlsDialler, TlsListener
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import TlsSettings
+from tests.patience import PATIENCE
 from tests.tls.parts import Authority, Holder, Lines, wait_for_second
 
 
@@ -104,7 +105,7 @@ class Rig:
     async def up(self, data: bool = True) -> Held:
         """A connection over which the server has greeted."""
         held = await self.dial(data)
-        await held.heard.addTimeout(5, self.reactor)
+        await held.heard.addTimeout(PATIENCE, self.reactor)
         return held
 
     async def link(self) -> Held:
@@ -148,7 +149,7 @@ async def test_resumed_and_known(rig: Rig) -> None:
 async def test_many_at_once(rig: Rig) -> None:
     await rig.link()
     data = await gatherResults([rig.dial() for _ in range(30)])
-    await gatherResults([connection.heard for connection in data]).addTimeout(5, rig.reactor)
+    await gatherResults([connection.heard for connection in data]).addTimeout(PATIENCE, rig.reactor)
     assert all(resumed(*data))
     assert resumed(*rig.accepted) == [False] + [True] * 30
 
@@ -182,7 +183,7 @@ async def test_the_session_outlives_its_link(rig: Rig) -> None:
     link = await rig.link()
     await rig.up()
     link.transport.loseConnection()
-    await link.lost.addTimeout(5, rig.reactor)
+    await link.lost.addTimeout(PATIENCE, rig.reactor)
     assert resumed(await rig.up()) == [True]
 
 
@@ -202,7 +203,7 @@ async def test_the_client_was_revoked(rig: Rig) -> None:
     assert rig.listener.credentials.refresh() is None
     data = await rig.dial()
     # In TLS 1.3 the client is through before the server has seen its certificate.
-    await data.lost.addTimeout(5, rig.reactor)
+    await data.lost.addTimeout(PATIENCE, rig.reactor)
     assert data.reason.check(TlsFailed)
     assert str(data.reason.value) == "the server refuses our certificate: it is revoked"
     assert len(rig.accepted) == 1

@@ -206,7 +206,7 @@ async def test_stalled_reader_is_bounded_and_holds_up_nobody(tunnel: Tunnel) -> 
     its_peer.send(b"here")
     await other.has(b"here")
     visitor.read_on()
-    await until(lambda: visitor.count == sent == 256 * MIB, timeout=60)
+    await until(lambda: visitor.count == sent == 256 * MIB)
     peer.transport.unregisterProducer()
     for each in (visitor, other, peer, its_peer):
         each.close()

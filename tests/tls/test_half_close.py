@@ -22,6 +22,7 @@ from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role
 from rtunnel.tls.transport import LINGER, Secured, TlsTransport
+from tests.patience import PATIENCE
 from tests.tls.parts import Authority, Lines, quiet
 
 BULK = bytes(range(256)) * 8000
@@ -108,13 +109,13 @@ class Rig:
         port = self.reactor.listenTCP(0, quiet(lambda: transport(Role.SERVER)), interface="127.0.0.1")
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", port.getHost().port)
         await endpoint.connect(quiet(lambda: transport(Role.CLIENT)))
-        ends = [await users[role].up.addTimeout(5, self.reactor) for role in (first, first.other)]
+        ends = [await users[role].up.addTimeout(PATIENCE, self.reactor) for role in (first, first.other)]
         await port.stopListening()
         self._made += ends
         return ends[0], ends[1]
 
     async def wait(self, *things: Deferred[Any]) -> None:
-        await gatherResults(things).addTimeout(5, self.reactor)
+        await gatherResults(things).addTimeout(PATIENCE, self.reactor)
 
     def close(self) -> None:
         for end in self._made:

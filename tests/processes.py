@@ -1,0 +1,55 @@
+"""The marker ``process``: tests that start other processes. ``make test-quick`` leaves them out.
+
+Most of them need not say so: whatever takes one of the fixtures through which processes are started has the marker. A
+test without it that starts a process all the same fails, so that what is quick stays quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FIXTURES = {"twistd", "pytester", "lab", "venv", "wheel"}
+"""Whoever takes one of these starts processes."""
+FOLDERS = {"process", "chrome", "nat", "packaging"}
+"""What is here starts processes."""
+EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
+"""Audit events of the interpreter that say that a process is about to be started."""
+
+_watched: list[str] = []
+"""Names of the test that may start none; what it starts all the same is added."""
+
+
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
+    if _watched and event in EVENTS:
+        _watched.append(f"{event} {arguments[0]!r}")
+
+
+sys.addaudithook(_audit)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = (
+            item.path.relative_to(Path(__file__).parent).parts[0]
+            if item.path.is_relative_to(Path(__file__).parent)
+            else ""
+        )
+        if folder in FOLDERS or FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
+
+
+@pytest.fixture(autouse=True)
+def _starts_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("process") is not None:
+        yield
+        return
+    _watched[:] = [request.node.name]
+    yield
+    _, *started = _watched
+    _watched.clear()
+    assert not started, f"starts processes, and so needs the marker 'process': {started}"
