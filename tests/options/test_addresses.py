@@ -206,7 +206,11 @@ def test_short_forms_of_any_ip_address(ip: object, port: int) -> None:
 def test_any_path(path: str) -> None:
     reactor = MemoryReactorClock()
     description = join_description(["unix", path], {})
-    ListenAddress.parse(description.rstrip() if path.strip() else description)
+    if not path.strip() or "://" in description:
+        with pytest.raises(ConfigError, match="is a URL" if path.strip() else "has no path"):
+            ListenAddress.parse(description)
+        return
+    ListenAddress.parse(description.rstrip())
     if path == path.strip():
         ListenAddress.parse(description).endpoint(reactor).listen(Factory())
         DialAddress.parse(description).endpoint(reactor, 1).connect(Factory())

@@ -1,4 +1,4 @@
-"""Somebody does not read, for ten seconds, at either end: others go on, and memory does not grow.
+"""Somebody does not read, at either end: others go on, and memory does not grow.
 
 What a stalled stream may hold in the process that cannot deliver it is its window (at most 4 MiB, ``--max-window``); in
 the process at its other end, what was read before its source was told to pause (64 KiB and one read of at most
@@ -29,16 +29,14 @@ StartRtc = Callable[..., RtcTunnel]
 KIB = 1024
 MIB = 1024 * KIB
 
-STALL = 10.0
-"""Seconds for which nobody reads."""
 WINDOW = 4 * MIB
 FLIGHT = 4 * MIB
 """1,160 bytes of a packet are about 4 KiB as objects while they are in flight, each way."""
 BOUND = 2 * (2 * WINDOW + 2 * FLIGHT)
 """Bytes by which either process may grow. Without a bound it would be all that passes in this time."""
 ONE_TRANSFER = 256 * KIB
-LEAST_TRANSFERS = 10
-"""How many of these the stream that moves has to bring about during the stall. Blocked, it would bring about none."""
+TRANSFERS = 20
+"""How many of these another stream brings about during the stall. Blocked, it would bring about none."""
 
 
 def transfer(tunnel: RtcTunnel) -> None:
@@ -72,19 +70,16 @@ def test_stalled_readers(serve: Serve, start_rtc: StartRtc) -> None:
         stalled = stack.enter_context(tunnel.visit(b"flood"))
         uploading.start()
         began = time.monotonic()
-        transfers = 0
-        while time.monotonic() - began < STALL:
+        for _ in range(TRANSFERS):
             transfer(tunnel)
-            transfers += 1
-        print(f"{transfers} transfers of {ONE_TRANSFER // KIB} KiB in {time.monotonic() - began:.1f} s")
-        assert transfers >= LEAST_TRANSFERS
+        print(f"{TRANSFERS} transfers of {ONE_TRANSFER // KIB} KiB in {time.monotonic() - began:.1f} s")
 
         # Both are still stalled, with a window in memory and what the system's sockets hold.
         taken = [wait_until_stuck("the download", lambda: down.sent), wait_until_stuck("the upload", lambda: up.sent)]
         print(f"taken from who sends: download {taken[0] / MIB:.1f} MiB, upload {taken[1] / MIB:.1f} MiB")
         assert all(count >= WINDOW for count in taken)
         grown = watch.stop()
-        assert watch.samples >= STALL
+        assert watch.samples
         assert all(growth < BOUND for growth in grown.values()), f"grew by {grown}, the bound is {BOUND}"
 
         # Who reads again gets everything that was taken, and more.

@@ -1,4 +1,4 @@
-"""Somebody does not read, for 20 seconds, at either end: others go on, and memory does not grow.
+"""Somebody does not read at either end: others go on, and memory does not grow.
 
 What a stalled stream may hold in the process that cannot deliver it is its window (at most 8 MiB, ``--max-window``); in
 the process at its other end, what was read before its source was told to pause (64 KiB and one read of at most
@@ -40,14 +40,12 @@ StartTunnel = Callable[..., Tunnel]
 KIB = 1024
 MIB = 1024 * KIB
 
-STALL = 20.0
-"""Seconds for which nobody reads."""
 WINDOW = 8 * MIB
 BOUND = 2 * (2 * WINDOW + 6 * 128 * KIB)
 """Bytes by which either process may grow."""
 ONE_TRANSFER = 4 * MIB
-LEAST_TRANSFERS = 20
-"""How many of these the stream that moves has to bring about during the stall. Blocked, it would bring about none."""
+TRANSFERS = 40
+"""How many of these another stream brings about during the stall. Blocked, it would bring about none."""
 
 
 class MemoryWatch:
@@ -127,23 +125,16 @@ def test_stalled_readers(serve: Serve, start_tunnel: StartTunnel) -> None:
         stalled = stack.enter_context(tunnel.visit(b"flood"))
         up, uploading = send_until_stuck(tunnel, b"hold")
         began = time.monotonic()
-        transfers = 0
-        slowest = 0.0
-        while time.monotonic() - began < STALL:
-            started = time.monotonic()
+        for _ in range(TRANSFERS):
             transfer(tunnel)
-            slowest = max(slowest, time.monotonic() - started)
-            transfers += 1
-        took = time.monotonic() - began
-        print(f"{transfers} transfers of {ONE_TRANSFER // MIB} MiB in {took:.1f} s, the slowest in {slowest:.2f} s")
-        assert transfers >= LEAST_TRANSFERS
+        print(f"{TRANSFERS} transfers of {ONE_TRANSFER // MIB} MiB in {time.monotonic() - began:.1f} s")
 
         # Both are still stalled, with a window in memory and what the system's sockets hold.
         taken = [wait_until_stuck("the download", lambda: down.sent), wait_until_stuck("the upload", lambda: up.sent)]
         print(f"taken from who sends: download {taken[0] / MIB:.1f} MiB, upload {taken[1] / MIB:.1f} MiB")
         assert all(count >= WINDOW for count in taken)
         grown = watch.stop()
-        assert watch.samples >= STALL
+        assert watch.samples
         assert all(growth < BOUND for growth in grown.values()), f"grew by {grown}, the bound is {BOUND}"
 
         # Who reads again gets everything that was taken, and more.
