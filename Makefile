@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format types clean
+.PHONY: help demo test bench docs lint format types clean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -23,6 +23,9 @@ test: $(VENV)/.installed-dev ## The test suite, on all cores; PYTEST_ARGS adds a
 
 bench: $(VENV)/.installed ## What the tunnels cost, beside nginx and ssh -R (wants iperf3, nginx and wrk; BENCH_ARGS=--quick)
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+docs: $(VENV)/.installed-docs ## The documents as HTML, in docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 
 lint: $(VENV)/.installed-dev ## Style, and whether the news fragments are well-formed
 	$(BIN)/ruff check .
@@ -37,7 +40,7 @@ types: $(VENV)/.installed-dev ## Static types
 	$(BIN)/mypy
 
 clean: ## Remove the virtual environment, builds and caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f twisted/plugins/dropin.cache
 	find rtunnel twisted tests etc benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -51,4 +54,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) install --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
