@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rtunnel.wire import frames
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = [setting for setting in {setting.name: setting for setting in (*SERVER, *CLIENT)}.values() if setting.flag]
+READMES = [ROOT / "README.rst", ROOT / "README.zh-CN.rst"]
 RTC_OPTIONS = list({setting.key: setting for setting in rtc.ALL}.values())
 
 #: Options of twistd, pip and make that the documents name too.
@@ -26,7 +28,7 @@ def lines_with(document: str, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.name)
-@pytest.mark.parametrize("document", ["README.rst", "docs/configuration.rst"])
+@pytest.mark.parametrize("document", ["docs/configuration.rst"])
 def test_option_is_documented_with_its_default(setting: Setting, document: str) -> None:
     default = setting.shown_default.removesuffix(" s")
     lines = lines_with(document, f"``--{setting.name}``")
@@ -66,7 +68,32 @@ def test_frame_is_documented(name: str) -> None:
 
 def test_documents_name_only_options_that_there_are() -> None:
     known = {setting.name for setting in [*OPTIONS, *RTC_OPTIONS]} | FOREIGN | {"config"}
-    for document in [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]:
+    for document in [*READMES, *sorted((ROOT / "docs").glob("*.rst"))]:
         named = set(re.findall(r"``--([a-z][a-z-]+)", document.read_text()))
         unknown = {name for name in named - known if not name.startswith("tls")}
         assert not unknown, f"{document.name}: {sorted(unknown)}"
+
+
+def commands(document: Path) -> set[str]:
+    """The literal blocks of a document that are shell commands."""
+    blocks = re.findall(r"::\n\n((?: {4,}.*\n)+)", document.read_text())
+    command = re.compile(r"(?:RTUNNEL_\w+=\S+ )?(?:curl|make|python3|rtunnel|ssh|twistd) ")
+    return {text for block in blocks if command.match(text := textwrap.dedent(block))}
+
+
+def test_readme_is_short() -> None:
+    assert len(READMES[0].read_text().splitlines()) <= 300
+
+
+def test_readmes_have_the_same_commands() -> None:
+    english, chinese = map(commands, READMES)
+    assert len(english) > 10
+    assert english == chinese
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.name)
+def test_readme_links_to_files_that_there_are(readme: Path) -> None:
+    links = re.findall(r"<([^>:]+)>`__", readme.read_text())
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
