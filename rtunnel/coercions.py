@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
@@ -43,6 +43,14 @@ def text(value: object) -> str:
     if not str(value).strip():
         raise ConfigError("is empty")
     return str(value).strip()
+
+
+def joined(value: object) -> str:
+    """Text, or a list of texts as one text with commas between.
+
+    :raises ConfigError: the text or one of the list is empty or has parts.
+    """
+    return ",".join(map(text, value)) if isinstance(value, list) else text(value)
 
 
 def boolean(value: object) -> bool:
@@ -163,8 +171,7 @@ def interface(value: object) -> str:
 
 def port_ranges(value: object) -> PortRanges:
     """Ports and ranges, as text or as a list of them."""
-    parts: Sequence[object] = value if isinstance(value, list) else [value]
-    return PortRanges.parse(",".join(text(part) for part in parts) if parts else "none")
+    return PortRanges.parse("none" if value == [] else joined(value))
 
 
 def path(value: object) -> Path:

@@ -19,8 +19,8 @@ from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtc_client, rtc_host, rtc_signal, rtunnel_client as client, rtunnel_server
 from rtunnel.options.plugins.rtc_common import RtcOptions
+from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.rtc import ALL, CLIENT, HOST, SIGNAL, VARIABLES
-from rtunnel.options.settings.sources import Setting
 from rtunnel.rtc.settings import (
     ClientSettings,
     ForwardSettings,
@@ -164,7 +164,7 @@ class TestDefaults:
     @pytest.mark.parametrize("setting", ALL, ids=lambda setting: setting.name)
     def test_what_the_help_shows_is_the_default(self, setting: Setting) -> None:
         if setting.shown_default:
-            assert setting.coerce(setting.shown_default) == setting.default
+            assert setting.kind.coerce(setting.shown_default) == setting.default
 
 
 # One value for each setting that is not its default: as text, as YAML, what the plugin gets, and where it is.
@@ -711,4 +711,4 @@ class TestHelp:
 def test_whatever_a_file_holds_ends_as_a_value_or_a_config_error(value: object) -> None:
     for setting in ALL:
         with suppress(ConfigError):
-            setting.coerce(value)
+            setting.kind.coerce(value)

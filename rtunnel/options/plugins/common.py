@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any, ClassVar
 
 from twisted.python import usage
@@ -16,7 +15,8 @@ from rtunnel.coercions import show_seconds, show_size
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings import reverse, rtc
-from rtunnel.options.settings.sources import Resolved, Setting, find_config_file, resolve
+from rtunnel.options.settings.declaration import Setting
+from rtunnel.options.settings.sources import Resolved, find_config_file, resolve
 from rtunnel.wire.limits import LinkLimits
 from twisted import copyright
 
@@ -43,8 +43,7 @@ class PluginOptions(usage.Options):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for setting in cls.declared:
-            if setting.flag:
-                setattr(cls, f"opt_{setting.name.replace('-', '_')}", _flag_handler(setting))
+            setattr(cls, f"opt_{setting.name.replace('-', '_')}", _flag_handler(setting))
 
     def __init__(self) -> None:
         self.flags: dict[str, Any] = {}
@@ -80,7 +79,7 @@ class PluginOptions(usage.Options):
             if len(name) == 1:
                 hint = "; options begin with two dashes"
             else:
-                hint = suggestion(name, [setting.name for setting in self.declared if setting.flag] + ["config"])
+                hint = suggestion(name, [setting.name for setting in self.declared] + ["config"])
                 hint = hint.replace("'", "'--", 1)
             raise usage.UsageError(f"{error}{hint}") from error
 
@@ -127,7 +126,7 @@ class PluginOptions(usage.Options):
             "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and that "
             "over the file. Sizes take K, M and G; times are seconds and take ms, s, m and h."
         )
-        if any(setting.reference_variable for setting in self.declared):
+        if any(setting.in_reference for setting in self.declared):
             sources += " Variables of the reference program, such as WTT_SIGNAL, count where ours are not set."
         if self.default_config:
             sources += f" Without --config, {self.default_config} in the current directory is read if it is there."
@@ -147,7 +146,7 @@ def _flag_handler(setting: Setting) -> Callable[..., None]:
             self.flags[setting.name] = value
 
     note.__doc__ = switch_on.__doc__ = setting.help
-    return switch_on if setting.switch else note
+    return switch_on if setting.is_switch else note
 
 
 def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = True) -> None:
@@ -175,5 +174,4 @@ def link_limits(resolved: Resolved) -> LinkLimits:
     check_order(resolved, "keepalive-interval", "dead-after", equal=False)
     check_order(resolved, "initial-credit", "max-window")
     check_order(resolved, "initial-credit", "link-buffer")
-    names = {limit.name: limit.name.replace("_", "-") for limit in fields(LinkLimits)}
-    return LinkLimits(**{key: resolved.values[name] for key, name in names.items() if name in resolved.values})
+    return LinkLimits(**resolved.fields_of(LinkLimits))

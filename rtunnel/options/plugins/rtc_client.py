@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.application.service import MultiService
 
-from rtunnel.options.plugins.rtc_common import RtcEndOptions, end_settings
+from rtunnel.options.plugins.rtc_common import RtcEndOptions, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.rtc import CLIENT
 from rtunnel.options.settings.rtc_services import decide_forwards
@@ -33,9 +33,7 @@ class Options(RtcEndOptions):
 
     def build(self, resolved: Resolved) -> None:
         self.settings = ClientSettings(
-            **end_settings(resolved),
-            forwards=decide_forwards(resolved),
-            wait_timeout=resolved.values["wait-timeout"],
+            **resolved.fields_of(ClientSettings), **shared_settings(resolved), forwards=decide_forwards(resolved)
         )
 
 

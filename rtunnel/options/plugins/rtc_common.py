@@ -11,7 +11,6 @@ import asyncio
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from twisted.logger import Logger
@@ -109,34 +108,21 @@ def need_asyncio_reactor() -> None:
         )
 
 
-def end_settings(resolved: Resolved) -> dict[str, Any]:
-    """What :class:`~rtunnel.rtc.settings.EndSettings` has, by its names.
+def shared_settings(resolved: Resolved) -> dict[str, Any]:
+    """The groups of settings that host and client share, by the names of their fields.
 
-    :raises ConfigError: something is missing, or does not fit together.
+    :raises ConfigError: a setting is missing, or two contradict each other.
     """
-    values = resolved.values
-    if values["id"] is None:
+    if resolved.values["id"] is None:
         raise ConfigError("--id is missing; write for example --id myhost")
     check_order(resolved, "reconnect-min", "reconnect-max")
     check_order(resolved, "initial-credit", "max-window")
     check_order(resolved, "initial-credit", "peer-buffer")
-    names = {limit.name: limit.name.replace("_", "-") for limit in fields(ChannelLimits)}
     _check_ca_file(resolved)
     return {
-        "id": values["id"],
-        "signal": SignalClientSettings(
-            url=values["signal"],
-            token=values["token"],
-            ca_file=values["ca-file"],
-            reconnect_min=values["reconnect-min"],
-            reconnect_max=values["reconnect-max"],
-            connect_timeout=values["connect-timeout"],
-        ),
+        "signal": SignalClientSettings(**resolved.fields_of(SignalClientSettings)),
         "ice": _ice_settings(resolved),
-        "limits": ChannelLimits(**{key: values[name] for key, name in names.items()}),
-        "drain": values["drain"],
-        "udp_idle": values["udp-idle"],
-        "max_flows": values["max-flows"],
+        "limits": ChannelLimits(**resolved.fields_of(ChannelLimits)),
     }
 
 
@@ -164,12 +150,4 @@ def _ice_settings(resolved: Resolved) -> IceSettings:
         for name in ("turn-user", "turn-credential", "turn-secret"):
             if values[name]:
                 raise resolved.error(name, "says nothing without a server; add --turn-server turn:host:3478")
-    return IceSettings(
-        stun_server=values["stun-server"],
-        turn_servers=values["turn-server"],
-        turn_user=user,
-        turn_credential=credential,
-        turn_secret=secret,
-        interfaces=values["ice-interface"],
-        ca_file=values["ca-file"],
-    )
+    return IceSettings(**resolved.fields_of(IceSettings), ca_file=values["ca-file"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.application.service import MultiService
 
-from rtunnel.options.plugins.rtc_common import RtcEndOptions, end_settings
+from rtunnel.options.plugins.rtc_common import RtcEndOptions, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.rtc import HOST
 from rtunnel.options.settings.rtc_services import decide_services
@@ -32,12 +32,8 @@ class Options(RtcEndOptions):
     settings: HostSettings
 
     def build(self, resolved: Resolved) -> None:
-        values = resolved.values
         self.settings = HostSettings(
-            **end_settings(resolved),
-            services=decide_services(resolved),
-            dial_timeout=values["dial-timeout"],
-            max_clients=values["max-clients"],
+            **resolved.fields_of(HostSettings), **shared_settings(resolved), services=decide_services(resolved)
         )
 
 

@@ -38,18 +38,7 @@ class Options(RtcOptions):
             from rtunnel.tls.web_server import server_context
 
             server_context(values["tls-cert-file"], values["tls-key-file"])
-        self.settings = SignalSettings(
-            addr=values["addr"],
-            cert=values["tls-cert-file"],
-            key=values["tls-key-file"],
-            allowed_origins=values["allowed-origins"],
-            valid_tokens=values["valid-tokens"],
-            max_hosts=values["max-hosts"],
-            max_clients=values["max-clients"],
-            max_rate=values["max-rate"],
-            max_per_address=values["max-per-address"],
-            max_message=values["max-message"],
-        )
+        self.settings = SignalSettings(**resolved.fields_of(SignalSettings))
 
 
 def makeService(options: Options) -> MultiService:

@@ -34,8 +34,7 @@ class Options(PluginOptions):
     settings: ClientSettings
 
     def build(self, resolved: Resolved) -> None:
-        values = resolved.values
-        if values["server"] is None:
+        if resolved.values["server"] is None:
             raise ConfigError(
                 "--server is missing; write for example --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080"
             )
@@ -43,18 +42,10 @@ class Options(PluginOptions):
         tls = decide_tls(resolved, Role.CLIENT)
         check_token_use(resolved, tls)
         self.settings = ClientSettings(
-            server=values["server"],
+            **resolved.fields_of(ClientSettings),
             tunnels=decide_tunnels(resolved),
-            reconnect_min=values["reconnect-min"],
-            reconnect_max=values["reconnect-max"],
-            connect_timeout=values["connect-timeout"],
-            dial_timeout=values["dial-timeout"],
-            drain=values["drain"],
             limits=link_limits(resolved),
             tls=tls,
-            token=values["token"],
-            data_plane=values["data-plane"],
-            pool=values["pool"],
         )
 
 

@@ -33,27 +33,15 @@ class Options(PluginOptions):
     settings: ServerSettings
 
     def build(self, resolved: Resolved) -> None:
-        values = resolved.values
-        control, public = values["control-listen"], values["public-listen"]
+        control, public = resolved.values["control-listen"], resolved.values["public-listen"]
         if public is not None and public == control and not public.description.startswith("tcp:0"):
             raise resolved.error("public-listen", f"{public} is the control port too; give each its own")
         tls = decide_tls(resolved, Role.SERVER)
         self.settings = ServerSettings(
-            control_listen=control,
-            public_listen=public,
-            public_interface=values["public-interface"],
-            allow_ports=values["allow-ports"],
-            route=values["route"],
-            max_links=values["max-links"],
-            handshake_timeout=values["handshake-timeout"],
-            visitor_idle=values["visitor-idle"],
-            drain=values["drain"],
+            **resolved.fields_of(ServerSettings),
             limits=link_limits(resolved),
             tls=tls,
-            max_handshakes=values["max-handshakes"],
             admission=decide_admission(resolved),
-            data_plane=values["data-plane"],
-            pool=values["pool"],
         )
 
 

@@ -30,7 +30,7 @@ def decide_tls(resolved: Resolved, role: Role) -> TlsSettings | None:
         return None
     directory = locations.default_pki_dir(os.environ)
     certificate, key = _FILES[role]
-    name, pins = "", frozenset[str]()
+    name = ""
     if role is Role.CLIENT:
         pins = values["tls-pin"]
         name = values["tls-server-name"] or values["server"].host or ""
@@ -42,15 +42,10 @@ def decide_tls(resolved: Resolved, role: Role) -> TlsSettings | None:
                 f"--server {values['server']} has no host name to look for in the server's certificate; say which it "
                 "is with --tls-server-name, or give --tls-pin"
             )
-    settings = TlsSettings(
-        cert=values["tls-cert"] or directory / certificate,
-        key=values["tls-key"] or directory / key,
-        ca=values["tls-ca"] or directory / locations.CA_CERTIFICATE,
-        groups=values["tls-groups"],
-        allow_classical_certs=values["tls-allow-classical-certs"],
-        server_name=name,
-        pins=pins,
-    )
+    found = resolved.fields_of(TlsSettings)
+    for field, file in (("cert", certificate), ("key", key), ("ca", locations.CA_CERTIFICATE)):
+        found[field] = found[field] or directory / file
+    settings = TlsSettings(**found | {"server_name": name})
     load(settings, role)
     return settings
 
@@ -68,8 +63,7 @@ def decide_admission(resolved: Resolved) -> AdmissionSettings:
 
     :raises ConfigError: the clients file cannot be used.
     """
-    values = resolved.values
-    settings = AdmissionSettings(values["clients"], values["valid-tokens"], values["token-over-plain-tcp"])
+    settings = AdmissionSettings(**resolved.fields_of(AdmissionSettings))
     Admission(settings)
     return settings
 
