@@ -567,7 +567,7 @@ class TestFileErrors:
         (
             rtc_host.Options,
             ["--id=x", "--protocol=udp", "--remote=tcp:h:1"],
-            "flag --remote: 'tcp:h:1' is an address for TCP; leave tcp: away, or the protocol udp",
+            "flag --remote: 'tcp:h:1' is an address for TCP; leave out tcp:, or the protocol udp",
         ),
         (
             rtc_host.Options,

@@ -83,6 +83,5 @@ def check_token_use(resolved: Resolved, tls: TlsSettings | None) -> None:
     if host == "localhost" or (host is not None and is_ip_address(host) and ip_address(host).is_loopback):
         return
     raise resolved.error(
-        "token",
-        f"would travel to {server} in the clear; use --tls, or allow it with --token-over-plain-tcp",
+        "token", f"would travel to {server} in the clear; use --tls, or allow it with --token-over-plain-tcp"
     )
