@@ -15,8 +15,8 @@ NAME = "rtc-client"
 
 
 class Options(RtcEndOptions):
-    """The user's end of the WebRTC tunnel. It listens on local ports, and carries what connects there to the services
-    of an rtc-host, which it finds through an rtc-signal."""
+    """The user's end of the WebRTC tunnel. It listens on local ports and forwards their connections to the services of
+    an rtc-host, which it finds through an rtc-signal."""
 
     synopsis = "--id ID --local HOST:PORT [options]"
     declared = CLIENT
@@ -28,7 +28,7 @@ class Options(RtcEndOptions):
         "RTUNNEL_TOKEN=my-secret-token twistd -n rtc-client --config /etc/rtunnel/rtc.yaml",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: ClientSettings
 
     def build(self, resolved: Resolved) -> None:
@@ -38,7 +38,7 @@ class Options(RtcEndOptions):
 
 
 def makeService(options: Options) -> MultiService:
-    """The client, ready to be given to an application."""
+    """Return the client as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.rtc.client import RtcClient

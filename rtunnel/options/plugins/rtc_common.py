@@ -1,8 +1,8 @@
-"""What the options of the WebRTC tunnel's plugins share: the file, glog's options, the reactor, settings of both ends.
+"""What the plugins of the WebRTC tunnel share: the file, glog's options, the reactor, the settings of both ends.
 
-aiortc runs on asyncio, so host and client need Twisted's asyncio reactor. Nothing chose a reactor yet when ``twistd``
-reads the options of a plugin, or executes a ``.tac`` file, unless ``--reactor`` was given: so the options install it
-once they are valid. Its event loop outlives the two forks of a daemon, since the parent never touches it.
+aiortc runs on asyncio, so host and client need Twisted's asyncio reactor. When ``twistd`` reads the options of a plugin
+or executes a ``.tac`` file, no reactor is installed yet, unless ``--reactor`` was given. So the options install it once
+they are valid. Its event loop survives the two forks of a daemon, because the parent never touches it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RtcOptions(PluginOptions):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """See :meth:`PluginOptions.parseOptions`.
 
-        :raises usage.UsageError: something is wrong, or belongs to glog.
+        :raises usage.UsageError: an option is wrong, or is one of glog.
         """
         for argument in options or ():
             name = re.match(r"--?([a-z_]+)", argument)
@@ -59,7 +59,7 @@ class RtcOptions(PluginOptions):
         super().parseOptions(options)
 
     def tell(self) -> None:
-        """Log what an operator may want to know or to change."""
+        """Log what an operator should know about the settings."""
         if self.config_path:
             self.log.info("settings from the file {path}", path=self.config_path)
 
@@ -70,15 +70,15 @@ class RtcEndOptions(RtcOptions):
     settings: EndSettings
 
     def postOptions(self) -> None:
-        """See :meth:`PluginOptions.postOptions`. Installs the reactor.
+        """See :meth:`PluginOptions.postOptions`; install the reactor.
 
-        :raises usage.UsageError: a setting is wrong, or another reactor is there already.
+        :raises usage.UsageError: a setting is wrong, or another reactor is installed already.
         """
         super().postOptions()
         need_asyncio_reactor()
 
     def tell(self) -> None:
-        """Log what an operator may want to know or to change."""
+        """Log what an operator should know about the settings."""
         super().tell()
         signal = self.settings.signal
         if signal.token is not None and not signal.url.secure and not is_loopback(signal.url.host):
@@ -89,15 +89,15 @@ class RtcEndOptions(RtcOptions):
 
 
 def need_asyncio_reactor() -> None:
-    """Install the asyncio reactor, if none is installed.
+    """Install the asyncio reactor, if no reactor is installed.
 
-    :raises usage.UsageError: another one is.
+    :raises usage.UsageError: another reactor is installed.
     """
     from twisted.internet import asyncioreactor
 
     installed = sys.modules.get("twisted.internet.reactor")
     if installed is None:
-        # The default loop of Windows is one that Twisted cannot use.
+        # Twisted cannot use the default loop of Windows.
         loop = asyncio.SelectorEventLoop()
         asyncio.set_event_loop(loop)
         asyncioreactor.install(loop)
@@ -109,7 +109,7 @@ def need_asyncio_reactor() -> None:
 
 
 def shared_settings(resolved: Resolved) -> dict[str, Any]:
-    """The groups of settings that host and client share, by the names of their fields.
+    """Return the groups of settings that host and client share, by the names of their fields.
 
     :raises ConfigError: a setting is missing, or two contradict each other.
     """

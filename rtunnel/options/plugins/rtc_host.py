@@ -16,7 +16,7 @@ NAME = "rtc-host"
 
 class Options(RtcEndOptions):
     """The private end of the WebRTC tunnel. It registers with an rtc-signal under its ID, answers the clients that ask
-    for it, and connects them to services."""
+    for it, and connects them to local services."""
 
     synopsis = "--id ID --remote HOST:PORT [options]"
     declared = HOST
@@ -28,7 +28,7 @@ class Options(RtcEndOptions):
         "RTUNNEL_TOKEN=my-secret-token twistd -n rtc-host --config /etc/rtunnel/rtc.yaml",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: HostSettings
 
     def build(self, resolved: Resolved) -> None:
@@ -38,7 +38,7 @@ class Options(RtcEndOptions):
 
 
 def makeService(options: Options) -> MultiService:
-    """The host, ready to be given to an application."""
+    """Return the host as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.rtc.host import RtcHost

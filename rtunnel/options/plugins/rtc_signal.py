@@ -14,8 +14,8 @@ NAME = "rtc-signal"
 
 
 class Options(RtcOptions):
-    """The signaling server of the WebRTC tunnel. rtc-host and rtc-client find each other through it; what they carry
-    does not pass it."""
+    """The signaling server of the WebRTC tunnel. rtc-host and rtc-client find each other through it; the traffic of
+    the tunnel does not pass through it."""
 
     synopsis = "[options]"
     declared = SIGNAL
@@ -26,7 +26,7 @@ class Options(RtcOptions):
         "RTUNNEL_VALID_TOKENS=my-secret-token,another-token twistd -n rtc-signal",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: SignalSettings
 
     def build(self, resolved: Resolved) -> None:
@@ -42,7 +42,7 @@ class Options(RtcOptions):
 
 
 def makeService(options: Options) -> MultiService:
-    """The signaling server, ready to be given to an application."""
+    """Return the signaling server as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.rtc.signaling.server import SignalServer

@@ -18,8 +18,8 @@ NAME = "rtunnel-client"
 
 
 class Options(PluginOptions):
-    """The private end of a reverse tunnel. It connects to an rtunnel-server, asks it for public ports, and serves their
-    visitors from local services. When the connection is lost it comes back by itself."""
+    """The private end of a reverse tunnel. It connects to an rtunnel-server, asks it for public ports, and connects
+    their visitors to local services. When the connection is lost, it reconnects by itself."""
 
     synopsis = "--server HOST:PORT --local HOST:PORT [options]"
     declared = CLIENT
@@ -30,7 +30,7 @@ class Options(PluginOptions):
         "twistd -n rtunnel-client --config /etc/rtunnel/client.yaml",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: ClientSettings
 
     def build(self, resolved: Resolved) -> None:
@@ -50,7 +50,7 @@ class Options(PluginOptions):
 
 
 def makeService(options: Options) -> MultiService:
-    """The client, ready to be given to an application."""
+    """Return the client as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.reverse.client.service import TunnelClient

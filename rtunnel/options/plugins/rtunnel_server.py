@@ -16,8 +16,8 @@ NAME = "rtunnel-server"
 
 
 class Options(PluginOptions):
-    """The public end of a reverse tunnel. rtunnel-client connects to the control port and asks for public ports; what
-    visitors send to those is passed to the services beside the client."""
+    """The public end of a reverse tunnel. An rtunnel-client connects to the control port and asks for public ports;
+    whoever visits these reaches the services beside the client."""
 
     synopsis = "[options]"
     declared = SERVER
@@ -29,7 +29,7 @@ class Options(PluginOptions):
         "RTUNNEL_LOG_FORMAT=json twistd -n rtunnel-server --config /etc/rtunnel/server.yaml",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: ServerSettings
 
     def build(self, resolved: Resolved) -> None:
@@ -46,7 +46,7 @@ class Options(PluginOptions):
 
 
 def makeService(options: Options) -> MultiService:
-    """The server, ready to be given to an application."""
+    """Return the server as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.reverse.server.service import TunnelServer
