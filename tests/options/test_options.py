@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,31 +19,12 @@ from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
 from rtunnel.options.settings.tunnels import tunnels
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.wire.limits import LinkLimits
-
-Write = Callable[..., str]
+from tests.options.conftest import Write
 
 CLIENT_MINIMUM = ["--server", "1.2.3.4:7000", "--local", ":80"]
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    for name in list(os.environ):
-        if name.startswith("RTUNNEL_"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Write:
-    """Write a configuration file, and return its path."""
-
-    def write(content: str, name: str = "x.yaml") -> str:
-        path = tmp_path / name
-        path.write_text(content)
-        return str(path)
-
-    return write
+pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
 
 def parse_server(*arguments: str) -> ServerSettings:
