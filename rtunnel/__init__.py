@@ -1,4 +1,4 @@
-"""A reverse TCP tunnel as twistd plugins: a service behind a NAT becomes reachable through a public machine."""
+"""Two tunnels to services behind a NAT, as twistd plugins: through a public server, and peer to peer over WebRTC."""
 
 from rtunnel._version import __version__ as _version
 

@@ -1,18 +1,16 @@
 """Addresses and port ranges as operators write them.
 
-Two grammars are read, and which one is meant shows in the text:
-
-short forms, those of the reference programs::
+There are two notations, which can be told apart by their text: the short forms of the reference programs::
 
     PORT | :PORT | HOST:PORT | IPv4:PORT | [IPv6]:PORT
 
-Twisted's endpoint strings, with ``\\`` before a literal ``:``, ``=`` or ``\\``::
+and Twisted's endpoint strings, with ``\\`` before a literal ``:``, ``=`` or ``\\``::
 
     tcp:7000:interface=127.0.0.1    tcp6:7000    unix:/run/x.sock:mode=660    systemd:domain=INET:index=0
     tcp:host:80                     unix:/run/x.sock                                       (to dial)
 
-Either ends as one canonical endpoint string. Everything is checked here, before anything listens or dials, and what is
-wrong is a :class:`~rtunnel.errors.ConfigError` that says what to write instead.
+Both become one canonical endpoint string. Everything is checked here, before anything listens or dials; an error is a
+:class:`~rtunnel.errors.ConfigError` that says what to write instead.
 """
 
 from __future__ import annotations
@@ -55,7 +53,7 @@ BACKLOG = 1024
 
 @implementer(IReactorPluggableNameResolver)
 class _NoReactor:
-    """What endpoints are given when they are only built to see whether they can be."""
+    """Stands in for the reactor when an endpoint is built only to see whether it can be."""
 
     nameResolver: Any = None
 
@@ -66,7 +64,7 @@ class _NoReactor:
 @implementer(IStreamClientEndpoint)
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """An endpoint whose time-out covers the look-up of the name too."""
+    """An endpoint whose timeout covers the look-up of the name too."""
 
     endpoint: IStreamClientEndpoint
     seconds: float
@@ -84,7 +82,7 @@ class ListenAddress:
     """Where to accept connections.
 
     :ivar text: as the operator wrote it.
-    :ivar description: the same as a Twisted server endpoint string. Two addresses that mean the same are equal.
+    :ivar description: the same as a Twisted server endpoint string. Only this counts when two addresses are compared.
     """
 
     text: str = field(compare=False)
@@ -92,9 +90,9 @@ class ListenAddress:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a listen address; port 0 is any free port, ``[::]:7000`` is every address of both families.
+        """Read an address to listen on; port 0 is any free port, ``[::]:7000`` is every address of both families.
 
-        :raises ConfigError: it cannot be listened on, whatever the state of the machine.
+        :raises ConfigError: it could not be listened on by any machine.
         """
         text = text.strip()
         kind = endpoint_kind(text, LISTEN_FORMS, server=True)
@@ -111,7 +109,7 @@ class ListenAddress:
         return address
 
     def endpoint(self, reactor: Any) -> IStreamServerEndpoint:
-        """The endpoint to listen on."""
+        """Return the endpoint to listen on."""
         positional, named = split_description(self.description)
         if positional[0] in ("tcp", "tcp6", "unix"):
             named.setdefault("backlog", str(BACKLOG))
@@ -128,9 +126,9 @@ class DialAddress:
     """Where to connect to.
 
     :ivar text: as the operator wrote it.
-    :ivar description: the same as a Twisted client endpoint string. Two addresses that mean the same are equal.
-    :ivar host: name or IP address; None where the endpoint has none.
-    :ivar port: 1 to 65535; None where the endpoint has none.
+    :ivar description: the same as a Twisted client endpoint string.
+    :ivar host: name or IP address; None if the endpoint has none.
+    :ivar port: 1 to 65535; None if the endpoint has none.
     """
 
     text: str = field(compare=False)
@@ -142,8 +140,8 @@ class DialAddress:
     def parse(cls, text: str, example_port: int = 80) -> Self:
         """Read an address to dial; without a host it is 127.0.0.1.
 
-        :param example_port: what an error message suggests where the port is missing.
-        :raises ConfigError: it cannot be dialled, whatever the state of the network.
+        :param example_port: the port that an error message suggests if the port is missing.
+        :raises ConfigError: it could not be dialled in any network.
         """
         text = text.strip()
         kind = endpoint_kind(text, DIAL_FORMS, server=False)
@@ -160,9 +158,9 @@ class DialAddress:
         return address
 
     def endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:
-        """The endpoint to connect with. An IP address never waits for the resolver's threads.
+        """Return the endpoint to connect with. An IP address never waits for the resolver's threads.
 
-        :param timeout: seconds that an attempt may take; one that the endpoint string names wins, and endpoints other
+        :param timeout: seconds that an attempt may take. A timeout in the endpoint string wins, and endpoints other
             than ``tcp`` and ``unix`` have only their own.
         """
         positional, named = split_description(self.description)
@@ -190,7 +188,7 @@ class DialAddress:
         return endpoint
 
     def socket_address(self) -> tuple[int, Any] | None:
-        """Family and address of the socket, where that is all there is to know; None: only the endpoint can tell."""
+        """Return family and address of the socket to dial, or None if it takes the endpoint to connect."""
         positional, named = split_description(self.description)
         if named.keys() - {"host", "port"}:
             return None
@@ -210,7 +208,7 @@ class DialAddress:
 class PortRanges:
     """A set of ports, such as ``8000-8999,9443``.
 
-    :ivar ranges: pairs of first and last port, ascending, without overlap.
+    :ivar ranges: pairs of first and last port, in ascending order, without overlap.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -219,7 +217,7 @@ class PortRanges:
     def parse(cls, text: str) -> Self:
         """Read ports and ranges of ports between commas; ``none`` is the empty set.
 
-        :raises ConfigError: a part is not a port from 1 to 65535 or a range of those.
+        :raises ConfigError: a part is neither a port from 1 to 65535 nor a range of such ports.
         """
         if text.strip() == "none":
             return cls(())
@@ -249,7 +247,11 @@ class PortRanges:
 def host_and_port(text: str, forms: str, example_port: int, lowest: int) -> tuple[str, int]:
     """Read one of the short forms.
 
-    :returns: the host, empty if none was given, IPv6 without its brackets; and the port.
+    :param forms: what an error message tells the operator to write.
+    :param example_port: the port that an error message suggests if the port is missing.
+    :param lowest: the lowest port that is allowed: 0 to listen, 1 to dial.
+    :returns: the host, empty if none was given, an IPv6 address without its brackets; and the port.
+    :raises ConfigError: it is something else.
     """
     if text.isascii() and text.isdigit():
         return "", port_number(text, text, lowest, forms)
@@ -275,7 +277,7 @@ def host_and_port(text: str, forms: str, example_port: int, lowest: int) -> tupl
 
 
 def _attempt(build: Any, text: str, forms: str) -> None:
-    """Build an endpoint without a reactor, for whatever else Twisted or a plugin has to say about it."""
+    """Build an endpoint without a reactor, to find what else Twisted or a plugin says is wrong."""
     try:
         build(_NoReactor())
     except ConfigError:

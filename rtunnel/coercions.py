@@ -1,7 +1,7 @@
-"""From what an operator wrote to a value of the right type, within its bounds.
+"""Coercions: they turn what an operator wrote into a value of the right type, within its bounds.
 
-A coercion takes text (a flag, an environment variable) or what YAML made of it, and returns the value or raises
-:class:`~rtunnel.errors.ConfigError`. Its caller adds where the value came from.
+A coercion takes text (from a flag or an environment variable) or what YAML made of it. It returns the value or raises
+:class:`~rtunnel.errors.ConfigError`; the caller adds where the value came from.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.endpoint_strings import ip_address, suggestion
 from rtunnel.errors import ConfigError
 
-#: The longest time that is accepted. Above some 24 days epoll refuses to wait.
+#: The longest time that is accepted. epoll cannot wait longer than about 24 days.
 MAX_SECONDS = 1_000_000.0
 
 _TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -24,7 +24,7 @@ _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def shown(value: object) -> str:
-    """A value as its author may recognise it in an error message."""
+    """Return a value as an error message shows it to whoever wrote it."""
     if isinstance(value, str):
         return f"'{value}'"
     try:
@@ -34,9 +34,9 @@ def shown(value: object) -> str:
 
 
 def text(value: object) -> str:
-    """Any text that is not empty; a number is taken as it is written.
+    """Read any text that is not empty; a number is text too.
 
-    :raises ConfigError: nothing, or something with parts.
+    :raises ConfigError: the value is empty, or not a single value.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ConfigError(f"{shown(value)} is not text; put it in quotes")
@@ -45,10 +45,18 @@ def text(value: object) -> str:
     return str(value).strip()
 
 
-def boolean(value: object) -> bool:
-    """A yes or no.
+def joined(value: object) -> str:
+    """Read text, or a list of texts as one text with commas between.
 
-    :raises ConfigError: neither.
+    :raises ConfigError: a text is empty, or not a single value.
+    """
+    return ",".join(map(text, value)) if isinstance(value, list) else text(value)
+
+
+def boolean(value: object) -> bool:
+    """Read yes or no.
+
+    :raises ConfigError: it is neither.
     """
     word = str(value).lower()
     if word in ("true", "yes", "on", "1"):
@@ -59,7 +67,7 @@ def boolean(value: object) -> bool:
 
 
 def integer(lowest: int, highest: int) -> Callable[[object], int]:
-    """A coercion to a whole number within bounds, both included."""
+    """Return a coercion to a whole number within bounds, both included."""
 
     def coerce(value: object) -> int:
         if (
@@ -77,7 +85,7 @@ def integer(lowest: int, highest: int) -> Callable[[object], int]:
 
 
 def seconds(*, zero: bool) -> Callable[[object], float]:
-    """A coercion to seconds: ``10``, ``1.5``, ``500ms``, ``2m`` or ``1h``.
+    """Return a coercion to seconds: ``10``, ``1.5``, ``500ms``, ``2m`` or ``1h``.
 
     :param zero: whether 0 is allowed.
     """
@@ -98,7 +106,7 @@ def seconds(*, zero: bool) -> Callable[[object], float]:
 
 
 def size(lowest: int, highest: int) -> Callable[[object], int]:
-    """A coercion to a number of bytes within bounds: ``65536``, ``64K``, ``8M`` or ``1G``, in powers of 1024."""
+    """Return a coercion to bytes within bounds: ``65536``, ``64K``, ``8M`` or ``1G``, in powers of 1024."""
 
     def coerce(value: object) -> int:
         match = None
@@ -117,7 +125,7 @@ def size(lowest: int, highest: int) -> Callable[[object], int]:
 
 
 def show_size(number: int) -> str:
-    """The shortest way to write a number of bytes that :func:`size` reads back."""
+    """Write a number of bytes as briefly as possible, so that :func:`size` reads it back."""
     for unit in ("G", "M", "K"):
         if number and number % _SIZE_UNITS[unit] == 0:
             return f"{number // _SIZE_UNITS[unit]}{unit}"
@@ -125,12 +133,12 @@ def show_size(number: int) -> str:
 
 
 def show_seconds(number: float) -> str:
-    """The shortest way to write a time that :func:`seconds` reads back."""
+    """Write a time as briefly as possible, so that :func:`seconds` reads it back."""
     return str(int(number)) if math.floor(number) == number else str(number)
 
 
 def choice(*words: str) -> Callable[[object], str]:
-    """A coercion to one of a few words."""
+    """Return a coercion to one of a few words."""
 
     def coerce(value: object) -> str:
         if not isinstance(value, str) or value.strip() not in words:
@@ -142,33 +150,32 @@ def choice(*words: str) -> Callable[[object], str]:
 
 
 def listen_address(value: object) -> ListenAddress:
-    """An address to listen on."""
+    """Read an address to listen on."""
     return ListenAddress.parse(text(value))
 
 
 def dial_address(value: object) -> DialAddress:
-    """An address to connect to."""
+    """Read an address to connect to."""
     return DialAddress.parse(text(value))
 
 
 def server_address(value: object) -> DialAddress:
-    """The address of a server's control port."""
+    """Read the address of a server's control port."""
     return DialAddress.parse(text(value), example_port=7000)
 
 
 def interface(value: object) -> str:
-    """The IP address of an interface."""
+    """Read the IP address of an interface."""
     return ip_address(text(value))
 
 
 def port_ranges(value: object) -> PortRanges:
-    """Ports and ranges, as text or as a list of them."""
-    parts: Sequence[object] = value if isinstance(value, list) else [value]
-    return PortRanges.parse(",".join(text(part) for part in parts) if parts else "none")
+    """Read ports and ranges of ports, as text or as a list."""
+    return PortRanges.parse("none" if value == [] else joined(value))
 
 
 def path(value: object) -> Path:
-    """A file, seen from the current directory, which a daemon leaves; ``~`` is the home directory.
+    """Read the path of a file, and make it absolute, since a daemon changes its directory; ``~`` is the home directory.
 
     :raises ConfigError: it cannot be the name of a file.
     """
@@ -184,7 +191,7 @@ def path(value: object) -> Path:
 
 
 def optional(coerce: Callable[[object], object], absent: object) -> Callable[[object], object]:
-    """A coercion that also takes empty text, which the reference programs read as "not given"."""
+    """Return a coercion that also takes empty text, which the reference programs read as "not given"."""
 
     def coerce_unless_empty(value: object) -> object:
         return absent if isinstance(value, str) and not value.strip() else coerce(value)

@@ -1,8 +1,8 @@
-"""Configuration files: YAML, or JSON where the name ends in ``.json``.
+"""Configuration files: YAML, or JSON if the name ends in ``.json``.
 
-YAML as most people believe it to be: decimal numbers, ``true`` and ``false`` with their usual spellings, and text.
-``8080:22`` is text and not a number to the base of 60, ``0700`` is not octal, ``2026-11-22`` is not a date, and a key
-that is there twice is an error.
+YAML here is what most people believe it to be: decimal numbers, ``true`` and ``false`` in their usual spellings, and
+text. ``8080:22`` is text and not a number in base 60, ``0700`` is not octal, ``2026-11-22`` is not a date, and a
+duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from rtunnel.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """What a file says.
+    """The content of a configuration file.
 
-    :ivar path: the file, as it was named.
-    :ivar values: by key with underscores; keys without a value are left out.
+    :ivar path: the file, as the operator named it.
+    :ivar values: the values by their keys, with underscores; keys without a value are left out.
     """
 
     path: str
@@ -32,7 +32,7 @@ class ConfigFile:
 
 
 def read_config_file(path: str) -> ConfigFile:
-    """Read a file.
+    """Read a configuration file.
 
     :raises ConfigError: it cannot be read, is neither YAML nor JSON, or is not a mapping of keys to values.
     """
@@ -40,7 +40,7 @@ def read_config_file(path: str) -> ConfigFile:
 
 
 def load_file(path: str) -> object:
-    """What a file holds, as it is.
+    """Parse a file of YAML or JSON, whatever it holds.
 
     :raises ConfigError: it cannot be read, or is neither YAML nor JSON.
     """
@@ -56,10 +56,10 @@ def load_file(path: str) -> object:
 
 
 def keys_with_underscores(mapping: object, where: str) -> dict[str, object]:
-    """The mapping with ``-`` in its keys read as ``_``, without the keys that have no value.
+    """Return a mapping with ``-`` in its keys replaced by ``_``, without the keys that have no value.
 
-    :param where: what an error message begins with.
-    :raises ConfigError: it is no mapping, a key is no text, or two keys are the same.
+    :param where: the beginning of an error message.
+    :raises ConfigError: it is not a mapping, a key is not text, or two keys are the same.
     """
     if mapping is None:
         return {}

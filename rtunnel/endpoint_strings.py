@@ -1,9 +1,9 @@
-"""Twisted's endpoint strings, and the parts of addresses: read, checked and written, nothing more.
+"""Twisted's endpoint strings and the parts of addresses: reading, checking and writing them.
 
     KIND [":" VALUE]... [":" NAME "=" VALUE]...         with "\\" before a literal ":", "=" or "\\"
 
-Twisted itself only finds out at the moment of listening what is wrong with most of these, and says it in terms of
-Python. Here the arguments of its own kinds are checked one by one; other kinds, which plugins may add, only by name.
+Twisted notices most errors in these only when it listens or dials, and reports them in terms of Python. Here the
+arguments of Twisted's own kinds are checked one by one; of the kinds that plugins add, only the name is checked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ DIAL_FORMS = "write :80, host:80, 1.2.3.4:80, [::1]:80, tcp:host:80 or unix:/pat
 
 
 def endpoint_kind(text: str, forms: str, server: bool) -> str | None:
-    """The endpoint type that an address names, or None for a short form."""
+    """Return the kind of endpoint that an address names, or None for a short form.
+
+    :raises ConfigError: the kind does not exist, or the address is empty or a URL.
+    """
     if not text:
         raise ConfigError(f"an empty address; {forms}")
     if "://" in text:
@@ -64,6 +67,10 @@ def endpoint_kind(text: str, forms: str, server: bool) -> str | None:
 
 
 def server_description(kind: str, text: str) -> str:
+    """Check an endpoint string to listen on, and return it in its canonical form.
+
+    :raises ConfigError: it is wrong.
+    """
     names = _SERVER_ARGUMENTS.get(kind)
     if names is None:
         return text
@@ -86,6 +93,10 @@ def server_description(kind: str, text: str) -> str:
 
 
 def client_description(kind: str, text: str) -> tuple[str, str | None, int | None]:
+    """Check an endpoint string to dial, and return it in its canonical form, with its host and port if it has them.
+
+    :raises ConfigError: it is wrong.
+    """
     names = _CLIENT_ARGUMENTS.get(kind)
     if names is None:
         return text, None, None
@@ -107,7 +118,7 @@ def client_description(kind: str, text: str) -> tuple[str, str | None, int | Non
 
 
 def split_description(description: str) -> tuple[list[str], dict[str, str]]:
-    """The positional (type first) and the named arguments of an endpoint string.
+    """Return the positional arguments of an endpoint string, its kind first, and the named ones.
 
     :raises ConfigError: it ends in the middle of an escape.
     """
@@ -125,13 +136,19 @@ def split_description(description: str) -> tuple[list[str], dict[str, str]]:
 
 
 def join_description(positional: Sequence[str], named: Mapping[str, str]) -> str:
-    """The opposite of :func:`split_description`."""
+    """Return the endpoint string of some arguments: the inverse of :func:`split_description`."""
     return ":".join(
         [_escape(argument) for argument in positional] + [f"{key}={_escape(value)}" for key, value in named.items()]
     )
 
 
 def port_number(text: str, whole: str, lowest: int, forms: str) -> int:
+    """Read a port from *lowest* to 65535.
+
+    :param whole: the address that the port is from, for an error message.
+    :param forms: what the error message tells the operator to write.
+    :raises ConfigError: it is not such a port.
+    """
     if not re.fullmatch(r"[0-9]{1,9}", text):
         what = f"'{text}' in '{whole}'" if text != whole else f"'{text}'"
         raise ConfigError(f"{what} is not a port number; {forms}")
@@ -141,7 +158,11 @@ def port_number(text: str, whole: str, lowest: int, forms: str) -> int:
 
 
 def host_name(host: str, text: str) -> str:
-    """Check a host name, which may be international, or an IPv4 address."""
+    """Check a host name, which may be international, or an IPv4 address, and return it.
+
+    :param text: the address that it is from, for an error message.
+    :raises ConfigError: it is neither.
+    """
     if re.fullmatch(r"[0-9.]+", host):
         if not is_ipv4(host):
             raise ConfigError(f"'{host}' is not an IPv4 address, which has four numbers from 0 to 255")
@@ -159,7 +180,7 @@ def host_name(host: str, text: str) -> str:
 def ip_address(text: str) -> str:
     """Read the IP address of an interface, with or without brackets.
 
-    :raises ConfigError: it is a name, or nothing at all.
+    :raises ConfigError: it is not an IP address.
     """
     bare = text.strip()
     if bare.startswith("[") and bare.endswith("]"):
@@ -170,6 +191,7 @@ def ip_address(text: str) -> str:
 
 
 def is_ipv4(text: str) -> bool:
+    """Return whether this is an IPv4 address."""
     try:
         ipaddress.IPv4Address(text)
     except ValueError:
@@ -178,6 +200,7 @@ def is_ipv4(text: str) -> bool:
 
 
 def is_ipv6(text: str) -> bool:
+    """Return whether this is an IPv6 address, without brackets."""
     try:
         ipaddress.IPv6Address(text)
     except ValueError:
@@ -186,7 +209,7 @@ def is_ipv6(text: str) -> bool:
 
 
 def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """``; did you mean '...'?`` for the known word that is closest, or nothing."""
+    """Return ``; did you mean '...'?`` with the closest known word, or nothing."""
     close = difflib.get_close_matches(word, list(known), 1, cutoff)
     return f"; did you mean '{close[0]}'?" if close else ""
 

@@ -1,7 +1,7 @@
-"""Every error of ours, in two families: what the operator did, and what the peer did.
+"""The errors of this package, in two families: those of the operator, and those of the peer.
 
-The docstring of an error says what it means to the person who reads the log. Errors of the second family, and the
-reasons for which streams and tunnels end, carry the ``code`` that travels in an ERROR frame (docs/wire.rst).
+The docstring of an error says what it means to whoever reads the log. The errors of a peer, and the reasons for which
+streams and tunnels end, carry the ``code`` that travels in an ERROR frame (docs/wire.rst).
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """The ``code`` of an ERROR frame. A peer may send others; they are shown as they came."""
+    """The ``code`` of an ERROR frame. A peer may send other codes; the log shows them as they are."""
 
     #: The peer broke the protocol; the message says how.
     PROTOCOL = "protocol-error"
-    #: More DATA than credit, or credit that cannot be.
+    #: The peer sent more DATA than it had credit for, or granted an impossible credit.
     FLOW_CONTROL = "flow-control"
-    #: One of our limits is reached (streams, tunnels, buffer of a link).
+    #: A limit of the sender is reached (streams, tunnels, buffer of a link).
     LIMIT = "limit"
     #: INIT does not name a port.
     BAD_REQUEST = "bad-request"
-    #: The port is outside what the server allows to clients.
+    #: The server does not allow clients to have this port.
     PORT_NOT_ALLOWED = "port-not-allowed"
-    #: Somebody else holds the port: another client, or another program of the machine.
+    #: Another client or another program of the machine has the port.
     PORT_IN_USE = "port-in-use"
-    #: The server's system does not give the port.
+    #: The server's operating system refuses the port.
     PORT_UNAVAILABLE = "port-unavailable"
-    #: Port 0 was asked for, and the server has no shared public port.
+    #: The client asked for port 0, and the server has no shared public port.
     NO_SHARED_PORT = "no-shared-port"
-    #: A server of the reference protocol serves one tunnel only.
+    #: A server of the reference protocol serves only one tunnel.
     NOT_SUPPORTED = "not-supported"
     #: NEW_CONN names a tunnel that the client does not have.
     UNKNOWN_TUNNEL = "unknown-tunnel"
@@ -38,17 +38,17 @@ class Code(StrEnum):
     LOCAL_TIMEOUT = "local-timeout"
     #: The socket at the sender's side was reset or timed out.
     CONNECTION_LOST = "connection-lost"
-    #: A peer without flow control sent more than anybody wants to read.
+    #: A peer without flow control sent more than the other side read.
     STALLED = "stalled"
-    #: The same client came back over another link.
+    #: The same client reconnected over another link.
     TAKEN_OVER = "taken-over"
-    #: The sender is going down, or gives this tunnel up.
+    #: The sender is shutting down, or gives this tunnel up.
     SHUTTING_DOWN = "shutting-down"
     #: Nothing was heard from the peer for too long.
     TIMEOUT = "timeout"
-    #: The service that a data channel names does not exist, or is not of its kind.
+    #: The service that a data channel names does not exist, or has the other protocol (TCP or UDP).
     UNKNOWN_SERVICE = "unknown-service"
-    #: The peer may not use this server: no token or a wrong one, or its name is not among those that may.
+    #: The peer may not use this server: its token is missing or wrong, or its name is not listed.
     UNAUTHORIZED = "unauthorized"
 
 
@@ -61,51 +61,51 @@ class ConfigError(RtunnelError, ValueError):
 
 
 class PkiError(RtunnelError):
-    """Certificates or keys cannot be made, read or kept as asked. The message says which, and what to do."""
+    """A certificate or key cannot be made, read or stored. The message says which, and what to do."""
 
 
 class StartupError(SystemExit, RtunnelError):
     """The service cannot start, and the process ends with this one line and exit code 1.
 
     It is an ``Exception``, so that ``twistd`` cleans up (pid file, waiting parent), and a ``SystemExit``, so that the
-    interpreter then prints the line without a traceback.
+    interpreter prints the line without a traceback.
     """
 
 
 class PeerError(RtunnelError):
-    """The peer sent what cannot be accepted. Its link is closed."""
+    """The peer sent something that cannot be accepted. Its link is closed."""
 
     code = Code.PROTOCOL
 
 
 class FrameTooLarge(PeerError):
-    """A frame's length is above the limit: not our protocol, or an attack."""
+    """A frame is longer than the limit: the peer speaks another protocol, or attacks."""
 
 
 class BadSignal(PeerError):
-    """A signaling message cannot be understood; the message says what came."""
+    """A signaling message cannot be understood. The error message quotes it."""
 
 
 class BadDescription(PeerError):
-    """An offer or answer is no SDP, has media or no data channel, or lacks what is needed to connect."""
+    """An offer or answer is not SDP, has media, has no data channel, or lacks what is needed to connect."""
 
 
 class TooMuchWaiting(PeerError):
-    """The peer makes us answer and does not read the answers."""
+    """The peer makes this end send answers, and does not read them."""
 
     code = Code.LIMIT
 
 
 class TlsFailed(PeerError):
-    """A connection has no TLS, or not the TLS that we ask for, or the certificate of its other end is not accepted."""
+    """A connection has no TLS or not the required TLS, or the certificate of its other end is not accepted."""
 
     code = Code.UNAUTHORIZED
 
 
 class TunnelRefused(RtunnelError):
-    """The server cannot serve a tunnel, or a client asked for one that it may not have.
+    """The server cannot serve a tunnel, or the client may not have it.
 
-    :ivar code: a :class:`Code`, or what the peer sent in its place.
+    :ivar code: a :class:`Code`, or another code that the peer sent.
     """
 
     def __init__(self, code: str, message: str) -> None:

@@ -10,14 +10,15 @@ import pytest
 
 from rtunnel.errors import Code
 from rtunnel.options.settings import rtc
+from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.reverse import CLIENT, SERVER
-from rtunnel.options.settings.sources import Setting
+from rtunnel.options.settings.tables import TABLES, with_tables
 from rtunnel.wire import frames
 
 ROOT = Path(__file__).parent.parent
-OPTIONS = [setting for setting in {setting.name: setting for setting in (*SERVER, *CLIENT)}.values() if setting.flag]
+OPTIONS = list({setting.key: setting for setting in (*SERVER, *CLIENT, *rtc.ALL)}.values())
 READMES = [ROOT / "README.rst", ROOT / "README.zh-CN.rst"]
-RTC_OPTIONS = list({setting.key: setting for setting in rtc.ALL}.values())
+CONFIGURATION = "docs/configuration.rst"
 
 #: Options of twistd, pip and make that the documents name too.
 FOREIGN = {"nodaemon", "pidfile", "logfile", "reactor", "uid", "gid", "umask", "help", "version", "syslog", "logger"}
@@ -27,33 +28,26 @@ def lines_with(document: str, text: str) -> list[str]:
     return [line for line in (ROOT / document).read_text().splitlines() if text in line]
 
 
-@pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.name)
-@pytest.mark.parametrize("document", ["docs/configuration.rst"])
-def test_option_is_documented_with_its_default(setting: Setting, document: str) -> None:
-    default = setting.shown_default.removesuffix(" s")
-    lines = lines_with(document, f"``--{setting.name}``")
-    assert lines, f"{document} does not name --{setting.name}"
-    if default:
-        text = (ROOT / document).read_text()
-        start = text.index(f"``--{setting.name}``")
-        assert any(default in part for part in (text[start : start + 400], *lines))
+def test_the_tables_of_options_are_those_of_the_declarations() -> None:
+    document = (ROOT / CONFIGURATION).read_text()
+    assert with_tables(document) == document, "write them anew: python -m rtunnel.options.settings.tables"
+    assert sorted(re.findall(r"^\.\. options: (.+)$", document, re.MULTILINE)) == sorted(TABLES)
 
 
-@pytest.mark.parametrize("setting", RTC_OPTIONS, ids=lambda setting: setting.key)
-def test_option_of_the_webrtc_tunnel_is_documented_with_its_default(setting: Setting) -> None:
-    """In one line of a table: flag, variable, key and default."""
-    text = (ROOT / "docs/configuration.rst").read_text()
-    tables = [line for line in text[text.index("\nrtc-signal\n---") :].splitlines() if line.startswith("``--")]
-    (line,) = (line for line in tables if {f"``--{setting.name}``", f"``{setting.key}``"} <= set(line.split()))
-    assert f"``{setting.variable}``" in line
-    assert setting.shown_default in line
+@pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.key)
+def test_option_is_in_a_table_with_all_its_names(setting: Setting) -> None:
+    names = [f"``--{setting.name}``", f"``{setting.variable}``", f"``{setting.key}``"]
+    rows = [row for row in lines_with(CONFIGURATION, f"``{setting.key}``") if row.split()[:3] == names]
+    assert rows
+    assert all(setting.shown_default in row for row in rows)
+    assert not setting.in_reference or lines_with(CONFIGURATION, f"``{setting.reference_variable}``")
 
 
-@pytest.mark.parametrize("setting", [*OPTIONS, *RTC_OPTIONS], ids=lambda setting: setting.key)
-def test_configuration_names_variable_and_key(setting: Setting) -> None:
-    for variable in setting.variables:
-        assert lines_with("docs/configuration.rst", f"``{variable}``")
-    assert lines_with("docs/configuration.rst", f"``{setting.key}``")
+@pytest.mark.parametrize("setting", OPTIONS, ids=lambda setting: setting.key)
+def test_option_is_explained(setting: Setting) -> None:
+    """By an entry of a definition list, which may be for several options."""
+    terms = [line for line in lines_with(CONFIGURATION, f"``{setting.name}``") if not line.startswith(" ")]
+    assert any(re.fullmatch(r"``[a-z-]+``(, ``[a-z-]+``)*", line) for line in terms)
 
 
 @pytest.mark.parametrize("code", list(Code))
@@ -67,7 +61,7 @@ def test_frame_is_documented(name: str) -> None:
 
 
 def test_documents_name_only_options_that_there_are() -> None:
-    known = {setting.name for setting in [*OPTIONS, *RTC_OPTIONS]} | FOREIGN | {"config"}
+    known = {setting.name for setting in OPTIONS} | FOREIGN | {"config"}
     for document in [*READMES, *sorted((ROOT / "docs").glob("*.rst"))]:
         named = set(re.findall(r"``--([a-z][a-z-]+)", document.read_text()))
         unknown = {name for name in named - known if not name.startswith("tls")}

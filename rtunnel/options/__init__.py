@@ -1,1 +1,1 @@
-"""One module per plugin: its ``Options`` and its ``makeService``. Only here is the global reactor touched."""
+"""The command lines: settings, the plugins of ``twistd``, ``rtunnel pki``. Only here the global reactor is used."""

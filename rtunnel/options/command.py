@@ -1,6 +1,6 @@
-"""The command ``rtunnel``, for what is no service: it does one thing and ends.
+"""The command ``rtunnel``: tools that do one thing and exit.
 
-A mistake is one line on standard error and exit code 1, from wherever it comes.
+Any error is one line on standard error, with exit code 1.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rtunnel.options.verbs import Verb, Verbs
 
 
 class Options(Verbs):
-    """The tools beside the tunnels. Those are twistd plugins, 'rtunnel-server' and 'rtunnel-client', 'rtc-signal',
-    'rtc-host' and 'rtc-client': see 'twistd rtunnel-server --help' and so on."""
+    """Tools for the tunnels. The tunnels themselves are twistd plugins: 'rtunnel-server' and 'rtunnel-client',
+    'rtc-signal', 'rtc-host' and 'rtc-client'; see 'twistd rtunnel-server --help' and so on."""
 
     synopsis = "COMMAND"
     subCommands: ClassVar = [["pki", None, command.Options, "Certificates for links over TLS."]]
@@ -28,7 +28,7 @@ class Options(Verbs):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
-    :param arguments: None: those of the process.
+    :param arguments: the arguments; None: those of the process.
     :returns: the exit code.
     """
     options = Options()
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename:
             return _complain(options, f"cannot get at {error.filename}: {error.strerror}")
-        # It is our own output that cannot be written. The interpreter must not try it again when it ends.
+        # Standard output cannot be written. The interpreter must not flush it again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # Whoever closed a pipe has seen enough.
+        # The reader of the pipe has seen enough.
         return 1 if isinstance(error, BrokenPipeError) else _complain(options, f"cannot write: {error.strerror}")
     except KeyboardInterrupt:
         sys.stderr.write("\n")
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(options: Verb, message: str) -> int:
-    # The command as far as it was understood, such as "rtunnel pki init".
+    # Name the command as far as it was understood, such as "rtunnel pki init".
     while isinstance(options, Verbs) and options.subCommand is not None:
         options = options.subOptions
     sys.stderr.write(f"{' '.join(options.words())}: {message}\n")

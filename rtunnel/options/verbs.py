@@ -1,4 +1,4 @@
-"""What the commands of ``rtunnel`` share: a group of commands (:class:`Verbs`), and one that does something."""
+"""The command line of ``rtunnel``: a single command (:class:`Verb`) and a group of commands (:class:`Verbs`)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from typing import Any, ClassVar
 
 from twisted.python import usage
 
-from rtunnel import __version__
 from rtunnel.endpoint_strings import suggestion
-from twisted import copyright
+from rtunnel.options.base import BaseOptions, option_hint
 
 
-class Verb(usage.Options):
-    """A command. What it does and prints is in :meth:`run`, once all the options are known to be right."""
+class Verb(BaseOptions):
+    """A command. :meth:`run` does its work, after all options were checked."""
 
-    #: Command lines, shown as they are at the end of the help.
-    examples: ClassVar[Sequence[str]] = ()
-    #: What follows the command.
+    #: What follows the command in the first line of the help.
     synopsis = "[options]"
 
     def __init__(self) -> None:
         super().__init__()
-        # The help wraps the docstrings of options, and would keep their indentation.
+        # The help wraps the docstrings of options but keeps their indentation.
         self.docs = {option: " ".join((text or "").split()) for option, text in self.docs.items()}
 
     def opt_help(self) -> None:
@@ -34,15 +31,10 @@ class Verb(usage.Options):
 
     opt_h = opt_help
 
-    def opt_version(self) -> None:
-        """Print the versions of rtunnel and Twisted, and exit."""
-        sys.stdout.write(f"rtunnel {__version__} (Twisted {copyright.version})\n")
-        sys.exit(0)
-
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """See :meth:`twisted.python.usage.Options.parseOptions`; options may also come after the arguments.
 
-        :raises usage.UsageError: something is wrong; one line.
+        :raises usage.UsageError: an option or argument is wrong; the message is one line.
         """
         given = list(sys.argv[1:] if options is None else options)
         super().parseOptions(given if hasattr(self, "subCommands") else self._options_first(given))
@@ -53,7 +45,7 @@ class Verb(usage.Options):
         except getopt.GetoptError as error:
             name = error.opt
             known = [option.rstrip("=") for option in self.longOpt]
-            hint = suggestion(name, known).replace("'", "'--", 1) if "not recognized" in error.msg else ""
+            hint = option_hint(name, known) if "not recognized" in error.msg else ""
             raise usage.UsageError(f"{error}{hint}") from None
         first = []
         for option, value in pairs:
@@ -62,28 +54,25 @@ class Verb(usage.Options):
         return [*first, "--", *arguments]
 
     def words(self) -> list[str]:
-        """The command, such as ``rtunnel``, ``pki``, ``init``."""
+        """Return the words of the command, such as ``rtunnel``, ``pki``, ``init``."""
         parent = self.parent
         return [*parent.words(), parent.subCommand or ""] if isinstance(parent, Verb) else ["rtunnel"]
 
     def getSynopsis(self) -> str:
-        """The first line of the help."""
+        """Return the first line of the help."""
         return f"Usage: {' '.join(self.words())} {self.synopsis}".rstrip()
 
     def getUsage(self, width: int | None = None) -> str:
-        """The help: options, what it does, examples."""
-        self.longdesc = " ".join((type(self).__doc__ or "").split())
-        text = f"{self.getSynopsis()}\n{super().getUsage(width)}"
-        examples = "".join(f"    {line}\n" for line in self.examples)
-        return f"{text}\nExamples:\n{examples}" if examples else text
+        """Return the help: synopsis, options, description, examples."""
+        return f"{self.getSynopsis()}\n{super().getUsage(width)}"
 
     def run(self) -> None:
-        """Do it."""
+        """Do the work of the command."""
         raise NotImplementedError
 
 
 class Verbs(Verb):
-    """Commands under a common name."""
+    """A group of commands."""
 
     subCommands: ClassVar[list[list[Any]]]
     subOptions: Verb
@@ -91,7 +80,7 @@ class Verbs(Verb):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """See :meth:`twisted.python.usage.Options.parseOptions`.
 
-        :raises usage.UsageError: something is wrong; one line.
+        :raises usage.UsageError: a command, option or argument is wrong; the message is one line.
         """
         try:
             super().parseOptions(options)
@@ -103,14 +92,14 @@ class Verbs(Verb):
             raise usage.UsageError(f"'{unknown}' is not a command{suggestion(unknown, self._names())}") from None
 
     def parseArgs(self, *arguments: str) -> None:
-        """Nothing was said.
+        """Refuse a command line that does not name a command.
 
         :raises usage.UsageError: always.
         """
         raise usage.UsageError(f"say what to do: {', '.join(self._names())}; --help tells more")
 
     def run(self) -> None:
-        """Do what the command of the group does."""
+        """Run the command of the group that was named."""
         self.subOptions.run()
 
     def _names(self) -> list[str]:

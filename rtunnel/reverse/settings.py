@@ -1,6 +1,7 @@
-"""What the operator decided, as the two services are given it: already checked, never changed again.
+"""What the operator decided, as the two services receive it: checked, and never changed again.
 
-``rtunnel.options`` makes these from flags, environment and file; tests make them by hand.
+``rtunnel.options`` builds these from flags, environment and file; tests build them by hand. The defaults of the options
+are those of the fields.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from rtunnel.tls.policy import TlsSettings
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY
 
-#: Whether a visitor gets a data connection of its own, and what each end says of it in HELLO. ``auto``: it does where
-#: one waits, else it goes by the link; ``direct``: it waits for one; ``mux``: it goes by the link.
+#: Whether a visitor gets a data connection of its own, and the capabilities that each end announces in HELLO. ``auto``:
+#: if one is ready, otherwise the link carries the visitor; ``direct``: the visitor waits for one; ``mux``: never.
 DATA_PLANES = {
     "auto": frozenset({DIRECT}),
     "direct": frozenset({DIRECT, DIRECT_ONLY}),
@@ -22,25 +23,38 @@ DATA_PLANES = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndSettings:
+    """What server and client have in common. Times are seconds.
+
+    :ivar drain: time that open streams get to finish when the process stops.
+    :ivar limits: bounds of each link.
+    :ivar tls: how links are protected; None: they are plain TCP.
+    :ivar data_plane: how visitors travel, see :data:`DATA_PLANES`.
+    :ivar pool: data connections of one link that may wait for visitors; at the client, those being made count too.
+    """
+
+    drain: float = 10.0
+    limits: LinkLimits = field(default_factory=LinkLimits)
+    tls: TlsSettings | None = None
+    data_plane: str = "auto"
+    pool: int = 64
+
+
 @dataclass(frozen=True, slots=True)
-class ServerSettings:
+class ServerSettings(EndSettings):
     """How ``rtunnel-server`` behaves. Times are seconds.
 
     :ivar control_listen: where clients connect.
     :ivar public_listen: the shared public port, for clients that ask for port 0; None: there is none.
     :ivar public_interface: IP address on which the ports that clients ask for are opened; empty: all IPv4 addresses.
     :ivar allow_ports: ports that clients may ask for.
-    :ivar route: who serves a visitor of a shared port: ``round-robin`` or ``least-connections``.
+    :ivar route: who gets the next visitor of a shared port: ``round-robin`` or ``least-connections``.
     :ivar max_links: clients that may be connected at once.
     :ivar handshake_timeout: time in which a new connection must have said what it is.
     :ivar visitor_idle: time without a byte in either direction after which a visitor is closed; 0: never.
-    :ivar drain: time that streams are given to finish when the process stops.
-    :ivar limits: bounds of each link.
-    :ivar tls: how links are protected; None: not at all.
     :ivar max_handshakes: connections that may be in the TLS handshake at once.
     :ivar admission: who may use the server.
-    :ivar data_plane: how visitors travel, see :data:`DATA_PLANES`.
-    :ivar pool: data connections of one link that may wait for visitors.
     """
 
     control_listen: ListenAddress
@@ -51,13 +65,8 @@ class ServerSettings:
     max_links: int = 4096
     handshake_timeout: float = 10.0
     visitor_idle: float = 0.0
-    drain: float = 10.0
-    limits: LinkLimits = field(default_factory=LinkLimits)
-    tls: TlsSettings | None = None
     max_handshakes: int = 256
     admission: AdmissionSettings = field(default_factory=AdmissionSettings)
-    data_plane: str = "auto"
-    pool: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +75,7 @@ class TunnelSettings:
 
     :ivar remote_port: public port to ask the server for; 0: the server's shared port.
     :ivar local: where the service is.
-    :ivar name: what the logs call it; empty: its port.
+    :ivar name: the name in the log; empty: the port.
     """
 
     remote_port: int
@@ -75,21 +84,16 @@ class TunnelSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientSettings:
+class ClientSettings(EndSettings):
     """How ``rtunnel-client`` behaves. Times are seconds.
 
     :ivar server: the server's control port.
-    :ivar tunnels: at least one, in the order of their tunnel numbers; no two share a port.
-    :ivar reconnect_min: first wait before the server is dialled again.
+    :ivar tunnels: at least one, in the order of their tunnel numbers; no two have the same port.
+    :ivar reconnect_min: shortest wait before the server is dialled again.
     :ivar reconnect_max: longest wait before the server is dialled again.
     :ivar connect_timeout: time that one attempt to reach the server may take.
-    :ivar dial_timeout: time that a local service is given to accept a connection.
-    :ivar drain: time that streams are given to finish when the process stops.
-    :ivar limits: bounds of the link.
-    :ivar tls: how the link is protected; None: not at all.
-    :ivar token: what proves to the server who we are; None: there is none.
-    :ivar data_plane: how visitors travel, see :data:`DATA_PLANES`.
-    :ivar pool: data connections that may be made or wait for visitors at once.
+    :ivar dial_timeout: time that a local service has to accept a connection.
+    :ivar token: token that the server asks for; None: no token is sent.
     """
 
     server: DialAddress
@@ -98,9 +102,4 @@ class ClientSettings:
     reconnect_max: float = 30.0
     connect_timeout: float = 10.0
     dial_timeout: float = 5.0
-    drain: float = 10.0
-    limits: LinkLimits = field(default_factory=LinkLimits)
-    tls: TlsSettings | None = None
     token: str | None = field(default=None, repr=False)
-    data_plane: str = "auto"
-    pool: int = 64

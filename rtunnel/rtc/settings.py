@@ -1,6 +1,7 @@
-"""What the operator decided, as the three services are given it: already checked, never changed again.
+"""What the operator decided, as the three services receive it: checked, and never changed again.
 
-``rtunnel.options`` makes these from flags, environment and file; tests make them by hand.
+``rtunnel.options`` builds these from flags, environment and file; tests build them by hand. The defaults of the options
+are those of the fields, except for ``stun_server``.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ class SignalSettings:
     :ivar addr: where hosts and clients connect.
     :ivar cert: PEM file with the certificate chain for WSS; None: WS without TLS.
     :ivar key: PEM file with its private key.
-    :ivar allowed_origins: values of ``Origin`` that a browser may bring, with ``*`` as wildcard.
-    :ivar valid_tokens: one of them must come as Bearer token; none: nothing is asked for.
+    :ivar allowed_origins: values of ``Origin`` that a browser may send, with ``*`` as a wildcard.
+    :ivar valid_tokens: hosts and clients must send one of these as Bearer token; empty: no token is needed.
     :ivar max_hosts: hosts that may be registered at once.
     :ivar max_clients: clients that may be connected at once.
     :ivar max_rate: messages per second that one connection may send; ten times as many in a burst.
     :ivar max_per_address: connections from one IP address at once; 0: any number.
-    :ivar max_message: bytes of one message.
+    :ivar max_message: bytes that one message may have.
     """
 
     addr: ListenAddress
@@ -59,11 +60,14 @@ class SignalUrl:
 
 @dataclass(frozen=True, slots=True)
 class SignalClientSettings:
-    """How host and client reach the signaling server.
+    """How host and client reach the signaling server. Times are seconds.
 
     :ivar url: where it is.
-    :ivar token: Bearer token; None: there is none.
-    :ivar ca_file: PEM file of the CAs that are trusted for ``wss``; None: the system's.
+    :ivar token: Bearer token; None: no token is sent.
+    :ivar ca_file: PEM file of the CAs that are trusted for ``wss``; None: those of the system.
+    :ivar reconnect_min: shortest wait before the next attempt.
+    :ivar reconnect_max: longest wait before the next attempt.
+    :ivar connect_timeout: time that one attempt may take.
     """
 
     url: SignalUrl
@@ -76,10 +80,10 @@ class SignalClientSettings:
 
 @dataclass(frozen=True, slots=True)
 class TurnServer:
-    """``turn:host:port?transport=udp``, ``turns:`` with TLS.
+    """A server that relays: ``turn:host:port?transport=udp``, or ``turns:`` with TLS.
 
-    :ivar transport: how we speak to it, ``udp`` or ``tcp``.
-    :ivar tls: over TLS, only with ``tcp``.
+    :ivar transport: how it is reached, ``udp`` or ``tcp``.
+    :ivar tls: whether it is reached over TLS; only with ``tcp``.
     """
 
     host: str
@@ -93,16 +97,16 @@ class TurnServer:
 
 @dataclass(frozen=True, slots=True)
 class IceSettings:
-    """How a path to the peer is looked for.
+    """How host and client find a path to their peer.
 
-    :ivar stun_server: host and port; None: none is asked.
-    :ivar turn_servers: relays, all of them are asked.
-    :ivar turn_user: user name for them; with a secret, a part of the user name.
-    :ivar turn_credential: password for them.
-    :ivar turn_secret: what the TURN server shares with us, to make time-limited credentials from.
+    :ivar stun_server: host and port; None: no STUN server is asked.
+    :ivar turn_servers: relays; all of them are asked.
+    :ivar turn_user: user name for the relays; with a secret, a part of the user name.
+    :ivar turn_credential: password for the relays.
+    :ivar turn_secret: secret shared with the relays, from which time-limited credentials are made.
     :ivar interfaces: names of interfaces, IP addresses or networks whose addresses may be offered; empty: all but
         loopback.
-    :ivar ca_file: PEM file of the CAs that are trusted for ``turns:``; None: the system's.
+    :ivar ca_file: PEM file of the CAs that are trusted for ``turns:``; None: those of the system.
     """
 
     stun_server: tuple[str, int] | None = None
@@ -116,7 +120,7 @@ class IceSettings:
 
 @dataclass(frozen=True, slots=True)
 class UdpAddress:
-    """Host and port for UDP. An empty host is every IPv4 address (to listen), or loopback (to dial)."""
+    """Host and port for UDP. An empty host means every IPv4 address (to listen) or loopback (to dial)."""
 
     text: str
     host: str
@@ -131,7 +135,7 @@ class ServiceSettings:
     """One service that a host offers.
 
     :ivar name: what clients ask for; empty: the default service.
-    :ivar remote: where it is; a :class:`UdpAddress` for a service of UDP.
+    :ivar remote: where it is; a :class:`UdpAddress` if it is a UDP service.
     """
 
     name: str
@@ -139,7 +143,7 @@ class ServiceSettings:
 
     @property
     def protocol(self) -> str:
-        """``tcp`` or ``udp``."""
+        """Return ``tcp`` or ``udp``."""
         return "udp" if isinstance(self.remote, UdpAddress) else "tcp"
 
 
@@ -156,7 +160,7 @@ class ForwardSettings:
 
     @property
     def protocol(self) -> str:
-        """``tcp`` or ``udp``."""
+        """Return ``tcp`` or ``udp``."""
         return "udp" if isinstance(self.local, UdpAddress) else "tcp"
 
 
@@ -166,10 +170,12 @@ class EndSettings:
 
     :ivar id: the host's ID.
     :ivar signal: how to reach the signaling server.
-    :ivar drain: time that streams are given to finish when the process stops.
+    :ivar ice: how to find a path to the peer.
+    :ivar limits: bounds of each peer connection.
+    :ivar drain: time that open streams get to finish when the process stops.
     :ivar udp_idle: time without a datagram after which a UDP flow is dropped.
-    :ivar max_flows: UDP flows at once: of a client in all, of a host for each client; the one idle longest makes
-        room.
+    :ivar max_flows: UDP flows at once, of a client in total and of a host for each client; a new one replaces the one
+        that was idle longest.
     """
 
     id: str
@@ -186,7 +192,7 @@ class HostSettings(EndSettings):
     """How ``rtc-host`` behaves.
 
     :ivar services: at least one, no two with the same name.
-    :ivar dial_timeout: time that a service is given to accept a connection.
+    :ivar dial_timeout: time that a service has to accept a connection.
     :ivar max_clients: clients that may be connected at once.
     """
 
@@ -200,7 +206,7 @@ class ClientSettings(EndSettings):
     """How ``rtc-client`` behaves.
 
     :ivar forwards: at least one.
-    :ivar wait_timeout: time that a new local connection waits for a host that is not connected.
+    :ivar wait_timeout: time that a new local connection waits for a host that is not connected, before it is closed.
     """
 
     forwards: tuple[ForwardSettings, ...]

@@ -1,14 +1,19 @@
-"""Real ``twistd`` processes with a plugin of our own, which does what a tunnel would do and can be told to fail."""
+"""An environment without settings, and real ``twistd`` processes with a plugin that stands in for a tunnel."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from twisted.logger import LogLevel, globalLogPublisher
 
 from tests.process.harness import Twistds, clean_environment, twistd_program
+
+Write = Callable[..., str]
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -72,6 +77,42 @@ from rtunnel.options.plugins import run
 
 application = run.application("standin", standin.Options, standin.makeService)
 """
+
+
+@pytest.fixture
+def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings from the environment or a file in the current directory."""
+    for name in list(os.environ):
+        if name.startswith(("RTUNNEL_", "WTT_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Write:
+    """Write a configuration file, and return its path."""
+
+    def write(content: str, name: str = "x.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(content)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def logged() -> Iterator[list[tuple[str, str]]]:
+    """What is logged: levels and texts."""
+    events: list[tuple[str, str]] = []
+
+    def note(event: Any) -> None:
+        level: Any = event.get("log_level", LogLevel.info)
+        events.append((level.name, (event.get("log_format") or "").format(**event)))
+
+    observer: Any = note
+    globalLogPublisher.addObserver(observer)
+    yield events
+    globalLogPublisher.removeObserver(observer)
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from hypothesis import given, strategies as st
 from rtunnel.coercions import integer, text
 from rtunnel.config_file import ConfigFile
 from rtunnel.errors import ConfigError
-from rtunnel.options.settings.sources import Rank, Resolved, Setting, find_config_file, resolve
+from rtunnel.options.settings.declaration import Kind, Setting
+from rtunnel.options.settings.sources import Rank, Resolved, find_config_file, resolve
 
 SETTINGS = (
-    Setting("allow-ports", integer(1, 99), 1, "", "1"),
-    Setting("control-listen", text, "default", ""),
-    Setting("tunnel", list, [], "", file_key="tunnels", repeatable=True),
+    Setting("allow-ports", Kind(integer(1, 99), ""), "", default=1),
+    Setting("control-listen", Kind(text, ""), "", default="default"),
+    Setting("tunnel", Kind(list, ""), "", default=[], key="tunnels", repeatable=True),
 )
 
 

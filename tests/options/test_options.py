@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,37 +13,18 @@ from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.options.plugins.common import PluginOptions
+from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.reverse import CLIENT, SERVER
-from rtunnel.options.settings.sources import Setting
-from rtunnel.options.settings.tls import ADMISSION, TLS, TLS_CLIENT, TOKEN
+from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
 from rtunnel.options.settings.tunnels import tunnels
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.wire.limits import LinkLimits
-
-Write = Callable[..., str]
+from tests.options.conftest import Write
 
 CLIENT_MINIMUM = ["--server", "1.2.3.4:7000", "--local", ":80"]
 
 
-@pytest.fixture(autouse=True)
-def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    for name in list(os.environ):
-        if name.startswith("RTUNNEL_"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Write:
-    """Write a configuration file, and return its path."""
-
-    def write(content: str, name: str = "x.yaml") -> str:
-        path = tmp_path / name
-        path.write_text(content)
-        return str(path)
-
-    return write
+pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
 
 def parse_server(*arguments: str) -> ServerSettings:
@@ -118,7 +97,7 @@ CLIENT_VALUES = {
     **LOG_VALUES,
 }
 # These take files that must be there, or depend on one another: tests/tls/test_options.py.
-OF_SECURITY = {setting.name for setting in (*TLS, *TLS_CLIENT, *ADMISSION, TOKEN)}
+OF_SECURITY = {setting.name for setting in (*TLS, *TLS_CLIENT, *TLS_SERVER)}
 PLUGINS = [(rtunnel_server.Options, SERVER, SERVER_VALUES), (rtunnel_client.Options, CLIENT, CLIENT_VALUES)]
 
 
@@ -140,7 +119,7 @@ def test_every_setting_from_every_source(
     config: Write,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = [setting for setting in declared if setting.flag and setting.name not in OF_SECURITY]
+    settings = [setting for setting in declared if setting.name not in OF_SECURITY]
     assert {setting.name for setting in settings} == set(values)
     arguments: list[str] = []
     if source == "flag":
@@ -383,10 +362,9 @@ def test_help(options_class: type[PluginOptions], declared: tuple[Setting, ...],
     text = options_class().getUsage(100)
     words = " ".join(text.split())
     for setting in declared:
-        if setting.flag:
-            assert f"--{setting.name}{'' if setting.switch else '='}" in text
-            assert setting.help in words
-            assert not setting.shown_default or f"[default: {setting.shown_default}]" in words
+        assert f"--{setting.name}{'' if setting.is_switch else '='}" in text
+        assert setting.help in words
+        assert not setting.shown_default or f"[default: {setting.shown_default}]" in words
     for word in ("--config=", "RTUNNEL_LOG_LEVEL", "Examples:", "twistd -n rtunnel-"):
         assert word in text
 
@@ -395,7 +373,7 @@ def test_help(options_class: type[PluginOptions], declared: tuple[Setting, ...],
 def test_a_shown_default_is_the_default(settings: tuple[Setting, ...]) -> None:
     for setting in settings:
         if setting.shown_default:
-            assert setting.coerce(setting.shown_default) == setting.default, setting.name
+            assert setting.kind.coerce(setting.shown_default) == setting.default, setting.name
 
 
 @pytest.mark.parametrize("module", [rtunnel_server, rtunnel_client])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,7 @@ from rtunnel.options.settings.rtc_coercions import (
 from rtunnel.options.settings.rtc_services import dial, forwards, listen, services
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings, TurnServer, UdpAddress
 
-
-@pytest.fixture(autouse=True)
-def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in list(os.environ):
-        if name.startswith(("RTUNNEL_", "WTT_")):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
 
 @pytest.mark.parametrize(

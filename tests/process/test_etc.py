@@ -15,7 +15,7 @@ import pytest
 
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.options.plugins.common import PluginOptions
-from rtunnel.options.settings.sources import Setting
+from rtunnel.options.settings.declaration import Setting
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds, need, twistd_program
@@ -205,4 +205,4 @@ class TestSamples:
         named |= {f"tls.{key}" for key in re.findall(r"^#  (?:# )?([a-z_]+):", sample, re.MULTILINE)}
         named.discard("tls")
         declared: list[Setting] = list(options.declared)
-        assert named == {setting.key for setting in declared if setting.flag}
+        assert named == {setting.key for setting in declared}

@@ -1,1 +1,1 @@
-"""One module per plugin: its ``Options`` and its ``makeService``. Only here is the global reactor touched."""
+"""One module per plugin, with its ``Options`` and its ``makeService``; logging, start and exit of the process."""

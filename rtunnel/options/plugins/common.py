@@ -1,73 +1,62 @@
-"""What the options of all plugins share: flags, help and checks made from the declared settings."""
+"""What the options of all plugins share: flags, help and checks, all made from the declared settings."""
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any, ClassVar
 
 from twisted.python import usage
 
-from rtunnel import __version__
 from rtunnel.coercions import show_seconds, show_size
-from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
+from rtunnel.options.base import BaseOptions, option_hint
 from rtunnel.options.settings import reverse, rtc
-from rtunnel.options.settings.sources import Resolved, Setting, find_config_file, resolve
+from rtunnel.options.settings.declaration import Setting
+from rtunnel.options.settings.sources import Resolved, find_config_file, resolve
 from rtunnel.wire.limits import LinkLimits
-from twisted import copyright
 
-#: The environment variables of all plugins: what means nothing to one of them is no mistake if it does to another.
+#: The environment variables of all plugins. A variable that means something to another plugin is not an error.
 VARIABLES = reverse.VARIABLES | rtc.VARIABLES
 
 
-class PluginOptions(usage.Options):
+class PluginOptions(BaseOptions):
     """Options of one plugin.
 
-    A flag is only noted when it is seen. When all have been, :meth:`postOptions` decides every setting (flag, else
-    environment, else file, else default) and hands them to :meth:`build`.
+    Reading the command line only notes the flags. Then :meth:`postOptions` decides every setting (flag, else
+    environment, else file, else default) and hands the values to :meth:`build`.
     """
 
-    #: The settings that this plugin has.
+    #: The settings of this plugin.
     declared: ClassVar[Sequence[Setting]] = ()
-    #: The settings that may be in its file besides, since other plugins have them.
+    #: Settings of other plugins that may be in the same file.
     file_settings: ClassVar[Sequence[Setting]] = ()
-    #: The file that is read if it is there and no other is named.
+    #: The file that is read if it exists and no other is named.
     default_config: ClassVar[str] = ""
-    #: Command lines, shown as they are at the end of the help.
-    examples: ClassVar[Sequence[str]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for setting in cls.declared:
-            if setting.flag:
-                setattr(cls, f"opt_{setting.name.replace('-', '_')}", _flag_handler(setting))
+            setattr(cls, f"opt_{setting.name.replace('-', '_')}", _flag_handler(setting))
 
     def __init__(self) -> None:
         self.flags: dict[str, Any] = {}
-        #: The file that was read; empty: none was.
+        #: The file that was read; empty if there was none.
         self.config_path = ""
         self._is_mistaken = False
         super().__init__()
-        # For the help only: a setting that was not given must stay so until all sources are known.
+        # For the help only; postOptions decides the values.
         self.defaults.update({setting.name: setting.shown_default or None for setting in self.declared})
 
     def opt_config(self, value: str) -> None:
         """A YAML or JSON file with settings; its keys are the names of the options, with underscores."""
         self.flags["config"] = value
 
-    def opt_version(self) -> None:
-        """Print the versions of rtunnel and Twisted, and exit."""
-        sys.stdout.write(f"rtunnel {__version__} (Twisted {copyright.version})\n")
-        sys.exit(0)
-
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """See :meth:`twisted.python.usage.Options.parseOptions`.
 
-        :raises usage.UsageError: something is wrong; one line that says where, and what to write instead.
+        :raises usage.UsageError: something is wrong; one line says where, and what to write instead.
         """
         try:
             super().parseOptions(options)
@@ -80,22 +69,21 @@ class PluginOptions(usage.Options):
             if len(name) == 1:
                 hint = "; options begin with two dashes"
             else:
-                hint = suggestion(name, [setting.name for setting in self.declared if setting.flag] + ["config"])
-                hint = hint.replace("'", "'--", 1)
+                hint = option_hint(name, [setting.name for setting in self.declared] + ["config"])
             raise usage.UsageError(f"{error}{hint}") from error
 
     def parseArgs(self, *arguments: str) -> None:
-        """Refuse what is not an option.
+        """Refuse arguments that are not options.
 
-        :raises usage.UsageError: there is something.
+        :raises usage.UsageError: there are some.
         """
         if arguments:
             raise usage.UsageError(f"'{arguments[0]}' is not an option; options begin with two dashes")
 
     def postOptions(self) -> None:
-        """Decide all settings; the values are then in the mapping, under the names of the options.
+        """Decide all settings and store their values in this mapping, by the names of the options.
 
-        :raises usage.UsageError: one of them is wrong.
+        :raises usage.UsageError: a setting is wrong.
         """
         try:
             file = find_config_file(self.flags, os.environ, self.default_config)
@@ -108,32 +96,30 @@ class PluginOptions(usage.Options):
         self.update(resolved.values)
 
     def build(self, resolved: Resolved) -> None:
-        """Keep the settings in the form that the service wants.
+        """Keep the settings in the form that the service takes.
 
-        :raises ConfigError: they do not fit together.
+        :raises ConfigError: two settings contradict each other.
         """
         raise NotImplementedError
 
     def getUsage(self, width: int | None = None) -> str:
-        """The help: options, sources, examples.
+        """Return the help: options, description, sources of settings, examples.
 
-        After a mistake, where twistd shows it above the line that says what is wrong, only how to get it.
+        After a mistake twistd prints this above the line that says what is wrong; then it only says how to get help.
         """
         command = getattr(self.parent, "subCommand", None)
         if self._is_mistaken and command:
             return f"'twistd {command} --help' lists the options of {command}.\n"
-        sources = (
+        self.remarks = (
             "Each option may also come from the environment (RTUNNEL_ and its name, such as RTUNNEL_LOG_LEVEL for "
             "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and that "
             "over the file. Sizes take K, M and G; times are seconds and take ms, s, m and h."
         )
-        if any(setting.reference_variable for setting in self.declared):
-            sources += " Variables of the reference program, such as WTT_SIGNAL, count where ours are not set."
+        if any(setting.in_reference for setting in self.declared):
+            self.remarks += " Variables of the reference program, such as WTT_SIGNAL, count if those are not set."
         if self.default_config:
-            sources += f" Without --config, {self.default_config} in the current directory is read if it is there."
-        self.longdesc = f"{' '.join((type(self).__doc__ or '').split())} {sources}"
-        examples = "".join(f"    {line}\n" for line in self.examples)
-        return f"{super().getUsage(width)}\nExamples:\n{examples}"
+            self.remarks += f" Without --config, {self.default_config} in the current directory is read if it exists."
+        return super().getUsage(width)
 
 
 def _flag_handler(setting: Setting) -> Callable[..., None]:
@@ -147,14 +133,14 @@ def _flag_handler(setting: Setting) -> Callable[..., None]:
             self.flags[setting.name] = value
 
     note.__doc__ = switch_on.__doc__ = setting.help
-    return switch_on if setting.switch else note
+    return switch_on if setting.is_switch else note
 
 
 def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = True) -> None:
-    """Refuse two settings whose values are in the wrong order.
+    """Check that the value of one setting is below that of another.
 
-    :param equal: whether they may be the same.
-    :raises ConfigError: the message names both, and begins with the one of the stronger source.
+    :param equal: whether the values may be the same.
+    :raises ConfigError: it is not. The message names both settings, first the one from the stronger source.
     """
     small, big = resolved.values[lower], resolved.values[higher]
     show: Callable[[Any], str] = show_size if isinstance(small, int) else show_seconds
@@ -168,12 +154,11 @@ def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = Tr
 
 
 def link_limits(resolved: Resolved) -> LinkLimits:
-    """The bounds of each link.
+    """Return the bounds of each link.
 
-    :raises ConfigError: they do not fit together.
+    :raises ConfigError: two of them contradict each other.
     """
     check_order(resolved, "keepalive-interval", "dead-after", equal=False)
     check_order(resolved, "initial-credit", "max-window")
     check_order(resolved, "initial-credit", "link-buffer")
-    names = {limit.name: limit.name.replace("_", "-") for limit in fields(LinkLimits)}
-    return LinkLimits(**{key: resolved.values[name] for key, name in names.items() if name in resolved.values})
+    return LinkLimits(**resolved.fields_of(LinkLimits))

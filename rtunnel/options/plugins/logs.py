@@ -1,16 +1,16 @@
-"""Where the log goes and how it looks.
+"""Where the log goes and what it looks like.
 
-``twistd`` asks the application for an ``ILogObserver`` before it makes one of its own, and a plugin's service meets
-its application in ``setServiceParent``: there :class:`~rtunnel.options.plugins.run.PluginService` hands over the
-observer that is made here. So the same holds for a plugin and for a ``.tac`` file, which needs nothing but its two
-usual lines::
+``twistd`` asks the application for an ``ILogObserver`` before it makes one of its own, and a plugin's service gets to
+know its application in ``setServiceParent``. There :class:`~rtunnel.options.plugins.run.PluginService` sets the
+observer that is made here. So logging is the same for a plugin and for a ``.tac`` file, which needs no more than its
+two usual lines::
 
     application = Application("rtunnel-server")
     server.makeService(options).setServiceParent(application)
 
-The log goes where ``twistd`` was told: ``--logfile`` (``-`` is standard output), ``--syslog``, else standard output in
-the foreground and ``twistd.log`` for a daemon; a file is rotated by SIGUSR1. With ``twistd --logger`` that
-logger is used, and ``--log-format`` and ``--log-level`` have no say. In syslog the format is syslog's.
+The options of ``twistd`` say where the log goes: ``--logfile`` (``-`` is standard output) or ``--syslog``; by default
+it is standard output in the foreground and ``twistd.log`` for a daemon. SIGUSR1 rotates a file. With ``twistd
+--logger`` that logger is used, and ``--log-format`` and ``--log-level`` have no effect. Syslog has its own format.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from twisted.python.logfile import LogFile
 from rtunnel.options.plugins.newcomers import NewcomersObserver
 from rtunnel.upkeep.debug_log import DebugLog
 
-# What the legacy logging of Twisted adds to every event; all of it is said again under our own names.
+# Fields that Twisted's legacy logging adds to every event. The JSON line has them under other names.
 _LEGACY_FIELDS = frozenset(
     ("message", "time", "system", "isError", "format", "failure", "why", "logLevel", "printed", "eventSource")
 )
@@ -51,12 +51,12 @@ _LEGACY_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TwistdLogging:
-    """What ``twistd`` was told about logging.
+    """What the options of ``twistd`` say about logging.
 
-    :ivar foreground: ``-n`` or ``-b``.
+    :ivar foreground: whether ``-n`` or ``-b`` was given.
     :ivar logfile: a path, ``-``, or empty if it was not given.
-    :ivar syslog: the prefix for syslog; None: it is not wanted.
-    :ivar logger: whether a logger was named, which wins over everything.
+    :ivar syslog: the prefix for syslog; None: the log does not go to syslog.
+    :ivar logger: whether a logger was named, which overrides all of these.
     """
 
     foreground: bool = True
@@ -66,17 +66,17 @@ class TwistdLogging:
 
     @property
     def to_stdout(self) -> bool:
-        """Whether the log goes to standard output."""
+        """Return whether the log goes to standard output."""
         if self.logger or self.syslog is not None:
             return False
         return self.foreground and self.logfile in ("", "-")
 
 
 def twistd_logging(options: Mapping[str, Any] | None, argv: list[str]) -> TwistdLogging:
-    """Find out what ``twistd`` was told.
+    """Return what the options of ``twistd`` say about logging.
 
-    :param options: its parsed options, which a plugin has as the parent of its own; a ``.tac`` has none.
-    :param argv: the process's arguments, read by the grammar of ``twistd`` where there are no options.
+    :param options: the parsed options of ``twistd``, the parent of a plugin's options; None in a ``.tac`` file.
+    :param argv: the process's arguments, parsed here if there are no options.
     """
     if options is None:
         options = _from_arguments(argv)
@@ -91,22 +91,22 @@ def twistd_logging(options: Mapping[str, Any] | None, argv: list[str]) -> Twistd
 def _from_arguments(argv: list[str]) -> dict[str, Any]:
     from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 
-    # Only its tables are used: to let it parse would install a reactor again.
+    # Only its tables are used: parsing with it would install a reactor again.
     table: Any = ServerOptions()
     try:
         found, _ = getopt.getopt(argv[1:], table.shortOpt, table.longOpt)
     except getopt.GetoptError:
-        # Some other program has loaded us.
+        # This is not twistd but some other program that loaded the plugin.
         return {"nodaemon": True}
     return {table.synonyms.get(flag.lstrip("-"), flag.lstrip("-")): value or True for flag, value in found}
 
 
 def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILogObserver:
-    """The observer for an application. It opens the log file, if there is one.
+    """Return the log observer for an application; open the log file, if there is one.
 
     :param log_format: ``text`` or ``json``.
     :param log_level: ``debug``, ``info``, ``warn`` or ``error``.
-    :raises SystemExit: the file cannot be opened; with a line that says why.
+    :raises SystemExit: the file cannot be opened; the message says why.
     """
     target: ILogObserver
     if twistd.syslog is not None:
@@ -120,7 +120,7 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
     DebugLog.is_wanted = log_level == "debug"
     level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(log_level))
     if log_level == "info":
-        # Twisted's old logging has no levels but errors; what it says of every port is for debugging.
+        # Twisted's legacy logging knows only errors and other lines; its lines about every port are for debugging.
         level.setLogLevelForNamespace("log_legacy", LogLevel.warn)
     observer: ILogObserver = NewcomersObserver(FilteringLogObserver(target, [level]))
     return observer
@@ -140,7 +140,7 @@ def _log_file(twistd: TwistdLogging) -> Any:
 
 
 def rotate_on_signal(rotate: Callable[[], object]) -> None:
-    """Let SIGUSR1 rotate the log, as ``twistd`` does, unless somebody else wants that signal."""
+    """Let SIGUSR1 rotate the log, as ``twistd`` does, unless that signal has a handler already."""
     number = getattr(signal, "SIGUSR1", None)
     if number is None or signal.getsignal(number) not in (signal.SIG_DFL, None):
         return
@@ -154,10 +154,10 @@ def rotate_on_signal(rotate: Callable[[], object]) -> None:
 
 
 def json_line(event: LogEvent) -> str | None:
-    """An event as one line of JSON.
+    """Return an event as one line of JSON, or None if it has neither a message nor a failure.
 
-    ``time`` (ISO 8601, UTC, milliseconds), ``level``, ``system``, ``message``, the fields of the event that are plain
-    values, and ``traceback`` where there is a failure. None for an event that says nothing.
+    The keys are ``time`` (ISO 8601, UTC, milliseconds), ``level``, ``system``, ``message``, those fields of the event
+    that are plain values, and ``traceback`` if there is a failure.
     """
     message = formatEvent(event)
     failure = event.get("log_failure")

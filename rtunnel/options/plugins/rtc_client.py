@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.application.service import MultiService
 
-from rtunnel.options.plugins.rtc_common import RtcEndOptions, end_settings
+from rtunnel.options.plugins.rtc_common import RtcEndOptions, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.rtc import CLIENT
 from rtunnel.options.settings.rtc_services import decide_forwards
@@ -15,8 +15,8 @@ NAME = "rtc-client"
 
 
 class Options(RtcEndOptions):
-    """The user's end of the WebRTC tunnel. It listens on local ports, and carries what connects there to the services
-    of an rtc-host, which it finds through an rtc-signal."""
+    """The user's end of the WebRTC tunnel. It listens on local ports and forwards their connections to the services of
+    an rtc-host, which it finds through an rtc-signal."""
 
     synopsis = "--id ID --local HOST:PORT [options]"
     declared = CLIENT
@@ -28,19 +28,17 @@ class Options(RtcEndOptions):
         "RTUNNEL_TOKEN=my-secret-token twistd -n rtc-client --config /etc/rtunnel/rtc.yaml",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: ClientSettings
 
     def build(self, resolved: Resolved) -> None:
         self.settings = ClientSettings(
-            **end_settings(resolved),
-            forwards=decide_forwards(resolved),
-            wait_timeout=resolved.values["wait-timeout"],
+            **resolved.fields_of(ClientSettings), **shared_settings(resolved), forwards=decide_forwards(resolved)
         )
 
 
 def makeService(options: Options) -> MultiService:
-    """The client, ready to be given to an application."""
+    """Return the client as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.rtc.client import RtcClient

@@ -1,8 +1,8 @@
-"""What the options of the WebRTC tunnel's plugins share: the file, glog's options, the reactor, settings of both ends.
+"""What the plugins of the WebRTC tunnel share: the file, glog's options, the reactor, the settings of both ends.
 
-aiortc runs on asyncio, so host and client need Twisted's asyncio reactor. Nothing chose a reactor yet when ``twistd``
-reads the options of a plugin, or executes a ``.tac`` file, unless ``--reactor`` was given: so the options install it
-once they are valid. Its event loop outlives the two forks of a daemon, since the parent never touches it.
+aiortc runs on asyncio, so host and client need Twisted's asyncio reactor. When ``twistd`` reads the options of a plugin
+or executes a ``.tac`` file, no reactor is installed yet, unless ``--reactor`` was given. So the options install it once
+they are valid. Its event loop survives the two forks of a daemon, because the parent never touches it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from twisted.logger import Logger
@@ -51,7 +50,7 @@ class RtcOptions(PluginOptions):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """See :meth:`PluginOptions.parseOptions`.
 
-        :raises usage.UsageError: something is wrong, or belongs to glog.
+        :raises usage.UsageError: an option is wrong, or is one of glog.
         """
         for argument in options or ():
             name = re.match(r"--?([a-z_]+)", argument)
@@ -60,7 +59,7 @@ class RtcOptions(PluginOptions):
         super().parseOptions(options)
 
     def tell(self) -> None:
-        """Log what an operator may want to know or to change."""
+        """Log what an operator should know about the settings."""
         if self.config_path:
             self.log.info("settings from the file {path}", path=self.config_path)
 
@@ -71,15 +70,15 @@ class RtcEndOptions(RtcOptions):
     settings: EndSettings
 
     def postOptions(self) -> None:
-        """See :meth:`PluginOptions.postOptions`. Installs the reactor.
+        """See :meth:`PluginOptions.postOptions`; install the reactor.
 
-        :raises usage.UsageError: a setting is wrong, or another reactor is there already.
+        :raises usage.UsageError: a setting is wrong, or another reactor is installed already.
         """
         super().postOptions()
         need_asyncio_reactor()
 
     def tell(self) -> None:
-        """Log what an operator may want to know or to change."""
+        """Log what an operator should know about the settings."""
         super().tell()
         signal = self.settings.signal
         if signal.token is not None and not signal.url.secure and not is_loopback(signal.url.host):
@@ -90,15 +89,15 @@ class RtcEndOptions(RtcOptions):
 
 
 def need_asyncio_reactor() -> None:
-    """Install the asyncio reactor, if none is installed.
+    """Install the asyncio reactor, if no reactor is installed.
 
-    :raises usage.UsageError: another one is.
+    :raises usage.UsageError: another reactor is installed.
     """
     from twisted.internet import asyncioreactor
 
     installed = sys.modules.get("twisted.internet.reactor")
     if installed is None:
-        # The default loop of Windows is one that Twisted cannot use.
+        # Twisted cannot use the default loop of Windows.
         loop = asyncio.SelectorEventLoop()
         asyncio.set_event_loop(loop)
         asyncioreactor.install(loop)
@@ -109,34 +108,21 @@ def need_asyncio_reactor() -> None:
         )
 
 
-def end_settings(resolved: Resolved) -> dict[str, Any]:
-    """What :class:`~rtunnel.rtc.settings.EndSettings` has, by its names.
+def shared_settings(resolved: Resolved) -> dict[str, Any]:
+    """Return the groups of settings that host and client share, by the names of their fields.
 
-    :raises ConfigError: something is missing, or does not fit together.
+    :raises ConfigError: a setting is missing, or two contradict each other.
     """
-    values = resolved.values
-    if values["id"] is None:
+    if resolved.values["id"] is None:
         raise ConfigError("--id is missing; write for example --id myhost")
     check_order(resolved, "reconnect-min", "reconnect-max")
     check_order(resolved, "initial-credit", "max-window")
     check_order(resolved, "initial-credit", "peer-buffer")
-    names = {limit.name: limit.name.replace("_", "-") for limit in fields(ChannelLimits)}
     _check_ca_file(resolved)
     return {
-        "id": values["id"],
-        "signal": SignalClientSettings(
-            url=values["signal"],
-            token=values["token"],
-            ca_file=values["ca-file"],
-            reconnect_min=values["reconnect-min"],
-            reconnect_max=values["reconnect-max"],
-            connect_timeout=values["connect-timeout"],
-        ),
+        "signal": SignalClientSettings(**resolved.fields_of(SignalClientSettings)),
         "ice": _ice_settings(resolved),
-        "limits": ChannelLimits(**{key: values[name] for key, name in names.items()}),
-        "drain": values["drain"],
-        "udp_idle": values["udp-idle"],
-        "max_flows": values["max-flows"],
+        "limits": ChannelLimits(**resolved.fields_of(ChannelLimits)),
     }
 
 
@@ -164,12 +150,4 @@ def _ice_settings(resolved: Resolved) -> IceSettings:
         for name in ("turn-user", "turn-credential", "turn-secret"):
             if values[name]:
                 raise resolved.error(name, "says nothing without a server; add --turn-server turn:host:3478")
-    return IceSettings(
-        stun_server=values["stun-server"],
-        turn_servers=values["turn-server"],
-        turn_user=user,
-        turn_credential=credential,
-        turn_secret=secret,
-        interfaces=values["ice-interface"],
-        ca_file=values["ca-file"],
-    )
+    return IceSettings(**resolved.fields_of(IceSettings), ca_file=values["ca-file"])

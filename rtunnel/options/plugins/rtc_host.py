@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.application.service import MultiService
 
-from rtunnel.options.plugins.rtc_common import RtcEndOptions, end_settings
+from rtunnel.options.plugins.rtc_common import RtcEndOptions, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.rtc import HOST
 from rtunnel.options.settings.rtc_services import decide_services
@@ -16,7 +16,7 @@ NAME = "rtc-host"
 
 class Options(RtcEndOptions):
     """The private end of the WebRTC tunnel. It registers with an rtc-signal under its ID, answers the clients that ask
-    for it, and connects them to services."""
+    for it, and connects them to local services."""
 
     synopsis = "--id ID --remote HOST:PORT [options]"
     declared = HOST
@@ -28,21 +28,17 @@ class Options(RtcEndOptions):
         "RTUNNEL_TOKEN=my-secret-token twistd -n rtc-host --config /etc/rtunnel/rtc.yaml",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: HostSettings
 
     def build(self, resolved: Resolved) -> None:
-        values = resolved.values
         self.settings = HostSettings(
-            **end_settings(resolved),
-            services=decide_services(resolved),
-            dial_timeout=values["dial-timeout"],
-            max_clients=values["max-clients"],
+            **resolved.fields_of(HostSettings), **shared_settings(resolved), services=decide_services(resolved)
         )
 
 
 def makeService(options: Options) -> MultiService:
-    """The host, ready to be given to an application."""
+    """Return the host as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.rtc.host import RtcHost

@@ -14,8 +14,8 @@ NAME = "rtc-signal"
 
 
 class Options(RtcOptions):
-    """The signaling server of the WebRTC tunnel. rtc-host and rtc-client find each other through it; what they carry
-    does not pass it."""
+    """The signaling server of the WebRTC tunnel. rtc-host and rtc-client find each other through it; the traffic of
+    the tunnel does not pass through it."""
 
     synopsis = "[options]"
     declared = SIGNAL
@@ -26,7 +26,7 @@ class Options(RtcOptions):
         "RTUNNEL_VALID_TOKENS=my-secret-token,another-token twistd -n rtc-signal",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: SignalSettings
 
     def build(self, resolved: Resolved) -> None:
@@ -38,22 +38,11 @@ class Options(RtcOptions):
             from rtunnel.tls.web_server import server_context
 
             server_context(values["tls-cert-file"], values["tls-key-file"])
-        self.settings = SignalSettings(
-            addr=values["addr"],
-            cert=values["tls-cert-file"],
-            key=values["tls-key-file"],
-            allowed_origins=values["allowed-origins"],
-            valid_tokens=values["valid-tokens"],
-            max_hosts=values["max-hosts"],
-            max_clients=values["max-clients"],
-            max_rate=values["max-rate"],
-            max_per_address=values["max-per-address"],
-            max_message=values["max-message"],
-        )
+        self.settings = SignalSettings(**resolved.fields_of(SignalSettings))
 
 
 def makeService(options: Options) -> MultiService:
-    """The signaling server, ready to be given to an application."""
+    """Return the signaling server as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.rtc.signaling.server import SignalServer

@@ -18,8 +18,8 @@ NAME = "rtunnel-client"
 
 
 class Options(PluginOptions):
-    """The private end of a reverse tunnel. It connects to an rtunnel-server, asks it for public ports, and serves their
-    visitors from local services. When the connection is lost it comes back by itself."""
+    """The private end of a reverse tunnel. It connects to an rtunnel-server, asks it for public ports, and connects
+    their visitors to local services. When the connection is lost, it reconnects by itself."""
 
     synopsis = "--server HOST:PORT --local HOST:PORT [options]"
     declared = CLIENT
@@ -30,12 +30,11 @@ class Options(PluginOptions):
         "twistd -n rtunnel-client --config /etc/rtunnel/client.yaml",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: ClientSettings
 
     def build(self, resolved: Resolved) -> None:
-        values = resolved.values
-        if values["server"] is None:
+        if resolved.values["server"] is None:
             raise ConfigError(
                 "--server is missing; write for example --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080"
             )
@@ -43,23 +42,15 @@ class Options(PluginOptions):
         tls = decide_tls(resolved, Role.CLIENT)
         check_token_use(resolved, tls)
         self.settings = ClientSettings(
-            server=values["server"],
+            **resolved.fields_of(ClientSettings),
             tunnels=decide_tunnels(resolved),
-            reconnect_min=values["reconnect-min"],
-            reconnect_max=values["reconnect-max"],
-            connect_timeout=values["connect-timeout"],
-            dial_timeout=values["dial-timeout"],
-            drain=values["drain"],
             limits=link_limits(resolved),
             tls=tls,
-            token=values["token"],
-            data_plane=values["data-plane"],
-            pool=values["pool"],
         )
 
 
 def makeService(options: Options) -> MultiService:
-    """The client, ready to be given to an application."""
+    """Return the client as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.reverse.client.service import TunnelClient

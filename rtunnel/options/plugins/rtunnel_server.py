@@ -16,8 +16,8 @@ NAME = "rtunnel-server"
 
 
 class Options(PluginOptions):
-    """The public end of a reverse tunnel. rtunnel-client connects to the control port and asks for public ports; what
-    visitors send to those is passed to the services beside the client."""
+    """The public end of a reverse tunnel. An rtunnel-client connects to the control port and asks for public ports;
+    whoever visits these reaches the services beside the client."""
 
     synopsis = "[options]"
     declared = SERVER
@@ -29,36 +29,24 @@ class Options(PluginOptions):
         "RTUNNEL_LOG_FORMAT=json twistd -n rtunnel-server --config /etc/rtunnel/server.yaml",
     )
 
-    #: What was decided; there once the options are parsed.
+    #: Set once the options are parsed.
     settings: ServerSettings
 
     def build(self, resolved: Resolved) -> None:
-        values = resolved.values
-        control, public = values["control-listen"], values["public-listen"]
+        control, public = resolved.values["control-listen"], resolved.values["public-listen"]
         if public is not None and public == control and not public.description.startswith("tcp:0"):
             raise resolved.error("public-listen", f"{public} is the control port too; give each its own")
         tls = decide_tls(resolved, Role.SERVER)
         self.settings = ServerSettings(
-            control_listen=control,
-            public_listen=public,
-            public_interface=values["public-interface"],
-            allow_ports=values["allow-ports"],
-            route=values["route"],
-            max_links=values["max-links"],
-            handshake_timeout=values["handshake-timeout"],
-            visitor_idle=values["visitor-idle"],
-            drain=values["drain"],
+            **resolved.fields_of(ServerSettings),
             limits=link_limits(resolved),
             tls=tls,
-            max_handshakes=values["max-handshakes"],
             admission=decide_admission(resolved),
-            data_plane=values["data-plane"],
-            pool=values["pool"],
         )
 
 
 def makeService(options: Options) -> MultiService:
-    """The server, ready to be given to an application."""
+    """Return the server as a service for an application."""
     from twisted.internet import reactor
 
     from rtunnel.reverse.server.service import TunnelServer

@@ -1,12 +1,11 @@
-"""How a plugin starts and ends, as seen by whoever started the process.
+"""How a plugin starts and exits.
 
-- SIGTERM or SIGINT: the services stop in their own time (they drain), then the exit code is 0. ``twistd`` alone would
-  end by raising the signal once more. A second signal ends it at once.
-- :class:`~rtunnel.errors.StartupError` while the services start: its message is one line on standard error, exit code
-  1, no pid file is left. ``twistd`` alone would write the line into its log only.
+- On SIGTERM or SIGINT the services drain and stop; then the exit code is 0. ``twistd`` alone would kill itself by the
+  same signal. A second signal ends the process at once.
+- A :class:`~rtunnel.errors.StartupError` while the services start is one line on standard error and exit code 1, and
+  no pid file is left. ``twistd`` alone would only log it.
 
-For a ``.tac`` file, :func:`application` also turns a wrong setting into one line; see
-:mod:`rtunnel.options.plugins.logs`::
+In a ``.tac`` file :func:`application` also turns a wrong setting into one line::
 
     from rtunnel.options.plugins import rtunnel_server, run
 
@@ -31,14 +30,14 @@ from twisted.python.components import Componentized
 from rtunnel.errors import StartupError
 from rtunnel.options.plugins.logs import TwistdLogging, observer_for, twistd_logging
 
-#: Seconds between the second signal and the end of a process whose services still do not stop.
+#: Seconds after the second signal at which the process ends even if its services have not stopped.
 LAST_MOMENT = 1.0
 
 OptionsT = TypeVar("OptionsT", bound=usage.Options)
 
 
 class PluginService(MultiService):
-    """What ``makeService`` returns: one service, with what the process around it needs."""
+    """What ``makeService`` returns: one service, with the log and the signal handlers of its process."""
 
     log = Logger()
 
@@ -47,12 +46,12 @@ class PluginService(MultiService):
         self.setName(name)
         self._options = options
         self._logging = TwistdLogging()
-        # Children stop in reverse order: when the last of them is asked to, the service is stopping already.
+        # Children stop in reverse order: when ExitSignals is told to stop, the service is stopping already.
         ExitSignals(reactor, service).setServiceParent(self)
         service.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
-        """Join a parent; where that is an application, set its log observer."""
+        """Join a parent; if that is an application, set its log observer."""
         if isinstance(parent, Componentized) and parent.getComponent(ILogObserver, None) is None:
             self._logging = twistd_logging(self._options.parent, sys.argv)
             if not self._logging.logger:
@@ -70,7 +69,7 @@ class PluginService(MultiService):
         try:
             start()
         except StartupError as error:
-            # The interpreter prints the line when it exits; on a terminal it need not be there twice.
+            # The interpreter prints the line when it exits; a terminal need not show it twice.
             if not self._logging.to_stdout:
                 self.log.critical("{error}", error=error)
             sys.stderr = sys.__stderr__
@@ -78,12 +77,12 @@ class PluginService(MultiService):
 
 
 class ExitSignals(Service):
-    """Ends the process by stopping the reactor when SIGTERM or SIGINT comes, so that its exit code is 0."""
+    """Stops the reactor on SIGTERM or SIGINT, so that the exit code is 0."""
 
     log = Logger()
 
     def __init__(self, reactor: Any, service: IService) -> None:
-        """:param service: what a second signal ends at once, by its method ``stop_now`` if it has that."""
+        """:param service: a second signal calls its method ``stop_now``, if it has one."""
         self.setName("exit-signals")
         self._reactor = reactor
         self._service = service
@@ -92,19 +91,19 @@ class ExitSignals(Service):
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
-        # Before anything listens: who waits for that may send a signal at once.
+        # This comes before anything listens: whoever waits for that may send a signal at once.
         self._install()
 
     def startService(self) -> None:
         super().startService()
-        # The reactor sets handlers of its own as it starts to run. Ours come after; and a SIGTERM in between, which
-        # would end the process by that signal, is ours too.
+        # The reactor installs its own handlers when it starts to run, so these are installed again after that. sigTerm
+        # covers a signal in between.
         self._reactor.sigTerm = self._got_signal
         self._reactor.callWhenRunning(self._install)
 
     def _install(self) -> None:
         signal.signal(signal.SIGTERM, self._got_signal)
-        # A shell's background job ignores SIGINT, and a debugger has plans for it: let them.
+        # Leave SIGINT alone if a shell made this background job ignore it, or a debugger handles it.
         if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, getattr(self._reactor, "sigInt", None)):
             signal.signal(signal.SIGINT, self._got_signal)
 
@@ -121,13 +120,13 @@ class ExitSignals(Service):
         self._seen += 1
         if self._seen == 1:
             self.log.info("{signal}: stopping", signal=name)
-            # It may be on its way out already.
+            # The reactor may be stopping already.
             with suppress(ReactorNotRunning):
                 self._reactor.stop()
         elif self._seen == 2:
             self.log.info("{signal} again: stopping at once", signal=name)
             self._reactor.callLater(LAST_MOMENT, self._reactor.crash)
-            # Two signals in one turn of the reactor come before it asks anything to stop.
+            # After two signals in one turn of the reactor, the services were not told to stop yet.
             if self._stopping:
                 self._stop_now()
 
@@ -143,10 +142,10 @@ def application(
     make_service: Callable[[OptionsT], MultiService],
     arguments: Sequence[str] = (),
 ) -> Any:
-    """The application of a ``.tac`` file.
+    """Return the application of a ``.tac`` file.
 
     :param arguments: flags as on the command line; without any, all settings come from the environment and the file.
-    :raises SystemExit: a setting is wrong; with one line.
+    :raises SystemExit: a setting is wrong; the message is one line.
     """
     options = options_class()
     try:

@@ -1,1 +1,1 @@
-"""Every setting, declared once, and how it is read from the command line, the environment and the file."""
+"""The declaration of every setting, and how its value is read from the command line, the environment and the file."""

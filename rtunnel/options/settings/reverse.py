@@ -1,216 +1,186 @@
-"""Every setting of every plugin, once: its name (of flag, variable and key), its bounds, its default, its help."""
+"""The settings of ``rtunnel-server`` and ``rtunnel-client``."""
 
 from __future__ import annotations
 
-from rtunnel.addresses import ListenAddress, PortRanges
-from rtunnel.coercions import (
-    choice,
-    dial_address,
-    integer,
-    interface,
-    listen_address,
-    optional,
-    port_ranges,
-    seconds,
-    server_address,
-    show_seconds,
-    show_size,
-    size,
+from rtunnel.addresses import ListenAddress
+from rtunnel.coercions import dial_address, integer, interface, listen_address, optional, port_ranges, server_address
+from rtunnel.options.settings.declaration import (
+    COUNT,
+    GIB,
+    KIB,
+    LISTEN,
+    MIB,
+    TIME,
+    TIME_OR_ZERO,
+    Kind,
+    Setting,
+    sizes,
+    words,
 )
-from rtunnel.options.settings.sources import Setting
-from rtunnel.options.settings.tls import ADMISSION, TLS, TLS_CLIENT, TOKEN, TOKEN_OVER_PLAIN_TCP
+from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
 from rtunnel.options.settings.tunnels import tunnels
-from rtunnel.reverse.settings import DATA_PLANES
+from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, EndSettings, ServerSettings
 from rtunnel.wire.limits import LinkLimits
 
-_LIMITS = LinkLimits()
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
-MANY = 1_000_000
-
-
-def count_setting(name: str, default: int, help: str) -> Setting:
-    return Setting(name, integer(1, MANY), default, help, str(default))
-
-
-def size_setting(name: str, lowest: int, highest: int, default: int, help: str) -> Setting:
-    return Setting(name, size(lowest, highest), default, help, show_size(default))
-
-
-def time_setting(name: str, default: float, help: str, *, zero: bool = False) -> Setting:
-    return Setting(name, seconds(zero=zero), default, help, show_seconds(default))
-
+DIAL = Kind(dial_address, "address to dial")
 
 LOG = (
-    Setting("log-format", choice("text", "json"), "text", "Format of the log: text or json.", "text"),
+    Setting("log-format", words("text", "json"), "Format of the log: text or json.", default="text"),
     Setting(
         "log-level",
-        choice("debug", "info", "warn", "error"),
-        "info",
-        "Least level that is logged: debug (which tells of every connection), info, warn or error.",
-        "info",
+        words("debug", "info", "warn", "error"),
+        "Lowest level that is logged: debug (one or more lines for each connection), info, warn or error.",
+        default="info",
     ),
 )
 
-LINK = (
-    count_setting("max-streams", _LIMITS.max_streams, "Visitors that one link may carry at once."),
+#: Both ends have these.
+BOTH = (
+    Setting(
+        "drain",
+        TIME_OR_ZERO,
+        "Seconds that open streams get to finish after SIGTERM or SIGINT; a second signal ends them at once.",
+        EndSettings,
+    ),
+    Setting("max-streams", COUNT, "Visitors that one link may carry at once.", LinkLimits),
     Setting(
         "data-plane",
-        choice(*DATA_PLANES),
-        "auto",
-        "How visitors travel: auto (each on a data connection of its own where one waits, else by the link), direct "
-        "(they wait for one) or mux (by the link).",
-        "auto",
+        words(*DATA_PLANES),
+        "How visitors travel: auto (each on a data connection of its own if one is ready, else over the link), direct "
+        "(they wait for a data connection) or mux (all over the link).",
+        EndSettings,
     ),
-    count_setting("pool", 64, "Most data connections of a link that wait for visitors."),
-    size_setting(
+    Setting("pool", COUNT, "Most data connections of one link that wait for visitors.", EndSettings),
+    Setting(
         "initial-credit",
-        KIB,
-        GIB,
-        _LIMITS.initial_credit,
+        sizes(KIB, GIB),
         "Bytes that the other end may send on a new stream before it is granted more.",
+        LinkLimits,
     ),
-    size_setting(
+    Setting(
         "max-window",
-        KIB,
-        GIB,
-        _LIMITS.max_window,
-        "Most bytes granted on one stream and not yet delivered; what one stream can carry is this per round trip.",
+        sizes(KIB, GIB),
+        "Most bytes that are granted on one stream and not yet delivered; one stream carries at most this much per "
+        "round trip.",
+        LinkLimits,
     ),
-    size_setting(
+    Setting(
         "link-buffer",
-        KIB,
-        1024 * GIB,
-        _LIMITS.link_buffer,
-        "Most bytes granted on all streams of a link together and not yet delivered: the bound of its memory.",
+        sizes(KIB, 1024 * GIB),
+        "Most bytes that are granted on all streams of a link together and not yet delivered; this bounds the memory "
+        "of a link.",
+        LinkLimits,
     ),
-    size_setting("max-frame", 64 * KIB, 16 * MIB, _LIMITS.max_frame, "Largest frame that is accepted, 64K to 16M."),
-    time_setting(
+    Setting("max-frame", sizes(64 * KIB, 16 * MIB), "Largest frame that is accepted, 64K to 16M.", LinkLimits),
+    Setting(
         "keepalive-interval",
-        _LIMITS.keepalive_interval,
-        "Seconds of silence on a link after which the other end is asked whether it is there.",
+        TIME,
+        "Seconds of silence on a link after which the other end is asked for a sign of life.",
+        LinkLimits,
     ),
-    time_setting(
+    Setting(
         "dead-after",
-        _LIMITS.dead_after,
+        TIME,
         "Seconds of silence after which a link is dropped; more than --keepalive-interval.",
+        LinkLimits,
     ),
+    *LOG,
 )
 
-DRAIN = time_setting(
-    "drain",
-    10.0,
-    "Seconds that open streams are given to finish after SIGTERM or SIGINT; a second signal ends them at once.",
-    zero=True,
-)
-
-CONTROL_LISTEN = "tcp:7000"
-ALLOW_PORTS = "1024-65535"
-
-SERVER = (
+SERVER_OWN = (
     Setting(
         "control-listen",
-        listen_address,
-        ListenAddress.parse(CONTROL_LISTEN),
+        LISTEN,
         "Where clients connect: :7000, 1.2.3.4:7000, [::1]:7000, or a Twisted endpoint such as unix:/path or "
         "systemd:domain=INET:index=0.",
-        CONTROL_LISTEN,
+        ServerSettings,
+        default=ListenAddress.parse("tcp:7000"),
     ),
     Setting(
         "public-listen",
-        optional(listen_address, None),
-        None,
+        Kind(optional(listen_address, None), "address to listen on"),
         "A shared public port, such as :8080, for the clients that ask for no port of their own; none if not given.",
+        ServerSettings,
     ),
     Setting(
         "public-interface",
-        optional(interface, ""),
-        "",
+        Kind(optional(interface, ""), "IP address"),
         "IP address on which the ports that clients ask for are opened, such as 192.0.2.1, or :: for all addresses of "
         "both families; all IPv4 addresses if not given.",
+        ServerSettings,
+        no_default="all IPv4",
     ),
     Setting(
         "allow-ports",
-        port_ranges,
-        PortRanges.parse(ALLOW_PORTS),
+        Kind(port_ranges, "ports"),
         "Ports that clients may ask for, such as 8000-8999,9443, or none.",
-        ALLOW_PORTS,
+        ServerSettings,
     ),
     Setting(
         "route",
-        choice("round-robin", "least-connections"),
-        "round-robin",
-        "Which client serves a visitor of a public port that several share: round-robin or least-connections.",
-        "round-robin",
+        words("round-robin", "least-connections"),
+        "How the visitors of the shared public port are spread over its clients: round-robin or least-connections.",
+        ServerSettings,
     ),
-    DRAIN,
-    count_setting("max-links", 4096, "Clients that may be connected at once."),
-    count_setting("max-tunnels", _LIMITS.max_tunnels, "Tunnels that one client may have."),
-    time_setting(
-        "handshake-timeout", 10.0, "Seconds in which a new connection to the control port must say what it is."
+    Setting("max-links", COUNT, "Clients that may be connected at once.", ServerSettings),
+    Setting("max-tunnels", COUNT, "Tunnels that one client may have.", LinkLimits),
+    Setting("max-handshakes", COUNT, "Connections that may be in the TLS handshake at once.", ServerSettings),
+    Setting(
+        "handshake-timeout",
+        TIME,
+        "Seconds in which a new connection to the control port must say what it is.",
+        ServerSettings,
     ),
-    time_setting(
+    Setting(
         "visitor-idle",
-        0.0,
+        TIME_OR_ZERO,
         "Seconds without a byte in either direction after which a visitor is closed; 0 means never.",
-        zero=True,
+        ServerSettings,
     ),
-    *LINK,
-    *LOG,
-    count_setting("max-handshakes", 256, "Connections that may be in the TLS handshake at once."),
-    *TLS,
-    *ADMISSION,
 )
 
-CLIENT = (
+CLIENT_OWN = (
     Setting(
         "server",
-        server_address,
-        None,
+        Kind(server_address, "address to dial"),
         "The server's control port: 1.2.3.4:7000, [::1]:7000, host:7000, or a Twisted endpoint such as "
         "tcp:host:7000. Required.",
+        ClientSettings,
+        no_default="required",
     ),
     Setting(
         "local",
-        dial_address,
-        None,
+        DIAL,
         "The service that visitors reach: 127.0.0.1:80, :80, host:80, [::1]:80, or a Twisted endpoint such as "
         "unix:/run/app.sock.",
     ),
     Setting(
         "remote-port",
-        integer(0, 65535),
-        0,
+        Kind(integer(0, 65535), "0 to 65535"),
         "Public port to ask the server for, for the service of --local; 0 is the server's shared port.",
-        "0",
+        default=0,
     ),
     Setting(
         "tunnel",
-        tunnels,
-        (),
-        "REMOTE_PORT:LOCAL, such as 8080:127.0.0.1:80 or 8080:80. May be repeated: many services over one link. In "
-        "the environment, several are separated by commas.",
-        file_key="tunnels",
+        Kind(tunnels, "``PORT:ADDRESS``"),
+        "REMOTE_PORT:LOCAL, such as 8080:127.0.0.1:80 or 8080:80. May be repeated: one link carries many services. In "
+        "the environment, commas separate several.",
+        default=(),
+        key="tunnels",
         repeatable=True,
     ),
-    Setting("reconnect-min", seconds(zero=False), 1.0, "Seconds before the first attempt to reconnect.", "1"),
+    Setting("reconnect-min", TIME, "Seconds before the first attempt to reconnect.", ClientSettings),
     Setting(
         "reconnect-max",
-        seconds(zero=False),
-        30.0,
-        "Most seconds between two attempts to reconnect; there is always another.",
-        "30",
+        TIME,
+        "Most seconds between two attempts to reconnect. The client never gives up.",
+        ClientSettings,
     ),
-    time_setting("connect-timeout", 10.0, "Seconds that an attempt to connect to the server may take."),
-    time_setting("dial-timeout", 5.0, "Seconds that a local service is given to accept a connection."),
-    DRAIN,
-    *LINK,
-    *LOG,
-    *TLS,
-    *TLS_CLIENT,
-    TOKEN,
-    TOKEN_OVER_PLAIN_TCP,
+    Setting("connect-timeout", TIME, "Seconds that an attempt to connect to the server may take.", ClientSettings),
+    Setting("dial-timeout", TIME, "Seconds that a local service has to accept a connection.", ClientSettings),
 )
+
+SERVER = (*SERVER_OWN, *BOTH, *TLS, *TLS_SERVER)
+CLIENT = (*CLIENT_OWN, *BOTH, *TLS, *TLS_CLIENT)
 
 VARIABLES = frozenset(setting.variable for setting in SERVER + CLIENT)

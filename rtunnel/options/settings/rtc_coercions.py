@@ -1,7 +1,6 @@
-"""From what an operator wrote about the WebRTC tunnel to values: URLs of servers, addresses for UDP, lists.
+"""Coercions for the WebRTC tunnel: URLs of servers, addresses for UDP, lists; see :mod:`rtunnel.coercions`.
 
-See :mod:`rtunnel.coercions`. Lists are text with commas between, a list of such texts (a repeated flag), or a list in
-the file.
+A list is text with commas between the items, a list of such texts (from a repeated flag), or a list in the file.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ ItemT = TypeVar("ItemT")
 
 
 def list_of(coerce: Callable[[str], ItemT]) -> Callable[[object], tuple[ItemT, ...]]:
-    """A coercion to a list; what is there twice counts once."""
+    """Return a coercion to a list of items. Items that are given twice count once."""
 
     def coerce_all(value: object) -> tuple[ItemT, ...]:
         parts = value if isinstance(value, list) else [value]
-        # An empty text is an empty list, also in a list of one.
+        # Empty text is an empty list, also as the only item of a list.
         texts = [text(part) for part in parts if part != ""]
         pieces = [piece.strip() for part in texts for piece in part.split(",") if piece.strip()]
         return tuple(dict.fromkeys(coerce(piece) for piece in pieces))
@@ -47,7 +46,7 @@ def list_of(coerce: Callable[[str], ItemT]) -> Callable[[object], tuple[ItemT, .
 
 
 def host_id(value: object) -> str:
-    """The ID of a host.
+    """Read the ID of a host.
 
     :raises ConfigError: it is too long or not printable.
     """
@@ -58,9 +57,9 @@ def host_id(value: object) -> str:
 
 
 def bearer_token(value: object) -> str:
-    """What is sent behind ``Authorization: Bearer``.
+    """Read a token for the header ``Authorization: Bearer``.
 
-    :raises ConfigError: it cannot be in a header. The message does not repeat it.
+    :raises ConfigError: it cannot be in a header. The message does not repeat the token.
     """
     token = text(value)
     if not token.isascii() or not token.isprintable() or " " in token:
@@ -71,18 +70,18 @@ def bearer_token(value: object) -> str:
 
 
 def origin(value: str) -> str:
-    """What a browser sends as ``Origin``, with ``*`` for any letters.
+    """Check an origin as browsers send it, in which ``*`` matches any text.
 
-    :raises ConfigError: no browser would send that.
+    :raises ConfigError: no browser would send such an origin.
     """
     Origins([value])
     return value
 
 
 def signal_url(value: object) -> SignalUrl:
-    """``ws://host:port/path`` or ``wss://``.
+    """Read ``ws://host:port/path`` or ``wss://host:port/path``.
 
-    :raises ConfigError: it is not that.
+    :raises ConfigError: it is something else.
     """
     url = text(value)
     if "://" not in url:
@@ -120,9 +119,9 @@ def _split_url(url: str) -> tuple[SplitResult, int | None]:
 
 
 def stun_server(value: object) -> tuple[str, int] | None:
-    """``stun:host:port``; empty text is no server at all.
+    """Read ``stun:host:port``; empty text means no server.
 
-    :raises ConfigError: it is not that.
+    :raises ConfigError: it is something else.
     """
     if isinstance(value, str) and not value.strip():
         return None
@@ -136,9 +135,9 @@ def stun_server(value: object) -> tuple[str, int] | None:
 
 
 def turn_server(uri: str) -> TurnServer:
-    """``turn:host:port?transport=udp`` or ``tcp``, ``turns:`` for TLS.
+    """Read ``turn:host:port?transport=udp`` or ``tcp``, or ``turns:host:port`` for TLS.
 
-    :raises ConfigError: it is not that.
+    :raises ConfigError: it is something else.
     """
     scheme, host, port, transport = _ice_uri(uri, {"turn": STUN_PORT, "turns": STUN_TLS_PORT}, _TURN_EXAMPLE)
     tls = scheme == "turns"
@@ -150,7 +149,9 @@ def turn_server(uri: str) -> TurnServer:
 def _ice_uri(uri: str, ports: dict[str, int], example: str) -> tuple[str, str, int, str]:
     """Read a URI of RFC 7064 or 7065.
 
-    :returns: scheme, host, port, and transport or nothing.
+    :param ports: the schemes that are allowed, with their default ports.
+    :param example: the end of an error message.
+    :returns: scheme, host, port, and transport, which is empty if none was given.
     """
     scheme, colon, rest = uri.partition(":")
     scheme = scheme.lower()
@@ -171,9 +172,9 @@ def _ice_uri(uri: str, ports: dict[str, int], example: str) -> tuple[str, str, i
 
 
 def ice_interface(value: str) -> str:
-    """The name of an interface, an IP address, or a network.
+    """Check the name of an interface, an IP address, or a network.
 
-    :raises ConfigError: it is none of those.
+    :raises ConfigError: it is none of these.
     """
     try:
         if "/" in value:
@@ -189,10 +190,10 @@ def ice_interface(value: str) -> str:
 
 
 def udp_address(written: str, *, lowest: int) -> UdpAddress:
-    """Host and port for UDP, without the ``udp:`` before them.
+    """Read host and port for UDP; ``udp:`` was removed before.
 
-    :param lowest: the lowest port: 0 to listen, 1 to dial.
-    :raises ConfigError: it is not that.
+    :param lowest: the lowest port that is allowed: 0 to listen, 1 to dial.
+    :raises ConfigError: it is something else.
     """
     if not written:
         raise ConfigError(f"an empty address; {_UDP_FORMS}")
@@ -203,7 +204,7 @@ def udp_address(written: str, *, lowest: int) -> UdpAddress:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent to *host* stays on this machine."""
+    """Return whether traffic to *host* stays on this machine."""
     if is_ipv4(host) or is_ipv6(host):
         return ipaddress.ip_address(host).is_loopback
     return host.rstrip(".").lower() == "localhost"

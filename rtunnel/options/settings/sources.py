@@ -1,19 +1,17 @@
-"""Settings: from the flag, else the environment, else the file, else the default.
+"""Where the value of a setting comes from: the flag, else the environment, else the file, else the default.
 
-A plugin declares each of its settings once, as a :class:`Setting`. From that come its flag ``--allow-ports``, its
-environment variable ``RTUNNEL_ALLOW_PORTS``, its key ``allow_ports`` in the file, and its help. An empty environment
-variable and a key without a value count as not given. Some settings have a second variable, which is that of the
-program whose place we take; ours wins over it.
+An empty environment variable and a key without a value count as not given. Some settings have a second variable, that
+of the reference program; the variable that begins with ``RTUNNEL_`` wins.
 
-Nothing that an operator wrote is silently ignored: a key or flag that nobody knows is an error, and so is a variable
-that looks like a misspelt one of ours. (Other variables that begin with ``RTUNNEL_`` are let alone: other
-plugins have theirs, and Kubernetes makes some up for every service.)
+Nothing that an operator wrote is silently ignored: an unknown key or flag is an error, and so is a variable that looks
+like a misspelt one. Other variables that begin with ``RTUNNEL_`` do not matter: other plugins have theirs, and
+Kubernetes sets some for every service.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -22,70 +20,14 @@ from typing import Any
 from rtunnel.config_file import ConfigFile, keys_with_underscores, read_config_file
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
+from rtunnel.options.settings.declaration import PREFIX, REFERENCE_PREFIX, Setting
 
-PREFIX = "RTUNNEL_"
-#: What the variables of the reference program for WebRTC begin with.
-REFERENCE_PREFIX = "WTT_"
-
-# Closer than this, an unknown variable is taken for a misspelt one.
+# An unknown variable that is closer than this to a known one counts as misspelt.
 _TYPO = 0.8
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One thing that an operator can decide.
-
-    :ivar name: of the flag, without its dashes.
-    :ivar coerce: from what was written to the value; raises ConfigError. What it gets is text from a flag or the
-        environment, a list of texts from a flag that may be repeated, and any YAML value from a file.
-    :ivar default: the value where nothing was written.
-    :ivar help: a sentence or two, without the default.
-    :ivar shown_default: the default as an operator would write it; empty: there is none to show.
-    :ivar file_key: key in the file, where that is not the name; ``tls.cert`` is ``cert`` in the section ``tls``.
-    :ivar repeatable: whether the flag may be given several times.
-    :ivar flag: whether there is a flag at all.
-    :ivar switch: whether the flag stands alone, without a value.
-    :ivar reference_variable: environment variable of the reference program; empty: it has none.
-    :ivar may_be_empty: whether an empty environment variable is a value too, and not the same as none.
-    """
-
-    name: str
-    coerce: Callable[[Any], object]
-    default: object
-    help: str
-    shown_default: str = ""
-    file_key: str = ""
-    repeatable: bool = False
-    flag: bool = True
-    switch: bool = False
-    reference_variable: str = ""
-    may_be_empty: bool = False
-
-    @property
-    def variable(self) -> str:
-        """The environment variable."""
-        return PREFIX + self.name.replace("-", "_").upper()
-
-    @property
-    def variables(self) -> Sequence[str]:
-        """All its environment variables, the strongest first."""
-        return [self.variable, self.reference_variable] if self.reference_variable else [self.variable]
-
-    @property
-    def key(self) -> str:
-        """The key in the file."""
-        return self.file_key or self.name.replace("-", "_")
-
-    def variable_in(self, environ: Mapping[str, str]) -> str | None:
-        """The environment variable that counts; None: there is none."""
-        for name in self.variables:
-            if environ.get(name, "").strip() or (self.may_be_empty and name in environ):
-                return name
-        return None
-
-
 class Rank(IntEnum):
-    """Where a value came from; the higher wins."""
+    """The sources of a value, from the weakest to the strongest."""
 
     DEFAULT = 0
     FILE = 1
@@ -95,9 +37,9 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value came from.
+    """Where one value came from.
 
-    :ivar label: what an error message begins with, such as ``environment variable RTUNNEL_SERVER``.
+    :ivar label: the beginning of an error message, such as ``environment variable RTUNNEL_SERVER``.
     """
 
     rank: Rank
@@ -108,18 +50,27 @@ class Source:
 class Resolved:
     """The values of all settings by their names, and where each came from."""
 
+    settings: Sequence[Setting]
     values: Mapping[str, Any]
     sources: Mapping[str, Source]
 
+    def fields_of(self, owner: type[Any]) -> dict[str, Any]:
+        """Return the values that a dataclass takes, by the names of its fields."""
+        return {
+            setting.field: self.values[setting.name]
+            for setting in self.settings
+            if setting.owner is not None and issubclass(owner, setting.owner)
+        }
+
     def error(self, name: str, message: str) -> ConfigError:
-        """An error about a setting, to be raised."""
+        """Return an error about a setting; it names the source of the value."""
         return ConfigError(f"{self.sources[name].label}: {message}")
 
 
 def find_config_file(flags: Mapping[str, Any], environ: Mapping[str, str], otherwise: str = "") -> ConfigFile | None:
-    """Read the file that ``--config`` or ``RTUNNEL_CONFIG`` names, if either does.
+    """Read the file that ``--config`` or ``RTUNNEL_CONFIG`` names; None if neither does.
 
-    :param otherwise: the file to read if neither does, and it is there.
+    :param otherwise: the file to read if neither names one and this one exists.
     :raises ConfigError: see :func:`~rtunnel.config_file.read_config_file`.
     """
     if "config" in flags:
@@ -137,7 +88,7 @@ def _is_there(path: str) -> bool:
     try:
         return bool(path) and Path(path).is_file()
     except OSError:
-        # A directory that we may not look into.
+        # A directory that this process may not enter.
         return False
 
 
@@ -149,13 +100,15 @@ def resolve(
     foreign: Collection[str] = (),
     foreign_keys: Collection[str] = (),
 ) -> Resolved:
-    """Decide every setting.
+    """Decide the value of every setting.
 
-    :param flags: what was given on the command line, by setting name; text, or a list of texts where repeatable.
+    :param flags: what was given on the command line, by the setting's name; text, or a list of texts if it is
+        repeatable.
     :param environ: the process's environment.
-    :param foreign: environment variables of ours that mean something to other plugins only.
-    :param foreign_keys: keys in the file that do.
-    :raises ConfigError: a value is wrong or a key unknown; the message names the source, the key and the likely fix.
+    :param foreign: environment variables that mean something to other plugins only.
+    :param foreign_keys: keys in the file that mean something to other plugins only.
+    :raises ConfigError: a value is wrong, or a key is unknown. The message names the source, the key and the likely
+        fix.
     """
     _check_environment(settings, environ, foreign)
     known_keys = [*(setting.key for setting in settings), *foreign_keys]
@@ -180,16 +133,16 @@ def resolve(
             continue
         sources[setting.name] = source
         try:
-            values[setting.name] = setting.coerce(written)
+            values[setting.name] = setting.kind.coerce(written)
         except ConfigError as error:
             raise ConfigError(f"{source.label}: {error}") from error
-    return Resolved(values, sources)
+    return Resolved(settings, values, sources)
 
 
 def _without_sections(
     values: Mapping[str, object], path: str, known_keys: Collection[str], section: str = ""
 ) -> Mapping[str, object]:
-    """What the file says, with the keys of its sections in full; ``tls: true`` is ``tls.enabled: true``."""
+    """Return the file's values by full keys, such as ``tls.cert``; ``tls: true`` is ``tls.enabled: true``."""
     found: dict[str, object] = {}
     for name, value in values.items():
         key = section + name
@@ -209,7 +162,7 @@ def _check_environment(settings: Sequence[Setting], environ: Mapping[str, str], 
         prefix = next((prefix for prefix in (PREFIX, REFERENCE_PREFIX) if name.startswith(prefix)), None)
         if prefix is None or name in known or name in foreign or not value.strip():
             continue
-        # The variables that Kubernetes makes for a service named rtunnel or rtunnel-something.
+        # The variables that Kubernetes sets for a service named rtunnel or rtunnel-something.
         if re.search(r"_SERVICE_(HOST|PORT)|_PORT_[0-9]+_", name) or re.match(r"(tcp|udp|sctp)://", value):
             continue
         ours = [variable.removeprefix(prefix) for variable in known if variable.startswith(prefix)]

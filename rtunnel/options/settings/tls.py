@@ -2,113 +2,122 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rtunnel.access.rights import check_token, parse_tokens
-from rtunnel.coercions import boolean, optional, path, text
-from rtunnel.options.settings.sources import Setting
-from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, parse_groups, parse_pins
+from rtunnel.coercions import joined, optional, text
+from rtunnel.options.settings.declaration import PATH, SWITCH, Kind, Setting
+from rtunnel.reverse.server.admission import AdmissionSettings
+from rtunnel.reverse.settings import ClientSettings
+from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, TlsSettings, parse_groups, parse_pins
 from rtunnel.tls.server_names import check_server_name
 
 
-def _groups(value: object) -> tuple[str, ...]:
-    return parse_groups(",".join(map(text, value)) if isinstance(value, list) else text(value))
+def _of_text(parse: Callable[[str], object]) -> Callable[[object], object]:
+    return lambda value: parse(text(value))
 
 
-def _pins(value: object) -> frozenset[str]:
-    return parse_pins(",".join(map(text, value)) if isinstance(value, list) else text(value))
-
-
-def _server_name(value: object) -> str:
-    return check_server_name(text(value))
+def _of_list(parse: Callable[[str], object]) -> Callable[[object], object]:
+    return lambda value: parse(joined(value))
 
 
 def _file(name: str, what: str, default: str) -> Setting:
     return Setting(
         f"tls-{name}",
-        optional(path, None),
-        None,
+        PATH,
         f"{what}; {default} of `rtunnel pki` if not given.",
-        file_key=f"tls.{name}",
+        TlsSettings,
+        name,
+        no_default="see below",
+        key=f"tls.{name}",
     )
 
 
+#: Both ends have these.
 TLS = (
     Setting(
         "tls",
-        boolean,
-        False,
+        SWITCH,
         "Protect the link by post-quantum TLS 1.3, with certificates at both ends.",
-        file_key="tls.enabled",
-        switch=True,
+        default=False,
+        key="tls.enabled",
     ),
-    _file("cert", "File with this end's certificate, in PEM", "server.crt or client.crt"),
-    _file("key", "File with its private key, in PEM", "server.key or client.key"),
+    _file("cert", "PEM file with the certificate of this end", "server.crt or client.crt"),
+    _file("key", "PEM file with the private key of that certificate", "server.key or client.key"),
     _file(
-        "ca", "File with the certificate of the CA that the other end's must be from; its list ca.crl beside", "ca.crt"
+        "ca",
+        "PEM file with the CA that must have issued the certificate of the other end; a revocation list ca.crl beside "
+        "it counts too",
+        "ca.crt",
     ),
     Setting(
         "tls-groups",
-        _groups,
-        GROUPS,
-        f"Post-quantum key exchanges that are allowed, the best first, between commas: {', '.join(GROUPS)} by default.",
-        file_key="tls.groups",
+        # The help names them all, so that they are not shown once more as the default.
+        Kind(_of_list(parse_groups), "names of groups", lambda _: ""),
+        f"Post-quantum key exchanges that are allowed, the best first, separated by commas: {', '.join(GROUPS)} by "
+        "default.",
+        TlsSettings,
+        "groups",
+        no_default="all six",
+        key="tls.groups",
     ),
     Setting(
         CLASSICAL_OPTION.removeprefix("--"),
-        boolean,
-        False,
-        "Take certificates of ECDSA, Ed25519 and RSA too; the key exchange stays post-quantum.",
-        file_key="tls.allow_classical_certs",
-        switch=True,
+        SWITCH,
+        "Accept ECDSA, Ed25519 and RSA certificates too; the key exchange stays post-quantum.",
+        TlsSettings,
+        "allow_classical_certs",
+        key="tls.allow_classical_certs",
+    ),
+    Setting(
+        "token-over-plain-tcp",
+        SWITCH,
+        "Let tokens travel over a network without TLS, where anybody on the way can read them.",
+        AdmissionSettings,
     ),
 )
 
 TLS_CLIENT = (
     Setting(
         "tls-server-name",
-        optional(_server_name, ""),
-        "",
+        Kind(optional(_of_text(check_server_name), ""), "DNS name or IP address"),
         "DNS name or IP address that the server's certificate must be for; the host of --server if not given.",
-        file_key="tls.server_name",
+        TlsSettings,
+        "server_name",
+        no_default="the host",
+        key="tls.server_name",
     ),
     Setting(
         "tls-pin",
-        optional(_pins, frozenset()),
-        frozenset(),
-        "SHA-256 fingerprint of the server's certificate, in place of a check of its name; several between commas.",
-        file_key="tls.pin",
+        Kind(optional(_of_list(parse_pins), frozenset()), "fingerprints"),
+        "SHA-256 fingerprint that the server's certificate must have, instead of its name; commas separate several.",
+        TlsSettings,
+        "pins",
+        key="tls.pin",
+    ),
+    Setting(
+        "token",
+        Kind(optional(check_token, None), "token"),
+        "Token to send to a server that has --valid-tokens. Other users of the machine can see a flag, so better use "
+        "the environment or the file.",
+        ClientSettings,
     ),
 )
 
-TOKEN = Setting(
-    "token",
-    optional(check_token, None),
-    None,
-    "What the server asks for where it has --valid-tokens. Other users of the machine can see a flag: better use the "
-    "environment or the file.",
-)
-
-TOKEN_OVER_PLAIN_TCP = Setting(
-    "token-over-plain-tcp",
-    boolean,
-    False,
-    "Let tokens travel without TLS over a network, where everybody on the way can read them.",
-    switch=True,
-)
-
-ADMISSION = (
+TLS_SERVER = (
     Setting(
         "clients",
-        optional(path, None),
-        None,
+        PATH,
         "YAML file that says which client may have which ports, how many tunnels and how many visitors, by the name in "
-        "its certificate or of its token; nobody else is let in then. Read again when it changes.",
+        "its certificate or of its token. All other clients are refused. Changes are noticed while the server runs.",
+        AdmissionSettings,
     ),
     Setting(
         "valid-tokens",
-        parse_tokens,
-        (),
-        "Tokens between commas, as NAME:TOKEN or TOKEN; each link must bring one of them. Other users of the machine "
-        "can see a flag: better use the environment or the file.",
+        Kind(parse_tokens, "tokens"),
+        "Tokens of which each link must bring one, as NAME:TOKEN or TOKEN, separated by commas. Other users of the "
+        "machine can see a flag, so better use the environment or the file.",
+        AdmissionSettings,
+        "tokens",
     ),
-    TOKEN_OVER_PLAIN_TCP,
 )

@@ -1,4 +1,4 @@
-"""From the settings of TLS, tokens and rights to what the services want; everything is tried before anything starts."""
+"""Turn the settings of TLS, tokens and rights into what the services take; try all files before anything starts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _FILES = {
 
 
 def decide_tls(resolved: Resolved, role: Role) -> TlsSettings | None:
-    """How links are protected; None: they are not.
+    """Return how links are protected, or None if they are plain TCP.
 
-    :raises ConfigError: the files cannot be used, or there is much about TLS but not that it is wanted.
+    :raises ConfigError: a file cannot be used, or there are settings of TLS although TLS is off.
     """
     values = resolved.values
     if not values["tls"]:
@@ -30,33 +30,28 @@ def decide_tls(resolved: Resolved, role: Role) -> TlsSettings | None:
         return None
     directory = locations.default_pki_dir(os.environ)
     certificate, key = _FILES[role]
-    name, pins = "", frozenset[str]()
+    name = ""
     if role is Role.CLIENT:
         pins = values["tls-pin"]
         name = values["tls-server-name"] or values["server"].host or ""
         if name and not values["tls-server-name"] and not pins:
-            # Such names exist in container networks, but no certificate can be for them.
+            # Container networks have names for which there can be no certificate.
             check_server_name(name)
         if not name and not pins:
             raise ConfigError(
-                f"--server {values['server']} has no host name to look for in the server's certificate; say which it "
-                "is with --tls-server-name, or give --tls-pin"
+                f"--server {values['server']} has no host name to look for in the server's certificate; give the name "
+                "with --tls-server-name, or give --tls-pin"
             )
-    settings = TlsSettings(
-        cert=values["tls-cert"] or directory / certificate,
-        key=values["tls-key"] or directory / key,
-        ca=values["tls-ca"] or directory / locations.CA_CERTIFICATE,
-        groups=values["tls-groups"],
-        allow_classical_certs=values["tls-allow-classical-certs"],
-        server_name=name,
-        pins=pins,
-    )
+    found = resolved.fields_of(TlsSettings)
+    for field, file in (("cert", certificate), ("key", key), ("ca", locations.CA_CERTIFICATE)):
+        found[field] = found[field] or directory / file
+    settings = TlsSettings(**found | {"server_name": name})
     load(settings, role)
     return settings
 
 
 def _check_not_meant(resolved: Resolved) -> None:
-    """Refuse settings of TLS without TLS: who gives a certificate does not want a link in the clear."""
+    """Refuse settings of TLS without TLS: whoever gives a certificate does not want a link in the clear."""
     off = resolved.sources["tls"]
     for name, source in resolved.sources.items():
         if name.startswith("tls-") and source.rank > off.rank:
@@ -64,20 +59,19 @@ def _check_not_meant(resolved: Resolved) -> None:
 
 
 def decide_admission(resolved: Resolved) -> AdmissionSettings:
-    """Who may use the server.
+    """Return who may use the server.
 
     :raises ConfigError: the clients file cannot be used.
     """
-    values = resolved.values
-    settings = AdmissionSettings(values["clients"], values["valid-tokens"], values["token-over-plain-tcp"])
+    settings = AdmissionSettings(**resolved.fields_of(AdmissionSettings))
     Admission(settings)
     return settings
 
 
 def check_token_use(resolved: Resolved, tls: TlsSettings | None) -> None:
-    """Refuse to send a token where others can read it.
+    """Refuse to send a token over a network without TLS.
 
-    :raises ConfigError: it would be sent over a network without TLS.
+    :raises ConfigError: the settings would do that.
     """
     values = resolved.values
     if values["token"] is None or tls is not None or values["token-over-plain-tcp"]:
@@ -89,6 +83,5 @@ def check_token_use(resolved: Resolved, tls: TlsSettings | None) -> None:
     if host == "localhost" or (host is not None and is_ip_address(host) and ip_address(host).is_loopback):
         return
     raise resolved.error(
-        "token",
-        f"would travel to {server} in the clear; use --tls, or allow it with --token-over-plain-tcp",
+        "token", f"would travel to {server} in the clear; use --tls, or allow it with --token-over-plain-tcp"
     )

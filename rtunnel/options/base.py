@@ -1,0 +1,39 @@
+"""What all commands share: the plugins of ``twistd``, and the command ``rtunnel``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from twisted.python import usage
+
+from rtunnel import __version__
+from rtunnel.endpoint_strings import suggestion
+from twisted import copyright
+
+
+class BaseOptions(usage.Options):
+    """Options whose help is the docstring of the class, with examples at the end."""
+
+    #: Command lines, shown as they are at the end of the help.
+    examples: ClassVar[Sequence[str]] = ()
+    #: What the help says after the docstring.
+    remarks = ""
+
+    def opt_version(self) -> None:
+        """Print the versions of rtunnel and Twisted, and exit."""
+        sys.stdout.write(f"rtunnel {__version__} (Twisted {copyright.version})\n")
+        sys.exit(0)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """Return the help: options, description, examples."""
+        self.longdesc = " ".join(f"{type(self).__doc__ or ''} {self.remarks}".split())
+        text = super().getUsage(width)
+        examples = "".join(f"    {line}\n" for line in self.examples)
+        return f"{text}\nExamples:\n{examples}" if examples else text
+
+
+def option_hint(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean '--...'?`` with the option closest to *name*, or nothing."""
+    return suggestion(name, known).replace("'", "'--", 1)
