@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from rtunnel.wire import frames, messages
 from rtunnel.wire.frames import HEADER, HEADER_SIZE
 from rtunnel.wire.limits import LinkLimits
-from rtunnel.wire.liveness import MAX_PING, SignsOfLife
+from rtunnel.wire.liveness import MAX_PING, Liveness
 
 #: The longest NEW_CONN that a client takes on a data connection, in bytes of payload.
 MAX_NEW_CONN = 4096
@@ -49,7 +49,7 @@ class ServerDataConnection:
     :ivar tick_every: seconds between two calls of :meth:`tick`.
     """
 
-    __slots__ = ("_ask_at", "_due", "_held", "_life", "_out", "_ping_every", "error", "is_used", "tick_every")
+    __slots__ = ("_ask_at", "_due", "_held", "_liveness", "_out", "_ping_every", "error", "is_used", "tick_every")
 
     def __init__(self, limits: LinkLimits, now: float, ping_every: float | None = None) -> None:
         self.error = ""
@@ -57,7 +57,7 @@ class ServerDataConnection:
         interval = limits.keepalive_interval
         self._ping_every = interval if ping_every is None else min(interval, max(ping_every, MIN_PING_EVERY))
         self.tick_every = min(1.0, self._ping_every / 2)
-        self._life = SignsOfLife(limits, now)
+        self._liveness = Liveness(limits, now)
         # By the first PING the client learns that its ticket was taken.
         self._ask_at = now
         # The answer that is due, and what of it has come.
@@ -71,7 +71,7 @@ class ServerDataConnection:
     @property
     def is_dead(self) -> bool:
         """The client did not answer in time."""
-        return bool(self._due) and self._life.is_dead
+        return bool(self._due) and self._liveness.is_dead
 
     def data_to_send(self) -> bytes:
         """What is to go out now; empty: nothing."""
@@ -90,7 +90,7 @@ class ServerDataConnection:
             self._held = held
         else:
             self._due = self._held = b""
-            self._life.last_heard = now
+            self._liveness.last_heard = now
             self._ask_at = now + self._ping_every
 
     def tick(self, now: float, *, may_ask: bool = True) -> None:
@@ -100,7 +100,7 @@ class ServerDataConnection:
         """
         if self.is_used or self.error:
             return
-        self._life.tick(now)
+        self._liveness.tick(now)
         # A process that was stopped asks too early, which does no harm.
         if may_ask and not self._due and now >= self._ask_at:
             self._due, self._out = _PONG, _PING
@@ -143,13 +143,13 @@ class ClientDataConnection:
     :ivar is_used: :class:`Used` was told; whatever comes is the stream's, and is not to be handed in here.
     """
 
-    __slots__ = ("_attach", "_held", "_life", "_pong", "error", "is_attached", "is_used")
+    __slots__ = ("_attach", "_held", "_liveness", "_pong", "error", "is_attached", "is_used")
 
     def __init__(self, ticket: str, limits: LinkLimits, now: float) -> None:
         self.error = ""
         self.is_attached = False
         self.is_used = False
-        self._life = SignsOfLife(limits, now)
+        self._liveness = Liveness(limits, now)
         self._attach = frames.encode_frame(frames.ATTACH, 0, messages.encode_attach(ticket, limits.keepalive_interval))
         self._pong = b""
         self._held = b""
@@ -157,12 +157,12 @@ class ClientDataConnection:
     @property
     def tick_every(self) -> float:
         """Seconds between two calls of :meth:`tick`."""
-        return self._life.tick_every
+        return self._liveness.tick_every
 
     @property
     def is_dead(self) -> bool:
         """Nothing was heard of the server for too long."""
-        return self._life.is_dead and not self.is_used
+        return self._liveness.is_dead and not self.is_used
 
     def data_to_send(self) -> bytes:
         """What is to go out now; empty: nothing."""
@@ -172,13 +172,13 @@ class ClientDataConnection:
 
     def tick(self, now: float) -> None:
         """Count silence."""
-        self._life.tick(now)
+        self._liveness.tick(now)
 
     def receive_data(self, data: bytes, now: float) -> Used | None:
         """Take bytes from the connection, cut anywhere; :class:`Used` once."""
         if self.is_used or self.error:
             return None
-        self._life.last_heard = now
+        self._liveness.last_heard = now
         try:
             return self._read(self._held + data)
         except ValueError as error:
