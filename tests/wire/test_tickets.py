@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given, settings, strategies as st
 
+from rtunnel.wire.data_connection import Tickets
 from rtunnel.wire.messages import decode_attach, encode_attach
-from rtunnel.wire.tickets import Tickets
 from tests.wire.pair import NOW
 
 
