@@ -16,7 +16,7 @@ import pytest_twisted
 
 from rtunnel.relay import direct, pipes
 from rtunnel.relay.pipes import PIPES, Pipe, Pipes
-from tests.relay.direct_rig import Far, Rig, Turns, far_ends, open_descriptors, random_bytes
+from tests.relay.direct_rig import Far, Rig, Turns, close_idle, far_ends, open_descriptors, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 SIDES = pytest.mark.parametrize("side", ["left", "right"])
@@ -235,7 +235,7 @@ async def test_no_descriptor_for_a_pipe(turns: Turns, moved: list[int]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_more_pipes_than_are_allowed(turns: Turns, monkeypatch: pytest.MonkeyPatch, moved: list[int]) -> None:
-    monkeypatch.setattr(pipes, "MOST", 1)
+    monkeypatch.setattr(pipes, "MAX_IN_USE", 1)
     with Rig(turns) as stalled, Rig(turns, buffers=65536) as rig:
         stalled.right.reads = 0
         stalled.left.send(bytes(24 << 20))
@@ -249,13 +249,13 @@ async def test_no_more_pipes_than_are_allowed(turns: Turns, monkeypatch: pytest.
 def test_few_pipes_are_kept() -> None:
     before = open_descriptors()
     pool = Pipes()
-    taken = [pool.take() for _ in range(pipes.MOST)]
+    taken = [pool.take() for _ in range(pipes.MAX_IN_USE)]
     assert pool.take() is None
-    assert pool.in_use == pipes.MOST
+    assert pool.in_use == pipes.MAX_IN_USE
     for pipe in taken:
         assert pipe is not None
         pool.give_back(pipe)
-    assert len(pool) == pipes.KEPT
+    assert len(pool) == pipes.MAX_IDLE
     assert pool.in_use == 0
     again = pool.take()
     assert again in taken
@@ -263,6 +263,6 @@ def test_few_pipes_are_kept() -> None:
     os.write(again.write_end, b"x")
     again.count = 1
     pool.give_back(again)
-    assert len(pool) == pipes.KEPT - 1
-    pool.close_idle()
+    assert len(pool) == pipes.MAX_IDLE - 1
+    close_idle(pool)
     assert open_descriptors() == before

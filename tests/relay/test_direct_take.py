@@ -24,8 +24,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay.direct import DirectRelay, take_socket
-from rtunnel.relay.sockets import QuietFactory
+from rtunnel.relay.direct import DirectRelay
+from rtunnel.relay.sockets import QuietFactory, take_socket
 from tests.relay.direct_rig import Far, Turns, connected, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
