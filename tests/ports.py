@@ -1,4 +1,4 @@
-"""Ports for tests that must know one before anybody listens."""
+"""Ports for tests that must know a port before anything listens on it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that was free a moment ago. Prefer port 0 and the log line where the program under test can.
+    """Return a TCP port that was free a moment ago. Prefer port 0, if the program under test logs what it got.
 
-    It is none of those from which the system takes the source ports of connections: otherwise a port that has to be
-    free once more, after a restart, might be the end of somebody's connection by then.
+    The port is outside the range from which the system takes the source ports of connections. Otherwise a connection
+    might use it when a test needs it again, after a restart.
+
+    :raises AssertionError: 100 ports were tried, and none was free.
     """
     for _ in range(100):
         port = random.randrange(10_000, _first_source_port())
@@ -21,7 +23,7 @@ def free_port(host: str = "127.0.0.1") -> int:
             except OSError:
                 continue
             return port
-    raise AssertionError("100 ports were tried, and none is free")
+    raise AssertionError("100 ports were tried, and none was free")
 
 
 def _first_source_port() -> int:

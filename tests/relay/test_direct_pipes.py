@@ -1,4 +1,4 @@
-"""How the direct relay chooses between pipes and its buffer, and what becomes of it when there is no pipe."""
+"""How the direct relay chooses between pipes and its buffer, and what it does without a pipe."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BULK = 3_000_000
 
 @pytest.fixture
 def moved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes each successful ``os.splice`` moved."""
+    """Record how many bytes each successful ``os.splice`` moved."""
     return watch_splice(monkeypatch, lambda _source, _destination: None)
 
 
 def watch_splice(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int, int], int | None]) -> list[int]:
-    """Note what ``os.splice`` moves; *fails* says with which errno a call fails, by source and destination."""
+    """Record what ``os.splice`` moves. *fails* returns the errno with which a call fails, by source and destination."""
     moved: list[int] = []
     splice = os.splice
 
@@ -50,7 +50,7 @@ def is_socket(number: int) -> bool:
 
 
 async def both_ways(rig: Rig, size: int = BULK) -> None:
-    """Send bytes both ways at once, and see them come."""
+    """Send bytes both ways at once, and check that they arrive."""
     there, back = random_bytes(size, 1), random_bytes(size, 2)
     rig.left.send(there, end=True)
     rig.right.send(back, end=True)
@@ -60,7 +60,7 @@ async def both_ways(rig: Rig, size: int = BULK) -> None:
 
 
 async def say(rig: Rig, far: Far, other: Far, data: bytes) -> None:
-    """Send *data* and wait until it is there."""
+    """Send *data*, and wait until it has arrived."""
     expected = other.received + len(data)
     far.send(data)
     await rig.until(lambda: other.received == expected)
@@ -82,7 +82,7 @@ async def test_bulk_goes_through_a_pipe_and_small_does_not(
             before = len(moved)
             await say(rig, far, other, bytes(BULK))
             assert len(moved) > before
-            # A read that brings little shows that bulk is over.
+            # A small read shows that the bulk transfer is over.
             await say(rig, far, other, b"y")
             before = len(moved)
             await say(rig, far, other, b"z")
@@ -150,7 +150,7 @@ async def test_system_without_splice(turns: Turns, kind: str, monkeypatch: pytes
 async def test_sockets_that_splice_does_not_serve(
     turns: Turns, into_the_pipe: bool, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is tried once in each direction; what is in the pipe by then is not lost."""
+    """It is tried once in each direction, and what is in the pipe by then is not lost."""
     calls: list[int] = []
 
     def fails(source: int, _destination: int) -> int | None:
@@ -182,7 +182,7 @@ async def test_splice_that_finds_the_connection_broken(
 
 @pytest_twisted.ensureDeferred
 async def test_pipe_of_the_size_that_the_system_likes(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user who has many pipes may not have them large."""
+    """A user with many pipes may not make them large."""
 
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -216,7 +216,7 @@ def test_size_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
-    """The process can open no descriptor."""
+    """Let the process open no descriptor while the block runs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:

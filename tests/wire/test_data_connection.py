@@ -1,4 +1,4 @@
-"""The two ends of a data connection: honest ones back to back, then each against whatever can come."""
+"""The two ends of a data connection: back to back, and each against whatever a peer can send."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NEW_CONN = raw(frames.NEW_CONN, 7, VISITOR)
 
 
 def server(ping_every: float | None = None) -> ServerDataConnection:
-    """A server's end that has asked for the first time."""
+    """Return a server's end that has sent its first PING."""
     end = ServerDataConnection(LIMITS, NOW, ping_every)
     end.tick(NOW)
     return end
 
 
 def available() -> ServerDataConnection:
-    """A server's end that was answered."""
+    """Return a server's end that has received its PONG."""
     end = server()
     end.data_to_send()
     end.receive_data(PONG, NOW)
@@ -36,14 +36,14 @@ def available() -> ServerDataConnection:
 
 
 def client() -> ClientDataConnection:
-    """A client's end that has sent ATTACH."""
+    """Return a client's end that has sent ATTACH."""
     end = ClientDataConnection(TICKET, LIMITS, NOW)
     assert end.data_to_send() == raw(frames.ATTACH, 0, TICKET.encode() + b":5000")
     return end
 
 
 def ticks(end: ServerDataConnection | ClientDataConnection, start: float, seconds: int) -> None:
-    """Let time go by."""
+    """Let time pass, with a tick each second."""
     for second in range(1, seconds + 1):
         end.tick(start + second)
 
@@ -108,7 +108,7 @@ def test_idle_ends_stay() -> None:
 )
 @settings(max_examples=150)
 def test_behind_new_conn_there_is_never_a_pong(quiet: list[float], delays: list[float], rest: bytes) -> None:
-    """Whatever the delays on the way: when NEW_CONN goes out, the client has sent nothing that has not arrived."""
+    """When NEW_CONN goes out, nothing is on its way from the client, whatever the delays."""
     at_client, at_server = ClientDataConnection(TICKET, LIMITS, NOW), server()
     now = NOW
     under_way: list[bytes] = []
@@ -274,7 +274,7 @@ def test_any_bytes_at_the_server(chunks: list[bytes]) -> None:
 
 @given(st.lists(st.integers(0, 200), max_size=8), st.binary(max_size=60))
 def test_questions_and_new_conn_in_pieces(cuts: list[int], rest: bytes) -> None:
-    """Cut anywhere, but for what the server waits for."""
+    """Cut the bytes anywhere, except where the server waits for a PONG."""
     end = client()
     question = raw(frames.PING, 0, b"0123456789abcdef")
     for number in range(2):

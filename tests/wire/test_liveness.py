@@ -1,4 +1,4 @@
-"""Signs of life, first alone and then on a link: silence, questions, answers, and a process that was stopped."""
+"""Liveness, alone and on a link: silence, PINGs, PONGs, and a process that was stopped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_silence() -> None:
 
 @pytest.mark.parametrize("heard", [0.0, 0.3, 1.0])
 def test_hearing_ends_the_silence(heard: float) -> None:
-    """Also where it was heard at the very time of a tick, after it."""
+    """This holds too if the byte comes at the very time of a tick, after it."""
     liveness = Liveness(LIMITS, NOW)
     for second in range(1, 15):
         liveness.tick(NOW + second)
@@ -86,10 +86,10 @@ def test_a_clock_that_steps_back_is_no_silence() -> None:
     for second in (2, 4, 6):
         liveness.tick(NOW + second)
         states.append(liveness.is_silent)
-    assert states == [False, False, True], "nor does it put the next question off"
+    assert states == [False, False, True], "nor does it delay the next PING"
 
 
-def test_one_question_at_a_time() -> None:
+def test_one_ping_at_a_time() -> None:
     liveness = Liveness(LIMITS, NOW)
     first = liveness.make_ping(NOW)
     assert first is not None
@@ -109,14 +109,14 @@ def test_the_shortest_round_trip_counts() -> None:
     assert liveness.round_trip == 0
     now = NOW
     for sample, shortest in [(2.0, 2.0), (0.5, 0.5), (3.0, 0.5), (0.0, 0.5)]:
-        question = liveness.make_ping(now)
-        assert question is not None
+        payload = liveness.make_ping(now)
+        assert payload is not None
         now += sample
-        assert liveness.take_pong(question, now)
+        assert liveness.take_pong(payload, now)
         assert liveness.round_trip == shortest
 
 
-def test_no_answer_without_a_question() -> None:
+def test_no_pong_without_a_ping() -> None:
     assert not Liveness(LIMITS, NOW).take_pong(b"0" * 16, NOW)
 
 

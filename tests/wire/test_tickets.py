@@ -1,4 +1,4 @@
-"""Tickets: good once, for a while, for one owner; and there are never too many."""
+"""Tickets: good once, for a while, for one owner, and bounded in number."""
 
 from __future__ import annotations
 
