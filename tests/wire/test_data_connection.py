@@ -75,7 +75,7 @@ def test_from_attach_to_the_stream() -> None:
         assert not end.error
 
 
-def test_a_connection_may_be_used_before_anybody_has_asked() -> None:
+def test_a_connection_may_be_used_before_the_first_ping() -> None:
     at_client, at_server = client(), ServerDataConnection(LIMITS, NOW)
     assert at_server.data_to_send() == b""
     used = at_client.receive_data(at_server.open(7, 3, "192.0.2.1:5000"), NOW)
@@ -237,7 +237,7 @@ def test_a_stopped_process_is_not_the_silence_of_the_client() -> None:
     ("wish", "every", "tick_every"),
     [(None, 5, 1.0), (2.0, 2, 1.0), (100.0, 5, 1.0), (1.0, 1, 0.5), (0.001, 1, 0.5), (0.0, 1, 0.5)],
 )
-def test_the_client_may_want_to_be_asked_more_often(wish: float | None, every: int, tick_every: float) -> None:
+def test_the_client_may_want_more_pings(wish: float | None, every: int, tick_every: float) -> None:
     end = server(wish)
     assert end.tick_every == tick_every
     end.data_to_send()
@@ -248,7 +248,7 @@ def test_the_client_may_want_to_be_asked_more_often(wish: float | None, every: i
     assert end.data_to_send() == PING
 
 
-def test_a_server_that_asks_more_often_than_any_client_may_want() -> None:
+def test_a_server_that_sends_more_pings_than_any_client_may_want() -> None:
     end = ServerDataConnection(LinkLimits(keepalive_interval=0.2, dead_after=1.0), NOW, 5.0)
     end.tick(NOW)
     end.data_to_send()
@@ -273,7 +273,7 @@ def test_any_bytes_at_the_server(chunks: list[bytes]) -> None:
 
 
 @given(st.lists(st.integers(0, 200), max_size=8), st.binary(max_size=60))
-def test_questions_and_new_conn_in_pieces(cuts: list[int], rest: bytes) -> None:
+def test_pings_and_new_conn_in_pieces(cuts: list[int], rest: bytes) -> None:
     """Cut the bytes anywhere, except where the server waits for a PONG."""
     end = client()
     question = raw(frames.PING, 0, b"0123456789abcdef")
@@ -305,7 +305,7 @@ def test_what_comes_behind_new_conn_is_the_streams_whatever_it_looks_like() -> N
     assert not end.error
 
 
-def test_a_flood_of_questions_has_one_answer() -> None:
+def test_a_flood_of_pings_has_one_answer() -> None:
     end = client()
     assert end.receive_data(raw(frames.PING, 0, b"a") * 10_000 + raw(frames.PING, 5, b"b"), NOW) is None
     assert end.data_to_send() == raw(frames.PONG, 0, b"b")
