@@ -1,1 +1,1 @@
-"""What the tunnels cost; `make bench` runs :mod:`benchmarks.run`."""
+"""Benchmarks of the tunnels. ``make bench`` runs :mod:`benchmarks.run`."""

@@ -1,8 +1,8 @@
-"""What aiortc's own data channel carries between two processes: the yardstick for the WebRTC tunnel.
+"""Measure aiortc's own data channel between two processes, as a yardstick for the WebRTC tunnel.
 
     python benchmarks/bare_channel.py SECONDS        prints Mbit/s, one way
 
-The other process is this file again, and the two exchange their descriptions over its standard input and output.
+The second process runs this file too. The two exchange their descriptions over its standard input and output.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessi
 MESSAGE = b"x" * 16384
 BUFFERED = 65536
 
-# Loopback is enough here, and all that there may be.
+# Use loopback only.
 aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
 
 
 async def send() -> None:
-    """Be offered a channel, and fill it."""
+    """Answer an offer, and fill the channel that it opens."""
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     filling: list[asyncio.Future[None]] = []
 
@@ -50,7 +50,7 @@ async def send() -> None:
 
 
 async def receive(seconds: float) -> float:
-    """Open a channel, and count what comes."""
+    """Open a channel, and return the rate at which bytes come, in Mbit/s."""
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     channel = connection.createDataChannel("bare")
     received = 0

@@ -1,4 +1,4 @@
-"""The chart of a run, from what is kept of it: ratios to direct, as bars in an SVG that needs no other program.
+"""Draw the chart of a run from its kept results: ratios to direct, as bars in an SVG.
 
 python -m benchmarks.chart benchmarks/results/last.json docs/benchmark.svg
 """
@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.table import DIRECT, times, to_direct
 
 WIDTH, MARGIN, BAR, GAP, LABEL = 920, 20, 12, 18, 36
-#: Bars end here, and say by how much they ought to be longer: one bad figure must not flatten all others.
+#: Bars are cut at this ratio, with the figure beside them, so that one bad figure does not flatten all others.
 LONGEST = 10.0
 COLOURS = {
     "rtunnel": "#1f6feb",
@@ -25,7 +25,7 @@ COLOURS = {
     "ssh": "#8c8f94",
 }
 HEADS = ("Ratio to direct: more is better", f"Ratio to direct, cut at {LONGEST:.0f}: less is better")
-#: The picture brings its own background, so that it can be read wherever it is shown.
+#: The picture has its own background, so that it can be read on any page.
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #24292f } .paper { fill: #ffffff } .line { stroke: #8c8f94 }
 .head { font-size: 14px; font-weight: 600 } .name { font-weight: 600 } .small { font-size: 11px; fill: #57606a }
@@ -36,12 +36,15 @@ text { fill: #e6edf3 } .paper { fill: #0d1117 } .small { fill: #9ea7b3 }
 
 
 def text(x: float, y: float, content: str, kind: str = "") -> str:
-    """A line of text."""
+    """Return a line of text as SVG."""
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{escape(content)}</text>'
 
 
 def bars(row: dict[str, Any], columns: list[dict[str, Any]], x: int, y: int, one: float) -> list[str]:
-    """A row: its name, a bar for each column, and the mark of direct; *one* is the length of the ratio 1."""
+    """Return a row as SVG: its name, a bar for each column, and the line at 1.
+
+    :param one: the length of the ratio 1.
+    """
     parts = [text(x, y, row["name"], "name")]
     top = y + 6
     for number, column in enumerate(columns):
@@ -58,7 +61,7 @@ def bars(row: dict[str, Any], columns: list[dict[str, Any]], x: int, y: int, one
 
 
 def chart(report: dict[str, Any]) -> str:
-    """The picture: on the left where more is better, on the right where less is."""
+    """Return the SVG: on the left the rows where more is better, on the right those where less is better."""
     columns = [column for column in report["columns"] if column["key"] != DIRECT]
     shown = [row for row in report["rows"] if any(to_direct(row, column["key"]) for column in columns)]
     halves = [[row for row in shown if bool(row["lower_is_better"]) is lower] for lower in (False, True)]

@@ -1,4 +1,4 @@
-"""What processes cost, as Linux tells it: the processor's time, and memory."""
+"""What processes cost in CPU time and memory, read from Linux's ``/proc``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from benchmarks.parts import Failed
 
-#: Seconds in which processes come to rest before their memory is read.
+#: Seconds to wait before memory is read, so that the processes settle.
 REST = 0.7
 WARM_UP = 20
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
 def stat(pid: int) -> list[str]:
-    """The fields of ``/proc/PID/stat`` from the state (field 3) on; none if the process has ended."""
+    """Return the fields of ``/proc/PID/stat`` from the state (field 3) on; none if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -26,7 +26,7 @@ def stat(pid: int) -> list[str]:
 
 
 def family(pids: Iterable[int]) -> set[int]:
-    """These processes and all that descend from them: sshd has one for each login."""
+    """Return these processes and all their descendants: sshd starts one for each login."""
     parents = {int(path.name): stat(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdecimal()}
     found = set(pids)
     while True:
@@ -37,18 +37,21 @@ def family(pids: Iterable[int]) -> set[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Seconds of a core that they have had, in user space and in the kernel."""
+    """Return the CPU time of these processes so far, user and system, in seconds."""
     ticks = sum(int(fields[11]) + int(fields[12]) for pid in family(pids) if (fields := stat(pid)))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pids: Iterable[int]) -> int:
-    """Bytes of memory that they have now; the kernel's own, for sockets and pipes, are not among them."""
+    """Return the resident memory of these processes in bytes, without the kernel's memory for sockets and pipes."""
     return sum(int(fields[21]) for pid in family(pids) if (fields := stat(pid))) * os.sysconf("SC_PAGE_SIZE")
 
 
 def ask(connection: socket.socket) -> None:
-    """Have the page, and leave the connection open."""
+    """Fetch the page, and leave the connection open.
+
+    :raises Failed: the connection was closed.
+    """
     connection.sendall(REQUEST)
     answer = b""
     while not answer.endswith(b"x" * 100):
@@ -59,7 +62,10 @@ def ask(connection: socket.socket) -> None:
 
 
 def visitors(port: int, count: int) -> Iterator[socket.socket]:
-    """Connections, one after the other, each of which has had its page."""
+    """Yield *count* open connections, one after the other. Each has fetched the page.
+
+    :raises Failed: a connection was refused or broke.
+    """
     for _ in range(count):
         try:
             connection = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -70,9 +76,9 @@ def visitors(port: int, count: int) -> Iterator[socket.socket]:
 
 
 def memory_per_visitor(port: int, pids: Iterable[int], count: int) -> float:
-    """Bytes of these processes for each of *count* visitors who wait and say nothing.
+    """Return how many bytes of memory these processes need for each of *count* idle visitors.
 
-    Start the processes for this alone: memory that they have freed before would be used again, and not be seen.
+    Start the processes for this alone: they would reuse memory that they have freed before, which would not show.
     """
     for connection in visitors(port, WARM_UP):
         connection.close()

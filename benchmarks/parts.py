@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes that run for a while, and programs that make load."""
+"""What the benchmarks share: running processes, making load, and reading the reports of load programs."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ http {{
     server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ return 200 "{page}"; }} }}
 }}
 """
-#: Seconds that a load program may take beyond those of its load.
+#: How many seconds longer than its load a load program may take.
 GRACE = 20.0
-#: Seconds that iperf3's server is given to be done with the test before.
+#: How many seconds iperf3's server may take to finish the test before.
 BUSY = 10.0
 
 
 class Failed(Exception):
-    """What was to be started or measured did not come about."""
+    """A program did not start, or a measurement failed. The message says which and why."""
 
 
 class Busy(Failed):
-    """iperf3's server still reads what the test before has left on its way."""
+    """iperf3's server still reads what the test before has sent."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What iperf3 tells.
+    """The result of iperf3.
 
-    :ivar gigabits: Gbit/s that arrived.
-    :ivar received: bytes that arrived, in all.
+    :ivar gigabits: the rate at the receiver, in Gbit/s.
+    :ivar received: how many bytes arrived.
     """
 
     gigabits: float
@@ -58,7 +58,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Answers:
-    """What wrk tells; the latencies are in milliseconds."""
+    """The result of wrk: requests per second, and two latencies in milliseconds."""
 
     per_second: float
     p50: float
@@ -66,23 +66,23 @@ class Answers:
 
 
 def twistd() -> list[str]:
-    """How a plugin is started."""
+    """Return the command that starts a plugin, without the plugin's name."""
     return [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile="]
 
 
 def median(figures: Figures) -> float | None:
-    """The median of the rounds that gave a figure."""
+    """Return the median of the rounds that gave a figure, or None."""
     there = [figure for figure in figures if figure is not None]
     return statistics.median(there) if there else None
 
 
 def ratio(these: Figures, those: Figures) -> float | None:
-    """These to those, of each round that has both; the median."""
+    """Return the median of the ratios of *these* to *those*, taken round by round, or None."""
     return median([this / that if this is not None and that else None for this, that in zip(these, those, strict=True)])
 
 
 def find(program: str) -> str:
-    """The path of a system program.
+    """Return the path of a system program.
 
     :raises Failed: it is not installed.
     """
@@ -93,7 +93,7 @@ def find(program: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different."""
+    """Return *count* different ports that are free now."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -103,7 +103,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def running(argv: Sequence[str], log: Path) -> Iterator[int]:
-    """A process for as long as the block takes; its id."""
+    """Run a process while the block runs. Yield its id."""
     with log.open("wb") as output:
         process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
@@ -120,7 +120,7 @@ def running(argv: Sequence[str], log: Path) -> Iterator[int]:
 def wait_for(port: int, log: Path) -> None:
     """Wait until *port* accepts connections.
 
-    :raises Failed: it did not in time; with what is in *log*.
+    :raises Failed: it did not accept in time; the message contains *log*.
     """
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -134,7 +134,7 @@ def wait_for(port: int, log: Path) -> None:
 
 
 def attempt(what: str, measure: Callable[[], Result]) -> Result | None:
-    """What *measure* gives; nothing, and a line that says why, if it fails."""
+    """Return what *measure* returns. If it fails, print why and return None."""
     try:
         return measure()
     except Failed as failure:
@@ -143,8 +143,9 @@ def attempt(what: str, measure: Callable[[], Result]) -> Result | None:
 
 
 def load(argv: Sequence[str], seconds: float) -> str:
-    """A load program's output, whether or not it was content.
+    """Run a load program and return its output, whatever its exit code.
 
+    :param seconds: how long the load lasts.
     :raises Failed: it did not end in time.
     """
     try:
@@ -159,8 +160,8 @@ def load(argv: Sequence[str], seconds: float) -> str:
 def parse_iperf3(output: str) -> Transfer:
     """Read iperf3's report.
 
-    :raises Busy: its server was not ready.
-    :raises Failed: there are no figures in it.
+    :raises Busy: the server was not ready.
+    :raises Failed: it contains no figures.
     """
     try:
         report: dict[str, Any] = json.loads(output)
@@ -176,7 +177,7 @@ def parse_iperf3(output: str) -> Transfer:
 def parse_wrk(report: str) -> Answers:
     """Read wrk's report.
 
-    :raises Failed: requests went wrong, or there are no figures in it.
+    :raises Failed: requests went wrong, or it contains no figures.
     """
     per_second = re.search(r"Requests/sec:\s+([\d.]+)", report)
     shares = {share: re.search(rf"\s{share}%\s+([\d.]+)(us|ms|s|m)\n", report) for share in (50, 99)}
@@ -189,7 +190,7 @@ def parse_wrk(report: str) -> Answers:
 
 
 def throughput(seconds: float, *options: str) -> Callable[[int], Transfer]:
-    """Bulk through a port, by iperf3."""
+    """Return a function that measures the throughput through a port with iperf3 for so many *seconds*."""
 
     def measure(port: int) -> Transfer:
         argv = [find("iperf3"), "-c", "127.0.0.1", "-p", str(port), "-t", f"{seconds:g}", "-J", *options]
@@ -206,7 +207,7 @@ def throughput(seconds: float, *options: str) -> Callable[[int], Transfer]:
 
 
 def requests(seconds: float, connections: int, script: Path | None = None) -> Callable[[int], Answers]:
-    """Requests through a port, by wrk, on so many connections."""
+    """Return a function that makes requests through a port with wrk, for so many *seconds*."""
 
     def measure(port: int) -> Answers:
         argv = [find("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}", "--latency"]
@@ -217,7 +218,7 @@ def requests(seconds: float, connections: int, script: Path | None = None) -> Ca
 
 
 def nginx(directory: Path, port: int) -> list[str]:
-    """A web server with one page of 100 bytes."""
+    """Return the command of a web server with one page of 100 bytes."""
     conf = directory / f"nginx-{port}.conf"
     conf.write_text(NGINX_CONF.format(directory=directory, port=port, page="x" * 100))
     return [find("nginx"), "-c", str(conf), "-e", "stderr"]

@@ -1,4 +1,4 @@
-"""The rows: what is measured, and which figures each measurement gives."""
+"""The rows of the table: what is measured, and which figures each measurement gives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADDED = "added round trip"
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table."""
+    """A row of the table."""
 
     name: str
     unit: str
@@ -34,7 +34,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A way to be measured, and how to have another of its kind that nothing has gone through yet."""
+    """What is measured.
+
+    :ivar way: a running way to the services.
+    :ivar fresh: starts another way of the same kind, which has carried nothing yet.
+    """
 
     way: Way
     fresh: Callable[[], AbstractContextManager[Way]]
@@ -42,14 +46,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One load, and a figure for each of its rows; None where a row makes no sense for this way."""
+    """One load, and the rows that it fills. A figure is None where its row makes no sense for a way."""
 
     rows: tuple[Row, ...]
     take: Callable[[Case], tuple[float | None, ...]]
 
 
 def bulk(name: str, measure: Callable[[int], Transfer], cpu: str = "") -> Measurement:
-    """Throughput, and what of the processor goes into a gigabyte if the row *cpu* asks for it."""
+    """Measure throughput, and if there is a row *cpu*, the CPU time for each gigabyte."""
 
     def take(case: Case) -> tuple[float | None, ...]:
         before = cpu_seconds(case.way.pids)
@@ -63,7 +67,7 @@ def bulk(name: str, measure: Callable[[int], Transfer], cpu: str = "") -> Measur
 
 
 def web(seconds: float, connections: int) -> Measurement:
-    """Requests on connections that are kept."""
+    """Measure requests on persistent connections."""
 
     def take(case: Case) -> tuple[float | None, ...]:
         answers = requests(seconds, connections)(case.way.web)
@@ -75,7 +79,7 @@ def web(seconds: float, connections: int) -> Measurement:
 
 
 def memory(case: Case) -> tuple[float | None, ...]:
-    """KiB for each visitor who waits."""
+    """Return the memory for each idle visitor, in KiB."""
     if not case.way.pids:
         return (None,)
     with case.fresh() as way:
@@ -83,7 +87,7 @@ def memory(case: Case) -> tuple[float | None, ...]:
 
 
 def measurements(seconds: float, directory: Path) -> list[Measurement]:
-    """Everything that is measured of each way, each load for so many *seconds*."""
+    """Return all measurements of a way. Each load lasts for so many *seconds*."""
     close = directory / "close.lua"
     close.write_text(WRK_CLOSE)
     return [
@@ -104,7 +108,12 @@ def measurements(seconds: float, directory: Path) -> list[Measurement]:
 
 
 def shake_hands(credentials: Credentials, port: int, session: Session | None = None) -> Session | None:
-    """One mutual handshake with the server on *port*; what others can go on from, if it was a whole one."""
+    """Make one mutual handshake with the server on *port*.
+
+    :param session: a session to resume, or None.
+    :return: a session that can be resumed; None after a resumed handshake.
+    :raises Failed: the handshake failed, or *session* was not resumed.
+    """
     engine = TlsEngine(credentials, session=session)
     engine.start()
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -120,10 +129,10 @@ def shake_hands(credentials: Credentials, port: int, session: Session | None = N
 
 
 def handshakes(directory: Path, port: int, seconds: float, resumed: bool) -> float:
-    """Mutual handshakes per second, one after the other, with a server in another process.
+    """Return how many mutual handshakes per second are made, one after the other, with a server in another process.
 
-    :param directory: where the client's certificate is.
-    :param resumed: whether they go on from that of a first one, as those of data connections do.
+    :param directory: the directory of the client's certificate.
+    :param resumed: whether they resume a first one, as the handshakes of data connections do.
     """
     settings = TlsSettings(directory / "client.crt", directory / "client.key", directory / "ca.crt")
     credentials = Credentials(settings, Role.CLIENT)

@@ -1,10 +1,10 @@
-"""What the tunnels cost: the same load direct, through each tunnel, and through what else does the job.
+"""Measure the tunnels: the same load direct, through each tunnel, and through other programs that do the same job.
 
     python -m benchmarks.run [--quick] [--seconds 3] [--rounds 3] [--only throughput] [--json results/last.json]
 
-Everything runs on this machine and on its loopback interface: iperf3's server and nginx as the services, both ends of
-each tunnel, and whoever makes the load. They share its cores, so the figures say little by themselves and much as
-ratios to the direct figure of the same round.
+Everything runs on this machine, over loopback: iperf3's server and nginx as the services, both ends of each tunnel, and
+the programs that make the load. All share the same cores, so a figure says little by itself. Its ratio to the direct
+figure of the same round says much.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HANDSHAKES = "TLS handshakes, one by one"
 
 
 def machine() -> str:
-    """The machine in a line."""
+    """Describe the machine in one line."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -48,7 +48,7 @@ def machine() -> str:
 
 @contextmanager
 def services(directory: Path) -> Iterator[Way]:
-    """iperf3's server, and a web server."""
+    """Run iperf3's server and a web server."""
     iperf, web = free_ports(2)
     argv = [find("iperf3"), "-s", "-B", "127.0.0.1", "-p", str(iperf)]
     with running(argv, directory / "iperf3.log"), running(nginx(directory, web), directory / "nginx.log"):
@@ -57,7 +57,7 @@ def services(directory: Path) -> Iterator[Way]:
 
 
 def added(report: dict[str, Any]) -> None:
-    """Give the report the row that follows from another: what each way adds to the round trip."""
+    """Add the row that is computed from another one: what each way adds to the round trip."""
     for number, row in enumerate(report["rows"]):
         if row["name"] == ROUND_TRIP:
             direct = row["figures"][table.DIRECT]
@@ -72,9 +72,9 @@ def added(report: dict[str, Any]) -> None:
 
 @contextmanager
 def ways(directory: Path, ends: Way) -> Iterator[tuple[dict[Column, Way], dict[str, str]]]:
-    """All columns at once; and why rivals are left out, by their titles.
+    """Start all columns. Yield them, and the reasons why other programs are left out, by title.
 
-    :raises Failed: one of ours did not come up.
+    :raises Failed: one of this package's own columns did not start.
     """
     open_ways, missing = {}, {}
     with ExitStack() as stack:
@@ -89,9 +89,9 @@ def ways(directory: Path, ends: Way) -> Iterator[tuple[dict[Column, Way], dict[s
 
 
 def measure(seconds: float, rounds: int, only: str) -> dict[str, Any]:
-    """Measure all columns, a load at a time; the report.
+    """Measure all columns, one load after the other, and return the report.
 
-    :raises Failed: what cannot be done without did not come up.
+    :raises Failed: a required program is missing or did not start.
     """
     report: dict[str, Any] = {"machine": machine(), "load_before": os.getloadavg(), "seconds": seconds}
     shakes: dict[str, list[float | None]] = {"whole": [], "resumed": []}
@@ -130,20 +130,20 @@ def measure(seconds: float, rounds: int, only: str) -> dict[str, Any]:
 
 
 def take(measurement: Measurement, case: Case, title: str) -> tuple[float | None, ...]:
-    """The figures of a load; nothing in each of its rows if it failed, and a line that says why."""
+    """Return the figures of a load. If it fails, print why and return None for each row."""
     taken = attempt(f"{title}, {measurement.rows[0].name}", lambda: measurement.take(case))
     return (None,) * len(measurement.rows) if taken is None else taken
 
 
 def summarise(report: dict[str, Any]) -> None:
-    """Keep medians and ratios beside the figures of the rounds."""
+    """Add medians and ratios to the figures of the rounds."""
     for row in report["rows"]:
         row["median"] = {key: median(figures) for key, figures in row["figures"].items()}
         row["ratio"] = {key: table.to_direct(row, key) for key in row["figures"]}
 
 
 def main() -> None:
-    """Measure, print, and keep."""
+    """Measure, print the tables, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement (default 3)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds; the median counts (default 3)")

@@ -1,8 +1,8 @@
-"""The table of a run, from what is kept of it.
+"""Print the table of a run from its kept results.
 
     python -m benchmarks.table benchmarks/results/last.json
 
-A column has the median of its rounds and, beside it, the median of its ratios to ``direct``, each of one round.
+A column shows the median of its rounds, and beside it the median of the rounds' ratios to ``direct``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DIRECT = "direct"
 
 
 def short(figure: float | None) -> str:
-    """A figure in three or more digits."""
+    """Format a figure with at least three digits."""
     if figure is None:
         return "-"
     digits = next((digits for digits, least in enumerate((100, 10, 1)) if abs(figure) >= least), 3)
@@ -26,20 +26,20 @@ def short(figure: float | None) -> str:
 
 
 def to_direct(row: dict[str, Any], key: str) -> float | None:
-    """The ratio of a column to ``direct``; nothing where ``direct`` has no figure."""
+    """Return the ratio of a column to ``direct``, or None if there is no figure."""
     figures = row["figures"]
     return ratio(figures[key], figures[DIRECT]) if key in figures and DIRECT in figures else None
 
 
 def times(share: float | None) -> str:
-    """A ratio."""
+    """Format a ratio."""
     if share is None:
         return "-"
     return f"{share:.{2 if share < 10 else 1 if share < 100 else 0}f}"
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """The table, and who is who in it."""
+    """Return the lines of the table, and of its legend."""
     columns = report["columns"]
     text = [f"{'':34}" + "".join(f"{each['title']:>{8 if each['key'] == DIRECT else 12}}" for each in columns)]
     for row in report["rows"]:

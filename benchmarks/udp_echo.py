@@ -1,9 +1,9 @@
-"""UDP packets a second, there and back.
+"""Count UDP packets per second, there and back.
 
-    python benchmarks/udp_echo.py serve PORT         answer every packet with itself, until it is ended
+    python benchmarks/udp_echo.py serve PORT         echo every packet, until the process is ended
     python benchmarks/udp_echo.py ask PORT SECONDS   print how many came back in a second
 
-So many packets are on their way at a time; one that is lost is made good by another after a while.
+:data:`WINDOW` packets are on their way at a time. After :data:`PATIENCE` seconds without one, all count as lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PATIENCE = 0.2
 
 
 def serve(port: int) -> None:
-    """Echo for ever."""
+    """Echo packets for ever."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", port))
         while True:
@@ -27,7 +27,7 @@ def serve(port: int) -> None:
 
 
 def ask(port: int, seconds: float) -> float:
-    """Echoes per second."""
+    """Return how many packets per second came back."""
     count = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect(("127.0.0.1", port))

@@ -1,7 +1,7 @@
-"""The columns: ways by which the load reaches the services, each made of processes on this machine.
+"""The columns of the table: ways by which the load reaches the services, each made of processes on this machine.
 
-All but ``direct`` are two hops, as a reverse tunnel is: nginx is chained to itself, and ``ssh -R`` is a client and a
-server. None of them touches what the system has configured: rivals get a configuration, keys and ports of their own.
+All but ``direct`` have two hops, like a reverse tunnel: two nginx in a chain, or client and server of ``ssh -R``.
+None of them touches the system's configuration: each gets its own configuration, keys and ports.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 AllowTcpForwarding yes
 """
-#: What sshd wants to be there when it runs as root. A system that starts sshd makes it anew each time.
+#: sshd needs this directory when it runs as root. A system that runs sshd makes it at each start.
 SSHD_DIRECTORY = Path("/run/sshd")
 
 
@@ -49,9 +49,10 @@ SSHD_DIRECTORY = Path("/run/sshd")
 class Way:
     """A way to the two services.
 
-    :ivar iperf, web: ports that lead to them.
-    :ivar pids: the processes between; none for ``direct``.
-    :ivar control: where an ``rtunnel-server`` awaits its clients.
+    :ivar iperf: the port that leads to iperf3's server.
+    :ivar web: the port that leads to the web server.
+    :ivar pids: the processes in between; none for ``direct``.
+    :ivar control: the control port of an ``rtunnel-server``; 0 if there is none.
     """
 
     iperf: int
@@ -62,7 +63,14 @@ class Way:
 
 @dataclass(frozen=True)
 class Column:
-    """How a way is made, to the services at the ends of another, with files in a directory."""
+    """A column of the table.
+
+    :ivar key: its name in the report.
+    :ivar title: its name in the table.
+    :ivar about: what it is, for the legend.
+    :ivar open: starts the way to some services, with a directory for its files.
+    :ivar is_ours: whether it is this package's own.
+    """
 
     key: str
     title: str
@@ -72,7 +80,7 @@ class Column:
 
 
 def make_certificates(directory: Path) -> None:
-    """What both ends need, where ``--tls`` looks for it."""
+    """Make the certificates of both ends where ``--tls`` looks for them."""
     ca = make_ca()
     server, client = issue(ca, Kind.SERVER, "server", hosts=["127.0.0.1"]), issue(ca, Kind.CLIENT, "client")
     for name, holder in (("ca", ca), ("server", server), ("client", client)):
@@ -82,7 +90,7 @@ def make_certificates(directory: Path) -> None:
 
 
 def rtunnel(*options: str) -> Callable[[Path, Way], AbstractContextManager[Way]]:
-    """Our own two ends, both with *options*."""
+    """Return what runs this package's server and client, both with *options*."""
 
     @contextmanager
     def opened(directory: Path, services: Way) -> Iterator[Way]:
@@ -101,9 +109,9 @@ def rtunnel(*options: str) -> Callable[[Path, Way], AbstractContextManager[Way]]
 
 
 def stream_module() -> str:
-    """The line that loads nginx's ``stream``, if it wants one.
+    """Return the line that loads nginx's ``stream`` module; empty if the module is built in.
 
-    :raises Failed: this nginx has none.
+    :raises Failed: this nginx has no such module.
     """
     report = subprocess.run([find("nginx"), "-V"], capture_output=True, text=True, check=False).stderr
     if re.search(r"--with-stream(\s|$)", report):
@@ -117,7 +125,7 @@ def stream_module() -> str:
 
 @contextmanager
 def nginx_stream(directory: Path, services: Way) -> Iterator[Way]:
-    """nginx, which passes on to another nginx, which passes on to the service; one process each."""
+    """Run two nginx in a chain, each one process; the last passes on to the services."""
     module = stream_module()
     to, pids = services, []
     with ExitStack() as stack:
@@ -138,7 +146,7 @@ def nginx_stream(directory: Path, services: Way) -> Iterator[Way]:
 
 @contextmanager
 def sshd_directory() -> Iterator[None]:
-    """Where root's sshd shuts itself in, for as long as the block takes."""
+    """Provide :data:`SSHD_DIRECTORY` for root's sshd while the block runs."""
     if os.geteuid() or SSHD_DIRECTORY.exists():
         yield
         return
@@ -151,7 +159,7 @@ def sshd_directory() -> Iterator[None]:
 
 @contextmanager
 def ssh(directory: Path, services: Way) -> Iterator[Way]:
-    """``ssh -R`` to an sshd of our own, with the ciphers that the two choose by themselves."""
+    """Run ``ssh -R`` and a separate sshd, with the ciphers that the two choose by default."""
     sshd, keygen = find("sshd"), find("ssh-keygen")
     port, iperf, web = free_ports(3)
     for name in ("host", "user"):
@@ -188,6 +196,6 @@ COLUMNS = (
 
 @contextmanager
 def fresh(column: Column, directory: Path, services: Way) -> Iterator[Way]:
-    """A way that nobody else uses, with a directory of its own."""
+    """Start a new way in a directory of its own."""
     with column.open(Path(tempfile.mkdtemp(prefix=f"{column.key}-", dir=directory)), services) as way:
         yield way

@@ -1,4 +1,4 @@
-"""The rows of the WebRTC tunnel: direct, through the tunnel, and what aiortc's own data channel gives."""
+"""The rows of the WebRTC tunnel: direct, through the tunnel, and aiortc's own data channel."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from benchmarks.parts import (
 from benchmarks.table import short
 
 HERE = Path(__file__).parent
-#: No server outside this machine is asked, and loopback is offered.
+#: Ask no server outside this machine, and offer loopback addresses.
 HERE_ONLY = ["--stun-server", "", "--ice-interface", "127.0.0.1"]
 SET_UPS = 5
 
 
 @dataclass
 class Row:
-    """One measurement. *measure* takes a port; *direct_port* and *tunnel_port* are its two ways to the service."""
+    """One measurement. *measure* takes a port: *direct_port* or *tunnel_port*, which both lead to the service."""
 
     name: str
     unit: str
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ports:
-    """Where things listen."""
+    """The ports on which everything listens."""
 
     signal: int
     iperf: int
@@ -66,7 +66,7 @@ class Ports:
 
 
 def echoes(seconds: float) -> Callable[[int], float]:
-    """UDP packets of 200 bytes that come back in a second, 32 on their way at a time."""
+    """Return a function that counts the UDP packets per second that come back through a port."""
 
     def measure(port: int) -> float:
         said = load([sys.executable, str(HERE / "udp_echo.py"), "ask", str(port), f"{seconds:g}"], seconds)
@@ -79,7 +79,7 @@ def echoes(seconds: float) -> Callable[[int], float]:
 
 
 def rows(seconds: float, ports: Ports) -> list[Row]:
-    """Everything that is measured through forwards."""
+    """Return all measurements that go through forwards."""
 
     def megabits(*options: str) -> Callable[[int], float]:
         gigabits = throughput(seconds, *options)
@@ -98,7 +98,7 @@ def rows(seconds: float, ports: Ports) -> list[Row]:
 
 @contextmanager
 def stage(directory: Path, ports: Ports) -> Iterator[list[str]]:
-    """The services, signaling, a host and a client; what starts another client."""
+    """Run the services, signaling, a host and a client. Yield the command that starts another client."""
     url = f"ws://127.0.0.1:{ports.signal}"
     end = ["--signal", url, "--id", "bench", "--log-level", "info", *HERE_ONLY]
     client = [*twistd(), "rtc-client", *end]
@@ -128,7 +128,10 @@ def stage(directory: Path, ports: Ports) -> Iterator[list[str]]:
 
 
 def wait_for_line(log: Path, text: str) -> None:
-    """Wait until *log* has *text* in it."""
+    """Wait until *log* contains *text*.
+
+    :raises Failed: it did not in time.
+    """
     deadline = time.monotonic() + 30
     while text not in log.read_text():
         if time.monotonic() > deadline:
@@ -137,7 +140,7 @@ def wait_for_line(log: Path, text: str) -> None:
 
 
 def set_up(client: list[str], directory: Path) -> float:
-    """Seconds from a client's first contact with signaling to its connection, by the times in its log."""
+    """Return the seconds from a client's first contact with signaling to its connection, from the times in its log."""
     (port,) = free_ports(1)
     log = directory / "set-up.log"
     with running([*client, "--local", f"127.0.0.1:{port}", "--log-format", "json"], log):
@@ -152,14 +155,14 @@ def set_up(client: list[str], directory: Path) -> float:
 
 
 def bare_channel(seconds: float) -> float:
-    """Mbit/s of aiortc's own channel between two processes; 0.0 if it does not come about."""
+    """Return the rate of aiortc's own channel between two processes in Mbit/s; 0.0 if that fails."""
     argv = [sys.executable, str(HERE / "bare_channel.py"), f"{seconds:g}"]
     result = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60, check=False)
     return float(result.stdout) if result.returncode == 0 else 0.0
 
 
 def measure(seconds: float, rounds: int, only: str) -> dict[str, Any]:
-    """Measure, and print the table; what is to be kept."""
+    """Measure, print the table, and return the report."""
     ports = Ports(*free_ports(7))
     bare: list[float] = []
     set_ups: list[float] = []

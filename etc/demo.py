@@ -1,9 +1,8 @@
-"""What ``make demo`` runs: a real web page through both tunnels, by real processes, all on this machine.
+"""What ``make demo`` runs: a web page through both tunnels, by real processes, all on this machine.
 
-A web server (nginx where there is one, else Twisted's) listens on a loopback port that nobody is told. The page is then
-fetched from the public port of an rtunnel-server, and after that from the local port of an rtc-client. It prints each
-command, so that one can type them oneself. All processes are ended by their own ids, every wait has a bound, nothing
-stays behind, and no other machine is asked for anything.
+A web server (nginx if it is installed, otherwise Twisted's) listens on a loopback port. The demo fetches its page from
+the public port of an rtunnel-server, and then from the local port of an rtc-client. It prints each command, so that you
+can type it yourself. It contacts no other machine, bounds every wait, and ends all its processes.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 TIMEOUT = 30.0
-"""Seconds for each of: something listens, the page comes, a process ends."""
+"""The longest wait, in seconds, for something to listen, the page to come, or a process to end."""
 
 NGINX_CONF = """
 daemon off;
@@ -50,15 +49,15 @@ http {{
 
 
 class DemoError(Exception):
-    """A step did not work; the message says which."""
+    """A step failed. The message says which."""
 
 
 class Interrupted(Exception):
-    """Somebody wants the demo to end."""
+    """SIGINT or SIGTERM has come."""
 
 
 signals_seen: list[int] = []
-"""SIGINT and SIGTERM are only noted: an exception at any point could lose a process that was just started."""
+"""The SIGINT and SIGTERM that have come. An exception in the handler could lose a process that was just started."""
 
 
 def say(text: str) -> None:
@@ -66,12 +65,12 @@ def say(text: str) -> None:
 
 
 def find(program: str) -> str | None:
-    """A program of the system, also where only root usually looks."""
+    """Return the path of a system program, or None. Look also in the directories for root."""
     return shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin:/sbin")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different."""
+    """Return *count* different ports that are free now."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -80,7 +79,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Child:
-    """A process whose output goes to a file, to be shown when the demo fails."""
+    """A process. Its output goes to a file, which is shown if the demo fails."""
 
     def __init__(self, name: str, argv: Sequence[str], directory: Path) -> None:
         self.name = name
@@ -102,20 +101,25 @@ class Child:
         return self._log.read_text(errors="replace")
 
     def terminate(self) -> int:
-        """SIGTERM, and the exit code."""
+        """End the process with SIGTERM, and return its exit code."""
         self._process.terminate()
         wait_until(lambda: not self.running, f"{self.name} ends on SIGTERM")
         return self._process.wait(TIMEOUT)
 
     def kill(self) -> None:
-        """The end of a process that may be running, when all is over or lost."""
+        """Kill the process if it still runs."""
         if self.running:
             self._process.kill()
         self._process.wait(TIMEOUT)
 
 
 def wait_until(look: Callable[[], bool], what: str, *needed: Child) -> None:
-    """Look again until it is so; not longer than TIMEOUT, and not once a process that it needs has ended."""
+    """Wait until *look* returns true.
+
+    :param what: what is awaited, for the error.
+    :raises DemoError: it took longer than :data:`TIMEOUT`, or one of the processes *needed* has ended.
+    :raises Interrupted: a signal has come.
+    """
     deadline = time.monotonic() + TIMEOUT
     while not look():
         if signals_seen:
@@ -137,7 +141,7 @@ def accepts(port: int) -> bool:
 
 
 def fetch(url: str) -> str:
-    """The page, by curl where there is one; empty when it does not come."""
+    """Fetch a page, with curl if it is installed. Return an empty text if that fails."""
     curl = find("curl")
     if curl is not None:
         argv = [curl, "--silent", "--fail", "--noproxy", "*", "--max-time", "3", url]
@@ -152,7 +156,7 @@ def fetch(url: str) -> str:
 
 
 def web_server_argv(twistd: str, directory: Path, port: int) -> list[str]:
-    """The command of a web server for ``directory/site``."""
+    """Return the command of a web server for ``directory/site``."""
     nginx = find("nginx")
     if nginx is None:
         site = str(directory / "site")
@@ -163,11 +167,14 @@ def web_server_argv(twistd: str, directory: Path, port: int) -> list[str]:
 
 
 Plugin = Callable[..., Child]
-"""Starts a plugin of twistd by its name, with these options."""
+"""Starts a plugin of twistd by its name, with options."""
 
 
 def demo(directory: Path, start: Callable[[str, Sequence[str]], Child]) -> None:
-    """The steps; the processes that ``start`` starts are ended by whoever gave it."""
+    """Run all steps. The caller ends the processes that *start* has started.
+
+    :raises DemoError: a step failed.
+    """
     twistd = shutil.which("twistd", path=str(Path(sys.executable).parent))
     if twistd is None:
         raise DemoError(f"there is no twistd beside {sys.executable}: is rtunnel installed there?")
@@ -188,7 +195,7 @@ def demo(directory: Path, start: Callable[[str, Sequence[str]], Child]) -> None:
 
 
 def reverse_tunnel(plugin: Plugin, web: int, control: int, public: int, token: str) -> None:
-    """The page through a public machine."""
+    """Fetch the page through the reverse tunnel."""
     say("\nTHE REVERSE TUNNEL: a public machine passes visitors on.\n")
     say(f"1. The public end: clients come to port {control}, visitors to the ports that clients ask for:")
     control_listen = f"tcp:{control}:interface=127.0.0.1"
@@ -206,13 +213,13 @@ def reverse_tunnel(plugin: Plugin, web: int, control: int, public: int, token: s
 
 
 def webrtc_tunnel(plugin: Plugin, web: int, signaling: int, local: int, token: str) -> None:
-    """The page over a connection from one end to the other."""
+    """Fetch the page through the WebRTC tunnel."""
     say("\nTHE WEBRTC TUNNEL: both ends connect to each other, through NATs too.\n")
     say(f"1. The signaling server, on port {signaling}, where the ends find each other:")
     signal_server = plugin("rtc-signal", "--addr", f"127.0.0.1:{signaling}")
     wait_until(lambda: "listening" in signal_server.output, "the signaling server listens", signal_server)
 
-    # On one machine nobody need be asked for public addresses, and loopback will do.
+    # On one machine there is no need for a STUN server, and loopback will do.
     here = ("--signal", f"ws://127.0.0.1:{signaling}", "--stun-server", "", "--ice-interface", "127.0.0.1")
     say("2. The private end, under the name 'demo':")
     host = plugin("rtc-host", "--id", "demo", "--remote", f"127.0.0.1:{web}", *here)
@@ -230,7 +237,7 @@ def webrtc_tunnel(plugin: Plugin, web: int, signaling: int, local: int, token: s
 
 
 def visit(port: int, token: str, *needed: Child) -> None:
-    """Fetch the page from a port that may not be there yet."""
+    """Fetch the page from *port*, waiting until it is there."""
     url = f"http://127.0.0.1:{port}/"
     say(f"  $ curl {url}")
     pages: list[str] = []
@@ -246,7 +253,7 @@ def visit(port: int, token: str, *needed: Child) -> None:
 
 
 def go_down(port: int, *children: Child) -> None:
-    """End them, one after the other; then nobody listens on *port*."""
+    """End the processes, one after the other, and check that nobody listens on *port* any more."""
     for child in children:
         code = child.terminate()
         say(f"    {child.name}: exit code {code}")
@@ -258,7 +265,7 @@ def go_down(port: int, *children: Child) -> None:
 
 @contextmanager
 def workplace() -> Iterator[tuple[Path, list[Child]]]:
-    """A directory and processes that are gone when the demo is over, however it ends."""
+    """Yield a directory and a list of processes. Both are gone when the demo is over, however it ends."""
     children: list[Child] = []
     with tempfile.TemporaryDirectory(prefix="rtunnel-demo-") as name:
         try:

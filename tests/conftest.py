@@ -1,4 +1,4 @@
-"""What all tests share: nothing may be left behind, no skip may go unseen in CI, and examples repeat there."""
+"""Settings of all tests. In CI no skip goes unseen, and hypothesis repeats the same examples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import settings
 
 pytest_plugins = ["pytester", "tests.leftovers", "tests.no_skips", "tests.processes"]
 
-# Examples run inside the reactor, whose turns depend on the machine's load: no deadline.
+# No deadline: examples run inside the reactor, whose turns depend on the load of the machine.
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")

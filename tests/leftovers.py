@@ -1,11 +1,10 @@
-"""Fails a test that leaves something behind: a logged error, a delayed call, an open port or connection.
+"""Fail a test that leaves something behind: a logged error, a delayed call, an open port or connection.
 
-Trial does this for its own test cases; pytest-twisted does not. It matters here: an exception inside a callback of
-the reactor only shows in the log, and a timer or a socket that a service forgets is a leak in a server that runs for
-months.
+Trial does this for its own test cases, but pytest-twisted does not. It matters here: an exception in a callback of the
+reactor shows only in the log, and a timer or socket that a service forgets is a leak in a server that runs for months.
 
-A test that provokes an error on purpose takes ``flush_logged_errors`` and says which ones it expects. What a test
-logged is shown when it fails.
+A test that provokes an error on purpose uses ``flush_logged_errors`` and names the errors that it expects. The log of a
+test that fails is shown.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 TURNS = 20
-"""How often the reactor turns before something that is still there counts as left behind."""
+"""After so many turns of the reactor, what is still there counts as left behind."""
 SLOW_TURN = 0.01
-"""Seconds of the later half of these turns: the kernel may need a moment to tell the other end of a connection."""
+"""The length of the later half of these turns, in seconds: the kernel may need a moment to tell the other end."""
 
 _log_key = pytest.StashKey["TestLog"]()
 
@@ -47,7 +46,7 @@ class Leftovers(AssertionError):
 
 @implementer(ILogObserver)
 class TestLog:
-    """What is logged during one test: errors to complain about, and the last events to show."""
+    """The log of one test: its errors, which make the test fail, and its last events, which are shown then."""
 
     __test__ = False
 
@@ -64,7 +63,7 @@ class TestLog:
             self.errors.append(Failure(LoggedError(formatEventAsClassicLogText(event))))
 
     def flush_errors(self, *types: type[BaseException]) -> list[Failure]:
-        """Take out the errors of these types (without types: all), as trial's ``flushLoggedErrors`` does."""
+        """Remove and return the errors of these types, or all errors, as trial's ``flushLoggedErrors`` does."""
         flushed = [error for error in self.errors if not types or error.check(*types)]
         self.errors = [error for error in self.errors if error not in flushed]
         return flushed
@@ -74,7 +73,7 @@ class TestLog:
 
 
 def pytest_configure() -> None:
-    # Until logging begins, Twisted keeps every event for the observers to come, and prints the critical ones.
+    # Until logging begins, Twisted keeps every event for later observers, and prints the critical ones.
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
 
 
@@ -89,7 +88,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest, twisted_greenlet: object) -> Iterator[TestLog]:
-    """Declared first of all, so that it looks last, when the test's own fixtures have cleaned up."""
+    """Check for leftovers. As the first fixture it looks last, when the test's own fixtures have cleaned up."""
     log = TestLog()
     request.node.stash[_log_key] = log
     globalLogPublisher.addObserver(log)
@@ -109,22 +108,22 @@ def _nothing_left_behind(request: pytest.FixtureRequest, twisted_greenlet: objec
 
 @pytest.fixture
 def flush_logged_errors(_nothing_left_behind: TestLog) -> Callable[..., list[Failure]]:
-    """``flush_logged_errors(*types)``: the errors logged so far, which then no longer fail the test.
+    """Provide ``flush_logged_errors(*types)``: it returns the errors logged so far, which then do not fail the test.
 
-    Events of level error without an exception are of the type :class:`LoggedError`.
+    Events of level error without an exception have the type :class:`LoggedError`.
     """
     return _nothing_left_behind.flush_errors
 
 
 def _reactor() -> Any:
-    """The reactor, which pytest-twisted has installed by the time that a test runs."""
+    """Return the reactor, which pytest-twisted installs before a test runs."""
     from twisted.internet import reactor
 
     return reactor
 
 
 def _pending() -> list[object]:
-    """What the reactor works on; its own waker and signal pipes are not part of that."""
+    """Return what the reactor watches and will call, without its own waker and signal pipes."""
     reactor = _reactor()
     internal: set[object] = getattr(reactor, "_internalReaders", set())
     seen: dict[int, object] = {}
@@ -135,9 +134,9 @@ def _pending() -> list[object]:
 
 
 def _wait_until_gone(before: list[object]) -> list[object]:
-    """Let the reactor finish what is on its way out; return what stays, which the test did not find there."""
+    """Let the reactor finish what is ending. Return what stays and was not there before the test."""
     reactor = _reactor()
-    # Held by reference, so that no new object can take the id of an old one.
+    # *before* keeps these objects alive, so that no new object can have the id of an old one.
     known = {id(thing) for thing in before}
     for turn in range(TURNS + 1):
         left = [thing for thing in _pending() if id(thing) not in known]
@@ -149,7 +148,7 @@ def _wait_until_gone(before: list[object]) -> list[object]:
 
 
 def _dispose(thing: object) -> None:
-    """Keep what one test left from disturbing the next one."""
+    """Remove what one test has left, so that it does not disturb the next one."""
     reactor = _reactor()
     if isinstance(thing, DelayedCall):
         if thing.active():

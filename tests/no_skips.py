@@ -1,7 +1,7 @@
 """The pytest option ``--no-skips``: a skipped test is a failed test.
 
-On somebody's laptop a test that needs a missing system program may be skipped. Where those programs were installed a
-moment ago, a skip says that a part of the suite is silently not run, so there it fails, with the skip's own reason.
+On a developer's machine a test may be skipped if a system program is missing. In CI, where those programs are
+installed, a skip means that a part of the suite is silently not run. There it fails, with the reason of the skip.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Expected failures are also reported as skipped; those stay as they are."""
+    """Turn a skip into a failure. Expected failures are also reported as skipped, and stay as they are."""
     if not report.skipped or hasattr(report, "wasxfail"):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -1,4 +1,4 @@
-"""What ``make bench`` makes of what it hears: reports of load programs, the table, and the chart."""
+"""``make bench``: reading the reports of load programs, the table, and the chart."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Transfer/sec:      8.53MB
 
 
 def report() -> dict[str, Any]:
-    """Three rounds of three columns, in two of which something failed."""
+    """Return three rounds of three columns. Something failed in two of the columns."""
     direct, own = "direct", "rtunnel"
     rows: list[dict[str, Any]] = [
         {
@@ -205,7 +205,7 @@ def test_processes_are_counted_with_their_children() -> None:
 
 
 def test_nginx_is_asked_for_its_stream_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built in, in a file beside, or not there at all."""
+    """The module may be built in, in a file, or missing."""
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     program = tmp_path / "nginx"
     program.touch(0o755)

@@ -1,1 +1,1 @@
-"""Moving bytes between a local socket and a stream, whatever carries the stream."""
+"""Move bytes between a local socket and a stream, or between two sockets."""

@@ -1,7 +1,7 @@
-"""Connecting a socket without an endpoint: for an address that needs no look-up, at the price of three system calls.
+"""Connect a socket without an endpoint, for an address that needs no look-up. This takes three system calls.
 
-A connection for each visitor is dialled, and often two. Twisted's way to one has a timer, a Deferred and a transport,
-which cost more than all that is done with the connection afterwards.
+The client dials a connection for each visitor, and often two. Twisted's endpoints make a timer, a Deferred and a
+transport for each, which cost more than everything that is done with the connection afterwards.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from zope.interface import implementer
 
 from rtunnel.relay.sockets import tune_socket
 
-#: What ``connect`` says while it goes on.
-GOES_ON = (errno.EINPROGRESS, errno.EWOULDBLOCK)
+#: Errors of ``connect`` that mean that it is still under way.
+IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
 @implementer(IReadWriteDescriptor)
 class Dial:
-    """One attempt to connect. How long it may take is for whoever cancels it.
+    """One attempt to connect. It has no time-out of its own: call :meth:`cancel`.
 
     :param watch: the reactor, or a :class:`~rtunnel.relay.watch.Watch`.
-    :param on_made: called with the socket, connected and non-blocking; it may be within :meth:`start`.
-    :param on_failed: called with the reason, likewise.
+    :param on_made: called with the connected, non-blocking socket, maybe within :meth:`start`.
+    :param on_failed: called with the reason, maybe within :meth:`start`.
     """
 
     __slots__ = ("_number", "_on_failed", "_on_made", "_socket", "_watch")
@@ -43,7 +43,11 @@ class Dial:
         self._number = -1
 
     def start(self, family: int, address: Any) -> None:
-        """Connect to *address*, an IP address and port or a UNIX path."""
+        """Connect.
+
+        :param family: ``AF_INET``, ``AF_INET6`` or ``AF_UNIX``.
+        :param address: an IP address and a port, or a path.
+        """
         try:
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as failure:
@@ -52,28 +56,28 @@ class Dial:
         sock.setblocking(False)
         try:
             error = sock.connect_ex(address)
-        except (OSError, ValueError) as failure:  # it is no address
+        except (OSError, ValueError) as failure:  # not a valid address
             sock.close()
             self._on_failed(failure if isinstance(failure, OSError) else OSError(errno.EINVAL, str(failure)))
             return
         if family != socket.AF_UNIX:
             tune_socket(sock)
         self._socket, self._number = sock, sock.fileno()
-        if error in GOES_ON and family != socket.AF_UNIX:
+        if error in IN_PROGRESS and family != socket.AF_UNIX:
             try:
-                # On the way to this machine itself it is there already.
+                # A connection to this machine itself is made at once.
                 sock.getpeername()
             except OSError:
                 try:
                     self._watch.addWriter(self)
-                except OSError as failure:  # the system lets nothing more be watched
+                except OSError as failure:  # epoll accepts no more descriptors
                     self._over(failure.errno or errno.ENOSPC)
                 return
             error = 0
         self._over(error)
 
     def cancel(self) -> None:
-        """Give up; nobody is told."""
+        """Give up. No callback is called."""
         sock = self._leave()
         if sock is not None:
             sock.close()
@@ -98,18 +102,18 @@ class Dial:
     # What the reactor asks
 
     def fileno(self) -> int:
-        """The descriptor; -1 when it is given away or closed."""
+        """Return the descriptor, or -1 when the socket is handed over or closed."""
         return self._number
 
     def logPrefix(self) -> str:
-        """What the log says of an error here."""
+        """Return the name under which the reactor logs errors."""
         return "dial"
 
     def doRead(self) -> None:
-        """Nobody asks for it."""
+        """Do nothing: a dial is never read."""
 
     def doWrite(self) -> None:
-        """It is connected, or has failed."""
+        """Find out whether the socket is connected or has failed."""
         if self._socket is None:
             return
         error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -117,12 +121,12 @@ class Dial:
             try:
                 self._socket.getpeername()
             except OSError:
-                return  # it was the event of one that had this descriptor before
+                return  # the event was for a socket that had this descriptor before
         self._watch.removeWriter(self)
         self._over(error)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor found it broken, or stops."""
+        """Fail: the reactor found the socket broken, or stops."""
         sock = self._leave()
         if sock is not None:
             sock.close()

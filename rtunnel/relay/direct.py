@@ -1,11 +1,12 @@
-"""The relay between two connected sockets, at the kernel's speed: nothing is framed, queued or looked at.
+"""Relay between two connected sockets, without frames or queues.
 
-Small reads go through one buffer that all relays share straight to the other socket. Once a read fills the buffer
-there is more behind it, and it goes through a pipe with ``splice``, without a copy, until reads are small again. What
-the other socket does not take is kept, and nothing is read until it has: the kernel's own flow control does the rest.
+Small reads go through one buffer, which all relays share, straight to the other socket. When a read fills the buffer,
+more is waiting: then bytes go through a pipe with ``splice``, without a copy, until reads are small again. What the
+other socket does not accept is kept, and nothing more is read until it is gone. So the kernel's flow control works from
+end to end.
 
-Each direction has its own end, which goes on as a half-close. The relay is over when both have come, or when one
-socket fails: then the other is reset, that nobody takes what came for the whole.
+Each direction has its own end, which is passed on as a half-close. The relay is over when both ends have come, or when
+a socket fails. Then the other socket is reset, so that its peer does not take a part for the whole.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import tcp
 from twisted.internet.interfaces import IReadDescriptor, IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -25,58 +25,26 @@ from rtunnel.relay import pipes
 from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.relay.sockets import StreamSocket, close_socket
 
-#: Bytes of one read through the buffer, and so the most that waits in memory for a socket. There is one read for each
-#: event, so that no relay keeps the others waiting.
+#: The size of a read through the buffer, in bytes, and so the most that waits in memory for a socket. Each event causes
+#: one read only, so that no relay holds up the others.
 BUFFER_SIZE = 64 * 1024
-#: Bytes of one read through a pipe.
+#: The size of a read through a pipe, in bytes.
 SPLICE_SIZE = 1 << 20
-#: A read through a pipe that brings less would have been as cheap through the buffer.
+#: A smaller read than this, in bytes, is as cheap through the buffer.
 BULK = 32 * 1024
 
-#: What ``splice`` says about a socket that it cannot serve, here or at all.
+#: Errors of ``splice`` for a socket, or a system, on which it does not work.
 CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if pipes.HAVE_SPLICE else 0
 
-#: The reactor runs one read at a time, and what a read leaves is copied out: one buffer is enough for all.
+#: One buffer serves all relays: the reactor runs one read at a time, and what stays in the buffer is copied out.
 _BUFFER = memoryview(bytearray(BUFFER_SIZE))
 _NOTHING = memoryview(b"")
 
 
-def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
-    """Take the socket of a connection away from Twisted, which forgets it: its protocol is called no more.
-
-    :param transport: a TCP or UNIX connection, accepted or made, that is not under TLS.
-    :return: the socket, and bytes that were written to the transport but are not sent yet.
-    :raises ValueError: the transport has no connected socket, or somebody has asked for it to be closed.
-    """
-    # A TLS transport would hand out what is below it.
-    if not isinstance(transport, tcp.Connection) or transport.TLS:
-        raise ValueError(f"{type(transport).__name__} has no socket of its own")
-    # The transport says nowhere else that it was aborted, or half-closed.
-    if not transport.connected or transport.disconnecting or transport._aborting or transport._writeDisconnecting:
-        raise ValueError("the connection is closed, or about to be")
-    transport.stopReading()
-    transport.stopWriting()
-    # An event that the reactor has already been told of may still be on its way.
-    transport.doRead = transport.doWrite = _do_nothing  # type: ignore[method-assign]
-    unsent = bytes(transport.dataBuffer[transport.offset :]) + b"".join(transport._tempDataBuffer)
-    # From now on it ignores what it is asked.
-    transport.connected = 0
-    transport.disconnected = 1
-    handle = transport.getHandle()
-    family, kind, proto = handle.family, handle.type, handle.proto
-    sock = socket.socket(family, kind, proto, handle.detach())
-    sock.setblocking(False)
-    return sock, unsent
-
-
-def _do_nothing() -> None:
-    pass
-
-
 def _send(sock: StreamSocket, data: memoryview) -> int:
-    """Send what the socket takes of *data*; how many bytes.
+    """Send what the socket accepts of *data*. Return how many bytes that is.
 
     :raises OSError: the connection is lost.
     """
@@ -92,18 +60,18 @@ def _send(sock: StreamSocket, data: memoryview) -> int:
 
 @implementer(IReadWriteDescriptor)
 class _Side:
-    """One socket of a relay, as the reactor knows it: read for the other side, and written with what that has read.
+    """One socket of a relay. It reads for the other side, and writes what the other side has read.
 
-    :ivar pending: bytes for this socket that it did not take yet; they go before what is in the pipe.
-    :ivar pipe: a pipe with bytes for this socket; None: there are none.
-    :ivar bulk: reads go through a pipe.
-    :ivar may_splice: a pipe can be read into from this socket, as far as is known.
+    :ivar pending: bytes that this socket has not accepted yet. They go before what is in the pipe.
+    :ivar pipe: a pipe with bytes for this socket, or None.
+    :ivar bulk: reads from this socket go through a pipe.
+    :ivar may_splice: as far as we know, ``splice`` can read from this socket.
     :ivar reading: the reactor watches for bytes.
     :ivar writing: the reactor watches for room.
-    :ivar ended: this socket's other end sends no more.
-    :ivar ending: this end sends no more, and there was no room yet to say so.
-    :ivar finished: it has said so.
-    :ivar is_plain: the kernel sees the very bytes, and the end is its own.
+    :ivar ended: the end of what this socket receives has come.
+    :ivar ending: the end of what this socket sends is due, but there was no room for it yet.
+    :ivar finished: the end of what this socket sends has gone out.
+    :ivar is_plain: this is a socket of the kernel, not one under TLS.
     """
 
     __slots__ = (
@@ -137,7 +105,7 @@ class _Side:
         self.reading = self.writing = self.ended = self.ending = self.finished = False
 
     def start(self) -> None:
-        """Write what is there already, and read once it has gone."""
+        """Write what is pending already, and then read."""
         if self.pending:
             self._gather()
         source = self.other
@@ -150,42 +118,42 @@ class _Side:
             self._watch_room(True)
 
     def _gather(self) -> None:
-        """Let what has come meanwhile go out with what is there already: it saves a packet, and a wake-up."""
+        """Add what has come meanwhile to what is pending, which saves a packet and a wake-up."""
         try:
             data = self.other.socket.recv(BUFFER_SIZE)
         except BlockingIOError:
             return
-        # The end, if this is it, is read again.
+        # If this was the end, a later read sees it again.
         self.pending = memoryview(bytes(self.pending) + data)
 
     # What the reactor asks
 
     def fileno(self) -> int:
-        """The descriptor; -1 when it is closed."""
+        """Return the descriptor, or -1 when the socket is closed."""
         return self.number
 
     def logPrefix(self) -> str:
-        """What the log says of an error here."""
+        """Return the name under which the reactor logs errors."""
         return "relay"
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor found the connection broken."""
+        """Abort the relay: the reactor found the connection broken."""
         self.relay.abort()
 
     def doRead(self) -> None:
-        """There are bytes, or the end, or an error."""
+        """Read: there are bytes, the end, or an error."""
         if not self.reading:
-            return  # the reactor was told of it before we had enough
+            return  # the event is older than our decision to stop reading
         try:
             self._move()
         except OSError:
             self.relay.abort()
 
     def doWrite(self) -> None:
-        """There is room for what waits, and then for more."""
+        """Write what waits, and then read more for this socket."""
         if not self.writing:
             return
-        # There is room because somebody reads, however slowly.
+        # There is room, so the peer reads, however slowly.
         self.relay.touched = True
         source = self.other
         try:
@@ -203,7 +171,7 @@ class _Side:
     # The direction from this socket to the other
 
     def _move(self) -> None:
-        """Move one read's worth of bytes to the other side, for which nothing waits."""
+        """Move the bytes of one read to the other side, for which nothing waits."""
         if not (self.bulk and self._splice()):
             self._copy()
         if self.other._is_full():
@@ -213,7 +181,7 @@ class _Side:
             self._copy()
 
     def _is_over(self) -> bool:
-        """The end is the next that a read brings, and TLS has it already: no event tells of it."""
+        """The next read returns the end, which TLS has read already, so no event will announce it."""
         return not self.is_plain and not self.ended and getattr(self.socket, "is_over", False)
 
     def _copy(self) -> None:
@@ -233,7 +201,7 @@ class _Side:
         self.bulk = count == BUFFER_SIZE and self.may_splice
 
     def _splice(self) -> bool:
-        """Move bytes through a pipe; whether that is of use just now."""
+        """Move bytes through a pipe. Return False if they must go through the buffer."""
         pipe = PIPES.take()
         if pipe is None:
             return False
@@ -251,7 +219,7 @@ class _Side:
             return False
         self.bulk = pipe.count >= BULK
         if not pipe.count:
-            # It is the end, which the buffer's way is there to see.
+            # This is the end, which is handled where the buffer is read.
             PIPES.give_back(pipe)
             return False
         self.relay.touched = True
@@ -260,7 +228,7 @@ class _Side:
         return True
 
     def _end(self) -> None:
-        """No more comes from this socket, and for the other nothing waits: else it would not have been read."""
+        """Pass the end of this socket on. Nothing waits for the other socket, or this one would not have been read."""
         self.ended = True
         self.other._half_close()
         if self.number >= 0:
@@ -272,7 +240,7 @@ class _Side:
         return self.pipe is not None or len(self.pending) > 0
 
     def _flush(self) -> bool:
-        """Write what waits; whether that is all gone."""
+        """Write what waits. Return whether all of it is gone."""
         pipe = self.pipe
         if self.pending:
             self.pending = self.pending[_send(self.socket, self.pending) :] or _NOTHING
@@ -286,7 +254,7 @@ class _Side:
     def _flush_pipe(self, pipe: Pipe) -> None:
         try:
             while pipe.count:
-                # No more than there is: asked for more, the kernel would hold back the last packet to wait for it.
+                # Ask for what is there: asked for more, the kernel would hold the last packet back and wait.
                 pipe.count -= os.splice(pipe.read_end, self.number, pipe.count, flags=SPLICE_FLAGS)
         except BlockingIOError:
             pass
@@ -298,8 +266,8 @@ class _Side:
             pipe.count -= len(self.pending)
 
     def _half_close(self) -> None:
-        """All that came for this socket has gone out, and its end follows."""
-        # To close a plain socket says as much.
+        """Send the end of this direction, now that all bytes have gone out."""
+        # If the other direction is over too, closing a plain socket sends the end.
         if not (self.is_plain and self.other.finished):
             try:
                 self.socket.shutdown(socket.SHUT_WR)
@@ -336,13 +304,17 @@ class _Side:
 
 
 class DirectRelay:
-    """Two connected stream sockets, TCP or UNIX, that do not block; this owns them from now on.
+    """A relay between two connected, non-blocking stream sockets, which it owns from now on.
 
-    One that is under TLS has its own way to end a direction, and no pipe can serve it.
+    A socket is one of the kernel (TCP or UNIX), or one under TLS. The latter ends a direction in its own way and cannot
+    be spliced.
 
-    :param on_end: called with this once, when both sockets are closed; it may be within :meth:`start` or :meth:`abort`.
-    :param to_left: what was read from the right socket already; *to_right* likewise.
-    :ivar touched: set whenever a byte passes; for whoever looks after idle connections to clear.
+    :param reactor: watches the sockets; see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :param on_end: called once, with this relay, when both sockets are closed, maybe within :meth:`start` or
+        :meth:`abort`.
+    :param to_left: bytes for the left socket that were read from the right one before.
+    :param to_right: bytes for the right socket that were read from the left one before.
+    :ivar touched: set whenever bytes pass. Whoever looks for idle connections clears it.
     """
 
     __slots__ = ("_left", "_on_end", "_right", "reactor", "touched")
@@ -363,15 +335,15 @@ class DirectRelay:
         self._left = _Side(self, left, to_left)
         self._right = _Side(self, right, to_right)
         self._left.other, self._right.other = self._right, self._left
-        # A pipe would lead round TLS.
+        # Splicing would bypass TLS.
         self._left.may_splice = self._right.may_splice = (
             pipes.HAVE_SPLICE and self._left.is_plain and self._right.is_plain
         )
 
     def start(self, instead_of: IReadDescriptor | None = None) -> None:
-        """Relay from now on.
+        """Start relaying.
 
-        :param instead_of: who is told of the bytes of the left socket until now.
+        :param instead_of: a descriptor that watches the left socket until now, and is replaced.
         """
         if self._on_end is None:
             return
@@ -389,9 +361,9 @@ class DirectRelay:
         self.close(reset=True)
 
     def close(self, reset: bool) -> None:
-        """Close both sockets, which drops what waits for them.
+        """Close both sockets, and drop what waits for them.
 
-        :param reset: say so to their other ends, as far as the kind of socket can.
+        :param reset: reset the connections, where the kind of socket allows it.
         """
         on_end, self._on_end = self._on_end, None
         if on_end is not None:

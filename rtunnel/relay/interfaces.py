@@ -1,8 +1,8 @@
-"""What a relay and a carrier know of each other.
+"""The interface between a relay and a carrier.
 
-    local socket <-> SocketEnd (IStreamUser) <-> IStream <-> carrier (a link, later a data connection or a channel)
+    local socket <-> SocketEnd (IStreamUser) <-> IStream <-> carrier (a link, a data connection, a data channel)
 
-A stream carries bytes both ways, each way with its own end. Nothing here says how it travels.
+A stream carries bytes in two directions, and each direction has its own end.
 """
 
 from __future__ import annotations
@@ -11,41 +11,46 @@ from zope.interface import Interface
 
 
 class IStream(Interface):
-    """One end of a stream, as its carrier offers it. No method raises; on a stream that is over all do nothing."""
+    """One end of a stream, offered by its carrier. No method raises. When the stream is over, they do nothing."""
 
     def write(data: bytes) -> None:
-        """Send *data*. The user is told to :meth:`IStreamUser.pause` when enough is waiting."""
+        """Send *data*. The carrier calls :meth:`IStreamUser.pause` when too much of it waits."""
 
     def finish() -> None:
-        """Send no more: half-close. A carrier without half-close ends both directions."""
+        """End the sending direction (half-close). A carrier without half-close ends both directions."""
 
     def reset(code: str, message: str) -> None:
         """End both directions at once.
 
         :param code: an :class:`rtunnel.errors.Code`.
+        :param message: the reason, for logs.
         """
 
     def delivered(count: int) -> None:
-        """*count* bytes given to :meth:`IStreamUser.data_received` have left this process's memory."""
+        """Note that *count* bytes of :meth:`IStreamUser.data_received` have left this process's memory."""
 
 
 class IStreamUser(Interface):
-    """What a carrier tells the user of a stream."""
+    """The user of a stream, as its carrier sees it."""
 
     def data_received(data: bytes) -> None:
-        """Bytes from the other end. Say :meth:`IStream.delivered` once they are out of memory."""
+        """Take bytes from the other end, and call :meth:`IStream.delivered` when they have left memory."""
 
     def finished() -> None:
-        """The other end sends no more; it may still receive."""
+        """The other end sends no more. It may still receive."""
 
     def closed() -> None:
-        """The stream is over in both directions; what was received before is still to be delivered."""
+        """The stream is over in both directions. What was received before must still be delivered."""
 
     def was_reset(code: str, message: str) -> None:
-        """Both directions ended at once: the stream did not come to its proper end."""
+        """The stream broke: both directions ended at once, before their proper ends.
+
+        :param code: an :class:`rtunnel.errors.Code`, or another one that the peer sent.
+        :param message: the reason, for logs.
+        """
 
     def pause() -> None:
-        """Give the stream no more bytes for now."""
+        """Write no more bytes to the stream for now."""
 
     def resume() -> None:
-        """The stream takes bytes again."""
+        """Write bytes to the stream again."""

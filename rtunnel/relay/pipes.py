@@ -1,7 +1,7 @@
-"""Pipes for ``splice``: few, kept open, and handed out one at a time while there are bytes in them.
+"""Pipes for ``splice``. A relay has one only while bytes are in it.
 
-Bytes that go from one socket through a pipe to another are never copied, which is what bulk wants. A pipe costs two
-descriptors and a share of what the system allows a user, so there is a limit; whoever gets none copies.
+Bytes that go from one socket through a pipe to another are not copied, which makes bulk transfers cheap. A pipe costs
+two descriptors and a part of the user's pipe buffers, so their number is bounded. A relay that gets no pipe copies.
 """
 
 from __future__ import annotations
@@ -11,50 +11,53 @@ from contextlib import suppress
 
 try:
     import fcntl
-except ImportError:  # not a system with splice
+except ImportError:  # a system without splice
     fcntl = None  # type: ignore[assignment]
 
-#: Whether this system and this Python have what is needed.
+#: Whether this system and this Python can splice.
 HAVE_SPLICE = hasattr(os, "splice") and hasattr(os, "pipe2") and hasattr(fcntl, "F_SETPIPE_SZ")
 
-#: What a pipe is asked to hold, in bytes, best first. Linux gives a user without privileges 64 of the first size.
+#: The capacities to ask for, in bytes, best first. Linux gives an unprivileged user 64 pipes of the first size.
 SIZES = (1 << 20, 1 << 18)
-#: Pipes in use at once.
-MOST = 64
-#: Empty pipes that are kept for the next one.
-KEPT = 8
+#: How many pipes may be in use at once.
+MAX_IN_USE = 64
+#: How many empty pipes are kept open for later.
+MAX_IDLE = 8
 
 
 class Pipe:
-    """Both ends of a pipe that never blocks.
+    """Both ends of a non-blocking pipe.
 
-    :ivar count: bytes that are in it now.
+    :ivar count: how many bytes are in it.
     """
 
     __slots__ = ("count", "read_end", "write_end")
 
     def __init__(self) -> None:
-        """:raises OSError: no descriptor is left."""
+        """Make the pipe.
+
+        :raises OSError: no descriptor is left.
+        """
         self.read_end, self.write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.count = 0
         for size in SIZES:
             try:
                 fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, size)
             except OSError:
-                continue  # the user has enough already; it works with any size
+                continue  # the user has too many large ones; a pipe of any size will do
             break
 
     def close(self) -> None:
-        """Close both ends; what is in it is lost."""
+        """Close both ends. Bytes in the pipe are lost."""
         for end in (self.read_end, self.write_end):
             with suppress(OSError):
                 os.close(end)
 
 
 class Pipes:
-    """The pipes of a process; as many as its length are kept for the next one who wants one.
+    """The pipes of a process. Its length is the number of idle pipes that are kept open.
 
-    :ivar in_use: how many are taken.
+    :ivar in_use: how many pipes are in use.
     """
 
     def __init__(self) -> None:
@@ -65,8 +68,8 @@ class Pipes:
         return len(self._idle)
 
     def take(self) -> Pipe | None:
-        """An empty pipe; None: there is none to be had."""
-        if self.in_use >= MOST:
+        """Return an empty pipe, or None if too many are in use or the system gives none."""
+        if self.in_use >= MAX_IN_USE:
             return None
         try:
             pipe = self._idle.pop() if self._idle else Pipe()
@@ -76,18 +79,13 @@ class Pipes:
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
-        """*pipe* is not needed any more. One with bytes in it is closed: nobody else may get them."""
+        """Take *pipe* back. If bytes are in it, close it: no other relay may get them."""
         self.in_use -= 1
-        if pipe.count or len(self._idle) >= KEPT:
+        if pipe.count or len(self._idle) >= MAX_IDLE:
             pipe.close()
         else:
             self._idle.append(pipe)
 
-    def close_idle(self) -> None:
-        """Close the pipes that are kept."""
-        while self._idle:
-            self._idle.pop().close()
 
-
-#: One for all relays of the process, as the limits are the user's.
+#: All relays of the process share this, because the limits are for the whole process.
 PIPES = Pipes()

@@ -1,7 +1,7 @@
-"""The socket's end of a stream: one TCP or UNIX connection, relayed with back-pressure and half-close both ways.
+"""Relay between one TCP or UNIX connection and a stream, with back-pressure and half-close in both directions.
 
-Each direction has its own end. The connection is closed when both have come and reset when the stream is reset; a
-connection that is lost before both have come resets the stream.
+Each direction has its own end. When both ends have come, the connection is closed. When the stream is reset, so is the
+connection. When the connection is lost before both ends have come, the stream is reset.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
-#: Small pieces that wait are joined up to this many bytes: a piece costs more memory than a byte does.
+#: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
 SMALL_CHUNK = 4096
 
 
 @implementer(IPushProducer)
 class _SocketFull:
-    """What the transport is told is its producer: the direction from the stream to the socket.
+    """The transport's producer, for the direction from the stream to the socket.
 
-    The protocol itself cannot be it: its pause and resume are those of the other direction.
+    :class:`SocketEnd` itself has ``pause`` and ``resume`` for the other direction.
     """
 
     def __init__(self, end: SocketEnd) -> None:
@@ -41,16 +41,16 @@ class _SocketFull:
         self._end.socket_has_room()
 
     def stopProducing(self) -> None:
-        """The connection is lost; ``connectionLost`` follows."""
+        """Do nothing: the connection is lost, and ``connectionLost`` follows."""
 
 
 @implementer(IStreamUser, IHalfCloseableProtocol)
 class SocketEnd(Protocol):
-    """One connection and its stream. The stream may come first (a service is dialled) or the connection (a visitor).
+    """One connection and its stream. The connection of a visitor comes before the stream, that of a service after it.
 
-    :param on_made: called with this once there is a connection.
-    :param on_lost: called with this once there is no longer one.
-    :ivar touched: set whenever a byte passes; for whoever looks after idle connections to clear.
+    :param on_made: called with this when the connection is made.
+    :param on_lost: called with this when the connection is lost, or could not be made.
+    :ivar touched: set whenever bytes pass. Whoever looks for idle connections clears it.
     """
 
     transport: SocketTransport  # type: ignore[assignment]
@@ -73,11 +73,14 @@ class SocketEnd(Protocol):
         self._read_open = True
 
     def attach(self, stream: IStream) -> None:
-        """Relay between the connection and *stream*."""
+        """Relay between the connection and *stream* from now on."""
         self._stream = stream
 
     def dial(self, endpoint: IStreamClientEndpoint, on_failed: Callable[[Failure], None]) -> None:
-        """Connect to *endpoint*. If that fails, the stream is reset with the reason."""
+        """Connect to *endpoint*. If that fails, reset the stream with the reason.
+
+        :param on_failed: called with the reason, unless :meth:`abort` gave the attempt up.
+        """
 
         def made(_protocol: IProtocol) -> None:
             self._dialling = None
@@ -95,7 +98,7 @@ class SocketEnd(Protocol):
         self._dialling.addCallbacks(made, failed)
 
     def abort(self) -> None:
-        """Reset the connection, or give up dialling. The stream is reset by it, unless it is over."""
+        """Reset the connection, or give up dialling. This resets the stream, unless it is over."""
         if self._connected:
             self.transport.abortConnection()
         elif self._dialling is not None:
@@ -105,7 +108,7 @@ class SocketEnd(Protocol):
     # From the socket
 
     def connectionMade(self) -> None:
-        """Start relaying, with what the stream has sent already."""
+        """Start relaying. What the stream has sent already goes out first."""
         tune(self.transport)
         self._connected = True
         self._full = False
@@ -116,13 +119,13 @@ class SocketEnd(Protocol):
         self._drain()
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes for the stream."""
+        """Write *data* to the stream."""
         self.touched = True
         if self._stream is not None:
             self._stream.write(data)
 
     def readConnectionLost(self) -> None:
-        """The connection's other end sends no more."""
+        """Pass the half-close of the connection's other end on to the stream."""
         self._read_open = False
         if self._stream is not None:
             self._stream.finish()
@@ -130,15 +133,15 @@ class SocketEnd(Protocol):
             self._close()
 
     def writeConnectionLost(self) -> None:
-        """Our half-close has gone out."""
+        """Do nothing: our own half-close has gone out."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is over; so is the stream, unless both its ends have come."""
+        """Reset the stream, unless both ends have come."""
         self._connected = False
         self._full = True
         self._pending.clear()
         stream, self._stream = self._stream, None
-        # With both ends there, what the stream still has queued is on its way to a slow reader.
+        # When both ends have come, what the stream still queues is on its way to a slow reader.
         if stream is not None and (self._read_open or self._write_open):
             stream.reset(Code.CONNECTION_LOST, reason.getErrorMessage())
         self._on_lost(self)
@@ -146,7 +149,7 @@ class SocketEnd(Protocol):
     # From the stream
 
     def data_received(self, data: bytes) -> None:
-        """Bytes for the socket, kept while it is full."""
+        """Write *data* to the socket, or keep it while the socket is full."""
         self.touched = True
         pending = self._pending
         if not (self._full or pending):
@@ -157,28 +160,28 @@ class SocketEnd(Protocol):
             pending.append(data)
 
     def finished(self) -> None:
-        """The stream sends no more: half-close the connection behind what is pending."""
+        """Half-close the connection behind what is pending: the stream sends no more."""
         self._end_of_stream = self._half_close
         self._drain()
 
     def closed(self) -> None:
-        """The stream is over: close the connection behind what is pending."""
+        """Close the connection behind what is pending: the stream is over."""
         self._end_of_stream = self._close
         self._drain()
 
     def was_reset(self, code: str, message: str) -> None:
-        """The stream broke: so does the connection, that nobody takes what came for the whole."""
+        """Reset the connection, so that its other end does not take a part for the whole."""
         self._pending.clear()
         self.abort()
 
     def pause(self) -> None:
-        """Read no more for now."""
+        """Stop reading from the socket for now."""
         self._paused = True
         if self._connected and self._read_open:
             self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read again."""
+        """Read from the socket again."""
         self._paused = False
         if self._connected and self._read_open:
             self.transport.resumeProducing()
@@ -186,11 +189,11 @@ class SocketEnd(Protocol):
     # From the transport's buffer
 
     def socket_is_full(self) -> None:
-        """The socket takes no more; what comes is kept, and counts as not delivered."""
+        """Keep what the stream sends, as not delivered, until the socket has room."""
         self._full = True
 
     def socket_has_room(self) -> None:
-        """The socket takes bytes again."""
+        """Write to the socket again."""
         self._full = False
         self._drain()
 

@@ -1,4 +1,4 @@
-"""What we ask of every socket, and how an address is shown."""
+"""Sockets: the options that we set, how to take one from Twisted and close it, and how to show an address."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Protocol
 
+from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IPushProducer, ISystemHandle, ITCPTransport
 from twisted.internet.protocol import Factory
@@ -19,9 +20,7 @@ except ImportError:  # not a Unix
 
 
 class SocketTransport(Protocol):
-    """The transport of a TCP or UNIX connection, in the parts that we use."""
-
-    bufferSize: int
+    """The part of Twisted's transport of a TCP or UNIX connection that we use."""
 
     def write(self, data: bytes) -> None: ...
     def writeSequence(self, data: list[bytes]) -> None: ...
@@ -37,7 +36,7 @@ class SocketTransport(Protocol):
 
 
 class StreamSocket(Protocol):
-    """A connected socket, which does not block, in the parts that a relay uses."""
+    """The part of a connected, non-blocking socket that a relay uses."""
 
     def fileno(self) -> int: ...
     def recv(self, size: int, /) -> bytes: ...
@@ -49,12 +48,12 @@ class StreamSocket(Protocol):
 
 
 def below_tls(transport: Any) -> Any:
-    """The transport that has the socket: *transport* itself, or what a TLS transport runs over."""
+    """Return the transport that has the socket: *transport* itself, or the one below a TLS transport."""
     return getattr(transport, "tcp", transport)
 
 
 def tune(transport: Any) -> None:
-    """Ask for no delay of small writes, and for keepalive probes."""
+    """Set ``TCP_NODELAY`` and ``SO_KEEPALIVE``, if this is TCP."""
     transport = below_tls(transport)
     if ITCPTransport.providedBy(transport):
         transport.setTcpNoDelay(True)
@@ -62,22 +61,24 @@ def tune(transport: Any) -> None:
 
 
 def tune_socket(sock: socket.socket) -> None:
-    """The same for a bare TCP socket. What a listening socket is asked holds for those that it accepts."""
-    with suppress(OSError):  # it is lost already, which its first use shows
+    """Do the same as :func:`tune` for a bare TCP socket. Sockets inherit this from the listening one."""
+    with suppress(OSError):  # a lost connection shows at its first use
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def tune_link(transport: Any, dead_after: float) -> None:
-    """Ask for keepalive probes soon, where the system lets us (Linux): a reference peer cannot be asked otherwise.
+    """Make the kernel probe an idle link early, where it can (Linux): a reference peer does not answer PING.
 
-    :param dead_after: in seconds. A peer that answers no probe, or acknowledges nothing, is given up after four times
-        that, as a reference peer may rightly stop reading for a while.
+    See docs/wire.rst, "With a reference peer".
+
+    :param dead_after: in seconds. The kernel probes after a third of this. It gives up a peer that answers no probe or
+        acknowledges no data after four times this, since a reference peer may stop reading for a while.
     """
     transport = below_tls(transport)
     if not ITCPTransport.providedBy(transport):
         return
-    # Linux takes no more than 32767 s and 2**31 - 1 ms.
+    # Linux accepts at most 32767 s and 2**31 - 1 ms.
     probe = min(max(1, int(dead_after / 3)), 32767)
     options = {
         "TCP_KEEPIDLE": probe,
@@ -86,33 +87,68 @@ def tune_link(transport: Any, dead_after: float) -> None:
     }
     handle: Any = ISystemHandle(transport).getHandle()
     if handle.family not in (socket.AF_INET, socket.AF_INET6):
-        return  # Twisted says that its UNIX connections are TCP
+        return  # Twisted's UNIX connections also provide ITCPTransport
     for name, value in options.items():
         if hasattr(socket, name):
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-#: What ``close`` does with a socket, as ``SO_LINGER`` says it: drop what is not sent and reset, or send it and the end.
+def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
+    """Take the socket of a connection away from Twisted. Its protocol is not called any more.
+
+    :param transport: the transport of a TCP or UNIX connection that is not under TLS.
+    :return: the socket, which does not block, and the bytes that were written to the transport but not sent yet.
+    :raises ValueError: the transport has no connected socket, or is closing.
+    """
+    # A TLS transport would hand out the socket below it.
+    if not isinstance(transport, tcp.Connection) or transport.TLS:
+        raise ValueError(f"{type(transport).__name__} has no socket of its own")
+    # Only these private attributes tell that a transport was aborted or half-closed.
+    if not transport.connected or transport.disconnecting or transport._aborting or transport._writeDisconnecting:
+        raise ValueError("the connection is closed, or about to be")
+    transport.stopReading()
+    transport.stopWriting()
+    # The reactor may still deliver an event that it has already read from the system.
+    transport.doRead = transport.doWrite = _do_nothing  # type: ignore[method-assign]
+    unsent = bytes(transport.dataBuffer[transport.offset :]) + b"".join(transport._tempDataBuffer)
+    # A transport in this state ignores every call.
+    transport.connected = 0
+    transport.disconnected = 1
+    handle = transport.getHandle()
+    family, kind, proto = handle.family, handle.type, handle.proto
+    sock = socket.socket(family, kind, proto, handle.detach())
+    sock.setblocking(False)
+    return sock, unsent
+
+
+def _do_nothing() -> None:
+    pass
+
+
+#: Values of ``SO_LINGER`` for ``close``: drop unsent bytes and send RST, or send them and FIN.
 RESET_ON_CLOSE, SEND_ON_CLOSE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 def close_socket(sock: StreamSocket, *, reset: bool) -> None:
-    """Close a socket, whatever it was told before of how; *reset*: say to the other end that this was not the end."""
-    with suppress(OSError):  # it is closed all the same
+    """Close a socket, whatever its ``SO_LINGER`` was.
+
+    :param reset: drop unsent bytes and send RST, so that the other end sees an error and not an end.
+    """
+    with suppress(OSError):  # it can be closed all the same
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
     with suppress(OSError):
         sock.close()
 
 
 def let_stall(sock: StreamSocket) -> None:
-    """Take back what :func:`tune_link` may have asked: the other end may stop reading for as long as it likes."""
+    """Undo the time-out that :func:`tune_link` may have set: the other end may stop reading for any time."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        with suppress(OSError):  # it is no TCP connection, or lost already
+        with suppress(OSError):  # not a TCP connection, or lost already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
 
 def descriptor_limit() -> int:
-    """How many descriptors this process may have; a million where the system does not say or knows no limit."""
+    """Return how many descriptors this process may open; a million if the system has no limit or does not tell it."""
     if not hasattr(resource, "getrlimit"):
         return 1 << 20
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -120,19 +156,19 @@ def descriptor_limit() -> int:
 
 
 class QuietFactory(Factory):
-    """A factory of which Twisted does not log that it starts and stops: we say that ourselves."""
+    """A factory whose start and stop Twisted does not log; our own lines say it."""
 
     noisy = False
 
 
 def show_host_port(host: str, port: int) -> str:
-    """``host:port``, with brackets round an IPv6 address; an IPv4 address in IPv6 clothes is shown as what it is."""
+    """Return ``host:port``, with brackets round an IPv6 address. An IPv4-mapped address is shown as IPv4."""
     host = host.removeprefix("::ffff:") if "." in host else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_local(address: IAddress) -> bool:
-    """Whether only this machine has *address*: a loopback address, a UNIX socket."""
+    """Return whether *address* is only on this machine: loopback, or a UNIX socket."""
     if isinstance(address, IPv4Address | IPv6Address):
         host = ip_address(address.host.partition("%")[0])
         return (getattr(host, "ipv4_mapped", None) or host).is_loopback
@@ -140,7 +176,7 @@ def is_local(address: IAddress) -> bool:
 
 
 def show_address(address: IAddress) -> str:
-    """An address as it stands in logs and on the wire."""
+    """Return *address* as it stands in logs and on the wire."""
     if isinstance(address, IPv4Address | IPv6Address):
         return show_host_port(address.host, address.port)
     name = getattr(address, "name", None)

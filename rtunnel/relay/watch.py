@@ -1,8 +1,8 @@
-"""Watching many sockets for the reactor at a lower price.
+"""Watch the sockets of relays at a lower cost than the reactor does.
 
-A reactor calls a descriptor by way of its log context and its checks, which costs as much as the ``recv`` behind it.
-Where the system has epoll, the sockets of relays are in an epoll of their own, of which the reactor sees one
-descriptor: one such call for all that are ready, whichever reactor it is.
+For each event a reactor sets a log context and checks the descriptor, which costs as much as the ``recv`` that follows.
+Where the system has epoll, the sockets of relays are therefore in an epoll of their own. The reactor watches only the
+descriptor of that epoll, so it makes one such call for all sockets that are ready.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: Sockets that have their turn before the rest of the program has.
-AT_ONCE = 64
+#: How many events are handled before the reactor gets its turn.
+MAX_EVENTS = 64
 
 
 def relay_reactor(reactor: Any) -> Any:
-    """What is to watch the sockets of relays: a :class:`Watch`, or a :class:`PlainWatch`."""
+    """Return what watches the sockets of relays: a :class:`Watch`, or without epoll a :class:`PlainWatch`."""
     return Watch(reactor) if hasattr(select, "epoll") else PlainWatch(reactor)
 
 
 class PlainWatch:
-    """What :class:`Watch` does, by means of the reactor alone: for systems without epoll."""
+    """The methods of :class:`Watch`, done by the reactor itself, for systems without epoll."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -47,10 +47,9 @@ class PlainWatch:
 
 @implementer(IReadDescriptor)
 class Watch:
-    """The four methods by which a reactor is told what to watch, for descriptors that bear to be called in vain, and
-    two that save calls of the system.
+    """An epoll with the four methods that tell a reactor what to watch, and two that save system calls.
 
-    The reactor has this only while there is something to watch.
+    A descriptor may be called although nothing is ready. This is in the reactor only while it watches something.
     """
 
     log = Logger()
@@ -64,28 +63,28 @@ class Watch:
         return len(self._watched)
 
     def addReader(self, descriptor: IReadWriteDescriptor) -> None:
-        """Call its ``doRead`` when it can be read."""
+        """Call ``doRead`` of *descriptor* when it can be read."""
         self._change(descriptor, select.EPOLLIN, True)
 
     def addWriter(self, descriptor: IReadWriteDescriptor) -> None:
-        """Call its ``doWrite`` when it can be written."""
+        """Call ``doWrite`` of *descriptor* when it can be written."""
         self._change(descriptor, select.EPOLLOUT, True)
 
     def removeReader(self, descriptor: IReadWriteDescriptor) -> None:
-        """Call its ``doRead`` no more. It must be open still."""
+        """Stop calling ``doRead`` of *descriptor*, which must still be open."""
         self._change(descriptor, select.EPOLLIN, False)
 
     def removeWriter(self, descriptor: IReadWriteDescriptor) -> None:
-        """Call its ``doWrite`` no more. It must be open still."""
+        """Stop calling ``doWrite`` of *descriptor*, which must still be open."""
         self._change(descriptor, select.EPOLLOUT, False)
 
     def replace(self, reader: IReadDescriptor, other: IReadDescriptor) -> None:
-        """Call *other*, which has the same descriptor, in place of *reader*, of which no more than that is asked."""
+        """Call *other* in place of *reader*, which has the same descriptor and is watched for reading only."""
         number = other.fileno()
         self._watched[number] = (other, self._watched[number][1])
 
     def forget(self, descriptor: IReadWriteDescriptor) -> None:
-        """*descriptor*, which may be watched or not, is about to be closed: then the system watches it no more."""
+        """Forget *descriptor*, watched or not, which is about to be closed: closing takes it out of the epoll."""
         if self._watched.pop(descriptor.fileno(), None) is not None and not self._watched:
             self._reactor.removeReader(self)
 
@@ -112,21 +111,21 @@ class Watch:
     # What the reactor asks
 
     def fileno(self) -> int:
-        """The descriptor of the epoll."""
+        """Return the descriptor of the epoll."""
         return self._epoll.fileno()
 
     def logPrefix(self) -> str:
-        """What the log says of an error here."""
+        """Return the name under which the reactor logs errors."""
         return "relays"
 
     def doRead(self) -> None:
-        """Something is ready."""
+        """Call the descriptors that are ready."""
         watched = self._watched
-        for number, events in self._epoll.poll(0, AT_ONCE):
+        for number, events in self._epoll.poll(0, MAX_EVENTS):
             if number not in watched:
-                continue  # the one before has closed it
+                continue  # an earlier call of this loop has closed it
             descriptor, wanted = watched[number]
-            # An error shows in both, and either finds out which.
+            # On an error or hang-up the call that is wanted finds out which it is.
             events = events & wanted or wanted
             try:
                 if events & select.EPOLLIN:
@@ -138,6 +137,6 @@ class Watch:
                 descriptor.connectionLost(Failure())
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops: so does all that is watched."""
+        """Tell everything that is watched that the reactor stops."""
         for descriptor, _ in list(self._watched.values()):
             descriptor.connectionLost(reason)

@@ -25,8 +25,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.errors import TlsFailed
-from rtunnel.relay.direct import take_socket
-from rtunnel.relay.sockets import SocketTransport, show_address, tune
+from rtunnel.relay.sockets import SocketTransport, show_address, take_socket, tune
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role

@@ -1,5 +1,5 @@
-"""Bytes to meaning and back: what travels on a link, without a reactor, a socket or a clock.
+"""The protocols of docs/wire.rst, without a reactor, a socket or a clock.
 
-The facade is :class:`Link`, the state machine of one end of a link: bytes in, events out; bytes out. Everything that
-it tells is one of the classes in :mod:`rtunnel.wire.events`.
+The facade is :class:`~rtunnel.wire.link.Link`, the state machine of one end of a link: it takes bytes, and returns
+bytes and events. Every event is one of the classes in :mod:`rtunnel.wire.events`.
 """

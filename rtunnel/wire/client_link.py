@@ -1,4 +1,4 @@
-"""The client's end of a link: asks for tunnels, takes streams."""
+"""The client's end of a link: it asks for tunnels and accepts streams."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, TunnelRequest, WireError
 
-#: Capability: this end understands ERROR with scope tunnel from a client, which gives that tunnel up.
+#: Capability: by an ERROR with scope tunnel the client gives that tunnel up.
 WITHDRAW = "withdraw"
 
 
 class ClientLink(Link):
-    """See :class:`~rtunnel.wire.link.Link`. HELLO is the first thing it sends.
+    """The client's end; see :class:`~rtunnel.wire.link.Link`. It sends HELLO first.
 
-    :ivar tunnels: what was asked for and not refused, by tunnel number.
+    :ivar tunnels: the tunnels that were asked for and not refused, by number.
     """
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
@@ -27,11 +27,11 @@ class ClientLink(Link):
         self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(hello))
 
     def request_tunnel(self, number: int, request: TunnelRequest) -> None:
-        """Ask for a tunnel under *number*; the answer is an event.
+        """Ask for tunnel *number*. The answer is an event.
 
-        Before the peer has shown what it speaks only tunnel 0 is asked for: a reference server whose first bind failed
-        would take the second request and expose the wrong service. Silence is how a reference client asks for the
-        shared port.
+        Until the mode of the link is settled only tunnel 0 is asked for: a reference server that could not bind the
+        first port would accept the second request, and expose the wrong service. A reference client that wants the
+        shared port sends no INIT (docs/wire.rst, "Reference protocol").
         """
         self.tunnels[number] = request
         if self.mode is Mode.EXTENDED or (self.mode is Mode.AWAITING and number == 0 and request.port):
@@ -42,7 +42,7 @@ class ClientLink(Link):
             self._give_up(number)
 
     def withdraw_tunnel(self, number: int) -> bool:
-        """Give tunnel *number* up; its streams go on. False where the server has no means for that."""
+        """Give tunnel *number* up. Its streams go on. Return False if the server does not know how to."""
         if self.mode is not Mode.EXTENDED or WITHDRAW not in self.capabilities:
             return False
         if self.tunnels.pop(number, None) is not None:

@@ -1,25 +1,25 @@
-"""Credit: how much a sender may send on one direction of a stream (docs/wire.rst, "Credit").
+"""Credit: how much the sender of one direction of a stream may send (docs/wire.rst, "Credit").
 
-Limits are absolute offsets from the beginning of the stream, as in QUIC's MAX_STREAM_DATA (RFC 9000, section 4.1), so
-a lost or repeated update cannot make the two ends disagree.
+Limits are offsets from the beginning of the stream, as in QUIC's MAX_STREAM_DATA (RFC 9000, section 4.1). So a lost or
+repeated update cannot make the two ends disagree.
 """
 
 from __future__ import annotations
 
 from struct import Struct
 
-#: Payload of CREDIT: the limit, and how many bytes have been delivered.
+#: The payload of CREDIT: the limit, and how many bytes have been delivered.
 CREDIT_PAYLOAD = Struct("!QQ")
-#: Payload of FIN: all DATA bytes sent in this direction.
+#: The payload of FIN: how many bytes were sent in this direction.
 FIN_PAYLOAD = Struct("!Q")
-#: No offset of an honest stream comes near this (the largest QUIC varint).
+#: The largest offset. No honest stream comes near it (it is QUIC's largest integer, RFC 9000, section 16).
 MAX_OFFSET = 2**62 - 1
 
 
 class SendWindow:
-    """What the peer allows us to send.
+    """How much the peer allows this end to send.
 
-    :param limit: the peer's initial credit, in bytes; None for a peer that knows no credit.
+    :param limit: the peer's initial credit, in bytes; None if the peer has no credit.
     """
 
     __slots__ = ("limit", "sent")
@@ -30,13 +30,15 @@ class SendWindow:
 
     @property
     def available(self) -> int:
-        """Bytes that may be sent now."""
+        """How many bytes may be sent now."""
         return self.limit - self.sent
 
     def raise_limit(self, limit: int, delivered: int) -> bool:
-        """Take a CREDIT frame; True if it allows more than before. A lower limit is ignored.
+        """Take a CREDIT frame. Return True if it allows more than before; a lower limit is ignored.
 
-        :raises ValueError: the frame is impossible: more delivered than was sent, or an offset out of range.
+        :param limit: the offset up to which the peer will receive, in bytes.
+        :param delivered: how many bytes the peer has delivered.
+        :raises ValueError: the peer says that more was delivered than was sent, or the limit is out of range.
         """
         if delivered > self.sent:
             raise ValueError(f"{delivered} bytes delivered of {self.sent} sent")
@@ -49,13 +51,13 @@ class SendWindow:
 
 
 class ReceiveWindow:
-    """What we allow the peer to send, growing while it is what holds the stream back.
+    """How much this end allows the peer to send. The window grows while it is what holds the stream back.
 
-    A grant is due when half the window has been delivered. If that half went by in less than two round trips, the
-    sender is (nearly) waiting for us, and the window doubles: it settles at four to eight times rate times round trip.
+    A grant is due when half the window has been delivered. If that took less than two round trips, the sender nearly
+    waits for credit, and the window doubles. It settles at four to eight times the rate times the round trip.
 
-    :param size: the initial credit, in bytes; 0 once nothing more will come.
-    :param now: the time of the opening, in seconds on any clock that does not run backwards.
+    :param size: the initial credit, in bytes; 0 for a peer without credit.
+    :param now: the time at which the stream was opened, in seconds on any clock that does not run backwards.
     """
 
     __slots__ = ("delivered", "granted_at", "limit", "received", "size")
@@ -69,24 +71,25 @@ class ReceiveWindow:
 
     @property
     def reserved(self) -> int:
-        """What this stream may come to hold in memory: its whole window, as the next grant fills it up again."""
+        """How many bytes this stream may come to hold: its whole window, since the next grant fills it up again."""
         return self.size or self.limit - self.delivered
 
     @property
     def waiting(self) -> int:
-        """Bytes received and not yet delivered: what this stream holds in memory."""
+        """How many bytes are received and not yet delivered: these are in memory."""
         return self.received - self.delivered
 
     @property
     def grant_is_due(self) -> bool:
-        """Half of the window has been delivered since the last grant."""
+        """Whether half of the window has been delivered since the last grant."""
         return 2 * (self.limit - self.delivered) <= self.size
 
     def grant(self, now: float, round_trip: float, growth: int) -> int:
-        """Raise the limit; the number of bytes that the window grew by.
+        """Raise the limit. Return by how many bytes the window has grown.
 
-        :param round_trip: of the link, in seconds; 0 if not known yet, then nothing grows.
-        :param growth: how much larger the window may become, in bytes.
+        :param now: the time, in seconds.
+        :param round_trip: the round-trip time of the link, in seconds; 0 if it is not known, and then nothing grows.
+        :param growth: by how many bytes the window may grow.
         """
         grown = min(self.size, growth) if growth > 0 and now - self.granted_at < 2 * round_trip else 0
         self.size += grown
@@ -95,6 +98,6 @@ class ReceiveWindow:
         return grown
 
     def end(self) -> None:
-        """Nothing more will come: what was granted beyond it is void."""
+        """Take back what was granted and not used: the peer sends no more."""
         self.limit = self.received
         self.size = 0

@@ -1,9 +1,11 @@
-"""Both ends of a data connection, from ATTACH to the frame behind which it is a stream (docs/wire.rst).
+"""Data connections: tickets, and both ends of a connection from ATTACH until it is a stream.
+
+The rules are in docs/wire.rst, "Data connections".
 
     server:  available --- open() ---> used
               |     ^
-         a PING    the PONG that is due
-         goes out   |
+      PING goes     PONG comes
+            out     |
               v     |
              asking
 
@@ -11,26 +13,37 @@
                  |                                               ^
                  +-----------------------------------------------+
 
-Only the server asks, and it uses no connection on which an answer is due: so when NEW_CONN goes out nothing is on its
-way from the client, and all that comes behind it, both ways, is the stream's, with no frame around it.
+Only the server sends PING, and it uses no connection on which a PONG is due. So nothing is on its way from the client
+when NEW_CONN goes out, and everything behind NEW_CONN, both ways, is the bytes of the stream without frames.
 
-The I/O hands in bytes and the time, sends what ``data_to_send`` gives after each call, and calls ``tick`` about every
-``tick_every`` seconds. A machine whose ``error`` says something, or that ``is_dead``, has nothing more to say: its
-connection is to be closed. Nothing that a peer sends makes a method raise.
+The I/O hands in bytes and the time, sends what ``data_to_send`` returns after each call, and calls ``tick`` every
+``tick_every`` seconds. When ``error`` is not empty, or ``is_dead``, it closes the connection. Nothing that a peer sends
+makes a method raise.
 """
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from rtunnel.wire import frames, messages
 from rtunnel.wire.frames import HEADER, HEADER_SIZE
 from rtunnel.wire.limits import LinkLimits
-from rtunnel.wire.liveness import MAX_PING, SignsOfLife
+from rtunnel.wire.liveness import MAX_PING, Liveness
 
-#: The longest NEW_CONN that a client takes on a data connection, in bytes of payload.
+OwnerT = TypeVar("OwnerT", bound=Hashable)
+
+#: Seconds for which a ticket is good.
+TICKET_LIFETIME = 30.0
+#: How many tickets of one owner may be out at once ...
+MAX_TICKETS_PER_OWNER = 256
+#: ... and of all owners together.
+MAX_TICKETS = 65536
+#: The longest payload of NEW_CONN that a client takes on a data connection, in bytes.
 MAX_NEW_CONN = 4096
-#: A client that wants to be asked more often than this, in seconds, is not.
+#: The server sends PINGs no more often than this, in seconds, whatever the client wants.
 MIN_PING_EVERY = 1.0
 
 _PING = frames.encode_frame(frames.PING, 0)
@@ -38,18 +51,97 @@ _PONG = frames.encode_frame(frames.PONG, 0)
 _MAX_PAYLOAD = {frames.PING: MAX_PING, frames.NEW_CONN: MAX_NEW_CONN}
 
 
-class ServerDataConnection:
-    """The server's end, once the ticket of ATTACH was found good. It asks with the first tick, if it is not used yet.
+class Tickets(Generic[OwnerT]):
+    """The tickets of one server that are out: by its ticket the server knows whose a data connection is.
 
-    :param limits: our bounds; only ``keepalive_interval`` and ``dead_after`` count.
-    :param now: the time, in seconds.
-    :param ping_every: seconds of silence after which the client wants to be asked; None: when we want to.
-    :ivar error: how the client broke the protocol; empty: it did not.
-    :ivar is_used: NEW_CONN was given out; whatever comes is the stream's, and is not to be handed in here.
+    A ticket is 128 random bits. It is good once, for :attr:`lifetime`, and for the owner (the link) to which it was
+    issued. Whoever uses a ticket must still show the certificate of that link; the caller of :meth:`take` checks that.
+    Times are seconds on any clock that does not run backwards.
+
+    :param lifetime: seconds for which a ticket is good.
+    :param max_per_owner: how many tickets of one owner may be out at once.
+    :param max_tickets: how many tickets of all owners may be out at once.
+    """
+
+    def __init__(
+        self,
+        lifetime: float = TICKET_LIFETIME,
+        max_per_owner: int = MAX_TICKETS_PER_OWNER,
+        max_tickets: int = MAX_TICKETS,
+    ) -> None:
+        self.lifetime = lifetime
+        self._max_per_owner = max_per_owner
+        self._max_tickets = max_tickets
+        # All tickets live equally long, so the first one is the oldest and expires next.
+        self._issued: dict[str, tuple[OwnerT, float]] = {}
+        self._by_owner: dict[OwnerT, set[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._issued)
+
+    def outstanding(self, owner: OwnerT, now: float) -> int:
+        """Return how many good tickets of *owner* are out."""
+        self._expire(now)
+        return len(self._by_owner.get(owner, ()))
+
+    def issue(self, owner: OwnerT, count: int, now: float) -> list[str]:
+        """Return *count* new tickets for *owner*, or as many as the bounds allow."""
+        self._expire(now)
+        held = self._by_owner.get(owner, ())
+        count = min(count, self._max_per_owner - len(held), self._max_tickets - len(self._issued))
+        if count <= 0:
+            return []
+        tickets = [secrets.token_hex(16) for _ in range(count)]
+        self._by_owner.setdefault(owner, set()).update(tickets)
+        entry = (owner, now + self.lifetime)
+        for ticket in tickets:
+            self._issued[ticket] = entry
+        return tickets
+
+    def take(self, ticket: str, now: float) -> OwnerT | None:
+        """Use *ticket* up. Return its owner, or None if the ticket is not good."""
+        self._expire(now)
+        entry = self._issued.pop(ticket, None)
+        if entry is None:
+            return None
+        owner = entry[0]
+        self._forget(owner, ticket)
+        return owner
+
+    def revoke(self, owner: OwnerT) -> None:
+        """Make all tickets of *owner* void."""
+        for ticket in self._by_owner.pop(owner, ()):
+            del self._issued[ticket]
+
+    def _expire(self, now: float) -> None:
+        expired = []
+        for ticket, (owner, until) in self._issued.items():
+            if until > now:
+                break
+            expired.append((ticket, owner))
+        for ticket, owner in expired:
+            del self._issued[ticket]
+            self._forget(owner, ticket)
+
+    def _forget(self, owner: OwnerT, ticket: str) -> None:
+        held = self._by_owner[owner]
+        held.discard(ticket)
+        if not held:
+            del self._by_owner[owner]
+
+
+class ServerDataConnection:
+    """The server's end, from the moment when the ticket in ATTACH was accepted. Its first tick sends a PING.
+
+    :param limits: the bounds of this end; only ``keepalive_interval`` and ``dead_after`` count.
+    :param now: the time, in seconds on any clock that does not run backwards.
+    :param ping_every: seconds of silence after which the client wants a PING; None if it has no wish.
+    :ivar error: how the client broke the protocol, or empty.
+    :ivar is_used: NEW_CONN was returned. Bytes that come now are the stream's; do not hand them in here.
     :ivar tick_every: seconds between two calls of :meth:`tick`.
     """
 
-    __slots__ = ("_ask_at", "_due", "_held", "_life", "_out", "_ping_every", "error", "is_used", "tick_every")
+    __slots__ = ("_due", "_held", "_liveness", "_out", "_ping_at", "_ping_every", "error", "is_used", "tick_every")
 
     def __init__(self, limits: LinkLimits, now: float, ping_every: float | None = None) -> None:
         self.error = ""
@@ -57,29 +149,32 @@ class ServerDataConnection:
         interval = limits.keepalive_interval
         self._ping_every = interval if ping_every is None else min(interval, max(ping_every, MIN_PING_EVERY))
         self.tick_every = min(1.0, self._ping_every / 2)
-        self._life = SignsOfLife(limits, now)
-        # By the first PING the client learns that its ticket was taken.
-        self._ask_at = now
-        # The answer that is due, and what of it has come.
+        self._liveness = Liveness(limits, now)
+        # The first PING tells the client that its ticket was accepted.
+        self._ping_at = now
+        # The PONG that is due, and the part of it that has come.
         self._due = self._held = self._out = b""
 
     @property
     def is_available(self) -> bool:
-        """A visitor can have it: the client was there a moment ago, and nothing is on its way from it."""
+        """A visitor can use this connection: the client has answered, and nothing is on its way from it."""
         return not (self._due or self.is_used or self.error)
 
     @property
     def is_dead(self) -> bool:
-        """The client did not answer in time."""
-        return bool(self._due) and self._life.is_dead
+        """The client did not answer a PING in time."""
+        return bool(self._due) and self._liveness.is_dead
 
     def data_to_send(self) -> bytes:
-        """What is to go out now; empty: nothing."""
+        """Return the bytes to send now; they may be empty."""
         out, self._out = self._out, b""
         return out
 
     def receive_data(self, data: bytes, now: float) -> None:
-        """Take bytes from the connection, cut anywhere."""
+        """Take bytes from the connection, cut anywhere.
+
+        :param now: the time, in seconds.
+        """
         if self.error or not data:
             return
         held = self._held + data
@@ -90,28 +185,32 @@ class ServerDataConnection:
             self._held = held
         else:
             self._due = self._held = b""
-            self._life.last_heard = now
-            self._ask_at = now + self._ping_every
+            self._liveness.last_heard = now
+            self._ping_at = now + self._ping_every
 
     def tick(self, now: float, *, may_ask: bool = True) -> None:
-        """Look after what is due by time.
+        """Do what is due by time.
 
-        :param may_ask: a PING is, if it is due; else it waits.
+        :param now: the time, in seconds.
+        :param may_ask: a PING that is due may go out now; otherwise it waits for a later tick.
         """
         if self.is_used or self.error:
             return
-        self._life.tick(now)
-        # A process that was stopped asks too early, which does no harm.
-        if may_ask and not self._due and now >= self._ask_at:
+        self._liveness.tick(now)
+        # After this process was stopped a PING may go out too early, which does no harm.
+        if may_ask and not self._due and now >= self._ping_at:
             self._due, self._out = _PONG, _PING
 
     def open(self, conn_id: int, tunnel: int, visitor: str) -> bytes:
-        """Use it for a *visitor* (``host:port``) of *tunnel*: what to send ahead of the stream's first byte.
+        """Use this connection for a visitor. Return what to send ahead of the stream's first byte.
 
-        :raises RuntimeError: it is not available.
+        :param conn_id: the stream's number, from 1; for logs.
+        :param tunnel: the number of the tunnel.
+        :param visitor: the visitor's address, ``host:port``.
+        :raises RuntimeError: the connection is not available.
         """
         if not self.is_available:
-            raise RuntimeError("a data connection that is not available")
+            raise RuntimeError("this data connection is not available")
         self.is_used = True
         return frames.encode_frame(frames.NEW_CONN, conn_id, messages.encode_visitor(tunnel, visitor))
 
@@ -120,10 +219,10 @@ class ServerDataConnection:
 class Used:
     """The data connection is a stream from now on.
 
-    :ivar conn_id: the stream's number, for logs.
-    :ivar tunnel: which tunnel it is of; the client may not have it.
-    :ivar visitor: ``host:port``, empty if unknown.
-    :ivar rest: the stream's first bytes, which have come already.
+    :ivar conn_id: the stream's number; for logs.
+    :ivar tunnel: the number of the tunnel, which the client may not have.
+    :ivar visitor: the visitor's address, ``host:port``; empty if unknown.
+    :ivar rest: bytes of the stream that came in the same read.
     """
 
     conn_id: int
@@ -133,23 +232,24 @@ class Used:
 
 
 class ClientDataConnection:
-    """The client's end. ATTACH is the first thing it sends.
+    """The client's end. It sends ATTACH first.
 
-    :param ticket: from TICKETS; used for nothing else.
-    :param limits: our bounds; only ``keepalive_interval``, which the server is told, and ``dead_after`` count.
-    :param now: the time, in seconds.
-    :ivar error: how the server broke the protocol; empty: it did not.
-    :ivar is_attached: the server is known to have taken the ticket.
-    :ivar is_used: :class:`Used` was told; whatever comes is the stream's, and is not to be handed in here.
+    :param ticket: a ticket from TICKETS that has not been used.
+    :param limits: the bounds of this end; only ``keepalive_interval``, which the server is told, and ``dead_after``
+        count.
+    :param now: the time, in seconds on any clock that does not run backwards.
+    :ivar error: how the server broke the protocol, or empty.
+    :ivar is_attached: the server has accepted the ticket.
+    :ivar is_used: :class:`Used` was returned. Bytes that come now are the stream's; do not hand them in here.
     """
 
-    __slots__ = ("_attach", "_held", "_life", "_pong", "error", "is_attached", "is_used")
+    __slots__ = ("_attach", "_held", "_liveness", "_pong", "error", "is_attached", "is_used")
 
     def __init__(self, ticket: str, limits: LinkLimits, now: float) -> None:
         self.error = ""
         self.is_attached = False
         self.is_used = False
-        self._life = SignsOfLife(limits, now)
+        self._liveness = Liveness(limits, now)
         self._attach = frames.encode_frame(frames.ATTACH, 0, messages.encode_attach(ticket, limits.keepalive_interval))
         self._pong = b""
         self._held = b""
@@ -157,28 +257,34 @@ class ClientDataConnection:
     @property
     def tick_every(self) -> float:
         """Seconds between two calls of :meth:`tick`."""
-        return self._life.tick_every
+        return self._liveness.tick_every
 
     @property
     def is_dead(self) -> bool:
-        """Nothing was heard of the server for too long."""
-        return self._life.is_dead and not self.is_used
+        """The server has been silent for too long."""
+        return self._liveness.is_dead and not self.is_used
 
     def data_to_send(self) -> bytes:
-        """What is to go out now; empty: nothing."""
+        """Return the bytes to send now; they may be empty."""
         out = self._attach + self._pong
         self._attach = self._pong = b""
         return out
 
     def tick(self, now: float) -> None:
-        """Count silence."""
-        self._life.tick(now)
+        """Measure the server's silence.
+
+        :param now: the time, in seconds.
+        """
+        self._liveness.tick(now)
 
     def receive_data(self, data: bytes, now: float) -> Used | None:
-        """Take bytes from the connection, cut anywhere; :class:`Used` once."""
+        """Take bytes from the connection, cut anywhere. Return :class:`Used` when NEW_CONN has come.
+
+        :param now: the time, in seconds.
+        """
         if self.is_used or self.error:
             return None
-        self._life.last_heard = now
+        self._liveness.last_heard = now
         try:
             return self._read(self._held + data)
         except ValueError as error:
@@ -201,7 +307,7 @@ class ClientDataConnection:
             if frame_type == frames.NEW_CONN:
                 return self._use(conn_id, payload, data[end:])
             self.is_attached = True
-            # A server waits for the answer before it asks again; one that does not gets the last answer only.
+            # A server waits for PONG before it sends the next PING; one that does not wait gets the last PONG only.
             self._pong = frames.encode_frame(frames.PONG, 0, payload)
             start = end
         self._held = data[start:]

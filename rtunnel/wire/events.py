@@ -1,4 +1,4 @@
-"""What a link tells the I/O around it."""
+"""The events that a link returns to the I/O around it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from rtunnel.wire.stream import Stream
 
 @dataclass(slots=True)
 class Established:
-    """The peer has shown what it speaks: *peer* is its HELLO, or None for a peer of the reference protocol."""
+    """The mode of the link is settled: *peer* is the peer's HELLO, or None on a reference link."""
 
     peer: Hello | None
 
 
 @dataclass(slots=True)
 class Attached:
-    """At the server: this is no link but a data connection, and the link takes and gives no more. Nothing came behind
-    ATTACH. Whose it is, if anybody's, the ticket tells. (After a second of silence it may have been taken for a client
-    of the shared port.)
+    """At the server: this connection is not a link but a data connection. The link is closed, and nothing came behind
+    ATTACH. If the client was silent for a second before, it may have been taken for one of the shared port.
 
-    *ping_every*: seconds of silence after which the client wants a PING; None if it leaves that to us.
+    *ping_every*: after how many seconds of silence the client wants a PING; None if it has no wish.
     """
 
     ticket: str
@@ -30,7 +29,7 @@ class Attached:
 
 @dataclass(slots=True)
 class TicketsReceived:
-    """At the client: the server would like a data connection for each of these, within *expires* seconds."""
+    """At the client: the server wants a data connection for each of *tickets*, within *expires* seconds."""
 
     tickets: list[str]
     expires: float
@@ -38,7 +37,7 @@ class TicketsReceived:
 
 @dataclass(slots=True)
 class TunnelRequested:
-    """At the server: the client asks for a tunnel under this number."""
+    """At the server: the client asks for tunnel *number*."""
 
     number: int
     request: TunnelRequest
@@ -46,7 +45,7 @@ class TunnelRequested:
 
 @dataclass(slots=True)
 class TunnelReady:
-    """At the client: the tunnel is served at this public *address* (``host:port``)."""
+    """At the client: tunnel *number* is served at the public *address* (``host:port``)."""
 
     number: int
     address: str
@@ -54,7 +53,7 @@ class TunnelReady:
 
 @dataclass(slots=True)
 class TunnelRefused:
-    """At the client: the tunnel is not served, or no longer. At the server: the INIT could not be accepted."""
+    """At the client: tunnel *number* is not served, or no longer. At the server: the link has refused an INIT."""
 
     number: int
     code: str
@@ -63,14 +62,14 @@ class TunnelRefused:
 
 @dataclass(slots=True)
 class TunnelWithdrawn:
-    """At the server: the client gives a tunnel up; its streams go on."""
+    """At the server: the client gives tunnel *number* up. Its streams go on."""
 
     number: int
 
 
 @dataclass(slots=True)
 class StreamOpened:
-    """At the client: a visitor (``host:port``, empty if unknown) of this tunnel."""
+    """At the client: a visitor of *tunnel* has come. *visitor* is its address, ``host:port``; empty if unknown."""
 
     stream: Stream
     tunnel: int
@@ -79,7 +78,7 @@ class StreamOpened:
 
 @dataclass(slots=True)
 class DataReceived:
-    """Bytes of a stream. Say :meth:`Link.delivered` once they are out of memory."""
+    """Bytes of a stream have come. Call :meth:`Link.delivered` when they have left memory."""
 
     stream: Stream
     data: bytes
@@ -87,21 +86,21 @@ class DataReceived:
 
 @dataclass(slots=True)
 class StreamFinished:
-    """The peer sends no more on this stream; the other direction goes on."""
+    """The peer sends no more on this stream. The other direction goes on."""
 
     stream: Stream
 
 
 @dataclass(slots=True)
 class StreamClosed:
-    """A peer of the reference protocol closed the stream: deliver what came before, and send no more."""
+    """The stream of a reference link is over: deliver what came before, and send no more."""
 
     stream: Stream
 
 
 @dataclass(slots=True)
 class StreamReset:
-    """Both directions ended at once, at the peer's wish or because of what it sent."""
+    """Both directions ended at once, because the peer reset the stream or broke its rules."""
 
     stream: Stream
     code: str
@@ -110,16 +109,16 @@ class StreamReset:
 
 @dataclass(slots=True)
 class StreamWritable:
-    """What was queued on this stream is low again: its source may go on."""
+    """Little is queued on this stream again: its source may go on."""
 
     stream: Stream
 
 
 @dataclass(slots=True)
 class FrameIgnored:
-    """The first of its kind on this link that had no meaning here; later ones are only counted in ``Link.ignored``.
+    """The first meaningless frame of its kind has come. Later ones are only counted, in ``Link.ignored``.
 
-    *is_normal*: this happens between honest peers too, when a stream ends while frames for it are on their way.
+    *is_normal*: this also happens between honest peers, when a stream ends while frames for it are on their way.
     """
 
     what: str
@@ -128,7 +127,7 @@ class FrameIgnored:
 
 @dataclass(slots=True)
 class LinkFailed:
-    """The link is over: send what there is to send, then close the connection."""
+    """The link is over: send what is queued, then close the connection."""
 
     code: str
     message: str

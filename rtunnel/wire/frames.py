@@ -1,4 +1,4 @@
-"""The frame: nine bytes of header and a payload (docs/wire.rst, "Frames").
+"""The frame: a header of nine bytes, and a payload (docs/wire.rst, "Frames").
 
     frame   = type conn_id length payload
     type    = u8
@@ -6,8 +6,8 @@
     length  = u32            ; big-endian, bytes of payload
     payload = *OCTET
 
-DATA is most of what travels, so its payload is handed on piece by piece as it arrives, without waiting for the end of
-the frame and without a copy where a piece fills the chunk that was read. Every other frame is handed on whole.
+Most of what travels is DATA. Its payload is passed on in pieces as they arrive, without waiting for the end of the
+frame, and without a copy if a piece is all that was read. Every other frame is passed on whole.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rtunnel.errors import FrameTooLarge
 HEADER = Struct("!BII")
 HEADER_SIZE = HEADER.size
 
-#: The largest payload that we send: fair turns between streams need frames that are soon over.
+#: The largest payload that this program sends, in bytes: short frames make for fair turns between streams.
 MAX_SENT_PAYLOAD = 65536
 
 NEW_CONN = 0x01
@@ -52,12 +52,12 @@ NAMES = {
     TICKETS: "TICKETS",
 }
 
-#: ``(type, conn_id, payload)``; of a DATA frame, one piece of its payload.
+#: ``(type, conn_id, payload)``. With DATA the payload is one piece of the frame's.
 Frame = tuple[int, int, bytes]
 
 
 def encode_frame(frame_type: int, conn_id: int, payload: bytes = b"") -> bytes:
-    """One whole frame.
+    """Return one whole frame.
 
     :param frame_type: 0 to 255.
     :param conn_id: 0 to 2**32 - 1.
@@ -66,14 +66,14 @@ def encode_frame(frame_type: int, conn_id: int, payload: bytes = b"") -> bytes:
 
 
 def frame_name(frame_type: int) -> str:
-    """What a frame type is called in a log line."""
+    """Return the name of a frame type for log lines."""
     return NAMES.get(frame_type, f"type 0x{frame_type:02x}")
 
 
 class FrameDecoder:
-    """Cuts a stream of bytes, however it is chopped up, into frames.
+    """Cut a stream of bytes into frames. The bytes may come in any pieces.
 
-    What it holds back is at most one header and one payload of a frame that is not DATA.
+    At most it holds back one header, and one payload of a frame that is not DATA.
 
     :param max_payload: the longest payload that is accepted, in bytes.
     """
@@ -87,14 +87,14 @@ class FrameDecoder:
 
     @property
     def is_between_frames(self) -> bool:
-        """All that came was whole frames."""
+        """Whether all frames so far have come whole."""
         return not self._held and not self._data_left
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames, and pieces of DATA frames, that end in *data*.
+        """Take bytes. Return the frames, and the pieces of DATA frames, that end in them.
 
-        :raises FrameTooLarge: a length above the limit was announced; nothing after it can be understood, so frames
-            before it in the same chunk are given up too.
+        :raises FrameTooLarge: a frame is longer than the limit. Nothing behind it can be understood, so the frames
+            before it in *data* are dropped too.
         """
         if self._held:
             self._held += data

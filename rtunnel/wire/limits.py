@@ -1,4 +1,4 @@
-"""The bounds of one link, as the operator of this end sets them."""
+"""The bounds of a link and of a peer connection, as the operator of this end sets them (docs/wire.rst, "Bounds")."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class LinkLimits:
-    """What one link may use, and how long it may be silent. Sizes are bytes, times are seconds.
+    """What one link may use, and how long its peer may be silent. Sizes are in bytes, times in seconds.
 
-    :ivar max_frame: largest payload of a frame that this end accepts.
-    :ivar initial_credit: bytes that the peer may send on a new stream before it is granted more.
-    :ivar max_window: upper bound of the bytes that are granted on one stream and not yet delivered.
-    :ivar link_buffer: upper bound of the bytes that are granted on all streams of the link together and not yet
-        delivered.
-    :ivar max_streams: streams that may be open at once.
-    :ivar max_tunnels: tunnels that a client may have at once.
-    :ivar keepalive_interval: silence from the peer after which a PING is sent.
-    :ivar dead_after: silence from the peer after which the link is dropped; more than ``keepalive_interval``.
+    :ivar max_frame: the largest payload of a frame that this end accepts.
+    :ivar initial_credit: how much the peer may send on a new stream before it is granted more.
+    :ivar max_window: the most that may be granted and not yet delivered on one stream.
+    :ivar link_buffer: the most that may be granted and not yet delivered on all streams of the link.
+    :ivar max_streams: how many streams may be open at once.
+    :ivar max_tunnels: how many tunnels a client may have at once.
+    :ivar keepalive_interval: after so much silence this end sends a PING.
+    :ivar dead_after: after so much silence this end drops the link; more than ``keepalive_interval``.
     """
 
     max_frame: int = 64 * 1024
@@ -32,13 +31,13 @@ class LinkLimits:
 
 @dataclass(frozen=True, slots=True)
 class ChannelLimits:
-    """What the data channels of one peer connection may use. Sizes are bytes.
+    """What the data channels of one peer connection may use. Sizes are in bytes.
 
-    :ivar initial_credit: what the peer may send on a new stream before it is granted more.
-    :ivar max_window: upper bound of what is granted on one stream and not yet delivered.
-    :ivar peer_buffer: upper bound of what is granted on all streams of the connection together and not yet delivered;
-        for a peer without credit, of what is received and not yet delivered.
-    :ivar max_streams: channels that may be open at once.
+    :ivar initial_credit: how much the peer may send on a new stream before it is granted more.
+    :ivar max_window: the most that may be granted and not yet delivered on one stream.
+    :ivar peer_buffer: the most that may be granted and not yet delivered on all streams of the connection; with a peer
+        without credit, the most that may be received and not yet delivered.
+    :ivar max_streams: how many channels may be open at once.
     """
 
     initial_credit: int = 64 * 1024

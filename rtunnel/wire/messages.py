@@ -1,7 +1,7 @@
-"""What the payloads say: INIT, HELLO, NEW_CONN, READY, ERROR, TICKETS and ATTACH (docs/wire.rst, "Messages").
+"""The payloads of INIT, HELLO, NEW_CONN, READY, ERROR, TICKETS and ATTACH (docs/wire.rst, "Messages").
 
-Plain functions from bytes to meaning and back. Whatever a peer sends ends as a value or as ``ValueError``, and text of
-the peer is cleaned before anybody can log it.
+Each message has a function that encodes it and one that decodes it. Whatever a peer sends, decoding returns a value or
+raises ``ValueError``. Text from the peer is cleaned so that it can be logged.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 VERSION = 1
-#: A longer HELLO is not one of ours.
+#: The longest HELLO that is accepted, in bytes.
 MAX_HELLO = 4096
-#: The longest text that is taken over from a peer, in characters.
+#: The longest text that is accepted from a peer, in characters; the rest is cut off.
 MAX_TEXT = 200
-#: Tickets of one frame; what is beyond is dropped.
+#: How many tickets of one frame are accepted; the rest is dropped.
 MAX_TICKETS = 64
-#: A longer TICKETS is not one of ours, in bytes.
+#: The longest TICKETS that is accepted, in bytes.
 MAX_TICKETS_PAYLOAD = 4096
-#: No ticket is good for longer, in seconds.
+#: The longest time for which a ticket may be good, in seconds.
 MAX_EXPIRES = 3600.0
 
-#: Capability: streams may travel on data connections of their own.
+#: Capability: streams may travel on data connections.
 DIRECT = "direct"
-#: Capability: the client wants none of them to travel on the link.
+#: Capability: the client wants no stream to travel on the link.
 DIRECT_ONLY = "direct-only"
 
 SCOPE_LINK = "link"
@@ -33,7 +33,7 @@ SCOPE_STREAM = "stream"
 
 
 def clean_text(text: str) -> str:
-    """A peer's *text* as it may stand in a log line: one line, printable, not too long."""
+    """Return a peer's *text* in a form that can be logged: one line, printable, at most :data:`MAX_TEXT` characters."""
     if len(text) <= MAX_TEXT and text.isascii() and text.isprintable():
         return text
     text = "".join(character if character.isprintable() else "?" for character in text[:MAX_TEXT])
@@ -41,7 +41,7 @@ def clean_text(text: str) -> str:
 
 
 def _load(payload: bytes) -> dict[str, object]:
-    # The texts are few and fixed: what is ignored is counted by them.
+    # The peer must not choose these texts: ignored frames are counted by them.
     try:
         value = json.loads(payload.decode("utf-8"))
     except ValueError:
@@ -53,7 +53,7 @@ def _load(payload: bytes) -> dict[str, object]:
     return value
 
 
-# To make one costs more than to use it.
+# Making an encoder costs more than using it.
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -62,7 +62,7 @@ def _dump(value: dict[str, object]) -> bytes:
 
 
 def _is_text(value: object) -> TypeGuard[str]:
-    """JSON can write half of a surrogate pair, which no encoding can."""
+    """Return whether *value* is text that UTF-8 can encode. JSON can contain half of a surrogate pair."""
     return isinstance(value, str) and value.encode("utf-8", "ignore").decode("utf-8") == value
 
 
@@ -71,7 +71,7 @@ def _text(value: object) -> str:
 
 
 def _is_random(value: object) -> TypeGuard[str]:
-    """128 bits as we write them: 32 hexadecimal digits in lower case."""
+    """Return whether *value* is 128 bits as 32 hexadecimal digits in lower case."""
     return isinstance(value, str) and len(value) == 32 and not value.strip("0123456789abcdef")
 
 
@@ -80,19 +80,26 @@ def _is_random(value: object) -> TypeGuard[str]:
 
 @dataclass(frozen=True, slots=True)
 class TunnelRequest:
-    """INIT: serve *port* (0: the shared public port) from the client's *local* address."""
+    """INIT: the client asks for a tunnel.
+
+    :ivar port: the public port, 0 to 65535; 0 is the shared public port.
+    :ivar local: the address of the client's local service, for logs.
+    """
 
     port: int
     local: str
 
 
 def encode_init(request: TunnelRequest) -> bytes:
-    """``<remote port>:<local address>`` in ASCII; what is not ASCII becomes ``?``, as the address is for logs only."""
+    """Return ``<public port>:<local address>`` in ASCII. Other characters become ``?``: the address is for logs."""
     return f"{request.port}:{request.local}".encode("ascii", "replace")
 
 
 def decode_init(payload: bytes) -> TunnelRequest:
-    """:raises ValueError: there is no port number from 0 to 65535, or no colon behind it."""
+    """Decode INIT.
+
+    :raises ValueError: there is no port number from 0 to 65535, or no colon behind it.
+    """
     port, colon, local = payload.decode("ascii", "replace").partition(":")
     if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
         raise ValueError(f"INIT says {clean_text(port)!r} where a port from 0 to 65535 and a colon belong")
@@ -104,7 +111,15 @@ def decode_init(payload: bytes) -> TunnelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """HELLO: what one end can do. *initial_credit* is in bytes, *session* is 32 hexadecimal digits."""
+    """HELLO: what one end can do (docs/wire.rst, "Negotiation").
+
+    :ivar session: 32 hexadecimal digits, by which the server knows a client again.
+    :ivar initial_credit: how many bytes its sender will receive on a new stream.
+    :ivar version: the version of the protocol.
+    :ivar agent: the name and version of the program, for logs.
+    :ivar capabilities: the names of optional features.
+    :ivar token: the client's secret, or None.
+    """
 
     session: str
     initial_credit: int
@@ -115,7 +130,7 @@ class Hello:
 
 
 def encode_hello(hello: Hello) -> bytes:
-    """The JSON of *hello*; the token is left out where there is none."""
+    """Encode *hello*."""
     value: dict[str, object] = {
         "version": hello.version,
         "agent": hello.agent,
@@ -129,7 +144,10 @@ def encode_hello(hello: Hello) -> bytes:
 
 
 def decode_hello(payload: bytes) -> Hello:
-    """:raises ValueError: it is malformed, so that the link stays in reference mode."""
+    """Decode HELLO.
+
+    :raises ValueError: it is malformed. The link then becomes a reference link.
+    """
     if len(payload) > MAX_HELLO:
         raise ValueError(f"HELLO of {len(payload)} bytes")
     value = _load(payload)
@@ -152,12 +170,19 @@ def decode_hello(payload: bytes) -> Hello:
 
 
 def encode_visitor(tunnel: int, visitor: str) -> bytes:
-    """NEW_CONN's payload: which tunnel, and who came (``192.0.2.1:5000``)."""
+    """Encode NEW_CONN of an extended link or a data connection.
+
+    :param tunnel: the number of the tunnel.
+    :param visitor: the visitor's address, such as ``192.0.2.1:5000``.
+    """
     return _dump({"tunnel": tunnel, "visitor": visitor})
 
 
 def decode_visitor(payload: bytes) -> tuple[int, str]:
-    """:raises ValueError: no tunnel number."""
+    """Decode NEW_CONN. Return the number of the tunnel, and the visitor's address; it may be empty.
+
+    :raises ValueError: there is no tunnel number.
+    """
     value = _load(payload)
     tunnel = value.get("tunnel")
     if not isinstance(tunnel, int) or isinstance(tunnel, bool):
@@ -169,12 +194,15 @@ def decode_visitor(payload: bytes) -> tuple[int, str]:
 
 
 def encode_ready(address: str) -> bytes:
-    """READY's payload: the public address that now serves the tunnel, ``host:port``."""
+    """Encode READY: *address* (``host:port``) now serves the tunnel."""
     return _dump({"address": address})
 
 
 def decode_ready(payload: bytes) -> str:
-    """:raises ValueError: no address."""
+    """Decode READY. Return the public address, ``host:port``.
+
+    :raises ValueError: there is no address.
+    """
     address = _text(_load(payload).get("address"))
     if not address:
         raise ValueError("READY without an address")
@@ -186,7 +214,12 @@ def decode_ready(payload: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class WireError:
-    """ERROR: *scope* is ``link``, ``tunnel`` or ``stream``; *code* one of :class:`rtunnel.errors.Code`, or another."""
+    """ERROR (docs/wire.rst, "Errors").
+
+    :ivar scope: ``link``, ``tunnel`` or ``stream``.
+    :ivar code: an :class:`rtunnel.errors.Code`, or another one that the peer sent.
+    :ivar message: the reason, for logs.
+    """
 
     scope: str
     code: str
@@ -194,12 +227,15 @@ class WireError:
 
 
 def encode_error(error: WireError) -> bytes:
-    """The JSON of *error*."""
+    """Encode *error*."""
     return _dump({"scope": error.scope, "code": str(error.code), "message": error.message})
 
 
 def decode_error(payload: bytes) -> WireError:
-    """:raises ValueError: the scope is none of the three."""
+    """Decode ERROR.
+
+    :raises ValueError: the scope is unknown.
+    """
     value = _load(payload)
     scope = value.get("scope")
     if scope not in (SCOPE_LINK, SCOPE_TUNNEL, SCOPE_STREAM):
@@ -211,12 +247,19 @@ def decode_error(payload: bytes) -> WireError:
 
 
 def encode_tickets(tickets: list[str], expires: float) -> bytes:
-    """TICKETS' payload: up to :data:`MAX_TICKETS` of them, and the seconds that they are good."""
+    """Encode TICKETS.
+
+    :param tickets: up to :data:`MAX_TICKETS` tickets.
+    :param expires: for how many seconds they are good.
+    """
     return _dump({"tickets": tickets, "expires": expires})
 
 
 def decode_tickets(payload: bytes) -> tuple[list[str], float]:
-    """:raises ValueError: it is malformed, or it cannot be meant."""
+    """Decode TICKETS. Return the tickets, and for how many seconds they are good.
+
+    :raises ValueError: it is malformed, or a value is out of range.
+    """
     if len(payload) > MAX_TICKETS_PAYLOAD:
         raise ValueError(f"more than {MAX_TICKETS_PAYLOAD} bytes")
     value = _load(payload)
@@ -229,13 +272,18 @@ def decode_tickets(payload: bytes) -> tuple[list[str], float]:
 
 
 def encode_attach(ticket: str, ping_every: float) -> bytes:
-    """``<ticket>:<milliseconds>`` in ASCII: the client wants a PING after so much silence (seconds here)."""
+    """Encode ATTACH: ``<ticket>:<milliseconds>`` in ASCII.
+
+    :param ticket: a ticket from TICKETS.
+    :param ping_every: after how many seconds of silence the client wants a PING.
+    """
     return f"{ticket}:{min(max(int(ping_every * 1000), 1), 9999999)}".encode("ascii")
 
 
 def decode_attach(payload: bytes) -> tuple[str, float | None]:
-    """The ticket, and the seconds of silence after which the client wants a PING; None if it leaves that to us.
+    """Decode ATTACH.
 
+    :return: the ticket, and after how many seconds of silence the client wants a PING; None if it has no wish.
     :raises ValueError: it is malformed.
     """
     ticket, colon, wish = payload.decode("ascii", "replace").partition(":")

@@ -1,6 +1,6 @@
-"""What goes out next: control frames first, then the streams that can send, in turn.
+"""The queues of a link: control frames go out first, then the streams that can send take turns.
 
-One turn is one frame, so a bulk stream delays a small one by one frame for each bulk stream at most.
+One turn is one frame, so a small stream waits for at most one frame of each bulk stream.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from rtunnel.errors import TooMuchWaiting
 from rtunnel.wire import frames
 from rtunnel.wire.stream import Stream
 
-#: Control frames that may wait for a peer that does not read, in bytes ...
+#: How many bytes of control frames may wait while the peer does not read: this many ...
 MAX_CONTROL_WAITING = 1024 * 1024
-#: ... and for each stream that the link may have: all may open and break while the connection is stuck for a moment.
+#: ... and this many for each stream that the link may have, since all may open and break while the connection is stuck.
 MAX_CONTROL_PER_STREAM = 512
 
 
 class Outbox:
-    """Everything of one link that waits for its connection.
+    """What waits to be sent on one link.
 
-    :param max_streams: that the link may have.
-    :ivar control_waiting: bytes of control frames.
-    :ivar max_control: the most that they may become.
+    :param max_streams: how many streams the link may have.
+    :ivar control_waiting: how many bytes of control frames wait.
+    :ivar max_control: how many bytes of control frames may wait.
     """
 
     def __init__(self, max_streams: int) -> None:
@@ -37,13 +37,13 @@ class Outbox:
 
     @property
     def has_control(self) -> bool:
-        """There is a control frame."""
+        """Whether a control frame waits."""
         return bool(self._control) or self._pong is not None
 
     def add_control(self, frame_type: int, conn_id: int, payload: bytes = b"") -> None:
         """Queue a control frame.
 
-        :raises TooMuchWaiting: the peer makes us answer, and does not read.
+        :raises TooMuchWaiting: too many bytes of control frames wait, because the peer does not read.
         """
         frame = frames.encode_frame(frame_type, conn_id, payload)
         self.control_waiting += len(frame)
@@ -52,17 +52,17 @@ class Outbox:
         self._control.append(frame)
 
     def set_pong(self, payload: bytes) -> None:
-        """Answer a PING; an answer that still waits is replaced."""
+        """Queue the answer to a PING, in place of one that still waits."""
         self._pong = payload
 
     def schedule(self, stream: Stream) -> None:
-        """Give *stream* turns for as long as it can send."""
+        """Let *stream* take turns for as long as it can send."""
         if not stream.scheduled and stream.can_send:
             stream.scheduled = True
             self._turns.append(stream)
 
     def take_control(self) -> list[bytes]:
-        """Every control frame."""
+        """Return all control frames, and empty their queue."""
         out, self._control = self._control, []
         self.control_waiting = 0
         if self._pong is not None:
@@ -71,7 +71,10 @@ class Outbox:
         return out
 
     def take_turns(self, budget: int, out: list[bytes]) -> list[Stream]:
-        """Append DATA frames of about *budget* bytes of payload to *out*; the streams that had a turn."""
+        """Append DATA frames to *out*. Return the streams that had a turn.
+
+        :param budget: about how many bytes of payload.
+        """
         turns = self._turns
         served = []
         while turns and budget > 0:

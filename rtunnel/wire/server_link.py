@@ -1,4 +1,4 @@
-"""The server's end of a link: takes tunnels, opens streams for visitors."""
+"""The server's end of a link: it accepts tunnels and opens streams for visitors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from rtunnel.wire.stream import Stream
 
 
 class StreamIds:
-    """The conn_ids of all links of one server: from one counter with a random start, none twice at a time.
+    """The conn_ids of all links of one server (docs/wire.rst, "conn_ids").
 
-    A reference client that reconnects goes on sending the bytes of old streams under their old ids. Ids that start
-    again at 1 with each link would hand one visitor's bytes to another.
+    They come from one counter with a random start. A reference client that reconnects goes on sending the bytes of old
+    streams under their old conn_ids. If each link began at 1, one visitor would receive the bytes of another.
+
+    :param start: the first conn_id; None: a random one.
     """
 
     def __init__(self, start: int | None = None) -> None:
@@ -25,7 +27,7 @@ class StreamIds:
         self._live: set[int] = set()
 
     def allocate(self) -> int:
-        """An id from 1 to 2**32 - 1 that no open stream of any link has."""
+        """Return a conn_id, 1 to 2**32 - 1, that no open stream of any link has."""
         while True:
             conn_id = self._next
             self._next = conn_id + 1 if conn_id < 2**32 - 1 else 1
@@ -34,14 +36,15 @@ class StreamIds:
                 return conn_id
 
     def release(self, conn_id: int) -> None:
-        """The stream with this id is over."""
+        """Note that the stream with this conn_id is over."""
         self._live.discard(conn_id)
 
 
 class ServerLink(Link):
-    """See :class:`~rtunnel.wire.link.Link`.
+    """The server's end; see :class:`~rtunnel.wire.link.Link`.
 
-    :ivar tunnels: what the client has asked for and was not refused, by tunnel number.
+    :param ids: gives each stream its conn_id; all links of a server share it.
+    :ivar tunnels: the tunnels that the client has asked for and that were not refused, by number.
     """
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float, ids: StreamIds) -> None:
@@ -65,7 +68,7 @@ class ServerLink(Link):
             self.fail(Code.PROTOCOL, f"malformed ATTACH ({error})")
         else:
             if len(received) > 1 or not self._decoder.is_between_frames:
-                # An honest client waits for the PING.
+                # An honest client sends nothing more before it gets a PING.
                 self.fail(Code.PROTOCOL, "bytes behind ATTACH")
             else:
                 self.mode = Mode.CLOSED
@@ -73,9 +76,9 @@ class ServerLink(Link):
         return True
 
     def send_tickets(self, tickets: list[str], expires: float) -> None:
-        """Ask the client for a data connection for each of *tickets*, within *expires* seconds.
+        """Ask the client for a data connection for each ticket, unless one of the ends knows no data connections.
 
-        Nothing is sent where one of the ends knows no data connections.
+        :param expires: for how many seconds the tickets are good.
         """
         if messages.DIRECT not in self.capabilities:
             return
@@ -84,10 +87,10 @@ class ServerLink(Link):
             self._send(frames.TICKETS, 0, messages.encode_tickets(part, expires))
 
     def open_stream(self, tunnel: int, visitor: str) -> Stream:
-        """A stream for a *visitor* (``host:port``) of *tunnel*.
+        """Open a stream for a visitor. A link on which nothing has come yet becomes a reference link.
 
-        A link on which nothing came yet becomes a reference link by it.
-
+        :param tunnel: the number of the tunnel.
+        :param visitor: the visitor's address, ``host:port``.
         :raises rtunnel.errors.TunnelRefused: the link cannot take another stream.
         """
         if self.mode is Mode.AWAITING:
@@ -112,7 +115,11 @@ class ServerLink(Link):
             self._send(frames.READY, number, messages.encode_ready(address))
 
     def refuse_tunnel(self, number: int, code: str, message: str) -> None:
-        """Tell the client that tunnel *number* is not served; it may ask again. A reference link is closed."""
+        """Tell the client that tunnel *number* is not served, or no longer. Close a reference link.
+
+        :param code: an :class:`rtunnel.errors.Code`.
+        :param message: the reason, for the client's log.
+        """
         self.tunnels.pop(number, None)
         if self.peer is not None:
             self._send_error(messages.SCOPE_TUNNEL, number, code, message)
@@ -120,7 +127,7 @@ class ServerLink(Link):
             self.fail(code, message)
 
     def _receive_init(self, number: int, payload: bytes) -> None:
-        # A reference link has one tunnel: its NEW_CONN has no place for a number.
+        # A reference link has one tunnel, because its NEW_CONN does not name one.
         if number in self.tunnels or (self.peer is None and self.tunnels):
             self._ignore("INIT for a tunnel that is there")
             return

@@ -1,1 +1,1 @@
-"""The relay against a socket that is not there, and against real ones."""
+"""The relay with fake sockets, and with real ones."""

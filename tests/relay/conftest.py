@@ -1,4 +1,4 @@
-"""What tests of the direct relay share."""
+"""Fixtures for the tests of the direct relay."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from tests.relay.direct_rig import Turns, no_descriptor_left
 
 @pytest.fixture(params=["running", "epoll", "running watch", "epoll watch"])
 def turns(request: pytest.FixtureRequest) -> Iterator[Turns]:
-    """Both reactors, with and without a :class:`Watch`, and nothing left open behind the test."""
+    """Run the test on both reactors, with and without a :class:`Watch`, and check that nothing stays open."""
     name, _, watch = request.param.partition(" ")
     turns = Turns(name, bool(watch))
-    # Twisted opens descriptors of its own when a reactor first runs, be it that of all tests, and when a port is first
-    # opened.
+    # Twisted opens descriptors of its own when a reactor first runs, and when a port is first opened.
     pytest_twisted.blockon(ensureDeferred(Turns("running").turn()))
     pytest_twisted.blockon(ensureDeferred(turns.turn()))
     stopped: list[object] = []

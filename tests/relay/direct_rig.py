@@ -1,4 +1,4 @@
-"""Two real connections with a relay between them, on a real reactor, and the far ends in the test's hands."""
+"""A relay between two real connections, on a real reactor. The test controls the far ends."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.task import deferLater
 
 from rtunnel.relay.direct import DirectRelay
-from rtunnel.relay.pipes import PIPES
+from rtunnel.relay.pipes import PIPES, Pipes
 from rtunnel.relay.watch import PlainWatch, Watch
 
-#: Seconds after which what a test waits for will not come.
+#: How long a test waits for something, in seconds.
 PATIENCE = 30.0
 
 
 class Turns:
     """A reactor that the test turns.
 
-    :param name: ``running``, the one that pytest-twisted runs (asyncio), or ``epoll``, one of our own.
-    :param watch: relays have a :class:`Watch` over it.
-    :ivar relays: what is the reactor of a relay.
+    :param name: ``running`` (the one of pytest-twisted, asyncio) or ``epoll`` (a separate one).
+    :param watch: whether relays use a :class:`Watch` over it.
+    :ivar relays: what relays use as their reactor.
     """
 
     def __init__(self, name: str, watch: bool = False) -> None:
@@ -51,7 +51,7 @@ class Turns:
             await deferLater(self.reactor, 0)
 
     async def until(self, condition: Callable[[], object], *fars: Far) -> None:
-        """Turn, and let *fars* send and receive, until *condition*."""
+        """Turn, and let *fars* send and receive, until *condition* holds."""
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, "it did not happen"
@@ -60,7 +60,7 @@ class Turns:
             await self.turn()
 
     async def settle(self, *fars: Far) -> None:
-        """Turn until nothing moves any more."""
+        """Turn until no more bytes move."""
         still = 0
         while still < 20:
             before = [far.moved for far in fars]
@@ -70,7 +70,7 @@ class Turns:
             still = still + 1 if before == [far.moved for far in fars] else 0
 
     def watched(self) -> int:
-        """How many descriptors the reactor watches, beside its own."""
+        """Return how many descriptors the reactor watches, without its own."""
         known = {*self.reactor._internalReaders, self.watch}
         watched = len({*self.reactor.getReaders(), *self.reactor.getWriters()} - known)
         return watched + (len(self.watch) if self.watch is not None else 0)
@@ -87,11 +87,11 @@ class Turns:
 
 
 class Far:
-    """The far end of a connection: what is to be sent and what has come.
+    """The far end of a connection: what it is to send, and what it has received.
 
-    :ivar reads: bytes to read in one step; 0: it does not read.
+    :ivar reads: how many bytes to read in one step; 0: none.
     :ivar ended: the end has come.
-    :ivar error: the error that came instead.
+    :ivar error: the error that came in place of the end.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -120,7 +120,7 @@ class Far:
         self.end_behind |= end
 
     def step(self) -> None:
-        """Send and receive what can be just now."""
+        """Send and receive what is possible now."""
         if self.socket.fileno() < 0 or self.error is not None:
             return
         with contextlib.suppress(BlockingIOError):
@@ -166,10 +166,10 @@ class Far:
 
 
 def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket]:
-    """Two ends of a connection.
+    """Return the two ends of a new connection.
 
     :param kind: ``tcp`` or ``unix``.
-    :param buffers: bytes that the kernel is asked to keep each way, at each end; 0: as the system likes.
+    :param buffers: the size of each of the kernel's buffers, in bytes; 0: the system's default.
     """
     if kind == "unix":
         one, other = socket.socketpair()
@@ -185,7 +185,7 @@ def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket
 
 
 class Rig:
-    """``left`` <-> relay <-> ``right``."""
+    """Two far ends with a relay between them: ``left`` <-> relay <-> ``right``."""
 
     def __init__(
         self, turns: Turns, kind: str = "tcp", buffers: int = 0, *, start: bool = True, **first: bytes
@@ -226,7 +226,7 @@ class Rig:
 
 
 def far_ends(rig: Rig, side: str) -> tuple[Far, Far]:
-    """The far end on *side*, and the other one."""
+    """Return the far end on *side*, and the other one."""
     return (rig.left, rig.right) if side == "left" else (rig.right, rig.left)
 
 
@@ -238,13 +238,19 @@ def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+def close_idle(pool: Pipes) -> None:
+    """Close the pipes that *pool* keeps open."""
+    while pool:
+        pool._idle.pop().close()
+
+
 @contextlib.contextmanager
 def no_descriptor_left(turns: Turns) -> Iterator[None]:
-    """What is open and watched behind it is what was before it; pipes that are kept do not count."""
-    PIPES.close_idle()
+    """Check that the same descriptors are open and watched after the block as before; idle pipes do not count."""
+    close_idle(PIPES)
     before = open_descriptors(), turns.watched()
     yield
     assert PIPES.in_use == 0
-    PIPES.close_idle()
+    close_idle(PIPES)
     after = open_descriptors(), turns.watched()
     assert after == before, f"{after} descriptors are open and watched, not {before}"

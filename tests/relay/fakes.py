@@ -1,4 +1,4 @@
-"""A connection that is not there, and a user of a stream that only writes down what it is told."""
+"""A fake connection, and a user of a stream that records what it is told."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rtunnel.relay.socket_end import SocketEnd
 
 
 class FakeSocket(StringTransport):
-    """A transport that says it is full when told so, and notes what was asked of it.
+    """A transport that is full when the test says so, and records what it is asked to do.
 
-    :ivar reading: the connection is read.
+    :ivar reading: whether the connection is read.
     """
 
     def __init__(self) -> None:
@@ -51,9 +51,9 @@ class FakeSocket(StringTransport):
 
 @implementer(IStreamUser)
 class Recorder:
-    """What the carrier of a stream told its user.
+    """A user of a stream that records what the carrier tells it.
 
-    :ivar delivers: the stream to tell at once that all bytes are out of memory; None: they stay.
+    :ivar delivers: the stream on which to deliver all bytes at once; None: deliver none.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Recorder:
 
 @implementer(IStreamClientEndpoint)
 class FakeEndpoint:
-    """An attempt to connect that ends when the test says so."""
+    """An endpoint whose attempt to connect ends when the test says so."""
 
     def __init__(self) -> None:
         self.factory: Any = None
@@ -120,7 +120,7 @@ class FakeEndpoint:
 
 
 class Lives:
-    """Counts the two callbacks of a :class:`SocketEnd`."""
+    """Records the two callbacks of a :class:`SocketEnd`."""
 
     def __init__(self) -> None:
         self.made: list[SocketEnd] = []
@@ -131,5 +131,5 @@ class Lives:
 
 
 def lose(end: SocketEnd, *, cleanly: bool = True) -> None:
-    """What the reactor says when the connection is over."""
+    """Tell *end* what the reactor tells when the connection is over."""
     end.connectionLost(Failure(ConnectionDone() if cleanly else ConnectionLost()))

@@ -1,6 +1,6 @@
-"""What every carrier promises of its streams, as tests: subclass :class:`StreamContract` and say how to open one.
+"""The contract of :class:`~rtunnel.relay.interfaces.IStream`, as tests that every carrier must pass.
 
-A link, and later a data connection and a data channel, run the same tests as the fake in memory does.
+Subclass :class:`StreamContract`, and define how to open a stream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BULK = 3_000_000
 class End:
     """One end of a stream under test.
 
-    :ivar user: what it was told. It delivers nothing by itself before :meth:`read`.
+    :ivar user: records what it is told. It delivers nothing before :meth:`read`.
     """
 
     def __init__(self, stream: Any, user: Recorder) -> None:
@@ -30,7 +30,7 @@ class End:
         self._sent = 0
 
     def read(self) -> None:
-        """Deliver everything, what is here and what will come."""
+        """Deliver everything that has come and will come."""
         if self.user.delivers is None:
             self.user.delivers = self.stream
             waiting = len(self.user.received)
@@ -39,14 +39,14 @@ class End:
 
 
 class StreamContract:
-    """The promises."""
+    """The tests. *setting* is whatever the fixture of that name in the subclass's module returns."""
 
     async def open_stream(self, setting: Any) -> tuple[End, End]:
-        """The two ends of a new stream. *setting* is what the fixture of that name gives."""
+        """Return the two ends of a new stream."""
         raise NotImplementedError
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Let what is on its way arrive."""
+        """Let what is on its way arrive, until *condition* holds."""
         raise NotImplementedError
 
     @ensureDeferred

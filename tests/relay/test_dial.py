@@ -1,4 +1,4 @@
-"""A local service is dialled for a stream: what comes before the connection, and what happens without one."""
+"""A local service is dialled for a stream: bytes that come before the connection, and attempts that fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay between two sockets, over real ones and on both reactors: bytes, back-pressure, ends and resets."""
+"""The direct relay, between real sockets and on both reactors: bytes, back-pressure, ends and resets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.relay.direct_rig import Far, Rig, Turns, far_ends, random_bytes
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 SIDES = pytest.mark.parametrize("side", ["left", "right"])
 
-#: More than the kernel keeps for two connections, so that a relay to somebody who does not read is full.
+#: More bytes than the kernel keeps for two connections, so that they fill a relay to a peer that does not read.
 TOO_MUCH = 24 << 20
 
 
@@ -82,7 +82,7 @@ async def test_end_waits_for_what_a_slow_reader_has_not_taken(turns: Turns, kind
 @KINDS
 @pytest_twisted.ensureDeferred
 async def test_chunks_of_any_size_at_any_pace(turns: Turns, kind: str, seed: int) -> None:
-    """Small and bulk in turn, readers that stop and go on, small kernel buffers: nothing lost, doubled or swapped."""
+    """With small and bulk writes, readers that pause, and small kernel buffers, nothing is lost, doubled or swapped."""
     chance = random.Random(seed)
     with Rig(turns, kind, buffers=chance.choice([0, 16384, 65536])) as rig:
         sent: dict[Far, bytearray] = {rig.left: bytearray(), rig.right: bytearray()}
@@ -172,12 +172,12 @@ async def test_nothing_is_read_while_the_other_side_does_not_take(turns: Turns, 
         slow.reads = 0
         sending.send(bytes(TOO_MUCH))
         await rig.settle()
-        # Two connections keep up to twice what they are asked, each way; the rest is one buffer, or one pipe.
+        # The kernel keeps up to twice the requested size, per direction and connection; the rest is one buffer or pipe.
         assert sending.sent < 8 * 65536 + direct.SPLICE_SIZE
         held = [side for side in (rig.relay._left, rig.relay._right) if side._is_full()]
         assert len(held) == 1
         assert len(held[0].pending) <= BUFFER_SIZE
-        # The other direction is not held up by that.
+        # This does not hold up the other direction.
         slow.send(b"still there")
         await rig.until(lambda: sending.received)
         assert bytes(sending.kept) == b"still there"
@@ -186,7 +186,7 @@ async def test_nothing_is_read_while_the_other_side_does_not_take(turns: Turns, 
 @SIDES
 @pytest_twisted.ensureDeferred
 async def test_calls_in_vain_change_nothing(turns: Turns, side: str) -> None:
-    """A reactor may call for what it has seen before we wanted no more of it."""
+    """A reactor may deliver an event that it had read before the relay stopped watching."""
     data = random_bytes(TOO_MUCH)
     with Rig(turns) as rig:
         sending, slow = far_ends(rig, side)
@@ -207,7 +207,7 @@ async def test_calls_in_vain_change_nothing(turns: Turns, side: str) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bulk_does_not_keep_others_waiting(turns: Turns) -> None:
-    """While bulk flows, a small request is answered after a bounded number of bytes."""
+    """While a bulk transfer runs, a small request is answered after a bounded number of bytes."""
     with Rig(turns) as bulk, Rig(turns) as small:
         bulk.left.send(bytes(64 << 20))
         await turns.until(lambda: bulk.right.received > 4 << 20, *bulk.fars)
@@ -229,7 +229,7 @@ async def test_bulk_does_not_keep_others_waiting(turns: Turns) -> None:
 
 
 async def bring_to(rig: Rig, phase: str, far: Far, other: Far) -> None:
-    """Bring a relay that is not started to where *phase* says; *far* is the side that will break."""
+    """Bring a relay that is not started to *phase*. *far* is the side that will break."""
     if phase == "first bytes":
         far.send(b"x" * 100)
         far.step()
@@ -268,7 +268,7 @@ async def test_reset_of_one_side_resets_the_other(turns: Turns, side: str, phase
 @SIDES
 @pytest_twisted.ensureDeferred
 async def test_reset_behind_an_end_shows_with_the_next_byte(turns: Turns, side: str) -> None:
-    """There is nothing to read behind an end, so that nothing is watched until there is something to write."""
+    """Nothing can be read behind an end, so the socket is not watched until there is something to write."""
     with Rig(turns) as rig:
         far, other = far_ends(rig, side)
         far.send(b"request", end=True)
@@ -302,7 +302,7 @@ async def test_abort_resets_both_sides_at_once(turns: Turns, kind: str, phase: s
 @SIDES
 @pytest_twisted.ensureDeferred
 async def test_reader_that_goes_away_ends_the_sender(turns: Turns, side: str) -> None:
-    """A close with bytes unread, and bytes for one who has closed: the other end learns that they did not arrive."""
+    """If a peer closes with bytes unread, or before bytes arrive, the other end learns that they did not arrive."""
     with Rig(turns) as rig:
         gone, sending = far_ends(rig, side)
         gone.reads = 0

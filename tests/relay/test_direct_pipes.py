@@ -1,4 +1,4 @@
-"""How the direct relay chooses between pipes and its buffer, and what becomes of it when there is no pipe."""
+"""How the direct relay chooses between pipes and its buffer, and what it does without a pipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest_twisted
 
 from rtunnel.relay import direct, pipes
 from rtunnel.relay.pipes import PIPES, Pipe, Pipes
-from tests.relay.direct_rig import Far, Rig, Turns, far_ends, open_descriptors, random_bytes
+from tests.relay.direct_rig import Far, Rig, Turns, close_idle, far_ends, open_descriptors, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 SIDES = pytest.mark.parametrize("side", ["left", "right"])
@@ -25,12 +25,12 @@ BULK = 3_000_000
 
 @pytest.fixture
 def moved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes each successful ``os.splice`` moved."""
+    """Record how many bytes each successful ``os.splice`` moved."""
     return watch_splice(monkeypatch, lambda _source, _destination: None)
 
 
 def watch_splice(monkeypatch: pytest.MonkeyPatch, fails: Callable[[int, int], int | None]) -> list[int]:
-    """Note what ``os.splice`` moves; *fails* says with which errno a call fails, by source and destination."""
+    """Record what ``os.splice`` moves. *fails* returns the errno with which a call fails, by source and destination."""
     moved: list[int] = []
     splice = os.splice
 
@@ -50,7 +50,7 @@ def is_socket(number: int) -> bool:
 
 
 async def both_ways(rig: Rig, size: int = BULK) -> None:
-    """Send bytes both ways at once, and see them come."""
+    """Send bytes both ways at once, and check that they arrive."""
     there, back = random_bytes(size, 1), random_bytes(size, 2)
     rig.left.send(there, end=True)
     rig.right.send(back, end=True)
@@ -60,7 +60,7 @@ async def both_ways(rig: Rig, size: int = BULK) -> None:
 
 
 async def say(rig: Rig, far: Far, other: Far, data: bytes) -> None:
-    """Send *data* and wait until it is there."""
+    """Send *data*, and wait until it has arrived."""
     expected = other.received + len(data)
     far.send(data)
     await rig.until(lambda: other.received == expected)
@@ -82,7 +82,7 @@ async def test_bulk_goes_through_a_pipe_and_small_does_not(
             before = len(moved)
             await say(rig, far, other, bytes(BULK))
             assert len(moved) > before
-            # A read that brings little shows that bulk is over.
+            # A small read shows that the bulk transfer is over.
             await say(rig, far, other, b"y")
             before = len(moved)
             await say(rig, far, other, b"z")
@@ -150,7 +150,7 @@ async def test_system_without_splice(turns: Turns, kind: str, monkeypatch: pytes
 async def test_sockets_that_splice_does_not_serve(
     turns: Turns, into_the_pipe: bool, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is tried once in each direction; what is in the pipe by then is not lost."""
+    """It is tried once in each direction, and what is in the pipe by then is not lost."""
     calls: list[int] = []
 
     def fails(source: int, _destination: int) -> int | None:
@@ -182,7 +182,7 @@ async def test_splice_that_finds_the_connection_broken(
 
 @pytest_twisted.ensureDeferred
 async def test_pipe_of_the_size_that_the_system_likes(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user who has many pipes may not have them large."""
+    """A user with many pipes may not make them large."""
 
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -216,7 +216,7 @@ def test_size_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
-    """The process can open no descriptor."""
+    """Let the process open no descriptor while the block runs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
@@ -235,7 +235,7 @@ async def test_no_descriptor_for_a_pipe(turns: Turns, moved: list[int]) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_more_pipes_than_are_allowed(turns: Turns, monkeypatch: pytest.MonkeyPatch, moved: list[int]) -> None:
-    monkeypatch.setattr(pipes, "MOST", 1)
+    monkeypatch.setattr(pipes, "MAX_IN_USE", 1)
     with Rig(turns) as stalled, Rig(turns, buffers=65536) as rig:
         stalled.right.reads = 0
         stalled.left.send(bytes(24 << 20))
@@ -249,13 +249,13 @@ async def test_no_more_pipes_than_are_allowed(turns: Turns, monkeypatch: pytest.
 def test_few_pipes_are_kept() -> None:
     before = open_descriptors()
     pool = Pipes()
-    taken = [pool.take() for _ in range(pipes.MOST)]
+    taken = [pool.take() for _ in range(pipes.MAX_IN_USE)]
     assert pool.take() is None
-    assert pool.in_use == pipes.MOST
+    assert pool.in_use == pipes.MAX_IN_USE
     for pipe in taken:
         assert pipe is not None
         pool.give_back(pipe)
-    assert len(pool) == pipes.KEPT
+    assert len(pool) == pipes.MAX_IDLE
     assert pool.in_use == 0
     again = pool.take()
     assert again in taken
@@ -263,6 +263,6 @@ def test_few_pipes_are_kept() -> None:
     os.write(again.write_end, b"x")
     again.count = 1
     pool.give_back(again)
-    assert len(pool) == pipes.KEPT - 1
-    pool.close_idle()
+    assert len(pool) == pipes.MAX_IDLE - 1
+    close_idle(pool)
     assert open_descriptors() == before

@@ -1,4 +1,4 @@
-"""Sockets that are taken away from Twisted, and many relays at once."""
+"""Sockets that are taken from Twisted, and many relays at once."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay.direct import DirectRelay, take_socket
-from rtunnel.relay.sockets import QuietFactory
+from rtunnel.relay.direct import DirectRelay
+from rtunnel.relay.sockets import QuietFactory, take_socket
 from tests.relay.direct_rig import Far, Turns, connected, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 ENDS = pytest.mark.parametrize("end", ["accepted", "made"])
 RELAYS = 1000
-#: Bytes of memory that an idle relay may have, with what the reactor keeps of it.
+#: How much memory an idle relay may need, in bytes, including what the reactor keeps for it.
 IDLE_MEMORY = 4096
 
 
 @implementer(IPushProducer)
 class Producer:
-    """Does not produce."""
+    """A producer that produces nothing."""
 
     def pauseProducing(self) -> None: ...
     def resumeProducing(self) -> None: ...
@@ -46,7 +46,7 @@ class Producer:
 
 
 class Noted(Protocol):
-    """Notes what Twisted tells it, and has its socket taken when it is told to.
+    """Records what Twisted tells it, and gives its socket away when told to.
 
     :param take_on: ``made``: as soon as there is a connection; ``data``: with the first bytes.
     """
@@ -79,7 +79,7 @@ class Noted(Protocol):
 
 
 class Twisteds:
-    """A connection of which both ends are Twisted's: *accepted* and *made* are their protocols."""
+    """A connection whose ends are both Twisted's. *accepted* and *made* are their protocols."""
 
     def __init__(self, turns: Turns, kind: str, folder: Path, accepted: Noted, made: Noted) -> None:
         self._turns = turns
@@ -88,7 +88,7 @@ class Twisteds:
         self.accepted, self.made = accepted, made
 
     def end(self, which: str) -> tuple[Noted, Noted]:
-        """The end called *which*, and the other one."""
+        """Return the end called *which*, and the other one."""
         return (self.accepted, self.made) if which == "accepted" else (self.made, self.accepted)
 
     async def __aenter__(self) -> Twisteds:
@@ -139,14 +139,14 @@ async def test_twisted_forgets_the_socket(turns: Turns, kind: str, end: str, mom
         if moment == "made":
             await turns.until(lambda: far.received, far)
         assert not far.socket.get_inheritable()
-        # Twisted's other end goes on as if nothing had been: the connection was neither closed nor shut down.
+        # The other end goes on: the connection was neither closed nor shut down.
         far.send(b"x" * 100_000)
         await turns.until(lambda: sum(map(len, other.received)) == 100_000, far)
         before = far.received
         other.transport.write(b"y" * 100_000)
         await turns.until(lambda: far.received == before + 100_000, far)
         assert b"".join(taken.received) == (b"" if moment == "made" else b"first")
-        # What is done to the transport after that is done to nothing.
+        # The transport ignores every later call.
         taken.transport.write(b"lost")
         taken.transport.resumeProducing()
         taken.transport.loseConnection()
@@ -168,7 +168,7 @@ async def test_what_twisted_has_not_sent_yet_is_handed_over(turns: Turns, end: s
         other.transport.pauseProducing()
         taken.transport.write(data[:-3])
         await turns.settle()
-        # Two pieces, of which the first is sent in part.
+        # There are two pieces, and a part of the first has been sent.
         taken.transport.write(data[-3:])
         far = taken.take()
         assert 3 < len(taken.unsent) < len(data)
@@ -182,7 +182,7 @@ async def test_what_twisted_has_not_sent_yet_is_handed_over(turns: Turns, end: s
 @ENDS
 @pytest_twisted.ensureDeferred
 async def test_event_that_the_reactor_has_already(turns: Turns, end: str, tmp_path: Path) -> None:
-    """There are bytes and there is room: the socket is taken with the first, and the second comes all the same."""
+    """Bytes and room are ready at once: the first event takes the socket, and the second still comes."""
     async with Twisteds(turns, "tcp", tmp_path, Noted(), Noted()) as both:
         taken, other = both.end(end)
         taken.take_on = "data"
@@ -230,7 +230,7 @@ async def test_socket_under_tls_is_not_taken(turns: Turns, tmp_path: Path) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_taken_sockets_are_relayed(turns: Turns, tmp_path: Path) -> None:
-    """As the server does it: a visitor was accepted, a data connection too, and both go on without Twisted."""
+    """Do as the server does: accept a visitor and a data connection, and relay both without Twisted."""
     async with (
         Twisteds(turns, "tcp", tmp_path, Noted(), Noted("made")) as visitor,
         Twisteds(turns, "unix", tmp_path, Noted(), Noted("made")) as service,
@@ -254,7 +254,7 @@ async def test_taken_sockets_are_relayed(turns: Turns, tmp_path: Path) -> None:
 @KINDS
 @pytest_twisted.ensureDeferred
 async def test_thousands_of_relays(turns: Turns, kind: str) -> None:
-    """One after the other and at once: none keeps a descriptor (which the fixture sees), and they are small."""
+    """Run many relays, one after the other and at once: they need little memory, and the fixture checks descriptors."""
     pairs = [(connected(kind), connected(kind)) for _ in range(RELAYS)]
     ends: list[DirectRelay] = []
     gc.collect()

@@ -1,4 +1,4 @@
-"""The fake keeps the promises that real carriers make."""
+"""The stream in memory keeps the contract of real carriers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.relay.stream_contract import End, StreamContract
 class TestMemoryStream(StreamContract):
     @pytest.fixture
     def setting(self) -> None:
-        """Nothing is needed."""
+        """Do nothing: bytes arrive at once."""
 
     async def open_stream(self, setting: Any) -> tuple[End, End]:
         ends = []

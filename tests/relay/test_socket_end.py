@@ -1,4 +1,4 @@
-"""The socket's end of a stream, with a fake connection: back-pressure, ends and resets, each way."""
+"""The socket's end of a stream, with a fake connection: back-pressure, ends and resets in both directions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.relay.fakes import FakeSocket, Lives, Recorder, lose
 
 
 class Relay:
-    """A visitor's connection, its stream, and whoever is at the stream's other end.
+    """A visitor's connection, its stream, and a user at the other end of the stream.
 
     :ivar near: the stream's end at the connection.
     :ivar far: its other end, with *peer* as the user.
@@ -167,7 +167,7 @@ def test_both_ends_close_the_connection(relay: Relay, socket_first: bool) -> Non
 
 @pytest.mark.parametrize("socket_first", [True, False])
 def test_bytes_still_queued_on_the_stream_outlive_the_connection(socket_first: bool) -> None:
-    """Both directions have ended at the socket, but the far reader is slow: nothing may be cut off."""
+    """Both directions have ended at the socket, but the far reader is slow. Nothing may be cut off."""
     relay = Relay(window=4)
     if not socket_first:
         relay.far.finish()
@@ -237,7 +237,7 @@ def test_connection_lost_after_one_end_resets_the_stream(relay: Relay, ended: st
 
 
 def test_connection_lost_with_bytes_pending_resets_the_stream(relay: Relay) -> None:
-    """Both ends were said, but one has not reached the socket: the far end must not think that it has."""
+    """Both ends were sent, but one has not reached the socket. The far end must not think that it has."""
     relay.end.readConnectionLost()
     relay.socket.say_full()
     relay.end.data_received(b"never written")
@@ -268,7 +268,7 @@ def test_nothing_is_written_to_a_connection_that_is_lost(relay: Relay) -> None:
 
 
 def test_connection_without_a_stream() -> None:
-    """A visitor whom nobody can serve."""
+    """Abort a visitor that has no stream."""
     lives = Lives()
     end, socket = lives.end(), FakeSocket()
     end.makeConnection(socket)

@@ -1,4 +1,4 @@
-"""The epoll of the relays, and what the reactor sees of it. That relays work with it is seen by their own tests."""
+"""The epoll for relays, and what the reactor sees of it. The tests of the direct relay run with it too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rtunnel.relay.watch import PlainWatch, Watch, relay_reactor
 
 @implementer(IReadWriteDescriptor)
 class Descriptor:
-    """Notes how it is called, and does what the test wants then."""
+    """Records its calls, and does then what the test wants."""
 
     def __init__(self, sock: Any) -> None:
         self.socket = sock
@@ -46,7 +46,7 @@ class Descriptor:
 
 
 class Readers:
-    """The part of a reactor that is asked."""
+    """The part of a reactor that :class:`Watch` uses."""
 
     addWriter = removeWriter = None
 
@@ -106,7 +106,7 @@ def test_what_is_ready_is_called(pair: tuple[Descriptor, Descriptor]) -> None:
 
 
 def test_hang_up_alone_is_told_as_what_was_asked_for() -> None:
-    """A pipe without a writer is not readable, only over."""
+    """A pipe without a writer is not readable: it only reports a hang-up."""
     watch = Watch(Readers())
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as file:
@@ -127,7 +127,7 @@ def test_reactor_that_stops(pair: tuple[Descriptor, Descriptor]) -> None:
 
 
 def test_one_that_closes_another(pair: tuple[Descriptor, Descriptor]) -> None:
-    """Both were ready at once; whichever comes first, the other is not called any more."""
+    """Both were ready at once. Whichever is called first, the other is not called."""
     watch = Watch(Readers())
 
     def stop() -> None:
@@ -181,7 +181,7 @@ def test_one_that_takes_the_place_of_another(pair: tuple[Descriptor, Descriptor]
 
 
 def test_one_that_is_closed(pair: tuple[Descriptor, Descriptor]) -> None:
-    """The number of its descriptor may be another's at once."""
+    """Another socket may get its descriptor's number at once."""
     reactor = Readers()
     watch = Watch(reactor)
     one, other = pair
@@ -203,12 +203,12 @@ def test_one_that_is_closed(pair: tuple[Descriptor, Descriptor]) -> None:
 
 
 def test_event_of_one_that_is_closed_says_nothing_of_a_dial(pair: tuple[Descriptor, Descriptor]) -> None:
-    """Both were ready at once, and the first closes the other and dials: the dial gets its number, and its event."""
+    """Both were ready at once. The first closes the second and dials: the dial gets the number, and the event."""
     watch = Watch(Readers())
     ends: list[Any] = []
     dial = Dial(watch, ends.append, ends.append)
     with ExitStack() as stack:
-        # A queue without room: whoever dials has no answer yet.
+        # The queue of the listening socket is full, so a dial stays under way.
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(3):
             waiting = stack.enter_context(socket.socket())

@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.addresses import ListenAddress
-from rtunnel.testing import ReferenceClient, ReferenceServer, _ClientPeer
+from rtunnel.testing import ReferenceClient, ReferenceServer
+from rtunnel.testing.reference_client import ClientPeer
 from tests.ports import free_port
 from tests.process.harness import wait_until_open
 from tests.tls.parts import Authority, EchoService, Ends, Holder, quiet, visit
@@ -89,7 +90,7 @@ class TlsReferenceClient(ReferenceClient):
     def _dial(self) -> None:
         self._again = None
         self.sockets = {}
-        tls = TLSMemoryBIOFactory(Creator(self.context), True, quiet(lambda: _ClientPeer(self)))
+        tls = TLSMemoryBIOFactory(Creator(self.context), True, quiet(lambda: ClientPeer(self)))
         tls.noisy = False
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", self._server_port)
         self._dialling = endpoint.connect(tls)

@@ -1,6 +1,6 @@
-"""Links without a network: two of them back to back, or one against frames written by hand.
+"""Links without a network: two of them back to back, or one against hand-written frames.
 
-Frames are packed and parsed here with ``struct`` alone, so that the code under test is not its own judge.
+Frames are packed and parsed here with ``struct`` alone, so that the code under test does not check itself.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ EventT = TypeVar("EventT")
 
 
 def raw(frame_type: int, conn_id: int = 0, payload: bytes = b"") -> bytes:
-    """One frame."""
+    """Encode one frame."""
     return HEADER.pack(frame_type, conn_id, len(payload)) + payload
 
 
 def parse(data: bytes) -> list[frames.Frame]:
-    """The whole frames that *data* consists of."""
+    """Parse *data*, which consists of whole frames."""
     found = []
     offset = 0
     while offset < len(data):
@@ -50,30 +50,30 @@ def parse(data: bytes) -> list[frames.Frame]:
 
 
 def hello(limits: LinkLimits = LIMITS, capabilities: Iterable[str] = (WITHDRAW,)) -> Hello:
-    """What an end with these *limits* says of itself."""
+    """Return the HELLO of an end with these *limits*."""
     return Hello(SESSION, limits.initial_credit, agent="test", capabilities=frozenset(capabilities))
 
 
 def raw_hello(**changes: object) -> bytes:
-    """A HELLO frame written by hand; a change to None leaves the key out."""
+    """Encode a HELLO frame by hand. A change to None leaves the key out."""
     value: dict[str, object] = {"version": 1, "session": SESSION, "initial_credit": 65536, **changes}
     return raw(frames.HELLO, 0, json.dumps({key: item for key, item in value.items() if item is not None}).encode())
 
 
 def raw_error(scope: str, conn_id: int = 0, code: str = "test", message: str = "a test") -> bytes:
-    """An ERROR frame."""
+    """Encode an ERROR frame by hand."""
     return raw(frames.ERROR, conn_id, json.dumps({"scope": scope, "code": code, "message": message}).encode())
 
 
 def only(events: Iterable[object], kind: type[EventT]) -> list[EventT]:
-    """Those of this *kind*."""
+    """Return the events of this *kind*."""
     return [event for event in events if isinstance(event, kind)]
 
 
 class Lone(Generic[LinkT]):
-    """One link, against frames written by hand.
+    """One link, against hand-written frames.
 
-    :ivar now: the time; it moves only when a test moves it.
+    :ivar now: the time in seconds; only the test moves it.
     """
 
     def __init__(self, link: LinkT) -> None:
@@ -81,12 +81,12 @@ class Lone(Generic[LinkT]):
         self.now = NOW
 
     def feed(self, *data: bytes) -> list[Event]:
-        """Hand in *data* at once; what the link then tells."""
+        """Hand in *data* at once, and return the link's events."""
         self.link.receive_data(b"".join(data), self.now)
         return self.link.take_events()
 
     def tick(self, seconds: float) -> list[Event]:
-        """Let time go by, with a tick in each second and one at the end; what the link tells of it."""
+        """Let time pass, with a tick each second and one at the end. Return the link's events."""
         end = self.now + seconds
         while self.now < end:
             self.now = min(self.now + 1.0, end)
@@ -94,17 +94,17 @@ class Lone(Generic[LinkT]):
         return self.link.take_events()
 
     def sent(self, budget: int = 1 << 20) -> list[frames.Frame]:
-        """What the link sends now."""
+        """Return the frames that the link sends now."""
         return parse(b"".join(self.link.data_to_send(budget, self.now)))
 
 
 def lone_server(limits: LinkLimits = LIMITS, start: int = 1) -> Lone[ServerLink]:
-    """A server's link on which nothing has come; *start* is its first conn_id."""
+    """Return a server's link on which nothing has come. *start* is its first conn_id."""
     return Lone(ServerLink(hello(limits), limits, NOW, StreamIds(start)))
 
 
 def extended_server(limits: LinkLimits = LIMITS, initial_credit: int = 65536) -> Lone[ServerLink]:
-    """A server's link after a HELLO with this *initial_credit*; its own has been sent."""
+    """Return a server's link after a HELLO with this *initial_credit*. Its own HELLO has been sent."""
     lone = lone_server(limits)
     lone.feed(raw_hello(initial_credit=initial_credit, capabilities=[WITHDRAW]))
     lone.sent()
@@ -112,21 +112,21 @@ def extended_server(limits: LinkLimits = LIMITS, initial_credit: int = 65536) ->
 
 
 def reference_server(start: int = 1) -> Lone[ServerLink]:
-    """A server's link after the INIT of a reference client."""
+    """Return a server's link after the INIT of a reference client."""
     lone = lone_server(start=start)
     lone.feed(raw(frames.INIT, 0, b"8080:127.0.0.1:80"))
     return lone
 
 
 def lone_client(limits: LinkLimits = LIMITS) -> Lone[ClientLink]:
-    """A client's link that has asked for tunnel 0, before anything came."""
+    """Return a client's link that has asked for tunnel 0, before anything has come."""
     lone = Lone(ClientLink(hello(limits), limits, NOW))
     lone.link.request_tunnel(0, REQUEST)
     return lone
 
 
 def extended_client(limits: LinkLimits = LIMITS, initial_credit: int = 65536) -> Lone[ClientLink]:
-    """A client's link with tunnel 0, after the server's HELLO; its own frames have been sent."""
+    """Return a client's link with tunnel 0, after the server's HELLO. Its own frames have been sent."""
     lone = lone_client(limits)
     lone.feed(raw_hello(initial_credit=initial_credit, capabilities=[WITHDRAW]))
     lone.sent()
@@ -134,7 +134,7 @@ def extended_client(limits: LinkLimits = LIMITS, initial_credit: int = 65536) ->
 
 
 def reference_client() -> Lone[ClientLink]:
-    """A client's link with tunnel 0 at a reference server, which has shown itself by a stream that is over."""
+    """Return a client's link with tunnel 0 at a reference server, which has opened and closed a stream."""
     lone = lone_client()
     lone.feed(raw(frames.NEW_CONN, 99), raw(frames.CLOSE_CONN, 99))
     lone.sent()
@@ -142,7 +142,7 @@ def reference_client() -> Lone[ClientLink]:
 
 
 def open_on_client(lone: Lone[ClientLink], conn_id: int = 7) -> Stream:
-    """A visitor of tunnel 0 comes to this client."""
+    """Open a stream for a visitor of tunnel 0 at this client."""
     payload = b'{"tunnel":0,"visitor":"192.0.2.1:5000"}' if lone.link.is_extended else b""
     (event,) = lone.feed(raw(frames.NEW_CONN, conn_id, payload))
     assert isinstance(event, StreamOpened)
@@ -150,7 +150,7 @@ def open_on_client(lone: Lone[ClientLink], conn_id: int = 7) -> Stream:
 
 
 def open_on_server(lone: Lone[ServerLink]) -> Stream:
-    """A visitor of tunnel 0 comes to this server; NEW_CONN has been sent."""
+    """Open a stream for a visitor of tunnel 0 at this server. NEW_CONN has been sent."""
     stream = lone.link.open_stream(0, "192.0.2.1:5000")
     lone.sent()
     return stream
@@ -159,8 +159,8 @@ def open_on_server(lone: Lone[ServerLink]) -> Stream:
 class Pair:
     """A client's and a server's link back to back.
 
-    :param reference: both HELLOs get lost, so that the ends take each other for reference programs.
-    :param piece: feed that many bytes at a time; 0: all at once.
+    :param reference: drop both HELLOs, so that the ends take each other for reference programs.
+    :param piece: hand in so many bytes at a time; 0: all at once.
     """
 
     def __init__(
@@ -182,11 +182,11 @@ class Pair:
         self.server.take_events()
 
     def other(self, link: Link) -> Link:
-        """The end that *link* talks to."""
+        """Return the other end of *link*."""
         return self.server if link is self.client else self.client
 
     def carry(self, source: Link, budget: int = 65536) -> bytes:
-        """What *source* has to send arrives at the other end at once."""
+        """Hand what *source* has to send to the other end at once."""
         data = b"".join(source.data_to_send(budget, self.now))
         target = self.other(source)
         for offset in range(0, len(data), self.piece or len(data) or 1):
@@ -200,14 +200,14 @@ class Pair:
             self.carry(self.server)
 
     def hop(self, seconds: float) -> None:
-        """What both ends have to send now arrives after these *seconds*."""
+        """Hand what both ends have to send now to the other end, after *seconds*."""
         under_way = [(link, b"".join(link.data_to_send(1 << 30, self.now))) for link in (self.client, self.server)]
         self.now += seconds
         for source, data in under_way:
             self.other(source).receive_data(data, self.now)
 
     def open(self) -> tuple[Stream, Stream]:
-        """A visitor comes; the stream at the server and at the client."""
+        """Open a stream for a visitor. Return it at the server and at the client."""
         at_server = self.server.open_stream(0, "192.0.2.1:5000")
         self.settle()
         (event,) = only(self.client.take_events(), StreamOpened)

@@ -1,4 +1,4 @@
-"""The text messages of a data channel: what is written is read, and nothing that a peer writes raises anything else."""
+"""The text messages of a data channel: they can be encoded and decoded, and bad ones raise ``ValueError`` only."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ HOSTILE = [
     b"[" * 4000,
     b'{"a": "' + b"x" * MAX_CONTROL + b'"}',
 ]
-"""None of these is a control message."""
+"""Texts that are not control messages."""
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:30]))

@@ -1,4 +1,4 @@
-"""The state of a stream over a data channel: messages of any size out of pieces of any size, credit, and ends."""
+"""The state of a stream over a data channel: its queue, messages, credit and ends."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_after_the_end_nothing_is_kept() -> None:
     assert not stream.end_is_due
 
 
-# Two of them back to back
+# Two ends back to back
 
 STEPS = st.lists(
     st.one_of(
@@ -189,7 +189,7 @@ STEPS = st.lists(
 
 
 class End:
-    """One end, with what is on its way to it."""
+    """One end, and the messages on their way to it."""
 
     def __init__(self, send_limit: int, credit: int) -> None:
         self.machine = ChannelStream(send_limit, credit, 0.0)

@@ -1,4 +1,4 @@
-"""Windows: limits never fall, grants come in time, and growth follows rate and round trip."""
+"""Windows: limits never fall, grants come in time, and windows grow with rate and round trip."""
 
 from __future__ import annotations
 

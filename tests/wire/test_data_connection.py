@@ -1,4 +1,4 @@
-"""The two ends of a data connection: honest ones back to back, then each against whatever can come."""
+"""The two ends of a data connection: back to back, and each against whatever a peer can send."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NEW_CONN = raw(frames.NEW_CONN, 7, VISITOR)
 
 
 def server(ping_every: float | None = None) -> ServerDataConnection:
-    """A server's end that has asked for the first time."""
+    """Return a server's end that has sent its first PING."""
     end = ServerDataConnection(LIMITS, NOW, ping_every)
     end.tick(NOW)
     return end
 
 
 def available() -> ServerDataConnection:
-    """A server's end that was answered."""
+    """Return a server's end that has received its PONG."""
     end = server()
     end.data_to_send()
     end.receive_data(PONG, NOW)
@@ -36,14 +36,14 @@ def available() -> ServerDataConnection:
 
 
 def client() -> ClientDataConnection:
-    """A client's end that has sent ATTACH."""
+    """Return a client's end that has sent ATTACH."""
     end = ClientDataConnection(TICKET, LIMITS, NOW)
     assert end.data_to_send() == raw(frames.ATTACH, 0, TICKET.encode() + b":5000")
     return end
 
 
 def ticks(end: ServerDataConnection | ClientDataConnection, start: float, seconds: int) -> None:
-    """Let time go by."""
+    """Let time pass, with a tick each second."""
     for second in range(1, seconds + 1):
         end.tick(start + second)
 
@@ -75,7 +75,7 @@ def test_from_attach_to_the_stream() -> None:
         assert not end.error
 
 
-def test_a_connection_may_be_used_before_anybody_has_asked() -> None:
+def test_a_connection_may_be_used_before_the_first_ping() -> None:
     at_client, at_server = client(), ServerDataConnection(LIMITS, NOW)
     assert at_server.data_to_send() == b""
     used = at_client.receive_data(at_server.open(7, 3, "192.0.2.1:5000"), NOW)
@@ -108,7 +108,7 @@ def test_idle_ends_stay() -> None:
 )
 @settings(max_examples=150)
 def test_behind_new_conn_there_is_never_a_pong(quiet: list[float], delays: list[float], rest: bytes) -> None:
-    """Whatever the delays on the way: when NEW_CONN goes out, the client has sent nothing that has not arrived."""
+    """When NEW_CONN goes out, nothing is on its way from the client, whatever the delays."""
     at_client, at_server = ClientDataConnection(TICKET, LIMITS, NOW), server()
     now = NOW
     under_way: list[bytes] = []
@@ -237,7 +237,7 @@ def test_a_stopped_process_is_not_the_silence_of_the_client() -> None:
     ("wish", "every", "tick_every"),
     [(None, 5, 1.0), (2.0, 2, 1.0), (100.0, 5, 1.0), (1.0, 1, 0.5), (0.001, 1, 0.5), (0.0, 1, 0.5)],
 )
-def test_the_client_may_want_to_be_asked_more_often(wish: float | None, every: int, tick_every: float) -> None:
+def test_the_client_may_want_more_pings(wish: float | None, every: int, tick_every: float) -> None:
     end = server(wish)
     assert end.tick_every == tick_every
     end.data_to_send()
@@ -248,7 +248,7 @@ def test_the_client_may_want_to_be_asked_more_often(wish: float | None, every: i
     assert end.data_to_send() == PING
 
 
-def test_a_server_that_asks_more_often_than_any_client_may_want() -> None:
+def test_a_server_that_sends_more_pings_than_any_client_may_want() -> None:
     end = ServerDataConnection(LinkLimits(keepalive_interval=0.2, dead_after=1.0), NOW, 5.0)
     end.tick(NOW)
     end.data_to_send()
@@ -273,8 +273,8 @@ def test_any_bytes_at_the_server(chunks: list[bytes]) -> None:
 
 
 @given(st.lists(st.integers(0, 200), max_size=8), st.binary(max_size=60))
-def test_questions_and_new_conn_in_pieces(cuts: list[int], rest: bytes) -> None:
-    """Cut anywhere, but for what the server waits for."""
+def test_pings_and_new_conn_in_pieces(cuts: list[int], rest: bytes) -> None:
+    """Cut the bytes anywhere, except where the server waits for a PONG."""
     end = client()
     question = raw(frames.PING, 0, b"0123456789abcdef")
     for number in range(2):
@@ -305,7 +305,7 @@ def test_what_comes_behind_new_conn_is_the_streams_whatever_it_looks_like() -> N
     assert not end.error
 
 
-def test_a_flood_of_questions_has_one_answer() -> None:
+def test_a_flood_of_pings_has_one_answer() -> None:
     end = client()
     assert end.receive_data(raw(frames.PING, 0, b"a") * 10_000 + raw(frames.PING, 5, b"b"), NOW) is None
     assert end.data_to_send() == raw(frames.PONG, 0, b"b")

@@ -1,4 +1,4 @@
-"""The decoder gives the same frames however the bytes are cut, and never holds more than one frame."""
+"""The decoder returns the same frames however the bytes are cut, and never holds more than one frame."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FRAMES = st.lists(st.tuples(TYPES, IDS, st.binary(max_size=MAX) | st.just(bytes(
 
 
 def joined(found: list[Frame]) -> list[Frame]:
-    """Neighbouring pieces of one stream put together; empty DATA means nothing and is left out."""
+    """Join adjacent pieces of one stream, and leave out empty DATA."""
     out: list[Frame] = []
     for frame_type, conn_id, payload in found:
         if frame_type == frames.DATA:

@@ -1,4 +1,4 @@
-"""Credit on a link: never exceeded, given back in time, grown with rate and round trip, bounded for stream and link."""
+"""Credit on a link: never exceeded, granted in time, grown with rate and round trip, bounded per stream and link."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = LinkLimits(initial_credit=100)
 
 
 def deliver_all(link: Link) -> int:
-    """Say of everything that came that it is out of memory; how much that was."""
+    """Deliver everything that came. Return how many bytes that was."""
     found = only(link.take_events(), DataReceived)
     for event in found:
         link.delivered(event.stream, len(event.data))
@@ -193,7 +193,7 @@ def test_credit_that_was_due_before_a_reset_is_not_sent() -> None:
 
 
 def measured(pair: Pair, round_trip: float) -> None:
-    """Both ends learn the round trip."""
+    """Let both ends measure the round trip."""
     for link in (pair.client, pair.server):
         link.ping(pair.now)
     pair.hop(round_trip / 2)
@@ -202,7 +202,7 @@ def measured(pair: Pair, round_trip: float) -> None:
 
 
 def bulk(pair: Pair, streams: list[Stream], rounds: int, round_trip: float) -> None:
-    """The server has always more to send than it may, and the client reads at once."""
+    """Let the server always have more to send than it may, and the client deliver at once."""
     for _ in range(rounds):
         for stream in streams:
             if stream.queued < stream.send_window.available:
@@ -242,7 +242,7 @@ def test_a_slow_reader_needs_no_larger_window() -> None:
 
 
 def test_growth_leaves_half_of_the_link_for_new_streams() -> None:
-    """Even where all streams are read out at the moment of the grants, so that nothing seems to be given away."""
+    """This holds even if all streams are delivered when the grants are made, so that nothing seems to be granted."""
     limits = LinkLimits(initial_credit=64 * KIB, link_buffer=1024 * KIB)
     pair = Pair(client=limits)
     streams = [pair.open() for _ in range(4)]

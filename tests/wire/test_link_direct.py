@@ -1,4 +1,4 @@
-"""Tickets on a link, and connections that turn out to be no link but data connections."""
+"""Tickets on a link, and connections that turn out to be data connections."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ TICKETS = raw(frames.TICKETS, 0, json.dumps({"tickets": [TICKET], "expires": 30}
 
 
 def direct_server(limits: LinkLimits = LIMITS) -> Lone[ServerLink]:
-    """A server's link that knows data connections, and on which nothing has come."""
+    """Return a server's link that knows data connections, and on which nothing has come."""
     return Lone(ServerLink(OURS, limits, NOW, StreamIds(1)))
 
 
 def direct_client() -> Lone[ClientLink]:
-    """A client's link with a server that knows data connections too."""
+    """Return a client's link with a server that knows data connections too."""
     lone = Lone(ClientLink(OURS, LIMITS, NOW))
     lone.feed(raw_hello(capabilities=[WITHDRAW, DIRECT]))
     lone.sent()
@@ -60,7 +60,7 @@ def direct_client() -> Lone[ClientLink]:
 
 
 def many(count: int) -> list[str]:
-    """That many tickets."""
+    """Return *count* tickets."""
     return [f"{number:032x}" for number in range(count)]
 
 
@@ -271,7 +271,7 @@ def test_a_later_attach_means_nothing(first: bytes) -> None:
 
 
 def test_attach_behind_a_first_visitor_means_nothing() -> None:
-    """The I/O waits a second for the first frame, then it may take the client for one that is silent."""
+    """The I/O may take a client for a silent one when no frame has come for a second."""
     lone = direct_server()
     lone.link.open_stream(0, "192.0.2.1:5000")
     assert lone.feed(ATTACH)[-1] == FrameIgnored("ATTACH on a reference link", is_normal=False)

@@ -1,4 +1,4 @@
-"""The beginning and the end: which visitors a link takes, and what a link that is over still does."""
+"""The beginning and the end: which visitors a link accepts, and what a closed link still does."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_streams_that_linger_count() -> None:
 
 
 def test_no_visitor_for_a_client_that_does_not_read() -> None:
-    """NEW_CONN is a control frame; visitors alone must not make the link fail."""
+    """NEW_CONN is a control frame. Visitors alone must not make the link fail."""
     lone = lone_server(LinkLimits(max_streams=1))
     lone.feed(raw(frames.CLOSE_CONN, 1))
     for _ in range(lone.link._outbox.max_control // 2 // 18 + 1):
@@ -92,7 +92,7 @@ def test_all_visitors_may_break_while_the_connection_is_stuck() -> None:
 
 @pytest.mark.parametrize("make", [extended_server, extended_client])
 def test_a_link_that_failed_sends_no_more_of_its_streams(make) -> None:
-    """Whoever sends while there is something to send must come to an end, though streams still have bytes queued."""
+    """A loop that sends while there is data to send must end, although streams still have bytes queued."""
     lone = make(initial_credit=4)
     stream = open_on_server(lone) if make is extended_server else open_on_client(lone)
     lone.link.send(stream, b"queued")
@@ -107,7 +107,7 @@ def test_a_link_that_failed_sends_no_more_of_its_streams(make) -> None:
 
 
 def test_nothing_is_told_after_the_end_of_the_link() -> None:
-    """Also where a frame for a stream, of many that came at once, is what ends it."""
+    """The same holds if the link ends at one of many frames that came at once."""
     lone = extended_server(LinkLimits(initial_credit=10))
     first, second = open_on_server(lone), open_on_server(lone)
     while lone.link._outbox.max_control - lone.link._outbox.control_waiting > 80:
@@ -120,7 +120,7 @@ def test_nothing_is_told_after_the_end_of_the_link() -> None:
 
 @pytest.mark.parametrize("make", [extended_server, reference_server])
 def test_a_link_that_is_closed_says_no_more(make) -> None:
-    """Neither of its streams, which the I/O resets then, nor of its tunnels."""
+    """This holds for its streams, which the I/O then resets, and for its tunnels."""
     lone = make()
     streams = [open_on_server(lone) for _ in range(2)]
     lone.link.close(Code.SHUTTING_DOWN, "bye")

@@ -1,4 +1,4 @@
-"""Whatever a peer sends, in whatever cuts: no method raises, and what it makes us keep has a bound."""
+"""Whatever a peer sends, cut anywhere: no method raises, and what the link keeps is bounded."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ FRAMES = st.builds(raw, TYPES, IDS, PAYLOADS)
 
 
 def check(link: Link) -> None:
-    """What a peer can make us keep is bounded."""
+    """Check that what a peer can make the link keep is bounded."""
     assert link._outbox.control_waiting <= link._outbox.max_control
     assert link.stream_count <= link.limits.max_streams
     assert link._granted <= link.limits.link_buffer
@@ -118,7 +118,7 @@ def check(link: Link) -> None:
 
 
 def live(lone: Lone[Any], chunks: list[bytes], reads: bool) -> None:
-    """Feed the chunks, and do what the I/O would do with what the link tells."""
+    """Hand in the chunks, and handle the events as the I/O does."""
     link = lone.link
     over = False
     for number, chunk in enumerate(chunks):
@@ -172,7 +172,7 @@ def test_any_frames_after_hello(state: str, found: list[bytes]) -> None:
 
 @pytest.mark.parametrize("state", MAKERS)
 def test_the_same_frame_for_ever(state: str) -> None:
-    """Floods of each kind, with a peer that reads nothing: each ends in a bound."""
+    """Floods of each kind of frame, from a peer that reads nothing, run into a bound."""
     payloads = [b"", b"{}", b'{"tunnel":0}', b'{"tunnel":9}', b"8080:x", b"x:x", bytes(16), FIN.pack(0)]
     for frame_type in range(0x20):
         for payload in payloads:

@@ -1,4 +1,4 @@
-"""Frames that mean nothing where they come: ignored, counted, told once, and without a trace in memory."""
+"""Meaningless frames are ignored, counted, reported once, and not kept in memory."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_stream_that_is_over(name: str) -> None:
 
 
 def test_a_stream_of_another_link() -> None:
-    """After a reconnect a reference client goes on under its old ids; they are nobody's here."""
+    """After a reconnect a reference client goes on under its old conn_ids, which no stream has here."""
     old, new = reference_server(start=1000), reference_server(start=2000)
     visitor, other = open_on_server(old), open_on_server(new)
     (event,) = new.feed(raw(frames.DATA, visitor.conn_id, b"secret"))
@@ -176,7 +176,7 @@ def test_error_at_a_client() -> None:
 
 @pytest.mark.parametrize("make", [extended_server, extended_client])
 def test_malformed_errors_are_few_kinds_however_they_are_malformed(make) -> None:
-    """What is ignored is counted by kind, and each kind is a line in the log: the peer must not choose them."""
+    """Ignored frames are counted by kind, and each kind is a line in the log, so the peer must not choose the kinds."""
     lone = make()
     told = []
     for number in range(300):

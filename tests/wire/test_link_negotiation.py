@@ -1,4 +1,4 @@
-"""Which of the two protocols a link speaks, and what is sent before that is known."""
+"""Which protocol a link speaks, and what is sent before that is known."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_second_hello_is_ignored(make) -> None:
 
 
 def test_a_visitor_before_the_first_frame_makes_it_a_reference_link() -> None:
-    """The I/O waits a second before it does that: then the client is one that asks for the shared port by silence."""
+    """The I/O does that after a second of silence: the client wants the shared port."""
     lone = lone_server()
     stream = lone.link.open_stream(0, "192.0.2.1:5000")
     assert lone.link.take_events() == [Established(None)]

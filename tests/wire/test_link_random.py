@@ -1,4 +1,4 @@
-"""Two links, several streams, and everything in any order: nothing is lost, repeated, or kept after its end."""
+"""Two links and several streams, with everything in random order: nothing is lost, repeated, or kept after its end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STEPS = st.lists(
 
 
 class End:
-    """What one end of one stream has sent and seen."""
+    """What one end of one stream has sent and received."""
 
     def __init__(self, link: Link, stream: Stream) -> None:
         self.link = link
@@ -62,7 +62,7 @@ class End:
         stream.owner = self
 
     def take(self, event: Any) -> None:
-        """An event of this stream came."""
+        """Take an event of this stream."""
         assert not self.is_over, f"{event} after the end"
         match event:
             case DataReceived(data=data):
@@ -81,7 +81,7 @@ class End:
 
 
 class World:
-    """Two links and the model of what they should do."""
+    """Two links, and a model of what they should do."""
 
     def __init__(self, reference: bool, piece: int) -> None:
         self.pair = Pair(CLIENT, SERVER, reference=reference, piece=piece)
@@ -137,13 +137,13 @@ class World:
         end.link.finish(end.stream)
 
     def reset(self, end: End) -> None:
-        # One that is over already stays what it is.
+        # A stream that is over stays as it is.
         end.was_reset = end.was_reset or end.stream.open
         end.is_over = True
         end.link.reset(end.stream, "test", "a test")
 
     def look(self) -> None:
-        """Take all events, and check what must be so at any time."""
+        """Take all events, and check the invariants."""
         for link in self.links:
             for event in link.take_events():
                 assert not isinstance(event, LinkFailed)
@@ -174,7 +174,7 @@ class World:
             assert window.limit - window.delivered <= window.reserved <= link.limits.max_window
 
     def drain(self) -> None:
-        """Both ends read all that comes until there is no more."""
+        """Let both ends deliver everything until nothing more comes."""
         busy = True
         while busy:
             self.pair.settle()
@@ -184,7 +184,7 @@ class World:
             busy = any(link.has_data_to_send for link in self.links)
 
     def wind_up(self) -> None:
-        """Both ends end all; then nothing may be left."""
+        """Finish all streams at both ends, and check that nothing is left."""
         self.drain()
         for end in self.ends:
             self.finish(end)
@@ -198,7 +198,7 @@ class World:
         assert self.pair.ids._live == set()
 
     def complete(self) -> list[tuple[End, End]]:
-        """Both ends, each way round, of the streams that nobody reset."""
+        """Yield sender and receiver of each direction of the streams that were not reset."""
         pairs = [twins for twins in self.twins.values() if not any(end.was_reset for end in twins)]
         return [(end, other) for twins in pairs for end, other in zip(twins, reversed(twins), strict=True)]
 

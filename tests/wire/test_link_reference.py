@@ -1,4 +1,4 @@
-"""Links with a reference peer: no credit and no half-close, so reading pauses, and a reader that stalls is given up."""
+"""Links with a reference peer: no credit and no half-close, so reading pauses, and stalled streams are reset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1024 * 1024
 
 
 def fill(lone, conn_id: int, size: int = REFERENCE_MAX_WAITING) -> None:
-    """*size* bytes come for a stream that nobody reads."""
+    """Receive *size* bytes for a stream that nobody reads."""
     while size:
         count = min(size, PIECE)
         lone.feed(raw(frames.DATA, conn_id, bytes(count)))

@@ -1,4 +1,4 @@
-"""Streams between two of our ends: bytes both ways, the end of each way, resets, and what is still to be delivered."""
+"""Streams of an extended link: bytes and ends in both directions, resets, and what is still to be delivered."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_both_ends_finish_at_once() -> None:
 
 
 def test_what_came_is_still_to_be_delivered_after_the_end() -> None:
-    """Over on the wire, but it still counts as one stream of the link until its bytes are out of memory."""
+    """The stream is over on the wire, but counts as a stream of the link until its bytes are delivered."""
     pair = Pair()
     at_server, at_client = pair.open()
     pair.server.send(at_server, b"0123456789")
@@ -184,7 +184,7 @@ def test_no_event_follows_the_end() -> None:
     assert [type(event) for event in mine] == [DataReceived, StreamReset]
 
 
-# What the source is told
+# Events for the source
 
 
 def test_the_source_pauses_and_goes_on() -> None:

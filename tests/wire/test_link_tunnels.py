@@ -1,4 +1,4 @@
-"""Tunnels of a link: asked for, served, refused, asked for again, given up."""
+"""Tunnels of a link: requested, served, refused, requested again, withdrawn."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_an_error_for_one_tunnel_leaves_the_others() -> None:
 
 @pytest.mark.parametrize("payload", [b"{}", b'{"tunnel":true}', b"", b"[1]", b"[" * 5000, b'{"tunnel":5}'])
 def test_a_visitor_of_a_tunnel_that_is_not_ours(payload: bytes) -> None:
-    """The client dials only what it was configured with."""
+    """The client dials only the services in its configuration."""
     lone = extended_client()
     assert lone.feed(raw(frames.NEW_CONN, 9, payload)) == []
     ((frame_type, conn_id, answer),) = lone.sent()
@@ -233,7 +233,7 @@ def test_a_reference_visitor_without_tunnel_0() -> None:
 
 
 def test_events_of_an_unread_flood_are_bounded_by_the_link() -> None:
-    """A client that asks and asks, and reads no answer, loses its link; what waits for it stays small."""
+    """A client that asks again and again without reading the answers loses its link. Little waits for it."""
     lone = extended_server(LinkLimits(max_streams=0))
     init = raw(frames.INIT, 1, b"nonsense")
     failed = []

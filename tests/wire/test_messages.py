@@ -1,4 +1,4 @@
-"""What payloads say: honest ones survive the way there and back, and no others end as anything but ``ValueError``."""
+"""Payloads: good ones can be encoded and decoded, and bad ones raise ``ValueError`` only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
 )
-#: Values that a HELLO must not have.
+#: Values that are not allowed in a HELLO.
 MALFORMED: dict[str, list[Any]] = {
     "version": [None, 0, -1, True, 1.0, "1", [1], float("nan"), float("inf")],
     "initial_credit": [None, -1, True, 1.5, "65536", 2**62, 10**300, float("nan")],
@@ -57,7 +57,7 @@ def test_clean_text_replaces(bad: str) -> None:
 
 
 def check_all_decoders(payload: bytes) -> None:
-    """Each gives a value, or a ValueError whose text may be logged."""
+    """Check that decoding returns a value, or raises a ``ValueError`` whose text can be logged."""
     for decode in DECODERS:
         text = ""
         try:

@@ -1,4 +1,4 @@
-"""Who goes next: control first, then the streams in fair turns, each as far as its credit goes."""
+"""The order of sending: control frames first, then the streams in fair turns, each within its credit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_stream(conn_id: int, queued: int, credit: int | None = None) -> Stream:
 
 
 def turns(outbox: Outbox, budget: int) -> list[tuple[int, int]]:
-    """The DATA frames that *budget* gives: conn_id and size."""
+    """Return the DATA frames for this *budget*, as conn_id and size."""
     out: list[bytes] = []
     outbox.take_turns(budget, out)
     found = []
@@ -155,7 +155,7 @@ def test_a_stream_gives_its_bytes_in_order(chunks: list[bytes], takes: list[int]
 
 @given(st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 300_000)), max_size=6), st.integers(1, 300_000))
 def test_turns_are_fair_and_complete(sizes: list[tuple[int, int]], budget: int) -> None:
-    """No stream gets two turns while another that could send gets none, and all that credit allows is sent."""
+    """No stream gets two turns while another that can send gets none, and all that credit allows is sent."""
     outbox = Outbox(0)
     allowed = {}
     for conn_id, (queued, credit) in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""conn_ids: one counter for all links of a server, so that bytes under an old id reach nobody."""
+"""conn_ids: one counter for all links of a server, so that bytes under an old conn_id reach nobody."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Tickets: good once, for a while, for one owner; and there are never too many."""
+"""Tickets: good once, for a while, for one owner, and bounded in number."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings, strategies as st
 
+from rtunnel.wire.data_connection import Tickets
 from rtunnel.wire.messages import decode_attach, encode_attach
-from rtunnel.wire.tickets import Tickets
 from tests.wire.pair import NOW
 
 

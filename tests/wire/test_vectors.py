@@ -1,4 +1,4 @@
-"""The bytes that were recorded from the reference programs, read by us and written by us."""
+"""Bytes that were recorded from the reference programs: we can read them, and we write the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EXCHANGES = {
 
 
 def recorded(key: str, way: str) -> bytes:
-    """The bytes that went this *way* in one of the exchanges."""
+    """Return the bytes that went this *way* in one of the exchanges."""
     (exchange,) = [one for one in VECTORS["exchanges"] if one["name"].startswith(EXCHANGES[key])]
     return bytes.fromhex(exchange[way])
 
@@ -93,7 +93,7 @@ def test_our_client_takes_the_recorded_server() -> None:
 
 
 def test_a_stream_closed_three_times() -> None:
-    """Our server closes, and the reference client answers with two CLOSE_CONN of its own."""
+    """Our server closes, and the reference client answers with two CLOSE_CONN."""
     lone = reference_server()
     stream = lone.link.open_stream(0, "")
     lone.sent()

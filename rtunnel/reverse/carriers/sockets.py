@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay.direct import take_socket
 from rtunnel.relay.sockets import (
     RESET_ON_CLOSE,
     SEND_ON_CLOSE,
@@ -25,6 +24,7 @@ from rtunnel.relay.sockets import (
     StreamSocket,
     close_socket,
     let_stall,
+    take_socket,
     tune,
 )
 from rtunnel.tls.identity import Peer

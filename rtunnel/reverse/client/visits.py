@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.relay.dial import Dial
-from rtunnel.relay.direct import DirectRelay, take_socket
+from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import StreamSocket, close_socket
+from rtunnel.relay.sockets import StreamSocket, close_socket, take_socket
 from rtunnel.reverse.carriers.raw_stream import RawStream
 from rtunnel.reverse.carriers.sockets import READ_SIZE, TAIL, SocketWire, adopt, has_socket
 from rtunnel.upkeep.debug_log import DebugLog

@@ -13,9 +13,8 @@ from typing import Any
 from twisted.internet import tcp
 from twisted.internet.protocol import Protocol
 
-from rtunnel.relay.direct import take_socket
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import QuietFactory, close_socket, tune_socket
+from rtunnel.relay.sockets import QuietFactory, close_socket, take_socket, tune_socket
 from rtunnel.reverse.carriers.sockets import has_socket
 
 

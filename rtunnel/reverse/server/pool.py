@@ -32,12 +32,11 @@ from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.upkeep.token_bucket import Allowance
 from rtunnel.upkeep.visitors import Visitors
-from rtunnel.wire.data_connection import ServerDataConnection
+from rtunnel.wire.data_connection import ServerDataConnection, Tickets
 from rtunnel.wire.events import Attached
 from rtunnel.wire.frames import ATTACH, HEADER, HEADER_SIZE
 from rtunnel.wire.messages import decode_attach
 from rtunnel.wire.server_link import StreamIds
-from rtunnel.wire.tickets import Tickets
 
 if TYPE_CHECKING:
     from rtunnel.reverse.server.session import ServerSession

@@ -42,10 +42,10 @@ from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.token_bucket import Allowance
 from rtunnel.wire.client_link import WITHDRAW
+from rtunnel.wire.data_connection import Tickets
 from rtunnel.wire.events import Attached
 from rtunnel.wire.messages import DIRECT_ONLY, Hello, TunnelRequest
 from rtunnel.wire.server_link import ServerLink, StreamIds
-from rtunnel.wire.tickets import Tickets
 
 
 class _SessionFactory(LandingFactory):

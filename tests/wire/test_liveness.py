@@ -1,4 +1,4 @@
-"""Signs of life, first alone and then on a link: silence, questions, answers, and a process that was stopped."""
+"""Liveness, alone and on a link: silence, PINGs, PONGs, and a process that was stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rtunnel.wire import frames
 from rtunnel.wire.events import FrameIgnored, LinkFailed
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Mode
-from rtunnel.wire.liveness import MAX_PING, SignsOfLife
+from rtunnel.wire.liveness import MAX_PING, Liveness
 from tests.wire.pair import (
     NOW,
     extended_client,
@@ -26,11 +26,11 @@ LIMITS = LinkLimits(keepalive_interval=5.0, dead_after=15.0)
 
 
 def test_silence() -> None:
-    life = SignsOfLife(LIMITS, NOW)
+    liveness = Liveness(LIMITS, NOW)
     states = []
     for second in range(1, 17):
-        life.tick(NOW + second)
-        states.append((life.is_silent, life.is_dead))
+        liveness.tick(NOW + second)
+        states.append((liveness.is_silent, liveness.is_dead))
     assert states[:4] == [(False, False)] * 4
     assert states[4:14] == [(True, False)] * 10
     assert states[14:] == [(True, True)] * 2
@@ -38,86 +38,86 @@ def test_silence() -> None:
 
 @pytest.mark.parametrize("heard", [0.0, 0.3, 1.0])
 def test_hearing_ends_the_silence(heard: float) -> None:
-    """Also where it was heard at the very time of a tick, after it."""
-    life = SignsOfLife(LIMITS, NOW)
+    """This holds too if the byte comes at the very time of a tick, after it."""
+    liveness = Liveness(LIMITS, NOW)
     for second in range(1, 15):
-        life.tick(NOW + second)
-    before = life.is_silent
-    life.last_heard = NOW + 14 + heard
-    life.tick(NOW + 15)
-    assert (before, life.is_silent) == (True, False)
+        liveness.tick(NOW + second)
+    before = liveness.is_silent
+    liveness.last_heard = NOW + 14 + heard
+    liveness.tick(NOW + 15)
+    assert (before, liveness.is_silent) == (True, False)
     for second in range(16, 28):
-        life.tick(NOW + second)
-        assert not life.is_dead
+        liveness.tick(NOW + second)
+        assert not liveness.is_dead
 
 
 @pytest.mark.parametrize(("interval", "every"), [(5.0, 1.0), (2.0, 1.0), (0.5, 0.25)])
 def test_how_often_to_tick(interval: float, every: float) -> None:
-    assert SignsOfLife(LinkLimits(keepalive_interval=interval), NOW).tick_every == every
+    assert Liveness(LinkLimits(keepalive_interval=interval), NOW).tick_every == every
 
 
 def test_dead_no_later_than_dead_after_however_the_ticks_fall() -> None:
     for offset in (0.0, 0.25, 0.999):
-        life = SignsOfLife(LIMITS, NOW)
-        life.last_heard = now = NOW + offset
+        liveness = Liveness(LIMITS, NOW)
+        liveness.last_heard = now = NOW + offset
         second = 0
-        while not life.is_dead:
+        while not liveness.is_dead:
             second += 1
             now = NOW + second
-            life.tick(now)
-        assert 14 < now - life.last_heard <= 15
+            liveness.tick(now)
+        assert 14 < now - liveness.last_heard <= 15
 
 
 def test_a_stopped_process_is_not_the_silence_of_the_peer() -> None:
-    life = SignsOfLife(LIMITS, NOW)
-    life.tick(NOW + 1)
-    life.tick(NOW + 3600)
-    assert not life.is_silent
-    assert not life.is_dead
+    liveness = Liveness(LIMITS, NOW)
+    liveness.tick(NOW + 1)
+    liveness.tick(NOW + 3600)
+    assert not liveness.is_silent
+    assert not liveness.is_dead
     for second in range(1, 30):
-        life.tick(NOW + 3600 + second)
-    assert life.is_dead, "but after that its silence counts again"
+        liveness.tick(NOW + 3600 + second)
+    assert liveness.is_dead, "but after that its silence counts again"
 
 
 def test_a_clock_that_steps_back_is_no_silence() -> None:
-    life = SignsOfLife(LIMITS, NOW)
-    life.tick(NOW - 100)
+    liveness = Liveness(LIMITS, NOW)
+    liveness.tick(NOW - 100)
     states = []
     for second in (2, 4, 6):
-        life.tick(NOW + second)
-        states.append(life.is_silent)
-    assert states == [False, False, True], "nor does it put the next question off"
+        liveness.tick(NOW + second)
+        states.append(liveness.is_silent)
+    assert states == [False, False, True], "nor does it delay the next PING"
 
 
-def test_one_question_at_a_time() -> None:
-    life = SignsOfLife(LIMITS, NOW)
-    first = life.ask(NOW)
+def test_one_ping_at_a_time() -> None:
+    liveness = Liveness(LIMITS, NOW)
+    first = liveness.make_ping(NOW)
     assert first is not None
     assert len(first) <= MAX_PING
-    assert life.ask(NOW + 4.9) is None
-    second = life.ask(NOW + 5)
+    assert liveness.make_ping(NOW + 4.9) is None
+    second = liveness.make_ping(NOW + 5)
     assert second is not None
     assert second != first
-    assert not life.take_answer(first, NOW + 6), "too late: it would give a wrong round trip"
-    assert life.take_answer(second, NOW + 6)
-    assert life.round_trip == 1.0
-    assert not life.take_answer(second, NOW + 6), "answered already"
+    assert not liveness.take_pong(first, NOW + 6), "too late: it would give a wrong round trip"
+    assert liveness.take_pong(second, NOW + 6)
+    assert liveness.round_trip == 1.0
+    assert not liveness.take_pong(second, NOW + 6), "answered already"
 
 
 def test_the_shortest_round_trip_counts() -> None:
-    life = SignsOfLife(LIMITS, NOW)
-    assert life.round_trip == 0
+    liveness = Liveness(LIMITS, NOW)
+    assert liveness.round_trip == 0
     now = NOW
     for sample, shortest in [(2.0, 2.0), (0.5, 0.5), (3.0, 0.5), (0.0, 0.5)]:
-        question = life.ask(now)
-        assert question is not None
+        payload = liveness.make_ping(now)
+        assert payload is not None
         now += sample
-        assert life.take_answer(question, now)
-        assert life.round_trip == shortest
+        assert liveness.take_pong(payload, now)
+        assert liveness.round_trip == shortest
 
 
-def test_no_answer_without_a_question() -> None:
-    assert not SignsOfLife(LIMITS, NOW).take_answer(b"0" * 16, NOW)
+def test_no_pong_without_a_ping() -> None:
+    assert not Liveness(LIMITS, NOW).take_pong(b"0" * 16, NOW)
 
 
 # On a link
