@@ -8,7 +8,7 @@ import pytest
 
 from rtunnel.pki import operations
 from rtunnel.pki.store import Store
-from tests.security.pki_parts import HOSTS
+from tests.pki.parts import HOSTS
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from rtunnel.pki import bundle, files, operations, unpack
 from rtunnel.pki.authority import issue, make_ca, make_crl
 from rtunnel.pki.certificates import Kind, crl_number
 from rtunnel.pki.store import Store
-from tests.security.pki_parts import HOSTS, NOW, arrived, crl, tree, warnings
+from tests.pki.parts import HOSTS, NOW, arrived, crl, tree, warnings
 
 
 def test_bundle(store: Store, elsewhere: Store) -> None:

@@ -24,7 +24,7 @@ from rtunnel.pki.certificates import (
     signed_by,
 )
 from rtunnel.pki.store import Pair, Store
-from tests.security.pki_parts import HOSTS, NOW, arrived, crl, serial, tree, warnings
+from tests.pki.parts import HOSTS, NOW, arrived, crl, serial, tree, warnings
 
 
 def test_init(store: Store) -> None:
