@@ -57,14 +57,12 @@ def make_ca(
     algorithm: Algorithm = Algorithm.ML_DSA_65,
     days: int = CA_DAYS,
     now: datetime | None = None,
-    key: PrivateKey | None = None,
 ) -> Identity:
     """A CA that signs itself.
 
     :param name: its common name; empty: one that no other CA has.
-    :param key: an existing key, in place of a new one of that algorithm.
     """
-    key = key or make_key(algorithm)
+    key = make_key(algorithm)
     start, end = _validity(days, now)
     subject = _common_name(name or f"rtunnel CA {key_digest(key.public_key())[:16]}")
     builder = (

@@ -16,11 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from rtunnel.errors import PkiError
-from rtunnel.pki import names
+from rtunnel.pki import names, pem
 from rtunnel.pki.certificates import Identity, Kind, common_name, fits, is_from, kind_of, revocations, signed_by
 from rtunnel.pki.store import parse_certificate, parse_crl, parse_key
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
 _SERVERS = re.compile(rb"^# servers: (.*)$", re.MULTILINE)
 
 
@@ -71,15 +70,15 @@ def parse(content: bytes, source: str, now: datetime) -> Bundle:
     :raises PkiError: they do not, or something is missing or damaged.
     """
     certificates, keys, lists = [], [], []
-    for match in _BLOCK.finditer(content):
-        if match[1] == b"CERTIFICATE":
-            certificates.append(parse_certificate(match[0], source))
-        elif match[1] == b"X509 CRL":
-            lists.append(parse_crl(match[0], source))
-        elif match[1].endswith(b"PRIVATE KEY"):
-            keys.append(parse_key(match[0], source))
+    for label, block in pem.blocks(content):
+        if label == pem.CERTIFICATE:
+            certificates.append(parse_certificate(block, source))
+        elif label == pem.CRL:
+            lists.append(parse_crl(block, source))
+        elif label.endswith(pem.PRIVATE_KEY):
+            keys.append(parse_key(block, source))
         else:
-            raise PkiError(f"{source} is not a bundle: it contains a {match[1].decode()}")
+            raise PkiError(f"{source} is not a bundle: it contains a {label}")
     if content.count(b"-----BEGIN ") != len(certificates) + len(keys) + len(lists):
         raise PkiError(f"{source} is damaged: it ends too early, or was changed on its way; carry it once more")
     authorities = [one for one in certificates if kind_of(one) is Kind.CA]

@@ -11,8 +11,7 @@ from cryptography import x509
 
 from rtunnel.errors import PkiError
 from rtunnel.pki import names
-from rtunnel.pki.certificates import Kind, common_name, fits, kind_of, revocations, signed_by
-from rtunnel.pki.operations import SOON
+from rtunnel.pki.certificates import Kind, common_name, expires_soon, fits, kind_of, revocations, signed_by
 from rtunnel.pki.store import Pair, Store, parse_certificate, parse_key
 
 _NAMES = {Kind.CA: names.CA, Kind.SERVER: names.SERVER}
@@ -137,7 +136,7 @@ def _time_problems(name: str, certificate: x509.Certificate, now: datetime, sign
         yield f"it is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; is the clock right?"
     if left <= timedelta():
         yield f"it has ended; {remedy}"
-    elif left < SOON:
+    elif expires_soon(certificate, now):
         yield f"it ends in {left.days} days; {remedy}"
 
 

@@ -25,15 +25,13 @@ from rtunnel.pki.certificates import (
     algorithm_of,
     common_name,
     crl_number,
+    expires_soon,
     hosts_of,
     revocations,
     signed_by,
 )
 from rtunnel.pki.files import PRIVATE, PUBLIC, Draft
 from rtunnel.pki.store import Store
-
-#: A certificate with less than this left should be renewed.
-SOON = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +182,7 @@ def due(store: Store, now: datetime | None = None) -> list[str]:
     return [
         name
         for name, certificate in certificates.items()
-        if certificate.not_valid_after_utc - now < SOON and certificate.serial_number not in revoked
+        if expires_soon(certificate, now) and certificate.serial_number not in revoked
     ]
 
 

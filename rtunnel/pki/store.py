@@ -17,13 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import PkiError
-from rtunnel.pki import locations, names
+from rtunnel.pki import locations, names, pem
 from rtunnel.pki.certificates import Identity, Kind, common_name, fits, is_from, kind_of
 from rtunnel.pki.files import PRIVATE, Draft, read
 
@@ -164,40 +162,38 @@ class Store:
 
 
 def parse_certificate(content: bytes, source: Path | str) -> x509.Certificate:
-    """The first certificate of a PEM file.
+    """Return the first certificate of a PEM file.
 
+    :param source: what to call the file in errors.
     :raises PkiError: there is none.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(content)
-        # Some of it is only looked into when it is asked for: now, rather than halfway through something.
-        _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
-        return certificate
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return pem.load_certificate(content)
+    except ValueError:
         raise PkiError(f"{source} is damaged: it is not a certificate in PEM form") from None
 
 
 def parse_key(content: bytes, source: Path | str) -> PrivateKeyTypes:
-    """A private key in PEM form.
+    """Return the private key of a PEM file.
 
-    :raises PkiError: it is none, or has a passphrase.
+    :param source: what to call the file in errors.
+    :raises PkiError: there is none, or it has a passphrase.
     """
+    if pem.is_encrypted(content):
+        raise PkiError(f"{source} has a passphrase; remove that, as in: openssl pkey -in WITH -out WITHOUT")
     try:
-        return load_pem_private_key(content, None)
-    except TypeError:
-        raise PkiError(f"{source} has a passphrase; remove that, as in: openssl pkey -in WITH -out WITHOUT") from None
-    except (ValueError, UnsupportedAlgorithm):
+        return pem.load_key(content)
+    except ValueError:
         raise PkiError(f"{source} is damaged: it is not a private key in PEM form") from None
 
 
 def parse_crl(content: bytes, source: Path | str) -> x509.CertificateRevocationList:
-    """A revocation list in PEM form.
+    """Return the revocation list of a PEM file.
 
-    :raises PkiError: it is none.
+    :param source: what to call the file in errors.
+    :raises PkiError: there is none.
     """
     try:
-        crl = x509.load_pem_x509_crl(content)
-        _ = crl.issuer, crl.extensions, len(crl)
-        return crl
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
+        return pem.load_crl(content)
+    except ValueError:
         raise PkiError(f"{source} is damaged: it is not a revocation list in PEM form") from None

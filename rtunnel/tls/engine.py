@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from cryptography import x509
 from OpenSSL import SSL
 
+from rtunnel.pki.certificates import is_post_quantum, key_kind
 from rtunnel.tls import explanations, openssl
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.identity import Peer, show_subject
-from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, Role, is_post_quantum, key_kind
+from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, Role
 from rtunnel.tls.sessions import Session
 
 #: Bytes of one record that are not the link's: header, type, tag.

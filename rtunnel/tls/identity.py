@@ -7,14 +7,9 @@ from datetime import UTC, datetime, timedelta
 from weakref import WeakValueDictionary
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
-from rtunnel.pki.certificates import fingerprint
-from rtunnel.tls.policy import key_kind
+from rtunnel.pki.certificates import alternative_names, common_names, expires_soon, fingerprint, key_kind
 from rtunnel.wire.messages import clean_text
-
-#: An operator is warned of an end this long before it comes.
-EXPIRY_WARNING = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -55,11 +50,8 @@ def peer_name(certificate: x509.Certificate) -> str:
     Rights hang on it, so nothing is made fit: two certificates never get one name.
     """
     try:
-        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        if not names:
-            alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            names = [str(name.value) for name in alternative][:1]
-    except (ValueError, x509.ExtensionNotFound):
+        names = common_names(certificate) or [str(name.value) for name in alternative_names(certificate)][:1]
+    except ValueError:
         return ""
     return names[0] if len(names) == 1 and clean_text(names[0]) == names[0] else ""
 
@@ -77,9 +69,10 @@ def show_end(certificate: x509.Certificate) -> str:
 
 def expiry_warning(certificate: x509.Certificate, now: datetime | None = None) -> str:
     """What to say of a certificate that ends soon or has ended; empty where there is time."""
-    left = certificate.not_valid_after_utc - (now or datetime.now(UTC))
-    if left > EXPIRY_WARNING:
+    now = now or datetime.now(UTC)
+    if not expires_soon(certificate, now):
         return ""
+    left = certificate.not_valid_after_utc - now
     if left < timedelta():
         return f"{show_subject(certificate)} expired on {show_end(certificate)}; renew it (rtunnel pki renew)"
     return f"{show_subject(certificate)} expires in {left.days} days, on {show_end(certificate)}; renew it before that"

@@ -43,18 +43,6 @@ CLASSICAL_SIGNATURES = (
 )
 CLASSICAL_OPTION = "--tls-allow-classical-certs"
 
-_ML_DSA = {
-    "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
-    "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
-    "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
-}
-_CLASSICAL = {
-    "1.2.840.113549.1.1.1": "RSA",
-    "1.2.840.113549.1.1.10": "RSA-PSS",
-    "1.2.840.10045.2.1": "ECDSA",
-    "1.3.101.112": "Ed25519",
-    "1.3.101.113": "Ed448",
-}
 #: A certificate, its issuer, and two more between that and the root.
 MAX_DEPTH = 3
 
@@ -131,17 +119,6 @@ def parse_pins(text: str) -> frozenset[str]:
             )
         found.add(pin)
     return frozenset(found)
-
-
-def key_kind(certificate: x509.Certificate) -> str:
-    """What the key of *certificate* signs with, such as ``ML-DSA-65``."""
-    oid = certificate.public_key_algorithm_oid.dotted_string
-    return _ML_DSA.get(oid) or _CLASSICAL.get(oid) or f"an unknown algorithm ({oid})"
-
-
-def is_post_quantum(certificate: x509.Certificate) -> bool:
-    """Whether a quantum computer cannot sign in its place."""
-    return certificate.public_key_algorithm_oid.dotted_string in _ML_DSA
 
 
 class Verifier(Protocol):

@@ -14,7 +14,7 @@ from service_identity.cryptography import verify_certificate_hostname, verify_ce
 from service_identity.hazmat import DNS_ID
 
 from rtunnel.errors import ConfigError
-from rtunnel.pki.certificates import fingerprint
+from rtunnel.pki.certificates import fingerprint, hosts_of
 from rtunnel.tls.engine import Judge
 from rtunnel.tls.identity import show_subject
 
@@ -73,14 +73,5 @@ def why_not_for(certificate: x509.Certificate, name: str) -> str | None:
         else:
             verify_certificate_hostname(certificate, name.rstrip("."))
     except (VerificationError, CertificateError):
-        return f"{show_subject(certificate)} is for {_names(certificate)}, not for {name}"
+        return f"{show_subject(certificate)} is for {', '.join(hosts_of(certificate)[:5]) or 'no host'}, not for {name}"
     return None
-
-
-def _names(certificate: x509.Certificate) -> str:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return "no host"
-    hosts = [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
-    return ", ".join(hosts[:5]) or "no host"

@@ -20,8 +20,8 @@ from rtunnel.options.command import main
 from rtunnel.pki import operations
 from rtunnel.pki.certificates import Algorithm, algorithm_of, hosts_of
 from rtunnel.pki.store import Store
-from tests.process.harness import clean_environment
 from tests.pki.parts import tree
+from tests.process.harness import clean_environment
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ["--name", "t.example.org", "192.0.2.1"]

@@ -13,8 +13,8 @@ import pytest
 
 from rtunnel.pki import operations
 from rtunnel.pki.store import Store, parse_certificate, parse_crl, parse_key
-from tests.process.harness import clean_environment
 from tests.pki.parts import HOSTS, crl
+from tests.process.harness import clean_environment
 
 ROOT = Path(__file__).parent.parent.parent
 

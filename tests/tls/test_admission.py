@@ -9,7 +9,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from rtunnel.access.rights import Rights, find_token, parse_tokens, read_clients
+from rtunnel.access.rights import Rights, read_clients
+from rtunnel.access.tokens import find_token, parse_tokens
 from rtunnel.addresses import ListenAddress, PortRanges
 from rtunnel.errors import ConfigError
 from rtunnel.relay.sockets import is_local

@@ -126,14 +126,14 @@ def test_pins() -> None:
 def test_nothing_new_is_not_read(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     credentials = Credentials(authority.trusts(authority.server()), Role.SERVER)
     before = credentials.now
-    assert credentials.refresh() is None
+    assert not credentials.refresh()
     assert credentials.now is before
 
 
 def test_a_new_certificate(authority: Authority) -> None:
     credentials = Credentials(authority.trusts(authority.server()), Role.SERVER)
     new = authority.server()
-    assert credentials.refresh() is None
+    assert credentials.refresh()
     assert credentials.now.certificates[0] == new.certificate
 
 
@@ -144,10 +144,10 @@ def test_two_files_are_not_written_at_once(authority: Authority) -> None:
     before = credentials.now
     new = authority.server(file="new")
     old.key.write_bytes(new.key.read_bytes())
-    assert credentials.refresh() is None
+    assert not credentials.refresh()
     assert credentials.now is before
     old.cert.write_bytes(new.cert.read_bytes())
-    assert credentials.refresh() is None
+    assert credentials.refresh()
     assert credentials.now.certificates[0] == new.certificate
 
 
@@ -156,11 +156,13 @@ def test_what_stays_broken_is_told_once(authority: Authority) -> None:
     credentials = Credentials(authority.trusts(server), Role.SERVER)
     before = credentials.now
     server.cert.write_text("x")
-    told = [credentials.refresh() for _ in range(5)]
-    assert [bool(each) for each in told] == [False, True, False, False, False]
+    assert not credentials.refresh()
+    with pytest.raises(ConfigError, match="is not a certificate in PEM"):
+        credentials.refresh()
+    assert [credentials.refresh() for _ in range(3)] == [False] * 3
     assert credentials.now is before
     server.write()
-    assert credentials.refresh() is None
+    assert credentials.refresh()
     assert credentials.now is not before
 
 

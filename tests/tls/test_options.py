@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.python import usage
 
-from rtunnel.access.rights import find_token
+from rtunnel.access.tokens import find_token
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.reverse.settings import ClientSettings, ServerSettings
 from rtunnel.tls.policy import GROUPS, TlsSettings

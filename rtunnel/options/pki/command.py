@@ -15,7 +15,7 @@ from rtunnel.options.pki.report import report
 from rtunnel.options.verbs import Verbs
 from rtunnel.pki import bundle, files, inventory, names, operations, unpack
 from rtunnel.pki.authority import CA_DAYS, LEAF_DAYS
-from rtunnel.pki.certificates import Algorithm, Kind, hosts_of
+from rtunnel.pki.certificates import EXPIRES_SOON, Algorithm, Kind, hosts_of
 from rtunnel.pki.store import Store
 
 
@@ -209,7 +209,7 @@ class Renew(Issuing):
         if names.CA in wanted and (self.algorithm or self.revoke_old):
             raise usage.UsageError("the CA keeps its key; to begin anew, run 'rtunnel pki init' with another --dir")
         if not wanted:
-            say("Nothing ends within 30 days; to renew a certificate nevertheless, name it.")
+            say(f"Nothing ends within {EXPIRES_SOON.days} days; to renew a certificate nevertheless, name it.")
         # First the CA, which no other certificate outlives.
         for name in sorted(wanted, key=lambda name: name != names.CA):
             self._renew(store, name, hosts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtunnel.access.rights import check_token, parse_tokens
+from rtunnel.access.tokens import check_token, parse_tokens
 from rtunnel.coercions import boolean, optional, path, text
 from rtunnel.options.settings.sources import Setting
 from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, parse_groups, parse_pins
