@@ -1,4 +1,4 @@
-"""Log lines that strangers can cause, and that must not fill the disk for it."""
+"""A rate limit on log lines that strangers can cause, so that they cannot fill the disk."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 
-class FewLines:
-    """Logs the first of many like events, and counts the others. Those of one format are alike.
+class LogLimiter:
+    """Logs the first lines of each format, and counts the rest.
 
-    :param most: lines that are logged in a row.
-    :param per: seconds after which there may be as many again.
+    :param most: lines of one format that are logged in each period.
+    :param per: seconds of a period.
     """
 
     def __init__(self, log: Logger, clock: IReactorTime, most: int = 20, per: float = 10.0) -> None:
@@ -25,21 +25,21 @@ class FewLines:
 
     def warn(self, format: str, **fields: object) -> None:
         """Log a warning, or count it."""
-        if self._is_one_of_few(format):
+        if self._is_due(format):
             self._log.warn(format, **fields)
 
     def info(self, format: str, **fields: object) -> None:
-        """Log what is no warning, or count it."""
-        if self._is_one_of_few(format):
+        """Log a line of level info, or count it."""
+        if self._is_due(format):
             self._log.info(format, **fields)
 
-    def _is_one_of_few(self, format: str) -> bool:
+    def _is_due(self, format: str) -> bool:
         self.tick()
         self._counts[format] += 1
         return self._counts[format] <= self._most
 
     def tick(self) -> None:
-        """Say how many were left out, when it is time. Call it now and then."""
+        """If the period is over, log how many lines were left out, and begin a new one. Call it now and then."""
         now = self._clock.seconds()
         if now - self._since < self._per:
             return
