@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rtunnel.access.tokens import BearerTokens, Token, find_token
+from rtunnel.access.tokens import BearerTokens, Token, find_token, parse_tokens
+from rtunnel.errors import ConfigError
 
 
 @pytest.mark.parametrize("sent", ["token-a", "token-b", "token-c", "none of them"])
@@ -23,6 +24,33 @@ def test_every_token_is_compared(sent: str, monkeypatch: pytest.MonkeyPatch) -> 
     compared.clear()
     assert BearerTokens(["token-a", "token-b", "token-c"]).allow(f"Bearer {sent}") == (sent != "none of them")
     assert compared == [each.digest for each in known]
+
+
+def test_tokens() -> None:
+    tokens = parse_tokens("laptop:correct-horse, battery-staple")
+    assert [token.name for token in tokens] == ["laptop", ""]
+    found = find_token(tokens, "battery-staple")
+    assert found is tokens[1]
+    for wrong in ("correct-hors", "correct-horsee", "", "laptop:correct-horse", "x" * 5000, "\ud800" * 10, None):
+        assert find_token(tokens, wrong) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("laptop:", "entry 1 is empty"),
+        ("correct-horse,a b c d e f", "entry 2 is not a token: one word of printable ASCII is"),
+        ("short", "entry 1 is not a token: it has 5 letters, and 8 to 1024 are allowed"),
+        ("x" * 2000, "entry 1 is not a token: it has 2000 letters"),
+        ("pässword-long", "entry 1 is not a token: one word of printable ASCII is"),
+        ("a:12345678,b:12345678", "entry 2 is a token that is there twice"),
+    ],
+)
+def test_wrong_tokens(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_tokens(text)
+    assert problem in str(caught.value)
+    assert text not in str(caught.value)
 
 
 def test_a_token_is_not_kept() -> None:

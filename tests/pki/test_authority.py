@@ -23,12 +23,14 @@ from rtunnel.pki.certificates import (
     algorithm_of,
     common_name,
     crl_number,
+    expires_soon,
     fingerprint,
     fits,
     hosts_of,
     is_from,
     is_post_quantum,
     kind_of,
+    may_be,
     revocations,
     signed_by,
 )
@@ -246,3 +248,18 @@ def test_a_classical_key_below_a_post_quantum_ca(ca: Identity) -> None:
     assert not is_post_quantum(certificate)
     assert is_post_quantum(issue(ca, Kind.CLIENT, "laptop", algorithm=Algorithm.ML_DSA_44).certificate)
     accept(certificate, ca.certificate)
+
+
+@pytest.mark.parametrize("kind", [Kind.SERVER, Kind.CLIENT])
+def test_roles(ca: Identity, kind: Kind) -> None:
+    other = Kind.CLIENT if kind is Kind.SERVER else Kind.SERVER
+    certificate = issue(ca, kind, "name").certificate
+    assert may_be(certificate, kind)
+    assert not may_be(certificate, other)
+    assert may_be(ca.certificate, kind), "it does not say what it is for"
+
+
+@pytest.mark.parametrize(("days", "soon"), [(-1, True), (0, True), (29, True), (30, False), (31, False)])
+def test_expires_soon(ca: Identity, days: int, soon: bool) -> None:
+    certificate = issue(ca, Kind.CLIENT, "laptop", days=100, now=NOW).certificate
+    assert expires_soon(certificate, NOW + timedelta(days=100 - days)) == soon

@@ -19,6 +19,11 @@ CLIENT = ("--server=tunnel.example:7000", "--local=:80")
 TOKEN = "correct-horse"
 
 
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "pki")
+
+
 @pytest.fixture(autouse=True)
 def pki(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The place where certificates are looked for, with all that belongs there."""
