@@ -1,10 +1,10 @@
-"""The directory with the certificates, as the operator sees it.
+"""The directory of certificates, as the operator sees it.
 
     ca.crt ca.key ca.crl          the CA and its revocation list
     server.crt server.key         the server's certificate
-    clients/NAME.crt NAME.key     those of clients, to be carried to their machines
+    clients/NAME.crt NAME.key     the clients' certificates, to be carried to their machines
     client.crt client.key         on a client's machine: its own
-    old/NAME-TIME.crt NAME-TIME.key   what was replaced
+    old/NAME-TIME.crt NAME-TIME.key   replaced certificates
 
 On a machine without the CA, ``ca.key`` and ``clients`` are missing.
 """
@@ -31,13 +31,13 @@ OLD = "old"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Where a certificate and its key are."""
+    """The paths of a certificate and its key."""
 
     certificate: Path
     key: Path
 
     def load(self) -> Identity:
-        """Read both.
+        """Return the certificate and its key.
 
         :raises PkiError: one is missing or damaged, or they do not belong together.
         """
@@ -47,7 +47,7 @@ class Pair:
         return Identity(certificate, key)
 
     def load_key(self) -> PrivateKeyTypes:
-        """Read the key.
+        """Return the key.
 
         :raises PkiError: it is missing or damaged.
         """
@@ -55,7 +55,7 @@ class Pair:
 
 
 class Store:
-    """One such directory."""
+    """A directory of certificates."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -70,9 +70,9 @@ class Store:
         return Pair(self.directory / certificate, self.directory / key)
 
     def pair(self, name: str) -> Pair:
-        """Where the certificate of that name is: ``ca``, ``server``, or a client's name, which is checked.
+        """Return the paths for a name: ``ca``, ``server``, or a client's name.
 
-        :raises PkiError: it cannot be a name.
+        :raises PkiError: it cannot be a client's name.
         """
         if name == names.CA:
             return self.ca
@@ -82,11 +82,11 @@ class Store:
         return Pair(self.clients / f"{name}.crt", self.clients / f"{name}.key")
 
     def client_names(self) -> list[str]:
-        """The names of the clients, in order."""
+        """Return the names of the clients, sorted."""
         return sorted(path.stem for path in self.clients.glob("*.crt") if not path.name.startswith("."))
 
     def require_ca(self) -> None:
-        """Nothing, where there is a CA to sign with.
+        """Check that there is a CA to sign with.
 
         :raises PkiError: there is none.
         """
@@ -96,7 +96,7 @@ class Store:
             raise PkiError(f"{self.directory} has no {locations.CA_KEY}; run this on the machine where the CA is")
 
     def load_ca(self) -> Identity:
-        """The CA, to sign with.
+        """Return the CA, to sign with.
 
         :raises PkiError: it cannot be used.
         """
@@ -106,7 +106,7 @@ class Store:
         return ca
 
     def load_certificate(self, name: str) -> x509.Certificate:
-        """The certificate of that name.
+        """Return the certificate of a name.
 
         :raises PkiError: there is none, or it is damaged.
         """
@@ -118,7 +118,7 @@ class Store:
         return parse_certificate(read(path), path)
 
     def load_crl(self, ca: x509.Certificate) -> x509.CertificateRevocationList | None:
-        """The revocation list, if there is one.
+        """Return the revocation list, or None if there is none.
 
         :raises PkiError: it is damaged, or from another CA.
         """
@@ -130,7 +130,7 @@ class Store:
         return crl
 
     def replaced(self) -> Iterator[tuple[Path, x509.Certificate]]:
-        """The certificates that were replaced, oldest first; a file that cannot be read is left out."""
+        """Yield the replaced certificates, oldest first, except for files that cannot be read."""
         found = []
         for path in self.old.glob("[!.]*.crt"):
             try:
@@ -140,7 +140,10 @@ class Store:
         yield from sorted(found, key=lambda item: (item[1].not_valid_before_utc, item[0]))
 
     def replaced_of(self, name: str, like: x509.Certificate) -> list[x509.Certificate]:
-        """The certificates that the one of that name replaced."""
+        """Return the former certificates of a name.
+
+        :param like: the present one.
+        """
         return [
             old
             for _, old in self.replaced()
@@ -148,7 +151,7 @@ class Store:
         ]
 
     def put_aside(self, paths: Sequence[Path], now: datetime) -> list[Draft]:
-        """Copies of files that are to be replaced, as they are; those that are missing are left out."""
+        """Return copies in ``old/`` of files that will be replaced. Missing files are left out."""
         paths = [path for path in paths if path.exists()]
         time = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
         number = 1

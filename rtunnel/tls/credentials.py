@@ -1,7 +1,7 @@
-"""Our certificate and key, whom we trust, and who is revoked: from files, and again when the files change.
+"""Our certificate and key, the CAs that we trust and the revocation list: read from files, again when these change.
 
-Each set of files that fits together is one :class:`Loaded`; new connections take the newest. A set that does not fit is
-never used: at the start it is an error, later the set before it stays.
+Each set of files that fits together is one :class:`Loaded`; new connections use the newest. A set that does not fit is
+never used: at the start it is an error, later the set before it stays in use.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _FIXES = {
     Role.SERVER: "make one with `rtunnel pki init`, or name yours with",
     Role.CLIENT: "get one with `rtunnel pki import`, or name yours with",
 }
-#: Larger files hold something else.
+#: Bytes. A larger file is not one of ours.
 _MAX_FILE = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """What an end shows of itself.
+    """The certificate that an end of a connection shows.
 
-    :ivar chain: its certificate, then those between it and the CA.
-    :ivar key: of the certificate.
+    :ivar chain: the certificate, followed by any intermediate certificates.
+    :ivar key: the certificate's private key.
     """
 
     chain: tuple[x509.Certificate, ...]
@@ -45,20 +45,20 @@ class Own:
 
     @property
     def is_over(self) -> bool:
-        """The certificate is not valid any more."""
+        """Whether the certificate has expired."""
         return datetime.now(UTC) > self.chain[0].not_valid_after_utc
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the files say.
+    """What one set of files says.
 
     :ivar context: for new connections.
     :ivar own: our certificate and key.
-    :ivar certificates: ours, then those of the CAs.
-    :ivar revoked: serial numbers of the certificates that are void, and their issuers.
-    :ivar sessions: until when those made with *context* may be resumed.
-    :ivar open_key: the key's file, where every user of the machine can read or change it.
+    :ivar certificates: our certificate, then those of the CAs.
+    :ivar revoked: the issuers of the revoked certificates, by serial number.
+    :ivar sessions: how long sessions made with *context* may be resumed.
+    :ivar open_key: the key's file, if every user of the machine can read or change it.
     """
 
     context: SSL.Context
@@ -70,15 +70,15 @@ class Loaded:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the operator should know today, a line each."""
+        """What to warn the operator of, a line each."""
         found = [warning for each in self.certificates if (warning := expiry_warning(each))]
         if self.open_key is not None:
             found.append(f"{self.open_key} is open to every user of this machine; chmod 600 {self.open_key}")
         return tuple(found)
 
     def is_revoked(self, certificate: x509.Certificate) -> bool:
-        """Whether its issuer has declared *certificate* void."""
-        # Names take long to compare.
+        """Return whether the issuer of *certificate* has revoked it."""
+        # The serial number first: names are slow to compare.
         issuers = self.revoked.get(certificate.serial_number)
         return issuers is not None and certificate.issuer in issuers
 
@@ -112,7 +112,7 @@ class Credentials(WatchedFiles[Loaded]):
 def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
     """Read the files.
 
-    :param own: in place of what the files say.
+    :param own: a certificate and key to use instead of those in the files.
     :raises ConfigError: they cannot be used; the message names the file and the fix.
     """
     context = make_context(settings)
@@ -124,7 +124,7 @@ def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
     certificate = own.chain[0]
     _check_own(certificate, settings, role)
     if not settings.allow_classical_certs and not any(is_post_quantum(ca) for ca in authorities):
-        raise ConfigError(_classical(settings.ca, authorities[0]))
+        raise ConfigError(_classical_problem(settings.ca, authorities[0]))
     use_certificate(context, own.chain, own.key, settings.cert, settings.key)
     store = context.get_cert_store()
     assert store is not None
@@ -204,9 +204,12 @@ def read_private_key(path: Path, fix: str) -> crypto.PKey:
 
 
 def _check_own(own: x509.Certificate, settings: TlsSettings, role: Role) -> None:
-    """See that the other end can accept our certificate."""
+    """Check that the other end can accept our certificate.
+
+    :raises ConfigError: it cannot.
+    """
     if not settings.allow_classical_certs and not is_post_quantum(own):
-        raise ConfigError(_classical(settings.cert, own))
+        raise ConfigError(_classical_problem(settings.cert, own))
     try:
         is_for_role = may_be(own, Kind(role.value))
     except ValueError as error:
@@ -218,7 +221,7 @@ def _check_own(own: x509.Certificate, settings: TlsSettings, role: Role) -> None
         )
 
 
-def _classical(path: Path, certificate: x509.Certificate) -> str:
+def _classical_problem(path: Path, certificate: x509.Certificate) -> str:
     return (
         f"{path} has a key of {key_kind(certificate)}, which a quantum computer can forge; use one of ML-DSA, or allow "
         f"it at both ends with {CLASSICAL_OPTION}"

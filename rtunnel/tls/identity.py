@@ -1,4 +1,4 @@
-"""Who is at the other end of a link, once TLS has proved it."""
+"""Who is at the other end of a connection, according to its certificate."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rtunnel.wire.messages import clean_text
 class Peer:
     """The holder of a certificate.
 
-    :ivar name: its common name; where it has none, its first alternative name; by it the operator says who may do what.
-    :ivar fingerprint: SHA-256 of the certificate, 64 hexadecimal digits.
-    :ivar group: how the keys of the link were exchanged.
-    :ivar signature: what the certificate's key signs with.
+    :ivar name: the name to which the operator gives rights: see :func:`peer_name`.
+    :ivar fingerprint: the SHA-256 of the certificate, 64 hexadecimal digits.
+    :ivar group: the group of the key exchange, such as ``X25519MLKEM768``.
+    :ivar signature: the algorithm of the certificate's key, such as ``ML-DSA-65``.
     """
 
     name: str
@@ -30,9 +30,9 @@ class Peer:
 
     @classmethod
     def of(cls, certificate: x509.Certificate, group: str) -> Peer:
-        """The holder of *certificate*, over a connection whose keys were exchanged by *group*.
+        """Return the holder of *certificate*, over a connection whose key exchange used *group*.
 
-        A link and its data connections have one between them, as a certificate takes time to read and room to keep.
+        A link and its data connections share one, since a certificate takes time to read and memory to keep.
         """
         peer = _known.get((certificate, group))
         if peer is None:
@@ -45,9 +45,10 @@ _known: WeakValueDictionary[tuple[x509.Certificate, str], Peer] = WeakValueDicti
 
 
 def peer_name(certificate: x509.Certificate) -> str:
-    """What a certificate's holder is called; empty where it does not say, says it twice, or says what cannot be shown.
+    """Return the common name of a certificate, or its first alternative name if it has no common name.
 
-    Rights hang on it, so nothing is made fit: two certificates never get one name.
+    Rights depend on the name, so it is never cleaned up, which might give two certificates the same name: the result
+    is empty if there are two common names, or one with characters that a log cannot show.
     """
     try:
         names = common_names(certificate) or [str(name.value) for name in alternative_names(certificate)][:1]
@@ -57,18 +58,18 @@ def peer_name(certificate: x509.Certificate) -> str:
 
 
 def show_subject(certificate: x509.Certificate) -> str:
-    """A certificate as log lines call it."""
+    """Return what log lines call a certificate."""
     name = peer_name(certificate)
     return f"the certificate of '{name}'" if name else f"certificate {fingerprint(certificate)[:16]}..."
 
 
 def show_end(certificate: x509.Certificate) -> str:
-    """The day on which a certificate ends."""
+    """Return the time at which a certificate expires, as text."""
     return certificate.not_valid_after_utc.strftime("%Y-%m-%d %H:%M UTC")
 
 
 def expiry_warning(certificate: x509.Certificate, now: datetime | None = None) -> str:
-    """What to say of a certificate that ends soon or has ended; empty where there is time."""
+    """Return a warning if a certificate has expired or soon will; else an empty string."""
     now = now or datetime.now(UTC)
     if not expires_soon(certificate, now):
         return ""

@@ -1,7 +1,7 @@
-"""The server's end of ``wss``: TLS as any browser speaks it, from a certificate that is read again when it changes.
+"""The server's end of ``wss``: TLS for any browser, with a certificate that is read again when it changes.
 
-OpenSSL's own order of key exchanges stands. It begins with X25519MLKEM768, which a server asks for even where a client
-guesses another one first, and ends with classical ones, for browsers that have nothing better.
+Key exchanges are OpenSSL's default. X25519MLKEM768 comes first, and the server asks for it even if a client guessed
+another one; classical ones come last, for browsers that have nothing better.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rtunnel.tls.credentials import read_certificates, read_private_key, use_cer
 from rtunnel.tls.identity import expiry_warning
 from rtunnel.upkeep.watched_files import WatchedFiles
 
-#: Of TLS 1.2: what protects recorded sessions when the key is stolen later, and is not known to be weak.
+#: For TLS 1.2: ciphers with forward secrecy that are not known to be weak.
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
 

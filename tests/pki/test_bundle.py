@@ -47,7 +47,7 @@ def test_no_bundle(name: str, store: Store) -> None:
 
 def test_no_bundle_of_what_nobody_would_take(store: Store) -> None:
     operations.add_client(store, "laptop", days=1)
-    with pytest.raises(PkiError, match="has ended; first run: rtunnel pki renew laptop"):
+    with pytest.raises(PkiError, match="has expired; first run: rtunnel pki renew laptop"):
         operations.make_bundle(store, "laptop", now=NOW + timedelta(days=2))
     stranger = issue(make_ca(), Kind.CLIENT, "laptop")
     store.pair("laptop").certificate.write_bytes(stranger.certificate_pem)
@@ -123,7 +123,7 @@ def test_a_bundle_never_touches_a_ca(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
     operations.init(other, HOSTS)
     operations.add_client(other, "laptop")
-    with pytest.raises(PkiError, match="is the place of another CA; import into another --dir"):
+    with pytest.raises(PkiError, match="belongs to another CA; import into another --dir"):
         unpack.unpack(store, arrived(other, "laptop"), replace=True)
 
 
@@ -178,7 +178,7 @@ def test_bundles_that_are_not_kept(content: bytes, complaint: str) -> None:
 
 @pytest.mark.parametrize("days", [826, 4000])
 def test_bundles_that_are_too_old(days: int) -> None:
-    with pytest.raises(PkiError, match=r"'laptop' in x\.pem ended on .*; ask for a new bundle"):
+    with pytest.raises(PkiError, match=r"'laptop' in x\.pem expired on .*; ask for a new bundle"):
         bundle.parse(WHOLE, "x.pem", NOW + timedelta(days=days))
 
 

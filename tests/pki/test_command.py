@@ -115,12 +115,12 @@ def test_a_whole_life(in_process: Run, tmp_path: Path) -> None:
     right(in_process("pki", "init", *NAMES, "--days", "400", "--ca-days", "1000"))
     assert "rtunnel pki bundle laptop -o laptop.pem" in right(in_process("pki", "client", "laptop"))
     right(in_process("pki", "bundle", "laptop", "-o", "laptop.pem"))
-    assert "Nothing ends within 30 days" in right(in_process("pki", "renew"))
+    assert "Nothing expires within 30 days" in right(in_process("pki", "renew"))
     assert "rtunnel pki bundle laptop" in right(in_process("pki", "renew", "laptop"))
     shown = right(in_process("pki", "show"))
     assert "laptop (client, replaced)" in shown
     printed = right(in_process("pki", "renew", "server", "--name", "new.example.org", "--days", "2000"))
-    assert "no longer, since the CA ends then; for new.example.org" in printed
+    assert "no longer, since the CA expires then; for new.example.org" in printed
     assert hosts_of(store.load_certificate("server")) == ["new.example.org"]
     assert right(in_process("pki", "revoke", "laptop", "--replaced")).count("revoked: ") == 1
     assert right(in_process("pki", "revoke", "laptop")).count("revoked: ") == 1
@@ -145,7 +145,7 @@ def test_show(in_process: Run, tmp_path: Path) -> None:
         r"serial +[0-9a-f]{20,}",
         r"SHA-256 +[0-9a-f]{64}\n",
         r"valid +\d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d, (19|20) days left",
-        r"WARNING: it ends in (19|20) days; run: rtunnel pki renew laptop",
+        r"WARNING: it expires in (19|20) days; run: rtunnel pki renew laptop",
     ):
         assert re.search(pattern, laptop), (pattern, laptop)
     assert re.search(r"names +t\.example\.org, 192\.0\.2\.1", shown)
@@ -197,7 +197,7 @@ def test_no_key_on_a_terminal(run: Run, tmp_path: Path) -> None:
     os.close(theirs)
     os.close(ours)
     assert done.returncode == 1
-    assert "a private key is nothing for a terminal" in done.stderr
+    assert "a private key does not belong on a terminal" in done.stderr
     assert not (tmp_path / "pki" / "clients").exists()
 
 
