@@ -1,7 +1,6 @@
-"""What the CA makes is accepted by others, and only for what it is meant for.
+"""Others accept what the CA makes, and only for its purpose.
 
-The judges are not ours: the verifier of ``cryptography`` (for those algorithms that the web knows), OpenSSL's, and
-OpenSSL's handshake.
+The tests ask the verifier of ``cryptography`` (for the algorithms of the web), OpenSSL's, and OpenSSL's handshake.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from rtunnel.pki.certificates import (
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 WEB = [one for one in Algorithm if one is not Algorithm.ED25519]
-"""What the verifier of ``cryptography`` takes; it keeps to the rules of the web."""
+"""The algorithms that the verifier of ``cryptography`` accepts; it follows the rules of the web."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def ca() -> Identity:
 def accept(
     certificate: x509.Certificate, ca: x509.Certificate, crl: x509.CertificateRevocationList | None = None
 ) -> None:
-    """OpenSSL's own opinion, strict; raises where it is against."""
+    """Let OpenSSL verify a certificate in strict mode; raises if it does not accept it."""
     store = crypto.X509Store()
     store.add_cert(crypto.X509.from_cryptography(ca))
     flags = crypto.X509StoreFlags.X509_STRICT
@@ -60,7 +59,7 @@ def accept(
 
 
 def handshake(server: Identity, client: Identity, ca: Identity, directory: Path) -> SSL.Connection:
-    """A mutual TLS 1.3 handshake; the client's end."""
+    """Do a mutual TLS 1.3 handshake; return the client's end."""
     (directory / "ca").write_bytes(ca.certificate_pem)
     ends = []
     for name, identity in (("server", server), ("client", client)):

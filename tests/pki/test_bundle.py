@@ -1,4 +1,4 @@
-"""What is carried to another machine, and what happens to it there."""
+"""Bundles: what is in them, and how they are unpacked on another machine."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_bundle_without_a_list_takes_the_place_of_another_ca(store: Store, els
 
 
 def test_a_bundle_beside_its_own_ca(store: Store) -> None:
-    """Both ends on one machine, as for a first try."""
+    """As for a first try, both ends are on one machine."""
     operations.add_client(store, "laptop")
     before = tree(store.directory)
     unpack.unpack(store, arrived(store, "laptop"))

@@ -52,13 +52,13 @@ def run(tmp_path: Path) -> Run:
 
 
 def right(done: Done) -> str:
-    """What a command printed that did its work without complaint."""
+    """Return what a successful command printed."""
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def wrong(done: Done) -> str:
-    """The one line of a command that did not."""
+    """Return the one line that a failed command printed."""
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -67,7 +67,7 @@ def wrong(done: Done) -> str:
 
 @pytest.fixture
 def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The same without a process of its own, which is faster."""
+    """The same in this process, which is faster."""
     monkeypatch.setenv("RTUNNEL_PKI_DIR", str(tmp_path / "pki"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)
@@ -306,7 +306,7 @@ def test_output_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Path]:
-    """A directory with a CA that nobody may enter."""
+    """A directory with a CA that other users may not enter."""
     store = Store(tmp_path / "pki")
     operations.init(store, ["a"])
     store.directory.chmod(0)
@@ -316,7 +316,7 @@ def closed(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def unprivileged(in_process: Run, closed: Path) -> Iterator[Run]:
-    """Run a command as somebody for whom permissions count."""
+    """Run a command as a user who is not root."""
     if os.geteuid() != 0:
         yield in_process
         return

@@ -1,4 +1,4 @@
-"""What each command does to the directory, and what it refuses to."""
+"""What each command does to the directory, and what it refuses to do."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_without_a_ca(what: str, store: Store, tmp_path: Path) -> None:
 
 
 def test_a_ca_of_another_make(tmp_path: Path) -> None:
-    """Such as one that somebody has had for years: no revocation list, no server."""
+    """A CA that somebody has had for years: no revocation list, no server."""
     ca = make_ca("Our CA", algorithm=Algorithm.RSA_3072)
     store = Store(tmp_path)
     store.ca.certificate.write_bytes(ca.certificate_pem)

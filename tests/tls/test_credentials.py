@@ -118,7 +118,7 @@ def test_a_new_certificate(authority: Authority) -> None:
 
 
 def test_two_files_are_not_written_at_once(authority: Authority) -> None:
-    """Between the two writes they do not fit, and that is no news."""
+    """Between the two writes they do not fit together, which is not reported."""
     old = authority.server()
     credentials = Credentials(authority.trusts(old), Role.SERVER)
     before = credentials.now
@@ -147,7 +147,7 @@ def test_what_stays_broken_is_told_once(authority: Authority) -> None:
 
 
 def test_a_list_past_its_day_still_counts(authority: Authority) -> None:
-    """A server must not turn everybody away because nobody signed the same list again."""
+    """A server must not refuse everybody because the list was not signed again."""
     revoked, fine = authority.client("revoked"), authority.client("fine")
     now = datetime.now(UTC)
     entry = x509.RevokedCertificateBuilder().serial_number(revoked.certificate.serial_number).revocation_date(now)
