@@ -68,9 +68,9 @@ def show_end(certificate: x509.Certificate) -> str:
     return certificate.not_valid_after_utc.strftime("%Y-%m-%d %H:%M UTC")
 
 
-def expiry_warning(certificate: x509.Certificate, now: datetime | None = None) -> str:
+def expiry_warning(certificate: x509.Certificate) -> str:
     """Return a warning if a certificate has expired or soon will; else an empty string."""
-    now = now or datetime.now(UTC)
+    now = datetime.now(UTC)
     if not expires_soon(certificate, now):
         return ""
     left = certificate.not_valid_after_utc - now

@@ -7,19 +7,20 @@ from collections import Counter
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+#: Seconds of a period.
+PERIOD = 10.0
+
 
 class LogLimiter:
     """Logs the first lines of each format, and counts the rest.
 
-    :param most: lines of one format that are logged in each period.
-    :param per: seconds of a period.
+    :param most: lines of one format that are logged in each :data:`PERIOD`.
     """
 
-    def __init__(self, log: Logger, clock: IReactorTime, most: int = 20, per: float = 10.0) -> None:
+    def __init__(self, log: Logger, clock: IReactorTime, most: int = 20) -> None:
         self._log = log
         self._clock = clock
         self._most = most
-        self._per = per
         self._since = clock.seconds()
         self._counts: Counter[str] = Counter()
 
@@ -41,7 +42,7 @@ class LogLimiter:
     def tick(self) -> None:
         """If the period is over, log how many lines were left out, and begin a new one. Call it now and then."""
         now = self._clock.seconds()
-        if now - self._since < self._per:
+        if now - self._since < PERIOD:
             return
         for format, count in self._counts.items():
             if count > self._most:

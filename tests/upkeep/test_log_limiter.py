@@ -10,12 +10,12 @@ from rtunnel.upkeep.log_limiter import LogLimiter
 
 
 class Log:
-    """A limiter of 3 lines in 10 seconds, and what comes through."""
+    """A limiter of 3 lines in each period, and what comes through."""
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.events: list[LogEvent] = []
-        self.limiter = LogLimiter(Logger("test", observer=self.events.append), self.clock, 3, 10.0)  # type: ignore[arg-type]
+        self.limiter = LogLimiter(Logger("test", observer=self.events.append), self.clock, 3)  # type: ignore[arg-type]
 
     def taken(self) -> list[str]:
         lines = [formatEvent(event) for event in self.events]
