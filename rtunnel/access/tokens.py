@@ -115,5 +115,6 @@ class BearerTokens:
         if not self._tokens:
             return True
         scheme, _, shown = (authorization or "").partition(" ")
-        found = find_token(self._tokens, shown.strip())
+        token = shown.strip().encode("latin-1", "replace").decode("utf-8", "surrogateescape")
+        found = find_token(self._tokens, token)
         return scheme.lower() == "bearer" and found is not None

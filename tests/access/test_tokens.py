@@ -70,12 +70,15 @@ def test_a_token_is_not_kept() -> None:
         ("Basic a", False),
         ("a", False),
         ("Bearer \xe4", False),
+        ("Bearer t\xc3\xb6ken", True),
+        ("Bearer t\xf6ken", False),
+        ("Bearer \u20ac", False),
         ("", False),
         (None, False),
     ],
 )
 def test_bearer_tokens(authorization: str | None, is_let_in: bool) -> None:
-    tokens = BearerTokens(["a", "b"])
+    tokens = BearerTokens(["a", "b", "töken"])
     assert tokens
     assert tokens.allow(authorization) == is_let_in
 
