@@ -1,4 +1,4 @@
-"""Who may do what at the server: the clients file and the tokens.
+"""The clients file: what each client may do at the server.
 
 The file is a mapping from names to rights::
 
@@ -8,45 +8,40 @@ The file is a mapping from names to rights::
       streams: 100
       shared: false             # may it serve the shared public port; true without this key
     phone:
-      token: 4f7a...            # how a link without certificate proves that it is this client
-    "*": {ports: none}          # everybody else who is let in; without it nobody else is
+      token: 4f7a...            # proves, on a link without certificate, that it is this client
+    "*": {ports: none}          # every other client; without this entry the others are turned away
 
-A name without a mapping may do all that the server's options allow.
+A client whose name has no mapping may do all that the server's options allow.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from rtunnel.access.tokens import Token, add_token
 from rtunnel.addresses import PortRanges
-from rtunnel.coercions import boolean, integer, port_ranges, text
+from rtunnel.coercions import boolean, integer, port_ranges
 from rtunnel.config_file import keys_with_underscores, load_file
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 
-#: The name that stands for everybody who has no entry.
+#: The name of the entry for all clients without an entry of their own.
 EVERYBODY = "*"
 _MANY = 1_000_000
 _KEYS = ("ports", "tunnels", "streams", "shared", "token")
-#: What HELLO has room for, and then some.
-MAX_TOKEN = 1024
-MIN_TOKEN = 8
 
 _count = integer(0, _MANY)
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What one client may do; None: as much as the server's options allow.
+    """What one client may do. None means: as much as the server's options allow.
 
-    :ivar ports: public ports that it may ask for.
-    :ivar tunnels: tunnels that it may have at once, over all its links.
-    :ivar streams: visitors that it may serve at once, over all its links.
+    :ivar ports: the public ports that it may ask for.
+    :ivar tunnels: how many tunnels it may have at once, over all its links.
+    :ivar streams: how many visitors it may serve at once, over all its links.
     :ivar shared: whether it may serve the shared public port.
     """
 
@@ -57,83 +52,16 @@ class Rights:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """A secret by which a client is known; only its digest is kept."""
-
-    name: str
-    digest: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Clients:
-    """What a clients file says."""
+    """The content of a clients file."""
 
     rights: Mapping[str, Rights]
     tokens: Sequence[Token]
 
     def rights_of(self, name: str) -> Rights | None:
-        """What the client *name* may do; None: it is not let in."""
+        """Return what the client *name* may do, or None if it may not use the server."""
         found = self.rights.get(name) if name and name != EVERYBODY else None
         return found or self.rights.get(EVERYBODY)
-
-
-#: Each process digests with a key of its own: how long a comparison takes tells nothing about a token.
-_KEY = secrets.token_bytes(32)
-
-
-def _digest(token: str) -> bytes:
-    return hmac.digest(_KEY, token.encode("utf-8", "surrogatepass"), hashlib.sha256)
-
-
-def find_token(tokens: Sequence[Token], token: str | None) -> Token | None:
-    """Which of *tokens* a peer has sent. All are compared, each in constant time."""
-    if token is None or len(token) > MAX_TOKEN:
-        return None
-    digest = _digest(token)
-    found = None
-    for each in tokens:
-        if hmac.compare_digest(each.digest, digest):
-            found = each
-    return found
-
-
-def check_token(value: object) -> str:
-    """A secret that a client may send.
-
-    :raises ConfigError: it is too short, too long, or not printable ASCII. The message does not repeat it.
-    """
-    token = text(value)
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError("is not a token: one word of printable ASCII is")
-    if not MIN_TOKEN <= len(token) <= MAX_TOKEN:
-        raise ConfigError(
-            f"is not a token: it has {len(token)} letters, and {MIN_TOKEN} to {MAX_TOKEN} are allowed; "
-            "`openssl rand -hex 16` makes a good one"
-        )
-    return token
-
-
-def parse_tokens(value: object) -> tuple[Token, ...]:
-    """Tokens, each with its client's name before a colon or without: text with commas between, or a list.
-
-    :raises ConfigError: one is wrong, or two are the same.
-    """
-    parts = value if isinstance(value, list) else [part for part in str(value).split(",") if part.strip()]
-    found: list[Token] = []
-    for number, part in enumerate(parts, 1):
-        written = text(part)
-        name, colon, token = written.rpartition(":")
-        try:
-            _add(found, Token(name.strip() if colon else "", _digest(check_token(token))))
-        except ConfigError as error:
-            raise ConfigError(f"entry {number} {error}") from None
-    return tuple(found)
-
-
-def _add(found: list[Token], token: Token) -> None:
-    if any(hmac.compare_digest(token.digest, other.digest) for other in found):
-        raise ConfigError("is a token that is there twice; each client needs one of its own")
-    found.append(token)
 
 
 def read_clients(path: Path) -> Clients:
@@ -155,7 +83,7 @@ def read_clients(path: Path) -> Clients:
                 key = "token"
                 if name == EVERYBODY:
                     raise ConfigError("cannot be everybody's; give each client its own")
-                _add(tokens, Token(name, _digest(check_token(values[key]))))
+                add_token(tokens, name, values[key])
             key = "ports"
             ports = port_ranges(values[key]) if key in values else None
             key = "tunnels"

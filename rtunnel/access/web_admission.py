@@ -1,8 +1,10 @@
-"""Who may open a WebSocket to the signaling server: what its HTTP request must show."""
+"""Who may open a WebSocket to the signaling server: the origin of its request, and the address that it comes from.
+
+What its ``Authorization`` must say is in :class:`rtunnel.access.tokens.BearerTokens`.
+"""
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from twisted.internet.interfaces import IAddress
 
 from rtunnel.errors import ConfigError
 
-#: Scheme, host and port of an origin (RFC 6454, section 6.2), here or in a rule, where ``*`` may stand.
+#: Scheme, host and port of an origin (RFC 6454, section 6.2). Rules may have ``*`` in each.
 _ORIGIN = re.compile(r"([a-z*][a-z0-9+.*-]*)://(\[[0-9a-f:.*]+\]|[^\s/:?#@\[\]]+)(?::(\d{1,5}|\*))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _ANY = "*"
@@ -26,11 +28,11 @@ class _Rule:
 
 
 class Origins:
-    """The origins whose pages may connect. Scheme, host and port are compared each for itself.
+    """The origins whose pages may connect. Scheme, host and port are compared separately.
 
     :param rules: ``scheme://host`` or ``scheme://host:port``, where ``*`` stands for any characters of one part;
         ``*`` alone allows all.
-    :raises ConfigError: one of them is none.
+    :raises ConfigError: a rule is not an origin.
     """
 
     def __init__(self, rules: Iterable[str]) -> None:
@@ -47,7 +49,7 @@ class Origins:
             self._rules.append(_Rule(_pattern(scheme), _pattern(host), port or _DEFAULT_PORTS.get(scheme)))
 
     def allow(self, origin: str | None) -> bool:
-        """Whether who sends this ``Origin`` may connect; programs, other than browsers, send none."""
+        """Return whether a request with this ``Origin`` may connect. Browsers send one, other programs do not."""
         if origin is None or self._allows_all:
             return True
         parts = _ORIGIN.fullmatch(origin.lower())
@@ -67,33 +69,10 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, text.split(_ANY))))
 
 
-class Tokens:
-    """The Bearer tokens (RFC 6750) of which one must be shown; without any, nothing is asked for."""
-
-    def __init__(self, tokens: Iterable[str]) -> None:
-        self._tokens = [token.encode("utf-8") for token in tokens]
-
-    def __bool__(self) -> bool:
-        return bool(self._tokens)
-
-    def allow(self, authorization: str | None) -> bool:
-        """Whether this ``Authorization`` header will do.
-
-        :param authorization: decoded as ISO 8859-1; None: there is none.
-        """
-        if not self._tokens:
-            return True
-        scheme, _, shown = (authorization or "").partition(" ")
-        candidate = shown.strip().encode("latin-1", "replace")
-        # All are compared, each in constant time: how long it takes tells nothing about any of them.
-        matches = [hmac.compare_digest(candidate, token) for token in self._tokens]
-        return scheme.lower() == "bearer" and any(matches)
-
-
 def neighbourhood(address: IAddress | None) -> str:
-    """What counts as one address for the limit of connections: an IPv4 address, or the /64 of an IPv6 address.
+    """Return what the limit of connections counts by: an IPv4 address, or the /64 of an IPv6 address.
 
-    :returns: empty where there is no IP address.
+    :returns: text; empty if *address* is not an IP address.
     """
     text = getattr(address, "host", None)
     if not isinstance(text, str):

@@ -1,1 +1,1 @@
-"""The operator's certificates: an authority, the directory it keeps them in, and bundles to carry to other machines."""
+"""The operator's certificates: a CA, the directory that holds them, and bundles to carry to other machines."""

@@ -1,8 +1,7 @@
-"""A certificate authority in a few functions: its own certificate, those that it issues, and its revocation list.
+"""A certificate authority (RFC 5280): its own certificate, those that it issues, and its revocation list.
 
-Nothing here touches a file. What a certificate is for is said by its :class:`~rtunnel.pki.certificates.Kind`, and
-the certificate says it in the words of X.509: a CA may sign certificates and lists, with no other CA below it; a server
-or a client may sign a handshake in that role.
+No files here. The :class:`~rtunnel.pki.certificates.Kind` of a certificate decides its extensions: a CA may sign
+certificates and revocation lists, with no other CA below it; a server or a client may sign handshakes in that role.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from rtunnel.pki.certificates import (
 
 CA_DAYS = 3650
 LEAF_DAYS = 825
-#: How far a clock may be behind ours without taking a fresh certificate for one that is not valid yet.
+#: How far a peer's clock may be behind ours before a new certificate is not valid yet for it.
 CLOCK_SKEW = timedelta(minutes=5)
 
 
 def make_key(algorithm: Algorithm) -> PrivateKey:
-    """A new private key."""
+    """Return a new private key."""
     match algorithm:
         case Algorithm.ML_DSA_44:
             return mldsa.MLDSA44PrivateKey.generate()
@@ -57,14 +56,12 @@ def make_ca(
     algorithm: Algorithm = Algorithm.ML_DSA_65,
     days: int = CA_DAYS,
     now: datetime | None = None,
-    key: PrivateKey | None = None,
 ) -> Identity:
-    """A CA that signs itself.
+    """Return a new CA, which signs its own certificate.
 
-    :param name: its common name; empty: one that no other CA has.
-    :param key: an existing key, in place of a new one of that algorithm.
+    :param name: its common name; empty: a unique one.
     """
-    key = key or make_key(algorithm)
+    key = make_key(algorithm)
     start, end = _validity(days, now)
     subject = _common_name(name or f"rtunnel CA {key_digest(key.public_key())[:16]}")
     builder = (
@@ -76,7 +73,7 @@ def make_ca(
 
 
 def renew_ca(ca: Identity, *, days: int = CA_DAYS, now: datetime | None = None) -> Identity:
-    """The same CA for longer: its name, its key and so all that it issued stay."""
+    """Return the CA with a new certificate. Its name and key stay, so the certificates that it issued stay valid."""
     start, end = _validity(days, now)
     old = ca.certificate
     builder = _builder(old.subject, old.subject, ca.key.public_key(), start, end, like=old)
@@ -96,12 +93,12 @@ def issue(
     days: int = LEAF_DAYS,
     now: datetime | None = None,
 ) -> Identity:
-    """A new key, and a certificate of the CA for it. It ends when the CA does, if not before.
+    """Return a new key, and a certificate for it that the CA signs. It expires with the CA at the latest.
 
     :param kind: server or client.
-    :param name: common name; for a client, who it is.
-    :param hosts: DNS names and IP addresses of a server, checked already.
-    :param algorithm: of the key; None: that of the CA.
+    :param name: the common name; a client's rights depend on it.
+    :param hosts: the DNS names and IP addresses of a server, already checked.
+    :param algorithm: the key's algorithm; None: that of the CA.
     """
     key = make_key(algorithm or algorithm_of(ca.certificate) or Algorithm.ML_DSA_65)
     start, end = _validity(days, now)
@@ -123,12 +120,12 @@ def issue(
 def make_crl(
     ca: Identity, revoked: Mapping[int, datetime] | None = None, *, number: int = 1, now: datetime | None = None
 ) -> x509.CertificateRevocationList:
-    """A revocation list.
+    """Return a revocation list.
 
-    It is valid as long as the CA: a server must not turn everybody away because nobody signed the same list again.
+    It is valid as long as the CA, so that a server never refuses everybody because the list was not signed again.
 
-    :param revoked: serial numbers, and since when.
-    :param number: higher than that of any list before.
+    :param revoked: serial numbers, each with the time of its revocation.
+    :param number: must be higher than that of every earlier list.
     """
     start, _ = _validity(0, now)
     builder = (
@@ -167,7 +164,7 @@ def _builder(
 
 
 def _hash_for(key: PrivateKey) -> hashes.SHA256 | None:
-    """What a signature is made over; the newer algorithms have it built in."""
+    """Return the hash to sign with; None for newer algorithms, which include one."""
     return (
         hashes.SHA256() if isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | dsa.DSAPrivateKey) else None
     )

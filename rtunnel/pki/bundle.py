@@ -1,9 +1,9 @@
-"""One file to carry to another machine: what it needs there to prove who it is, and to know the other end.
+"""A bundle: one file with all that another machine needs, to carry there.
 
-    # a few lines for people; one of them, for rtunnel: "# servers: NAME..."
-    CERTIFICATE of the CA, X509 CRL of the CA, CERTIFICATE, PRIVATE KEY; each in PEM form, in any order
+    # comments for people; rtunnel reads one of them: "# servers: NAME..."
+    CERTIFICATE of the CA, X509 CRL of the CA, CERTIFICATE, PRIVATE KEY; each in PEM, in any order
 
-Any such file will do, also one put together by hand. All of it is checked before anything of it is kept.
+A file that was put together by hand will do too. All of it is checked before any of it is written.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from rtunnel.errors import PkiError
-from rtunnel.pki import names
+from rtunnel.pki import names, pem
 from rtunnel.pki.certificates import Identity, Kind, common_name, fits, is_from, kind_of, revocations, signed_by
 from rtunnel.pki.store import parse_certificate, parse_crl, parse_key
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
 _SERVERS = re.compile(rb"^# servers: (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What is in such a file.
+    """The content of a bundle.
 
-    :ivar servers: the names under which the server is reached; only a hint, which nobody has signed.
+    :ivar servers: the names by which clients reach the server; only a hint, which is not signed.
     """
 
     ca: x509.Certificate
@@ -38,16 +37,17 @@ class Bundle:
 
     @property
     def kind(self) -> Kind:
-        """Server or client; a client, where the certificate leaves it open."""
+        """Server or client; client if the certificate does not say."""
         return Kind.SERVER if kind_of(self.identity.certificate) is Kind.SERVER else Kind.CLIENT
 
     @property
     def name(self) -> str:
+        """The common name of the certificate, safe to print."""
         return names.shown(common_name(self.identity.certificate))
 
 
 def write(bundle: Bundle) -> bytes:
-    """The file."""
+    """Return the content of the file."""
     until = f"{bundle.identity.certificate.not_valid_after_utc:%Y-%m-%d}"
     head = [
         f"# rtunnel: the {bundle.kind} certificate '{bundle.name}', valid until {until}, with its PRIVATE KEY.",
@@ -65,21 +65,21 @@ def write(bundle: Bundle) -> bytes:
 
 
 def parse(content: bytes, source: str, now: datetime) -> Bundle:
-    """Read such a file, and check that its parts belong together and can be used.
+    """Read a bundle, and check that its parts belong together and can be used.
 
-    :param source: what to call it in errors.
-    :raises PkiError: they do not, or something is missing or damaged.
+    :param source: what to call the file in errors.
+    :raises PkiError: a part is missing, damaged, revoked or expired, or does not belong to the others.
     """
     certificates, keys, lists = [], [], []
-    for match in _BLOCK.finditer(content):
-        if match[1] == b"CERTIFICATE":
-            certificates.append(parse_certificate(match[0], source))
-        elif match[1] == b"X509 CRL":
-            lists.append(parse_crl(match[0], source))
-        elif match[1].endswith(b"PRIVATE KEY"):
-            keys.append(parse_key(match[0], source))
+    for label, block in pem.blocks(content):
+        if label == pem.CERTIFICATE:
+            certificates.append(parse_certificate(block, source))
+        elif label == pem.CRL:
+            lists.append(parse_crl(block, source))
+        elif label.endswith(pem.PRIVATE_KEY):
+            keys.append(parse_key(block, source))
         else:
-            raise PkiError(f"{source} is not a bundle: it contains a {match[1].decode()}")
+            raise PkiError(f"{source} is not a bundle: it contains a {label}")
     if content.count(b"-----BEGIN ") != len(certificates) + len(keys) + len(lists):
         raise PkiError(f"{source} is damaged: it ends too early, or was changed on its way; carry it once more")
     authorities = [one for one in certificates if kind_of(one) is Kind.CA]
@@ -105,7 +105,7 @@ def parse(content: bytes, source: str, now: datetime) -> Bundle:
         if one.not_valid_after_utc <= now:
             until = f"{one.not_valid_after_utc:%Y-%m-%d}"
             raise PkiError(
-                f"the {what} '{names.shown(common_name(one))}' in {source} ended on {until}; ask for a new bundle"
+                f"the {what} '{names.shown(common_name(one))}' in {source} expired on {until}; ask for a new bundle"
             )
     return Bundle(ca, crl, Identity(certificate, key), _servers(content))
 

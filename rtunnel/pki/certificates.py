@@ -1,13 +1,14 @@
-"""What a certificate says, in our words: what it is for, what it signs with, whose it is.
+"""What a certificate says: its purpose, its names, the algorithm of its key, its issuer, and when it expires.
 
-:class:`Algorithm` names what signs: ML-DSA (FIPS 204), or something classical for those who have a CA already.
+:class:`Algorithm` lists the algorithms of the keys that we make: ML-DSA (FIPS 204), and classical ones for operators
+who already have a CA.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TypeAlias, TypeGuard, TypeVar, get_args
 
@@ -27,8 +28,25 @@ PublicKey: TypeAlias = CertificatePublicKeyTypes
 ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 
+#: Warn of a certificate, and let ``rtunnel pki renew`` renew it, when less than this is left.
+EXPIRES_SOON = timedelta(days=30)
+
+_ML_DSA = {
+    "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
+    "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
+    "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
+}
+_CLASSICAL = {
+    "1.2.840.113549.1.1.1": "RSA",
+    "1.2.840.113549.1.1.10": "RSA-PSS",
+    "1.2.840.10045.2.1": "ECDSA",
+    "1.3.101.112": "Ed25519",
+    "1.3.101.113": "Ed448",
+}
+
+
 class Algorithm(StrEnum):
-    """What a key signs with."""
+    """The algorithm of a key that we make."""
 
     ML_DSA_44 = "ml-dsa-44"
     ML_DSA_65 = "ml-dsa-65"
@@ -37,25 +55,22 @@ class Algorithm(StrEnum):
     ED25519 = "ed25519"
     RSA_3072 = "rsa-3072"
 
-    @property
-    def post_quantum(self) -> bool:
-        return self.value.startswith("ml-dsa-")
-
 
 class Kind(StrEnum):
-    """What a certificate is for."""
+    """The role that a certificate is for."""
 
     CA = "ca"
     SERVER = "server"
     CLIENT = "client"
 
 
+#: The extended key usage (RFC 5280, section 4.2.1.12) of each role.
 PURPOSES = {Kind.SERVER: ExtendedKeyUsageOID.SERVER_AUTH, Kind.CLIENT: ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate and the key that fits it."""
+    """A certificate and its private key."""
 
     certificate: x509.Certificate
     key: PrivateKey
@@ -71,12 +86,12 @@ class Identity:
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """SHA-256 over the certificate, as pins are written: 64 lowercase hexadecimal digits."""
+    """Return the SHA-256 of the certificate, as pins are written: 64 lowercase hexadecimal digits."""
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def algorithm_of(certificate: x509.Certificate) -> Algorithm | None:
-    """The algorithm of a certificate's key; None: none of those that we make."""
+    """Return the algorithm of a certificate's key, or None if it is not one that we make."""
     key = certificate.public_key()
     match key:
         case mldsa.MLDSA44PublicKey():
@@ -94,8 +109,33 @@ def algorithm_of(certificate: x509.Certificate) -> Algorithm | None:
     return None
 
 
+def key_kind(certificate: x509.Certificate) -> str:
+    """Return what to call the algorithm of any certificate's key, such as ``ML-DSA-65``."""
+    oid = certificate.public_key_algorithm_oid.dotted_string
+    return _ML_DSA.get(oid) or _CLASSICAL.get(oid) or f"an unknown algorithm ({oid})"
+
+
+def is_post_quantum(certificate: x509.Certificate) -> bool:
+    """Return whether the certificate's key resists quantum computers."""
+    return certificate.public_key_algorithm_oid.dotted_string in _ML_DSA
+
+
+def expires_soon(certificate: x509.Certificate, now: datetime | None = None) -> bool:
+    """Return whether a certificate has expired, or expires within :data:`EXPIRES_SOON`."""
+    return certificate.not_valid_after_utc - (now or datetime.now(UTC)) < EXPIRES_SOON
+
+
+def may_be(certificate: x509.Certificate, kind: Kind) -> bool:
+    """Return whether the extended key usage allows that role, as it does if the certificate has none.
+
+    :raises ValueError: the extensions cannot be read.
+    """
+    usage = extension(certificate, x509.ExtendedKeyUsage)
+    return usage is None or PURPOSES[kind] in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
+
+
 def kind_of(certificate: x509.Certificate) -> Kind | None:
-    """What a certificate is for; None: it does not say, or says more than one."""
+    """Return the only role that a certificate names; None if it names none, or several."""
     constraints = extension(certificate, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         return Kind.CA
@@ -104,61 +144,79 @@ def kind_of(certificate: x509.Certificate) -> Kind | None:
     return kinds[0] if len(kinds) == 1 else None
 
 
+def common_names(certificate: x509.Certificate) -> list[str]:
+    """Return all common names of a certificate's subject.
+
+    :raises ValueError: the subject cannot be read.
+    """
+    return [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+
+
 def common_name(certificate: x509.Certificate) -> str:
-    """The common name of a certificate, or nothing."""
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else ""
+    """Return the first common name of a certificate, or an empty string."""
+    return next(iter(common_names(certificate)), "")
+
+
+def alternative_names(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    """Return the subject alternative names of a certificate.
+
+    :raises ValueError: the extensions cannot be read.
+    """
+    return list(extension(certificate, x509.SubjectAlternativeName) or ())
 
 
 def hosts_of(certificate: x509.Certificate) -> list[str]:
-    """The DNS names and IP addresses that a certificate is for."""
-    alternative = extension(certificate, x509.SubjectAlternativeName)
-    if alternative is None:
-        return []
-    return [str(name.value) for name in alternative if isinstance(name, x509.DNSName | x509.IPAddress)]
+    """Return the DNS names and IP addresses that a certificate is for."""
+    names = alternative_names(certificate)
+    return [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
 def key_digest(key: PublicKey) -> str:
-    """What tells one public key from another: the SHA-256 of it, in hexadecimal digits."""
+    """Return the SHA-256 of a public key, in hexadecimal digits."""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def fits(key: PrivateKeyTypes, certificate: x509.Certificate) -> TypeGuard[PrivateKey]:
-    """Whether a key is the one of a certificate, and may sign."""
+    """Return whether a key belongs to a certificate, and can sign."""
     return isinstance(key, get_args(PrivateKey)) and key_digest(key.public_key()) == key_digest(
         certificate.public_key()
     )
 
 
 def signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
-    """Whether a CA has signed a certificate; nothing is said about validity in time."""
+    """Return whether a CA has signed a certificate, expired or not."""
     try:
         certificate.verify_directly_issued_by(ca)
     except Exception:
-        # Which exception depends on the algorithm of either of them.
+        # The type of the exception depends on the algorithms of both.
         return False
     return True
 
 
 def extension(certificate: x509.Certificate, kind: type[ExtensionT]) -> ExtensionT | None:
-    """The extension of a certificate of that type, or None."""
+    """Return the extension of that type, or None.
+
+    :raises ValueError: the extensions cannot be read.
+    """
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
+    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(str(error)) from error
 
 
 def is_from(crl: x509.CertificateRevocationList, ca: x509.Certificate) -> bool:
-    """Whether a revocation list is that of a CA."""
+    """Return whether a CA has issued and signed a revocation list."""
     try:
         return crl.issuer == ca.subject and crl.is_signature_valid(ca.public_key())  # type: ignore[arg-type]
     except Exception:
-        # A key that cannot sign, or an algorithm that does not fit it.
+        # The CA's key cannot sign, or is of another algorithm than the signature.
         return False
 
 
 def crl_number(crl: x509.CertificateRevocationList) -> int:
-    """The number of a revocation list; 0: it has none."""
+    """Return the number of a revocation list, or 0 if it has none."""
     try:
         return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
@@ -166,5 +224,5 @@ def crl_number(crl: x509.CertificateRevocationList) -> int:
 
 
 def revocations(crl: x509.CertificateRevocationList | None) -> dict[int, datetime]:
-    """Serial numbers, and since when they are revoked."""
+    """Return the revoked serial numbers, each with the time of its revocation."""
     return {entry.serial_number: entry.revocation_date_utc for entry in crl or ()}

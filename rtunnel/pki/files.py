@@ -1,9 +1,8 @@
-"""Files with keys and certificates: whole or not there at all, and never the wrong ones lost.
+"""Files with keys and certificates: each is written whole or not at all, and none is overwritten by mistake.
 
-A file is written under a temporary name, flushed to the disk, and only then gets its own. All the files of one
-:func:`publish` are written before the first of them appears, so a full disk leaves everything as it was. A new file
-never takes the place of another; one that replaces another keeps its owner and permissions, so that these need to be
-given only once.
+A file is written under a temporary name, flushed to the disk, and then renamed. All files of one :func:`publish` are
+written before the first is renamed, so a full disk leaves everything as it was. A new file never overwrites another. A
+file that replaces another keeps its owner and permissions, so the operator sets these only once.
 
 Permissions do not depend on the umask.
 """
@@ -27,9 +26,9 @@ PRIVATE = 0o600
 PUBLIC = 0o644
 PRIVATE_DIRECTORY = 0o700
 
-#: No certificate, key or bundle is larger. (An ML-DSA-87 certificate has 10 KB, a revocation 40 bytes.)
+#: Most bytes of a certificate, key or bundle. (An ML-DSA-87 certificate has 10 KB, a revocation 40 bytes.)
 MAX_SIZE = 16 << 20
-#: Seconds that one command waits for another to finish in the same directory.
+#: Seconds to wait for another command to finish in the same directory.
 PATIENCE = 10.0
 
 _LOCK = ".lock"
@@ -39,10 +38,11 @@ _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A file to be.
+    """A file to write.
 
-    :ivar replaces: whether there may be one of this name.
-    :ivar group: the number of the group that owns a new one; None: as the system does.
+    :ivar mode: its permissions.
+    :ivar replaces: whether it may replace a file of this name.
+    :ivar group: the number of the group that will own a new file; None: the system's choice.
     """
 
     path: Path
@@ -53,9 +53,9 @@ class Draft:
 
 
 def publish(drafts: Sequence[Draft]) -> None:
-    """Write files: first all the new ones appear, then the others take the places of what was there.
+    """Write files: first the new ones, then those that replace others.
 
-    :raises PkiError: something is in the way, or the system refuses; everything is as it was.
+    :raises PkiError: a file is in the way, or the system refuses; nothing has changed.
     """
     staged: list[tuple[Path, Draft]] = []
     appeared: list[Path] = []
@@ -74,7 +74,7 @@ def publish(drafts: Sequence[Draft]) -> None:
             for path in appeared:
                 path.unlink(missing_ok=True)
             raise
-        # What is replaced was saved by the new ones: from here on these stay, whatever happens.
+        # The new files hold copies of those that are replaced: from here on they stay, whatever happens.
         for temporary, draft in staged:
             if draft.replaces:
                 with complaints(draft.path):
@@ -86,9 +86,9 @@ def publish(drafts: Sequence[Draft]) -> None:
 
 
 def read(path: Path) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
-    :raises PkiError: there is none, or it cannot be read.
+    :raises PkiError: it does not exist, is too large, or cannot be read.
     """
     with complaints(path, "read"), path.open("rb") as file:
         content = file.read(MAX_SIZE + 1)
@@ -98,10 +98,10 @@ def read(path: Path) -> bytes:
 
 
 def make_directory(path: Path, group: int | None = None) -> None:
-    """Make a directory that only its owner may enter, unless it is there. Those above it are made as usual.
+    """Make a directory that only its owner may enter, unless it exists. Its parents get the usual permissions.
 
     :param group: the number of a group that may enter too.
-    :raises PkiError: the system refuses, or something else has the name.
+    :raises PkiError: the system refuses, or there is a file of that name.
     """
     with complaints(path):
         for above in reversed(path.parents):
@@ -121,9 +121,9 @@ def make_directory(path: Path, group: int | None = None) -> None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Nobody else changes a directory meanwhile. What an earlier command left half done there is removed.
+    """Keep other commands from changing a directory. Temporary files of an earlier command are removed.
 
-    :raises PkiError: somebody else does not finish, or others could change the directory at will.
+    :raises PkiError: another command does not finish, or other users may write in the directory.
     """
     with complaints(directory):
         if hasattr(os, "geteuid") and stat.S_IMODE(directory.stat().st_mode) & 0o022:
@@ -140,7 +140,10 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def complaints(path: Path, verb: str = "write") -> Iterator[None]:
-    """Turn what the system refuses into an error that says what to do."""
+    """Turn an :exc:`OSError` into a :exc:`PkiError` that says what to do.
+
+    :param verb: what could not be done with *path*.
+    """
     try:
         yield
     except FileExistsError:
@@ -157,7 +160,7 @@ def _reason(error: OSError) -> str:
 
 
 def _stage(draft: Draft) -> Path:
-    """Write a file under a temporary name beside its own."""
+    """Write a file under a temporary name in its directory; return that path."""
     replaced = draft.path.stat() if draft.replaces and draft.path.exists() else None
     temporary = draft.path.parent / f".{draft.path.name}.{secrets.token_hex(8)}{_TEMPORARY}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_NOFOLLOW, PRIVATE)
@@ -174,12 +177,12 @@ def _stage(draft: Draft) -> Path:
 
 
 def _give(descriptor: int, draft: Draft, replaced: os.stat_result | None) -> None:
-    """Set owner and permissions, where they are not right from the start: not every file system has them."""
+    """Set owner and permissions, but only if they are not right already: not every file system can set them."""
     if sys.platform == "win32":
         return
     mode = draft.mode
     if replaced is not None:
-        # Whom the operator let in stays in; but a private file is nothing for everybody.
+        # Keep the permissions that the operator gave, but never let everybody read a private file.
         mode = stat.S_IMODE(replaced.st_mode) & (0o777 if mode & 0o007 else 0o770)
     now = os.fstat(descriptor)
     owner, group = (now.st_uid, draft.group) if replaced is None else (replaced.st_uid, replaced.st_gid)
@@ -190,13 +193,13 @@ def _give(descriptor: int, draft: Draft, replaced: os.stat_result | None) -> Non
 
 
 def _appear(temporary: Path, path: Path) -> None:
-    """Give a file its name, unless there is another of that name."""
+    """Rename a file, unless there is one of that name."""
     try:
         os.link(temporary, path)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
             raise
-        # Without hard links: an empty file takes the name first, which only one can do.
+        # There are no hard links here. Replace an empty file of that name, which only one process can create.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
         try:
             temporary.replace(path)
@@ -207,7 +210,7 @@ def _appear(temporary: Path, path: Path) -> None:
 
 def _sync_directories(drafts: Sequence[Draft]) -> None:
     for directory in {draft.path.parent for draft in drafts}:
-        # Not every system can open a directory, or sync one; nothing is lost but the promise about a power failure.
+        # Not every system can sync a directory. Then files may be lost if the power fails now.
         with suppress(OSError):
             descriptor = os.open(directory, os.O_RDONLY)
             try:
@@ -218,7 +221,7 @@ def _sync_directories(drafts: Sequence[Draft]) -> None:
 
 def _wait_for(lock: int, directory: Path) -> None:
     if sys.platform == "win32":
-        # No lock there; a new file still never takes the place of another.
+        # There is no lock, but a new file still never overwrites another.
         return
     import fcntl
 

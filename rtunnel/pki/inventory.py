@@ -1,4 +1,4 @@
-"""What certificates there are, and what is wrong with them."""
+"""The certificates in a directory, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from cryptography import x509
 
 from rtunnel.errors import PkiError
 from rtunnel.pki import names
-from rtunnel.pki.certificates import Kind, common_name, fits, kind_of, revocations, signed_by
-from rtunnel.pki.operations import SOON
+from rtunnel.pki.certificates import Kind, common_name, expires_soon, fits, kind_of, revocations, signed_by
 from rtunnel.pki.store import Pair, Store, parse_certificate, parse_key
 
 _NAMES = {Kind.CA: names.CA, Kind.SERVER: names.SERVER}
@@ -22,12 +21,12 @@ _NAMES = {Kind.CA: names.CA, Kind.SERVER: names.SERVER}
 class Entry:
     """One certificate.
 
-    :ivar name: by which commands know it.
+    :ivar name: the name that commands take.
     :ivar path: its file.
-    :ivar role: what it is for.
-    :ivar replaced: whether there is a newer one in its place.
-    :ivar revoked: since when.
-    :ivar problems: what the operator should know, a line each.
+    :ivar role: its role.
+    :ivar replaced: whether a newer one has replaced it.
+    :ivar revoked: when it was revoked; None if it was not.
+    :ivar problems: what to warn the operator of, a line each.
     """
 
     name: str
@@ -42,23 +41,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All that is in a directory.
+    """The content of a directory.
 
-    :ivar signs: whether the CA can issue certificates here.
-    :ivar problems: those that are not of one certificate.
+    :ivar problems: what to warn the operator of, beside the problems of each entry.
     """
 
     entries: list[Entry]
     crl: x509.CertificateRevocationList | None
-    signs: bool
     problems: list[str]
 
 
 def take(store: Store, *, everything: bool = False, now: datetime | None = None) -> Inventory:
-    """Look through a directory. Nothing is changed.
+    """Look through a directory, and change nothing.
 
-    :param everything: whether also those certificates that were replaced and are of no use any more.
-    :raises PkiError: there is nothing.
+    :param everything: whether to list the replaced certificates that are no longer valid, too.
+    :raises PkiError: the directory is empty.
     """
     now = now or datetime.now(UTC)
     problems: list[str] = []
@@ -88,25 +85,25 @@ def take(store: Store, *, everything: bool = False, now: datetime | None = None)
     for path, certificate in store.replaced():
         kind = kind_of(certificate) or Kind.CLIENT
         since = revoked.get(certificate.serial_number)
-        # Where nothing can be revoked, one that was replaced is of no interest.
+        # A replaced certificate matters only as long as it can be revoked, and only where that is done.
         if everything or (signs and kind is not Kind.CA and since is None and certificate.not_valid_after_utc > now):
             name = _NAMES.get(kind) or names.shown(common_name(certificate))
             left = (certificate.not_valid_after_utc - now).days
             entries.append(Entry(name, path, kind, certificate, left, replaced=True, revoked=since))
     if crl is not None and crl.next_update_utc is not None and crl.next_update_utc <= now:
-        problems.append(f"the revocation list {store.crl} ended on {crl.next_update_utc:%Y-%m-%d}")
+        problems.append(f"the revocation list {store.crl} expired on {crl.next_update_utc:%Y-%m-%d}")
     if not entries and not problems:
         raise PkiError(
             f"there is nothing in {store.directory}; 'rtunnel pki init' makes a CA there, 'rtunnel pki import FILE' "
             "unpacks what another machine made"
         )
-    return Inventory(entries, crl, signs, problems)
+    return Inventory(entries, crl, problems)
 
 
 def _pairs(store: Store) -> Iterator[tuple[str, Kind, Pair]]:
     yield names.CA, Kind.CA, store.ca
     yield names.SERVER, Kind.SERVER, store.server
-    # On its own machine a client is known by what its certificate says.
+    # On a client's own machine, its name is in its certificate only.
     yield "", Kind.CLIENT, store.own_client
     for name in store.client_names():
         yield name, Kind.CLIENT, Pair(store.clients / f"{name}.crt", store.clients / f"{name}.key")
@@ -136,15 +133,15 @@ def _time_problems(name: str, certificate: x509.Certificate, now: datetime, sign
     if certificate.not_valid_before_utc > now:
         yield f"it is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; is the clock right?"
     if left <= timedelta():
-        yield f"it has ended; {remedy}"
-    elif left < SOON:
-        yield f"it ends in {left.days} days; {remedy}"
+        yield f"it has expired; {remedy}"
+    elif expires_soon(certificate, now):
+        yield f"it expires in {left.days} days; {remedy}"
 
 
 def _key_problems(pair: Pair, certificate: x509.Certificate, remedy: str) -> Iterator[str]:
     try:
         if not pair.key.exists():
-            # Only one machine has the key of the CA.
+            # Only the machine that issues certificates has the CA's key.
             if kind_of(certificate) is not Kind.CA:
                 yield f"its key {pair.key} is missing; {remedy}"
             return
@@ -152,7 +149,7 @@ def _key_problems(pair: Pair, certificate: x509.Certificate, remedy: str) -> Ite
             yield f"its key is open to every user of this machine; run: chmod 600 {pair.key}"
         content = pair.key.read_bytes()
     except OSError:
-        # Not everybody who may look at certificates may read keys.
+        # This user may read certificates, but not keys.
         return
     try:
         if not fits(parse_key(content, pair.key), certificate):

@@ -1,4 +1,4 @@
-"""Where certificates and keys are, unless somebody says otherwise."""
+"""Where certificates and keys are by default."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ CLIENT_KEY = "client.key"
 
 
 def default_pki_dir(environ: Mapping[str, str], *, root: bool | None = None) -> Path:
-    """The directory with the certificates: of the environment, of the system for root, else of the user.
+    """Return the directory of certificates: $RTUNNEL_PKI_DIR, else the system's for root, else the user's.
 
-    :param root: whether root asks; None: as the process is.
-    :returns: an absolute path; nothing needs to be there.
+    :param root: whether it is for root; None: whether this process is root's.
+    :returns: an absolute path, which need not exist.
     """
     named = environ.get(PKI_DIR_VARIABLE, "")
     if named:

@@ -1,6 +1,6 @@
-"""Names that go into certificates: of servers, which clients check, and of clients, by which they get their rights.
+"""The names in certificates: servers' names, which clients check, and clients' names, which give them their rights.
 
-A client's name is also that of its files, so it is letters, digits and a little more, and never a path.
+A client's name is also that of its files, so it has only letters, digits and a few other characters: never a path.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from rtunnel.endpoint_strings import is_ipv4, is_ipv6
 from rtunnel.errors import PkiError
 
-#: What names the CA and the server wherever a client's name is expected too.
+#: The names of the CA and the server in commands that take a client's name too.
 CA = "ca"
 SERVER = "server"
 
-#: X.509 has no longer common names.
+#: Most characters of a common name (RFC 5280, appendix A.1).
 MAX_COMMON_NAME = 64
 
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*")
@@ -25,9 +25,9 @@ _MAX_HOST = 253
 
 
 def client_name(text: str) -> str:
-    """Check the name of a client.
+    """Return *text* if it can be the name of a client.
 
-    :raises PkiError: it cannot be one.
+    :raises PkiError: it cannot.
     """
     if text in (CA, SERVER):
         raise PkiError(
@@ -43,7 +43,7 @@ def client_name(text: str) -> str:
 
 
 def host(text: str) -> str:
-    """A DNS name or an IP address, as it stands in a certificate.
+    """Return a DNS name or an IP address in the form that certificates have.
 
     :raises PkiError: it is neither.
     """
@@ -64,14 +64,14 @@ def host(text: str) -> str:
         raise PkiError(f"'{shown(text)}' is a pattern; write every name by which clients reach the server")
     name = _ascii(bare).removesuffix(".").lower()
     labels = name.split(".")
-    # All digits at the end would be taken for an IPv4 address by some, and for a name by others.
+    # Some programs take a name with digits at the end for an IPv4 address, and some do not.
     if len(name) > _MAX_HOST or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
         raise PkiError(f"'{shown(text)}' is neither a DNS name nor an IP address")
     return name
 
 
 def hosts(texts: Iterable[str]) -> list[str]:
-    """DNS names and IP addresses, each of them once, in their order; commas and spaces may separate them.
+    """Return DNS names and IP addresses in their order, each once. Commas or spaces may separate them in each text.
 
     :raises PkiError: there is none, or one is wrong.
     """
@@ -82,12 +82,12 @@ def hosts(texts: Iterable[str]) -> list[str]:
 
 
 def _ascii(name: str) -> str:
-    """The form of an international name that travels; others are as they were."""
+    """Return the ASCII form of an international name; return other names as they are."""
     if name.isascii():
         return name
     try:
         encoded = name.encode("idna")
-        # Python has the older rules. Where the newer ones differ, such as for the German sharp s, let nobody guess.
+        # Python knows IDNA 2003 only. IDNA 2008 encodes some names otherwise, such as those with a German sharp s.
         if encoded.decode("idna") == name.lower():
             return encoded.decode("ascii")
     except UnicodeError:
@@ -96,5 +96,5 @@ def _ascii(name: str) -> str:
 
 
 def shown(text: str) -> str:
-    """One line that leaves a terminal as it was."""
+    """Return *text* cut to 80 characters and without control characters, safe to print on a terminal."""
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text[:80])

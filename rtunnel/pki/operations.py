@@ -1,7 +1,7 @@
-"""What ``rtunnel pki`` does, without a word to anybody: the command line says it.
+"""What ``rtunnel pki`` does. Nothing here prints; the command line does.
 
-Each function takes the :class:`~rtunnel.pki.store.Store` to work in and raises
-:class:`~rtunnel.errors.PkiError` when it cannot do all of its work; then it has done none.
+Each function takes the :class:`~rtunnel.pki.store.Store` to work in. It does all of its work, or none, and then raises
+:class:`~rtunnel.errors.PkiError`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rtunnel.pki.certificates import (
     algorithm_of,
     common_name,
     crl_number,
+    expires_soon,
     hosts_of,
     revocations,
     signed_by,
@@ -32,15 +33,12 @@ from rtunnel.pki.certificates import (
 from rtunnel.pki.files import PRIVATE, PUBLIC, Draft
 from rtunnel.pki.store import Store
 
-#: A certificate with less than this left should be renewed.
-SOON = timedelta(days=30)
-
 
 @dataclass(frozen=True, slots=True)
 class Made:
     """Certificates that were made.
 
-    :ivar capped: whether they end earlier than asked for, since the CA does.
+    :ivar capped: whether the certificate expires earlier than asked for, because the CA does.
     """
 
     ca: x509.Certificate
@@ -58,10 +56,10 @@ def init(
     group: int | None = None,
     now: datetime | None = None,
 ) -> Made:
-    """Make a CA with an empty revocation list, and a certificate of the server.
+    """Make a CA with an empty revocation list, and a certificate for the server.
 
-    :param hosts: the names of the server, as :func:`rtunnel.pki.names.hosts` gives them.
-    :param group: the number of a group that may read what the server needs, its key among that.
+    :param hosts: the names of the server, from :func:`rtunnel.pki.names.hosts`.
+    :param group: the number of a group that may read what the server needs, its key included.
     """
     now = now or datetime.now(UTC)
     files.make_directory(store.directory, group)
@@ -95,7 +93,7 @@ def add_client(
     days: int = LEAF_DAYS,
     now: datetime | None = None,
 ) -> Made:
-    """Make a certificate of a client.
+    """Make a certificate for a client.
 
     :param algorithm: None: that of the CA.
     """
@@ -126,17 +124,18 @@ def renew(
     revoke_old: bool = False,
     now: datetime | None = None,
 ) -> Made:
-    """Make a new key and a new certificate in place of those of that name, which are put aside.
+    """Replace a key and a certificate by new ones, and put the old ones aside.
 
-    :param hosts: new names of the server; none: those that it has.
-    :param algorithm: None: the one that it had.
-    :param revoke_old: whether the old certificate is no longer of use from now on.
+    :param name: a client's name, or ``server``.
+    :param hosts: new names of the server; empty: keep those that it has.
+    :param algorithm: None: the same as before.
+    :param revoke_old: whether to revoke the old certificate.
     """
     now = now or datetime.now(UTC)
     pair = store.pair(name)
     with _signing(store) as ca:
         _check_time(ca.certificate, now)
-        # A CA that was made otherwise may have no certificate of a server yet.
+        # A CA that another program made may not have issued a certificate for the server yet.
         first = name == names.SERVER and bool(hosts) and not pair.certificate.exists()
         old = None if first else store.load_certificate(name)
         if old is not None:
@@ -160,7 +159,7 @@ def renew(
 
 
 def renew_ca(store: Store, *, days: int = CA_DAYS, now: datetime | None = None) -> Made:
-    """Make the CA valid for longer. Its key stays, and with it every certificate."""
+    """Make the CA valid for longer. Its key stays, and so do all certificates."""
     now = now or datetime.now(UTC)
     with _signing(store) as old:
         ca = authority.renew_ca(old, days=days, now=now)
@@ -176,7 +175,7 @@ def renew_ca(store: Store, *, days: int = CA_DAYS, now: datetime | None = None) 
 
 
 def due(store: Store, now: datetime | None = None) -> list[str]:
-    """The names whose certificates end soon and are not revoked, and so should be renewed."""
+    """Return the names whose certificates should be renewed: they expire soon and are not revoked."""
     now = now or datetime.now(UTC)
     revoked = revocations(store.load_crl(store.load_certificate(names.CA)))
     known = [names.CA, *([names.SERVER] if store.server.certificate.exists() else []), *store.client_names()]
@@ -184,12 +183,12 @@ def due(store: Store, now: datetime | None = None) -> list[str]:
     return [
         name
         for name, certificate in certificates.items()
-        if certificate.not_valid_after_utc - now < SOON and certificate.serial_number not in revoked
+        if expires_soon(certificate, now) and certificate.serial_number not in revoked
     ]
 
 
 def revoke(store: Store, name: str, *, only_replaced: bool = False, now: datetime | None = None) -> list[int]:
-    """Take back every certificate of that name, those that were replaced too.
+    """Revoke every certificate of that name, replaced ones included.
 
     :param only_replaced: whether the present one stays valid.
     :returns: the serial numbers that were not revoked before.
@@ -211,7 +210,10 @@ def revoke(store: Store, name: str, *, only_replaced: bool = False, now: datetim
 
 
 def make_bundle(store: Store, name: str, *, now: datetime | None = None) -> Bundle:
-    """What the machine of that name needs: a client's name, or ``server`` where the CA is kept elsewhere."""
+    """Return what another machine needs.
+
+    :param name: a client's name, or ``server`` if the CA is not on the server's machine.
+    """
     if name == names.CA:
         raise PkiError("the key of the CA stays where it is; name a client, or 'server'")
     pair = store.pair(name)
@@ -222,7 +224,7 @@ def make_bundle(store: Store, name: str, *, now: datetime | None = None) -> Bund
     if identity.certificate.serial_number in revocations(crl):
         raise PkiError(f"the certificate of '{name}' is revoked; first run: rtunnel pki renew {name}")
     if identity.certificate.not_valid_after_utc <= (now or datetime.now(UTC)):
-        raise PkiError(f"the certificate of '{name}' has ended; first run: rtunnel pki renew {name}")
+        raise PkiError(f"the certificate of '{name}' has expired; first run: rtunnel pki renew {name}")
     if not signed_by(identity.certificate, ca):
         raise PkiError(f"{pair.certificate} is not from the CA {store.ca.certificate}")
     servers: tuple[str, ...] = ()
@@ -233,7 +235,7 @@ def make_bundle(store: Store, name: str, *, now: datetime | None = None) -> Bund
 
 @contextmanager
 def _signing(store: Store) -> Iterator[Identity]:
-    """The CA, while nobody else works with it."""
+    """Lend the CA, while no other command can use it."""
     store.require_ca()
     with files.locked(store.directory):
         yield store.load_ca()
@@ -246,16 +248,16 @@ def _made(ca: Identity, made: Identity, days: int, now: datetime) -> Made:
 
 def _check_time(ca: x509.Certificate, now: datetime) -> None:
     if ca.not_valid_after_utc <= now:
-        raise PkiError(f"the CA ended on {ca.not_valid_after_utc:%Y-%m-%d}; first run: rtunnel pki renew ca")
+        raise PkiError(f"the CA expired on {ca.not_valid_after_utc:%Y-%m-%d}; first run: rtunnel pki renew ca")
 
 
 def _server_name(hosts: Sequence[str]) -> str:
-    """A common name for a server. Nobody compares it: it is for people."""
+    """Return a common name for a server. It is for people only: clients check the alternative names."""
     return next((host for host in hosts if len(host) <= names.MAX_COMMON_NAME), "rtunnel server")
 
 
 def _revocation(store: Store, ca: Identity, serials: Iterable[int], now: datetime) -> Draft:
-    """The revocation list, with more on it than before."""
+    """Return the revocation list with more serial numbers on it."""
     old = store.load_crl(ca.certificate)
     revoked = {**revocations(old), **dict.fromkeys(serials, now.replace(microsecond=0))}
     number = crl_number(old) + 1 if old is not None else 1

@@ -1,10 +1,10 @@
-"""The directory with the certificates, as the operator sees it.
+"""The directory of certificates, as the operator sees it.
 
     ca.crt ca.key ca.crl          the CA and its revocation list
     server.crt server.key         the server's certificate
-    clients/NAME.crt NAME.key     those of clients, to be carried to their machines
+    clients/NAME.crt NAME.key     the clients' certificates, to be carried to their machines
     client.crt client.key         on a client's machine: its own
-    old/NAME-TIME.crt NAME-TIME.key   what was replaced
+    old/NAME-TIME.crt NAME-TIME.key   replaced certificates
 
 On a machine without the CA, ``ca.key`` and ``clients`` are missing.
 """
@@ -17,13 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import PkiError
-from rtunnel.pki import locations, names
+from rtunnel.pki import locations, names, pem
 from rtunnel.pki.certificates import Identity, Kind, common_name, fits, is_from, kind_of
 from rtunnel.pki.files import PRIVATE, Draft, read
 
@@ -33,13 +31,13 @@ OLD = "old"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Where a certificate and its key are."""
+    """The paths of a certificate and its key."""
 
     certificate: Path
     key: Path
 
     def load(self) -> Identity:
-        """Read both.
+        """Return the certificate and its key.
 
         :raises PkiError: one is missing or damaged, or they do not belong together.
         """
@@ -49,7 +47,7 @@ class Pair:
         return Identity(certificate, key)
 
     def load_key(self) -> PrivateKeyTypes:
-        """Read the key.
+        """Return the key.
 
         :raises PkiError: it is missing or damaged.
         """
@@ -57,7 +55,7 @@ class Pair:
 
 
 class Store:
-    """One such directory."""
+    """A directory of certificates."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -72,9 +70,9 @@ class Store:
         return Pair(self.directory / certificate, self.directory / key)
 
     def pair(self, name: str) -> Pair:
-        """Where the certificate of that name is: ``ca``, ``server``, or a client's name, which is checked.
+        """Return the paths for a name: ``ca``, ``server``, or a client's name.
 
-        :raises PkiError: it cannot be a name.
+        :raises PkiError: it cannot be a client's name.
         """
         if name == names.CA:
             return self.ca
@@ -84,11 +82,11 @@ class Store:
         return Pair(self.clients / f"{name}.crt", self.clients / f"{name}.key")
 
     def client_names(self) -> list[str]:
-        """The names of the clients, in order."""
+        """Return the names of the clients, sorted."""
         return sorted(path.stem for path in self.clients.glob("*.crt") if not path.name.startswith("."))
 
     def require_ca(self) -> None:
-        """Nothing, where there is a CA to sign with.
+        """Check that there is a CA to sign with.
 
         :raises PkiError: there is none.
         """
@@ -98,7 +96,7 @@ class Store:
             raise PkiError(f"{self.directory} has no {locations.CA_KEY}; run this on the machine where the CA is")
 
     def load_ca(self) -> Identity:
-        """The CA, to sign with.
+        """Return the CA, to sign with.
 
         :raises PkiError: it cannot be used.
         """
@@ -108,7 +106,7 @@ class Store:
         return ca
 
     def load_certificate(self, name: str) -> x509.Certificate:
-        """The certificate of that name.
+        """Return the certificate of a name.
 
         :raises PkiError: there is none, or it is damaged.
         """
@@ -120,7 +118,7 @@ class Store:
         return parse_certificate(read(path), path)
 
     def load_crl(self, ca: x509.Certificate) -> x509.CertificateRevocationList | None:
-        """The revocation list, if there is one.
+        """Return the revocation list, or None if there is none.
 
         :raises PkiError: it is damaged, or from another CA.
         """
@@ -132,7 +130,7 @@ class Store:
         return crl
 
     def replaced(self) -> Iterator[tuple[Path, x509.Certificate]]:
-        """The certificates that were replaced, oldest first; a file that cannot be read is left out."""
+        """Yield the replaced certificates, oldest first, except for files that cannot be read."""
         found = []
         for path in self.old.glob("[!.]*.crt"):
             try:
@@ -142,7 +140,10 @@ class Store:
         yield from sorted(found, key=lambda item: (item[1].not_valid_before_utc, item[0]))
 
     def replaced_of(self, name: str, like: x509.Certificate) -> list[x509.Certificate]:
-        """The certificates that the one of that name replaced."""
+        """Return the former certificates of a name.
+
+        :param like: the present one.
+        """
         return [
             old
             for _, old in self.replaced()
@@ -150,7 +151,7 @@ class Store:
         ]
 
     def put_aside(self, paths: Sequence[Path], now: datetime) -> list[Draft]:
-        """Copies of files that are to be replaced, as they are; those that are missing are left out."""
+        """Return copies in ``old/`` of files that will be replaced. Missing files are left out."""
         paths = [path for path in paths if path.exists()]
         time = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
         number = 1
@@ -164,40 +165,38 @@ class Store:
 
 
 def parse_certificate(content: bytes, source: Path | str) -> x509.Certificate:
-    """The first certificate of a PEM file.
+    """Return the first certificate of a PEM file.
 
+    :param source: what to call the file in errors.
     :raises PkiError: there is none.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(content)
-        # Some of it is only looked into when it is asked for: now, rather than halfway through something.
-        _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
-        return certificate
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return pem.load_certificate(content)
+    except ValueError:
         raise PkiError(f"{source} is damaged: it is not a certificate in PEM form") from None
 
 
 def parse_key(content: bytes, source: Path | str) -> PrivateKeyTypes:
-    """A private key in PEM form.
+    """Return the private key of a PEM file.
 
-    :raises PkiError: it is none, or has a passphrase.
+    :param source: what to call the file in errors.
+    :raises PkiError: there is none, or it has a passphrase.
     """
+    if pem.is_encrypted(content):
+        raise PkiError(f"{source} has a passphrase; remove that, as in: openssl pkey -in WITH -out WITHOUT")
     try:
-        return load_pem_private_key(content, None)
-    except TypeError:
-        raise PkiError(f"{source} has a passphrase; remove that, as in: openssl pkey -in WITH -out WITHOUT") from None
-    except (ValueError, UnsupportedAlgorithm):
+        return pem.load_key(content)
+    except ValueError:
         raise PkiError(f"{source} is damaged: it is not a private key in PEM form") from None
 
 
 def parse_crl(content: bytes, source: Path | str) -> x509.CertificateRevocationList:
-    """A revocation list in PEM form.
+    """Return the revocation list of a PEM file.
 
-    :raises PkiError: it is none.
+    :param source: what to call the file in errors.
+    :raises PkiError: there is none.
     """
     try:
-        crl = x509.load_pem_x509_crl(content)
-        _ = crl.issuer, crl.extensions, len(crl)
-        return crl
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
+        return pem.load_crl(content)
+    except ValueError:
         raise PkiError(f"{source} is damaged: it is not a revocation list in PEM form") from None

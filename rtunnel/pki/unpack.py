@@ -1,7 +1,7 @@
-"""A bundle arrives on the machine that it is for.
+"""Unpack a bundle on the machine that it is for.
 
-What is there already stays, unless the bundle holds the next certificate of the same name from the same CA: then the
-former one is put aside. Anything else has to be asked for.
+What is there stays, unless the bundle holds a newer certificate of the same name from the same CA: then the old one is
+put aside. The operator must ask for anything else to be replaced.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from rtunnel.pki.store import Pair, Store, parse_certificate, parse_crl
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """What came of it.
+    """What :func:`unpack` has done.
 
-    :ivar written: the files, in the order of their importance; none: all of them were there.
-    :ivar put_aside: those of before.
+    :ivar written: the files that it wrote, most important first; empty if all were there.
+    :ivar put_aside: the copies of the files that it replaced.
     """
 
     written: list[Path]
@@ -36,11 +36,11 @@ class Unpacked:
 def unpack(
     store: Store, bundle: Bundle, *, replace: bool = False, group: int | None = None, now: datetime | None = None
 ) -> Unpacked:
-    """Keep what is in a bundle.
+    """Write the content of a bundle to the store.
 
-    :param replace: whether it may take the place of another CA or another name.
-    :param group: the number of a group that may read all of it, the key too.
-    :raises PkiError: it would take the place of something else; nothing was changed.
+    :param replace: whether it may replace another CA, or a certificate of another name.
+    :param group: the number of a group that may read all of it, the key included.
+    :raises PkiError: it would have to replace something else; nothing has changed.
     """
     now = now or datetime.now(UTC)
     files.make_directory(store.directory, group)
@@ -74,7 +74,7 @@ def unpack(
 
 
 def _check_ca(store: Store, ca: x509.Certificate, replace: bool) -> bool:
-    """Whether the CA in the directory, if any, is the same one."""
+    """Return whether the CA in the directory, if any, is the same."""
     path = store.ca.certificate
     if not path.exists():
         return True
@@ -82,14 +82,14 @@ def _check_ca(store: Store, ca: x509.Certificate, replace: bool) -> bool:
     if key_digest(there.public_key()) == key_digest(ca.public_key()) and there.subject == ca.subject:
         return True
     if store.ca.key.exists():
-        raise PkiError(f"{store.directory} is the place of another CA; import into another --dir")
+        raise PkiError(f"{store.directory} belongs to another CA; import into another --dir")
     if not replace:
         raise PkiError(f"{path} is another CA than that of the bundle; name another --dir, or --replace what is there")
     return False
 
 
 def _check_own(pair: Pair, bundle: Bundle, replace: bool) -> bool:
-    """Whether the certificate and key of the bundle are to be kept; not, where they are there."""
+    """Return whether to write the certificate and key of the bundle: not if they are there already."""
     new = bundle.identity.certificate
     if not pair.certificate.exists():
         if pair.key.exists() and not replace:
@@ -102,7 +102,7 @@ def _check_own(pair: Pair, bundle: Bundle, replace: bool) -> bool:
         try:
             pair.load()
         except PkiError:
-            # The certificate without the key that fits it is of no use: keep both.
+            # The certificate is of no use without its key: write both.
             return True
         return False
     name = names.shown(common_name(there))
@@ -118,7 +118,7 @@ def _has(path: Path, certificate: x509.Certificate) -> bool:
 
 
 def _is_news(store: Store, bundle: Bundle) -> bool:
-    """Whether the revocation list of a bundle tells more than the one that is there."""
+    """Return whether the revocation list of a bundle is newer than the one that is there."""
     if bundle.crl is None or store.ca.key.exists():
         return False
     if not store.crl.exists():

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 
-from rtunnel.errors import TlsFailed
+from rtunnel.errors import ConfigError, TlsFailed
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.settings import ServerSettings
@@ -243,12 +243,11 @@ class TlsDialler:
         return protocol
 
     def _look_at_files(self) -> None:
-        before = self.credentials.now
-        why = self.credentials.refresh()
-        if why:
-            _log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=why)
-        elif self.credentials.now is not before:
-            _log.info("the TLS files have changed, and are in use now")
+        try:
+            if self.credentials.refresh():
+                _log.info("the TLS files have changed, and are in use now")
+        except ConfigError as error:
+            _log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=error)
         if self.credentials.now.warnings != self._warned:
             self._warned = self.credentials.now.warnings
             for warning in self._warned:

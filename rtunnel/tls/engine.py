@@ -1,12 +1,12 @@
-"""TLS of one connection: bytes from the network in, bytes of the link out, and the other way round. No I/O.
+"""TLS of one connection: bytes from the network in, bytes of the link out, and vice versa. No I/O.
 
-    handshake -> up -> ended        (the peer said goodbye)
+    handshake -> up -> ended        (the peer has sent close_notify)
         |         |
         +---------+--> failed       (:attr:`TlsEngine.failure` says why)
 
-Twisted has a TLS of its own; this one differs in what a link needs. Nobody is told of a connection before its other end
-is proved. Why one is refused is a sentence for the operator, at both ends. And what a link writes at a time becomes
-records in one call, and one write.
+Twisted has a TLS of its own; a link needs three things more. Nobody above hears of a connection before its peer is
+authenticated. Both ends can tell the operator in a sentence why a connection is refused. And all that a link writes at
+one time becomes records in one call, and one write.
 """
 
 from __future__ import annotations
@@ -17,41 +17,42 @@ from datetime import UTC, datetime
 from cryptography import x509
 from OpenSSL import SSL
 
+from rtunnel.pki.certificates import is_post_quantum, key_kind
 from rtunnel.tls import explanations, openssl
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.identity import Peer, show_subject
-from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, Role, is_post_quantum, key_kind
+from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, Role
 from rtunnel.tls.sessions import Session
 
-#: Bytes of one record that are not the link's: header, type, tag.
+#: Bytes that TLS adds to each record: header, content type, tag.
 RECORD_OVERHEAD = 22
-#: What is asked of OpenSSL beyond what must be there: a goodbye, an answer to a change of keys.
+#: Bytes to read from OpenSSL beyond those that must be there: a close_notify, the answer to a KeyUpdate.
 _SLACK = 512
 _READ = 32768
 _reader = openssl.Reader(256 * 1024)
 _HANDSHAKE = 32768
 
-#: Given the other end's certificate: why it is not accepted, or None.
+#: Takes the peer's certificate; returns why it is not accepted, or None.
 Judge = Callable[[x509.Certificate], str | None]
 
 
 def accept_anybody(_certificate: x509.Certificate) -> str | None:
-    """The judge at a server: who may do what is asked later, by name."""
+    """The judge of a server, which checks later, by name, what a client may do."""
     return None
 
 
 class TlsEngine:
     """One end of one connection.
 
-    :param credentials: the files that it uses are those of this moment.
-    :param judge: what it takes beyond a valid certificate of a trusted CA for the right purpose.
-    :param server_name: at a client: what it asks for by SNI; empty: nothing.
-    :param session: at a client: what to go on from, if both ends still may. Else the handshake is a whole one.
+    :param credentials: the connection uses those of this moment.
+    :param judge: a further check of the peer's certificate, once it is valid and from a trusted CA.
+    :param server_name: for a client, the SNI to send; empty: none.
+    :param session: for a client, the session to resume. The handshake is a full one if either end refuses that.
     :ivar role: which end this is.
-    :ivar peer: who is at the other end; None before that is proved.
-    :ivar is_resumed: whether that was proved by a session.
-    :ivar failure: why nothing more can be done; empty while it can.
-    :ivar ended: the peer has said that nothing more comes.
+    :ivar peer: who is at the other end; None until that is authenticated.
+    :ivar is_resumed: whether the handshake resumed a session.
+    :ivar failure: why the connection cannot go on; empty while it can.
+    :ivar ended: whether the peer has sent close_notify.
     """
 
     __slots__ = (
@@ -110,7 +111,7 @@ class TlsEngine:
 
     @property
     def session(self) -> Session | None:
-        """At a client, after a whole handshake, once the server's ticket has come: for further connections."""
+        """The session for further connections: at a client, after a full handshake and the server's ticket."""
         if self._before_ticket is None:
             return None
         session = self._connection.get_session()
@@ -120,21 +121,21 @@ class TlsEngine:
 
     @property
     def connection(self) -> SSL.Connection:
-        """For :class:`~rtunnel.tls.socket.TlsSocket`."""
+        """The connection, for :class:`~rtunnel.tls.socket.TlsSocket`."""
         return self._connection
 
     @property
     def was_ended(self) -> bool:
-        """Whether the peer has said that nothing more comes, to whoever was told."""
+        """Whether the peer has sent close_notify, even if :class:`~rtunnel.tls.socket.TlsSocket` has read it."""
         return bool(self._connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
 
     def start(self) -> None:
-        """Begin, where this end speaks first; see :meth:`output`."""
+        """Begin the handshake at a client; see :meth:`output`."""
         if self.role is Role.CLIENT:
             self._shake_hands()
 
     def receive(self, data: bytes) -> bytes:
-        """Take bytes from the network; those of the link that they hold. There may be :meth:`output` then."""
+        """Take bytes from the network; return the link's bytes in them. Look for :meth:`output` afterwards."""
         if self.failure or self.ended or not data:
             return b""
         connection = self._connection
@@ -154,11 +155,11 @@ class TlsEngine:
             self.ended = True
         except SSL.Error as error:
             self._fail(error)
-        # The link has less to do with one piece than with one for each record.
+        # One piece costs the link less than one for each record.
         return received[0] if len(received) == 1 else b"".join(received)
 
     def send(self, data: bytes) -> None:
-        """Take bytes of the link, once :attr:`peer` is known; they are then part of :meth:`output`."""
+        """Encrypt bytes of the link, once :attr:`peer` is known; they become part of :meth:`output`."""
         if self.failure or not data:
             return
         try:
@@ -169,7 +170,7 @@ class TlsEngine:
             self._waiting += len(data) + (len(data) // openssl.RECORD + 1) * RECORD_OVERHEAD
 
     def say_goodbye(self) -> None:
-        """Tell the peer that nothing more comes."""
+        """Send close_notify."""
         if not self.failure:
             try:
                 self._connection.shutdown()
@@ -177,13 +178,13 @@ class TlsEngine:
                 self._fail(error)
 
     def close(self) -> None:
-        """The connection is over, in whichever way."""
+        """Release what OpenSSL holds, however the connection has ended."""
         self._connection.set_app_data(None)
         if self.peer is not None:
             openssl.end(self._connection)
 
     def output(self) -> bytes:
-        """What is to go to the network."""
+        """Return the bytes that are to go to the network."""
         size = self._waiting + _SLACK
         self._waiting = 0
         pieces = []
@@ -208,13 +209,13 @@ class TlsEngine:
             connection.do_handshake()
         except SSL.WantReadError:
             if self.role is Role.SERVER and openssl.is_resumed(connection):
-                # OpenSSL sends one more ticket; without its content, as a session is to become no younger.
+                # OpenSSL sends another ticket all the same, but no session in it: resuming must not make one younger.
                 connection.set_options(SSL.OP_NO_TICKET)
             return
         except SSL.Error as error:
             self._fail(error)
             return
-        # What was offered was right; what was agreed on is looked at all the same.
+        # Only what is allowed was offered; check the outcome all the same.
         group = connection.get_group_name() or "none"
         certificate = connection.get_peer_certificate(as_cryptography=True)
         version = connection.get_protocol_version_name()
@@ -225,7 +226,7 @@ class TlsEngine:
         elif openssl.is_resumed(connection) and not self._accepts_again(certificate):
             self.failure = self._refusal
         else:
-            # Nothing is verified from here on, and a circle would only be freed by a search for circles.
+            # Nothing is verified from here on. A reference cycle would wait for the garbage collector.
             connection.set_app_data(None)
             self._shook_hands = True
             self.is_resumed = openssl.is_resumed(connection)
@@ -236,7 +237,7 @@ class TlsEngine:
                 self._before_ticket = connection.get_session()
 
     def _accepts_again(self, certificate: x509.Certificate) -> bool:
-        """Whether what was right in the handshake of a session still is; OpenSSL does not look at it again."""
+        """Check the certificate of a resumed session again, which OpenSSL does not."""
         now = datetime.now(UTC)
         error = 0
         if now > certificate.not_valid_after_utc:
@@ -251,7 +252,9 @@ class TlsEngine:
         if self._refusal:
             self.failure = self._refusal
         else:
-            self.failure = explanations.explain(error, self.role, self._allow_classical, in_handshake=self.peer is None)
+            self.failure = explanations.explain_failure(
+                error, self.role, self._allow_classical, in_handshake=self.peer is None
+            )
 
     def accepts(self, certificate: x509.Certificate, error: int, depth: int) -> bool:
         """See :class:`~rtunnel.tls.policy.Verifier`."""

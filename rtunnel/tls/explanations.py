@@ -1,7 +1,7 @@
-"""What went wrong with TLS, in words that tell an operator what to do.
+"""Why TLS failed, in words that tell an operator what to do.
 
-OpenSSL's own words are few and its alerts fewer. Which of the two ends is to be changed follows from which one refused:
-an error is what we refused, an alert is what the other end did.
+OpenSSL's errors say little and alerts say less. Which end has to be changed depends on which one refused: an error
+means that we did, an alert that the peer did.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from rtunnel.tls.policy import CLASSICAL_OPTION, Role
 EXPIRED, NOT_YET, REVOKED, _PURPOSE = 10, 9, 23, 26
 _UNKNOWN_ISSUER = (2, 7, 18, 19, 20, 21, 24, 30, 31)
 _CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED = 3, 11, 12
-#: There need not be a revocation list for every CA, and one past or before its day still says who is revoked.
+#: A CA need not have a revocation list, and a list that has expired or is not valid yet still tells who is revoked.
 NOT_AN_ERROR = (_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED)
 
 _TLS_HERE = "the other end speaks no TLS 1.3"
 _NO_COMMON_GROUP = "it offers no post-quantum key exchange that is allowed here (see --tls-groups)"
 _NO_COMMON_SIGNATURE = "it takes no signature of our certificate's kind (see " + CLASSICAL_OPTION + ")"
 
-#: What we refused, by OpenSSL's reason.
+#: Why we refused, by OpenSSL's reason.
 _OURS = {
     "unsupported protocol": _TLS_HERE,
     "no protocols available": _TLS_HERE,
@@ -38,9 +38,9 @@ _OURS = {
     "http request": "it speaks HTTP, and this is no web server",
 }
 _CERTIFICATE = "refuses our certificate: "
-#: What the other end refused, by the name of its alert.
+#: Why the peer refused, by the name of its alert (RFC 8446, section 6.2).
 _THEIRS = {
-    "certificate required": "demands a certificate, and ours is none that it takes",
+    "certificate required": "requires a certificate, and we have none that it accepts",
     "unknown ca": _CERTIFICATE + "it is not from a CA of its --tls-ca",
     "certificate expired": _CERTIFICATE + "it has expired",
     "certificate revoked": _CERTIFICATE + "it is revoked",
@@ -59,15 +59,15 @@ _THEIRS = {
 }
 
 
-def explain(error: SSL.Error, role: Role, allow_classical: bool, *, in_handshake: bool) -> str:
-    """Why OpenSSL gave up.
+def explain_failure(error: SSL.Error, role: Role, allow_classical: bool, *, in_handshake: bool) -> str:
+    """Return why OpenSSL gave up.
 
     :param role: which end we are.
-    :param in_handshake: whether it was still in the handshake for us. In TLS 1.3 a client is through before the server
-        has seen its certificate.
+    :param in_handshake: whether our handshake was not over. In TLS 1.3 a client's is over before the server has seen
+        its certificate.
     """
     other = role.other.value
-    reason = reason_of(error)
+    reason = openssl_reason(error)
     if not reason:
         return f"the {other} closed the connection " + ("in the handshake" if in_handshake else "without a goodbye")
     _, is_alert, alert = reason.partition("alert ")
@@ -80,8 +80,8 @@ def explain(error: SSL.Error, role: Role, allow_classical: bool, *, in_handshake
     return f"the {other} is refused: {_OURS.get(reason, reason)}"
 
 
-def reason_of(error: SSL.Error) -> str:
-    """OpenSSL's first reason in lower case; empty where the connection just ended."""
+def openssl_reason(error: SSL.Error) -> str:
+    """Return OpenSSL's first reason in lower case; empty if the connection just ended."""
     if isinstance(error, SSL.SysCallError) or not error.args or not error.args[0]:
         return ""
     reason = str(error.args[0][0][2]).lower()
@@ -89,9 +89,10 @@ def reason_of(error: SSL.Error) -> str:
 
 
 def explain_certificate(certificate: x509.Certificate, error: int, trusted: str = "a CA of --tls-ca") -> str:
-    """Why OpenSSL does not accept a certificate: *error* is one of its ``X509_V_ERR_`` numbers.
+    """Return why OpenSSL does not accept a certificate.
 
-    :param trusted: whose certificates are taken.
+    :param error: one of OpenSSL's ``X509_V_ERR_`` numbers.
+    :param trusted: what to call the CAs that are trusted.
     """
     subject = show_subject(certificate)
     if error == EXPIRED:

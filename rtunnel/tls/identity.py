@@ -1,4 +1,4 @@
-"""Who is at the other end of a link, once TLS has proved it."""
+"""Who is at the other end of a connection, according to its certificate."""
 
 from __future__ import annotations
 
@@ -7,24 +7,19 @@ from datetime import UTC, datetime, timedelta
 from weakref import WeakValueDictionary
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
-from rtunnel.pki.certificates import fingerprint
-from rtunnel.tls.policy import key_kind
+from rtunnel.pki.certificates import alternative_names, common_names, expires_soon, fingerprint, key_kind
 from rtunnel.wire.messages import clean_text
-
-#: An operator is warned of an end this long before it comes.
-EXPIRY_WARNING = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Peer:
     """The holder of a certificate.
 
-    :ivar name: its common name; where it has none, its first alternative name; by it the operator says who may do what.
-    :ivar fingerprint: SHA-256 of the certificate, 64 hexadecimal digits.
-    :ivar group: how the keys of the link were exchanged.
-    :ivar signature: what the certificate's key signs with.
+    :ivar name: the name to which the operator gives rights: see :func:`peer_name`.
+    :ivar fingerprint: the SHA-256 of the certificate, 64 hexadecimal digits.
+    :ivar group: the group of the key exchange, such as ``X25519MLKEM768``.
+    :ivar signature: the algorithm of the certificate's key, such as ``ML-DSA-65``.
     """
 
     name: str
@@ -35,9 +30,9 @@ class Peer:
 
     @classmethod
     def of(cls, certificate: x509.Certificate, group: str) -> Peer:
-        """The holder of *certificate*, over a connection whose keys were exchanged by *group*.
+        """Return the holder of *certificate*, over a connection whose key exchange used *group*.
 
-        A link and its data connections have one between them, as a certificate takes time to read and room to keep.
+        A link and its data connections share one, since a certificate takes time to read and memory to keep.
         """
         peer = _known.get((certificate, group))
         if peer is None:
@@ -50,36 +45,35 @@ _known: WeakValueDictionary[tuple[x509.Certificate, str], Peer] = WeakValueDicti
 
 
 def peer_name(certificate: x509.Certificate) -> str:
-    """What a certificate's holder is called; empty where it does not say, says it twice, or says what cannot be shown.
+    """Return the common name of a certificate, or its first alternative name if it has no common name.
 
-    Rights hang on it, so nothing is made fit: two certificates never get one name.
+    Rights depend on the name, so it is never cleaned up, which might give two certificates the same name: the result
+    is empty if there are two common names, or one with characters that a log cannot show.
     """
     try:
-        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        if not names:
-            alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            names = [str(name.value) for name in alternative][:1]
-    except (ValueError, x509.ExtensionNotFound):
+        names = common_names(certificate) or [str(name.value) for name in alternative_names(certificate)][:1]
+    except ValueError:
         return ""
     return names[0] if len(names) == 1 and clean_text(names[0]) == names[0] else ""
 
 
 def show_subject(certificate: x509.Certificate) -> str:
-    """A certificate as log lines call it."""
+    """Return what log lines call a certificate."""
     name = peer_name(certificate)
     return f"the certificate of '{name}'" if name else f"certificate {fingerprint(certificate)[:16]}..."
 
 
 def show_end(certificate: x509.Certificate) -> str:
-    """The day on which a certificate ends."""
+    """Return the time at which a certificate expires, as text."""
     return certificate.not_valid_after_utc.strftime("%Y-%m-%d %H:%M UTC")
 
 
-def expiry_warning(certificate: x509.Certificate, now: datetime | None = None) -> str:
-    """What to say of a certificate that ends soon or has ended; empty where there is time."""
-    left = certificate.not_valid_after_utc - (now or datetime.now(UTC))
-    if left > EXPIRY_WARNING:
+def expiry_warning(certificate: x509.Certificate) -> str:
+    """Return a warning if a certificate has expired or soon will; else an empty string."""
+    now = datetime.now(UTC)
+    if not expires_soon(certificate, now):
         return ""
+    left = certificate.not_valid_after_utc - now
     if left < timedelta():
         return f"{show_subject(certificate)} expired on {show_end(certificate)}; renew it (rtunnel pki renew)"
     return f"{show_subject(certificate)} expires in {left.days} days, on {show_end(certificate)}; renew it before that"

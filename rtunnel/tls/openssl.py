@@ -1,8 +1,8 @@
-"""The one place that goes below pyOpenSSL's public interface.
+"""The only module that goes below pyOpenSSL's public interface.
 
-Groups and signature algorithms can be set, and a session be resumed more than once, only through the binding that
-``cryptography`` brings with it. Whatever is missing there, or in the OpenSSL behind it, is an error before anything
-listens or dials: never a weaker link.
+It uses the binding of ``cryptography`` to set groups and signature algorithms, to resume a session more than once, and
+to let OpenSSL read and write a socket. If the binding or the OpenSSL behind it lacks any of that, the program does not
+start: no link is ever weaker than it should be.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from OpenSSL import SSL, crypto
 
 from rtunnel.errors import ConfigError
 
-#: Bytes that one record of TLS holds at most.
+#: Most bytes of one record (RFC 8446, section 5.1).
 RECORD = 16384
 
 _lib: Any = Binding().lib
 _ffi: Any = Binding().ffi
 
-#: What must be there; two of the names that say whether it is.
+#: If these groups and this signature algorithm are there, so are the others.
 _NEEDED_GROUPS = ("X25519MLKEM768", "MLKEM768")
 _NEEDED_SIGNATURES = ("mldsa65",)
 _NEEDED_FOR_SESSIONS = ("SSL_session_reused", "SSL_set_session", "d2i_SSL_SESSION", "i2d_SSL_SESSION")
@@ -41,7 +41,7 @@ _REMEDY = "install the wheels of cryptography 50 or later and pyOpenSSL 26 or la
 
 
 def set_groups(context: SSL.Context, names: Sequence[str]) -> None:
-    """Let *context* exchange keys by these groups only, the first is preferred.
+    """Allow only these groups for key exchange, the preferred one first.
 
     :raises ConfigError: this OpenSSL does not have all of them.
     """
@@ -49,7 +49,7 @@ def set_groups(context: SSL.Context, names: Sequence[str]) -> None:
 
 
 def set_signatures(context: SSL.Context, names: Sequence[str]) -> None:
-    """Let *context* sign, and take signatures, by these algorithms only.
+    """Allow only these algorithms for signatures, of both ends.
 
     :raises ConfigError: this OpenSSL does not have all of them.
     """
@@ -57,23 +57,23 @@ def set_signatures(context: SSL.Context, names: Sequence[str]) -> None:
 
 
 def write_whole(context: SSL.Context) -> None:
-    """Let one ``send`` write as many records as there are bytes for, in place of one; pyOpenSSL asks for one."""
+    """Let one ``send`` write all its bytes, in as many records as that takes; pyOpenSSL's default is one record."""
     mode = getattr(_lib, "SSL_MODE_ENABLE_PARTIAL_WRITE", None)
     if mode is not None:
         context.clear_mode(mode)
 
 
 def hold_no_buffers(context: SSL.Context) -> None:
-    """Let a connection have its buffers, 16 KiB each way, only while there is something in them."""
+    """Free the buffers of a connection, 16 KiB each way, while there is nothing in them."""
     mode = getattr(_lib, "SSL_MODE_RELEASE_BUFFERS", None)
     if mode is not None:
         context.set_mode(mode)
 
 
 def use_private_key(context: SSL.Context, key: crypto.PKey) -> None:
-    """Let *context* sign by *key*.
+    """Let *context* sign with *key*.
 
-    pyOpenSSL would rather have a key object of cryptography, and then refuses those of ML-DSA.
+    pyOpenSSL deprecates its own key objects, but of cryptography's it takes no ML-DSA key.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -82,7 +82,7 @@ def use_private_key(context: SSL.Context, key: crypto.PKey) -> None:
 
 @cache
 def require_post_quantum() -> None:
-    """See that the libraries can do what TLS here needs.
+    """Check that the libraries can do what TLS needs here.
 
     :raises ConfigError: they cannot.
     """
@@ -97,17 +97,17 @@ def require_post_quantum() -> None:
 
 
 def is_resumed(connection: SSL.Connection) -> bool:
-    """Whether *connection* goes on from a session. At the server it is known once the first message is read."""
+    """Return whether *connection* resumes a session. A server knows once it has read the ClientHello."""
     return bool(_lib.SSL_session_reused(_handle(connection)))
 
 
 def is_same_session(one: SSL.Session, other: SSL.Session) -> bool:
-    """Whether both are one object of OpenSSL, which makes a new one when a ticket comes."""
+    """Return whether both are the same object of OpenSSL, which makes a new one when a ticket arrives."""
     return bool(_handle(one) == _handle(other))
 
 
 def write_session(session: SSL.Session) -> bytes:
-    """*session* as bytes."""
+    """Return *session* as bytes, which hold its secret."""
     handle = _handle(session)
     size = _lib.i2d_SSL_SESSION(handle, _ffi.NULL)
     buffer = _ffi.new("unsigned char[]", max(size, 1))
@@ -116,7 +116,7 @@ def write_session(session: SSL.Session) -> bytes:
 
 
 def read_session(content: bytes) -> Any:
-    """What :func:`write_session` wrote, for :func:`offer_session`; None where it cannot be read."""
+    """Return the session that :func:`write_session` wrote, for :func:`offer_session`; None if it cannot be read."""
     start = _ffi.new("unsigned char[]", content)
     session = _lib.d2i_SSL_SESSION(_ffi.NULL, _ffi.new("unsigned char const **", start), len(content))
     if session == _ffi.NULL:
@@ -126,24 +126,26 @@ def read_session(content: bytes) -> Any:
 
 
 def offer_session(connection: SSL.Connection, session: Any) -> None:
-    """Let a client ask to go on from what :func:`read_session` gave, for any number of connections.
+    """Let a client's connection ask to resume *session*, which any number of connections may do.
 
-    OpenSSL spoils it where one of them is freed without :func:`end`.
+    OpenSSL makes the session unusable if one of them is freed without :func:`end`.
+
+    :param session: from :func:`read_session`.
     """
     _lib.SSL_set_session(_handle(connection), session)
 
 
 def end(connection: SSL.Connection) -> None:
-    """Nothing more goes over *connection*, and that is no fault of its session."""
+    """Mark *connection* as properly closed, so that OpenSSL does not give up its session."""
     _lib.SSL_set_shutdown(_handle(connection), _lib.SSL_SENT_SHUTDOWN | _lib.SSL_RECEIVED_SHUTDOWN)
 
 
 class Reader:
-    """Reads all records that a connection has, into one buffer, where pyOpenSSL makes and copies one for each.
+    """Reads all records of a connection into one buffer; pyOpenSSL allocates and copies one for each record.
 
-    It may serve all connections of a thread.
+    All connections of a thread may share it.
 
-    :param size: bytes that are read at a time.
+    :param size: most bytes of one read.
     """
 
     def __init__(self, size: int) -> None:
@@ -151,7 +153,7 @@ class Reader:
         self._size = size
 
     def read(self, connection: SSL.Connection) -> bytes:
-        """What there is; nothing where an error or an end comes next, which ``recv`` then tells."""
+        """Return the bytes that there are. If there are none, ``recv`` tells of an error or the end."""
         ssl = getattr(connection, "_ssl", None)
         if ssl is None:
             return b""
@@ -162,13 +164,13 @@ class Reader:
 
 
 class Records:
-    """The records of a connection whose handshake is over, straight from and to its socket, which does not block.
+    """A connection after its handshake, whose records OpenSSL itself reads from and writes to a non-blocking socket.
 
-    There is no copy and no Python between them and whoever uses this. Each method does as that of a socket.
+    No copy and no Python lies in between. Each method does what that of a socket does.
 
-    :param connection: all that it had for the network, or had from there, is fetched.
-    :param number: the socket's descriptor, open for as long as this is used.
-    :ivar is_over: the end, or an error, has been read, and the next read tells it. No event of the socket may.
+    :param connection: nothing waits in it that is from the network, or for it.
+    :param number: the socket's file descriptor, which must stay open while this is used.
+    :ivar is_over: whether the end or an error was read that the next read will tell. The socket may show no event.
     """
 
     __slots__ = ("_connection", "_ssl", "is_over")
@@ -177,17 +179,17 @@ class Records:
         self._connection: Any = connection
         self._ssl: Any = _handle(connection)
         self.is_over = False
-        # What pyOpenSSL knows of the memory is freed by what comes in its place.
+        # SSL_set_fd frees the memory BIOs that pyOpenSSL refers to.
         connection._into_ssl = connection._from_ssl = None
-        # Else a read goes on through tickets and changes of keys until there is data, which may be never.
+        # Else a read that finds only tickets or KeyUpdates goes on until there is data, which may be never.
         _lib.SSL_clear_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
         _lib.SSL_set_fd(self._ssl, number)
 
     def recv_into(self, buffer: memoryview) -> int:
-        """Read what has come, and nothing of a record stays behind, where no system would tell of it.
+        """Read what has arrived. Records are read whole: epoll would not tell of bytes that OpenSSL keeps.
 
-        :param buffer: holds a whole record at least.
-        :return: bytes; 0: the other end has said that no more comes.
+        :param buffer: has room for one record at least.
+        :returns: how many bytes were read; 0: the peer has sent close_notify.
         :raises OSError: there is nothing now, or the connection is lost.
         """
         ssl, read, start = self._ssl, _lib.SSL_read, _ffi.from_buffer(buffer)
@@ -209,8 +211,9 @@ class Records:
     def send(self, data: bytes | memoryview) -> int:
         """Send all of *data*.
 
-        :raises OSError: there is no room for all of it now, and the same is to be sent again later; or the connection
-            is lost.
+        :returns: how many bytes that is.
+        :raises OSError: there is no room for all of it now, and the caller must send the same bytes again later; or
+            the connection is lost.
         """
         count = _lib.SSL_write(self._ssl, _ffi.from_buffer(data), len(data))
         if count <= 0:
@@ -218,9 +221,9 @@ class Records:
         return int(count)
 
     def shutdown(self, _how: int) -> None:
-        """Say that no more comes. The other end may go on.
+        """Send close_notify. The peer may go on sending.
 
-        :raises OSError: there is no room for that now, and it is to be tried again; or the connection is lost.
+        :raises OSError: there is no room for that now, and the caller must try again; or the connection is lost.
         """
         if _lib.SSL_shutdown(self._ssl) < 0:
             self._could_not_write()
@@ -232,17 +235,17 @@ class Records:
         raise ConnectionResetError("the connection was cut")
 
     def to_memory(self) -> None:
-        """Leave the socket; the connection reads and writes memory again, as one that was made without a socket."""
+        """Give the connection memory to read and write in place of the socket."""
         _use_new_memory(self._connection)
         _lib.SSL_set_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
 
     def release(self) -> None:
-        """Have no more to do with the connection."""
+        """Drop the reference to the connection."""
         self._connection = self._ssl = None
 
 
 def renew_memory(connection: Any) -> None:
-    """Let go of the memory that a handshake went through, tens of kilobytes, if nothing is in it."""
+    """Free the memory that a handshake went through, tens of kilobytes, if nothing is in it."""
     start = _ffi.new("char **")
     if not any(_lib.BIO_get_mem_data(memory, start) for memory in (connection._into_ssl, connection._from_ssl)):
         _use_new_memory(connection)
@@ -263,7 +266,7 @@ def _set(context: SSL.Context, function: str, names: Sequence[str], what: str) -
     if setter is None or handle is None:
         raise ConfigError(f"TLS needs {function}, which this cryptography or pyOpenSSL does not give; {_REMEDY}")
     if setter(handle, ":".join(names).encode("ascii")) != 1:
-        # What OpenSSL had to say stays in this thread's queue, where the next connection would find it.
+        # Else the next connection would find the error in this thread's queue.
         _lib.ERR_clear_error()
         version = SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode("ascii", "replace")
         raise ConfigError(f"{version} does not have the {what} {', '.join(names)}; {_REMEDY}")

@@ -1,7 +1,7 @@
-"""What TLS may be here: version 1.3, a post-quantum key exchange, certificates at both ends.
+"""What TLS the reverse tunnel allows: version 1.3, a post-quantum key exchange, certificates at both ends.
 
-Nothing of it is negotiable by a peer: each context is given only what is allowed, and :class:`TlsEngine
-<rtunnel.tls.engine.TlsEngine>` looks once more at what came of it.
+A peer can negotiate none of that away: each context is given only what is allowed, and :class:`TlsEngine
+<rtunnel.tls.engine.TlsEngine>` checks the outcome.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rtunnel.errors import ConfigError
 from rtunnel.tls import openssl
 from rtunnel.tls.sessions import SESSION_LIFETIME
 
-#: Hybrids first; then what the reference programs offer.
+#: Hybrid groups first; then those that the reference programs offer.
 GROUPS = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "MLKEM768", "MLKEM1024", "MLKEM512")
-#: By whom signatures may be made without ``--tls-allow-classical-certs``; the reference programs know no others.
+#: Signatures that are allowed without ``--tls-allow-classical-certs``; the reference programs know no others.
 POST_QUANTUM_SIGNATURES = ("mldsa65", "mldsa44", "mldsa87")
-#: The last three are for signatures on certificates only: TLS 1.3 knows no handshake by them.
+#: The last three are for signatures on certificates only; TLS 1.3 does not allow them in the handshake.
 CLASSICAL_SIGNATURES = (
     "ecdsa_secp256r1_sha256",
     "ecdsa_secp384r1_sha384",
@@ -43,19 +43,7 @@ CLASSICAL_SIGNATURES = (
 )
 CLASSICAL_OPTION = "--tls-allow-classical-certs"
 
-_ML_DSA = {
-    "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
-    "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
-    "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
-}
-_CLASSICAL = {
-    "1.2.840.113549.1.1.1": "RSA",
-    "1.2.840.113549.1.1.10": "RSA-PSS",
-    "1.2.840.10045.2.1": "ECDSA",
-    "1.3.101.112": "Ed25519",
-    "1.3.101.113": "Ed448",
-}
-#: A certificate, its issuer, and two more between that and the root.
+#: A chain has an end's certificate, its issuer, and at most two more below the root.
 MAX_DEPTH = 3
 
 
@@ -67,22 +55,22 @@ class Role(Enum):
 
     @property
     def other(self) -> Role:
-        """The end over there."""
+        """The role of the peer."""
         return Role.CLIENT if self is Role.SERVER else Role.SERVER
 
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """What the operator decided about TLS.
+    """The operator's settings of TLS.
 
-    :ivar cert: file with our certificate, and those between it and its root, if any.
+    :ivar cert: file with our certificate, followed by any intermediate certificates.
     :ivar key: file with its private key.
-    :ivar ca: file with the certificates of those who may vouch for the other end.
-    :ivar groups: key exchanges that are offered and taken, the best first.
-    :ivar allow_classical_certs: whether certificates that a quantum computer can forge are taken too.
-    :ivar server_name: at the client: the DNS name or IP address that the server's certificate must be for.
-    :ivar pins: at the client: fingerprints of which the server's certificate must have one; then its name is not looked
-        at.
+    :ivar ca: file with the certificates of the CAs that we trust.
+    :ivar groups: the groups for key exchange that are allowed, the preferred one first.
+    :ivar allow_classical_certs: whether to accept certificates that a quantum computer can forge.
+    :ivar server_name: at the client, the DNS name or IP address that the server's certificate must be for.
+    :ivar pins: at the client, fingerprints of which the server's certificate must have one. If there are any, its name
+        does not matter.
     """
 
     cert: Path
@@ -95,12 +83,12 @@ class TlsSettings:
 
     @property
     def crl(self) -> Path:
-        """The revocation list beside the CA's certificate; it need not be there."""
+        """The revocation list, beside the CA's certificate. The file need not exist."""
         return self.ca.with_name("ca.crl")
 
 
 def parse_groups(text: str) -> tuple[str, ...]:
-    """Names of post-quantum groups, between commas or colons, in the order of preference.
+    """Return the names of post-quantum groups, which stand between commas or colons, in order of preference.
 
     :raises ConfigError: one of them is not post-quantum, or unknown.
     """
@@ -117,7 +105,7 @@ def parse_groups(text: str) -> tuple[str, ...]:
 
 
 def parse_pins(text: str) -> frozenset[str]:
-    """SHA-256 fingerprints of certificates, between commas, with or without colons inside.
+    """Return the SHA-256 fingerprints of certificates, which stand between commas, with or without colons inside.
 
     :raises ConfigError: one of them is not 64 hexadecimal digits.
     """
@@ -133,25 +121,14 @@ def parse_pins(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def key_kind(certificate: x509.Certificate) -> str:
-    """What the key of *certificate* signs with, such as ``ML-DSA-65``."""
-    oid = certificate.public_key_algorithm_oid.dotted_string
-    return _ML_DSA.get(oid) or _CLASSICAL.get(oid) or f"an unknown algorithm ({oid})"
-
-
-def is_post_quantum(certificate: x509.Certificate) -> bool:
-    """Whether a quantum computer cannot sign in its place."""
-    return certificate.public_key_algorithm_oid.dotted_string in _ML_DSA
-
-
 class Verifier(Protocol):
-    """What a connection of such a context must have as its ``app_data``."""
+    """The ``app_data`` that each connection with our context must have."""
 
     def accepts(self, certificate: x509.Certificate, error: int, depth: int) -> bool:
-        """Whether a certificate of the other end's chain will do. OpenSSL asks from the root to the end's own.
+        """Return whether to accept a certificate of the peer's chain. OpenSSL calls it for the root first.
 
         :param error: what OpenSSL found wrong, one of its ``X509_V_ERR_`` numbers; 0: nothing.
-        :param depth: 0 for the end's own certificate.
+        :param depth: 0 for the peer's own certificate.
         """
 
 
@@ -161,17 +138,17 @@ def _verify(connection: SSL.Connection, certificate: crypto.X509, error: int, de
 
 
 def make_context(settings: TlsSettings) -> SSL.Context:
-    """A context that keeps to the policy, still without certificates.
+    """Return a context for this policy, without certificates.
 
-    :raises ConfigError: the libraries cannot.
+    :raises ConfigError: the libraries cannot do what the policy demands.
     """
     openssl.require_post_quantum()
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-    # The server's part of a session is in the ticket, so that clients cost it no memory. OpenSSL makes the key to the
-    # tickets with the context. Without an id, who asks to resume would be refused, where clients have certificates.
+    # The server's part of a session is in the ticket, so clients cost it no memory. OpenSSL makes the tickets' key with
+    # the context. If clients have certificates, it refuses to resume without a session id context.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(b"rtunnel")
     context.set_timeout(SESSION_LIFETIME)

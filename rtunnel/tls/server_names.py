@@ -1,6 +1,6 @@
-"""Is this the server that was meant? By the names in its certificate, or by the certificate itself.
+"""Is this the server that was meant? Decided by the names in its certificate (RFC 9525), or by its fingerprint.
 
-Any certificate of the same CA is genuine, a client's too; only the name says whose it is (RFC 9525).
+That a trusted CA has issued the certificate is not enough: it has issued those of the clients too.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from service_identity.cryptography import verify_certificate_hostname, verify_ce
 from service_identity.hazmat import DNS_ID
 
 from rtunnel.errors import ConfigError
-from rtunnel.pki.certificates import fingerprint
+from rtunnel.pki.certificates import fingerprint, hosts_of
 from rtunnel.tls.engine import Judge
 from rtunnel.tls.identity import show_subject
 
 
 def is_ip_address(name: str) -> bool:
-    """Whether *name* is an IP address, of either family."""
+    """Return whether *name* is an IPv4 or IPv6 address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -29,12 +29,12 @@ def is_ip_address(name: str) -> bool:
 
 
 def sni(name: str) -> str:
-    """What a client says in SNI: the DNS name that it wants; nothing where it wants an IP address (RFC 6066)."""
+    """Return what a client sends as SNI: a DNS name, but nothing for an IP address (RFC 6066, section 3)."""
     return "" if is_ip_address(name) else name.rstrip(".")
 
 
 def check_server_name(name: str) -> str:
-    """*name*, if a certificate can be for it.
+    """Return *name* if a certificate can be for it.
 
     :raises ConfigError: it is neither a DNS name nor an IP address.
     """
@@ -47,9 +47,9 @@ def check_server_name(name: str) -> str:
 
 
 def judge_of(name: str, pins: frozenset[str]) -> Judge:
-    """What a client asks of a server's certificate: one of *pins* where there are any, else *name*."""
+    """Return a client's check of a server's certificate: it must have one of *pins*, or if there are none, *name*."""
 
-    # What a certificate says never changes, and each data connection shows the same.
+    # Every data connection shows the same certificate.
     @lru_cache(maxsize=4)
     def by_pin(certificate: x509.Certificate) -> str | None:
         found = fingerprint(certificate)
@@ -66,21 +66,12 @@ def judge_of(name: str, pins: frozenset[str]) -> Judge:
 
 
 def why_not_for(certificate: x509.Certificate, name: str) -> str | None:
-    """Why *certificate* is not for *name*, a DNS name or an IP address; None: it is."""
+    """Return why *certificate* is not for *name*, a DNS name or an IP address; None if it is."""
     try:
         if is_ip_address(name):
             verify_certificate_ip_address(certificate, name)
         else:
             verify_certificate_hostname(certificate, name.rstrip("."))
     except (VerificationError, CertificateError):
-        return f"{show_subject(certificate)} is for {_names(certificate)}, not for {name}"
+        return f"{show_subject(certificate)} is for {', '.join(hosts_of(certificate)[:5]) or 'no host'}, not for {name}"
     return None
-
-
-def _names(certificate: x509.Certificate) -> str:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return "no host"
-    hosts = [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
-    return ", ".join(hosts[:5]) or "no host"

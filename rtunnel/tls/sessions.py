@@ -1,9 +1,9 @@
-"""Sessions that TLS can resume: how a data connection is spared the certificates, and what bounds that.
+"""TLS sessions and their resumption (RFC 8446, section 2.2), which saves data connections the full handshake.
 
-A session is the proof of one whole handshake, kept by the client; the server keeps nothing but the key to its tickets,
-which is another for every set of files and every process. So a session is worth nothing once the files of either end
-are others: a new CA, a new certificate, a new list of the revoked ones. Nor does it outlive the certificates above the
-two ends', which are not seen again when it is resumed. The ends' own are looked at each time.
+The client keeps the session of a full handshake. The server keeps only the key of its tickets, and has a new one for
+each process and each set of files. So a session is void once the files of either end have changed: a new CA, a new
+certificate, a new revocation list. It also ends with the first CA certificate that expires, because these are not seen
+again when a session is resumed. The certificates of both ends are checked each time.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from OpenSSL import SSL
 
 from rtunnel.tls import openssl
 
-#: How old a session may become, in seconds. Resuming does not make it younger.
+#: How long a session may be resumed after its full handshake, in seconds.
 SESSION_LIFETIME = 3600
 
 
 class Session:
-    """What a client keeps of one handshake. Any number of connections may be made with it.
+    """What a client keeps of a full handshake. Any number of connections may resume it.
 
-    :ivar context: with this one only.
-    :ivar content: as OpenSSL writes it; it holds a secret.
+    :ivar context: the only context whose connections may.
+    :ivar content: the session as OpenSSL writes it, which holds a secret.
     """
 
     __slots__ = ("_read", "content", "context")
@@ -35,32 +35,32 @@ class Session:
         self._read: Any = None
 
     def offer(self, connection: SSL.Connection) -> None:
-        """Let *connection* ask to go on from it."""
-        # Its certificate is read and kept once, and not for each connection.
+        """Let *connection* ask to resume this session."""
+        # Read it once: each copy takes time, and keeps a copy of the certificate.
         if self._read is None:
             self._read = openssl.read_session(self.content)
         if self._read is not None:
             openssl.offer_session(connection, self._read)
 
     def was_refused(self) -> None:
-        """A connection was a whole handshake after all: perhaps OpenSSL takes what was read for spoilt."""
+        """Read it anew for the next connection, since OpenSSL may have marked it as unusable."""
         self._read = None
 
 
 class SessionBounds:
-    """Until when the sessions of one set of files may be resumed.
+    """How long sessions that began with one set of files may be resumed.
 
-    :param own: the certificate that our end shows.
+    :param own: our certificate.
     """
 
     def __init__(self, own: x509.Certificate) -> None:
         self._end = own.not_valid_after_utc
 
     def saw_issuer(self, certificate: x509.Certificate) -> None:
-        """This certificate vouches for another end."""
+        """Let no session outlive *certificate*, that of a CA which vouches for a peer."""
         self._end = min(self._end, certificate.not_valid_after_utc)
 
     @property
     def are_over(self) -> bool:
-        """Whether every handshake is to be a whole one from now on, until there are other files."""
+        """Whether no session may be resumed any more, until the files change."""
         return datetime.now(UTC) > self._end

@@ -1,8 +1,8 @@
-"""TLS of the web, for ``wss``: what any browser would take, and a certificate of the server's only.
+"""The client's end of ``wss``: TLS that accepts any server that a browser would accept.
 
-Unlike the reverse tunnel's links, whose policy is in :mod:`rtunnel.tls.policy`: here a public CA may vouch for
-the server, TLS 1.2 is allowed, and clients show no certificate. OpenSSL's own order of key exchanges stands, which
-begins with a post-quantum hybrid.
+The policy of the reverse tunnel's links (:mod:`rtunnel.tls.policy`) does not apply: a public CA may vouch for the
+server, TLS 1.2 is allowed, and clients show no certificate. Key exchanges are OpenSSL's default, a post-quantum hybrid
+first.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
 from rtunnel.errors import ConfigError
-from rtunnel.tls.explanations import explain_certificate, reason_of
+from rtunnel.tls.explanations import explain_certificate, openssl_reason
 from rtunnel.tls.server_names import sni, why_not_for
 from rtunnel.wire.messages import clean_text
 
-#: What a client is told to look at when it does not trust a server.
+#: The option to name when a server is not trusted.
 CA_OPTION = "--ca-file"
 
 _SPEAKS_NO_TLS = ("wrong version number", "packet length too long", "http request")
 
 
 def client_context(ca_file: Path | None) -> SSL.Context:
-    """What a client needs to know who vouches for a server. For whom, a :class:`ServerCheck` looks at.
+    """Return a context that trusts these CAs. It does not check the name of the server.
 
-    :param ca_file: PEM file of the CAs that are trusted; None: those of the system.
+    :param ca_file: PEM file with the CAs to trust; None: those of the system.
     :raises ConfigError: there is no such file, or no certificate in it.
     """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
@@ -39,7 +39,7 @@ def client_context(ca_file: Path | None) -> SSL.Context:
         context.set_default_verify_paths()
         return context
     try:
-        # OpenSSL would say neither that a file is not there nor that it may not be read.
+        # OpenSSL would not say whether the file is missing or cannot be read.
         ca_file.open("rb").close()
         context.load_verify_locations(str(ca_file))
     except OSError as error:
@@ -51,12 +51,12 @@ def client_context(ca_file: Path | None) -> SSL.Context:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ServerCheck:
-    """TLS of one connection to a server: is it the one that was meant?
+    """TLS of one connection to a server, which checks that it is the server that was meant.
 
     :param host: the DNS name or IP address that its certificate must be for.
     :param ca_file: see :func:`client_context`.
     :raises ConfigError: see :func:`client_context`.
-    :ivar refusal: why its certificate is not accepted; empty while it is.
+    :ivar refusal: why its certificate was refused; empty if it was not.
     """
 
     def __init__(self, host: str, ca_file: Path | None) -> None:
@@ -74,11 +74,11 @@ class ServerCheck:
         return connection
 
     def _verify(self, _link: SSL.Connection, certificate: crypto.X509, error: int, depth: int, _ok: int) -> bool:
-        # OpenSSL asks from the root to the server's own.
+        # OpenSSL calls this for the root first, and for the server's own certificate last.
         try:
             why = self._why_not(certificate.to_cryptography(), error, depth)
         except Exception as problem:
-            # Whatever is in it, the answer is no.
+            # Whatever is wrong with it, refuse it.
             why = f"it cannot be read: {clean_text(str(problem))}"
         if why:
             self.refusal = f"its certificate is refused: {why}"
@@ -94,8 +94,8 @@ class ServerCheck:
         return why and f"{why}; write the name that it is for in the URL"
 
     def explain(self, error: SSL.Error) -> str:
-        """Why TLS has failed, as what the server did or is."""
-        reason = reason_of(error)
+        """Return why TLS failed, as a sentence about the server."""
+        reason = openssl_reason(error)
         if self.refusal or not reason:
             return self.refusal or "it closed the connection in the TLS handshake"
         if reason in _SPEAKS_NO_TLS:

@@ -1,1 +1,1 @@
-"""What the services of both tunnels share: listening, draining, back-off, and log lines that stay few."""
+"""What the services of both tunnels share: listening sockets, draining, back-off, rate limits, and watched files."""

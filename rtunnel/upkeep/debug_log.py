@@ -1,4 +1,4 @@
-"""Debug lines for each visitor: to make one that nobody reads would cost as much as to relay the visitor's request."""
+"""Debug lines for each visitor. To make one that nobody reads would cost as much as to relay the visitor's request."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from twisted.logger import Logger
 
 
 class DebugLog(Logger):
-    """A logger whose debug lines are made only if somebody wants them.
+    """A logger that formats debug lines only if somebody wants them.
 
-    :cvar is_wanted: somebody does. Whoever sets up the log of the process knows.
+    :cvar is_wanted: whether somebody does. Set by whoever sets up the log of the process.
     """
 
     is_wanted: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The order in which both services end: nothing new, time for what there is, then the links."""
+"""The order in which a service stops: refuse new visitors, let the present ones finish, then close the links."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rtunnel.upkeep.visitors import Visitors
 class DrainingService(MultiService):
     """A tree of services that relays visitors, and stops in order.
 
-    :param reactor: for time.
-    :param drain: seconds that streams are given to finish.
-    :ivar visitors: who is relayed.
+    :param reactor: provides the time.
+    :param drain: seconds that streams have to finish.
+    :ivar visitors: the connections that are relayed.
     """
 
     log = Logger()
@@ -30,23 +30,23 @@ class DrainingService(MultiService):
         self._drain = drain
 
     async def refuse_visitors(self) -> None:
-        """Take nobody new from here on."""
+        """Accept no more visitors."""
         raise NotImplementedError
 
     def streams_left(self) -> int:
-        """Streams that the links still carry: those of visitors, and of visitors gone before their last byte."""
+        """Return how many streams the links still carry, those included whose visitor has left before the last byte."""
         raise NotImplementedError
 
     async def close_links(self) -> None:
-        """Close what is left, once the visitors are gone."""
+        """Close the links, once the visitors are gone."""
         raise NotImplementedError
 
     def stopService(self) -> Deferred[None]:
-        """Take no new visitors, let those there are finish for as long as the settings say, then close."""
+        """Accept no more visitors, let the present ones finish for *drain* seconds at most, then close."""
         return Deferred.fromCoroutine(self._stop())
 
     def stop_now(self) -> None:
-        """Do not wait for visitors any longer."""
+        """Stop waiting for visitors."""
         self._drain = 0.0
         self.visitors.stop_draining()
 
@@ -64,6 +64,5 @@ class DrainingService(MultiService):
             self.log.warn("{count} visitors did not finish in time and are cut off", count=left)
         self.visitors.abort_all()
         await self.close_links()
-        while self.visitors:
-            await deferLater(self.reactor, 0.01)
+        await self.visitors.all_gone()
         await super().stopService()

@@ -1,55 +1,7 @@
-"""Log lines that strangers can cause, and that must not fill the disk for it."""
+"""The former name of :mod:`rtunnel.upkeep.log_limiter`."""
 
 from __future__ import annotations
 
-from collections import Counter
+from rtunnel.upkeep.log_limiter import LogLimiter
 
-from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
-
-
-class FewLines:
-    """Logs the first of many like events, and counts the others. Those of one format are alike.
-
-    :param most: lines that are logged in a row.
-    :param per: seconds after which there may be as many again.
-    """
-
-    def __init__(self, log: Logger, clock: IReactorTime, most: int = 20, per: float = 10.0) -> None:
-        self._log = log
-        self._clock = clock
-        self._most = most
-        self._per = per
-        self._since = clock.seconds()
-        self._counts: Counter[str] = Counter()
-
-    def warn(self, format: str, **fields: object) -> None:
-        """Log a warning, or count it."""
-        if self._is_one_of_few(format):
-            self._log.warn(format, **fields)
-
-    def info(self, format: str, **fields: object) -> None:
-        """Log what is no warning, or count it."""
-        if self._is_one_of_few(format):
-            self._log.info(format, **fields)
-
-    def _is_one_of_few(self, format: str) -> bool:
-        self.tick()
-        self._counts[format] += 1
-        return self._counts[format] <= self._most
-
-    def tick(self) -> None:
-        """Say how many were left out, when it is time. Call it now and then."""
-        now = self._clock.seconds()
-        if now - self._since < self._per:
-            return
-        for format, count in self._counts.items():
-            if count > self._most:
-                self._log.warn(
-                    "{count} more times in {seconds:.0f} s: {what}",
-                    count=count - self._most,
-                    seconds=now - self._since,
-                    what=format,
-                )
-        self._since = now
-        self._counts.clear()
+FewLines = LogLimiter

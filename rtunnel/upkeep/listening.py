@@ -1,4 +1,4 @@
-"""Listening sockets as services: bound before privileges are dropped, and fatal at start if they cannot be."""
+"""Listening sockets as services: bound before privileges are dropped; one that cannot be bound ends the start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rtunnel.upkeep.accepting import rest_when_full
 
 
 def why_not_listening(error: BaseException | None) -> str:
-    """The system's own words for a failed ``listen``."""
+    """Return the system's own words for why ``listen`` failed."""
     if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
         return error.socketError.strerror or str(error.socketError)
     return str(error)
@@ -28,9 +28,9 @@ def why_not_listening(error: BaseException | None) -> str:
 class Listener(Service):
     """One listening socket for the life of the process.
 
-    :param what: as logs and errors call it, such as ``control port``.
-    :param option: the option to change where it cannot listen.
-    :param on_listening: called with the port.
+    :param what: what logs and errors call it, such as ``control port``.
+    :param option: the option that errors suggest to change, such as ``--control-listen``.
+    :param on_listening: called with the port once it listens.
     """
 
     log = Logger()
@@ -56,21 +56,27 @@ class Listener(Service):
 
     @property
     def local_address(self) -> str:
-        """``host:port`` that it listens on, with the real port where 0 was asked for; the setting until it listens."""
+        """The address that it listens on, with the real port where 0 was asked for; before that, the setting."""
         return show_address(self._port.getHost()) if self._port is not None else str(self._address)
 
     @property
     def is_public(self) -> bool:
-        """It can be reached from other machines."""
+        """Whether it can be reached from other machines."""
         return self._port is not None and not is_local(self._port.getHost())
 
     def privilegedStartService(self) -> None:
-        """Bind. See :exc:`StartupError`."""
+        """Bind.
+
+        :raises StartupError: it cannot.
+        """
         super().privilegedStartService()
         self._listen()
 
     def startService(self) -> None:
-        """Bind, unless that is done."""
+        """Bind, unless :meth:`privilegedStartService` has done so.
+
+        :raises StartupError: it cannot.
+        """
         super().startService()
         self._listen()
 
@@ -94,7 +100,7 @@ class Listener(Service):
         return port
 
     async def stop_listening(self) -> None:
-        """Accept no more; what was accepted goes on."""
+        """Accept no more connections; those already accepted go on."""
         port, self._port = self._port, None
         if port is not None:
             stopped = port.stopListening()
@@ -102,6 +108,6 @@ class Listener(Service):
                 await stopped
 
     def stopService(self) -> Deferred[None]:
-        """Accept no more."""
+        """Stop listening."""
         super().stopService()
         return Deferred.fromCoroutine(self.stop_listening())

@@ -1,28 +1,38 @@
-"""How many of a thing that costs something there may be a second."""
+"""A token bucket: a limit on how often something may happen that allows bursts."""
 
 from __future__ import annotations
 
 
-class Allowance:
-    """So many a second; what is left over is kept, up to a bound.
+class TokenBucket:
+    """A token bucket. It is full at first, and holds *size* tokens at most.
 
-    :param per_second: how many.
-    :param most: how many at once. They are there at the beginning.
+    :param rate: tokens that are added each second.
+    :param size: the longest burst.
     :param now: seconds, on a clock that does not run backwards.
     """
 
-    def __init__(self, per_second: float, most: int, now: float) -> None:
-        self._per_second = per_second
-        self._most = most
-        self._left = float(most)
-        self._seen = now
+    def __init__(self, rate: float, size: int, now: float) -> None:
+        self._rate = rate
+        self._size = size
+        self._tokens = float(size)
+        self._filled_at = now
 
     def left(self, now: float) -> int:
-        """How many there may be now."""
-        self._left = min(self._most, self._left + (now - self._seen) * self._per_second)
-        self._seen = now
-        return int(self._left)
+        """Return how many tokens there are now."""
+        self._tokens = min(self._size, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        return int(self._tokens)
 
     def spend(self, count: int) -> None:
-        """There are *count* more, as :meth:`left` allowed."""
-        self._left -= count
+        """Remove *count* tokens, no more than :meth:`left` has just returned."""
+        self._tokens -= count
+
+    def take(self, now: float) -> bool:
+        """Remove one token; return whether there was one."""
+        if self.left(now) < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+Allowance = TokenBucket

@@ -1,4 +1,4 @@
-"""The connections that a service relays just now: counted, watched for idleness, waited for at the end."""
+"""The connections that a service relays at present: counted, reset when idle, and waited for when the service stops."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 
 
 class IVisitor(Protocol):
-    """What relays one connection, such as :class:`~rtunnel.relay.socket_end.SocketEnd` and
-    :class:`~rtunnel.relay.direct.DirectRelay`; not hashed by what it holds.
+    """Relays one connection, as :class:`~rtunnel.relay.socket_end.SocketEnd` and
+    :class:`~rtunnel.relay.direct.DirectRelay` do. Hashed by identity.
 
     :ivar touched: set whenever a byte passes.
     """
@@ -18,15 +18,16 @@ class IVisitor(Protocol):
     touched: bool
 
     def abort(self) -> None:
-        """Reset it."""
+        """Reset the connection."""
 
 
 class Visitors:
-    """A set of them."""
+    """The set of visitors that a service relays."""
 
     def __init__(self) -> None:
         self._ends: set[IVisitor] = set()
         self._drained: Deferred[None] | None = None
+        self._empty: Deferred[None] | None = None
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -35,14 +36,17 @@ class Visitors:
         return end in self._ends
 
     def add(self, end: IVisitor) -> None:
-        """A connection is relayed."""
+        """Count a connection that is now relayed."""
         self._ends.add(end)
 
     def discard(self, end: IVisitor) -> None:
-        """It is over."""
+        """Forget a connection that is over."""
         self._ends.discard(end)
         if not self._ends:
             self.stop_draining()
+            empty, self._empty = self._empty, None
+            if empty is not None:
+                empty.callback(None)
 
     def abort_all(self) -> None:
         """Reset every connection."""
@@ -50,7 +54,7 @@ class Visitors:
             end.abort()
 
     def abort_idle(self) -> int:
-        """Reset every connection on which nothing passed since the last call; how many."""
+        """Reset every connection on which nothing has passed since the last call; return how many."""
         idle = [end for end in self._ends if not end.touched]
         for end in self._ends:
             end.touched = False
@@ -59,7 +63,10 @@ class Visitors:
         return len(idle)
 
     async def drain(self, clock: IReactorTime, seconds: float) -> int:
-        """Wait for the last connection to end, or for *seconds*, or :meth:`stop_draining`; how many are left."""
+        """Wait until no connection is left, for *seconds* at most, or until :meth:`stop_draining`.
+
+        :returns: how many connections are left.
+        """
         if self._ends and seconds > 0:
             self._drained = Deferred()
             timeout = clock.callLater(seconds, self.stop_draining)
@@ -69,7 +76,13 @@ class Visitors:
         return len(self._ends)
 
     def stop_draining(self) -> None:
-        """Wait no longer."""
+        """Let :meth:`drain` return now."""
         drained, self._drained = self._drained, None
         if drained is not None:
             drained.callback(None)
+
+    async def all_gone(self) -> None:
+        """Wait until no connection is left."""
+        while self._ends:
+            self._empty = self._empty or Deferred()
+            await self._empty

@@ -96,7 +96,7 @@ CLIENT_VALUES = {
     **LINK_VALUES,
     **LOG_VALUES,
 }
-# These take files that must be there, or depend on one another: tests/tls/test_options.py.
+# These take files that must be there, or depend on one another: tests/options/test_tls_options.py.
 OF_SECURITY = {setting.name for setting in (*TLS, *TLS_CLIENT, *TLS_SERVER)}
 PLUGINS = [(rtunnel_server.Options, SERVER, SERVER_VALUES), (rtunnel_client.Options, CLIENT, CLIENT_VALUES)]
 

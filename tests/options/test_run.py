@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import StartupError
 from rtunnel.options.plugins import rtunnel_server, run
-from rtunnel.options.plugins.newcomers import NewcomersObserver
 from rtunnel.options.plugins.run import LAST_MOMENT, PluginService
+from rtunnel.upkeep.accepting import AcceptErrorObserver
 
 
 class FakeReactor(Clock):
@@ -218,7 +218,7 @@ def test_the_application_gets_a_log_observer(reactor: FakeReactor, monkeypatch: 
     monkeypatch.setattr(sys, "argv", ["twistd", "-ny", "x.tac"])
     application = Application("x")
     PluginService("rtunnel-test", Service(), options(), reactor).setServiceParent(application)
-    assert isinstance(application.getComponent(ILogObserver), NewcomersObserver)
+    assert isinstance(application.getComponent(ILogObserver), AcceptErrorObserver)
 
 
 def test_an_observer_that_is_there_stays(reactor: FakeReactor) -> None:

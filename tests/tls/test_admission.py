@@ -9,9 +9,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from rtunnel.access.rights import Rights, find_token, parse_tokens, read_clients
-from rtunnel.addresses import ListenAddress, PortRanges
-from rtunnel.errors import ConfigError
+from rtunnel.access.tokens import parse_tokens
+from rtunnel.addresses import ListenAddress
 from rtunnel.relay.sockets import is_local
 from rtunnel.reverse.server.admission import AdmissionSettings
 from rtunnel.testing import ReferenceClient
@@ -37,83 +36,6 @@ def clients(tmp_path: Path) -> Any:
 
 def settings(clients: Path | None = None, tokens: str = "", **more: Any) -> AdmissionSettings:
     return AdmissionSettings(clients, parse_tokens(tokens), **more)
-
-
-# What is read
-
-
-def test_clients_file(clients: Any) -> None:
-    found = read_clients(
-        clients(
-            """
-            laptop: {ports: "8000-8010,9443", tunnels: 2, streams: 100, shared: no}
-            my-phone:
-              ports: [80, 443]
-              token: correct-horse
-            old:
-            "*": {ports: none}
-            """
-        )
-    )
-    assert found.rights_of("laptop") == Rights(PortRanges.parse("8000-8010,9443"), 2, 100, False)
-    assert found.rights_of("my-phone") == Rights(PortRanges.parse("80,443"))
-    assert found.rights_of("old") == Rights()
-    assert found.rights_of("stranger") == found.rights_of("") == found.rights_of("*") == Rights(PortRanges(()))
-    token = find_token(found.tokens, TOKEN)
-    assert token is not None
-    assert token.name == "my-phone"
-    assert TOKEN not in repr(found)
-    assert read_clients(clients("")).rights_of("laptop") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("[laptop]", "is not a mapping; write lines such as 'laptop: "),
-        ("laptop: 8000", "'laptop': is a single value and not a mapping"),
-        ("laptop: {port: 8000}", "'laptop': unknown key 'port'; did you mean 'ports'?"),
-        ("laptop: {ports: 80-70}", "'laptop': key 'ports': '80-70' ends before it begins"),
-        ("laptop: {streams: -1}", "'laptop': key 'streams': -1 is out of range"),
-        ("laptop: {shared: perhaps}", "'laptop': key 'shared': 'perhaps' is neither true nor false"),
-        ("laptop: {token: short}", "'laptop': key 'token': is not a token: it has 5 letters"),
-        ("a: {token: correct-horse}\nb: {token: correct-horse}", "'b': key 'token': is a token that is there twice"),
-        ("'*': {token: correct-horse}", "key 'token': cannot be everybody's"),
-        ("8000: {}", "8000 is not a name; put it in quotes"),
-        ("a: {}\na: {}", "key 'a' is there twice; keep one"),
-    ],
-)
-def test_wrong_clients_file(text: str, problem: str, clients: Any) -> None:
-    with pytest.raises(ConfigError) as caught:
-        read_clients(clients(text))
-    assert problem in str(caught.value)
-    assert "clients.yaml" in str(caught.value)
-
-
-def test_tokens() -> None:
-    tokens = parse_tokens("laptop:correct-horse, battery-staple")
-    assert [token.name for token in tokens] == ["laptop", ""]
-    found = find_token(tokens, "battery-staple")
-    assert found is tokens[1]
-    for wrong in ("correct-hors", "correct-horsee", "", "laptop:correct-horse", "x" * 5000, "\ud800" * 10, None):
-        assert find_token(tokens, wrong) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("laptop:", "entry 1 is empty"),
-        ("correct-horse,a b c d e f", "entry 2 is not a token: one word of printable ASCII is"),
-        ("short", "entry 1 is not a token: it has 5 letters, and 8 to 1024 are allowed"),
-        ("x" * 2000, "entry 1 is not a token: it has 2000 letters"),
-        ("pässword-long", "entry 1 is not a token: one word of printable ASCII is"),
-        ("a:12345678,b:12345678", "entry 2 is a token that is there twice"),
-    ],
-)
-def test_wrong_tokens(text: str, problem: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_tokens(text)
-    assert problem in str(caught.value)
-    assert text not in str(caught.value)
 
 
 def test_local_addresses() -> None:

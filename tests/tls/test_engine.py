@@ -22,7 +22,7 @@ def pair(server: Credentials, client: Credentials) -> tuple[TlsEngine, TlsEngine
 
 
 def exchange(first: TlsEngine, second: TlsEngine) -> tuple[bytes, bytes]:
-    """Carry bytes to and fro until there are no more; what each was given."""
+    """Carry bytes between two engines until there are no more; return what each one received."""
     received = ([], [])  # type: tuple[list[bytes], list[bytes]]
     while True:
         to_second, to_first = first.output(), second.output()
@@ -52,7 +52,7 @@ def test_bytes(size: int, server: Credentials, client: Credentials) -> None:
 
 
 def test_one_write_of_whole_records(server: Credentials, client: Credentials) -> None:
-    """What the link writes at a time is one write to the network."""
+    """What the link writes at one time becomes one write to the network."""
     first, _ = pair(server, client)
     first.send(bytes(65545))
     assert len(first.output()) == 65545 + 5 * 22
@@ -94,7 +94,7 @@ def test_forged_bytes(server: Credentials, client: Credentials) -> None:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_noise(seed: int, server: Credentials, client: Credentials) -> None:
-    """Whatever comes, nothing is raised, and nobody is let in."""
+    """Whatever arrives, nothing is raised, and nobody is authenticated."""
     chance = random.Random(seed)
     engine, other = TlsEngine(server), TlsEngine(client)
     other.start()

@@ -119,7 +119,7 @@ CASES: dict[str, tuple[Setup, str, str]] = {
     "ECDSA at the client": (
         ecdsa_at_client,
         "the client has no certificate, or one of a kind that takes --tls-allow-classical-certs here",
-        "the server demands a certificate, and ours is none that it takes",
+        "the server requires a certificate, and we have none that it accepts",
     ),
     "ECDSA at the server": (
         ecdsa_at_server,
@@ -185,7 +185,7 @@ async def test_no_certificate(
     monkeypatch.setattr(credentials, "load", load)
     ends.start_client(authority.trusts(authority.client()))
     await ends.lines.wait_for(r"connection from 127.0.0.1:\d+ closed: the client has no certificate")
-    await ends.lines.wait_for("lost: the server demands a certificate, and ours is none that it takes; next attempt")
+    await ends.lines.wait_for("lost: the server requires a certificate, and we have none that it accepts; next attempt")
     assert not server.sessions
 
 

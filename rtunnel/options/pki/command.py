@@ -15,7 +15,7 @@ from rtunnel.options.pki.report import report
 from rtunnel.options.verbs import Verbs
 from rtunnel.pki import bundle, files, inventory, names, operations, unpack
 from rtunnel.pki.authority import CA_DAYS, LEAF_DAYS
-from rtunnel.pki.certificates import Algorithm, Kind, hosts_of
+from rtunnel.pki.certificates import EXPIRES_SOON, Algorithm, Kind, hosts_of
 from rtunnel.pki.store import Store
 
 
@@ -35,7 +35,7 @@ class Init(Issuing):
         self.group: int | None = None
 
     def opt_name(self, value: str) -> None:
-        """A DNS name or IP address by which clients reach the server; several may follow one another."""
+        """A DNS name or IP address by which clients reach the server; more may follow it."""
         self.names.append(value)
 
     def opt_ca_days(self, value: str) -> None:
@@ -43,8 +43,8 @@ class Init(Issuing):
         self.ca_days = days("ca-days", value)
 
     def opt_group(self, value: str) -> None:
-        """A group of users that may read the server's key, and enter the directory: that of the service. [default:
-        nobody else may]"""
+        """The group of the service's user: it may enter the directory, and read the server's key. [default: no other
+        user may]"""
         self.group = group(value)
 
     def run(self) -> None:
@@ -66,7 +66,7 @@ class Init(Issuing):
 
 
 class Client(Issuing, Carrying):
-    """Make the certificate of a client. Its name is what the log and --clients call it."""
+    """Make a certificate for a client, under the name that the log and the clients file use."""
 
     synopsis = "[options] NAME"
     examples = (
@@ -75,7 +75,7 @@ class Client(Issuing, Carrying):
     )
 
     def run(self) -> None:
-        name = self.the_argument("the client's name")
+        name = self.only_argument("the client's name")
         if self.output:
             self.check_output()
         store = self.store
@@ -83,28 +83,28 @@ class Client(Issuing, Carrying):
         stream = sys.stderr if self.output == STANDARD else sys.stdout
         say(f"{store.pair(name).certificate}: client '{name}', {until(made.certificate)}", stream)
         if self.output:
-            self.carry(name)
+            self.write_bundle(name)
         else:
             say(f"Next: {self.command('bundle', name, '-o', f'{name}.pem')}")
 
 
 class Bundle(Carrying):
-    """Put into one file what the machine of a client needs: the CA's certificate, its own, and its private key. The
-    name 'server' does so for a server that is not on the CA's machine."""
+    """Write one file with all that a client's machine needs: the CA's certificate, its own, and its private key. The
+    name 'server' is for a server that is not on the CA's machine."""
 
     synopsis = "[options] NAME -o FILE"
     examples = ("rtunnel pki bundle laptop -o laptop.pem",)
 
     def run(self) -> None:
-        name = self.the_argument("the client's name")
+        name = self.only_argument("the client's name")
         if not self.output:
             raise usage.UsageError("name the file to write: -o FILE")
         self.check_output()
-        self.carry(name)
+        self.write_bundle(name)
 
 
 class Import(Command):
-    """Check a bundle, and unpack it on the machine that it is for. - reads it from standard input."""
+    """Check a bundle, and unpack it on the machine that it is for. FILE - is standard input."""
 
     synopsis = "[options] FILE"
     examples = ("rtunnel pki import laptop.pem", "rtunnel pki import laptop.pem --group rtunnel")
@@ -115,16 +115,16 @@ class Import(Command):
         self.group: int | None = None
 
     def opt_replace(self) -> None:
-        """Take the place of another CA or another name, which are put aside."""
+        """Replace another CA, or a certificate of another name; these are put aside."""
         self.replace = True
 
     def opt_group(self, value: str) -> None:
-        """A group of users that may read the key, and enter the directory: that of the service. [default: nobody else
+        """The group of the service's user: it may enter the directory, and read the key. [default: no other user
         may]"""
         self.group = group(value)
 
     def run(self) -> None:
-        source = self.the_argument("the bundle's file")
+        source = self.only_argument("the bundle's file")
         if source == STANDARD:
             content, called = sys.stdin.buffer.read(files.MAX_SIZE), "the bundle on standard input"
         else:
@@ -143,19 +143,19 @@ class Import(Command):
         if source != STANDARD:
             say(f"Now delete {source}.")
         if arrived.kind is Kind.SERVER:
-            say(f"Next: twistd rtunnel-server --tls{self._told()}")
+            say(f"Next: twistd rtunnel-server --tls{self._environment_hint()}")
         else:
             host = next(iter(arrived.servers), "HOST")
             address = f"[{host}]:7000" if ":" in host else f"{host}:7000"
-            say(f"Next: twistd rtunnel-client --tls --server {address} --tunnel 8080:80{self._told()}")
+            say(f"Next: twistd rtunnel-client --tls --server {address} --tunnel 8080:80{self._environment_hint()}")
 
-    def _told(self) -> str:
-        """What the service has to be told where it would look elsewhere."""
+    def _environment_hint(self) -> str:
+        """Return what to add to a command if the service would look in another directory."""
         return f", with RTUNNEL_PKI_DIR={shlex.quote(str(self.store.directory))}" if self.named_directory else ""
 
 
 class Show(Command):
-    """List the certificates: what they are for, how long they are valid, and what is wrong with them."""
+    """List the certificates: their roles, how long they are valid, and what is wrong with them."""
 
     examples = ("rtunnel pki show",)
 
@@ -164,7 +164,7 @@ class Show(Command):
         self.everything = False
 
     def opt_all(self) -> None:
-        """Also those that were replaced and are not valid any more."""
+        """Show replaced certificates that are no longer valid, too."""
         self.everything = True
 
     def run(self) -> None:
@@ -175,9 +175,9 @@ class Show(Command):
 
 
 class Renew(Issuing):
-    """Replace certificates by new ones, with new keys; the former ones are put aside and stay valid. Without a name:
-    all those with less than 30 days left. NAME is that of a client, 'server', or 'ca', which gets more time and keeps
-    its key."""
+    """Replace certificates by new ones, with new keys; the old ones are put aside and stay valid. Without a NAME: all
+    those with less than 30 days left. NAME is that of a client, 'server', or 'ca', which gets more time and keeps its
+    key."""
 
     synopsis = "[options] [NAME...]"
     examples = (
@@ -192,11 +192,11 @@ class Renew(Issuing):
         self.revoke_old = False
 
     def opt_name(self, value: str) -> None:
-        """Another name of the server than those that it has; may be repeated."""
+        """A DNS name or IP address of the server, in place of those that it has; may be repeated."""
         self.names.append(value)
 
     def opt_revoke_old(self) -> None:
-        """Revoke what is replaced, such as a key that was seen by others."""
+        """Revoke the old certificates, such as after others have seen a key."""
         self.revoke_old = True
 
     def run(self) -> None:
@@ -209,8 +209,8 @@ class Renew(Issuing):
         if names.CA in wanted and (self.algorithm or self.revoke_old):
             raise usage.UsageError("the CA keeps its key; to begin anew, run 'rtunnel pki init' with another --dir")
         if not wanted:
-            say("Nothing ends within 30 days; to renew a certificate nevertheless, name it.")
-        # First the CA, which no other certificate outlives.
+            say(f"Nothing expires within {EXPIRES_SOON.days} days; to renew a certificate nevertheless, name it.")
+        # The CA first, since no other certificate outlives it.
         for name in sorted(wanted, key=lambda name: name != names.CA):
             self._renew(store, name, hosts)
 
@@ -218,7 +218,7 @@ class Renew(Issuing):
         if name == names.CA:
             made = operations.renew_ca(store, days=self.days or CA_DAYS)
             say(f"the CA, {until(made.ca)}")
-            say("Next: carry new bundles to the clients before the former certificate of the CA ends")
+            say("Next: carry new bundles to the clients before the CA's old certificate expires")
             return
         made = operations.renew(
             store,
@@ -228,7 +228,7 @@ class Renew(Issuing):
             days=self.days or LEAF_DAYS,
             revoke_old=self.revoke_old,
         )
-        limit = "; no longer, since the CA ends then" if made.capped else ""
+        limit = "; no longer, since the CA expires then" if made.capped else ""
         if name == names.SERVER:
             of = ", ".join(hosts_of(made.certificate)) or "no name"
             say(f"the server, {until(made.certificate)}{limit}; for {of}. A running server takes it by itself.")
@@ -238,8 +238,8 @@ class Renew(Issuing):
 
 
 class Revoke(Command):
-    """Take back the certificates of a name, those that were replaced too: the server ends the links of that client, and
-    takes no new ones."""
+    """Revoke the certificates of a name, replaced ones included: the server closes the links of that client, and takes
+    no new ones."""
 
     synopsis = "[options] NAME"
     examples = ("rtunnel pki revoke laptop", "rtunnel pki revoke laptop --replaced")
@@ -249,11 +249,11 @@ class Revoke(Command):
         self.only_replaced = False
 
     def opt_replaced(self) -> None:
-        """Only those that were replaced by 'renew'; the present one stays valid."""
+        """Revoke only those that 'renew' has replaced; the present one stays valid."""
         self.only_replaced = True
 
     def run(self) -> None:
-        name = self.the_argument("the name")
+        name = self.only_argument("the name")
         store = self.store
         fresh = operations.revoke(store, name, only_replaced=self.only_replaced)
         if not fresh:
@@ -271,12 +271,12 @@ class Options(Verbs):
 
     subCommands: ClassVar = [
         ["init", None, Init, "Make a CA and the server's certificate."],
-        ["client", None, Client, "Make the certificate of a client."],
+        ["client", None, Client, "Make a certificate for a client."],
         ["bundle", None, Bundle, "Write one file to carry to a client's machine."],
-        ["import", None, Import, "Unpack such a file there."],
+        ["import", None, Import, "Unpack that file there."],
         ["show", None, Show, "List the certificates, and what is wrong with them."],
         ["renew", None, Renew, "Replace certificates by new ones."],
-        ["revoke", None, Revoke, "Take back the certificates of a name."],
+        ["revoke", None, Revoke, "Revoke the certificates of a name."],
     ]
     synopsis = "COMMAND"
 

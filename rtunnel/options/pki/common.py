@@ -1,4 +1,4 @@
-"""What the commands of ``rtunnel pki`` share: the directory, the options of a new certificate, how to carry one."""
+"""What the commands of ``rtunnel pki`` share: the directory, options of new certificates, and writing a bundle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STANDARD = "-"
 
 
 class Command(Verb):
-    """What all of them have: the directory."""
+    """A command that works in a directory of certificates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,19 +46,19 @@ class Command(Verb):
 
     @property
     def store(self) -> Store:
-        """Where to work."""
+        """The directory to work in."""
         return Store(Path(self.named_directory).absolute() if self.named_directory else default_pki_dir(os.environ))
 
     def command(self, *words: str) -> str:
-        """A further command in the same directory, as one would type it."""
+        """Return another command for the same directory, as one would type it."""
         directory = ["--dir", self.named_directory] if self.named_directory else []
-        # What is to be filled in is not quoted.
+        # Words in capitals are placeholders.
         return " ".join(
             word if word.isupper() else shlex.quote(word) for word in ("rtunnel", "pki", *words, *directory)
         )
 
-    def the_argument(self, what: str) -> str:
-        """The only argument.
+    def only_argument(self, what: str) -> str:
+        """Return the only argument.
 
         :raises usage.UsageError: there is none, or more.
         """
@@ -78,8 +78,8 @@ class Issuing(Command):
         self.days: int | None = None
 
     def opt_algorithm(self, value: str) -> None:
-        """What new keys sign with: ml-dsa-65, ml-dsa-44 or ml-dsa-87, which are post-quantum; or ecdsa-p256, ed25519 or
-        rsa-3072, which both ends only take with --tls-allow-classical-certs. [default: ml-dsa-65, or as before]"""
+        """The algorithm of new keys: ml-dsa-65, ml-dsa-44 or ml-dsa-87, which are post-quantum; or ecdsa-p256, ed25519
+        or rsa-3072, which both ends only accept with --tls-allow-classical-certs. [default: ml-dsa-65, or as before]"""
         try:
             self.algorithm = Algorithm(choice(*Algorithm)(value))
         except ConfigError as error:
@@ -103,17 +103,17 @@ class Carrying(Command):
     opt_o = opt_out
 
     def check_output(self) -> None:
-        """Find out early whether the bundle can be written.
+        """Check, before anything else is done, that the bundle can be written.
 
         :raises PkiError: it cannot.
         """
         if self.output == STANDARD and sys.stdout.isatty():
-            raise PkiError("a private key is nothing for a terminal; name a file, or pipe it to where it belongs")
+            raise PkiError("a private key does not belong on a terminal; name a file, or pipe it to where it belongs")
         if self.output != STANDARD and os.path.lexists(self.output):
             raise PkiError(f"{self.output} is there already, and is not overwritten; name another file")
 
-    def carry(self, name: str) -> None:
-        """Write the bundle, and say what to do with it."""
+    def write_bundle(self, name: str) -> None:
+        """Write the bundle of a name, and print what to do with it."""
         made = operations.make_bundle(self.store, name)
         if self.output == STANDARD:
             sys.stdout.buffer.write(bundle.write(made))
@@ -126,14 +126,14 @@ class Carrying(Command):
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """One line for the operator."""
+    """Print a line for the operator."""
     (stream or sys.stdout).write(f"{line}\n")
 
 
 def days(option: str, value: str) -> int:
-    """A number of days.
+    """Return a number of days.
 
-    :raises usage.UsageError: it is none, or out of bounds.
+    :raises usage.UsageError: it is not a number, or is out of range.
     """
     try:
         return integer(1, _MOST_DAYS)(value)
@@ -142,9 +142,9 @@ def days(option: str, value: str) -> int:
 
 
 def group(name: str) -> int:
-    """The number of a group.
+    """Return the number of a group.
 
-    :raises usage.UsageError: there is none of that name.
+    :raises usage.UsageError: there is no group of that name.
     """
     try:
         import grp
@@ -155,5 +155,5 @@ def group(name: str) -> int:
 
 
 def until(certificate: x509.Certificate) -> str:
-    """How long a certificate is valid."""
+    """Return how long a certificate is valid, as text."""
     return f"valid until {certificate.not_valid_after_utc:%Y-%m-%d}"

@@ -12,7 +12,7 @@ _ROLES = {Kind.CA: "CA", Kind.SERVER: "server", Kind.CLIENT: "client"}
 
 
 def report(directory: Path, inventory: Inventory) -> str:
-    """The whole of it, without the last end of line."""
+    """Return the text for an inventory, without a newline at the end."""
     lines = [str(directory)]
     for entry in inventory.entries:
         lines += ["", *_entry(directory, entry)]

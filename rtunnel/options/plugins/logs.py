@@ -40,7 +40,7 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
-from rtunnel.options.plugins.newcomers import NewcomersObserver
+from rtunnel.upkeep.accepting import AcceptErrorObserver
 from rtunnel.upkeep.debug_log import DebugLog
 
 # Fields that Twisted's legacy logging adds to every event. The JSON line has them under other names.
@@ -122,7 +122,7 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
     if log_level == "info":
         # Twisted's legacy logging knows only errors and other lines; its lines about every port are for debugging.
         level.setLogLevelForNamespace("log_legacy", LogLevel.warn)
-    observer: ILogObserver = NewcomersObserver(FilteringLogObserver(target, [level]))
+    observer: ILogObserver = AcceptErrorObserver(FilteringLogObserver(target, [level]))
     return observer
 
 

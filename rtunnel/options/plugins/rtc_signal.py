@@ -35,9 +35,9 @@ class Options(RtcOptions):
             if values[name] is not None and values[other] is None:
                 raise resolved.error(name, f"needs --{other} too")
         if values["tls-cert-file"] is not None:
-            from rtunnel.tls.web_server import server_context
+            from rtunnel.tls.web_server import load_web_files
 
-            server_context(values["tls-cert-file"], values["tls-key-file"])
+            load_web_files(values["tls-cert-file"], values["tls-key-file"])
         self.settings = SignalSettings(**resolved.fields_of(SignalSettings))
 
 

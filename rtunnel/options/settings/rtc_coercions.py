@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from rtunnel.access.rights import MAX_TOKEN
+from rtunnel.access.tokens import MAX_TOKEN
 from rtunnel.access.web_admission import Origins
 from rtunnel.addresses import host_and_port
 from rtunnel.coercions import shown, text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rtunnel.access.rights import check_token, parse_tokens
+from rtunnel.access.tokens import check_token, parse_tokens
 from rtunnel.coercions import joined, optional, text
 from rtunnel.options.settings.declaration import PATH, SWITCH, Kind, Setting
 from rtunnel.reverse.server.admission import AdmissionSettings

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtunnel.access.rights import Rights, Token, find_token, read_clients
-from rtunnel.errors import Code, ConfigError, TunnelRefused
+from rtunnel.access.rights import Rights, read_clients
+from rtunnel.access.tokens import Token, find_token
+from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.sockets import is_local
+from rtunnel.upkeep.watched_files import WatchedFiles
 
 if TYPE_CHECKING:
     from rtunnel.reverse.server.roster import Roster
@@ -44,38 +46,21 @@ class Admission:
 
     def __init__(self, settings: AdmissionSettings) -> None:
         self._settings = settings
-        self._seen = self._state_of_file()
-        self._broken = False
-        self._clients = read_clients(settings.clients) if settings.clients is not None else None
+        path = settings.clients
+        self._file = WatchedFiles([path], lambda: read_clients(path)) if path is not None else None
+        self._clients = self._file.now if self._file is not None else None
 
     # The file
-
-    def _state_of_file(self) -> object:
-        try:
-            stat = self._settings.clients.stat() if self._settings.clients is not None else None
-        except OSError as error:
-            return error.errno
-        return stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)
 
     def refresh(self) -> bool:
         """Read the clients file again if it has changed; whether it says something else now.
 
         :raises ConfigError: it cannot be used, and the rights stay as they were; said once.
         """
-        state = self._state_of_file()
-        if self._settings.clients is None or (state == self._seen and not self._broken):
+        if self._file is None or not self._file.refresh():
             return False
-        is_news, self._seen = state != self._seen, state
-        try:
-            before, self._clients = self._clients, read_clients(self._settings.clients)
-        except ConfigError:
-            # It may be that there was no descriptor to read it with, so it is tried again.
-            self._broken = True
-            if is_news:
-                raise
-            return False
-        self._broken = False
-        return self._clients != before
+        self._clients = self._file.now
+        return True
 
     # The rules
 

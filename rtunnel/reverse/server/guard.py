@@ -56,12 +56,13 @@ class Guard(TimerService):
     def _look_at_tls(self, tls: TlsListener) -> None:
         credentials = tls.credentials
         tls.lines.tick()
-        before = credentials.now
-        why = credentials.refresh()
         now = self._reactor.seconds()
-        if why:
-            self.log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=why)
-        if credentials.now is not before:
+        changed = False
+        try:
+            changed = credentials.refresh()
+        except ConfigError as error:
+            self.log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=error)
+        if changed:
             self.log.info("the TLS files have changed; new links use them")
             self._close_revoked(tls)
         elif self._warned_at is not None and now - self._warned_at < WARN_EVERY:

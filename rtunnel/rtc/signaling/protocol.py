@@ -22,6 +22,7 @@ from zope.interface import implementer
 from rtunnel.access.web_admission import neighbourhood
 from rtunnel.relay.sockets import show_address
 from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State
+from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 
@@ -56,28 +57,23 @@ _NO_TLS_HERE = (
 _HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 
 
-class Bucket:
-    """A token bucket: *rate* a second, :data:`BURST` times as many at once, and what was asked for."""
+class Bucket(TokenBucket):
+    """The messages that a peer may send: *rate* a second, :data:`BURST` times as many at once, and answers."""
 
     def __init__(self, rate: int, now: float) -> None:
-        self._rate = rate
-        self._tokens = float(rate * BURST)
-        self._filled = now
+        super().__init__(rate, rate * BURST, now)
         self._asked_for = 0
 
     def ask_for(self, count: int) -> None:
-        """So many more may come, whenever."""
+        """Let *count* more messages come, whenever."""
         self._asked_for = min(self._asked_for + count, MOST_ANSWERS)
 
     def take(self, now: float) -> bool:
-        """One more has come; whether that is all right."""
-        self._tokens = min(self._rate * BURST, self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
+        """Count one message; return whether the peer may send it."""
         if self._asked_for:
             self._asked_for -= 1
             return True
-        self._tokens -= 1
-        return self._tokens >= 0
+        return super().take(now)
 
 
 @implementer(IPushProducer)

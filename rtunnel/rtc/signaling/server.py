@@ -21,7 +21,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from rtunnel.access.web_admission import Origins, Tokens, neighbourhood
+from rtunnel.access.tokens import BearerTokens
+from rtunnel.access.web_admission import Origins, neighbourhood
 from rtunnel.errors import ConfigError
 from rtunnel.relay.sockets import QuietFactory, show_address
 from rtunnel.rtc.settings import SignalSettings
@@ -87,7 +88,7 @@ class SignalServer(MultiService):
         self.reactor = reactor
         self.settings = settings
         self.times = times
-        self.tokens = Tokens(settings.valid_tokens)
+        self.tokens = BearerTokens(settings.valid_tokens)
         self.origins = Origins(settings.allowed_origins)
         self.lines = FewLines(self.log, reactor)
         self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, settings.max_message, self.lines)
@@ -174,12 +175,12 @@ class SignalServer(MultiService):
             protocol.look(now)
         if self._credentials is None:
             return
-        is_new, why = self._credentials.refresh()
-        if is_new:
-            self.log.info("the TLS files have changed; new connections use them")
-            self._warn_of_expiry()
-        if why:
-            self.log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=why)
+        try:
+            if self._credentials.refresh():
+                self.log.info("the TLS files have changed; new connections use them")
+                self._warn_of_expiry()
+        except ConfigError as error:
+            self.log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=error)
 
     def _warn_of_expiry(self) -> None:
         if self._credentials is not None and self._credentials.expiry:

@@ -1,4 +1,4 @@
-"""What Twisted says of newcomers whom it cannot accept becomes one line, and nothing else is touched."""
+"""When ``accept()`` fails, a port pauses, and what Twisted logs becomes one line; nothing else is touched."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from twisted.internet import tcp
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
 
-from rtunnel.options.plugins.newcomers import SAID_EVERY, NewcomersObserver
+from rtunnel.upkeep.accepting import LINE_EVERY, REST, AcceptErrorObserver, rest_when_full
 
 NAMES = ["twisted.internet.tcp.Port", "twisted.internet.unix.Port"]
 
@@ -41,7 +42,7 @@ class Reserved(nullcontext[None]):
         return True
 
 
-def say(observer: NewcomersObserver, name: str, now: float, error: int = errno.EMFILE, newcomers: int = 3) -> None:
+def say(observer: AcceptErrorObserver, name: str, now: float, error: int = errno.EMFILE, newcomers: int = 3) -> None:
     """Let Twisted itself say what it says."""
 
     def at_this_time(event: LogEvent) -> None:
@@ -55,21 +56,21 @@ def say(observer: NewcomersObserver, name: str, now: float, error: int = errno.E
 @pytest.mark.parametrize("name", NAMES)
 def test_one_line_a_minute(name: str) -> None:
     heard: list[LogEvent] = []
-    observer = NewcomersObserver(heard.append)  # type: ignore[arg-type]
-    for second in range(int(SAID_EVERY)):
+    observer = AcceptErrorObserver(heard.append)  # type: ignore[arg-type]
+    for second in range(int(LINE_EVERY)):
         say(observer, name, 1000.0 + second)
     assert [event["log_level"] for event in heard] == [LogLevel.warn]
     assert formatEvent(heard[0]).startswith(
         "no file descriptor is left: newcomers are closed until there are some again;"
     )
-    say(observer, name, 1000.0 + SAID_EVERY)
+    say(observer, name, 1000.0 + LINE_EVERY)
     assert len(heard) == 2
-    assert f"({3 * int(SAID_EVERY)} more since this was said)" in formatEvent(heard[1])
+    assert f"({3 * int(LINE_EVERY)} more since this was said)" in formatEvent(heard[1])
 
 
 def test_other_errors_are_said_each_for_itself() -> None:
     heard: list[LogEvent] = []
-    observer = NewcomersObserver(heard.append)  # type: ignore[arg-type]
+    observer = AcceptErrorObserver(heard.append)  # type: ignore[arg-type]
     for error in (errno.ENFILE, errno.ENOMEM, errno.ENFILE, errno.EMFILE):
         say(observer, NAMES[0], 1000.0, error)
     reasons = [formatEvent(event) for event in heard]
@@ -79,7 +80,7 @@ def test_other_errors_are_said_each_for_itself() -> None:
 
 def test_the_rest_passes() -> None:
     heard: list[LogEvent] = []
-    observer = NewcomersObserver(heard.append)  # type: ignore[arg-type]
+    observer = AcceptErrorObserver(heard.append)  # type: ignore[arg-type]
     events: list[LogEvent] = [
         {"log_namespace": NAMES[0], "log_format": "Something else", "log_level": LogLevel.info},
         {"log_namespace": NAMES[0], "log_format": None, "log_level": LogLevel.critical},
@@ -89,3 +90,66 @@ def test_the_rest_passes() -> None:
     for event in events:
         observer(event)
     assert heard == events
+
+
+class Port(tcp.Port):
+    """A port that listens, and reads when the test says so."""
+
+    connected = True
+    disconnecting = False
+
+    def __init__(self, error: int) -> None:
+        self.reactor: Any = Clock()
+        self.socket: Any = Refusing(error, 1, 1)
+        self.is_reading = True
+
+    def stopReading(self) -> None:
+        self.is_reading = False
+
+    def startReading(self) -> None:
+        self.is_reading = True
+
+
+@pytest.mark.parametrize("error", [errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
+def test_port_rests_when_the_system_is_full(error: int) -> None:
+    port: Any = Port(error)
+    rest_when_full(port)
+    with pytest.raises(OSError, match="no") as caught:
+        port.socket.accept()
+    assert caught.value.errno == error
+    assert not port.is_reading
+    port.reactor.advance(REST * 0.9)
+    assert not port.is_reading
+    port.reactor.advance(REST * 0.2)
+    assert port.is_reading
+    port.socket.accept()[0].close()
+    with pytest.raises(BlockingIOError):
+        port.socket.accept()
+    assert port.is_reading
+
+
+@pytest.mark.parametrize("attribute", ["connected", "disconnecting"])
+def test_port_that_is_closed_while_it_rests(attribute: str) -> None:
+    port: Any = Port(errno.ENFILE)
+    rest_when_full(port)
+    with pytest.raises(OSError, match="no"):
+        port.socket.accept()
+    setattr(port, attribute, not getattr(port, attribute))
+    port.reactor.advance(2 * REST)
+    assert not port.is_reading
+
+
+def test_port_goes_on_after_other_errors() -> None:
+    port: Any = Port(errno.EMFILE)
+    rest_when_full(port)
+    with pytest.raises(OSError, match="no"):
+        port.socket.accept()
+    assert port.is_reading
+    assert not port.reactor.getDelayedCalls()
+
+
+def test_other_ports_stay_as_they_are() -> None:
+    port: Any = type("Port", (), {"socket": object()})()
+    before = port.socket
+    rest_when_full(port)
+    assert port.socket is before

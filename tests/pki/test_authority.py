@@ -1,7 +1,6 @@
-"""What the CA makes is accepted by others, and only for what it is meant for.
+"""Others accept what the CA makes, and only for its purpose.
 
-The judges are not ours: the verifier of ``cryptography`` (for those algorithms that the web knows), OpenSSL's, and
-OpenSSL's handshake.
+The tests ask the verifier of ``cryptography`` (for the algorithms of the web), OpenSSL's, and OpenSSL's handshake.
 """
 
 from __future__ import annotations
@@ -23,18 +22,21 @@ from rtunnel.pki.certificates import (
     algorithm_of,
     common_name,
     crl_number,
+    expires_soon,
     fingerprint,
     fits,
     hosts_of,
     is_from,
+    is_post_quantum,
     kind_of,
+    may_be,
     revocations,
     signed_by,
 )
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 WEB = [one for one in Algorithm if one is not Algorithm.ED25519]
-"""What the verifier of ``cryptography`` takes; it keeps to the rules of the web."""
+"""The algorithms that the verifier of ``cryptography`` accepts; it follows the rules of the web."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def ca() -> Identity:
 def accept(
     certificate: x509.Certificate, ca: x509.Certificate, crl: x509.CertificateRevocationList | None = None
 ) -> None:
-    """OpenSSL's own opinion, strict; raises where it is against."""
+    """Let OpenSSL verify a certificate in strict mode; raises if it does not accept it."""
     store = crypto.X509Store()
     store.add_cert(crypto.X509.from_cryptography(ca))
     flags = crypto.X509StoreFlags.X509_STRICT
@@ -57,7 +59,7 @@ def accept(
 
 
 def handshake(server: Identity, client: Identity, ca: Identity, directory: Path) -> SSL.Connection:
-    """A mutual TLS 1.3 handshake; the client's end."""
+    """Do a mutual TLS 1.3 handshake; return the client's end."""
     (directory / "ca").write_bytes(ca.certificate_pem)
     ends = []
     for name, identity in (("server", server), ("client", client)):
@@ -242,6 +244,21 @@ def test_a_classical_key_below_a_post_quantum_ca(ca: Identity) -> None:
     certificate = issue(ca, Kind.CLIENT, "laptop", algorithm=Algorithm.ECDSA_P256).certificate
     assert algorithm_of(certificate) is Algorithm.ECDSA_P256
     assert common_name(certificate) == "laptop"
-    assert not Algorithm.ECDSA_P256.post_quantum
-    assert Algorithm.ML_DSA_44.post_quantum
+    assert not is_post_quantum(certificate)
+    assert is_post_quantum(issue(ca, Kind.CLIENT, "laptop", algorithm=Algorithm.ML_DSA_44).certificate)
     accept(certificate, ca.certificate)
+
+
+@pytest.mark.parametrize("kind", [Kind.SERVER, Kind.CLIENT])
+def test_roles(ca: Identity, kind: Kind) -> None:
+    other = Kind.CLIENT if kind is Kind.SERVER else Kind.SERVER
+    certificate = issue(ca, kind, "name").certificate
+    assert may_be(certificate, kind)
+    assert not may_be(certificate, other)
+    assert may_be(ca.certificate, kind), "it does not say what it is for"
+
+
+@pytest.mark.parametrize(("days", "soon"), [(-1, True), (0, True), (29, True), (30, False), (31, False)])
+def test_expires_soon(ca: Identity, days: int, soon: bool) -> None:
+    certificate = issue(ca, Kind.CLIENT, "laptop", days=100, now=NOW).certificate
+    assert expires_soon(certificate, NOW + timedelta(days=100 - days)) == soon

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, whatever fails, and whatever the umask."""
+"""Files are written whole or not at all, whatever fails and whatever the umask."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_replacement_keeps_its_owner(tmp_path: Path) -> None:
 
 
 def failing(function: Callable[..., Any], after: int, number: int) -> Callable[..., Any]:
-    """A function of the system that works a few times, and then does not."""
+    """A system call that fails after a few times."""
     left = after
 
     def call(*arguments: Any, **keywords: Any) -> Any:

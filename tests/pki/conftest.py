@@ -8,12 +8,12 @@ import pytest
 
 from rtunnel.pki import operations
 from rtunnel.pki.store import Store
-from tests.security.pki_parts import HOSTS
+from tests.pki.parts import HOSTS
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A CA with a server."""
+    """A directory with a CA and a server."""
     made = Store(tmp_path / "pki")
     operations.init(made, HOSTS)
     return made
@@ -21,5 +21,5 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Store:
-    """The directory on another machine."""
+    """A directory on another machine."""
     return Store(tmp_path / "elsewhere")

@@ -20,8 +20,8 @@ from rtunnel.options.command import main
 from rtunnel.pki import operations
 from rtunnel.pki.certificates import Algorithm, algorithm_of, hosts_of
 from rtunnel.pki.store import Store
+from tests.pki.parts import tree
 from tests.process.harness import clean_environment
-from tests.security.pki_parts import tree
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ["--name", "t.example.org", "192.0.2.1"]
@@ -52,13 +52,13 @@ def run(tmp_path: Path) -> Run:
 
 
 def right(done: Done) -> str:
-    """What a command printed that did its work without complaint."""
+    """Return what a successful command printed."""
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def wrong(done: Done) -> str:
-    """The one line of a command that did not."""
+    """Return the one line that a failed command printed."""
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -67,7 +67,7 @@ def wrong(done: Done) -> str:
 
 @pytest.fixture
 def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The same without a process of its own, which is faster."""
+    """The same in this process, which is faster."""
     monkeypatch.setenv("RTUNNEL_PKI_DIR", str(tmp_path / "pki"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)
@@ -115,12 +115,12 @@ def test_a_whole_life(in_process: Run, tmp_path: Path) -> None:
     right(in_process("pki", "init", *NAMES, "--days", "400", "--ca-days", "1000"))
     assert "rtunnel pki bundle laptop -o laptop.pem" in right(in_process("pki", "client", "laptop"))
     right(in_process("pki", "bundle", "laptop", "-o", "laptop.pem"))
-    assert "Nothing ends within 30 days" in right(in_process("pki", "renew"))
+    assert "Nothing expires within 30 days" in right(in_process("pki", "renew"))
     assert "rtunnel pki bundle laptop" in right(in_process("pki", "renew", "laptop"))
     shown = right(in_process("pki", "show"))
     assert "laptop (client, replaced)" in shown
     printed = right(in_process("pki", "renew", "server", "--name", "new.example.org", "--days", "2000"))
-    assert "no longer, since the CA ends then; for new.example.org" in printed
+    assert "no longer, since the CA expires then; for new.example.org" in printed
     assert hosts_of(store.load_certificate("server")) == ["new.example.org"]
     assert right(in_process("pki", "revoke", "laptop", "--replaced")).count("revoked: ") == 1
     assert right(in_process("pki", "revoke", "laptop")).count("revoked: ") == 1
@@ -145,7 +145,7 @@ def test_show(in_process: Run, tmp_path: Path) -> None:
         r"serial +[0-9a-f]{20,}",
         r"SHA-256 +[0-9a-f]{64}\n",
         r"valid +\d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d, (19|20) days left",
-        r"WARNING: it ends in (19|20) days; run: rtunnel pki renew laptop",
+        r"WARNING: it expires in (19|20) days; run: rtunnel pki renew laptop",
     ):
         assert re.search(pattern, laptop), (pattern, laptop)
     assert re.search(r"names +t\.example\.org, 192\.0\.2\.1", shown)
@@ -197,7 +197,7 @@ def test_no_key_on_a_terminal(run: Run, tmp_path: Path) -> None:
     os.close(theirs)
     os.close(ours)
     assert done.returncode == 1
-    assert "a private key is nothing for a terminal" in done.stderr
+    assert "a private key does not belong on a terminal" in done.stderr
     assert not (tmp_path / "pki" / "clients").exists()
 
 
@@ -306,7 +306,7 @@ def test_output_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Path]:
-    """A directory with a CA that nobody may enter."""
+    """A directory with a CA that other users may not enter."""
     store = Store(tmp_path / "pki")
     operations.init(store, ["a"])
     store.directory.chmod(0)
@@ -316,7 +316,7 @@ def closed(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def unprivileged(in_process: Run, closed: Path) -> Iterator[Run]:
-    """Run a command as somebody for whom permissions count."""
+    """Run a command as a user who is not root."""
     if os.geteuid() != 0:
         yield in_process
         return

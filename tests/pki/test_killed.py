@@ -1,4 +1,4 @@
-"""Commands that end in the middle: after ``kill -9`` at any moment nothing is lost, and nothing is half there."""
+"""Commands that are killed: after ``kill -9`` at any moment nothing is lost, and no file is half written."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from rtunnel.pki import operations
 from rtunnel.pki.store import Store, parse_certificate, parse_crl, parse_key
+from tests.pki.parts import HOSTS, crl
 from tests.process.harness import clean_environment
-from tests.security.pki_parts import HOSTS, crl
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -79,7 +79,7 @@ def kill_at_each_step(what: str, directory: Path, template: Path | None) -> Iter
 
 
 def found_whole(store: Store) -> set[bytes]:
-    """The contents of the files, each of which is whole."""
+    """Return the contents of the files, after a check that each is whole."""
     contents = set()
     for path in store.directory.rglob("[!.]*"):
         if path.is_file():

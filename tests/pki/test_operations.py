@@ -1,4 +1,4 @@
-"""What each command does to the directory, and what it refuses to."""
+"""What each command does to the directory, and what it refuses to do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rtunnel.pki.certificates import (
     signed_by,
 )
 from rtunnel.pki.store import Pair, Store
-from tests.security.pki_parts import HOSTS, NOW, arrived, crl, serial, tree, warnings
+from tests.pki.parts import HOSTS, NOW, arrived, crl, serial, tree, warnings
 
 
 def test_init(store: Store) -> None:
@@ -107,7 +107,7 @@ def test_without_a_ca(what: str, store: Store, tmp_path: Path) -> None:
 
 
 def test_a_ca_of_another_make(tmp_path: Path) -> None:
-    """Such as one that somebody has had for years: no revocation list, no server."""
+    """A CA that somebody has had for years: no revocation list, no server."""
     ca = make_ca("Our CA", algorithm=Algorithm.RSA_3072)
     store = Store(tmp_path)
     store.ca.certificate.write_bytes(ca.certificate_pem)
@@ -160,7 +160,7 @@ def test_a_ca_that_has_ended(tmp_path: Path) -> None:
     store = Store(tmp_path)
     operations.init(store, HOSTS, ca_days=10, now=NOW - timedelta(days=20))
     for step in (lambda: operations.add_client(store, "laptop"), lambda: operations.renew(store, "server")):
-        with pytest.raises(PkiError, match=r"the CA ended on .*; first run: rtunnel pki renew ca"):
+        with pytest.raises(PkiError, match=r"the CA expired on .*; first run: rtunnel pki renew ca"):
             step()
     operations.renew_ca(store)
     operations.add_client(store, "laptop")
@@ -279,8 +279,8 @@ def test_revoke_nobody(store: Store) -> None:
 def test_warnings(store: Store) -> None:
     operations.add_client(store, "laptop", days=40)
     assert warnings(store) == []
-    assert warnings(store, NOW + timedelta(days=20)) == ["it ends in 20 days; run: rtunnel pki renew laptop"]
-    assert warnings(store, NOW + timedelta(days=50)) == ["it has ended; run: rtunnel pki renew laptop"]
+    assert warnings(store, NOW + timedelta(days=20)) == ["it expires in 20 days; run: rtunnel pki renew laptop"]
+    assert warnings(store, NOW + timedelta(days=50)) == ["it has expired; run: rtunnel pki renew laptop"]
     assert "it is not valid before" in warnings(store, NOW - timedelta(days=1))[0]
     store.server.key.chmod(0o644)
     assert warnings(store) == [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.python import usage
 
-from rtunnel.access.rights import find_token
+from rtunnel.access.tokens import find_token
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.reverse.settings import ClientSettings, ServerSettings
 from rtunnel.tls.policy import GROUPS, TlsSettings
@@ -17,6 +17,11 @@ from tests.tls.parts import Authority, Holder
 
 CLIENT = ("--server=tunnel.example:7000", "--local=:80")
 TOKEN = "correct-horse"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "pki")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""What is carried to another machine, and what happens to it there."""
+"""Bundles: what is in them, and how they are unpacked on another machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rtunnel.pki import bundle, files, operations, unpack
 from rtunnel.pki.authority import issue, make_ca, make_crl
 from rtunnel.pki.certificates import Kind, crl_number
 from rtunnel.pki.store import Store
-from tests.security.pki_parts import HOSTS, NOW, arrived, crl, tree, warnings
+from tests.pki.parts import HOSTS, NOW, arrived, crl, tree, warnings
 
 
 def test_bundle(store: Store, elsewhere: Store) -> None:
@@ -47,7 +47,7 @@ def test_no_bundle(name: str, store: Store) -> None:
 
 def test_no_bundle_of_what_nobody_would_take(store: Store) -> None:
     operations.add_client(store, "laptop", days=1)
-    with pytest.raises(PkiError, match="has ended; first run: rtunnel pki renew laptop"):
+    with pytest.raises(PkiError, match="has expired; first run: rtunnel pki renew laptop"):
         operations.make_bundle(store, "laptop", now=NOW + timedelta(days=2))
     stranger = issue(make_ca(), Kind.CLIENT, "laptop")
     store.pair("laptop").certificate.write_bytes(stranger.certificate_pem)
@@ -111,7 +111,7 @@ def test_a_bundle_without_a_list_takes_the_place_of_another_ca(store: Store, els
 
 
 def test_a_bundle_beside_its_own_ca(store: Store) -> None:
-    """Both ends on one machine, as for a first try."""
+    """As for a first try, both ends are on one machine."""
     operations.add_client(store, "laptop")
     before = tree(store.directory)
     unpack.unpack(store, arrived(store, "laptop"))
@@ -123,7 +123,7 @@ def test_a_bundle_never_touches_a_ca(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
     operations.init(other, HOSTS)
     operations.add_client(other, "laptop")
-    with pytest.raises(PkiError, match="is the place of another CA; import into another --dir"):
+    with pytest.raises(PkiError, match="belongs to another CA; import into another --dir"):
         unpack.unpack(store, arrived(other, "laptop"), replace=True)
 
 
@@ -178,7 +178,7 @@ def test_bundles_that_are_not_kept(content: bytes, complaint: str) -> None:
 
 @pytest.mark.parametrize("days", [826, 4000])
 def test_bundles_that_are_too_old(days: int) -> None:
-    with pytest.raises(PkiError, match=r"'laptop' in x\.pem ended on .*; ask for a new bundle"):
+    with pytest.raises(PkiError, match=r"'laptop' in x\.pem expired on .*; ask for a new bundle"):
         bundle.parse(WHOLE, "x.pem", NOW + timedelta(days=days))
 
 

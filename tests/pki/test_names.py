@@ -1,4 +1,4 @@
-"""Names of servers and clients, and where everything is by default."""
+"""Names of servers and clients, and the default directory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CA = make_ca(algorithm=Algorithm.ED25519)
 
 
 def accepted(check: Callable[[str], str], text: str) -> str | None:
-    """What a check makes of a text; None: it complains, in one line that can be shown."""
+    """Return what a check makes of a text; None if it complains, in one line that is safe to print."""
     try:
         return check(text)
     except PkiError as error:
@@ -93,7 +93,7 @@ def test_the_client_finds_the_server_by_its_name(text: str) -> None:
 
 
 class StandIn:
-    """As much of a connection as service-identity looks at."""
+    """The part of a connection that service-identity looks at."""
 
     def __init__(self, certificate: crypto.X509) -> None:
         self._certificate = certificate

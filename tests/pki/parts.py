@@ -1,4 +1,4 @@
-"""What the tests of ``rtunnel pki`` share: looks into a directory of certificates."""
+"""What the tests of ``rtunnel pki`` share to look into a directory of certificates."""
 
 from __future__ import annotations
 

@@ -1,0 +1,120 @@
+"""Tokens: secrets by which a peer shows that it may come in, and in the reverse tunnel also who it is.
+
+Only digests are kept, made with a key that every process draws anew, and every comparison looks at all tokens. So the
+time that it takes tells nothing about any of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rtunnel.coercions import text
+from rtunnel.errors import ConfigError
+
+#: Characters. HELLO has room for this many, and then some.
+MAX_TOKEN = 1024
+MIN_TOKEN = 8
+
+_KEY = secrets.token_bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token, of which only the digest is kept.
+
+    :ivar name: the client that it belongs to; empty: anybody's.
+    """
+
+    name: str
+    digest: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, name: str, token: str) -> Token:
+        """Return *token* as one to compare with."""
+        return cls(name, _digest(token))
+
+
+def _digest(token: str) -> bytes:
+    return hmac.digest(_KEY, token.encode("utf-8", "surrogatepass"), hashlib.sha256)
+
+
+def find_token(tokens: Iterable[Token], token: str | None) -> Token | None:
+    """Return the one of *tokens* that a peer has sent, or None. Takes constant time."""
+    if token is None or len(token) > MAX_TOKEN:
+        return None
+    digest = _digest(token)
+    found = None
+    for each in tokens:
+        if hmac.compare_digest(each.digest, digest):
+            found = each
+    return found
+
+
+def check_token(value: object) -> str:
+    """Return *value* if it is a token that a client may send.
+
+    :raises ConfigError: it is too short, too long, or not printable ASCII. The message does not repeat it.
+    """
+    token = text(value)
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("is not a token: one word of printable ASCII is")
+    if not MIN_TOKEN <= len(token) <= MAX_TOKEN:
+        raise ConfigError(
+            f"is not a token: it has {len(token)} letters, and {MIN_TOKEN} to {MAX_TOKEN} are allowed; "
+            "`openssl rand -hex 16` makes a good one"
+        )
+    return token
+
+
+def parse_tokens(value: object) -> tuple[Token, ...]:
+    """Return tokens from a list, or from text with commas between; each may have its client's name and a colon before.
+
+    :raises ConfigError: one is wrong, or two are the same.
+    """
+    parts = value if isinstance(value, list) else [part for part in str(value).split(",") if part.strip()]
+    found: list[Token] = []
+    for number, part in enumerate(parts, 1):
+        written = text(part)
+        name, colon, token = written.rpartition(":")
+        try:
+            add_token(found, name.strip() if colon else "", token)
+        except ConfigError as error:
+            raise ConfigError(f"entry {number} {error}") from None
+    return tuple(found)
+
+
+def add_token(found: list[Token], name: str, value: object) -> None:
+    """Append the token of the client *name*.
+
+    :raises ConfigError: it is not a token, or is in *found* already.
+    """
+    token = check_token(value)
+    if find_token(found, token) is not None:
+        raise ConfigError("is a token that is there twice; each client needs one of its own")
+    found.append(Token.of(name, token))
+
+
+class BearerTokens:
+    """The Bearer tokens (RFC 6750) that a WebSocket may be opened with; if there are none, nobody needs one."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._tokens = [Token.of("", token) for token in tokens]
+
+    def __bool__(self) -> bool:
+        return bool(self._tokens)
+
+    def allow(self, authorization: str | None) -> bool:
+        """Return whether this ``Authorization`` header lets its sender in.
+
+        :param authorization: decoded as ISO 8859-1; None: there is no such header.
+        """
+        if not self._tokens:
+            return True
+        scheme, _, shown = (authorization or "").partition(" ")
+        token = shown.strip().encode("latin-1", "replace").decode("utf-8", "surrogateescape")
+        found = find_token(self._tokens, token)
+        return scheme.lower() == "bearer" and found is not None

@@ -1,0 +1,70 @@
+"""PEM (RFC 7468): certificates, private keys and revocation lists.
+
+Every function raises :exc:`ValueError` for bytes that it cannot read, and nothing else; callers say which file it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+CERTIFICATE = "CERTIFICATE"
+CRL = "X509 CRL"
+PRIVATE_KEY = "PRIVATE KEY"
+
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
+_LOCKED = re.compile(rb"-----BEGIN ENCRYPTED|^Proc-Type: 4,ENCRYPTED", re.MULTILINE)
+
+
+def blocks(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the label and the whole text of each complete block, in order."""
+    for match in _BLOCK.finditer(content):
+        yield match[1].decode("ascii"), match[0]
+
+
+def is_encrypted(content: bytes) -> bool:
+    """Return whether a private key needs a passphrase."""
+    return _LOCKED.search(content) is not None
+
+
+def load_certificate(content: bytes) -> x509.Certificate:
+    """Return the first certificate, all of whose fields can be read."""
+    with _as_value_error():
+        certificate = x509.load_pem_x509_certificate(content)
+        # cryptography decodes these on first use: do it now, rather than fail halfway through something.
+        _ = certificate.subject, certificate.issuer, certificate.extensions, certificate.public_key()
+        return certificate
+
+
+def load_certificates(content: bytes) -> list[x509.Certificate]:
+    """Return all certificates, of which there is at least one."""
+    with _as_value_error():
+        return x509.load_pem_x509_certificates(content)
+
+
+def load_key(content: bytes) -> PrivateKeyTypes:
+    """Return a private key that is not encrypted."""
+    with _as_value_error():
+        return load_pem_private_key(content, None)
+
+
+def load_crl(content: bytes) -> x509.CertificateRevocationList:
+    """Return a revocation list, all of whose fields can be read."""
+    with _as_value_error():
+        crl = x509.load_pem_x509_crl(content)
+        _ = crl.issuer, crl.extensions, len(crl)
+        return crl
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(str(error)) from error

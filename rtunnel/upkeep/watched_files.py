@@ -1,0 +1,68 @@
+"""Files that are read again when they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from rtunnel.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class WatchedFiles(Generic[T]):
+    """What some files say; the last usable version stays in use while they cannot be used.
+
+    Nothing runs by itself: call :meth:`refresh` now and then.
+
+    :param paths: the files. One that is missing counts as changed once it appears.
+    :param read: reads all of them, and raises :exc:`ConfigError` if they cannot be used.
+    :raises ConfigError: see *read*.
+    :ivar now: what *read* returned last.
+    """
+
+    def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
+        self._paths = paths
+        self._read = read
+        # Several files, such as a key and its certificate, cannot be replaced at one moment. Between the two writes
+        # they do not fit together: complain only if the next look finds the same.
+        self._patience = min(len(paths), 2)
+        self._failures = 0
+        self._states = self._look()
+        self.now = read()
+
+    def refresh(self) -> bool:
+        """Read the files again if they have changed, or could not be used the last time.
+
+        :returns: whether :attr:`now` differs from before.
+        :raises ConfigError: they cannot be used. It is raised once for each change of the files.
+        """
+        states = self._look()
+        if states == self._states:
+            if not self._failures:
+                return False
+        else:
+            self._states, self._failures = states, 0
+        before = self.now
+        try:
+            self.now = self._read()
+        except ConfigError:
+            self._failures += 1
+            if self._failures == self._patience:
+                raise
+            return False
+        self._failures = 0
+        return self.now != before
+
+    def _look(self) -> list[object]:
+        return [_state_of(path) for path in self._paths]
+
+
+def _state_of(path: Path) -> object:
+    """Return what differs when a file has changed, been replaced, appeared or gone."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return error.errno
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)

@@ -1,0 +1,1 @@
+"""Rights, tokens, and who may open a WebSocket."""

@@ -1,0 +1,120 @@
+"""The visitors of a service: counted, reset when idle, and waited for at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from rtunnel.upkeep.visitors import Visitors
+
+
+class Visitor:
+    """Ends when it is told to."""
+
+    touched = False
+
+    def __init__(self, visitors: Visitors, lingers: bool = False) -> None:
+        self.visitors = visitors
+        self.aborted = 0
+        self.lingers = lingers
+        visitors.add(self)
+
+    def abort(self) -> None:
+        self.aborted += 1
+        if not self.lingers:
+            self.visitors.discard(self)
+
+
+@pytest.fixture
+def visitors() -> Visitors:
+    return Visitors()
+
+
+def results(coroutine: Any) -> list[Any]:
+    """What a coroutine returns, once it has."""
+    found: list[Any] = []
+    Deferred.fromCoroutine(coroutine).addCallback(found.append)
+    return found
+
+
+def test_they_are_counted(visitors: Visitors) -> None:
+    assert not visitors
+    one, other = Visitor(visitors), Visitor(visitors)
+    assert len(visitors) == 2
+    visitors.discard(one)
+    visitors.discard(one)
+    assert len(visitors) == 1
+    assert other in visitors
+    assert one not in visitors
+
+
+def test_all_are_reset(visitors: Visitors) -> None:
+    all_of_them = [Visitor(visitors) for _ in range(5)]
+    visitors.abort_all()
+    assert [each.aborted for each in all_of_them] == [1] * 5
+    assert not visitors
+
+
+def test_those_on_which_nothing_passes_are_reset(visitors: Visitors) -> None:
+    busy, idle, late = Visitor(visitors), Visitor(visitors), Visitor(visitors)
+    busy.touched = late.touched = True
+    assert visitors.abort_idle() == 1
+    assert (busy.aborted, idle.aborted) == (0, 1)
+    busy.touched = True
+    assert visitors.abort_idle() == 1
+    assert (busy.aborted, late.aborted) == (0, 1)
+    assert len(visitors) == 1
+
+
+def test_drain_waits_for_the_last(visitors: Visitors) -> None:
+    clock, (one, other) = Clock(), (Visitor(visitors), Visitor(visitors))
+    drained = results(visitors.drain(clock, 10))
+    visitors.discard(one)
+    assert drained == []
+    visitors.discard(other)
+    assert drained == [0]
+    assert not clock.getDelayedCalls()
+
+
+def test_drain_waits_no_longer_than_it_should(visitors: Visitors) -> None:
+    clock, _ = Clock(), Visitor(visitors)
+    drained = results(visitors.drain(clock, 10))
+    clock.advance(9.9)
+    assert drained == []
+    clock.advance(0.1)
+    assert drained == [1]
+
+
+def test_drain_is_stopped(visitors: Visitors) -> None:
+    clock, _ = Clock(), Visitor(visitors)
+    drained = results(visitors.drain(clock, 10))
+    visitors.stop_draining()
+    assert drained == [1]
+    assert not clock.getDelayedCalls()
+    visitors.stop_draining()
+
+
+@pytest.mark.parametrize("seconds", [0, 10])
+def test_drain_of_nobody(visitors: Visitors, seconds: float) -> None:
+    assert results(visitors.drain(Clock(), seconds)) == [0]
+
+
+def test_drain_without_time(visitors: Visitors) -> None:
+    Visitor(visitors)
+    assert results(visitors.drain(Clock(), 0)) == [1]
+
+
+def test_all_gone(visitors: Visitors) -> None:
+    assert results(visitors.all_gone()) == [None]
+    one, other = Visitor(visitors, lingers=True), Visitor(visitors, lingers=True)
+    gone, again = results(visitors.all_gone()), results(visitors.all_gone())
+    visitors.abort_all()
+    visitors.discard(one)
+    assert gone == again == []
+    visitors.discard(other)
+    assert gone == again == [None]
+    Visitor(visitors)
+    assert results(visitors.all_gone()) == []
