@@ -103,6 +103,7 @@ def test_iperf3_tells_busy_from_other_errors() -> None:
         parts.parse_iperf3("Killed")
 
 
+@pytest.mark.process
 def test_load_program_that_does_not_end_fails_its_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "GRACE", 0.1)
     with pytest.raises(parts.Failed, match="did not end"):
@@ -168,6 +169,7 @@ def test_chart_is_a_picture_with_bars_as_long_as_the_ratios() -> None:
     assert all(float(part.attrib["x"]) < chart.WIDTH for part in root if "x" in part.attrib)
 
 
+@pytest.mark.process
 def test_chart_and_table_are_made_by_their_commands(tmp_path: Path) -> None:
     kept, picture = tmp_path / "last.json", tmp_path / "chart.svg"
     kept.write_text(json.dumps(report()))
@@ -191,6 +193,7 @@ def test_readme_shows_a_chart_of_all_columns() -> None:
     assert not missing
 
 
+@pytest.mark.process
 def test_processes_are_counted_with_their_children() -> None:
     script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -204,6 +207,7 @@ def test_processes_are_counted_with_their_children() -> None:
     assert costs.resident([process.pid]) == 0
 
 
+@pytest.mark.process
 def test_nginx_is_asked_for_its_stream_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The module may be built in, in a file, or missing."""
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")

@@ -17,8 +17,9 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.chrome.ends import ID, Ends
+from tests.patience import PATIENCE
 from tests.process.harness import Twistds, need
-from tests.process.services import LOOPBACK, PATIENCE, Nginx
+from tests.process.services import LOOPBACK, Nginx
 
 CHROMIUM = [
     "--headless",

@@ -16,11 +16,11 @@ from queue import Queue
 import pytest
 
 from tests.chrome.ends import Ends, wait_until_settled
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import poll
 from tests.process.services import (
     LOOPBACK,
-    PATIENCE,
     Background,
     Digest,
     Nginx,

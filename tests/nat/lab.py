@@ -34,8 +34,8 @@ from typing import Literal
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.harness import Process, Twistds, need, wait_until_open
-from tests.process.services import PATIENCE
 
 NatKind = Literal["home", "symmetric"]
 

@@ -9,9 +9,9 @@ from queue import Queue
 import pytest
 
 from tests.nat.lab import SERVER, STUN_PORT, Lab, Namespace, long_term, shared_secret
+from tests.patience import PATIENCE
 from tests.process.harness import Twistds, wait_until_open
 from tests.process.services import (
-    PATIENCE,
     Background,
     Digest,
     Service,

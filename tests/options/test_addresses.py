@@ -107,6 +107,7 @@ def test_listen_endpoints_have_a_long_backlog() -> None:
     assert [(server[0], server[2]) for server in reactor.unixServers] == [("/x", BACKLOG)]
 
 
+@pytest.mark.process
 def test_listen_on_a_socket_of_systemd() -> None:
     with socket.create_server(("127.0.0.1", 0)) as passed:
         script = (

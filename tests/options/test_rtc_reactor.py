@@ -17,6 +17,8 @@ from tests.options.conftest import ROOT
 from tests.patience import PATIENCE
 from tests.process.harness import Twistds, poll
 
+pytestmark = pytest.mark.process
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 PLUGIN = """

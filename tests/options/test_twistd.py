@@ -14,6 +14,8 @@ import pytest
 from tests.patience import PATIENCE
 from tests.process.harness import Twistds, poll
 
+pytestmark = pytest.mark.process
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 REACTORS = ["epoll", "asyncio", "select"]

@@ -80,6 +80,7 @@ def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     return call
 
 
+@pytest.mark.process
 def test_from_nothing_to_two_machines(run: Run, tmp_path: Path) -> None:
     printed = right(run("pki", "init", *NAMES))
     assert "rtunnel pki client NAME -o FILE" in printed
@@ -94,6 +95,7 @@ def test_from_nothing_to_two_machines(run: Run, tmp_path: Path) -> None:
     assert there.load_certificate("ca") == Store(tmp_path / "pki").load_certificate("ca")
 
 
+@pytest.mark.process
 def test_through_a_pipe(run: Run, tmp_path: Path) -> None:
     right(run("pki", "init", *NAMES))
     made = run("pki", "client", "laptop", "-o", "-")
@@ -170,6 +172,7 @@ def test_names(arguments: list[str], in_process: Run, tmp_path: Path) -> None:
     assert sorted(hosts_of(Store(tmp_path / "pki").load_certificate("server"))) == ["a", "b", "c"]
 
 
+@pytest.mark.process
 def test_names_are_asked_for_on_a_terminal(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     with subprocess.Popen(
@@ -190,6 +193,7 @@ def test_names_are_asked_for_on_a_terminal(tmp_path: Path) -> None:
     assert hosts_of(Store(tmp_path / "pki").load_certificate("server")) == ["t.example.org", "192.0.2.1"]
 
 
+@pytest.mark.process
 def test_no_key_on_a_terminal(run: Run, tmp_path: Path) -> None:
     right(run("pki", "init", *NAMES))
     ours, theirs = pty.openpty()
@@ -274,11 +278,13 @@ def test_mistakes_change_nothing(arguments: str, complaint: str, in_process: Run
     assert tree(tmp_path) == before
 
 
+@pytest.mark.process
 def test_a_real_mistake_is_one_line_too(run: Run, tmp_path: Path) -> None:
     assert wrong(run("pki", "init", "--name", "a", "--days", "x")).startswith("rtunnel pki init: --days: 'x'")
     assert tree(tmp_path) == {}
 
 
+@pytest.mark.process
 def test_a_write_that_really_fails(run: Run, tmp_path: Path) -> None:
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
@@ -292,6 +298,7 @@ def test_a_write_that_really_fails(run: Run, tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
+@pytest.mark.process
 def test_output_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
     right(run("pki", "init", *NAMES))
     with Path("/dev/full").open("w") as full:
@@ -330,6 +337,7 @@ def test_no_permission(arguments: str, unprivileged: Run) -> None:
     assert "permission denied" in wrong(unprivileged("pki", *arguments.split())).lower()
 
 
+@pytest.mark.process
 def test_permissions_without_a_umask(run: Run, tmp_path: Path) -> None:
     def no_umask() -> None:
         os.umask(0)
@@ -343,6 +351,7 @@ def test_permissions_without_a_umask(run: Run, tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o077 == 0, path
 
 
+@pytest.mark.process
 def test_two_at_once(tmp_path: Path) -> None:
     store = Store(tmp_path / "pki")
     operations.init(store, ["a"])
@@ -390,6 +399,7 @@ def test_version(words: str, in_process: Run, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith(f"rtunnel {__version__} (Twisted ")
 
 
+@pytest.mark.process
 def test_the_reactor_stays_out_of_it() -> None:
     code = "import sys, rtunnel.options.command; print('twisted.internet.reactor' in sys.modules)"
     environment = clean_environment({"PYTHONPATH": str(ROOT)})

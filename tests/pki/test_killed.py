@@ -16,6 +16,8 @@ from rtunnel.pki.store import Store, parse_certificate, parse_crl, parse_key
 from tests.pki.parts import HOSTS, crl
 from tests.process.harness import clean_environment
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent.parent
 
 DRIVER = """

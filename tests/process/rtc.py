@@ -12,9 +12,10 @@ import socket
 import threading
 from collections.abc import Sequence
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds
-from tests.process.services import LOOPBACK, PATIENCE, Visitor
+from tests.process.services import LOOPBACK, Visitor
 
 ID = "myhost"
 

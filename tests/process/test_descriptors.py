@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.crowd import Crowd, echo_service
 from tests.process.harness import Process, Twistds, poll
-from tests.process.services import PATIENCE, Tunnel
+from tests.process.services import Tunnel
 
 StartTunnel = Callable[..., Tunnel]
 

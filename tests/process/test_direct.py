@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.harness import descriptors, poll
 from tests.process.services import (
     LOOPBACK,
-    PATIENCE,
     Background,
     Flood,
     Service,

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Twistd, Twistds, poll, wait_until_closed
 from tests.process.services import (
     ANY_PORT,
     LOOPBACK,
-    PATIENCE,
     Flood,
     Service,
     Tunnel,

@@ -10,10 +10,10 @@ import signal
 import time
 from collections.abc import Callable
 
+from tests.patience import PATIENCE
 from tests.process.harness import poll, wait_until_closed
 from tests.process.services import (
     BOTH_PLANES,
-    PATIENCE,
     Background,
     Flood,
     Service,

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Twistd, Twistds, wait_until_open
 from tests.process.services import (
     ANY_PORT,
     LOOPBACK,
-    PATIENCE,
     Background,
     Service,
     Visitor,

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Twistd, poll, wait_until_closed
 from tests.process.rtc import ID, RtcTunnel, lines_with
 from tests.process.services import (
-    PATIENCE,
     Background,
     Flood,
     Service,

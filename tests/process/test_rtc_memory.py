@@ -16,9 +16,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.harness import poll
 from tests.process.rtc import RtcTunnel
-from tests.process.services import PATIENCE, Flood, Hold, Service, expected, get, read_all, read_bytes
+from tests.process.services import Flood, Hold, Service, expected, get, read_all, read_bytes
 from tests.process.test_stalled import MemoryWatch, wait_until_stuck
 
 pytestmark = pytest.mark.cold

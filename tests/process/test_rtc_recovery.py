@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import poll
 from tests.process.rtc import ID, RtcTunnel, lines_with
 from tests.process.services import (
-    PATIENCE,
     Background,
     Flood,
     Service,

@@ -12,12 +12,12 @@ from queue import Queue
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import descriptors, poll
 from tests.process.rtc import RtcTunnel, lines_with
 from tests.process.services import (
     LOOPBACK,
-    PATIENCE,
     Background,
     Digest,
     Service,

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import poll
 from tests.process.rtc import Asker, RtcTunnel, UdpService
-from tests.process.services import PATIENCE, Background, Flood, Service
+from tests.process.services import Background, Flood, Service
 
 Serve = Callable[..., Service]
 StartRtc = Callable[..., RtcTunnel]

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.crowd import Crowd, echo_service, raise_limit
 from tests.process.harness import Process, Twistds, poll
-from tests.process.services import ANY_PORT, LOOPBACK, PATIENCE, Tunnel
+from tests.process.services import ANY_PORT, LOOPBACK, Tunnel
 
 pytestmark = pytest.mark.cold
 

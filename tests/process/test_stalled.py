@@ -18,10 +18,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.harness import Process, poll
 from tests.process.services import (
     BOTH_PLANES,
-    PATIENCE,
     Flood,
     Hold,
     Service,

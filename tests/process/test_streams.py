@@ -13,10 +13,10 @@ from queue import Queue
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.process.harness import descriptors, poll
 from tests.process.services import (
     BOTH_PLANES,
-    PATIENCE,
     Background,
     Digest,
     Service,
