@@ -42,7 +42,7 @@ WARM_UP, COUNTED = 20, 200
 #: No PING, and no look at anything by time, falls into the count.
 LIMITS = LinkLimits(keepalive_interval=600.0, dead_after=1800.0)
 CARRIERS = {"data connection": "direct", "link": "mux"}
-_OURS = os.path.dirname(rtunnel.__file__) + os.sep
+_OURS = str(Path(rtunnel.__file__).parent) + os.sep
 
 
 @contextmanager

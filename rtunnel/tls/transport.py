@@ -31,6 +31,7 @@ from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role
 from rtunnel.tls.socket import TlsSocket
+from rtunnel.wire.opening import foreign_protocol
 
 #: Seconds that the other end is given to read our last words.
 LINGER = 3.0
@@ -74,7 +75,6 @@ class TlsTransport(Protocol):
     :param patience: seconds that the handshake may take.
     :ivar tcp: the transport below.
     :ivar protocol: what is above, once there is.
-    :ivar peer_name: the other end's address, for logs.
     """
 
     def __init__(self, engine: TlsEngine, role: Role, user: Secured, clock: IReactorTime, patience: float) -> None:
@@ -92,7 +92,6 @@ class TlsTransport(Protocol):
         self._read_ended = False
         self._write_ended = False
         self.tcp: SocketTransport
-        self.peer_name = ""
 
     @classmethod
     def above(cls, engine: TlsEngine, user: Secured, clock: IReactorTime, protocol: IProtocol) -> TlsTransport:
@@ -131,6 +130,11 @@ class TlsTransport(Protocol):
         return TlsSocket(sock, engine)
 
     @property
+    def peer_name(self) -> str:
+        """The other end's address, for logs; empty before there is a connection."""
+        return show_address(self.tcp.getPeer()) if self.transport is not None else ""
+
+    @property
     def is_resumed(self) -> bool:
         """Whether the other end is proved by a session, and not by a whole handshake."""
         return self._engine.is_resumed
@@ -140,7 +144,6 @@ class TlsTransport(Protocol):
     def connectionMade(self) -> None:
         """Begin the handshake."""
         self.tcp = self.transport  # type: ignore[assignment]
-        self.peer_name = show_address(self.tcp.getPeer())
         tune(self.tcp)
         if self._state is _State.UP:
             assert self.protocol is not None
@@ -152,11 +155,16 @@ class TlsTransport(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes of TLS."""
-        if self._is_lost() or self._read_ended or self._is_foreign(data):
+        if self._state is _State.LOST or self._read_ended or not (self._heard or self._hear(data)):
             return
         engine = self._engine
         received = engine.receive(data)
-        if self._state is _State.HANDSHAKE and engine.peer is not None:
+        if self._state is _State.HANDSHAKE:
+            if engine.peer is None:
+                self._flush()
+                if engine.failure:
+                    self._fail(engine.failure)
+                return
             self._handshake_done(engine.peer)
         if received and self._state is _State.UP and self.protocol is not None:
             self.protocol.dataReceived(received)
@@ -171,17 +179,16 @@ class TlsTransport(Protocol):
     def _is_lost(self) -> bool:
         return self._state is _State.LOST
 
-    def _is_foreign(self, data: bytes) -> bool:
-        """Close a connection whose first byte is not one of TLS."""
-        if self._heard:
-            return False
+    def _hear(self, data: bytes) -> bool:
+        """Close a connection whose first byte is not one of TLS; return whether it is."""
         self._heard = True
         if data[0] == _HANDSHAKE_RECORD or (data[0] == _ALERT_RECORD and self._role is Role.CLIENT):
-            return False
+            return True
         if self._role is Role.SERVER:
             self.tcp.write(TLS_IS_SPOKEN_HERE)
-        self._fail(_NO_TLS[self._role])
-        return True
+        kind = foreign_protocol(data) if data[0] != _ALERT_RECORD else None
+        self._fail(kind.value if kind is not None else _NO_TLS[self._role])
+        return False
 
     def _handshake_done(self, peer: Peer) -> None:
         self._stop_timer()

@@ -16,19 +16,6 @@ class Established:
 
 
 @dataclass(slots=True)
-class Attached:
-    """At the server: this is no link but a data connection, and the link takes and gives no more. Nothing came behind
-    ATTACH. Whose it is, if anybody's, the ticket tells. (After a second of silence it may have been taken for a client
-    of the shared port.)
-
-    *ping_every*: seconds of silence after which the client wants a PING; None if it leaves that to us.
-    """
-
-    ticket: str
-    ping_every: float | None
-
-
-@dataclass(slots=True)
 class TicketsReceived:
     """At the client: the server would like a data connection for each of these, within *expires* seconds."""
 
@@ -137,7 +124,6 @@ class LinkFailed:
 
 Event = (
     Established
-    | Attached
     | TicketsReceived
     | TunnelRequested
     | TunnelReady

@@ -85,11 +85,6 @@ class FrameDecoder:
         self._data_left = 0
         self._data_id = 0
 
-    @property
-    def is_between_frames(self) -> bool:
-        """All that came was whole frames."""
-        return not self._held and not self._data_left
-
     def feed(self, data: bytes) -> list[Frame]:
         """The frames, and pieces of DATA frames, that end in *data*.
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred, gatherResults
 
-from rtunnel.reverse.server import pool as data_server, service as server_module
+from rtunnel.reverse.carriers import data_connections as data_server
+from rtunnel.reverse.server import service as server_module
 from rtunnel.tls.policy import TlsSettings
 from rtunnel.upkeep.token_bucket import Allowance
 from tests.ports import free_port
@@ -41,13 +43,13 @@ class Crowd:
             settings = authority.trusts(authority.client(f"client{number}")) if tls else None
             self.ends.start_client(settings, remote_port=port, local=self.service.port)
         await self.ends.lines.wait_for("} -> {local}: reachable|reachable", count=clients)
-        await until(lambda: sum(session.data is not None for session in self.server.sessions) == clients)
+        await until(lambda: sum(len(session.carriers) > 1 for session in self.server.sessions) == clients)
         await self.settle()
         return self.pools
 
     @property
     def pools(self) -> list[Any]:
-        return [session.data for session in self.server.sessions if session.data is not None]
+        return [session.carriers[0] for session in self.server.sessions if len(session.carriers) > 1]
 
     async def settle(self) -> None:
         """Wait until no data connection is on its way."""
@@ -116,7 +118,8 @@ async def test_what_waits_is_bounded(crowd: Crowd, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(data_server, "WAITING", 6)
     (pool,) = await crowd.start()
     while crowd.by_link() < 5:
-        await crowd.come(1)
+        # At once: one by one each would find the connection that was made for it.
+        await gatherResults([Deferred.fromCoroutine(crowd.come(1)) for _ in range(10)])
     await until(lambda: len(pool._idle) == 6)
     await turns(50)
     await crowd.settle()

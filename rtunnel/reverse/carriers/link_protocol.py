@@ -14,10 +14,9 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport, below_tls, show_address, tune
-from rtunnel.reverse.greetings import NO_TLS_HERE, tls_instead
 from rtunnel.tls.identity import Peer
 from rtunnel.wire import events
-from rtunnel.wire.link import Link, Mode
+from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
 
 #: Bytes of streams that are handed to the connection at a time; a control frame waits for no more than that.
@@ -119,20 +118,9 @@ class LinkProtocol(Protocol):
         """Bytes of the link."""
         if not self.connected_now:
             return
-        if self.link.mode is Mode.AWAITING and (why := tls_instead(data)) is not None:
-            self.transport.write(NO_TLS_HERE)
-            self.link.fail(Code.PROTOCOL, why)
         self.link.receive_data(data, self.clock.seconds())
         self.handle_events()
         self.flush()
-
-    def leave_connection(self) -> SocketTransport:
-        """The connection is no link, as its first frame shows: it is given to somebody else."""
-        self.connected_now = False
-        if self._tick_call is not None:
-            self._tick_call.cancel()
-        self.transport.unregisterProducer()
-        return self.transport
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Every stream that is not at its end breaks."""
@@ -198,6 +186,11 @@ class LinkProtocol(Protocol):
         """End the link; an extended peer is told why."""
         self.link.close(code, message)
         self._close_connection(half=True)
+
+    def fail(self, code: str, message: str) -> None:
+        """End the link because of what the peer did or is; log it, and tell an extended peer."""
+        self.link.fail(code, message)
+        self.handle_events()
 
     def drop(self) -> None:
         """End the link at once: its peer is not there any more."""

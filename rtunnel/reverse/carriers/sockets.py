@@ -24,7 +24,6 @@ from rtunnel.relay.sockets import (
     QuietFactory,
     StreamSocket,
     close_socket,
-    let_stall,
     tune,
 )
 from rtunnel.tls.identity import Peer
@@ -154,7 +153,7 @@ class Taker(Protocol):
     """A connection that is made or accepted by Twisted's means, until the socket is taken from it.
 
     :param watch: for the wire.
-    :ivar identity: see :class:`~rtunnel.reverse.tls_links.Identified`.
+    :ivar identity: the other end, where TLS has proved it.
     """
 
     def __init__(self, watch: Any, user: WireUser) -> None:
@@ -164,11 +163,25 @@ class Taker(Protocol):
 
     def connectionMade(self) -> None:
         """Take it."""
-        tune(self.transport)
-        if not settle(self.transport, self._watch, self._user):
-            transport: Any = self.transport
+        transport: Any = self.transport
+        if not isinstance(transport, TlsTransport):
+            tune(transport)
+        try:
+            sock = take_stream_socket(transport)
+        except ValueError:
             transport.abortConnection()
             self._user.lost("the way there knows no half-close")
+        else:
+            give_socket(sock, self._watch, self._user)
+
+
+def take_stream_socket(transport: Any) -> StreamSocket:
+    """Take the socket of a connection away from Twisted, for a stream.
+
+    :raises ValueError: it cannot end one direction and go on with the other, or is closed.
+    """
+    # Each says so if it has none.
+    return transport.take_socket() if isinstance(transport, TlsTransport) else take_socket(transport)[0]
 
 
 def give_socket(sock: StreamSocket, watch: Any, user: WireUser) -> None:
@@ -181,22 +194,6 @@ def give_socket(sock: StreamSocket, watch: Any, user: WireUser) -> None:
         user.lost(str(error))
     else:
         user.connected(wire)
-
-
-def settle(transport: Any, watch: Any, user: WireUser) -> bool:
-    """Give the connection to *user*; False where it cannot end one direction and go on with the other."""
-    sock: StreamSocket
-    try:
-        if isinstance(transport, TlsTransport):
-            sock = transport.take_socket()
-        else:
-            # It says so if it has none.
-            sock, _ = take_socket(transport)
-    except ValueError:
-        return False
-    let_stall(sock)
-    give_socket(sock, watch, user)
-    return True
 
 
 def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b"") -> bool:

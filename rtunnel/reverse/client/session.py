@@ -14,7 +14,7 @@ from rtunnel.errors import Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import show_host_port, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
-from rtunnel.reverse.client.pool import DataConnections, IDialler
+from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.few_lines import FewLines
@@ -23,6 +23,7 @@ from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, TunnelRequest
+from rtunnel.wire.opening import FirstBytes
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
@@ -105,9 +106,21 @@ class ClientSession(LinkProtocol):
         """Say HELLO and ask for the first tunnel; the others wait for the answer."""
         for tunnel in self._tunnels:
             self.link.request_tunnel(tunnel.number, tunnel.request)
+        self._first = FirstBytes(self.link.limits.max_frame, data_connections=False)
         super().connectionMade()
         tune_link(self.transport, self.link.limits.dead_after)
         self._silence = self.clock.callLater(SILENT_AFTER, self._server_is_silent)
+
+    def dataReceived(self, data: bytes) -> None:
+        """See that what answers is an rtunnel server; from then on all bytes are the link's."""
+        opening = self._first.feed(data)
+        if opening is None:
+            return
+        self.dataReceived = super().dataReceived  # type: ignore[method-assign]
+        if opening.problem:
+            self.fail(Code.PROTOCOL, opening.problem)
+        else:
+            self.dataReceived(self._first.held)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Break the streams, and say why it is over."""
@@ -127,6 +140,7 @@ class ClientSession(LinkProtocol):
         super()._tick()
         self.data.tick(self.clock.seconds())
         self.lines.tick()
+        self._dialler.look_at_files()
         if not self.link.stream_count and not self.link.is_closed and self._dialler.is_outdated:
             # The server takes no data connections from it any more. Nobody is here who would notice.
             self.why_lost = "its certificate is over, and another is there"

@@ -7,14 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rtunnel.reverse.server.ports import Backend
-    from rtunnel.reverse.server.session import ServerSession
+from rtunnel.reverse.server.interfaces import Backend, ISession
 
 
-class Pool(ABC):
+class Backends(ABC):
     """The backends of a shared port: no more than one of each link."""
 
     @abstractmethod
@@ -32,15 +29,15 @@ class Pool(ABC):
         """*backend* takes no more visitors, if it did."""
 
     @abstractmethod
-    def load_changed(self, session: ServerSession) -> None:
-        """A link has more streams, or fewer."""
+    def load_changed(self, session: ISession) -> None:
+        """Take note that a link has more streams, or fewer."""
 
     @abstractmethod
     def candidates(self) -> Iterator[Backend]:
         """Every backend once, the one that should serve the next visitor first."""
 
 
-class RoundRobin(Pool):
+class RoundRobin(Backends):
     """One after the other."""
 
     def __init__(self) -> None:
@@ -53,15 +50,15 @@ class RoundRobin(Pool):
         return backend in self._members
 
     def join(self, backend: Backend) -> None:
-        """See :class:`Pool`."""
+        """See :class:`Backends`."""
         self._members[backend] = None
 
     def leave(self, backend: Backend) -> None:
-        """See :class:`Pool`."""
+        """See :class:`Backends`."""
         self._members.pop(backend, None)
 
-    def load_changed(self, session: ServerSession) -> None:
-        """See :class:`Pool`."""
+    def load_changed(self, session: ISession) -> None:
+        """See :class:`Backends`."""
 
     def candidates(self) -> Iterator[Backend]:
         """The one whose turn is longest ago first; trying one is its turn."""
@@ -76,10 +73,10 @@ class RoundRobin(Pool):
 
 
 #: Load, the number of its last turn, a number that no other entry has.
-_Entry = tuple[int, int, int, "Backend"]
+_Entry = tuple[int, int, int, Backend]
 
 
-class LeastConnections(Pool):
+class LeastConnections(Backends):
     """The one whose link carries the fewest streams; of equals, the one whose turn is longest ago.
 
     They are in a heap, where only the last entry of each counts: a load that changes is one entry more, and nobody has
@@ -88,7 +85,7 @@ class LeastConnections(Pool):
 
     def __init__(self) -> None:
         self._last: dict[Backend, _Entry] = {}
-        self._of: dict[ServerSession, Backend] = {}
+        self._of: dict[ISession, Backend] = {}
         self._heap: list[_Entry] = []
         self._numbers = count()
 
@@ -99,17 +96,17 @@ class LeastConnections(Pool):
         return backend in self._last
 
     def join(self, backend: Backend) -> None:
-        """See :class:`Pool`."""
+        """See :class:`Backends`."""
         self._of[backend.session] = backend
         self._put(backend, next(self._numbers))
 
     def leave(self, backend: Backend) -> None:
-        """See :class:`Pool`."""
+        """See :class:`Backends`."""
         if self._last.pop(backend, None) is not None:
             del self._of[backend.session]
 
-    def load_changed(self, session: ServerSession) -> None:
-        """See :class:`Pool`."""
+    def load_changed(self, session: ISession) -> None:
+        """See :class:`Backends`."""
         backend = self._of.get(session)
         if backend is not None:
             self._put(backend, self._last[backend][1])
@@ -143,4 +140,4 @@ class LeastConnections(Pool):
                 heappush(self._heap, entry)
 
 
-POLICIES: dict[str, type[Pool]] = {"round-robin": RoundRobin, "least-connections": LeastConnections}
+POLICIES: dict[str, type[Backends]] = {"round-robin": RoundRobin, "least-connections": LeastConnections}
