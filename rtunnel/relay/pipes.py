@@ -83,11 +83,6 @@ class Pipes:
         else:
             self._idle.append(pipe)
 
-    def close_idle(self) -> None:
-        """Close the pipes that are kept."""
-        while self._idle:
-            self._idle.pop().close()
-
 
 #: One for all relays of the process, as the limits are the user's.
 PIPES = Pipes()

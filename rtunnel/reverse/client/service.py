@@ -201,6 +201,8 @@ class TunnelClient(DrainingService):
     async def refuse_visitors(self) -> None:
         """See :meth:`LinkService.withdraw`."""
         self.link.withdraw()
+        if self.link.session is not None:
+            self.link.session.link.on_count = lambda _change: self.stream_ended()
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""

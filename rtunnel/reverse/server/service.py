@@ -171,6 +171,8 @@ class TunnelServer(DrainingService):
         """The link of *session* has so many streams more, or fewer."""
         self.sessions.count(session, change)
         self.shared_backends.load_changed(session)
+        if self._stopping:
+            self.stream_ended()
 
     def session_established(self, session: ServerSession) -> None:
         """The client has shown who it is. If it comes back over a new link, the old one is dead, whatever it seems."""
