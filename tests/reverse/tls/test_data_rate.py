@@ -65,6 +65,10 @@ class Crowd:
             visitor.send(b"hello")
             await visitor.has(b"hello")
 
+    async def come_at_once(self, count: int) -> None:
+        """So many at the same time; one by one each might find a connection that was made for it."""
+        await gatherResults([Deferred.fromCoroutine(self.come(1)) for _ in range(count)])
+
     def direct(self) -> int:
         return sum(len(pool._used) for pool in self.pools)
 
@@ -102,10 +106,12 @@ async def test_crowd_goes_by_the_link(crowd: Crowd, monkeypatch: pytest.MonkeyPa
 
 @ensureDeferred
 async def test_there_are_more_as_time_goes_by(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_server, "PER_SECOND", NEVER)
     monkeypatch.setattr(data_server, "WAITING", 6)
     (pool,) = await crowd.start()
     await crowd.come(12)
     before = crowd.direct() + len(pool._idle)
+    pool._allowances[1]._per_second = 10
     await until(lambda: crowd.direct() + len(pool._idle) >= before + 4)
     by_link = crowd.by_link()
     await crowd.come(1)
@@ -118,8 +124,7 @@ async def test_what_waits_is_bounded(crowd: Crowd, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(data_server, "WAITING", 6)
     (pool,) = await crowd.start()
     while crowd.by_link() < 5:
-        # At once: one by one each would find the connection that was made for it.
-        await gatherResults([Deferred.fromCoroutine(crowd.come(1)) for _ in range(10)])
+        await crowd.come_at_once(10)
     await until(lambda: len(pool._idle) == 6)
     await turns(50)
     await crowd.settle()
