@@ -52,11 +52,11 @@ class ILinkSession(TypingProtocol):
     def connectionLost(self, reason: Failure = ...) -> None: ...
     @property
     def has_place(self) -> bool:
-        """It has one of the places of ``--max-links``."""
+        """Whether the link has one of the places of ``--max-links``."""
 
     @property
     def may_be_no_link(self) -> bool:
-        """The client was silent up to now, and no visitor has been sent to it."""
+        """Whether the client has been silent up to now, and no visitor has been sent to it."""
 
     def was_silent(self) -> None:
         """Take the client's silence for the wish to serve the shared port."""

@@ -54,17 +54,17 @@ class _State(Enum):
 
 
 class Secured:
-    """What is to happen with one connection; the server and the client each have theirs."""
+    """The user of a transport, told when the other end is proved or refused; server and client each have their own."""
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
-        """The other end is proved: the protocol for the connection; None: it is closed."""
+        """Return the protocol for a connection whose other end is proved; None: close it."""
         raise NotImplementedError
 
     def failed(self, transport: TlsTransport, why: str) -> None:
-        """It is not, and never will be."""
+        """Take note that the other end could not be proved, and why."""
 
     def gone(self, transport: TlsTransport) -> None:
-        """The connection is lost, or its handshake is over."""
+        """Take note that the handshake is over, or the connection lost."""
 
 
 class TlsTransport(Protocol):
@@ -103,12 +103,12 @@ class TlsTransport(Protocol):
         return transport
 
     def look(self) -> None:
-        """Tell the protocol of the other end's goodbye, where that was read before."""
+        """Tell the protocol of the other end's goodbye, if that was read before."""
         if not self._is_lost() and self._engine.was_ended:
             self._peer_ended()
 
     def take_socket(self) -> TlsSocket:
-        """The connection as a socket. Nothing of it comes by here any more, and the protocol is called no more.
+        """Return the connection as a socket. The protocol is called no more.
 
         :raises ValueError: it is closed, or about to be, or one direction is.
         """
@@ -154,7 +154,7 @@ class TlsTransport(Protocol):
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes of TLS."""
+        """Take bytes of TLS."""
         if self._state is _State.LOST or self._read_ended or not (self._heard or self._hear(data)):
             return
         engine = self._engine
@@ -227,7 +227,7 @@ class TlsTransport(Protocol):
         self.tcp.abortConnection()
 
     def _fail(self, why: str) -> None:
-        """The connection is of no use any more: say why, let the other end read it, close."""
+        """Say why the connection is of no more use, let the other end read that, and close."""
         if self._state is _State.HANDSHAKE:
             self._user.failed(self, why)
         elif self._state is _State.UP:
@@ -241,7 +241,7 @@ class TlsTransport(Protocol):
         self.tcp.loseWriteConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """TCP is gone; without a goodbye before, what came may not be all."""
+        """Take note that TCP is gone; without a goodbye before, bytes may be missing."""
         self._stop_timer()
         was, self._state = self._state, _State.LOST
         if was is _State.HANDSHAKE:
@@ -330,11 +330,11 @@ class TlsTransport(Protocol):
         self.tcp.unregisterProducer()
 
     def getPeer(self) -> IAddress:
-        """The other end's address."""
+        """Return the other end's address."""
         return self.tcp.getPeer()
 
     def getHost(self) -> IAddress:
-        """This end's address."""
+        """Return this end's address."""
         return self.tcp.getHost()
 
     # Helpers

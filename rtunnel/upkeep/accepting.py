@@ -1,8 +1,8 @@
-"""A port to which the system gives no connection, though one waits, rests in place of asking again at once.
+"""When accept() fails for want of descriptors or memory, stop reading for 100 ms instead of spinning.
 
 Twisted logs that it could not accept (:mod:`rtunnel.options.plugins.newcomers` makes few lines of it) and returns. The
-socket is still ready, so the reactor would ask as fast as it can. Where it is this process that has no descriptor left,
-Twisted closes those who wait by means of one that it keeps, and there is nothing to do here.
+socket is still ready, so the reactor would try again as fast as it can. Where this process itself has no descriptor
+left, Twisted closes the waiting connections with one that it keeps in reserve, and there is nothing to do here.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from twisted.internet import tcp
 
 #: What ``accept`` says when the whole system has no file, no memory or no buffer left.
 SYSTEM_IS_FULL = (errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-#: Seconds of a rest.
+#: Seconds without reading.
 REST = 0.1
 
 
 class _Listening:
-    """The socket of a port, in its place."""
+    """Stands for the socket of a port."""
 
     def __init__(self, port: Any) -> None:
         self._port = port
         self._socket = port.socket
 
     def accept(self) -> Any:
-        """As a socket does."""
+        """Accept as a socket does; when the system is full, stop reading for a while."""
         try:
             return self._socket.accept()
         except OSError as error:
@@ -44,6 +44,6 @@ class _Listening:
 
 
 def rest_when_full(port: Any) -> None:
-    """Let *port*, which listens, rest so, if it is one of Twisted's."""
+    """Apply this to *port*, which listens, if it is one of Twisted's."""
     if isinstance(port, tcp.Port):
         port.socket = _Listening(port)

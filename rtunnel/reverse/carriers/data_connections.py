@@ -3,12 +3,12 @@
     ServerSession -> DataPool -> ServerData   one for each connection that waits
                               -> DirectRelay  one for each in use
 
-The server decides how many there are: each ticket that it sends is a wish for one more. It wants twice as many to wait
-whenever a visitor finds none, fewer when some were not needed for a while, and closes what is too many.
+The server decides how many there are: each ticket that it sends asks for one more. It doubles the number that wait
+whenever a visitor finds none, lowers it when some were not needed for a while, and closes surplus ones.
 
-Under TLS one costs a handshake, as much as half a dozen short visitors over the link, and ten times their memory. So
-where visitors may go by the link, connections are made at a rate that costs little, however many visitors come: who
-stays has one as long as visitors come one by one, and of a crowd most go by the link.
+Under TLS each costs a handshake, as much as half a dozen short visitors over the link, and ten times the memory. So
+where visitors may go by the link, connections are made at a bounded rate, however many visitors come: visitors who come
+one by one get one, and most of a crowd goes by the link.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from rtunnel.wire.data_connection import ServerDataConnection
 
 #: Connections that wait for the first visitors.
 AT_FIRST = 4
-#: Seconds after which what was not needed meanwhile becomes less.
+#: Seconds after which the number that waits is lowered by half of what was not needed.
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
-#: What share of our descriptors those may have: if they had all of them, no connection could come.
+#: The share of our descriptors that waiting visitors may hold: with all of them, no data connection could come.
 WAITERS_SHARE = 1 / 4
-#: Seconds after which nothing is expected any more of tickets: an end had no descriptor for the connections, say.
+#: Seconds after which unused tickets count as lost, for example because an end had no descriptor left.
 LOST_AFTER = 10.0
 #: Under TLS: connections of one link that may be made in a second, ...
 PER_SECOND = 10
@@ -69,12 +69,12 @@ class ServerData:
         self.machine = machine
 
     def connected(self, wire: SocketWire) -> None:
-        """It can take a visitor at once."""
+        """Offer the connection to visitors at once."""
         self.wire = wire
         self._pool.available(self)
 
     def received(self, data: bytes) -> None:
-        """The client's answer."""
+        """Take the client's answer to a PING."""
         machine = self.machine
         machine.receive_data(data, self._pool.reactor.seconds())
         if machine.error:
@@ -92,7 +92,7 @@ class ServerData:
             self.wire.send(asked)
 
     def lost(self, why: str) -> None:
-        """It is gone before anybody needed it."""
+        """Forget a connection that is lost before a visitor came."""
         self._pool.gone(self)
 
 
@@ -108,7 +108,7 @@ class DataPool:
     """The data connections of one link.
 
     :param session: the link. Its ``direct_streams`` are counted here.
-    :param waits: a visitor that finds none waits for one, and does not go by the link.
+    :param waits: a visitor that finds no connection waits for one instead of going by the link.
     """
 
     log = DebugLog()
@@ -139,20 +139,20 @@ class DataPool:
         self._tail: IDelayedCall | None = None
 
     def is_of(self, identity: Peer | None) -> bool:
-        """Whether the other end of a connection is that of the link."""
+        """Return whether the other end of a connection is that of the link."""
         own = self._session.identity
         if own is None or identity is None:
             return own is identity
         return own.fingerprint == identity.fingerprint
 
     def expect(self, ping_every: float | None) -> ServerData:
-        """For a connection that has shown a ticket of ours."""
+        """Return the user of a connection that has shown a good ticket."""
         return ServerData(self, ServerDataConnection(self._session.link.limits, self.reactor.seconds(), ping_every))
 
     # What connections tell
 
     def available(self, data: ServerData) -> None:
-        """It can take a visitor."""
+        """Use *data*, which can take a visitor, for one that waits; else keep it."""
         self._asked.pop(data, None)
         while self._waiting:
             visitor, waiting = next(iter(self._waiting.items()))
@@ -166,7 +166,7 @@ class DataPool:
         self._idle[data] = None
 
     def broken(self, data: ServerData, why: str) -> None:
-        """The client broke the protocol on it."""
+        """Close *data*, on which the client broke the protocol."""
         self._server.lines.warn(
             "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
         )
@@ -174,7 +174,7 @@ class DataPool:
         self.gone(data)
 
     def gone(self, data: ServerData) -> None:
-        """It is closed."""
+        """Forget *data*, which is closed."""
         self._idle.pop(data, None)
         self._asked.pop(data, None)
 
@@ -208,7 +208,7 @@ class DataPool:
         return True
 
     def _use(self, data: ServerData, tunnel: int, visitor: Visitor) -> bool:
-        """Relay between *data*, which is available, and a visitor. False: the visitor is gone; *data* can be used."""
+        """Relay between *data*, which is available, and a visitor; return False if the visitor is gone and *data* unused."""
         theirs: socket.socket | None = None
         if visitor.has_socket:
             try:
@@ -267,9 +267,9 @@ class DataPool:
     # How many there are
 
     def refill(self, *, whole: bool = False) -> None:
-        """Wish for as many more as are missing.
+        """Ask the client for as many connections as are missing.
 
-        :param whole: for a single one too; else they are asked for together, as each frame has its cost.
+        :param whole: ask for a single one too; else several are asked for together, as each frame has its cost.
         """
         target = self._target if self._session.wants_visitors else 0
         now = self.reactor.seconds()

@@ -32,7 +32,7 @@ MOST_ALIKE = 5
 
 
 class _Tunnel:
-    """What the client keeps of one of its tunnels while a link lasts."""
+    """One of the client's tunnels, while a link lasts."""
 
     def __init__(
         self, number: int, settings: TunnelSettings, endpoint: IStreamClientEndpoint, backoff: Backoff
@@ -50,7 +50,7 @@ class _Tunnel:
 
     @property
     def name(self) -> str:
-        """What logs call it."""
+        """What logs call the tunnel."""
         return self.settings.name or f"port {self.settings.remote_port or '0 (shared)'}"
 
 
@@ -58,9 +58,9 @@ class ClientSession(LinkProtocol):
     """One link, from connection to loss.
 
     :param dialler: makes data connections.
-    :ivar lines: for what visitors can make us say.
+    :ivar lines: for log lines that visitors can cause.
     :ivar ended: fires with the reason when the connection is lost.
-    :ivar was_useful: the server took us, so that the next attempt need not wait long.
+    :ivar was_useful: the server accepted us, so the next attempt need not wait long.
     """
 
     log = Logger()
@@ -142,12 +142,12 @@ class ClientSession(LinkProtocol):
         self.lines.tick()
         self._dialler.look_at_files()
         if not self.link.stream_count and not self.link.is_closed and self._dialler.is_outdated:
-            # The server takes no data connections from it any more. Nobody is here who would notice.
+            # The server takes no more data connections from this one, and no visitor is here to notice.
             self.why_lost = "its certificate is over, and another is there"
             self.close(Code.SHUTTING_DOWN, "the client has another certificate")
 
     def _server_is_silent(self) -> None:
-        """It is a reference server that has no visitor yet, most likely; a late HELLO may still show otherwise."""
+        """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise."""
         if self.link.mode is Mode.AWAITING:
             self.log.info("server {peer} does not answer HELLO: the reference protocol is assumed", peer=self.peer_name)
             self._say_reference_tunnels()
@@ -207,7 +207,7 @@ class ClientSession(LinkProtocol):
         )
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
-        """Ask again, for ever; loud for the first time that a reason is given, quiet for the rest."""
+        """Ask again, for ever; warn the first time that a reason is given, then log at debug level."""
         if not self.link.is_extended or self._draining:
             return
         tunnel = self._tunnels[event.number]
@@ -257,7 +257,7 @@ class ClientSession(LinkProtocol):
             self.lines.info("{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local)
 
     def dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
-        """Loud for the first visitor who finds the service down, quiet for the rest."""
+        """Warn for the first visitor that finds the service down; log at debug level for the rest."""
         log = self.log.debug if tunnel.local_is_down else self.lines.warn
         tunnel.local_is_down = True
         log(
@@ -270,7 +270,7 @@ class ClientSession(LinkProtocol):
     # The end
 
     def withdraw(self) -> None:
-        """Take no more visitors; those there are go on."""
+        """Take no more visitors; those that are served go on."""
         self._draining = True
         for tunnel in self._tunnels:
             if tunnel.retry is not None and tunnel.retry.active():

@@ -1,6 +1,6 @@
-"""Keeps the server to its files: certificates, the revocation list, the clients file.
+"""Watches the server's files: certificates, the revocation list, the clients file.
 
-What changes there counts at once, for links that are open too.
+A change takes effect at once, for open links too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The public side of the server: listening sockets, and the clients that serve who comes there."""
+"""The public side of the server: listening sockets, and the clients that serve their visitors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who serves the next visitor of a shared public port. However many may do so, asking costs the same, or nearly so."""
+"""Routing of a shared public port: which client serves the next visitor, at (nearly) the same cost for any number."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Backends(ABC):
 
     @abstractmethod
     def join(self, backend: Backend) -> None:
-        """*backend* takes visitors."""
+        """Add *backend*, which takes visitors."""
 
     @abstractmethod
     def leave(self, backend: Backend) -> None:
-        """*backend* takes no more visitors, if it did."""
+        """Remove *backend*, if it is there."""
 
     @abstractmethod
     def load_changed(self, session: ISession) -> None:
@@ -34,11 +34,11 @@ class Backends(ABC):
 
     @abstractmethod
     def candidates(self) -> Iterator[Backend]:
-        """Every backend once, the one that should serve the next visitor first."""
+        """Yield every backend once, the one that should serve the next visitor first."""
 
 
 class RoundRobin(Backends):
-    """One after the other."""
+    """Visitors go to one backend after the other."""
 
     def __init__(self) -> None:
         self._members: OrderedDict[Backend, None] = OrderedDict()
@@ -61,7 +61,7 @@ class RoundRobin(Backends):
         """See :class:`Backends`."""
 
     def candidates(self) -> Iterator[Backend]:
-        """The one whose turn is longest ago first; trying one is its turn."""
+        """Yield the backend whose turn is longest ago first; being tried is a turn."""
         first = None
         for _ in range(len(self._members)):
             backend = next(iter(self._members), None)
@@ -77,10 +77,10 @@ _Entry = tuple[int, int, int, Backend]
 
 
 class LeastConnections(Backends):
-    """The one whose link carries the fewest streams; of equals, the one whose turn is longest ago.
+    """Visitors go to the backend whose link carries the fewest streams; of equals, to the one whose turn is longest ago.
 
-    They are in a heap, where only the last entry of each counts: a load that changes is one entry more, and nobody has
-    to look for the one before.
+    Backends are in a heap, where only the last entry of each counts: when a load changes, an entry is added, and the
+    old one need not be found.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class LeastConnections(Backends):
             heapify(self._heap)
 
     def candidates(self) -> Iterator[Backend]:
-        """By load; of equals, the one whose turn is longest ago."""
+        """Yield backends by load; of equals, the one whose turn is longest ago first."""
         tried: set[Backend] = set()
         aside: list[_Entry] = []
         try:

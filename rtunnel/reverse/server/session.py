@@ -29,9 +29,9 @@ from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, TunnelRequest
 from rtunnel.wire.server_link import ServerLink
 
-#: Refused tunnels of one link that are worth a warning; the rest is for debugging.
+#: Refused tunnels of one link that are logged as warnings; the rest at debug level.
 MAX_REFUSALS_SAID = 1024
-#: Tunnels of one link that come or go, and are worth a line.
+#: Lines at info level about tunnels of one link that come or go; the rest at debug level.
 MAX_LINES_SAID = 2048
 #: Seconds between two warnings that a link cannot take visitors.
 FULL_SAID_EVERY = 60.0
@@ -58,7 +58,7 @@ class ServerSession(LinkProtocol):
 
     :ivar link: of the peer's HELLO and of its tunnels.
     :ivar backends: what the client serves or asked to serve, by tunnel number.
-    :ivar known_as: by what the server knows the client again when it comes back.
+    :ivar known_as: what tells the server that the same client has come back.
     :ivar client_name: by which the operator says what the client may do; empty where nothing has told it.
     :ivar carriers: what visitors are carried by, in the order in which they are asked.
     """
@@ -104,7 +104,7 @@ class ServerSession(LinkProtocol):
 
     @property
     def has_place(self) -> bool:
-        """It has one of the places of ``--max-links``."""
+        """Whether the link has one of the places of ``--max-links``."""
         return self in self._server.sessions
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -128,7 +128,7 @@ class ServerSession(LinkProtocol):
             carrier.tick(self.clock.seconds())
 
     def lose(self, why: str) -> None:
-        """The client is not there any more: free what it has, at once."""
+        """Free at once what the client has, as it is gone."""
         if self.is_live:
             self.log.warn("client {peer} dropped: {why}", peer=self.peer_name, why=why)
             self.close(Code.TAKEN_OVER, why)
@@ -138,7 +138,7 @@ class ServerSession(LinkProtocol):
 
     @property
     def may_be_no_link(self) -> bool:
-        """The client was silent up to now, and no visitor has been sent to it."""
+        """Whether the client has been silent up to now, and no visitor has been sent to it."""
         return self.is_live and self.link.mode is Mode.AWAITING
 
     def was_silent(self) -> None:
@@ -166,7 +166,7 @@ class ServerSession(LinkProtocol):
             self.close(Code.TIMEOUT, "no HELLO and no INIT in time")
 
     def _is_link(self) -> None:
-        """It is one, or is taken for one: say what protects it, and let the kernel look after it."""
+        """Log what protects the link, and let the kernel probe its connection."""
         if self._is_said:
             return
         self._is_said = True
@@ -225,7 +225,7 @@ class ServerSession(LinkProtocol):
         self._ask_for(event.number, event.request)
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
-        """Loud for the first time that a reason is given, quiet when the client asks again and again."""
+        """Warn the first time that a reason is given; log at debug level when the client asks again and again."""
         if not self.link.is_extended:
             return  # Its link is closed, and the line for that gives the reason.
         refusal = f"{event.code}: {event.message}"
@@ -291,7 +291,7 @@ class ServerSession(LinkProtocol):
         self.flush()
 
     def revoke_tunnel(self, backend: Backend, refusal: TunnelRefused) -> None:
-        """The client may no longer have this tunnel; its streams go on."""
+        """Take a tunnel away that the client may no longer have; its streams go on."""
         if self.backends.get(backend.number) is backend:
             del self.backends[backend.number]
             self._server.close_tunnel(backend)
@@ -301,7 +301,7 @@ class ServerSession(LinkProtocol):
             self.flush()
 
     def _loud(self) -> Any:
-        """How to say what a client makes us say: at info, but not for ever."""
+        """Return how to log what a client can cause: at info, but only so often."""
         self._lines_left -= 1
         return self.log.info if self._lines_left > 0 else self.log.debug
 
