@@ -208,7 +208,7 @@ class DataPool:
         return True
 
     def _use(self, data: ServerData, tunnel: int, visitor: Visitor) -> bool:
-        """Relay between *data*, which is available, and a visitor; return False if the visitor is gone and *data* unused."""
+        """Relay between *data*, which is available, and a visitor; return False if the visitor is gone."""
         theirs: socket.socket | None = None
         if visitor.has_socket:
             try:

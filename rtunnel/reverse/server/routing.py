@@ -77,7 +77,7 @@ _Entry = tuple[int, int, int, Backend]
 
 
 class LeastConnections(Backends):
-    """Visitors go to the backend whose link carries the fewest streams; of equals, to the one whose turn is longest ago.
+    """Visitors go to the backend whose link has the fewest streams; of equals, to the one whose turn is longest ago.
 
     Backends are in a heap, where only the last entry of each counts: when a load changes, an entry is added, and the
     old one need not be found.
