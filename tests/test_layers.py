@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pki": SHARED,
     "upkeep": {"relay", *SHARED},
     "tls": {"wire", "relay", "pki", "upkeep", *SHARED},
-    "access": {"wire", "relay", "tls", *SHARED},
+    "access": {"relay", "upkeep", "tls", *SHARED},
     "reverse": {"wire", "relay", "tls", "access", "upkeep", *SHARED},
     "rtc": {"wire", "relay", "tls", "access", "upkeep", *SHARED},
     "options": {"wire", "relay", "pki", "tls", "access", "upkeep", "reverse", "rtc", *SHARED},

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rtunnel.access.admission import AdmissionSettings
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
-from rtunnel.reverse.server.admission import AdmissionSettings
 from rtunnel.tls.policy import TlsSettings
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY

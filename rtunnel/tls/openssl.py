@@ -247,12 +247,13 @@ class Records:
 def renew_memory(connection: Any) -> None:
     """Free the memory that a handshake went through, tens of kilobytes, if nothing is in it."""
     start = _ffi.new("char **")
-    if not any(_lib.BIO_get_mem_data(memory, start) for memory in (connection._into_ssl, connection._from_ssl)):
+    waiting = _lib.BIO_get_mem_data(connection._into_ssl, start) or _lib.BIO_get_mem_data(connection._from_ssl, start)
+    if not waiting:
         _use_new_memory(connection)
 
 
 def _use_new_memory(connection: Any) -> None:
-    connection._into_ssl, connection._from_ssl = (_lib.BIO_new(_lib.BIO_s_mem()) for _ in range(2))
+    connection._into_ssl, connection._from_ssl = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
     _lib.SSL_set_bio(connection._ssl, connection._into_ssl, connection._from_ssl)
 
 

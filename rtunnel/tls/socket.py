@@ -1,4 +1,4 @@
-"""A TLS connection whose handshake is over, as the socket that it is to whoever uses it.
+"""A TLS connection whose handshake is over, with the methods of a socket.
 
 OpenSSL reads and writes the socket itself. So a relay has no more to do with it than with a plain socket, and an idle
 connection holds no buffer.
@@ -54,7 +54,7 @@ class TlsSocket(Records):
             self.release()
 
     def leave(self) -> tuple[socket.socket, TlsEngine]:
-        """The two that it was made of; for the engine again to have a part."""
+        """Return socket and engine, for a :class:`~rtunnel.tls.transport.TlsTransport` to use them again."""
         engine, self._engine = self._engine, None
         assert engine is not None
         self.to_memory()

@@ -30,6 +30,7 @@ from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role
 from rtunnel.tls.socket import TlsSocket
+from rtunnel.wire.opening import foreign_protocol
 
 #: Seconds that the other end is given to read our last words.
 LINGER = 3.0
@@ -52,17 +53,17 @@ class _State(Enum):
 
 
 class Secured:
-    """What is to happen with one connection; the server and the client each have theirs."""
+    """The user of a transport, told when the other end is proved or refused; server and client each have their own."""
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
-        """The other end is proved: the protocol for the connection; None: it is closed."""
+        """Return the protocol for a connection whose other end is proved; None: close it."""
         raise NotImplementedError
 
     def failed(self, transport: TlsTransport, why: str) -> None:
-        """It is not, and never will be."""
+        """Take note that the other end could not be proved, and why."""
 
     def gone(self, transport: TlsTransport) -> None:
-        """The connection is lost, or its handshake is over."""
+        """Take note that the handshake is over, or the connection lost."""
 
 
 class TlsTransport(Protocol):
@@ -73,7 +74,6 @@ class TlsTransport(Protocol):
     :param patience: seconds that the handshake may take.
     :ivar tcp: the transport below.
     :ivar protocol: what is above, once there is.
-    :ivar peer_name: the other end's address, for logs.
     """
 
     def __init__(self, engine: TlsEngine, role: Role, user: Secured, clock: IReactorTime, patience: float) -> None:
@@ -91,7 +91,6 @@ class TlsTransport(Protocol):
         self._read_ended = False
         self._write_ended = False
         self.tcp: SocketTransport
-        self.peer_name = ""
 
     @classmethod
     def above(cls, engine: TlsEngine, user: Secured, clock: IReactorTime, protocol: IProtocol) -> TlsTransport:
@@ -103,12 +102,12 @@ class TlsTransport(Protocol):
         return transport
 
     def look(self) -> None:
-        """Tell the protocol of the other end's goodbye, where that was read before."""
+        """Tell the protocol of the other end's goodbye, if that was read before."""
         if not self._is_lost() and self._engine.was_ended:
             self._peer_ended()
 
     def take_socket(self) -> TlsSocket:
-        """The connection as a socket. Nothing of it comes by here any more, and the protocol is called no more.
+        """Return the connection as a socket. The protocol is called no more.
 
         :raises ValueError: it is closed, or about to be, or one direction is.
         """
@@ -130,6 +129,11 @@ class TlsTransport(Protocol):
         return TlsSocket(sock, engine)
 
     @property
+    def peer_name(self) -> str:
+        """The other end's address, for logs; empty before there is a connection."""
+        return show_address(self.tcp.getPeer()) if self.transport is not None else ""
+
+    @property
     def is_resumed(self) -> bool:
         """Whether the other end is proved by a session, and not by a whole handshake."""
         return self._engine.is_resumed
@@ -139,7 +143,6 @@ class TlsTransport(Protocol):
     def connectionMade(self) -> None:
         """Begin the handshake."""
         self.tcp = self.transport  # type: ignore[assignment]
-        self.peer_name = show_address(self.tcp.getPeer())
         tune(self.tcp)
         if self._state is _State.UP:
             assert self.protocol is not None
@@ -150,12 +153,17 @@ class TlsTransport(Protocol):
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes of TLS."""
-        if self._is_lost() or self._read_ended or self._is_foreign(data):
+        """Take bytes of TLS."""
+        if self._state is _State.LOST or self._read_ended or not (self._heard or self._hear(data)):
             return
         engine = self._engine
         received = engine.receive(data)
-        if self._state is _State.HANDSHAKE and engine.peer is not None:
+        if self._state is _State.HANDSHAKE:
+            if engine.peer is None:
+                self._flush()
+                if engine.failure:
+                    self._fail(engine.failure)
+                return
             self._handshake_done(engine.peer)
         if received and self._state is _State.UP and self.protocol is not None:
             self.protocol.dataReceived(received)
@@ -170,17 +178,16 @@ class TlsTransport(Protocol):
     def _is_lost(self) -> bool:
         return self._state is _State.LOST
 
-    def _is_foreign(self, data: bytes) -> bool:
-        """Close a connection whose first byte is not one of TLS."""
-        if self._heard:
-            return False
+    def _hear(self, data: bytes) -> bool:
+        """Close a connection whose first byte is not one of TLS; return whether it is."""
         self._heard = True
         if data[0] == _HANDSHAKE_RECORD or (data[0] == _ALERT_RECORD and self._role is Role.CLIENT):
-            return False
+            return True
         if self._role is Role.SERVER:
             self.tcp.write(TLS_IS_SPOKEN_HERE)
-        self._fail(_NO_TLS[self._role])
-        return True
+        kind = foreign_protocol(data) if data[0] != _ALERT_RECORD else None
+        self._fail(kind.value if kind is not None else _NO_TLS[self._role])
+        return False
 
     def _handshake_done(self, peer: Peer) -> None:
         self._stop_timer()
@@ -219,7 +226,7 @@ class TlsTransport(Protocol):
         self.tcp.abortConnection()
 
     def _fail(self, why: str) -> None:
-        """The connection is of no use any more: say why, let the other end read it, close."""
+        """Say why the connection is of no more use, let the other end read that, and close."""
         if self._state is _State.HANDSHAKE:
             self._user.failed(self, why)
         elif self._state is _State.UP:
@@ -233,7 +240,7 @@ class TlsTransport(Protocol):
         self.tcp.loseWriteConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """TCP is gone; without a goodbye before, what came may not be all."""
+        """Take note that TCP is gone; without a goodbye before, bytes may be missing."""
         self._stop_timer()
         was, self._state = self._state, _State.LOST
         if was is _State.HANDSHAKE:
@@ -322,11 +329,11 @@ class TlsTransport(Protocol):
         self.tcp.unregisterProducer()
 
     def getPeer(self) -> IAddress:
-        """The other end's address."""
+        """Return the other end's address."""
         return self.tcp.getPeer()
 
     def getHost(self) -> IAddress:
-        """This end's address."""
+        """Return this end's address."""
         return self.tcp.getHost()
 
     # Helpers

@@ -6,10 +6,12 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.upkeep.visitors import Visitors
+
+#: Seconds after which streams are counted again, where nobody has said that one has ended.
+COUNT_AGAIN = 0.1
 
 
 class DrainingService(MultiService):
@@ -28,6 +30,7 @@ class DrainingService(MultiService):
         self.reactor = reactor
         self.visitors = Visitors()
         self._drain = drain
+        self._stream_ended: Deferred[None] | None = None
 
     async def refuse_visitors(self) -> None:
         """Accept no more visitors."""
@@ -41,6 +44,13 @@ class DrainingService(MultiService):
         """Close the links, once the visitors are gone."""
         raise NotImplementedError
 
+    def stream_ended(self) -> None:
+        """Count again what :meth:`streams_left` says, if somebody waits for the last stream."""
+        ended, self._stream_ended = self._stream_ended, None
+        if ended is not None:
+            # Whoever has ended it may be in the middle of something.
+            self.reactor.callLater(0, ended.callback, None)
+
     def stopService(self) -> Deferred[None]:
         """Accept no more visitors, let the present ones finish for *drain* seconds at most, then close."""
         return Deferred.fromCoroutine(self._stop())
@@ -49,6 +59,7 @@ class DrainingService(MultiService):
         """Stop waiting for visitors."""
         self._drain = 0.0
         self.visitors.stop_draining()
+        self.stream_ended()
 
     async def _stop(self) -> None:
         await self.refuse_visitors()
@@ -59,7 +70,11 @@ class DrainingService(MultiService):
             )
         left = await self.visitors.drain(self.reactor, self._drain)
         while not left and self.streams_left() and self.reactor.seconds() - began < self._drain:
-            await deferLater(self.reactor, 0.01)
+            self._stream_ended = ended = Deferred[None]()
+            again = self.reactor.callLater(COUNT_AGAIN, self.stream_ended)
+            await ended
+            if again.active():
+                again.cancel()
         if left:
             self.log.warn("{count} visitors did not finish in time and are cut off", count=left)
         self.visitors.abort_all()

@@ -16,18 +16,6 @@ class Established:
 
 
 @dataclass(slots=True)
-class Attached:
-    """At the server: this connection is not a link but a data connection. The link is closed, and nothing came behind
-    ATTACH. If the client was silent for a second before, it may have been taken for one of the shared port.
-
-    *ping_every*: after how many seconds of silence the client wants a PING; None if it has no wish.
-    """
-
-    ticket: str
-    ping_every: float | None
-
-
-@dataclass(slots=True)
 class TicketsReceived:
     """At the client: the server wants a data connection for each of *tickets*, within *expires* seconds."""
 
@@ -136,7 +124,6 @@ class LinkFailed:
 
 Event = (
     Established
-    | Attached
     | TicketsReceived
     | TunnelRequested
     | TunnelReady

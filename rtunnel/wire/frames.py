@@ -85,11 +85,6 @@ class FrameDecoder:
         self._data_left = 0
         self._data_id = 0
 
-    @property
-    def is_between_frames(self) -> bool:
-        """Whether all frames so far have come whole."""
-        return not self._held and not self._data_left
-
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes. Return the frames, and the pieces of DATA frames, that end in them.
 

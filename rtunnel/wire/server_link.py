@@ -6,7 +6,7 @@ import secrets
 
 from rtunnel.errors import Code, TunnelRefused as Refusal
 from rtunnel.wire import frames, messages
-from rtunnel.wire.events import Attached, TunnelRefused, TunnelRequested, TunnelWithdrawn
+from rtunnel.wire.events import TunnelRefused, TunnelRequested, TunnelWithdrawn
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, TunnelRequest, WireError
@@ -57,23 +57,6 @@ class ServerLink(Link):
         if peer is not None:
             self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(self.hello))
         super()._settle(peer)
-
-    def _take_first_frame(self, received: list[frames.Frame]) -> bool:
-        frame_type, _, payload = received[0]
-        if frame_type != frames.ATTACH or messages.DIRECT not in self.hello.capabilities:
-            return super()._take_first_frame(received)
-        try:
-            event = Attached(*messages.decode_attach(payload))
-        except ValueError as error:
-            self.fail(Code.PROTOCOL, f"malformed ATTACH ({error})")
-        else:
-            if len(received) > 1 or not self._decoder.is_between_frames:
-                # An honest client sends nothing more before it gets a PING.
-                self.fail(Code.PROTOCOL, "bytes behind ATTACH")
-            else:
-                self.mode = Mode.CLOSED
-                self._events.append(event)
-        return True
 
     def send_tickets(self, tickets: list[str], expires: float) -> None:
         """Ask the client for a data connection for each ticket, unless one of the ends knows no data connections.

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from rtunnel.access.admission import AdmissionSettings
 from rtunnel.coercions import text
 from rtunnel.options.settings import reverse, rtc
 from rtunnel.options.settings.declaration import COUNT, PATH, SWITCH, TEXT, TIME_OR_ZERO, Kind, Setting, sizes, words
 from rtunnel.options.settings.tables import with_tables
-from rtunnel.reverse.server.admission import AdmissionSettings
 from rtunnel.reverse.settings import ClientSettings, ServerSettings
 from rtunnel.rtc import settings as rtc_settings
 from rtunnel.tls.policy import TlsSettings

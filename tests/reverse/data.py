@@ -82,17 +82,16 @@ async def attach(world: World, server: TunnelServer, ticket: str) -> RawData:
 
 def session_of(server: TunnelServer) -> Any:
     """The only link that has data connections; others may be about to become some."""
-    (session,) = (session for session in server.sessions if session.data is not None)
+    (session,) = (session for session in server.sessions if len(session.carriers) > 1)
     return session
 
 
 async def pool_of(world: World, server: TunnelServer, count: int = 1) -> Any:
     """The data connections of the server's only client, once so many wait."""
     (session,) = await world.sessions(server, 1)
-    await until(
-        lambda: session.data is not None and len(session.data._idle) >= count, f"{count} data connections that wait"
-    )
-    return session.data
+    carriers: Any = session.carriers
+    await until(lambda: len(carriers) > 1 and len(carriers[0]._idle) >= count, f"{count} data connections that wait")
+    return carriers[0]
 
 
 def relays(service: Any) -> list[Any]:

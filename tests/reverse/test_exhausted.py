@@ -16,10 +16,10 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel
 
+from rtunnel.access.admission import Admission, AdmissionSettings
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import ConfigError
 from rtunnel.reverse.client import visits
-from rtunnel.reverse.server.admission import Admission, AdmissionSettings
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.upkeep import accepting
@@ -39,7 +39,7 @@ from tests.reverse.net import (
     turns,
     until,
 )
-from tests.reverse.test_direct_client import ServerByHand, new_conn
+from tests.reverse.test_data_connections_client import ServerByHand, new_conn
 from tests.reverse.world import World
 
 
@@ -95,7 +95,7 @@ async def test_visitor_who_would_need_one_more_at_the_server(world: World) -> No
     link, tickets = await client_by_hand(world, server, 0)
     session = session_of(server)
     data = await attach(world, server, tickets[0])
-    await until(lambda: session.data._idle)
+    await until(lambda: session.carriers[0]._idle)
     port = server.shared._port.getHost().port
     with socket.create_connection((HOST, port)) as visitor:
         visitor.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\nGET /")
@@ -103,12 +103,12 @@ async def test_visitor_who_would_need_one_more_at_the_server(world: World) -> No
             await until(lambda: data.was_reset and was_reset(visitor), "both ends are reset")
     await until(lambda: not server.visitors)
     assert not server.ids._live
-    assert not session.data._used
+    assert not session.carriers[0]._used
     assert session.link.stream_count == 0
     await world.logged("a connection is reset: [Errno 24]", LogLevel.debug)
     # As if nothing had happened.
     data = await attach(world, server, tickets[1])
-    await until(lambda: session.data._idle)
+    await until(lambda: session.carriers[0]._idle)
     again = await world.visitor(port)
     again.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\nGET /")
     await data.is_used()
@@ -170,7 +170,7 @@ async def test_data_connection_that_cannot_be_watched_at_the_server(world: World
     server.watch = Full(watch := server.watch)
     with socket.create_connection((HOST, world.control_port(server))) as data:
         if not at_once:
-            await until(lambda: len(server.sessions) == 2)
+            await until(lambda: len(server.door) == 1)
         data.sendall(frame(ATTACH, 0, tickets[0].encode()))
         data.setblocking(False)
 
@@ -183,12 +183,12 @@ async def test_data_connection_that_cannot_be_watched_at_the_server(world: World
         await until(is_over)
     await world.logged(f"a data connection is closed: [Errno 28] {FULL}", LogLevel.debug)
     await world.sessions(server, 1)
-    assert not session.data._idle
+    assert not session.carriers[0]._idle
     visitor = await world.visitor(port)
     await link.take(NEW_CONN)
     server.watch = watch
     await attach(world, server, tickets[1])
-    await until(lambda: session.data._idle)
+    await until(lambda: session.carriers[0]._idle)
     assert not visitor.over
 
 
@@ -246,7 +246,7 @@ async def test_visitor_who_cannot_be_watched_at_the_server(world: World) -> None
     _link, tickets = await client_by_hand(world, server, port)
     session = session_of(server)
     data = await attach(world, server, tickets[0])
-    await until(lambda: session.data._idle)
+    await until(lambda: session.carriers[0]._idle)
     server.watch = Full(watch := server.watch)
     visitor = await world.visitor(port)
     await until(lambda: visitor.was_reset and data.was_reset)

@@ -10,7 +10,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse.server import session as server_session
+from rtunnel.reverse import door
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.wire import link as wire_link
 from tests.ports import free_port
@@ -22,7 +22,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_session, "SILENT_AFTER", 0.05)
+    monkeypatch.setattr(door, "SILENT_AFTER", 0.05)
 
 
 async def served(world: World, service: Any, **more: Any) -> tuple[TunnelServer, Any, int]:
@@ -42,7 +42,7 @@ async def test_page(world: World, asks_for: str) -> None:
     else:
         server = world.server(shared=True)
         client, port = world.reference_client(server, service.port), port_of(server.shared)
-        await until(lambda: len(server.pool) == 1)
+        await until(lambda: len(server.shared_backends) == 1)
     visitor = await world.visitor(port)
     visitor.send(b"GET / HTTP/1.0\r\n\r\n")
     peer = await service.peer()
@@ -116,7 +116,7 @@ async def test_shared_port_outranks_init_of_a_reference_client_but_not_ours(worl
     ours = await world.service()
     world.client(server, (ports[1], ours.port))
     await world.reachable()
-    await until(lambda: len(server.pool) == 1)
+    await until(lambda: len(server.shared_backends) == 1)
     assert len(server.ports) == 1
     await world.visitor(port_of(server.shared))
     await service.peer()

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from pytest_twisted import ensureDeferred
 
-from rtunnel.reverse.server.admission import AdmissionSettings
-from rtunnel.reverse.server.ports import Backend
+from rtunnel.access.admission import AdmissionSettings
+from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
-from rtunnel.reverse.server.routing import POLICIES, LeastConnections, Pool, RoundRobin
+from rtunnel.reverse.server.routing import POLICIES, Backends, LeastConnections, RoundRobin
 from tests.ports import free_port
 from tests.reverse.net import BOTH_PLANES, INIT, NEW_CONN, READY, RawLink, until
 from tests.reverse.world import World, port_of
@@ -23,7 +23,6 @@ class Session:
     def __init__(self) -> None:
         self.link = self
         self.client_name = ""
-        self.is_spare = False
         self.stream_count = 0
         self.backends: dict[int, Any] = {}
 
@@ -62,7 +61,7 @@ STEPS = st.lists(
 )
 
 
-def change_load(pool: Pool, member: Backend, change: int) -> None:
+def change_load(pool: Backends, member: Backend, change: int) -> None:
     session: Any = member.session
     session.stream_count = max(0, session.stream_count + change)
     pool.load_changed(session)
@@ -99,13 +98,13 @@ def test_the_order_is_that_of_a_look_at_all(policy: str, steps: list[tuple[str, 
         assert all(member in pool for member in model.order)
 
 
-def count_of(pool: Pool) -> int:
+def count_of(pool: Backends) -> int:
     """How many are asked if nobody can."""
     return len(list(pool.candidates()))
 
 
 @pytest.mark.parametrize("policy", [RoundRobin, LeastConnections])
-def test_one_who_leaves_while_others_are_asked(policy: type[Pool]) -> None:
+def test_one_who_leaves_while_others_are_asked(policy: type[Backends]) -> None:
     pool, members = policy(), [backend() for _ in range(3)]
     for member in members:
         pool.join(member)
@@ -135,7 +134,7 @@ def test_what_is_kept_is_bounded() -> None:
 @given(
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["add", "spare", "promote", "discard", "rename", "count", "tunnels"]),
+            st.sampled_from(["add", "discard", "rename", "count", "tunnels"]),
             st.integers(0, 9),
             st.sampled_from(["", "laptop", "phone"]),
         ),
@@ -143,21 +142,19 @@ def test_what_is_kept_is_bounded() -> None:
     )
 )
 def test_the_counts_are_those_of_a_look_at_all(steps: list[tuple[str, int, str]]) -> None:
-    roster, there = Roster(), []
+    roster: Roster[Any] = Roster()
+    there: list[Any] = []
     for what, number, name in steps:
-        if what in ("add", "spare"):
+        if what == "add":
             session: Any = Session()
             there.append(session)
-            roster.add(session, is_spare=what == "spare")
+            roster.add(session)
         elif there:
             session = there[number % len(there)]
-            if what == "promote":
-                roster.promote(session)
-            elif what == "discard":
+            if what == "discard":
                 there.remove(session)
                 roster.discard(session)
                 roster.discard(session)
-                roster.promote(session)
                 roster.rename(session)
                 roster.count(session, 1)
             elif what == "rename":
@@ -170,7 +167,6 @@ def test_the_counts_are_those_of_a_look_at_all(steps: list[tuple[str, int, str]]
                 session.backends[number] = None
         assert set(roster) == set(there)
         assert len(roster) == len(there)
-        assert roster.links == sum(not session.is_spare for session in there)
         for session in there:
             same = [each for each in there if each.client_name == session.client_name] if session.client_name else []
             assert roster.streams_of(session) == sum(each.stream_count for each in same or [session])

@@ -6,7 +6,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse.server import session
+from rtunnel.reverse import door
 from tests.ports import free_port
 from tests.reverse.net import HELLO, INIT, NEW_CONN, READY, Peer, RawLink, hello, turns, until
 from tests.reverse.world import World, port_of
@@ -14,18 +14,18 @@ from tests.reverse.world import World, port_of
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "SILENT_AFTER", 0.2)
+    monkeypatch.setattr(door, "SILENT_AFTER", 0.2)
 
 
 @ensureDeferred
 async def test_silence_is_taken_for_a_reference_client_after_one_second(world: World) -> None:
-    assert session.SILENT_AFTER == 1.0
+    assert door.SILENT_AFTER == 1.0
     server = world.server(shared=True)
     link = await world.raw(server)
     early = await world.visitor(port_of(server.shared))
     await early.ends()
     assert link.seen == []
-    await until(lambda: len(server.pool) == 1)
+    await until(lambda: len(server.shared_backends) == 1)
     await world.visitor(port_of(server.shared))
     await link.take(NEW_CONN)
 
@@ -35,7 +35,7 @@ async def test_silence_is_taken_for_a_reference_client_after_one_second(world: W
 async def test_no_visitor_goes_to_a_link_that_may_still_say_hello(world: World) -> None:
     server = world.server(shared=True)
     links = [await world.raw(server) for _ in range(5)]
-    assert len(server.pool) == 0
+    assert len(server.shared_backends) == 0
     for link in links:
         link.send(hello()[:5])
     for _ in range(3):
@@ -52,10 +52,10 @@ async def test_no_visitor_goes_to_a_link_that_may_still_say_hello(world: World) 
 async def test_hello_after_the_silence_still_counts(world: World) -> None:
     server, port = world.server(shared=True), free_port()
     link = await world.raw(server)
-    await until(lambda: len(server.pool) == 1)
+    await until(lambda: len(server.shared_backends) == 1)
     link.send(hello())
     await link.take(HELLO)
-    assert len(server.pool) == 0
+    assert len(server.shared_backends) == 0
     link.put(INIT, 0, b"%d:x" % port)
     await link.take(READY, 0)
     await (await world.visitor(port_of(server.shared))).ends()
@@ -68,10 +68,10 @@ async def test_hello_after_the_silence_still_counts(world: World) -> None:
 async def test_late_init_of_a_reference_client_joins_once(world: World) -> None:
     server = world.server(shared=True)
     link = await world.raw(server)
-    await until(lambda: len(server.pool) == 1)
+    await until(lambda: len(server.shared_backends) == 1)
     link.put(INIT, 0, b"%d:x" % free_port())
     await world.logged("-> x of client")
-    assert len(server.pool) == 1
+    assert len(server.shared_backends) == 1
     assert not server.ports
     await world.visitor(port_of(server.shared))
     await link.take(NEW_CONN)
@@ -127,7 +127,7 @@ async def test_a_thousand_silent_links_stop_nobody(world: World) -> None:
     await world.reachable()
     visitor = await world.visitor(port)
     silent = [await world.join(world.control_port(server), Peer()) for _ in range(1000)]
-    assert len(server.sessions) > 1
+    assert len(server.door) > 1
     visitor.send(b"still there?")
     await visitor.has(b"still there?")
     newcomer: RawLink = await world.raw_extended(server)

@@ -131,7 +131,7 @@ async def test_ports_are_free_at_once_when_the_client_is_gone(world: World) -> N
     client.link.session.drop()
     await until(lambda: not server.sessions)
     await until(lambda: all(can_bind(port) for port in ports), timeout=1)
-    assert len(server.pool) == 0
+    assert len(server.shared_backends) == 0
 
 
 @BOTH_PLANES

@@ -1,22 +1,17 @@
-"""Tickets on a link, and connections that turn out to be data connections."""
+"""Tickets on a link; ATTACH means nothing there, as what shows it is no link (see test_opening)."""
 
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 
 import pytest
-from hypothesis import given, strategies as st
 
-from rtunnel.errors import Code, TunnelRefused as Refusal
+from rtunnel.errors import Code
 from rtunnel.wire import frames
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.events import (
-    Attached,
     Established,
-    Event,
     FrameIgnored,
-    LinkFailed,
     StreamOpened,
     TicketsReceived,
     TunnelRequested,
@@ -187,79 +182,6 @@ def test_tickets_beyond_the_bound_of_a_frame_are_dropped() -> None:
 # ATTACH
 
 
-@pytest.mark.parametrize(
-    ("payload", "ping_every"),
-    [("", None), (":5000", 5.0), (":0", 0.0), (":1", 0.001), (":9999999", 9999.999), (":0005000", 5.0)],
-)
-def test_a_first_attach_makes_it_a_data_connection(payload: str, ping_every: float | None) -> None:
-    lone = direct_server()
-    assert lone.feed(raw(frames.ATTACH, 7, f"{TICKET}{payload}".encode())) == [Attached(TICKET, ping_every)]
-    assert lone.link.is_closed
-    assert lone.sent() == []
-    with pytest.raises(Refusal):
-        lone.link.open_stream(0, "")
-    assert lone.feed(raw_hello(), raw(frames.PONG)) == [], "it takes no more"
-    assert lone.tick(100) == []
-    lone.link.close(Code.CONNECTION_LOST, "as the I/O says at the end")
-    assert lone.link.take_events() == []
-    assert lone.sent() == []
-
-
-@given(st.lists(st.integers(0, len(ATTACH)), max_size=5))
-def test_attach_in_pieces(cuts: list[int]) -> None:
-    lone = direct_server()
-    events: list[Event] = []
-    for start, end in pairwise([0, *sorted(cuts), len(ATTACH)]):
-        assert events == [] or start == end == len(ATTACH)
-        events += lone.feed(ATTACH[start:end])
-    assert events == [Attached(TICKET, 5.0)]
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b"x",
-        TICKET[1:].encode(),
-        TICKET.encode() + b"0",
-        TICKET.upper().encode(),
-        b"\xff" * 32,
-        b":5000",
-        TICKET.encode() + b":",
-        TICKET.encode() + b":x",
-        TICKET.encode() + b":-1",
-        TICKET.encode() + b":1.5",
-        TICKET.encode() + b":12345678",
-        TICKET.encode() + b":5:5",
-        TICKET.encode() + ":\u0665".encode(),
-        bytes(60000),
-    ],
-)
-def test_attach_without_a_ticket(payload: bytes) -> None:
-    lone = direct_server()
-    (event,) = lone.feed(raw(frames.ATTACH, 0, payload))
-    assert isinstance(event, LinkFailed)
-    assert event.code == Code.PROTOCOL
-    assert event.message.startswith("malformed ATTACH (no ")
-    assert lone.link.is_closed
-    assert lone.sent() == []
-
-
-@pytest.mark.parametrize(
-    "behind", [ATTACH, b"\x14", raw(frames.PONG), raw(frames.DATA, 1, b"x"), raw(frames.DATA, 1, b"x")[:-1], b"GET / "]
-)
-def test_nothing_may_come_behind_attach_before_it_is_answered(behind: bytes) -> None:
-    lone = direct_server()
-    assert lone.feed(ATTACH + behind) == [LinkFailed(Code.PROTOCOL, "bytes behind ATTACH", by_peer=False)]
-    assert lone.sent() == []
-
-
-def test_a_length_that_cannot_be_behind_attach() -> None:
-    lone = direct_server()
-    (event,) = lone.feed(ATTACH, b"\xff" * 9)
-    assert isinstance(event, LinkFailed)
-
-
 @pytest.mark.parametrize("first", [raw_hello(capabilities=[DIRECT]), raw(frames.INIT, 0, b"80:x"), raw(0x99)])
 def test_a_later_attach_means_nothing(first: bytes) -> None:
     lone = direct_server()
@@ -271,7 +193,7 @@ def test_a_later_attach_means_nothing(first: bytes) -> None:
 
 
 def test_attach_behind_a_first_visitor_means_nothing() -> None:
-    """The I/O may take a client for a silent one when no frame has come for a second."""
+    """The door waits a second for the first frame, then it may take the client for one that is silent."""
     lone = direct_server()
     lone.link.open_stream(0, "192.0.2.1:5000")
     assert lone.feed(ATTACH)[-1] == FrameIgnored("ATTACH on a reference link", is_normal=False)

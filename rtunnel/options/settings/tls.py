@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.tokens import check_token, parse_tokens
 from rtunnel.coercions import joined, optional, text
 from rtunnel.options.settings.declaration import PATH, SWITCH, Kind, Setting
-from rtunnel.reverse.server.admission import AdmissionSettings
 from rtunnel.reverse.settings import ClientSettings
 from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, TlsSettings, parse_groups, parse_pins
 from rtunnel.tls.server_names import check_server_name

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from ipaddress import ip_address
 
+from rtunnel.access.admission import Admission, AdmissionSettings
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.pki import locations
-from rtunnel.reverse.server.admission import Admission, AdmissionSettings
 from rtunnel.tls.credentials import load
 from rtunnel.tls.policy import Role, TlsSettings
 from rtunnel.tls.server_names import check_server_name, is_ip_address

@@ -14,10 +14,9 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport, below_tls, show_address, tune
-from rtunnel.reverse.greetings import NO_TLS_HERE, tls_instead
 from rtunnel.tls.identity import Peer
 from rtunnel.wire import events
-from rtunnel.wire.link import Link, Mode
+from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
 
 #: Bytes of streams that are handed to the connection at a time; a control frame waits for no more than that.
@@ -28,7 +27,7 @@ LINGER = 5.0
 
 @implementer(IStream)
 class LinkStream:
-    """One stream of a link, for its user."""
+    """One stream of a link, as its user sees it."""
 
     __slots__ = ("_protocol", "_user", "stream")
 
@@ -73,7 +72,7 @@ class LinkProtocol(Protocol):
     :ivar peer_name: the connection's other end, for logs.
     :ivar connected_now: there is a connection.
     :ivar why_lost: the reason, where one of the ends gave one.
-    :ivar peer_has_left: the peer goes down, and has said so behind all that it had to say.
+    :ivar peer_has_left: the peer is going down, and has told us so after everything else.
     """
 
     log = Logger()
@@ -105,7 +104,7 @@ class LinkProtocol(Protocol):
     # The connection
 
     def connectionMade(self) -> None:
-        """Send what there is to send first, and start looking for signs of life."""
+        """Send what is queued, and start to look for signs of life."""
         self.peer_name = show_address(self.transport.getPeer())
         if self.identity is not None and self.identity.name:
             self.peer_name += f" ({self.identity.name})"
@@ -116,26 +115,15 @@ class LinkProtocol(Protocol):
         self.flush()
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes of the link."""
+        """Take bytes of the link."""
         if not self.connected_now:
             return
-        if self.link.mode is Mode.AWAITING and (why := tls_instead(data)) is not None:
-            self.transport.write(NO_TLS_HERE)
-            self.link.fail(Code.PROTOCOL, why)
         self.link.receive_data(data, self.clock.seconds())
         self.handle_events()
         self.flush()
 
-    def leave_connection(self) -> SocketTransport:
-        """The connection is no link, as its first frame shows: it is given to somebody else."""
-        self.connected_now = False
-        if self._tick_call is not None:
-            self._tick_call.cancel()
-        self.transport.unregisterProducer()
-        return self.transport
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Every stream that is not at its end breaks."""
+        """Reset every stream that is not at its end."""
         self.connected_now = False
         for call in (self._tick_call, self._linger_call):
             if call is not None and call.active():
@@ -163,7 +151,7 @@ class LinkProtocol(Protocol):
     # Bytes out, with the connection's back-pressure
 
     def flush(self) -> None:
-        """Hand to the connection what it takes. Cheap when there is nothing."""
+        """Hand to the connection as much as it takes. Cheap when there is nothing."""
         link = self.link
         if self._handling or not self.connected_now:
             return
@@ -181,11 +169,11 @@ class LinkProtocol(Protocol):
                 self.transport.resumeProducing()
 
     def pauseProducing(self) -> None:
-        """The connection takes no more."""
+        """Send no more until the connection has room."""
         self._connection_full = True
 
     def resumeProducing(self) -> None:
-        """The connection takes bytes again."""
+        """Send again."""
         self._connection_full = False
         self.flush()
 
@@ -199,8 +187,13 @@ class LinkProtocol(Protocol):
         self.link.close(code, message)
         self._close_connection(half=True)
 
+    def fail(self, code: str, message: str) -> None:
+        """End the link because of what the peer did or is; log it, and tell an extended peer."""
+        self.link.fail(code, message)
+        self.handle_events()
+
     def drop(self) -> None:
-        """End the link at once: its peer is not there any more."""
+        """End the link at once, as its peer is gone."""
         if self.connected_now:
             self.transport.abortConnection()
 

@@ -1,9 +1,10 @@
-"""A data connection that is a stream now, relayed in user space: where the socket at the other side cannot be had, as
-TLS of Twisted's or haproxy's header is above it.
+"""A data connection that carries a stream, relayed in user space.
+
+This is for visitors and services whose own socket cannot be taken, because Twisted's TLS or a PROXY header is above it.
 
     SocketEnd <-> RawStream (IStream) <-> TCP of Twisted's, or TlsTransport
 
-Where both sockets can be had nobody is needed here: :class:`~rtunnel.relay.direct.DirectRelay` takes them.
+Where both sockets can be taken, :class:`~rtunnel.relay.direct.DirectRelay` relays them instead.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class RawStream(Protocol):
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes of the stream."""
+        """Hand bytes of the stream on."""
         if self._user is None:
             return
         self._waiting += len(data)

@@ -1,7 +1,7 @@
-"""What is below a data connection that waits: a socket, bare or under TLS.
+"""The socket of a data connection that waits, bare or under TLS.
 
-It is taken away from Twisted as soon as it is known to be a data connection's: it waits in the epoll of the relays
-(:mod:`rtunnel.relay.watch`), where it costs little, and is ready to be relayed.
+It is taken away from Twisted as soon as the connection is known to be a data connection. It waits in the epoll of the
+relays (:mod:`rtunnel.relay.watch`), where it costs little, and is ready to be relayed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from rtunnel.relay.sockets import (
     QuietFactory,
     StreamSocket,
     close_socket,
-    let_stall,
     take_socket,
     tune,
 )
@@ -39,20 +38,20 @@ _log = Logger()
 
 
 class WireUser(TypingProtocol):
-    """Whose connection it is."""
+    """The user of a connection."""
 
     def connected(self, wire: SocketWire) -> None:
-        """It is there."""
+        """The connection is up."""
 
     def received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes have come."""
 
     def lost(self, why: str) -> None:
-        """It is gone, or never was there. After :meth:`SocketWire.cut` it may not be told."""
+        """The connection is lost, or could not be made. May not be called after :meth:`SocketWire.cut`."""
 
 
 def has_socket(transport: Any) -> bool:
-    """Whether the kernel sees the very bytes of this connection, so that its socket can be taken."""
+    """Return whether the socket of this connection can be taken: nothing but the kernel is between us and its bytes."""
     return isinstance(transport, tcp.Connection) and not transport.TLS
 
 
@@ -73,12 +72,12 @@ class SocketWire:
         self._number = sock.fileno()
         watch.addReader(self)
         if isinstance(sock, socket.socket):
-            # If this process is killed that is no end of a stream. (Under TLS it is none anyway.)
+            # If this process is killed, peers must not take that for the end of a stream. (Under TLS they cannot.)
             with suppress(OSError):  # it is lost, which shows
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     def send(self, data: bytes) -> None:
-        """Send a frame or two, for which there always is room."""
+        """Send a frame or two, for which there is always room."""
         if self._number < 0:
             return
         try:
@@ -90,17 +89,17 @@ class SocketWire:
             self._lost("the connection is full")
 
     def take(self) -> StreamSocket:
-        """The socket, for somebody else; nothing more comes from here."""
+        """Return the socket, and do not watch it any more."""
         self._leave()
         return self._socket
 
     def take_watched(self) -> StreamSocket:
-        """The same, for somebody who puts himself in the place of this with the watch."""
+        """Return the socket to a caller that takes our place with the watch (``replace``)."""
         self._number = -1
         return self._socket
 
     def cut(self) -> None:
-        """End it at once."""
+        """Reset the connection."""
         if self._number >= 0:
             self._leave()
             close_socket(self._socket, reset=True)
@@ -119,15 +118,15 @@ class SocketWire:
     # What the reactor asks
 
     def fileno(self) -> int:
-        """The descriptor; -1 when it is given away or closed."""
+        """Return the descriptor; -1 once the socket is given away or closed."""
         return self._number
 
     def logPrefix(self) -> str:
-        """What the log says of an error here."""
+        """Return what Twisted's log calls this."""
         return "data connection"
 
     def doRead(self) -> None:
-        """There are bytes, or the end, or an error."""
+        """Read bytes, the end, or an error."""
         if self._number < 0:
             return
         try:
@@ -143,10 +142,10 @@ class SocketWire:
             self._lost("it was closed")
 
     def doWrite(self) -> None:
-        """Nobody asks for it."""
+        """Do nothing: writing is not watched."""
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor found it broken, or stops."""
+        """Take note that the reactor found the socket broken, or stops."""
         self._lost(reason.getErrorMessage())
 
 
@@ -154,7 +153,7 @@ class Taker(Protocol):
     """A connection that is made or accepted by Twisted's means, until the socket is taken from it.
 
     :param watch: for the wire.
-    :ivar identity: see :class:`~rtunnel.reverse.tls_links.Identified`.
+    :ivar identity: the other end, where TLS has proved it.
     """
 
     def __init__(self, watch: Any, user: WireUser) -> None:
@@ -163,16 +162,30 @@ class Taker(Protocol):
         self._user = user
 
     def connectionMade(self) -> None:
-        """Take it."""
-        tune(self.transport)
-        if not settle(self.transport, self._watch, self._user):
-            transport: Any = self.transport
+        """Take the socket."""
+        transport: Any = self.transport
+        if not isinstance(transport, TlsTransport):
+            tune(transport)
+        try:
+            sock = take_stream_socket(transport)
+        except ValueError:
             transport.abortConnection()
             self._user.lost("the way there knows no half-close")
+        else:
+            give_socket(sock, self._watch, self._user)
+
+
+def take_stream_socket(transport: Any) -> StreamSocket:
+    """Take the socket of a connection away from Twisted, for a stream.
+
+    :raises ValueError: it cannot end one direction and go on with the other, or is closed.
+    """
+    # Each says so if it has none.
+    return transport.take_socket() if isinstance(transport, TlsTransport) else take_socket(transport)[0]
 
 
 def give_socket(sock: StreamSocket, watch: Any, user: WireUser) -> None:
-    """Give a connection to *user*. What the system does not let us watch is lost."""
+    """Give a connection to *user*; one that the system does not let us watch is lost."""
     try:
         wire = SocketWire(watch, sock, user)
     except OSError as error:
@@ -183,25 +196,11 @@ def give_socket(sock: StreamSocket, watch: Any, user: WireUser) -> None:
         user.connected(wire)
 
 
-def settle(transport: Any, watch: Any, user: WireUser) -> bool:
-    """Give the connection to *user*; False where it cannot end one direction and go on with the other."""
-    sock: StreamSocket
-    try:
-        if isinstance(transport, TlsTransport):
-            sock = transport.take_socket()
-        else:
-            # It says so if it has none.
-            sock, _ = take_socket(transport)
-    except ValueError:
-        return False
-    let_stall(sock)
-    give_socket(sock, watch, user)
-    return True
-
-
 def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b"") -> bool:
-    """Give a socket back to Twisted, for *protocol*. False where that fails: there is no descriptor left, or the
-    connection is lost already. It is reset then, and *protocol* told that it is lost.
+    """Give a socket back to Twisted, for *protocol*.
+
+    Return False where that fails, because no descriptor is left or the connection is lost. The connection is then
+    reset, and *protocol* told that it is lost.
 
     :param first: what was read already.
     """

@@ -23,11 +23,11 @@ from rtunnel.relay.dial import Dial
 from rtunnel.relay.sockets import QuietFactory
 from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.carriers.sockets import Taker, give_socket
-from rtunnel.reverse.client.pool import ClientData
+from rtunnel.reverse.client.data_connections import ClientData
 from rtunnel.reverse.client.session import ClientSession
+from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
-from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.upkeep.agent import AGENT
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
@@ -67,6 +67,7 @@ class LinkService(Service):
         # Where the present link leads.
         self._server_now: DialAddress | None = None
         self._address_now: tuple[int, Any] | None = None
+        self._endpoint_now: Any = None
         # One session name for the life of the process: by it the server knows us when we come back.
         self._hello = Hello(
             session=secrets.token_hex(16),
@@ -87,6 +88,11 @@ class LinkService(Service):
         """See :class:`TlsDialler`."""
         return self._tls is not None and self._tls.is_outdated
 
+    def look_at_files(self) -> None:
+        """See :class:`TlsDialler`."""
+        if self._tls is not None:
+            self._tls.look_at_files()
+
     def dial_server(self, data: ClientData) -> Cancellable:
         """Make a data connection of the present link."""
         if self._server_now is None:
@@ -96,6 +102,7 @@ class LinkService(Service):
                 # A name may stand for several servers, and costs a look-up.
                 self._server_now = replace(self._server_now, host=peer.host)
             self._address_now = self._server_now.socket_address()
+            self._endpoint_now = self._server_now.endpoint(self.reactor, self.connect_timeout)
         if self._tls is None and self._address_now is not None:
             dial = Dial(
                 self.watch,
@@ -104,7 +111,7 @@ class LinkService(Service):
             )
             dial.start(*self._address_now)
             return dial
-        endpoint = self._server_now.endpoint(self.reactor, self.connect_timeout)
+        endpoint = self._endpoint_now
         dialling: Deferred[Any]
         if self._tls is not None:
             dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, lambda: Taker(self.watch, data)))
@@ -194,6 +201,8 @@ class TunnelClient(DrainingService):
     async def refuse_visitors(self) -> None:
         """See :meth:`LinkService.withdraw`."""
         self.link.withdraw()
+        if self.link.session is not None:
+            self.link.session.link.on_count = lambda _change: self.stream_ended()
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""

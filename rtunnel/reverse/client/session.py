@@ -14,7 +14,7 @@ from rtunnel.errors import Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import show_host_port, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
-from rtunnel.reverse.client.pool import DataConnections, IDialler
+from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.few_lines import FewLines
@@ -23,6 +23,7 @@ from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, TunnelRequest
+from rtunnel.wire.opening import FirstBytes
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
@@ -31,7 +32,7 @@ MOST_ALIKE = 5
 
 
 class _Tunnel:
-    """What the client keeps of one of its tunnels while a link lasts."""
+    """One of the client's tunnels, while a link lasts."""
 
     def __init__(
         self, number: int, settings: TunnelSettings, endpoint: IStreamClientEndpoint, backoff: Backoff
@@ -49,7 +50,7 @@ class _Tunnel:
 
     @property
     def name(self) -> str:
-        """What logs call it."""
+        """What logs call the tunnel."""
         return self.settings.name or f"port {self.settings.remote_port or '0 (shared)'}"
 
 
@@ -57,9 +58,9 @@ class ClientSession(LinkProtocol):
     """One link, from connection to loss.
 
     :param dialler: makes data connections.
-    :ivar lines: for what visitors can make us say.
+    :ivar lines: for log lines that visitors can cause.
     :ivar ended: fires with the reason when the connection is lost.
-    :ivar was_useful: the server took us, so that the next attempt need not wait long.
+    :ivar was_useful: the server accepted us, so the next attempt need not wait long.
     """
 
     log = Logger()
@@ -105,9 +106,21 @@ class ClientSession(LinkProtocol):
         """Say HELLO and ask for the first tunnel; the others wait for the answer."""
         for tunnel in self._tunnels:
             self.link.request_tunnel(tunnel.number, tunnel.request)
+        self._first = FirstBytes(self.link.limits.max_frame, data_connections=False)
         super().connectionMade()
         tune_link(self.transport, self.link.limits.dead_after)
         self._silence = self.clock.callLater(SILENT_AFTER, self._server_is_silent)
+
+    def dataReceived(self, data: bytes) -> None:
+        """See that what answers is an rtunnel server; from then on all bytes are the link's."""
+        opening = self._first.feed(data)
+        if opening is None:
+            return
+        self.dataReceived = super().dataReceived  # type: ignore[method-assign]
+        if opening.problem:
+            self.fail(Code.PROTOCOL, opening.problem)
+        else:
+            self.dataReceived(self._first.held)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Break the streams, and say why it is over."""
@@ -127,13 +140,14 @@ class ClientSession(LinkProtocol):
         super()._tick()
         self.data.tick(self.clock.seconds())
         self.lines.tick()
+        self._dialler.look_at_files()
         if not self.link.stream_count and not self.link.is_closed and self._dialler.is_outdated:
-            # The server takes no data connections from it any more. Nobody is here who would notice.
+            # The server takes no more data connections from this one, and no visitor is here to notice.
             self.why_lost = "its certificate is over, and another is there"
             self.close(Code.SHUTTING_DOWN, "the client has another certificate")
 
     def _server_is_silent(self) -> None:
-        """It is a reference server that has no visitor yet, most likely; a late HELLO may still show otherwise."""
+        """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise."""
         if self.link.mode is Mode.AWAITING:
             self.log.info("server {peer} does not answer HELLO: the reference protocol is assumed", peer=self.peer_name)
             self._say_reference_tunnels()
@@ -193,7 +207,7 @@ class ClientSession(LinkProtocol):
         )
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
-        """Ask again, for ever; loud for the first time that a reason is given, quiet for the rest."""
+        """Ask again, for ever; warn the first time that a reason is given, then log at debug level."""
         if not self.link.is_extended or self._draining:
             return
         tunnel = self._tunnels[event.number]
@@ -243,7 +257,7 @@ class ClientSession(LinkProtocol):
             self.lines.info("{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local)
 
     def dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
-        """Loud for the first visitor who finds the service down, quiet for the rest."""
+        """Warn for the first visitor that finds the service down; log at debug level for the rest."""
         log = self.log.debug if tunnel.local_is_down else self.lines.warn
         tunnel.local_is_down = True
         log(
@@ -256,7 +270,7 @@ class ClientSession(LinkProtocol):
     # The end
 
     def withdraw(self) -> None:
-        """Take no more visitors; those there are go on."""
+        """Take no more visitors; those that are served go on."""
         self._draining = True
         for tunnel in self._tunnels:
             if tunnel.retry is not None and tunnel.retry.active():

@@ -46,7 +46,7 @@ class IService(Protocol):
 
 
 class IUser(Protocol):
-    """What data connections need of the link that they belong to."""
+    """The link, as its data connections see it."""
 
     link: ClientLink
     clock: Any
@@ -64,7 +64,7 @@ class Cancellable(Protocol):
 
 
 class _Cancel:
-    """A function as an attempt."""
+    """Make an attempt of a function that cancels it."""
 
     __slots__ = ("cancel",)
 
@@ -74,7 +74,7 @@ class _Cancel:
 
 @implementer(IReadDescriptor)
 class _Visit:
-    """A visitor whose service is being dialled. Whether it leaves is watched meanwhile.
+    """A visitor whose service is being dialled. It is watched meanwhile, in case it leaves.
 
     :ivar rest: its first bytes.
     :ivar until: when the service has had its time.
@@ -94,29 +94,29 @@ class _Visit:
         self._watched: Any = None
 
     def wait(self, watch: Any, wire: SocketWire) -> None:
-        """From now on this is told of bytes, in place of *wire*."""
+        """Watch the visitor, in place of *wire*."""
         self._watched = watch
         watch.replace(wire, self)
 
     @property
     def is_watched(self) -> bool:
-        """This is still told of bytes."""
+        """Whether the visitor is still watched."""
         return self._watched is not None
 
     def leave(self) -> None:
-        """Watch it no more."""
+        """Watch the visitor no more."""
         if self._watched is not None:
             self._watched.removeReader(self)
             self._watched = None
 
     def made(self, theirs: socket.socket) -> None:
-        """The service is there."""
+        """Take note that the service has accepted."""
         self._visits.made(self, theirs)
 
     def failed(self, error: OSError) -> None:
-        """It is not."""
+        """Take note that the service cannot be reached."""
         if error.errno == errno.EAGAIN:
-            # Its queue is full, which the endpoint knows to wait for.
+            # The service's queue is full; the endpoint knows how to wait for it.
             self._visits.dial_endpoint(self)
             return
         self._visits.gone(self, Failure(getConnectError((error.errno, error.strerror))))
@@ -128,15 +128,15 @@ class _Visit:
     # What the reactor asks
 
     def fileno(self) -> int:
-        """The descriptor; -1 when it is not watched."""
+        """Return the descriptor; -1 when it is not watched."""
         return self.sock.fileno() if self._watched is not None else -1
 
     def logPrefix(self) -> str:
-        """What the log says of an error here."""
+        """Return what Twisted's log calls this."""
         return "visitor"
 
     def doRead(self) -> None:
-        """There are bytes, or the end, or an error."""
+        """Read bytes, the end, or an error."""
         if self._watched is None:
             return
         try:
@@ -152,10 +152,10 @@ class _Visit:
             self.leave()
 
     def doWrite(self) -> None:
-        """Nobody asks for it."""
+        """Do nothing: writing is not watched."""
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor found it broken, or stops."""
+        """Take note that the reactor found the socket broken, or stops."""
         self.abort()
 
 
@@ -180,7 +180,7 @@ class Visits:
         self._tail: IDelayedCall | None = None
 
     def serve(self, wire: SocketWire, used: Used) -> None:
-        """A visitor has come over *wire*."""
+        """Serve a visitor that has come over *wire*."""
         link = self._user.link
         service = self._user.service_of(used.tunnel)
         if service is None or link.stream_count >= link.limits.max_streams:
@@ -216,7 +216,7 @@ class Visits:
             dial.start(*service.address)
 
     def dial_endpoint(self, visit: _Visit) -> None:
-        """Reach the service as its endpoint does, with the endpoint's patience."""
+        """Dial the service by its endpoint, with the endpoint's own time-out."""
         end = SocketEnd(lambda end: self._endpoint_made(visit, end), lambda end: self._endpoint_gone(visit, end))
         visit.until = float("inf")
         visit.dial = _Cancel(end.abort)
@@ -240,7 +240,7 @@ class Visits:
         self.gone(visit, None)
 
     def made(self, visit: _Visit, theirs: socket.socket) -> None:
-        """The service has accepted."""
+        """Relay between a visitor and its service, which has accepted."""
         self._user.dialled(visit.service)
         relay = DirectRelay(self._watch, visit.sock, theirs, self._ended, to_right=visit.rest)
         self._used.add(relay)
@@ -249,7 +249,7 @@ class Visits:
         relay.start(instead_of=visit if visit.is_watched else None)
 
     def gone(self, visit: _Visit, failure: Failure | None) -> None:
-        """The service cannot be reached, or nobody wants it any more."""
+        """Turn a visitor away, as its service cannot be reached or it has left itself."""
         if visit not in self._dialling:
             return
         self._forget(visit)
@@ -287,7 +287,7 @@ class Visits:
         self._user.link.direct_streams = len(self._used) + len(self._dialling)
 
     def close(self, *, cut: bool = True) -> None:
-        """The link is gone, and visitors with it. May be called twice.
+        """End all visitors, as the link is gone. May be called twice.
 
         :param cut: those that are relayed too. If not, the server has ended or cut them, and their last bytes may be
             on the way.

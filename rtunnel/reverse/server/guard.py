@@ -1,25 +1,37 @@
-"""Keeps the server to its files: certificates, the revocation list, the clients file.
+"""Watches the server's files: certificates, the revocation list, the clients file.
 
-What changes there counts at once, for links that are open too.
+A change takes effect at once, for open links too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
+from rtunnel.access.admission import Admission
 from rtunnel.errors import Code, ConfigError, TunnelRefused
-from rtunnel.reverse.tls_links import TlsListener
-
-if TYPE_CHECKING:
-    from rtunnel.reverse.server.service import TunnelServer
+from rtunnel.reverse.door import TlsListener
+from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.roster import Roster
+from rtunnel.reverse.server.session import ServerSession
+from rtunnel.upkeep.few_lines import FewLines
 
 #: Seconds between two looks at the files.
 LOOK_EVERY = 1.0
 #: Seconds between two warnings of the same certificate that ends soon.
 WARN_EVERY = 86400.0
+
+
+class IGuarded(Protocol):
+    """The server, as its guard sees it."""
+
+    admission: Admission
+    lines: FewLines
+    sessions: Roster[ServerSession]
+
+    def check_tunnel(self, backend: Backend) -> None: ...
 
 
 class Guard(TimerService):
@@ -30,7 +42,7 @@ class Guard(TimerService):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, server: TunnelServer, tls: TlsListener | None) -> None:
+    def __init__(self, reactor: Any, server: IGuarded, tls: TlsListener | None) -> None:
         super().__init__(LOOK_EVERY, self.look)
         self.clock = reactor
         self.setName("guard")
@@ -74,8 +86,7 @@ class Guard(TimerService):
     def _close_revoked(self, tls: TlsListener) -> None:
         for session in list(self._server.sessions):
             if session.identity is not None and tls.credentials.now.is_revoked(session.identity.certificate):
-                session.link.fail(Code.UNAUTHORIZED, "its certificate is revoked")
-                session.handle_events()
+                session.fail(Code.UNAUTHORIZED, "its certificate is revoked")
 
     def _enforce_rights(self) -> None:
         for session in list(self._server.sessions):

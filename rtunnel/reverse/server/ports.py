@@ -1,11 +1,11 @@
-"""The public side of the server: listening sockets, and the clients that serve who comes there."""
+"""The public side of the server: listening sockets, and the clients that serve their visitors."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
@@ -16,33 +16,19 @@ from twisted.logger import Logger
 
 from rtunnel.addresses import BACKLOG
 from rtunnel.errors import Code, TunnelRefused
+from rtunnel.relay.bare_port import Accepted, LandingFactory, give_sockets
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import show_address
-from rtunnel.reverse.server.arrivals import Accepted, Arrival, LandingFactory, give_sockets
+from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.upkeep.accepting import rest_when_full
 from rtunnel.upkeep.listening import why_not_listening
 from rtunnel.upkeep.visitors import Visitors
-
-if TYPE_CHECKING:
-    from rtunnel.reverse.server.session import ServerSession
 
 #: Seconds that the holder of a port is given to show that it lives, when somebody else asks for the port.
 TAKE_OVER_AFTER = 3.0
 #: How often that is looked at.
 TAKE_OVER_POLL = 0.1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Backend:
-    """One tunnel of one client: what serves visitors."""
-
-    session: ServerSession
-    number: int
-
-    @property
-    def load(self) -> int:
-        """Streams of the client's link now, those that have their own connections too."""
-        return self.session.link.stream_count
 
 
 class VisitorFactory(LandingFactory):
@@ -57,24 +43,23 @@ class VisitorFactory(LandingFactory):
         self._visitors = visitors
         self._candidates = candidates
 
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """One for each visitor."""
-        return self.landing(addr) if self.gives_sockets else SocketEnd(self._connected, self._visitors.discard)
+    def build(self, address: IAddress | None) -> SocketEnd:
+        """See :class:`LandingFactory`."""
+        return SocketEnd(self._connected, self._visitors.discard)
 
     def _connected(self, end: SocketEnd) -> None:
-        self._arrived(end, end.transport.getPeer())
+        self._arrived(Visitor(end.transport.getPeer(), end, self._visitors.discard))
 
     def landed(self, accepted: Accepted, address: Any) -> None:
         """See :class:`LandingFactory`."""
-        self._arrived(accepted, address)
+        self._arrived(Visitor(address, accepted, self._visitors.discard))
 
-    def _arrived(self, came: Accepted | SocketEnd, address: Any) -> None:
-        arrival = Arrival(show_address(address), came, self._visitors.discard)
+    def _arrived(self, visitor: Visitor) -> None:
         for backend in self._candidates():
-            if backend.session.open_visitor(backend.number, arrival):
+            if backend.session.open_visitor(backend.number, visitor):
                 return
-        self.log.debug("visitor {visitor} closed: nobody can serve it", visitor=arrival.name)
-        arrival.abort()
+        self.log.debug("visitor {visitor} closed: nobody can serve it", visitor=visitor.name)
+        visitor.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +124,8 @@ class PublicPorts:
         kind = TCP6ServerEndpoint if ":" in self._interface else TCP4ServerEndpoint
         return kind(self._reactor, number, BACKLOG, self._interface)
 
-    async def _is_gone(self, holder: ServerSession, claimant: ServerSession) -> bool:
-        """Whether the holder of a port does not answer a PING. A reference client cannot be asked: it lives."""
+    async def _is_gone(self, holder: ISession, claimant: ISession) -> bool:
+        """Return whether the holder of a port does not answer a PING. A reference client cannot be asked: it lives."""
         if holder is claimant or not holder.link.is_extended:
             return not holder.is_live
         asked = self._reactor.seconds()
@@ -152,12 +137,8 @@ class PublicPorts:
             await deferLater(self._reactor, TAKE_OVER_POLL)
         return not holder.is_live
 
-    def number_of(self, backend: Backend) -> int | None:
-        """The port of *backend*; None: it has none of its own, or not yet."""
-        return self._numbers.get(backend)
-
     def release(self, backend: Backend) -> int | None:
-        """Free the port of *backend* at once; which, if it had one."""
+        """Free the port of *backend* at once; return which, if it had one."""
         number = self._numbers.get(backend)
         if number is not None:
             self._stop(number)

@@ -1,4 +1,4 @@
-"""Who serves the next visitor of a shared public port. However many may do so, asking costs the same, or nearly so."""
+"""Routing of a shared public port: which client serves the next visitor, at (nearly) the same cost for any number."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rtunnel.reverse.server.ports import Backend
-    from rtunnel.reverse.server.session import ServerSession
+from rtunnel.reverse.server.interfaces import Backend, ISession
 
 
-class Pool(ABC):
+class Backends(ABC):
     """The backends of a shared port: no more than one of each link."""
 
     @abstractmethod
@@ -25,23 +22,23 @@ class Pool(ABC):
 
     @abstractmethod
     def join(self, backend: Backend) -> None:
-        """*backend* takes visitors."""
+        """Add *backend*, which takes visitors."""
 
     @abstractmethod
     def leave(self, backend: Backend) -> None:
-        """*backend* takes no more visitors, if it did."""
+        """Remove *backend*, if it is there."""
 
     @abstractmethod
-    def load_changed(self, session: ServerSession) -> None:
-        """A link has more streams, or fewer."""
+    def load_changed(self, session: ISession) -> None:
+        """Take note that a link has more streams, or fewer."""
 
     @abstractmethod
     def candidates(self) -> Iterator[Backend]:
-        """Every backend once, the one that should serve the next visitor first."""
+        """Yield every backend once, the one that should serve the next visitor first."""
 
 
-class RoundRobin(Pool):
-    """One after the other."""
+class RoundRobin(Backends):
+    """Visitors go to one backend after the other."""
 
     def __init__(self) -> None:
         self._members: OrderedDict[Backend, None] = OrderedDict()
@@ -53,18 +50,18 @@ class RoundRobin(Pool):
         return backend in self._members
 
     def join(self, backend: Backend) -> None:
-        """See :class:`Pool`."""
+        """See :class:`Backends`."""
         self._members[backend] = None
 
     def leave(self, backend: Backend) -> None:
-        """See :class:`Pool`."""
+        """See :class:`Backends`."""
         self._members.pop(backend, None)
 
-    def load_changed(self, session: ServerSession) -> None:
-        """See :class:`Pool`."""
+    def load_changed(self, session: ISession) -> None:
+        """See :class:`Backends`."""
 
     def candidates(self) -> Iterator[Backend]:
-        """The one whose turn is longest ago first; trying one is its turn."""
+        """Yield the backend whose turn is longest ago first; being tried is a turn."""
         first = None
         for _ in range(len(self._members)):
             backend = next(iter(self._members), None)
@@ -76,19 +73,19 @@ class RoundRobin(Pool):
 
 
 #: Load, the number of its last turn, a number that no other entry has.
-_Entry = tuple[int, int, int, "Backend"]
+_Entry = tuple[int, int, int, Backend]
 
 
-class LeastConnections(Pool):
-    """The one whose link carries the fewest streams; of equals, the one whose turn is longest ago.
+class LeastConnections(Backends):
+    """Visitors go to the backend whose link has the fewest streams; of equals, to the one whose turn is longest ago.
 
-    They are in a heap, where only the last entry of each counts: a load that changes is one entry more, and nobody has
-    to look for the one before.
+    Backends are in a heap, where only the last entry of each counts: when a load changes, an entry is added, and the
+    old one need not be found.
     """
 
     def __init__(self) -> None:
         self._last: dict[Backend, _Entry] = {}
-        self._of: dict[ServerSession, Backend] = {}
+        self._of: dict[ISession, Backend] = {}
         self._heap: list[_Entry] = []
         self._numbers = count()
 
@@ -99,17 +96,17 @@ class LeastConnections(Pool):
         return backend in self._last
 
     def join(self, backend: Backend) -> None:
-        """See :class:`Pool`."""
+        """See :class:`Backends`."""
         self._of[backend.session] = backend
         self._put(backend, next(self._numbers))
 
     def leave(self, backend: Backend) -> None:
-        """See :class:`Pool`."""
+        """See :class:`Backends`."""
         if self._last.pop(backend, None) is not None:
             del self._of[backend.session]
 
-    def load_changed(self, session: ServerSession) -> None:
-        """See :class:`Pool`."""
+    def load_changed(self, session: ISession) -> None:
+        """See :class:`Backends`."""
         backend = self._of.get(session)
         if backend is not None:
             self._put(backend, self._last[backend][1])
@@ -123,7 +120,7 @@ class LeastConnections(Pool):
             heapify(self._heap)
 
     def candidates(self) -> Iterator[Backend]:
-        """By load; of equals, the one whose turn is longest ago."""
+        """Yield backends by load; of equals, the one whose turn is longest ago first."""
         tried: set[Backend] = set()
         aside: list[_Entry] = []
         try:
@@ -143,4 +140,4 @@ class LeastConnections(Pool):
                 heappush(self._heap, entry)
 
 
-POLICIES: dict[str, type[Pool]] = {"round-robin": RoundRobin, "least-connections": LeastConnections}
+POLICIES: dict[str, type[Backends]] = {"round-robin": RoundRobin, "least-connections": LeastConnections}

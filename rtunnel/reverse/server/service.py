@@ -1,7 +1,8 @@
 """``rtunnel-server``: many clients on a control port, their visitors on public ports.
 
     TunnelServer
-     +-- control port     clients' links, a ServerSession each
+     +-- control port     its Door tells what connects there; a ServerSession for each link
+     +-- guard            looks at certificates and the clients file once a second
      +-- shared port      visitors for any client that serves port 0 (only with --public-listen)
      +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
 
@@ -11,30 +12,28 @@ Ports that clients ask for come and go with them, in ``PublicPorts``.
 from __future__ import annotations
 
 import secrets
-import socket
 from functools import partial
 from typing import Any
 
 from twisted.application.internet import TimerService
 from twisted.internet.interfaces import IAddress, IProtocolFactory
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from rtunnel.access.admission import Admission
+from rtunnel.access.public import SHARED, Public
 from rtunnel.errors import Code, TunnelRefused
-from rtunnel.relay.sockets import SocketTransport, show_address
+from rtunnel.relay.bare_port import give_sockets
+from rtunnel.relay.sockets import show_address
 from rtunnel.relay.watch import relay_reactor
-from rtunnel.reverse.carriers.sockets import give_socket, settle
-from rtunnel.reverse.server.admission import Admission
-from rtunnel.reverse.server.arrivals import Accepted, LandingFactory, give_sockets
+from rtunnel.reverse.carriers.data_connections import ALL_PER_SECOND, DataPool, ServerData
+from rtunnel.reverse.door import Door, TlsListener
 from rtunnel.reverse.server.guard import Guard
-from rtunnel.reverse.server.pool import ALL_PER_SECOND, DataPool, read_attach
-from rtunnel.reverse.server.ports import Backend, PublicPorts, VisitorFactory
+from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.ports import PublicPorts, VisitorFactory
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.routing import POLICIES
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
-from rtunnel.reverse.tls_links import TlsListener
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.agent import AGENT
 from rtunnel.upkeep.draining import DrainingService
@@ -43,35 +42,9 @@ from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.token_bucket import Allowance
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.data_connection import Tickets
-from rtunnel.wire.events import Attached
 from rtunnel.wire.messages import DIRECT_ONLY, Hello, TunnelRequest
+from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
-
-
-class _SessionFactory(LandingFactory):
-    def __init__(self, server: TunnelServer) -> None:
-        self._server = server
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        return self.landing(addr) if self.gives_sockets else self._server.build_session(addr)
-
-    def landed(self, accepted: Accepted, address: Any) -> None:
-        """A data connection whose ticket is there already never was a link."""
-        server = self._server
-        attached, early = read_attach(accepted.socket) if server.pool_size else (None, b"")
-        if attached is not None:
-            server.attach_socket(accepted.socket, attached, address)
-        elif (session := server.build_session(address)) is not None:
-            try:
-                accepted.give(session)
-            except OSError as error:
-                server.log.debug("connection from {peer} is lost: {why}", peer=show_address(address), why=error)
-                session.connectionLost(Failure(error))
-                return
-            if early:
-                session.dataReceived(early)
-        else:
-            accepted.socket.close()
 
 
 class TunnelServer(DrainingService):
@@ -86,8 +59,9 @@ class TunnelServer(DrainingService):
         super().__init__(reactor, "rtunnel-server", settings.drain)
         self._settings = settings
         self.handshake_timeout = settings.handshake_timeout
+        self.max_frame = settings.limits.max_frame
         self.admission = Admission(settings.admission)
-        self.sessions = Roster()
+        self.sessions: Roster[ServerSession] = Roster()
         self._by_session: dict[tuple[str, str], ServerSession] = {}
         self.data_plane = settings.data_plane
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
@@ -108,10 +82,18 @@ class TunnelServer(DrainingService):
         self._stopping = False
         self._full = False
         self.ports = PublicPorts(reactor, settings.public_interface, self.visitors)
-        self.pool = POLICIES[settings.route]()
-        factory: IProtocolFactory = _SessionFactory(self)
+        self.shared_backends = POLICIES[settings.route]()
+        self.door = Door(self)
+        factory: IProtocolFactory = self.door
+        tls = None
         if settings.tls is not None:
-            factory = TlsListener(reactor, settings, self.build_session)
+            factory = tls = TlsListener(
+                reactor,
+                settings.tls,
+                settings.handshake_timeout,
+                settings.max_handshakes,
+                partial(self.door.build, None),
+            )
         self.control = Listener(
             reactor,
             settings.control_listen,
@@ -121,10 +103,10 @@ class TunnelServer(DrainingService):
             partial(give_sockets, factory=factory),
         )
         self.control.setServiceParent(self)
-        Guard(reactor, self, factory if isinstance(factory, TlsListener) else None).setServiceParent(self)
+        Guard(reactor, self, tls).setServiceParent(self)
         self.shared: Listener | None = None
         if settings.public_listen is not None:
-            visitors = VisitorFactory(self.visitors, self.pool.candidates)
+            visitors = VisitorFactory(self.visitors, self.shared_backends.candidates)
             self.shared = Listener(
                 reactor,
                 settings.public_listen,
@@ -152,36 +134,45 @@ class TunnelServer(DrainingService):
 
     # Clients
 
-    def build_session(self, addr: IAddress | None) -> ServerSession | None:
-        """A session for a connection to the control port; None if there are too many."""
-        # Those beyond may be data connections that are on their way; whether they are shows in their first frame.
-        if len(self.sessions) >= self._settings.max_links + len(self.tickets):
-            self.is_full()
-            return None
-        link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self.ids)
-        session = ServerSession(self, link, self.reactor)
-        self.sessions.add(session, is_spare=len(self.sessions) >= self._settings.max_links)
-        self._full = self._full and session.is_spare
-        return session
+    @property
+    def takes_data_connections(self) -> bool:
+        """See :class:`~rtunnel.reverse.door.IHouse`."""
+        return bool(self.pool_size)
 
-    def is_full(self) -> bool:
-        """Whether there are too many links; said until there is room again."""
-        if self.sessions.links < self._settings.max_links:
-            return False
+    def has_room(self) -> bool:
+        """See :class:`~rtunnel.reverse.door.IHouse`."""
+        # Those beyond may be data connections that are on their way, as their first bytes will show.
+        if len(self.sessions) + len(self.door) < self._settings.max_links + len(self.tickets):
+            return True
+        self.say_full()
+        return False
+
+    def say_full(self) -> None:
+        """Log that there are too many links, once until there is room again."""
         if not self._full:
             self._full = True
-            self.log.warn("{count} links, the limit (--max-links): others are closed", count=self.sessions.links)
-        return True
+            self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
 
-    @property
-    def serves_silent_clients(self) -> bool:
-        """A client that says nothing can be of use: there is a shared port for it."""
-        return self.shared is not None and not self._stopping
+    def serves_silent_client(self, *, has_certificate: bool) -> bool:
+        """See :class:`~rtunnel.reverse.door.IHouse`."""
+        can_serve = self.shared is not None and not self._stopping
+        return can_serve and not self.admission.needs_hello(has_certificate=has_certificate)
+
+    def build_session(self, identity: Peer | None) -> ServerSession:
+        """Build a session for a link; without a place in the roster where there are too many."""
+        link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self.ids)
+        session = ServerSession(self, link, self.reactor, identity)
+        if len(self.sessions) < self._settings.max_links:
+            self.sessions.add(session)
+            self._full = False
+        return session
 
     def streams_changed(self, session: ServerSession, change: int) -> None:
         """The link of *session* has so many streams more, or fewer."""
         self.sessions.count(session, change)
-        self.pool.load_changed(session)
+        self.shared_backends.load_changed(session)
+        if self._stopping:
+            self.stream_ended()
 
     def session_established(self, session: ServerSession) -> None:
         """The client has shown who it is. If it comes back over a new link, the old one is dead, whatever it seems."""
@@ -194,11 +185,11 @@ class TunnelServer(DrainingService):
             before.lose(f"the same client came back from {session.peer_name}")
         self._by_session[name] = session
 
-    def _pool_of(self, event: Attached, identity: Peer | None, address: Any) -> DataPool | None:
-        """Whose the ticket is; None: it is not good for who shows it."""
-        pool = self.tickets.take(event.ticket, self.reactor.seconds())
+    def expect(self, opening: Opening, identity: Peer | None, address: IAddress) -> ServerData | None:
+        """See :class:`~rtunnel.reverse.door.IHouse`."""
+        pool = self.tickets.take(opening.ticket, self.reactor.seconds())
         if pool is not None and pool.is_of(identity):
-            return pool
+            return pool.expect(opening.ping_every)
         self.lines.warn(
             "data connection from {peer} closed: {why}",
             peer=show_address(address),
@@ -207,20 +198,6 @@ class TunnelServer(DrainingService):
             else "its ticket is none of ours, or was used, or is too old",
         )
         return None
-
-    def attach(self, transport: SocketTransport, identity: Peer | None, event: Attached) -> None:
-        """Take a data connection: it goes to the link whose ticket it shows, or is closed."""
-        pool = self._pool_of(event, identity, transport.getPeer())
-        if pool is None or not settle(transport, self.watch, pool.expect(event.ping_every)):
-            transport.loseConnection()
-
-    def attach_socket(self, sock: socket.socket, event: Attached, address: Any) -> None:
-        """The same for a bare socket, without TLS."""
-        pool = self._pool_of(event, None, address)
-        if pool is None:
-            sock.close()
-        else:
-            give_socket(sock, self.watch, pool.expect(event.ping_every))
 
     def session_lost(self, session: ServerSession) -> None:
         """Free all that *session* had; may be called twice."""
@@ -244,38 +221,39 @@ class TunnelServer(DrainingService):
             raise TunnelRefused(Code.SHUTTING_DOWN, "the server is going down")
         is_reference = not backend.session.link.is_extended
         if self.shared is not None and (request.port == 0 or is_reference):
-            if any(other in self.pool for other in backend.session.backends.values()):
+            if any(other in self.shared_backends for other in backend.session.backends.values()):
                 raise TunnelRefused(Code.PORT_IN_USE, "this client serves the shared port already")
-            self.admission.check_tunnel(backend.session, 0, self.sessions)
-            self.pool.join(backend)
+            self._check_tunnel(backend, SHARED)
+            self.shared_backends.join(backend)
+            backend.public = SHARED
             return self.shared.local_address
         if request.port == 0:
             raise TunnelRefused(Code.NO_SHARED_PORT, "the server has no shared public port; ask for one of your own")
         if request.port not in self._settings.allow_ports:
             allowed = self._settings.allow_ports
             raise TunnelRefused(Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed}")
-        self.admission.check_tunnel(backend.session, request.port, self.sessions)
-        return await self.ports.claim(request.port, backend)
+        public = Public(request.port)
+        self._check_tunnel(backend, public)
+        address = await self.ports.claim(request.port, backend)
+        backend.public = public
+        return address
 
     def check_tunnel(self, backend: Backend) -> None:
         """See whether the client of *backend*, which has it, may have it still.
 
         :raises TunnelRefused: it may not.
         """
-        number = self.ports.number_of(backend)
-        if number is not None or backend in self.pool:
-            self.admission.check_tunnel(backend.session, number or 0, self.sessions)
+        if backend.public is not None:
+            self._check_tunnel(backend, backend.public)
 
-    def check_stream(self, backend: Backend) -> None:
-        """See whether the client of *backend* may serve one more visitor.
-
-        :raises TunnelRefused: it may not.
-        """
-        self.admission.check_stream(backend.session, self.ports.number_of(backend) or 0, self.sessions)
+    def _check_tunnel(self, backend: Backend, public: Public) -> None:
+        tunnels = self.sessions.tunnels_of(backend.session)
+        self.admission.check_tunnel(backend.session.client_name, public, tunnels)
 
     def close_tunnel(self, backend: Backend) -> int | None:
-        """Serve no more visitors by *backend*; the port that is free now, if it had one of its own."""
-        self.pool.leave(backend)
+        """Serve no more visitors by *backend*; return the port that is free now, if it had one of its own."""
+        self.shared_backends.leave(backend)
+        backend.public = None
         return self.ports.release(backend)
 
     def _abort_idle_visitors(self) -> None:
@@ -289,6 +267,7 @@ class TunnelServer(DrainingService):
         """Stop listening, everywhere. Links stay for the streams they carry."""
         self._stopping = True
         await self.control.stop_listening()
+        self.door.close()
         if self.shared is not None:
             await self.shared.stop_listening()
         await self.ports.stop_listening()
@@ -301,5 +280,4 @@ class TunnelServer(DrainingService):
         """Tell every client, and close."""
         for session in list(self.sessions):
             session.close(Code.SHUTTING_DOWN, "the server is going down")
-        while self.sessions:
-            await deferLater(self.reactor, 0.01)
+        await self.sessions.all_gone()

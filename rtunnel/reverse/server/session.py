@@ -6,53 +6,50 @@ from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel.access.admission import Admission, Claim
+from rtunnel.access.public import SHARED
 from rtunnel.errors import Code, TunnelRefused
-from rtunnel.relay.sockets import SocketTransport, tune_link
-from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
-from rtunnel.reverse.server.admission import Admission
-from rtunnel.reverse.server.arrivals import Arrival
-from rtunnel.reverse.server.pool import DataPool, IDataServer
-from rtunnel.reverse.server.ports import Backend
+from rtunnel.relay.sockets import is_local, tune_link
+from rtunnel.reverse.carriers.data_connections import DataPool
+from rtunnel.reverse.carriers.interface import ICarrier, ICarrierServer
+from rtunnel.reverse.carriers.link_protocol import LinkProtocol
+from rtunnel.reverse.carriers.mux import Mux
+from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.secured import log_secured
+from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
-from rtunnel.reverse.tls_links import log_data_connection, log_secured
 from rtunnel.tls.identity import Peer
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, TunnelRequest
 from rtunnel.wire.server_link import ServerLink
 
-#: Seconds of silence after which a client is taken for a reference client that waits on the shared port.
-SILENT_AFTER = 1.0
-#: Refused tunnels of one link that are worth a warning; the rest is for debugging.
+#: Refused tunnels of one link that are logged as warnings; the rest at debug level.
 MAX_REFUSALS_SAID = 1024
-#: Tunnels of one link that come or go, and are worth a line.
+#: Lines at info level about tunnels of one link that come or go; the rest at debug level.
 MAX_LINES_SAID = 2048
 #: Seconds between two warnings that a link cannot take visitors.
 FULL_SAID_EVERY = 60.0
 
 
-class IServer(IDataServer, Protocol):
+class IServer(ICarrierServer, Protocol):
     """What a session needs of the server."""
 
     handshake_timeout: float
     admission: Admission
     data_plane: str
-    sessions: Roster
+    sessions: Roster[Any]
 
-    @property
-    def serves_silent_clients(self) -> bool: ...
-    def is_full(self) -> bool: ...
+    def say_full(self) -> None: ...
     def streams_changed(self, session: ServerSession, change: int) -> None: ...
     def session_established(self, session: ServerSession) -> None: ...
     def session_lost(self, session: ServerSession) -> None: ...
-    def attach(self, transport: SocketTransport, identity: Peer | None, event: events.Attached) -> None: ...
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str: ...
-    def check_stream(self, backend: Backend) -> None: ...
     def close_tunnel(self, backend: Backend) -> int | None: ...
 
 
@@ -61,33 +58,30 @@ class ServerSession(LinkProtocol):
 
     :ivar link: of the peer's HELLO and of its tunnels.
     :ivar backends: what the client serves or asked to serve, by tunnel number.
-    :ivar known_as: by what the server knows the client again when it comes back.
+    :ivar known_as: what tells the server that the same client has come back.
     :ivar client_name: by which the operator says what the client may do; empty where nothing has told it.
-    :ivar is_spare: it is one more than there may be links.
-    :ivar data: its data connections; None where one of the ends wants none.
+    :ivar carriers: what visitors are carried by, in the order in which they are asked.
     """
 
     log = Logger()
     link: ServerLink
 
-    def __init__(self, server: IServer, link: ServerLink, clock: IReactorTime) -> None:
+    def __init__(self, server: IServer, link: ServerLink, clock: IReactorTime, identity: Peer | None) -> None:
         super().__init__(link, clock)
+        self.identity = identity
         self._server = server
         link.on_count = partial(server.streams_changed, self)
-        self._timers: list[IDelayedCall] = []
         self.backends: dict[int, Backend] = {}
         self.known_as: tuple[str, str] | None = None
         self.client_name = ""
-        self.is_spare = False
         self._is_said = False
-        self.data: DataPool | None = None
+        self.carriers: list[ICarrier] = [Mux(self, link, server.visitors)]
         self._opening = 0
         self._refusals: set[tuple[int, str]] = set()
         self._lines_left = MAX_LINES_SAID
         self._full_said_at: float | None = None
         self._handlers |= {
             events.Established: self._established,
-            events.Attached: self._attached,
             events.TunnelRequested: self._tunnel_requested,
             events.TunnelRefused: self._tunnel_refused,
             events.TunnelWithdrawn: self._tunnel_withdrawn,
@@ -108,55 +102,71 @@ class ServerSession(LinkProtocol):
         """The client serves something."""
         return self.is_live and bool(self.backends)
 
-    def connectionMade(self) -> None:
-        """Give the client a bounded time to say what it is."""
-        super().connectionMade()
-        self.log.debug("connection from {peer} to the control port", peer=self.peer_name)
-        must_speak = self._server.admission.needs_hello(has_certificate=self.identity is not None)
-        if self._server.serves_silent_clients and not must_speak:
-            self._timers.append(self.clock.callLater(SILENT_AFTER, self._silent))
-        self._timers.append(self.clock.callLater(self._server.handshake_timeout, self._handshake_over))
+    @property
+    def has_place(self) -> bool:
+        """Whether the link has one of the places of ``--max-links``."""
+        return self in self._server.sessions
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Free the client's ports, then break its streams."""
-        self._stop_timers()
         self._server.session_lost(self)
-        if self.data is not None:
-            self.data.close(cut=not self.peer_has_left)
+        self._close_carriers()
         super().connectionLost(reason)
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. The data connections go with the link."""
-        if self.data is not None:
-            self.data.close(cut=not self.peer_has_left)
+        self._close_carriers()
         super()._close_connection(half=half)
+
+    def _close_carriers(self) -> None:
+        for carrier in self.carriers:
+            carrier.close(cut=not self.peer_has_left)
 
     def _tick(self) -> None:
         super()._tick()
-        if self.data is not None:
-            self.data.tick(self.clock.seconds())
+        for carrier in self.carriers:
+            carrier.tick(self.clock.seconds())
 
     def lose(self, why: str) -> None:
-        """The client is not there any more: free what it has, at once."""
+        """Free at once what the client has, as it is gone."""
         if self.is_live:
             self.log.warn("client {peer} dropped: {why}", peer=self.peer_name, why=why)
             self.close(Code.TAKEN_OVER, why)
         self._server.session_lost(self)
 
-    def _stop_timers(self) -> None:
-        timers, self._timers = self._timers, []
-        for timer in timers:
-            if timer.active():
-                timer.cancel()
+    # Before the client has said what it is
 
-    def _silent(self) -> None:
-        """Nothing came: this is how a reference client asks for the shared port."""
+    @property
+    def may_be_no_link(self) -> bool:
+        """Whether the client has been silent up to now, and no visitor has been sent to it."""
+        return self.is_live and self.link.mode is Mode.AWAITING
+
+    def was_silent(self) -> None:
+        """Take the client's silence for the wish to serve the shared port: so asks a reference client."""
         self._is_link()
         if self.is_live and not self.link.is_extended and not self.backends and self.check_admission():
             self._ask_for(0, TunnelRequest(0, "unknown"))
 
+    def was_no_link(self) -> None:
+        """Free everything, as the connection turns out to be something else."""
+        for backend in self.backends.values():
+            self._server.close_tunnel(backend)
+        self.backends.clear()
+        self.transport.unregisterProducer()
+        self.connectionLost()
+
+    def check_asked(self) -> None:
+        """Close the link unless the client has asked for something."""
+        if self.is_live and not self.link.is_extended and not self.backends:
+            self.log.info(
+                "connection from {peer} closed: it asked for nothing within {seconds:g} s",
+                peer=self.peer_name,
+                seconds=self._server.handshake_timeout,
+            )
+            self.close(Code.TIMEOUT, "no HELLO and no INIT in time")
+
     def _is_link(self) -> None:
-        """It is one, or is taken for one: say what protects it, and let the kernel look after it."""
+        """Log what protects the link, and let the kernel probe its connection."""
         if self._is_said:
             return
         self._is_said = True
@@ -165,26 +175,23 @@ class ServerSession(LinkProtocol):
             log_secured(self.transport, self.identity)
 
     def check_admission(self) -> bool:
-        """Whether the client may stay; if not, it is told so and closed."""
-        if self.is_spare and self._server.is_full():
+        """Return whether the client may stay; if not, it is told why and the link is closed."""
+        if not self.has_place:
+            self._server.say_full()
             self.close(Code.LIMIT, "the server has no room for another link")
             return False
-        self._server.sessions.promote(self)
-        why = self._server.admission.why_not(self)
-        self._server.sessions.rename(self)
-        if why is not None:
-            self.link.fail(Code.UNAUTHORIZED, why)
-            self.handle_events()
-        return why is None
-
-    def _handshake_over(self) -> None:
-        if self.is_live and not self.link.is_extended and not self.backends:
-            self.log.info(
-                "connection from {peer} closed: it asked for nothing within {seconds:g} s",
-                peer=self.peer_name,
-                seconds=self._server.handshake_timeout,
+        decision = self._server.admission.decide(
+            Claim(
+                certificate=self.identity.name if self.identity is not None else None,
+                token=self.link.peer.token if self.link.peer is not None else None,
+                is_local=is_local(self.transport.getPeer()),
             )
-            self.close(Code.TIMEOUT, "no HELLO and no INIT in time")
+        )
+        self.client_name = decision.name
+        self._server.sessions.rename(self)
+        if decision.why_not is not None:
+            self.fail(Code.UNAUTHORIZED, decision.why_not)
+        return decision.why_not is None
 
     # What the link tells
 
@@ -203,22 +210,11 @@ class ServerSession(LinkProtocol):
         wants_direct = self._server.data_plane == "direct"
         if DIRECT in self.link.capabilities:
             waits = wants_direct or DIRECT_ONLY in self.link.capabilities
-            self.data = DataPool(self, self._server, waits=waits)
+            self.carriers.insert(0, DataPool(self, self._server, waits=waits))
         elif wants_direct:
             self._server.lines.warn(
                 "client {peer} knows no data connections: its visitors go by the link", peer=self.peer_name
             )
-
-    def _attached(self, event: events.Attached) -> None:
-        """It is a data connection, and was never a link."""
-        if self.identity is not None:
-            log_data_connection(self.transport, self.identity)
-        for backend in self.backends.values():
-            self._server.close_tunnel(backend)
-        self.backends.clear()
-        self._stop_timers()
-        self._server.session_lost(self)
-        self._server.attach(self.leave_connection(), self.identity, event)
 
     def send_tickets(self, tickets: list[str], expires: float) -> None:
         """Ask the client for a data connection for each."""
@@ -229,7 +225,7 @@ class ServerSession(LinkProtocol):
         self._ask_for(event.number, event.request)
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
-        """Loud for the first time that a reason is given, quiet when the client asks again and again."""
+        """Warn the first time that a reason is given; log at debug level when the client asks again and again."""
         if not self.link.is_extended:
             return  # Its link is closed, and the line for that gives the reason.
         refusal = f"{event.code}: {event.message}"
@@ -287,15 +283,15 @@ class ServerSession(LinkProtocol):
                 peer=self.peer_name,
             )
             self.link.accept_tunnel(number, address)
-            if self.data is not None:
-                self.data.refill()
+            for carrier in self.carriers:
+                carrier.tunnels_changed()
         finally:
             self._opening -= 1
         self.handle_events()
         self.flush()
 
     def revoke_tunnel(self, backend: Backend, refusal: TunnelRefused) -> None:
-        """The client may no longer have this tunnel; its streams go on."""
+        """Take a tunnel away that the client may no longer have; its streams go on."""
         if self.backends.get(backend.number) is backend:
             del self.backends[backend.number]
             self._server.close_tunnel(backend)
@@ -305,28 +301,25 @@ class ServerSession(LinkProtocol):
             self.flush()
 
     def _loud(self) -> Any:
-        """How to say what a client makes us say: at info, but not for ever."""
+        """Return how to log what a client can cause: at info, but only so often."""
         self._lines_left -= 1
         return self.log.info if self._lines_left > 0 else self.log.debug
 
     # Visitors
 
-    def open_visitor(self, tunnel: int, arrival: Arrival) -> bool:
-        """Relay a visitor, by a data connection or through a new stream of the link; False where the client can take
-        no more.
-        """
+    def open_visitor(self, tunnel: int, visitor: Visitor) -> bool:
+        """Take a visitor to *tunnel*, by the first carrier that can; return False where none can."""
         if not self.is_live:
             return False
         try:
             if (backend := self.backends.get(tunnel)) is not None:
-                self._server.check_stream(backend)
-            if (
-                self.data is not None
-                and self.link.stream_count < self.link.limits.max_streams
-                and self.data.open_visitor(tunnel, arrival)
-            ):
-                return True
-            stream = self.link.open_stream(tunnel, arrival.name)
+                sessions = self._server.sessions
+                self._server.admission.check_stream(
+                    self.client_name, backend.public or SHARED, sessions.streams_of(self)
+                )
+            for carrier in self.carriers:
+                if carrier.open(tunnel, visitor):
+                    return True
         except TunnelRefused as refusal:
             now = self.clock.seconds()
             is_news = self._full_said_at is None or now - self._full_said_at >= FULL_SAID_EVERY
@@ -334,22 +327,4 @@ class ServerSession(LinkProtocol):
                 self._full_said_at = now
             log = self.log.warn if is_news else self.log.debug
             log("client {peer} cannot take a visitor: {text}", peer=self.peer_name, text=refusal.message)
-            return False
-        self.log.debug(
-            "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}",
-            visitor=arrival.name,
-            tunnel=tunnel,
-            peer=self.peer_name,
-            stream=stream.conn_id,
-        )
-        try:
-            end = arrival.socket_end()
-        except OSError as error:
-            self.log.debug("visitor {visitor} is lost: {why}", visitor=arrival.name, why=error)
-            self.link.reset(stream, Code.CONNECTION_LOST, "the visitor is lost")
-            self.flush()
-            return True
-        self._server.visitors.add(end)
-        end.attach(LinkStream(self, stream, end))
-        self.flush()
-        return True
+        return False

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred, gatherResults
 
-from rtunnel.reverse.server import pool as data_server, service as server_module
+from rtunnel.reverse.carriers import data_connections as data_server
+from rtunnel.reverse.server import service as server_module
 from rtunnel.tls.policy import TlsSettings
 from rtunnel.upkeep.token_bucket import Allowance
 from tests.ports import free_port
@@ -41,13 +43,13 @@ class Crowd:
             settings = authority.trusts(authority.client(f"client{number}")) if tls else None
             self.ends.start_client(settings, remote_port=port, local=self.service.port)
         await self.ends.lines.wait_for("} -> {local}: reachable|reachable", count=clients)
-        await until(lambda: sum(session.data is not None for session in self.server.sessions) == clients)
+        await until(lambda: sum(len(session.carriers) > 1 for session in self.server.sessions) == clients)
         await self.settle()
         return self.pools
 
     @property
     def pools(self) -> list[Any]:
-        return [session.data for session in self.server.sessions if session.data is not None]
+        return [session.carriers[0] for session in self.server.sessions if len(session.carriers) > 1]
 
     async def settle(self) -> None:
         """Wait until no data connection is on its way."""
@@ -62,6 +64,10 @@ class Crowd:
             await connect(port or self.ports[0], visitor)
             visitor.send(b"hello")
             await visitor.has(b"hello")
+
+    async def come_at_once(self, count: int) -> None:
+        """So many at the same time; one by one each might find a connection that was made for it."""
+        await gatherResults([Deferred.fromCoroutine(self.come(1)) for _ in range(count)])
 
     def direct(self) -> int:
         return sum(len(pool._used) for pool in self.pools)
@@ -100,10 +106,12 @@ async def test_crowd_goes_by_the_link(crowd: Crowd, monkeypatch: pytest.MonkeyPa
 
 @ensureDeferred
 async def test_there_are_more_as_time_goes_by(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_server, "PER_SECOND", NEVER)
     monkeypatch.setattr(data_server, "WAITING", 6)
     (pool,) = await crowd.start()
     await crowd.come(12)
     before = crowd.direct() + len(pool._idle)
+    pool._allowances[1]._per_second = 10
     await until(lambda: crowd.direct() + len(pool._idle) >= before + 4)
     by_link = crowd.by_link()
     await crowd.come(1)
@@ -116,7 +124,7 @@ async def test_what_waits_is_bounded(crowd: Crowd, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(data_server, "WAITING", 6)
     (pool,) = await crowd.start()
     while crowd.by_link() < 5:
-        await crowd.come(1)
+        await crowd.come_at_once(10)
     await until(lambda: len(pool._idle) == 6)
     await turns(50)
     await crowd.settle()

@@ -3,7 +3,7 @@
     ClientSession -> DataConnections -> ClientData  one for each that is made or waits
                                      -> Visits      for those in use
 
-That none can be made is no reason to lose the link: visitors go by the link then, unless an end forbids it.
+When none can be made, the link stays: visitors go by the link then, unless an end forbids it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.data_connection import ClientDataConnection, Used
 from rtunnel.wire.messages import DIRECT_ONLY
 
-#: Seconds that a ticket is kept until there is room for its connection: it was sent because a visitor had taken one, of
-#: which we are to hear at once. The server takes those for lost of which it hears nothing for twice as long.
+#: Seconds that a ticket is kept until there is room for its connection: it was sent because a visitor had taken one,
+#: about which we are to hear at once. The server counts a ticket as lost after twice that time.
 KEPT = 5.0
 
 
@@ -41,6 +41,7 @@ class IDialler(Protocol):
 
     @property
     def is_outdated(self) -> bool: ...
+    def look_at_files(self) -> None: ...
     def dial_server(self, data: ClientData) -> Cancellable: ...
 
 
@@ -66,7 +67,7 @@ class ClientData:
         wire.send(self.machine.data_to_send())
 
     def received(self, data: bytes) -> None:
-        """The server asks, or has a visitor."""
+        """Take a PING of the server, or a visitor."""
         machine, wire = self.machine, self.wire
         assert wire is not None
         is_news = not machine.is_attached
@@ -83,7 +84,7 @@ class ClientData:
             wire.send(answer)
 
     def lost(self, why: str) -> None:
-        """It is gone before anybody needed it, or cannot be made."""
+        """Take note that the connection is lost before a visitor came, or cannot be made."""
         self._connections.gone(self, why)
 
     def cut(self) -> None:
@@ -143,17 +144,17 @@ class DataConnections:
                 self._dialling[data] = dialling
 
     def made(self, data: ClientData) -> None:
-        """It is connected."""
+        """Take note that *data* is connected."""
         self._dialling.pop(data, None)
 
     def works(self) -> None:
-        """One is attached."""
+        """Take note that the server has taken a ticket."""
         if self._said:
             self._said = False
             self._user.lines.info("data connections can be made again")
 
     def gone(self, data: ClientData, why: str) -> None:
-        """It is closed, or could not be made."""
+        """Forget *data*, which is closed or could not be made."""
         self._dialling.pop(data, None)
         if data not in self._there:
             return
@@ -183,7 +184,7 @@ class DataConnections:
         self._visits.tick(now)
 
     def used(self, data: ClientData, wire: SocketWire, used: Used) -> None:
-        """A visitor has come over *data*."""
+        """Serve a visitor that has come over *data*."""
         self._there.discard(data)
         if self._closed:
             wire.cut()
@@ -205,7 +206,7 @@ class DataConnections:
             data.cut()
 
     def close(self, *, cut: bool = True) -> None:
-        """The link is gone: so is everything here. May be called twice.
+        """End everything, as the link is gone. May be called twice.
 
         :param cut: see :meth:`Visits.close`.
         """

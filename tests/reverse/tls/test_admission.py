@@ -9,10 +9,10 @@ import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
+from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.tokens import parse_tokens
 from rtunnel.addresses import ListenAddress
 from rtunnel.relay.sockets import is_local
-from rtunnel.reverse.server.admission import AdmissionSettings
 from rtunnel.testing import ReferenceClient
 from tests.ports import free_port
 from tests.tls.parts import Authority, EchoService, Ends, visit
@@ -100,12 +100,12 @@ async def test_a_silent_client_never_joins_the_pool(ends: Ends) -> None:
         admission=settings(tokens=TOKEN), public_listen=ListenAddress.parse("127.0.0.1:0"), handshake_timeout=1.5
     )
     ends.start(ReferenceClient(ends.reactor, ends.control, 9, 0, reconnect_delay=60))
-    await ends.lines.until(lambda: server.sessions, "the client is there")
+    await ends.lines.until(lambda: len(server.door), "the client is there")
     for _ in range(20):
-        assert not len(server.pool)
+        assert not len(server.shared_backends)
         await ends.lines.until(lambda: True, "")
     await ends.lines.wait_for("closed: it asked for nothing within 1.5 s")
-    assert not len(server.pool)
+    assert not len(server.shared_backends)
 
 
 @pytest_twisted.ensureDeferred
@@ -120,7 +120,7 @@ async def test_a_token_with_tls_is_asked_for_too(authority: Authority, ends: End
 
 @pytest_twisted.ensureDeferred
 async def test_a_token_over_plain_tcp(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtunnel.reverse.server.admission.is_local", lambda _: False)
+    monkeypatch.setattr("rtunnel.reverse.server.session.is_local", lambda _: False)
     ends.start_server(admission=settings(tokens=TOKEN))
     ends.start_client(token=TOKEN, remote_port=free_port())
     await ends.lines.wait_for("unauthorized: its token came over plain TCP; use --tls", count=2)
@@ -199,9 +199,9 @@ async def test_the_shared_port(authority: Authority, ends: Ends, clients: Any) -
     )
     ends.start_client(authority.trusts(authority.client()))
     await ends.lines.wait_for("port-not-allowed: this client may not serve the shared public port", count=2)
-    assert not len(server.pool)
+    assert not len(server.shared_backends)
     ends.start_client(authority.trusts(authority.client("phone")))
-    await ends.lines.until(lambda: len(server.pool), "the other is in the pool")
+    await ends.lines.until(lambda: len(server.shared_backends), "the other is in the pool")
 
 
 @pytest_twisted.ensureDeferred

@@ -1,10 +1,6 @@
-"""Links and data connections over TLS: at the server what accepts them, at the client what makes them.
+"""Links and data connections over TLS, as the client makes them.
 
-A handshake that does not come to its end costs the server a place among ``--max-handshakes``, and nobody else anything:
-when all places are taken, the handshake that has taken longest gives way, so that who floods the port with connections
-does not keep clients out.
-
-A link is a whole handshake. A data connection goes on from the session of its link, where both ends still may.
+A link is a whole handshake. A data connection resumes the session of its link, where both ends still may.
 """
 
 from __future__ import annotations
@@ -13,21 +9,19 @@ from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from rtunnel.errors import ConfigError, TlsFailed
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.reverse.carriers.link_protocol import LinkProtocol
-from rtunnel.reverse.settings import ServerSettings
+from rtunnel.reverse.secured import log_data_connection, log_secured
 from rtunnel.tls.credentials import Credentials, Loaded, Own
 from rtunnel.tls.engine import TlsEngine
-from rtunnel.tls.identity import Peer, expiry_warning
+from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role, TlsSettings
 from rtunnel.tls.server_names import judge_of, sni
 from rtunnel.tls.sessions import Session
 from rtunnel.tls.transport import Secured, TlsTransport
-from rtunnel.upkeep.few_lines import FewLines
 
 _log = Logger()
 
@@ -44,94 +38,10 @@ class Identified(Protocol):
 P = TypeVar("P", bound=Identified)
 
 
-def log_data_connection(transport: Any, peer: Peer) -> None:
-    """There may be many of them, and their link has been logged."""
-    _log.debug(
-        "data connection {peer}: TLS 1.3, key exchange {group}, {how}",
-        peer=transport.peer_name,
-        group=peer.group,
-        how="resumed" if transport.is_resumed else "a whole handshake",
-    )
-
-
-def log_secured(transport: Any, peer: Peer) -> None:
-    """One line for each link: what protects it, and who is there.
-
-    :param transport: a :class:`TlsTransport`.
-    """
-    _log.info(
-        "link {peer}: TLS 1.3, key exchange {group}, certificate of {name} ({signature})",
-        peer=transport.peer_name,
-        group=peer.group,
-        name=f"'{peer.name}'" if peer.name else peer.fingerprint,
-        signature=peer.signature,
-    )
-    warning = expiry_warning(peer.certificate)
-    if warning:
-        _log.warn("link {peer}: {warning}", peer=transport.peer_name, warning=warning)
-
-
-class TlsListener(QuietFactory, Secured):
-    """Accepts connections to the control port.
-
-    :param build: gives the protocol for a connection whose client is proved; None: there is no room for it.
-    :ivar credentials: of the server.
-    :ivar lines: for what happens as often as strangers like.
-    """
-
-    def __init__(
-        self, clock: IReactorTime, settings: ServerSettings, build: Callable[[IAddress | None], LinkProtocol | None]
-    ) -> None:
-        assert settings.tls is not None
-        self._clock = clock
-        self._patience = settings.handshake_timeout
-        self._most = settings.max_handshakes
-        self._build = build
-        self._pending: dict[TlsTransport, None] = {}
-        self.credentials = Credentials(settings.tls, Role.SERVER)
-        self.lines = FewLines(_log, clock)
-
-    @property
-    def handshakes(self) -> int:
-        """Connections that are in the handshake now."""
-        return len(self._pending)
-
-    def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
-        """The lower half of a connection; the link comes when the client is proved."""
-        if len(self._pending) >= self._most:
-            oldest = next(iter(self._pending))
-            self.lines.warn(
-                "connection from {peer} closed in its TLS handshake: there are more than {count} (--max-handshakes)",
-                peer=oldest.peer_name,
-                count=self._most,
-            )
-            self.gone(oldest)
-            oldest.abortConnection()
-        transport = TlsTransport(TlsEngine(self.credentials), Role.SERVER, self, self._clock, self._patience)
-        self._pending[transport] = None
-        return transport
-
-    def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
-        """See :class:`Secured`."""
-        # What it is for, and so what to say of it, shows in its first frame.
-        session = self._build(transport.getPeer())
-        if session is not None:
-            session.identity = peer
-        return session
-
-    def failed(self, transport: TlsTransport, why: str) -> None:
-        """See :class:`Secured`."""
-        self.lines.warn("connection from {peer} closed: {why}", peer=transport.peer_name, why=why)
-
-    def gone(self, transport: TlsTransport) -> None:
-        """See :class:`Secured`."""
-        self._pending.pop(transport, None)
-
-
 class _Attempt(Secured, Generic[P]):
-    """One connection that a client makes.
+    """One attempt to connect.
 
-    :param log: says that it is up.
+    :param log: logs that the server is proved.
     :ivar session: fires with the protocol of the connection, or fails with :class:`TlsFailed`.
     """
 
@@ -146,7 +56,7 @@ class _Attempt(Secured, Generic[P]):
             self._transport.abortConnection()
 
     def watch(self, transport: TlsTransport) -> None:
-        """It is this connection."""
+        """Take note of the connection, to be able to cut it."""
         self._transport = transport
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
@@ -188,15 +98,16 @@ class TlsDialler:
 
         :raises TlsFailed: it is not.
         """
-        self._look_at_files()
+        self.look_at_files()
         self._shown, self._kept = self.credentials.now.own, None
         return await self._connect(endpoint, _Attempt(build, log_secured), self.credentials, None)
 
     async def connect_data(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
-        """The same for a data connection: it goes on from the newest session that there is, if both ends still may, and
-        shows the certificate that the link has shown: by that the server knows whose it is.
+        """Connect, and give the protocol of a data connection once the server is proved.
 
-        The server may still refuse us when this returns; the connection is lost then.
+        The connection resumes the newest session that there is, if both ends still may, and shows the certificate that
+        the link has shown, by which the server knows whose it is. The files are those of the last
+        :meth:`look_at_files`. The server may still refuse us when this returns; the connection is lost then.
 
         :raises TlsFailed: the server is not proved. The next data connection is then a whole handshake.
         """
@@ -212,13 +123,9 @@ class TlsDialler:
     @property
     def is_outdated(self) -> bool:
         """The certificate that the link has shown is over, and there is another in the files."""
-        if self._shown is None or not self._shown.is_over:
-            return False
-        self._look_at_files()
-        return not self.credentials.now.own.is_over
+        return self._shown is not None and self._shown.is_over and not self.credentials.now.own.is_over
 
     def _credentials_of_link(self) -> Credentials:
-        self._look_at_files()
         if self._shown is None:
             return self.credentials
         if self._kept is None or self._kept_of is not self.credentials.now:
@@ -242,7 +149,8 @@ class TlsDialler:
             self._next_session = engine
         return protocol
 
-    def _look_at_files(self) -> None:
+    def look_at_files(self) -> None:
+        """Read the files again if they have changed. Call it about once a second while there is a link."""
         try:
             if self.credentials.refresh():
                 _log.info("the TLS files have changed, and are in use now")

@@ -124,7 +124,7 @@ async def test_silent_reference_client(authority: Authority, ends: Ends) -> None
     client = TlsReferenceClient(ends.reactor, ends.control, echo.port, 0, reconnect_delay=60)
     client.context = reference_context(authority, authority.client("theirs"))
     ends.start(client)
-    await ends.lines.until(lambda: len(server.pool), "the client is in the pool")
+    await ends.lines.until(lambda: len(server.shared_backends), "the client is in the pool")
     assert server.shared is not None
     port = int(server.shared.local_address.rpartition(":")[2])
     assert await visit(ends.reactor, port) == b"hello"

@@ -16,12 +16,12 @@ from pytest_twisted import ensureDeferred
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay
+from rtunnel.reverse.carriers import data_connections as data_server
 from rtunnel.reverse.carriers.raw_stream import RawStream
 from rtunnel.reverse.carriers.sockets import Taker
 from rtunnel.reverse.client import visits
-from rtunnel.reverse.server import pool as data_server
+from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.settings import TunnelSettings
-from rtunnel.reverse.tls_links import TlsDialler
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.wire import frames
 from rtunnel.wire.limits import LinkLimits
@@ -61,7 +61,7 @@ class Tunnel:
 
     @property
     def pool(self) -> Any:
-        return next((session.data for session in self.server.sessions if session.data is not None), None)
+        return next((session.carriers[0] for session in self.server.sessions if len(session.carriers) > 1), None)
 
     async def visit(self, **options: Any) -> tuple[Peer, Peer]:
         """A visitor, and its connection to the service."""

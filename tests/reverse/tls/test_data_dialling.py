@@ -13,10 +13,9 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from rtunnel.addresses import ListenAddress
 from rtunnel.errors import ConfigError, TlsFailed
-from rtunnel.reverse.settings import ServerSettings
-from rtunnel.reverse.tls_links import TlsDialler, TlsListener
+from rtunnel.reverse.client.tls_dialler import TlsDialler
+from rtunnel.reverse.door import TlsListener
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import TlsSettings
 from tests.patience import PATIENCE
@@ -78,13 +77,13 @@ class Rig:
     async def listen(self) -> None:
         """Start the server, in place of one that runs."""
         await self.stop()
-        settings = ServerSettings(ListenAddress.parse("127.0.0.1:0"), tls=self.server_tls)
         build: Any = self._build
-        self.listener = TlsListener(self.reactor, settings, build)
+        self.listener = TlsListener(self.reactor, self.server_tls, 10.0, 256, build)
         self._port = self.reactor.listenTCP(0, self.listener, interface="127.0.0.1")
 
-    def _build(self, _address: Any) -> Held:
+    def _build(self, identity: Peer) -> Held:
         held = Held(b"hello")
+        held.identity = identity
         self.accepted.append(held)
         return held
 
@@ -94,6 +93,8 @@ class Rig:
             await port.stopListening()
 
     def dial(self, data: bool = True) -> Deferred[Held]:
+        # As the link does once a second.
+        self.dialler.look_at_files()
         endpoint = TCP4ClientEndpoint(self.reactor, "127.0.0.1", self._port.getHost().port)
         connect = self.dialler.connect_data if data else self.dialler.connect
         return Deferred.fromCoroutine(connect(endpoint, Held)).addCallback(self._keep)
@@ -271,7 +272,7 @@ async def test_whom_we_trust_counts_at_once_whatever_we_show(rig: Rig) -> None:
 async def test_other_files_that_cannot_be_used_any_more(rig: Rig) -> None:
     await rig.link()
     rig.authority.client("renewed", file="laptop")
-    rig.dialler._look_at_files()
+    rig.dialler.look_at_files()
     rig.authority.cert.write_text("x")
     for _ in range(2):
         with pytest.raises(ConfigError, match="is not a certificate in PEM"):
@@ -289,6 +290,7 @@ async def test_when_it_is_time_for_another_link(rig: Rig, renewed: bool) -> None
     rig.dialler = rig.new_dialler()
 
     def is_outdated() -> bool:
+        rig.dialler.look_at_files()
         return rig.dialler.is_outdated
 
     assert not is_outdated()

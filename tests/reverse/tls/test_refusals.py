@@ -236,6 +236,6 @@ async def test_plain_tcp_to_a_tls_port(authority: Authority, ends: Ends) -> None
 async def test_tls_to_a_plain_port(authority: Authority, ends: Ends) -> None:
     server = ends.start_server(None)
     ends.start_client(authority.trusts(authority.client()), remote_port=20001)
-    await ends.lines.wait_for("closed by us: protocol-error: the other end speaks TLS; add --tls here")
+    await ends.lines.wait_for("connection from .* closed: the other end speaks TLS; add --tls here")
     await ends.lines.wait_for("the server speaks no TLS there; start it with --tls.*; next attempt")
     await ends.lines.until(lambda: not server.sessions, "the session is gone")

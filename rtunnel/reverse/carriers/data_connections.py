@@ -3,53 +3,43 @@
     ServerSession -> DataPool -> ServerData   one for each connection that waits
                               -> DirectRelay  one for each in use
 
-The server decides how many there are: each ticket that it sends is a wish for one more. It wants twice as many to wait
-whenever a visitor finds none, fewer when some were not needed for a while, and closes what is too many.
+The server decides how many there are: each ticket that it sends asks for one more. It doubles the number that wait
+whenever a visitor finds none, lowers it when some were not needed for a while, and closes surplus ones.
 
-Under TLS one costs a handshake, as much as half a dozen short visitors over the link, and ten times their memory. So
-where visitors may go by the link, connections are made at a rate that costs little, however many visitors come: who
-stays has one as long as visitors come one by one, and of a crowd most go by the link.
+Under TLS each costs a handshake, as much as half a dozen short visitors over the link, and ten times the memory. So
+where visitors may go by the link, connections are made at a bounded rate, however many visitors come: visitors who come
+one by one get one, and most of a crowd goes by the link.
 """
 
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 
 from rtunnel.errors import Code, TunnelRefused
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.sockets import descriptor_limit
+from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
 from rtunnel.reverse.carriers.raw_stream import RawStream
 from rtunnel.reverse.carriers.sockets import TAIL, SocketWire, adopt
-from rtunnel.reverse.server.arrivals import Arrival
+from rtunnel.reverse.public import Visitor
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.debug_log import DebugLog
-from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.upkeep.token_bucket import Allowance
-from rtunnel.upkeep.visitors import Visitors
-from rtunnel.wire.data_connection import ServerDataConnection, Tickets
-from rtunnel.wire.events import Attached
-from rtunnel.wire.frames import ATTACH, HEADER, HEADER_SIZE
-from rtunnel.wire.messages import decode_attach
-from rtunnel.wire.server_link import StreamIds
-
-if TYPE_CHECKING:
-    from rtunnel.reverse.server.session import ServerSession
+from rtunnel.wire.data_connection import ServerDataConnection
 
 #: Connections that wait for the first visitors.
 AT_FIRST = 4
-#: Seconds after which what was not needed meanwhile becomes less.
+#: Seconds after which the number that waits is lowered by half of what was not needed.
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
-#: What share of our descriptors those may have: if they had all of them, no connection could come.
+#: The share of our descriptors that waiting visitors may hold: with all of them, no data connection could come.
 WAITERS_SHARE = 1 / 4
-#: Seconds after which nothing is expected any more of tickets: an end had no descriptor for the connections, say.
+#: Seconds after which unused tickets count as lost, for example because an end had no descriptor left.
 LOST_AFTER = 10.0
 #: Under TLS: connections of one link that may be made in a second, ...
 PER_SECOND = 10
@@ -61,28 +51,6 @@ FEW_AT_FIRST = 2
 WAITING = 16
 #: ... and that may be in use.
 IN_USE = 256
-#: No ATTACH is longer, in bytes.
-MAX_ATTACH = 64
-
-
-class IDataServer(Protocol):
-    """What all pools of a server share.
-
-    :ivar watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
-    :ivar pool_size: connections of one link that may wait for visitors.
-    :ivar waiting: visitors who wait for data connections, of all links.
-    :ivar allowance: connections of all links that may be made; None: they cost little.
-    """
-
-    reactor: Any
-    watch: Any
-    visitors: Visitors
-    tickets: Tickets[DataPool]
-    ids: StreamIds
-    pool_size: int
-    waiting: int
-    allowance: Allowance | None
-    lines: FewLines
 
 
 class ServerData:
@@ -101,12 +69,12 @@ class ServerData:
         self.machine = machine
 
     def connected(self, wire: SocketWire) -> None:
-        """It can take a visitor at once."""
+        """Offer the connection to visitors at once."""
         self.wire = wire
         self._pool.available(self)
 
     def received(self, data: bytes) -> None:
-        """The client's answer."""
+        """Take the client's answer to a PING."""
         machine = self.machine
         machine.receive_data(data, self._pool.reactor.seconds())
         if machine.error:
@@ -124,18 +92,8 @@ class ServerData:
             self.wire.send(asked)
 
     def lost(self, why: str) -> None:
-        """It is gone before anybody needed it."""
+        """Forget a connection that is lost before a visitor came."""
         self._pool.gone(self)
-
-
-def read_attach(sock: socket.socket) -> tuple[Attached | None, bytes]:
-    """ATTACH, if it is what has come on an accepted connection, and all; else what has come, for a link to look at."""
-    data = b""
-    with suppress(OSError, ValueError):
-        data = sock.recv(MAX_ATTACH)
-        if len(data) >= HEADER_SIZE and data[0] == ATTACH and HEADER.unpack_from(data)[2] == len(data) - HEADER_SIZE:
-            return Attached(*decode_attach(data[HEADER_SIZE:])), b""
-    return None, data
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +108,12 @@ class DataPool:
     """The data connections of one link.
 
     :param session: the link. Its ``direct_streams`` are counted here.
-    :param waits: a visitor that finds none waits for one, and does not go by the link.
+    :param waits: a visitor that finds no connection waits for one instead of going by the link.
     """
 
     log = DebugLog()
 
-    def __init__(self, session: ServerSession, server: IDataServer, *, waits: bool) -> None:
+    def __init__(self, session: ICarrierSession, server: ICarrierServer, *, waits: bool) -> None:
         self.reactor = server.reactor
         self._session = session
         self._server = server
@@ -176,39 +134,39 @@ class DataPool:
         self._idle: dict[ServerData, None] = {}
         self._asked: dict[ServerData, None] = {}
         self._used: dict[DirectRelay | RawStream, int] = {}
-        self._waiting: dict[Arrival, _Waiting] = {}
+        self._waiting: dict[Visitor, _Waiting] = {}
         self._closed = False
         self._tail: IDelayedCall | None = None
 
     def is_of(self, identity: Peer | None) -> bool:
-        """Whether the other end of a connection is that of the link."""
+        """Return whether the other end of a connection is that of the link."""
         own = self._session.identity
         if own is None or identity is None:
             return own is identity
         return own.fingerprint == identity.fingerprint
 
     def expect(self, ping_every: float | None) -> ServerData:
-        """For a connection that has shown a ticket of ours."""
+        """Return the user of a connection that has shown a good ticket."""
         return ServerData(self, ServerDataConnection(self._session.link.limits, self.reactor.seconds(), ping_every))
 
     # What connections tell
 
     def available(self, data: ServerData) -> None:
-        """It can take a visitor."""
+        """Use *data*, which can take a visitor, for one that waits; else keep it."""
         self._asked.pop(data, None)
         while self._waiting:
-            arrival, waiting = next(iter(self._waiting.items()))
-            del self._waiting[arrival]
+            visitor, waiting = next(iter(self._waiting.items()))
+            del self._waiting[visitor]
             self._server.waiting -= 1
-            used = self._use(data, waiting.tunnel, arrival)
-            self._server.visitors.discard(arrival)
+            used = self._use(data, waiting.tunnel, visitor)
+            self._server.visitors.discard(visitor)
             if used:
                 self.refill()
                 return
         self._idle[data] = None
 
     def broken(self, data: ServerData, why: str) -> None:
-        """The client broke the protocol on it."""
+        """Close *data*, on which the client broke the protocol."""
         self._server.lines.warn(
             "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
         )
@@ -216,23 +174,21 @@ class DataPool:
         self.gone(data)
 
     def gone(self, data: ServerData) -> None:
-        """It is closed."""
+        """Forget *data*, which is closed."""
         self._idle.pop(data, None)
         self._asked.pop(data, None)
 
     # Visitors
 
-    def open_visitor(self, tunnel: int, arrival: Arrival) -> bool:
-        """Serve a visitor over a data connection; False: by the link.
-
-        :raises rtunnel.errors.TunnelRefused: it may not go by the link, and too many wait.
-        """
-        if len(self._used) >= self._most_used:
+    def open(self, tunnel: int, visitor: Visitor) -> bool:
+        """See :class:`ICarrier`. A visitor is refused that may not go by the link when too many wait already."""
+        link = self._session.link
+        if len(self._used) >= self._most_used or link.stream_count >= link.limits.max_streams:
             return False
         if self._idle:
             data, _ = self._idle.popitem()
             self._least_idle = min(self._least_idle, len(self._idle))
-            if self._use(data, tunnel, arrival):
+            if self._use(data, tunnel, visitor):
                 self.refill()
             else:
                 self._idle[data] = None
@@ -244,27 +200,27 @@ class DataPool:
             return False
         if self._server.waiting >= descriptor_limit() * WAITERS_SHARE:
             raise TunnelRefused(Code.LIMIT, f"{self._server.waiting} visitors wait for data connections, the limit")
-        arrival.wait()
+        visitor.wait()
         self._server.waiting += 1
-        self._waiting[arrival] = _Waiting(self.reactor.seconds() + PATIENCE, tunnel)
-        self._server.visitors.add(arrival)
+        self._waiting[visitor] = _Waiting(self.reactor.seconds() + PATIENCE, tunnel)
+        self._server.visitors.add(visitor)
         self._count()
         return True
 
-    def _use(self, data: ServerData, tunnel: int, arrival: Arrival) -> bool:
-        """Relay between *data*, which is available, and a visitor. False: the visitor is gone; *data* can be used."""
+    def _use(self, data: ServerData, tunnel: int, visitor: Visitor) -> bool:
+        """Relay between *data*, which is available, and a visitor; return False if the visitor is gone."""
         theirs: socket.socket | None = None
-        if arrival.has_socket:
+        if visitor.has_socket:
             try:
-                theirs = arrival.take_socket()
+                theirs = visitor.take_socket()
             except ValueError:
                 self._count()
                 return False
         conn_id = self._server.ids.allocate()
-        opening = data.machine.open(conn_id, tunnel, arrival.name)
+        opening = data.machine.open(conn_id, tunnel, visitor.name)
         self.log.debug(
             "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}, on a connection of its own",
-            visitor=arrival.name,
+            visitor=visitor.name,
             tunnel=tunnel,
             peer=self._session.peer_name,
             stream=conn_id,
@@ -272,7 +228,7 @@ class DataPool:
         if theirs is not None:
             self._relay(data.wire, theirs, conn_id, opening)
             return True
-        end = arrival.socket_end()
+        end = visitor.socket_end()
         stream = RawStream(end, self._ended)
         self._used[stream] = conn_id
         self._server.visitors.add(end)
@@ -298,11 +254,11 @@ class DataPool:
         if isinstance(used, DirectRelay):
             self._server.visitors.discard(used)
 
-    def _turn_away(self, arrival: Arrival) -> None:
-        del self._waiting[arrival]
+    def _turn_away(self, visitor: Visitor) -> None:
+        del self._waiting[visitor]
         self._server.waiting -= 1
-        self._server.visitors.discard(arrival)
-        arrival.abort()
+        self._server.visitors.discard(visitor)
+        visitor.abort()
         self._count()
 
     def _count(self) -> None:
@@ -311,9 +267,9 @@ class DataPool:
     # How many there are
 
     def refill(self, *, whole: bool = False) -> None:
-        """Wish for as many more as are missing.
+        """Ask the client for as many connections as are missing.
 
-        :param whole: for a single one too; else they are asked for together, as each frame has its cost.
+        :param whole: ask for a single one too; else several are asked for together, as each frame has its cost.
         """
         target = self._target if self._session.wants_visitors else 0
         now = self.reactor.seconds()
@@ -332,8 +288,12 @@ class DataPool:
                 allowance.spend(missing)
             self._session.send_tickets(tickets.issue(self, missing, now), tickets.lifetime)
 
+    def tunnels_changed(self) -> None:
+        """See :class:`ICarrier`."""
+        self.refill()
+
     def tick(self, now: float) -> None:
-        """Look after what is due by time."""
+        """See :class:`ICarrier`."""
         for data in list(self._asked):
             data.tick(now, may_ask=False)
         # Nobody can have those that are asked until they have answered: the other half waits until then.
@@ -344,16 +304,16 @@ class DataPool:
                 may_ask -= 1
                 del self._idle[data]
                 self._asked[data] = None
-        for arrival, waiting in list(self._waiting.items()):
+        for visitor, waiting in list(self._waiting.items()):
             if waiting.until > now:
                 break
             self._server.lines.warn(
                 "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s",
-                visitor=arrival.name,
+                visitor=visitor.name,
                 peer=self._session.peer_name,
                 seconds=PATIENCE,
             )
-            self._turn_away(arrival)
+            self._turn_away(visitor)
         if now >= self._shrink_at:
             self._shrink_at = now + SHRINK_EVERY
             self._target = max(self._fewest, self._target - (self._least_idle + 1) // 2)
@@ -367,18 +327,15 @@ class DataPool:
     # The end
 
     def close(self, *, cut: bool = True) -> None:
-        """The link is gone: so is everything here. May be called twice.
-
-        :param cut: what is in use too. If not, the client has ended or cut it, and its last bytes may be on the way.
-        """
+        """See :class:`ICarrier`."""
         self._closed = True
         self._server.tickets.revoke(self)
         for data in [*self._idle, *self._asked]:
             data.wire.cut()
         self._idle.clear()
         self._asked.clear()
-        for arrival in list(self._waiting):
-            self._turn_away(arrival)
+        for visitor in list(self._waiting):
+            self._turn_away(visitor)
         if cut:
             for used in list(self._used):
                 used.abort()

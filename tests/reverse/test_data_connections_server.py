@@ -9,8 +9,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse.carriers import sockets
-from rtunnel.reverse.server import pool, session as server_session
+from rtunnel.reverse import door
+from rtunnel.reverse.carriers import data_connections as pool, sockets
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
 from tests.reverse.data import (
@@ -56,7 +56,7 @@ async def client_by_hand(world: World, **settings: Any) -> tuple[Any, RawLink, i
 @ensureDeferred
 async def test_reader_of_a_data_connection_may_stall(world: World, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """For as long as it likes, and not as long as a link may: the kernel would cut it."""
-    monkeypatch.setattr(server_session, "SILENT_AFTER", 0.05)
+    monkeypatch.setattr(door, "SILENT_AFTER", 0.05)
     server = world.server(shared=True)
     link = await world.raw_extended(server, free_port(), capabilities=CAPABILITIES)
     tickets = await tickets_of(link)
@@ -66,12 +66,12 @@ async def test_reader_of_a_data_connection_may_stall(world: World, monkeypatch: 
     data: RawData = await world.join(world.control_port(server), RawData())
     if how == "in two pieces":
         data.send(attached[:5])
-        await until(lambda: len(server.sessions) == 2)
+        await until(lambda: len(server.door) == 1)
     elif how == "after a silence":
         await until(lambda: any(each.backends for each in server.sessions if each is not session))
     data.send(attached[5:] if how == "in two pieces" else attached)
-    await until(lambda: session.data._idle)
-    (waiting,) = session.data._idle
+    await until(lambda: session.carriers[0]._idle)
+    (waiting,) = session.carriers[0]._idle
     assert waiting.wire._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
 
 
@@ -84,7 +84,7 @@ async def test_way_of_a_visitor(world: World) -> None:
     number, _ = await link.take(NEW_CONN)
     data = await attach(world, server, tickets[0])
     session = session_of(server)
-    await until(lambda: session.data._idle)
+    await until(lambda: session.carriers[0]._idle)
     visitor = await world.visitor(port)
     visitor.send(b"GET /")
     said = await data.is_used()
@@ -141,7 +141,7 @@ async def test_ticket_that_is_not_good(world: World, kind: str, pieces: int) -> 
     elif kind == "used":
         await attach(world, server, ticket)
         session = session_of(server)
-        await until(lambda: session.data._idle)
+        await until(lambda: session.carriers[0]._idle)
     else:
         link.abort()
         await world.sessions(server, 0)
@@ -177,14 +177,14 @@ async def test_tickets_of_which_nothing_came_do_not_stand_in_the_way(
     server, link, port, lost = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.2))
     assert pool.LOST_AFTER == 10.0
     session = session_of(server)
-    session.data._wished_at -= pool.LOST_AFTER
+    session.carriers[0]._wished_at -= pool.LOST_AFTER
     for number in range(3):
         tickets = await tickets_of(link)
         assert len(tickets) == (pool.AT_FIRST if number == 0 else 1)
-        assert server.tickets.outstanding(session.data, reactor.seconds()) == len(tickets)
+        assert server.tickets.outstanding(session.carriers[0], reactor.seconds()) == len(tickets)
         for ticket in tickets:
             await attach(world, server, ticket)
-        await until(lambda: len(session.data._idle) == pool.AT_FIRST)
+        await until(lambda: len(session.carriers[0]._idle) == pool.AT_FIRST)
         await world.visitor(port)
     await (await attach(world, server, lost[0])).ends()
 
@@ -209,9 +209,9 @@ async def test_data_connection_that_was_taken_for_a_client_of_the_shared_port(wo
     await link.take(READY, 0)
     tickets = await tickets_of(link)
     data = await world.join(world.control_port(server), RawData())
-    await until(lambda: len(server.pool) == 2, "two clients of the shared port")
+    await until(lambda: len(server.shared_backends) == 2, "two clients of the shared port")
     data.put(ATTACH, 0, tickets[0].encode())
-    await until(lambda: len(server.pool) == 1)
+    await until(lambda: len(server.shared_backends) == 1)
     visitor = await world.visitor(port_of(server.shared))
     assert (await data.is_used())["visitor"] == visitor.name
     assert not world.lines("gone")
@@ -226,11 +226,11 @@ async def test_client_that_speaks_unasked_on_a_data_connection(world: World, ear
     server, link, _port, tickets = await client_by_hand(world)
     data = await attach(world, server, tickets[0])
     session = session_of(server)
-    await until(lambda: session.data._idle)
+    await until(lambda: session.carriers[0]._idle)
     data.send(early)
     await data.ends()
     await world.logged("a data connection is closed: bytes that answer no PING", LogLevel.warn)
-    assert not session.data._idle
+    assert not session.carriers[0]._idle
     await link.is_alive()
 
 
@@ -251,7 +251,7 @@ async def test_waiting_connections_are_asked_and_dead_ones_are_closed(world: Wor
     while not dead.over:
         await answer()
     assert dead.seen.count(PING) == 1
-    await until(lambda: len(session.data._idle) + len(session.data._asked) == 1)
+    await until(lambda: len(session.carriers[0]._idle) + len(session.carriers[0]._asked) == 1)
     assert not alive.over
 
 
@@ -266,7 +266,7 @@ async def test_connection_on_which_an_answer_is_due_is_not_used(world: World) ->
     assert data.visitor is None
     data.put(PONG)
     session = session_of(server)
-    await until(lambda: session.data._idle)
+    await until(lambda: session.carriers[0]._idle)
     visitor = await world.visitor(port)
     assert (await data.is_used())["visitor"] == visitor.name
 
@@ -280,20 +280,20 @@ async def test_half_of_those_that_wait_are_not_asked_at_the_same_time(world: Wor
     # It is looked at when this test says so.
     session._tick_call.cancel()
     waiting = [await attach(world, server, ticket) for ticket in tickets]
-    await until(lambda: len(session.data._idle) == pool.AT_FIRST == 4)
-    session.data.tick(reactor.seconds())
-    assert len(session.data._asked) == len(session.data._idle) == 2
+    await until(lambda: len(session.carriers[0]._idle) == pool.AT_FIRST == 4)
+    session.carriers[0].tick(reactor.seconds())
+    assert len(session.carriers[0]._asked) == len(session.carriers[0]._idle) == 2
     await until(lambda: sum(PING in data.seen for data in waiting) == 2)
     await world.visitor(port)
     await until(lambda: any(data.visitor for data in waiting))
     assert NEW_CONN not in link.seen
     rest = [data for data in waiting if not data.visitor]
     # Those that do not answer do not keep the others from being asked.
-    session.data.tick(reactor.seconds())
+    session.carriers[0].tick(reactor.seconds())
     await until(lambda: all(PING in data.seen for data in rest))
     for data in rest:
         data.put(PONG)
-    await until(lambda: len(session.data._idle) == 3)
+    await until(lambda: len(session.carriers[0]._idle) == 3)
     assert not any(data.over for data in waiting)
 
 
@@ -303,7 +303,7 @@ async def test_link_that_goes_takes_its_data_connections_with_it(world: World) -
     server, link, port, tickets = await client_by_hand(world)
     waiting, used = [await attach(world, server, ticket) for ticket in tickets[:2]]
     session = session_of(server)
-    await until(lambda: len(session.data._idle) == 2)
+    await until(lambda: len(session.carriers[0]._idle) == 2)
     visitor = await world.visitor(port)
     await until(lambda: used.visitor is not None or waiting.visitor is not None)
     link.abort()
@@ -322,7 +322,7 @@ async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
     server, link, port, tickets = await client_by_hand(world)
     waiting, used = [await attach(world, server, ticket) for ticket in tickets[:2]]
     session = session_of(server)
-    await until(lambda: len(session.data._idle) == 2)
+    await until(lambda: len(session.carriers[0]._idle) == 2)
     visitor = await world.visitor(port)
     await until(lambda: used.visitor is not None or waiting.visitor is not None)
     if used.visitor is None:
@@ -337,7 +337,7 @@ async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
     visitor.close()
     await until(lambda: not server.visitors)
     assert not visitor.was_reset
-    assert not session.data._tail.active()
+    assert not session.carriers[0]._tail.active()
 
 
 @AUTO
@@ -347,7 +347,7 @@ async def test_client_that_says_so_and_stays_is_cut_off(world: World, monkeypatc
     server, link, port, tickets = await client_by_hand(world)
     used = await attach(world, server, tickets[0])
     session = session_of(server)
-    await until(lambda: session.data._idle)
+    await until(lambda: session.carriers[0]._idle)
     visitor = await world.visitor(port)
     await used.is_used()
     link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
@@ -394,7 +394,7 @@ async def test_visitor_who_has_left_costs_no_connection(world: World) -> None:
     first, second = [await attach(world, server, ticket) for ticket in tickets[:2]]
     await first.is_used()
     await first.has_stream(b"GET /")
-    await until(lambda: len(session.data._idle) == 1)
+    await until(lambda: len(session.carriers[0]._idle) == 1)
     assert session.link.stream_count == len(server.visitors) == len(server.ids._live) == 1
     await turns()
     assert not second.over

@@ -9,7 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse.client import pool
+from rtunnel.reverse.client import data_connections as pool
 from tests.ports import free_port
 from tests.reverse.data import (
     ATTACH,

@@ -1,0 +1,96 @@
+"""Ports that hand out what they accept as bare sockets.
+
+Most connections are relayed by the kernel in the end, and then Twisted's transport would be made only to be taken apart
+again. So where the port is a plain one of Twisted's, an accepted connection stays a bare socket until somebody needs
+more.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Protocol
+
+from rtunnel.relay.sockets import QuietFactory, close_socket, tune_socket
+
+
+class Accepted:
+    """What a port makes instead of Twisted's transport: a bare socket, and how to make that transport after all."""
+
+    __slots__ = ("_arguments", "socket")
+
+    def __init__(self, sock: socket.socket, protocol: Protocol, address: Any, port: Any, *more: Any) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self._arguments = (address, port, *more)
+
+    @property
+    def local_address(self) -> IAddress:
+        """Our end's address."""
+        name: Any = self.socket.getsockname()
+        if self.socket.family == socket.AF_INET:
+            return IPv4Address("TCP", *name)
+        if self.socket.family == socket.AF_INET6:
+            return IPv6Address("TCP", *name)
+        return UNIXAddress(name or None)
+
+    def give(self, protocol: Protocol) -> None:
+        """Make the transport, for *protocol*.
+
+        :raises OSError: the system does not let the socket be watched; the connection is reset then.
+        """
+        port = self._arguments[1]
+        try:
+            transport = type(port).transport(self.socket, protocol, *self._arguments)
+        except OSError:
+            close_socket(self.socket, reset=True)
+            raise
+        protocol.makeConnection(transport)
+
+
+class Landing(Protocol):
+    """Stands for the protocol of a connection that is handed out as a bare socket."""
+
+    def __init__(self, landed: Callable[[Accepted, Any], None], address: Any) -> None:
+        self._landed = landed
+        self._address = address
+
+    def makeConnection(self, transport: Any) -> None:
+        """Hand it out."""
+        self._landed(transport, self._address)
+
+
+class LandingFactory(QuietFactory):
+    """A factory that takes bare sockets where its port can give them.
+
+    :ivar gives_sockets: the port does.
+    """
+
+    gives_sockets = False
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make the protocol of a connection."""
+        return Landing(self.landed, addr) if self.gives_sockets else self.build(addr)
+
+    def build(self, address: IAddress | None) -> Protocol | None:
+        """Make the protocol for a connection whose socket cannot be had; None: it is closed."""
+        raise NotImplementedError
+
+    def landed(self, accepted: Accepted, address: Any) -> None:
+        """Take a bare socket."""
+        raise NotImplementedError
+
+
+def give_sockets(port: Any, factory: Any) -> None:
+    """Let *port* hand its connections to *factory* as bare sockets, if it can."""
+    # A factory around ours (TLS, haproxy) sees to bytes that we must not miss.
+    if isinstance(port, tcp.Port) and port.factory is factory and isinstance(factory, LandingFactory):
+        port.transport = Accepted  # type: ignore[assignment]
+        if port.addressFamily != socket.AF_UNIX:
+            tune_socket(port.socket)
+        factory.gives_sockets = True

@@ -1,0 +1,51 @@
+"""Visitors by the link: a stream for each, many on one connection."""
+
+from __future__ import annotations
+
+from rtunnel.errors import Code
+from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
+from rtunnel.reverse.public import Visitor
+from rtunnel.upkeep.debug_log import DebugLog
+from rtunnel.upkeep.visitors import Visitors
+from rtunnel.wire.server_link import ServerLink
+
+
+class Mux:
+    """The carrier that every client has; see :class:`~rtunnel.reverse.carriers.interface.ICarrier`."""
+
+    log = DebugLog()
+
+    def __init__(self, protocol: LinkProtocol, link: ServerLink, visitors: Visitors) -> None:
+        self._protocol = protocol
+        self._link = link
+        self._visitors = visitors
+
+    def open(self, tunnel: int, visitor: Visitor) -> bool:
+        """See :class:`ICarrier`."""
+        stream = self._link.open_stream(tunnel, visitor.name)
+        self.log.debug(
+            "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}",
+            visitor=visitor.name,
+            tunnel=tunnel,
+            peer=self._protocol.peer_name,
+            stream=stream.conn_id,
+        )
+        try:
+            end = visitor.socket_end()
+        except OSError as error:
+            self.log.debug("visitor {visitor} is lost: {why}", visitor=visitor.name, why=error)
+            self._link.reset(stream, Code.CONNECTION_LOST, "the visitor is lost")
+        else:
+            self._visitors.add(end)
+            end.attach(LinkStream(self._protocol, stream, end))
+        self._protocol.flush()
+        return True
+
+    def tunnels_changed(self) -> None:
+        """See :class:`ICarrier`."""
+
+    def tick(self, now: float) -> None:
+        """See :class:`ICarrier`."""
+
+    def close(self, *, cut: bool) -> None:
+        """See :class:`ICarrier`. The streams end with the link."""

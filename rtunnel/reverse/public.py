@@ -1,0 +1,90 @@
+"""Visitors: connections to public ports, before it is settled which carrier takes them to a client."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IAddress
+
+from rtunnel.relay.bare_port import Accepted
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import close_socket, show_address, take_socket
+from rtunnel.reverse.carriers.sockets import has_socket
+
+
+class Visitor:
+    """One connection to a public port.
+
+    :param address: where the visitor is.
+    :param on_lost: for the :class:`SocketEnd`, if one is needed.
+    :ivar name: *address* as logs and the wire show it.
+    :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
+    """
+
+    __slots__ = ("_accepted", "_end", "_on_lost", "address", "name", "touched")
+
+    def __init__(self, address: Any, connection: Accepted | SocketEnd, on_lost: Callable[[SocketEnd], None]) -> None:
+        self.address = address
+        self.name = show_address(address)
+        self.touched = True
+        self._accepted = connection if isinstance(connection, Accepted) else None
+        self._end = connection if isinstance(connection, SocketEnd) else None
+        self._on_lost = on_lost
+
+    @property
+    def came_to(self) -> IAddress | None:
+        """The address of ours that it connected to; None once a carrier has its connection."""
+        if self._accepted is not None:
+            return self._accepted.local_address
+        return self._end.transport.getHost() if self._end is not None else None
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether :meth:`take_socket` may succeed."""
+        return self._accepted is not None or (self._end is not None and has_socket(self._end.transport))
+
+    def take_socket(self) -> socket.socket:
+        """Return the socket; nothing else is left of the visitor.
+
+        :raises ValueError: the visitor is gone.
+        """
+        accepted, self._accepted = self._accepted, None
+        if accepted is not None:
+            if accepted.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                accepted.socket.close()
+                raise ValueError("the visitor is gone")
+            return accepted.socket
+        if self._end is None:
+            raise ValueError("the visitor is gone")
+        return take_socket(self._end.transport)[0]
+
+    def socket_end(self) -> SocketEnd:
+        """Return the visitor as the end of a stream.
+
+        :raises OSError: there is nothing left of it, see :meth:`Accepted.give`.
+        """
+        accepted, self._accepted = self._accepted, None
+        if accepted is not None:
+            self._end = SocketEnd(_nothing, self._on_lost)
+            accepted.give(self._end)
+        assert self._end is not None
+        return self._end
+
+    def wait(self) -> None:
+        """Read nothing yet."""
+        if self._end is not None:
+            self._end.pause()
+
+    def abort(self) -> None:
+        """Turn the visitor away. Its descriptor is free again at once, where there are many of its kind."""
+        accepted, self._accepted = self._accepted, None
+        if accepted is not None:
+            close_socket(accepted.socket, reset=True)
+        elif self._end is not None:
+            self._end.abort()
+
+
+def _nothing(_end: SocketEnd) -> None:
+    pass

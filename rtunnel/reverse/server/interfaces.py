@@ -1,0 +1,44 @@
+"""What the parts of the server know of a client: its session, and each tunnel of it as a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rtunnel.access.public import Public
+from rtunnel.reverse.public import Visitor
+from rtunnel.wire.server_link import ServerLink
+
+
+class ISession(Protocol):
+    """A client, as ports, routing and the roster see it; see :class:`~rtunnel.reverse.server.session.ServerSession`."""
+
+    link: ServerLink
+    client_name: str
+    peer_name: str
+
+    @property
+    def backends(self) -> Mapping[int, Any]: ...
+    @property
+    def is_live(self) -> bool: ...
+    def open_visitor(self, tunnel: int, visitor: Visitor) -> bool: ...
+    def flush(self) -> None: ...
+    def lose(self, why: str) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Backend:
+    """One tunnel of one client: what serves visitors.
+
+    :ivar public: where visitors come for it; None as long as there is no such place.
+    """
+
+    session: ISession
+    number: int
+    public: Public | None = None
+
+    @property
+    def load(self) -> int:
+        """Streams of the client's link now, those that have their own connections too."""
+        return self.session.link.stream_count

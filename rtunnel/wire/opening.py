@@ -1,0 +1,123 @@
+"""What a connection is, told from its first bytes (docs/wire.rst, "The wrong port" and "Data connections").
+
+    link            a frame whose length is within bounds
+    data connection ATTACH, whole, with nothing behind it
+    TLS, HTTP, SSH, a PROXY header
+    unknown         anything else: as a frame it would be longer than any that is accepted
+
+Every frame begins with nine bytes (type, conn_id, length), so nine bytes tell all of these apart: in text, the bytes of
+the length are letters, and stand for half a gigabyte and more. A TLS record is known by two bytes, which as a frame
+would be ERROR or READY with a conn_id that nobody begins with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from rtunnel.wire.frames import ATTACH, HEADER, HEADER_SIZE, NAMES, frame_name
+from rtunnel.wire.messages import decode_attach
+
+#: No ATTACH has a longer payload, in bytes: a ticket, a colon and seven digits.
+MAX_ATTACH = 40
+
+
+class Kind(Enum):
+    """What a connection is. The value of a foreign protocol is what to say of it to the operator."""
+
+    LINK = "a link"
+    DATA_CONNECTION = "a data connection"
+    TLS = "the other end speaks TLS; add --tls here, or remove it there"
+    TLS_ALERT = "the server speaks TLS; add --tls here, or remove it there"
+    HTTP = "that is HTTP: visitors use the public port"
+    HTTP_ANSWER = "that is a web server: give the address of the control port of an rtunnel-server"
+    SSH = "that is SSH: visitors use the public port, and --server names the control port"
+    PROXY = "that is a PROXY header: put haproxy: in front of the address to listen on, or send none"
+    UNKNOWN = "that is no protocol that is known here"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a connection is.
+
+    :ivar problem: why it cannot be served, for the operator; empty if it can.
+    :ivar ticket: of a data connection, see :mod:`rtunnel.wire.tickets`.
+    :ivar ping_every: of a data connection: seconds of silence after which the client wants a PING; None if it leaves
+        that to the server.
+    """
+
+    kind: Kind
+    problem: str = ""
+    ticket: str = ""
+    ping_every: float | None = None
+
+
+_LINK = Opening(Kind.LINK)
+_TLS = {b"\x16\x03": Kind.TLS, b"\x15\x03": Kind.TLS_ALERT}
+_SIGNATURES = [
+    (b"SSH-", Kind.SSH),
+    (b"HTTP/", Kind.HTTP_ANSWER),
+    (b"PROXY ", Kind.PROXY),
+    (b"\r\n\r\n\x00\r\nQU", Kind.PROXY),
+    *((method, Kind.HTTP) for method in (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"PRI ")),
+    *((method, Kind.HTTP) for method in (b"OPTIONS ", b"CONNECT ", b"TRACE ")),
+]
+
+
+def foreign_protocol(data: bytes) -> Kind | None:
+    """Return which protocol that is not ours begins with *data*; None if none that is known does."""
+    if data[:2] in _TLS:
+        return _TLS[data[:2]]
+    return next((kind for signature, kind in _SIGNATURES if data.startswith(signature)), None)
+
+
+def read_opening(data: bytes, max_frame: int, *, data_connections: bool) -> Opening | None:
+    """Return what the connection is that begins with *data*; None if that takes more bytes.
+
+    :param max_frame: longest payload of a frame that is accepted, in bytes.
+    :param data_connections: ATTACH means something here; elsewhere a link ignores it.
+    """
+    if len(data) < HEADER_SIZE:
+        kind = _TLS.get(data[:2])
+        return Opening(kind, kind.value) if kind is not None else None
+    frame_type, _, length = HEADER.unpack_from(data)
+    if frame_type == ATTACH and data_connections:
+        if length > MAX_ATTACH:
+            return Opening(Kind.DATA_CONNECTION, f"malformed ATTACH (no ticket is {length} bytes long)")
+        if len(data) > HEADER_SIZE + length:
+            # An honest client waits for the PING.
+            return Opening(Kind.DATA_CONNECTION, "bytes behind ATTACH")
+        if len(data) < HEADER_SIZE + length:
+            return None
+        try:
+            return Opening(Kind.DATA_CONNECTION, "", *decode_attach(data[HEADER_SIZE:]))
+        except ValueError as error:
+            return Opening(Kind.DATA_CONNECTION, f"malformed ATTACH ({error})")
+    if length <= max_frame and data[:2] not in _TLS:
+        return _LINK
+    kind = foreign_protocol(data)
+    if kind is not None:
+        return Opening(kind, kind.value)
+    if frame_type in NAMES:
+        return _LINK  # which says by how much the frame is too long
+    what = f"{frame_name(frame_type)} of {length} bytes; the limit is {max_frame}"
+    return Opening(Kind.UNKNOWN, f"{Kind.UNKNOWN.value}: read as a frame it would be {what}")
+
+
+class FirstBytes:
+    """Collects the first bytes of a connection until they tell what it is. See :func:`read_opening`.
+
+    :ivar held: all bytes so far.
+    """
+
+    __slots__ = ("_data_connections", "_max_frame", "held")
+
+    def __init__(self, max_frame: int, *, data_connections: bool) -> None:
+        self.held = b""
+        self._max_frame = max_frame
+        self._data_connections = data_connections
+
+    def feed(self, data: bytes) -> Opening | None:
+        """Take bytes, cut anywhere; return what the connection is, once that is known."""
+        self.held += data
+        return read_opening(self.held, self._max_frame, data_connections=self._data_connections)

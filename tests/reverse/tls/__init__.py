@@ -1,0 +1,1 @@
+"""The reverse tunnel over TLS, both ends in one process."""
