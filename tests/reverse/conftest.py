@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(_nothing_left_behind: TestLog, request: pytest.FixtureRequest) -> Iterator[World]:
+def world(
+    _nothing_left_behind: TestLog, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
     """See :class:`World`; everything in it has ended before anybody looks for what is left behind.
 
     Tests of what holds on both planes say so by :data:`tests.reverse.net.BOTH_PLANES`.
@@ -25,6 +27,8 @@ def world(_nothing_left_behind: TestLog, request: pytest.FixtureRequest) -> Iter
     # It imports the reactor, and pytest reads this file before pytest-twisted installs one.
     from tests.reverse.world import World
 
+    # Peers that a test holds in its hands do not close their half when we have closed ours.
+    monkeypatch.setattr("rtunnel.reverse.carriers.link_protocol.LINGER", 0.5)
     world = World(_nothing_left_behind, getattr(request, "param", "mux"))
     yield world
     pytest_twisted.blockon(Deferred.fromCoroutine(world.end()))

@@ -164,6 +164,7 @@ async def test_either_end_may_want_the_link_only(world: World) -> None:
         assert not relays(server)
         (session,) = server.sessions
         assert len(session.link.streams) == 1
+        visitor.close()
         await client.stopService()
     line = await world.logged("knows no data connections: visitors go by the link", LogLevel.warn)
     assert line.startswith("server")

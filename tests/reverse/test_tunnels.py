@@ -130,7 +130,7 @@ async def test_ports_are_free_at_once_when_the_client_is_gone(world: World) -> N
     assert not any(can_bind(port) for port in ports)
     client.link.session.drop()
     await until(lambda: not server.sessions)
-    await until(lambda: all(can_bind(port) for port in ports), timeout=1)
+    await until(lambda: all(can_bind(port) for port in ports))
     assert len(server.shared_backends) == 0
 
 
