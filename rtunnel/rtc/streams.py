@@ -21,9 +21,9 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
+from rtunnel.wire.halves import HIGH_WATER, LOW_WATER
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.stream import HIGH_WATER, LOW_WATER
 from rtunnel.wire.webrtc.channel_messages import decode_control, encode_credit, encode_fin, encode_reset
 from rtunnel.wire.webrtc.channel_stream import ChannelStream
 from rtunnel.wire.webrtc.signaling import Extension
@@ -346,7 +346,7 @@ class _Stream:
         """Send one message of at most *most* bytes, and take another turn if there are more."""
         machine = self.machine
         machine.scheduled = False
-        self.channel.send(machine.take(most))
+        self.channel.send(machine.next_message(most))
         if machine.ending:
             if machine.end_is_due:
                 self._send_end()

@@ -32,11 +32,12 @@ from rtunnel.wire.events import (
     StreamReset,
     StreamWritable,
 )
+from rtunnel.wire.halves import LOW_WATER
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.liveness import MAX_PING, SignsOfLife
 from rtunnel.wire.messages import Hello, WireError
 from rtunnel.wire.outbox import Outbox
-from rtunnel.wire.stream import LOW_WATER, Stream
+from rtunnel.wire.stream import Stream
 
 #: With a reference peer: bytes waiting for one stream at which the link stops reading ...
 REFERENCE_MAX_WAITING = 1024 * 1024

@@ -12,8 +12,8 @@ import pytest
 from rtunnel.errors import Code
 from rtunnel.rtc.streams import CREDIT_ROOM, LOW, MESSAGE
 from rtunnel.wire.credit import MAX_OFFSET
+from rtunnel.wire.halves import HIGH_WATER, LOW_WATER
 from rtunnel.wire.limits import ChannelLimits
-from rtunnel.wire.stream import HIGH_WATER, LOW_WATER
 from tests.rtc.fakes import FakeChannelUser
 from tests.rtc.streams import LIMITS, Lone, Pair, User
 from tests.wire.test_channel_messages import HOSTILE

@@ -8,8 +8,8 @@ import pytest
 
 from rtunnel.errors import Code
 from rtunnel.rtc.streams import MAX_STALL, STALLING
+from rtunnel.wire.halves import HIGH_WATER
 from rtunnel.wire.limits import ChannelLimits
-from rtunnel.wire.stream import HIGH_WATER
 from tests.rtc.fakes import FakeChannelUser
 from tests.rtc.streams import Lone, Pair, User
 
