@@ -12,15 +12,14 @@ only what is new about it is said aloud.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IAddress
-from twisted.internet.task import deferLater
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadSignal
@@ -29,8 +28,8 @@ from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.settings import SignalClientSettings
 from rtunnel.rtc.signaling.connection import Connection, WebSocketFactory
 from rtunnel.tls.web_client import ServerCheck
-from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.held_connection import HeldConnection
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import AS_CLIENT, ERROR, REGISTER_HOST, Signal, decode_signal, encode_signal
 
@@ -41,15 +40,14 @@ USEFUL_AFTER = 5.0
 class _Dial(QuietFactory):
     """One attempt: the address of a name that answers first gets the connection."""
 
-    def __init__(self, build: Any) -> None:
+    def __init__(self, build: Callable[[], Connection]) -> None:
         self._build = build
 
     def buildProtocol(self, addr: IAddress | None) -> Connection:
-        connection: Connection = self._build()
-        return connection
+        return self._build()
 
 
-class SignalLink(Service):
+class SignalLink(HeldConnection[Connection]):
     """Keeps one connection to the signaling server, whatever happens to it.
 
     :param reactor: provides TCP, time and name resolution.
@@ -63,19 +61,17 @@ class SignalLink(Service):
     def __init__(
         self, reactor: Any, settings: SignalClientSettings, identity: str, user: ISignalUser, *, is_host: bool
     ) -> None:
+        # What is new about a server that is away is said once.
+        peer = f"signaling server {settings.url}"
+        super().__init__(reactor, peer, settings.reconnect_min, settings.reconnect_max, repeated=LogLevel.debug)
         self.setName("signaling")
-        self._reactor = reactor
         self._settings = settings
         self.identity = identity
         self._user = user
         self._is_host = is_host
         self._factory = WebSocketFactory(reactor)
-        self._backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
         self._few = FewLines(self.log, reactor)
-        self._running: Deferred[None] | None = None
-        self._connection: Connection | None = None
         self._up_since: float | None = None
-        self._said = ""
 
     @property
     def up(self) -> bool:
@@ -87,7 +83,7 @@ class SignalLink(Service):
 
         :returns: whether it is on its way; not while the link is down, nor if it is larger than this server takes.
         """
-        connection = self._connection
+        connection = self.connection
         # Before the link is up too: an offer may be here before the answer to our ping.
         if connection is None:
             return False
@@ -104,73 +100,35 @@ class SignalLink(Service):
             return False
         return connection.send(message)
 
-    # For ever
+    # See HeldConnection
 
-    def startService(self) -> None:
-        """Start dialling."""
-        super().startService()
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(self._crashed)
-
-    def _crashed(self, failure: Any) -> None:
-        if not failure.check(CancelledError):
-            self.log.failure("the signaling link has failed; please report this", failure)
-
-    async def _run(self) -> None:
-        while self.running:
-            why = await self._hold()
-            if not self.running:
-                return
-            wait = self._backoff.next_wait()
-            log = self.log.debug if why == self._said else self.log.warn
-            self._said = why
-            log("{why}; next attempt in {wait:.1f} s", why=why, wait=wait)
-            await deferLater(self._reactor, wait)
-
-    async def _hold(self) -> str:
-        """Connect, and stay until the connection is lost; why it is."""
+    async def dial(self) -> Connection:
+        """See :class:`HeldConnection`."""
         settings = self._settings
         url = settings.url
-        deadline = self._reactor.seconds() + settings.connect_timeout
-        try:
-            tls = ServerCheck(url.host, settings.ca_file) if url.secure else None
-            address = DialAddress.parse(show_host_port(url.host, url.port))
-            endpoint = address.endpoint(self._reactor, settings.connect_timeout)
-            if tls is not None:
-                endpoint = wrapClientTLS(tls, endpoint)
-            dial = _Dial(lambda: Connection(self._reactor, self._factory, self, settings, deadline, tls))
-            connection: Any = await endpoint.connect(dial)
-        except CancelledError:
-            raise
-        except Exception as error:
-            return f"cannot reach signaling server {url}: {str(error).rstrip('.')}"
-        self._connection = connection
-        why: str = await connection.ended
-        self._connection = None
+        deadline = self.reactor.seconds() + settings.connect_timeout
+        tls = ServerCheck(url.host, settings.ca_file) if url.secure else None
+        address = DialAddress.parse(show_host_port(url.host, url.port))
+        endpoint = address.endpoint(self.reactor, settings.connect_timeout)
+        if tls is not None:
+            endpoint = wrapClientTLS(tls, endpoint)
+        build = partial(Connection, self.reactor, self._factory, self, settings, deadline, tls)
+        return cast(Connection, await endpoint.connect(_Dial(build)))
+
+    def lost(self, connection: Connection, reason: str) -> str:
+        """See :class:`HeldConnection`."""
         up_since, self._up_since = self._up_since, None
         if up_since is None:
-            return f"cannot use signaling server {url}: {why}"
-        if self._reactor.seconds() - up_since >= USEFUL_AFTER:
-            self._backoff.reset()
-            self._said = ""
-        self._user.signaling_down(why)
-        return f"signaling lost: {why}"
+            return f"cannot use {self._peer}: {reason}"
+        if self.reactor.seconds() - up_since >= USEFUL_AFTER:
+            self.was_useful()
+        self._user.signaling_down(reason)
+        return f"signaling lost: {reason}"
 
-    async def _close(self) -> None:
-        running, self._running = self._running, None
-        if running is None:
-            return
+    def leave(self, connection: Connection) -> None:
+        """Leave the server, so that our ID is free there."""
         self._up_since = None
-        if self._connection is not None:
-            self._connection.leave()
-        else:
-            running.cancel()
-        await running
-
-    def stopService(self) -> Deferred[None]:
-        """Leave the server, so that our ID is free there, and dial no more."""
-        super().stopService()
-        return Deferred.fromCoroutine(self._close())
+        connection.leave()
 
     # What the connection tells
 
@@ -182,7 +140,7 @@ class SignalLink(Service):
 
     def registered(self, is_reference: bool) -> None:
         """The server knows us."""
-        self._up_since = self._reactor.seconds()
+        self._up_since = self.reactor.seconds()
         self.log.info(
             "connected to signaling server {url}{protocol}",
             url=self._settings.url,
