@@ -7,7 +7,7 @@ from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, 
 from twisted.internet.interfaces import IAddress
 
 from rtunnel.access.web_admission import Tokens, neighbourhood
-from rtunnel.rtc.signaling.protocol import ANSWER, BURST, MOST_ANSWERS, Bucket
+from rtunnel.rtc.signaling.limits import ANSWER, BURST, MAX_ANSWERS, MessageRate
 
 
 def ipv6(host: str) -> IPv6Address:
@@ -51,22 +51,22 @@ def test_an_empty_token_lets_nobody_in_without_one() -> None:
 
 
 def test_so_many_messages_a_second_and_a_burst() -> None:
-    bucket = Bucket(2, 100.0)
-    assert all(bucket.take(100.0) for _ in range(2 * BURST))
-    assert not bucket.take(100.0)
-    bucket = Bucket(2, 100.0)
-    assert all(bucket.take(100.0 + number / 2) for number in range(1000))
-    assert all(bucket.take(700.0) for _ in range(2 * BURST))
-    assert not bucket.take(700.0)
+    rate = MessageRate(2, 100.0)
+    assert all(rate.take(100.0) for _ in range(2 * BURST))
+    assert not rate.take(100.0)
+    rate = MessageRate(2, 100.0)
+    assert all(rate.take(100.0 + number / 2) for number in range(1000))
+    assert all(rate.take(700.0) for _ in range(2 * BURST))
+    assert not rate.take(700.0)
 
 
 def test_answers_do_not_count_but_there_is_an_end_to_them() -> None:
-    bucket = Bucket(2, 100.0)
-    bucket.ask_for(ANSWER)
-    assert all(bucket.take(100.0) for _ in range(2 * BURST + ANSWER))
-    assert not bucket.take(100.0)
-    bucket = Bucket(1, 100.0)
-    for _ in range(MOST_ANSWERS):
-        bucket.ask_for(ANSWER)
-    assert all(bucket.take(100.0) for _ in range(BURST + MOST_ANSWERS))
-    assert not bucket.take(100.0)
+    rate = MessageRate(2, 100.0)
+    rate.allow_answer()
+    assert all(rate.take(100.0) for _ in range(2 * BURST + ANSWER))
+    assert not rate.take(100.0)
+    rate = MessageRate(1, 100.0)
+    for _ in range(MAX_ANSWERS):
+        rate.allow_answer()
+    assert all(rate.take(100.0) for _ in range(BURST + MAX_ANSWERS))
+    assert not rate.take(100.0)

@@ -15,7 +15,8 @@ from twisted.logger import LogLevel
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signaling.server import TIMES, SignalServer
+from rtunnel.rtc.signaling.limits import TIMES
+from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, Signal
 from tests.leftovers import TestLog
 from tests.rtc.signal_link_parts import TOKEN, World

@@ -253,7 +253,7 @@ async def test_any_number_of_connections_of_one_address(signaling: SignalWorld) 
 
 @pytest_twisted.ensureDeferred
 async def test_many_strangers_give_way(signaling: SignalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtunnel.rtc.signaling.server.MAX_STRANGERS", 3)
+    monkeypatch.setattr("rtunnel.rtc.signaling.connections.MAX_UNREGISTERED", 3)
     await signaling.start()
     host = await signaling.host()
     strangers = [await signaling.raw() for _ in range(3)]

@@ -156,7 +156,7 @@ async def test_a_handshake_that_does_not_end(signaling: SignalWorld, holder: Hol
     await start(signaling, holder, times=short(upgrade=0.1))
     peer = await signaling.raw(data)
     await peer.ends()
-    await until(lambda: not signaling.server._connections)
+    await until(lambda: not signaling.server.connections)
 
 
 @pytest_twisted.ensureDeferred

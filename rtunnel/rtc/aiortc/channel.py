@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable
+from typing import Protocol, cast
 
 from aiortc.rtcsctptransport import WEBRTC_BINARY, WEBRTC_BINARY_EMPTY, WEBRTC_STRING, WEBRTC_STRING_EMPTY
 from zope.interface import implementer
 
 from rtunnel.rtc.interfaces import IChannel
 
-if TYPE_CHECKING:
-    from rtunnel.rtc.aiortc.sctp import Association
+
+class Carrier(Protocol):
+    """What a channel needs of its association; see :class:`rtunnel.rtc.aiortc.sctp.Association`."""
+
+    def send(self, channel: Channel, kind: int, data: bytes) -> None: ...
+    def close_channel(self, channel: Channel) -> None: ...
+    def tell(self, listener: Callable[..., None], *arguments: object) -> None: ...
 
 
 class ChannelUser(Protocol):
@@ -36,7 +42,7 @@ class Channel:
     negotiated = False
     maxPacketLifeTime = None
 
-    def __init__(self, association: Association, label: str, protocol: str, reliable: bool, id: int | None) -> None:
+    def __init__(self, association: Carrier, label: str, protocol: str, reliable: bool, id: int | None) -> None:
         self._association = association
         self._user: ChannelUser | None = None
         self.id = id

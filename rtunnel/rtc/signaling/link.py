@@ -26,7 +26,7 @@ from rtunnel.errors import BadSignal
 from rtunnel.relay.sockets import QuietFactory, show_host_port
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.settings import SignalClientSettings
-from rtunnel.rtc.signaling.connection import Connection, WebSocketFactory
+from rtunnel.rtc.signaling.client_protocol import ClientProtocol, WebSocketFactory
 from rtunnel.tls.web_client import ServerCheck
 from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.upkeep.held_connection import HeldConnection
@@ -40,14 +40,14 @@ USEFUL_AFTER = 5.0
 class _Dial(QuietFactory):
     """One attempt: the address of a name that answers first gets the connection."""
 
-    def __init__(self, build: Callable[[], Connection]) -> None:
+    def __init__(self, build: Callable[[], ClientProtocol]) -> None:
         self._build = build
 
-    def buildProtocol(self, addr: IAddress | None) -> Connection:
+    def buildProtocol(self, addr: IAddress | None) -> ClientProtocol:
         return self._build()
 
 
-class SignalLink(HeldConnection[Connection]):
+class SignalLink(HeldConnection[ClientProtocol]):
     """Keeps one connection to the signaling server, whatever happens to it.
 
     :param reactor: provides TCP, time and name resolution.
@@ -102,7 +102,7 @@ class SignalLink(HeldConnection[Connection]):
 
     # See HeldConnection
 
-    async def dial(self) -> Connection:
+    async def dial(self) -> ClientProtocol:
         """See :class:`HeldConnection`."""
         settings = self._settings
         url = settings.url
@@ -112,10 +112,10 @@ class SignalLink(HeldConnection[Connection]):
         endpoint = address.endpoint(self.reactor, settings.connect_timeout)
         if tls is not None:
             endpoint = wrapClientTLS(tls, endpoint)
-        build = partial(Connection, self.reactor, self._factory, self, settings, deadline, tls)
-        return cast(Connection, await endpoint.connect(_Dial(build)))
+        build = partial(ClientProtocol, self.reactor, self._factory, self, settings, deadline, tls)
+        return cast(ClientProtocol, await endpoint.connect(_Dial(build)))
 
-    def lost(self, connection: Connection, reason: str) -> str:
+    def lost(self, connection: ClientProtocol, reason: str) -> str:
         """See :class:`HeldConnection`."""
         up_since, self._up_since = self._up_since, None
         if up_since is None:
@@ -125,7 +125,7 @@ class SignalLink(HeldConnection[Connection]):
         self._user.signaling_down(reason)
         return f"signaling lost: {reason}"
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: ClientProtocol) -> None:
         """Leave the server, so that our ID is free there."""
         self._up_since = None
         connection.leave()

@@ -109,27 +109,21 @@ class Switchboard:
     :param max_clients: registered at once.
     :param max_message: bytes of a message.
     :param lines: for what strangers can make us log.
+    :ivar hosts: how many are registered.
+    :ivar clients: how many are registered.
     """
 
     log = Logger()
 
     def __init__(self, max_hosts: int, max_clients: int, max_message: int, lines: FewLines) -> None:
-        self._most = {True: max_hosts, False: max_clients}
-        self._count = {True: 0, False: 0}
+        self.hosts = 0
+        self.clients = 0
+        self._max_hosts = max_hosts
+        self._max_clients = max_clients
         self._max_message = max_message
         self._lines = lines
         self._parties: dict[str, Party] = {}
         self._newcomers: dict[str, Party] = {}
-
-    @property
-    def hosts(self) -> int:
-        """How many there are."""
-        return self._count[True]
-
-    @property
-    def clients(self) -> int:
-        """How many there are."""
-        return self._count[False]
 
     # What lines tell
 
@@ -169,7 +163,7 @@ class Switchboard:
         if state is not State.REGISTERED:
             return
         del self._parties[party.id]
-        self._count[party.is_host] -= 1
+        self._count(party, -1)
         self._log_party(party, "gone")
         for other in party.asked:
             del other.asked_by[party]
@@ -205,16 +199,23 @@ class Switchboard:
         holder = self._parties.get(party.id)
         if holder is not None:
             self._wait_for(holder, party, text)
-        elif self._count[party.is_host] >= self._most[party.is_host]:
-            kind = "hosts" if party.is_host else "clients"
-            self.dismiss(party, f"the server has too many {kind}", TRY_AGAIN_LATER, about=party.id)
+        elif party.is_host and self.hosts >= self._max_hosts:
+            self.dismiss(party, "the server has too many hosts", TRY_AGAIN_LATER, about=party.id)
+        elif not party.is_host and self.clients >= self._max_clients:
+            self.dismiss(party, "the server has too many clients", TRY_AGAIN_LATER, about=party.id)
         else:
             party.state = State.REGISTERED
             self._parties[party.id] = party
-            self._count[party.is_host] += 1
+            self._count(party, 1)
             self._log_party(party, "registered")
             if signal.type != REGISTER_HOST:
                 self._route(party, signal)
+
+    def _count(self, party: Party, change: int) -> None:
+        if party.is_host:
+            self.hosts += change
+        else:
+            self.clients += change
 
     def _wait_for(self, holder: Party, party: Party, text: bytes) -> None:
         if party.id in self._newcomers:

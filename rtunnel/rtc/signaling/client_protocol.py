@@ -71,7 +71,7 @@ class WebSocketFactory(WebSocketClientFactory):
 
 
 @implementer(IPushProducer)
-class Connection(WebSocketClientProtocol):
+class ClientProtocol(WebSocketClientProtocol):
     """One connection.
 
     :param deadline: when it must be of use, as a time of the reactor.

@@ -2,31 +2,33 @@
 
 Autobahn reads the handshake and the frames. What it leaves open is here: the size of the request, other paths than
 ``/``, who may connect, how often a peer may send, how much may wait for one that does not read, and all times, which
-the server's one timer looks after (:meth:`SignalProtocol.look`).
+the server's one timer looks after (:meth:`ServerProtocol.tick`).
 """
 
 from __future__ import annotations
 
 import secrets
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txaio import tx
 from zope.interface import implementer
 
-from rtunnel.access.web_admission import neighbourhood
+from rtunnel.access.web_admission import Origins, Tokens, neighbourhood
 from rtunnel.relay.sockets import show_address
-from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State
+from rtunnel.rtc.settings import SignalSettings
+from rtunnel.rtc.signaling.connections import Connections
+from rtunnel.rtc.signaling.limits import MessageRate, Times
+from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State, Switchboard
+from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
-
-if TYPE_CHECKING:
-    from rtunnel.rtc.signaling.server import SignalServer
 
 #: Bytes of a request's head.
 MAX_HEAD = 16384
@@ -34,14 +36,6 @@ MAX_HEAD = 16384
 MAX_UNSENT = 1024 * 1024
 #: From so many on nothing of other peers is sent to it. Else they could have it dropped, by more than its path carries.
 SLOW = MAX_UNSENT // 2
-#: How many seconds' worth of messages may come at once.
-BURST = 10
-#: Messages that an offer lets a peer send beside: its answer and candidates. Else those who ask a host could make it
-#: say more than it may.
-ANSWER = 8
-#: Of these, so many in all: more than a thousand offers at once nobody answers.
-MOST_ANSWERS = 1024 * ANSWER
-
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 GOING_AWAY = 1001
 UNSUPPORTED_DATA = 1003
@@ -53,35 +47,13 @@ _NO_TLS_HERE = (
     "--tls-key-file"
 )
 
+_log = Logger()
+
 _HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 
 
-class Bucket:
-    """A token bucket: *rate* a second, :data:`BURST` times as many at once, and what was asked for."""
-
-    def __init__(self, rate: int, now: float) -> None:
-        self._rate = rate
-        self._tokens = float(rate * BURST)
-        self._filled = now
-        self._asked_for = 0
-
-    def ask_for(self, count: int) -> None:
-        """So many more may come, whenever."""
-        self._asked_for = min(self._asked_for + count, MOST_ANSWERS)
-
-    def take(self, now: float) -> bool:
-        """One more has come; whether that is all right."""
-        self._tokens = min(self._rate * BURST, self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
-        if self._asked_for:
-            self._asked_for -= 1
-            return True
-        self._tokens -= 1
-        return self._tokens >= 0
-
-
 @implementer(IPushProducer)
-class SignalProtocol(WebSocketServerProtocol):
+class ServerProtocol(WebSocketServerProtocol):
     """A host, a client, or somebody else.
 
     :ivar neighbourhood: what its address counts as.
@@ -91,11 +63,14 @@ class SignalProtocol(WebSocketServerProtocol):
     log = tx.make_logger(level="none")
     transport: Any
 
-    def __init__(self, server: SignalServer) -> None:
+    def __init__(self, factory: ServerFactory) -> None:
         super().__init__()
-        self._server = server
-        self._clock: Any = server.reactor
-        self._times = server.times
+        self.factory = factory
+        self._clock: Any = factory.reactor
+        self._times = factory.times
+        self._lines = factory.lines
+        self._switchboard = factory.switchboard
+        self._connections = factory.connections
         self.neighbourhood = ""
         self.party = Party(self)
         self.peer_name = ""
@@ -104,7 +79,7 @@ class SignalProtocol(WebSocketServerProtocol):
         self._heard = self._pinged = self._clock.seconds()
         self._question: tuple[bytes, float] | None = None
         self._owed: bytes | None = None
-        self._bucket = Bucket(server.settings.max_rate, self._clock.seconds())
+        self._rate = MessageRate(factory.settings.max_rate, self._clock.seconds())
         self._deaf = False
         self._aborted = False
         self._paused = False
@@ -118,7 +93,7 @@ class SignalProtocol(WebSocketServerProtocol):
         self.peer_name = show_address(address)
         self.neighbourhood = neighbourhood(address)
         super().connectionMade()
-        self._server.connection_made(self)
+        self._connections.add(self)
 
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
@@ -129,9 +104,10 @@ class SignalProtocol(WebSocketServerProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
         super().connectionLost(reason)
-        self._server.connection_lost(self)
+        self._switchboard.left(self.party)
+        self._connections.remove(self)
 
-    def look(self, now: float) -> None:
+    def tick(self, now: float) -> None:
         """See whether something has taken too long, and whether it is time to ping."""
         is_open = self.state == self.STATE_OPEN
         if is_open and self.party.state in (State.WAITING, State.REGISTERED):
@@ -139,7 +115,7 @@ class SignalProtocol(WebSocketServerProtocol):
         elif self._deadline is None:
             self._deadline = now + self._times.close
         elif now >= self._deadline and is_open and self.party.state is State.NEW:
-            self._server.switchboard.dismiss(self.party, "it said nothing that registers it", POLICY_VIOLATION)
+            self._switchboard.dismiss(self.party, "it said nothing that registers it", POLICY_VIOLATION)
         elif now >= self._deadline:
             self.abort()
         if not is_open:
@@ -156,13 +132,13 @@ class SignalProtocol(WebSocketServerProtocol):
             self.sendPing()
 
     def _give_up(self, why: str) -> None:
-        self._server.log.debug("{peer} is given up: {why}", peer=self.peer_name, why=why)
-        self._server.switchboard.left(self.party)
+        _log.debug("{peer} is given up: {why}", peer=self.peer_name, why=why)
+        self._switchboard.left(self.party)
         self.abort()
 
     def go_away(self) -> None:
         """The server is going down."""
-        self._server.switchboard.left(self.party)
+        self._switchboard.left(self.party)
         self.close(GOING_AWAY, "the server is going down")
 
     def abort(self) -> None:
@@ -199,16 +175,16 @@ class SignalProtocol(WebSocketServerProtocol):
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """Called by Autobahn for a request that is a good one."""
-        if not self._server.tokens.allow(request.headers.get("authorization")):
+        if not self.factory.tokens.allow(request.headers.get("authorization")):
             raise ConnectionDeny(HTTPStatus.UNAUTHORIZED.value, "no valid token")
         origin = request.headers.get("origin")
-        if not self._server.origins.allow(origin):
+        if not self.factory.origins.allow(origin):
             raise ConnectionDeny(HTTPStatus.FORBIDDEN.value, f"the origin '{origin}' is not among --allowed-origins")
         return SUBPROTOCOL if SUBPROTOCOL in request.protocols else None
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: object = None) -> None:
         """Called by Autobahn for a request that cannot be served."""
-        self._server.lines.warn(
+        self._lines.warn(
             "{peer} gets no WebSocket ({code:d}): {why}", peer=self.peer_name, code=code, why=clean_text(reason)
         )
         self._answer(HTTPStatus(code))
@@ -242,11 +218,11 @@ class SignalProtocol(WebSocketServerProtocol):
         if self._deaf:
             return
         if isBinary:
-            self._server.switchboard.dismiss(self.party, "a binary message", UNSUPPORTED_DATA)
+            self._switchboard.dismiss(self.party, "a binary message", UNSUPPORTED_DATA)
             return
-        self._server.switchboard.receive(self.party, payload)
+        self._switchboard.receive(self.party, payload)
         if self.party.state in (State.WAITING, State.REGISTERED):
-            self._server.connection_known(self)
+            self._connections.has_registered(self)
 
     def onPing(self, payload: bytes) -> None:
         """Called by Autobahn."""
@@ -262,13 +238,13 @@ class SignalProtocol(WebSocketServerProtocol):
         """Called by Autobahn."""
         if self._is_in_time() and self._question is not None and payload == self._question[0]:
             self._question = None
-            self._server.switchboard.answered(self.party)
+            self._switchboard.answered(self.party)
 
     def _is_in_time(self) -> bool:
         # Every frame counts, not only those that end a message: each costs us something.
-        if not self._bucket.take(self._clock.seconds()) and not self._deaf:
+        if not self._rate.take(self._clock.seconds()) and not self._deaf:
             self._stop_listening()
-            self._server.switchboard.dismiss(self.party, "too many messages", POLICY_VIOLATION)
+            self._switchboard.dismiss(self.party, "too many messages", POLICY_VIOLATION)
         return not self._deaf
 
     def _stop_listening(self) -> None:
@@ -279,8 +255,8 @@ class SignalProtocol(WebSocketServerProtocol):
     def _fail_connection(self, code: int = GOING_AWAY, reason: str = "going away") -> None:
         # Autobahn would either drop the connection without a close frame, or go on to parse what broke the rules.
         self.failedByMe = True
-        self._server.lines.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
-        self._server.switchboard.left(self.party)
+        self._lines.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
+        self._switchboard.left(self.party)
         self.close(code, reason)
         self._stop_listening()
 
@@ -313,7 +289,7 @@ class SignalProtocol(WebSocketServerProtocol):
 
     def expect_answer(self) -> None:
         """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
-        self._bucket.ask_for(ANSWER)
+        self._rate.allow_answer()
 
     # What is sent
 
@@ -324,7 +300,7 @@ class SignalProtocol(WebSocketServerProtocol):
         if self._paused:
             self._unsent += len(data)
             if self._unsent > MAX_UNSENT:
-                self._server.lines.warn("{peer} does not read, and is dropped", peer=self.peer_name)
+                self._lines.warn("{peer} does not read, and is dropped", peer=self.peer_name)
                 self.abort()
                 return
         super().sendData(data, sync, chopsize)
@@ -342,28 +318,35 @@ class SignalProtocol(WebSocketServerProtocol):
         """See :class:`IPushProducer`; :meth:`connectionLost` follows."""
 
 
-class SignalFactory(WebSocketServerFactory):
-    """What Autobahn keeps for all connections."""
+class ServerFactory(WebSocketServerFactory):
+    """What all connections have in common.
+
+    :raises ConfigError: one of the allowed origins is none.
+    """
 
     noisy = False
 
-    def __init__(self, server: SignalServer) -> None:
-        super().__init__(reactor=server.reactor, server="")
-        self._server = server
-        max_message = server.settings.max_message
+    def __init__(self, reactor: Any, settings: SignalSettings, times: Times, lines: FewLines) -> None:
+        super().__init__(reactor=reactor, server="")
+        self.settings = settings
+        self.times = times
+        self.lines = lines
+        self.tokens = Tokens(settings.valid_tokens)
+        self.origins = Origins(settings.allowed_origins)
+        self.connections = Connections(settings.max_per_address, lines)
+        max_message = settings.max_message
+        self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, max_message, lines)
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
             maxFramePayloadSize=max_message,
             maxMessagePayloadSize=max_message,
-            # Both times are ours, and so are origins: see SignalProtocol.
+            # Both times are ours, and so are origins: see ServerProtocol.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             allowNullOrigin=True,
         )
 
-    def buildProtocol(self, addr: object) -> SignalProtocol:
+    def buildProtocol(self, addr: object) -> ServerProtocol:
         """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        protocol = SignalProtocol(self._server)
-        protocol.factory = self
-        return protocol
+        return ServerProtocol(self)

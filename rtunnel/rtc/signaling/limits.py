@@ -1,0 +1,66 @@
+"""How long a peer of the signaling server may take for what, and how fast it may send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rtunnel.upkeep.token_bucket import Allowance
+
+#: How many seconds' worth of messages may come at once.
+BURST = 10
+#: Messages that each offer lets its target send beside: the answer and candidates. Otherwise those who send offers to
+#: a host could make it exceed its rate.
+ANSWER = 8
+#: The most that these add up to: nobody answers more than a thousand offers at once.
+MAX_ANSWERS = 1024 * ANSWER
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds.
+
+    :ivar upgrade: from a connection to its WebSocket, TLS handshake included.
+    :ivar first_message: from the WebSocket to the message that registers it.
+    :ivar ping_every: between two pings.
+    :ivar silent: without a byte, after which a peer is dropped.
+    :ivar answer: that the holder of an ID has to answer when another wants it.
+    :ivar close: that a peer has to end its connection.
+    :ivar look_every: how exactly all this is kept.
+    """
+
+    upgrade: float = 10.0
+    first_message: float = 10.0
+    ping_every: float = 54.0
+    silent: float = 60.0
+    answer: float = 3.0
+    close: float = 2.0
+    look_every: float = 0.25
+
+
+#: What is right outside tests.
+TIMES = Times()
+
+
+class MessageRate:
+    """How fast a peer may send: a token bucket, and beside it the answers to the offers that it was sent.
+
+    :param rate: messages a second; :data:`BURST` times as many at once.
+    """
+
+    def __init__(self, rate: int, now: float) -> None:
+        self._allowance = Allowance(rate, rate * BURST, now)
+        self._answers = 0
+
+    def allow_answer(self) -> None:
+        """Let the peer send :data:`ANSWER` more messages, whenever it likes."""
+        self._answers = min(self._answers + ANSWER, MAX_ANSWERS)
+
+    def take(self, now: float) -> bool:
+        """Count a message; False if the peer sends too fast."""
+        if self._answers:
+            self._answers -= 1
+        elif self._allowance.left(now):
+            self._allowance.spend(1)
+        else:
+            return False
+        return True
