@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
@@ -23,8 +23,11 @@ from twisted.internet.interfaces import (
     IReadDescriptor,
     IResolutionReceiver,
 )
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+_log = Logger()
 
 #: The address of a datagram as the socket module has it: host, port, and for IPv6 flow label and scope.
 Address = tuple[Any, ...]
@@ -180,16 +183,55 @@ class WaitingDatagrams:
         return waiting
 
 
-class Flow(Protocol):
-    """What :class:`FlowTable` knows of a flow.
+class Flow:
+    """One flow: its counts, its place in the table, and its end. A subclass moves the datagrams.
 
-    :ivar last_used: when it was used; the table sets it.
+    :param name: for the log.
+    :param lost: called with the reason for each datagram that is lost.
+    :ivar last_used: when a datagram passed last; the table sets it.
+    :ivar sent: datagrams that were passed on to the service, or towards it.
+    :ivar received: datagrams of the service that were passed on.
+    :ivar dropped: datagrams that were lost.
+    :ivar waiting: datagrams that cannot be sent yet.
+    :ivar ended: why it has ended; empty until then.
     """
 
-    last_used: float
+    def __init__(self, table: FlowTable, name: str, lost: Callable[[str], None]) -> None:
+        self.table = table
+        self.name = name
+        self.last_used = 0.0
+        self.sent = 0
+        self.received = 0
+        self.dropped = 0
+        self.waiting = WaitingDatagrams()
+        self.ended = ""
+        self._lost = lost
+
+    def lose(self, why: str) -> None:
+        """Count a datagram that is lost."""
+        self.dropped += 1
+        self._lost(why)
 
     def end(self, why: str) -> None:
-        """End, and tell the table by :meth:`FlowTable.discard`."""
+        """End the flow, and free its place. May be called again."""
+        if self.ended:
+            return
+        self.ended = why
+        for _ in self.waiting.take():
+            self.lose("the flow has ended")
+        self.table.discard(self)
+        _log.debug(
+            "UDP flow {flow} ends ({why}); sent {sent}, received {received}, dropped {dropped}",
+            flow=self.name,
+            why=why,
+            sent=self.sent,
+            received=self.received,
+            dropped=self.dropped,
+        )
+        self.close()
+
+    def close(self) -> None:
+        """Close what the flow holds. Called once, when it ends."""
 
 
 class FlowTable:

@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import StartupError
 from rtunnel.relay.sockets import show_address, show_host_port
-from rtunnel.relay.udp import Address, FlowTable, UdpSocket, WaitingDatagrams
+from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.upkeep.few_lines import FewLines
@@ -96,67 +96,53 @@ class UdpListener(Service):
 
 
 @implementer(IChannelUser)
-class _Flow:
+class _ClientFlow(Flow):
     """One local source and its channel."""
 
     def __init__(self, owner: ClientFlows, connection: IPeerConnection, source: Address) -> None:
+        super().__init__(owner.table, show_host_port(source[0], source[1]), owner.drop)
         self._owner = owner
         self._connection = connection
-        self._waiting = WaitingDatagrams()
-        self._ended = False
         self.source = source
-        self.name = show_host_port(source[0], source[1])
-        self.last_used = 0.0
-        self.sent = 0
-        self.received = 0
-        self.dropped = 0
         self._channel: IChannel = connection.open_channel(f"udp-{self.name}", owner.service, reliable=False)
         self._channel.use(self)
 
     def send(self, data: bytes) -> None:
-        """A datagram of the source."""
-        self._owner.table.use(self)
+        """Send a datagram of the source to the host."""
+        self.table.use(self)
         if len(data) > self._connection.max_message:
-            self._drop("larger than the host takes")
+            self.lose("larger than the host takes")
         elif self._channel.is_open:
             self.sent += 1
             self._channel.send(data)
-        elif not self._waiting.put(data):
-            self._drop("too many before the host has answered")
+        elif not self.waiting.put(data):
+            self.lose("too many before the host has answered")
 
     def channel_opened(self) -> None:
-        """Send what waits for it."""
-        for data in self._waiting.take():
+        """Send what waits for the channel."""
+        for data in self.waiting.take():
             self.sent += 1
             self._channel.send(data)
 
     def message_received(self, data: bytes) -> None:
-        """An answer."""
-        if not self._ended:
-            self._owner.table.use(self)
+        """Send an answer to the source."""
+        if not self.ended:
+            self.table.use(self)
             self.received += 1
             self._owner.listener.send(data, self.source)
 
     def text_received(self, text: bytes) -> None:
-        """Means nothing here."""
+        """Ignore it: there are no control messages on the channel of a flow."""
 
     def channel_closed(self) -> None:
-        """The next datagram of the source begins a new flow."""
+        """End the flow; the next datagram of the source begins a new one."""
         self.end("the channel is closed")
-        self._owner.table.closing.discard(self)
+        self.table.closing.discard(self)
 
-    def _drop(self, why: str) -> None:
-        self.dropped += 1
-        self._owner.drop(why)
-
-    def end(self, why: str) -> None:
-        """Close the channel. May be called again."""
-        if self._ended:
-            return
-        self._ended = True
-        for _ in self._waiting.take():
-            self._drop("the flow has ended")
-        self._owner.flow_ended(self, why)
+    def close(self) -> None:
+        """See :class:`Flow`."""
+        self._owner.forget(self)
+        self.table.closing.add(self)
         self._channel.close()
 
 
@@ -185,7 +171,7 @@ class ClientFlows:
         self._few = few
         self._takes_new = True
         self._connection: IPeerConnection | None = None
-        self._flows: dict[Address, _Flow] = {}
+        self._flows: dict[Address, _ClientFlow] = {}
         self._early: deque[tuple[float, bytes, Address]] = deque()
 
     def __len__(self) -> int:
@@ -230,8 +216,8 @@ class ClientFlows:
             if len(self.table) + len(self.table.closing) >= self.table.max_flows + MAX_CLOSING:
                 self.drop("too many sources")
                 return
-            flow = self._flows[source] = _Flow(self, self._connection, source)
-            self.log.debug("UDP flow of {flow} begins", flow=flow.name)
+            flow = self._flows[source] = _ClientFlow(self, self._connection, source)
+            self.log.debug("UDP flow {flow} begins", flow=flow.name)
             self.table.add(flow)
         flow.send(data)
 
@@ -248,16 +234,6 @@ class ClientFlows:
         self.dropped[why] += 1
         self._few.warn("UDP datagrams at {local} are dropped: {why}", local=self._local, why=why)
 
-    def flow_ended(self, flow: _Flow, why: str) -> None:
-        """A flow has ended, and closes its channel next."""
+    def forget(self, flow: _ClientFlow) -> None:
+        """Remove a flow that has ended."""
         self._flows.pop(flow.source, None)
-        self.table.closing.add(flow)
-        self.table.discard(flow)
-        self.log.debug(
-            "UDP flow of {flow} ends ({why}); sent {sent}, received {received}, dropped {dropped}",
-            flow=flow.name,
-            why=why,
-            sent=flow.sent,
-            received=flow.received,
-            dropped=flow.dropped,
-        )

@@ -258,7 +258,7 @@ async def test_one_warning_for_many_drops(client: Client) -> None:
     assert text.count("larger than the host takes") == 1
     assert f"UDP datagrams at {HOST}:0 are dropped" in text
     client.flows.disconnected()
-    line = f"UDP flow of {HOST}:{client.program.address[1]} ends (the host is not connected)"
+    line = f"UDP flow {HOST}:{client.program.address[1]} ends (the host is not connected)"
     assert f"{line}; sent 0, received 0, dropped 20" in client.log.text()
 
 
