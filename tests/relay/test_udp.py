@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from rtunnel.relay.udp import MAX_WAITING, Flow, FlowTable, UdpSocket, WaitingDatagrams, look_up
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.udp_parts import Program, needs_ipv6
+from tests.rtc.udp.parts import Program, needs_ipv6
 
 
 class Socket:

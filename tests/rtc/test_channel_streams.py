@@ -17,7 +17,7 @@ from rtunnel.wire.halves import HIGH_WATER, LOW_WATER
 from rtunnel.wire.limits import ChannelLimits
 from tests.rtc.fakes import FakeChannelUser
 from tests.rtc.streams import LIMITS, Lone, Pair, User
-from tests.wire.test_channel_messages import HOSTILE
+from tests.wire.webrtc.test_channel_messages import HOSTILE
 
 
 def texts(told: FakeChannelUser) -> list[dict[str, Any]]:

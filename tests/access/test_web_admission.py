@@ -1,4 +1,4 @@
-"""Rules of admission that need no connection."""
+"""Who may open a WebSocket: addresses and tokens, without a connection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, 
 from twisted.internet.interfaces import IAddress
 
 from rtunnel.access.web_admission import Tokens, neighbourhood
-from rtunnel.rtc.signaling.limits import ANSWER, BURST, MAX_ANSWERS, MessageRate
 
 
 def ipv6(host: str) -> IPv6Address:
@@ -48,25 +47,3 @@ def test_every_token_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_empty_token_lets_nobody_in_without_one() -> None:
     assert not Tokens(["a"]).allow(None)
     assert not Tokens(["a"]).allow("Bearer")
-
-
-def test_so_many_messages_a_second_and_a_burst() -> None:
-    rate = MessageRate(2, 100.0)
-    assert all(rate.take(100.0) for _ in range(2 * BURST))
-    assert not rate.take(100.0)
-    rate = MessageRate(2, 100.0)
-    assert all(rate.take(100.0 + number / 2) for number in range(1000))
-    assert all(rate.take(700.0) for _ in range(2 * BURST))
-    assert not rate.take(700.0)
-
-
-def test_answers_do_not_count_but_there_is_an_end_to_them() -> None:
-    rate = MessageRate(2, 100.0)
-    rate.allow_answer()
-    assert all(rate.take(100.0) for _ in range(2 * BURST + ANSWER))
-    assert not rate.take(100.0)
-    rate = MessageRate(1, 100.0)
-    for _ in range(MAX_ANSWERS):
-        rate.allow_answer()
-    assert all(rate.take(100.0) for _ in range(BURST + MAX_ANSWERS))
-    assert not rate.take(100.0)

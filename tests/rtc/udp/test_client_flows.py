@@ -18,7 +18,7 @@ from rtunnel.rtc.udp_client import EARLY_SECONDS, MAX_CLOSING, MAX_EARLY, Client
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.fakes import few_lines
-from tests.rtc.udp_parts import MAX_MESSAGE, MemoryConnection, Program, ReactorByHand, udp_address
+from tests.rtc.udp.parts import MAX_MESSAGE, MemoryConnection, Program, ReactorByHand, udp_address
 
 
 class Client:
@@ -217,7 +217,7 @@ async def test_flood_of_sources_is_bounded(client: Client) -> None:
 
 @ensureDeferred
 async def test_flood_with_a_host_that_never_closes_is_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.rtc.udp_parts.MemoryChannel.close", lambda channel: None)
+    monkeypatch.setattr("tests.rtc.udp.parts.MemoryChannel.close", lambda channel: None)
     client.flows.connected(client.near)
     sources = client.more_programs(100)
     for source in sources:

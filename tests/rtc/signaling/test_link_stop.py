@@ -15,8 +15,8 @@ from rtunnel.rtc.signaling import client_protocol
 from rtunnel.wire.webrtc.signaling import Signal, encode_signal
 from tests.leftovers import TestLog
 from tests.ports import free_port
-from tests.rtc.reference_signal import ReferenceSignalServer
-from tests.rtc.signal_link_parts import OwnServer, RawServer, World
+from tests.rtc.signaling.link_parts import OwnServer, RawServer, World
+from tests.rtc.signaling.reference_server import ReferenceSignalServer
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 from tests.reverse.net import can_bind, reactor, until
-from tests.rtc.signal_parts import UPGRADE, SignalWorld, short
+from tests.rtc.signaling.server_parts import UPGRADE, SignalWorld, short
 
 SDP = {"sdp": {"type": "offer", "sdp": "v=0\r\n"}, "rtunnel": {"version": 1, "initial_credit": 65536}}
 

@@ -19,7 +19,7 @@ from rtunnel.rtc.signaling.limits import TIMES
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, Signal
 from tests.leftovers import TestLog
-from tests.rtc.signal_link_parts import TOKEN, World
+from tests.rtc.signaling.link_parts import TOKEN, World
 from tests.tls.parts import Authority
 
 

@@ -14,7 +14,7 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.rtc.signaling.switchboard import MAX_MISTAKES
 from tests.reverse.net import Peer, reactor, turns, until
-from tests.rtc.signal_parts import (
+from tests.rtc.signaling.server_parts import (
     CLOSE,
     PING,
     PONG,

@@ -19,7 +19,7 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.tls.openssl import set_groups
 from tests.reverse.net import Peer, reactor, until
-from tests.rtc.signal_parts import SignalWorld, short
+from tests.rtc.signaling.server_parts import SignalWorld, short
 from tests.tls.parts import DAY, Authority, Holder
 
 #: A ClientHello of TLS 1.1 by hand, as this OpenSSL speaks it no more: ECDHE with AES and SHA-1.

@@ -21,8 +21,8 @@ from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.wire.webrtc.signaling import Candidate
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
+from tests.rtc.aiortc.test_ice import open_sockets, turn
 from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
-from tests.rtc.test_ice import open_sockets, turn
 
 LOOPBACK = IceSettings(interfaces=(HOST,))
 

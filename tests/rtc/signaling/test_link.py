@@ -20,8 +20,8 @@ from rtunnel.upkeep.agent import AGENT
 from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL, Signal, encode_signal
 from tests.leftovers import TestLog
 from tests.ports import free_port
-from tests.rtc.reference_signal import ReferenceSignalServer
-from tests.rtc.signal_link_parts import TOKEN, OwnServer, Peer, RawServer, World
+from tests.rtc.signaling.link_parts import TOKEN, OwnServer, Peer, RawServer, World
+from tests.rtc.signaling.reference_server import ReferenceSignalServer
 
 
 @pytest.fixture
