@@ -1,6 +1,6 @@
-"""What the operator decided, as the three services are given it: already checked, never changed again.
+"""The settings of the three services: validated, and not changed afterwards.
 
-``rtunnel.options`` makes these from flags, environment and file; tests make them by hand.
+``rtunnel.options`` makes them from flags, environment and file; tests make them by hand.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from rtunnel.wire.limits import ChannelLimits
 
 @dataclass(frozen=True, slots=True)
 class SignalSettings:
-    """How ``rtc-signal`` behaves. Times are seconds.
+    """Settings of ``rtc-signal``.
 
-    :ivar addr: where hosts and clients connect.
+    :ivar addr: the address to listen on.
     :ivar cert: PEM file with the certificate chain for WSS; None: WS without TLS.
     :ivar key: PEM file with its private key.
-    :ivar allowed_origins: values of ``Origin`` that a browser may bring, with ``*`` as wildcard.
-    :ivar valid_tokens: one of them must come as Bearer token; none: nothing is asked for.
+    :ivar allowed_origins: values of a browser's ``Origin`` header that are allowed, with ``*`` as wildcard.
+    :ivar valid_tokens: one of them must come as Bearer token; empty: no token is needed.
     :ivar max_hosts: hosts that may be registered at once.
     :ivar max_clients: clients that may be connected at once.
     :ivar max_rate: messages per second that one connection may send; ten times as many in a burst.
     :ivar max_per_address: connections from one IP address at once; 0: any number.
-    :ivar max_message: bytes of one message.
+    :ivar max_message: the longest message, in bytes.
     """
 
     addr: ListenAddress
@@ -42,7 +42,7 @@ class SignalSettings:
 
 @dataclass(frozen=True, slots=True)
 class SignalUrl:
-    """Where the signaling server is: ``ws://host:port/path`` or ``wss://``.
+    """The URL of a signaling server: ``ws://host:port/path`` or ``wss://``.
 
     :ivar text: as the operator wrote it.
     """
@@ -59,10 +59,10 @@ class SignalUrl:
 
 @dataclass(frozen=True, slots=True)
 class SignalClientSettings:
-    """How host and client reach the signaling server.
+    """How host and client reach the signaling server. Times are seconds.
 
-    :ivar url: where it is.
-    :ivar token: Bearer token; None: there is none.
+    :ivar url: the server.
+    :ivar token: Bearer token; None: send none.
     :ivar ca_file: PEM file of the CAs that are trusted for ``wss``; None: the system's.
     """
 
@@ -76,10 +76,10 @@ class SignalClientSettings:
 
 @dataclass(frozen=True, slots=True)
 class TurnServer:
-    """``turn:host:port?transport=udp``, ``turns:`` with TLS.
+    """A TURN server: ``turn:host:port?transport=udp``, or ``turns:`` with TLS.
 
-    :ivar transport: how we speak to it, ``udp`` or ``tcp``.
-    :ivar tls: over TLS, only with ``tcp``.
+    :ivar transport: the transport to the server, ``udp`` or ``tcp``.
+    :ivar tls: use TLS; only with ``tcp``.
     """
 
     host: str
@@ -93,13 +93,13 @@ class TurnServer:
 
 @dataclass(frozen=True, slots=True)
 class IceSettings:
-    """How a path to the peer is looked for.
+    """How ICE looks for a path to the peer.
 
-    :ivar stun_server: host and port; None: none is asked.
-    :ivar turn_servers: relays, all of them are asked.
-    :ivar turn_user: user name for them; with a secret, a part of the user name.
-    :ivar turn_credential: password for them.
-    :ivar turn_secret: what the TURN server shares with us, to make time-limited credentials from.
+    :ivar stun_server: host and port; None: use none.
+    :ivar turn_servers: relays; all of them are used.
+    :ivar turn_user: user name for the TURN servers; with a secret, a part of the user name.
+    :ivar turn_credential: password for the TURN servers.
+    :ivar turn_secret: secret shared with the TURN servers, from which time-limited credentials are derived.
     :ivar interfaces: names of interfaces, IP addresses or networks whose addresses may be offered; empty: all but
         loopback.
     :ivar ca_file: PEM file of the CAs that are trusted for ``turns:``; None: the system's.
@@ -130,8 +130,8 @@ class UdpAddress:
 class ServiceSettings:
     """One service that a host offers.
 
-    :ivar name: what clients ask for; empty: the default service.
-    :ivar remote: where it is; a :class:`UdpAddress` for a service of UDP.
+    :ivar name: the name by which clients ask for it; empty: the default service.
+    :ivar remote: its address; a :class:`UdpAddress` for a UDP service.
     """
 
     name: str
@@ -148,7 +148,7 @@ class ForwardSettings:
     """One local port of a client.
 
     :ivar service: the name of the host's service; empty: its default service.
-    :ivar local: where to listen; a :class:`UdpAddress` for UDP.
+    :ivar local: the address to listen on; a :class:`UdpAddress` for UDP.
     """
 
     service: str
@@ -162,14 +162,14 @@ class ForwardSettings:
 
 @dataclass(frozen=True, slots=True)
 class EndSettings:
-    """What host and client have in common. Times are seconds.
+    """Settings that host and client have in common. Times are seconds.
 
     :ivar id: the host's ID.
     :ivar signal: how to reach the signaling server.
-    :ivar drain: time that streams are given to finish when the process stops.
+    :ivar drain: time for streams to finish when the process stops.
     :ivar udp_idle: time without a datagram after which a UDP flow is dropped.
-    :ivar max_flows: UDP flows at once: of a client in all, of a host for each client; the one idle longest makes
-        room.
+    :ivar max_flows: UDP flows at once: at a client in all, at a host for each client; beyond that the one idle longest
+        ends.
     """
 
     id: str
@@ -183,10 +183,10 @@ class EndSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings(EndSettings):
-    """How ``rtc-host`` behaves.
+    """Settings of ``rtc-host``.
 
     :ivar services: at least one, no two with the same name.
-    :ivar dial_timeout: time that a service is given to accept a connection.
+    :ivar dial_timeout: time for a service to accept a connection.
     :ivar max_clients: clients that may be connected at once.
     """
 
@@ -197,7 +197,7 @@ class HostSettings(EndSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings(EndSettings):
-    """How ``rtc-client`` behaves.
+    """Settings of ``rtc-client``.
 
     :ivar forwards: at least one.
     :ivar wait_timeout: time that a new local connection waits for a host that is not connected.

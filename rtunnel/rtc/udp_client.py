@@ -1,11 +1,11 @@
-"""UDP at the client: datagrams of local programs into data channels, and the answers back.
+"""UDP at the client: datagrams of local programs go into data channels, and the answers come back.
 
-Each local source address has a flow, and each flow a channel of its own, so that an answer can only go to the source
+Each local source address has a flow, and each flow has a channel of its own, so an answer can only go to the source
 that asked:
 
     local program <-> UdpListener <-> ClientFlows <-> a flow <-> IChannel, unreliable
 
-Nothing here waits for a peer: a datagram that cannot be sent soon is dropped and counted, as UDP may.
+Nothing waits for a slow peer: a datagram that cannot be sent soon is dropped and counted, as UDP allows.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.upkeep.few_lines import FewLines
 
-#: Datagrams that are kept for a host that is not connected, in all, and for how many seconds.
+#: Datagrams of all sources that are kept while the host is not connected, and for how many seconds.
 MAX_EARLY = 64
 EARLY_SECONDS = 1.0
-#: Channels that are on their way out, beyond one for each flow that there may be. Closing one takes a round trip, and a
-#: flood of sources must not pile up more than the host lets one client have.
+#: Channels that may be closing, beyond one for each possible flow. Closing a channel takes a round trip, and a flood of
+#: sources must not pile up more of them than the host allows one client.
 MAX_CLOSING = 64
 
 
 class UdpListener(Service):
     """One UDP socket for the life of the process, bound as a :class:`~rtunnel.upkeep.listening.Listener` is.
 
-    :param received: is told each datagram and where it came from.
-    :param lost: is told why a datagram of ours was not sent.
+    :param received: called with each datagram and its source.
+    :param lost: called with the reason when a datagram could not be sent.
     :param what: as logs and errors call it.
     :param option: the option to change where it cannot listen.
     """
@@ -58,7 +58,7 @@ class UdpListener(Service):
         self._option = option
         self._socket = UdpSocket(reactor, received, lost)
         self.setName(f"{what} (UDP {address})")
-        #: Send a datagram to an address from which one came; while it does not listen, nothing happens.
+        #: Send a datagram to an address. While the socket is not open, nothing happens.
         self.send = self._socket.send
 
     @property
@@ -90,7 +90,7 @@ class UdpListener(Service):
         self.log.info("{what} listening on {address} (UDP)", what=self._what, address=self.local_address)
 
     def stopService(self) -> None:
-        """Close it: nothing is received, and no answer sent."""
+        """Close the socket."""
         super().stopService()
         self._socket.close()
 
@@ -149,10 +149,10 @@ class _ClientFlow(Flow):
 class ClientFlows:
     """The UDP flows of one forward. They live on one peer connection.
 
-    :param few: of the process: programs decide how often there is something to say.
-    :ivar listener: the local socket, to be put in a tree of services.
+    :param few: for log lines that local programs can cause.
+    :ivar listener: the local socket, a service that needs a parent.
     :ivar service: the name of the host's service; empty: its default service.
-    :ivar table: the flows of all forwards of the process, which it bounds together.
+    :ivar table: the flows of all forwards of the process.
     :ivar dropped: datagrams that were dropped, by reason.
     """
 
@@ -178,7 +178,7 @@ class ClientFlows:
         return len(self._flows)
 
     def connected(self, connection: IPeerConnection) -> None:
-        """Channels can be opened on *connection*, which is connected."""
+        """Open channels on *connection* from now on; it is connected."""
         self.disconnected()
         self._connection = connection
         since = self._clock.seconds() - EARLY_SECONDS
@@ -190,7 +190,7 @@ class ClientFlows:
                 self.drop("the host is not connected")
 
     def disconnected(self) -> None:
-        """There is no connection, or it is about to be closed: end all flows. May be called again.
+        """End all flows: the connection is lost, or about to be closed. May be called again.
 
         All forwards that share a table share a connection, too.
         """
@@ -201,7 +201,7 @@ class ClientFlows:
         self.table.closing.clear()
 
     def take_no_more(self) -> None:
-        """The flows that there are go on, and no other begins."""
+        """Begin no new flows; the present ones go on."""
         self._takes_new = False
 
     def _datagram(self, data: bytes, source: Address) -> None:
@@ -227,10 +227,10 @@ class ClientFlows:
             self.drop("the host is not connected")
         self._early.append((self._clock.seconds(), data, source))
 
-    # The flows call these, and the listener.
+    # The flows and the listener call these
 
     def drop(self, why: str) -> None:
-        """A datagram is lost."""
+        """Count and log a datagram that is lost."""
         self.dropped[why] += 1
         self._few.warn("UDP datagrams at {local} are dropped: {why}", local=self._local, why=why)
 

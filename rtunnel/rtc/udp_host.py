@@ -1,11 +1,11 @@
-"""UDP at the host: datagrams of data channels to a service, and its answers back.
+"""UDP at the host: datagrams of data channels go to a service, and its answers come back.
 
-Each channel is a flow, and each flow has a socket of its own that is connected to the service:
+Each channel is a flow, and each flow has a socket of its own, connected to the service:
 
     IChannel, unreliable <-> a flow <-> UdpSocket <-> the service
 
-So the service tells the flows apart by their port, and the kernel drops what anybody else sends to that port. Nothing
-that a client sends, and no state of the service, is an error here: datagrams are dropped and counted.
+So the service can tell flows apart by their port, and the kernel drops what anybody else sends to that port. Nothing
+that a client sends, and no failure of the service, is an error: datagrams are dropped and counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rtunnel.tls.server_names import is_ip_address
 from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
 
-#: Seconds after which a service that could not be reached is tried again by the next datagram.
+#: Seconds after a failure before the next datagram makes another attempt to reach the service.
 TRY_AGAIN = 1.0
 LOOPBACK = "127.0.0.1"
 
@@ -33,7 +33,7 @@ LOOPBACK = "127.0.0.1"
 class _HostFlow(Flow):
     """One channel and its socket.
 
-    :ivar awaited_name: the name that is being looked up for it, or None.
+    :ivar awaited_name: the name that is being looked up for this flow, or None.
     """
 
     def __init__(self, owner: HostFlows, channel: IChannel, remote: UdpAddress) -> None:
@@ -48,7 +48,7 @@ class _HostFlow(Flow):
         channel.use(self)
 
     def dial(self) -> None:
-        """Open the socket, now or when the name is looked up."""
+        """Open the socket, now or when the name has been looked up."""
         host = self._remote.host or LOOPBACK
         if is_ip_address(host):
             self.host_found(host)
@@ -86,7 +86,7 @@ class _HostFlow(Flow):
         link.send(data)
 
     def message_received(self, data: bytes) -> None:
-        """A datagram for the service."""
+        """Send a datagram to the service."""
         if self.ended:
             return
         self.table.use(self)
@@ -100,13 +100,13 @@ class _HostFlow(Flow):
             self.lose("too many before its name is looked up")
 
     def text_received(self, text: bytes) -> None:
-        """Means nothing here."""
+        """Ignore it: there are no control messages on the channel of a flow."""
 
     def channel_opened(self) -> None:
-        """It was open from the beginning."""
+        """Do nothing: the channel was open from the beginning."""
 
     def channel_closed(self) -> None:
-        """Nothing can come any more."""
+        """End the flow."""
         self.end("the channel is closed")
 
     def _answered(self, data: bytes, source: Address) -> None:
@@ -128,7 +128,7 @@ class HostFlows:
     """The UDP flows of one client.
 
     :param idle: seconds without a datagram either way after which a flow ends.
-    :param few_lines: of the process: clients decide how often there is something to say.
+    :param few_lines: for log lines that clients can cause.
     :ivar dropped: datagrams that were dropped, by reason.
     """
 
@@ -148,7 +148,7 @@ class HostFlows:
         return len(self.table)
 
     def accept(self, channel: IChannel, remote: UdpAddress) -> None:
-        """Serve *channel*, which the client opened, from the service at *remote*."""
+        """Begin a flow between *channel*, which the client opened, and the service at *remote*."""
         flow = _HostFlow(self, channel, remote)
         self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(remote))
         self.table.add(flow)
@@ -159,10 +159,10 @@ class HostFlows:
         for flow in self.table:
             flow.end("the connection is closed")
 
-    # The flows call these.
+    # The flows call these
 
     def look_up(self, name: str) -> None:
-        """Look *name* up, for all flows that wait for it: there is one look-up of a name at a time."""
+        """Look *name* up for all flows that wait for it; there is one look-up of a name at a time."""
         if name not in self._look_ups:
             self._look_ups.add(name)
             look_up(self.reactor, name, partial(self._found, name))
@@ -174,6 +174,6 @@ class HostFlows:
                 flow.host_found(host)
 
     def drop(self, remote: UdpAddress, why: str) -> None:
-        """A datagram is lost."""
+        """Count and log a datagram that is lost."""
         self.dropped[why] += 1
         self._few_lines.warn("UDP datagrams for {remote} are dropped: {why}", remote=str(remote), why=why)

@@ -1,4 +1,4 @@
-"""How long a peer of the signaling server may take for what, and how fast it may send."""
+"""The time-outs of the signaling server, and how fast a peer may send."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MAX_ANSWERS = 1024 * ANSWER
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds.
+    """Time-outs and intervals, in seconds.
 
     :ivar upgrade: from a connection to its WebSocket, TLS handshake included.
     :ivar first_message: from the WebSocket to the message that registers it.
     :ivar ping_every: between two pings.
-    :ivar silent: without a byte, after which a peer is dropped.
-    :ivar answer: that the holder of an ID has to answer when another wants it.
-    :ivar close: that a peer has to end its connection.
-    :ivar look_every: how exactly all this is kept.
+    :ivar silent: without a byte received, after which a peer is dropped.
+    :ivar answer: for the holder of an ID to answer a probe, when another peer wants the ID.
+    :ivar close: for a peer to close its connection.
+    :ivar look_every: between two checks of all these.
     """
 
     upgrade: float = 10.0
@@ -37,7 +37,7 @@ class Times:
     look_every: float = 0.25
 
 
-#: What is right outside tests.
+#: The times outside tests.
 TIMES = Times()
 
 

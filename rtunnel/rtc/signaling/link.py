@@ -1,13 +1,13 @@
-"""The connection of a host or client to its signaling server, held for ever.
+"""The connection of a host or client to its signaling server, dialled again whenever it is lost.
 
     dialling -> TLS -> WebSocket handshake -> registering -> up -> lost -> waiting -> dialling ...
 
-Our own servers agree on a WebSocket subprotocol; one that does not is a reference server, which is to be told who we
-are in another way. The order of a connection's messages is kept, so the answer to a ping that was sent behind the
-registration says that the server has that: only then is the link up, and its user told.
+Our own servers agree on a WebSocket subprotocol. A server that does not is a reference server, where clients register
+in another way. Messages of a connection stay in order, so the answer to a ping that was sent after the registration
+shows that the server has processed it. Only then is the link up, and its user told.
 
-Nobody is asked to do anything about a server that is away for a moment. It is dialled again, ever more slowly, and
-only what is new about it is said aloud.
+A server that is away for a moment needs no action of the operator: it is dialled again, ever more slowly, and only
+failures for a new reason are logged as warnings.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from rtunnel.upkeep.held_connection import HeldConnection
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import AS_CLIENT, ERROR, REGISTER_HOST, Signal, decode_signal, encode_signal
 
-#: Seconds that a link must be up before the next attempt need not wait longer than the first.
+#: Seconds for which a link must be up to reset the back-off.
 USEFUL_AFTER = 5.0
 
 
 class _Dial(QuietFactory):
-    """One attempt: the address of a name that answers first gets the connection."""
+    """The factory of one attempt. Of several addresses of a name, the first that answers gets the connection."""
 
     def __init__(self, build: Callable[[], ClientProtocol]) -> None:
         self._build = build
@@ -48,12 +48,12 @@ class _Dial(QuietFactory):
 
 
 class SignalLink(HeldConnection[ClientProtocol]):
-    """Keeps one connection to the signaling server, whatever happens to it.
+    """Holds one connection to the signaling server.
 
     :param reactor: provides TCP, time and name resolution.
     :param identity: the host's ID, or the client's UUID.
     :param user: told what happens.
-    :ivar identity: under which we register; a client may take another one whenever the link is down.
+    :ivar identity: the ID under which we register; a client may change it whenever the link is down.
     """
 
     log = Logger()
@@ -61,7 +61,6 @@ class SignalLink(HeldConnection[ClientProtocol]):
     def __init__(
         self, reactor: Any, settings: SignalClientSettings, identity: str, user: ISignalUser, *, is_host: bool
     ) -> None:
-        # What is new about a server that is away is said once.
         peer = f"signaling server {settings.url}"
         super().__init__(reactor, peer, settings.reconnect_min, settings.reconnect_max, repeated=LogLevel.debug)
         self.setName("signaling")
@@ -81,10 +80,10 @@ class SignalLink(HeldConnection[ClientProtocol]):
     def send(self, signal: Signal) -> bool:
         """Send a message in our name.
 
-        :returns: whether it is on its way; not while the link is down, nor if it is larger than this server takes.
+        :returns: False if it was not sent: the link is down, or the message is longer than this server accepts.
         """
         connection = self.connection
-        # Before the link is up too: an offer may be here before the answer to our ping.
+        # Do not wait until the link is up: an offer may come before the answer to our ping.
         if connection is None:
             return False
         message = encode_signal(replace(signal, sender_id=self.identity))
@@ -100,7 +99,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
             return False
         return connection.send(message)
 
-    # See HeldConnection
+    # HeldConnection calls these
 
     async def dial(self) -> ClientProtocol:
         """See :class:`HeldConnection`."""
@@ -130,16 +129,16 @@ class SignalLink(HeldConnection[ClientProtocol]):
         self._up_since = None
         connection.leave()
 
-    # What the connection tells
+    # The connection calls these
 
     def registration(self, is_reference: bool) -> bytes:
-        """What the server must be sent before anything else. A reference server knows hosts only, so there a client
-        is one too."""
+        """Return the message that registers us. A reference server knows hosts only, so a client registers as one
+        there."""
         payload = None if self._is_host or is_reference else AS_CLIENT
         return encode_signal(Signal(REGISTER_HOST, payload, sender_id=self.identity))
 
     def registered(self, is_reference: bool) -> None:
-        """The server knows us."""
+        """Tell the user that the link is up: the server has registered us."""
         self._up_since = self.reactor.seconds()
         self.log.info(
             "connected to signaling server {url}{protocol}",
@@ -149,9 +148,9 @@ class SignalLink(HeldConnection[ClientProtocol]):
         self._user.signaling_up()
 
     def message_received(self, message: bytes, is_binary: bool) -> str:
-        """The server has sent something.
+        """Pass a message of the server on to the user.
 
-        :returns: its complaint about us, which is why, if the connection ends now; else nothing.
+        :returns: the server's complaint about us, if it is one: the reason if the connection ends now. Else empty.
         """
         if is_binary:
             self._few.warn("signaling server {url} sends a binary message; ignored", url=self._settings.url)

@@ -1,10 +1,10 @@
-"""``rtc-signal``: where hosts and clients find each other.
+"""``rtc-signal``: the server through which hosts and clients find each other.
 
     SignalServer
-     +-- signaling port   a ServerProtocol for each connection, with TLS before it for WSS
-     +-- watch            all time-outs, pings, and the certificate's files
+     +-- signaling port   a ServerProtocol for each connection, with TLS below it for WSS
+     +-- watch            time-outs, pings, and the certificate's files
 
-The :class:`~rtunnel.rtc.signaling.switchboard.Switchboard` knows who is registered, and passes messages on.
+The :class:`~rtunnel.rtc.signaling.switchboard.Switchboard` keeps track of who is registered, and routes messages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rtunnel.upkeep.listening import Listener
 
 
 class _Door(QuietFactory):
-    """Lets connections in, before anything is spent on them."""
+    """Refuses connections beyond the limit for their address, before anything is spent on them."""
 
     def __init__(self, connections: Connections, inner: IProtocolFactory) -> None:
         self._connections = connections
@@ -44,7 +44,7 @@ class SignalServer(MultiService):
     """The server as a service.
 
     :param reactor: provides listening sockets and time.
-    :raises ConfigError: the certificate or its key is missing or cannot be used, or an origin is none.
+    :raises ConfigError: the certificate or its key is missing or unusable, or an origin is malformed.
     """
 
     log = Logger()
@@ -73,7 +73,7 @@ class SignalServer(MultiService):
         watch.setServiceParent(self)
 
     def startService(self) -> None:
-        """Start, and say so where anybody may use this server, or see its tokens."""
+        """Start, and warn if anybody can use this server or read its tokens."""
         super().startService()
         self._warn_of_expiry()
         if not self.listener.is_public:
@@ -112,7 +112,7 @@ class SignalServer(MultiService):
     # The end
 
     def stopService(self) -> Deferred[None]:
-        """Listen no more, tell everybody, and close."""
+        """Stop listening, tell all peers, and close their connections."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -1,8 +1,8 @@
-"""One connection to the signaling server: HTTP at first, then a WebSocket. The only place that Autobahn serves.
+"""One connection to the signaling server: HTTP at first, then a WebSocket.
 
-Autobahn reads the handshake and the frames. What it leaves open is here: the size of the request, other paths than
-``/``, who may connect, how often a peer may send, how much may wait for one that does not read, and all times, which
-the server's one timer looks after (:meth:`ServerProtocol.tick`).
+Autobahn parses the handshake and the frames. This module adds the rest: a bound on the size of the request, paths other
+than ``/``, who may connect, how often a peer may send, how much may wait for a peer that does not read, and all
+time-outs, which the server's one timer checks (:meth:`ServerProtocol.tick`).
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 
-#: Bytes of a request's head.
+#: The longest head of a request, in bytes.
 MAX_HEAD = 16384
-#: Bytes that may wait for a peer that does not read, beside what the transport takes before it says so.
+#: Bytes that may wait for a peer that does not read, beyond what the transport buffers before it pauses us.
 MAX_UNSENT = 1024 * 1024
-#: From so many on nothing of other peers is sent to it. Else they could have it dropped, by more than its path carries.
+#: Above this, messages of other peers are refused. Otherwise those could get a peer dropped by sending it more than its
+#: path carries.
 SLOW = MAX_UNSENT // 2
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 GOING_AWAY = 1001
 UNSUPPORTED_DATA = 1003
 
-#: How a TLS hello begins. It may hold an empty line, or none: who waits for the end of a head waits in vain.
+#: How a TLS ClientHello begins. It may contain an empty line or not, so the end of an HTTP head is no guide.
 _TLS_HANDSHAKE = b"\x16\x03"
 _NO_TLS_HERE = (
     "it speaks TLS, which this server does not; write ws:// there, or give this server --tls-cert-file and "
@@ -54,12 +55,12 @@ _HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 
 @implementer(IPushProducer)
 class ServerProtocol(WebSocketServerProtocol):
-    """A host, a client, or somebody else.
+    """The connection of a host, a client, or somebody else.
 
     :ivar neighbourhood: what its address counts as.
     """
 
-    # What Autobahn says of bad peers is said here, in fewer lines.
+    # This class logs what bad peers do, in fewer lines than Autobahn.
     log = tx.make_logger(level="none")
     transport: Any
 
@@ -74,11 +75,11 @@ class ServerProtocol(WebSocketServerProtocol):
         self.neighbourhood = ""
         self.party = Party(self)
         self.peer_name = ""
-        # The connection has until then for what it is at: the upgrade, the first message, closing.
+        # When the present step (the upgrade, the first message, closing) has to be done.
         self._deadline: float | None = self._clock.seconds() + self._times.upgrade
         self._heard = self._pinged = self._clock.seconds()
-        self._question: tuple[bytes, float] | None = None
-        self._owed: bytes | None = None
+        self._probe: tuple[bytes, float] | None = None
+        self._delayed_pong: bytes | None = None
         self._rate = MessageRate(factory.settings.max_rate, self._clock.seconds())
         self._deaf = False
         self._aborted = False
@@ -108,7 +109,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self._connections.remove(self)
 
     def tick(self, now: float) -> None:
-        """See whether something has taken too long, and whether it is time to ping."""
+        """Check the time-outs, and ping when it is time."""
         is_open = self.state == self.STATE_OPEN
         if is_open and self.party.state in (State.WAITING, State.REGISTERED):
             self._deadline = None
@@ -120,10 +121,10 @@ class ServerProtocol(WebSocketServerProtocol):
             self.abort()
         if not is_open:
             return
-        if self._owed is not None and self.party.state is State.REGISTERED:
-            self.sendPong(self._owed)
-            self._owed = None
-        if self._question is not None and now >= self._question[1]:
+        if self._delayed_pong is not None and self.party.state is State.REGISTERED:
+            self.sendPong(self._delayed_pong)
+            self._delayed_pong = None
+        if self._probe is not None and now >= self._probe[1]:
             self._give_up("it did not answer, and another wants its ID")
         elif now - self._heard >= self._times.silent:
             self._give_up(f"silent for {self._times.silent:g} s")
@@ -137,12 +138,12 @@ class ServerProtocol(WebSocketServerProtocol):
         self.abort()
 
     def go_away(self) -> None:
-        """The server is going down."""
+        """See :class:`~rtunnel.rtc.signaling.connections.Connection`."""
         self._switchboard.left(self.party)
         self.close(GOING_AWAY, "the server is going down")
 
     def abort(self) -> None:
-        """Drop the connection now; may be called again."""
+        """Drop the connection now. May be called again."""
         self._deaf = True
         if not self._aborted:
             self._aborted = True
@@ -151,13 +152,13 @@ class ServerProtocol(WebSocketServerProtocol):
     # HTTP
 
     def processHandshake(self) -> None:
-        """Called by Autobahn while there is no WebSocket: other pages are served here."""
+        """Called by Autobahn before there is a WebSocket. Requests for other paths are answered here."""
         head, end, _ = self.data.partition(b"\r\n\r\n")
         if len(head) > MAX_HEAD:
             self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         if self.data.startswith(_TLS_HANDSHAKE):
-            # All of the hello: who closes with bytes unread resets the connection, and the answer may be lost.
+            # Read the whole hello: closing with unread bytes resets the connection, and the answer may be lost.
             if len(self.data) >= 5 + int.from_bytes(self.data[3:5], "big"):
                 self.failHandshake(_NO_TLS_HERE)
             return
@@ -174,7 +175,7 @@ class ServerProtocol(WebSocketServerProtocol):
             super().processHandshake()
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
-        """Called by Autobahn for a request that is a good one."""
+        """Called by Autobahn for a valid request."""
         if not self.factory.tokens.allow(request.headers.get("authorization")):
             raise ConnectionDeny(HTTPStatus.UNAUTHORIZED.value, "no valid token")
         origin = request.headers.get("origin")
@@ -183,7 +184,7 @@ class ServerProtocol(WebSocketServerProtocol):
         return SUBPROTOCOL if SUBPROTOCOL in request.protocols else None
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: object = None) -> None:
-        """Called by Autobahn for a request that cannot be served."""
+        """Called by Autobahn for an invalid request."""
         self._lines.warn(
             "{peer} gets no WebSocket ({code:d}): {why}", peer=self.peer_name, code=code, why=clean_text(reason)
         )
@@ -203,7 +204,7 @@ class ServerProtocol(WebSocketServerProtocol):
     # WebSocket
 
     def onOpen(self) -> None:
-        """Called by Autobahn: the WebSocket is there."""
+        """Called by Autobahn when the WebSocket is open."""
         self._deadline = self._clock.seconds() + self._times.first_message
         self._pinged = self._clock.seconds()
         self.registerProducer(self, True)
@@ -229,38 +230,38 @@ class ServerProtocol(WebSocketServerProtocol):
         if not self._is_in_time():
             return
         if self.party.state is State.WAITING:
-            # Our ends take the answer to a ping behind their registration for its success.
-            self._owed = payload
+            # Our ends take the answer to a ping that follows their registration as its success.
+            self._delayed_pong = payload
         else:
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
         """Called by Autobahn."""
-        if self._is_in_time() and self._question is not None and payload == self._question[0]:
-            self._question = None
-            self._switchboard.answered(self.party)
+        if self._is_in_time() and self._probe is not None and payload == self._probe[0]:
+            self._probe = None
+            self._switchboard.probe_answered(self.party)
 
     def _is_in_time(self) -> bool:
-        # Every frame counts, not only those that end a message: each costs us something.
+        # Every frame counts, not only the last of a message: each has a cost.
         if not self._rate.take(self._clock.seconds()) and not self._deaf:
             self._stop_listening()
             self._switchboard.dismiss(self.party, "too many messages", POLICY_VIOLATION)
         return not self._deaf
 
     def _stop_listening(self) -> None:
-        """Understand nothing more: what a peer sends after it has lost our trust is not even looked at."""
+        """Ignore everything that the peer sends from now on."""
         self._deaf = True
         self.data = b""
 
     def _fail_connection(self, code: int = GOING_AWAY, reason: str = "going away") -> None:
-        # Autobahn would either drop the connection without a close frame, or go on to parse what broke the rules.
+        # Autobahn would either drop the connection without a close frame, or go on parsing.
         self.failedByMe = True
         self._lines.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
         self._switchboard.left(self.party)
         self.close(code, reason)
         self._stop_listening()
 
-    # What the switchboard asks for
+    # The switchboard calls these
 
     @property
     def is_slow(self) -> bool:
@@ -276,25 +277,25 @@ class ServerProtocol(WebSocketServerProtocol):
         """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
         self._deadline = self._clock.seconds() + self._times.close
         if self.state == self.STATE_OPEN:
-            # `sendClose` knows only codes for applications.
+            # `sendClose` accepts only the codes for applications.
             self.sendCloseFrame(code, reason.encode("utf-8", "replace")[:120].decode("utf-8", "ignore").encode("utf-8"))
         else:
             self.abort()
 
-    def ask(self) -> None:
+    def probe(self) -> None:
         """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
-        if self._question is None:
-            self._question = (secrets.token_bytes(8), self._clock.seconds() + self._times.answer)
-            self.sendPing(self._question[0])
+        if self._probe is None:
+            self._probe = (secrets.token_bytes(8), self._clock.seconds() + self._times.answer)
+            self.sendPing(self._probe[0])
 
     def expect_answer(self) -> None:
         """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
         self._rate.allow_answer()
 
-    # What is sent
+    # Sending
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """Called by Autobahn for all that goes out."""
+        """Called by Autobahn for everything that is sent."""
         if self._aborted:
             return
         if self._paused:
@@ -319,9 +320,9 @@ class ServerProtocol(WebSocketServerProtocol):
 
 
 class ServerFactory(WebSocketServerFactory):
-    """What all connections have in common.
+    """What all connections share.
 
-    :raises ConfigError: one of the allowed origins is none.
+    :raises ConfigError: one of the allowed origins is malformed.
     """
 
     noisy = False
@@ -341,7 +342,7 @@ class ServerFactory(WebSocketServerFactory):
             webStatus=False,
             maxFramePayloadSize=max_message,
             maxMessagePayloadSize=max_message,
-            # Both times are ours, and so are origins: see ServerProtocol.
+            # ServerProtocol has its own time-outs, and checks origins itself.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             allowNullOrigin=True,

@@ -1,11 +1,11 @@
-"""The state of one stream over a data channel: what is queued, what may be sent and received, which ends have come.
+"""The state of one stream over a data channel.
 
-    opened     the channel can be sent on; what was written before waits
-    ending     we write no more; our end goes out behind what is queued, then we have sent_end
-    open       until both ends have come, or a reset, or the channel is gone; then messages mean nothing any more
+    opened     the channel can be sent on; what is written before waits
+    ending     nothing more will be written; our end follows what is queued, then sent_end is set
+    open       until both ends have come, the stream is reset or the channel is lost; then messages are ignored
 
-Between two ends of ours each direction has credit and an end of its own. A reference peer knows neither: the end of
-the channel is that of both directions.
+Between two ends of ours each direction has credit and an end of its own. A reference peer knows neither: closing the
+channel ends both directions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rtunnel.errors import Code
 from rtunnel.wire.credit import ReceiveWindow, SendWindow
 from rtunnel.wire.halves import StreamHalves
 
-#: Why a peer's message breaks the stream: a code, and words for people.
+#: Why a message of the peer resets the stream: a code, and words for people.
 Fault = tuple[Code, str]
 
 
@@ -22,7 +22,7 @@ class ChannelStream(StreamHalves):
     """State of one stream over a data channel. Only the I/O around the channel changes it.
 
     :param send_limit: bytes that the peer takes before it grants more; None for a reference peer.
-    :param credit: bytes that we take before we grant more; without meaning for a reference peer.
+    :param credit: bytes that we take before we grant more; has no effect with a reference peer.
     :param now: the time, in seconds on any clock that does not run backwards.
     :ivar extended: the peer knows credit and half-close.
     :ivar opened: the channel can be sent on.
@@ -39,7 +39,7 @@ class ChannelStream(StreamHalves):
 
     @property
     def can_send(self) -> bool:
-        """There are bytes to send, and they may be sent."""
+        """There are bytes to send, and there is credit for them."""
         window = self.send_window
         return self.queued > 0 and self.opened and window.sent < window.limit
 
@@ -64,7 +64,7 @@ class ChannelStream(StreamHalves):
     # In
 
     def receive(self, count: int) -> Fault | None:
-        """*count* bytes came; the reason if they may not."""
+        """Count *count* bytes that came. Return the fault if the peer must not send them, or None."""
         window = self.receive_window
         window.received += count
         if not self.extended:
@@ -76,7 +76,7 @@ class ChannelStream(StreamHalves):
         return None
 
     def receive_fin(self, total: int) -> Fault | None:
-        """The peer has sent *total* bytes and sends no more; the reason if that cannot be."""
+        """Note that the peer has ended its direction after *total* bytes. Return the fault if it has not, or None."""
         window = self.receive_window
         if self.received_end:
             return Code.PROTOCOL, "a second fin"
