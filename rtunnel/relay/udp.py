@@ -1,10 +1,10 @@
-"""UDP: sockets that no error closes, and flows that are bounded and end when they are idle.
+"""UDP: sockets that survive errors, and flows that are bounded and end when they are idle.
 
-A flow is what one source says to one destination, and the answers. It has no beginning and no end of its own: it is
-there from its first datagram until nothing was said for a while, or until others need its place.
+A flow is the datagrams from one source to one destination, and the answers. UDP has no connections, so a flow begins
+with its first datagram, and ends when none has passed for a while or when others need its place.
 
-Twisted's own UDP port closes a socket for an ICMP error other than "connection refused", and logs two lines for each
-one, which is too much where every flow has a socket. So :class:`UdpSocket` reads and writes itself.
+Twisted's own UDP port closes its socket after an ICMP error other than "connection refused", and logs two lines for
+each socket, which is too much where every flow has one. So :class:`UdpSocket` reads and writes itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
@@ -23,29 +23,32 @@ from twisted.internet.interfaces import (
     IReadDescriptor,
     IResolutionReceiver,
 )
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: The address of a datagram as the socket module has it: host, port, and for IPv6 flow label and scope.
+_log = Logger()
+
+#: The address of a datagram, as the socket module has it: host, port, and for IPv6 flow label and scope.
 Address = tuple[Any, ...]
 
-#: More than any datagram has, so that none is cut.
+#: Larger than any datagram, so that none is cut.
 READ_SIZE = 65536
-#: Datagrams read from one socket before others have their turn.
+#: Datagrams that are read from one socket before others get their turn.
 READS_IN_A_ROW = 64
-#: Bytes that the kernel is asked to keep for us; it gives what its own limit allows.
+#: The receive buffer, in bytes, that the kernel is asked for; it grants what its own limit allows.
 RECEIVE_BUFFER = 1 << 20
-#: What waits for a flow that cannot send yet.
+#: Datagrams, and their bytes, that may wait for a flow that cannot send yet.
 MAX_WAITING = 16
 MAX_WAITING_BYTES = 65536
 
 
 @implementer(IReadDescriptor)
 class UdpSocket:
-    """One UDP socket. What cannot be sent is lost, as UDP may; no error ends it.
+    """One UDP socket. No error closes it; a datagram that cannot be sent is lost, as UDP allows.
 
-    :param received: is told each datagram, which may be empty, and where it came from.
-    :param lost: is told why a datagram of ours was not sent, or did not arrive, as far as the system knows.
+    :param received: called with each datagram, which may be empty, and its source.
+    :param lost: called with the reason when a datagram was not sent, or is known not to have arrived.
     """
 
     def __init__(self, reactor: Any, received: Callable[[bytes, Address], None], lost: Callable[[str], None]) -> None:
@@ -55,10 +58,10 @@ class UdpSocket:
         self._socket: socket.socket | None = None
 
     def bind(self, host: str, port: int) -> None:
-        """Receive from anybody. A name is looked up at once, and IPv4 preferred.
+        """Receive from anybody. A name is resolved at once, and IPv4 is preferred.
 
         :param host: empty: every IPv4 address.
-        :raises OSError: it cannot be bound.
+        :raises OSError: the address cannot be bound.
         """
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
@@ -68,7 +71,7 @@ class UdpSocket:
         """Send to this address, and receive from nobody else.
 
         :param host: an IP address.
-        :raises OSError: there is no way to it, or no socket left.
+        :raises OSError: there is no route to it, or no descriptor left.
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._open(family, lambda handle: handle.connect((host, port)))
@@ -84,7 +87,7 @@ class UdpSocket:
         try:
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         except OSError:
-            pass  # then it has the size that the system likes
+            pass  # the default size will do
         self._socket = handle
         self._reactor.addReader(self)
 
@@ -97,17 +100,17 @@ class UdpSocket:
         return IPv6Address("UDP", host, port) if ":" in host else IPv4Address("UDP", host, port)
 
     def send(self, data: bytes, address: Address | None = None) -> None:
-        """Send a datagram, to *address* where the socket is not connected. If it is closed, nothing happens."""
+        """Send a datagram; *address* is for a socket that is not connected. On a closed socket, nothing happens."""
         try:
             self._send(data, address)
         except BlockingIOError:
             self._lost("the socket is busy")
         except OSError as error:
-            # This may be the ICMP error for an earlier datagram. Then the present one was not sent.
+            # This may be the ICMP error for an earlier datagram, in which case this one was not sent.
             try:
                 self._send(data, address)
             except OSError:
-                pass  # counted once
+                pass  # count one loss, not two
             self._lost(error.strerror or str(error))
 
     def _send(self, data: bytes, address: Address | None) -> None:
@@ -119,14 +122,14 @@ class UdpSocket:
             self._socket.sendto(data, address)
 
     def close(self) -> None:
-        """Nothing is received any more."""
+        """Close the socket. May be called again."""
         handle = self._socket
         if handle is not None:
             self._reactor.removeReader(self)
             self._socket = None
             handle.close()
 
-    # The reactor calls these.
+    # The reactor calls these
 
     def fileno(self) -> int:
         """See ``IFileDescriptor``."""
@@ -137,7 +140,7 @@ class UdpSocket:
         return "UDP"
 
     def doRead(self) -> Failure | None:
-        """Read what is there, within bounds."""
+        """Read up to :data:`READS_IN_A_ROW` datagrams."""
         for _ in range(READS_IN_A_ROW):
             if self._socket is None:
                 break
@@ -152,12 +155,12 @@ class UdpSocket:
         return None
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor gives it up."""
+        """See ``IReadDescriptor``."""
         self.close()
 
 
 class WaitingDatagrams:
-    """The first datagrams of a flow that cannot send yet: a few, in order."""
+    """A short queue of the first datagrams of a flow that cannot send yet."""
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
@@ -167,7 +170,7 @@ class WaitingDatagrams:
         return len(self._waiting)
 
     def put(self, data: bytes) -> bool:
-        """Keep *data*; False: there is no room."""
+        """Keep *data*; return False if there is no room."""
         if len(self._waiting) >= MAX_WAITING or self._bytes + len(data) > MAX_WAITING_BYTES:
             return False
         self._waiting.append(data)
@@ -175,31 +178,71 @@ class WaitingDatagrams:
         return True
 
     def take(self) -> list[bytes]:
-        """All of them, which then wait no longer."""
+        """Remove and return all datagrams."""
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         return waiting
 
 
-class Flow(Protocol):
-    """What :class:`FlowTable` knows of a flow.
+class Flow:
+    """One flow: its counts, its place in the table, and its end. A subclass moves the datagrams.
 
-    :ivar last_used: when it was used; the table sets it.
+    :param name: for the log.
+    :param lost: called with the reason for each datagram that is lost.
+    :ivar last_used: when a datagram passed last; the table sets it.
+    :ivar sent: datagrams that were passed on to the service, or towards it.
+    :ivar received: datagrams of the service that were passed on.
+    :ivar dropped: datagrams that were lost.
+    :ivar waiting: datagrams that cannot be sent yet.
+    :ivar ended: why it has ended; empty until then.
     """
 
-    last_used: float
+    def __init__(self, table: FlowTable, name: str, lost: Callable[[str], None]) -> None:
+        self.table = table
+        self.name = name
+        self.last_used = 0.0
+        self.sent = 0
+        self.received = 0
+        self.dropped = 0
+        self.waiting = WaitingDatagrams()
+        self.ended = ""
+        self._lost = lost
+
+    def lose(self, why: str) -> None:
+        """Count a datagram that is lost."""
+        self.dropped += 1
+        self._lost(why)
 
     def end(self, why: str) -> None:
-        """End, and tell the table by :meth:`FlowTable.discard`."""
+        """End the flow, and free its place. May be called again."""
+        if self.ended:
+            return
+        self.ended = why
+        for _ in self.waiting.take():
+            self.lose("the flow has ended")
+        self.table.discard(self)
+        _log.debug(
+            "UDP flow {flow} ends ({why}); sent {sent}, received {received}, dropped {dropped}",
+            flow=self.name,
+            why=why,
+            sent=self.sent,
+            received=self.received,
+            dropped=self.dropped,
+        )
+        self.close()
+
+    def close(self) -> None:
+        """Close what the flow holds. Called once, when it ends."""
 
 
 class FlowTable:
-    """Flows by their last use. Whichever is idle too long ends; and the one idle longest, when another needs its place.
+    """All flows, in the order of their last use. A flow ends when it has been idle too long, or when it has been idle
+    longest and another needs its place.
 
-    There is one timer, however many flows there are, and none when there is no flow.
+    There is one timer for all flows, and none while there is no flow.
 
     :param idle: seconds.
-    :ivar closing: flows that have ended and still hold something of which the far end must know; for their owner to
-        count.
+    :ivar closing: flows that have ended but still hold a channel, which the far end has to close too; their owner
+        maintains it.
     """
 
     def __init__(self, clock: IReactorTime, max_flows: int, idle: float) -> None:
@@ -217,7 +260,7 @@ class FlowTable:
         return iter(list(self._flows))
 
     def add(self, flow: Flow) -> None:
-        """A flow begins."""
+        """Add a flow that begins."""
         while len(self._flows) >= self.max_flows:
             next(iter(self._flows)).end("made room for another")
         flow.last_used = self._clock.seconds()
@@ -226,12 +269,12 @@ class FlowTable:
             self._timer = self._clock.callLater(self._idle, self._sweep)
 
     def use(self, flow: Flow) -> None:
-        """A datagram passed. To be called for flows of this table only."""
+        """Note that a datagram passed. Only for flows in this table."""
         flow.last_used = self._clock.seconds()
         self._flows.move_to_end(flow)
 
     def discard(self, flow: Flow) -> None:
-        """A flow has ended."""
+        """Remove a flow that has ended."""
         self._flows.pop(flow, None)
         if not self._flows and self._timer is not None:
             self._timer.cancel()
@@ -250,27 +293,27 @@ class FlowTable:
 
 @implementer(IResolutionReceiver)
 class _Answer:
-    """The IP address of a name: IPv4 if there is one, as the reference programs choose."""
+    """Picks the IP address of a name: IPv4 if there is one, like the reference programs."""
 
     def __init__(self, found: Callable[[str | None], None]) -> None:
         self._found = found
         self._host: str | None = None
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """Nothing to do: nobody cancels it."""
+        """Do nothing: look-ups are not cancelled."""
 
     def addressResolved(self, address: IAddress) -> None:
-        """One of its addresses."""
+        """Take the first address, or the first IPv4 address."""
         if isinstance(address, IPv4Address | IPv6Address) and (
             self._host is None or (":" in self._host and isinstance(address, IPv4Address))
         ):
             self._host = address.host
 
     def resolutionComplete(self) -> None:
-        """There are no more."""
+        """Report the address."""
         self._found(self._host)
 
 
 def look_up(reactor: Any, name: str, found: Callable[[str | None], None]) -> None:
-    """Look a name up, and tell *found* its IP address, or None if it has none."""
+    """Look a name up, and call *found* with its IP address, or None if it has none."""
     reactor.nameResolver.resolveHostName(_Answer(found), name, 0, None, "UDP")

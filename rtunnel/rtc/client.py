@@ -1,12 +1,12 @@
-"""``rtc-client``: local ports whose connections come out beside a host, through data channels.
+"""``rtc-client``: forwards connections to local ports to the services of a host, through data channels.
 
     RtcClient
      +-- signaling     a SignalLink, under a random ID
      +-- forward ...   a Listener (TCP) or UdpListener for each
-     +-- watch         once a second, looks after what waits
+     +-- watch         once a second, checks time-outs
 
-There is one peer connection to the host. When it is lost, another is set up, for ever; the local ports stay open
-meanwhile, and new connections wait for it as long as ``--wait-timeout`` says::
+There is one peer connection to the host. When it is lost, another one is set up. The local ports stay open meanwhile,
+and new connections wait for up to ``--wait-timeout``::
 
     waiting for signaling -> connecting -> connected -> backing off -> connecting ...
 """
@@ -39,14 +39,14 @@ from rtunnel.upkeep.listening import Listener
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, read_description
 
-#: Seconds between two attempts at least, when somebody waits for the host.
+#: The shortest time between two attempts, in seconds, when a local connection waits for the host.
 KNOCK = 1.0
-#: Seconds that the host is given to answer an offer.
+#: Seconds for the host to answer an offer.
 ANSWER_TIMEOUT = 10.0
 
 
 class _Forward(QuietFactory):
-    """The connections to one local port."""
+    """Accepts the connections to one local port."""
 
     def __init__(self, client: RtcClient, settings: ForwardSettings) -> None:
         self._client = client
@@ -61,7 +61,7 @@ class _Forward(QuietFactory):
 
 
 class ClientPeer(Peer):
-    """The host."""
+    """The peer connection to the host."""
 
     peer_extension: Extension | None = None
     is_answered = False
@@ -72,9 +72,9 @@ class ClientPeer(Peer):
         self._client = client
 
     def take_answer(self, payload: object) -> None:
-        """The host's answer to our offer.
+        """Accept the host's answer to our offer.
 
-        :raises BadSignal: it is malformed.
+        :raises BadSignal: the answer is malformed.
         :raises BadDescription: its session description cannot be used.
         """
         description = read_description(ANSWER, payload)
@@ -83,7 +83,7 @@ class ClientPeer(Peer):
         self.is_answered = True
 
     def connected(self) -> None:
-        """Channels can be used."""
+        """See :class:`Peer`."""
         super().connected()
         self.was_connected = True
         self.use_streams(self.peer_extension)
@@ -155,20 +155,20 @@ class RtcClient(DrainingService):
     # Local connections
 
     def forward(self, end: SocketEnd, service: str) -> None:
-        """A local connection for a service of the host."""
+        """Forward a local connection to a service of the host, now or once the host is connected."""
         peer = self._peer
         if peer is not None and peer.is_connected:
             peer.forward(end, service)
         elif len(self._waiting) >= self.settings.limits.max_streams:
             end.abort()
         else:
-            # Nothing is read from it before there is a stream for it.
+            # Read nothing from it before there is a stream for it.
             end.pause()
             self._waiting.append((self.reactor.seconds() + self.settings.wait_timeout, end, service))
             self._knock()
 
     def _knock(self) -> None:
-        """Somebody waits: do not sit out a long back-off."""
+        """Shorten a long back-off, because a local connection waits for the host."""
         if self._retry is not None and self._retry.active():
             wait = max(0.0, self._last_attempt + KNOCK - self.reactor.seconds())
             if self._retry.getTime() - self.reactor.seconds() > wait:
@@ -186,7 +186,7 @@ class RtcClient(DrainingService):
         self._peer.connection.offer()
 
     def peer_connected(self, peer: ClientPeer) -> None:
-        """The host is there."""
+        """Forward what waits: the host is connected."""
         self._backoff.reset()
         self._said = ""
         self.log.info(
@@ -204,7 +204,7 @@ class RtcClient(DrainingService):
                 end.resume()
 
     def peer_ended(self, peer: ClientPeer, reason: str) -> None:
-        """The host is gone, or cannot be reached: try again, more slowly each time."""
+        """Try again later: the connection is lost, or the host cannot be reached."""
         self._leaving.close(peer)
         if peer is not self._peer:
             return
@@ -231,22 +231,22 @@ class RtcClient(DrainingService):
         self._retry = None
         self._connect()
 
-    # What signaling tells
+    # Signaling calls these
 
     def signaling_up(self) -> None:
-        """The host can be asked."""
+        """See :class:`ISignalUser`."""
         self._connect()
 
     def signaling_down(self, reason: str) -> None:
-        """A connection that is there stays; an offer that has no answer yet may have gone nowhere."""
-        # After a change of address the server takes the old connection for alive, and we would have to wait for our ID.
+        """Give up an offer without an answer, since it may be lost. An established connection stays."""
+        # If our address has changed, the server still has the old connection, and we would have to wait for our ID.
         self.signaling.identity = str(uuid.uuid4())
         peer = self._peer
         if peer is not None and not peer.is_answered:
             peer.give_up("signaling is lost")
 
     def signal_received(self, signal: object) -> None:
-        """The host's answer or candidate, or an error of the server."""
+        """Handle the host's answer or candidate, or an error of the server."""
         assert isinstance(signal, Signal)
         peer = self._peer
         if peer is None or signal.sender_id != self.settings.id:
@@ -266,7 +266,7 @@ class RtcClient(DrainingService):
     # The end
 
     async def refuse_visitors(self) -> None:
-        """Close the local ports, but for the UDP flows that there are; what waits for the host waits no longer."""
+        """Close the local ports and the connections that wait for the host; UDP flows go on."""
         self._is_draining = True
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
@@ -285,7 +285,7 @@ class RtcClient(DrainingService):
         return len(peer.streams) if peer is not None and peer.streams is not None else 0
 
     async def close_links(self) -> None:
-        """Close the peer connection, and wait for those that are being closed already."""
+        """Close the peer connection, and wait until this one and earlier ones are closed."""
         peer, self._peer = self._peer, None
         for flows in self._udp:
             flows.disconnected()

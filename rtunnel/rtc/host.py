@@ -1,11 +1,10 @@
-"""``rtc-host``: clients find it by its ID, and reach the services beside it through data channels.
+"""``rtc-host``: offers services to clients, which find it by its ID and reach them through data channels.
 
     RtcHost
      +-- signaling     a SignalLink, registered under the host's ID
-     +-- watch         once a second, looks after streams that do not move
+     +-- watch         once a second, checks for streams that do not move
 
-Peer connections come with the clients' offers and end with them; :class:`HostPeer` is one. Losing signaling costs
-none of them.
+Each client's offer makes a peer connection, a :class:`HostPeer`. They stay when signaling is lost.
 """
 
 from __future__ import annotations
@@ -43,15 +42,15 @@ from rtunnel.wire.webrtc.signaling import (
     read_description,
 )
 
-#: The label of a channel that is for the two ends themselves, and never for a service (docs/wire.rst).
+#: The label of a channel between the two ends themselves, which is never for a service (docs/wire.rst).
 CONTROL = "rtunnel-control"
-#: Clients whose candidates came before their offer, and how many of each are kept.
+#: Clients whose candidates are kept before their offer comes, and candidates that are kept for each.
 EARLY_CLIENTS = 64
 EARLY_CANDIDATES = 32
 
 
 class Service:
-    """A service, with what its failures look like from here."""
+    """A service, and whether it can be reached."""
 
     log = Logger()
 
@@ -63,20 +62,20 @@ class Service:
             self.endpoint = settings.remote.endpoint(reactor, dial_timeout)
 
     def reached(self, _end: SocketEnd) -> None:
-        """It took a connection."""
+        """Note that the service accepted a connection."""
         if self.is_down:
             self.is_down = False
             self.log.info("service {remote} is back", remote=self.settings.remote)
 
     def failed(self, failure: Failure) -> None:
-        """Loud for the first who finds it down, quiet for the rest."""
+        """Log that the service cannot be reached: the first time as a warning, then for debugging."""
         log = self.log.debug if self.is_down else self.log.warn
         self.is_down = True
         log("service {remote} cannot be reached: {error}", remote=self.settings.remote, error=failure.getErrorMessage())
 
 
 class HostPeer(Peer):
-    """One client."""
+    """The peer connection to one client."""
 
     log = Logger()
 
@@ -91,11 +90,11 @@ class HostPeer(Peer):
 
     @property
     def extension(self) -> Extension | None:
-        """A client of the reference protocol is answered in it."""
+        """None for a client that speaks the reference protocol."""
         return super().extension if self._peer_extension is not None else None
 
     def connected(self) -> None:
-        """Channels can be used."""
+        """See :class:`Peer`."""
         super().connected()
         self._host.few.info(
             "client {client} connected: {path}{protocol}",
@@ -105,7 +104,7 @@ class HostPeer(Peer):
         )
 
     def channel_arrived(self, channel: object) -> None:
-        """A connection or UDP flow of the client, for one of our services."""
+        """Connect a channel of the client to the service that it asks for, or refuse it."""
         assert isinstance(channel, Channel)
         if channel.label == CONTROL:
             channel.close()
@@ -170,10 +169,10 @@ class RtcHost(DrainingService):
             peer.tick()
         self.few.tick()
 
-    # What signaling tells
+    # Signaling calls these
 
     def signaling_up(self) -> None:
-        """Clients can find us."""
+        """Log what this host offers: clients can find it now."""
         for service in self.offered.values():
             self.log.info(
                 "host '{id}' offers {kind} {remote}{name}",
@@ -184,10 +183,10 @@ class RtcHost(DrainingService):
             )
 
     def signaling_down(self, reason: str) -> None:
-        """Those who have found us stay."""
+        """Do nothing: connected clients stay."""
 
     def signal_received(self, signal: object) -> None:
-        """A client's offer or candidate, or an error of the server."""
+        """Handle a client's offer or candidate, or an error of the server."""
         assert isinstance(signal, Signal)
         try:
             if signal.type == OFFER:
@@ -210,7 +209,7 @@ class RtcHost(DrainingService):
         early = self._early.pop(signal.sender_id, [])
         before = self._peers.pop(signal.sender_id, None)
         if before is not None:
-            # Its client has given it up, or it would not ask again.
+            # The client has given up this connection, or it would not send another offer.
             self._leaving.close(before)
         if len(self._peers) >= self.settings.max_clients:
             self.few.warn("{count} clients, the limit (--max-clients): others are not answered", count=len(self._peers))
@@ -230,7 +229,7 @@ class RtcHost(DrainingService):
         if peer is not None:
             peer.take_candidate(signal.payload)
             return
-        # It may be quicker than its offer.
+        # A candidate may overtake its offer.
         candidate = read_candidate(signal.payload)
         early = self._early.setdefault(signal.sender_id, [])
         if len(early) < EARLY_CANDIDATES:
@@ -243,10 +242,10 @@ class RtcHost(DrainingService):
         if peer is not None and not peer.is_connected:
             peer.give_up("it has left the signaling server")
 
-    # What peers tell
+    # Peers call this
 
     def peer_ended(self, peer: HostPeer, reason: str) -> None:
-        """A client is gone, or never came."""
+        """Forget a client whose connection is lost, or was never established."""
         if self._peers.get(peer.name) is peer:
             del self._peers[peer.name]
         self._leaving.close(peer)
@@ -255,7 +254,7 @@ class RtcHost(DrainingService):
     # The end
 
     async def refuse_visitors(self) -> None:
-        """Leave the signaling server, so that the ID is free, and take no new channels."""
+        """Leave the signaling server, which frees the ID, and accept no new channels."""
         self.is_draining = True
         await self.signaling.stopService()
 
@@ -264,7 +263,7 @@ class RtcHost(DrainingService):
         return sum(len(peer.streams) for peer in self._peers.values() if peer.streams is not None)
 
     async def close_links(self) -> None:
-        """Close the peer connections, and wait for those that are being closed already."""
+        """Close the peer connections, and wait until these and earlier ones are closed."""
         peers, self._peers = self._peers, {}
         for peer in peers.values():
             self._leaving.close(peer)

@@ -1,11 +1,11 @@
-"""What the parts of the WebRTC tunnel know of each other.
+"""The interfaces between the parts of the WebRTC tunnel.
 
     signaling server <-> SignalLink <-> ISignalUser (a host or a client)
     Peer (IPeerConnectionUser) <-> IPeerConnection <-> aiortc
     a stream or a UDP flow (IChannelUser) <-> IChannel
 
-Everything here is called in the reactor's thread and returns at once; nothing asynchronous crosses this border but
-:meth:`IPeerConnection.close`. So another WebRTC stack can be put in without touching the rest.
+All methods are called in the reactor's thread and return at once; only :meth:`IPeerConnection.close` returns a
+Deferred.
 """
 
 from __future__ import annotations
@@ -14,125 +14,125 @@ from zope.interface import Attribute, Interface
 
 
 class ISignalUser(Interface):
-    """What a :class:`~rtunnel.rtc.signaling.link.SignalLink` tells its user."""
+    """The user of a :class:`~rtunnel.rtc.signaling.link.SignalLink`."""
 
     def signaling_up() -> None:
-        """Connected and registered: messages can be sent. Called again after each reconnection."""
+        """The link is connected and registered, and messages can be sent. Called again after each reconnection."""
 
     def signaling_down(reason: str) -> None:
-        """The connection is lost; it is taken up again by itself."""
+        """The connection is lost. The link dials again by itself."""
 
     def signal_received(signal: object) -> None:
-        """A :class:`rtunnel.wire.webrtc.signaling.Signal` that can be read; its payload was not looked at."""
+        """A :class:`rtunnel.wire.webrtc.signaling.Signal` has come. Its payload has not been validated."""
 
 
 class IChannel(Interface):
-    """One data channel (RFC 8831). No method raises; on a channel that is closed, all do nothing."""
+    """One data channel (RFC 8831). No method raises; on a closed channel all do nothing."""
 
     label: str = Attribute("The label of its DCEP OPEN message (RFC 8832).")
-    protocol: str = Attribute("The protocol of its DCEP OPEN message: the name of the service wanted.")
-    reliable: bool = Attribute("Ordered, and without loss.")
+    protocol: str = Attribute("The protocol of its DCEP OPEN message: the name of the requested service.")
+    reliable: bool = Attribute("Ordered and retransmitted.")
     is_open: bool = Attribute("The other end has acknowledged it, and it is not closing.")
 
     def use(user: object) -> None:
-        """Tell *user*, an :class:`IChannelUser`, from now on. To be called in the same turn in which the channel is
-        got. Without a user, what comes on it is dropped."""
+        """Set the user, an :class:`IChannelUser`. Call it in the turn of the reactor in which the channel was opened or
+        has arrived. Messages that come before there is a user are dropped."""
 
     def send(data: bytes) -> None:
-        """Send a binary message. On a channel that is not open yet, nothing happens.
+        """Send a binary message. On a channel that is not open yet, do nothing.
 
-        A message on an unreliable channel goes before all those on reliable channels of which nothing was sent yet.
-        Few of them wait: when more come, the oldest are dropped, which :attr:`IPeerConnection.datagrams_dropped`
-        counts.
+        A message on an unreliable channel goes before those on reliable channels that have not begun to be sent. Only a
+        few of them may wait: beyond that the oldest are dropped, and :attr:`IPeerConnection.datagrams_dropped` counts
+        them.
         """
 
     def send_text(text: str) -> None:
         """Send a text message."""
 
     def close() -> None:
-        """Close it behind what was sent. The user is told :meth:`IChannelUser.channel_closed` when that is done."""
+        """Close the channel after what was sent. Then :meth:`IChannelUser.channel_closed` is called."""
 
 
 class IChannelUser(Interface):
-    """What a data channel tells its user."""
+    """The user of a data channel."""
 
     def channel_opened() -> None:
-        """It may be sent on. Not called for a channel that the other end opened: that one is open."""
+        """The channel can be sent on. Not called for a channel that the other end opened: that one is open already."""
 
     def message_received(data: bytes) -> None:
-        """A binary message; it may be empty."""
+        """A binary message has come; it may be empty."""
 
     def text_received(text: bytes) -> None:
-        """A text message, as UTF-8 that nobody has looked at."""
+        """A text message has come, as bytes that should be UTF-8 but were not checked."""
 
     def channel_closed() -> None:
-        """The other end closed it, or our close is done, or the connection is lost. Nothing follows."""
+        """The channel is closed, by either end or because the connection is lost. Nothing follows."""
 
 
 class IPeerConnection(Interface):
     """A connection to one peer: ICE, DTLS, SCTP, and data channels on top."""
 
-    buffered: int = Attribute("Bytes that were sent on all channels and are not yet on their way.")
+    buffered: int = Attribute("Bytes that were sent on reliable channels and not transmitted yet.")
     round_trip: float = Attribute("Smoothed round-trip time in seconds; 0.0 while it is not known.")
-    max_message: int = Attribute("Bytes of the largest message that the peer takes; known once it is connected.")
-    datagrams_dropped: int = Attribute("Messages on unreliable channels that were dropped since they came too fast.")
+    max_message: int = Attribute("The largest message that the peer accepts, in bytes; known once it is connected.")
+    datagrams_dropped: int = Attribute("Messages on unreliable channels that were dropped because they came too fast.")
     path: str = Attribute("'direct' or 'relayed' and the candidate pair, for a log line; empty before it is connected.")
 
     def offer() -> None:
-        """Be the offering end. :meth:`IPeerConnectionUser.description_ready` follows."""
+        """Make an offer. :meth:`IPeerConnectionUser.description_ready` follows."""
 
     def take_offer(sdp: str) -> None:
-        """Be the answering end. :meth:`IPeerConnectionUser.description_ready` follows.
+        """Answer an offer. :meth:`IPeerConnectionUser.description_ready` follows.
 
-        :raises rtunnel.errors.BadDescription: this is no SDP, has media or no data channel, or lacks what ICE and
+        :raises rtunnel.errors.BadDescription: this is not SDP, has media or no data channel, or lacks what ICE and
             DTLS need.
         """
 
     def take_answer(sdp: str) -> None:
-        """The answer to our offer.
+        """Accept the answer to our offer.
 
         :raises rtunnel.errors.BadDescription: see :meth:`take_offer`; or no answer is expected.
         """
 
     def take_candidate(candidate: object) -> None:
-        """A :class:`~rtunnel.wire.webrtc.signaling.Candidate` of the peer. One that comes before the description is
-        kept, so many and no more; one that cannot be used (malformed, of a protocol or a generation that we do not
-        have) is ignored."""
+        """Add a :class:`~rtunnel.wire.webrtc.signaling.Candidate` of the peer. A limited number of candidates is kept
+        if they come before the description. One that cannot be used (malformed, another transport protocol, an earlier
+        generation) is ignored."""
 
     def open_channel(label: str, protocol: str = "", reliable: bool = True) -> IChannel:
         """Open a channel; unreliable means unordered and without retransmission."""
 
     def hold(count: int) -> None:
-        """*count* received bytes wait for a slow reader that has no other way to stop its peer: SCTP's receive window
-        is made smaller by them."""
+        """Shrink SCTP's receive window by *count* received bytes, which wait for a reader that has no other way to stop
+        its peer."""
 
     def release(count: int) -> None:
-        """*count* of the bytes that were held wait no longer."""
+        """Widen SCTP's receive window again by *count* of the bytes that were held."""
 
     def close() -> object:
-        """Close everything; a Deferred that fires when all sockets are closed. May be called again."""
+        """Close everything. Return a Deferred that fires when all sockets are closed. May be called again."""
 
 
 class IPeerConnectionUser(Interface):
-    """What a peer connection tells its user."""
+    """The user of a peer connection."""
 
     def description_ready(kind: str, sdp: str) -> None:
-        """Our description, ``offer`` or ``answer``, to be sent to the peer."""
+        """Our description is ready to be sent to the peer; *kind* is ``offer`` or ``answer``."""
 
     def candidate_found(candidate: object) -> None:
-        """A candidate of ours that is not in the description that was sent: a
-        :class:`~rtunnel.wire.webrtc.signaling.Candidate` to be sent to the peer. An empty text: there are no more."""
+        """A :class:`~rtunnel.wire.webrtc.signaling.Candidate` that is not in our description is ready to be sent to the
+        peer. An empty one means that there are no more."""
 
     def connected() -> None:
         """Channels can be used."""
 
     def channel_arrived(channel: object) -> None:
-        """The other end opened a channel, an :class:`IChannel`; give it a user, or close it."""
+        """The other end opened a channel, an :class:`IChannel`. Give it a user, or close it."""
 
     def has_room() -> None:
         """:attr:`IPeerConnection.buffered` is small: send more, if there is more. Messages that are sent before this
         returns go out at once."""
 
     def lost(reason: str) -> None:
-        """It could not be connected, or is connected no longer. Said once, and not after our own close. Channels are
-        told :meth:`IChannelUser.channel_closed` before."""
+        """The connection could not be established, or is lost. Called once, and not after our own close. Before it,
+        :meth:`IChannelUser.channel_closed` is called for all channels."""

@@ -1,10 +1,10 @@
-"""One end of one peer connection, with its streams: what host and client have in common.
+"""One end of one peer connection, with its streams. Host and client have this in common.
 
     signaling <-> Peer <-> IPeerConnection
                     +-- ChannelStreams <-> SocketEnd <-> TCP
                     +-- UDP flows (at a host a HostFlows; at a client a ClientFlows for each forward)
 
-A peer is made for one attempt to connect and never used again. It ends once, by :meth:`Peer.lost` or :meth:`close`.
+A peer is made for one attempt to connect and not used again. It ends once, by :meth:`Peer.lost` or :meth:`Peer.close`.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from rtunnel.wire.webrtc.signaling import (
     read_candidate,
 )
 
-#: Channels of a peer that are neither streams nor flows yet or any more.
+#: Spare channels, for those that are not a stream or flow yet, or any more.
 SPARE_CHANNELS = 64
 
 
 @implementer(IPeerConnectionUser)
 class Peer:
-    """One attempt to connect to one peer, and what comes of it.
+    """One attempt to connect to one peer, and the connection that results.
 
     :param name: the peer's ID.
-    :param send: takes a message for it to the signaling server; false if that is not possible now.
-    :param on_end: called with this and the reason when it is lost; not after :meth:`close`.
-    :param few: of the process, for what peers can make us log.
+    :param send: sends it a message through the signaling server; returns False if that is not possible now.
+    :param on_end: called with this peer and the reason when it is lost; not after :meth:`close`.
+    :param few: for log lines that peers can cause.
     :ivar is_connected: channels can be used.
     """
 
@@ -69,31 +69,31 @@ class Peer:
         self._send = send
         self._on_end = on_end
         self._few = few
-        #: Of the connection's dropped datagrams, those that were told.
+        #: Dropped datagrams of the connection that were logged already.
         self._dropped = 0
-        # At each end there may be as many on their way out as there are in use.
+        # At each end, as many channels may be closing as are in use.
         channels = 2 * (settings.limits.max_streams + settings.max_flows) + SPARE_CHANNELS
         self.connection = PeerConnection(settings.ice, self, channels, few)
 
     @property
     def extension(self) -> Extension | None:
-        """What we say of ourselves in our description."""
+        """The extension that our description announces."""
         return Extension(self.settings.limits.initial_credit)
 
     def take_candidate(self, payload: object) -> None:
-        """A candidate message of the peer.
+        """Add the candidate of a candidate message.
 
         :raises BadSignal: it is malformed.
         """
         self.connection.take_candidate(read_candidate(payload))
 
     def use_streams(self, peer: Extension | None) -> ChannelStreams:
-        """The streams of this connection, now that it is known what the peer can do."""
+        """Make the streams of this connection, now that it is known what the peer supports."""
         self.streams = ChannelStreams(self.connection, self.reactor, self.settings.limits, peer)
         return self.streams
 
     def tick(self) -> None:
-        """A second has passed."""
+        """Look after streams and dropped datagrams. Call it once a second."""
         if self.streams is not None:
             self.streams.tick()
         dropped = self.connection.datagrams_dropped
@@ -105,47 +105,47 @@ class Peer:
             )
             self._dropped = dropped
 
-    # What the connection tells
+    # The connection calls these
 
     def description_ready(self, kind: str, sdp: str) -> None:
-        """Send it to the peer."""
+        """Send our description to the peer."""
         payload = description_payload(kind, Description(sdp, self.extension))
         if not self._send(Signal(kind, payload, self.name)):
             self.give_up("signaling is lost")
 
     def candidate_found(self, candidate: object) -> None:
-        """Send it to the peer. Without signaling, the connection does with what the peer knows."""
+        """Send our candidate to the peer. If signaling is down, the candidates that it has must do."""
         if isinstance(candidate, Candidate):
             self._send(Signal(CANDIDATE, candidate_payload(candidate), self.name))
 
     def connected(self) -> None:
-        """Channels can be used."""
+        """Note that channels can be used."""
         self.is_connected = True
 
     def channel_arrived(self, channel: object) -> None:
-        """The peer opened a channel; a client has nothing to offer."""
+        """Close a channel that the peer opened: only a host offers services."""
         if isinstance(channel, Channel):
             channel.close()
 
     def has_room(self) -> None:
-        """Send more."""
+        """Let the streams send more."""
         if self.streams is not None:
             self.streams.has_room()
 
     def lost(self, reason: str) -> None:
-        """It is over, or did not come about."""
+        """Tell the owner that the connection is lost, or could not be established."""
         self._ended()
         self._on_end(self, reason)
 
     # The end
 
     def give_up(self, reason: str) -> None:
-        """End it from this side, as if it were lost."""
+        """End the connection from this side, as if it were lost."""
         self.connection.close()
         self.lost(reason)
 
     def close(self) -> Deferred[None]:
-        """End it; fires when everything is closed."""
+        """End the connection. Return a Deferred that fires when everything is closed."""
         closed = self.connection.close()
         self._ended()
         return closed
@@ -157,7 +157,7 @@ class Peer:
 
 
 class Leaving:
-    """Peers that are being closed; a process that ends waits for them."""
+    """Peers that are being closed. A process that ends waits for them."""
 
     def __init__(self) -> None:
         self._peers: set[Peer] = set()
@@ -166,7 +166,7 @@ class Leaving:
         return len(self._peers)
 
     def close(self, peer: Peer) -> None:
-        """Close *peer*, which may be so already."""
+        """Close *peer*, which may be closed already."""
         self._peers.add(peer)
         peer.close().addCallback(lambda _: self._peers.discard(peer))
 

@@ -15,9 +15,9 @@ from rtunnel.wire.limits import ChannelLimits
 
 @dataclass(frozen=True, slots=True)
 class SignalSettings:
-    """How ``rtc-signal`` behaves. Times are seconds.
+    """Settings of ``rtc-signal``.
 
-    :ivar addr: where hosts and clients connect.
+    :ivar addr: the address to listen on.
     :ivar cert: PEM file with the certificate chain for WSS; None: WS without TLS.
     :ivar key: PEM file with its private key.
     :ivar allowed_origins: values of ``Origin`` that a browser may send, with ``*`` as a wildcard.
@@ -43,7 +43,7 @@ class SignalSettings:
 
 @dataclass(frozen=True, slots=True)
 class SignalUrl:
-    """Where the signaling server is: ``ws://host:port/path`` or ``wss://``.
+    """The URL of a signaling server: ``ws://host:port/path`` or ``wss://``.
 
     :ivar text: as the operator wrote it.
     """
@@ -152,7 +152,7 @@ class ForwardSettings:
     """One local port of a client.
 
     :ivar service: the name of the host's service; empty: its default service.
-    :ivar local: where to listen; a :class:`UdpAddress` for UDP.
+    :ivar local: the address to listen on; a :class:`UdpAddress` for UDP.
     """
 
     service: str
@@ -166,7 +166,7 @@ class ForwardSettings:
 
 @dataclass(frozen=True, slots=True)
 class EndSettings:
-    """What host and client have in common. Times are seconds.
+    """Settings that host and client have in common. Times are seconds.
 
     :ivar id: the host's ID.
     :ivar signal: how to reach the signaling server.
@@ -189,7 +189,7 @@ class EndSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings(EndSettings):
-    """How ``rtc-host`` behaves.
+    """Settings of ``rtc-host``.
 
     :ivar services: at least one, no two with the same name.
     :ivar dial_timeout: time that a service has to accept a connection.
@@ -203,7 +203,7 @@ class HostSettings(EndSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings(EndSettings):
-    """How ``rtc-client`` behaves.
+    """Settings of ``rtc-client``.
 
     :ivar forwards: at least one.
     :ivar wait_timeout: time that a new local connection waits for a host that is not connected, before it is closed.

@@ -1,11 +1,11 @@
-"""UDP at the client: datagrams of local programs into data channels, and the answers back.
+"""UDP at the client: datagrams of local programs go into data channels, and the answers come back.
 
-Each local source address has a flow, and each flow a channel of its own, so that an answer can only go to the source
+Each local source address has a flow, and each flow has a channel of its own, so an answer can only go to the source
 that asked:
 
     local program <-> UdpListener <-> ClientFlows <-> a flow <-> IChannel, unreliable
 
-Nothing here waits for a peer: a datagram that cannot be sent soon is dropped and counted, as UDP may.
+Nothing waits for a slow peer: a datagram that cannot be sent soon is dropped and counted, as UDP allows.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from zope.interface import implementer
 
 from rtunnel.errors import StartupError
 from rtunnel.relay.sockets import show_address, show_host_port
-from rtunnel.relay.udp import Address, FlowTable, UdpSocket, WaitingDatagrams
+from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.upkeep.few_lines import FewLines
 
-#: Datagrams that are kept for a host that is not connected, in all, and for how many seconds.
+#: Datagrams of all sources that are kept while the host is not connected, and for how many seconds.
 MAX_EARLY = 64
 EARLY_SECONDS = 1.0
-#: Channels that are on their way out, beyond one for each flow that there may be. Closing one takes a round trip, and a
-#: flood of sources must not pile up more than the host lets one client have.
+#: Channels that may be closing, beyond one for each possible flow. Closing a channel takes a round trip, and a flood of
+#: sources must not pile up more of them than the host allows one client.
 MAX_CLOSING = 64
 
 
 class UdpListener(Service):
     """One UDP socket for the life of the process, bound as a :class:`~rtunnel.upkeep.listening.Listener` is.
 
-    :param received: is told each datagram and where it came from.
-    :param lost: is told why a datagram of ours was not sent.
+    :param received: called with each datagram and its source.
+    :param lost: called with the reason when a datagram could not be sent.
     :param what: as logs and errors call it.
     :param option: the option to change where it cannot listen.
     """
@@ -58,7 +58,7 @@ class UdpListener(Service):
         self._option = option
         self._socket = UdpSocket(reactor, received, lost)
         self.setName(f"{what} (UDP {address})")
-        #: Send a datagram to an address from which one came; while it does not listen, nothing happens.
+        #: Send a datagram to an address. While the socket is not open, nothing happens.
         self.send = self._socket.send
 
     @property
@@ -90,83 +90,69 @@ class UdpListener(Service):
         self.log.info("{what} listening on {address} (UDP)", what=self._what, address=self.local_address)
 
     def stopService(self) -> None:
-        """Close it: nothing is received, and no answer sent."""
+        """Close the socket."""
         super().stopService()
         self._socket.close()
 
 
 @implementer(IChannelUser)
-class _Flow:
+class _ClientFlow(Flow):
     """One local source and its channel."""
 
     def __init__(self, owner: ClientFlows, connection: IPeerConnection, source: Address) -> None:
+        super().__init__(owner.table, show_host_port(source[0], source[1]), owner.drop)
         self._owner = owner
         self._connection = connection
-        self._waiting = WaitingDatagrams()
-        self._ended = False
         self.source = source
-        self.name = show_host_port(source[0], source[1])
-        self.last_used = 0.0
-        self.sent = 0
-        self.received = 0
-        self.dropped = 0
         self._channel: IChannel = connection.open_channel(f"udp-{self.name}", owner.service, reliable=False)
         self._channel.use(self)
 
     def send(self, data: bytes) -> None:
-        """A datagram of the source."""
-        self._owner.table.use(self)
+        """Send a datagram of the source to the host."""
+        self.table.use(self)
         if len(data) > self._connection.max_message:
-            self._drop("larger than the host takes")
+            self.lose("larger than the host takes")
         elif self._channel.is_open:
             self.sent += 1
             self._channel.send(data)
-        elif not self._waiting.put(data):
-            self._drop("too many before the host has answered")
+        elif not self.waiting.put(data):
+            self.lose("too many before the host has answered")
 
     def channel_opened(self) -> None:
-        """Send what waits for it."""
-        for data in self._waiting.take():
+        """Send what waits for the channel."""
+        for data in self.waiting.take():
             self.sent += 1
             self._channel.send(data)
 
     def message_received(self, data: bytes) -> None:
-        """An answer."""
-        if not self._ended:
-            self._owner.table.use(self)
+        """Send an answer to the source."""
+        if not self.ended:
+            self.table.use(self)
             self.received += 1
             self._owner.listener.send(data, self.source)
 
     def text_received(self, text: bytes) -> None:
-        """Means nothing here."""
+        """Ignore it: there are no control messages on the channel of a flow."""
 
     def channel_closed(self) -> None:
-        """The next datagram of the source begins a new flow."""
+        """End the flow; the next datagram of the source begins a new one."""
         self.end("the channel is closed")
-        self._owner.table.closing.discard(self)
+        self.table.closing.discard(self)
 
-    def _drop(self, why: str) -> None:
-        self.dropped += 1
-        self._owner.drop(why)
-
-    def end(self, why: str) -> None:
-        """Close the channel. May be called again."""
-        if self._ended:
-            return
-        self._ended = True
-        for _ in self._waiting.take():
-            self._drop("the flow has ended")
-        self._owner.flow_ended(self, why)
+    def close(self) -> None:
+        """See :class:`Flow`."""
+        self._owner.forget(self)
+        self.table.closing.add(self)
         self._channel.close()
 
 
 class ClientFlows:
     """The UDP flows of one forward. They live on one peer connection.
 
-    :param few: of the process: programs decide how often there is something to say.
-    :ivar listener: the local socket, to be put in a tree of services.
+    :param few: for log lines that local programs can cause.
+    :ivar listener: the local socket, a service that needs a parent.
     :ivar service: the name of the host's service; empty: its default service.
-    :ivar table: the flows of all forwards of the process, which it bounds together.
+    :ivar table: the flows of all forwards of the process.
     :ivar dropped: datagrams that were dropped, by reason.
     """
 
@@ -185,14 +171,14 @@ class ClientFlows:
         self._few = few
         self._takes_new = True
         self._connection: IPeerConnection | None = None
-        self._flows: dict[Address, _Flow] = {}
+        self._flows: dict[Address, _ClientFlow] = {}
         self._early: deque[tuple[float, bytes, Address]] = deque()
 
     def __len__(self) -> int:
         return len(self._flows)
 
     def connected(self, connection: IPeerConnection) -> None:
-        """Channels can be opened on *connection*, which is connected."""
+        """Open channels on *connection* from now on; it is connected."""
         self.disconnected()
         self._connection = connection
         since = self._clock.seconds() - EARLY_SECONDS
@@ -204,7 +190,7 @@ class ClientFlows:
                 self.drop("the host is not connected")
 
     def disconnected(self) -> None:
-        """There is no connection, or it is about to be closed: end all flows. May be called again.
+        """End all flows: the connection is lost, or about to be closed. May be called again.
 
         All forwards that share a table share a connection, too.
         """
@@ -215,7 +201,7 @@ class ClientFlows:
         self.table.closing.clear()
 
     def take_no_more(self) -> None:
-        """The flows that there are go on, and no other begins."""
+        """Begin no new flows; the present ones go on."""
         self._takes_new = False
 
     def _datagram(self, data: bytes, source: Address) -> None:
@@ -230,8 +216,8 @@ class ClientFlows:
             if len(self.table) + len(self.table.closing) >= self.table.max_flows + MAX_CLOSING:
                 self.drop("too many sources")
                 return
-            flow = self._flows[source] = _Flow(self, self._connection, source)
-            self.log.debug("UDP flow of {flow} begins", flow=flow.name)
+            flow = self._flows[source] = _ClientFlow(self, self._connection, source)
+            self.log.debug("UDP flow {flow} begins", flow=flow.name)
             self.table.add(flow)
         flow.send(data)
 
@@ -241,23 +227,13 @@ class ClientFlows:
             self.drop("the host is not connected")
         self._early.append((self._clock.seconds(), data, source))
 
-    # The flows call these, and the listener.
+    # The flows and the listener call these
 
     def drop(self, why: str) -> None:
-        """A datagram is lost."""
+        """Count and log a datagram that is lost."""
         self.dropped[why] += 1
         self._few.warn("UDP datagrams at {local} are dropped: {why}", local=self._local, why=why)
 
-    def flow_ended(self, flow: _Flow, why: str) -> None:
-        """A flow has ended, and closes its channel next."""
+    def forget(self, flow: _ClientFlow) -> None:
+        """Remove a flow that has ended."""
         self._flows.pop(flow.source, None)
-        self.table.closing.add(flow)
-        self.table.discard(flow)
-        self.log.debug(
-            "UDP flow of {flow} ends ({why}); sent {sent}, received {received}, dropped {dropped}",
-            flow=flow.name,
-            why=why,
-            sent=flow.sent,
-            received=flow.received,
-            dropped=flow.dropped,
-        )

@@ -1,11 +1,11 @@
-"""UDP at the host: datagrams of data channels to a service, and its answers back.
+"""UDP at the host: datagrams of data channels go to a service, and its answers come back.
 
-Each channel is a flow, and each flow has a socket of its own that is connected to the service:
+Each channel is a flow, and each flow has a socket of its own, connected to the service:
 
     IChannel, unreliable <-> a flow <-> UdpSocket <-> the service
 
-So the service tells the flows apart by their port, and the kernel drops what anybody else sends to that port. Nothing
-that a client sends, and no state of the service, is an error here: datagrams are dropped and counted.
+So the service can tell flows apart by their port, and the kernel drops what anybody else sends to that port. Nothing
+that a client sends, and no failure of the service, is an error: datagrams are dropped and counted.
 """
 
 from __future__ import annotations
@@ -17,44 +17,38 @@ from typing import Any
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from rtunnel.relay.udp import Address, FlowTable, UdpSocket, WaitingDatagrams, look_up
+from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket, look_up
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import UdpAddress
 from rtunnel.tls.server_names import is_ip_address
 from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
 
-#: Seconds after which a service that could not be reached is tried again by the next datagram.
+#: Seconds after a failure before the next datagram makes another attempt to reach the service.
 TRY_AGAIN = 1.0
 LOOPBACK = "127.0.0.1"
 
 
 @implementer(IChannelUser)
-class _Flow:
+class _HostFlow(Flow):
     """One channel and its socket.
 
-    :ivar awaited_name: the name that is being looked up for it, or None.
+    :ivar awaited_name: the name that is being looked up for this flow, or None.
     """
 
     def __init__(self, owner: HostFlows, channel: IChannel, remote: UdpAddress) -> None:
+        super().__init__(owner.table, clean_text(channel.label), partial(owner.drop, remote))
         self._owner = owner
         self._channel = channel
         self._remote = remote
         self._socket: UdpSocket | None = None
-        self._waiting = WaitingDatagrams()
         self._trouble = ""
         self._not_before = 0.0
-        self._ended = False
-        self.name = clean_text(channel.label)
-        self.last_used = 0.0
-        self.sent = 0
-        self.received = 0
-        self.dropped = 0
         self.awaited_name: str | None = None
         channel.use(self)
 
     def dial(self) -> None:
-        """Open the socket, now or when the name is looked up."""
+        """Open the socket, now or when the name has been looked up."""
         host = self._remote.host or LOOPBACK
         if is_ip_address(host):
             self.host_found(host)
@@ -71,72 +65,62 @@ class _Flow:
         if host is None:
             self._dial_failed("its name cannot be looked up")
             return
-        link = UdpSocket(self._owner.reactor, self._answered, self._lost)
+        link = UdpSocket(self._owner.reactor, self._answered, self.lose)
         try:
             link.connect(host, self._remote.port)
         except OSError as error:
             self._dial_failed(error.strerror or str(error))
             return
         self._socket = link
-        for data in self._waiting.take():
+        for data in self.waiting.take():
             self._send(link, data)
 
     def _dial_failed(self, why: str) -> None:
         self._trouble = why
         self._not_before = self._owner.reactor.seconds() + TRY_AGAIN
-        for _ in self._waiting.take():
-            self._lost(why)
+        for _ in self.waiting.take():
+            self.lose(why)
 
     def _send(self, link: UdpSocket, data: bytes) -> None:
         self.sent += 1
         link.send(data)
 
     def message_received(self, data: bytes) -> None:
-        """A datagram for the service."""
-        if self._ended:
+        """Send a datagram to the service."""
+        if self.ended:
             return
-        self._owner.table.use(self)
+        self.table.use(self)
         if self._socket is None and self.awaited_name is None and self._owner.reactor.seconds() >= self._not_before:
             self.dial()
         if self._socket is not None:
             self._send(self._socket, data)
         elif self.awaited_name is None:
-            self._lost(self._trouble)
-        elif not self._waiting.put(data):
-            self._lost("too many before its name is looked up")
+            self.lose(self._trouble)
+        elif not self.waiting.put(data):
+            self.lose("too many before its name is looked up")
 
     def text_received(self, text: bytes) -> None:
-        """Means nothing here."""
+        """Ignore it: there are no control messages on the channel of a flow."""
 
     def channel_opened(self) -> None:
-        """It was open from the beginning."""
+        """Do nothing: the channel was open from the beginning."""
 
     def channel_closed(self) -> None:
-        """Nothing can come any more."""
+        """End the flow."""
         self.end("the channel is closed")
 
     def _answered(self, data: bytes, source: Address) -> None:
-        self._owner.table.use(self)
+        self.table.use(self)
         if len(data) > self._owner.connection.max_message:
-            self._lost("an answer is larger than the client takes")
+            self.lose("an answer is larger than the client takes")
             return
         self.received += 1
         self._channel.send(data)
 
-    def _lost(self, why: str) -> None:
-        self.dropped += 1
-        self._owner.drop(self._remote, why)
-
-    def end(self, why: str) -> None:
-        """Close the channel and the socket. May be called again."""
-        if self._ended:
-            return
-        self._ended = True
+    def close(self) -> None:
+        """See :class:`Flow`."""
         if self._socket is not None:
             self._socket.close()
-        for _ in self._waiting.take():
-            self._lost("the flow has ended")
-        self._owner.flow_ended(self, why)
         self._channel.close()
 
 
@@ -144,7 +128,7 @@ class HostFlows:
     """The UDP flows of one client.
 
     :param idle: seconds without a datagram either way after which a flow ends.
-    :param few_lines: of the process: clients decide how often there is something to say.
+    :param few_lines: for log lines that clients can cause.
     :ivar dropped: datagrams that were dropped, by reason.
     """
 
@@ -157,54 +141,39 @@ class HostFlows:
         self.connection = connection
         self.table = FlowTable(reactor, max_flows, idle)
         self.dropped: Counter[str] = Counter()
-        self._flows: set[_Flow] = set()
         self._look_ups: set[str] = set()
         self._few_lines = few_lines
 
     def __len__(self) -> int:
-        return len(self._flows)
+        return len(self.table)
 
     def accept(self, channel: IChannel, remote: UdpAddress) -> None:
-        """Serve *channel*, which the client opened, from the service at *remote*."""
-        flow = _Flow(self, channel, remote)
+        """Begin a flow between *channel*, which the client opened, and the service at *remote*."""
+        flow = _HostFlow(self, channel, remote)
         self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(remote))
-        self._flows.add(flow)
         self.table.add(flow)
         flow.dial()
 
     def close(self) -> None:
         """End all flows. May be called again."""
-        for flow in list(self._flows):
+        for flow in self.table:
             flow.end("the connection is closed")
 
-    # The flows call these.
+    # The flows call these
 
     def look_up(self, name: str) -> None:
-        """Look *name* up, for all flows that wait for it: there is one look-up of a name at a time."""
+        """Look *name* up for all flows that wait for it; there is one look-up of a name at a time."""
         if name not in self._look_ups:
             self._look_ups.add(name)
             look_up(self.reactor, name, partial(self._found, name))
 
     def _found(self, name: str, host: str | None) -> None:
         self._look_ups.discard(name)
-        for flow in list(self._flows):
-            if flow.awaited_name == name:
+        for flow in self.table:
+            if isinstance(flow, _HostFlow) and flow.awaited_name == name:
                 flow.host_found(host)
 
     def drop(self, remote: UdpAddress, why: str) -> None:
-        """A datagram is lost."""
+        """Count and log a datagram that is lost."""
         self.dropped[why] += 1
         self._few_lines.warn("UDP datagrams for {remote} are dropped: {why}", remote=str(remote), why=why)
-
-    def flow_ended(self, flow: _Flow, why: str) -> None:
-        """A flow has ended, and closes its channel next."""
-        self._flows.discard(flow)
-        self.table.discard(flow)
-        self.log.debug(
-            "UDP flow {flow} ends ({why}); sent {sent}, received {received}, dropped {dropped}",
-            flow=flow.name,
-            why=why,
-            sent=flow.sent,
-            received=flow.received,
-            dropped=flow.dropped,
-        )

@@ -22,10 +22,11 @@ from rtunnel.wire.events import (
     StreamReset,
     StreamWritable,
 )
+from rtunnel.wire.halves import LOW_WATER
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link_control import LinkControl, Mode
 from rtunnel.wire.messages import Hello, WireError
-from rtunnel.wire.stream import LOW_WATER, Stream
+from rtunnel.wire.stream import Stream
 
 __all__ = ["REFERENCE_MAX_STALL", "REFERENCE_MAX_WAITING", "Link", "Mode"]
 

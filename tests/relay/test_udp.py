@@ -9,9 +9,9 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.task import Clock
 
-from rtunnel.relay.udp import MAX_WAITING, FlowTable, UdpSocket, WaitingDatagrams, look_up
+from rtunnel.relay.udp import MAX_WAITING, Flow, FlowTable, UdpSocket, WaitingDatagrams, look_up
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.udp_parts import Program, needs_ipv6
+from tests.rtc.udp.parts import Program, needs_ipv6
 
 
 class Socket:
@@ -197,16 +197,30 @@ def test_waiting_datagrams_are_few_and_in_order() -> None:
     assert len(waiting) == 2
 
 
-class FakeFlow:
+class FakeFlow(Flow):
     def __init__(self, table: FlowTable) -> None:
-        self.table = table
-        self.last_used = 0.0
-        self.ended = ""
+        self.lost: list[str] = []
+        self.closed = 0
+        super().__init__(table, "of a test", self.lost.append)
         table.add(self)
 
-    def end(self, why: str) -> None:
-        self.ended = why
-        self.table.discard(self)
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_a_flow_ends_once_and_loses_what_waits() -> None:
+    clock = Clock()
+    table = FlowTable(clock, 10, 60.0)
+    flow = FakeFlow(table)
+    for data in (b"one", b"two"):
+        assert flow.waiting.put(data)
+    flow.lose("too large")
+    flow.end("first")
+    flow.end("second")
+    assert (flow.ended, flow.closed, flow.dropped) == ("first", 1, 3)
+    assert flow.lost == ["too large", "the flow has ended", "the flow has ended"]
+    assert len(table) == 0
+    assert clock.getDelayedCalls() == []
 
 
 def test_idle_flows_end_and_used_ones_stay() -> None:

@@ -12,24 +12,13 @@ from twisted.internet.defer import Deferred
 from tests.leftovers import TestLog
 
 if TYPE_CHECKING:
-    from tests.rtc.signal_parts import SignalWorld
     from tests.rtc.world import World
-
-
-@pytest.fixture
-def signaling(_nothing_left_behind: TestLog) -> Iterator[SignalWorld]:
-    """See :class:`SignalWorld`; everything in it has ended before anybody looks for what is left behind."""
-    # It imports the reactor, and pytest reads this file before pytest-twisted installs one.
-    from tests.rtc.signal_parts import SignalWorld
-
-    world = SignalWorld(_nothing_left_behind)
-    yield world
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.end()))
 
 
 @pytest.fixture
 def rtc(_nothing_left_behind: TestLog) -> Iterator[World]:
     """See :class:`World`; everything in it has ended before anybody looks for what is left behind."""
+    # It imports the reactor, and pytest reads this file before pytest-twisted installs one.
     from tests.rtc.world import World
 
     world = World(_nothing_left_behind)

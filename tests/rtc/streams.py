@@ -99,10 +99,10 @@ class Pair:
         """No stream is known, nothing is reserved, nothing waits."""
         for streams, connection in zip(self.ends, (self.one, self.two), strict=True):
             assert len(streams) == 0
-            assert streams._reserved == connection.held == connection.buffered == 0
-            assert not streams._turns
-            assert not streams._credit_due
-            assert not streams._waiting
+            assert streams.buffer.reserved == connection.held == connection.buffered == 0
+            assert not streams.turns
+            assert not streams.buffer.credit_due
+            assert not streams.buffer.waiting
 
 
 class Lone(Pair):

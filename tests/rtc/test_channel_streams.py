@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from rtunnel.errors import Code
-from rtunnel.rtc.streams import CREDIT_ROOM, LOW, MESSAGE
+from rtunnel.rtc.receiving import CREDIT_ROOM
+from rtunnel.rtc.sending import LOW, MESSAGE
 from rtunnel.wire.credit import MAX_OFFSET
+from rtunnel.wire.halves import HIGH_WATER, LOW_WATER
 from rtunnel.wire.limits import ChannelLimits
-from rtunnel.wire.stream import HIGH_WATER, LOW_WATER
 from tests.rtc.fakes import FakeChannelUser
 from tests.rtc.streams import LIMITS, Lone, Pair, User
-from tests.wire.test_channel_messages import HOSTILE
+from tests.wire.webrtc.test_channel_messages import HOSTILE
 
 
 def texts(told: FakeChannelUser) -> list[dict[str, Any]]:
@@ -132,9 +133,9 @@ def test_a_tail_that_is_not_delivered_reserves_no_more_than_itself() -> None:
     one.stream.finish()
     pair.settle()
     assert [len(streams) for streams in pair.ends] == [0, 0]
-    assert [streams._reserved for streams in pair.ends] == [0, 1000]
+    assert [streams.buffer.reserved for streams in pair.ends] == [0, 1000]
     two.stream.delivered(400)
-    assert pair.ends[1]._reserved == 600
+    assert pair.ends[1].buffer.reserved == 600
     two.stream.reset(Code.CONNECTION_LOST, "the reader is gone")
     pair.nothing_left()
     two.stream.delivered(600)
@@ -316,7 +317,7 @@ def test_a_window_grows_while_it_is_what_holds_the_stream_back() -> None:
     two.read()
     one.stream.write(bytes(10_000_000))
     pair.until(lambda: len(two.received) == 10_000_000)
-    assert pair.ends[1]._reserved == LIMITS.max_window
+    assert pair.ends[1].buffer.reserved == LIMITS.max_window
 
 
 def test_credit_that_does_not_rise_is_ignored() -> None:
@@ -343,7 +344,7 @@ def test_a_stream_without_credit_does_not_take_part_in_the_round() -> None:
     user.stream.write(b"data")
     user.stream.finish()
     lone.settle()
-    assert not lone.ends[0]._turns
+    assert not lone.ends[0].turns
     assert told.told == []
     channel.send_text('{"credit": 4}')
     lone.settle()
@@ -378,12 +379,12 @@ def test_credit_waits_for_a_peer_that_sends_and_takes_nothing() -> None:
         pair.network.pump()
         one.read()
         assert len(one.received) == 1000
-    assert len(pair.ends[0]._credit_due) == 20
+    assert len(pair.ends[0].buffer.credit_due) == 20
     assert not pair.one._queue
     pair.one.buffered -= CREDIT_ROOM
     pair.ends[0].has_room()
     assert len(pair.one._queue) == 20
-    assert not pair.ends[0]._credit_due
+    assert not pair.ends[0].buffer.credit_due
 
 
 @pytest.mark.parametrize("end", ["fin", "reset"])
@@ -394,13 +395,13 @@ def test_credit_that_waited_is_not_granted_after_the_end(end: str) -> None:
     channel.send(bytes(50_000))
     lone.settle()
     user.stream.delivered(40_000)
-    assert lone.ends[0]._credit_due
+    assert lone.ends[0].buffer.credit_due
     channel.send_text('{"fin": 50000}' if end == "fin" else '{"reset": "limit"}')
     lone.settle()
     lone.one.buffered -= CREDIT_ROOM
     lone.settle()
     assert texts(told) == []
-    assert lone.ends[0]._reserved == (10_000 if end == "fin" else 0)
+    assert lone.ends[0].buffer.reserved == (10_000 if end == "fin" else 0)
 
 
 @pytest.mark.parametrize("fin", [False, True], ids=["", "fin"])
@@ -511,8 +512,8 @@ def test_windows_do_not_grow_beyond_half_of_the_buffer() -> None:
         two.read()
         one.stream.write(bytes(200_000))
     pair.until(lambda: all(len(two.received) == 200_000 for _, two in streams))
-    assert 20_000 < pair.ends[1]._reserved <= 25_000
-    assert pair.ends[0]._reserved == 5000
+    assert 20_000 < pair.ends[1].buffer.reserved <= 25_000
+    assert pair.ends[0].buffer.reserved == 5000
 
 
 @pytest.mark.parametrize(

@@ -135,9 +135,9 @@ class World:
             streams: Any = self.pair.ends[side]
             connection: FakeConnection = (self.pair.one, self.pair.two)[side]
             mine = [end.stream for end in self.ends if end.stream._streams is streams]
-            assert streams._reserved == sum(stream.reserved for stream in mine) <= limits.peer_buffer
-            assert connection.held == (streams._reserved if self.reference else 0)
-            assert set(streams._turns) == {stream for stream in mine if stream.machine.scheduled}
+            assert streams.buffer.reserved == sum(stream.reserved for stream in mine) <= limits.peer_buffer
+            assert connection.held == (streams.buffer.reserved if self.reference else 0)
+            assert set(streams.turns._streams) == {stream for stream in mine if stream.machine.scheduled}
             assert {stream for stream in mine if stream.machine.open} <= streams._streams
             assert len(streams) <= limits.max_streams
             for stream in mine:

@@ -68,7 +68,7 @@ class TestRealChannels(StreamContract):
         yield pair
         await pair.close()
         await until(lambda: not any(map(len, pair.ends)))
-        assert not any(streams._turns or streams._credit_due for streams in pair.ends)
+        assert not any(streams.turns or streams.buffer.credit_due for streams in pair.ends)
 
     async def open_stream(self, setting: Any) -> tuple[End, End]:
         one, two = await setting.open()

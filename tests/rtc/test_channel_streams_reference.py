@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from rtunnel.errors import Code
-from rtunnel.rtc.streams import MAX_STALL, STALLING
+from rtunnel.rtc.receiving import MAX_STALL, STALLING
+from rtunnel.wire.halves import HIGH_WATER
 from rtunnel.wire.limits import ChannelLimits
-from rtunnel.wire.stream import HIGH_WATER
 from tests.rtc.fakes import FakeChannelUser
 from tests.rtc.streams import Lone, Pair, User
 
@@ -191,7 +191,7 @@ def test_a_peer_that_ignores_the_window_costs_the_stream_with_the_most_bytes() -
     assert streams[1][1].reset is not None
     assert streams[1][1].reset[0] == Code.STALLED
     assert pair.two.most_held <= MIB + 16384
-    assert pair.two.held == pair.ends[1]._reserved == MIB // 4 + MIB // 8
+    assert pair.two.held == pair.ends[1].buffer.reserved == MIB // 4 + MIB // 8
     assert streams[1][0].told[-1] == "closed"
 
 

@@ -16,10 +16,10 @@ from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, OFFER, Candidate, Signal, candidate_payload
 from tests.ports import free_port
 from tests.reverse.net import HOST, Peer, turns, until
+from tests.rtc.aiortc.test_ice import open_sockets
 from tests.rtc.fakes import FakeChannelUser
 from tests.rtc.test_host import PAYLOADS, forward
-from tests.rtc.test_ice import open_sockets
-from tests.rtc.udp_parts import Program
+from tests.rtc.udp.parts import Program
 from tests.rtc.world import ID, World, udp
 
 

@@ -14,7 +14,7 @@ from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.settings import ClientSettings, ForwardSettings, IceSettings, SignalClientSettings, SignalUrl
 from rtunnel.wire.webrtc.signaling import OFFER
 from tests.leftovers import TestLog
-from tests.rtc.signal_link_parts import OwnServer, World
+from tests.rtc.signaling.link_parts import OwnServer, World
 
 
 @pytest.fixture

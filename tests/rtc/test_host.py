@@ -35,9 +35,9 @@ from rtunnel.wire.webrtc.signaling import (
 )
 from tests.ports import free_port
 from tests.reverse.net import HOST, Peer, reactor, turns, until
+from tests.rtc.aiortc.test_ice import open_sockets
 from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
-from tests.rtc.test_ice import open_sockets
-from tests.rtc.udp_parts import Echo, Program
+from tests.rtc.udp.parts import Echo, Program
 from tests.rtc.world import ID, LOOPBACK, World, udp
 
 

@@ -22,7 +22,7 @@ from rtunnel.rtc.settings import (
     SignalUrl,
 )
 from tests.leftovers import TestLog
-from tests.rtc.signal_link_parts import OwnServer, World
+from tests.rtc.signaling.link_parts import OwnServer, World
 
 ICE = IceSettings(interfaces=("127.0.0.1",))
 

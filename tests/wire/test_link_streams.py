@@ -7,7 +7,7 @@ import pytest
 from rtunnel.errors import Code
 from rtunnel.wire import frames
 from rtunnel.wire.events import DataReceived, StreamFinished, StreamReset, StreamWritable
-from rtunnel.wire.stream import HIGH_WATER, LOW_WATER
+from rtunnel.wire.halves import HIGH_WATER, LOW_WATER
 from tests.wire.pair import (
     CREDIT,
     FIN,

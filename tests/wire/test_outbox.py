@@ -8,8 +8,9 @@ from hypothesis import given, strategies as st
 from rtunnel.errors import TooMuchWaiting
 from rtunnel.wire import frames
 from rtunnel.wire.credit import ReceiveWindow, SendWindow
+from rtunnel.wire.halves import HIGH_WATER
 from rtunnel.wire.outbox import MAX_CONTROL_WAITING, Outbox
-from rtunnel.wire.stream import HIGH_WATER, Stream
+from rtunnel.wire.stream import Stream
 from tests.wire.pair import extended_server, open_on_server, parse, raw
 
 MOST = frames.MAX_SENT_PAYLOAD

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.addresses import DialAddress
@@ -29,8 +27,8 @@ from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.upkeep.agent import AGENT
-from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
+from rtunnel.upkeep.held_connection import HeldConnection
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import Hello
@@ -44,26 +42,19 @@ class _SessionFactory(QuietFactory):
         return self._service.build_session()
 
 
-class LinkService(Service):
-    """Keeps one link to the server, whatever happens to it.
-
-    :ivar session: the present link, if there is one.
-    """
+class LinkService(HeldConnection[ClientSession]):
+    """Keeps one link to the server, whatever happens to it."""
 
     log = Logger()
 
     def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors) -> None:
+        super().__init__(reactor, f"server {settings.server}", settings.reconnect_min, settings.reconnect_max)
         self.setName("link")
-        self.reactor = reactor
         self._settings = settings
         self._visitors = visitors
         self.connect_timeout = settings.connect_timeout
         self.dial_timeout = settings.dial_timeout
         self.watch = relay_reactor(reactor)
-        self._backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
-        self._running: Deferred[None] | None = None
-        self._leaving = False
-        self.session: ClientSession | None = None
         # Where the present link leads.
         self._server_now: DialAddress | None = None
         self._address_now: tuple[int, Any] | None = None
@@ -77,6 +68,11 @@ class LinkService(Service):
             token=settings.token,
         )
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
+
+    @property
+    def session(self) -> ClientSession | None:
+        """The present link; None while there is none."""
+        return self.connection
 
     def build_session(self) -> ClientSession:
         """A session for a connection that is being made."""
@@ -120,71 +116,32 @@ class LinkService(Service):
         dialling.addErrback(lambda failure: data.lost(failure.getErrorMessage()))
         return dialling
 
-    def startService(self) -> None:
-        """Start dialling."""
-        super().startService()
-        self._leaving = False
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(self._crashed)
-
-    def _crashed(self, failure: Any) -> None:
-        if not failure.check(CancelledError):
-            self.log.failure("the client has failed; please report this", failure)
-
-    async def _run(self) -> None:
-        while self.running:
-            why = await self._hold_link()
-            if not self.running or self._leaving:
-                return
-            wait = self._backoff.next_wait()
-            self.log.warn("{why}; next attempt in {wait:.1f} s", why=why, wait=wait)
-            await deferLater(self.reactor, wait)
-
-    async def _hold_link(self) -> str:
-        """Connect, and stay until the link is lost; why it is."""
-        server = self._settings.server
-        endpoint = server.endpoint(self.reactor, self.connect_timeout)
-        try:
-            session: Any
-            if self._tls is not None:
-                session = await self._tls.connect(endpoint, self.build_session)
-            else:
-                session = await endpoint.connect(_SessionFactory(self))
-        except CancelledError:
-            raise
-        except Exception as error:
-            return f"cannot reach server {server}: {error}"
-        self.session = session
+    async def dial(self) -> ClientSession:
+        """See :class:`HeldConnection`."""
+        endpoint = self._settings.server.endpoint(self.reactor, self.connect_timeout)
+        session: Any
+        if self._tls is not None:
+            session = await self._tls.connect(endpoint, self.build_session)
+        else:
+            session = await endpoint.connect(_SessionFactory(self))
         self._server_now = None
-        why = await session.ended
-        self.session = None
+        return cast(ClientSession, session)
+
+    def lost(self, session: ClientSession, reason: str) -> str:
+        """See :class:`HeldConnection`."""
         if session.was_useful:
-            self._backoff.reset()
-        return f"link to server {server} lost: {why}"
+            self.was_useful()
+        return f"link to {self._peer} lost: {reason}"
+
+    def leave(self, session: ClientSession) -> None:
+        """See :class:`HeldConnection`."""
+        session.close(Code.SHUTTING_DOWN, "the client is going down")
 
     def withdraw(self) -> None:
         """Give the tunnels up, so that the server frees their ports, and dial no more."""
-        self._leaving = True
+        self.dial_no_more()
         if self.session is not None:
             self.session.withdraw()
-        elif self._running is not None:
-            self._running.cancel()
-
-    async def close(self) -> None:
-        """Leave the server, and dial no more."""
-        running, self._running = self._running, None
-        if running is None:
-            return
-        if self.session is not None:
-            self.session.close(Code.SHUTTING_DOWN, "the client is going down")
-        else:
-            running.cancel()
-        await running
-
-    def stopService(self) -> Deferred[None]:
-        """Leave the server, and dial no more."""
-        super().stopService()
-        return Deferred.fromCoroutine(self.close())
 
 
 class TunnelClient(DrainingService):

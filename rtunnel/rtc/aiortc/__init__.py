@@ -1,1 +1,1 @@
-"""ICE, DTLS and SCTP by aiortc and aioice, which only this folder imports."""
+"""ICE, DTLS and SCTP on aiortc and aioice. Only this folder imports them."""

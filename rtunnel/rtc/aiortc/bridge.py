@@ -1,7 +1,7 @@
-"""Where Deferreds and asyncio meet: the only module that has to do with both.
+"""The bridge between Deferreds and asyncio, and the only module that deals with both.
 
-aiortc works in asyncio tasks, the rest of this package in the turns of Twisted's reactor, which here runs on the same
-loop (:mod:`twisted.internet.asyncioreactor`). So a call needs no bridge, and only what is awaited does.
+aiortc runs in asyncio tasks, the rest of this package in Twisted's reactor. Both share one event loop
+(:mod:`twisted.internet.asyncioreactor`), so plain calls need no bridge; only what is awaited does.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _log = Logger()
 
 
 class Tasks:
-    """Asyncio tasks that belong together and end together.
+    """Asyncio tasks that belong together and are cancelled together.
 
-    :param on_error: told of an exception that a task ended by; none of ours should.
+    :param on_error: called with the exception of a task that failed, which would be a bug.
     """
 
     def __init__(self, on_error: Callable[[Failure], None]) -> None:
@@ -29,7 +29,7 @@ class Tasks:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work*."""
+        """Run *work* as a task."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -41,7 +41,7 @@ class Tasks:
             self._on_error(Failure(error))
 
     async def cancel(self) -> None:
-        """End all of them but the one that asks; to be awaited in a task."""
+        """Cancel all tasks except the calling one, and wait until they have ended. To be awaited in a task."""
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -50,15 +50,15 @@ class Tasks:
 
 
 def as_deferred(work: Coroutine[Any, Any, None]) -> Deferred[None]:
-    """Run *work* as a task, and await it as a Deferred."""
+    """Run *work* as a task, and return a Deferred of its end."""
     return Deferred.fromFuture(asyncio.ensure_future(work))
 
 
 class _ToTwisted(logging.Handler):
-    """What asyncio and the WebRTC libraries log becomes an event of Twisted's log, instead of text on standard error.
+    """Passes what asyncio and the WebRTC libraries log to Twisted's log, in place of standard error.
 
-    All of it is for debugging, as what matters shows in the states of a connection; but a task that ended by an
-    exception which nobody looked at is a mistake, unless its path was only lost.
+    All of it is logged at debug level, because what matters shows in the state of a connection. The exception is a task
+    that failed without anybody awaiting it: that is a bug, unless it failed because the network path was lost.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -76,7 +76,7 @@ class _ToTwisted(logging.Handler):
 
 
 def adopt_python_logging() -> None:
-    """Send what asyncio, aiortc and aioice log to Twisted's log. May be called again."""
+    """Send the logs of asyncio, aiortc and aioice to Twisted's log. May be called more than once."""
     for name in ("asyncio", "aiortc", "aioice"):
         logger = logging.getLogger(name)
         if not any(isinstance(handler, _ToTwisted) for handler in logger.handlers):

@@ -1,16 +1,22 @@
-"""A data channel, as its user sees it and as an association keeps it (RFC 8831, RFC 8832)."""
+"""A data channel (RFC 8831, RFC 8832), as its user and its association see it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Callable
+from typing import Protocol, cast
 
 from aiortc.rtcsctptransport import WEBRTC_BINARY, WEBRTC_BINARY_EMPTY, WEBRTC_STRING, WEBRTC_STRING_EMPTY
 from zope.interface import implementer
 
 from rtunnel.rtc.interfaces import IChannel
 
-if TYPE_CHECKING:
-    from rtunnel.rtc.aiortc.sctp import Association
+
+class Carrier(Protocol):
+    """What a channel needs of its association; see :class:`rtunnel.rtc.aiortc.sctp.Association`."""
+
+    def send(self, channel: Channel, kind: int, data: bytes) -> None: ...
+    def close_channel(self, channel: Channel) -> None: ...
+    def tell(self, listener: Callable[..., None], *arguments: object) -> None: ...
 
 
 class ChannelUser(Protocol):
@@ -24,7 +30,7 @@ class ChannelUser(Protocol):
 
 @implementer(IChannel)
 class Channel:
-    """One data channel; stands where aiortc's association expects an ``RTCDataChannel``.
+    """One data channel. It takes the place of the ``RTCDataChannel`` that aiortc's association expects.
 
     :ivar id: SCTP stream number; None until it is assigned.
     :ivar readyState: ``connecting``, ``open``, ``closing`` or ``closed``.
@@ -32,11 +38,11 @@ class Channel:
 
     __slots__ = ("_association", "_user", "id", "label", "protocol", "readyState", "reliable")
 
-    # What the association asks of every channel.
+    # Attributes that aiortc reads from every channel.
     negotiated = False
     maxPacketLifeTime = None
 
-    def __init__(self, association: Association, label: str, protocol: str, reliable: bool, id: int | None) -> None:
+    def __init__(self, association: Carrier, label: str, protocol: str, reliable: bool, id: int | None) -> None:
         self._association = association
         self._user: ChannelUser | None = None
         self.id = id
@@ -47,12 +53,12 @@ class Channel:
 
     @property
     def ordered(self) -> bool:
-        """As RFC 8832 has it."""
+        """See RFC 8832, section 5.1."""
         return self.reliable
 
     @property
     def maxRetransmits(self) -> int | None:
-        """As RFC 8832 has it."""
+        """See RFC 8832, section 5.1."""
         return None if self.reliable else 0
 
     @property
@@ -78,13 +84,13 @@ class Channel:
         """See :class:`IChannel`."""
         self._association.close_channel(self)
 
-    # What the association tells
+    # The association calls these
 
     def _setId(self, id: int) -> None:
         self.id = id
 
     def _addBufferedAmount(self, amount: int) -> None:
-        """The association counts for itself."""
+        """Do nothing: the association counts by itself."""
 
     def _setReadyState(self, state: str) -> None:
         before, self.readyState = self.readyState, state
@@ -97,6 +103,6 @@ class Channel:
             self._association.tell(user.channel_closed)
 
     def got(self, data: bytes, *, text: bool) -> None:
-        """A message of the peer."""
+        """Pass a message of the peer on to the user."""
         if self._user is not None:
             self._association.tell(self._user.text_received if text else self._user.message_received, data)

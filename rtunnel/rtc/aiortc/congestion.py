@@ -1,20 +1,20 @@
-"""How much may be in flight on an association that also carries datagrams (as LEDBAT, RFC 6817).
+"""A delay-based limit on the congestion window of an association that also carries datagrams (as LEDBAT, RFC 6817).
 
-SCTP's window grows until a packet is lost. Where none is, it grows until it stands in the buffer of some kernel, and
-every datagram waits behind all of it. So while datagrams are about, the window is kept near what the path itself
-holds: what packets wait beyond the shortest round trip is a queue, and of our making.
+SCTP's window grows until a packet is lost. If none is lost, it grows until it fills the buffer of some kernel, and
+every datagram waits behind that buffer. So while datagrams are sent, the window is kept near what the path itself
+holds: any delay beyond the shortest round trip is a queue that we cause.
 """
 
 from __future__ import annotations
 
-#: Seconds that packets may wait in queues of our making.
+#: Seconds that packets may wait in queues that we cause.
 QUEUE_DELAY = 0.003
-#: Bytes in flight that are never too many.
+#: The window is never made smaller than this many bytes.
 LEAST_WINDOW = 16 * 1024
-#: Seconds after which the shortest round trip is measured anew, with little in flight: the path may have become a
-#: longer one, and a short queue that never ends looks like one.
+#: Seconds after which the shortest round trip is measured again, with little in flight: the path may have become
+#: longer, which cannot be told from a short queue that never empties.
 REMEMBER = 15.0
-#: Seconds after the last datagram for which the window is still kept small.
+#: Seconds after the last datagram during which the window is still kept small.
 LINGER = 3.0
 
 
@@ -23,13 +23,13 @@ class DelayLimit:
 
     Times are seconds on any clock that does not run backwards.
 
-    :ivar is_probing: the last window given is small for a moment, to see how long the path is.
+    :ivar is_probing: the last window returned is small for one round trip, to measure the path.
     """
 
     __slots__ = ("_forget_at", "_last_datagram", "_quickest", "_quickest_now", "_round_ends", "is_probing")
 
     def __init__(self, now: float) -> None:
-        # Of all, since that was forgotten last, and of the round trip that is going on.
+        # The shortest round trips: since the last measurement, and in the present round trip.
         self._quickest = self._quickest_now = float("inf")
         self._round_ends = now
         self._forget_at = now + REMEMBER
@@ -37,11 +37,11 @@ class DelayLimit:
         self.is_probing = False
 
     def datagram(self, now: float) -> None:
-        """One was sent or received."""
+        """Note that a datagram was sent or received."""
         self._last_datagram = now
 
     def window(self, window: int, round_trip: float, now: float) -> int:
-        """What the window of now *window* bytes should be, given the time that a packet just took."""
+        """Return what the window, now *window* bytes, should be, given the round trip of the last packet in seconds."""
         self._quickest_now = min(self._quickest_now, round_trip)
         if now < self._round_ends:
             return window

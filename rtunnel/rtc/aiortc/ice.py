@@ -1,11 +1,12 @@
-"""ICE on aioice's agent (RFC 8445, RFC 8838): what is needed beyond it.
+"""ICE (RFC 8445) with trickle (RFC 8838), on aioice's agent.
 
-aioice gathers all candidates before it says one, knows one STUN and one TURN server, and notices a dead peer after
-30 s. Here host candidates are there at once and the others follow; all servers are asked; the operator says which of
-the machine's addresses may be offered; and consent is asked for every second (RFC 7675), so that a peer is known to
-be gone after :data:`DEAD_AFTER`, whatever protocol it speaks on top.
+aioice gathers all candidates before it reports the first, uses one STUN and one TURN server, and takes 30 s to notice
+a dead peer. This agent reports host candidates at once and the others as they are found; it asks all servers; it
+offers only those addresses of the machine that the operator allows; and it checks consent every second (RFC 7675), so
+that a peer is known to be dead after :data:`DEAD_AFTER`, whatever protocol runs on top.
 
-Relayed paths wait for :data:`RELAY_WAIT`, since aioice takes the first path that works and not the best one.
+Relayed paths are tried :data:`RELAY_WAIT` later than direct ones, because aioice takes the first path that works, not
+the best one.
 """
 
 from __future__ import annotations
@@ -35,28 +36,28 @@ from rtunnel.relay.sockets import show_host_port
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.upkeep.few_lines import FewLines
 
-#: Seconds, a fifth more or less, without an answer of the peer after which it is taken for dead.
+#: Seconds (plus or minus a fifth) without an answer after which the peer counts as dead.
 DEAD_AFTER = 7
-#: Seconds that direct paths are given before relayed ones are tried.
+#: Seconds for direct paths before relayed ones are tried.
 RELAY_WAIT = 1.0
-#: Seconds after which a STUN or TURN server that has not answered is given up.
+#: Seconds to wait for the answer of a STUN or TURN server.
 SERVER_TIMEOUT = 10.0
-#: Seconds for which a time-limited TURN credential is good.
+#: Seconds for which a time-limited TURN credential is valid.
 CREDENTIAL_LIFETIME = 24 * 3600
-#: Bytes that the kernel may hold for us, both ways.
+#: Bytes of the kernel's buffers, for each direction.
 SOCKET_BUFFER = 1024 * 1024
-#: Candidates of the peer that are taken.
+#: Candidates of the peer that are accepted.
 MAX_REMOTE_CANDIDATES = 64
-#: Packets that wait for DTLS, which takes none before there is a path.
+#: Packets kept for DTLS, which reads none before there is a path.
 MAX_WAITING = 1024
 
 
 class NoAddress(Exception):
-    """This machine has no address that may be offered; the message says what to change."""
+    """No address of this machine may be offered; the message says what to change."""
 
 
 def local_addresses(interfaces: tuple[str, ...]) -> list[str]:
-    """The addresses of this machine that may be offered.
+    """Return the addresses of this machine that may be offered.
 
     :param interfaces: names of interfaces, addresses or networks; empty: all but loopback and link-local ones.
     """
@@ -75,7 +76,7 @@ def local_addresses(interfaces: tuple[str, ...]) -> list[str]:
 def _all_addresses() -> Iterator[tuple[str, str]]:
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:
-            # An IPv6 address with a scope is of use on its own link only.
+            # An IPv6 address with a scope can be reached on its own link only.
             if isinstance(ip.ip, str):
                 yield adapter.name, ip.ip
             elif ip.ip[2] == 0:
@@ -92,8 +93,9 @@ def _means(interface: str, name: str, address: ipaddress.IPv4Address | ipaddress
 
 
 def turn_credentials(ice: IceSettings, now: float) -> tuple[str, str]:
-    """User name and password for TURN servers; made from the shared secret where there is one (coturn's
-    ``use-auth-secret``, draft-uberti-behave-turn-rest-00).
+    """Return user name and password for TURN servers.
+
+    With a shared secret they are derived from it (coturn's ``use-auth-secret``, draft-uberti-behave-turn-rest-00).
 
     :param now: seconds since 1970.
     """
@@ -106,25 +108,25 @@ def turn_credentials(ice: IceSettings, now: float) -> tuple[str, str]:
 
 
 def _explain_turn(error: Exception) -> str:
-    """Why a TURN server cannot be used; where it does not know us, also what to look at."""
+    """Return why a TURN server cannot be used; if it rejects our credentials, also what to check."""
     if isinstance(error, TransactionFailed) and error.response.attributes.get("ERROR-CODE", (0,))[0] == 401:
         return f"{error}; are --turn-user and --turn-credential, or --turn-secret, the server's, and the clocks right?"
     return str(error) or "no answer"
 
 
 def show_candidate(candidate: Candidate) -> str:
-    """``192.0.2.1:5000 (host)``."""
+    """Return the candidate as ``192.0.2.1:5000 (host)``."""
     return f"{show_host_port(candidate.host, candidate.port)} ({candidate.type})"
 
 
 class _Port(StunProtocol):
-    """A socket to which anybody may send anything."""
+    """A socket to which strangers may send anything."""
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         try:
             super().datagram_received(data, addr)
         except (AssertionError, LookupError, ValueError, struct.error):
-            # A STUN message that is none.
+            # A malformed STUN message.
             pass
 
 
@@ -132,9 +134,9 @@ class IceAgent(Connection):
     """One ICE session of one component.
 
     :param controlling: whether this end is the one that offered.
-    :param on_candidate: called with each candidate that is found after :meth:`gather`, and with None when there are
-        no more.
-    :param few: of the process: peers decide how often servers are asked.
+    :param on_candidate: called with each candidate that is found after :meth:`gather` returned, and with None at the
+        end of candidates.
+    :param few: limits log lines: peers decide how often servers are asked.
     """
 
     log = Logger()
@@ -158,10 +160,10 @@ class IceAgent(Connection):
     # Gathering
 
     async def gather(self) -> list[Candidate]:
-        """Bind a socket for each address, and begin to ask the servers.
+        """Bind a socket on each address, and start to ask the servers.
 
         :returns: the host candidates.
-        :raises NoAddress: there is none, and no TURN server either.
+        :raises NoAddress: no address may be offered, and there is no TURN server either.
         """
         for address in local_addresses(self._settings.interfaces):
             await self._bind(address)
@@ -184,7 +186,7 @@ class IceAgent(Connection):
         except OSError as error:
             self.log.debug("cannot use the address {address}: {error}", address=address, error=str(error))
             return
-        # At once, so that it is closed whatever comes next.
+        # First of all, so that it is closed whatever happens next.
         self._protocols.append(protocol)
         handle: Any = transport.get_extra_info("socket")
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
@@ -207,7 +209,7 @@ class IceAgent(Connection):
         await asyncio.gather(*asking)
         self._gathering = None
         self._on_candidate(None)
-        # The last of them may have been what the checks were waiting for.
+        # The checks may have been waiting for this.
         if self._checking.is_set():
             self._check_list_maybe_fail()
 
@@ -262,7 +264,7 @@ class IceAgent(Connection):
             await self._checking.wait()
             await asyncio.sleep(RELAY_WAIT)
         except asyncio.CancelledError:
-            # The server frees the allocation now, and not when it expires.
+            # Free the allocation at the server now; otherwise it lasts until it expires.
             await protocol.close()
             raise
         self._protocols.append(protocol)
@@ -277,24 +279,24 @@ class IceAgent(Connection):
     # Checks
 
     def _remote_candidates_expected(self) -> bool:
-        """More paths may come: from the peer, or from servers that we still ask."""
+        """Return whether more paths may come: from the peer, or from servers that have not answered yet."""
         return super()._remote_candidates_expected() or self._gathering is not None
 
     async def connect(self) -> None:
         """Find a path.
 
-        :raises ConnectionError: there is none.
+        :raises ConnectionError: no path works.
         """
         self._checking.set()
         await super().connect()
-        # What is still asked for, or waits for its turn, is not needed any more.
+        # Candidates that are still being gathered are not needed any more.
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
             self._on_candidate(None)
 
     async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
-        """See aioice. No more than :data:`MAX_REMOTE_CANDIDATES` are taken."""
+        """See aioice. At most :data:`MAX_REMOTE_CANDIDATES` are accepted."""
         if self._remote_candidates_end or (remote_candidate is not None and not self._has_room()):
             return
         await super().add_remote_candidate(remote_candidate)
@@ -303,19 +305,19 @@ class IceAgent(Connection):
         return len(self._remote_candidates) + self._remote_candidates_resolving < MAX_REMOTE_CANDIDATES
 
     def check_incoming(self, message: Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
-        """See aioice. An address that the peer did not tell us of is a candidate, too."""
+        """See aioice. An unknown address becomes a peer-reflexive candidate, which counts like the others."""
         known = any((one._network_host, one.port) == addr for one in self._remote_candidates)
         if known or self._has_room():
             super().check_incoming(message, addr, protocol)
 
     def data_received(self, data: bytes, component: int) -> None:
-        """See aioice. Anybody can send us anything; what is no DTLS is dropped (RFC 7983)."""
+        """See aioice. Strangers can send anything; what is not DTLS is dropped (RFC 7983)."""
         if data and 19 < data[0] < 64 and self._queue.qsize() < MAX_WAITING:
             super().data_received(data, component)
 
     @property
     def selected(self) -> CandidatePair | None:
-        """The pair in use."""
+        """The candidate pair in use; None before there is one."""
         return self._nominated.get(1)
 
     @property
@@ -332,13 +334,14 @@ class IceAgent(Connection):
 
     @property
     def peer_is_silent(self) -> bool:
-        """The peer has not answered for so long that it counts as dead."""
+        """The peer has not answered for :data:`DEAD_AFTER` and counts as dead."""
         return self._silent >= DEAD_AFTER
 
     async def query_consent(self) -> None:
-        """Ask the peer every second whether it is there; when it says nothing for long, that is the end.
+        """Check consent every second (RFC 7675); close when the peer has not answered for :data:`DEAD_AFTER`.
 
-        Seconds are counted as they pass here: a process that was stopped has not heard its peer be silent.
+        Only seconds that this loop lives through are counted: a process that was stopped for a while (SIGSTOP, suspend)
+        does not take its peer for dead when it goes on.
         """
         self._silent = 0
         while self._silent < DEAD_AFTER:
@@ -375,16 +378,16 @@ class IceAgent(Connection):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        # All of them first: a TURN server that does not answer must not keep the others open.
+        # Close all transports first: a TURN server that does not answer must not keep the others open.
         for protocol in self._protocols:
             protocol.transport.close()
         await super().close()
 
 
 def parse_candidate(text: str) -> Candidate | None:
-    """A candidate from signaling or a description (RFC 8839, section 5.1).
+    """Parse a candidate from signaling or from a description (RFC 8839, section 5.1).
 
-    :returns: None: it cannot be used here, or is none.
+    :returns: None if it is malformed or cannot be used here.
     """
     try:
         candidate = Candidate.from_sdp(text.removeprefix("a=").removeprefix("candidate:"))

@@ -1,10 +1,10 @@
-"""A peer connection on aiortc: ICE, DTLS and SCTP put together as one connection for data channels.
+"""A peer connection: aiortc's ICE, DTLS and SCTP transports, put together for data channels.
 
     new --offer--> offering --take_answer--> connecting --> connected --> closed
      +--take_offer-------------------------> connecting
 
-aiortc's own ``RTCPeerConnection`` also negotiates media, and cannot send candidates one by one; its transports,
-which are used here, can do with less.
+aiortc's own ``RTCPeerConnection`` also negotiates media, and cannot trickle candidates. Its transports, used here
+directly, need neither.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from rtunnel.rtc.settings import IceSettings
 from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.wire.webrtc.signaling import ANSWER, OFFER, Candidate
 
-#: Seconds that a connection is given from its description on.
+#: Seconds from the peer's description to the connection.
 CONNECT_TIMEOUT = 20.0
-#: Seconds that servers and the peer are given to take note of the end.
+#: Seconds for TURN servers and the peer to acknowledge the end.
 CLOSE_TIMEOUT = 2.0
-#: Candidates that are kept until the description comes that they belong to.
+#: Candidates that are kept until the description that they belong to comes.
 MAX_EARLY_CANDIDATES = 64
 
 
 class State(Enum):
-    """How far a connection is."""
+    """The state of a connection; see the module."""
 
     NEW = auto()
     OFFERING = auto()
@@ -53,11 +53,11 @@ class State(Enum):
 
 @implementer(IPeerConnection)
 class PeerConnection:
-    """One connection to one peer. To be made while the reactor runs.
+    """One connection to one peer. Make it while the reactor runs.
 
     :param user: an :class:`~rtunnel.rtc.interfaces.IPeerConnectionUser`.
     :param max_channels: channels that may be open at once.
-    :param few: of the process, for what peers can make us log.
+    :param few: for log lines that peers can cause.
     """
 
     log = Logger()
@@ -73,7 +73,7 @@ class PeerConnection:
         self._closing: Deferred[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._certificate = RTCCertificate.generateCertificate()
-        # What aiortc makes of our agent; the agent's role is set once it is known who offers.
+        # aiortc's transport around our agent. The agent's role is set when it is known which end offers.
         gatherer = RTCIceGatherer(iceServers=[])
         self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, few)
         self._ice_transport = RTCIceTransport(gatherer)
@@ -88,7 +88,7 @@ class PeerConnection:
         self._found_early: list[IceCandidate | None] = []
         self._mid = "0"
 
-    # What it is
+    # Attributes
 
     @property
     def buffered(self) -> int:
@@ -115,7 +115,7 @@ class PeerConnection:
         """See :class:`IPeerConnection`."""
         return self._ice.path
 
-    # Being described
+    # Offer and answer
 
     def offer(self) -> None:
         """See :class:`IPeerConnection`."""
@@ -131,7 +131,7 @@ class PeerConnection:
         self._peer = read_description(sdp)
         self._mid = self._peer.mid or "0"
         self._state = State.CONNECTING
-        # Who may choose lets the other end be passive: it saves half a round trip (RFC 5763, section 5).
+        # The answerer should be active if it may choose: that saves half a round trip (RFC 5763, section 5).
         role = "server" if self._peer.dtls.role == "client" else "client"
         self._dtls._set_role(role)
         self._ice.ice_controlling = self._peer.ice.iceLite
@@ -158,10 +158,10 @@ class PeerConnection:
         self._use_candidate(candidate)
 
     def _use_candidate(self, candidate: Candidate) -> None:
-        # One of an attempt before this one, that was under way when it ended; the end of its candidates above all.
+        # This may be a late candidate of an earlier attempt. Its end of candidates, above all, must not end these.
         if self._peer is not None and candidate.fragment not in (None, "", self._peer.ice.usernameFragment):
             return
-        # Without a name of the media section its number counts, and there is but one.
+        # Without a mid, the index of the media section counts; there is only one section.
         if candidate.mid and candidate.mid != self._mid:
             return
         if not candidate.mid and candidate.line_index not in (0, None):
@@ -177,7 +177,7 @@ class PeerConnection:
         try:
             await self._ice.add_remote_candidate(candidate)
         except (OSError, ValueError) as error:
-            # A name of the local network that cannot be asked for here (mDNS).
+            # For example an mDNS name that cannot be resolved here.
             self.log.debug("a candidate of the peer is of no use: {error}", error=str(error))
 
     async def _describe(self, kind: str, setup: str) -> None:
@@ -226,7 +226,7 @@ class PeerConnection:
             self._use_candidate(candidate)
         if peer.complete:
             self._start(self._ice_add(None))
-        # The tasks above come first: an end of candidates must not find the list empty.
+        # Let the tasks above run first: the end of candidates must not find the list empty.
         await asyncio.sleep(0)
         try:
             await self._ice_transport.start(peer.ice)
@@ -246,34 +246,34 @@ class PeerConnection:
             what = "the peer did not answer over it" if self._ice.selected else "no path to the peer was found"
             self._lose(f"{what} within {CONNECT_TIMEOUT:.0f} s")
 
-    # What the association tells
+    # The association calls these
 
     def association_up(self) -> None:
-        """SCTP is set up."""
+        """Tell the user that channels can be used: SCTP is established."""
         if self._state is State.CONNECTING:
             self._state = State.CONNECTED
             self._stop_timer()
             self._user.connected()
 
     def association_down(self) -> None:
-        """SCTP is over."""
+        """End the connection: SCTP is closed."""
         self._lose(self._why_over())
 
     def association_broken(self, reason: str) -> None:
-        """The peer sent what cannot be."""
+        """End the connection: the peer violated the protocol."""
         self._lose(f"the peer broke the protocol: {reason}")
 
     def channel_arrived(self, channel: Channel) -> None:
-        """The peer opened a channel."""
+        """Pass a channel that the peer opened on to the user."""
         if self._state is not State.CLOSED:
             self._user.channel_arrived(channel)
 
     def has_room(self) -> None:
-        """SCTP can send more."""
+        """Let the user send more."""
         self._user.has_room()
 
     def _dtls_changed(self) -> None:
-        # A handshake that fails is told where it is awaited.
+        # A failed handshake is reported where it is awaited.
         if self._state in (State.CONNECTING, State.CONNECTED) and self._dtls.state == "closed":
             self._lose(self._why_over())
 
@@ -282,7 +282,7 @@ class PeerConnection:
             self._lose(self._SILENT)
 
     def _why_over(self) -> str:
-        # When ICE gives a silent peer up, what lies above it may be the first to say that it is over.
+        # When ICE gives up a silent peer, the layers above may report the end first.
         return self._SILENT if self._ice.peer_is_silent else "the peer closed the connection"
 
     # Channels
@@ -311,7 +311,7 @@ class PeerConnection:
     def _lose(self, reason: str) -> None:
         if self._state is State.CLOSED:
             return
-        # Channels end first; what their users still send goes nowhere.
+        # Channels end first; what their users still send is dropped.
         self._state = State.CLOSED
         self._sctp.drop()
         self.close()

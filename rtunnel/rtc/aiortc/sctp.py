@@ -1,12 +1,12 @@
 """Data channels on aiortc's SCTP association (RFC 8831, RFC 8832, RFC 9260).
 
-This and :mod:`rtunnel.rtc.aiortc.ice` are the only modules that go below aiortc's public interface, which has no
-back-pressure, no priorities, and assertions in the way of a hostile peer. What is different here:
+This subclass overrides private methods of aiortc's ``RTCSctpTransport``. Its public interface has no back-pressure and
+no priorities, and a hostile peer makes its assertions fail. The differences:
 
 - Nothing is queued ahead: when the association can send, it asks its user for more (:meth:`AssociationUser.has_room`).
-- Messages on unreliable channels, and the opening of channels, go before what waits on reliable ones.
-- The receive window is enforced, and can be made smaller for bytes that nobody reads.
-- Whatever a peer sends ends in a channel's event, or in one call of :meth:`AssociationUser.association_broken`.
+- Messages on unreliable channels, and the opening of channels, go before messages on reliable channels.
+- The receive window is enforced, and shrinks by the bytes that nobody reads.
+- Whatever a peer sends ends as an event of a channel, or as one call of :meth:`AssociationUser.association_broken`.
 """
 
 from __future__ import annotations
@@ -52,37 +52,37 @@ from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.congestion import DelayLimit
 from rtunnel.rtc.aiortc.sctp_packets import parameters_are_sound
 
-#: Bytes of received messages that a peer may have on their way to us.
+#: The receive window, in bytes.
 RECEIVE_WINDOW = 1024 * 1024
-#: Bytes beyond the window after which chunks are thrown away unacknowledged, as RFC 9260, section 6.2, allows.
+#: Bytes beyond the window up to which chunks are accepted; others are dropped, as RFC 9260, section 6.2, allows.
 WINDOW_SLACK = LOCAL_MAX_MESSAGE_SIZE
-#: Seconds that an acknowledgement may wait for the next packet.
+#: Seconds by which an acknowledgement may be delayed.
 SACK_DELAY = 0.02
-#: The least time-out of a retransmission, in seconds. RFC 9260 recommends 1; browsers have 0.4.
+#: The shortest retransmission time-out, in seconds. RFC 9260 recommends 1; browsers use 0.4.
 RTO_MIN = 0.4
-#: Bytes in flight up to which the congestion window doubles in each round trip. Beyond what a socket of the peer may
-#: hold (208 KiB of kernel memory, by default on Linux), doubling ends in the loss of many packets at once.
+#: The initial slow-start threshold, in bytes. Beyond what a socket of the peer holds (208 KiB of kernel memory by
+#: default on Linux), doubling the window ends in the loss of many packets at once.
 FIRST_THRESHOLD = 256 * 1024
-#: Bytes that are sent in a row.
+#: Bytes that are sent in one burst.
 BURST = 4 * USERDATA_MAX_LENGTH
-#: Chunks received out of order that are kept: a receive window full of them, if they are as large as can be.
+#: Chunks received out of order that are kept: a receive window full of them, if they have full size.
 MAX_MISORDERED = 1024
-#: Chunks that are kept since they are no whole message, or not the next one. A peer sends one message after another,
-#: so that more than those out of order and the largest message cannot be.
+#: Chunks that are kept because their message is incomplete or not the next one. A peer sends one message after another,
+#: so there cannot honestly be more than those out of order and those of the largest message.
 MAX_KEPT = 2 * MAX_MISORDERED
-#: Gaps and duplicates that one packet can report.
+#: Gaps and duplicates that fit into one SACK.
 MAX_REPORTED = 128
-#: Bytes of messages on unreliable channels that wait, with what it costs to send each. More make the oldest go.
+#: Bytes of messages that may wait on unreliable channels, plus a cost for each. Beyond that the oldest are dropped.
 MAX_DATAGRAM_BYTES = 128 * 1024
 DATAGRAM_COST = 64
-#: Bytes of a channel's label or protocol.
+#: The longest label or protocol of a channel, in bytes.
 MAX_NAME = 1024
 
 _OPEN_HEADER = struct.Struct("!BBHLHH")
 
 
 class AssociationUser(Protocol):
-    """Whom an association tells what happens."""
+    """What an association tells its user; see :class:`rtunnel.rtc.aiortc.peer_connection.PeerConnection`."""
 
     def association_up(self) -> None: ...
     def association_down(self) -> None: ...
@@ -94,8 +94,9 @@ class AssociationUser(Protocol):
 class Association(RTCSctpTransport):
     """An SCTP association over DTLS, with data channels.
 
-    :param max_channels: channels that may be open at once, ours and the peer's; a peer that goes on is cut off.
-    :ivar datagrams_dropped: messages on unreliable channels that were dropped since they came too fast.
+    :param max_channels: channels that may be open at once, ours and the peer's together; a peer that opens more loses
+        the connection.
+    :ivar datagrams_dropped: messages on unreliable channels that were dropped because they came too fast.
     """
 
     log = Logger()
@@ -110,42 +111,42 @@ class Association(RTCSctpTransport):
         #: There may be chunks to retransmit.
         self._retransmits = False
         self._sack_timer: asyncio.TimerHandle | None = None
-        #: What the peer said last of its own window. With nothing in flight one message goes all the same (RFC 9260,
-        #: section 6.1, A).
+        #: The receive window that the peer advertised last. With nothing in flight, one message may be sent even
+        #: if it is 0 (RFC 9260, section 6.1, rule A).
         self._peer_window = RECEIVE_WINDOW
         self._urgent: deque[tuple[Channel, int, bytes]] = deque()
         self._datagram_bytes = 0
-        #: Chunks kept, or more.
+        #: An upper bound on the chunks kept for reassembly.
         self._kept = 0
         self._queued_bytes = 0
         self._flushing = False
         self._flush_is_due = False
         self._up = False
-        #: Nothing of the peer is looked at any more.
+        #: Packets of the peer are ignored from now on.
         self._over = False
-        #: Channels and queues are gone.
+        #: Channels and queues were dropped.
         self._dropped = False
         self.datagrams_dropped = 0
 
     @property
     def buffered(self) -> int:
-        """Bytes that were sent on reliable channels and have not left."""
+        """Bytes that were sent on reliable channels and have not been transmitted yet."""
         return self._queued_bytes + sum(len(chunk.user_data) for chunk in self._outbound_queue)
 
     @property
     def round_trip(self) -> float:
-        """Smoothed, in seconds; 0.0 if unknown."""
+        """The smoothed round-trip time in seconds; 0.0 if unknown."""
         return self._srtt or 0.0
 
     @property
     def max_message(self) -> int:
-        """Bytes of the largest message that the peer takes."""
+        """The largest message that the peer accepts, in bytes."""
         return self._remote_max_message_size or LOCAL_MAX_MESSAGE_SIZE
 
     async def start_with(self, max_message: int | None, port: int) -> None:
-        """Set the association up.
+        """Establish the association.
 
-        :param max_message: what the peer's description says of the size of messages; None: nothing.
+        :param max_message: ``a=max-message-size`` of the peer's description; None if it has none.
         :param port: the peer's SCTP port.
         """
         await self.start(None if max_message is None else RTCSctpCapabilities(maxMessageSize=max_message), port)
@@ -168,7 +169,7 @@ class Association(RTCSctpTransport):
         :param kind: its payload protocol identifier (RFC 8831, section 8).
         """
         if channel.reliable:
-            # The association's own queue has room for aiortc's own channels only, by its types.
+            # By its type, aiortc's queue holds only aiortc's own channels.
             self._data_channel_queue.append((cast(RTCDataChannel, channel), kind, data))
             self._queued_bytes += len(data)
         else:
@@ -190,13 +191,13 @@ class Association(RTCSctpTransport):
         self._urgent = kept
 
     def close_channel(self, channel: Channel) -> None:
-        """Close a channel behind what was sent on it."""
+        """Close a channel after what was sent on it."""
         if channel.id is None and channel.readyState == "connecting":
             self._urgent = deque(item for item in self._urgent if item[0] is not channel)
         self._data_channel_close(cast(RTCDataChannel, channel))
 
     def _flush_soon(self) -> None:
-        # While a flush is running, it sees what is queued.
+        # A flush that is running sees what is queued.
         if not (self._flushing or self._flush_is_due):
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush_now)
@@ -206,7 +207,7 @@ class Association(RTCSctpTransport):
         self._run(self._data_channel_flush())
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine of the association on its own; a lost path shows elsewhere."""
+        """Run a coroutine as a task. A lost path is reported elsewhere, so its errors are ignored here."""
         asyncio.ensure_future(work).add_done_callback(self._ran)
 
     def _ran(self, task: asyncio.Task[None]) -> None:
@@ -215,7 +216,7 @@ class Association(RTCSctpTransport):
             self.log.failure("in an association", Failure(error))
 
     async def _data_channel_flush(self) -> None:
-        """Send as long as the congestion window lets a message begin at once."""
+        """Send messages while the congestion window lets them start at once."""
         if self._association_state != self.State.ESTABLISHED or self._flushing:
             return
         self._flushing = True
@@ -260,7 +261,7 @@ class Association(RTCSctpTransport):
             )
 
     async def _transmit(self) -> None:
-        """Send what the congestion window allows. All that is in flight is looked at only after a loss."""
+        """Send what the congestion window allows. Only after a loss, go through all that is in flight."""
         if cast(int | None, self._fast_recovery_exit) is not None:
             self._retransmits = True
         if self._retransmits or self._forward_tsn_chunk is not None:
@@ -293,7 +294,7 @@ class Association(RTCSctpTransport):
         self._rto = max(RTO_MIN, min(self._srtt + 4 * self._rttvar, SCTP_RTO_MAX))
 
     async def _transmit_reconfig(self) -> None:
-        """A stream is reset behind all that was sent on it."""
+        """Reset streams, but only after everything that was sent on them."""
         if self._reconfig_queue and self._reconfig_request is None:
             waiting = {channel.id for channel, _, _ in self._urgent}
             if not waiting.intersection(self._reconfig_queue[:RECONFIG_MAX_STREAMS]):
@@ -302,19 +303,19 @@ class Association(RTCSctpTransport):
     # Receiving
 
     def hold(self, count: int) -> None:
-        """*count* received bytes wait in memory: the window is smaller by them."""
+        """Shrink the receive window by *count* bytes that were received and wait in memory."""
         self._advertised_rwnd -= count
 
     def release(self, count: int) -> None:
-        """They wait no longer. The peer is told when its window was nearly shut and is not any more."""
+        """Widen the window again. The peer is told at once if its window was nearly closed and is not any more."""
         self._advertised_rwnd += count
         if self._window_is_small and self._advertised_rwnd > RECEIVE_WINDOW // 2 and self._up:
             self._window_is_small = False
             self._run(self._send_sack_now())
 
     async def _send_sack(self) -> None:
-        """Acknowledge every second packet at once, the others soon, and what shows a loss at once (RFC 9260, section
-        6.2)."""
+        """Acknowledge every second packet at once, and others after :data:`SACK_DELAY` unless they show a loss (RFC
+        9260, section 6.2)."""
         if self._over:
             return
         if self._sack_timer is None and not (self._sack_misordered or self._sack_duplicates or self._window_is_small):
@@ -330,12 +331,12 @@ class Association(RTCSctpTransport):
 
     async def _send_chunk(self, chunk: Chunk) -> None:
         if isinstance(chunk, SackChunk):
-            # What does not fit into a packet is told by a later one.
+            # A later packet reports what does not fit into this one.
             del chunk.gaps[MAX_REPORTED:], chunk.duplicates[MAX_REPORTED:]
         try:
             await super()._send_chunk(chunk)
         except SSL.Error as error:
-            # DTLS has said goodbye; what was on its way to be sent comes too late.
+            # DTLS is closed; this chunk comes too late.
             raise ConnectionError(str(error)) from error
 
     def _sack_is_late(self) -> None:
@@ -352,7 +353,7 @@ class Association(RTCSctpTransport):
         try:
             await super()._handle_data(data)
         except ConnectionError:
-            # What was to be answered cannot be: the transport below is going, and says so itself.
+            # The answer cannot be sent because the transport below is closing, which it reports itself.
             pass
         except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
             self._break(f"an SCTP packet that cannot be ({type(error).__name__})")
@@ -363,7 +364,7 @@ class Association(RTCSctpTransport):
             self._user.association_broken(reason)
 
     async def _receive_chunk(self, chunk: Chunk) -> None:
-        # An earlier chunk of the packet may have been the end. Once both ends are up, an INIT is a late copy.
+        # An earlier chunk of the packet may have ended the association. Once it is established, an INIT is a late copy.
         if not (self._over or (self._up and isinstance(chunk, InitChunk))):
             await super()._receive_chunk(chunk)
 
@@ -445,7 +446,7 @@ class Association(RTCSctpTransport):
         self.tell(self._user.channel_arrived, channel)
 
     async def _reset_is_performed(self, stream_id: int) -> None:
-        """The peer uses a stream anew that both ends have reset: its answer to our request was lost."""
+        """Complete a reset whose answer was lost: the peer already uses the stream again."""
         request = self._reconfig_request
         if request is not None and stream_id in request.streams:
             await self._receive_reconfig_param(
@@ -453,7 +454,7 @@ class Association(RTCSctpTransport):
             )
 
     def tell(self, listener: Callable[..., None], *arguments: object) -> None:
-        """Call *listener*. A mistake of ours must not look like one of the peer's."""
+        """Call *listener*. A bug of ours must not look like a protocol violation of the peer."""
         try:
             listener(*arguments)
         except Exception:
@@ -462,7 +463,7 @@ class Association(RTCSctpTransport):
     # The end
 
     def drop(self) -> None:
-        """Close all channels; the peer is not told."""
+        """Close all channels without telling the peer."""
         if not self._dropped:
             self._set_state(self.State.CLOSED)
 

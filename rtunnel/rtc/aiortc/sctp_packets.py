@@ -1,4 +1,4 @@
-"""What is wrong with an SCTP packet that aiortc must not be given (RFC 9260, section 3.2.1)."""
+"""A check of SCTP packets before aiortc parses them (RFC 9260, section 3.2.1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aiortc.rtcsctptransport import (
 )
 
 _TYPE_AND_LENGTH = struct.Struct("!HH")
-#: Where the parameters of a chunk begin, behind its header.
+#: The offset of the parameters within a chunk, by its type.
 _PARAMETERS_AT = {
     InitChunk.type: 20,
     InitAckChunk.type: 20,
@@ -29,7 +29,7 @@ _PARAMETERS_AT = {
 
 
 def parameters_are_sound(packet: bytes) -> bool:
-    """Whether aiortc can read the packet: it looks for the end of a parameter of no length for ever."""
+    """Return whether aiortc can parse the packet; a parameter of length 0 would make it loop forever."""
     position, end = SCTP_COMMON_HEADER_LENGTH, len(packet)
     while position + _TYPE_AND_LENGTH.size <= end:
         kind, length = _TYPE_AND_LENGTH.unpack_from(packet, position)

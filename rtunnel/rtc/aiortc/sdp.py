@@ -1,6 +1,6 @@
-"""Session descriptions of a connection that has data channels and nothing else (RFC 8866, RFC 8841, RFC 8839).
+"""Session descriptions of connections with data channels only (RFC 8866, RFC 8841, RFC 8839).
 
-aiortc reads them; what is missing or too much is refused here, before anything is opened for it.
+aiortc parses them. A description that lacks something, or has too much, is refused here before anything is opened.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from aiortc.sdp import SessionDescription
 
 from rtunnel.errors import BadDescription
 
-#: The SCTP port of our own descriptions; there is but one association over the DTLS below it.
+#: The SCTP port of our own descriptions; each DTLS connection carries only one association.
 SCTP_PORT = 5000
-#: Candidates that a description of ours may hold; the others follow in messages of their own, so that a description
-#: stays below what a reference server takes.
+#: Candidates in a description of ours. The others follow in messages of their own, so that the description stays below
+#: the limit of a reference server.
 MAX_CANDIDATES = 32
-#: Candidates of a description that are looked at.
+#: Candidates that are read from a description.
 _MAX_READ = 64
 
-#: What else is looked at: the rest can only cost time, or be malformed.
+#: The other lines that are read; the rest could only cost time, or be malformed.
 _READ = ("m=", "a=ice-", "a=fingerprint:", "a=setup:", "a=mid:", "a=sctp-port:", "a=max-message-size:", "a=end-of-")
 
 _ICE_CHARACTERS = re.compile(r"[a-zA-Z0-9+/]{4,256}")
@@ -34,12 +34,12 @@ _ICE_CHARACTERS = re.compile(r"[a-zA-Z0-9+/]{4,256}")
 
 @dataclass(frozen=True, slots=True)
 class PeerDescription:
-    """What a peer's description says.
+    """A peer's description.
 
     :ivar mid: the name of its media section; empty if it has none.
-    :ivar max_message: bytes of the largest message that it takes; None: it does not say.
+    :ivar max_message: the largest message that the peer accepts, in bytes; None if it does not say.
     :ivar candidates: ``candidate:`` lines without that word.
-    :ivar complete: it says that there are no more candidates.
+    :ivar complete: there are no more candidates.
     """
 
     mid: str
@@ -54,10 +54,10 @@ class PeerDescription:
 def write_description(
     ice: RTCIceParameters, fingerprints: Sequence[RTCDtlsFingerprint], setup: str, mid: str, candidates: list[Candidate]
 ) -> str:
-    """A description of ours.
+    """Write a description of ours.
 
     :param setup: ``actpass`` in an offer, ``active`` or ``passive`` in an answer (RFC 8842).
-    :param candidates: those known by now; no more than :data:`MAX_CANDIDATES` are written.
+    :param candidates: those found so far; at most :data:`MAX_CANDIDATES` are written.
     """
     lines = [
         "v=0",
@@ -83,9 +83,9 @@ def write_description(
 def read_description(text: str) -> PeerDescription:
     """Read a peer's description.
 
-    :raises BadDescription: it is no SDP, has media or no data channel, or lacks what ICE and DTLS need.
+    :raises BadDescription: it is not SDP, has media or no data channel, or lacks what ICE and DTLS need.
     """
-    # Candidates are read one by one: one that nobody understands is no reason to refuse the rest.
+    # Candidates are parsed one by one: one that cannot be parsed is no reason to refuse the rest.
     lines = text.replace("\r\n", "\n").split("\n")
     candidates = [line.removeprefix("a=candidate:") for line in lines if line.startswith("a=candidate:")]
     rest = [line for line in lines if line.startswith(_READ)]
@@ -94,7 +94,7 @@ def read_description(text: str) -> PeerDescription:
     try:
         session = SessionDescription.parse("\r\n".join(rest))
     except Exception as error:
-        # aiortc tells malformed text by whatever breaks in it.
+        # aiortc raises whatever its parser stumbles over.
         raise BadDescription(f"a session description that is malformed ({type(error).__name__})") from error
     kinds = [media.kind for media in session.media]
     if "audio" in kinds or "video" in kinds:
@@ -111,7 +111,7 @@ def read_description(text: str) -> PeerDescription:
         raise BadDescription("a session description without a DTLS fingerprint or role")
     port = media.sctp_port
     if media.profile == "DTLS/SCTP" and media.fmt and re.fullmatch("[0-9]{1,5}", media.fmt[0]):
-        # As older browsers write it (draft-ietf-mmusic-sctp-sdp-12).
+        # The syntax of older browsers (draft-ietf-mmusic-sctp-sdp-12).
         port = int(media.fmt[0])
     if port is None or not 0 < port < 65536:
         raise BadDescription("a session description without an SCTP port")

@@ -1,1 +1,4 @@
-"""Signaling: the server where hosts and clients find each other, and the connection that both hold to it."""
+"""Signaling: the server through which hosts and clients find each other, and the connection that both hold to it.
+
+Only this folder imports Autobahn.
+"""

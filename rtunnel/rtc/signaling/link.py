@@ -1,61 +1,59 @@
-"""The connection of a host or client to its signaling server, held for ever.
+"""The connection of a host or client to its signaling server, dialled again whenever it is lost.
 
     dialling -> TLS -> WebSocket handshake -> registering -> up -> lost -> waiting -> dialling ...
 
-Our own servers agree on a WebSocket subprotocol; one that does not is a reference server, which is to be told who we
-are in another way. The order of a connection's messages is kept, so the answer to a ping that was sent behind the
-registration says that the server has that: only then is the link up, and its user told.
+Our own servers agree on a WebSocket subprotocol. A server that does not is a reference server, where clients register
+in another way. Messages of a connection stay in order, so the answer to a ping that was sent after the registration
+shows that the server has processed it. Only then is the link up, and its user told.
 
-Nobody is asked to do anything about a server that is away for a moment. It is dialled again, ever more slowly, and
-only what is new about it is said aloud.
+A server that is away for a moment needs no action of the operator: it is dialled again, ever more slowly, and only
+failures for a new reason are logged as warnings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IAddress
-from twisted.internet.task import deferLater
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadSignal
 from rtunnel.relay.sockets import QuietFactory, show_host_port
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.settings import SignalClientSettings
-from rtunnel.rtc.signaling.connection import Connection, WebSocketFactory
+from rtunnel.rtc.signaling.client_protocol import ClientProtocol, WebSocketFactory
 from rtunnel.tls.web_client import ServerCheck
-from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.held_connection import HeldConnection
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import AS_CLIENT, ERROR, REGISTER_HOST, Signal, decode_signal, encode_signal
 
-#: Seconds that a link must be up before the next attempt need not wait longer than the first.
+#: Seconds for which a link must be up to reset the back-off.
 USEFUL_AFTER = 5.0
 
 
 class _Dial(QuietFactory):
-    """One attempt: the address of a name that answers first gets the connection."""
+    """The factory of one attempt. Of several addresses of a name, the first that answers gets the connection."""
 
-    def __init__(self, build: Any) -> None:
+    def __init__(self, build: Callable[[], ClientProtocol]) -> None:
         self._build = build
 
-    def buildProtocol(self, addr: IAddress | None) -> Connection:
-        connection: Connection = self._build()
-        return connection
+    def buildProtocol(self, addr: IAddress | None) -> ClientProtocol:
+        return self._build()
 
 
-class SignalLink(Service):
-    """Keeps one connection to the signaling server, whatever happens to it.
+class SignalLink(HeldConnection[ClientProtocol]):
+    """Holds one connection to the signaling server.
 
     :param reactor: provides TCP, time and name resolution.
     :param identity: the host's ID, or the client's UUID.
     :param user: told what happens.
-    :ivar identity: under which we register; a client may take another one whenever the link is down.
+    :ivar identity: the ID under which we register; a client may change it whenever the link is down.
     """
 
     log = Logger()
@@ -63,19 +61,16 @@ class SignalLink(Service):
     def __init__(
         self, reactor: Any, settings: SignalClientSettings, identity: str, user: ISignalUser, *, is_host: bool
     ) -> None:
+        peer = f"signaling server {settings.url}"
+        super().__init__(reactor, peer, settings.reconnect_min, settings.reconnect_max, repeated=LogLevel.debug)
         self.setName("signaling")
-        self._reactor = reactor
         self._settings = settings
         self.identity = identity
         self._user = user
         self._is_host = is_host
         self._factory = WebSocketFactory(reactor)
-        self._backoff = Backoff(settings.reconnect_min, settings.reconnect_max)
         self._few = FewLines(self.log, reactor)
-        self._running: Deferred[None] | None = None
-        self._connection: Connection | None = None
         self._up_since: float | None = None
-        self._said = ""
 
     @property
     def up(self) -> bool:
@@ -85,10 +80,10 @@ class SignalLink(Service):
     def send(self, signal: Signal) -> bool:
         """Send a message in our name.
 
-        :returns: whether it is on its way; not while the link is down, nor if it is larger than this server takes.
+        :returns: False if it was not sent: the link is down, or the message is longer than this server accepts.
         """
-        connection = self._connection
-        # Before the link is up too: an offer may be here before the answer to our ping.
+        connection = self.connection
+        # Do not wait until the link is up: an offer may come before the answer to our ping.
         if connection is None:
             return False
         message = encode_signal(replace(signal, sender_id=self.identity))
@@ -104,85 +99,47 @@ class SignalLink(Service):
             return False
         return connection.send(message)
 
-    # For ever
+    # HeldConnection calls these
 
-    def startService(self) -> None:
-        """Start dialling."""
-        super().startService()
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(self._crashed)
-
-    def _crashed(self, failure: Any) -> None:
-        if not failure.check(CancelledError):
-            self.log.failure("the signaling link has failed; please report this", failure)
-
-    async def _run(self) -> None:
-        while self.running:
-            why = await self._hold()
-            if not self.running:
-                return
-            wait = self._backoff.next_wait()
-            log = self.log.debug if why == self._said else self.log.warn
-            self._said = why
-            log("{why}; next attempt in {wait:.1f} s", why=why, wait=wait)
-            await deferLater(self._reactor, wait)
-
-    async def _hold(self) -> str:
-        """Connect, and stay until the connection is lost; why it is."""
+    async def dial(self) -> ClientProtocol:
+        """See :class:`HeldConnection`."""
         settings = self._settings
         url = settings.url
-        deadline = self._reactor.seconds() + settings.connect_timeout
-        try:
-            tls = ServerCheck(url.host, settings.ca_file) if url.secure else None
-            address = DialAddress.parse(show_host_port(url.host, url.port))
-            endpoint = address.endpoint(self._reactor, settings.connect_timeout)
-            if tls is not None:
-                endpoint = wrapClientTLS(tls, endpoint)
-            dial = _Dial(lambda: Connection(self._reactor, self._factory, self, settings, deadline, tls))
-            connection: Any = await endpoint.connect(dial)
-        except CancelledError:
-            raise
-        except Exception as error:
-            return f"cannot reach signaling server {url}: {str(error).rstrip('.')}"
-        self._connection = connection
-        why: str = await connection.ended
-        self._connection = None
+        deadline = self.reactor.seconds() + settings.connect_timeout
+        tls = ServerCheck(url.host, settings.ca_file) if url.secure else None
+        address = DialAddress.parse(show_host_port(url.host, url.port))
+        endpoint = address.endpoint(self.reactor, settings.connect_timeout)
+        if tls is not None:
+            endpoint = wrapClientTLS(tls, endpoint)
+        build = partial(ClientProtocol, self.reactor, self._factory, self, settings, deadline, tls)
+        return cast(ClientProtocol, await endpoint.connect(_Dial(build)))
+
+    def lost(self, connection: ClientProtocol, reason: str) -> str:
+        """See :class:`HeldConnection`."""
         up_since, self._up_since = self._up_since, None
         if up_since is None:
-            return f"cannot use signaling server {url}: {why}"
-        if self._reactor.seconds() - up_since >= USEFUL_AFTER:
-            self._backoff.reset()
-            self._said = ""
-        self._user.signaling_down(why)
-        return f"signaling lost: {why}"
+            return f"cannot use {self._peer}: {reason}"
+        if self.reactor.seconds() - up_since >= USEFUL_AFTER:
+            self.was_useful()
+        self._user.signaling_down(reason)
+        return f"signaling lost: {reason}"
 
-    async def _close(self) -> None:
-        running, self._running = self._running, None
-        if running is None:
-            return
+    def leave(self, connection: ClientProtocol) -> None:
+        """Leave the server, so that our ID is free there."""
         self._up_since = None
-        if self._connection is not None:
-            self._connection.leave()
-        else:
-            running.cancel()
-        await running
+        connection.leave()
 
-    def stopService(self) -> Deferred[None]:
-        """Leave the server, so that our ID is free there, and dial no more."""
-        super().stopService()
-        return Deferred.fromCoroutine(self._close())
-
-    # What the connection tells
+    # The connection calls these
 
     def registration(self, is_reference: bool) -> bytes:
-        """What the server must be sent before anything else. A reference server knows hosts only, so there a client
-        is one too."""
+        """Return the message that registers us. A reference server knows hosts only, so a client registers as one
+        there."""
         payload = None if self._is_host or is_reference else AS_CLIENT
         return encode_signal(Signal(REGISTER_HOST, payload, sender_id=self.identity))
 
     def registered(self, is_reference: bool) -> None:
-        """The server knows us."""
-        self._up_since = self._reactor.seconds()
+        """Tell the user that the link is up: the server has registered us."""
+        self._up_since = self.reactor.seconds()
         self.log.info(
             "connected to signaling server {url}{protocol}",
             url=self._settings.url,
@@ -191,9 +148,9 @@ class SignalLink(Service):
         self._user.signaling_up()
 
     def message_received(self, message: bytes, is_binary: bool) -> str:
-        """The server has sent something.
+        """Pass a message of the server on to the user.
 
-        :returns: its complaint about us, which is why, if the connection ends now; else nothing.
+        :returns: the server's complaint about us, if it is one: the reason if the connection ends now. Else empty.
         """
         if is_binary:
             self._few.warn("signaling server {url} sends a binary message; ignored", url=self._settings.url)

@@ -1,21 +1,21 @@
-"""Who is registered at the signaling server, and whose message goes to whom.
+"""The signaling server's registry of hosts and clients, and the routing of their messages.
 
-Texts come in, texts go out through the :class:`Line` of each party: no socket, no clock. A :class:`Party` is
-``new`` until its first message names it, ``waiting`` while the holder of its ID is asked whether it still lives,
+Messages come in as text and go out through the :class:`Line` of each party; there is no socket and no clock here. A
+:class:`Party` is ``new`` until its first message names it, ``waiting`` while the holder of its ID is probed,
 ``registered``, and ``gone``.
 
-Hosts and clients share one name space of IDs, and messages go both ways between any two of them.
+Hosts and clients share one name space of IDs, and any two of them may exchange messages.
 
-- The first message registers the party under its ``sender_id``: a host by ``register-host``; a client by that too, with
-  the payload ``"client"`` if it is ours, or by its first offer. From then on ``sender_id`` may be left out; another
-  than the registered one ends the connection.
-- What cannot be routed is answered by an ``error`` whose ``sender_id`` is the ID that it is about: that of the target,
-  or the party's own if it cannot be registered. An ``error`` about nobody is about the message itself.
-- A message that cannot be understood (no JSON, no type or an unknown one, no target, an ``error``, a second
-  ``register-host``) is answered by an ``error`` too, and the connection stays; :data:`MAX_MISTAKES` of them end it.
-- When one end of an offer that has no answer yet goes, the other is told by an ``error`` about it.
+- The first message registers the party under its ``sender_id``. A host registers with ``register-host``. A client
+  registers with its first offer, or, if it is one of ours, with ``register-host`` and the payload ``"client"``. After
+  that ``sender_id`` may be left out; a different one ends the connection.
+- A message that cannot be routed is answered with an ``error``. Its ``sender_id`` is the ID that the error is about:
+  the target's, or the party's own if it cannot be registered. Without one, the error is about the message itself.
+- A message that cannot be understood (not JSON, no type or an unknown one, no target, an ``error``, a second
+  ``register-host``) is answered with an ``error`` too, and the connection stays; :data:`MAX_MISTAKES` of them end it.
+- When one end of an unanswered offer goes away, the other end is told with an ``error``.
 
-No message is kept, but those of a party that waits for its ID.
+No message is stored, except those of a party that waits for its ID.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from rtunnel.wire.webrtc.signaling import (
     encode_signal,
 )
 
-#: Messages of one connection that could not be understood, before it is closed.
+#: Messages that could not be understood after which a connection is closed.
 MAX_MISTAKES = 10
-#: Offers of one party of which we remember that they wait for an answer; of more, the oldest is forgotten.
+#: Unanswered offers of one party that are remembered; beyond that the oldest is forgotten.
 MAX_UNANSWERED = 16
-#: Messages that are held for a party that waits for its ID.
+#: Messages that are kept for a party that waits for its ID.
 MAX_HELD = 16
 
 #: WebSocket close codes (RFC 6455, section 7.4.1, and IANA's registry).
@@ -53,30 +53,30 @@ TRY_AGAIN_LATER = 1013
 
 
 class Line(Protocol):
-    """A connection, as the switchboard needs it. None of these calls back before it returns."""
+    """A connection, as the switchboard needs it. No method calls back before it returns."""
 
     #: The other end's address, for the log.
     peer_name: str
 
     @property
     def is_slow(self) -> bool:
-        """It has not read what was sent, and others should not make that more."""
+        """The other end does not read, so others should not be able to send it more."""
 
     def send(self, text: bytes) -> None:
         """Send a text message."""
 
     def close(self, code: int, reason: str) -> None:
-        """Close, behind what was sent."""
+        """Close, after what was sent."""
 
-    def ask(self) -> None:
-        """Ask whether the other end is there: :meth:`Switchboard.answered` or :meth:`Switchboard.left` follows."""
+    def probe(self) -> None:
+        """Ask for a sign of life: :meth:`Switchboard.probe_answered` or :meth:`Switchboard.left` follows."""
 
     def expect_answer(self) -> None:
-        """The other end gets an offer: what it says to that is not held against it."""
+        """Do not count the other end's answer to an offer against its rate of messages."""
 
 
 class State(Enum):
-    """How far a party is."""
+    """The state of a party; see the module."""
 
     NEW = "new"
     WAITING = "waiting"
@@ -88,8 +88,8 @@ class State(Enum):
 class Party:
     """A host or a client.
 
-    :ivar asked: those who have an offer of it, and have not answered.
-    :ivar asked_by: those whose offer it has not answered.
+    :ivar offers_to: the parties that have not answered its offers.
+    :ivar offers_from: the parties whose offers it has not answered.
     """
 
     line: Line
@@ -98,43 +98,37 @@ class Party:
     is_host: bool = False
     mistakes: int = 0
     held: list[bytes] = field(default_factory=list)
-    asked: dict[Party, None] = field(default_factory=dict)
-    asked_by: dict[Party, None] = field(default_factory=dict)
+    offers_to: dict[Party, None] = field(default_factory=dict)
+    offers_from: dict[Party, None] = field(default_factory=dict)
 
 
 class Switchboard:
     """All parties.
 
-    :param max_hosts: registered at once.
-    :param max_clients: registered at once.
-    :param max_message: bytes of a message.
-    :param lines: for what strangers can make us log.
+    :param max_hosts: hosts that may be registered at once.
+    :param max_clients: clients that may be registered at once.
+    :param max_message: the longest message, in bytes.
+    :param lines: for log lines that strangers can cause.
+    :ivar hosts: hosts that are registered.
+    :ivar clients: clients that are registered.
     """
 
     log = Logger()
 
     def __init__(self, max_hosts: int, max_clients: int, max_message: int, lines: FewLines) -> None:
-        self._most = {True: max_hosts, False: max_clients}
-        self._count = {True: 0, False: 0}
+        self.hosts = 0
+        self.clients = 0
+        self._max_hosts = max_hosts
+        self._max_clients = max_clients
         self._max_message = max_message
         self._lines = lines
         self._parties: dict[str, Party] = {}
-        self._newcomers: dict[str, Party] = {}
+        self._waiting: dict[str, Party] = {}
 
-    @property
-    def hosts(self) -> int:
-        """How many there are."""
-        return self._count[True]
-
-    @property
-    def clients(self) -> int:
-        """How many there are."""
-        return self._count[False]
-
-    # What lines tell
+    # The lines call these
 
     def receive(self, party: Party, text: bytes) -> None:
-        """*party* sent a text message."""
+        """Handle a text message of *party*."""
         if party.state is State.GONE:
             return
         if party.state is State.WAITING:
@@ -154,35 +148,35 @@ class Switchboard:
         else:
             self._route(party, signal)
 
-    def answered(self, holder: Party) -> None:
-        """*holder* is there: who wants its ID does not get it."""
-        newcomer = self._newcomers.pop(holder.id, None)
-        if newcomer is not None:
-            self._refuse_id(newcomer)
+    def probe_answered(self, holder: Party) -> None:
+        """Refuse the ID of *holder* to the party that wants it: the holder is alive."""
+        claimant = self._waiting.pop(holder.id, None)
+        if claimant is not None:
+            self._refuse_id(claimant)
 
     def left(self, party: Party) -> None:
-        """The line of *party* is closed, or will be; may be called twice."""
+        """Remove *party*: its line is closed, or about to be. May be called twice."""
         state, party.state = party.state, State.GONE
         party.held.clear()
         if state is State.WAITING:
-            del self._newcomers[party.id]
+            del self._waiting[party.id]
         if state is not State.REGISTERED:
             return
         del self._parties[party.id]
-        self._count[party.is_host] -= 1
+        self._count(party, -1)
         self._log_party(party, "gone")
-        for other in party.asked:
-            del other.asked_by[party]
+        for other in party.offers_to:
+            del other.offers_from[party]
             self._send_error(other, f"'{party.id}' is gone, and its offer with it", about=party.id)
-        for other in party.asked_by:
-            del other.asked[party]
+        for other in party.offers_from:
+            del other.offers_to[party]
             self._send_error(other, f"'{party.id}' is gone", about=party.id)
-        party.asked.clear()
-        party.asked_by.clear()
-        self._let_in(self._newcomers.pop(party.id, None))
+        party.offers_to.clear()
+        party.offers_from.clear()
+        self._admit(self._waiting.pop(party.id, None))
 
     def dismiss(self, party: Party, why: str, code: int, about: str = "") -> None:
-        """Tell *party* why, and close its line.
+        """Send *party* an error, and close its line.
 
         :param code: of the WebSocket's close frame.
         :param about: the ID that *why* is about.
@@ -205,38 +199,45 @@ class Switchboard:
         holder = self._parties.get(party.id)
         if holder is not None:
             self._wait_for(holder, party, text)
-        elif self._count[party.is_host] >= self._most[party.is_host]:
-            kind = "hosts" if party.is_host else "clients"
-            self.dismiss(party, f"the server has too many {kind}", TRY_AGAIN_LATER, about=party.id)
+        elif party.is_host and self.hosts >= self._max_hosts:
+            self.dismiss(party, "the server has too many hosts", TRY_AGAIN_LATER, about=party.id)
+        elif not party.is_host and self.clients >= self._max_clients:
+            self.dismiss(party, "the server has too many clients", TRY_AGAIN_LATER, about=party.id)
         else:
             party.state = State.REGISTERED
             self._parties[party.id] = party
-            self._count[party.is_host] += 1
+            self._count(party, 1)
             self._log_party(party, "registered")
             if signal.type != REGISTER_HOST:
                 self._route(party, signal)
 
+    def _count(self, party: Party, change: int) -> None:
+        if party.is_host:
+            self.hosts += change
+        else:
+            self.clients += change
+
     def _wait_for(self, holder: Party, party: Party, text: bytes) -> None:
-        if party.id in self._newcomers:
+        if party.id in self._waiting:
             self._refuse_id(party)
             return
         party.state = State.WAITING
         party.held.append(text)
-        self._newcomers[party.id] = party
-        holder.line.ask()
+        self._waiting[party.id] = party
+        holder.line.probe()
 
     def _refuse_id(self, party: Party) -> None:
-        # It may be in the table of newcomers no more.
+        # It may not be in the table any more.
         party.state = State.NEW
         self.dismiss(party, f"the ID '{party.id}' is in use", POLICY_VIOLATION, about=party.id)
 
-    def _let_in(self, newcomer: Party | None) -> None:
-        if newcomer is None:
+    def _admit(self, claimant: Party | None) -> None:
+        if claimant is None:
             return
-        newcomer.state = State.NEW
-        held, newcomer.held = newcomer.held, []
+        claimant.state = State.NEW
+        held, claimant.held = claimant.held, []
         for text in held:
-            self.receive(newcomer, text)
+            self.receive(claimant, text)
 
     def _log_party(self, party: Party, what: str) -> None:
         log = self._lines.info if party.is_host else self.log.debug
@@ -272,23 +273,23 @@ class Switchboard:
             self._mistake(party, "a message that is nested too deeply")
             return
         if len(text) > self._max_message:
-            # Written anew it may have grown, and would cost the target its connection.
+            # Encoding it again may have made it longer. A message that is too long would end the target's connection.
             self._mistake(party, "a message that is too large")
             return
         if signal.type == OFFER:
             self._remember_offer(party, target)
             target.line.expect_answer()
         elif signal.type == ANSWER:
-            party.asked_by.pop(target, None)
-            target.asked.pop(party, None)
+            party.offers_from.pop(target, None)
+            target.offers_to.pop(party, None)
         target.line.send(text)
 
     def _remember_offer(self, party: Party, target: Party) -> None:
-        if target not in party.asked and len(party.asked) >= MAX_UNANSWERED:
-            oldest = next(iter(party.asked))
-            del party.asked[oldest], oldest.asked_by[party]
-        party.asked[target] = None
-        target.asked_by[party] = None
+        if target not in party.offers_to and len(party.offers_to) >= MAX_UNANSWERED:
+            oldest = next(iter(party.offers_to))
+            del party.offers_to[oldest], oldest.offers_from[party]
+        party.offers_to[target] = None
+        target.offers_from[party] = None
 
     # Errors
 

@@ -1,1 +1,1 @@
-"""The messages of the WebRTC tunnel: signaling, and what goes over data channels."""
+"""The messages of the WebRTC tunnel: those of signaling, and those on data channels."""

@@ -1,9 +1,9 @@
-"""What the text messages of a data channel say: credit, the end of a direction, a reset (docs/wire.rst).
+"""The text messages on a data channel: credit, the end of a direction, a reset (docs/wire.rst).
 
     {"credit": <absolute offset>}    {"fin": <total bytes>}    {"reset": "<code>", "message": "<why>"}
 
-Plain functions from text to meaning and back. Whatever a peer sends ends as a value or as ``ValueError``, and text of
-the peer is cleaned before anybody can log it. Keys that we do not know are ignored.
+Whatever a peer sends is decoded to a value or raises ``ValueError``. Text of the peer is cleaned before it can reach
+the log. Unknown keys are ignored.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from rtunnel.wire.credit import MAX_OFFSET
 from rtunnel.wire.messages import clean_text
 
-#: Bytes of a control message; a longer one is none of ours.
+#: The longest control message, in bytes.
 MAX_CONTROL = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """One control message; None where it does not say.
+    """One control message; a field is None if the message does not have it.
 
-    :ivar credit: the offset up to which its sender will receive.
-    :ivar fin: all bytes that its sender has sent on this stream; there are no more.
-    :ivar reset: both directions end at once; a :class:`rtunnel.errors.Code`, or another.
-    :ivar message: why, for people.
+    :ivar credit: the offset up to which the sender of the message will receive.
+    :ivar fin: the number of bytes that the sender has sent on this stream; there are no more.
+    :ivar reset: both directions end at once, for this reason: a :class:`rtunnel.errors.Code` or an unknown one.
+    :ivar message: the reason, for people.
     """
 
     credit: int | None = None
@@ -35,17 +35,17 @@ class Control:
 
 
 def encode_credit(limit: int) -> str:
-    """The sender of this will receive up to the offset *limit*."""
+    """Encode: we will receive up to the offset *limit*."""
     return f'{{"credit":{limit}}}'
 
 
 def encode_fin(total: int) -> str:
-    """The sender of this has sent *total* bytes, and no more will come."""
+    """Encode: we have sent *total* bytes, and send no more."""
     return f'{{"fin":{total}}}'
 
 
 def encode_reset(code: str, message: str) -> str:
-    """The stream ends at once, in both directions. The message is cut to what a log line takes."""
+    """Encode: the stream ends at once, in both directions. The message is cut to the length of a log line."""
     value = {"reset": str(code)}
     if message:
         value["message"] = clean_text(message)
@@ -53,9 +53,9 @@ def encode_reset(code: str, message: str) -> str:
 
 
 def decode_control(text: bytes) -> Control:
-    """Read a control message.
+    """Decode a control message.
 
-    :raises ValueError: it is no JSON object, or what it says cannot be.
+    :raises ValueError: it is not a JSON object, or one of its values is malformed.
     """
     if len(text) > MAX_CONTROL:
         raise ValueError(f"a control message of {len(text)} bytes")

@@ -1,73 +1,45 @@
-"""The state of one stream over a data channel: what is queued, what may be sent and received, which ends have come.
+"""The state of one stream over a data channel.
 
-    opened     the channel can be sent on; what was written before waits
-    ending     we write no more; our end goes out behind what is queued, then we have sent_end
-    open       until both ends have come, or a reset, or the channel is gone; then messages mean nothing any more
+    opened     the channel can be sent on; what is written before waits
+    ending     nothing more will be written; our end follows what is queued, then sent_end is set
+    open       until both ends have come, the stream is reset or the channel is lost; then messages are ignored
 
-Between two ends of ours each direction has credit and an end of its own. A reference peer knows neither: the end of
-the channel is that of both directions.
+Between two ends of ours each direction has credit and an end of its own. A reference peer knows neither: closing the
+channel ends both directions.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 from rtunnel.errors import Code
 from rtunnel.wire.credit import ReceiveWindow, SendWindow
-from rtunnel.wire.stream import SMALL_CHUNK
+from rtunnel.wire.halves import StreamHalves
 
-#: Why a peer's message breaks the stream: a code, and words for people.
+#: Why a message of the peer resets the stream: a code, and words for people.
 Fault = tuple[Code, str]
 
 
-class ChannelStream:
-    """Only whoever does the I/O of the stream changes it.
+class ChannelStream(StreamHalves):
+    """State of one stream over a data channel. Only the I/O around the channel changes it.
 
     :param send_limit: bytes that the peer takes before it grants more; None for a reference peer.
-    :param credit: bytes that we take before we grant more; without meaning for a reference peer.
+    :param credit: bytes that we take before we grant more; has no effect with a reference peer.
     :param now: the time, in seconds on any clock that does not run backwards.
-    :ivar queued: bytes waiting for the channel, for credit or for their turn.
+    :ivar extended: the peer knows credit and half-close.
+    :ivar opened: the channel can be sent on.
     """
 
-    __slots__ = (
-        "_chunks",
-        "_start",
-        "ending",
-        "extended",
-        "open",
-        "opened",
-        "paused",
-        "queued",
-        "receive_window",
-        "received_end",
-        "scheduled",
-        "send_window",
-        "sent_end",
-    )
+    __slots__ = ("extended", "opened")
 
     def __init__(self, send_limit: int | None, credit: int, now: float) -> None:
+        super().__init__(SendWindow(send_limit), ReceiveWindow(credit, now))
         self.extended = send_limit is not None
-        self.send_window = SendWindow(send_limit)
-        self.receive_window = ReceiveWindow(credit, now)
-        self.queued = 0
-        self._chunks: deque[bytes] = deque()
-        # Bytes of the first piece that are sent already.
-        self._start = 0
         self.opened = False
-        self.open = True
-        self.ending = False
-        self.sent_end = False
-        self.received_end = False
-        #: On the round of streams that can send.
-        self.scheduled = False
-        #: Its source was told to pause.
-        self.paused = False
 
     # Out
 
     @property
     def can_send(self) -> bool:
-        """There are bytes to send, and they may be sent."""
+        """There are bytes to send, and there is credit for them."""
         window = self.send_window
         return self.queued > 0 and self.opened and window.sent < window.limit
 
@@ -76,63 +48,23 @@ class ChannelStream:
         """It is time to send our end."""
         return self.ending and self.opened and self.open and not self.queued and not self.sent_end
 
-    def put(self, data: bytes) -> bool:
-        """Queue *data*; False if nothing is taken any more. Small pieces are joined: a piece costs more memory than a
-        byte does."""
-        if not data or self.ending or not self.open:
-            return False
-        chunks = self._chunks
-        if chunks and len(chunks[-1]) + len(data) <= SMALL_CHUNK:
-            chunks[-1] += data
-        else:
-            chunks.append(data)
-        self.queued += len(data)
-        return True
-
-    def take(self, most: int) -> bytes:
-        """The next message, of at most *most* bytes and within credit. Only while :attr:`can_send`."""
+    def next_message(self, most: int) -> bytes:
+        """Take the next message, of at most *most* bytes and within credit. Only while :attr:`can_send`."""
         window = self.send_window
-        size = min(most, window.limit - window.sent, self.queued)
-        head, start = self._chunks[0], self._start
-        end = start + size
-        if end < len(head):
-            message = head[start:end]
-            self._start = end
-        elif end == len(head):
-            message = head[start:] if start else head
-            self._chunks.popleft()
-            self._start = 0
-        else:
-            message = self._join(size)
-        self.queued -= size
-        window.sent += size
+        pieces = self.take(min(most, window.limit - window.sent))
+        message = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        window.sent += len(message)
         return message
 
-    def _join(self, size: int) -> bytes:
-        chunks = self._chunks
-        pieces = [chunks.popleft()[self._start :]]
-        self._start = 0
-        size -= len(pieces[0])
-        while size:
-            head = chunks[0]
-            if len(head) > size:
-                pieces.append(head[:size])
-                self._start = size
-                break
-            pieces.append(chunks.popleft())
-            size -= len(head)
-        return b"".join(pieces)
-
     def end(self) -> None:
-        """Messages mean nothing any more; forget what is queued."""
+        """Close the stream: drop what is queued; messages mean nothing any more."""
         self.open = False
-        self._chunks.clear()
-        self._start = self.queued = 0
+        self.drop()
 
     # In
 
     def receive(self, count: int) -> Fault | None:
-        """*count* bytes came; the reason if they may not."""
+        """Count *count* bytes that came. Return the fault if the peer must not send them, or None."""
         window = self.receive_window
         window.received += count
         if not self.extended:
@@ -144,7 +76,7 @@ class ChannelStream:
         return None
 
     def receive_fin(self, total: int) -> Fault | None:
-        """The peer has sent *total* bytes and sends no more; the reason if that cannot be."""
+        """Note that the peer has ended its direction after *total* bytes. Return the fault if it has not, or None."""
         window = self.receive_window
         if self.received_end:
             return Code.PROTOCOL, "a second fin"

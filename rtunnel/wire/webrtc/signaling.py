@@ -2,9 +2,9 @@
 
     {"type": "...", "payload": ..., "target_id": "...", "sender_id": "..."}
 
-Plain functions from text to meaning and back. Whatever a peer sends ends as a value or as
-:class:`~rtunnel.errors.BadSignal`. A message is never passed on as the text that came: it is written anew from what
-was understood, so that nobody can read a second meaning out of it. What a payload holds beside what we know stays.
+Whatever a peer sends is decoded to a value or raises :class:`~rtunnel.errors.BadSignal`. A server never forwards the
+text that came: it encodes again what it decoded, so that two parsers cannot read two meanings. Unknown keys of a
+payload are kept.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Final
 from rtunnel.errors import BadSignal
 from rtunnel.wire.messages import clean_text
 
-#: Bytes of a message that our signaling server takes unless told otherwise.
+#: The longest message that our signaling server accepts by default, in bytes.
 MAX_MESSAGE = 65536
-#: Bytes of a message that a reference server takes.
+#: The longest message that a reference server accepts, in bytes.
 REFERENCE_MAX_MESSAGE = 10240
-#: Characters of an ID.
+#: The longest ID, in characters.
 MAX_ID = 128
-#: Characters of a candidate, and of the name of its media section.
+#: The longest candidate, and the longest name of its media section, in characters.
 MAX_CANDIDATE = 1024
-#: The WebSocket subprotocol of our own servers; a reference server agrees on none.
+#: The WebSocket subprotocol of our own servers; a reference server selects none.
 SUBPROTOCOL = "rtunnel.signaling.v1"
 #: The version of our extension to the channels.
 VERSION = 1
@@ -35,7 +35,7 @@ OFFER: Final = "offer"
 ANSWER: Final = "answer"
 CANDIDATE: Final = "candidate"
 ERROR: Final = "error"
-#: The payload by which a client of ours registers at a server of ours, before it has anything to say to anybody.
+#: The payload of ``register-host`` by which a client of ours registers at a server of ours, before its first offer.
 AS_CLIENT: Final = "client"
 TYPES = frozenset({REGISTER_HOST, OFFER, ANSWER, CANDIDATE, ERROR})
 
@@ -45,9 +45,9 @@ class Signal:
     """One message.
 
     :ivar type: one of :data:`TYPES`.
-    :ivar payload: any JSON value; None where there is none.
-    :ivar target_id: whom it is for; empty: the server.
-    :ivar sender_id: whom it is from. In an ``error`` of our server: whom it is about.
+    :ivar payload: any JSON value; None if there is none.
+    :ivar target_id: the receiver; empty: the server.
+    :ivar sender_id: the sender. In an ``error`` of our server: the ID that the error is about.
     """
 
     type: str
@@ -57,7 +57,7 @@ class Signal:
 
 
 def encode_signal(signal: Signal) -> bytes:
-    """The JSON of *signal*; empty IDs are left out, an absent payload is null."""
+    """Encode *signal* as JSON; empty IDs are left out, an absent payload is null."""
     value: dict[str, object] = {"type": signal.type, "payload": signal.payload}
     if signal.target_id:
         value["target_id"] = signal.target_id
@@ -67,9 +67,9 @@ def encode_signal(signal: Signal) -> bytes:
 
 
 def decode_signal(text: bytes) -> Signal:
-    """Read a message.
+    """Decode a message.
 
-    :raises BadSignal: it is no JSON object, its type is unknown, or an ID is none.
+    :raises BadSignal: it is not a JSON object, its type is unknown, or an ID is malformed.
     """
     try:
         value = json.loads(text.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
@@ -87,7 +87,7 @@ def decode_signal(text: bytes) -> Signal:
 
 def _finite(text: str) -> float:
     value = float(text)
-    # What is too large for us would be written anew as `Infinity`, which is no JSON.
+    # A number that is too large would be encoded again as `Infinity`, which is not JSON.
     return value if isfinite(value) else _no_constant(text)
 
 
@@ -105,7 +105,7 @@ def _id(value: dict[str, object], key: str) -> str:
 
 
 def is_id(text: str) -> bool:
-    """Whether *text* can be the ID of a host or client: printable, 1 to :data:`MAX_ID` characters."""
+    """Return whether *text* can be the ID of a host or client: printable, 1 to :data:`MAX_ID` characters."""
     return 0 < len(text) <= MAX_ID and text.isprintable()
 
 
@@ -128,7 +128,7 @@ class Description:
     """The payload of an offer or answer.
 
     :ivar sdp: the session description (RFC 8866).
-    :ivar extension: None: the sender speaks the reference protocol.
+    :ivar extension: None if the sender speaks the reference protocol.
     """
 
     sdp: str
@@ -136,7 +136,7 @@ class Description:
 
 
 def description_payload(kind: str, description: Description) -> dict[str, object]:
-    """The payload of an offer or answer.
+    """Make the payload of an offer or answer.
 
     :param kind: :data:`OFFER` or :data:`ANSWER`.
     """
@@ -150,10 +150,10 @@ def description_payload(kind: str, description: Description) -> dict[str, object
 
 
 def read_description(kind: str, payload: object) -> Description:
-    """Read the payload of an offer or answer. An extension that is malformed, or of a version below ours, is none.
+    """Read the payload of an offer or answer. A malformed extension, or one of a version below ours, is ignored.
 
     :param kind: :data:`OFFER` or :data:`ANSWER`.
-    :raises BadSignal: there is no session description in it, or one of another type.
+    :raises BadSignal: it has no session description, or one of another type.
     """
     outer = payload.get("sdp") if isinstance(payload, dict) else None
     if not isinstance(payload, dict) or not isinstance(outer, dict):
@@ -182,10 +182,10 @@ def _extension(value: object) -> Extension | None:
 class Candidate:
     """An ICE candidate, as ``RTCIceCandidateInit`` of W3C WebRTC has it.
 
-    :ivar candidate: ``candidate:...`` (RFC 8839, section 5.1); empty: there are no more.
+    :ivar candidate: ``candidate:...`` (RFC 8839, section 5.1); empty: end of candidates.
     :ivar mid: ``sdpMid``; None or empty: :attr:`line_index` counts.
     :ivar line_index: ``sdpMLineIndex``.
-    :ivar fragment: ``usernameFragment``, which tells to which description it belongs; None: it is not said.
+    :ivar fragment: ``usernameFragment``, which says to which description it belongs; None if it is not given.
     """
 
     candidate: str
@@ -195,7 +195,7 @@ class Candidate:
 
 
 def candidate_payload(candidate: Candidate) -> dict[str, object]:
-    """The payload of a candidate message."""
+    """Make the payload of a candidate message."""
     return {
         "candidate": {
             "candidate": candidate.candidate,
@@ -209,7 +209,7 @@ def candidate_payload(candidate: Candidate) -> dict[str, object]:
 def read_candidate(payload: object) -> Candidate:
     """Read the payload of a candidate message.
 
-    :raises BadSignal: it is malformed.
+    :raises BadSignal: the payload is malformed.
     """
     inner = payload.get("candidate") if isinstance(payload, dict) else None
     if not isinstance(inner, dict):

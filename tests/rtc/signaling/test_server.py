@@ -14,7 +14,7 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 from tests.reverse.net import can_bind, reactor, until
-from tests.rtc.signal_parts import UPGRADE, SignalWorld, short
+from tests.rtc.signaling.server_parts import UPGRADE, SignalWorld, short
 
 SDP = {"sdp": {"type": "offer", "sdp": "v=0\r\n"}, "rtunnel": {"version": 1, "initial_credit": 65536}}
 
@@ -253,7 +253,7 @@ async def test_any_number_of_connections_of_one_address(signaling: SignalWorld) 
 
 @pytest_twisted.ensureDeferred
 async def test_many_strangers_give_way(signaling: SignalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtunnel.rtc.signaling.server.MAX_STRANGERS", 3)
+    monkeypatch.setattr("rtunnel.rtc.signaling.connections.MAX_UNREGISTERED", 3)
     await signaling.start()
     host = await signaling.host()
     strangers = [await signaling.raw() for _ in range(3)]

@@ -48,7 +48,7 @@ class FakeLine:
         assert not self.close_code
         self.close_code = code
 
-    def ask(self) -> None:
+    def probe(self) -> None:
         self.asked += 1
 
     def expect_answer(self) -> None:
@@ -324,11 +324,11 @@ def test_a_taken_id_is_refused_when_its_holder_answers(kind: str) -> None:
     host, newcomer = board.host(), board.line()
     newcomer.say(kind, "host", "other")
     assert (host.asked, newcomer.sent, newcomer.close_code) == (1, [], 0)
-    board.answered(host.party)
+    board.probe_answered(host.party)
     assert "in use" in newcomer.take_error(about="host")
     assert newcomer.close_code == POLICY_VIOLATION
     assert host.party.state is State.REGISTERED
-    board.answered(host.party)
+    board.probe_answered(host.party)
 
 
 def test_a_dead_holder_gives_way_and_nothing_of_the_newcomer_is_lost() -> None:
@@ -375,7 +375,7 @@ def test_a_newcomer_that_goes_makes_room_for_another() -> None:
     host, first, second = board.host(), board.line(), board.line()
     first.say("register-host", "host")
     first.leave()
-    board.answered(host.party)
+    board.probe_answered(host.party)
     second.say("register-host", "host")
     host.leave()
     assert second.party.state is State.REGISTERED
@@ -391,7 +391,7 @@ def test_a_newcomer_that_says_too_much_is_sent_away() -> None:
     newcomer.say("offer", "host", "other")
     assert newcomer.close_code == POLICY_VIOLATION
     assert newcomer.party.held == []
-    board.answered(host.party)
+    board.probe_answered(host.party)
 
 
 def test_a_newcomer_waits_for_the_limit_of_hosts_too() -> None:
@@ -451,7 +451,7 @@ def test_a_hundred_clients_that_vanish() -> None:
     for client in clients:
         client.leave()
     assert [message["sender_id"] for message in host.sent] == [f"client {number}" for number in range(100)]
-    assert host.party.asked_by == {}
+    assert host.party.offers_from == {}
     assert board.clients == 0
 
 
@@ -461,8 +461,8 @@ def test_what_is_remembered_of_offers_is_bounded() -> None:
     client = board.client("client", "host 0")
     for number in range(1, MAX_UNANSWERED + 1):
         client.say("offer", "client", f"host {number}")
-    assert len(client.party.asked) == MAX_UNANSWERED
-    assert [len(host.party.asked_by) for host in hosts] == [0] + [1] * MAX_UNANSWERED
+    assert len(client.party.offers_to) == MAX_UNANSWERED
+    assert [len(host.party.offers_from) for host in hosts] == [0] + [1] * MAX_UNANSWERED
     for host in hosts:
         host.sent.clear()
     client.leave()

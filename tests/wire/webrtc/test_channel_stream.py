@@ -37,14 +37,14 @@ def test_messages_are_the_bytes_in_order(first: list[int], then: list[tuple[int,
         written += data
     for most, size in then:
         if stream.can_send:
-            message = stream.take(most)
+            message = stream.next_message(most)
             assert len(message) == min(most, len(written) - len(taken))
             taken += message
         assert stream.put(PATTERN[len(written) : len(written) + size])
         written += PATTERN[len(written) : len(written) + size]
         assert stream.queued == len(written) - len(taken)
     while stream.can_send:
-        taken += stream.take(16384)
+        taken += stream.next_message(16384)
     assert taken == written
     assert stream.send_window.sent == len(written)
 
@@ -53,8 +53,8 @@ def test_small_pieces_make_one_message_and_few_objects() -> None:
     stream = opened()
     for _ in range(16384):
         stream.put(b"x")
-    assert len(stream._chunks) <= 5
-    assert stream.take(16384) == b"x" * 16384
+    assert len(stream.chunks) <= 5
+    assert stream.next_message(16384) == b"x" * 16384
     assert not stream.can_send
 
 
@@ -62,7 +62,7 @@ def test_a_piece_that_fits_is_passed_on_as_it_is() -> None:
     stream = opened()
     data = bytes(16384)
     stream.put(data)
-    assert stream.take(16384) is data
+    assert stream.next_message(16384) is data
 
 
 def test_nothing_is_sent_before_the_channel_is_open() -> None:
@@ -79,11 +79,11 @@ def test_nothing_is_sent_before_the_channel_is_open() -> None:
 def test_no_more_than_credit_is_sent() -> None:
     stream = opened(send_limit=10)
     stream.put(b"0123456789abcdef")
-    assert stream.take(7) == b"0123456"
-    assert stream.take(7) == b"789"
+    assert stream.next_message(7) == b"0123456"
+    assert stream.next_message(7) == b"789"
     assert not stream.can_send
     assert stream.send_window.raise_limit(12, 0)
-    assert stream.take(7) == b"ab"
+    assert stream.next_message(7) == b"ab"
     assert not stream.send_window.raise_limit(11, 0)
     assert not stream.can_send
     assert stream.queued == 4
@@ -93,7 +93,7 @@ def test_the_highest_credit_does_no_harm() -> None:
     stream = opened(send_limit=0)
     stream.put(b"all")
     stream.send_window.raise_limit(MAX_OFFSET, 0)
-    assert stream.take(2) == b"al"
+    assert stream.next_message(2) == b"al"
 
 
 def test_more_bytes_than_credit() -> None:
@@ -107,7 +107,7 @@ def test_a_reference_peer_knows_no_credit() -> None:
     assert not stream.extended
     assert stream.receive(1 << 40) is None
     stream.put(bytes(100))
-    assert len(stream.take(100)) == 100
+    assert len(stream.next_message(100)) == 100
 
 
 # Ends
@@ -120,10 +120,10 @@ def test_end_is_due_behind_what_is_queued() -> None:
     assert not stream.put(b"late")
     stream.opened = True
     due = [stream.end_is_due]
-    assert stream.take(100) == b"las"
+    assert stream.next_message(100) == b"las"
     due.append(stream.end_is_due)
     stream.send_window.raise_limit(4, 0)
-    assert stream.take(100) == b"t"
+    assert stream.next_message(100) == b"t"
     due.append(stream.end_is_due)
     stream.sent_end = True
     due.append(stream.end_is_due)
@@ -158,10 +158,10 @@ def test_nothing_may_follow_a_fin() -> None:
 def test_after_the_end_nothing_is_kept() -> None:
     stream = opened()
     stream.put(bytes(100_000))
-    stream.take(10)
+    stream.next_message(10)
     stream.end()
     assert stream.queued == 0
-    assert not stream._chunks
+    assert not stream.chunks
     assert not stream.put(b"late")
     assert not stream.can_send
     stream.ending = True
@@ -206,7 +206,7 @@ class End:
     def message(self, most: int) -> None:
         machine = self.machine
         if machine.can_send:
-            data = machine.take(most)
+            data = machine.next_message(most)
             assert 0 < len(data) <= most
             self.other.arriving.append(("data", data))
         if machine.end_is_due:

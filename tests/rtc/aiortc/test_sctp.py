@@ -11,7 +11,7 @@ from OpenSSL import SSL
 from rtunnel.rtc.aiortc import sctp
 from rtunnel.rtc.aiortc.sctp import MAX_DATAGRAM_BYTES, RECEIVE_WINDOW, WINDOW_SLACK
 from tests.reverse.net import turns, until
-from tests.rtc.sctp_parts import ChannelTold, Pair, ended, kinds
+from tests.rtc.aiortc.sctp_parts import ChannelTold, Pair, ended, kinds
 
 DATA, SACK, RECONFIG = 0, 3, 130
 

@@ -1,106 +1,87 @@
-"""One connection to the signaling server: HTTP at first, then a WebSocket. The only place that Autobahn serves.
+"""One connection to the signaling server: HTTP at first, then a WebSocket.
 
-Autobahn reads the handshake and the frames. What it leaves open is here: the size of the request, other paths than
-``/``, who may connect, how often a peer may send, how much may wait for one that does not read, and all times, which
-the server's one timer looks after (:meth:`SignalProtocol.look`).
+Autobahn parses the handshake and the frames. This module adds the rest: a bound on the size of the request, paths other
+than ``/``, who may connect, how often a peer may send, how much may wait for a peer that does not read, and all
+time-outs, which the server's one timer checks (:meth:`ServerProtocol.tick`).
 """
 
 from __future__ import annotations
 
 import secrets
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from txaio import tx
 from zope.interface import implementer
 
-from rtunnel.access.web_admission import neighbourhood
+from rtunnel.access.tokens import BearerTokens
+from rtunnel.access.web_admission import Origins, neighbourhood
 from rtunnel.relay.sockets import show_address
-from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State
-from rtunnel.upkeep.token_bucket import TokenBucket
+from rtunnel.rtc.settings import SignalSettings
+from rtunnel.rtc.signaling.connections import Connections
+from rtunnel.rtc.signaling.limits import MessageRate, Times
+from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State, Switchboard
+from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 
-if TYPE_CHECKING:
-    from rtunnel.rtc.signaling.server import SignalServer
-
-#: Bytes of a request's head.
+#: The longest head of a request, in bytes.
 MAX_HEAD = 16384
-#: Bytes that may wait for a peer that does not read, beside what the transport takes before it says so.
+#: Bytes that may wait for a peer that does not read, beyond what the transport buffers before it pauses us.
 MAX_UNSENT = 1024 * 1024
-#: From so many on nothing of other peers is sent to it. Else they could have it dropped, by more than its path carries.
+#: Above this, messages of other peers are refused. Otherwise those could get a peer dropped by sending it more than its
+#: path carries.
 SLOW = MAX_UNSENT // 2
-#: How many seconds' worth of messages may come at once.
-BURST = 10
-#: Messages that an offer lets a peer send beside: its answer and candidates. Else those who ask a host could make it
-#: say more than it may.
-ANSWER = 8
-#: Of these, so many in all: more than a thousand offers at once nobody answers.
-MOST_ANSWERS = 1024 * ANSWER
-
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 GOING_AWAY = 1001
 UNSUPPORTED_DATA = 1003
 
-#: How a TLS hello begins. It may hold an empty line, or none: who waits for the end of a head waits in vain.
+#: How a TLS ClientHello begins. It may contain an empty line or not, so the end of an HTTP head is no guide.
 _TLS_HANDSHAKE = b"\x16\x03"
 _NO_TLS_HERE = (
     "it speaks TLS, which this server does not; write ws:// there, or give this server --tls-cert-file and "
     "--tls-key-file"
 )
 
+_log = Logger()
+
 _HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 
 
-class Bucket(TokenBucket):
-    """The messages that a peer may send: *rate* a second, :data:`BURST` times as many at once, and answers."""
-
-    def __init__(self, rate: int, now: float) -> None:
-        super().__init__(rate, rate * BURST, now)
-        self._asked_for = 0
-
-    def ask_for(self, count: int) -> None:
-        """Let *count* more messages come, whenever."""
-        self._asked_for = min(self._asked_for + count, MOST_ANSWERS)
-
-    def take(self, now: float) -> bool:
-        """Count one message; return whether the peer may send it."""
-        if self._asked_for:
-            self._asked_for -= 1
-            return True
-        return super().take(now)
-
-
 @implementer(IPushProducer)
-class SignalProtocol(WebSocketServerProtocol):
-    """A host, a client, or somebody else.
+class ServerProtocol(WebSocketServerProtocol):
+    """The connection of a host, a client, or somebody else.
 
     :ivar neighbourhood: what its address counts as.
     """
 
-    # What Autobahn says of bad peers is said here, in fewer lines.
+    # This class logs what bad peers do, in fewer lines than Autobahn.
     log = tx.make_logger(level="none")
     transport: Any
 
-    def __init__(self, server: SignalServer) -> None:
+    def __init__(self, factory: ServerFactory) -> None:
         super().__init__()
-        self._server = server
-        self._clock: Any = server.reactor
-        self._times = server.times
+        self.factory = factory
+        self._clock: Any = factory.reactor
+        self._times = factory.times
+        self._lines = factory.lines
+        self._switchboard = factory.switchboard
+        self._connections = factory.connections
         self.neighbourhood = ""
         self.party = Party(self)
         self.peer_name = ""
-        # The connection has until then for what it is at: the upgrade, the first message, closing.
+        # When the present step (the upgrade, the first message, closing) has to be done.
         self._deadline: float | None = self._clock.seconds() + self._times.upgrade
         self._heard = self._pinged = self._clock.seconds()
-        self._question: tuple[bytes, float] | None = None
-        self._owed: bytes | None = None
-        self._bucket = Bucket(server.settings.max_rate, self._clock.seconds())
+        self._probe: tuple[bytes, float] | None = None
+        self._delayed_pong: bytes | None = None
+        self._rate = MessageRate(factory.settings.max_rate, self._clock.seconds())
         self._deaf = False
         self._aborted = False
         self._paused = False
@@ -114,7 +95,7 @@ class SignalProtocol(WebSocketServerProtocol):
         self.peer_name = show_address(address)
         self.neighbourhood = neighbourhood(address)
         super().connectionMade()
-        self._server.connection_made(self)
+        self._connections.add(self)
 
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
@@ -125,25 +106,26 @@ class SignalProtocol(WebSocketServerProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
         super().connectionLost(reason)
-        self._server.connection_lost(self)
+        self._switchboard.left(self.party)
+        self._connections.remove(self)
 
-    def look(self, now: float) -> None:
-        """See whether something has taken too long, and whether it is time to ping."""
+    def tick(self, now: float) -> None:
+        """Check the time-outs, and ping when it is time."""
         is_open = self.state == self.STATE_OPEN
         if is_open and self.party.state in (State.WAITING, State.REGISTERED):
             self._deadline = None
         elif self._deadline is None:
             self._deadline = now + self._times.close
         elif now >= self._deadline and is_open and self.party.state is State.NEW:
-            self._server.switchboard.dismiss(self.party, "it said nothing that registers it", POLICY_VIOLATION)
+            self._switchboard.dismiss(self.party, "it said nothing that registers it", POLICY_VIOLATION)
         elif now >= self._deadline:
             self.abort()
         if not is_open:
             return
-        if self._owed is not None and self.party.state is State.REGISTERED:
-            self.sendPong(self._owed)
-            self._owed = None
-        if self._question is not None and now >= self._question[1]:
+        if self._delayed_pong is not None and self.party.state is State.REGISTERED:
+            self.sendPong(self._delayed_pong)
+            self._delayed_pong = None
+        if self._probe is not None and now >= self._probe[1]:
             self._give_up("it did not answer, and another wants its ID")
         elif now - self._heard >= self._times.silent:
             self._give_up(f"silent for {self._times.silent:g} s")
@@ -152,17 +134,17 @@ class SignalProtocol(WebSocketServerProtocol):
             self.sendPing()
 
     def _give_up(self, why: str) -> None:
-        self._server.log.debug("{peer} is given up: {why}", peer=self.peer_name, why=why)
-        self._server.switchboard.left(self.party)
+        _log.debug("{peer} is given up: {why}", peer=self.peer_name, why=why)
+        self._switchboard.left(self.party)
         self.abort()
 
     def go_away(self) -> None:
-        """The server is going down."""
-        self._server.switchboard.left(self.party)
+        """See :class:`~rtunnel.rtc.signaling.connections.Connection`."""
+        self._switchboard.left(self.party)
         self.close(GOING_AWAY, "the server is going down")
 
     def abort(self) -> None:
-        """Drop the connection now; may be called again."""
+        """Drop the connection now. May be called again."""
         self._deaf = True
         if not self._aborted:
             self._aborted = True
@@ -171,13 +153,13 @@ class SignalProtocol(WebSocketServerProtocol):
     # HTTP
 
     def processHandshake(self) -> None:
-        """Called by Autobahn while there is no WebSocket: other pages are served here."""
+        """Called by Autobahn before there is a WebSocket. Requests for other paths are answered here."""
         head, end, _ = self.data.partition(b"\r\n\r\n")
         if len(head) > MAX_HEAD:
             self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
         if self.data.startswith(_TLS_HANDSHAKE):
-            # All of the hello: who closes with bytes unread resets the connection, and the answer may be lost.
+            # Read the whole hello: closing with unread bytes resets the connection, and the answer may be lost.
             if len(self.data) >= 5 + int.from_bytes(self.data[3:5], "big"):
                 self.failHandshake(_NO_TLS_HERE)
             return
@@ -194,17 +176,17 @@ class SignalProtocol(WebSocketServerProtocol):
             super().processHandshake()
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
-        """Called by Autobahn for a request that is a good one."""
-        if not self._server.tokens.allow(request.headers.get("authorization")):
+        """Called by Autobahn for a valid request."""
+        if not self.factory.tokens.allow(request.headers.get("authorization")):
             raise ConnectionDeny(HTTPStatus.UNAUTHORIZED.value, "no valid token")
         origin = request.headers.get("origin")
-        if not self._server.origins.allow(origin):
+        if not self.factory.origins.allow(origin):
             raise ConnectionDeny(HTTPStatus.FORBIDDEN.value, f"the origin '{origin}' is not among --allowed-origins")
         return SUBPROTOCOL if SUBPROTOCOL in request.protocols else None
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: object = None) -> None:
-        """Called by Autobahn for a request that cannot be served."""
-        self._server.lines.warn(
+        """Called by Autobahn for an invalid request."""
+        self._lines.warn(
             "{peer} gets no WebSocket ({code:d}): {why}", peer=self.peer_name, code=code, why=clean_text(reason)
         )
         self._answer(HTTPStatus(code))
@@ -223,7 +205,7 @@ class SignalProtocol(WebSocketServerProtocol):
     # WebSocket
 
     def onOpen(self) -> None:
-        """Called by Autobahn: the WebSocket is there."""
+        """Called by Autobahn when the WebSocket is open."""
         self._deadline = self._clock.seconds() + self._times.first_message
         self._pinged = self._clock.seconds()
         self.registerProducer(self, True)
@@ -238,49 +220,49 @@ class SignalProtocol(WebSocketServerProtocol):
         if self._deaf:
             return
         if isBinary:
-            self._server.switchboard.dismiss(self.party, "a binary message", UNSUPPORTED_DATA)
+            self._switchboard.dismiss(self.party, "a binary message", UNSUPPORTED_DATA)
             return
-        self._server.switchboard.receive(self.party, payload)
+        self._switchboard.receive(self.party, payload)
         if self.party.state in (State.WAITING, State.REGISTERED):
-            self._server.connection_known(self)
+            self._connections.has_registered(self)
 
     def onPing(self, payload: bytes) -> None:
         """Called by Autobahn."""
         if not self._is_in_time():
             return
         if self.party.state is State.WAITING:
-            # Our ends take the answer to a ping behind their registration for its success.
-            self._owed = payload
+            # Our ends take the answer to a ping that follows their registration as its success.
+            self._delayed_pong = payload
         else:
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
         """Called by Autobahn."""
-        if self._is_in_time() and self._question is not None and payload == self._question[0]:
-            self._question = None
-            self._server.switchboard.answered(self.party)
+        if self._is_in_time() and self._probe is not None and payload == self._probe[0]:
+            self._probe = None
+            self._switchboard.probe_answered(self.party)
 
     def _is_in_time(self) -> bool:
-        # Every frame counts, not only those that end a message: each costs us something.
-        if not self._bucket.take(self._clock.seconds()) and not self._deaf:
+        # Every frame counts, not only the last of a message: each has a cost.
+        if not self._rate.take(self._clock.seconds()) and not self._deaf:
             self._stop_listening()
-            self._server.switchboard.dismiss(self.party, "too many messages", POLICY_VIOLATION)
+            self._switchboard.dismiss(self.party, "too many messages", POLICY_VIOLATION)
         return not self._deaf
 
     def _stop_listening(self) -> None:
-        """Understand nothing more: what a peer sends after it has lost our trust is not even looked at."""
+        """Ignore everything that the peer sends from now on."""
         self._deaf = True
         self.data = b""
 
     def _fail_connection(self, code: int = GOING_AWAY, reason: str = "going away") -> None:
-        # Autobahn would either drop the connection without a close frame, or go on to parse what broke the rules.
+        # Autobahn would either drop the connection without a close frame, or go on parsing.
         self.failedByMe = True
-        self._server.lines.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
-        self._server.switchboard.left(self.party)
+        self._lines.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
+        self._switchboard.left(self.party)
         self.close(code, reason)
         self._stop_listening()
 
-    # What the switchboard asks for
+    # The switchboard calls these
 
     @property
     def is_slow(self) -> bool:
@@ -296,31 +278,31 @@ class SignalProtocol(WebSocketServerProtocol):
         """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
         self._deadline = self._clock.seconds() + self._times.close
         if self.state == self.STATE_OPEN:
-            # `sendClose` knows only codes for applications.
+            # `sendClose` accepts only the codes for applications.
             self.sendCloseFrame(code, reason.encode("utf-8", "replace")[:120].decode("utf-8", "ignore").encode("utf-8"))
         else:
             self.abort()
 
-    def ask(self) -> None:
+    def probe(self) -> None:
         """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
-        if self._question is None:
-            self._question = (secrets.token_bytes(8), self._clock.seconds() + self._times.answer)
-            self.sendPing(self._question[0])
+        if self._probe is None:
+            self._probe = (secrets.token_bytes(8), self._clock.seconds() + self._times.answer)
+            self.sendPing(self._probe[0])
 
     def expect_answer(self) -> None:
         """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
-        self._bucket.ask_for(ANSWER)
+        self._rate.allow_answer()
 
-    # What is sent
+    # Sending
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """Called by Autobahn for all that goes out."""
+        """Called by Autobahn for everything that is sent."""
         if self._aborted:
             return
         if self._paused:
             self._unsent += len(data)
             if self._unsent > MAX_UNSENT:
-                self._server.lines.warn("{peer} does not read, and is dropped", peer=self.peer_name)
+                self._lines.warn("{peer} does not read, and is dropped", peer=self.peer_name)
                 self.abort()
                 return
         super().sendData(data, sync, chopsize)
@@ -338,28 +320,35 @@ class SignalProtocol(WebSocketServerProtocol):
         """See :class:`IPushProducer`; :meth:`connectionLost` follows."""
 
 
-class SignalFactory(WebSocketServerFactory):
-    """What Autobahn keeps for all connections."""
+class ServerFactory(WebSocketServerFactory):
+    """What all connections share.
+
+    :raises ConfigError: one of the allowed origins is malformed.
+    """
 
     noisy = False
 
-    def __init__(self, server: SignalServer) -> None:
-        super().__init__(reactor=server.reactor, server="")
-        self._server = server
-        max_message = server.settings.max_message
+    def __init__(self, reactor: Any, settings: SignalSettings, times: Times, lines: FewLines) -> None:
+        super().__init__(reactor=reactor, server="")
+        self.settings = settings
+        self.times = times
+        self.lines = lines
+        self.tokens = BearerTokens(settings.valid_tokens)
+        self.origins = Origins(settings.allowed_origins)
+        self.connections = Connections(settings.max_per_address, lines)
+        max_message = settings.max_message
+        self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, max_message, lines)
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
             maxFramePayloadSize=max_message,
             maxMessagePayloadSize=max_message,
-            # Both times are ours, and so are origins: see SignalProtocol.
+            # ServerProtocol has its own time-outs, and checks origins itself.
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             allowNullOrigin=True,
         )
 
-    def buildProtocol(self, addr: object) -> SignalProtocol:
+    def buildProtocol(self, addr: object) -> ServerProtocol:
         """See :class:`twisted.internet.interfaces.IProtocolFactory`."""
-        protocol = SignalProtocol(self._server)
-        protocol.factory = self
-        return protocol
+        return ServerProtocol(self)

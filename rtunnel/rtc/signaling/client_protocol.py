@@ -1,8 +1,8 @@
-"""One WebSocket to a signaling server, from TCP to its loss. Its user is :mod:`rtunnel.rtc.signaling.link`.
+"""One WebSocket to a signaling server. Its owner is :mod:`rtunnel.rtc.signaling.link`.
 
-Autobahn speaks the protocol. It is kept quiet, as its log lines hold the token, and as an operator is told once, in our
-words, why a connection ended. Its timers are not used: they belong to the global reactor, and one of them outlives its
-connection.
+Autobahn speaks the protocol. Its log is silenced, because its lines contain the token, and because an operator should
+read once, in plain words, why a connection ended. Its timers are not used: they belong to the global reactor, and one
+of them outlives its connection.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from rtunnel.upkeep.agent import AGENT
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL
 
-#: Seconds between two pings; a server that is silent from one to the next is dead.
+#: Seconds between two pings; a server that sends nothing in between is dead.
 PING_EVERY = 10.0
-#: Seconds that a server is given to say goodbye.
+#: Seconds for the closing handshake.
 GOODBYE = 2.0
-#: Bytes of an HTTP answer's head.
+#: The longest head of an HTTP response, in bytes.
 MAX_HEAD = 16384
-#: Bytes that wait for a server which does not read.
+#: Bytes that may wait for a server that does not read.
 MAX_UNSENT = 1 << 20
 
 _REGISTERED = b"registered"
@@ -45,7 +45,7 @@ _STATUS = {
 
 
 class Owner(Protocol):
-    """What a connection asks and tells; see :class:`rtunnel.rtc.signaling.link.SignalLink`."""
+    """What a connection asks and tells its owner; see :class:`rtunnel.rtc.signaling.link.SignalLink`."""
 
     def registration(self, is_reference: bool) -> bytes: ...
     def registered(self, is_reference: bool) -> None: ...
@@ -53,12 +53,12 @@ class Owner(Protocol):
 
 
 class WebSocketFactory(WebSocketClientFactory):
-    """What Autobahn keeps for all connections."""
+    """The options of Autobahn that all connections share."""
 
     noisy = False
 
     def __init__(self, reactor: Any) -> None:
-        # Without a URL: where to dial is not Autobahn's affair, and what to ask for is said by each connection.
+        # Without a URL: an endpoint dials, and each connection says itself what it requests.
         super().__init__(protocols=[SUBPROTOCOL], reactor=reactor)
         self.setProtocolOptions(
             maxFramePayloadSize=MAX_MESSAGE,
@@ -71,13 +71,13 @@ class WebSocketFactory(WebSocketClientFactory):
 
 
 @implementer(IPushProducer)
-class Connection(WebSocketClientProtocol):
+class ClientProtocol(WebSocketClientProtocol):
     """One connection.
 
-    :param deadline: when it must be of use, as a time of the reactor.
-    :param tls: for ``wss``.
-    :ivar ended: fires when it is lost, with the reason.
-    :ivar max_message: bytes of a message that the server takes, once the handshake is over.
+    :param deadline: the time of the reactor by which it must be registered.
+    :param tls: the check of the server's certificate, for ``wss``; else None.
+    :ivar ended: fires with the reason when the connection is lost.
+    :ivar max_message: the longest message that the server accepts, in bytes; known after the handshake.
     """
 
     transport: Any
@@ -111,15 +111,15 @@ class Connection(WebSocketClientProtocol):
         self.ended: Deferred[str] = Deferred()
         self.max_message = MAX_MESSAGE
 
-    # Beginning
+    # The handshake
 
     def connectionMade(self) -> None:
-        """Say what we want."""
+        """Start the handshake and its time-out."""
         self._wait(max(0.0, self._deadline - self._reactor.seconds()), self._too_slow)
         super().connectionMade()
 
     def onConnecting(self, transport_details: object) -> ConnectingRequest:
-        """Called by Autobahn: what to ask for."""
+        """Called by Autobahn: return what to request."""
         url, token = self._settings.url, self._settings.token
         return ConnectingRequest(
             host=f"[{url.host}]" if ":" in url.host else url.host.encode("idna").decode("ascii"),
@@ -131,7 +131,7 @@ class Connection(WebSocketClientProtocol):
         )
 
     def dataReceived(self, data: bytes) -> None:
-        """Look at what comes before Autobahn does, which would keep any amount of it, and raise for what is not
+        """Check the response before Autobahn does, which would buffer any amount of it and raise for what is not
         HTTP."""
         self._heard = True
         if self.state != self.STATE_CONNECTING:
@@ -149,11 +149,11 @@ class Connection(WebSocketClientProtocol):
                 self.give_up("its answer is no HTTP")
 
     def failHandshake(self, reason: str) -> None:
-        """Called by Autobahn: the server's answer to the handshake is none that can be used."""
+        """Called by Autobahn: the server's response opens no WebSocket."""
         found = re.match(r"HTTP/1\.[01] (\d{3})\b", self.http_status_line)
         status = int(found[1]) if found else 101
         if status == 101:
-            # What follows the colon may be different each time.
+            # What follows the colon may differ each time, and would make each failure look new.
             self.give_up(f"it speaks WebSocket wrongly: {clean_text(reason.partition(' : ')[0])}")
         elif 300 <= status < 400:
             self.give_up(f"it sends us elsewhere ({status}), where we do not go; write the URL that is meant")
@@ -172,10 +172,10 @@ class Connection(WebSocketClientProtocol):
         self.send(self._owner.registration(self._is_reference))
         self.sendPing(_REGISTERED)
 
-    # While it lasts
+    # While it is open
 
     def send(self, message: bytes) -> bool:
-        """Send a message; False where the server has not read too many before."""
+        """Send a message. Return False if it was not sent: the connection is not open, or the server does not read."""
         if self.state != self.STATE_OPEN:
             return False
         if self._is_slow:
@@ -186,24 +186,24 @@ class Connection(WebSocketClientProtocol):
         return True
 
     def pauseProducing(self) -> None:
-        """Count from here on what is sent."""
+        """Count what is sent from now on: the server does not read."""
         self._is_slow = True
 
     def resumeProducing(self) -> None:
-        """All is sent."""
+        """Stop counting: everything was sent."""
         self._is_slow = False
         self._unsent = 0
 
     def stopProducing(self) -> None:
-        """Called by the transport: the connection is lost, which ``connectionLost`` tells."""
+        """Called by the transport when the connection is lost; ``connectionLost`` follows."""
 
     def onPing(self, payload: bytes) -> None:
-        """Called by Autobahn. A server that reads no answers gets no more."""
+        """Called by Autobahn. A server that does not read gets no more answers."""
         if not self._is_slow:
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
-        """Called by Autobahn: the first says that the registration was seen."""
+        """Called by Autobahn. The first pong says that the server has seen the registration."""
         if payload == _REGISTERED and not self._is_registered and not self._goodbye:
             self._is_registered = True
             self._wait(PING_EVERY, self._look)
@@ -214,7 +214,7 @@ class Connection(WebSocketClientProtocol):
             self.give_up(f"nothing was heard from it for {PING_EVERY:g} s, not even the answer to a ping")
             return
         self._heard = False
-        # It was no farewell, then.
+        # The complaint did not end the connection.
         self._complaint = ""
         self.sendPing(_ALIVE)
         self._wait(PING_EVERY, self._look)
@@ -226,7 +226,7 @@ class Connection(WebSocketClientProtocol):
     # The end
 
     def leave(self) -> None:
-        """Say goodbye, and be gone soon whatever the server does."""
+        """Start the closing handshake; drop the connection soon, whatever the server does."""
         self._goodbye = True
         if self.state == self.STATE_OPEN:
             self.sendClose(1000)
@@ -237,7 +237,7 @@ class Connection(WebSocketClientProtocol):
             self.give_up("we leave")
 
     def give_up(self, why: str) -> None:
-        """Close at once."""
+        """Drop the connection now, for this reason."""
         self._why = self._why or why
         self.dropConnection(abort=True)
         self.transport.abortConnection()
@@ -246,8 +246,8 @@ class Connection(WebSocketClientProtocol):
         self.give_up(f"it was not ready within {self._settings.connect_timeout:g} s")
 
     def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
-        """Called by Autobahn: the server answers our goodbye, or says its own. Then it is for the server to close,
-        which gets some time for it."""
+        """Called by Autobahn: the server answers our close frame, or sends its own. In that case the server should
+        close the connection, and gets some time for it."""
         result = super().onCloseFrame(code, reasonRaw)
         if self._goodbye:
             self.dropConnection(abort=False)
@@ -256,7 +256,7 @@ class Connection(WebSocketClientProtocol):
         return result
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Say why."""
+        """Tell the owner why the connection is lost."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         was_open = self.state not in (self.STATE_CONNECTING, self.STATE_PROXY_CONNECTING)
@@ -282,7 +282,7 @@ class Connection(WebSocketClientProtocol):
         return reason.getErrorMessage().rstrip(".")
 
     def _wait(self, seconds: float, call: Any) -> None:
-        """There is one thing at a time to wait for."""
+        """Replace the one timer of this connection."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = self._reactor.callLater(seconds, call)

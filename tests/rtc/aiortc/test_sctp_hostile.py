@@ -32,7 +32,7 @@ from hypothesis import given, strategies as st
 from rtunnel.rtc.aiortc.sctp import MAX_KEPT, MAX_MISORDERED, RECEIVE_WINDOW, WINDOW_SLACK
 from rtunnel.rtc.aiortc.sctp_packets import parameters_are_sound
 from tests.reverse.net import turns, until
-from tests.rtc.sctp_parts import BINARY, DCEP, FIRST, LAST, STRING, UNORDERED, ChannelTold, Hostile, Pair, ended
+from tests.rtc.aiortc.sctp_parts import BINARY, DCEP, FIRST, LAST, STRING, UNORDERED, ChannelTold, Hostile, Pair, ended
 
 
 def opening(

@@ -16,7 +16,8 @@ from txaio import tx
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signaling.server import SignalServer, Times
+from rtunnel.rtc.signaling.limits import Times
+from rtunnel.rtc.signaling.server import SignalServer
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, Peer, connect, reactor, until
 

@@ -18,7 +18,7 @@ from rtunnel.rtc.udp_client import EARLY_SECONDS, MAX_CLOSING, MAX_EARLY, Client
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.fakes import few_lines
-from tests.rtc.udp_parts import MAX_MESSAGE, MemoryConnection, Program, ReactorByHand, udp_address
+from tests.rtc.udp.parts import MAX_MESSAGE, MemoryConnection, Program, ReactorByHand, udp_address
 
 
 class Client:
@@ -217,7 +217,7 @@ async def test_flood_of_sources_is_bounded(client: Client) -> None:
 
 @ensureDeferred
 async def test_flood_with_a_host_that_never_closes_is_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.rtc.udp_parts.MemoryChannel.close", lambda channel: None)
+    monkeypatch.setattr("tests.rtc.udp.parts.MemoryChannel.close", lambda channel: None)
     client.flows.connected(client.near)
     sources = client.more_programs(100)
     for source in sources:
@@ -258,7 +258,7 @@ async def test_one_warning_for_many_drops(client: Client) -> None:
     assert text.count("larger than the host takes") == 1
     assert f"UDP datagrams at {HOST}:0 are dropped" in text
     client.flows.disconnected()
-    line = f"UDP flow of {HOST}:{client.program.address[1]} ends (the host is not connected)"
+    line = f"UDP flow {HOST}:{client.program.address[1]} ends (the host is not connected)"
     assert f"{line}; sent 0, received 0, dropped 20" in client.log.text()
 
 

@@ -11,12 +11,12 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
-from rtunnel.rtc.signaling import connection
+from rtunnel.rtc.signaling import client_protocol
 from rtunnel.wire.webrtc.signaling import Signal, encode_signal
 from tests.leftovers import TestLog
 from tests.ports import free_port
-from tests.rtc.reference_signal import ReferenceSignalServer
-from tests.rtc.signal_link_parts import OwnServer, RawServer, World
+from tests.rtc.signaling.link_parts import OwnServer, RawServer, World
+from tests.rtc.signaling.reference_server import ReferenceSignalServer
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ async def test_the_server_is_told_goodbye(world: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_answers_no_goodbye(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "GOODBYE", 0.1)
-    monkeypatch.setattr(connection, "PING_EVERY", 600.0)
+    monkeypatch.setattr(client_protocol, "GOODBYE", 0.1)
+    monkeypatch.setattr(client_protocol, "PING_EVERY", 600.0)
     server = world.start(OwnServer(world.reactor))
     link, user = await world.up(server.port)
     for transport in server.transports:
@@ -142,7 +142,7 @@ async def test_a_server_that_answers_no_goodbye(world: World, monkeypatch: pytes
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_answers_our_goodbye_and_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "GOODBYE", 600.0)
+    monkeypatch.setattr(client_protocol, "GOODBYE", 600.0)
     server = world.start(OwnServer(world.reactor))
     link, _ = await world.up(server.port)
     server.peers[0].dropConnection = lambda abort=False: None

@@ -22,8 +22,8 @@ from rtunnel.wire.webrtc.signaling import Candidate
 from tests.leftovers import TestLog
 from tests.patience import PATIENCE
 from tests.reverse.net import HOST, reactor, turns, until
+from tests.rtc.aiortc.test_ice import open_sockets, turn
 from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
-from tests.rtc.test_ice import open_sockets, turn
 
 LOOPBACK = IceSettings(interfaces=(HOST,))
 

@@ -14,14 +14,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel
 
-from rtunnel.rtc.signaling import connection as signal_connection, link as signal_link
-from rtunnel.rtc.signaling.connection import Connection
+from rtunnel.rtc.signaling import client_protocol, link as signal_link
+from rtunnel.rtc.signaling.client_protocol import ClientProtocol
 from rtunnel.upkeep.agent import AGENT
 from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL, Signal, encode_signal
 from tests.leftovers import TestLog
 from tests.ports import free_port
-from tests.rtc.reference_signal import ReferenceSignalServer
-from tests.rtc.signal_link_parts import TOKEN, OwnServer, Peer, RawServer, World
+from tests.rtc.signaling.link_parts import TOKEN, OwnServer, Peer, RawServer, World
+from tests.rtc.signaling.reference_server import ReferenceSignalServer
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ async def test_no_token_no_header(world: World) -> None:
 async def test_the_host_header_of_an_ipv6_address_and_of_an_international_name(world: World) -> None:
     for host, shown in (("::1", "[::1]:80"), ("münchen.example", "xn--mnchen-3ya.example:80")):
         link, _ = world.link(80, host=host)
-        connection = Connection(world.reactor, link._factory, link, link._settings, 0.0, None)
+        connection = ClientProtocol(world.reactor, link._factory, link, link._settings, 0.0, None)
         request = connection.onConnecting(None)
         assert f"{request.host}:{request.port}" == shown
 
@@ -302,7 +302,7 @@ async def test_only_an_error_about_us_is_why(world: World, about: str, why: str)
 
 @pytest_twisted.ensureDeferred
 async def test_an_old_error_is_not_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal_connection, "PING_EVERY", 0.05)
+    monkeypatch.setattr(client_protocol, "PING_EVERY", 0.05)
     server = own(world)
     _, user = await world.up(server.port)
     server.peers[0].sendMessage(encode_signal(Signal("error", "a mistake")))
@@ -316,7 +316,7 @@ async def test_an_old_error_is_not_why(world: World, monkeypatch: pytest.MonkeyP
 
 @pytest_twisted.ensureDeferred
 async def test_a_server_that_closes_and_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal_connection, "GOODBYE", 0.1)
+    monkeypatch.setattr(client_protocol, "GOODBYE", 0.1)
     server = own(world)
     _, user = await world.up(server.port)
     # A close frame, and then nothing: no answer to ours, no end of TCP.
@@ -368,7 +368,7 @@ async def test_a_link_that_was_useful_is_dialled_at_once(world: World, monkeypat
 
 @pytest_twisted.ensureDeferred
 async def test_a_dead_server_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signal_connection, "PING_EVERY", 0.1)
+    monkeypatch.setattr(client_protocol, "PING_EVERY", 0.1)
     server = own(world)
     link, user = await world.up(server.port)
     await world.until(lambda: server.pings == 6, "the first ping, and five more")
@@ -405,7 +405,7 @@ async def test_thousands_of_connections_leave_nothing(world: World) -> None:
     assert len(world.reactor.getDelayedCalls()) <= timers + 2
     server.gone.clear()
     gc.collect()
-    assert sum(isinstance(thing, Connection) for thing in gc.get_objects()) <= 2
+    assert sum(isinstance(thing, ClientProtocol) for thing in gc.get_objects()) <= 2
 
 
 # Wrong servers

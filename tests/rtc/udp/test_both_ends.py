@@ -17,7 +17,7 @@ from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.few_lines import FewLines
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.fakes import few_lines
-from tests.rtc.udp_parts import Echo, MemoryChannel, MemoryConnection, Program, ReactorByHand, needs_ipv6, udp_address
+from tests.rtc.udp.parts import Echo, MemoryChannel, MemoryConnection, Program, ReactorByHand, needs_ipv6, udp_address
 
 IDLE = 60.0
 

@@ -15,10 +15,11 @@ from twisted.logger import LogLevel
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signaling.server import TIMES, SignalServer
+from rtunnel.rtc.signaling.limits import TIMES
+from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, Signal
 from tests.leftovers import TestLog
-from tests.rtc.signal_link_parts import TOKEN, World
+from tests.rtc.signaling.link_parts import TOKEN, World
 from tests.tls.parts import Authority
 
 
@@ -124,12 +125,12 @@ async def test_an_id_whose_holder_is_dead(world: World) -> None:
     server, port = serve(world, times=replace(TIMES, answer=0.2, look_every=0.02))
     holder, holder_user = await up(world, port)
     # It reads nothing any more, as if its machine were off.
-    holder._connection.transport.pauseProducing()
+    holder.connection.transport.pauseProducing()
     _, user = await up(world, port)
     assert not world.attempts()
     assert server.switchboard.hosts == 1
     # It comes to life again, and finds that another has its place.
-    holder._connection.transport.resumeProducing()
+    holder.connection.transport.resumeProducing()
     await world.until(lambda: holder_user.downs, "it notices")
     await world.until(world.attempts, "an attempt")
     assert (user.ups, user.downs) == (1, [])

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
-from tests.rtc.signal_parts import CLOSE, PING, PONG, TEXT, UPGRADE, FakeTransport, close_code, frame, frames
+from tests.rtc.signaling.server_parts import CLOSE, PING, PONG, TEXT, UPGRADE, FakeTransport, close_code, frame, frames
 
 REGISTER = frame(b'{"type":"register-host","sender_id":"host"}')
 

@@ -14,7 +14,7 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.rtc.signaling.switchboard import MAX_MISTAKES
 from tests.reverse.net import Peer, reactor, turns, until
-from tests.rtc.signal_parts import (
+from tests.rtc.signaling.server_parts import (
     CLOSE,
     PING,
     PONG,
@@ -126,7 +126,7 @@ async def test_a_page_that_is_not_read_to_its_end(signaling: SignalWorld) -> Non
     peer = await signaling.raw()
     peer.stop_reading()
     peer.send(b"POST / HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 1_000_000)
-    await until(lambda: not signaling.server._connections)
+    await until(lambda: not signaling.server.connections)
 
 
 # Messages
@@ -318,7 +318,7 @@ async def test_a_peer_that_does_not_read_the_errors_it_causes(signaling: SignalW
     nobody = b"x" * 120
     for _ in range(300):
         peer.send(frame(b'{"type":"offer","target_id":"%s"}' % nobody) * 100)
-    await until(lambda: not signaling.server._connections)
+    await until(lambda: not signaling.server.connections)
     assert "does not read" in str(signaling.lines("warn"))
 
 

@@ -17,7 +17,7 @@ from rtunnel.tls.server_names import is_ip_address
 from rtunnel.upkeep.few_lines import FewLines
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.udp_parts import (
+from tests.rtc.udp.parts import (
     MAX_MESSAGE,
     Echo,
     MemoryChannel,

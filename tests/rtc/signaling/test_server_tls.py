@@ -19,7 +19,7 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.tls.openssl import set_groups
 from tests.reverse.net import Peer, reactor, until
-from tests.rtc.signal_parts import SignalWorld, short
+from tests.rtc.signaling.server_parts import SignalWorld, short
 from tests.tls.parts import DAY, Authority, Holder
 
 #: A ClientHello of TLS 1.1 by hand, as this OpenSSL speaks it no more: ECDHE with AES and SHA-1.
@@ -156,7 +156,7 @@ async def test_a_handshake_that_does_not_end(signaling: SignalWorld, holder: Hol
     await start(signaling, holder, times=short(upgrade=0.1))
     peer = await signaling.raw(data)
     await peer.ends()
-    await until(lambda: not signaling.server._connections)
+    await until(lambda: not signaling.server.connections)
 
 
 @pytest_twisted.ensureDeferred

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from rtunnel.errors import ConfigError
 from rtunnel.tls.web_client import client_context
 from tests.leftovers import TestLog
-from tests.rtc.signal_link_parts import TOKEN, OwnServer, RawServer, World
+from tests.rtc.signaling.link_parts import TOKEN, OwnServer, RawServer, World
 from tests.tls.parts import KEYS, Authority, Holder
 
 

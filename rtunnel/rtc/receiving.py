@@ -1,0 +1,166 @@
+"""The receiving half of the streams of a peer connection: what they may hold in memory.
+
+Between two ends of ours, credit bounds it. A reference peer knows no credit: the bytes that wait for slow readers are
+taken off SCTP's receive window, which stops all streams of that peer, so a stream that does not move at all is reset.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from rtunnel.errors import Code
+from rtunnel.rtc.interfaces import IChannel, IPeerConnection
+from rtunnel.rtc.sending import LOW
+from rtunnel.wire.limits import ChannelLimits
+from rtunnel.wire.webrtc.channel_messages import encode_credit
+from rtunnel.wire.webrtc.channel_stream import ChannelStream
+
+#: Credit is granted while the connection has fewer bytes than these waiting: otherwise a peer that sends, and takes
+#: nothing, could make them grow.
+CREDIT_ROOM = 4 * LOW
+#: With a reference peer: seconds without any delivery after which a stream is reset ...
+MAX_STALL = 30.0
+#: ... if more bytes than these wait in all streams together.
+STALLING = 512 * 1024
+
+
+class Receiver(Protocol):
+    """A stream, as the buffer knows it.
+
+    :ivar reserved: bytes of the connection's buffer that are for it; only the buffer sets it.
+    :ivar delivered_at: when a byte of it was last delivered, or began to wait; with a reference peer only.
+    """
+
+    channel: IChannel
+    machine: ChannelStream
+    reserved: int
+    delivered_at: float
+
+    def fail(self, code: str, message: str) -> None:
+        """Reset it."""
+
+
+class ReceiveBuffer:
+    """The memory of one peer connection for bytes that have not been delivered.
+
+    :param extended: the peer knows credit.
+    :ivar reserved: bytes that are granted to the peer; with a reference peer, bytes that wait for readers.
+    :ivar credit_due: streams that should grant credit, and wait for room to send it.
+    :ivar waiting: with a reference peer, the streams that have bytes waiting.
+    """
+
+    def __init__(
+        self, connection: IPeerConnection, clock: IReactorTime, limits: ChannelLimits, *, extended: bool
+    ) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._limits = limits
+        self._extended = extended
+        self.reserved = 0
+        self.credit_due: dict[Receiver, None] = {}
+        self.waiting: dict[Receiver, None] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """There is room for another stream."""
+        return self.reserved + self._initial_credit <= self._limits.peer_buffer
+
+    @property
+    def _initial_credit(self) -> int:
+        return self._limits.initial_credit if self._extended else 0
+
+    def add(self, stream: Receiver) -> None:
+        """Reserve the credit with which *stream* begins."""
+        self._reserve(stream, self._initial_credit)
+
+    def remove(self, stream: Receiver) -> None:
+        """Free what is reserved for *stream*: none of it will be delivered any more."""
+        self.grant_no_more(stream)
+        self._reserve(stream, 0)
+
+    def received(self, stream: Receiver) -> None:
+        """Count what came on *stream*, and is not delivered yet. With a reference peer only.
+
+        Such a peer sends on whatever the window says; the stream with the most bytes waiting has to go then.
+        """
+        waiting = stream.machine.receive_window.waiting
+        if waiting <= stream.reserved:
+            return
+        if not stream.reserved:
+            stream.delivered_at = self._clock.seconds()
+        self._reserve(stream, waiting)
+        if self.reserved > self._limits.peer_buffer:
+            worst = max(self.waiting, key=lambda stream: stream.reserved)
+            worst.fail(Code.STALLED, f"{worst.reserved} bytes wait for a reader")
+
+    def delivered(self, stream: Receiver, count: int) -> None:
+        """Free *count* bytes, or grant them anew: the user of *stream* has taken them."""
+        machine = stream.machine
+        window = machine.receive_window
+        window.delivered += count
+        if not stream.reserved:
+            return
+        if not self._extended:
+            stream.delivered_at = self._clock.seconds()
+            self._reserve(stream, min(stream.reserved, window.waiting))
+        elif machine.received_end:
+            self._reserve(stream, window.waiting)
+        elif machine.opened:
+            self.grant(stream)
+
+    def end(self, stream: Receiver) -> None:
+        """Free what *stream* will not use: its end has come."""
+        self.grant_no_more(stream)
+        self._reserve(stream, stream.machine.receive_window.waiting)
+
+    def grant(self, stream: Receiver) -> None:
+        """Grant credit to *stream* if it is due, now or when there is room to send it."""
+        if stream.machine.receive_window.grant_is_due:
+            self.credit_due[stream] = None
+            self.grant_due()
+
+    def grant_no_more(self, stream: Receiver) -> None:
+        """Grant *stream* no more credit."""
+        self.credit_due.pop(stream, None)
+
+    def grant_due(self) -> None:
+        """Grant the credit that is due, while the connection has room."""
+        connection, limits, due = self._connection, self._limits, self.credit_due
+        while due and connection.buffered < CREDIT_ROOM:
+            stream = next(iter(due))
+            del due[stream]
+            window = stream.machine.receive_window
+            # As with links, windows grow up to half of the buffer, so that there is room for new streams.
+            growth = min(limits.max_window - window.size, limits.peer_buffer // 2 - self.reserved)
+            window.grant(self._clock.seconds(), connection.round_trip, growth)
+            self._reserve(stream, window.size)
+            stream.channel.send_text(encode_credit(window.limit))
+
+    def tick(self) -> None:
+        """Reset streams of a reference peer that do not move, while much waits. Call it about once a second."""
+        if self._extended or self.reserved <= STALLING:
+            return
+        late = self._clock.seconds() - MAX_STALL
+        stalled = [stream for stream in self.waiting if stream.delivered_at <= late]
+        for stream in sorted(stalled, key=lambda stream: stream.reserved, reverse=True):
+            stream.fail(Code.STALLED, f"{stream.reserved} bytes wait for a reader")
+            if self.reserved <= STALLING:
+                break
+
+    def _reserve(self, stream: Receiver, amount: int) -> None:
+        change = amount - stream.reserved
+        if not change:
+            return
+        stream.reserved = amount
+        self.reserved += change
+        if self._extended:
+            return
+        if change > 0:
+            self.waiting[stream] = None
+            self._connection.hold(change)
+            return
+        if not amount:
+            del self.waiting[stream]
+        self._connection.release(-change)

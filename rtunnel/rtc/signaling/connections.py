@@ -1,0 +1,115 @@
+"""The connections to a signaling server: how many there may be, and how all of them are closed at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IReactorTime
+
+from rtunnel.access.web_admission import neighbourhood
+from rtunnel.relay.sockets import show_address
+from rtunnel.upkeep.few_lines import FewLines
+
+#: Connections that have not registered yet, at once; one more makes the oldest give way.
+MAX_UNREGISTERED = 1024
+
+
+class Connection(Protocol):
+    """One connection to the server.
+
+    :ivar neighbourhood: what its address counts as; empty if it is not counted.
+    """
+
+    neighbourhood: str
+
+    def tick(self, now: float) -> None:
+        """Look after its time-outs."""
+
+    def go_away(self) -> None:
+        """Tell the peer that the server is going down, and close."""
+
+    def abort(self) -> None:
+        """Drop it now. It is removed when it is lost."""
+
+
+class Connections:
+    """All of them.
+
+    :param max_per_address: from one address at once; 0: any number.
+    :param lines: for what strangers can make us log.
+    """
+
+    def __init__(self, max_per_address: int, lines: FewLines) -> None:
+        self._max_per_address = max_per_address
+        self._lines = lines
+        self._all: set[Connection] = set()
+        self._unregistered: dict[Connection, None] = {}
+        self._per_address: Counter[str] = Counter()
+        self._closed: Deferred[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._all))
+
+    def has_room_for(self, address: IAddress | None) -> bool:
+        """Whether one more connection may come from this address; if not, it is logged."""
+        count = self._per_address[neighbourhood(address)] if address is not None else 0
+        if not 0 < self._max_per_address <= count:
+            return True
+        self._lines.warn(
+            "a connection from {peer} is closed: there are {count} (--max-per-address)",
+            peer=show_address(address) if address is not None else "",
+            count=count,
+        )
+        return False
+
+    def add(self, connection: Connection) -> None:
+        """Add a connection that was just made. It counts as unregistered."""
+        if len(self._unregistered) >= MAX_UNREGISTERED:
+            oldest = next(iter(self._unregistered))
+            del self._unregistered[oldest]
+            oldest.abort()
+        self._all.add(connection)
+        self._unregistered[connection] = None
+        if connection.neighbourhood:
+            self._per_address[connection.neighbourhood] += 1
+
+    def has_registered(self, connection: Connection) -> None:
+        """Let the connection stay when others come."""
+        self._unregistered.pop(connection, None)
+
+    def remove(self, connection: Connection) -> None:
+        """Remove a connection that was lost."""
+        self._all.discard(connection)
+        self._unregistered.pop(connection, None)
+        if connection.neighbourhood:
+            self._per_address[connection.neighbourhood] -= 1
+            if not self._per_address[connection.neighbourhood]:
+                del self._per_address[connection.neighbourhood]
+        if not self._all and self._closed is not None:
+            closed, self._closed = self._closed, None
+            closed.callback(None)
+
+    async def close(self, clock: IReactorTime, patience: float) -> None:
+        """Tell everybody to go away, and return when all connections are lost.
+
+        :param patience: seconds after which those that are left are aborted.
+        """
+        for connection in self:
+            connection.go_away()
+        if not self._all:
+            return
+        closed = self._closed = Deferred()
+        timer = clock.callLater(patience, self._abort)
+        await closed
+        if timer.active():
+            timer.cancel()
+
+    def _abort(self) -> None:
+        for connection in self:
+            connection.abort()

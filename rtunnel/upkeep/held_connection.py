@@ -1,0 +1,136 @@
+"""A connection that a service holds for as long as it runs: when it is lost, it is dialled again.
+
+dialling -> up -> lost -> waiting -> dialling ...
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Protocol, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger, LogLevel
+
+from rtunnel.upkeep.backoff import Backoff
+
+
+class Connection(Protocol):
+    """What is held.
+
+    :ivar ended: fires with the reason when the connection is lost.
+    """
+
+    ended: Deferred[str]
+
+
+C = TypeVar("C", bound=Connection)
+
+
+class HeldConnection(Service, Generic[C]):
+    """Holds one connection.
+
+    :param reactor: for time.
+    :param peer: what the connection leads to, for log lines: ``server 192.0.2.1:7000``.
+    :param shortest: the first wait between two attempts, in seconds.
+    :param longest: the longest wait, in seconds.
+    :param repeated: the level of the log line about an attempt that failed for the same reason as the one before.
+    :ivar connection: the present connection; None while there is none.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, reactor: Any, peer: str, shortest: float, longest: float, repeated: LogLevel = LogLevel.warn
+    ) -> None:
+        self.reactor = reactor
+        self.connection: C | None = None
+        self._peer = peer
+        self._backoff = Backoff(shortest, longest)
+        self._repeated = repeated
+        self._last_reason = ""
+        self._dials = False
+        self._running: Deferred[None] | None = None
+
+    # For the kind of connection to say
+
+    async def dial(self) -> C:
+        """Make a connection. The text of an exception is the reason why that failed."""
+        raise NotImplementedError
+
+    def lost(self, connection: C, reason: str) -> str:
+        """The connection is lost. Return what the log should say about it.
+
+        Call :meth:`was_useful` here if the attempts before it should be forgotten.
+        """
+        raise NotImplementedError
+
+    def leave(self, connection: C) -> None:
+        """Close the connection, because the service stops."""
+        raise NotImplementedError
+
+    # For ever
+
+    def startService(self) -> None:
+        """Start dialling."""
+        super().startService()
+        self._dials = True
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(self._crashed)
+
+    def _crashed(self, failure: Any) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("the connection to {peer} has failed; please report this", failure, peer=self._peer)
+
+    async def _run(self) -> None:
+        while True:
+            reason = await self._hold()
+            if not self._dials:
+                return
+            wait = self._backoff.next_wait()
+            level = self._repeated if reason == self._last_reason else LogLevel.warn
+            self._last_reason = reason
+            self.log.emit(level, "{why}; next attempt in {wait:.1f} s", why=reason, wait=wait)
+            await deferLater(self.reactor, wait)
+
+    async def _hold(self) -> str:
+        """Dial, and wait until the connection is lost; return the reason."""
+        try:
+            connection = await self.dial()
+        except CancelledError:
+            raise
+        except Exception as error:
+            return f"cannot reach {self._peer}: {str(error).rstrip('.')}"
+        self.connection = connection
+        reason = await connection.ended
+        self.connection = None
+        return self.lost(connection, reason)
+
+    def was_useful(self) -> None:
+        """Start again with the shortest wait, and log the next failure whatever it is."""
+        self._backoff.reset()
+        self._last_reason = ""
+
+    # The end
+
+    def dial_no_more(self) -> None:
+        """Stay on the present connection, if there is one, and make no other."""
+        self._dials = False
+        if self.connection is None and self._running is not None:
+            self._running.cancel()
+
+    def stopService(self) -> Deferred[None]:
+        """Leave, and dial no more. Fires when the connection is lost."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._dials = False
+        running, self._running = self._running, None
+        if running is None:
+            return
+        if self.connection is not None:
+            self.leave(self.connection)
+        else:
+            running.cancel()
+        await running

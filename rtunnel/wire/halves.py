@@ -1,0 +1,98 @@
+"""The two halves of a stream: what it still has to send, and what it may send and receive.
+
+A stream of a link (:mod:`rtunnel.wire.stream`) and one over a data channel (:mod:`rtunnel.wire.webrtc.channel_stream`)
+differ in what they put on the wire. The queue, the credit of both directions and the ends are the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from rtunnel.wire.credit import ReceiveWindow, SendWindow
+
+#: At this many bytes queued the source of a stream should pause, and at the lower mark it may go on.
+HIGH_WATER = 65536
+LOW_WATER = 16384
+#: Pieces are joined up to this many bytes.
+SMALL_CHUNK = 4096
+
+
+class StreamHalves:
+    """State that the streams of every carrier have. Only the carrier changes it.
+
+    :ivar queued: bytes waiting for credit or for their turn.
+    :ivar scheduled: it is among the streams that take turns to send.
+    :ivar paused: its source was told to pause.
+    :ivar ending: its source is done; the end is to be sent behind what is queued.
+    :ivar open: what the peer sends for it still means something.
+    """
+
+    __slots__ = (
+        "_start",
+        "chunks",
+        "ending",
+        "open",
+        "paused",
+        "queued",
+        "receive_window",
+        "received_end",
+        "scheduled",
+        "send_window",
+        "sent_end",
+    )
+
+    def __init__(self, send_window: SendWindow, receive_window: ReceiveWindow) -> None:
+        self.send_window = send_window
+        self.receive_window = receive_window
+        self.chunks: deque[bytes] = deque()
+        # Bytes of the first chunk that were taken already.
+        self._start = 0
+        self.queued = 0
+        self.scheduled = False
+        self.paused = False
+        self.ending = False
+        self.sent_end = False
+        self.received_end = False
+        self.open = True
+
+    def put(self, data: bytes) -> bool:
+        """Queue *data*. Small pieces are joined, since each piece costs more memory than its bytes.
+
+        :returns: whether there was anything to queue, and the stream still sends.
+        """
+        if not data or self.ending or not self.open:
+            return False
+        chunks = self.chunks
+        if chunks and len(chunks[-1]) + len(data) <= SMALL_CHUNK:
+            chunks[-1] += data
+        else:
+            chunks.append(data)
+        self.queued += len(data)
+        return True
+
+    def take(self, limit: int) -> list[bytes]:
+        """Remove up to *limit* bytes from the queue.
+
+        :returns: the bytes, in the pieces in which they were queued.
+        """
+        chunks, start = self.chunks, self._start
+        pieces = []
+        left = min(limit, self.queued)
+        self.queued -= left
+        while left > 0:
+            chunk = chunks[0]
+            end = start + left
+            if end < len(chunk):
+                pieces.append(chunk[start:end])
+                self._start = end
+                break
+            pieces.append(chunk[start:] if start else chunk)
+            left -= len(chunk) - start
+            chunks.popleft()
+            start = self._start = 0
+        return pieces
+
+    def drop(self) -> None:
+        """Forget what is queued."""
+        self.chunks.clear()
+        self._start = self.queued = 0

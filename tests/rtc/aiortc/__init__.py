@@ -1,0 +1,1 @@
+"""ICE, SCTP and peer connections on aiortc."""

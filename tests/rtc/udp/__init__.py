@@ -1,0 +1,1 @@
+"""UDP flows at the client, at the host, and between the two."""

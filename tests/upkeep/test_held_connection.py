@@ -1,0 +1,194 @@
+"""A connection that is held: dialled, lost, dialled again, and left at the end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, Logger, LogLevel
+from twisted.python.failure import Failure
+
+from rtunnel.upkeep.held_connection import HeldConnection
+from tests.leftovers import TestLog
+
+
+class FakeConnection:
+    def __init__(self) -> None:
+        self.ended: Deferred[str] = Deferred()
+
+
+class Held(HeldConnection[FakeConnection]):
+    """Dials as the test says: each attempt is a Deferred of its own."""
+
+    log = Logger()
+
+    def __init__(self, clock: Clock, **more: Any) -> None:
+        super().__init__(clock, "server 192.0.2.1:7000", 1.0, 30.0, **more)
+        self.attempts: list[Deferred[FakeConnection]] = []
+        self.left: list[FakeConnection] = []
+        self.useful = False
+
+    async def dial(self) -> FakeConnection:
+        attempt: Deferred[FakeConnection] = Deferred()
+        self.attempts.append(attempt)
+        return await attempt
+
+    def lost(self, connection: FakeConnection, reason: str) -> str:
+        if self.useful:
+            self.was_useful()
+        return f"lost: {reason}"
+
+    def leave(self, connection: FakeConnection) -> None:
+        self.left.append(connection)
+
+    def refuse(self, why: str = "refused.") -> None:
+        self.attempts[-1].errback(Failure(OSError(why)))
+
+    def connect(self) -> FakeConnection:
+        connection = FakeConnection()
+        self.attempts[-1].callback(connection)
+        return connection
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log(_nothing_left_behind: TestLog) -> deque[LogEvent]:
+    return _nothing_left_behind.events
+
+
+def start(clock: Clock, **more: Any) -> Held:
+    held = Held(clock, **more)
+    held.startService()
+    return held
+
+
+def test_is_dialled_again_after_it_could_not_be_reached(clock: Clock, log: deque[LogEvent]) -> None:
+    held = start(clock)
+    held.refuse()
+    assert [(event["log_level"], event["why"]) for event in log] == [
+        (LogLevel.warn, "cannot reach server 192.0.2.1:7000: refused")
+    ]
+    assert 1.0 <= log[0]["wait"] <= 1.4
+    clock.advance(0.9)
+    assert len(held.attempts) == 1
+    clock.advance(0.6)
+    assert len(held.attempts) == 2
+
+
+def test_is_dialled_again_after_it_was_lost(clock: Clock, log: deque[LogEvent]) -> None:
+    held = start(clock)
+    connection = held.connect()
+    before = held.connection
+    connection.ended.callback("the cable was cut")
+    assert (before, held.connection) == (connection, None)
+    assert [event["why"] for event in log] == ["lost: the cable was cut"]
+    clock.advance(1.5)
+    assert len(held.attempts) == 2
+
+
+def fail_often(held: Held, clock: Clock, times: int = 20) -> None:
+    for _ in range(times):
+        held.refuse()
+        clock.advance(30.0)
+
+
+def test_waits_longer_each_time_and_starts_again_after_a_useful_connection(clock: Clock, log: deque[LogEvent]) -> None:
+    held = start(clock)
+    fail_often(held, clock)
+    assert log[-1]["wait"] > 20.0
+    held.connect().ended.callback("as useless as the attempts before")
+    assert log[-1]["wait"] > 20.0
+    held.useful = True
+    clock.advance(30.0)
+    held.connect().ended.callback("useful")
+    assert log[-1]["wait"] <= 1.4
+
+
+@pytest.mark.parametrize("repeated", [LogLevel.warn, LogLevel.debug])
+def test_the_level_of_a_failure_like_the_one_before(clock: Clock, log: deque[LogEvent], repeated: LogLevel) -> None:
+    held = start(clock, repeated=repeated)
+    fail_often(held, clock, 3)
+    held.refuse("no route")
+    clock.advance(30.0)
+    held.useful = True
+    held.connect().ended.callback("cut")
+    clock.advance(30.0)
+    held.connect().ended.callback("cut")
+    clock.advance(30.0)
+    held.useful = False
+    held.connect().ended.callback("cut")
+    warn = LogLevel.warn
+    assert [event["log_level"] for event in log] == [warn, repeated, repeated, warn, warn, warn, repeated]
+
+
+def test_stops_while_it_dials(clock: Clock) -> None:
+    held = start(clock)
+    stopped = held.stopService()
+    assert stopped.called
+    assert not clock.getDelayedCalls()
+    assert len(held.attempts) == 1
+    assert not held.left
+
+
+def test_stops_while_it_waits(clock: Clock) -> None:
+    held = start(clock)
+    held.refuse()
+    assert held.stopService().called
+    assert not clock.getDelayedCalls()
+
+
+def test_stops_when_the_connection_is_left(clock: Clock, log: deque[LogEvent]) -> None:
+    held = start(clock)
+    connection = held.connect()
+    stopped = held.stopService()
+    assert held.left == [connection]
+    before = stopped.called
+    connection.ended.callback("we left")
+    assert (before, stopped.called) == (False, True)
+    assert not clock.getDelayedCalls()
+    assert not log, "nobody wants to know why it ended"
+
+
+def test_can_be_stopped_again_or_before_it_starts(clock: Clock) -> None:
+    held = Held(clock)
+    held.startService()
+    assert held.stopService().called
+    assert held.stopService().called
+    held.startService()
+    assert len(held.attempts) == 2
+    held.stopService()
+
+
+def test_dials_no_more_but_stays(clock: Clock) -> None:
+    held = start(clock)
+    connection = held.connect()
+    held.dial_no_more()
+    connection.ended.callback("cut")
+    assert not clock.getDelayedCalls()
+    assert held.stopService().called
+    assert not held.left
+
+
+def test_dials_no_more_and_ends_what_it_was_at(clock: Clock) -> None:
+    held = start(clock)
+    held.refuse()
+    held.dial_no_more()
+    assert not clock.getDelayedCalls()
+
+
+def test_a_mistake_of_ours_is_logged(
+    clock: Clock, log: deque[LogEvent], monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Callable[..., object]
+) -> None:
+    held = start(clock)
+    monkeypatch.setattr(held, "lost", lambda connection, reason: 1 / 0)
+    held.connect().ended.callback("cut")
+    assert ["please report this" in event["log_format"] for event in log] == [True]
+    assert flush_logged_errors(ZeroDivisionError)

@@ -1,0 +1,1 @@
+"""The messages and states of data channels, without a network."""
