@@ -251,11 +251,19 @@ async def test_one_packet_in_flight_is_acknowledged_soon(monkeypatch: pytest.Mon
 
 
 @pytest_twisted.ensureDeferred
-async def test_every_second_packet_is_acknowledged() -> None:
+async def test_every_second_packet_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
     with ended(Pair()) as pair:
         await pair.connect()
         channel, _, other = await pair.open()
         counts = {DATA: 0, SACK: 0}
+        late: list[object] = []
+        when_late = sctp.Association._sack_is_late
+
+        def note_late(association: sctp.Association) -> None:
+            late.append(association)
+            when_late(association)
+
+        monkeypatch.setattr(sctp.Association, "_sack_is_late", note_late)
 
         def count(packet: bytes) -> bool:
             for kind in kinds(packet):
@@ -266,7 +274,8 @@ async def test_every_second_packet_is_acknowledged() -> None:
         channel.send(bytes(200_000))
         await until(lambda: other.received, "the message")
         assert counts[DATA] > 150
-        assert counts[SACK] <= counts[DATA] // 2 + 1
+        # Where the second packet does not come soon, the first is acknowledged by itself.
+        assert counts[SACK] <= counts[DATA] // 2 + 1 + len(late)
 
 
 @pytest_twisted.ensureDeferred
