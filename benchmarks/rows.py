@@ -15,7 +15,7 @@ from benchmarks.ways import Way
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import Role, TlsSettings
-from rtunnel.tls.sessions import Session
+from rtunnel.tls.resumption import TlsSession
 
 VISITORS = 500
 WRK_CLOSE = 'wrk.headers["Connection"] = "close"\n'
@@ -107,7 +107,7 @@ def measurements(seconds: float, directory: Path) -> list[Measurement]:
     ]
 
 
-def shake_hands(credentials: Credentials, port: int, session: Session | None = None) -> Session | None:
+def shake_hands(credentials: Credentials, port: int, session: TlsSession | None = None) -> TlsSession | None:
     """Make one mutual handshake with the server on *port*.
 
     :param session: a session to resume, or None.

@@ -102,7 +102,7 @@ class TlsFailed(PeerError):
     code = Code.UNAUTHORIZED
 
 
-class TunnelRefused(RtunnelError):
+class Refused(RtunnelError):
     """The server cannot serve a tunnel, or the client may not have it.
 
     :ivar code: a :class:`Code`, or another code that the peer sent.

@@ -14,7 +14,7 @@ from pathlib import Path
 from rtunnel.access.public import Public
 from rtunnel.access.rights import Rights, read_clients
 from rtunnel.access.tokens import Token, find_token
-from rtunnel.errors import Code, TunnelRefused
+from rtunnel.errors import Code, Refused
 from rtunnel.upkeep.watched_files import WatchedFiles
 
 _EVERYTHING = Rights()
@@ -133,32 +133,32 @@ class Admission:
         """See whether the client *name* may have its tunnels, of which one is at *public*.
 
         :param tunnels: how many it has together with this one, over all its links.
-        :raises TunnelRefused: it may not.
+        :raises Refused: it may not.
         """
         rights = self._rights_for(name, public)
         if rights.tunnels is not None and tunnels > rights.tunnels:
-            raise TunnelRefused(Code.LIMIT, f"this client may have {rights.tunnels} tunnels")
+            raise Refused(Code.LIMIT, f"this client may have {rights.tunnels} tunnels")
 
     def check_stream(self, name: str, public: Public, streams: int) -> None:
         """See whether the client *name* may serve one more visitor of *public*.
 
         :param streams: how many it serves now, over all its links.
-        :raises TunnelRefused: it may not.
+        :raises Refused: it may not.
         """
         if self._clients is None:
             return
         rights = self._rights_for(name, public)
         if rights.streams is not None and streams >= rights.streams:
-            raise TunnelRefused(Code.LIMIT, f"this client may serve {rights.streams} visitors at once")
+            raise Refused(Code.LIMIT, f"this client may serve {rights.streams} visitors at once")
 
     def _rights_for(self, name: str, public: Public) -> Rights:
         rights = self._rights_of(name)
         if rights is None:
-            raise TunnelRefused(Code.UNAUTHORIZED, "this client is not let in")
+            raise Refused(Code.UNAUTHORIZED, "this client is not let in")
         if public.port is None:
             if not rights.shared:
-                raise TunnelRefused(Code.PORT_NOT_ALLOWED, "this client may not serve the shared public port")
+                raise Refused(Code.PORT_NOT_ALLOWED, "this client may not serve the shared public port")
         elif rights.ports is not None and public.port not in rights.ports:
             text = f"port {public.port} is not among those allowed to this client: {rights.ports}"
-            raise TunnelRefused(Code.PORT_NOT_ALLOWED, text)
+            raise Refused(Code.PORT_NOT_ALLOWED, text)
         return rights

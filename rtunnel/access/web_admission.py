@@ -69,7 +69,7 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, text.split(_ANY))))
 
 
-def neighbourhood(address: IAddress | None) -> str:
+def address_prefix(address: IAddress | None) -> str:
     """Return what the limit of connections counts by: an IPv4 address, or the /64 of an IPv6 address.
 
     :returns: text; empty if *address* is not an IP address.

@@ -26,17 +26,17 @@ IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 class Dial:
     """One attempt to connect. It has no time-out of its own: call :meth:`cancel`.
 
-    :param watch: the reactor, or a :class:`~rtunnel.relay.watch.Watch`.
+    :param poller: the reactor, or a :class:`~rtunnel.relay.poller.Poller`.
     :param on_made: called with the connected, non-blocking socket, maybe within :meth:`start`.
     :param on_failed: called with the reason, maybe within :meth:`start`.
     """
 
-    __slots__ = ("_number", "_on_failed", "_on_made", "_socket", "_watch")
+    __slots__ = ("_number", "_on_failed", "_on_made", "_poller", "_socket")
 
     def __init__(
-        self, watch: Any, on_made: Callable[[socket.socket], None], on_failed: Callable[[OSError], None]
+        self, poller: Any, on_made: Callable[[socket.socket], None], on_failed: Callable[[OSError], None]
     ) -> None:
-        self._watch = watch
+        self._poller = poller
         self._on_made = on_made
         self._on_failed = on_failed
         self._socket: socket.socket | None = None
@@ -69,7 +69,7 @@ class Dial:
                 sock.getpeername()
             except OSError:
                 try:
-                    self._watch.addWriter(self)
+                    self._poller.addWriter(self)
                 except OSError as failure:  # epoll accepts no more descriptors
                     self._over(failure.errno or errno.ENOSPC)
                 return
@@ -95,7 +95,7 @@ class Dial:
 
     def _leave(self) -> socket.socket | None:
         if self._socket is not None:
-            self._watch.removeWriter(self)
+            self._poller.removeWriter(self)
         sock, self._socket, self._number = self._socket, None, -1
         return sock
 
@@ -122,7 +122,7 @@ class Dial:
                 self._socket.getpeername()
             except OSError:
                 return  # the event was for a socket that had this descriptor before
-        self._watch.removeWriter(self)
+        self._poller.removeWriter(self)
         self._over(error)
 
     def connectionLost(self, reason: Failure) -> None:

@@ -309,7 +309,7 @@ class DirectRelay:
     A socket is one of the kernel (TCP or UNIX), or one under TLS. The latter ends a direction in its own way and cannot
     be spliced.
 
-    :param reactor: watches the sockets; see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :param reactor: watches the sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :param on_end: called once, with this relay, when both sockets are closed, maybe within :meth:`start` or
         :meth:`abort`.
     :param to_left: bytes for the left socket that were read from the right one before.

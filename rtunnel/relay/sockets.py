@@ -140,7 +140,7 @@ def close_socket(sock: StreamSocket, *, reset: bool) -> None:
         sock.close()
 
 
-def let_stall(sock: StreamSocket) -> None:
+def clear_user_timeout(sock: StreamSocket) -> None:
     """Undo the time-out that :func:`tune_link` may have set: the other end may stop reading for any time."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         with suppress(OSError):  # not a TCP connection, or lost already
@@ -161,7 +161,7 @@ class QuietFactory(Factory):
     noisy = False
 
 
-def show_host_port(host: str, port: int) -> str:
+def format_host_port(host: str, port: int) -> str:
     """Return ``host:port``, with brackets round an IPv6 address. An IPv4-mapped address is shown as IPv4."""
     host = host.removeprefix("::ffff:") if "." in host else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -175,10 +175,10 @@ def is_local(address: IAddress) -> bool:
     return True
 
 
-def show_address(address: IAddress) -> str:
+def format_address(address: IAddress) -> str:
     """Return *address* as it stands in logs and on the wire."""
     if isinstance(address, IPv4Address | IPv6Address):
-        return show_host_port(address.host, address.port)
+        return format_host_port(address.host, address.port)
     name = getattr(address, "name", None)
     if isinstance(name, bytes):
         name = name.decode("utf-8", "replace")

@@ -24,7 +24,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.relay.bare_port import Accepted, LandingFactory
-from rtunnel.relay.sockets import QuietFactory, let_stall, show_address
+from rtunnel.relay.sockets import QuietFactory, clear_user_timeout, format_address
 from rtunnel.reverse.carriers.sockets import WireUser, give_socket, take_stream_socket
 from rtunnel.reverse.secured import log_data_connection
 from rtunnel.tls.credentials import Credentials
@@ -33,7 +33,7 @@ from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role, TlsSettings
 from rtunnel.tls.transport import Secured, TlsTransport
 from rtunnel.upkeep.debug_log import DebugLog
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.frames import CLOSE_CONN, HEADER_SIZE, encode_frame
 from rtunnel.wire.opening import MAX_ATTACH, FirstBytes, Kind, Opening, read_opening
 
@@ -76,14 +76,14 @@ class IHouse(TypingProtocol):
     :ivar takes_data_connections: ATTACH means something.
     """
 
-    lines: FewLines
+    log_limiter: LogLimiter
     handshake_timeout: float
     max_frame: int
 
     @property
     def reactor(self) -> Any: ...
     @property
-    def watch(self) -> Any: ...
+    def poller(self) -> Any: ...
     @property
     def takes_data_connections(self) -> bool: ...
     def has_room(self) -> bool:
@@ -117,7 +117,7 @@ class Incoming(Protocol):
     @property
     def peer_name(self) -> str:
         """The other end's address, for logs."""
-        return show_address(self.transport.getPeer())
+        return format_address(self.transport.getPeer())
 
     def connectionMade(self) -> None:
         """Give the client a bounded time to say what it wants."""
@@ -183,7 +183,9 @@ class Incoming(Protocol):
 
     def _refuse(self, opening: Opening) -> None:
         """Close a connection that is of no use here, with one line in the log that says why."""
-        self._door.house.lines.warn("connection from {peer} closed: {why}", peer=self.peer_name, why=opening.problem)
+        self._door.house.log_limiter.warn(
+            "connection from {peer} closed: {why}", peer=self.peer_name, why=opening.problem
+        )
         if opening.kind in (Kind.TLS, Kind.TLS_ALERT):
             self.transport.write(NO_TLS_HERE)
         self.close()
@@ -242,12 +244,12 @@ class Door(LandingFactory):
             if user is None:
                 accepted.socket.close()
             else:
-                give_socket(accepted.socket, house.watch, user)
+                give_socket(accepted.socket, house.poller, user)
         elif (incoming := self.build(address)) is not None:
             try:
                 accepted.give(incoming)
             except OSError as error:
-                _log.debug("connection from {peer} is lost: {why}", peer=show_address(address), why=error)
+                _log.debug("connection from {peer} is lost: {why}", peer=format_address(address), why=error)
                 incoming.leave()
                 return
             if data:
@@ -274,8 +276,8 @@ class Door(LandingFactory):
             return
         incoming.leave()
         if was_link:
-            let_stall(sock)
-        give_socket(sock, self.house.watch, user)
+            clear_user_timeout(sock)
+        give_socket(sock, self.house.poller, user)
 
     def forget(self, incoming: Incoming) -> None:
         """*incoming* is not to be counted any more."""
@@ -311,13 +313,13 @@ class TlsListener(QuietFactory, Secured):
         self._build = build
         self._pending: dict[TlsTransport, None] = {}
         self.credentials = Credentials(settings, Role.SERVER)
-        self.lines = FewLines(_log, clock)
+        self.log_limiter = LogLimiter(_log, clock)
 
     def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
         """Begin a handshake, in place of the oldest one if there are too many."""
         if len(self._pending) >= self._most:
             oldest = next(iter(self._pending))
-            self.lines.warn(
+            self.log_limiter.warn(
                 "connection from {peer} closed in its TLS handshake: there are more than {count} (--max-handshakes)",
                 peer=oldest.peer_name,
                 count=self._most,
@@ -334,7 +336,7 @@ class TlsListener(QuietFactory, Secured):
 
     def failed(self, transport: TlsTransport, why: str) -> None:
         """See :class:`Secured`."""
-        self.lines.warn("connection from {peer} closed: {why}", peer=transport.peer_name, why=why)
+        self.log_limiter.warn("connection from {peer} closed: {why}", peer=transport.peer_name, why=why)
 
     def gone(self, transport: TlsTransport) -> None:
         """See :class:`Secured`."""

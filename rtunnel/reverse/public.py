@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IAddress
 
 from rtunnel.relay.bare_port import Accepted
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import close_socket, show_address, take_socket
+from rtunnel.relay.sockets import close_socket, format_address, take_socket
 from rtunnel.reverse.carriers.sockets import has_socket
 
 
@@ -27,7 +27,7 @@ class Visitor:
 
     def __init__(self, address: Any, connection: Accepted | SocketEnd, on_lost: Callable[[SocketEnd], None]) -> None:
         self.address = address
-        self.name = show_address(address)
+        self.name = format_address(address)
         self.touched = True
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None

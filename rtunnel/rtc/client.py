@@ -25,7 +25,7 @@ from zope.interface import implementer
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import BadDescription, BadSignal
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import QuietFactory, show_address
+from rtunnel.relay.sockets import QuietFactory, format_address
 from rtunnel.relay.udp import FlowTable
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
@@ -34,8 +34,8 @@ from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
-from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.upkeep.listening import Listener
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, read_description
 
@@ -68,7 +68,9 @@ class ClientPeer(Peer):
     was_connected = False
 
     def __init__(self, client: RtcClient, name: str) -> None:
-        super().__init__(client.reactor, client.settings, name, client.signaling.send, client.peer_ended, client.few)
+        super().__init__(
+            client.reactor, client.settings, name, client.signaling.send, client.peer_ended, client.log_limiter
+        )
         self._client = client
 
     def take_answer(self, payload: object) -> None:
@@ -92,7 +94,7 @@ class ClientPeer(Peer):
     def forward(self, end: SocketEnd, service: str) -> None:
         """Open a stream for a local connection."""
         assert self.streams is not None
-        source = show_address(end.transport.getPeer())
+        source = format_address(end.transport.getPeer())
         self.log.debug("{source} to service '{service}'", source=source, service=service)
         end.attach(self.streams.attach(self.connection.open_channel(f"tcp-{source}", service), end))
 
@@ -109,7 +111,7 @@ class RtcClient(DrainingService):
     def __init__(self, reactor: Any, settings: ClientSettings) -> None:
         super().__init__(reactor, "rtc-client", settings.drain)
         self.settings = settings
-        self.few = FewLines(self.log, reactor)
+        self.log_limiter = LogLimiter(self.log, reactor)
         self._peer: ClientPeer | None = None
         self._leaving = Leaving()
         self._is_draining = False
@@ -131,7 +133,7 @@ class RtcClient(DrainingService):
                 listener.setServiceParent(self)
                 self._listeners.append(listener)
             else:
-                flows = ClientFlows(reactor, forward, table, self.few)
+                flows = ClientFlows(reactor, forward, table, self.log_limiter)
                 flows.listener.setServiceParent(self)
                 self._udp.append(flows)
         watch = TimerService(1.0, self._watch)
@@ -148,9 +150,9 @@ class RtcClient(DrainingService):
                 peer.give_up(f"no answer within {ANSWER_TIMEOUT:.0f} s")
         while self._waiting and self._waiting[0][0] <= now:
             _, end, _ = self._waiting.popleft()
-            self.few.warn("a local connection is closed: host '{id}' is not connected", id=self.settings.id)
+            self.log_limiter.warn("a local connection is closed: host '{id}' is not connected", id=self.settings.id)
             end.abort()
-        self.few.tick()
+        self.log_limiter.tick()
 
     # Local connections
 
@@ -259,7 +261,9 @@ class RtcClient(DrainingService):
             elif signal.type == ERROR and not peer.is_connected:
                 peer.give_up(clean_text(str(signal.payload)))
         except (BadSignal, BadDescription) as error:
-            self.few.warn("host '{id}' sent what cannot be used: {error}", id=self.settings.id, error=str(error))
+            self.log_limiter.warn(
+                "host '{id}' sent what cannot be used: {error}", id=self.settings.id, error=str(error)
+            )
             if signal.type == ANSWER and not peer.is_connected:
                 peer.give_up(str(error))
 

@@ -29,7 +29,7 @@ from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.draining import DrainingService
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
@@ -80,12 +80,12 @@ class HostPeer(Peer):
     log = Logger()
 
     def __init__(self, host: RtcHost, name: str, extension: Extension | None) -> None:
-        super().__init__(host.reactor, host.settings, name, host.signaling.send, host.peer_ended, host.few)
+        super().__init__(host.reactor, host.settings, name, host.signaling.send, host.peer_ended, host.log_limiter)
         self._host = host
         self._peer_extension = extension
         self._streams = self.use_streams(extension)
         self._flows = HostFlows(
-            host.reactor, self.connection, host.settings.max_flows, host.settings.udp_idle, host.few
+            host.reactor, self.connection, host.settings.max_flows, host.settings.udp_idle, host.log_limiter
         )
 
     @property
@@ -96,7 +96,7 @@ class HostPeer(Peer):
     def connected(self) -> None:
         """See :class:`Peer`."""
         super().connected()
-        self._host.few.info(
+        self._host.log_limiter.info(
             "client {client} connected: {path}{protocol}",
             client=clean_text(self.name),
             path=self.connection.path,
@@ -114,7 +114,7 @@ class HostPeer(Peer):
         if self._host.is_draining:
             self._streams.refuse(channel, Code.SHUTTING_DOWN)
         elif service is None or service.settings.protocol != kind:
-            self._host.few.warn(
+            self._host.log_limiter.warn(
                 "client {client} asks for the service '{service}' over {kind}, which is not offered",
                 client=clean_text(self.name),
                 service=clean_text(channel.protocol),
@@ -151,7 +151,7 @@ class RtcHost(DrainingService):
     def __init__(self, reactor: Any, settings: HostSettings) -> None:
         super().__init__(reactor, "rtc-host", settings.drain)
         self.settings = settings
-        self.few = FewLines(self.log, reactor)
+        self.log_limiter = LogLimiter(self.log, reactor)
         self.is_draining = False
         self.offered = {one.name: Service(one, reactor, settings.dial_timeout) for one in settings.services}
         self._peers: dict[str, HostPeer] = {}
@@ -167,7 +167,7 @@ class RtcHost(DrainingService):
     def _watch(self) -> None:
         for peer in list(self._peers.values()):
             peer.tick()
-        self.few.tick()
+        self.log_limiter.tick()
 
     # Signaling calls these
 
@@ -196,7 +196,7 @@ class RtcHost(DrainingService):
             elif signal.type == ERROR:
                 self._take_error(signal)
         except (BadSignal, BadDescription) as error:
-            self.few.warn(
+            self.log_limiter.warn(
                 "client {client} sent what cannot be used: {error}",
                 client=clean_text(signal.sender_id),
                 error=str(error),
@@ -212,7 +212,9 @@ class RtcHost(DrainingService):
             # The client has given up this connection, or it would not send another offer.
             self._leaving.close(before)
         if len(self._peers) >= self.settings.max_clients:
-            self.few.warn("{count} clients, the limit (--max-clients): others are not answered", count=len(self._peers))
+            self.log_limiter.warn(
+                "{count} clients, the limit (--max-clients): others are not answered", count=len(self._peers)
+            )
             return
         peer = HostPeer(self, signal.sender_id, description.extension)
         try:
@@ -249,7 +251,7 @@ class RtcHost(DrainingService):
         if self._peers.get(peer.name) is peer:
             del self._peers[peer.name]
         self._leaving.close(peer)
-        self.few.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
+        self.log_limiter.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
 
     # The end
 

@@ -22,7 +22,7 @@ from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.interfaces import IPeerConnectionUser
 from rtunnel.rtc.settings import EndSettings
 from rtunnel.rtc.streams import ChannelStreams
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
@@ -46,7 +46,7 @@ class Peer:
     :param name: the peer's ID.
     :param send: sends it a message through the signaling server; returns False if that is not possible now.
     :param on_end: called with this peer and the reason when it is lost; not after :meth:`close`.
-    :param few: for log lines that peers can cause.
+    :param log_limiter: for log lines that peers can cause.
     :ivar is_connected: channels can be used.
     """
 
@@ -59,7 +59,7 @@ class Peer:
         name: str,
         send: Callable[[Signal], bool],
         on_end: Callable[[Any, str], None],
-        few: FewLines,
+        log_limiter: LogLimiter,
     ) -> None:
         self.reactor = reactor
         self.settings = settings
@@ -68,12 +68,12 @@ class Peer:
         self.streams: ChannelStreams | None = None
         self._send = send
         self._on_end = on_end
-        self._few = few
+        self._log_limiter = log_limiter
         #: Dropped datagrams of the connection that were logged already.
         self._dropped = 0
         # At each end, as many channels may be closing as are in use.
         channels = 2 * (settings.limits.max_streams + settings.max_flows) + SPARE_CHANNELS
-        self.connection = PeerConnection(settings.ice, self, channels, few)
+        self.connection = PeerConnection(settings.ice, self, channels, log_limiter)
 
     @property
     def extension(self) -> Extension | None:
@@ -98,7 +98,7 @@ class Peer:
             self.streams.tick()
         dropped = self.connection.datagrams_dropped
         if dropped > self._dropped:
-            self._few.warn(
+            self._log_limiter.warn(
                 "{count} UDP datagrams for {peer} are dropped: they come faster than they can be sent",
                 count=dropped - self._dropped,
                 peer=clean_text(self.name),

@@ -19,11 +19,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.errors import StartupError
-from rtunnel.relay.sockets import show_address, show_host_port
+from rtunnel.relay.sockets import format_address, format_host_port
 from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: Datagrams of all sources that are kept while the host is not connected, and for how many seconds.
 MAX_EARLY = 64
@@ -65,7 +65,7 @@ class UdpListener(Service):
     def local_address(self) -> str:
         """``host:port`` that it listens on, with the real port where 0 was asked for; the setting until it listens."""
         address = self._socket.address
-        return show_address(address) if address is not None else str(self._address)
+        return format_address(address) if address is not None else str(self._address)
 
     def privilegedStartService(self) -> None:
         """Bind. See :exc:`StartupError`."""
@@ -100,7 +100,7 @@ class _ClientFlow(Flow):
     """One local source and its channel."""
 
     def __init__(self, owner: ClientFlows, connection: IPeerConnection, source: Address) -> None:
-        super().__init__(owner.table, show_host_port(source[0], source[1]), owner.drop)
+        super().__init__(owner.table, format_host_port(source[0], source[1]), owner.drop)
         self._owner = owner
         self._connection = connection
         self.source = source
@@ -149,7 +149,7 @@ class _ClientFlow(Flow):
 class ClientFlows:
     """The UDP flows of one forward. They live on one peer connection.
 
-    :param few: for log lines that local programs can cause.
+    :param log_limiter: for log lines that local programs can cause.
     :ivar listener: the local socket, a service that needs a parent.
     :ivar service: the name of the host's service; empty: its default service.
     :ivar table: the flows of all forwards of the process.
@@ -158,7 +158,7 @@ class ClientFlows:
 
     log = Logger()
 
-    def __init__(self, reactor: Any, forward: ForwardSettings, table: FlowTable, few: FewLines) -> None:
+    def __init__(self, reactor: Any, forward: ForwardSettings, table: FlowTable, log_limiter: LogLimiter) -> None:
         if not isinstance(forward.local, UdpAddress):
             raise TypeError("a forward of UDP is needed")
         what = f"forward to service '{forward.service}'" if forward.service else "forward"
@@ -168,7 +168,7 @@ class ClientFlows:
         self.dropped: Counter[str] = Counter()
         self._clock = reactor
         self._local = str(forward.local)
-        self._few = few
+        self._log_limiter = log_limiter
         self._takes_new = True
         self._connection: IPeerConnection | None = None
         self._flows: dict[Address, _ClientFlow] = {}
@@ -232,7 +232,7 @@ class ClientFlows:
     def drop(self, why: str) -> None:
         """Count and log a datagram that is lost."""
         self.dropped[why] += 1
-        self._few.warn("UDP datagrams at {local} are dropped: {why}", local=self._local, why=why)
+        self._log_limiter.warn("UDP datagrams at {local} are dropped: {why}", local=self._local, why=why)
 
     def forget(self, flow: _ClientFlow) -> None:
         """Remove a flow that has ended."""

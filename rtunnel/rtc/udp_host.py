@@ -21,7 +21,7 @@ from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket, look_up
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import UdpAddress
 from rtunnel.tls.server_names import is_ip_address
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 
 #: Seconds after a failure before the next datagram makes another attempt to reach the service.
@@ -128,21 +128,21 @@ class HostFlows:
     """The UDP flows of one client.
 
     :param idle: seconds without a datagram either way after which a flow ends.
-    :param few_lines: for log lines that clients can cause.
+    :param log_limiter: for log lines that clients can cause.
     :ivar dropped: datagrams that were dropped, by reason.
     """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, connection: IPeerConnection, max_flows: int, idle: float, few_lines: FewLines
+        self, reactor: Any, connection: IPeerConnection, max_flows: int, idle: float, log_limiter: LogLimiter
     ) -> None:
         self.reactor = reactor
         self.connection = connection
         self.table = FlowTable(reactor, max_flows, idle)
         self.dropped: Counter[str] = Counter()
         self._look_ups: set[str] = set()
-        self._few_lines = few_lines
+        self._log_limiter = log_limiter
 
     def __len__(self) -> int:
         return len(self.table)
@@ -176,4 +176,4 @@ class HostFlows:
     def drop(self, remote: UdpAddress, why: str) -> None:
         """Count and log a datagram that is lost."""
         self.dropped[why] += 1
-        self._few_lines.warn("UDP datagrams for {remote} are dropped: {why}", remote=str(remote), why=why)
+        self._log_limiter.warn("UDP datagrams for {remote} are dropped: {why}", remote=str(remote), why=why)

@@ -21,7 +21,7 @@ from rtunnel.pki.certificates import Kind, is_from, is_post_quantum, key_kind, m
 from rtunnel.tls.identity import expiry_warning
 from rtunnel.tls.openssl import use_private_key
 from rtunnel.tls.policy import CLASSICAL_OPTION, Role, TlsSettings, make_context
-from rtunnel.tls.sessions import SessionBounds
+from rtunnel.tls.resumption import SessionBounds
 from rtunnel.upkeep.watched_files import WatchedFiles
 
 _FIXES = {

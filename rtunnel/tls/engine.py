@@ -22,7 +22,7 @@ from rtunnel.tls import explanations, openssl
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.identity import Peer, show_subject
 from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, Role
-from rtunnel.tls.sessions import Session
+from rtunnel.tls.resumption import TlsSession
 
 #: Bytes that TLS adds to each record: header, content type, tag.
 RECORD_OVERHEAD = 22
@@ -78,7 +78,7 @@ class TlsEngine:
         credentials: Credentials,
         judge: Judge = accept_anybody,
         server_name: str = "",
-        session: Session | None = None,
+        session: TlsSession | None = None,
     ) -> None:
         self._credentials = credentials
         self._loaded = credentials.now
@@ -93,7 +93,7 @@ class TlsEngine:
         self.ended = False
         self.is_resumed = False
         self._before_ticket: SSL.Session | None = None
-        self._offered: Session | None = None
+        self._offered: TlsSession | None = None
         self._connection = SSL.Connection(self._loaded.context, None)
         self._connection.set_app_data(self)
         may_resume = not self._loaded.sessions.are_over
@@ -110,14 +110,14 @@ class TlsEngine:
             session.offer(self._connection)
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> TlsSession | None:
         """The session for further connections: at a client, after a full handshake and the server's ticket."""
         if self._before_ticket is None:
             return None
         session = self._connection.get_session()
         if session is None or openssl.is_same_session(session, self._before_ticket):
             return None
-        return Session(self._loaded.context, openssl.write_session(session))
+        return TlsSession(self._loaded.context, openssl.write_session(session))
 
     @property
     def connection(self) -> SSL.Connection:

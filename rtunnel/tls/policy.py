@@ -18,7 +18,7 @@ from OpenSSL import SSL, crypto
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 from rtunnel.tls import openssl
-from rtunnel.tls.sessions import SESSION_LIFETIME
+from rtunnel.tls.resumption import SESSION_LIFETIME
 
 #: Hybrid groups first; then those that the reference programs offer.
 GROUPS = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "MLKEM768", "MLKEM1024", "MLKEM512")

@@ -25,7 +25,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.errors import TlsFailed
-from rtunnel.relay.sockets import SocketTransport, show_address, take_socket, tune
+from rtunnel.relay.sockets import SocketTransport, format_address, take_socket, tune
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role
@@ -131,7 +131,7 @@ class TlsTransport(Protocol):
     @property
     def peer_name(self) -> str:
         """The other end's address, for logs; empty before there is a connection."""
-        return show_address(self.tcp.getPeer()) if self.transport is not None else ""
+        return format_address(self.tcp.getPeer()) if self.transport is not None else ""
 
     @property
     def is_resumed(self) -> bool:

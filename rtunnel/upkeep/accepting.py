@@ -4,7 +4,7 @@ If this process has no file descriptor left (EMFILE), Twisted closes the waiting
 that it keeps for that, and logs three lines for each. :class:`AcceptErrorObserver` makes one line a minute of them.
 
 If the whole system has no file or memory left, Twisted logs that and returns. The socket is still readable, so the
-reactor would call ``accept()`` again at once: :func:`rest_when_full` lets the port wait.
+reactor would call ``accept()`` again at once: :func:`pause_when_full` lets the port wait.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zope.interface import implementer
 #: What ``accept()`` reports when the whole system has no file, memory or buffer left.
 SYSTEM_IS_FULL = (errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 #: Seconds for which a port then stops reading.
-REST = 0.1
+PAUSE = 0.1
 
 #: How the log lines of Twisted's TCP and UNIX ports begin.
 OUT_OF_DESCRIPTORS = ("EMFILE", "Re-reserving EMFILE")
@@ -43,7 +43,7 @@ class _ListeningSocket:
         except OSError as error:
             if error.errno in SYSTEM_IS_FULL:
                 self._port.stopReading()
-                self._port.reactor.callLater(REST, self._go_on)
+                self._port.reactor.callLater(PAUSE, self._go_on)
             raise
 
     def _go_on(self) -> None:
@@ -54,8 +54,8 @@ class _ListeningSocket:
         return getattr(self._socket, name)
 
 
-def rest_when_full(port: Any) -> None:
-    """When ``accept()`` fails for want of files or memory, let *port* stop reading for :data:`REST`, not spin.
+def pause_when_full(port: Any) -> None:
+    """When ``accept()`` fails for want of files or memory, let *port* stop reading for :data:`PAUSE`, not spin.
 
     Ports that are not Twisted's own are left as they are.
     """

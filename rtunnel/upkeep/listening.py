@@ -14,8 +14,8 @@ from twisted.python.failure import Failure
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
-from rtunnel.relay.sockets import is_local, show_address
-from rtunnel.upkeep.accepting import rest_when_full
+from rtunnel.relay.sockets import format_address, is_local
+from rtunnel.upkeep.accepting import pause_when_full
 
 
 def why_not_listening(error: BaseException | None) -> str:
@@ -57,7 +57,7 @@ class Listener(Service):
     @property
     def local_address(self) -> str:
         """The address that it listens on, with the real port where 0 was asked for; before that, the setting."""
-        return show_address(self._port.getHost()) if self._port is not None else str(self._address)
+        return format_address(self._port.getHost()) if self._port is not None else str(self._address)
 
     @property
     def is_public(self) -> bool:
@@ -94,9 +94,9 @@ class Listener(Service):
 
     def _bound(self, port: IListeningPort) -> IListeningPort:
         self._port = port
-        rest_when_full(port)
+        pause_when_full(port)
         self._on_listening(port)
-        self.log.info("{what} listening on {address}", what=self._what, address=show_address(port.getHost()))
+        self.log.info("{what} listening on {address}", what=self._what, address=format_address(port.getHost()))
         return port
 
     async def stop_listening(self) -> None:

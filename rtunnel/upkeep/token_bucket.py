@@ -33,6 +33,3 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
-
-
-Allowance = TokenBucket

@@ -188,17 +188,17 @@ class ServerDataConnection:
             self._liveness.last_heard = now
             self._ping_at = now + self._ping_every
 
-    def tick(self, now: float, *, may_ask: bool = True) -> None:
+    def tick(self, now: float, *, may_ping: bool = True) -> None:
         """Do what is due by time.
 
         :param now: the time, in seconds.
-        :param may_ask: a PING that is due may go out now; otherwise it waits for a later tick.
+        :param may_ping: a PING that is due may go out now; otherwise it waits for a later tick.
         """
         if self.is_used or self.error:
             return
         self._liveness.tick(now)
         # After this process was stopped a PING may go out too early, which does no harm.
-        if may_ask and not self._due and now >= self._ping_at:
+        if may_ping and not self._due and now >= self._ping_at:
             self._due, self._out = _PONG, _PING
 
     def open(self, conn_id: int, tunnel: int, visitor: str) -> bytes:

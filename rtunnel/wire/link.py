@@ -47,13 +47,13 @@ class Link(LinkControl):
     :param limits: the bounds of this end.
     :param now: the time, in seconds on any clock that does not run backwards.
     :ivar streams: the open streams, by conn_id.
-    :ivar on_count: called with each change of :attr:`stream_count`.
+    :ivar on_stream_count: called with each change of :attr:`stream_count`.
     """
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
         super().__init__(hello, limits, now)
         self.streams: dict[int, Stream] = {}
-        self.on_count: Callable[[int], None] = _ignore_count
+        self.on_stream_count: Callable[[int], None] = _ignore_count
         self._direct = 0
         self._decoder = frames.FrameDecoder(limits.max_frame)
         self._handlers[frames.CLOSE_CONN] = self._receive_close
@@ -92,7 +92,7 @@ class Link(LinkControl):
         change = count - self._direct
         self._direct = count
         if change:
-            self.on_count(change)
+            self.on_stream_count(change)
 
     def tick(self, now: float) -> None:
         """Do what is due by time. Call this every ``life.tick_every`` seconds.
@@ -114,7 +114,7 @@ class Link(LinkControl):
         """
         if self.mode is Mode.CLOSED:
             return
-        self._now = self.life.last_heard = now
+        self._now = self.liveness.last_heard = now
         try:
             received = self._decoder.feed(data)
         except PeerError as error:
@@ -163,7 +163,7 @@ class Link(LinkControl):
         stream = Stream(conn_id, SendWindow(send_limit), ReceiveWindow(credit, self._now))
         self._granted += credit
         self.streams[conn_id] = stream
-        self.on_count(1)
+        self.on_stream_count(1)
         return stream
 
     def _why_full(self) -> str | None:
@@ -231,12 +231,12 @@ class Link(LinkControl):
         else:
             window = stream.receive_window
             self._granted -= window.waiting if self.peer is None else window.reserved
-            self.on_count(-1)
+            self.on_stream_count(-1)
 
     def _end_lingering(self, stream: Stream) -> None:
         stream.lingering = False
         self._lingering -= 1
-        self.on_count(-1)
+        self.on_stream_count(-1)
         self._granted -= stream.receive_window.waiting
 
     def _receive_stream_data(self, stream: Stream, data: bytes) -> None:
@@ -355,7 +355,7 @@ class Link(LinkControl):
             window = stream.receive_window
             # Windows grow into half of the link's bound; the other half is left for new streams.
             growth = min(limits.max_window - window.size, limits.link_buffer // 2 - self._granted)
-            self._granted += window.grant(now, self.life.round_trip, growth)
+            self._granted += window.grant(now, self.liveness.round_trip, growth)
             payload = CREDIT_PAYLOAD.pack(window.limit, window.delivered)
             out.append(frames.encode_frame(frames.CREDIT, stream.conn_id, payload))
         self._credit_due.clear()

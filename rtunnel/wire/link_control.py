@@ -53,7 +53,7 @@ class LinkControl:
         self.mode = Mode.AWAITING
         self.peer: Hello | None = None
         self.capabilities: frozenset[str] = frozenset()
-        self.life = Liveness(limits, now)
+        self.liveness = Liveness(limits, now)
         self.ignored: Counter[str] = Counter()
         self._now = now
         self._events: list[Event] = []
@@ -120,7 +120,7 @@ class LinkControl:
 
         :param now: the time, in seconds.
         """
-        if self.mode is Mode.EXTENDED and (payload := self.life.make_ping(now)) is not None:
+        if self.mode is Mode.EXTENDED and (payload := self.liveness.make_ping(now)) is not None:
             self._send(frames.PING, 0, payload)
 
     def tick(self, now: float) -> None:
@@ -129,11 +129,11 @@ class LinkControl:
         :param now: the time, in seconds.
         """
         self._now = now
-        self.life.tick(now)
+        self.liveness.tick(now)
         if self.mode is Mode.EXTENDED:
-            if self.life.is_dead:
+            if self.liveness.is_dead:
                 self.fail(Code.TIMEOUT, f"nothing heard for {self.limits.dead_after:g} s")
-            elif self.life.is_silent:
+            elif self.liveness.is_silent:
                 self.ping(now)
 
     def _receive_ping(self, _conn_id: int, payload: bytes) -> None:
@@ -143,7 +143,7 @@ class LinkControl:
             self._outbox.set_pong(payload)
 
     def _receive_pong(self, _conn_id: int, payload: bytes) -> None:
-        if not self.life.take_pong(payload, self._now):
+        if not self.liveness.take_pong(payload, self._now):
             self._ignore("PONG without a PING", is_normal=True)
 
     # Errors and the end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from rtunnel.errors import Code, TunnelRefused as Refusal
+from rtunnel.errors import Code, Refused
 from rtunnel.wire import frames, messages
 from rtunnel.wire.events import TunnelRefused, TunnelRequested, TunnelWithdrawn
 from rtunnel.wire.limits import LinkLimits
@@ -82,7 +82,7 @@ class ServerLink(Link):
         if why is None and 2 * self._outbox.control_waiting > self._outbox.max_control:
             why = "the client does not read"
         if why is not None or self.mode is Mode.CLOSED:
-            raise Refusal(Code.LIMIT, why or "the link is closed")
+            raise Refused(Code.LIMIT, why or "the link is closed")
         stream = self._open(self._ids.allocate())
         payload = messages.encode_visitor(tunnel, visitor) if self.peer is not None else b""
         self._send(frames.NEW_CONN, stream.conn_id, payload)
@@ -117,10 +117,10 @@ class ServerLink(Link):
         try:
             request = messages.decode_init(payload)
             if len(self.tunnels) >= self.limits.max_tunnels:
-                raise Refusal(Code.LIMIT, f"the link has {len(self.tunnels)} tunnels, its limit")
+                raise Refused(Code.LIMIT, f"the link has {len(self.tunnels)} tunnels, its limit")
         except ValueError as error:
             refusal = TunnelRefused(number, Code.BAD_REQUEST, str(error))
-        except Refusal as error:
+        except Refused as error:
             refusal = TunnelRefused(number, error.code, error.message)
         else:
             self.tunnels[number] = request

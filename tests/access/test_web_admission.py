@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from rtunnel.access.web_admission import Origins, neighbourhood
+from rtunnel.access.web_admission import Origins, address_prefix
 from rtunnel.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ def ipv6(host: str) -> IPv6Address:
     ],
 )
 def test_what_counts_as_one_address(address: IAddress | None, counts_as: str) -> None:
-    assert neighbourhood(address) == counts_as
+    assert address_prefix(address) == counts_as
 
 
 @pytest.mark.parametrize(

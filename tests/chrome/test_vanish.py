@@ -18,7 +18,7 @@ CLEANED_UP = 30
 MARGIN = 10
 
 
-class Watch:
+class Poller:
     """A talent: says a word, and tells when its connection is over."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Watch:
 
 def test_clients_that_vanish_without_a_word(ends: Ends, serve: Serve) -> None:
     """One when it was in use, and some behind their offer."""
-    watch = Watch()
+    watch = Poller()
     service = serve(watch=watch)
     ends.start_signaling()
     host = ends.host = ends.start_host("ours", service.address)
@@ -53,7 +53,7 @@ def test_clients_that_vanish_without_a_word(ends: Ends, serve: Serve) -> None:
 
 def test_a_client_that_takes_its_leave(ends: Ends, serve: Serve) -> None:
     """It closes its peer connection: its streams end at once."""
-    watch = Watch()
+    watch = Poller()
     ends.start("chrome", "ours", serve(watch=watch).address)
     with ends.visit(b"watch") as visitor:
         assert read_bytes(visitor, 1)[0] == 1

@@ -14,7 +14,7 @@ from tests.relay.direct_rig import Turns, no_descriptor_left
 
 @pytest.fixture(params=["running", "epoll", "running watch", "epoll watch"])
 def turns(request: pytest.FixtureRequest) -> Iterator[Turns]:
-    """Run the test on both reactors, with and without a :class:`Watch`, and check that nothing stays open."""
+    """Run the test on both reactors, with and without a :class:`Poller`, and check that nothing stays open."""
     name, _, watch = request.param.partition(" ")
     turns = Turns(name, bool(watch))
     # Twisted opens descriptors of its own when a reactor first runs, and when a port is first opened.

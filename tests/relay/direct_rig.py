@@ -17,7 +17,7 @@ from twisted.internet.task import deferLater
 
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.pipes import PIPES, Pipes
-from rtunnel.relay.watch import PlainWatch, Watch
+from rtunnel.relay.poller import Poller, ReactorPoller
 
 #: How long a test waits for something, in seconds.
 PATIENCE = 30.0
@@ -27,7 +27,7 @@ class Turns:
     """A reactor that the test turns.
 
     :param name: ``running`` (the one of pytest-twisted, asyncio) or ``epoll`` (a separate one).
-    :param watch: whether relays use a :class:`Watch` over it.
+    :param poller: whether relays use a :class:`Poller` over it.
     :ivar relays: what relays use as their reactor.
     """
 
@@ -40,8 +40,8 @@ class Turns:
 
             self.reactor = reactor
         self._own = name == "epoll"
-        self.watch = Watch(self.reactor) if watch else None
-        self.relays: Any = self.watch or PlainWatch(self.reactor)
+        self.poller = Poller(self.reactor) if watch else None
+        self.relays: Any = self.poller or ReactorPoller(self.reactor)
 
     async def turn(self) -> None:
         if self._own:
@@ -71,14 +71,14 @@ class Turns:
 
     def watched(self) -> int:
         """Return how many descriptors the reactor watches, without its own."""
-        known = {*self.reactor._internalReaders, self.watch}
+        known = {*self.reactor._internalReaders, self.poller}
         watched = len({*self.reactor.getReaders(), *self.reactor.getWriters()} - known)
-        return watched + (len(self.watch) if self.watch is not None else 0)
+        return watched + (len(self.poller) if self.poller is not None else 0)
 
     def close(self) -> None:
-        if self.watch is not None:
-            assert len(self.watch) == 0
-            self.watch._epoll.close()
+        if self.poller is not None:
+            assert len(self.poller) == 0
+            self.poller._epoll.close()
         if self._own:
             left = [thing for thing in self.reactor.removeAll() if thing is not self.reactor.waker]
             self.reactor.waker.connectionLost(None)

@@ -102,8 +102,8 @@ def relays(service: Any) -> list[Any]:
 class Full:
     """A reactor, or what watches sockets in its place, once the user has as many as the system lets him (epoll_ctl)."""
 
-    def __init__(self, watch: Any) -> None:
-        self._watch = watch
+    def __init__(self, poller: Any) -> None:
+        self._poller = poller
 
     def addReader(self, descriptor: Any) -> None:
         raise OSError(errno.ENOSPC, FULL)
@@ -111,4 +111,4 @@ class Full:
     addWriter = addReader
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._watch, name)
+        return getattr(self._poller, name)

@@ -167,7 +167,7 @@ async def test_data_connection_that_cannot_be_watched_at_the_server(world: World
     server, port = world.server(), free_port()
     link, tickets = await client_by_hand(world, server, port)
     session = session_of(server)
-    server.watch = Full(watch := server.watch)
+    server.poller = Full(poller := server.poller)
     with socket.create_connection((HOST, world.control_port(server))) as data:
         if not at_once:
             await until(lambda: len(server.door) == 1)
@@ -186,7 +186,7 @@ async def test_data_connection_that_cannot_be_watched_at_the_server(world: World
     assert not session.carriers[0]._idle
     visitor = await world.visitor(port)
     await link.take(NEW_CONN)
-    server.watch = watch
+    server.poller = poller
     await attach(world, server, tickets[1])
     await until(lambda: session.carriers[0]._idle)
     assert not visitor.over
@@ -204,12 +204,12 @@ async def test_data_connection_that_cannot_be_watched_at_the_client(
     service._server_now = service._settings.server
     there = service._server_now.socket_address()
     service._address_now = there if at_once else (socket.AF_INET, (HOST, full_backlog))
-    service.watch = Full(watch := service.watch)
+    service.poller = Full(poller := service.poller)
     server.send_tickets(1)
     assert FULL in await world.logged("data connections cannot be made: ", LogLevel.warn)
     assert not service.session.data._there
     assert not service.session.data._dialling
-    service.watch, service._address_now = watch, there
+    service.poller, service._address_now = watch, there
     before = len(server.listening.peers)
     server.send_tickets(1)
     await server.data(before - 1)
@@ -227,12 +227,12 @@ async def test_visitor_who_cannot_be_watched_at_the_client(world: World, full_ba
         session._tunnels[0].address = None
     server.send_tickets(2)
     data, other = await server.data(0), await server.data(1)
-    session.data._visits._watch = Full(watch := session.data._visits._watch)
+    session.data._visits._poller = Full(poller := session.data._visits._poller)
     data.send(new_conn() + b"GET /")
     await until(lambda: data.was_reset)
     assert not server.client.visitors
     assert session.link.stream_count == 0
-    session.data._visits._watch = watch
+    session.data._visits._poller = poller
     other.send(new_conn() + b"GET /")
     await until(lambda: session.link.stream_count == 1)
     other.abort()
@@ -247,10 +247,10 @@ async def test_visitor_who_cannot_be_watched_at_the_server(world: World) -> None
     session = session_of(server)
     data = await attach(world, server, tickets[0])
     await until(lambda: session.carriers[0]._idle)
-    server.watch = Full(watch := server.watch)
+    server.poller = Full(poller := server.poller)
     visitor = await world.visitor(port)
     await until(lambda: visitor.was_reset and data.was_reset)
-    server.watch = watch
+    server.poller = poller
     assert not server.visitors
     assert not server.ids._live
     assert session.link.stream_count == 0
@@ -330,9 +330,9 @@ async def test_port_does_not_run_in_circles(world: World, where: str, error: int
         other.send(b"served")
         await other.has(b"served")
         other.close()
-    await deferLater(reactor, 3 * accepting.REST)
+    await deferLater(reactor, 3 * accepting.PAUSE)
     assert not waits.received
-    assert full.asked <= (reactor.seconds() - began) / accepting.REST + 2
+    assert full.asked <= (reactor.seconds() - began) / accepting.PAUSE + 2
     await world.logged("Could not accept new connection")
     full.error = 0
     if where == "control":
@@ -352,5 +352,5 @@ async def test_port_that_stops_while_it_rests(world: World) -> None:
     link.abort()
     await world.sessions(server, 0)
     await until(lambda: can_bind(port))
-    await deferLater(reactor, 2 * accepting.REST)
+    await deferLater(reactor, 2 * accepting.PAUSE)
     assert full.asked == 1

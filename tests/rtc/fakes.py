@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import BadDescription
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection, IPeerConnectionUser
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: Datagrams that wait at once; the oldest make room.
 MAX_DATAGRAMS = 32
@@ -405,6 +405,6 @@ def connected_pair(network: FakeNetwork, one: Any, two: Any) -> tuple[FakeConnec
     return ends
 
 
-def few_lines(most: int = 20) -> FewLines:
+def log_limiter(most: int = 20) -> LogLimiter:
     """For what peers can make us log: *most* lines of a kind, for ever."""
-    return FewLines(Logger("test"), Clock(), most=most)
+    return LogLimiter(Logger("test"), Clock(), most=most)

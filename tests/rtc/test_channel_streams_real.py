@@ -13,7 +13,7 @@ from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.wire.webrtc.signaling import Extension
 from tests.relay.stream_contract import End, StreamContract
 from tests.reverse.net import reactor, turns, until
-from tests.rtc.fakes import FakePeer, few_lines
+from tests.rtc.fakes import FakePeer, log_limiter
 from tests.rtc.streams import LIMITS, User
 
 LOOPBACK = IceSettings(interfaces=("127.0.0.1",))
@@ -24,7 +24,7 @@ class RealPair:
 
     def __init__(self, reference: bool) -> None:
         self.peers = FakePeer(), FakePeer()
-        self.connections = [PeerConnection(LOOPBACK, peer, 100, few_lines()) for peer in self.peers]
+        self.connections = [PeerConnection(LOOPBACK, peer, 100, log_limiter()) for peer in self.peers]
         extension = None if reference else Extension(LIMITS.initial_credit)
         self.ends = [ChannelStreams(connection, reactor, LIMITS, extension) for connection in self.connections]
         for peer, streams in zip(self.peers, self.ends, strict=True):

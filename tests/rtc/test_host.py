@@ -36,7 +36,7 @@ from rtunnel.wire.webrtc.signaling import (
 from tests.ports import free_port
 from tests.reverse.net import HOST, Peer, reactor, turns, until
 from tests.rtc.aiortc.test_ice import open_sockets
-from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
+from tests.rtc.fakes import FakeChannelUser, FakePeer, log_limiter
 from tests.rtc.udp.parts import Echo, Program
 from tests.rtc.world import ID, LOOPBACK, World, udp
 
@@ -57,7 +57,7 @@ class ByHand(FakePeer):
         self.host = host
         self.name = name
         self.extension = Extension(65536) if extended else None
-        self.connection = PeerConnection(LOOPBACK, self, 100, few_lines())
+        self.connection = PeerConnection(LOOPBACK, self, 100, log_limiter())
         self.answers: list[Description] = []
         send = host.signaling.send
 
@@ -259,7 +259,7 @@ async def test_more_clients_than_there_may_be(rtc: World) -> None:
 @pytest_twisted.ensureDeferred
 async def test_clients_that_come_and_go_cannot_fill_the_log(rtc: World) -> None:
     host = rtc.host(rtc.signal(), (await rtc.echo()).port)
-    host.few = few_lines(most=1)
+    host.log_limiter = log_limiter(most=1)
     await rtc.registered(host)
     for number in range(3):
         peer = await ByHand(host, f"guest {number}").connect()

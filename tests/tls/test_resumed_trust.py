@@ -12,8 +12,8 @@ import pytest
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import Role
+from rtunnel.tls.resumption import TlsSession
 from rtunnel.tls.server_names import judge_of
-from rtunnel.tls.sessions import Session
 from tests.tls.parts import DAY, Authority, client_of, server_of, wait_for_second
 from tests.tls.test_engine import exchange
 from tests.tls.test_resumption import is_resumed, meet, session_of
@@ -114,7 +114,7 @@ def test_a_session_that_was_stolen(authority: Authority, server: Credentials, cl
     """With its secret one is whom it is of, and nobody else, whatever one's own certificate."""
     session = session_of(server, client)
     thief = client_of(authority, authority.client("thief"))
-    first, second = meet(server, thief, Session(thief.now.context, session.content))
+    first, second = meet(server, thief, TlsSession(thief.now.context, session.content))
     assert is_resumed(first, second)
     assert first.peer is not None
     assert first.peer.name == "laptop"

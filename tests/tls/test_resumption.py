@@ -18,7 +18,7 @@ from rtunnel.tls import openssl
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine, accept_anybody
 from rtunnel.tls.policy import GROUPS, Role
-from rtunnel.tls.sessions import SESSION_LIFETIME, Session
+from rtunnel.tls.resumption import SESSION_LIFETIME, TlsSession
 from tests.tls.parts import Authority, client_of, wait_for_second
 from tests.tls.test_engine import exchange
 
@@ -29,7 +29,7 @@ KEY_SHARE = 1088 + 32
 
 
 def meet(
-    server: Credentials, client: Credentials, session: Session | None = None, judge: Any = accept_anybody
+    server: Credentials, client: Credentials, session: TlsSession | None = None, judge: Any = accept_anybody
 ) -> tuple[TlsEngine, TlsEngine]:
     """A server's and a client's engine after whatever came of their handshake."""
     first, second = TlsEngine(server), TlsEngine(client, judge, session=session)
@@ -38,7 +38,7 @@ def meet(
     return first, second
 
 
-def session_of(server: Credentials, client: Credentials) -> Session:
+def session_of(server: Credentials, client: Credentials) -> TlsSession:
     first, second = meet(server, client)
     assert not first.is_resumed
     assert not second.is_resumed
@@ -101,7 +101,7 @@ def test_one_session_for_many_connections(server: Credentials, client: Credentia
         assert pair[1].session is None
 
 
-def cut_before_its_ticket(server: Credentials, client: Credentials, session: Session, *, close: bool) -> None:
+def cut_before_its_ticket(server: Credentials, client: Credentials, session: TlsSession, *, close: bool) -> None:
     """A resumed connection that the client leaves before it has all that OpenSSL waits for."""
     first, second = TlsEngine(server), TlsEngine(client, session=session)
     second.start()
@@ -131,7 +131,7 @@ def test_a_resumed_handshake_gives_no_other_session(server: Credentials, client:
     _, second = meet(server, client, session_of(server, client))
     theirs = second._connection.get_session()
     assert theirs is not None
-    again, back = meet(server, client, Session(client.now.context, openssl.write_session(theirs)))
+    again, back = meet(server, client, TlsSession(client.now.context, openssl.write_session(theirs)))
     assert not is_resumed(again, back)
 
 
@@ -262,7 +262,7 @@ def test_a_session_of_tls_1_2(authority: Authority, client: Credentials) -> None
     old = ends[1].get_session()
     assert old is not None
     hellos = []
-    for session in (None, Session(client.now.context, openssl.write_session(old))):
+    for session in (None, TlsSession(client.now.context, openssl.write_session(old))):
         engine = TlsEngine(client, session=session)
         engine.start()
         hellos.append(len(engine.output()))
@@ -276,7 +276,7 @@ def test_forged_tickets(seed: int, server: Credentials, client: Credentials) -> 
     content = bytearray(session_of(server, client).content)
     for _ in range(chance.randrange(1, 4)):
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    first, second = meet(server, client, Session(client.now.context, bytes(content)))
+    first, second = meet(server, client, TlsSession(client.now.context, bytes(content)))
     if first.peer is not None:
         assert first.peer.name == "laptop"
     assert second.failure or second.peer is not None

@@ -12,7 +12,7 @@ from twisted.internet import tcp
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
 
-from rtunnel.upkeep.accepting import LINE_EVERY, REST, AcceptErrorObserver, rest_when_full
+from rtunnel.upkeep.accepting import LINE_EVERY, PAUSE, AcceptErrorObserver, pause_when_full
 
 NAMES = ["twisted.internet.tcp.Port", "twisted.internet.unix.Port"]
 
@@ -113,14 +113,14 @@ class Port(tcp.Port):
 @pytest.mark.parametrize("error", [errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
 def test_port_rests_when_the_system_is_full(error: int) -> None:
     port: Any = Port(error)
-    rest_when_full(port)
+    pause_when_full(port)
     with pytest.raises(OSError, match="no") as caught:
         port.socket.accept()
     assert caught.value.errno == error
     assert not port.is_reading
-    port.reactor.advance(REST * 0.9)
+    port.reactor.advance(PAUSE * 0.9)
     assert not port.is_reading
-    port.reactor.advance(REST * 0.2)
+    port.reactor.advance(PAUSE * 0.2)
     assert port.is_reading
     port.socket.accept()[0].close()
     with pytest.raises(BlockingIOError):
@@ -131,17 +131,17 @@ def test_port_rests_when_the_system_is_full(error: int) -> None:
 @pytest.mark.parametrize("attribute", ["connected", "disconnecting"])
 def test_port_that_is_closed_while_it_rests(attribute: str) -> None:
     port: Any = Port(errno.ENFILE)
-    rest_when_full(port)
+    pause_when_full(port)
     with pytest.raises(OSError, match="no"):
         port.socket.accept()
     setattr(port, attribute, not getattr(port, attribute))
-    port.reactor.advance(2 * REST)
+    port.reactor.advance(2 * PAUSE)
     assert not port.is_reading
 
 
 def test_port_goes_on_after_other_errors() -> None:
     port: Any = Port(errno.EMFILE)
-    rest_when_full(port)
+    pause_when_full(port)
     with pytest.raises(OSError, match="no"):
         port.socket.accept()
     assert port.is_reading
@@ -151,5 +151,5 @@ def test_port_goes_on_after_other_errors() -> None:
 def test_other_ports_stay_as_they_are() -> None:
     port: Any = type("Port", (), {"socket": object()})()
     before = port.socket
-    rest_when_full(port)
+    pause_when_full(port)
     assert port.socket is before

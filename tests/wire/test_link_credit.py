@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtunnel.errors import Code, TunnelRefused as Refusal
+from rtunnel.errors import Code, Refused
 from rtunnel.wire import frames
 from rtunnel.wire.events import DataReceived, StreamFinished, StreamReset
 from rtunnel.wire.limits import LinkLimits
@@ -198,7 +198,7 @@ def measured(pair: Pair, round_trip: float) -> None:
         link.ping(pair.now)
     pair.hop(round_trip / 2)
     pair.hop(round_trip / 2)
-    assert pair.client.life.round_trip == pytest.approx(round_trip)
+    assert pair.client.liveness.round_trip == pytest.approx(round_trip)
 
 
 def bulk(pair: Pair, streams: list[Stream], rounds: int, round_trip: float) -> None:
@@ -269,13 +269,13 @@ def test_a_link_that_is_full_takes_no_visitor() -> None:
     pair = Pair(server=limits)
     first, _ = pair.open()
     second, at_client = pair.open()
-    with pytest.raises(Refusal, match=r"^the link may come to hold 200 bytes, near its limit$"):
+    with pytest.raises(Refused, match=r"^the link may come to hold 200 bytes, near its limit$"):
         pair.server.open_stream(0, "")
     pair.client.send(at_client, bytes(70))
     pair.client.finish(at_client)
     pair.server.finish(second)
     pair.settle()
-    with pytest.raises(Refusal):
+    with pytest.raises(Refused):
         pair.server.open_stream(0, "")
     pair.server.delivered(second, 20)
     pair.open()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtunnel.errors import Code, TunnelRefused as Refusal
+from rtunnel.errors import Code, Refused
 from rtunnel.wire import frames
 from rtunnel.wire.events import DataReceived, LinkFailed, StreamReset
 from rtunnel.wire.limits import LinkLimits
@@ -42,7 +42,7 @@ def test_too_many_streams() -> None:
     pair.settle()
     assert pair.server.take_events() == [StreamReset(refused, "limit", "the link has 2 streams, its limit")]
     third = pair.server.open_stream(0, "")
-    with pytest.raises(Refusal, match=r"^the link has 3 streams, its limit$"):
+    with pytest.raises(Refused, match=r"^the link has 3 streams, its limit$"):
         pair.server.open_stream(0, "")
     pair.server.reset(third, "test", "")
     pair.server.reset(first, "test", "")
@@ -71,7 +71,7 @@ def test_no_visitor_for_a_client_that_does_not_read() -> None:
     lone.feed(raw(frames.CLOSE_CONN, 1))
     for _ in range(lone.link._outbox.max_control // 2 // 18 + 1):
         lone.link.reset(lone.link.open_stream(0, ""), "connection-lost", "the visitor is gone")
-    with pytest.raises(Refusal, match=r"^the client does not read$"):
+    with pytest.raises(Refused, match=r"^the client does not read$"):
         lone.link.open_stream(0, "")
     assert not lone.link.is_closed
     lone.sent()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtunnel.errors import Code, TunnelRefused as Refusal
+from rtunnel.errors import Code, Refused
 from rtunnel.wire import frames
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.events import (
@@ -227,7 +227,7 @@ def test_close_tells_a_reference_peer_nothing(make) -> None:
 def test_a_closed_link_takes_no_visitor(make) -> None:
     lone = make()
     lone.link.close(Code.SHUTTING_DOWN, "bye")
-    with pytest.raises(Refusal, match=r"^the link is closed$"):
+    with pytest.raises(Refused, match=r"^the link is closed$"):
         lone.link.open_stream(0, "")
     assert lone.link.streams == {}
 

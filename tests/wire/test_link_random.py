@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import given, settings, strategies as st
 
-from rtunnel.errors import TunnelRefused as Refusal
+from rtunnel.errors import Refused
 from rtunnel.wire.events import (
     DataReceived,
     FrameIgnored,
@@ -90,7 +90,7 @@ class World:
         self.twins: dict[int, list[End]] = {}
         self.counted: Counter[Link] = Counter()
         for link in self.links:
-            link.on_count = partial(self.count, link)
+            link.on_stream_count = partial(self.count, link)
 
     def count(self, link: Link, change: int) -> None:
         assert change
@@ -106,7 +106,7 @@ class World:
         if what == "open":
             try:
                 self.meet(pair.server, pair.server.open_stream(0, ""))
-            except Refusal:
+            except Refused:
                 assert pair.server.stream_count == 4 or pair.server._granted + 90 > 600
         elif what == "carry":
             pair.carry(self.links[arguments[0]], arguments[1])

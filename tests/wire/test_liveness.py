@@ -191,5 +191,5 @@ def test_the_round_trip_is_measured() -> None:
     assert (frame_type, conn_id) == (frames.PING, 0)
     lone.now += 0.25
     assert lone.feed(raw(frames.PONG, 0, payload)) == []
-    assert lone.link.life.round_trip == 0.25
+    assert lone.link.liveness.round_trip == 0.25
     assert lone.feed(raw(frames.PONG, 0, payload)) == [FrameIgnored("PONG without a PING", is_normal=True)]

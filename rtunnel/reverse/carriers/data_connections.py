@@ -19,7 +19,7 @@ from math import inf
 
 from twisted.internet.interfaces import IDelayedCall
 
-from rtunnel.errors import Code, TunnelRefused
+from rtunnel.errors import Code, Refused
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.sockets import descriptor_limit
 from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
@@ -28,7 +28,7 @@ from rtunnel.reverse.carriers.sockets import TAIL, SocketWire, adopt
 from rtunnel.reverse.public import Visitor
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.debug_log import DebugLog
-from rtunnel.upkeep.token_bucket import Allowance
+from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.data_connection import ServerDataConnection
 
 #: Connections that wait for the first visitors.
@@ -82,9 +82,9 @@ class ServerData:
         elif machine.is_available:
             self._pool.available(self)
 
-    def tick(self, now: float, *, may_ask: bool) -> None:
+    def tick(self, now: float, *, may_ping: bool) -> None:
         """See :class:`ServerDataConnection`."""
-        self.machine.tick(now, may_ask=may_ask)
+        self.machine.tick(now, may_ping=may_ping)
         if self.machine.is_dead:
             self.wire.cut()
             self._pool.gone(self)
@@ -121,12 +121,12 @@ class DataPool:
         self._most = server.pool_size
         self._fewest = min(AT_FIRST, self._most)
         self._most_used: float = inf
-        self._allowances: tuple[Allowance, ...] = ()
-        if server.allowance is not None and not waits:
+        self._buckets: tuple[TokenBucket, ...] = ()
+        if server.bucket is not None and not waits:
             self._most = min(self._most, WAITING)
             self._fewest = min(FEW_AT_FIRST, self._most)
             self._most_used = IN_USE
-            self._allowances = (server.allowance, Allowance(PER_SECOND, WAITING, self.reactor.seconds()))
+            self._buckets = (server.bucket, TokenBucket(PER_SECOND, WAITING, self.reactor.seconds()))
         self._target = self._fewest
         self._least_idle = 0
         self._wished_at = 0.0
@@ -167,7 +167,7 @@ class DataPool:
 
     def broken(self, data: ServerData, why: str) -> None:
         """Close *data*, on which the client broke the protocol."""
-        self._server.lines.warn(
+        self._server.log_limiter.warn(
             "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
         )
         data.wire.cut()
@@ -199,7 +199,7 @@ class DataPool:
         if not self._waits or self._closed:
             return False
         if self._server.waiting >= descriptor_limit() * WAITERS_SHARE:
-            raise TunnelRefused(Code.LIMIT, f"{self._server.waiting} visitors wait for data connections, the limit")
+            raise Refused(Code.LIMIT, f"{self._server.waiting} visitors wait for data connections, the limit")
         visitor.wait()
         self._server.waiting += 1
         self._waiting[visitor] = _Waiting(self.reactor.seconds() + PATIENCE, tunnel)
@@ -240,7 +240,7 @@ class DataPool:
         return True
 
     def _relay(self, wire: SocketWire, theirs: socket.socket, conn_id: int, opening: bytes) -> None:
-        relay = DirectRelay(self._server.watch, wire.take_watched(), theirs, self._ended, to_left=opening)
+        relay = DirectRelay(self._server.poller, wire.take_watched(), theirs, self._ended, to_left=opening)
         self._used[relay] = conn_id
         self._server.visitors.add(relay)
         self._count()
@@ -280,12 +280,12 @@ class DataPool:
         else:
             # They would stand in the way of new ones for as long as they are good.
             tickets.revoke(self)
-        for allowance in self._allowances:
-            missing = min(missing, allowance.left(now))
+        for bucket in self._buckets:
+            missing = min(missing, bucket.left(now))
         if not self._closed and missing > 0 and (whole or 4 * missing >= target):
             self._wished_at = now
-            for allowance in self._allowances:
-                allowance.spend(missing)
+            for bucket in self._buckets:
+                bucket.spend(missing)
             self._session.send_tickets(tickets.issue(self, missing, now), tickets.lifetime)
 
     def tunnels_changed(self) -> None:
@@ -295,19 +295,19 @@ class DataPool:
     def tick(self, now: float) -> None:
         """See :class:`ICarrier`."""
         for data in list(self._asked):
-            data.tick(now, may_ask=False)
+            data.tick(now, may_ping=False)
         # Nobody can have those that are asked until they have answered: the other half waits until then.
-        may_ask = (len(self._idle) + 1) // 2
+        may_ping = (len(self._idle) + 1) // 2
         for data in list(self._idle):
-            data.tick(now, may_ask=may_ask > 0)
+            data.tick(now, may_ping=may_ping > 0)
             if data in self._idle and not data.machine.is_available:
-                may_ask -= 1
+                may_ping -= 1
                 del self._idle[data]
                 self._asked[data] = None
         for visitor, waiting in list(self._waiting.items()):
             if waiting.until > now:
                 break
-            self._server.lines.warn(
+            self._server.log_limiter.warn(
                 "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s",
                 visitor=visitor.name,
                 peer=self._session.peer_name,

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from rtunnel.reverse.public import Visitor
 from rtunnel.tls.identity import Peer
-from rtunnel.upkeep.few_lines import FewLines
-from rtunnel.upkeep.token_bucket import Allowance
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.data_connection import Tickets
 from rtunnel.wire.server_link import ServerLink, StreamIds
@@ -39,21 +39,21 @@ class ICarrier(Protocol):
 class ICarrierServer(Protocol):
     """What all carriers of a server share.
 
-    :ivar watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :ivar poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar pool_size: data connections of one link that may wait for visitors.
     :ivar waiting: visitors who wait for data connections, of all links.
-    :ivar allowance: data connections of all links that may be made; None: they cost little.
+    :ivar bucket: data connections of all links that may be made; None: they cost little.
     """
 
     reactor: Any
-    watch: Any
+    poller: Any
     visitors: Visitors
     tickets: Tickets[Any]
     ids: StreamIds
     pool_size: int
     waiting: int
-    allowance: Allowance | None
-    lines: FewLines
+    bucket: TokenBucket | None
+    log_limiter: LogLimiter
 
 
 class ICarrierSession(Protocol):

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.sockets import SocketTransport, below_tls, show_address, tune
+from rtunnel.relay.sockets import SocketTransport, below_tls, format_address, tune
 from rtunnel.tls.identity import Peer
 from rtunnel.wire import events
 from rtunnel.wire.link import Link
@@ -105,13 +105,13 @@ class LinkProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Send what is queued, and start to look for signs of life."""
-        self.peer_name = show_address(self.transport.getPeer())
+        self.peer_name = format_address(self.transport.getPeer())
         if self.identity is not None and self.identity.name:
             self.peer_name += f" ({self.identity.name})"
         self.connected_now = True
         tune(self.transport)
         self.transport.registerProducer(self, True)
-        self._tick_call = self.clock.callLater(self.link.life.tick_every, self._tick)
+        self._tick_call = self.clock.callLater(self.link.liveness.tick_every, self._tick)
         self.flush()
 
     def dataReceived(self, data: bytes) -> None:
@@ -143,7 +143,7 @@ class LinkProtocol(Protocol):
             )
 
     def _tick(self) -> None:
-        self._tick_call = self.clock.callLater(self.link.life.tick_every, self._tick)
+        self._tick_call = self.clock.callLater(self.link.liveness.tick_every, self._tick)
         self.link.tick(self.clock.seconds())
         self.handle_events()
         self.flush()

@@ -1,7 +1,7 @@
 """The socket of a data connection that waits, bare or under TLS.
 
 It is taken away from Twisted as soon as the connection is known to be a data connection. It waits in the epoll of the
-relays (:mod:`rtunnel.relay.watch`), where it costs little, and is ready to be relayed.
+relays (:mod:`rtunnel.relay.poller`), where it costs little, and is ready to be relayed.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def has_socket(transport: Any) -> bool:
 class SocketWire:
     """A socket that waits.
 
-    :param watch: watches it; see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :param poller: watches it; see :func:`~rtunnel.relay.poller.poller_for`.
     :raises OSError: the system does not let it be watched.
     """
 
-    __slots__ = ("_number", "_socket", "_user", "_watch")
+    __slots__ = ("_number", "_poller", "_socket", "_user")
 
-    def __init__(self, watch: Any, sock: StreamSocket, user: WireUser) -> None:
-        self._watch = watch
+    def __init__(self, poller: Any, sock: StreamSocket, user: WireUser) -> None:
+        self._poller = poller
         self._socket = sock
         self._user = user
         self._number = sock.fileno()
-        watch.addReader(self)
+        poller.addReader(self)
         if isinstance(sock, socket.socket):
             # If this process is killed, peers must not take that for the end of a stream. (Under TLS they cannot.)
             with suppress(OSError):  # it is lost, which shows
@@ -106,7 +106,7 @@ class SocketWire:
 
     def _leave(self) -> None:
         if self._number >= 0:
-            self._watch.removeReader(self)
+            self._poller.removeReader(self)
             self._number = -1
 
     def _lost(self, why: str) -> None:
@@ -152,13 +152,13 @@ class SocketWire:
 class Taker(Protocol):
     """A connection that is made or accepted by Twisted's means, until the socket is taken from it.
 
-    :param watch: for the wire.
+    :param poller: for the wire.
     :ivar identity: the other end, where TLS has proved it.
     """
 
-    def __init__(self, watch: Any, user: WireUser) -> None:
+    def __init__(self, poller: Any, user: WireUser) -> None:
         self.identity: Peer | None = None
-        self._watch = watch
+        self._poller = poller
         self._user = user
 
     def connectionMade(self) -> None:
@@ -172,7 +172,7 @@ class Taker(Protocol):
             transport.abortConnection()
             self._user.lost("the way there knows no half-close")
         else:
-            give_socket(sock, self._watch, self._user)
+            give_socket(sock, self._poller, self._user)
 
 
 def take_stream_socket(transport: Any) -> StreamSocket:
@@ -184,10 +184,10 @@ def take_stream_socket(transport: Any) -> StreamSocket:
     return transport.take_socket() if isinstance(transport, TlsTransport) else take_socket(transport)[0]
 
 
-def give_socket(sock: StreamSocket, watch: Any, user: WireUser) -> None:
+def give_socket(sock: StreamSocket, poller: Any, user: WireUser) -> None:
     """Give a connection to *user*; one that the system does not let us watch is lost."""
     try:
-        wire = SocketWire(watch, sock, user)
+        wire = SocketWire(poller, sock, user)
     except OSError as error:
         _log.debug("a data connection is closed: {why}", why=error)
         sock.close()

@@ -28,14 +28,14 @@ class IDialler(Protocol):
     """Makes connections.
 
     :ivar reactor: of the process.
-    :ivar watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :ivar poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar connect_timeout: seconds that a connection to the server may take.
     :ivar dial_timeout: seconds that one to a local service may take.
     :ivar is_outdated: the link would be another if it were made now, and as it is it is of little use.
     """
 
     reactor: Any
-    watch: Any
+    poller: Any
     connect_timeout: float
     dial_timeout: float
 
@@ -106,7 +106,7 @@ class DataConnections:
         self._user = user
         self._dialler = dialler
         self._most = most
-        self._visits = Visits(user, dialler.reactor, dialler.watch, dialler.dial_timeout, visitors)
+        self._visits = Visits(user, dialler.reactor, dialler.poller, dialler.dial_timeout, visitors)
         self._there: set[ClientData] = set()
         self._dialling: dict[ClientData, Cancellable] = {}
         # Those with which no connection is made yet, and until when they are kept.
@@ -151,7 +151,7 @@ class DataConnections:
         """Take note that the server has taken a ticket."""
         if self._said:
             self._said = False
-            self._user.lines.info("data connections can be made again")
+            self._user.log_limiter.info("data connections can be made again")
 
     def gone(self, data: ClientData, why: str) -> None:
         """Forget *data*, which is closed or could not be made."""
@@ -161,7 +161,7 @@ class DataConnections:
         self._there.discard(data)
         if data.machine.error or not data.machine.is_attached:
             # Loud once, until one can be made.
-            log = self.log.debug if self._said else self._user.lines.warn
+            log = self.log.debug if self._said else self._user.log_limiter.warn
             self._said = True
             waits = DIRECT_ONLY in self._user.link.capabilities
             log(

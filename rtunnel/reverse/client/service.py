@@ -18,8 +18,8 @@ from twisted.logger import Logger
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import Code
 from rtunnel.relay.dial import Dial
+from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.relay.watch import relay_reactor
 from rtunnel.reverse.carriers.sockets import Taker, give_socket
 from rtunnel.reverse.client.data_connections import ClientData
 from rtunnel.reverse.client.session import ClientSession
@@ -54,7 +54,7 @@ class LinkService(HeldConnection[ClientSession]):
         self._visitors = visitors
         self.connect_timeout = settings.connect_timeout
         self.dial_timeout = settings.dial_timeout
-        self.watch = relay_reactor(reactor)
+        self.poller = poller_for(reactor)
         # Where the present link leads.
         self._server_now: DialAddress | None = None
         self._address_now: tuple[int, Any] | None = None
@@ -101,8 +101,8 @@ class LinkService(HeldConnection[ClientSession]):
             self._endpoint_now = self._server_now.endpoint(self.reactor, self.connect_timeout)
         if self._tls is None and self._address_now is not None:
             dial = Dial(
-                self.watch,
-                lambda sock: give_socket(sock, self.watch, data),
+                self.poller,
+                lambda sock: give_socket(sock, self.poller, data),
                 lambda error: data.lost(error.strerror or str(error)),
             )
             dial.start(*self._address_now)
@@ -110,9 +110,9 @@ class LinkService(HeldConnection[ClientSession]):
         endpoint = self._endpoint_now
         dialling: Deferred[Any]
         if self._tls is not None:
-            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, lambda: Taker(self.watch, data)))
+            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, lambda: Taker(self.poller, data)))
         else:
-            dialling = endpoint.connect(QuietFactory.forProtocol(lambda: Taker(self.watch, data)))
+            dialling = endpoint.connect(QuietFactory.forProtocol(lambda: Taker(self.poller, data)))
         dialling.addErrback(lambda failure: data.lost(failure.getErrorMessage()))
         return dialling
 
@@ -159,7 +159,7 @@ class TunnelClient(DrainingService):
         """See :meth:`LinkService.withdraw`."""
         self.link.withdraw()
         if self.link.session is not None:
-            self.link.session.link.on_count = lambda _change: self.stream_ended()
+            self.link.session.link.on_stream_count = lambda _change: self.stream_ended()
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""

@@ -12,12 +12,12 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import show_host_port, tune_link
+from rtunnel.relay.sockets import format_host_port, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.upkeep.backoff import Backoff
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
@@ -87,7 +87,7 @@ class ClientSession(LinkProtocol):
             )
             for number, tunnel in enumerate(settings.tunnels)
         ]
-        self.lines = FewLines(self.log, reactor, most=MOST_ALIKE)
+        self.log_limiter = LogLimiter(self.log, reactor, most=MOST_ALIKE)
         self.data = DataConnections(self, dialler, settings.pool, visitors)
         self._silence: IDelayedCall | None = None
         self._draining = False
@@ -139,7 +139,7 @@ class ClientSession(LinkProtocol):
     def _tick(self) -> None:
         super()._tick()
         self.data.tick(self.clock.seconds())
-        self.lines.tick()
+        self.log_limiter.tick()
         self._dialler.look_at_files()
         if not self.link.stream_count and not self.link.is_closed and self._dialler.is_outdated:
             # The server takes no more data connections from this one, and no visitor is here to notice.
@@ -167,7 +167,7 @@ class ClientSession(LinkProtocol):
             self.log.warn("{tunnel}: not served; a reference server carries one tunnel a link", tunnel=other.name)
 
     def _public(self, port: int) -> str:
-        return show_host_port(self._settings.server.host or "server", port)
+        return format_host_port(self._settings.server.host or "server", port)
 
     # What the link tells
 
@@ -254,11 +254,13 @@ class ClientSession(LinkProtocol):
         if tunnel.local_is_down:
             tunnel.local_is_down = False
             # Without a descriptor left it comes and goes with each visitor.
-            self.lines.info("{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local)
+            self.log_limiter.info(
+                "{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local
+            )
 
     def dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
         """Warn for the first visitor that finds the service down; log at debug level for the rest."""
-        log = self.log.debug if tunnel.local_is_down else self.lines.warn
+        log = self.log.debug if tunnel.local_is_down else self.log_limiter.warn
         tunnel.local_is_down = True
         log(
             "{tunnel}: local service {local} cannot be reached: {error}",

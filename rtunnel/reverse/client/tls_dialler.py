@@ -19,8 +19,8 @@ from rtunnel.tls.credentials import Credentials, Loaded, Own
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role, TlsSettings
+from rtunnel.tls.resumption import TlsSession
 from rtunnel.tls.server_names import judge_of, sni
-from rtunnel.tls.sessions import Session
 from rtunnel.tls.transport import Secured, TlsTransport
 
 _log = Logger()
@@ -90,7 +90,7 @@ class TlsDialler:
         self._shown: Own | None = None
         self._kept: Credentials | None = None
         self._kept_of: Loaded | None = None
-        self._session: Session | None = None
+        self._session: TlsSession | None = None
         self._next_session: TlsEngine | None = None
 
     async def connect(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
@@ -137,7 +137,7 @@ class TlsDialler:
         endpoint: IStreamClientEndpoint,
         attempt: _Attempt[P],
         credentials: Credentials,
-        session: Session | None,
+        session: TlsSession | None,
     ) -> P:
         engine = TlsEngine(credentials, self._judge, self._sni, session)
         transport = TlsTransport(engine, Role.CLIENT, attempt, self._clock, self._patience)

@@ -23,7 +23,7 @@ from rtunnel.relay.sockets import StreamSocket, close_socket, take_socket
 from rtunnel.reverse.carriers.raw_stream import RawStream
 from rtunnel.reverse.carriers.sockets import READ_SIZE, TAIL, SocketWire, adopt, has_socket
 from rtunnel.upkeep.debug_log import DebugLog
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.data_connection import Used
@@ -50,7 +50,7 @@ class IUser(Protocol):
 
     link: ClientLink
     clock: Any
-    lines: FewLines
+    log_limiter: LogLimiter
 
     def service_of(self, tunnel: int) -> IService | None: ...
     def dialled(self, service: Any) -> None: ...
@@ -93,10 +93,10 @@ class _Visit:
         self.dial: Cancellable | None = None
         self._watched: Any = None
 
-    def wait(self, watch: Any, wire: SocketWire) -> None:
-        """Watch the visitor, in place of *wire*."""
-        self._watched = watch
-        watch.replace(wire, self)
+    def wait(self, poller: Any, wire: SocketWire) -> None:
+        """Poller the visitor, in place of *wire*."""
+        self._watched = poller
+        poller.replace(wire, self)
 
     @property
     def is_watched(self) -> bool:
@@ -104,7 +104,7 @@ class _Visit:
         return self._watched is not None
 
     def leave(self) -> None:
-        """Watch the visitor no more."""
+        """Poller the visitor no more."""
         if self._watched is not None:
             self._watched.removeReader(self)
             self._watched = None
@@ -163,16 +163,16 @@ class Visits:
     """The visitors on the data connections of one link.
 
     :param user: the link. Its ``direct_streams`` are counted here.
-    :param watch: watches sockets, see :func:`~rtunnel.relay.watch.relay_reactor`.
+    :param poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
     :param dial_timeout: seconds that a service is given to accept.
     """
 
     log = DebugLog()
 
-    def __init__(self, user: IUser, reactor: Any, watch: Any, dial_timeout: float, visitors: Visitors) -> None:
+    def __init__(self, user: IUser, reactor: Any, poller: Any, dial_timeout: float, visitors: Visitors) -> None:
         self._user = user
         self._reactor = reactor
-        self._watch = watch
+        self._poller = poller
         self._dial_timeout = dial_timeout
         self._visitors = visitors
         self._dialling: dict[_Visit, None] = {}
@@ -205,14 +205,14 @@ class Visits:
 
     def _dial(self, wire: SocketWire, service: IService, rest: bytes) -> None:
         visit = _Visit(self, wire.take_watched(), service, rest, self._user.clock.seconds() + self._dial_timeout)
-        visit.wait(self._watch, wire)
+        visit.wait(self._poller, wire)
         self._dialling[visit] = None
         self._visitors.add(visit)
         self._count()
         if service.address is None:
             self.dial_endpoint(visit)
         else:
-            visit.dial = dial = Dial(self._watch, visit.made, visit.failed)
+            visit.dial = dial = Dial(self._poller, visit.made, visit.failed)
             dial.start(*service.address)
 
     def dial_endpoint(self, visit: _Visit) -> None:
@@ -242,7 +242,7 @@ class Visits:
     def made(self, visit: _Visit, theirs: socket.socket) -> None:
         """Relay between a visitor and its service, which has accepted."""
         self._user.dialled(visit.service)
-        relay = DirectRelay(self._watch, visit.sock, theirs, self._ended, to_right=visit.rest)
+        relay = DirectRelay(self._poller, visit.sock, theirs, self._ended, to_right=visit.rest)
         self._used.add(relay)
         self._visitors.add(relay)
         self._forget(visit)

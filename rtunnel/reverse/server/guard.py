@@ -11,12 +11,12 @@ from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
-from rtunnel.errors import Code, ConfigError, TunnelRefused
+from rtunnel.errors import Code, ConfigError, Refused
 from rtunnel.reverse.door import TlsListener
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: Seconds between two looks at the files.
 LOOK_EVERY = 1.0
@@ -28,7 +28,7 @@ class IGuarded(Protocol):
     """The server, as its guard sees it."""
 
     admission: Admission
-    lines: FewLines
+    log_limiter: LogLimiter
     sessions: Roster[ServerSession]
 
     def check_tunnel(self, backend: Backend) -> None: ...
@@ -53,7 +53,7 @@ class Guard(TimerService):
 
     def look(self) -> None:
         """Look at the files, and do what they say."""
-        self._server.lines.tick()
+        self._server.log_limiter.tick()
         if self._tls is not None:
             self._look_at_tls(self._tls)
         try:
@@ -67,7 +67,7 @@ class Guard(TimerService):
 
     def _look_at_tls(self, tls: TlsListener) -> None:
         credentials = tls.credentials
-        tls.lines.tick()
+        tls.log_limiter.tick()
         now = self._reactor.seconds()
         changed = False
         try:
@@ -95,5 +95,5 @@ class Guard(TimerService):
             for backend in list(session.backends.values()):
                 try:
                     self._server.check_tunnel(backend)
-                except TunnelRefused as refusal:
+                except Refused as refusal:
                     session.revoke_tunnel(backend, refusal)

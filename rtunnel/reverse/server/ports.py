@@ -15,13 +15,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.addresses import BACKLOG
-from rtunnel.errors import Code, TunnelRefused
+from rtunnel.errors import Code, Refused
 from rtunnel.relay.bare_port import Accepted, LandingFactory, give_sockets
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import show_address
+from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.interfaces import Backend, ISession
-from rtunnel.upkeep.accepting import rest_when_full
+from rtunnel.upkeep.accepting import pause_when_full
 from rtunnel.upkeep.listening import why_not_listening
 from rtunnel.upkeep.visitors import Visitors
 
@@ -89,36 +89,36 @@ class PublicPorts:
     async def claim(self, number: int, backend: Backend) -> str:
         """Listen on port *number* for *backend*; the address that visitors use, ``host:port``.
 
-        :raises TunnelRefused: somebody else has it, or the system does not give it.
+        :raises Refused: somebody else has it, or the system does not give it.
         """
         holder = self._held.get(number)
         if holder is not None and not await self._is_gone(holder.backend.session, backend.session):
-            raise TunnelRefused(Code.PORT_IN_USE, f"port {number} is served by another client")
+            raise Refused(Code.PORT_IN_USE, f"port {number} is served by another client")
         if holder is not None:
             holder.backend.session.lose("its port is claimed by another client and it does not answer")
         while number in self._closing:
             await self._closing[number]
         if number in self._held:
-            raise TunnelRefused(Code.PORT_IN_USE, f"port {number} was just taken by another client")
+            raise Refused(Code.PORT_IN_USE, f"port {number} was just taken by another client")
         if self._stopping:
-            raise TunnelRefused(Code.SHUTTING_DOWN, "the server is going down")
+            raise Refused(Code.SHUTTING_DOWN, "the server is going down")
         if not backend.session.is_live:
-            raise TunnelRefused(Code.CONNECTION_LOST, "the client is gone")
+            raise Refused(Code.CONNECTION_LOST, "the client is gone")
         factory = VisitorFactory(self._visitors, lambda: (backend,))
         listening: list[IListeningPort] = []
         try:
             # Twisted binds before it returns: nobody comes in between the look at _held and the entry.
             await self._endpoint(number).listen(factory).addCallback(listening.append)
-            rest_when_full(listening[0])
+            pause_when_full(listening[0])
             give_sockets(listening[0], factory)
         except (CannotListenError, OSError) as error:
             cause = error.socketError if isinstance(error, CannotListenError) else error
             in_use = getattr(cause, "errno", None) == errno.EADDRINUSE
             code = Code.PORT_IN_USE if in_use else Code.PORT_UNAVAILABLE
-            raise TunnelRefused(code, f"port {number}: {why_not_listening(error)}") from None
+            raise Refused(code, f"port {number}: {why_not_listening(error)}") from None
         self._held[number] = _Held(backend, listening[0])
         self._numbers[backend] = number
-        return show_address(listening[0].getHost())
+        return format_address(listening[0].getHost())
 
     def _endpoint(self, number: int) -> Any:
         kind = TCP6ServerEndpoint if ":" in self._interface else TCP4ServerEndpoint
@@ -131,7 +131,7 @@ class PublicPorts:
         asked = self._reactor.seconds()
         holder.link.ping(asked)
         holder.flush()
-        while holder.is_live and holder.link.life.last_heard <= asked:
+        while holder.is_live and holder.link.liveness.last_heard <= asked:
             if self._reactor.seconds() - asked >= TAKE_OVER_AFTER:
                 return True
             await deferLater(self._reactor, TAKE_OVER_POLL)

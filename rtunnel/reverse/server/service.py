@@ -21,10 +21,10 @@ from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
 from rtunnel.access.public import SHARED, Public
-from rtunnel.errors import Code, TunnelRefused
+from rtunnel.errors import Code, Refused
 from rtunnel.relay.bare_port import give_sockets
-from rtunnel.relay.sockets import show_address
-from rtunnel.relay.watch import relay_reactor
+from rtunnel.relay.poller import poller_for
+from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.carriers.data_connections import ALL_PER_SECOND, DataPool, ServerData
 from rtunnel.reverse.door import Door, TlsListener
 from rtunnel.reverse.server.guard import Guard
@@ -37,9 +37,9 @@ from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.agent import AGENT
 from rtunnel.upkeep.draining import DrainingService
-from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.upkeep.listening import Listener
-from rtunnel.upkeep.token_bucket import Allowance
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.data_connection import Tickets
 from rtunnel.wire.messages import DIRECT_ONLY, Hello, TunnelRequest
@@ -67,9 +67,9 @@ class TunnelServer(DrainingService):
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
         self.tickets: Tickets[DataPool] = Tickets()
         self.waiting = 0
-        self.allowance = Allowance(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
-        self.lines = FewLines(self.log, reactor)
-        self.watch = relay_reactor(reactor)
+        self.bucket = TokenBucket(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
+        self.log_limiter = LogLimiter(self.log, reactor)
+        self.poller = poller_for(reactor)
         capabilities = DATA_PLANES[settings.data_plane]
         self._hello = Hello(
             session=secrets.token_hex(16),
@@ -190,9 +190,9 @@ class TunnelServer(DrainingService):
         pool = self.tickets.take(opening.ticket, self.reactor.seconds())
         if pool is not None and pool.is_of(identity):
             return pool.expect(opening.ping_every)
-        self.lines.warn(
+        self.log_limiter.warn(
             "data connection from {peer} closed: {why}",
-            peer=show_address(address),
+            peer=format_address(address),
             why="its ticket was given to another client"
             if pool is not None
             else "its ticket is none of ours, or was used, or is too old",
@@ -215,23 +215,23 @@ class TunnelServer(DrainingService):
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str:
         """Serve visitors by *backend*; the public address.
 
-        :raises TunnelRefused: the port is not to be had.
+        :raises Refused: the port is not to be had.
         """
         if self._stopping:
-            raise TunnelRefused(Code.SHUTTING_DOWN, "the server is going down")
+            raise Refused(Code.SHUTTING_DOWN, "the server is going down")
         is_reference = not backend.session.link.is_extended
         if self.shared is not None and (request.port == 0 or is_reference):
             if any(other in self.shared_backends for other in backend.session.backends.values()):
-                raise TunnelRefused(Code.PORT_IN_USE, "this client serves the shared port already")
+                raise Refused(Code.PORT_IN_USE, "this client serves the shared port already")
             self._check_tunnel(backend, SHARED)
             self.shared_backends.join(backend)
             backend.public = SHARED
             return self.shared.local_address
         if request.port == 0:
-            raise TunnelRefused(Code.NO_SHARED_PORT, "the server has no shared public port; ask for one of your own")
+            raise Refused(Code.NO_SHARED_PORT, "the server has no shared public port; ask for one of your own")
         if request.port not in self._settings.allow_ports:
             allowed = self._settings.allow_ports
-            raise TunnelRefused(Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed}")
+            raise Refused(Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed}")
         public = Public(request.port)
         self._check_tunnel(backend, public)
         address = await self.ports.claim(request.port, backend)
@@ -241,7 +241,7 @@ class TunnelServer(DrainingService):
     def check_tunnel(self, backend: Backend) -> None:
         """See whether the client of *backend*, which has it, may have it still.
 
-        :raises TunnelRefused: it may not.
+        :raises Refused: it may not.
         """
         if backend.public is not None:
             self._check_tunnel(backend, backend.public)

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from rtunnel.access.admission import Admission, Claim
 from rtunnel.access.public import SHARED
-from rtunnel.errors import Code, TunnelRefused
+from rtunnel.errors import Code, Refused
 from rtunnel.relay.sockets import is_local, tune_link
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.interface import ICarrier, ICarrierServer
@@ -70,7 +70,7 @@ class ServerSession(LinkProtocol):
         super().__init__(link, clock)
         self.identity = identity
         self._server = server
-        link.on_count = partial(server.streams_changed, self)
+        link.on_stream_count = partial(server.streams_changed, self)
         self.backends: dict[int, Backend] = {}
         self.known_as: tuple[str, str] | None = None
         self.client_name = ""
@@ -212,7 +212,7 @@ class ServerSession(LinkProtocol):
             waits = wants_direct or DIRECT_ONLY in self.link.capabilities
             self.carriers.insert(0, DataPool(self, self._server, waits=waits))
         elif wants_direct:
-            self._server.lines.warn(
+            self._server.log_limiter.warn(
                 "client {peer} knows no data connections: its visitors go by the link", peer=self.peer_name
             )
 
@@ -263,9 +263,9 @@ class ServerSession(LinkProtocol):
         try:
             # Claims wait while a holder is asked; a client that withdraws them meanwhile may not pile them up.
             if self._opening > self.link.limits.max_tunnels:
-                raise TunnelRefused(Code.LIMIT, f"the link waits for {self._opening} ports, its limit")
+                raise Refused(Code.LIMIT, f"the link waits for {self._opening} ports, its limit")
             address = await self._server.open_tunnel(backend, request)
-        except TunnelRefused as refusal:
+        except Refused as refusal:
             if self.backends.get(number) is not backend:
                 return  # Withdrawn, and perhaps asked for anew.
             del self.backends[number]
@@ -290,7 +290,7 @@ class ServerSession(LinkProtocol):
         self.handle_events()
         self.flush()
 
-    def revoke_tunnel(self, backend: Backend, refusal: TunnelRefused) -> None:
+    def revoke_tunnel(self, backend: Backend, refusal: Refused) -> None:
         """Take a tunnel away that the client may no longer have; its streams go on."""
         if self.backends.get(backend.number) is backend:
             del self.backends[backend.number]
@@ -320,7 +320,7 @@ class ServerSession(LinkProtocol):
             for carrier in self.carriers:
                 if carrier.open(tunnel, visitor):
                     return True
-        except TunnelRefused as refusal:
+        except Refused as refusal:
             now = self.clock.seconds()
             is_news = self._full_said_at is None or now - self._full_said_at >= FULL_SAID_EVERY
             if is_news:

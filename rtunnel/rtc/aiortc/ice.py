@@ -32,9 +32,9 @@ from aioice.stun import Message, TransactionError, TransactionFailed
 from aioice.turn import create_turn_endpoint
 from twisted.logger import Logger
 
-from rtunnel.relay.sockets import show_host_port
+from rtunnel.relay.sockets import format_host_port
 from rtunnel.rtc.settings import IceSettings, TurnServer
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: Seconds (plus or minus a fifth) without an answer after which the peer counts as dead.
 DEAD_AFTER = 7
@@ -116,7 +116,7 @@ def _explain_turn(error: Exception) -> str:
 
 def show_candidate(candidate: Candidate) -> str:
     """Return the candidate as ``192.0.2.1:5000 (host)``."""
-    return f"{show_host_port(candidate.host, candidate.port)} ({candidate.type})"
+    return f"{format_host_port(candidate.host, candidate.port)} ({candidate.type})"
 
 
 class _Port(StunProtocol):
@@ -136,7 +136,7 @@ class IceAgent(Connection):
     :param controlling: whether this end is the one that offered.
     :param on_candidate: called with each candidate that is found after :meth:`gather` returned, and with None at the
         end of candidates.
-    :param few: limits log lines: peers decide how often servers are asked.
+    :param log_limiter: limits log lines: peers decide how often servers are asked.
     """
 
     log = Logger()
@@ -146,12 +146,12 @@ class IceAgent(Connection):
         settings: IceSettings,
         controlling: bool,
         on_candidate: Callable[[Candidate | None], None],
-        few: FewLines,
+        log_limiter: LogLimiter,
     ) -> None:
         super().__init__(ice_controlling=controlling, transport_policy=TransportPolicy.ALL)
         self._settings = settings
         self._on_candidate = on_candidate
-        self._few = few
+        self._log_limiter = log_limiter
         self._checking = asyncio.Event()
         self._gathering: asyncio.Task[None] | None = None
         self._asking: set[asyncio.Task[None]] = set()
@@ -224,7 +224,7 @@ class IceAgent(Connection):
                 candidate, _ = await server_reflexive_candidate(protocol, server)
         except (OSError, TransactionError, LookupError, ValueError) as error:
             self.log.debug(
-                "STUN server {server} does not answer: {error}", server=show_host_port(*server), error=str(error)
+                "STUN server {server} does not answer: {error}", server=format_host_port(*server), error=str(error)
             )
             return
         if not self._closing and candidate.host != protocol.local_candidate.host:
@@ -244,7 +244,9 @@ class IceAgent(Connection):
                     transport=server.transport,
                 )
         except (OSError, TransactionError, LookupError, ValueError) as error:
-            self._few.warn("TURN server {server} is of no use: {error}", server=server, error=_explain_turn(error))
+            self._log_limiter.warn(
+                "TURN server {server} is of no use: {error}", server=server, error=_explain_turn(error)
+            )
             return
         relayed, mapped = transport.get_extra_info("sockname"), transport.get_extra_info("related_address")
         candidate = protocol.local_candidate = Candidate(

@@ -30,7 +30,7 @@ from rtunnel.rtc.aiortc.sctp import Association
 from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
 from rtunnel.rtc.interfaces import IPeerConnection
 from rtunnel.rtc.settings import IceSettings
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.webrtc.signaling import ANSWER, OFFER, Candidate
 
 #: Seconds from the peer's description to the connection.
@@ -57,14 +57,14 @@ class PeerConnection:
 
     :param user: an :class:`~rtunnel.rtc.interfaces.IPeerConnectionUser`.
     :param max_channels: channels that may be open at once.
-    :param few: for log lines that peers can cause.
+    :param log_limiter: for log lines that peers can cause.
     """
 
     log = Logger()
 
     _SILENT = "the peer does not answer any more"
 
-    def __init__(self, settings: IceSettings, user: Any, max_channels: int, few: FewLines) -> None:
+    def __init__(self, settings: IceSettings, user: Any, max_channels: int, log_limiter: LogLimiter) -> None:
         adopt_python_logging()
         self._settings = settings
         self._user = user
@@ -75,7 +75,7 @@ class PeerConnection:
         self._certificate = RTCCertificate.generateCertificate()
         # aiortc's transport around our agent. The agent's role is set when it is known which end offers.
         gatherer = RTCIceGatherer(iceServers=[])
-        self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, few)
+        self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, log_limiter)
         self._ice_transport = RTCIceTransport(gatherer)
         self._dtls = RTCDtlsTransport(self._ice_transport, [self._certificate])
         self._sctp = Association(self._dtls, self, max_channels)

@@ -9,9 +9,9 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 
-from rtunnel.access.web_admission import neighbourhood
-from rtunnel.relay.sockets import show_address
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.access.web_admission import address_prefix
+from rtunnel.relay.sockets import format_address
+from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: Connections that have not registered yet, at once; one more makes the oldest give way.
 MAX_UNREGISTERED = 1024
@@ -20,10 +20,10 @@ MAX_UNREGISTERED = 1024
 class Connection(Protocol):
     """One connection to the server.
 
-    :ivar neighbourhood: what its address counts as; empty if it is not counted.
+    :ivar address_prefix: what its address counts as; empty if it is not counted.
     """
 
-    neighbourhood: str
+    address_prefix: str
 
     def tick(self, now: float) -> None:
         """Look after its time-outs."""
@@ -39,12 +39,12 @@ class Connections:
     """All of them.
 
     :param max_per_address: from one address at once; 0: any number.
-    :param lines: for what strangers can make us log.
+    :param log_limiter: for what strangers can make us log.
     """
 
-    def __init__(self, max_per_address: int, lines: FewLines) -> None:
+    def __init__(self, max_per_address: int, log_limiter: LogLimiter) -> None:
         self._max_per_address = max_per_address
-        self._lines = lines
+        self._log_limiter = log_limiter
         self._all: set[Connection] = set()
         self._unregistered: dict[Connection, None] = {}
         self._per_address: Counter[str] = Counter()
@@ -58,12 +58,12 @@ class Connections:
 
     def has_room_for(self, address: IAddress | None) -> bool:
         """Whether one more connection may come from this address; if not, it is logged."""
-        count = self._per_address[neighbourhood(address)] if address is not None else 0
+        count = self._per_address[address_prefix(address)] if address is not None else 0
         if not 0 < self._max_per_address <= count:
             return True
-        self._lines.warn(
+        self._log_limiter.warn(
             "a connection from {peer} is closed: there are {count} (--max-per-address)",
-            peer=show_address(address) if address is not None else "",
+            peer=format_address(address) if address is not None else "",
             count=count,
         )
         return False
@@ -76,8 +76,8 @@ class Connections:
             oldest.abort()
         self._all.add(connection)
         self._unregistered[connection] = None
-        if connection.neighbourhood:
-            self._per_address[connection.neighbourhood] += 1
+        if connection.address_prefix:
+            self._per_address[connection.address_prefix] += 1
 
     def has_registered(self, connection: Connection) -> None:
         """Let the connection stay when others come."""
@@ -87,10 +87,10 @@ class Connections:
         """Remove a connection that was lost."""
         self._all.discard(connection)
         self._unregistered.pop(connection, None)
-        if connection.neighbourhood:
-            self._per_address[connection.neighbourhood] -= 1
-            if not self._per_address[connection.neighbourhood]:
-                del self._per_address[connection.neighbourhood]
+        if connection.address_prefix:
+            self._per_address[connection.address_prefix] -= 1
+            if not self._per_address[connection.address_prefix]:
+                del self._per_address[connection.address_prefix]
         if not self._all and self._closed is not None:
             closed, self._closed = self._closed, None
             closed.callback(None)

@@ -23,13 +23,13 @@ from twisted.logger import Logger, LogLevel
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadSignal
-from rtunnel.relay.sockets import QuietFactory, show_host_port
+from rtunnel.relay.sockets import QuietFactory, format_host_port
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.settings import SignalClientSettings
 from rtunnel.rtc.signaling.client_protocol import ClientProtocol, WebSocketFactory
 from rtunnel.tls.web_client import ServerCheck
-from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.upkeep.held_connection import HeldConnection
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import AS_CLIENT, ERROR, REGISTER_HOST, Signal, decode_signal, encode_signal
 
@@ -69,7 +69,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
         self._user = user
         self._is_host = is_host
         self._factory = WebSocketFactory(reactor)
-        self._few = FewLines(self.log, reactor)
+        self._log_limiter = LogLimiter(self.log, reactor)
         self._up_since: float | None = None
 
     @property
@@ -88,7 +88,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
             return False
         message = encode_signal(replace(signal, sender_id=self.identity))
         if len(message) > connection.max_message:
-            self._few.warn(
+            self._log_limiter.warn(
                 "a message of type {type} is too large for signaling server {url} and not sent: {size} bytes, "
                 "{most} are allowed",
                 type=signal.type,
@@ -107,7 +107,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
         url = settings.url
         deadline = self.reactor.seconds() + settings.connect_timeout
         tls = ServerCheck(url.host, settings.ca_file) if url.secure else None
-        address = DialAddress.parse(show_host_port(url.host, url.port))
+        address = DialAddress.parse(format_host_port(url.host, url.port))
         endpoint = address.endpoint(self.reactor, settings.connect_timeout)
         if tls is not None:
             endpoint = wrapClientTLS(tls, endpoint)
@@ -153,12 +153,12 @@ class SignalLink(HeldConnection[ClientProtocol]):
         :returns: the server's complaint about us, if it is one: the reason if the connection ends now. Else empty.
         """
         if is_binary:
-            self._few.warn("signaling server {url} sends a binary message; ignored", url=self._settings.url)
+            self._log_limiter.warn("signaling server {url} sends a binary message; ignored", url=self._settings.url)
             return ""
         try:
             signal = decode_signal(message)
         except BadSignal as error:
-            self._few.warn(
+            self._log_limiter.warn(
                 "signaling server {url} sends what cannot be understood; ignored: {error}",
                 url=self._settings.url,
                 error=str(error),

@@ -25,8 +25,8 @@ from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.limits import TIMES, Times
 from rtunnel.rtc.signaling.server_protocol import ServerFactory
 from rtunnel.tls.web_server import WebCredentials
-from rtunnel.upkeep.few_lines import FewLines
 from rtunnel.upkeep.listening import Listener
+from rtunnel.upkeep.log_limiter import LogLimiter
 
 
 class _Door(QuietFactory):
@@ -54,8 +54,8 @@ class SignalServer(MultiService):
         self.setName("rtc-signal")
         self.reactor = reactor
         self._times = times
-        self._lines = FewLines(self.log, reactor)
-        self.factory = ServerFactory(reactor, settings, times, self._lines)
+        self._log_limiter = LogLimiter(self.log, reactor)
+        self.factory = ServerFactory(reactor, settings, times, self._log_limiter)
         self.connections = self.factory.connections
         self.switchboard = self.factory.switchboard
         factory: IProtocolFactory = self.factory
@@ -92,7 +92,7 @@ class SignalServer(MultiService):
             )
 
     def _look(self) -> None:
-        self._lines.tick()
+        self._log_limiter.tick()
         now = self.reactor.seconds()
         for connection in self.connections:
             connection.tick(now)

@@ -21,13 +21,13 @@ from txaio import tx
 from zope.interface import implementer
 
 from rtunnel.access.tokens import BearerTokens
-from rtunnel.access.web_admission import Origins, neighbourhood
-from rtunnel.relay.sockets import show_address
+from rtunnel.access.web_admission import Origins, address_prefix
+from rtunnel.relay.sockets import format_address
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.limits import MessageRate, Times
 from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State, Switchboard
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 
@@ -58,7 +58,7 @@ _HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 class ServerProtocol(WebSocketServerProtocol):
     """The connection of a host, a client, or somebody else.
 
-    :ivar neighbourhood: what its address counts as.
+    :ivar address_prefix: what its address counts as.
     """
 
     # This class logs what bad peers do, in fewer lines than Autobahn.
@@ -70,10 +70,10 @@ class ServerProtocol(WebSocketServerProtocol):
         self.factory = factory
         self._clock: Any = factory.reactor
         self._times = factory.times
-        self._lines = factory.lines
+        self._log_limiter = factory.log_limiter
         self._switchboard = factory.switchboard
         self._connections = factory.connections
-        self.neighbourhood = ""
+        self.address_prefix = ""
         self.party = Party(self)
         self.peer_name = ""
         # When the present step (the upgrade, the first message, closing) has to be done.
@@ -92,8 +92,8 @@ class ServerProtocol(WebSocketServerProtocol):
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
         address = self.transport.getPeer()
-        self.peer_name = show_address(address)
-        self.neighbourhood = neighbourhood(address)
+        self.peer_name = format_address(address)
+        self.address_prefix = address_prefix(address)
         super().connectionMade()
         self._connections.add(self)
 
@@ -186,7 +186,7 @@ class ServerProtocol(WebSocketServerProtocol):
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: object = None) -> None:
         """Called by Autobahn for an invalid request."""
-        self._lines.warn(
+        self._log_limiter.warn(
             "{peer} gets no WebSocket ({code:d}): {why}", peer=self.peer_name, code=code, why=clean_text(reason)
         )
         self._answer(HTTPStatus(code))
@@ -257,7 +257,7 @@ class ServerProtocol(WebSocketServerProtocol):
     def _fail_connection(self, code: int = GOING_AWAY, reason: str = "going away") -> None:
         # Autobahn would either drop the connection without a close frame, or go on parsing.
         self.failedByMe = True
-        self._lines.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
+        self._log_limiter.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
         self._switchboard.left(self.party)
         self.close(code, reason)
         self._stop_listening()
@@ -302,7 +302,7 @@ class ServerProtocol(WebSocketServerProtocol):
         if self._paused:
             self._unsent += len(data)
             if self._unsent > MAX_UNSENT:
-                self._lines.warn("{peer} does not read, and is dropped", peer=self.peer_name)
+                self._log_limiter.warn("{peer} does not read, and is dropped", peer=self.peer_name)
                 self.abort()
                 return
         super().sendData(data, sync, chopsize)
@@ -328,16 +328,16 @@ class ServerFactory(WebSocketServerFactory):
 
     noisy = False
 
-    def __init__(self, reactor: Any, settings: SignalSettings, times: Times, lines: FewLines) -> None:
+    def __init__(self, reactor: Any, settings: SignalSettings, times: Times, log_limiter: LogLimiter) -> None:
         super().__init__(reactor=reactor, server="")
         self.settings = settings
         self.times = times
-        self.lines = lines
+        self.log_limiter = log_limiter
         self.tokens = BearerTokens(settings.valid_tokens)
         self.origins = Origins(settings.allowed_origins)
-        self.connections = Connections(settings.max_per_address, lines)
+        self.connections = Connections(settings.max_per_address, log_limiter)
         max_message = settings.max_message
-        self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, max_message, lines)
+        self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, max_message, log_limiter)
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,

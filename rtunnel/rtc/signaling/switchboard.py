@@ -27,7 +27,7 @@ from typing import Protocol
 from twisted.logger import Logger
 
 from rtunnel.errors import BadSignal
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     ANSWER,
@@ -108,20 +108,20 @@ class Switchboard:
     :param max_hosts: hosts that may be registered at once.
     :param max_clients: clients that may be registered at once.
     :param max_message: the longest message, in bytes.
-    :param lines: for log lines that strangers can cause.
+    :param log_limiter: for log lines that strangers can cause.
     :ivar hosts: hosts that are registered.
     :ivar clients: clients that are registered.
     """
 
     log = Logger()
 
-    def __init__(self, max_hosts: int, max_clients: int, max_message: int, lines: FewLines) -> None:
+    def __init__(self, max_hosts: int, max_clients: int, max_message: int, log_limiter: LogLimiter) -> None:
         self.hosts = 0
         self.clients = 0
         self._max_hosts = max_hosts
         self._max_clients = max_clients
         self._max_message = max_message
-        self._lines = lines
+        self._log_limiter = log_limiter
         self._parties: dict[str, Party] = {}
         self._waiting: dict[str, Party] = {}
 
@@ -183,7 +183,7 @@ class Switchboard:
         """
         if party.state is State.GONE:
             return
-        self._lines.warn("{peer} is sent away: {why}", peer=party.line.peer_name, why=clean_text(why))
+        self._log_limiter.warn("{peer} is sent away: {why}", peer=party.line.peer_name, why=clean_text(why))
         self._send_error(party, why, about)
         self.left(party)
         party.line.close(code, why)
@@ -240,7 +240,7 @@ class Switchboard:
             self.receive(claimant, text)
 
     def _log_party(self, party: Party, what: str) -> None:
-        log = self._lines.info if party.is_host else self.log.debug
+        log = self._log_limiter.info if party.is_host else self.log.debug
         kind = "host" if party.is_host else "client"
         log("{kind} '{id}' at {peer} {what}", kind=kind, id=clean_text(party.id), peer=party.line.peer_name, what=what)
 
@@ -262,7 +262,7 @@ class Switchboard:
             self._send_error(party, f"there is no '{signal.target_id}'", about=signal.target_id)
             return
         if target.line.is_slow:
-            self._lines.warn(
+            self._log_limiter.warn(
                 "{peer} reads slowly, and gets no messages of others meanwhile", peer=target.line.peer_name
             )
             self._send_error(party, f"'{target.id}' reads too slowly", about=target.id)
@@ -298,7 +298,7 @@ class Switchboard:
         if party.mistakes >= MAX_MISTAKES:
             self.dismiss(party, f"too many bad messages, the last was {what}", POLICY_VIOLATION)
         else:
-            self._lines.warn("{peer} sent {what}", peer=party.line.peer_name, what=clean_text(what))
+            self._log_limiter.warn("{peer} sent {what}", peer=party.line.peer_name, what=clean_text(what))
             self._send_error(party, f"the server cannot use {what}")
 
     def _send_error(self, party: Party, why: str, about: str = "") -> None:

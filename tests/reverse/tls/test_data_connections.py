@@ -245,7 +245,7 @@ async def test_ticket_is_good_for_the_certificate_of_its_link_only(tunnel: Tunne
     endpoint = DialAddress.parse(f"{HOST}:{tunnel.ends.control}").endpoint(reactor, 5.0)
     user = Intruder(ticket)
     before = len(pool._idle)
-    await dialler.connect_data(endpoint, lambda: Taker(tunnel.client.link.watch, user))
+    await dialler.connect_data(endpoint, lambda: Taker(tunnel.client.link.poller, user))
     if own:
         await until(lambda: len(pool._idle) + len(pool._asked) > before)
         user.wire.cut()
@@ -306,12 +306,12 @@ async def test_visitor_who_cannot_be_watched(tunnel: Tunnel) -> None:
     """The system has no more for it; the data connection goes with it."""
     await tunnel.start()
     await until(lambda: len(tunnel.pool._idle) == data_server.AT_FIRST)
-    tunnel.server.watch = Full(watch := tunnel.server.watch)
+    tunnel.server.poller = Full(poller := tunnel.server.poller)
     visitor = Peer()
     await connect(tunnel.port, visitor)
     await until(lambda: visitor.was_reset)
     await tunnel.is_empty()
-    tunnel.server.watch = watch
+    tunnel.server.poller = poller
     again = Peer()
     tunnel.visitors.append(again)
     await connect(tunnel.port, again)

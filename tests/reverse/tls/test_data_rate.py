@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from rtunnel.reverse.carriers import data_connections as data_server
 from rtunnel.reverse.server import service as server_module
 from rtunnel.tls.policy import TlsSettings
-from rtunnel.upkeep.token_bucket import Allowance
+from rtunnel.upkeep.token_bucket import TokenBucket
 from tests.ports import free_port
 from tests.reverse.net import LocalService, Peer, connect, turns, until
 from tests.tls.parts import Authority, Ends
@@ -111,7 +111,7 @@ async def test_there_are_more_as_time_goes_by(crowd: Crowd, monkeypatch: pytest.
     (pool,) = await crowd.start()
     await crowd.come(12)
     before = crowd.direct() + len(pool._idle)
-    pool._allowances[1]._rate = 10
+    pool._buckets[1]._rate = 10
     await until(lambda: crowd.direct() + len(pool._idle) >= before + 4)
     by_link = crowd.by_link()
     await crowd.come(1)
@@ -152,7 +152,7 @@ async def test_what_is_in_use_is_bounded(crowd: Crowd, monkeypatch: pytest.Monke
 @ensureDeferred
 async def test_all_links_together(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_server, "PER_SECOND", NEVER)
-    monkeypatch.setattr(server_module, "Allowance", lambda _rate, _most, now: Allowance(NEVER, 9, now))
+    monkeypatch.setattr(server_module, "TokenBucket", lambda _rate, _most, now: TokenBucket(NEVER, 9, now))
     await crowd.start(clients=3)
     for port in crowd.ports:
         await crowd.come(8, port)

@@ -26,7 +26,7 @@ from rtunnel.rtc.settings import IceSettings, TurnServer
 from tests.leftovers import TestLog
 from tests.ports import free_port
 from tests.reverse.net import HOST, turns, until
-from tests.rtc.fakes import few_lines
+from tests.rtc.fakes import log_limiter
 
 LOOPBACK = IceSettings(interfaces=(HOST,))
 ADDRESSES = [
@@ -135,14 +135,14 @@ class Agents:
     def __init__(self, log: TestLog) -> None:
         adopt_python_logging()
         self.log = log
-        self.few = few_lines(most=1)
+        self.log_limiter = log_limiter(most=1)
         self.agents: list[IceAgent] = []
         self.found: dict[IceAgent, list[Candidate | None]] = {}
         self._tasks: list[asyncio.Task[Any]] = []
 
     def make(self, settings: IceSettings = LOOPBACK, controlling: bool = False) -> IceAgent:
         found: list[Candidate | None] = []
-        agent = IceAgent(settings, controlling, found.append, self.few)
+        agent = IceAgent(settings, controlling, found.append, self.log_limiter)
         self.agents.append(agent)
         self.found[agent] = found
         return agent

@@ -23,7 +23,7 @@ from tests.leftovers import TestLog
 from tests.patience import PATIENCE
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.aiortc.test_ice import open_sockets, turn
-from tests.rtc.fakes import FakeChannelUser, FakePeer, few_lines
+from tests.rtc.fakes import FakeChannelUser, FakePeer, log_limiter
 
 LOOPBACK = IceSettings(interfaces=(HOST,))
 
@@ -33,7 +33,7 @@ class End:
 
     def __init__(self, settings: IceSettings = LOOPBACK) -> None:
         self.peer = FakePeer()
-        self.connection = PeerConnection(settings, self.peer, 50, few_lines())
+        self.connection = PeerConnection(settings, self.peer, 50, log_limiter())
 
     @property
     def told(self) -> list[Any]:

@@ -10,7 +10,7 @@ from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings
 from rtunnel.wire.webrtc.signaling import MAX_CANDIDATE, Candidate, candidate_payload, read_candidate
 from tests.reverse.net import until
-from tests.rtc.fakes import FakePeer, few_lines
+from tests.rtc.fakes import FakePeer, log_limiter
 
 LOOPBACK = IceSettings(interfaces=("127.0.0.1",))
 
@@ -27,7 +27,7 @@ async def described(user: FakePeer) -> tuple[str, list[str], str]:
 @pytest_twisted.ensureDeferred
 async def test_the_end_of_other_candidates_is_not_the_end_of_these() -> None:
     users = FakePeer(), FakePeer()
-    client, host = (PeerConnection(LOOPBACK, user, 10, few_lines()) for user in users)
+    client, host = (PeerConnection(LOOPBACK, user, 10, log_limiter()) for user in users)
     for connection in client, host:
         connection.take_candidate(Candidate("", "0", 0, "aaaa"))
     client.offer()
@@ -48,7 +48,7 @@ async def test_the_end_of_other_candidates_is_not_the_end_of_these() -> None:
 @pytest_twisted.ensureDeferred
 async def test_candidates_say_what_they_belong_to() -> None:
     user = FakePeer()
-    connection = PeerConnection(LOOPBACK, user, 10, few_lines())
+    connection = PeerConnection(LOOPBACK, user, 10, log_limiter())
     connection.offer()
     _, _, fragment = await described(user)
     await until(lambda: len(user.told) == 2)

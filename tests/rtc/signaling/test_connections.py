@@ -10,14 +10,14 @@ from twisted.logger import Logger
 
 from rtunnel.rtc.signaling import connections as connections_module
 from rtunnel.rtc.signaling.connections import Connections
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 
 
 class Fake:
     """A connection that is lost when the test says so, or at once when it is aborted."""
 
-    def __init__(self, connections: Connections, neighbourhood: str = "192.0.2.1") -> None:
-        self.neighbourhood = neighbourhood
+    def __init__(self, connections: Connections, address_prefix: str = "192.0.2.1") -> None:
+        self.address_prefix = address_prefix
         self.told = ""
         self._connections = connections
         connections.add(self)
@@ -40,7 +40,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def connections(clock: Clock) -> Connections:
-    return Connections(2, FewLines(Logger(), clock))
+    return Connections(2, LogLimiter(Logger(), clock))
 
 
 def test_so_many_of_one_address(connections: Connections) -> None:

@@ -20,7 +20,7 @@ from rtunnel.rtc.signaling.switchboard import (
     State,
     Switchboard,
 )
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.leftovers import TestLog
 
 SDP = {"sdp": {"type": "offer", "sdp": "v=0"}, "rtunnel": {"version": 1}, "new": [1.5, None, "ü"]}
@@ -82,7 +82,7 @@ class Board(Switchboard):
     """With parties ready-made."""
 
     def __init__(self, hosts: int = 10, clients: int = 10, max_message: int = 65536) -> None:
-        super().__init__(hosts, clients, max_message, FewLines(Logger(), Clock()))
+        super().__init__(hosts, clients, max_message, LogLimiter(Logger(), Clock()))
 
     def line(self) -> FakeLine:
         return FakeLine(self)

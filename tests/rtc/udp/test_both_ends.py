@@ -14,9 +14,9 @@ from rtunnel.relay.udp import FlowTable
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.rtc.udp_host import HostFlows
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.fakes import few_lines
+from tests.rtc.fakes import log_limiter
 from tests.rtc.udp.parts import Echo, MemoryChannel, MemoryConnection, Program, ReactorByHand, needs_ipv6, udp_address
 
 IDLE = 60.0
@@ -45,7 +45,7 @@ class Tunnel:
         self.table = FlowTable(self.reactor.clock, max_flows, IDLE)
         for name in names:
             forward = ForwardSettings(name, udp_address(HOST, 0))
-            flows = ClientFlows(self.reactor, forward, self.table, few_lines())
+            flows = ClientFlows(self.reactor, forward, self.table, log_limiter())
             flows.listener.privilegedStartService()
             flows.listener.startService()
             self.forwards.append(flows)
@@ -58,7 +58,7 @@ class Tunnel:
 
     def connect(self, host_flows: int = 100) -> None:
         self.near, self.far = MemoryConnection.pair()
-        lines = FewLines(Logger("host"), reactor)
+        lines = LogLimiter(Logger("host"), reactor)
         self.host = HostFlows(self.reactor, self.far, host_flows, IDLE, lines)
         self.hosts.append(self.host)
         self.far.accept = self._accept
@@ -256,7 +256,7 @@ async def test_a_new_connection_takes_the_flows_up_again(tunnel: Tunnel) -> None
 async def test_ipv6_at_both_ends(tunnel: Tunnel) -> None:
     tunnel.echo(host="::1")
     tunnel.start()
-    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("::1", 0)), tunnel.table, few_lines())
+    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("::1", 0)), tunnel.table, log_limiter())
     tunnel.forwards.append(flows)
     flows.listener.startService()
     flows.connected(tunnel.near)
@@ -272,7 +272,7 @@ async def test_names_at_both_ends(tunnel: Tunnel) -> None:
     echo = tunnel.echo()
     tunnel.remotes[""] = udp_address("localhost", echo.address[1])
     tunnel.start()
-    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("localhost", 0)), tunnel.table, few_lines())
+    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("localhost", 0)), tunnel.table, log_limiter())
     tunnel.forwards.append(flows)
     flows.listener.startService()
     flows.connected(tunnel.near)

@@ -17,7 +17,7 @@ from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.rtc.udp_client import EARLY_SECONDS, MAX_CLOSING, MAX_EARLY, ClientFlows
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.fakes import few_lines
+from tests.rtc.fakes import log_limiter
 from tests.rtc.udp.parts import MAX_MESSAGE, MemoryConnection, Program, ReactorByHand, udp_address
 
 
@@ -32,7 +32,7 @@ class Client:
         self.reactor = ReactorByHand()
         self.table = FlowTable(self.reactor.clock, 10, 60.0)
         self.flows = ClientFlows(
-            self.reactor, ForwardSettings("dns", udp_address(HOST, 0)), self.table, few_lines(most=1)
+            self.reactor, ForwardSettings("dns", udp_address(HOST, 0)), self.table, log_limiter(most=1)
         )
         self.flows.listener.startService()
         self.local = (HOST, int(self.flows.listener.local_address.rpartition(":")[2]))
@@ -265,7 +265,7 @@ async def test_one_warning_for_many_drops(client: Client) -> None:
 def test_busy_port_ends_the_process_with_one_line(client: Client) -> None:
     forward = ForwardSettings("", udp_address(*client.local))
     tree = MultiService()
-    ClientFlows(reactor, forward, client.table, few_lines()).listener.setServiceParent(tree)
+    ClientFlows(reactor, forward, client.table, log_limiter()).listener.setServiceParent(tree)
     with pytest.raises(StartupError) as caught:
         tree.privilegedStartService()
     assert str(caught.value) == (
@@ -277,7 +277,7 @@ def test_busy_port_ends_the_process_with_one_line(client: Client) -> None:
 def test_name_that_is_none_ends_the_process_with_one_line(client: Client) -> None:
     forward = ForwardSettings("", udp_address("no-such-name.invalid", 5000))
     with pytest.raises(StartupError, match=r"cannot listen on no-such-name\.invalid:5000"):
-        ClientFlows(reactor, forward, client.table, few_lines()).listener.startService()
+        ClientFlows(reactor, forward, client.table, log_limiter()).listener.startService()
 
 
 def test_listener_says_where_it_listens(client: Client) -> None:
@@ -294,4 +294,4 @@ def test_listener_says_where_it_listens(client: Client) -> None:
 def test_a_forward_of_tcp_is_none_of_ours(client: Client) -> None:
     forward = ForwardSettings("", ListenAddress.parse("127.0.0.1:0"))
     with pytest.raises(TypeError):
-        ClientFlows(reactor, forward, client.table, few_lines())
+        ClientFlows(reactor, forward, client.table, log_limiter())

@@ -14,7 +14,7 @@ from rtunnel.relay.udp import MAX_WAITING
 from rtunnel.rtc.settings import UdpAddress
 from rtunnel.rtc.udp_host import TRY_AGAIN, HostFlows
 from rtunnel.tls.server_names import is_ip_address
-from rtunnel.upkeep.few_lines import FewLines
+from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.udp.parts import (
@@ -80,7 +80,7 @@ class Host:
         self.log = log
         self.names = Names()
         self.near, self.far = MemoryConnection.pair()
-        self.flows = HostFlows(self.names, self.far, 10, 60.0, FewLines(Logger("host"), reactor, most=1))
+        self.flows = HostFlows(self.names, self.far, 10, 60.0, LogLimiter(Logger("host"), reactor, most=1))
         self.service = Program()
         self.remote = udp_address(*self.service.address)
 

@@ -1,4 +1,4 @@
-"""Watch the sockets of relays at a lower cost than the reactor does.
+"""Poller the sockets of relays at a lower cost than the reactor does.
 
 For each event a reactor sets a log context and checks the descriptor, which costs as much as the ``recv`` that follows.
 Where the system has epoll, the sockets of relays are therefore in an epoll of their own. The reactor watches only the
@@ -19,13 +19,13 @@ from zope.interface import implementer
 MAX_EVENTS = 64
 
 
-def relay_reactor(reactor: Any) -> Any:
-    """Return what watches the sockets of relays: a :class:`Watch`, or without epoll a :class:`PlainWatch`."""
-    return Watch(reactor) if hasattr(select, "epoll") else PlainWatch(reactor)
+def poller_for(reactor: Any) -> Any:
+    """Return what watches the sockets of relays: a :class:`Poller`, or without epoll a :class:`ReactorPoller`."""
+    return Poller(reactor) if hasattr(select, "epoll") else ReactorPoller(reactor)
 
 
-class PlainWatch:
-    """The methods of :class:`Watch`, done by the reactor itself, for systems without epoll."""
+class ReactorPoller:
+    """The methods of :class:`Poller`, done by the reactor itself, for systems without epoll."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -35,18 +35,18 @@ class PlainWatch:
         self.removeWriter = reactor.removeWriter
 
     def replace(self, reader: IReadDescriptor, other: IReadDescriptor) -> None:
-        """See :meth:`Watch.replace`."""
+        """See :meth:`Poller.replace`."""
         self._reactor.removeReader(reader)
         self._reactor.addReader(other)
 
     def forget(self, descriptor: IReadWriteDescriptor) -> None:
-        """See :meth:`Watch.forget`."""
+        """See :meth:`Poller.forget`."""
         self._reactor.removeReader(descriptor)
         self._reactor.removeWriter(descriptor)
 
 
 @implementer(IReadDescriptor)
-class Watch:
+class Poller:
     """An epoll with the four methods that tell a reactor what to watch, and two that save system calls.
 
     A descriptor may be called although nothing is ready. This is in the reactor only while it watches something.

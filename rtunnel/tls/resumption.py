@@ -20,7 +20,7 @@ from rtunnel.tls import openssl
 SESSION_LIFETIME = 3600
 
 
-class Session:
+class TlsSession:
     """What a client keeps of a full handshake. Any number of connections may resume it.
 
     :ivar context: the only context whose connections may.

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.relay.dial import Dial
-from rtunnel.relay.watch import PlainWatch, Watch, relay_reactor
+from rtunnel.relay.poller import Poller, ReactorPoller, poller_for
 
 
 @implementer(IReadWriteDescriptor)
@@ -46,7 +46,7 @@ class Descriptor:
 
 
 class Readers:
-    """The part of a reactor that :class:`Watch` uses."""
+    """The part of a reactor that :class:`Poller` uses."""
 
     addWriter = removeWriter = None
 
@@ -69,90 +69,90 @@ def pair() -> Any:
 
 def test_reactor_has_it_while_there_is_something_to_watch(pair: tuple[Descriptor, Descriptor]) -> None:
     reactor = Readers()
-    watch = Watch(reactor)
+    poller = Poller(reactor)
     one, other = pair
     assert not reactor.readers
-    for add in (watch.addReader, watch.addReader, watch.addWriter):
+    for add in (poller.addReader, poller.addReader, poller.addWriter):
         add(one)
-        assert reactor.readers == [watch]
-    watch.addReader(other)
-    assert len(watch) == 2
-    watch.removeReader(one)
-    watch.removeReader(one)
-    watch.removeReader(other)
-    assert len(watch) == 1
-    assert reactor.readers == [watch]
-    watch.removeWriter(one)
+        assert reactor.readers == [poller]
+    poller.addReader(other)
+    assert len(poller) == 2
+    poller.removeReader(one)
+    poller.removeReader(one)
+    poller.removeReader(other)
+    assert len(poller) == 1
+    assert reactor.readers == [poller]
+    poller.removeWriter(one)
     assert not reactor.readers
-    watch.removeWriter(one)
-    assert select.select([watch], [], [], 0)[0] == []
+    poller.removeWriter(one)
+    assert select.select([poller], [], [], 0)[0] == []
 
 
 def test_what_is_ready_is_called(pair: tuple[Descriptor, Descriptor]) -> None:
-    watch = Watch(Readers())
+    poller = Poller(Readers())
     one, other = pair
-    watch.addReader(one)
-    watch.doRead()
+    poller.addReader(one)
+    poller.doRead()
     assert not one.called
-    watch.addWriter(one)
-    watch.doRead()
+    poller.addWriter(one)
+    poller.doRead()
     other.socket.send(b"x")
-    watch.doRead()
-    watch.removeWriter(one)
-    assert select.select([watch], [], [], 0)[0] == [watch]
-    watch.doRead()
+    poller.doRead()
+    poller.removeWriter(one)
+    assert select.select([poller], [], [], 0)[0] == [poller]
+    poller.doRead()
     assert one.called == ["write", "read", "write", "read"]
-    watch.removeReader(one)
+    poller.removeReader(one)
 
 
 def test_hang_up_alone_is_told_as_what_was_asked_for() -> None:
     """A pipe without a writer is not readable: it only reports a hang-up."""
-    watch = Watch(Readers())
+    poller = Poller(Readers())
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as file:
         os.close(write_end)
         one = Descriptor(file)
-        watch.addReader(one)
-        watch.doRead()
+        poller.addReader(one)
+        poller.doRead()
         assert one.called == ["read"]
-        watch.removeReader(one)
+        poller.removeReader(one)
 
 
 def test_reactor_that_stops(pair: tuple[Descriptor, Descriptor]) -> None:
-    watch = Watch(Readers())
+    poller = Poller(Readers())
     for each in pair:
-        watch.addReader(each)
-    watch.connectionLost(Failure(ConnectionError()))
+        poller.addReader(each)
+    poller.connectionLost(Failure(ConnectionError()))
     assert [each.called for each in pair] == [["lost"], ["lost"]]
 
 
 def test_one_that_closes_another(pair: tuple[Descriptor, Descriptor]) -> None:
     """Both were ready at once. Whichever is called first, the other is not called."""
-    watch = Watch(Readers())
+    poller = Poller(Readers())
 
     def stop() -> None:
         for each in pair:
-            watch.removeWriter(each)
+            poller.removeWriter(each)
 
     for each in pair:
         each.then = stop
-        watch.addWriter(each)
-    watch.doRead()
+        poller.addWriter(each)
+    poller.doRead()
     assert sorted(each.called for each in pair) == [[], ["write"]]
 
 
 def test_one_that_breaks_leaves_the_others(
     pair: tuple[Descriptor, Descriptor], flush_logged_errors: Callable[..., list[Failure]]
 ) -> None:
-    watch = Watch(Readers())
+    poller = Poller(Readers())
 
     def broken() -> None:
         raise RuntimeError("a bug")
 
     pair[0].then = broken
     for each in pair:
-        watch.addWriter(each)
-    watch.doRead()
+        poller.addWriter(each)
+    poller.doRead()
     assert pair[0].called == ["write", "lost"]
     assert pair[1].called == ["write"]
     assert len(flush_logged_errors(RuntimeError)) == 1
@@ -160,53 +160,53 @@ def test_one_that_breaks_leaves_the_others(
 
 def test_system_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
     reactor = Readers()
-    assert isinstance(relay_reactor(reactor), Watch)
+    assert isinstance(poller_for(reactor), Poller)
     monkeypatch.delattr(select, "epoll")
-    assert isinstance(relay_reactor(reactor), PlainWatch)
+    assert isinstance(poller_for(reactor), ReactorPoller)
 
 
 def test_one_that_takes_the_place_of_another(pair: tuple[Descriptor, Descriptor]) -> None:
-    watch = Watch(Readers())
+    poller = Poller(Readers())
     one, other = pair
     heir = Descriptor(one.socket)
-    watch.addReader(one)
-    watch.replace(one, heir)
+    poller.addReader(one)
+    poller.replace(one, heir)
     other.socket.send(b"x")
-    watch.doRead()
+    poller.doRead()
     assert (one.called, heir.called) == ([], ["read"])
-    watch.removeReader(heir)
-    assert not watch
-    watch.doRead()
+    poller.removeReader(heir)
+    assert not poller
+    poller.doRead()
     assert heir.called == ["read"]
 
 
 def test_one_that_is_closed(pair: tuple[Descriptor, Descriptor]) -> None:
     """Another socket may get its descriptor's number at once."""
     reactor = Readers()
-    watch = Watch(reactor)
+    poller = Poller(reactor)
     one, other = pair
-    watch.addReader(one)
-    watch.addWriter(one)
-    watch.forget(one)
+    poller.addReader(one)
+    poller.addWriter(one)
+    poller.forget(one)
     assert not reactor.readers
-    watch.forget(one)
+    poller.forget(one)
     number = one.fileno()
     one.socket.close()
     with socket.socket(fileno=os.dup(other.fileno())) as dup:
         assert dup.fileno() == number
         heir = Descriptor(dup)
-        watch.addWriter(heir)
-        assert reactor.readers == [watch]
-        watch.doRead()
+        poller.addWriter(heir)
+        assert reactor.readers == [poller]
+        poller.doRead()
         assert (one.called, heir.called) == ([], ["write"])
-        watch.removeWriter(heir)
+        poller.removeWriter(heir)
 
 
 def test_event_of_one_that_is_closed_says_nothing_of_a_dial(pair: tuple[Descriptor, Descriptor]) -> None:
     """Both were ready at once. The first closes the second and dials: the dial gets the number, and the event."""
-    watch = Watch(Readers())
+    poller = Poller(Readers())
     ends: list[Any] = []
-    dial = Dial(watch, ends.append, ends.append)
+    dial = Dial(poller, ends.append, ends.append)
     with ExitStack() as stack:
         # The queue of the listening socket is full, so a dial stays under way.
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
@@ -218,7 +218,7 @@ def test_event_of_one_that_is_closed_says_nothing_of_a_dial(pair: tuple[Descript
         def then(other: Descriptor) -> Callable[[], None]:
             def close_and_dial() -> None:
                 number = other.fileno()
-                watch.forget(other)
+                poller.forget(other)
                 other.socket.close()
                 dial.start(socket.AF_INET, listening.getsockname())
                 assert dial.fileno() == number
@@ -227,10 +227,10 @@ def test_event_of_one_that_is_closed_says_nothing_of_a_dial(pair: tuple[Descript
 
         for one, other in (pair, pair[::-1]):
             one.then = then(other)
-            watch.addWriter(one)
-        watch.doRead()
+            poller.addWriter(one)
+        poller.doRead()
         assert sorted(each.called for each in pair) == [[], ["write"]]
         assert not ends
         dial.cancel()
-        watch.removeWriter(next(each for each in pair if each.called))
-    assert not watch
+        poller.removeWriter(next(each for each in pair if each.called))
+    assert not poller
