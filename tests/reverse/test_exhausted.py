@@ -209,7 +209,7 @@ async def test_data_connection_that_cannot_be_watched_at_the_client(
     assert FULL in await world.logged("data connections cannot be made: ", LogLevel.warn)
     assert not service.session.data._there
     assert not service.session.data._dialling
-    service.poller, service._address_now = watch, there
+    service.poller, service._address_now = poller, there
     before = len(server.listening.peers)
     server.send_tickets(1)
     await server.data(before - 1)
