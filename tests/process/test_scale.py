@@ -119,7 +119,9 @@ def test_5000_streams_of_one_link_at_once(twistd: Twistds, start_tunnel: StartTu
     """They come as a storm, all together: more than the queue of the public port holds."""
     count = affordable(STREAMS, 2, limit)
     options = [*MANY, f"--data-plane={plane}"]
-    tunnel = start_tunnel(echo_service(twistd), server=options, client=options)
+    # A slow machine may need long for all of them.
+    patient = [*options, f"--dial-timeout={PATIENCE}"]
+    tunnel = start_tunnel(echo_service(twistd), server=options, client=patient)
     costs = Costs(server=tunnel.server, client=tunnel.client)
     with Crowd() as crowd:
         costs.look("before the storm")
@@ -140,7 +142,7 @@ from twisted.application.service import Application
 from twisted.internet import reactor
 
 from rtunnel.options.plugins.rtunnel_client import Options
-from rtunnel.reverse.client import TunnelClient
+from rtunnel.reverse.client.service import TunnelClient
 
 application = Application("clients")
 options = Options()

@@ -61,7 +61,8 @@ class MemoryWatch:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._over.wait(0.5):
+        # A test that has failed has ended its processes.
+        while not self._over.wait(0.5) and all(process.running for process in self._processes.values()):
             self.samples += 1
             for name, process in self._processes.items():
                 self.most[name] = max(self.most[name], process.rss_bytes())

@@ -107,7 +107,7 @@ def test_kill_9(end: str, start_tls: Start, serve: Callable[..., Service]) -> No
         tunnel.client.kill()
         tunnel.server.wait_for(r"client 127.0.0.1:\d+ \(laptop\) gone; ports freed: \d+")
         tunnel.start_client()
-    wait_for_page(tunnel.public, "still here", 15)
+    wait_for_page(tunnel.public, "still here", PATIENCE)
 
 
 def test_terminated_with_goodbyes(start_tls: Start, serve: Callable[..., Service]) -> None:
@@ -159,7 +159,7 @@ def test_replaced_and_revoked_under_traffic(
 
     # A new certificate for the same client, and nobody restarts anything.
     authority.client("laptop", file="client")
-    wait_for_page(tunnel.public, "here", 15)
+    wait_for_page(tunnel.public, "here", PATIENCE)
     tunnel.client.wait_for("certificate of 'fresh server'")
 
 
@@ -180,14 +180,14 @@ def test_client_with_a_new_certificate_is_served_as_before(
     tunnel.server.kill()
     tunnel.start_server()
     tunnel.server.wait_for(r"client 127.0.0.1:\d+ \(renewed laptop\) connected")
-    wait_for_page(tunnel.public, "here", 15)
+    wait_for_page(tunnel.public, "here", PATIENCE)
 
 
 def test_certificate_of_a_link_ends_and_another_is_there(
     start_tls: Start, serve: Callable[..., Service], authority: Authority
 ) -> None:
     """Nobody is cut off: visitors go by the link as long as somebody is there, and then there is a new link."""
-    authority.client("laptop", file="client", end=timedelta(seconds=6))
+    authority.client("laptop", file="client", end=timedelta(seconds=12))
     auto = ["--data-plane=auto", "--log-level=debug", "--reconnect-min=0.1", "--reconnect-max=0.5"]
     tunnel = start_tls(serve(count=count, GET=page("here")).address, server=auto[:2], client=auto)
     with tunnel.visit(b"count") as visitor:
@@ -204,7 +204,7 @@ def test_certificate_of_a_link_ends_and_another_is_there(
     tunnel.server.wait_for(r"client 127.0.0.1:\d+ \(renewed laptop\) connected")
     own = r"stream \d+, on a connection of its own"
     before = len(re.findall(own, tunnel.server.output))
-    wait_for_page(tunnel.public, "here", 15)
+    wait_for_page(tunnel.public, "here", PATIENCE)
     poll(
         lambda: fetch(tunnel.public) == "here" and len(re.findall(own, tunnel.server.output)) > before, PATIENCE, "one"
     )

@@ -370,16 +370,22 @@ class IceAgent(Connection):
 
     # The end
 
+    def _unfinished(self) -> set[asyncio.Task[Any]]:
+        """Return the tasks that may send STUN requests."""
+        checks = (pair.task for pair in self._check_list)
+        tasks = (self._query_consent_task, self._gathering, *self._asking, *checks)
+        return {task for task in tasks if task is not None and not task.done()}
+
     async def close(self) -> None:
         """Close all sockets."""
         self._closing = True
-        checks = [pair.task for pair in self._check_list]
-        tasks = [task for task in (self._gathering, *self._asking, *checks) if task is not None]
-        self._gathering = None
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        # Until none is left: what arrives meanwhile may start another. A transaction that outlives its socket raises
+        # when it is time to repeat its request.
+        while tasks := self._unfinished():
+            for task in tasks:
+                task.cancel()
             await asyncio.wait(tasks)
+        self._gathering = None
         # Close all transports first: a TURN server that does not answer must not keep the others open.
         for protocol in self._protocols:
             protocol.transport.close()

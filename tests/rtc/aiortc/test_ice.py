@@ -582,6 +582,26 @@ async def test_a_peer_that_says_nothing_any_more_is_given_up(agents: Agents, mon
 
 
 @pytest_twisted.ensureDeferred
+async def test_no_question_outlives_the_sockets(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is asked while the agent closes, say, because the peer has asked something."""
+    one, two = await agents.pair()
+    monkeypatch.setattr(two, "request_received", lambda *message: None)
+
+    async def ask_once_more() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            one._asking.add(asyncio.ensure_future(one._ask_consent()))
+            await asyncio.sleep(0)
+
+    one._asking.add(asyncio.ensure_future(ask_once_more()))
+    await turns(3)
+    protocols = list(one._protocols)
+    await run(one.close())
+    assert not any(protocol.transactions for protocol in protocols)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_peer_that_answers_is_not_given_up(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ice, "DEAD_AFTER", 2)
     one, two = await agents.pair()
