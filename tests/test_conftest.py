@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,11 +119,39 @@ SKIPS = """
 """
 
 
+PROCESSES = """
+    import subprocess
+    import sys
+    import pytest
+
+    def start():
+        subprocess.run([sys.executable, "-c", ""], check=True)
+
+    def test_starts_one():
+        start()
+
+    @pytest.mark.process
+    def test_says_so():
+        start()
+
+    def test_starts_none():
+        pass
+
+    def test_takes_the_fixture(twistd):
+        start()
+
+    @pytest.fixture
+    def twistd():
+        pass
+"""
+
+
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A directory for tests that run under our plugins."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    pytester.makeini("[pytest]\naddopts = --reactor=asyncio -p tests.leftovers -p tests.no_skips\n")
+    plugins = " ".join(f"-p tests.{name}" for name in ("leftovers", "no_skips", "processes"))
+    pytester.makeini(f"[pytest]\naddopts = --reactor=asyncio {plugins}\nmarkers = process\n")
     return pytester
 
 
@@ -155,3 +188,23 @@ def test_no_skips(suite: pytest.Pytester) -> None:
     result.assert_outcomes(failed=1, errors=3, xfailed=1)
     for fruit in ("bananas", "apples", "pears", "plums"):
         result.stdout.fnmatch_lines([f"*no {fruit}*"])
+
+
+def test_processes_need_the_marker(suite: pytest.Pytester) -> None:
+    suite.makepyfile(PROCESSES)
+    result = suite.runpytest_subprocess("-rA", timeout=60)
+    assert outcomes(result)["ERROR"] == {"test_starts_one"}
+    result.stdout.fnmatch_lines(["*needs the marker 'process': *subprocess.Popen*"])
+    quick = outcomes(suite.runpytest_subprocess("-rA", "-m", "not process", timeout=60))
+    assert quick["PASSED"] == {"test_starts_one", "test_starts_none"}
+
+
+@pytest.mark.process
+def test_stress_runs_each_round_in_its_own_order() -> None:
+    argv = [sys.executable, "-m", "tests.stress", "--rounds=1", "--load=1", "--seed=5", "tests/wire/test_credit.py"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stdout
+    first, last = re.findall(r"^=== round \d: order (\d+), \d workers, 1 busy loops, (.*)$", done.stdout, re.MULTILINE)
+    assert first == ("5", "all cores")
+    assert (last[0] != "5", last[1]) == (True, "one core")
+    assert done.stdout.endswith("=== 2 rounds from seed 5: 0 tests failed\n")
