@@ -131,7 +131,7 @@ def test_a_key_without_certificate_in_the_place(store: Store, elsewhere: Store) 
     operations.add_client(store, "laptop")
     files.make_directory(elsewhere.directory)
     elsewhere.own_client.key.write_bytes(b"precious")
-    with pytest.raises(PkiError, match="is there, without its certificate"):
+    with pytest.raises(PkiError, match="exists without its certificate"):
         unpack.unpack(elsewhere, arrived(store, "laptop"))
     unpack.unpack(elsewhere, arrived(store, "laptop"), replace=True)
     assert list(tree(elsewhere.old).values()) == [b"precious"]

@@ -254,10 +254,10 @@ def test_mistakes_are_one_line(arguments: str, complaint: str, in_process: Run, 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("pki init --name a", "ca.crt is there already, and is not overwritten; see 'rtunnel pki show'"),
+        ("pki init --name a", "ca.crt already exists, and is not overwritten; see 'rtunnel pki show'"),
         ("pki client laptop", "there is a client 'laptop' already"),
-        ("pki client phone -o there", "there is there already, and is not overwritten; name another file"),
-        ("pki bundle laptop -o there", "there is there already, and is not overwritten; name another file"),
+        ("pki client phone -o there", "there already exists, and is not overwritten; name another file"),
+        ("pki bundle laptop -o there", "there already exists, and is not overwritten; name another file"),
         ("pki bundle laptop -o no/where", "cannot write no/where: no such file or directory"),
         ("pki bundle lapto -o x", "has no client 'lapto'; did you mean 'laptop'?"),
         ("pki renew laptop --name a", "--name is for the server only"),

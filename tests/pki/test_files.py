@@ -86,7 +86,7 @@ def test_nothing_is_overwritten(kind: str, tmp_path: Path) -> None:
         case _:
             path.symlink_to(tmp_path / "nowhere")
     before = tree(tmp_path)
-    with pytest.raises(PkiError, match="is there already, and is not overwritten"):
+    with pytest.raises(PkiError, match="already exists, and is not overwritten"):
         publish([Draft(tmp_path / "crt", b"c", PUBLIC), Draft(path, b"new", PRIVATE)])
     assert tree(tmp_path) == before
 
