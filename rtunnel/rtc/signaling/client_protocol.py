@@ -139,7 +139,7 @@ class ClientProtocol(WebSocketClientProtocol):
         elif len(self.data) > MAX_HEAD:
             self.give_up("its answer is no HTTP, or has too many headers")
         elif self._tls is None and not self.data and data.startswith(b"\x15\x03"):
-            self.give_up("it speaks TLS; is it wss:// that is meant?")
+            self.give_up("it speaks TLS; did you mean wss://?")
         else:
             try:
                 super().dataReceived(data)
@@ -277,7 +277,7 @@ class ClientProtocol(WebSocketClientProtocol):
                 f"it closed the connection ({self.remoteCloseCode} {self.remoteCloseReason or ''}".rstrip() + ")"
             )
         if not was_open:
-            hint = "; is it wss:// that is meant?" if self._tls is None and not self.data else ""
+            hint = "; did you mean wss://?" if self._tls is None and not self.data else ""
             return f"it closed the connection in the handshake{hint}"
         return reason.getErrorMessage().rstrip(".")
 

@@ -432,7 +432,7 @@ async def test_thousands_of_connections_leave_nothing(world: World) -> None:
         (b"\r\n\r\n", TOKEN, "(it speaks WebSocket wrongly: .*|its answer is no HTTP)"),
         (b"HTTP/1.1 101 \xff\xfe\r\n\r\n", TOKEN, "its answer is no HTTP"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 30000, TOKEN, "its answer is no HTTP, or has too many headers"),
-        (b"\x15\x03\x03\x00\x02\x02\x46", TOKEN, r"it speaks TLS; is it wss:// that is meant\?"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", TOKEN, r"it speaks TLS; did you mean wss://\?"),
         (b"HTTP/1.1 200", TOKEN, "it closed the connection in the handshake"),
     ],
 )
