@@ -61,7 +61,7 @@ class TestFileErrors:
         (
             rtc_signal.Options,
             ["--valid-tokens=geheim\u00e4"],
-            "flag --valid-tokens: is not a token: one word of printable",
+            "flag --valid-tokens: is not a token, which is one word of printable",
         ),
         (rtc_host.Options, [], "--id is missing; write for example --id myhost"),
         (rtc_client.Options, [], "--id is missing; write for example --id myhost"),
@@ -72,8 +72,12 @@ class TestFileErrors:
         (rtc_host.Options, ["--id=x", "--local=:1"], "option --local not recognized"),
         (rtc_host.Options, ["--id=x", "--protocol=sctp"], "flag --protocol: 'sctp' is not one of tcp, udp"),
         (rtc_host.Options, ["--id=x", "--token="], ""),
-        (rtc_host.Options, ["--id=x", "--token=a b"], "flag --token: is not a token: one word of printable ASCII is"),
-        (rtc_host.Options, ["--id=x", f"--token={'t' * 1025}"], "flag --token: is not a token: it has 1025 letters"),
+        (
+            rtc_host.Options,
+            ["--id=x", "--token=a b"],
+            "flag --token: is not a token, which is one word of printable ASCII",
+        ),
+        (rtc_host.Options, ["--id=x", f"--token={'t' * 1025}"], "flag --token: is not a token: it has 1025 characters"),
         (
             rtc_host.Options,
             ["--id=x", "--reconnect-min=40"],

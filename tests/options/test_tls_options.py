@@ -138,7 +138,7 @@ def test_flags_win(pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["--tls", "--tls-key=/etc/passwd"], "/etc/passwd is not a private key in PEM; "),
         (["--tls-sert=x"], "option --tls-sert not recognized; did you mean '--tls-cert'?"),
         (["--clients=/nonexistent"], "/nonexistent: cannot be read: No such file or directory"),
-        (["--valid-tokens=short"], "flag --valid-tokens: entry 1 is not a token: it has 5 letters"),
+        (["--valid-tokens=short"], "flag --valid-tokens: entry 1 is not a token: it has 5 characters"),
     ],
 )
 def test_server_errors(arguments: list[str], message: str) -> None:
@@ -156,7 +156,7 @@ def test_server_errors(arguments: list[str], message: str) -> None:
         (["--tls", "--tls-server-name=a b"], "flag --tls-server-name: 'a b' is neither a DNS name nor an IP address"),
         (["--tls", "--server=unix:/run/x"], "--server unix:/run/x has no host name to look for"),
         (["--token=correct-horse"], "flag --token: would travel to tunnel.example:7000 in the clear; use --tls"),
-        (["--token=a b c d e f g"], "flag --token: is not a token: one word of printable ASCII is"),
+        (["--token=a b c d e f g"], "flag --token: is not a token, which is one word of printable ASCII"),
         (
             ["--token=correct-horse", "--server=192.0.2.1:7000"],
             "flag --token: would travel to 192.0.2.1:7000 in the cl",
