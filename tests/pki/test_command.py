@@ -255,7 +255,7 @@ def test_mistakes_are_one_line(arguments: str, complaint: str, in_process: Run, 
     ("arguments", "complaint"),
     [
         ("pki init --name a", "ca.crt already exists, and is not overwritten; see 'rtunnel pki show'"),
-        ("pki client laptop", "there is a client 'laptop' already"),
+        ("pki client laptop", "client 'laptop' already exists"),
         ("pki client phone -o there", "there already exists, and is not overwritten; name another file"),
         ("pki bundle laptop -o there", "there already exists, and is not overwritten; name another file"),
         ("pki bundle laptop -o no/where", "cannot write no/where: no such file or directory"),

@@ -67,10 +67,10 @@ def test_client(store: Store) -> None:
     assert stat.S_IMODE(pair.key.stat().st_mode) == 0o600
     assert signed_by(pair.load().certificate, store.load_ca().certificate)
     before = tree(store.directory)
-    with pytest.raises(PkiError, match="there is a client 'laptop' already; 'rtunnel pki renew laptop'"):
+    with pytest.raises(PkiError, match="client 'laptop' already exists; 'rtunnel pki renew laptop'"):
         operations.add_client(store, "laptop")
     pair.certificate.unlink()
-    with pytest.raises(PkiError, match=r"laptop\.key is there already, without its certificate"):
+    with pytest.raises(PkiError, match=r"laptop\.key exists without its certificate"):
         operations.add_client(store, "laptop")
     pair.certificate.write_bytes(before["clients/laptop.crt"])
     assert tree(store.directory) == before
