@@ -93,9 +93,7 @@ def _check_own(pair: Pair, bundle: Bundle, replace: bool) -> bool:
     new = bundle.identity.certificate
     if not pair.certificate.exists():
         if pair.key.exists() and not replace:
-            raise PkiError(
-                f"{pair.key} exists without its certificate; name another --dir, or --replace it"
-            )
+            raise PkiError(f"{pair.key} exists without its certificate; name another --dir, or --replace it")
         return True
     there = parse_certificate(files.read(pair.certificate), pair.certificate)
     if there == new:

@@ -32,7 +32,7 @@ MOST_LINES = 60
 """Of the log, for 1,200 visitors who were turned away."""
 
 SAYS = {
-    "server": r"#warn\] no file descriptor is left: new connections are closed until there are some again; allow more with ",
+    "server": r"#warn\] no file descriptor is left: new connections are closed until there are some again; allow more ",
     "client": r"#warn\] .* cannot be (?:reached|made): .*Too many open files",
 }
 """The line that tells the operator what to do."""

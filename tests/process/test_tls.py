@@ -200,7 +200,7 @@ def test_certificate_of_a_link_ends_and_another_is_there(
             assert fetch(tunnel.public) == "here"
         visitor.shutdown(socket.SHUT_WR)
         assert int(visitor.makefile().read().split()[0]) == MEGABYTE
-    tunnel.client.wait_for("lost: its certificate is over, and another is there; next attempt in")
+    tunnel.client.wait_for("lost: its certificate has expired, and the files have another; next attempt in")
     tunnel.server.wait_for(r"client 127.0.0.1:\d+ \(renewed laptop\) connected")
     own = r"stream \d+, on a connection of its own"
     before = len(re.findall(own, tunnel.server.output))

@@ -90,8 +90,7 @@ def test_a_frame_that_is_only_too_long_is_a_link() -> None:
     assert opening_of(data, max_frame=1000) == Opening(Kind.LINK)
     assert opening_of(b"\x20" + data[1:], max_frame=1000) == Opening(
         Kind.UNKNOWN,
-        "that is an unknown protocol: read as a frame it would be type 0x20 of 2000 bytes; "
-        "the limit is 1000",
+        "that is an unknown protocol: read as a frame it would be type 0x20 of 2000 bytes; the limit is 1000",
     )
 
 
