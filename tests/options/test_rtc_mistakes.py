@@ -49,8 +49,8 @@ class TestFileErrors:
             ["--addr=ws://x:1"],
             "flag --addr: 'ws://x:1' is a URL; write only its host and port, x:1",
         ),
-        (rtc_signal.Options, ["--tls-cert-file=x"], "flag --tls-cert-file: needs --tls-key-file too"),
-        (rtc_signal.Options, ["--tls-key-file=x"], "flag --tls-key-file: needs --tls-cert-file too"),
+        (rtc_signal.Options, ["--tls-cert-file=x"], "flag --tls-cert-file: also needs --tls-key-file"),
+        (rtc_signal.Options, ["--tls-key-file=x"], "flag --tls-key-file: also needs --tls-cert-file"),
         (rtc_signal.Options, ["--max-hosts=0"], "flag --max-hosts: 0 is out of range"),
         (rtc_signal.Options, ["--max-per-address=-1"], "flag --max-per-address: -1 is out of range"),
         (
@@ -67,7 +67,7 @@ class TestFileErrors:
         (rtc_client.Options, [], "--id is missing; write for example --id myhost"),
         (rtc_host.Options, ["--id="], "flag --id: is empty"),
         (rtc_host.Options, [f"--id={'x' * 129}"], "flag --id: 'xxx"),
-        (rtc_host.Options, ["--id=a\tb"], "flag --id: 'a\tb' is not an ID; write a printable text of up to 128"),
+        (rtc_host.Options, ["--id=a\tb"], "flag --id: 'a\tb' is not an ID; write printable text of up to 128"),
         (rtc_host.Options, ["--iid=x"], "option --iid not recognized; did you mean '--id'?"),
         (rtc_host.Options, ["--id=x", "--local=:1"], "option --local not recognized"),
         (rtc_host.Options, ["--id=x", "--protocol=sctp"], "flag --protocol: 'sctp' is not one of tcp, udp"),
@@ -81,17 +81,17 @@ class TestFileErrors:
         (
             rtc_host.Options,
             ["--id=x", "--reconnect-min=40"],
-            "flag --reconnect-min: 40 is too much; it must be at most --reconnect-max, which is 30",
+            "flag --reconnect-min: 40 is too high; it must be at most --reconnect-max, which is 30",
         ),
         (
             rtc_host.Options,
             ["--id=x", "--initial-credit=5M"],
-            "flag --initial-credit: 5M is too much; it must be at most --max-window, which is 4M",
+            "flag --initial-credit: 5M is too high; it must be at most --max-window, which is 4M",
         ),
         (
             rtc_host.Options,
             ["--id=x", "--peer-buffer=1K"],
-            "flag --peer-buffer: 1K is too little; it must be at least --initial-credit, which is 64K",
+            "flag --peer-buffer: 1K is too low; it must be at least --initial-credit, which is 64K",
         ),
         (
             rtc_host.Options,
@@ -106,17 +106,17 @@ class TestFileErrors:
         (
             rtc_host.Options,
             ["--id=x", "--turn-server=turn:h", "--turn-credential=x", "--turn-secret=y"],
-            "flag --turn-secret: excludes --turn-credential; keep one of them",
+            "flag --turn-secret: cannot be combined with --turn-credential; keep one of them",
         ),
         (
             rtc_host.Options,
             ["--id=x", "--turn-user=x"],
-            "flag --turn-user: says nothing without a server; add --turn-server turn:host:3478",
+            "flag --turn-user: has no effect without a server; add --turn-server turn:host:3478",
         ),
         (
             rtc_host.Options,
             ["--id=x", "--ca-file=ca.pem"],
-            "flag --ca-file: says nothing without TLS, and --signal is ws://localhost:8080; write wss://",
+            "flag --ca-file: has no effect without TLS, and --signal is ws://localhost:8080; write wss://",
         ),
         (
             rtc_host.Options,

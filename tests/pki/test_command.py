@@ -208,8 +208,8 @@ def test_no_key_on_a_terminal(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("", "rtunnel: say what to do: pki; --help tells more"),
-        ("pki", "rtunnel pki: say what to do: init, client, bundle, import, show, renew, revoke; --help tells more"),
+        ("", "rtunnel: name a command: pki; see --help"),
+        ("pki", "rtunnel pki: name a command: init, client, bundle, import, show, renew, revoke; see --help"),
         ("pkl", "rtunnel: 'pkl' is not a command; did you mean 'pki'?"),
         ("pki ini", "rtunnel pki: 'ini' is not a command; did you mean 'init'?"),
         ("pki --foo", "rtunnel pki: option --foo not recognized"),
@@ -232,7 +232,7 @@ def test_no_key_on_a_terminal(run: Run, tmp_path: Path) -> None:
         ("pki init --name a --group nobody-here", "rtunnel pki init: --group: this machine has no group 'nobody-here'"),
         ("pki init --name a --dir=", "rtunnel pki init: --dir is empty; name a directory"),
         ("pki client", "rtunnel pki client: the client's name is missing"),
-        ("pki client a b", "rtunnel pki client: the client's name is given once, not also 'b'"),
+        ("pki client a b", "rtunnel pki client: the client's name is given once; remove 'b'"),
         ("pki client a", "rtunnel pki client: there is no CA in {pki}; make one with 'rtunnel pki init'"),
         ("pki client ../a", "rtunnel pki client: '../a' cannot name a client"),
         ("pki bundle a", "rtunnel pki bundle: name the file to write: -o FILE"),

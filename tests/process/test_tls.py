@@ -233,7 +233,7 @@ def test_stopped_in_the_middle_of_much(start_tls: Start, serve: Callable[..., Se
     ("arguments", "message"),
     [
         (["--tls"], r"/empty/server.crt cannot be read: No such file or directory; make one with `rtunnel pki init`"),
-        (["--tls-cert=x"], "flag --tls-cert: says nothing without TLS; add --tls"),
+        (["--tls-cert=x"], "flag --tls-cert: has no effect without TLS; add --tls"),
     ],
 )
 def test_wrong_settings_are_one_line(arguments: list[str], message: str, twistd: Twistds, tmp_path: Path) -> None:
