@@ -64,7 +64,7 @@ def test_clients_file(clients: Any) -> None:
         ("a: {token: correct-horse}\nb: {token: correct-horse}", "'b': key 'token': is a token that occurs twice"),
         ("'*': {token: correct-horse}", "key 'token': cannot be everybody's"),
         ("8000: {}", "8000 is not a name; put it in quotes"),
-        ("a: {}\na: {}", "key 'a' is there twice; keep one"),
+        ("a: {}\na: {}", "key 'a' occurs twice; keep one"),
     ],
 )
 def test_wrong_clients_file(text: str, problem: str, clients: Any) -> None:
