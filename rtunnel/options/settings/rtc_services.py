@@ -111,7 +111,7 @@ def _forward_from_mapping(entry: Entry) -> ForwardSettings:
 def _name(name: str) -> str:
     if not re.fullmatch(rf"[A-Za-z0-9._-]{{1,{_NAME_LENGTH}}}", name):
         raise ConfigError(
-            f"{shown(name)} is not a service name; use up to {_NAME_LENGTH} letters, digits, dots, dashes and underscores"
+            f"{shown(name)} is not a service name; use up to {_NAME_LENGTH} letters, digits, dots, dashes, underscores"
         )
     return name
 
