@@ -1,8 +1,9 @@
 """Tell what a connection is from its first bytes (docs/wire.rst, "The wrong port" and "Data connections").
 
     link            a frame whose length is within bounds
-    data connection a whole ATTACH with nothing after it TLS, HTTP, SSH, a PROXY header unknown         anything else:
-    as a frame it would be longer than any that is accepted
+    data connection a whole ATTACH with nothing after it
+    TLS, HTTP, SSH, a PROXY header
+    unknown         anything else: as a frame it would be longer than any that is accepted
 
 Every frame begins with nine bytes (type, conn_id, length), so nine bytes tell all of these apart: in text, the length
 field is letters, which mean half a gigabyte or more. Two bytes identify a TLS record; read as a frame, they would be

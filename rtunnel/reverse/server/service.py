@@ -1,10 +1,10 @@
 """``rtunnel-server``: many clients on a control port, their visitors on public ports.
 
     TunnelServer
-     +-- control port     its Door classifies connections; a ServerSession for each link +-- guard            looks at
-     certificates and the clients file once a second +-- shared port      visitors for any client that serves port 0
-     (only with --public-listen) +-- idle visitors    closes visitors that are silent for too long (only with
-     --visitor-idle)
+     +-- control port     its Door classifies connections; a ServerSession for each link
+     +-- guard            checks certificates and the clients file once a second
+     +-- shared port      visitors for any client that serves port 0 (only with --public-listen)
+     +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
 
 Ports that clients ask for come and go with them, in ``PublicPorts``.
 """

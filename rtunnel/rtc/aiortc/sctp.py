@@ -4,9 +4,9 @@ This subclass overrides private methods of aiortc's ``RTCSctpTransport``. Its pu
 no priorities, and a hostile peer makes its assertions fail. The differences:
 
 - Nothing is queued ahead: when the association can send, it asks its user for more (:meth:`AssociationUser.has_room`).
-- Messages on unreliable channels, and those that open channels, go before messages on reliable channels. - The receive
-window is enforced, and shrinks by bytes that wait for a reader. - Whatever a peer sends ends as an event of a channel,
-or as one call of :meth:`AssociationUser.association_broken`.
+- Messages on unreliable channels, and those that open channels, go before messages on reliable channels.
+- The receive window is enforced, and shrinks by bytes that wait for a reader.
+- Whatever a peer sends ends as an event of a channel, or as one call of :meth:`AssociationUser.association_broken`.
 """
 
 from __future__ import annotations
