@@ -84,7 +84,7 @@ def test_another_name_or_another_ca_has_to_be_asked_for(store: Store, elsewhere:
     operations.add_client(other, "laptop")
     unpack.unpack(elsewhere, arrived(store, "laptop"))
     before = tree(elsewhere.directory)
-    with pytest.raises(PkiError, match="is that of 'laptop'; name another --dir"):
+    with pytest.raises(PkiError, match="belongs to 'laptop'; name another --dir"):
         unpack.unpack(elsewhere, arrived(store, "phone"))
     with pytest.raises(PkiError, match="is not the CA of the bundle"):
         unpack.unpack(elsewhere, arrived(other, "laptop"))

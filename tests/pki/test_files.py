@@ -66,7 +66,7 @@ def test_a_group_is_let_in(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_a_directory(tmp_path: Path) -> None:
     (tmp_path / "pki").write_text("")
-    with pytest.raises(PkiError, match="is there already"):
+    with pytest.raises(PkiError, match="already exists"):
         make_directory(tmp_path / "pki")
     with pytest.raises(PkiError, match="not a directory"):
         make_directory(tmp_path / "pki" / "clients")
@@ -175,7 +175,7 @@ def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mon
     publish([Draft(tmp_path / "key", b"k", PRIVATE)])
     assert tree(tmp_path) == {"key": b"k"}
     assert mode(tmp_path / "key") == 0o600
-    with pytest.raises(PkiError, match="is there already"):
+    with pytest.raises(PkiError, match="already exists"):
         publish([Draft(tmp_path / "crt", b"c", PUBLIC), Draft(tmp_path / "key", b"l", PRIVATE)])
     assert tree(tmp_path) == {"key": b"k"}
 

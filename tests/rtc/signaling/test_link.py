@@ -212,7 +212,7 @@ async def test_a_flood_of_nonsense_is_few_lines(world: World) -> None:
         server.peers[0].sendMessage(b"nonsense")
     server.peers[0].sendMessage(encode_signal(Signal("error", "the end")))
     await world.until(lambda: user.signals, "the last message")
-    assert world.lines.text.count("cannot be understood") == 20
+    assert world.lines.text.count("sent an invalid message") == 20
 
 
 @pytest.mark.parametrize("piece", [None, 1000], ids=["whole", "in pieces"])
