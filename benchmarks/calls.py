@@ -1,11 +1,11 @@
-"""How many Python functions of ours one new visitor costs, at both ends of the reverse tunnel together.
+"""Count the calls of this package's functions that one new visitor costs, at both ends of the reverse tunnel together.
 
     python -m benchmarks.calls
 
 Server, client, service and visitors share this process. A visitor connects, sends a byte, gets it back and leaves; the
-next one comes when all of its work is done, refilling the pool included. Calls are counted by ``sys.setprofile``, those
-of functions inside ``rtunnel/`` only, and divided by the number of visitors. Unlike a time, such a count is the same on
-every machine and in every run, so it shows what a change of the code does.
+next one comes when all of its work is done, refilling the pool included. ``sys.setprofile`` counts the calls of
+functions inside ``rtunnel/``, which are then divided by the number of visitors. Unlike a time, such a count is the same
+on every machine and in every run, so it shows the effect of a change.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.limits import LinkLimits
 
 HOST = "127.0.0.1"
-#: Visitors before the count begins, and in it.
+#: How many visitors come before the count begins, and how many are counted.
 WARM_UP, COUNTED = 20, 200
-#: No PING, and no look at anything by time, falls into the count.
+#: So long that no PING or time-out falls into the count.
 LIMITS = LinkLimits(keepalive_interval=600.0, dead_after=1800.0)
 CARRIERS = {"data connection": "direct", "link": "mux"}
 _OURS = str(Path(rtunnel.__file__).parent) + os.sep
@@ -93,7 +93,7 @@ async def _visit(reactor: Any, port: int, calls: Counter[str]) -> None:
     with counted(calls):
         visitor: Any = await TCP4ClientEndpoint(reactor, HOST, port).connect(Factory.forProtocol(_Visitor))
         await visitor.answer
-        # What waits for more visitors is ready again.
+        # The pool is full again.
         await _settle(reactor)
     visitor.transport.loseConnection()
     await visitor.gone
@@ -101,10 +101,10 @@ async def _visit(reactor: Any, port: int, calls: Counter[str]) -> None:
 
 
 async def calls_of_a_visitor(reactor: Any, plane: str, tls: tuple[TlsSettings, TlsSettings] | None) -> Counter[str]:
-    """How often a visitor makes each function run, *COUNTED* times over.
+    """Return how often each function is called for :data:`COUNTED` visitors.
 
-    :param plane: ``direct`` or ``mux``, see :data:`~rtunnel.reverse.settings.DATA_PLANES`.
-    :param tls: of the server and of the client.
+    :param plane: ``direct`` or ``mux``; see :data:`~rtunnel.reverse.settings.DATA_PLANES`.
+    :param tls: the TLS settings of the server and of the client; None: no TLS.
     """
     control, public = free_ports(2)
     at_server, at_client = tls or (None, None)

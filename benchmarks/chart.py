@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.table import DIRECT, times, to_direct
 
 WIDTH, MARGIN, BAR, GAP, LABEL = 920, 20, 12, 18, 36
-#: Bars are cut at this ratio, with the figure beside them, so that one bad figure does not flatten all others.
+#: Bars are cut off at this ratio, with the figure beside them, so that one bad figure does not flatten all others.
 LONGEST = 10.0
 COLOURS = {
     "rtunnel": "#1f6feb",

@@ -1,4 +1,4 @@
-"""What processes cost in CPU time and memory, read from Linux's ``/proc``."""
+"""The CPU time and memory of processes, read from Linux's ``/proc``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
 def stat(pid: int) -> list[str]:
-    """Return the fields of ``/proc/PID/stat`` from the state (field 3) on; none if the process has ended."""
+    """Return the fields of ``/proc/PID/stat`` from the state (field 3) on; an empty list if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -78,7 +78,7 @@ def visitors(port: int, count: int) -> Iterator[socket.socket]:
 def memory_per_visitor(port: int, pids: Iterable[int], count: int) -> float:
     """Return how many bytes of memory these processes need for each of *count* idle visitors.
 
-    Start the processes for this alone: they would reuse memory that they have freed before, which would not show.
+    Start fresh processes for this: memory that they reuse after freeing it would not show.
     """
     for connection in visitors(port, WARM_UP):
         connection.close()

@@ -32,7 +32,7 @@ http {{
 """
 #: How many seconds longer than its load a load program may take.
 GRACE = 20.0
-#: How many seconds iperf3's server may take to finish the test before.
+#: How many seconds iperf3's server may take to finish the previous test.
 BUSY = 10.0
 
 
@@ -41,7 +41,7 @@ class Failed(Exception):
 
 
 class Busy(Failed):
-    """iperf3's server still reads what the test before has sent."""
+    """iperf3's server is still reading what the previous test has sent."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def find(program: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return *count* different ports that are free now."""
+    """Return *count* different ports that are currently free."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -120,7 +120,7 @@ def running(argv: Sequence[str], log: Path) -> Iterator[int]:
 def wait_for(port: int, log: Path) -> None:
     """Wait until *port* accepts connections.
 
-    :raises Failed: it did not accept in time; the message contains *log*.
+    :raises Failed: it did not accept in time; the message contains the content of *log*.
     """
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -190,7 +190,7 @@ def parse_wrk(report: str) -> Answers:
 
 
 def throughput(seconds: float, *options: str) -> Callable[[int], Transfer]:
-    """Return a function that measures the throughput through a port with iperf3 for so many *seconds*."""
+    """Return a function that measures the throughput through a port with iperf3 for that many *seconds*."""
 
     def measure(port: int) -> Transfer:
         argv = [find("iperf3"), "-c", "127.0.0.1", "-p", str(port), "-t", f"{seconds:g}", "-J", *options]
@@ -207,7 +207,7 @@ def throughput(seconds: float, *options: str) -> Callable[[int], Transfer]:
 
 
 def requests(seconds: float, connections: int, script: Path | None = None) -> Callable[[int], Answers]:
-    """Return a function that makes requests through a port with wrk, for so many *seconds*."""
+    """Return a function that makes requests through a port with wrk for that many *seconds*."""
 
     def measure(port: int) -> Answers:
         argv = [find("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}", "--latency"]

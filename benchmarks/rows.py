@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """What a measurement is given.
 
     :ivar way: a running way to the services.
     :ivar fresh: starts another way of the same kind, which has carried nothing yet.
@@ -87,7 +87,7 @@ def memory(case: Case) -> tuple[float | None, ...]:
 
 
 def measurements(seconds: float, directory: Path) -> list[Measurement]:
-    """Return all measurements of a way. Each load lasts for so many *seconds*."""
+    """Return all measurements of a way. Each load lasts for that many *seconds*."""
     close = directory / "close.lua"
     close.write_text(WRK_CLOSE)
     return [

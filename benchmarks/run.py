@@ -3,8 +3,8 @@
     python -m benchmarks.run [--quick] [--seconds 3] [--rounds 3] [--only throughput] [--json results/last.json]
 
 Everything runs on this machine, over loopback: iperf3's server and nginx as the services, both ends of each tunnel, and
-the programs that make the load. All share the same cores, so a figure says little by itself. Its ratio to the direct
-figure of the same round says much.
+the programs that make the load. All share the same cores, so a figure by itself means little; its ratio to the direct
+figure of the same round means more.
 """
 
 from __future__ import annotations

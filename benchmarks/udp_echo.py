@@ -3,7 +3,7 @@
     python benchmarks/udp_echo.py serve PORT         echo every packet, until the process is ended
     python benchmarks/udp_echo.py ask PORT SECONDS   print how many came back in a second
 
-:data:`WINDOW` packets are on their way at a time. After :data:`PATIENCE` seconds without one, all count as lost.
+:data:`WINDOW` packets are in flight at a time. After :data:`PATIENCE` seconds without one, all count as lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PATIENCE = 0.2
 
 
 def serve(port: int) -> None:
-    """Echo packets for ever."""
+    """Echo packets forever."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", port))
         while True:

@@ -90,7 +90,7 @@ def make_certificates(directory: Path) -> None:
 
 
 def rtunnel(*options: str) -> Callable[[Path, Way], AbstractContextManager[Way]]:
-    """Return what runs this package's server and client, both with *options*."""
+    """Return a function that runs this package's server and client, both with *options*."""
 
     @contextmanager
     def opened(directory: Path, services: Way) -> Iterator[Way]:
@@ -196,6 +196,6 @@ COLUMNS = (
 
 @contextmanager
 def fresh(column: Column, directory: Path, services: Way) -> Iterator[Way]:
-    """Start a new way in a directory of its own."""
+    """Start a new way in its own directory."""
     with column.open(Path(tempfile.mkdtemp(prefix=f"{column.key}-", dir=directory)), services) as way:
         yield way

@@ -1,4 +1,4 @@
-"""What ``make demo`` runs: a web page through both tunnels, by real processes, all on this machine.
+"""What ``make demo`` runs: fetch a web page through both tunnels, with real processes, all on this machine.
 
 A web server (nginx if it is installed, otherwise Twisted's) listens on a loopback port. The demo fetches its page from
 the public port of an rtunnel-server, and then from the local port of an rtc-client. It prints each command, so that you
@@ -70,7 +70,7 @@ def find(program: str) -> str | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return *count* different ports that are free now."""
+    """Return *count* different ports that are currently free."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -219,7 +219,7 @@ def webrtc_tunnel(plugin: Plugin, web: int, signaling: int, local: int, token: s
     signal_server = plugin("rtc-signal", "--addr", f"127.0.0.1:{signaling}")
     wait_until(lambda: "listening" in signal_server.output, "the signaling server listens", signal_server)
 
-    # On one machine there is no need for a STUN server, and loopback will do.
+    # On one machine no STUN server is needed, and loopback will do.
     here = ("--signal", f"ws://127.0.0.1:{signaling}", "--stun-server", "", "--ice-interface", "127.0.0.1")
     say("2. The private end, under the name 'demo':")
     host = plugin("rtc-host", "--id", "demo", "--remote", f"127.0.0.1:{web}", *here)
@@ -237,7 +237,7 @@ def webrtc_tunnel(plugin: Plugin, web: int, signaling: int, local: int, token: s
 
 
 def visit(port: int, token: str, *needed: Child) -> None:
-    """Fetch the page from *port*, waiting until it is there."""
+    """Fetch the page from *port*, waiting until it comes."""
     url = f"http://127.0.0.1:{port}/"
     say(f"  $ curl {url}")
     pages: list[str] = []
@@ -249,11 +249,11 @@ def visit(port: int, token: str, *needed: Child) -> None:
     wait_until(page_came, "the page comes through the tunnel", *needed)
     say(f"    {pages[-1].strip()}")
     if token not in pages[-1]:
-        raise DemoError("that is not the page that the web server has")
+        raise DemoError("that is not the web server's page")
 
 
 def go_down(port: int, *children: Child) -> None:
-    """End the processes, one after the other, and check that nobody listens on *port* any more."""
+    """End the processes, one after the other, and check that nothing listens on *port* any more."""
     for child in children:
         code = child.terminate()
         say(f"    {child.name}: exit code {code}")
@@ -265,7 +265,7 @@ def go_down(port: int, *children: Child) -> None:
 
 @contextmanager
 def workplace() -> Iterator[tuple[Path, list[Child]]]:
-    """Yield a directory and a list of processes. Both are gone when the demo is over, however it ends."""
+    """Yield a directory and a list of processes. Remove and end them when the demo is over, however it ends."""
     children: list[Child] = []
     with tempfile.TemporaryDirectory(prefix="rtunnel-demo-") as name:
         try:

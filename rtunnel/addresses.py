@@ -1,6 +1,6 @@
 """Addresses and port ranges as operators write them.
 
-There are two notations, which can be told apart by their text: the short forms of the reference programs::
+There are two notations: the short forms of the reference programs::
 
     PORT | :PORT | HOST:PORT | IPv4:PORT | [IPv6]:PORT
 
@@ -9,7 +9,7 @@ and Twisted's endpoint strings, with ``\\`` before a literal ``:``, ``=`` or ``\
     tcp:7000:interface=127.0.0.1    tcp6:7000    unix:/run/x.sock:mode=660    systemd:domain=INET:index=0
     tcp:host:80                     unix:/run/x.sock                                       (to dial)
 
-Both become one canonical endpoint string. Everything is checked here, before anything listens or dials; an error is a
+Both become one canonical endpoint string. Everything is checked here, before anything listens or dials. An error is a
 :class:`~rtunnel.errors.ConfigError` that says what to write instead.
 """
 
@@ -53,7 +53,7 @@ BACKLOG = 1024
 
 @implementer(IReactorPluggableNameResolver)
 class _NoReactor:
-    """Stands in for the reactor when an endpoint is built only to see whether it can be."""
+    """Stands in for the reactor when an endpoint is built only to see whether that works."""
 
     nameResolver: Any = None
 
@@ -64,7 +64,7 @@ class _NoReactor:
 @implementer(IStreamClientEndpoint)
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """An endpoint whose timeout covers the look-up of the name too."""
+    """An endpoint whose time-out covers the look-up of the name too."""
 
     endpoint: IStreamClientEndpoint
     seconds: float
@@ -81,8 +81,8 @@ class _Timed:
 class ListenAddress:
     """Where to accept connections.
 
-    :ivar text: as the operator wrote it.
-    :ivar description: the same as a Twisted server endpoint string. Only this counts when two addresses are compared.
+    :ivar text: the address as the operator wrote it.
+    :ivar description: the same as a Twisted server endpoint string. Comparisons use only this.
     """
 
     text: str = field(compare=False)
@@ -92,7 +92,7 @@ class ListenAddress:
     def parse(cls, text: str) -> Self:
         """Read an address to listen on; port 0 is any free port, ``[::]:7000`` is every address of both families.
 
-        :raises ConfigError: it could not be listened on by any machine.
+        :raises ConfigError: no machine could listen on it.
         """
         text = text.strip()
         kind = endpoint_kind(text, LISTEN_FORMS, server=True)
@@ -125,7 +125,7 @@ class ListenAddress:
 class DialAddress:
     """Where to connect to.
 
-    :ivar text: as the operator wrote it.
+    :ivar text: the address as the operator wrote it.
     :ivar description: the same as a Twisted client endpoint string.
     :ivar host: name or IP address; None if the endpoint has none.
     :ivar port: 1 to 65535; None if the endpoint has none.
@@ -138,7 +138,7 @@ class DialAddress:
 
     @classmethod
     def parse(cls, text: str, example_port: int = 80) -> Self:
-        """Read an address to dial; without a host it is 127.0.0.1.
+        """Read an address to dial. Without a host, the host is 127.0.0.1.
 
         :param example_port: the port that an error message suggests if the port is missing.
         :raises ConfigError: it could not be dialled in any network.
@@ -177,7 +177,7 @@ class DialAddress:
             if is_ipv6(self.host):
                 build = TCP6ClientEndpoint
             elif is_ipv4(self.host) or "_" in self.host:
-                # HostnameEndpoint refuses names with an underscore, which container networks are full of.
+                # HostnameEndpoint refuses names with an underscore, which are common in container networks.
                 build = TCP4ClientEndpoint
             else:
                 build = HostnameEndpoint
@@ -188,7 +188,7 @@ class DialAddress:
         return endpoint
 
     def socket_address(self) -> tuple[int, Any] | None:
-        """Return family and address of the socket to dial, or None if it takes the endpoint to connect."""
+        """Return family and address of the socket to dial, or None if only the endpoint can connect."""
         positional, named = split_description(self.description)
         if named.keys() - {"host", "port"}:
             return None
@@ -215,7 +215,7 @@ class PortRanges:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ports and ranges of ports between commas; ``none`` is the empty set.
+        """Read comma-separated ports and ranges of ports; ``none`` is the empty set.
 
         :raises ConfigError: a part is neither a port from 1 to 65535 nor a range of such ports.
         """
@@ -277,7 +277,7 @@ def host_and_port(text: str, forms: str, example_port: int, lowest: int) -> tupl
 
 
 def _attempt(build: Any, text: str, forms: str) -> None:
-    """Build an endpoint without a reactor, to find what else Twisted or a plugin says is wrong."""
+    """Build an endpoint without a reactor, to find errors that only Twisted or a plugin notices."""
     try:
         build(_NoReactor())
     except ConfigError:

@@ -1,6 +1,6 @@
-"""Coercions: they turn what an operator wrote into a value of the right type, within its bounds.
+"""Coercions: turn what an operator wrote into a value of the right type, within its bounds.
 
-A coercion takes text (from a flag or an environment variable) or what YAML made of it. It returns the value or raises
+A coercion takes text (from a flag or an environment variable) or any YAML value. It returns the value or raises
 :class:`~rtunnel.errors.ConfigError`; the caller adds where the value came from.
 """
 
@@ -16,7 +16,7 @@ from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.endpoint_strings import ip_address, suggestion
 from rtunnel.errors import ConfigError
 
-#: The longest time that is accepted. epoll cannot wait longer than about 24 days.
+#: The longest time that is accepted, in seconds. epoll cannot wait longer than about 24 days.
 MAX_SECONDS = 1_000_000.0
 
 _TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -24,7 +24,7 @@ _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def shown(value: object) -> str:
-    """Return a value as an error message shows it to whoever wrote it."""
+    """Return a value as an error message shows it."""
     if isinstance(value, str):
         return f"'{value}'"
     try:
@@ -46,7 +46,7 @@ def text(value: object) -> str:
 
 
 def joined(value: object) -> str:
-    """Read text, or a list of texts as one text with commas between.
+    """Read text, or a list of texts as one comma-separated text.
 
     :raises ConfigError: a text is empty, or not a single value.
     """
@@ -185,13 +185,11 @@ def path(value: object) -> Path:
     try:
         return Path(name).expanduser().absolute()
     except RuntimeError:
-        raise ConfigError(
-            f"'{name}' begins with ~, and there is no such home directory; write the whole path"
-        ) from None
+        raise ConfigError(f"'{name}' begins with ~, and there is no such home directory; write the full path") from None
 
 
 def optional(coerce: Callable[[object], object], absent: object) -> Callable[[object], object]:
-    """Return a coercion that also takes empty text, which the reference programs read as "not given"."""
+    """Return a coercion that also accepts empty text, which the reference programs read as "not given"."""
 
     def coerce_unless_empty(value: object) -> object:
         return absent if isinstance(value, str) and not value.strip() else coerce(value)

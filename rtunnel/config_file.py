@@ -1,6 +1,6 @@
 """Configuration files: YAML, or JSON if the name ends in ``.json``.
 
-YAML here is what most people believe it to be: decimal numbers, ``true`` and ``false`` in their usual spellings, and
+YAML is read as most people believe it works: decimal numbers, ``true`` and ``false`` in their usual spellings, and
 text. ``8080:22`` is text and not a number in base 60, ``0700`` is not octal, ``2026-11-22`` is not a date, and a
 duplicate key is an error.
 """
@@ -40,7 +40,7 @@ def read_config_file(path: str) -> ConfigFile:
 
 
 def load_file(path: str) -> object:
-    """Parse a file of YAML or JSON, whatever it holds.
+    """Parse a YAML or JSON file with any content.
 
     :raises ConfigError: it cannot be read, or is neither YAML nor JSON.
     """
@@ -92,7 +92,7 @@ class _Loader(yaml.SafeLoader):
             for key_node, _ in node.value:
                 if key_node.value in seen if isinstance(key_node, yaml.ScalarNode) else False:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"key '{key_node.value}' is there twice; keep one", key_node.start_mark
+                        None, None, f"key '{key_node.value}' occurs twice; keep one", key_node.start_mark
                     )
                 if isinstance(key_node, yaml.ScalarNode):
                     seen.add(key_node.value)
@@ -132,7 +132,7 @@ def _parse_json(content: str, path: str) -> object:
         if len(mapping) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise ConfigError(f"{path}: key '{twice}' is there twice; keep one")
+            raise ConfigError(f"{path}: key '{twice}' occurs twice; keep one")
         return mapping
 
     try:

@@ -2,8 +2,8 @@
 
     KIND [":" VALUE]... [":" NAME "=" VALUE]...         with "\\" before a literal ":", "=" or "\\"
 
-Twisted notices most errors in these only when it listens or dials, and reports them in terms of Python. Here the
-arguments of Twisted's own kinds are checked one by one; of the kinds that plugins add, only the name is checked.
+Twisted notices most errors in these only when it listens or dials, and reports them in Python's terms. This module
+checks each argument of Twisted's own kinds of endpoint; of the kinds that plugins add, only the name.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def join_description(positional: Sequence[str], named: Mapping[str, str]) -> str
 def port_number(text: str, whole: str, lowest: int, forms: str) -> int:
     """Read a port from *lowest* to 65535.
 
-    :param whole: the address that the port is from, for an error message.
+    :param whole: the whole address, for an error message.
     :param forms: what the error message tells the operator to write.
     :raises ConfigError: it is not such a port.
     """
@@ -158,9 +158,9 @@ def port_number(text: str, whole: str, lowest: int, forms: str) -> int:
 
 
 def host_name(host: str, text: str) -> str:
-    """Check a host name, which may be international, or an IPv4 address, and return it.
+    """Check and return a host name, which may be international, or an IPv4 address.
 
-    :param text: the address that it is from, for an error message.
+    :param text: the whole address, for an error message.
     :raises ConfigError: it is neither.
     """
     if re.fullmatch(r"[0-9.]+", host):
@@ -191,7 +191,7 @@ def ip_address(text: str) -> str:
 
 
 def is_ipv4(text: str) -> bool:
-    """Return whether this is an IPv4 address."""
+    """Return whether *text* is an IPv4 address."""
     try:
         ipaddress.IPv4Address(text)
     except ValueError:
@@ -200,7 +200,7 @@ def is_ipv4(text: str) -> bool:
 
 
 def is_ipv6(text: str) -> bool:
-    """Return whether this is an IPv6 address, without brackets."""
+    """Return whether *text* is an IPv6 address, without brackets."""
     try:
         ipaddress.IPv6Address(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The errors of this package, in two families: those of the operator, and those of the peer.
+"""The errors of this package, in two families: mistakes of the operator, and faults of the peer.
 
-The docstring of an error says what it means to whoever reads the log. The errors of a peer, and the reasons for which
-streams and tunnels end, carry the ``code`` that travels in an ERROR frame (docs/wire.rst).
+The docstring of an error says what it means in the log. The faults of a peer, and the reasons for which streams and
+tunnels end, carry the ``code`` of an ERROR frame (docs/wire.rst).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Code(StrEnum):
     STALLED = "stalled"
     #: The same client reconnected over another link.
     TAKEN_OVER = "taken-over"
-    #: The sender is shutting down, or gives this tunnel up.
+    #: The sender is shutting down, or gives up this tunnel.
     SHUTTING_DOWN = "shutting-down"
     #: Nothing was heard from the peer for too long.
     TIMEOUT = "timeout"
@@ -79,7 +79,7 @@ class PeerError(RtunnelError):
 
 
 class FrameTooLarge(PeerError):
-    """A frame is longer than the limit: the peer speaks another protocol, or attacks."""
+    """A frame is longer than the limit: the peer speaks another protocol, or is an attacker."""
 
 
 class BadSignal(PeerError):
@@ -91,13 +91,13 @@ class BadDescription(PeerError):
 
 
 class TooMuchWaiting(PeerError):
-    """The peer makes this end send answers, and does not read them."""
+    """The peer makes this end send answers but does not read them."""
 
     code = Code.LIMIT
 
 
 class TlsFailed(PeerError):
-    """A connection has no TLS or not the required TLS, or the certificate of its other end is not accepted."""
+    """A connection lacks TLS or the required kind of TLS, or the certificate of its other end is not accepted."""
 
     code = Code.UNAUTHORIZED
 

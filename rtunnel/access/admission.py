@@ -1,8 +1,7 @@
-"""Who may use the server, and for what: asked when a client says HELLO, for each tunnel, and for each visitor.
+"""Decide who may use the server, and for what: at HELLO, for each tunnel, and for each visitor.
 
-Facts go in, a decision comes out. Nothing is decided once and kept: the rights are looked up by the client's name
-whenever it wants something, so a change of the clients file counts from then on, and what a client has and may no
-longer have is taken away.
+Facts go in, a decision comes out. No decision is kept: the rights are looked up by the client's name each time, so a
+change of the clients file takes effect at once, and a client loses what it may no longer have.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ _EVERYTHING = Rights()
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a client has shown of itself.
+    """The facts about a client that admission depends on.
 
-    :ivar certificate: the name in its certificate, empty if there is none in it; None: it has no certificate.
-    :ivar token: from its HELLO.
-    :ivar is_local: it is on this machine.
+    :ivar certificate: the name in its certificate, empty if the certificate has no usable name; None: no certificate.
+    :ivar token: the token in its HELLO, or None.
+    :ivar is_local: the client is on this machine.
     """
 
     certificate: str | None
@@ -38,8 +37,8 @@ class Claim:
 class Decision:
     """Whether a client may stay.
 
-    :ivar name: by which the operator says what it may do; empty where nothing tells it.
-    :ivar why_not: why the client must be refused; None: it may stay.
+    :ivar name: the client's name, to which the operator gives rights; empty if unknown.
+    :ivar why_not: why the client must be refused; None if it may stay.
     """
 
     name: str
@@ -48,10 +47,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionSettings:
-    """What the operator decided.
+    """The operator's settings of admission.
 
-    :ivar clients: the file with the rights; None: everybody who is let in may do all that the server's options allow.
-    :ivar tokens: of which each link must bring one, where there are any.
+    :ivar clients: the file with the rights; None: every admitted client may do all that the server's options allow.
+    :ivar tokens: if there are any, each link must present one of them.
     :ivar token_over_plain_tcp: whether a token may come over a network without TLS.
     """
 
@@ -75,9 +74,9 @@ class Admission:
     # The file
 
     def refresh(self) -> bool:
-        """Read the clients file again if it has changed; return whether it says something else now.
+        """Read the clients file again if it has changed. Return whether its content differs.
 
-        :raises ConfigError: it cannot be used, and the rights stay as they were; raised once for each change.
+        :raises ConfigError: the file cannot be used, and the rights stay as they were; raised once for each change.
         """
         if self._file is None or not self._file.refresh():
             return False
@@ -96,13 +95,13 @@ class Admission:
         return not self._tokens and (self._clients is None or self._clients.rights_of("") is not None)
 
     def needs_hello(self, *, has_certificate: bool) -> bool:
-        """Whether a client must say HELLO, because only HELLO can tell who it is."""
+        """Return whether a client must say HELLO, because only HELLO can identify it."""
         if has_certificate:
             return bool(self._settings.tokens)
         return self._clients is not None or bool(self._settings.tokens)
 
     def decide(self, claim: Claim) -> Decision:
-        """Decide about a client that has said HELLO, or never will."""
+        """Decide whether a client may stay, once it has said HELLO or will not say it."""
         name = claim.certificate or ""
         if claim.certificate is not None:
             wanted = list(self._settings.tokens)
@@ -130,9 +129,9 @@ class Admission:
         return _EVERYTHING if self._clients is None else self._clients.rights_of(name)
 
     def check_tunnel(self, name: str, public: Public, tunnels: int) -> None:
-        """See whether the client *name* may have its tunnels, of which one is at *public*.
+        """Check whether the client *name* may have its tunnels, one of which is at *public*.
 
-        :param tunnels: how many it has together with this one, over all its links.
+        :param tunnels: how many it has over all its links, this one included.
         :raises Refused: it may not.
         """
         rights = self._rights_for(name, public)
@@ -140,7 +139,7 @@ class Admission:
             raise Refused(Code.LIMIT, f"this client may have {rights.tunnels} tunnels")
 
     def check_stream(self, name: str, public: Public, streams: int) -> None:
-        """See whether the client *name* may serve one more visitor of *public*.
+        """Check whether the client *name* may serve one more visitor of *public*.
 
         :param streams: how many it serves now, over all its links.
         :raises Refused: it may not.

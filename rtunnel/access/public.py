@@ -1,4 +1,4 @@
-"""What a client can ask the server to publish its service at."""
+"""Where a client can ask the server to publish its service."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Public:
-    """A public port of the client's own, or the shared public port.
+    """A public port for one client, or the shared public port.
 
-    :ivar port: its number; None: the shared port.
+    :ivar port: the port's number; None: the shared port.
     """
 
     port: int | None = None

@@ -8,7 +8,7 @@ The file is a mapping from names to rights::
       streams: 100
       shared: false             # may it serve the shared public port; true without this key
     phone:
-      token: 4f7a...            # proves, on a link without certificate, that it is this client
+      token: 4f7a...            # identifies this client on a link without a certificate
     "*": {ports: none}          # every other client; without this entry the others are turned away
 
 A client whose name has no mapping may do all that the server's options allow.

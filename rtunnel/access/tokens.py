@@ -1,7 +1,7 @@
-"""Tokens: secrets by which a peer shows that it may come in, and in the reverse tunnel also who it is.
+"""Tokens: secrets with which a peer proves that it may connect, and in the reverse tunnel also who it is.
 
-Only digests are kept, made with a key that every process draws anew, and every comparison looks at all tokens. So the
-time that it takes tells nothing about any of them.
+Only digests are kept, keyed with a random key for each process, and every comparison looks at all tokens. So its
+duration reveals nothing about any of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from rtunnel.coercions import text
 from rtunnel.errors import ConfigError
 
-#: Characters. HELLO has room for this many, and then some.
+#: The longest token, in characters; HELLO has room for more.
 MAX_TOKEN = 1024
 MIN_TOKEN = 8
 
@@ -26,7 +26,7 @@ _KEY = secrets.token_bytes(32)
 class Token:
     """A token, of which only the digest is kept.
 
-    :ivar name: the client that it belongs to; empty: anybody's.
+    :ivar name: the client that it belongs to; empty if any client may use it.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Token:
 
     @classmethod
     def of(cls, name: str, token: str) -> Token:
-        """Return *token* as one to compare with."""
+        """Make a :class:`Token` from its text."""
         return cls(name, _digest(token))
 
 
@@ -61,17 +61,17 @@ def check_token(value: object) -> str:
     """
     token = text(value)
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError("is not a token: one word of printable ASCII is")
+        raise ConfigError("is not a token, which is one word of printable ASCII")
     if not MIN_TOKEN <= len(token) <= MAX_TOKEN:
         raise ConfigError(
-            f"is not a token: it has {len(token)} letters, and {MIN_TOKEN} to {MAX_TOKEN} are allowed; "
+            f"is not a token: it has {len(token)} characters, and {MIN_TOKEN} to {MAX_TOKEN} are allowed; "
             "`openssl rand -hex 16` makes a good one"
         )
     return token
 
 
 def parse_tokens(value: object) -> tuple[Token, ...]:
-    """Return tokens from a list, or from text with commas between; each may have its client's name and a colon before.
+    """Return tokens from a list or a comma-separated text. Each may be preceded by a client's name and a colon.
 
     :raises ConfigError: one is wrong, or two are the same.
     """
@@ -90,16 +90,16 @@ def parse_tokens(value: object) -> tuple[Token, ...]:
 def add_token(found: list[Token], name: str, value: object) -> None:
     """Append the token of the client *name*.
 
-    :raises ConfigError: it is not a token, or is in *found* already.
+    :raises ConfigError: it is not a token, or is already in *found*.
     """
     token = check_token(value)
     if find_token(found, token) is not None:
-        raise ConfigError("is a token that is there twice; each client needs one of its own")
+        raise ConfigError("is a token that occurs twice; each client needs its own")
     found.append(Token.of(name, token))
 
 
 class BearerTokens:
-    """The Bearer tokens (RFC 6750) that a WebSocket may be opened with; if there are none, nobody needs one."""
+    """The Bearer tokens (RFC 6750) with which a WebSocket may be opened. If there are none, no token is needed."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = [Token.of("", token) for token in tokens]

@@ -1,6 +1,6 @@
-"""Who may open a WebSocket to the signaling server: the origin of its request, and the address that it comes from.
+"""Who may open a WebSocket to the signaling server, by the origin and the address of the request.
 
-What its ``Authorization`` must say is in :class:`rtunnel.access.tokens.BearerTokens`.
+The ``Authorization`` header is checked by :class:`rtunnel.access.tokens.BearerTokens`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def address_prefix(address: IAddress | None) -> str:
-    """Return what the limit of connections counts by: an IPv4 address, or the /64 of an IPv6 address.
+    """Return the key for the limit on connections: an IPv4 address, or the /64 of an IPv6 address.
 
     :returns: text; empty if *address* is not an IP address.
     """

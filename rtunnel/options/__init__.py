@@ -1,1 +1,1 @@
-"""The command lines: settings, the plugins of ``twistd``, ``rtunnel pki``. Only here the global reactor is used."""
+"""The command lines: settings, the ``twistd`` plugins, ``rtunnel pki``. Only this room uses the global reactor."""

@@ -16,9 +16,9 @@ from twisted import copyright
 class BaseOptions(usage.Options):
     """Options whose help is the docstring of the class, with examples at the end."""
 
-    #: Command lines, shown as they are at the end of the help.
+    #: Command lines, shown verbatim at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
-    #: What the help says after the docstring.
+    #: Text that the help adds to the docstring.
     remarks = ""
 
     def opt_version(self) -> None:

@@ -40,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(options, str(error))
     except OSError as error:
         if error.filename:
-            return _complain(options, f"cannot get at {error.filename}: {error.strerror}")
+            return _complain(options, f"cannot access {error.filename}: {error.strerror}")
         # Standard output cannot be written. The interpreter must not flush it again on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # The reader of the pipe has seen enough.
+        # The reader has closed the pipe.
         return 1 if isinstance(error, BrokenPipeError) else _complain(options, f"cannot write: {error.strerror}")
     except KeyboardInterrupt:
         sys.stderr.write("\n")

@@ -14,7 +14,7 @@ from rtunnel.options.base import BaseOptions, option_hint
 
 
 class Verb(BaseOptions):
-    """A command. :meth:`run` does its work, after all options were checked."""
+    """A command. :meth:`run` does its work, once all options have been checked."""
 
     #: What follows the command in the first line of the help.
     synopsis = "[options]"
@@ -96,7 +96,7 @@ class Verbs(Verb):
 
         :raises usage.UsageError: always.
         """
-        raise usage.UsageError(f"say what to do: {', '.join(self._names())}; --help tells more")
+        raise usage.UsageError(f"name a command: {', '.join(self._names())}; see --help")
 
     def run(self) -> None:
         """Run the command of the group that was named."""

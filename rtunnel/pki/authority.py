@@ -29,7 +29,7 @@ from rtunnel.pki.certificates import (
 
 CA_DAYS = 3650
 LEAF_DAYS = 825
-#: How far a peer's clock may be behind ours before a new certificate is not valid yet for it.
+#: How far a peer's clock may be behind ours before it takes a new certificate for not yet valid.
 CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -73,7 +73,7 @@ def make_ca(
 
 
 def renew_ca(ca: Identity, *, days: int = CA_DAYS, now: datetime | None = None) -> Identity:
-    """Return the CA with a new certificate. Its name and key stay, so the certificates that it issued stay valid."""
+    """Return the CA with a new certificate. Its name and key stay, so certificates that it issued stay valid."""
     start, end = _validity(days, now)
     old = ca.certificate
     builder = _builder(old.subject, old.subject, ca.key.public_key(), start, end, like=old)

@@ -1,9 +1,9 @@
-"""A bundle: one file with all that another machine needs, to carry there.
+"""A bundle: one file with everything that another machine needs.
 
     # comments for people; rtunnel reads one of them: "# servers: NAME..."
     CERTIFICATE of the CA, X509 CRL of the CA, CERTIFICATE, PRIVATE KEY; each in PEM, in any order
 
-A file that was put together by hand will do too. All of it is checked before any of it is written.
+A file put together by hand works too. All of it is checked before any of it is written.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def write(bundle: Bundle) -> bytes:
     until = f"{bundle.identity.certificate.not_valid_after_utc:%Y-%m-%d}"
     head = [
         f"# rtunnel: the {bundle.kind} certificate '{bundle.name}', valid until {until}, with its PRIVATE KEY.",
-        "# Whoever has this file can be that peer: carry it over a safe way, import it, and delete it.",
+        "# Anybody who has this file can pose as that peer: carry it over a secure channel, import it, and delete it.",
         f"# On the {bundle.kind}'s machine: rtunnel pki import FILE",
     ]
     if bundle.servers:
@@ -81,20 +81,20 @@ def parse(content: bytes, source: str, now: datetime) -> Bundle:
         else:
             raise PkiError(f"{source} is not a bundle: it contains a {label}")
     if content.count(b"-----BEGIN ") != len(certificates) + len(keys) + len(lists):
-        raise PkiError(f"{source} is damaged: it ends too early, or was changed on its way; carry it once more")
+        raise PkiError(f"{source} is damaged: it ends too early, or was changed on its way; copy it again")
     authorities = [one for one in certificates if kind_of(one) is Kind.CA]
     own = [one for one in certificates if one not in authorities]
     if (len(authorities), len(own), len(keys)) != (1, 1, 1) or len(lists) > 1:
         raise PkiError(
-            f"{source} is not a bundle: that has a CA, one certificate and its key; make one with 'rtunnel pki bundle'"
+            f"{source} is not a bundle, which has a CA, one certificate and its key; make one with 'rtunnel pki bundle'"
         )
     ca, certificate, key = authorities[0], own[0], keys[0]
     if not fits(key, certificate):
-        raise PkiError(f"{source} is damaged: its key is not that of its certificate")
+        raise PkiError(f"{source} is damaged: its key does not belong to its certificate")
     if not signed_by(certificate, ca):
         raise PkiError(f"{source} is damaged: its certificate is not from its CA")
     if not signed_by(ca, ca):
-        raise PkiError(f"{source} is damaged: its CA has not signed itself")
+        raise PkiError(f"{source} is damaged: its CA is not self-signed")
     if lists and not is_from(lists[0], ca):
         raise PkiError(f"{source} is damaged: its revocation list is not from its CA")
     crl = lists[0] if lists else None

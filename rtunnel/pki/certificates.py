@@ -1,4 +1,4 @@
-"""What a certificate says: its purpose, its names, the algorithm of its key, its issuer, and when it expires.
+"""Read a certificate: its purpose, its names, the algorithm of its key, its issuer, and when it expires.
 
 :class:`Algorithm` lists the algorithms of the keys that we make: ML-DSA (FIPS 204), and classical ones for operators
 who already have a CA.
@@ -110,7 +110,7 @@ def algorithm_of(certificate: x509.Certificate) -> Algorithm | None:
 
 
 def key_kind(certificate: x509.Certificate) -> str:
-    """Return what to call the algorithm of any certificate's key, such as ``ML-DSA-65``."""
+    """Return a name for the algorithm of any certificate's key, such as ``ML-DSA-65``."""
     oid = certificate.public_key_algorithm_oid.dotted_string
     return _ML_DSA.get(oid) or _CLASSICAL.get(oid) or f"an unknown algorithm ({oid})"
 
@@ -211,7 +211,7 @@ def is_from(crl: x509.CertificateRevocationList, ca: x509.Certificate) -> bool:
     try:
         return crl.issuer == ca.subject and crl.is_signature_valid(ca.public_key())  # type: ignore[arg-type]
     except Exception:
-        # The CA's key cannot sign, or is of another algorithm than the signature.
+        # The CA's key cannot sign, or the signature uses another algorithm.
         return False
 
 

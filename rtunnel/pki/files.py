@@ -74,7 +74,7 @@ def publish(drafts: Sequence[Draft]) -> None:
             for path in appeared:
                 path.unlink(missing_ok=True)
             raise
-        # The new files hold copies of those that are replaced: from here on they stay, whatever happens.
+        # The new files hold copies of those that are replaced, so from here on they stay even after an error.
         for temporary, draft in staged:
             if draft.replaces:
                 with complaints(draft.path):
@@ -147,7 +147,7 @@ def complaints(path: Path, verb: str = "write") -> Iterator[None]:
     try:
         yield
     except FileExistsError:
-        raise PkiError(f"{path} is there already, and is not overwritten") from None
+        raise PkiError(f"{path} already exists, and is not overwritten") from None
     except PermissionError as error:
         hint = "run this as the user that owns it, or name another directory"
         raise PkiError(f"cannot {verb} {path}: {_reason(error)}; {hint}") from None
@@ -193,13 +193,13 @@ def _give(descriptor: int, draft: Draft, replaced: os.stat_result | None) -> Non
 
 
 def _appear(temporary: Path, path: Path) -> None:
-    """Rename a file, unless there is one of that name."""
+    """Rename a file, unless the new name exists."""
     try:
         os.link(temporary, path)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
             raise
-        # There are no hard links here. Replace an empty file of that name, which only one process can create.
+        # This file system has no hard links. Replace an empty file of that name, which only one process can create.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
         try:
             temporary.replace(path)
@@ -210,7 +210,7 @@ def _appear(temporary: Path, path: Path) -> None:
 
 def _sync_directories(drafts: Sequence[Draft]) -> None:
     for directory in {draft.path.parent for draft in drafts}:
-        # Not every system can sync a directory. Then files may be lost if the power fails now.
+        # Not every system can sync a directory. Without it, files may be lost if the power fails now.
         with suppress(OSError):
             descriptor = os.open(directory, os.O_RDONLY)
             try:
@@ -221,7 +221,7 @@ def _sync_directories(drafts: Sequence[Draft]) -> None:
 
 def _wait_for(lock: int, directory: Path) -> None:
     if sys.platform == "win32":
-        # There is no lock, but a new file still never overwrites another.
+        # This file system cannot lock, but a new file still never overwrites another.
         return
     import fcntl
 

@@ -26,7 +26,7 @@ class Entry:
     :ivar role: its role.
     :ivar replaced: whether a newer one has replaced it.
     :ivar revoked: when it was revoked; None if it was not.
-    :ivar problems: what to warn the operator of, a line each.
+    :ivar problems: warnings for the operator, one line each.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Entry:
 class Inventory:
     """The content of a directory.
 
-    :ivar problems: what to warn the operator of, beside the problems of each entry.
+    :ivar problems: warnings for the operator, beside those of each entry.
     """
 
     entries: list[Entry]
@@ -52,9 +52,9 @@ class Inventory:
 
 
 def take(store: Store, *, everything: bool = False, now: datetime | None = None) -> Inventory:
-    """Look through a directory, and change nothing.
+    """List what a directory holds. Nothing is changed.
 
-    :param everything: whether to list the replaced certificates that are no longer valid, too.
+    :param everything: whether to list replaced certificates that are no longer valid, too.
     :raises PkiError: the directory is empty.
     """
     now = now or datetime.now(UTC)
@@ -85,7 +85,7 @@ def take(store: Store, *, everything: bool = False, now: datetime | None = None)
     for path, certificate in store.replaced():
         kind = kind_of(certificate) or Kind.CLIENT
         since = revoked.get(certificate.serial_number)
-        # A replaced certificate matters only as long as it can be revoked, and only where that is done.
+        # A replaced certificate matters only while it can be revoked, and only on the machine that revokes.
         if everything or (signs and kind is not Kind.CA and since is None and certificate.not_valid_after_utc > now):
             name = _NAMES.get(kind) or names.shown(common_name(certificate))
             left = (certificate.not_valid_after_utc - now).days
@@ -103,7 +103,7 @@ def take(store: Store, *, everything: bool = False, now: datetime | None = None)
 def _pairs(store: Store) -> Iterator[tuple[str, Kind, Pair]]:
     yield names.CA, Kind.CA, store.ca
     yield names.SERVER, Kind.SERVER, store.server
-    # On a client's own machine, its name is in its certificate only.
+    # On a client's own machine, only its certificate has its name.
     yield "", Kind.CLIENT, store.own_client
     for name in store.client_names():
         yield name, Kind.CLIENT, Pair(store.clients / f"{name}.crt", store.clients / f"{name}.key")
@@ -112,7 +112,7 @@ def _pairs(store: Store) -> Iterator[tuple[str, Kind, Pair]]:
 def _read(pair: Pair, problems: list[str]) -> x509.Certificate | None:
     if not pair.certificate.exists():
         if pair.key.exists():
-            problems.append(f"{pair.key} is there, without its certificate")
+            problems.append(f"{pair.key} exists without its certificate")
         return None
     try:
         return parse_certificate(pair.certificate.read_bytes(), pair.certificate)

@@ -25,7 +25,7 @@ _MAX_HOST = 253
 
 
 def client_name(text: str) -> str:
-    """Return *text* if it can be the name of a client.
+    """Return *text* if it is a valid name for a client.
 
     :raises PkiError: it cannot.
     """
@@ -64,7 +64,7 @@ def host(text: str) -> str:
         raise PkiError(f"'{shown(text)}' is a pattern; write every name by which clients reach the server")
     name = _ascii(bare).removesuffix(".").lower()
     labels = name.split(".")
-    # Some programs take a name with digits at the end for an IPv4 address, and some do not.
+    # Some programs take a name that ends in digits for an IPv4 address, and some do not.
     if len(name) > _MAX_HOST or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
         raise PkiError(f"'{shown(text)}' is neither a DNS name nor an IP address")
     return name
@@ -87,12 +87,12 @@ def _ascii(name: str) -> str:
         return name
     try:
         encoded = name.encode("idna")
-        # Python knows IDNA 2003 only. IDNA 2008 encodes some names otherwise, such as those with a German sharp s.
+        # Python knows only IDNA 2003. IDNA 2008 encodes some names differently, such as those with a German sharp s.
         if encoded.decode("idna") == name.lower():
             return encoded.decode("ascii")
     except UnicodeError:
         pass
-    raise PkiError(f"'{shown(name)}' cannot be written in ASCII without doubt; give its form that begins with xn--")
+    raise PkiError(f"'{shown(name)}' has no unambiguous ASCII form; give the form that begins with xn--")
 
 
 def shown(text: str) -> str:

@@ -1,6 +1,6 @@
 """What ``rtunnel pki`` does. Nothing here prints; the command line does.
 
-Each function takes the :class:`~rtunnel.pki.store.Store` to work in. It does all of its work, or none, and then raises
+Each function takes the :class:`~rtunnel.pki.store.Store` to work in. It does all of its work, or none of it and raises
 :class:`~rtunnel.errors.PkiError`.
 """
 
@@ -36,7 +36,7 @@ from rtunnel.pki.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Certificates that were made.
+    """New certificates.
 
     :ivar capped: whether the certificate expires earlier than asked for, because the CA does.
     """
@@ -67,7 +67,7 @@ def init(
         for path in (store.ca.certificate, store.ca.key, store.server.certificate, store.server.key):
             if path.exists():
                 raise PkiError(
-                    f"{path} is there already, and is not overwritten; see 'rtunnel pki show', 'rtunnel pki renew', "
+                    f"{path} already exists, and is not overwritten; see 'rtunnel pki show', 'rtunnel pki renew', "
                     "or take another --dir"
                 )
         ca = authority.make_ca(algorithm=algorithm, days=ca_days, now=now)
@@ -102,11 +102,11 @@ def add_client(
     with _signing(store) as ca:
         if pair.certificate.exists():
             raise PkiError(
-                f"there is a client '{name}' already; 'rtunnel pki renew {name}' replaces its certificate, "
-                f"'rtunnel pki bundle {name} -o FILE' carries the one that it has"
+                f"client '{name}' already exists; 'rtunnel pki renew {name}' replaces its certificate, "
+                f"'rtunnel pki bundle {name} -o FILE' bundles the one that it has"
             )
         if pair.key.exists():
-            raise PkiError(f"{pair.key} is there already, without its certificate; first move it away")
+            raise PkiError(f"{pair.key} exists without its certificate; first move it away")
         _check_time(ca.certificate, now)
         made = authority.issue(ca, Kind.CLIENT, name, algorithm=algorithm, days=days, now=now)
         files.make_directory(store.clients)
@@ -124,7 +124,7 @@ def renew(
     revoke_old: bool = False,
     now: datetime | None = None,
 ) -> Made:
-    """Replace a key and a certificate by new ones, and put the old ones aside.
+    """Replace a key and a certificate with new ones, and put the old ones aside.
 
     :param name: a client's name, or ``server``.
     :param hosts: new names of the server; empty: keep those that it has.
@@ -190,12 +190,12 @@ def due(store: Store, now: datetime | None = None) -> list[str]:
 def revoke(store: Store, name: str, *, only_replaced: bool = False, now: datetime | None = None) -> list[int]:
     """Revoke every certificate of that name, replaced ones included.
 
-    :param only_replaced: whether the present one stays valid.
+    :param only_replaced: whether the current one stays valid.
     :returns: the serial numbers that were not revoked before.
     """
     now = now or datetime.now(UTC)
     if name == names.CA:
-        raise PkiError("the CA cannot revoke itself; to begin anew, run 'rtunnel pki init' with another --dir")
+        raise PkiError("the CA cannot revoke itself; to start over, run 'rtunnel pki init' with another --dir")
     with _signing(store) as ca:
         present = store.load_certificate(name)
         wanted = [] if only_replaced else [present]
@@ -235,7 +235,7 @@ def make_bundle(store: Store, name: str, *, now: datetime | None = None) -> Bund
 
 @contextmanager
 def _signing(store: Store) -> Iterator[Identity]:
-    """Lend the CA, while no other command can use it."""
+    """Provide the CA, and keep other commands from using it meanwhile."""
     store.require_ca()
     with files.locked(store.directory):
         yield store.load_ca()

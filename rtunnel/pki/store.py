@@ -142,7 +142,7 @@ class Store:
     def replaced_of(self, name: str, like: x509.Certificate) -> list[x509.Certificate]:
         """Return the former certificates of a name.
 
-        :param like: the present one.
+        :param like: the current one.
         """
         return [
             old

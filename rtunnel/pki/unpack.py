@@ -1,7 +1,7 @@
 """Unpack a bundle on the machine that it is for.
 
-What is there stays, unless the bundle holds a newer certificate of the same name from the same CA: then the old one is
-put aside. The operator must ask for anything else to be replaced.
+Existing files stay, unless the bundle holds a newer certificate of the same name from the same CA: then the old one is
+put aside. Anything else is replaced only with ``--replace``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rtunnel.pki.store import Pair, Store, parse_certificate, parse_crl
 class Unpacked:
     """What :func:`unpack` has done.
 
-    :ivar written: the files that it wrote, most important first; empty if all were there.
+    :ivar written: the files that it wrote, most important first; empty if all existed.
     :ivar put_aside: the copies of the files that it replaced.
     """
 
@@ -84,7 +84,7 @@ def _check_ca(store: Store, ca: x509.Certificate, replace: bool) -> bool:
     if store.ca.key.exists():
         raise PkiError(f"{store.directory} belongs to another CA; import into another --dir")
     if not replace:
-        raise PkiError(f"{path} is another CA than that of the bundle; name another --dir, or --replace what is there")
+        raise PkiError(f"{path} is not the CA of the bundle; name another --dir, or --replace the existing one")
     return False
 
 
@@ -93,23 +93,21 @@ def _check_own(pair: Pair, bundle: Bundle, replace: bool) -> bool:
     new = bundle.identity.certificate
     if not pair.certificate.exists():
         if pair.key.exists() and not replace:
-            raise PkiError(
-                f"{pair.key} is there, without its certificate; name another --dir, or --replace what is there"
-            )
+            raise PkiError(f"{pair.key} exists without its certificate; name another --dir, or --replace it")
         return True
     there = parse_certificate(files.read(pair.certificate), pair.certificate)
     if there == new:
         try:
             pair.load()
         except PkiError:
-            # The certificate is of no use without its key: write both.
+            # The certificate is useless without its key: write both.
             return True
         return False
     name = names.shown(common_name(there))
     if not replace and (common_name(there) != common_name(new) or kind_of(there) is not kind_of(new)):
-        raise PkiError(f"{pair.certificate} is that of '{name}'; name another --dir, or --replace what is there")
+        raise PkiError(f"{pair.certificate} belongs to '{name}'; name another --dir, or --replace it")
     if not replace and there.not_valid_before_utc > new.not_valid_before_utc:
-        raise PkiError(f"{pair.certificate} is newer than that of the bundle; --replace it if you mean to")
+        raise PkiError(f"{pair.certificate} is newer than that of the bundle; --replace it if that is intended")
     return True
 
 
@@ -118,7 +116,7 @@ def _has(path: Path, certificate: x509.Certificate) -> bool:
 
 
 def _is_news(store: Store, bundle: Bundle) -> bool:
-    """Return whether the revocation list of a bundle is newer than the one that is there."""
+    """Return whether the revocation list of a bundle is newer than the store's."""
     if bundle.crl is None or store.ca.key.exists():
         return False
     if not store.crl.exists():

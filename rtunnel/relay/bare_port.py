@@ -1,8 +1,8 @@
 """Ports that hand out what they accept as bare sockets.
 
-Most connections are relayed by the kernel in the end, and then Twisted's transport would be made only to be taken apart
-again. So where the port is a plain one of Twisted's, an accepted connection stays a bare socket until somebody needs
-more.
+Most connections end up in a :class:`~rtunnel.relay.direct.DirectRelay`, so a Twisted transport would be made only to be
+taken apart again. On a plain Twisted port, an accepted connection therefore stays a bare socket until something needs a
+transport.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rtunnel.relay.sockets import QuietFactory, close_socket, tune_socket
 
 
 class Accepted:
-    """What a port makes instead of Twisted's transport: a bare socket, and how to make that transport after all."""
+    """What a port makes instead of Twisted's transport: a bare socket that can still become that transport."""
 
     __slots__ = ("_arguments", "socket")
 
@@ -31,7 +31,7 @@ class Accepted:
 
     @property
     def local_address(self) -> IAddress:
-        """Our end's address."""
+        """Return the local address."""
         name: Any = self.socket.getsockname()
         if self.socket.family == socket.AF_INET:
             return IPv4Address("TCP", *name)
@@ -40,9 +40,9 @@ class Accepted:
         return UNIXAddress(name or None)
 
     def give(self, protocol: Protocol) -> None:
-        """Make the transport, for *protocol*.
+        """Make the transport, and connect *protocol* to it.
 
-        :raises OSError: the system does not let the socket be watched; the connection is reset then.
+        :raises OSError: the system does not let us watch the socket; the connection is then reset.
         """
         port = self._arguments[1]
         try:
@@ -54,21 +54,21 @@ class Accepted:
 
 
 class Landing(Protocol):
-    """Stands for the protocol of a connection that is handed out as a bare socket."""
+    """A stand-in for the protocol of a connection that is handed out as a bare socket."""
 
     def __init__(self, landed: Callable[[Accepted, Any], None], address: Any) -> None:
         self._landed = landed
         self._address = address
 
     def makeConnection(self, transport: Any) -> None:
-        """Hand it out."""
+        """Hand out the bare socket."""
         self._landed(transport, self._address)
 
 
 class LandingFactory(QuietFactory):
-    """A factory that takes bare sockets where its port can give them.
+    """A factory that takes bare sockets if its port can hand them out.
 
-    :ivar gives_sockets: the port does.
+    :ivar gives_sockets: whether the port hands out bare sockets.
     """
 
     gives_sockets = False
@@ -78,7 +78,7 @@ class LandingFactory(QuietFactory):
         return Landing(self.landed, addr) if self.gives_sockets else self.build(addr)
 
     def build(self, address: IAddress | None) -> Protocol | None:
-        """Make the protocol for a connection whose socket cannot be had; None: it is closed."""
+        """Make the protocol for a connection whose bare socket is not available, or return None to close it."""
         raise NotImplementedError
 
     def landed(self, accepted: Accepted, address: Any) -> None:
@@ -88,7 +88,7 @@ class LandingFactory(QuietFactory):
 
 def give_sockets(port: Any, factory: Any) -> None:
     """Let *port* hand its connections to *factory* as bare sockets, if it can."""
-    # A factory around ours (TLS, haproxy) sees to bytes that we must not miss.
+    # A factory around ours (TLS, haproxy) reads bytes first, so a bare socket would bypass it.
     if isinstance(port, tcp.Port) and port.factory is factory and isinstance(factory, LandingFactory):
         port.transport = Accepted  # type: ignore[assignment]
         if port.addressFamily != socket.AF_UNIX:

@@ -1,4 +1,4 @@
-"""Connect a socket without an endpoint, for an address that needs no look-up. This takes three system calls.
+"""Connect a socket without an endpoint, to an address that needs no look-up. This takes three system calls.
 
 The client dials a connection for each visitor, and often two. Twisted's endpoints make a timer, a Deferred and a
 transport for each, which cost more than everything that is done with the connection afterwards.
@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from rtunnel.relay.sockets import tune_socket
 
-#: Errors of ``connect`` that mean that it is still under way.
+#: Errors of ``connect`` which mean that it is still in progress.
 IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 
@@ -65,7 +65,7 @@ class Dial:
         self._socket, self._number = sock, sock.fileno()
         if error in IN_PROGRESS and family != socket.AF_UNIX:
             try:
-                # A connection to this machine itself is made at once.
+                # A connection to this machine completes at once.
                 sock.getpeername()
             except OSError:
                 try:
@@ -99,7 +99,7 @@ class Dial:
         sock, self._socket, self._number = self._socket, None, -1
         return sock
 
-    # What the reactor asks
+    # Called by the reactor
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 when the socket is handed over or closed."""
@@ -126,7 +126,7 @@ class Dial:
         self._over(error)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Fail: the reactor found the socket broken, or stops."""
+        """Fail: the reactor found the socket broken, or is stopping."""
         sock = self._leave()
         if sock is not None:
             sock.close()

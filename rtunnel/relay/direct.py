@@ -6,7 +6,7 @@ other socket does not accept is kept, and nothing more is read until it is gone.
 end to end.
 
 Each direction has its own end, which is passed on as a half-close. The relay is over when both ends have come, or when
-a socket fails. Then the other socket is reset, so that its peer does not take a part for the whole.
+a socket fails. Then the other socket is reset, so that its peer does not mistake a part for the whole.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rtunnel.relay.sockets import StreamSocket, close_socket
 BUFFER_SIZE = 64 * 1024
 #: The size of a read through a pipe, in bytes.
 SPLICE_SIZE = 1 << 20
-#: A smaller read than this, in bytes, is as cheap through the buffer.
+#: Reads smaller than this, in bytes, cost no more through the buffer.
 BULK = 32 * 1024
 
 #: Errors of ``splice`` for a socket, or a system, on which it does not work.
@@ -105,7 +105,7 @@ class _Side:
         self.reading = self.writing = self.ended = self.ending = self.finished = False
 
     def start(self) -> None:
-        """Write what is pending already, and then read."""
+        """Write what is already pending, and then read."""
         if self.pending:
             self._gather()
         source = self.other
@@ -118,7 +118,7 @@ class _Side:
             self._watch_room(True)
 
     def _gather(self) -> None:
-        """Add what has come meanwhile to what is pending, which saves a packet and a wake-up."""
+        """Append what has come in the meantime to what is pending, which saves a packet and a wake-up."""
         try:
             data = self.other.socket.recv(BUFFER_SIZE)
         except BlockingIOError:
@@ -126,7 +126,7 @@ class _Side:
         # If this was the end, a later read sees it again.
         self.pending = memoryview(bytes(self.pending) + data)
 
-    # What the reactor asks
+    # Called by the reactor
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 when the socket is closed."""
@@ -171,7 +171,7 @@ class _Side:
     # The direction from this socket to the other
 
     def _move(self) -> None:
-        """Move the bytes of one read to the other side, for which nothing waits."""
+        """Move the bytes of one read to the other side, which has nothing pending."""
         if not (self.bulk and self._splice()):
             self._copy()
         if self.other._is_full():
@@ -181,7 +181,7 @@ class _Side:
             self._copy()
 
     def _is_over(self) -> bool:
-        """The next read returns the end, which TLS has read already, so no event will announce it."""
+        """Whether TLS has already read the end: the next read returns it, and no event will announce it."""
         return not self.is_plain and not self.ended and getattr(self.socket, "is_over", False)
 
     def _copy(self) -> None:
@@ -228,7 +228,7 @@ class _Side:
         return True
 
     def _end(self) -> None:
-        """Pass the end of this socket on. Nothing waits for the other socket, or this one would not have been read."""
+        """Pass on the end of this socket. Nothing waits for the other socket, or this one would not have been read."""
         self.ended = True
         self.other._half_close()
         if self.number >= 0:
@@ -240,7 +240,7 @@ class _Side:
         return self.pipe is not None or len(self.pending) > 0
 
     def _flush(self) -> bool:
-        """Write what waits. Return whether all of it is gone."""
+        """Write what waits. Return whether all of it has gone out."""
         pipe = self.pipe
         if self.pending:
             self.pending = self.pending[_send(self.socket, self.pending) :] or _NOTHING
@@ -254,7 +254,8 @@ class _Side:
     def _flush_pipe(self, pipe: Pipe) -> None:
         try:
             while pipe.count:
-                # Ask for what is there: asked for more, the kernel would hold the last packet back and wait.
+                # Ask for exactly what the pipe holds: asked for more, the kernel would hold back the last packet and
+                # wait.
                 pipe.count -= os.splice(pipe.read_end, self.number, pipe.count, flags=SPLICE_FLAGS)
         except BlockingIOError:
             pass
@@ -306,7 +307,7 @@ class _Side:
 class DirectRelay:
     """A relay between two connected, non-blocking stream sockets, which it owns from now on.
 
-    A socket is one of the kernel (TCP or UNIX), or one under TLS. The latter ends a direction in its own way and cannot
+    A socket belongs to the kernel (TCP or UNIX), or is under TLS. The latter ends a direction in its own way and cannot
     be spliced.
 
     :param reactor: watches the sockets; see :func:`~rtunnel.relay.poller.poller_for`.
@@ -314,7 +315,7 @@ class DirectRelay:
         :meth:`abort`.
     :param to_left: bytes for the left socket that were read from the right one before.
     :param to_right: bytes for the right socket that were read from the left one before.
-    :ivar touched: set whenever bytes pass. Whoever looks for idle connections clears it.
+    :ivar touched: set whenever bytes pass; the search for idle connections clears it.
     """
 
     __slots__ = ("_left", "_on_end", "_right", "reactor", "touched")
@@ -343,7 +344,7 @@ class DirectRelay:
     def start(self, instead_of: IReadDescriptor | None = None) -> None:
         """Start relaying.
 
-        :param instead_of: a descriptor that watches the left socket until now, and is replaced.
+        :param instead_of: the descriptor that has watched the left socket so far, to be replaced.
         """
         if self._on_end is None:
             return

@@ -11,7 +11,7 @@ from zope.interface import Interface
 
 
 class IStream(Interface):
-    """One end of a stream, offered by its carrier. No method raises. When the stream is over, they do nothing."""
+    """One end of a stream, offered by its carrier. No method raises. When the stream is over, all do nothing."""
 
     def write(data: bytes) -> None:
         """Send *data*. The carrier calls :meth:`IStreamUser.pause` when too much of it waits."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 try:
     import fcntl
-except ImportError:  # a system without splice
+except ImportError:  # this system has no splice
     fcntl = None  # type: ignore[assignment]
 
 #: Whether this system and this Python can splice.

@@ -1,7 +1,7 @@
-"""Poller the sockets of relays at a lower cost than the reactor does.
+"""Poll the sockets of relays at a lower cost than the reactor does.
 
 For each event a reactor sets a log context and checks the descriptor, which costs as much as the ``recv`` that follows.
-Where the system has epoll, the sockets of relays are therefore in an epoll of their own. The reactor watches only the
+Where the system has epoll, the sockets of relays therefore have their own epoll. The reactor watches only the
 descriptor of that epoll, so it makes one such call for all sockets that are ready.
 """
 
@@ -20,12 +20,12 @@ MAX_EVENTS = 64
 
 
 def poller_for(reactor: Any) -> Any:
-    """Return what watches the sockets of relays: a :class:`Poller`, or without epoll a :class:`ReactorPoller`."""
+    """Return what watches the sockets of relays: a :class:`Poller`, or a :class:`ReactorPoller` without epoll."""
     return Poller(reactor) if hasattr(select, "epoll") else ReactorPoller(reactor)
 
 
 class ReactorPoller:
-    """The methods of :class:`Poller`, done by the reactor itself, for systems without epoll."""
+    """The methods of :class:`Poller`, passed on to the reactor, for systems without epoll."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -49,7 +49,7 @@ class ReactorPoller:
 class Poller:
     """An epoll with the four methods that tell a reactor what to watch, and two that save system calls.
 
-    A descriptor may be called although nothing is ready. This is in the reactor only while it watches something.
+    A descriptor may be called although nothing is ready. The poller is in the reactor only while it watches something.
     """
 
     log = Logger()
@@ -79,7 +79,7 @@ class Poller:
         self._change(descriptor, select.EPOLLOUT, False)
 
     def replace(self, reader: IReadDescriptor, other: IReadDescriptor) -> None:
-        """Call *other* in place of *reader*, which has the same descriptor and is watched for reading only."""
+        """Call *other* instead of *reader*, which has the same descriptor and is watched for reading only."""
         number = other.fileno()
         self._watched[number] = (other, self._watched[number][1])
 
@@ -108,7 +108,7 @@ class Poller:
                 self._reactor.addReader(self)
         self._watched[number] = (descriptor, events)
 
-    # What the reactor asks
+    # Called by the reactor
 
     def fileno(self) -> int:
         """Return the descriptor of the epoll."""
@@ -125,7 +125,7 @@ class Poller:
             if number not in watched:
                 continue  # an earlier call of this loop has closed it
             descriptor, wanted = watched[number]
-            # On an error or hang-up the call that is wanted finds out which it is.
+            # On an error or hang-up, make the calls that are wanted; they find out what happened.
             events = events & wanted or wanted
             try:
                 if events & select.EPOLLIN:
@@ -137,6 +137,6 @@ class Poller:
                 descriptor.connectionLost(Failure())
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell everything that is watched that the reactor stops."""
+        """Tell every watched descriptor that the reactor is stopping."""
         for descriptor, _ in list(self._watched.values()):
             descriptor.connectionLost(reason)

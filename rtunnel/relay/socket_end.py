@@ -46,11 +46,11 @@ class _SocketFull:
 
 @implementer(IStreamUser, IHalfCloseableProtocol)
 class SocketEnd(Protocol):
-    """One connection and its stream. The connection of a visitor comes before the stream, that of a service after it.
+    """One connection and its stream. A visitor's connection exists before its stream, a service's after it.
 
-    :param on_made: called with this when the connection is made.
-    :param on_lost: called with this when the connection is lost, or could not be made.
-    :ivar touched: set whenever bytes pass. Whoever looks for idle connections clears it.
+    :param on_made: called with this object when the connection is made.
+    :param on_lost: called with this object when the connection is lost, or could not be made.
+    :ivar touched: set whenever bytes pass; the search for idle connections clears it.
     """
 
     transport: SocketTransport  # type: ignore[assignment]
@@ -108,7 +108,7 @@ class SocketEnd(Protocol):
     # From the socket
 
     def connectionMade(self) -> None:
-        """Start relaying. What the stream has sent already goes out first."""
+        """Start relaying. What the stream has already sent goes out first."""
         tune(self.transport)
         self._connected = True
         self._full = False
@@ -125,7 +125,7 @@ class SocketEnd(Protocol):
             self._stream.write(data)
 
     def readConnectionLost(self) -> None:
-        """Pass the half-close of the connection's other end on to the stream."""
+        """Pass on the half-close of the connection's other end to the stream."""
         self._read_open = False
         if self._stream is not None:
             self._stream.finish()
@@ -170,7 +170,7 @@ class SocketEnd(Protocol):
         self._drain()
 
     def was_reset(self, code: str, message: str) -> None:
-        """Reset the connection, so that its other end does not take a part for the whole."""
+        """Reset the connection, so that its other end does not mistake a part for the whole."""
         self._pending.clear()
         self.abort()
 
@@ -189,7 +189,7 @@ class SocketEnd(Protocol):
     # From the transport's buffer
 
     def socket_is_full(self) -> None:
-        """Keep what the stream sends, as not delivered, until the socket has room."""
+        """Keep what the stream sends, undelivered, until the socket has room."""
         self._full = True
 
     def socket_has_room(self) -> None:

@@ -1,4 +1,4 @@
-"""Sockets: the options that we set, how to take one from Twisted and close it, and how to show an address."""
+"""Sockets: set their options, take them from Twisted, close them, and show their addresses."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tune(transport: Any) -> None:
 
 
 def tune_socket(sock: socket.socket) -> None:
-    """Do the same as :func:`tune` for a bare TCP socket. Sockets inherit this from the listening one."""
+    """Like :func:`tune`, for a bare TCP socket. Sockets inherit this from the listening one."""
     with suppress(OSError):  # a lost connection shows at its first use
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -134,7 +134,7 @@ def close_socket(sock: StreamSocket, *, reset: bool) -> None:
 
     :param reset: drop unsent bytes and send RST, so that the other end sees an error and not an end.
     """
-    with suppress(OSError):  # it can be closed all the same
+    with suppress(OSError):  # closing works all the same
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
     with suppress(OSError):
         sock.close()
@@ -148,7 +148,7 @@ def clear_user_timeout(sock: StreamSocket) -> None:
 
 
 def descriptor_limit() -> int:
-    """Return how many descriptors this process may open; a million if the system has no limit or does not tell it."""
+    """Return how many descriptors this process may open; a million if the system has no limit or does not say."""
     if not hasattr(resource, "getrlimit"):
         return 1 << 20
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -156,7 +156,7 @@ def descriptor_limit() -> int:
 
 
 class QuietFactory(Factory):
-    """A factory whose start and stop Twisted does not log; our own lines say it."""
+    """A factory whose start and stop Twisted does not log, because our own log lines do."""
 
     noisy = False
 
@@ -168,7 +168,7 @@ def format_host_port(host: str, port: int) -> str:
 
 
 def is_local(address: IAddress) -> bool:
-    """Return whether *address* is only on this machine: loopback, or a UNIX socket."""
+    """Return whether *address* exists only on this machine: loopback, or a UNIX socket."""
     if isinstance(address, IPv4Address | IPv6Address):
         host = ip_address(address.host.partition("%")[0])
         return (getattr(host, "ipv4_mapped", None) or host).is_loopback

@@ -1,7 +1,7 @@
-"""UDP: sockets that survive errors, and flows that are bounded and end when they are idle.
+"""UDP: sockets that survive errors, and a bounded number of flows that end when idle.
 
 A flow is the datagrams from one source to one destination, and the answers. UDP has no connections, so a flow begins
-with its first datagram, and ends when none has passed for a while or when others need its place.
+with its first datagram, and ends when none has passed for a while or when another flow needs its place.
 
 Twisted's own UDP port closes its socket after an ICMP error other than "connection refused", and logs two lines for
 each socket, which is too much where every flow has one. So :class:`UdpSocket` reads and writes itself.
@@ -58,7 +58,7 @@ class UdpSocket:
         self._socket: socket.socket | None = None
 
     def bind(self, host: str, port: int) -> None:
-        """Receive from anybody. A name is resolved at once, and IPv4 is preferred.
+        """Receive from anybody. A name is resolved at once; IPv4 is preferred.
 
         :param host: empty: every IPv4 address.
         :raises OSError: the address cannot be bound.
@@ -93,14 +93,14 @@ class UdpSocket:
 
     @property
     def address(self) -> IAddress | None:
-        """The local address; None when it is not open."""
+        """The local address; None while the socket is not open."""
         if self._socket is None:
             return None
         host, port, *_ = self._socket.getsockname()
         return IPv6Address("UDP", host, port) if ":" in host else IPv4Address("UDP", host, port)
 
     def send(self, data: bytes, address: Address | None = None) -> None:
-        """Send a datagram; *address* is for a socket that is not connected. On a closed socket, nothing happens."""
+        """Send a datagram; *address* is for a socket that is not connected. Do nothing on a closed socket."""
         try:
             self._send(data, address)
         except BlockingIOError:
@@ -129,7 +129,7 @@ class UdpSocket:
             self._socket = None
             handle.close()
 
-    # The reactor calls these
+    # Called by the reactor
 
     def fileno(self) -> int:
         """See ``IFileDescriptor``."""
@@ -188,12 +188,12 @@ class Flow:
 
     :param name: for the log.
     :param lost: called with the reason for each datagram that is lost.
-    :ivar last_used: when a datagram passed last; the table sets it.
+    :ivar last_used: when a datagram last passed; the table sets it.
     :ivar sent: datagrams that were passed on to the service, or towards it.
-    :ivar received: datagrams of the service that were passed on.
+    :ivar received: datagrams from the service that were passed on.
     :ivar dropped: datagrams that were lost.
     :ivar waiting: datagrams that cannot be sent yet.
-    :ivar ended: why it has ended; empty until then.
+    :ivar ended: why the flow has ended; empty until then.
     """
 
     def __init__(self, table: FlowTable, name: str, lost: Callable[[str], None]) -> None:
@@ -235,14 +235,14 @@ class Flow:
 
 
 class FlowTable:
-    """All flows, in the order of their last use. A flow ends when it has been idle too long, or when it has been idle
-    longest and another needs its place.
+    """All flows, in the order of their last use. A flow ends when it has been idle for too long, or when another needs
+    its place and it has been idle the longest.
 
     There is one timer for all flows, and none while there is no flow.
 
     :param idle: seconds.
-    :ivar closing: flows that have ended but still hold a channel, which the far end has to close too; their owner
-        maintains it.
+    :ivar closing: flows that have ended but still hold a channel, which the far end must close too; their owner
+        maintains this.
     """
 
     def __init__(self, clock: IReactorTime, max_flows: int, idle: float) -> None:

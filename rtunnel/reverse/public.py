@@ -1,4 +1,4 @@
-"""Visitors: connections to public ports, before it is settled which carrier takes them to a client."""
+"""Visitors: connections to public ports, until a carrier takes them to a client."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rtunnel.reverse.carriers.sockets import has_socket
 class Visitor:
     """One connection to a public port.
 
-    :param address: where the visitor is.
-    :param on_lost: for the :class:`SocketEnd`, if one is needed.
+    :param address: the visitor's address.
+    :param on_lost: passed to the :class:`SocketEnd`, if one is needed.
     :ivar name: *address* as logs and the wire show it.
     :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
     """
@@ -35,7 +35,7 @@ class Visitor:
 
     @property
     def came_to(self) -> IAddress | None:
-        """The address of ours that it connected to; None once a carrier has its connection."""
+        """The local address that it connected to; None once a carrier has its connection."""
         if self._accepted is not None:
             return self._accepted.local_address
         return self._end.transport.getHost() if self._end is not None else None
@@ -46,7 +46,7 @@ class Visitor:
         return self._accepted is not None or (self._end is not None and has_socket(self._end.transport))
 
     def take_socket(self) -> socket.socket:
-        """Return the socket; nothing else is left of the visitor.
+        """Return the socket. The visitor must not be used afterwards.
 
         :raises ValueError: the visitor is gone.
         """
@@ -63,7 +63,7 @@ class Visitor:
     def socket_end(self) -> SocketEnd:
         """Return the visitor as the end of a stream.
 
-        :raises OSError: there is nothing left of it, see :meth:`Accepted.give`.
+        :raises OSError: the visitor is lost; see :meth:`Accepted.give`.
         """
         accepted, self._accepted = self._accepted, None
         if accepted is not None:
@@ -73,12 +73,12 @@ class Visitor:
         return self._end
 
     def wait(self) -> None:
-        """Read nothing yet."""
+        """Stop reading from the visitor until a carrier takes it."""
         if self._end is not None:
             self._end.pause()
 
     def abort(self) -> None:
-        """Turn the visitor away. Its descriptor is free again at once, where there are many of its kind."""
+        """Turn the visitor away. A bare socket is closed at once, which frees its descriptor."""
         accepted, self._accepted = self._accepted, None
         if accepted is not None:
             close_socket(accepted.socket, reset=True)

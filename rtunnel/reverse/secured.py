@@ -1,4 +1,4 @@
-"""What the log says of connections under TLS."""
+"""Log lines about connections under TLS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _log = DebugLog()
 
 
 def log_data_connection(transport: Any, peer: Peer) -> None:
-    """Log a data connection, at debug level: there may be many, and their link has been logged.
+    """Log a data connection at debug level, since there may be many, and their link was logged.
 
     :param transport: a :class:`~rtunnel.tls.transport.TlsTransport`.
     """
@@ -25,7 +25,7 @@ def log_data_connection(transport: Any, peer: Peer) -> None:
 
 
 def log_secured(transport: Any, peer: Peer) -> None:
-    """Log what protects a link, and who is at its other end.
+    """Log how a link is protected, and who is at its other end.
 
     :param transport: a :class:`~rtunnel.tls.transport.TlsTransport`.
     """

@@ -1,7 +1,7 @@
-"""What the operator decided, as the two services receive it: checked, and never changed again.
+"""The operator's settings, as the two services receive them: checked, and never changed again.
 
-``rtunnel.options`` builds these from flags, environment and file; tests build them by hand. The defaults of the options
-are those of the fields.
+``rtunnel.options`` builds these from flags, environment and file; tests build them by hand. The fields have the
+defaults of the options.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ DATA_PLANES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndSettings:
-    """What server and client have in common. Times are seconds.
+    """Settings that server and client share. Times are in seconds.
 
     :ivar drain: time that open streams get to finish when the process stops.
     :ivar limits: bounds of each link.
     :ivar tls: how links are protected; None: they are plain TCP.
-    :ivar data_plane: how visitors travel, see :data:`DATA_PLANES`.
+    :ivar data_plane: how visitors travel; see :data:`DATA_PLANES`.
     :ivar pool: data connections of one link that may wait for visitors; at the client, those being made count too.
     """
 
@@ -43,15 +43,15 @@ class EndSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings(EndSettings):
-    """How ``rtunnel-server`` behaves. Times are seconds.
+    """Settings of ``rtunnel-server``. Times are in seconds.
 
     :ivar control_listen: where clients connect.
     :ivar public_listen: the shared public port, for clients that ask for port 0; None: there is none.
     :ivar public_interface: IP address on which the ports that clients ask for are opened; empty: all IPv4 addresses.
     :ivar allow_ports: ports that clients may ask for.
-    :ivar route: who gets the next visitor of a shared port: ``round-robin`` or ``least-connections``.
+    :ivar route: how visitors of the shared port are spread over clients: ``round-robin`` or ``least-connections``.
     :ivar max_links: clients that may be connected at once.
-    :ivar handshake_timeout: time in which a new connection must have said what it is.
+    :ivar handshake_timeout: how long a new connection may take to ask for something.
     :ivar visitor_idle: time without a byte in either direction after which a visitor is closed; 0: never.
     :ivar max_handshakes: connections that may be in the TLS handshake at once.
     :ivar admission: who may use the server.
@@ -85,7 +85,7 @@ class TunnelSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings(EndSettings):
-    """How ``rtunnel-client`` behaves. Times are seconds.
+    """Settings of ``rtunnel-client``. Times are in seconds.
 
     :ivar server: the server's control port.
     :ivar tunnels: at least one, in the order of their tunnel numbers; no two have the same port.

@@ -1,1 +1,1 @@
-"""The WebRTC tunnel: signaling, a host beside the service, a client beside the user, data channels between them."""
+"""The WebRTC tunnel: signaling, a host beside the service, a client beside the user, and data channels between them."""

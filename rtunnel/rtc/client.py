@@ -5,7 +5,7 @@
      +-- forward ...   a Listener (TCP) or UdpListener for each
      +-- watch         once a second, checks time-outs
 
-There is one peer connection to the host. When it is lost, another one is set up. The local ports stay open meanwhile,
+There is one peer connection to the host. When it is lost, another one is set up. Meanwhile the local ports stay open,
 and new connections wait for up to ``--wait-timeout``::
 
     waiting for signaling -> connecting -> connected -> backing off -> connecting ...
@@ -41,7 +41,7 @@ from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Extension, S
 
 #: The shortest time between two attempts, in seconds, when a local connection waits for the host.
 KNOCK = 1.0
-#: Seconds for the host to answer an offer.
+#: How many seconds the host has to answer an offer.
 ANSWER_TIMEOUT = 10.0
 
 
@@ -164,7 +164,7 @@ class RtcClient(DrainingService):
         elif len(self._waiting) >= self.settings.limits.max_streams:
             end.abort()
         else:
-            # Read nothing from it before there is a stream for it.
+            # Read nothing from the connection before it has a stream.
             end.pause()
             self._waiting.append((self.reactor.seconds() + self.settings.wait_timeout, end, service))
             self._knock()
@@ -188,7 +188,7 @@ class RtcClient(DrainingService):
         self._peer.connection.offer()
 
     def peer_connected(self, peer: ClientPeer) -> None:
-        """Forward what waits: the host is connected."""
+        """Forward the connections that wait: the host is connected."""
         self._backoff.reset()
         self._said = ""
         self.log.info(
@@ -206,7 +206,7 @@ class RtcClient(DrainingService):
                 end.resume()
 
     def peer_ended(self, peer: ClientPeer, reason: str) -> None:
-        """Try again later: the connection is lost, or the host cannot be reached."""
+        """Schedule another attempt: the connection is lost, or the host cannot be reached."""
         self._leaving.close(peer)
         if peer is not self._peer:
             return
@@ -233,7 +233,7 @@ class RtcClient(DrainingService):
         self._retry = None
         self._connect()
 
-    # Signaling calls these
+    # Called by signaling
 
     def signaling_up(self) -> None:
         """See :class:`ISignalUser`."""
@@ -241,7 +241,7 @@ class RtcClient(DrainingService):
 
     def signaling_down(self, reason: str) -> None:
         """Give up an offer without an answer, since it may be lost. An established connection stays."""
-        # If our address has changed, the server still has the old connection, and we would have to wait for our ID.
+        # If our address has changed, the server still has the old connection, and we would have to wait for our old ID.
         self.signaling.identity = str(uuid.uuid4())
         peer = self._peer
         if peer is not None and not peer.is_answered:
@@ -262,15 +262,15 @@ class RtcClient(DrainingService):
                 peer.give_up(clean_text(str(signal.payload)))
         except (BadSignal, BadDescription) as error:
             self.log_limiter.warn(
-                "host '{id}' sent what cannot be used: {error}", id=self.settings.id, error=str(error)
+                "host '{id}' sent an unusable message: {error}", id=self.settings.id, error=str(error)
             )
             if signal.type == ANSWER and not peer.is_connected:
                 peer.give_up(str(error))
 
-    # The end
+    # Stopping
 
     async def refuse_visitors(self) -> None:
-        """Close the local ports and the connections that wait for the host; UDP flows go on."""
+        """Close the local ports and the connections that wait for the host. UDP flows continue."""
         self._is_draining = True
         if self._retry is not None and self._retry.active():
             self._retry.cancel()

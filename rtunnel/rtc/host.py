@@ -4,7 +4,7 @@
      +-- signaling     a SignalLink, registered under the host's ID
      +-- watch         once a second, checks for streams that do not move
 
-Each client's offer makes a peer connection, a :class:`HostPeer`. They stay when signaling is lost.
+Each client's offer makes a peer connection, a :class:`HostPeer`. Peer connections stay when signaling is lost.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from rtunnel.wire.webrtc.signaling import (
     read_description,
 )
 
-#: The label of a channel between the two ends themselves, which is never for a service (docs/wire.rst).
+#: The label of a channel between the two ends themselves, never for a service (docs/wire.rst).
 CONTROL = "rtunnel-control"
-#: Clients whose candidates are kept before their offer comes, and candidates that are kept for each.
+#: How many clients' candidates are kept before their offer comes, and how many candidates are kept for each client.
 EARLY_CLIENTS = 64
 EARLY_CANDIDATES = 32
 
@@ -68,7 +68,7 @@ class Service:
             self.log.info("service {remote} is back", remote=self.settings.remote)
 
     def failed(self, failure: Failure) -> None:
-        """Log that the service cannot be reached: the first time as a warning, then for debugging."""
+        """Log that the service cannot be reached: a warning the first time, debug lines after that."""
         log = self.log.debug if self.is_down else self.log.warn
         self.is_down = True
         log("service {remote} cannot be reached: {error}", remote=self.settings.remote, error=failure.getErrorMessage())
@@ -90,7 +90,7 @@ class HostPeer(Peer):
 
     @property
     def extension(self) -> Extension | None:
-        """None for a client that speaks the reference protocol."""
+        """The extension that our description announces; None for a client that speaks the reference protocol."""
         return super().extension if self._peer_extension is not None else None
 
     def connected(self) -> None:
@@ -169,10 +169,10 @@ class RtcHost(DrainingService):
             peer.tick()
         self.log_limiter.tick()
 
-    # Signaling calls these
+    # Called by signaling
 
     def signaling_up(self) -> None:
-        """Log what this host offers: clients can find it now."""
+        """Log what this host offers, now that clients can find it."""
         for service in self.offered.values():
             self.log.info(
                 "host '{id}' offers {kind} {remote}{name}",
@@ -197,7 +197,7 @@ class RtcHost(DrainingService):
                 self._take_error(signal)
         except (BadSignal, BadDescription) as error:
             self.log_limiter.warn(
-                "client {client} sent what cannot be used: {error}",
+                "client {client} sent an unusable message: {error}",
                 client=clean_text(signal.sender_id),
                 error=str(error),
             )
@@ -244,7 +244,7 @@ class RtcHost(DrainingService):
         if peer is not None and not peer.is_connected:
             peer.give_up("it has left the signaling server")
 
-    # Peers call this
+    # Called by peers
 
     def peer_ended(self, peer: HostPeer, reason: str) -> None:
         """Forget a client whose connection is lost, or was never established."""
@@ -253,7 +253,7 @@ class RtcHost(DrainingService):
         self._leaving.close(peer)
         self.log_limiter.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
 
-    # The end
+    # Stopping
 
     async def refuse_visitors(self) -> None:
         """Leave the signaling server, which frees the ID, and accept no new channels."""

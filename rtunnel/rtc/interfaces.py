@@ -17,17 +17,17 @@ class ISignalUser(Interface):
     """The user of a :class:`~rtunnel.rtc.signaling.link.SignalLink`."""
 
     def signaling_up() -> None:
-        """The link is connected and registered, and messages can be sent. Called again after each reconnection."""
+        """Take note that the link is registered, and messages can be sent. Called again after each reconnection."""
 
     def signaling_down(reason: str) -> None:
-        """The connection is lost. The link dials again by itself."""
+        """Take note that the connection is lost. The link dials again by itself."""
 
     def signal_received(signal: object) -> None:
-        """A :class:`rtunnel.wire.webrtc.signaling.Signal` has come. Its payload has not been validated."""
+        """Take a :class:`rtunnel.wire.webrtc.signaling.Signal`. Its payload has not been validated."""
 
 
 class IChannel(Interface):
-    """One data channel (RFC 8831). No method raises; on a closed channel all do nothing."""
+    """One data channel (RFC 8831). No method raises. On a closed channel, all do nothing."""
 
     label: str = Attribute("The label of its DCEP OPEN message (RFC 8832).")
     protocol: str = Attribute("The protocol of its DCEP OPEN message: the name of the requested service.")
@@ -36,10 +36,10 @@ class IChannel(Interface):
 
     def use(user: object) -> None:
         """Set the user, an :class:`IChannelUser`. Call it in the turn of the reactor in which the channel was opened or
-        has arrived. Messages that come before there is a user are dropped."""
+        arrived. Messages that come before there is a user are dropped."""
 
     def send(data: bytes) -> None:
-        """Send a binary message. On a channel that is not open yet, do nothing.
+        """Send a binary message. Do nothing on a channel that is not open yet.
 
         A message on an unreliable channel goes before those on reliable channels that have not begun to be sent. Only a
         few of them may wait: beyond that the oldest are dropped, and :attr:`IPeerConnection.datagrams_dropped` counts
@@ -57,16 +57,16 @@ class IChannelUser(Interface):
     """The user of a data channel."""
 
     def channel_opened() -> None:
-        """The channel can be sent on. Not called for a channel that the other end opened: that one is open already."""
+        """Take note that the channel is open. Not called for a channel that the other end opened."""
 
     def message_received(data: bytes) -> None:
-        """A binary message has come; it may be empty."""
+        """Take a binary message, which may be empty."""
 
     def text_received(text: bytes) -> None:
-        """A text message has come, as bytes that should be UTF-8 but were not checked."""
+        """Take a text message, as bytes that should be UTF-8 but were not checked."""
 
     def channel_closed() -> None:
-        """The channel is closed, by either end or because the connection is lost. Nothing follows."""
+        """Take note that the channel is closed, by either end or because the connection is lost. Nothing follows."""
 
 
 class IPeerConnection(Interface):
@@ -117,22 +117,22 @@ class IPeerConnectionUser(Interface):
     """The user of a peer connection."""
 
     def description_ready(kind: str, sdp: str) -> None:
-        """Our description is ready to be sent to the peer; *kind* is ``offer`` or ``answer``."""
+        """Send our description to the peer. *kind* is ``offer`` or ``answer``."""
 
     def candidate_found(candidate: object) -> None:
-        """A :class:`~rtunnel.wire.webrtc.signaling.Candidate` that is not in our description is ready to be sent to the
-        peer. An empty one means that there are no more."""
+        """Send a :class:`~rtunnel.wire.webrtc.signaling.Candidate` that is not in our description to the peer. An empty
+        one means that there are no more."""
 
     def connected() -> None:
-        """Channels can be used."""
+        """Take note that channels can be used."""
 
     def channel_arrived(channel: object) -> None:
-        """The other end opened a channel, an :class:`IChannel`. Give it a user, or close it."""
+        """Take an :class:`IChannel` that the other end opened. Give it a user, or close it."""
 
     def has_room() -> None:
-        """:attr:`IPeerConnection.buffered` is small: send more, if there is more. Messages that are sent before this
+        """Send more, if there is more: :attr:`IPeerConnection.buffered` is small. Messages that are sent before this
         returns go out at once."""
 
     def lost(reason: str) -> None:
-        """The connection could not be established, or is lost. Called once, and not after our own close. Before it,
-        :meth:`IChannelUser.channel_closed` is called for all channels."""
+        """Take note that the connection could not be established, or is lost. Called once, and not after our own close.
+        Before it, :meth:`IChannelUser.channel_closed` is called for all channels."""

@@ -1,10 +1,10 @@
-"""One end of one peer connection, with its streams. Host and client have this in common.
+"""One end of a peer connection, with its streams: what host and client have in common.
 
     signaling <-> Peer <-> IPeerConnection
                     +-- ChannelStreams <-> SocketEnd <-> TCP
                     +-- UDP flows (at a host a HostFlows; at a client a ClientFlows for each forward)
 
-A peer is made for one attempt to connect and not used again. It ends once, by :meth:`Peer.lost` or :meth:`Peer.close`.
+A peer is made for one attempt to connect, and is not reused. It ends once, by :meth:`Peer.lost` or :meth:`Peer.close`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from rtunnel.wire.webrtc.signaling import (
     read_candidate,
 )
 
-#: Spare channels, for those that are not a stream or flow yet, or any more.
+#: Spare channels, for those that are not yet, or no longer, a stream or flow.
 SPARE_CHANNELS = 64
 
 
@@ -47,7 +47,7 @@ class Peer:
     :param send: sends it a message through the signaling server; returns False if that is not possible now.
     :param on_end: called with this peer and the reason when it is lost; not after :meth:`close`.
     :param log_limiter: for log lines that peers can cause.
-    :ivar is_connected: channels can be used.
+    :ivar is_connected: whether channels can be used.
     """
 
     log = Logger()
@@ -69,7 +69,7 @@ class Peer:
         self._send = send
         self._on_end = on_end
         self._log_limiter = log_limiter
-        #: Dropped datagrams of the connection that were logged already.
+        #: How many of the connection's dropped datagrams were already logged.
         self._dropped = 0
         # At each end, as many channels may be closing as are in use.
         channels = 2 * (settings.limits.max_streams + settings.max_flows) + SPARE_CHANNELS
@@ -88,12 +88,12 @@ class Peer:
         self.connection.take_candidate(read_candidate(payload))
 
     def use_streams(self, peer: Extension | None) -> ChannelStreams:
-        """Make the streams of this connection, now that it is known what the peer supports."""
+        """Make the streams of this connection, once it is known what the peer supports."""
         self.streams = ChannelStreams(self.connection, self.reactor, self.settings.limits, peer)
         return self.streams
 
     def tick(self) -> None:
-        """Look after streams and dropped datagrams. Call it once a second."""
+        """Check for stalled streams, and log dropped datagrams. Call this once a second."""
         if self.streams is not None:
             self.streams.tick()
         dropped = self.connection.datagrams_dropped
@@ -105,7 +105,7 @@ class Peer:
             )
             self._dropped = dropped
 
-    # The connection calls these
+    # Called by the connection
 
     def description_ready(self, kind: str, sdp: str) -> None:
         """Send our description to the peer."""
@@ -114,7 +114,7 @@ class Peer:
             self.give_up("signaling is lost")
 
     def candidate_found(self, candidate: object) -> None:
-        """Send our candidate to the peer. If signaling is down, the candidates that it has must do."""
+        """Send our candidate to the peer. If signaling is down, the peer must make do with those that it has."""
         if isinstance(candidate, Candidate):
             self._send(Signal(CANDIDATE, candidate_payload(candidate), self.name))
 
@@ -137,7 +137,7 @@ class Peer:
         self._ended()
         self._on_end(self, reason)
 
-    # The end
+    # Closing
 
     def give_up(self, reason: str) -> None:
         """End the connection from this side, as if it were lost."""
@@ -157,7 +157,7 @@ class Peer:
 
 
 class Leaving:
-    """Peers that are being closed. A process that ends waits for them."""
+    """Peers that are being closed. The process waits for them before it ends."""
 
     def __init__(self) -> None:
         self._peers: set[Peer] = set()
@@ -166,10 +166,10 @@ class Leaving:
         return len(self._peers)
 
     def close(self, peer: Peer) -> None:
-        """Close *peer*, which may be closed already."""
+        """Close *peer*, which may already be closed."""
         self._peers.add(peer)
         peer.close().addCallback(lambda _: self._peers.discard(peer))
 
     async def closed(self) -> None:
-        """Wait until all of them are closed."""
+        """Wait until all of these peers are closed."""
         await gatherResults([peer.close() for peer in self._peers])

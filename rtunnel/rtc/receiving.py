@@ -1,6 +1,6 @@
-"""The receiving half of the streams of a peer connection: what they may hold in memory.
+"""The receiving half of the streams of a peer connection: how much they may hold in memory.
 
-Between two ends of ours, credit bounds it. A reference peer knows no credit: the bytes that wait for slow readers are
+Between two rtunnel ends, credit bounds this. A reference peer knows no credit: the bytes that wait for slow readers are
 taken off SCTP's receive window, which stops all streams of that peer, so a stream that does not move at all is reset.
 """
 
@@ -17,20 +17,20 @@ from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.channel_messages import encode_credit
 from rtunnel.wire.webrtc.channel_stream import ChannelStream
 
-#: Credit is granted while the connection has fewer bytes than these waiting: otherwise a peer that sends, and takes
-#: nothing, could make them grow.
+#: Credit is granted only while fewer than this many bytes wait in the connection: otherwise a peer that sends but does
+#: not read could make them grow without bound.
 CREDIT_ROOM = 4 * LOW
-#: With a reference peer: seconds without any delivery after which a stream is reset ...
+#: With a reference peer, a stream is reset after this many seconds without any delivery ...
 MAX_STALL = 30.0
-#: ... if more bytes than these wait in all streams together.
+#: ... if more than this many bytes wait in all streams together.
 STALLING = 512 * 1024
 
 
 class Receiver(Protocol):
     """A stream, as the buffer knows it.
 
-    :ivar reserved: bytes of the connection's buffer that are for it; only the buffer sets it.
-    :ivar delivered_at: when a byte of it was last delivered, or began to wait; with a reference peer only.
+    :ivar reserved: how many bytes of the connection's buffer are reserved for it; only the buffer sets this.
+    :ivar delivered_at: with a reference peer only: when a byte of it was last delivered, or began to wait.
     """
 
     channel: IChannel
@@ -39,14 +39,14 @@ class Receiver(Protocol):
     delivered_at: float
 
     def fail(self, code: str, message: str) -> None:
-        """Reset it."""
+        """Reset the stream."""
 
 
 class ReceiveBuffer:
     """The memory of one peer connection for bytes that have not been delivered.
 
-    :param extended: the peer knows credit.
-    :ivar reserved: bytes that are granted to the peer; with a reference peer, bytes that wait for readers.
+    :param extended: whether the peer knows credit.
+    :ivar reserved: how many bytes are granted to the peer; with a reference peer, how many wait for readers.
     :ivar credit_due: streams that should grant credit, and wait for room to send it.
     :ivar waiting: with a reference peer, the streams that have bytes waiting.
     """
@@ -64,7 +64,7 @@ class ReceiveBuffer:
 
     @property
     def has_room(self) -> bool:
-        """There is room for another stream."""
+        """Whether there is room for another stream."""
         return self.reserved + self._initial_credit <= self._limits.peer_buffer
 
     @property
@@ -72,18 +72,18 @@ class ReceiveBuffer:
         return self._limits.initial_credit if self._extended else 0
 
     def add(self, stream: Receiver) -> None:
-        """Reserve the credit with which *stream* begins."""
+        """Reserve the initial credit of *stream*."""
         self._reserve(stream, self._initial_credit)
 
     def remove(self, stream: Receiver) -> None:
-        """Free what is reserved for *stream*: none of it will be delivered any more."""
+        """Free what is reserved for *stream*: nothing more of it will be delivered."""
         self.grant_no_more(stream)
         self._reserve(stream, 0)
 
     def received(self, stream: Receiver) -> None:
-        """Count what came on *stream*, and is not delivered yet. With a reference peer only.
+        """Count bytes that came on *stream* and are not delivered yet. Only with a reference peer.
 
-        Such a peer sends on whatever the window says; the stream with the most bytes waiting has to go then.
+        If such a peer ignores the window, the stream with the most bytes waiting is reset.
         """
         waiting = stream.machine.receive_window.waiting
         if waiting <= stream.reserved:
@@ -96,7 +96,7 @@ class ReceiveBuffer:
             worst.fail(Code.STALLED, f"{worst.reserved} bytes wait for a reader")
 
     def delivered(self, stream: Receiver, count: int) -> None:
-        """Free *count* bytes, or grant them anew: the user of *stream* has taken them."""
+        """Free *count* bytes, or grant them again: the user of *stream* has taken them."""
         machine = stream.machine
         window = machine.receive_window
         window.delivered += count
@@ -111,7 +111,7 @@ class ReceiveBuffer:
             self.grant(stream)
 
     def end(self, stream: Receiver) -> None:
-        """Free what *stream* will not use: its end has come."""
+        """Free what *stream* will not use, because its end has come."""
         self.grant_no_more(stream)
         self._reserve(stream, stream.machine.receive_window.waiting)
 
@@ -139,7 +139,7 @@ class ReceiveBuffer:
             stream.channel.send_text(encode_credit(window.limit))
 
     def tick(self) -> None:
-        """Reset streams of a reference peer that do not move, while much waits. Call it about once a second."""
+        """If much waits, reset streams of a reference peer that do not move. Call this about once a second."""
         if self._extended or self.reserved <= STALLING:
             return
         late = self._clock.seconds() - MAX_STALL

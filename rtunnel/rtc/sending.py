@@ -1,7 +1,7 @@
-"""The sending half of the streams of a peer connection: they take turns, a message each.
+"""The sending half of the streams of a peer connection: they take turns, one message each.
 
-What is written waits in the streams and not in the channels. aiortc has one queue for all channels, so a stream that
-puts all its bytes there delays every other. Streams therefore send only while little waits below them.
+Written bytes wait in the streams, not in the channels. aiortc has one queue for all channels, so a stream that puts all
+its bytes there delays every other. Streams therefore send only while little waits below them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Protocol
 from rtunnel.rtc.interfaces import IPeerConnection
 from rtunnel.wire.webrtc.channel_stream import ChannelStream
 
-#: Bytes of a message that we send.
+#: The size of the messages that we send, in bytes.
 MESSAGE = 16384
-#: Streams send while the connection has fewer bytes than these waiting.
+#: Streams send while fewer than this many bytes wait in the connection.
 LOW = 16384
 
 
 class Sender(Protocol):
-    """A stream, as the turns know it."""
+    """A stream that takes turns."""
 
     machine: ChannelStream
 
@@ -45,7 +45,7 @@ class Turns:
             self._streams.append(stream)
 
     def remove(self, stream: Sender) -> None:
-        """Take the turn of *stream* away: it sends no more."""
+        """Remove *stream* from the turns: it sends no more."""
         if stream.machine.scheduled:
             stream.machine.scheduled = False
             self._streams.remove(stream)

@@ -1,7 +1,7 @@
-"""What the operator decided, as the three services receive it: checked, and never changed again.
+"""The operator's settings, as the three services receive them: checked, and never changed again.
 
-``rtunnel.options`` builds these from flags, environment and file; tests build them by hand. The defaults of the options
-are those of the fields, except for ``stun_server``.
+``rtunnel.options`` builds these from flags, environment and file; tests build them by hand. The fields have the
+defaults of the options, except for ``stun_server``.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class SignalUrl:
 
 @dataclass(frozen=True, slots=True)
 class SignalClientSettings:
-    """How host and client reach the signaling server. Times are seconds.
+    """How host and client reach the signaling server. Times are in seconds.
 
-    :ivar url: where it is.
+    :ivar url: the server's URL.
     :ivar token: Bearer token; None: no token is sent.
     :ivar ca_file: PEM file of the CAs that are trusted for ``wss``; None: those of the system.
     :ivar reconnect_min: shortest wait before the next attempt.
@@ -135,7 +135,7 @@ class ServiceSettings:
     """One service that a host offers.
 
     :ivar name: what clients ask for; empty: the default service.
-    :ivar remote: where it is; a :class:`UdpAddress` if it is a UDP service.
+    :ivar remote: the address of the service; a :class:`UdpAddress` for UDP.
     """
 
     name: str
@@ -166,7 +166,7 @@ class ForwardSettings:
 
 @dataclass(frozen=True, slots=True)
 class EndSettings:
-    """Settings that host and client have in common. Times are seconds.
+    """Settings that host and client share. Times are in seconds.
 
     :ivar id: the host's ID.
     :ivar signal: how to reach the signaling server.
@@ -175,7 +175,7 @@ class EndSettings:
     :ivar drain: time that open streams get to finish when the process stops.
     :ivar udp_idle: time without a datagram after which a UDP flow is dropped.
     :ivar max_flows: UDP flows at once, of a client in total and of a host for each client; a new one replaces the one
-        that was idle longest.
+        that has been idle the longest.
     """
 
     id: str

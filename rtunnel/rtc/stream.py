@@ -17,12 +17,12 @@ from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.channel_messages import decode_control, encode_fin, encode_reset
 from rtunnel.wire.webrtc.channel_stream import ChannelStream
 
-# Not of the class: an event of the log would hold on to its stream.
+# Not an attribute of the class: a log event would keep its stream alive.
 _log = Logger()
 
 
 class Streams(Protocol):
-    """What a stream needs of :class:`rtunnel.rtc.streams.ChannelStreams`."""
+    """The part of :class:`rtunnel.rtc.streams.ChannelStreams` that a stream uses."""
 
     turns: Turns
     buffer: ReceiveBuffer
@@ -31,7 +31,7 @@ class Streams(Protocol):
         """Call :meth:`DataChannelStream.close` in the next turn, unless the connection is lost in this one."""
 
     def forget(self, stream: DataChannelStream) -> None:
-        """Count *stream* no more."""
+        """Stop counting *stream*."""
 
 
 @implementer(IStream, IChannelUser)
@@ -81,7 +81,7 @@ class DataChannelStream:
                 self.channel.send_text(encode_reset(code, message))
             self._break()
         else:
-            # At its proper end, with bytes that will not be delivered any more.
+            # The stream has properly ended, but some bytes will not be delivered.
             self._buffer.remove(self)
 
     def delivered(self, count: int) -> None:
@@ -91,7 +91,7 @@ class DataChannelStream:
     # From the channel
 
     def channel_opened(self) -> None:
-        """Send what was written before."""
+        """Send what was written before the channel was open."""
         machine = self.machine
         if not machine.open:
             return
@@ -104,7 +104,7 @@ class DataChannelStream:
             self._send()
 
     def message_received(self, data: bytes) -> None:
-        """Pass bytes of the stream on to the user."""
+        """Pass bytes of the stream to the user."""
         machine = self.machine
         if not data or not machine.open:
             return
@@ -117,7 +117,7 @@ class DataChannelStream:
             self._buffer.received(self)
 
     def text_received(self, text: bytes) -> None:
-        """Do what a control message says. A reference peer knows none: its texts are bytes of the stream."""
+        """Handle a control message. A reference peer knows none: its text messages are bytes of the stream."""
         machine = self.machine
         if not machine.extended:
             self.message_received(text)
@@ -139,7 +139,7 @@ class DataChannelStream:
             self._receive_fin(control.fin)
 
     def channel_closed(self) -> None:
-        """End the stream: for a reference peer this is the end of both directions; one of ours says its end before."""
+        """End the stream. With a reference peer this ends both directions; an rtunnel peer announces its end first."""
         machine = self.machine
         if not machine.open:
             self._streams.forget(self)
@@ -150,19 +150,19 @@ class DataChannelStream:
             self._streams.close_soon(self)
 
     def close(self) -> None:
-        """End the stream properly: the channel of a reference peer was closed, and the connection was not lost."""
+        """End the stream properly: a reference peer closed the channel, and the connection was not lost."""
         if self.machine.open:
             self._end()
             self._streams.forget(self)
             self._user.closed()
 
     def fail(self, code: str, message: str) -> None:
-        """Reset the stream, and tell the user. One that is at its end can only lose bytes that wait for a reader."""
+        """Reset the stream, and tell the user. A stream that has ended can only lose bytes that wait for a reader."""
         if self.machine.open or (not self.machine.extended and self.reserved):
             self.reset(code, message)
             self._tell_reset(code, message)
 
-    # For its turn
+    # Sending, when it is this stream's turn
 
     def send_message(self, most: int) -> None:
         """See :class:`rtunnel.rtc.sending.Sender`."""
@@ -185,7 +185,7 @@ class DataChannelStream:
         machine = self.machine
         machine.sent_end = True
         if not machine.extended:
-            # Its last bytes may still come; they do until the channel is closed.
+            # The peer's last bytes may still come until the channel is closed.
             self.channel.close()
             return
         self.channel.send_text(encode_fin(machine.send_window.sent))
@@ -206,13 +206,13 @@ class DataChannelStream:
         self._user.finished()
 
     def _end(self) -> None:
-        """Send nothing more, neither bytes nor credit."""
+        """Send no more, neither bytes nor credit."""
         self.machine.end()
         self._turns.remove(self)
         self._buffer.grant_no_more(self)
 
     def _break(self) -> None:
-        """End the stream at once; nothing of it is kept."""
+        """End the stream at once, and drop everything that it holds."""
         self._end()
         self._streams.forget(self)
         self._buffer.remove(self)

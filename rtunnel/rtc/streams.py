@@ -2,8 +2,8 @@
 
     SocketEnd (IStreamUser) <-> IStream | DataChannelStream | IChannelUser <-> IChannel
 
-Streams share the connection: :mod:`rtunnel.rtc.sending` says whose turn it is to send, and :mod:`rtunnel.rtc.receiving`
-how much each may receive.
+Streams share the connection: :mod:`rtunnel.rtc.sending` decides whose turn it is to send, and
+:mod:`rtunnel.rtc.receiving` how much each may receive.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ChannelStreams:
     The owner passes on :meth:`has_room`, calls :meth:`tick` every second, and :meth:`reset_all` when the connection is
     lost (in the same turn of the reactor) or closed.
 
-    :param peer: what the other end said of itself; None: it speaks the reference protocol.
+    :param peer: the extension that the other end announced; None: it speaks the reference protocol.
     :ivar turns: the sending half.
     :ivar buffer: the receiving half.
     """
@@ -45,14 +45,14 @@ class ChannelStreams:
         self._closed: list[DataChannelStream] = []
 
     def __len__(self) -> int:
-        """Streams that are not over; one whose last bytes are still on their way counts."""
+        """The number of streams that are not over. One whose last bytes are still on their way counts."""
         return len(self._streams)
 
     def attach(self, channel: IChannel, user: IStreamUser) -> IStream:
-        """Make a stream over *channel*, which was just opened or has just arrived.
+        """Make a stream over *channel*, which was just opened or just arrived.
 
-        If there is no room for another one, the channel is refused and the stream is over. The user is told
-        :meth:`IStreamUser.was_reset` in the reactor's next turn, when it knows the stream.
+        If there is no room for another one, the channel is refused and the stream is over.
+        :meth:`IStreamUser.was_reset` is then called in the reactor's next turn, when the user knows the stream.
         """
         send_limit = None if self._peer is None else self._peer.initial_credit
         machine = ChannelStream(send_limit, self._limits.initial_credit, self._clock.seconds())
@@ -69,18 +69,18 @@ class ChannelStreams:
         return stream
 
     def refuse(self, channel: IChannel, code: Code) -> None:
-        """Close *channel*, for this reason; what still comes on it is dropped."""
+        """Close *channel* for this reason. What still comes on it is dropped."""
         if self._peer is not None:
             channel.send_text(encode_reset(code, ""))
         channel.close()
 
     def reset_all(self, code: Code) -> None:
-        """Reset every stream that is not at its end."""
+        """Reset every stream that has not ended."""
         for stream in list(self._streams):
             stream.fail(code, "the peer connection ends")
 
     def tick(self) -> None:
-        """Reset streams that do not move. Call it about once a second."""
+        """Reset streams that do not move. Call this about once a second."""
         self.buffer.tick()
 
     def has_room(self) -> None:
@@ -88,13 +88,13 @@ class ChannelStreams:
         self.buffer.grant_due()
         self.turns.run()
 
-    # The streams call these.
+    # Called by the streams
 
     def close_soon(self, stream: DataChannelStream) -> None:
         """See :class:`rtunnel.rtc.stream.Streams`.
 
-        To a reference peer a closed channel is a proper end. A lost connection closes channels as well, and nobody may
-        take that for the end of the stream. Which of the two it is shows within this turn of the reactor.
+        For a reference peer a closed channel is a proper end. A lost connection closes channels as well, which must not
+        be taken for the end of the stream. Which of the two it is becomes clear within this turn of the reactor.
         """
         self._closed.append(stream)
         if len(self._closed) == 1:

@@ -1,7 +1,6 @@
-"""UDP at the client: datagrams of local programs go into data channels, and the answers come back.
+"""UDP at the client: datagrams from local programs go into data channels, and the answers come back.
 
-Each local source address has a flow, and each flow has a channel of its own, so an answer can only go to the source
-that asked:
+Each local source address has its own flow and channel, so an answer can only go to the source that asked:
 
     local program <-> UdpListener <-> ClientFlows <-> a flow <-> IChannel, unreliable
 
@@ -25,21 +24,21 @@ from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.upkeep.log_limiter import LogLimiter
 
-#: Datagrams of all sources that are kept while the host is not connected, and for how many seconds.
+#: How many datagrams from all sources are kept while the host is not connected, and for how many seconds.
 MAX_EARLY = 64
 EARLY_SECONDS = 1.0
-#: Channels that may be closing, beyond one for each possible flow. Closing a channel takes a round trip, and a flood of
-#: sources must not pile up more of them than the host allows one client.
+#: How many channels may be closing, beyond one for each possible flow. Closing a channel takes a round trip, and a
+#: flood of sources must not pile up more of them than the host allows one client.
 MAX_CLOSING = 64
 
 
 class UdpListener(Service):
-    """One UDP socket for the life of the process, bound as a :class:`~rtunnel.upkeep.listening.Listener` is.
+    """One UDP socket for the life of the process, bound like a :class:`~rtunnel.upkeep.listening.Listener`.
 
     :param received: called with each datagram and its source.
     :param lost: called with the reason when a datagram could not be sent.
-    :param what: as logs and errors call it.
-    :param option: the option to change where it cannot listen.
+    :param what: its name in logs and errors.
+    :param option: the option that errors suggest to change.
     """
 
     log = Logger()
@@ -58,22 +57,22 @@ class UdpListener(Service):
         self._option = option
         self._socket = UdpSocket(reactor, received, lost)
         self.setName(f"{what} (UDP {address})")
-        #: Send a datagram to an address. While the socket is not open, nothing happens.
+        #: Send a datagram to an address. Does nothing while the socket is not open.
         self.send = self._socket.send
 
     @property
     def local_address(self) -> str:
-        """``host:port`` that it listens on, with the real port where 0 was asked for; the setting until it listens."""
+        """``host:port`` where it listens, with the real port if 0 was requested; the setting until it listens."""
         address = self._socket.address
         return format_address(address) if address is not None else str(self._address)
 
     def privilegedStartService(self) -> None:
-        """Bind. See :exc:`StartupError`."""
+        """Bind the socket. May raise :exc:`~rtunnel.errors.StartupError`."""
         super().privilegedStartService()
         self._listen()
 
     def startService(self) -> None:
-        """Bind, unless that is done."""
+        """Bind the socket, unless :meth:`privilegedStartService` has done so."""
         super().startService()
         self._listen()
 
@@ -85,7 +84,7 @@ class UdpListener(Service):
         except OSError as error:
             raise StartupError(
                 f"cannot listen on {self._address} ({self._what}, UDP): {error.strerror or error}; "
-                f"end what holds it, or choose another address with {self._option}"
+                f"stop what holds it, or choose another address with {self._option}"
             ) from None
         self.log.info("{what} listening on {address} (UDP)", what=self._what, address=self.local_address)
 
@@ -108,7 +107,7 @@ class _ClientFlow(Flow):
         self._channel.use(self)
 
     def send(self, data: bytes) -> None:
-        """Send a datagram of the source to the host."""
+        """Send a datagram from the source to the host."""
         self.table.use(self)
         if len(data) > self._connection.max_message:
             self.lose("larger than the host takes")
@@ -119,7 +118,7 @@ class _ClientFlow(Flow):
             self.lose("too many before the host has answered")
 
     def channel_opened(self) -> None:
-        """Send what waits for the channel."""
+        """Send what has waited for the channel."""
         for data in self.waiting.take():
             self.sent += 1
             self._channel.send(data)
@@ -132,10 +131,10 @@ class _ClientFlow(Flow):
             self._owner.listener.send(data, self.source)
 
     def text_received(self, text: bytes) -> None:
-        """Ignore it: there are no control messages on the channel of a flow."""
+        """Ignore the text: the channel of a flow has no control messages."""
 
     def channel_closed(self) -> None:
-        """End the flow; the next datagram of the source begins a new one."""
+        """End the flow. The next datagram from the source begins a new one."""
         self.end("the channel is closed")
         self.table.closing.discard(self)
 
@@ -147,10 +146,10 @@ class _ClientFlow(Flow):
 
 
 class ClientFlows:
-    """The UDP flows of one forward. They live on one peer connection.
+    """The UDP flows of one forward, on one peer connection.
 
     :param log_limiter: for log lines that local programs can cause.
-    :ivar listener: the local socket, a service that needs a parent.
+    :ivar listener: the local socket; a service, which needs a parent.
     :ivar service: the name of the host's service; empty: its default service.
     :ivar table: the flows of all forwards of the process.
     :ivar dropped: datagrams that were dropped, by reason.
@@ -160,7 +159,7 @@ class ClientFlows:
 
     def __init__(self, reactor: Any, forward: ForwardSettings, table: FlowTable, log_limiter: LogLimiter) -> None:
         if not isinstance(forward.local, UdpAddress):
-            raise TypeError("a forward of UDP is needed")
+            raise TypeError("the forward is not for UDP")
         what = f"forward to service '{forward.service}'" if forward.service else "forward"
         self.listener = UdpListener(reactor, forward.local, self._datagram, self.drop, what, "--local")
         self.service = forward.service
@@ -178,7 +177,7 @@ class ClientFlows:
         return len(self._flows)
 
     def connected(self, connection: IPeerConnection) -> None:
-        """Open channels on *connection* from now on; it is connected."""
+        """Open channels on *connection*, which is connected, from now on."""
         self.disconnected()
         self._connection = connection
         since = self._clock.seconds() - EARLY_SECONDS
@@ -192,7 +191,7 @@ class ClientFlows:
     def disconnected(self) -> None:
         """End all flows: the connection is lost, or about to be closed. May be called again.
 
-        All forwards that share a table share a connection, too.
+        Forwards that share a table also share a connection.
         """
         self._connection = None
         for flow in list(self._flows.values()):
@@ -201,7 +200,7 @@ class ClientFlows:
         self.table.closing.clear()
 
     def take_no_more(self) -> None:
-        """Begin no new flows; the present ones go on."""
+        """Begin no new flows. Existing ones continue."""
         self._takes_new = False
 
     def _datagram(self, data: bytes, source: Address) -> None:
@@ -227,7 +226,7 @@ class ClientFlows:
             self.drop("the host is not connected")
         self._early.append((self._clock.seconds(), data, source))
 
-    # The flows and the listener call these
+    # Called by the flows and the listener
 
     def drop(self, why: str) -> None:
         """Count and log a datagram that is lost."""

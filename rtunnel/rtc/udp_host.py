@@ -1,11 +1,11 @@
-"""UDP at the host: datagrams of data channels go to a service, and its answers come back.
+"""UDP at the host: datagrams from data channels go to a service, and its answers come back.
 
-Each channel is a flow, and each flow has a socket of its own, connected to the service:
+Each channel is a flow, and each flow has its own socket, connected to the service:
 
     IChannel, unreliable <-> a flow <-> UdpSocket <-> the service
 
-So the service can tell flows apart by their port, and the kernel drops what anybody else sends to that port. Nothing
-that a client sends, and no failure of the service, is an error: datagrams are dropped and counted.
+So the service can tell flows apart by their port, and the kernel drops what anybody else sends to that port. Whatever a
+client sends, and however the service fails, there is no error: datagrams are dropped and counted.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _HostFlow(Flow):
             self.lose("too many before its name is looked up")
 
     def text_received(self, text: bytes) -> None:
-        """Ignore it: there are no control messages on the channel of a flow."""
+        """Ignore the text: the channel of a flow has no control messages."""
 
     def channel_opened(self) -> None:
         """Do nothing: the channel was open from the beginning."""
@@ -127,7 +127,7 @@ class _HostFlow(Flow):
 class HostFlows:
     """The UDP flows of one client.
 
-    :param idle: seconds without a datagram either way after which a flow ends.
+    :param idle: seconds without a datagram in either direction after which a flow ends.
     :param log_limiter: for log lines that clients can cause.
     :ivar dropped: datagrams that were dropped, by reason.
     """
@@ -159,10 +159,10 @@ class HostFlows:
         for flow in self.table:
             flow.end("the connection is closed")
 
-    # The flows call these
+    # Called by the flows
 
     def look_up(self, name: str) -> None:
-        """Look *name* up for all flows that wait for it; there is one look-up of a name at a time."""
+        """Look up *name* for all flows that wait for it. There is only one look-up of a name at a time."""
         if name not in self._look_ups:
             self._look_ups.add(name)
             look_up(self.reactor, name, partial(self._found, name))

@@ -17,7 +17,7 @@ class MemoryStream:
     """One end of a stream in memory; see :func:`memory_streams`.
 
     :param window: how many bytes the user of an end takes before it must deliver some.
-    :ivar user: whoever uses this end.
+    :ivar user: the user of this end.
     :ivar waiting: bytes that the user of this end has received and not yet delivered.
     :ivar delivered_count: bytes that the user of this end has delivered.
     """
@@ -71,7 +71,7 @@ class MemoryStream:
         self.other._queue.clear()
 
     def _pump(self) -> None:
-        # A user may write from within a call of ours; that call comes first.
+        # A user may write while we call it; finish that call first.
         if self._pumping:
             return
         self._pumping = True

@@ -21,7 +21,7 @@ class ReferenceClient(Service):
     :param local_port: the local service's port on this machine.
     :param remote_port: the public port to ask for; 0: send no INIT, and be served from the shared port.
     :param reconnect_delay: seconds before it dials again.
-    :param keeps_streams: after a reconnect, go on sending the bytes of old streams under their old conn_ids, as the
+    :param keeps_streams: after a reconnect, continue to send the bytes of old streams under their old conn_ids, as the
         real client does.
     :ivar peer: the newest link.
     :ivar links: how many links there have been.
@@ -68,7 +68,7 @@ class ReferenceClient(Service):
             self._again = self.reactor.callLater(self._delay, self._dial)
 
     def stopService(self) -> Any:
-        """Stop dialling, and cut the link and its streams off."""
+        """Stop dialling, and cut the link and its streams."""
         super().stopService()
         self._dialling.cancel()
         if self._again is not None:

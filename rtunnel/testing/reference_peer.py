@@ -20,7 +20,7 @@ CHUNK = 4096
 
 @implementer(IPushProducer)
 class _Valve:
-    """Tells when a transport is full and when it has room again: a Go program's ``Write`` blocks in between."""
+    """Reports when a transport is full and when it has room again: a Go program's ``Write`` blocks in between."""
 
     def __init__(self, blocked: Callable[[], None], unblocked: Callable[[], None]) -> None:
         self._blocked = blocked

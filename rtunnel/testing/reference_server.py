@@ -48,7 +48,7 @@ class ReferenceServer(Service):
             self.open_public_port(0)
 
     def stopService(self) -> Any:
-        """Stop listening, and cut the link off."""
+        """Stop listening, and cut the link."""
         super().stopService()
         if self.peer is not None:
             self.peer.cut()

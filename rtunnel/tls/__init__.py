@@ -1,1 +1,1 @@
-"""Who is there: TLS 1.3 with a post-quantum key exchange and certificates at both ends; TLS of the web."""
+"""TLS 1.3 with a post-quantum key exchange and certificates at both ends, for links; web TLS, for ``wss``."""

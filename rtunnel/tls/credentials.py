@@ -1,7 +1,7 @@
-"""Our certificate and key, the CAs that we trust and the revocation list: read from files, again when these change.
+"""Our certificate and key, the CAs that we trust and the revocation list: read from files, and again on each change.
 
 Each set of files that fits together is one :class:`Loaded`; new connections use the newest. A set that does not fit is
-never used: at the start it is an error, later the set before it stays in use.
+never used: at startup it is an error, later the previous set stays in use.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _FIXES = {
     Role.SERVER: "make one with `rtunnel pki init`, or name yours with",
     Role.CLIENT: "get one with `rtunnel pki import`, or name yours with",
 }
-#: Bytes. A larger file is not one of ours.
+#: The largest file that we read, in bytes.
 _MAX_FILE = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """The certificate that an end of a connection shows.
+    """The certificate that this end of a connection presents.
 
     :ivar chain: the certificate, followed by any intermediate certificates.
     :ivar key: the certificate's private key.
@@ -51,7 +51,7 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What one set of files says.
+    """The content of one set of files.
 
     :ivar context: for new connections.
     :ivar own: our certificate and key.
@@ -70,7 +70,7 @@ class Loaded:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What to warn the operator of, a line each."""
+        """Warnings for the operator, one line each."""
         found = [warning for each in self.certificates if (warning := expiry_warning(each))]
         if self.open_key is not None:
             found.append(f"{self.open_key} is open to every user of this machine; chmod 600 {self.open_key}")
@@ -78,13 +78,13 @@ class Loaded:
 
     def is_revoked(self, certificate: x509.Certificate) -> bool:
         """Return whether the issuer of *certificate* has revoked it."""
-        # The serial number first: names are slow to compare.
+        # Compare the serial number first: names are slow to compare.
         issuers = self.revoked.get(certificate.serial_number)
         return issuers is not None and certificate.issuer in issuers
 
 
 class Credentials(WatchedFiles[Loaded]):
-    """The present :class:`Loaded`, read again when the files change.
+    """The current :class:`Loaded`, read again when the files change.
 
     :param role: which end this is.
     :raises ConfigError: the files cannot be used; the message names the file and the fix.
@@ -99,7 +99,7 @@ class Credentials(WatchedFiles[Loaded]):
         )
 
     def keeping(self, own: Own) -> Credentials:
-        """Return these credentials with *own* in place of the certificate and key in the files.
+        """Return these credentials with *own* instead of the certificate and key in the files.
 
         :raises ConfigError: the other files cannot be used.
         """
@@ -146,11 +146,11 @@ def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
 def use_certificate(
     context: SSL.Context, chain: Sequence[x509.Certificate], key: crypto.PKey, cert_file: Path, key_file: Path
 ) -> None:
-    """Let *context* show a certificate, the first of *chain*, and sign with its *key*.
+    """Let *context* present a certificate, the first of *chain*, and sign with its *key*.
 
-    :param cert_file: where the chain is from, for the error.
-    :param key_file: where the key is from, for the error.
-    :raises ConfigError: the key is not that of the certificate.
+    :param cert_file: the chain's file, for the error.
+    :param key_file: the key's file, for the error.
+    :raises ConfigError: the key does not belong to the certificate.
     """
     try:
         context.use_certificate(chain[0])
@@ -172,10 +172,10 @@ def _read(path: Path, fix: str) -> bytes:
 
 
 def read_certificates(path: Path, fix: str) -> Sequence[x509.Certificate]:
-    """Return the certificates in a PEM file, of which there is at least one.
+    """Return the certificates in a PEM file, at least one.
 
     :param fix: what the operator should do about an error.
-    :raises ConfigError: the file cannot be read, or has none.
+    :raises ConfigError: the file cannot be read, or has no certificate.
     """
     content = _read(path, fix)
     try:
@@ -188,7 +188,7 @@ def read_private_key(path: Path, fix: str) -> crypto.PKey:
     """Return the private key in a PEM file.
 
     :param fix: what the operator should do about an error.
-    :raises ConfigError: the file cannot be read, has none, or one with a passphrase.
+    :raises ConfigError: the file cannot be read, has no key, or its key has a passphrase.
     """
     content = _read(path, fix)
     if pem.is_encrypted(content):
@@ -197,7 +197,7 @@ def read_private_key(path: Path, fix: str) -> crypto.PKey:
             "`openssl pkey -in FILE -out FILE`"
         )
     try:
-        # Not with cryptography: pyOpenSSL takes no ML-DSA key from it.
+        # Not with cryptography: pyOpenSSL accepts no ML-DSA key from it.
         return crypto.load_privatekey(crypto.FILETYPE_PEM, content)
     except (crypto.Error, ValueError) as error:
         raise ConfigError(f"{path} is not a private key in PEM; {fix}") from error
@@ -229,7 +229,7 @@ def _classical_problem(path: Path, certificate: x509.Certificate) -> str:
 
 
 def _revocation_lists(path: Path, authorities: Sequence[x509.Certificate]) -> list[x509.CertificateRevocationList]:
-    """Return the lists in a file, each signed by one of *authorities*; none if there is no such file."""
+    """Return the lists in a file, each signed by one of *authorities*; an empty list if there is no such file."""
     if not path.exists():
         return []
     content = _read(path, "make it readable, or remove it")

@@ -1,7 +1,7 @@
 """Why TLS failed, in words that tell an operator what to do.
 
-OpenSSL's errors say little and alerts say less. Which end has to be changed depends on which one refused: an error
-means that we did, an alert that the peer did.
+OpenSSL's errors say little and alerts say less. Which end must be changed depends on which one refused: an error means
+that we did, an alert that the peer did.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from rtunnel.tls.policy import CLASSICAL_OPTION, Role
 EXPIRED, NOT_YET, REVOKED, _PURPOSE = 10, 9, 23, 26
 _UNKNOWN_ISSUER = (2, 7, 18, 19, 20, 21, 24, 30, 31)
 _CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED = 3, 11, 12
-#: A CA need not have a revocation list, and a list that has expired or is not valid yet still tells who is revoked.
+#: A CA need not have a revocation list, and a list that has expired or is not valid yet still says who is revoked.
 NOT_AN_ERROR = (_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED)
 
 _TLS_HERE = "the other end speaks no TLS 1.3"
 _NO_COMMON_GROUP = "it offers no post-quantum key exchange that is allowed here (see --tls-groups)"
-_NO_COMMON_SIGNATURE = "it takes no signature of our certificate's kind (see " + CLASSICAL_OPTION + ")"
+_NO_COMMON_SIGNATURE = "it accepts no signature of our certificate's kind (see " + CLASSICAL_OPTION + ")"
 
 #: Why we refused, by OpenSSL's reason.
 _OURS = {
@@ -32,10 +32,10 @@ _OURS = {
     "bad key share": _NO_COMMON_GROUP,
     "no suitable signature algorithm": _NO_COMMON_SIGNATURE,
     "no shared signature algorithms": _NO_COMMON_SIGNATURE,
-    "wrong signature type": "it signs by an algorithm that is not allowed here (see " + CLASSICAL_OPTION + ")",
+    "wrong signature type": "it signs with an algorithm that is not allowed here (see " + CLASSICAL_OPTION + ")",
     "wrong version number": "it speaks no TLS; add --tls there, or remove it here",
     "packet length too long": "it speaks no TLS; add --tls there, or remove it here",
-    "http request": "it speaks HTTP, and this is no web server",
+    "http request": "it speaks HTTP, and this is not a web server",
 }
 _CERTIFICATE = "refuses our certificate: "
 #: Why the peer refused, by the name of its alert (RFC 8446, section 6.2).
@@ -46,13 +46,13 @@ _THEIRS = {
     "certificate revoked": _CERTIFICATE + "it is revoked",
     "bad certificate": _CERTIFICATE + "it is broken, or not valid yet",
     "unsupported certificate": _CERTIFICATE + "it is not for a {role}",
-    "certificate unknown": _CERTIFICATE + "it is not for what it is used for",
+    "certificate unknown": _CERTIFICATE + "it is not for this use",
     "access denied": _CERTIFICATE + "access denied",
-    "internal error": _CERTIFICATE + "its name, its fingerprint or its kind of key is not what is wanted there",
-    "decrypt error": _CERTIFICATE + "a signature of it is wrong, so it is not from the CA of that name there",
+    "internal error": _CERTIFICATE + "its name, its fingerprint or its kind of key is not accepted there",
+    "decrypt error": _CERTIFICATE + "its signature is wrong, so it is not from the CA of that name there",
     "protocol version": "does not speak TLS 1.3 with us",
     "handshake failure": (
-        "finds nothing in common with us: no post-quantum key exchange (see --tls-groups), or no signature of a kind "
+        "has nothing in common with us: no post-quantum key exchange (see --tls-groups), or no signature of a kind "
         "that both allow (see " + CLASSICAL_OPTION + ")"
     ),
     "unexpected message": "does not expect TLS from us",
@@ -62,9 +62,9 @@ _THEIRS = {
 def explain_failure(error: SSL.Error, role: Role, allow_classical: bool, *, in_handshake: bool) -> str:
     """Return why OpenSSL gave up.
 
-    :param role: which end we are.
-    :param in_handshake: whether our handshake was not over. In TLS 1.3 a client's is over before the server has seen
-        its certificate.
+    :param role: our end.
+    :param in_handshake: whether our handshake was still in progress. In TLS 1.3 a client's handshake ends before the
+        server has seen its certificate.
     """
     other = role.other.value
     reason = openssl_reason(error)
@@ -92,7 +92,7 @@ def explain_certificate(certificate: x509.Certificate, error: int, trusted: str 
     """Return why OpenSSL does not accept a certificate.
 
     :param error: one of OpenSSL's ``X509_V_ERR_`` numbers.
-    :param trusted: what to call the CAs that are trusted.
+    :param trusted: what to call the trusted CAs.
     """
     subject = show_subject(certificate)
     if error == EXPIRED:
@@ -103,7 +103,7 @@ def explain_certificate(certificate: x509.Certificate, error: int, trusted: str 
     if error == REVOKED:
         return f"{subject} is revoked"
     if error == _PURPOSE:
-        return f"{subject} is not for this use: its extended key usage does not say so"
+        return f"{subject} is not for this use: its extended key usage does not allow it"
     if error in _UNKNOWN_ISSUER:
         return f"{subject} is not from {trusted}"
     return f"{subject} is not valid (OpenSSL's error {error})"

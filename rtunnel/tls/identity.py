@@ -32,7 +32,7 @@ class Peer:
     def of(cls, certificate: x509.Certificate, group: str) -> Peer:
         """Return the holder of *certificate*, over a connection whose key exchange used *group*.
 
-        A link and its data connections share one, since a certificate takes time to read and memory to keep.
+        A link and its data connections share one object, since a certificate takes time to read and memory to keep.
         """
         peer = _known.get((certificate, group))
         if peer is None:
@@ -47,8 +47,8 @@ _known: WeakValueDictionary[tuple[x509.Certificate, str], Peer] = WeakValueDicti
 def peer_name(certificate: x509.Certificate) -> str:
     """Return the common name of a certificate, or its first alternative name if it has no common name.
 
-    Rights depend on the name, so it is never cleaned up, which might give two certificates the same name: the result
-    is empty if there are two common names, or one with characters that a log cannot show.
+    Rights depend on the name, so it is never cleaned, which could give two certificates the same name. Instead the
+    result is empty if there are two common names, or one with characters that a log cannot show.
     """
     try:
         names = common_names(certificate) or [str(name.value) for name in alternative_names(certificate)][:1]

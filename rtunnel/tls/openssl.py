@@ -23,7 +23,7 @@ RECORD = 16384
 _lib: Any = Binding().lib
 _ffi: Any = Binding().ffi
 
-#: If these groups and this signature algorithm are there, so are the others.
+#: If OpenSSL has these groups and this signature algorithm, it has the others too.
 _NEEDED_GROUPS = ("X25519MLKEM768", "MLKEM768")
 _NEEDED_SIGNATURES = ("mldsa65",)
 _NEEDED_FOR_SESSIONS = ("SSL_session_reused", "SSL_set_session", "d2i_SSL_SESSION", "i2d_SSL_SESSION")
@@ -49,7 +49,7 @@ def set_groups(context: SSL.Context, names: Sequence[str]) -> None:
 
 
 def set_signatures(context: SSL.Context, names: Sequence[str]) -> None:
-    """Allow only these algorithms for signatures, of both ends.
+    """Allow only these algorithms for signatures by either end.
 
     :raises ConfigError: this OpenSSL does not have all of them.
     """
@@ -57,14 +57,14 @@ def set_signatures(context: SSL.Context, names: Sequence[str]) -> None:
 
 
 def write_whole(context: SSL.Context) -> None:
-    """Let one ``send`` write all its bytes, in as many records as that takes; pyOpenSSL's default is one record."""
+    """Let one ``send`` write all its bytes, in as many records as needed; pyOpenSSL's default is one record."""
     mode = getattr(_lib, "SSL_MODE_ENABLE_PARTIAL_WRITE", None)
     if mode is not None:
         context.clear_mode(mode)
 
 
 def hold_no_buffers(context: SSL.Context) -> None:
-    """Free the buffers of a connection, 16 KiB each way, while there is nothing in them."""
+    """Free the buffers of a connection, 16 KiB each way, while they are empty."""
     mode = getattr(_lib, "SSL_MODE_RELEASE_BUFFERS", None)
     if mode is not None:
         context.set_mode(mode)
@@ -73,7 +73,7 @@ def hold_no_buffers(context: SSL.Context) -> None:
 def use_private_key(context: SSL.Context, key: crypto.PKey) -> None:
     """Let *context* sign with *key*.
 
-    pyOpenSSL deprecates its own key objects, but of cryptography's it takes no ML-DSA key.
+    pyOpenSSL deprecates its own key objects, but accepts no ML-DSA key as an object of cryptography.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -84,16 +84,16 @@ def use_private_key(context: SSL.Context, key: crypto.PKey) -> None:
 def require_post_quantum() -> None:
     """Check that the libraries can do what TLS needs here.
 
-    :raises ConfigError: they cannot.
+    :raises ConfigError: they cannot; the message says what is missing.
     """
     if not hasattr(SSL.Connection, "get_group_name"):
-        raise ConfigError(f"TLS needs a pyOpenSSL that tells which group was negotiated; {_REMEDY}")
+        raise ConfigError(f"TLS needs a pyOpenSSL that reports which group was negotiated; {_REMEDY}")
     context = SSL.Context(SSL.TLS_METHOD)
     set_groups(context, _NEEDED_GROUPS)
     set_signatures(context, _NEEDED_SIGNATURES)
     for name in (*_NEEDED_FOR_SESSIONS, *_NEEDED_FOR_SOCKETS, *_NEEDED_FOR_MEMORY):
         if not hasattr(_lib, name):
-            raise ConfigError(f"TLS needs {name}, which this cryptography does not give; {_REMEDY}")
+            raise ConfigError(f"TLS needs {name}, which this cryptography does not have; {_REMEDY}")
 
 
 def is_resumed(connection: SSL.Connection) -> bool:
@@ -102,12 +102,12 @@ def is_resumed(connection: SSL.Connection) -> bool:
 
 
 def is_same_session(one: SSL.Session, other: SSL.Session) -> bool:
-    """Return whether both are the same object of OpenSSL, which makes a new one when a ticket arrives."""
+    """Return whether both are the same OpenSSL object; OpenSSL makes a new one when a ticket arrives."""
     return bool(_handle(one) == _handle(other))
 
 
 def write_session(session: SSL.Session) -> bytes:
-    """Return *session* as bytes, which hold its secret."""
+    """Return *session* as bytes. They contain its secret."""
     handle = _handle(session)
     size = _lib.i2d_SSL_SESSION(handle, _ffi.NULL)
     buffer = _ffi.new("unsigned char[]", max(size, 1))
@@ -126,9 +126,9 @@ def read_session(content: bytes) -> Any:
 
 
 def offer_session(connection: SSL.Connection, session: Any) -> None:
-    """Let a client's connection ask to resume *session*, which any number of connections may do.
+    """Let a client's connection ask to resume *session*. Any number of connections may do so.
 
-    OpenSSL makes the session unusable if one of them is freed without :func:`end`.
+    OpenSSL invalidates the session if one of them is freed without :func:`end`.
 
     :param session: from :func:`read_session`.
     """
@@ -136,7 +136,7 @@ def offer_session(connection: SSL.Connection, session: Any) -> None:
 
 
 def end(connection: SSL.Connection) -> None:
-    """Mark *connection* as properly closed, so that OpenSSL does not give up its session."""
+    """Mark *connection* as properly closed, so that OpenSSL does not invalidate its session."""
     _lib.SSL_set_shutdown(_handle(connection), _lib.SSL_SENT_SHUTDOWN | _lib.SSL_RECEIVED_SHUTDOWN)
 
 
@@ -145,7 +145,7 @@ class Reader:
 
     All connections of a thread may share it.
 
-    :param size: most bytes of one read.
+    :param size: the most bytes of one read.
     """
 
     def __init__(self, size: int) -> None:
@@ -153,7 +153,7 @@ class Reader:
         self._size = size
 
     def read(self, connection: SSL.Connection) -> bytes:
-        """Return the bytes that there are. If there are none, ``recv`` tells of an error or the end."""
+        """Return the bytes that are available. If there are none, ``recv`` reports an error or the end."""
         ssl = getattr(connection, "_ssl", None)
         if ssl is None:
             return b""
@@ -166,11 +166,12 @@ class Reader:
 class Records:
     """A connection after its handshake, whose records OpenSSL itself reads from and writes to a non-blocking socket.
 
-    No copy and no Python lies in between. Each method does what that of a socket does.
+    There is no copy and no Python in between. Each method does what a socket's method of that name does.
 
-    :param connection: nothing waits in it that is from the network, or for it.
+    :param connection: its memory buffers must be empty in both directions.
     :param number: the socket's file descriptor, which must stay open while this is used.
-    :ivar is_over: whether the end or an error was read that the next read will tell. The socket may show no event.
+    :ivar is_over: whether the next read returns the end or raises an error that was already read. The socket may show
+        no event.
     """
 
     __slots__ = ("_connection", "_ssl", "is_over")
@@ -181,14 +182,14 @@ class Records:
         self.is_over = False
         # SSL_set_fd frees the memory BIOs that pyOpenSSL refers to.
         connection._into_ssl = connection._from_ssl = None
-        # Else a read that finds only tickets or KeyUpdates goes on until there is data, which may be never.
+        # Otherwise a read that finds only tickets or KeyUpdates goes on until there is data, which may be never.
         _lib.SSL_clear_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
         _lib.SSL_set_fd(self._ssl, number)
 
     def recv_into(self, buffer: memoryview) -> int:
-        """Read what has arrived. Records are read whole: epoll would not tell of bytes that OpenSSL keeps.
+        """Read what has arrived. Records are read whole: epoll would not report bytes that OpenSSL keeps.
 
-        :param buffer: has room for one record at least.
+        :param buffer: has room for at least one record.
         :returns: how many bytes were read; 0: the peer has sent close_notify.
         :raises OSError: there is nothing now, or the connection is lost.
         """
@@ -221,7 +222,7 @@ class Records:
         return int(count)
 
     def shutdown(self, _how: int) -> None:
-        """Send close_notify. The peer may go on sending.
+        """Send close_notify. The peer may continue to send.
 
         :raises OSError: there is no room for that now, and the caller must try again; or the connection is lost.
         """
@@ -235,7 +236,7 @@ class Records:
         raise ConnectionResetError("the connection was cut")
 
     def to_memory(self) -> None:
-        """Give the connection memory to read and write in place of the socket."""
+        """Let the connection read and write memory instead of the socket."""
         _use_new_memory(self._connection)
         _lib.SSL_set_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
 
@@ -245,7 +246,7 @@ class Records:
 
 
 def renew_memory(connection: Any) -> None:
-    """Free the memory that a handshake went through, tens of kilobytes, if nothing is in it."""
+    """Free the buffers that a handshake used, tens of kilobytes, if they are empty."""
     start = _ffi.new("char **")
     waiting = _lib.BIO_get_mem_data(connection._into_ssl, start) or _lib.BIO_get_mem_data(connection._from_ssl, start)
     if not waiting:
@@ -265,9 +266,9 @@ def _set(context: SSL.Context, function: str, names: Sequence[str], what: str) -
     setter = getattr(_lib, function, None)
     handle = getattr(context, "_context", None)
     if setter is None or handle is None:
-        raise ConfigError(f"TLS needs {function}, which this cryptography or pyOpenSSL does not give; {_REMEDY}")
+        raise ConfigError(f"TLS needs {function}, which this cryptography or pyOpenSSL does not have; {_REMEDY}")
     if setter(handle, ":".join(names).encode("ascii")) != 1:
-        # Else the next connection would find the error in this thread's queue.
+        # Otherwise the next connection would find the error in this thread's queue.
         _lib.ERR_clear_error()
         version = SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode("ascii", "replace")
         raise ConfigError(f"{version} does not have the {what} {', '.join(names)}; {_REMEDY}")

@@ -1,6 +1,6 @@
 """What TLS the reverse tunnel allows: version 1.3, a post-quantum key exchange, certificates at both ends.
 
-A peer can negotiate none of that away: each context is given only what is allowed, and :class:`TlsEngine
+A peer cannot negotiate any of that away: each context is given only what is allowed, and :class:`TlsEngine
 <rtunnel.tls.engine.TlsEngine>` checks the outcome.
 """
 
@@ -43,7 +43,7 @@ CLASSICAL_SIGNATURES = (
 )
 CLASSICAL_OPTION = "--tls-allow-classical-certs"
 
-#: A chain has an end's certificate, its issuer, and at most two more below the root.
+#: A chain has the certificate of an end, its issuer, and at most two more below the root.
 MAX_DEPTH = 3
 
 
@@ -61,15 +61,15 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """The operator's settings of TLS.
+    """The operator's TLS settings.
 
     :ivar cert: file with our certificate, followed by any intermediate certificates.
     :ivar key: file with its private key.
     :ivar ca: file with the certificates of the CAs that we trust.
-    :ivar groups: the groups for key exchange that are allowed, the preferred one first.
+    :ivar groups: the allowed groups for key exchange, the preferred one first.
     :ivar allow_classical_certs: whether to accept certificates that a quantum computer can forge.
     :ivar server_name: at the client, the DNS name or IP address that the server's certificate must be for.
-    :ivar pins: at the client, fingerprints of which the server's certificate must have one. If there are any, its name
+    :ivar pins: at the client, fingerprints; the server's certificate must have one of them. If there are any, its name
         does not matter.
     """
 
@@ -88,7 +88,7 @@ class TlsSettings:
 
 
 def parse_groups(text: str) -> tuple[str, ...]:
-    """Return the names of post-quantum groups, which stand between commas or colons, in order of preference.
+    """Return the names of post-quantum groups, separated by commas or colons, in order of preference.
 
     :raises ConfigError: one of them is not post-quantum, or unknown.
     """
@@ -105,7 +105,7 @@ def parse_groups(text: str) -> tuple[str, ...]:
 
 
 def parse_pins(text: str) -> frozenset[str]:
-    """Return the SHA-256 fingerprints of certificates, which stand between commas, with or without colons inside.
+    """Return the SHA-256 fingerprints of certificates, separated by commas, with or without colons inside.
 
     :raises ConfigError: one of them is not 64 hexadecimal digits.
     """
@@ -115,7 +115,7 @@ def parse_pins(text: str) -> frozenset[str]:
         if not re.fullmatch("[0-9a-f]{64}", pin):
             raise ConfigError(
                 f"'{part.strip()}' is not the SHA-256 fingerprint of a certificate, which has 64 hexadecimal digits; "
-                "`openssl x509 -noout -fingerprint -sha256 -in server.crt` and `rtunnel pki show` tell it"
+                "`openssl x509 -noout -fingerprint -sha256 -in server.crt` and `rtunnel pki show` print it"
             )
         found.add(pin)
     return frozenset(found)
@@ -147,7 +147,7 @@ def make_context(settings: TlsSettings) -> SSL.Context:
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-    # The server's part of a session is in the ticket, so clients cost it no memory. OpenSSL makes the tickets' key with
+    # The server's part of a session is in the ticket, so clients cost it no memory. OpenSSL makes the ticket key with
     # the context. If clients have certificates, it refuses to resume without a session id context.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(b"rtunnel")

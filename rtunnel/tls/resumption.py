@@ -1,9 +1,9 @@
-"""TLS sessions and their resumption (RFC 8446, section 2.2), which saves data connections the full handshake.
+"""TLS sessions and their resumption (RFC 8446, section 2.2), which spares data connections the full handshake.
 
-The client keeps the session of a full handshake. The server keeps only the key of its tickets, and has a new one for
-each process and each set of files. So a session is void once the files of either end have changed: a new CA, a new
-certificate, a new revocation list. It also ends with the first CA certificate that expires, because these are not seen
-again when a session is resumed. The certificates of both ends are checked each time.
+The client keeps the session of a full handshake. The server keeps only its ticket key, a new one for each process and
+each set of files. So a session is void once the files of either end have changed: a new CA, a new certificate, a new
+revocation list. It also ends with the first CA certificate that expires, because resumption does not look at CA
+certificates again. The certificates of both ends are checked each time.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SESSION_LIFETIME = 3600
 
 
 class TlsSession:
-    """What a client keeps of a full handshake. Any number of connections may resume it.
+    """What a client keeps from a full handshake. Any number of connections may resume it.
 
-    :ivar context: the only context whose connections may.
-    :ivar content: the session as OpenSSL writes it, which holds a secret.
+    :ivar context: the only context whose connections may resume it.
+    :ivar content: the session as OpenSSL serialises it; contains a secret.
     """
 
     __slots__ = ("_read", "content", "context")
@@ -36,14 +36,14 @@ class TlsSession:
 
     def offer(self, connection: SSL.Connection) -> None:
         """Let *connection* ask to resume this session."""
-        # Read it once: each copy takes time, and keeps a copy of the certificate.
+        # Read the session once: each copy takes time, and holds a copy of the certificate.
         if self._read is None:
             self._read = openssl.read_session(self.content)
         if self._read is not None:
             openssl.offer_session(connection, self._read)
 
     def was_refused(self) -> None:
-        """Read it anew for the next connection, since OpenSSL may have marked it as unusable."""
+        """Read the session again for the next connection, since OpenSSL may have invalidated it."""
         self._read = None
 
 
@@ -57,10 +57,10 @@ class SessionBounds:
         self._end = own.not_valid_after_utc
 
     def saw_issuer(self, certificate: x509.Certificate) -> None:
-        """Let no session outlive *certificate*, that of a CA which vouches for a peer."""
+        """Let no session outlive *certificate*, which belongs to a CA that vouches for a peer."""
         self._end = min(self._end, certificate.not_valid_after_utc)
 
     @property
     def are_over(self) -> bool:
-        """Whether no session may be resumed any more, until the files change."""
+        """Whether no session may be resumed until the files change."""
         return datetime.now(UTC) > self._end

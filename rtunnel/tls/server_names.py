@@ -1,6 +1,6 @@
-"""Is this the server that was meant? Decided by the names in its certificate (RFC 9525), or by its fingerprint.
+"""Check that a server is the intended one, by the names in its certificate (RFC 9525) or by its fingerprint.
 
-That a trusted CA has issued the certificate is not enough: it has issued those of the clients too.
+A certificate from a trusted CA is not enough: the CA has issued those of the clients too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def sni(name: str) -> str:
 
 
 def check_server_name(name: str) -> str:
-    """Return *name* if a certificate can be for it.
+    """Return *name* if a certificate can be issued for it.
 
     :raises ConfigError: it is neither a DNS name nor an IP address.
     """
@@ -49,18 +49,18 @@ def check_server_name(name: str) -> str:
 def judge_of(name: str, pins: frozenset[str]) -> Judge:
     """Return a client's check of a server's certificate: it must have one of *pins*, or if there are none, *name*."""
 
-    # Every data connection shows the same certificate.
+    # Every data connection presents the same certificate.
     @lru_cache(maxsize=4)
     def by_pin(certificate: x509.Certificate) -> str | None:
         found = fingerprint(certificate)
         if found in pins:
             return None
-        return f"{show_subject(certificate)} has the fingerprint {found}, which is not that of --tls-pin"
+        return f"{show_subject(certificate)} has the fingerprint {found}, which is not one of --tls-pin"
 
     @lru_cache(maxsize=4)
     def by_name(certificate: x509.Certificate) -> str | None:
         why = why_not_for(certificate, name)
-        return why and f"{why}; if that is the server which is meant, --tls-server-name or --tls-pin can say so"
+        return why and f"{why}; if this is the right server, say so with --tls-server-name or --tls-pin"
 
     return by_pin if pins else by_name
 

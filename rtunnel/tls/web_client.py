@@ -1,8 +1,8 @@
 """The client's end of ``wss``: TLS that accepts any server that a browser would accept.
 
 The policy of the reverse tunnel's links (:mod:`rtunnel.tls.policy`) does not apply: a public CA may vouch for the
-server, TLS 1.2 is allowed, and clients show no certificate. Key exchanges are OpenSSL's default, a post-quantum hybrid
-first.
+server, TLS 1.2 is allowed, and clients present no certificate. Key exchanges are OpenSSL's default, a post-quantum
+hybrid first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def client_context(ca_file: Path | None) -> SSL.Context:
     """Return a context that trusts these CAs. It does not check the name of the server.
 
     :param ca_file: PEM file with the CAs to trust; None: those of the system.
-    :raises ConfigError: there is no such file, or no certificate in it.
+    :raises ConfigError: the file does not exist, or has no certificate.
     """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
@@ -51,12 +51,12 @@ def client_context(ca_file: Path | None) -> SSL.Context:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ServerCheck:
-    """TLS of one connection to a server, which checks that it is the server that was meant.
+    """TLS of one connection to a server, which checks that it is the intended server.
 
     :param host: the DNS name or IP address that its certificate must be for.
     :param ca_file: see :func:`client_context`.
     :raises ConfigError: see :func:`client_context`.
-    :ivar refusal: why its certificate was refused; empty if it was not.
+    :ivar refusal: why the server's certificate was refused; empty if it was not.
     """
 
     def __init__(self, host: str, ca_file: Path | None) -> None:
@@ -78,7 +78,7 @@ class ServerCheck:
         try:
             why = self._why_not(certificate.to_cryptography(), error, depth)
         except Exception as problem:
-            # Whatever is wrong with it, refuse it.
+            # Refuse a certificate that cannot be read.
             why = f"it cannot be read: {clean_text(str(problem))}"
         if why:
             self.refusal = f"its certificate is refused: {why}"
@@ -99,5 +99,5 @@ class ServerCheck:
         if self.refusal or not reason:
             return self.refusal or "it closed the connection in the TLS handshake"
         if reason in _SPEAKS_NO_TLS:
-            return "it speaks no TLS; is it ws:// that is meant?"
+            return "it speaks no TLS; did you mean ws://?"
         return f"TLS has failed: {reason}"

@@ -24,7 +24,7 @@ _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
 @dataclass(frozen=True, slots=True)
 class WebFiles:
-    """What a certificate's file and its key's file say.
+    """A certificate and its key, as read from their files.
 
     :ivar context: TLS 1.2 and later with this certificate.
     """
@@ -63,7 +63,7 @@ class WebCredentials(WatchedFiles[WebFiles]):
 
     @property
     def expiry(self) -> str:
-        """What to tell the operator if the certificate has expired or soon will; else empty."""
+        """A warning for the operator if the certificate has expired or soon will; otherwise empty."""
         return expiry_warning(self.now.certificate)
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:

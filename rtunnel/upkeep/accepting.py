@@ -1,7 +1,7 @@
 """What Twisted's listening ports lack when ``accept()`` fails: a pause, and log lines that do not fill the disk.
 
-If this process has no file descriptor left (EMFILE), Twisted closes the waiting connections by means of a descriptor
-that it keeps for that, and logs three lines for each. :class:`AcceptErrorObserver` makes one line a minute of them.
+If this process has no file descriptor left (EMFILE), Twisted closes the waiting connections with a descriptor that it
+reserves for that, and logs three lines for each. :class:`AcceptErrorObserver` reduces them to one line a minute.
 
 If the whole system has no file or memory left, Twisted logs that and returns. The socket is still readable, so the
 reactor would call ``accept()`` again at once: :func:`pause_when_full` lets the port wait.
@@ -30,7 +30,7 @@ LINE_EVERY = 60.0
 
 
 class _ListeningSocket:
-    """The socket of a port, whose ``accept`` also makes the port rest."""
+    """The socket of a port. If its ``accept`` fails because the system is full, the port pauses."""
 
     def __init__(self, port: Any) -> None:
         self._port = port
@@ -55,7 +55,8 @@ class _ListeningSocket:
 
 
 def pause_when_full(port: Any) -> None:
-    """When ``accept()`` fails for want of files or memory, let *port* stop reading for :data:`PAUSE`, not spin.
+    """When ``accept()`` fails for want of files or memory, let *port* stop reading for :data:`PAUSE` instead of
+    spinning.
 
     Ports that are not Twisted's own are left as they are.
     """
@@ -65,9 +66,9 @@ def pause_when_full(port: Any) -> None:
 
 @implementer(ILogObserver)
 class AcceptErrorObserver:
-    """Replaces what Twisted's ports log about connections that they cannot accept, and passes on everything else.
+    """Replaces the log lines of Twisted's ports about failed ``accept()`` calls, and passes on everything else.
 
-    :param target: receives the other events, and a line every :data:`LINE_EVERY` for each reason.
+    :param target: receives the other events, and for each reason a line every :data:`LINE_EVERY`.
     """
 
     def __init__(self, target: ILogObserver) -> None:
@@ -85,9 +86,9 @@ class AcceptErrorObserver:
             self._closed += text.startswith(CLOSED)
             if self._is_due("EMFILE", event):
                 self._log.warn(
-                    "no file descriptor is left: newcomers are closed until there are some again{count}; "
+                    "no file descriptor is left: new connections are closed until there are some again{count}; "
                     "allow more with LimitNOFILE= or ulimit -n",
-                    count=f" ({self._closed} more since this was said)" if self._closed else "",
+                    count=f" ({self._closed} more since the last such line)" if self._closed else "",
                 )
                 self._closed = 0
         elif not text.startswith(NOT_ACCEPTED):

@@ -9,7 +9,8 @@ FACTOR = 1.4
 
 
 class Backoff:
-    """Exponential back-off with jitter, so that the thousand clients of a server do not all come back at one moment.
+    """Exponential back-off with jitter, so that the thousand clients of a server do not all come back at the same
+    moment.
 
     :param shortest: lower bound of the first wait, in seconds.
     :param longest: longest wait, in seconds.
@@ -21,11 +22,11 @@ class Backoff:
         self._attempts = 0
 
     def next_wait(self) -> float:
-        """Return the seconds until the next attempt, a random number between the previous upper bound and the next."""
+        """Return the seconds until the next attempt: a random number between the previous upper bound and the next."""
         self._attempts += 1
         upper = min(self._longest, self._shortest * FACTOR ** min(self._attempts, 100))
         return random.uniform(max(self._shortest, upper / FACTOR), upper)
 
     def reset(self) -> None:
-        """Begin again with the shortest wait, since an attempt succeeded."""
+        """Start again with the shortest wait, because an attempt succeeded."""
         self._attempts = 0

@@ -1,4 +1,4 @@
-"""Debug lines for each visitor. To make one that nobody reads would cost as much as to relay the visitor's request."""
+"""Debug lines for each visitor. Formatting a line that nobody reads would cost as much as relaying a request."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from twisted.logger import Logger
 
 
 class DebugLog(Logger):
-    """A logger that formats debug lines only if somebody wants them.
+    """A logger that formats debug lines only if they are wanted.
 
-    :cvar is_wanted: whether somebody does. Set by whoever sets up the log of the process.
+    :cvar is_wanted: whether debug lines are wanted; set when the log of the process is set up.
     """
 
     is_wanted: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""A connection that a service holds for as long as it runs: when it is lost, it is dialled again.
+"""A connection that a service holds for as long as it runs: when lost, it is dialled again.
 
 dialling -> up -> lost -> waiting -> dialling ...
 """
@@ -16,7 +16,7 @@ from rtunnel.upkeep.backoff import Backoff
 
 
 class Connection(Protocol):
-    """What is held.
+    """The connection that is held.
 
     :ivar ended: fires with the reason when the connection is lost.
     """
@@ -30,12 +30,12 @@ C = TypeVar("C", bound=Connection)
 class HeldConnection(Service, Generic[C]):
     """Holds one connection.
 
-    :param reactor: for time.
+    :param reactor: provides the time.
     :param peer: what the connection leads to, for log lines: ``server 192.0.2.1:7000``.
     :param shortest: the first wait between two attempts, in seconds.
     :param longest: the longest wait, in seconds.
     :param repeated: the level of the log line about an attempt that failed for the same reason as the one before.
-    :ivar connection: the present connection; None while there is none.
+    :ivar connection: the current connection, or None.
     """
 
     log = Logger()
@@ -52,24 +52,24 @@ class HeldConnection(Service, Generic[C]):
         self._dials = False
         self._running: Deferred[None] | None = None
 
-    # For the kind of connection to say
+    # Subclasses override these
 
     async def dial(self) -> C:
-        """Make a connection. The text of an exception is the reason why that failed."""
+        """Make a connection. If that fails, the text of the exception is the reason."""
         raise NotImplementedError
 
     def lost(self, connection: C, reason: str) -> str:
-        """The connection is lost. Return what the log should say about it.
+        """Return what to log about *connection*, which is lost.
 
-        Call :meth:`was_useful` here if the attempts before it should be forgotten.
+        Call :meth:`was_useful` here if earlier failed attempts should be forgotten.
         """
         raise NotImplementedError
 
     def leave(self, connection: C) -> None:
-        """Close the connection, because the service stops."""
+        """Close *connection*, because the service is stopping."""
         raise NotImplementedError
 
-    # For ever
+    # Dialling
 
     def startService(self) -> None:
         """Start dialling."""
@@ -107,20 +107,20 @@ class HeldConnection(Service, Generic[C]):
         return self.lost(connection, reason)
 
     def was_useful(self) -> None:
-        """Start again with the shortest wait, and log the next failure whatever it is."""
+        """Start again with the shortest wait, and log the next failure even if it repeats the last one."""
         self._backoff.reset()
         self._last_reason = ""
 
-    # The end
+    # Stopping
 
     def dial_no_more(self) -> None:
-        """Stay on the present connection, if there is one, and make no other."""
+        """Keep the current connection, if any, and make no other."""
         self._dials = False
         if self.connection is None and self._running is not None:
             self._running.cancel()
 
     def stopService(self) -> Deferred[None]:
-        """Leave, and dial no more. Fires when the connection is lost."""
+        """Close the connection, and dial no more. Fires when it is lost."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 

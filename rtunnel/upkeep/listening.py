@@ -1,4 +1,4 @@
-"""Listening sockets as services: bound before privileges are dropped; one that cannot be bound ends the start."""
+"""Listening sockets as services: bound before privileges are dropped. If one cannot be bound, the start fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rtunnel.upkeep.accepting import pause_when_full
 
 
 def why_not_listening(error: BaseException | None) -> str:
-    """Return the system's own words for why ``listen`` failed."""
+    """Return the system's own text for why ``listen`` failed."""
     if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
         return error.socketError.strerror or str(error.socketError)
     return str(error)
@@ -28,7 +28,7 @@ def why_not_listening(error: BaseException | None) -> str:
 class Listener(Service):
     """One listening socket for the life of the process.
 
-    :param what: what logs and errors call it, such as ``control port``.
+    :param what: its name in logs and errors, such as ``control port``.
     :param option: the option that errors suggest to change, such as ``--control-listen``.
     :param on_listening: called with the port once it listens.
     """
@@ -56,7 +56,7 @@ class Listener(Service):
 
     @property
     def local_address(self) -> str:
-        """The address that it listens on, with the real port where 0 was asked for; before that, the setting."""
+        """The address that it listens on, with the real port if 0 was requested; before it listens, the setting."""
         return format_address(self._port.getHost()) if self._port is not None else str(self._address)
 
     @property
@@ -65,7 +65,7 @@ class Listener(Service):
         return self._port is not None and not is_local(self._port.getHost())
 
     def privilegedStartService(self) -> None:
-        """Bind.
+        """Bind the socket.
 
         :raises StartupError: it cannot.
         """
@@ -73,7 +73,7 @@ class Listener(Service):
         self._listen()
 
     def startService(self) -> None:
-        """Bind, unless :meth:`privilegedStartService` has done so.
+        """Bind the socket, unless :meth:`privilegedStartService` has done so.
 
         :raises StartupError: it cannot.
         """
@@ -89,7 +89,7 @@ class Listener(Service):
         if failures:
             raise StartupError(
                 f"cannot listen on {self._address} ({self._what}): {why_not_listening(failures[0].value)}; "
-                f"end what holds it, or choose another address with {self._option}"
+                f"stop what holds it, or choose another address with {self._option}"
             )
 
     def _bound(self, port: IListeningPort) -> IListeningPort:
@@ -100,7 +100,7 @@ class Listener(Service):
         return port
 
     async def stop_listening(self) -> None:
-        """Accept no more connections; those already accepted go on."""
+        """Accept no more connections. Accepted ones continue."""
         port, self._port = self._port, None
         if port is not None:
             stopped = port.stopListening()

@@ -7,7 +7,7 @@ from collections import Counter
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-#: Seconds of a period.
+#: The length of a period, in seconds.
 PERIOD = 10.0
 
 
@@ -40,7 +40,7 @@ class LogLimiter:
         return self._counts[format] <= self._most
 
     def tick(self) -> None:
-        """If the period is over, log how many lines were left out, and begin a new one. Call it now and then."""
+        """If the period is over, log how many lines were left out, and begin a new one. Call this regularly."""
         now = self._clock.seconds()
         if now - self._since < PERIOD:
             return

@@ -1,12 +1,12 @@
-"""A token bucket: a limit on how often something may happen that allows bursts."""
+"""A token bucket: a rate limit that allows bursts."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """A token bucket. It is full at first, and holds *size* tokens at most.
+    """A token bucket. It starts full, and holds at most *size* tokens.
 
-    :param rate: tokens that are added each second.
+    :param rate: tokens added per second.
     :param size: the longest burst.
     :param now: seconds, on a clock that does not run backwards.
     """
@@ -18,7 +18,7 @@ class TokenBucket:
         self._filled_at = now
 
     def left(self, now: float) -> int:
-        """Return how many tokens there are now."""
+        """Return how many tokens are left."""
         self._tokens = min(self._size, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now
         return int(self._tokens)

@@ -1,4 +1,4 @@
-"""The connections that a service relays at present: counted, reset when idle, and waited for when the service stops."""
+"""The connections that a service relays: counted, reset when idle, and waited for when the service stops."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Visitors:
         return len(idle)
 
     async def drain(self, clock: IReactorTime, seconds: float) -> int:
-        """Wait until no connection is left, for *seconds* at most, or until :meth:`stop_draining`.
+        """Wait until no connection is left, but at most *seconds*, or until :meth:`stop_draining`.
 
         :returns: how many connections are left.
         """

@@ -12,21 +12,21 @@ T = TypeVar("T")
 
 
 class WatchedFiles(Generic[T]):
-    """What some files say; the last usable version stays in use while they cannot be used.
+    """The parsed content of some files. If they become unusable, the last usable version stays in use.
 
-    Nothing runs by itself: call :meth:`refresh` now and then.
+    Nothing runs by itself: call :meth:`refresh` regularly.
 
-    :param paths: the files. One that is missing counts as changed once it appears.
+    :param paths: the files. A missing one counts as changed once it appears.
     :param read: reads all of them, and raises :exc:`ConfigError` if they cannot be used.
     :raises ConfigError: see *read*.
-    :ivar now: what *read* returned last.
+    :ivar now: what *read* last returned.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
         self._paths = paths
         self._read = read
-        # Several files, such as a key and its certificate, cannot be replaced at one moment. Between the two writes
-        # they do not fit together: complain only if the next look finds the same.
+        # Several files, such as a key and its certificate, cannot be replaced at the same moment. Between the two
+        # writes they do not fit together, so complain only if the next look finds the same.
         self._patience = min(len(paths), 2)
         self._failures = 0
         self._states = self._look()
@@ -60,7 +60,7 @@ class WatchedFiles(Generic[T]):
 
 
 def _state_of(path: Path) -> object:
-    """Return what differs when a file has changed, been replaced, appeared or gone."""
+    """Return a value that differs when a file has changed, was replaced, appeared or disappeared."""
     try:
         stat = path.stat()
     except OSError as error:

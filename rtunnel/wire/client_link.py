@@ -9,14 +9,14 @@ from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, TunnelRequest, WireError
 
-#: Capability: by an ERROR with scope tunnel the client gives that tunnel up.
+#: Capability: an ERROR with scope tunnel from the client gives up that tunnel.
 WITHDRAW = "withdraw"
 
 
 class ClientLink(Link):
     """The client's end; see :class:`~rtunnel.wire.link.Link`. It sends HELLO first.
 
-    :ivar tunnels: the tunnels that were asked for and not refused, by number.
+    :ivar tunnels: the tunnels requested and not refused, by number.
     """
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
@@ -29,7 +29,7 @@ class ClientLink(Link):
     def request_tunnel(self, number: int, request: TunnelRequest) -> None:
         """Ask for tunnel *number*. The answer is an event.
 
-        Until the mode of the link is settled only tunnel 0 is asked for: a reference server that could not bind the
+        Until the mode of the link is settled, only tunnel 0 is requested: a reference server that could not bind the
         first port would accept the second request, and expose the wrong service. A reference client that wants the
         shared port sends no INIT (docs/wire.rst, "Reference protocol").
         """
@@ -42,7 +42,7 @@ class ClientLink(Link):
             self._give_up(number)
 
     def withdraw_tunnel(self, number: int) -> bool:
-        """Give tunnel *number* up. Its streams go on. Return False if the server does not know how to."""
+        """Give up tunnel *number*. Its streams continue. Return False if the server lacks the capability."""
         if self.mode is not Mode.EXTENDED or WITHDRAW not in self.capabilities:
             return False
         if self.tunnels.pop(number, None) is not None:
@@ -65,7 +65,7 @@ class ClientLink(Link):
 
     def _give_up(self, number: int) -> None:
         del self.tunnels[number]
-        message = "the server speaks the reference protocol, which carries one tunnel a link"
+        message = "the server speaks the reference protocol, which carries one tunnel per link"
         self._events.append(TunnelRefused(number, Code.NOT_SUPPORTED, message))
 
     def _receive_new_conn(self, conn_id: int, payload: bytes) -> None:

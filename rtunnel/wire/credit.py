@@ -51,10 +51,10 @@ class SendWindow:
 
 
 class ReceiveWindow:
-    """How much this end allows the peer to send. The window grows while it is what holds the stream back.
+    """How much this end allows the peer to send. The window grows while it limits the stream.
 
-    A grant is due when half the window has been delivered. If that took less than two round trips, the sender nearly
-    waits for credit, and the window doubles. It settles at four to eight times the rate times the round trip.
+    A grant is due when half the window has been delivered. If that took less than two round trips, the sender is close
+    to waiting for credit, and the window doubles. It settles at four to eight times the rate times the round trip.
 
     :param size: the initial credit, in bytes; 0 for a peer without credit.
     :param now: the time at which the stream was opened, in seconds on any clock that does not run backwards.
@@ -76,7 +76,7 @@ class ReceiveWindow:
 
     @property
     def waiting(self) -> int:
-        """How many bytes are received and not yet delivered: these are in memory."""
+        """How many bytes have been received but not delivered, and so are in memory."""
         return self.received - self.delivered
 
     @property
@@ -98,6 +98,6 @@ class ReceiveWindow:
         return grown
 
     def end(self) -> None:
-        """Take back what was granted and not used: the peer sends no more."""
+        """Take back unused credit: the peer sends no more."""
         self.limit = self.received
         self.size = 0

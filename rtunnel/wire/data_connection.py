@@ -13,8 +13,8 @@ The rules are in docs/wire.rst, "Data connections".
                  |                                               ^
                  +-----------------------------------------------+
 
-Only the server sends PING, and it uses no connection on which a PONG is due. So nothing is on its way from the client
-when NEW_CONN goes out, and everything behind NEW_CONN, both ways, is the bytes of the stream without frames.
+Only the server sends PING, and it never uses a connection on which a PONG is due. So nothing from the client is in
+flight when NEW_CONN goes out, and everything after NEW_CONN, in both directions, is the stream's bytes, without frames.
 
 The I/O hands in bytes and the time, sends what ``data_to_send`` returns after each call, and calls ``tick`` every
 ``tick_every`` seconds. When ``error`` is not empty, or ``is_dead``, it closes the connection. Nothing that a peer sends
@@ -52,11 +52,11 @@ _MAX_PAYLOAD = {frames.PING: MAX_PING, frames.NEW_CONN: MAX_NEW_CONN}
 
 
 class Tickets(Generic[OwnerT]):
-    """The tickets of one server that are out: by its ticket the server knows whose a data connection is.
+    """The outstanding tickets of one server. A ticket tells which link a data connection belongs to.
 
     A ticket is 128 random bits. It is good once, for :attr:`lifetime`, and for the owner (the link) to which it was
-    issued. Whoever uses a ticket must still show the certificate of that link; the caller of :meth:`take` checks that.
-    Times are seconds on any clock that does not run backwards.
+    issued. A client that uses a ticket must still present the certificate of that link; the caller of :meth:`take`
+    checks that. Times are seconds on any clock that does not run backwards.
 
     :param lifetime: seconds for which a ticket is good.
     :param max_per_owner: how many tickets of one owner may be out at once.
@@ -72,7 +72,7 @@ class Tickets(Generic[OwnerT]):
         self.lifetime = lifetime
         self._max_per_owner = max_per_owner
         self._max_tickets = max_tickets
-        # All tickets live equally long, so the first one is the oldest and expires next.
+        # All tickets have the same lifetime, so the first one is the oldest and expires next.
         self._issued: dict[str, tuple[OwnerT, float]] = {}
         self._by_owner: dict[OwnerT, set[str]] = {}
 
@@ -80,7 +80,7 @@ class Tickets(Generic[OwnerT]):
         return len(self._issued)
 
     def outstanding(self, owner: OwnerT, now: float) -> int:
-        """Return how many good tickets of *owner* are out."""
+        """Return how many valid tickets of *owner* are out."""
         self._expire(now)
         return len(self._by_owner.get(owner, ()))
 
@@ -99,7 +99,7 @@ class Tickets(Generic[OwnerT]):
         return tickets
 
     def take(self, ticket: str, now: float) -> OwnerT | None:
-        """Use *ticket* up. Return its owner, or None if the ticket is not good."""
+        """Use up *ticket*. Return its owner, or None if the ticket is not valid."""
         self._expire(now)
         entry = self._issued.pop(ticket, None)
         if entry is None:
@@ -109,7 +109,7 @@ class Tickets(Generic[OwnerT]):
         return owner
 
     def revoke(self, owner: OwnerT) -> None:
-        """Make all tickets of *owner* void."""
+        """Invalidate all tickets of *owner*."""
         for ticket in self._by_owner.pop(owner, ()):
             del self._issued[ticket]
 
@@ -131,13 +131,13 @@ class Tickets(Generic[OwnerT]):
 
 
 class ServerDataConnection:
-    """The server's end, from the moment when the ticket in ATTACH was accepted. Its first tick sends a PING.
+    """The server's end, once the ticket in ATTACH has been accepted. Its first tick sends a PING.
 
     :param limits: the bounds of this end; only ``keepalive_interval`` and ``dead_after`` count.
     :param now: the time, in seconds on any clock that does not run backwards.
-    :param ping_every: seconds of silence after which the client wants a PING; None if it has no wish.
+    :param ping_every: seconds of silence after which the client wants a PING; None if it leaves that to the server.
     :ivar error: how the client broke the protocol, or empty.
-    :ivar is_used: NEW_CONN was returned. Bytes that come now are the stream's; do not hand them in here.
+    :ivar is_used: NEW_CONN was returned. Bytes that arrive from now on belong to the stream; do not pass them in here.
     :ivar tick_every: seconds between two calls of :meth:`tick`.
     """
 
@@ -157,12 +157,12 @@ class ServerDataConnection:
 
     @property
     def is_available(self) -> bool:
-        """A visitor can use this connection: the client has answered, and nothing is on its way from it."""
+        """Whether a visitor can use this connection: the client has answered, and nothing from it is in flight."""
         return not (self._due or self.is_used or self.error)
 
     @property
     def is_dead(self) -> bool:
-        """The client did not answer a PING in time."""
+        """Whether the client failed to answer a PING in time."""
         return bool(self._due) and self._liveness.is_dead
 
     def data_to_send(self) -> bytes:
@@ -189,7 +189,7 @@ class ServerDataConnection:
             self._ping_at = now + self._ping_every
 
     def tick(self, now: float, *, may_ping: bool = True) -> None:
-        """Do what is due by time.
+        """Send a PING if one is due, and notice a missing PONG.
 
         :param now: the time, in seconds.
         :param may_ping: a PING that is due may go out now; otherwise it waits for a later tick.
@@ -202,7 +202,7 @@ class ServerDataConnection:
             self._due, self._out = _PONG, _PING
 
     def open(self, conn_id: int, tunnel: int, visitor: str) -> bytes:
-        """Use this connection for a visitor. Return what to send ahead of the stream's first byte.
+        """Use this connection for a visitor. Return what to send before the stream's first byte.
 
         :param conn_id: the stream's number, from 1; for logs.
         :param tunnel: the number of the tunnel.
@@ -240,7 +240,8 @@ class ClientDataConnection:
     :param now: the time, in seconds on any clock that does not run backwards.
     :ivar error: how the server broke the protocol, or empty.
     :ivar is_attached: the server has accepted the ticket.
-    :ivar is_used: :class:`Used` was returned. Bytes that come now are the stream's; do not hand them in here.
+    :ivar is_used: :class:`Used` was returned. Bytes that arrive from now on belong to the stream; do not pass them in
+        here.
     """
 
     __slots__ = ("_attach", "_held", "_liveness", "_pong", "error", "is_attached", "is_used")
@@ -261,7 +262,7 @@ class ClientDataConnection:
 
     @property
     def is_dead(self) -> bool:
-        """The server has been silent for too long."""
+        """Whether the server has been silent for too long."""
         return self._liveness.is_dead and not self.is_used
 
     def data_to_send(self) -> bytes:

@@ -50,7 +50,7 @@ class TunnelRefused:
 
 @dataclass(slots=True)
 class TunnelWithdrawn:
-    """At the server: the client gives tunnel *number* up. Its streams go on."""
+    """At the server: the client gives up tunnel *number*. Its streams continue."""
 
     number: int
 
@@ -74,7 +74,7 @@ class DataReceived:
 
 @dataclass(slots=True)
 class StreamFinished:
-    """The peer sends no more on this stream. The other direction goes on."""
+    """The peer sends no more on this stream. The other direction continues."""
 
     stream: Stream
 
@@ -97,7 +97,7 @@ class StreamReset:
 
 @dataclass(slots=True)
 class StreamWritable:
-    """Little is queued on this stream again: its source may go on."""
+    """The queue of this stream is short again: its source may resume."""
 
     stream: Stream
 

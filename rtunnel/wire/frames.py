@@ -6,7 +6,7 @@
     length  = u32            ; big-endian, bytes of payload
     payload = *OCTET
 
-Most of what travels is DATA. Its payload is passed on in pieces as they arrive, without waiting for the end of the
+Most frames are DATA. The payload of DATA is passed on in pieces as they arrive, without waiting for the end of the
 frame, and without a copy if a piece is all that was read. Every other frame is passed on whole.
 """
 
@@ -73,7 +73,7 @@ def frame_name(frame_type: int) -> str:
 class FrameDecoder:
     """Cut a stream of bytes into frames. The bytes may come in any pieces.
 
-    At most it holds back one header, and one payload of a frame that is not DATA.
+    It holds back at most one header and one payload of a frame that is not DATA.
 
     :param max_payload: the longest payload that is accepted, in bytes.
     """
@@ -88,7 +88,7 @@ class FrameDecoder:
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes. Return the frames, and the pieces of DATA frames, that end in them.
 
-        :raises FrameTooLarge: a frame is longer than the limit. Nothing behind it can be understood, so the frames
+        :raises FrameTooLarge: a frame is longer than the limit. Nothing after it can be understood, so the frames
             before it in *data* are dropped too.
         """
         if self._held:

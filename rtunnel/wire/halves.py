@@ -1,7 +1,7 @@
-"""The two halves of a stream: what it still has to send, and what it may send and receive.
+"""The two halves of a stream: its send queue, and its credit in both directions.
 
 A stream of a link (:mod:`rtunnel.wire.stream`) and one over a data channel (:mod:`rtunnel.wire.webrtc.channel_stream`)
-differ in what they put on the wire. The queue, the credit of both directions and the ends are the same.
+differ only in what they put on the wire.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 
 from rtunnel.wire.credit import ReceiveWindow, SendWindow
 
-#: At this many bytes queued the source of a stream should pause, and at the lower mark it may go on.
+#: The source of a stream should pause when this many bytes are queued, and may resume at the lower mark.
 HIGH_WATER = 65536
 LOW_WATER = 16384
 #: Pieces are joined up to this many bytes.
@@ -21,10 +21,10 @@ class StreamHalves:
     """State that the streams of every carrier have. Only the carrier changes it.
 
     :ivar queued: bytes waiting for credit or for their turn.
-    :ivar scheduled: it is among the streams that take turns to send.
+    :ivar scheduled: the stream is among those that take turns to send.
     :ivar paused: its source was told to pause.
     :ivar ending: its source is done; the end is to be sent behind what is queued.
-    :ivar open: what the peer sends for it still means something.
+    :ivar open: the stream still accepts what the peer sends.
     """
 
     __slots__ = (
@@ -45,7 +45,7 @@ class StreamHalves:
         self.send_window = send_window
         self.receive_window = receive_window
         self.chunks: deque[bytes] = deque()
-        # Bytes of the first chunk that were taken already.
+        # How many bytes of the first chunk have been taken.
         self._start = 0
         self.queued = 0
         self.scheduled = False
@@ -58,7 +58,7 @@ class StreamHalves:
     def put(self, data: bytes) -> bool:
         """Queue *data*. Small pieces are joined, since each piece costs more memory than its bytes.
 
-        :returns: whether there was anything to queue, and the stream still sends.
+        :returns: whether anything was queued: *data* is not empty, and the stream still sends.
         """
         if not data or self.ending or not self.open:
             return False

@@ -15,8 +15,8 @@ class LinkLimits:
     :ivar link_buffer: the most that may be granted and not yet delivered on all streams of the link.
     :ivar max_streams: how many streams may be open at once.
     :ivar max_tunnels: how many tunnels a client may have at once.
-    :ivar keepalive_interval: after so much silence this end sends a PING.
-    :ivar dead_after: after so much silence this end drops the link; more than ``keepalive_interval``.
+    :ivar keepalive_interval: after this much silence, this end sends a PING.
+    :ivar dead_after: after this much silence, this end drops the link; more than ``keepalive_interval``.
     """
 
     max_frame: int = 64 * 1024

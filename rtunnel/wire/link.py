@@ -58,16 +58,16 @@ class Link(LinkControl):
         self._decoder = frames.FrameDecoder(limits.max_frame)
         self._handlers[frames.CLOSE_CONN] = self._receive_close
         self._credit_due: dict[int, Stream] = {}
-        # What all streams may come to hold, in bytes: the windows of an extended link, what waits on a reference link.
+        # How many bytes all streams may come to hold: their windows, or on a reference link what waits.
         self._granted = 0
         self._lingering = 0
         self._stalled: dict[int, tuple[Stream, float]] = {}
 
-    # What the I/O asks
+    # State for the I/O
 
     @property
     def reading_paused(self) -> bool:
-        """The I/O must not read from the connection: too many bytes wait for a stream of this reference link."""
+        """Whether the I/O must stop reading: too many bytes wait for a stream of this reference link."""
         return bool(self._stalled) and self.mode is not Mode.CLOSED
 
     @property
@@ -95,7 +95,7 @@ class Link(LinkControl):
             self.on_stream_count(change)
 
     def tick(self, now: float) -> None:
-        """Do what is due by time. Call this every ``life.tick_every`` seconds.
+        """Handle time-outs and keepalive. Call this every ``life.tick_every`` seconds.
 
         :param now: the time, in seconds.
         """
@@ -219,7 +219,7 @@ class Link(LinkControl):
             self._credit_due[stream.conn_id] = stream
 
     def _remove(self, stream: Stream, *, linger: bool = False) -> None:
-        """Take *stream* off the wire. With *linger* its bytes that wait still count until they are delivered."""
+        """Take *stream* off the wire. With *linger*, its waiting bytes still count until they are delivered."""
         stream.open = False
         stream.drop()
         del self.streams[stream.conn_id]
@@ -353,7 +353,7 @@ class Link(LinkControl):
         limits = self.limits
         for stream in self._credit_due.values():
             window = stream.receive_window
-            # Windows grow into half of the link's bound; the other half is left for new streams.
+            # Windows may grow into half of the link's buffer; the other half is left for new streams.
             growth = min(limits.max_window - window.size, limits.link_buffer // 2 - self._granted)
             self._granted += window.grant(now, self.liveness.round_trip, growth)
             payload = CREDIT_PAYLOAD.pack(window.limit, window.delivered)

@@ -5,8 +5,8 @@
         +------- it is another frame, or a visitor comes ----> reference --+
                  before it
 
-The negotiation is in docs/wire.rst, "Negotiation"; liveness in "Life"; errors in "Errors". What a link does with its
-streams is in :mod:`rtunnel.wire.link`, built on this.
+The negotiation is in docs/wire.rst, "Negotiation"; liveness in "Life"; errors in "Errors". :mod:`rtunnel.wire.link`
+adds the streams.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Mode(Enum):
 
 
 class LinkControl:
-    """Everything of a link but its streams.
+    """Everything about a link except its streams.
 
     :param hello: the HELLO that this end sends.
     :param limits: the bounds of this end.
@@ -44,7 +44,7 @@ class LinkControl:
     :ivar peer: the peer's HELLO; None on a reference link.
     :ivar capabilities: the capabilities that both ends named.
     :ivar life: tells how long the peer has been silent, and the round-trip time.
-    :ivar ignored: how many frames of each meaningless kind came.
+    :ivar ignored: how many frames of each meaningless kind have come.
     """
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
@@ -62,12 +62,12 @@ class LinkControl:
 
     @property
     def is_extended(self) -> bool:
-        """Both ends speak the extended protocol (docs/wire.rst, "Extended link")."""
+        """Whether both ends speak the extended protocol (docs/wire.rst, "Extended link")."""
         return self.mode is Mode.EXTENDED
 
     @property
     def is_closed(self) -> bool:
-        """The link takes no more bytes, and sends only the control frames that are queued already."""
+        """Whether the link takes no more bytes, and sends only the control frames that are already queued."""
         return self.mode is Mode.CLOSED
 
     @property
@@ -85,7 +85,7 @@ class LinkControl:
     # Negotiation
 
     def _take_first_frame(self, received: list[frames.Frame]) -> bool:
-        """Settle the mode by the first of these frames. Return whether that frame needs no more handling."""
+        """Settle the mode by the first of these frames. Return whether that frame needs no further handling."""
         frame_type, _, payload = received[0]
         peer = None
         if frame_type == frames.HELLO:
@@ -124,7 +124,7 @@ class LinkControl:
             self._send(frames.PING, 0, payload)
 
     def tick(self, now: float) -> None:
-        """Do what is due by time. Call this every ``life.tick_every`` seconds.
+        """Handle time-outs and keepalive. Call this every ``life.tick_every`` seconds.
 
         :param now: the time, in seconds.
         """
@@ -161,7 +161,7 @@ class LinkControl:
         self.mode = Mode.CLOSED
 
     def fail(self, code: str, message: str) -> None:
-        """Do the same as :meth:`close`, and tell the I/O by a :class:`LinkFailed` event."""
+        """Like :meth:`close`, and tell the I/O by a :class:`LinkFailed` event."""
         if self.mode is not Mode.CLOSED:
             self.close(code, message)
             self._events.append(LinkFailed(code, message, by_peer=False))

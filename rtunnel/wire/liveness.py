@@ -17,7 +17,7 @@ class Liveness:
 
     :param limits: the bounds of this end; only ``keepalive_interval`` and ``dead_after`` count.
     :param now: the time.
-    :ivar last_heard: when the last byte came; whoever receives it sets this.
+    :ivar last_heard: when the last byte came; the receiver of the bytes sets this.
     :ivar tick_every: how often to call :meth:`tick`.
     :ivar round_trip: the shortest round trip seen; 0 before the first one.
     """
@@ -33,16 +33,16 @@ class Liveness:
 
     @property
     def is_silent(self) -> bool:
-        """The peer has been silent for so long that a PING is due."""
+        """Whether the peer has been silent for so long that a PING is due."""
         return self._silence >= self._limits.keepalive_interval
 
     @property
     def is_dead(self) -> bool:
-        """The peer has been silent for too long, or would have been before the next tick."""
+        """Whether the peer has been silent for too long, or would be before the next tick."""
         return self._silence > self._limits.dead_after - self.tick_every
 
     def tick(self, now: float) -> None:
-        """Measure the silence. Time between ticks that come late, when this process was stopped, does not count."""
+        """Measure the silence. Time during which this process was stopped, so that ticks came late, does not count."""
         self._silence = max(0.0, min(now - self.last_heard, self._silence + 2 * self.tick_every))
 
     def make_ping(self, now: float) -> bytes | None:

@@ -98,7 +98,7 @@ def encode_init(request: TunnelRequest) -> bytes:
 def decode_init(payload: bytes) -> TunnelRequest:
     """Decode INIT.
 
-    :raises ValueError: there is no port number from 0 to 65535, or no colon behind it.
+    :raises ValueError: there is no port number from 0 to 65535, or no colon after it.
     """
     port, colon, local = payload.decode("ascii", "replace").partition(":")
     if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
@@ -113,7 +113,7 @@ def decode_init(payload: bytes) -> TunnelRequest:
 class Hello:
     """HELLO: what one end can do (docs/wire.rst, "Negotiation").
 
-    :ivar session: 32 hexadecimal digits, by which the server knows a client again.
+    :ivar session: 32 hexadecimal digits, by which the server recognises a returning client.
     :ivar initial_credit: how many bytes its sender will receive on a new stream.
     :ivar version: the version of the protocol.
     :ivar agent: the name and version of the program, for logs.
@@ -162,7 +162,7 @@ def decode_hello(payload: bytes) -> Hello:
     if not isinstance(capabilities, list) or not all(isinstance(name, str) for name in capabilities):
         raise ValueError("HELLO whose capabilities are not a list of names")
     if token is not None and not _is_text(token):
-        raise ValueError("HELLO whose token is not a text")
+        raise ValueError("HELLO whose token is not text")
     return Hello(session, credit, version, _text(value.get("agent")), frozenset(capabilities), token)
 
 
@@ -265,9 +265,9 @@ def decode_tickets(payload: bytes) -> tuple[list[str], float]:
     value = _load(payload)
     tickets, expires = value.get("tickets"), value.get("expires")
     if not isinstance(tickets, list) or not all(_is_random(ticket) for ticket in tickets):
-        raise ValueError("no list of 32 hexadecimal digits each")
+        raise ValueError("not a list of tickets with 32 hexadecimal digits each")
     if not isinstance(expires, int | float) or isinstance(expires, bool) or not 0 < expires <= MAX_EXPIRES:
-        raise ValueError("no time for which they are good")
+        raise ValueError("no lifetime of the tickets, or one out of range")
     return tickets[:MAX_TICKETS], float(expires)
 
 
@@ -283,7 +283,8 @@ def encode_attach(ticket: str, ping_every: float) -> bytes:
 def decode_attach(payload: bytes) -> tuple[str, float | None]:
     """Decode ATTACH.
 
-    :return: the ticket, and after how many seconds of silence the client wants a PING; None if it has no wish.
+    :return: the ticket, and after how many seconds of silence the client wants a PING; None if it leaves that to the
+        server.
     :raises ValueError: it is malformed.
     """
     ticket, colon, wish = payload.decode("ascii", "replace").partition(":")
@@ -292,5 +293,5 @@ def decode_attach(payload: bytes) -> tuple[str, float | None]:
     if not colon:
         return ticket, None
     if not wish.isdigit() or len(wish) > 7:
-        raise ValueError("no number of milliseconds behind the ticket")
+        raise ValueError("no number of milliseconds after the ticket")
     return ticket, int(wish) / 1000

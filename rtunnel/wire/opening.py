@@ -1,13 +1,13 @@
-"""What a connection is, told from its first bytes (docs/wire.rst, "The wrong port" and "Data connections").
+"""Tell what a connection is from its first bytes (docs/wire.rst, "The wrong port" and "Data connections").
 
     link            a frame whose length is within bounds
-    data connection ATTACH, whole, with nothing behind it
+    data connection a whole ATTACH with nothing after it
     TLS, HTTP, SSH, a PROXY header
     unknown         anything else: as a frame it would be longer than any that is accepted
 
-Every frame begins with nine bytes (type, conn_id, length), so nine bytes tell all of these apart: in text, the bytes of
-the length are letters, and stand for half a gigabyte and more. A TLS record is known by two bytes, which as a frame
-would be ERROR or READY with a conn_id that nobody begins with.
+Every frame begins with nine bytes (type, conn_id, length), so nine bytes tell all of these apart: in text, the length
+field is letters, which mean half a gigabyte or more. Two bytes identify a TLS record; read as a frame, they would be
+ERROR or READY with a conn_id that no peer starts with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_ATTACH = 40
 
 
 class Kind(Enum):
-    """What a connection is. The value of a foreign protocol is what to say of it to the operator."""
+    """What a connection is. The value for a foreign protocol is the text for the operator."""
 
     LINK = "a link"
     DATA_CONNECTION = "a data connection"
@@ -33,7 +33,7 @@ class Kind(Enum):
     HTTP_ANSWER = "that is a web server: give the address of the control port of an rtunnel-server"
     SSH = "that is SSH: visitors use the public port, and --server names the control port"
     PROXY = "that is a PROXY header: put haproxy: in front of the address to listen on, or send none"
-    UNKNOWN = "that is no protocol that is known here"
+    UNKNOWN = "that is an unknown protocol"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Opening:
     """What a connection is.
 
     :ivar problem: why it cannot be served, for the operator; empty if it can.
-    :ivar ticket: of a data connection, see :mod:`rtunnel.wire.tickets`.
+    :ivar ticket: of a data connection; see :class:`rtunnel.wire.data_connection.Tickets`.
     :ivar ping_every: of a data connection: seconds of silence after which the client wants a PING; None if it leaves
         that to the server.
     """
@@ -65,17 +65,17 @@ _SIGNATURES = [
 
 
 def foreign_protocol(data: bytes) -> Kind | None:
-    """Return which protocol that is not ours begins with *data*; None if none that is known does."""
+    """Return the foreign protocol that begins with *data*, or None if it is not a known one."""
     if data[:2] in _TLS:
         return _TLS[data[:2]]
     return next((kind for signature, kind in _SIGNATURES if data.startswith(signature)), None)
 
 
 def read_opening(data: bytes, max_frame: int, *, data_connections: bool) -> Opening | None:
-    """Return what the connection is that begins with *data*; None if that takes more bytes.
+    """Return what a connection that begins with *data* is, or None if more bytes are needed.
 
-    :param max_frame: longest payload of a frame that is accepted, in bytes.
-    :param data_connections: ATTACH means something here; elsewhere a link ignores it.
+    :param max_frame: the longest payload of a frame that is accepted, in bytes.
+    :param data_connections: whether ATTACH is accepted here; otherwise it is a frame that a link ignores.
     """
     if len(data) < HEADER_SIZE:
         kind = _TLS.get(data[:2])
@@ -86,7 +86,7 @@ def read_opening(data: bytes, max_frame: int, *, data_connections: bool) -> Open
             return Opening(Kind.DATA_CONNECTION, f"malformed ATTACH (no ticket is {length} bytes long)")
         if len(data) > HEADER_SIZE + length:
             # An honest client waits for the PING.
-            return Opening(Kind.DATA_CONNECTION, "bytes behind ATTACH")
+            return Opening(Kind.DATA_CONNECTION, "bytes after ATTACH")
         if len(data) < HEADER_SIZE + length:
             return None
         try:
@@ -99,7 +99,7 @@ def read_opening(data: bytes, max_frame: int, *, data_connections: bool) -> Open
     if kind is not None:
         return Opening(kind, kind.value)
     if frame_type in NAMES:
-        return _LINK  # which says by how much the frame is too long
+        return _LINK  # the link reports by how much the frame is too long
     what = f"{frame_name(frame_type)} of {length} bytes; the limit is {max_frame}"
     return Opening(Kind.UNKNOWN, f"{Kind.UNKNOWN.value}: read as a frame it would be {what}")
 

@@ -52,7 +52,7 @@ class Outbox:
         self._control.append(frame)
 
     def set_pong(self, payload: bytes) -> None:
-        """Queue the answer to a PING, in place of one that still waits."""
+        """Queue the answer to a PING, replacing one that still waits."""
         self._pong = payload
 
     def schedule(self, stream: Stream) -> None:

@@ -59,7 +59,7 @@ class ServerLink(Link):
         super()._settle(peer)
 
     def send_tickets(self, tickets: list[str], expires: float) -> None:
-        """Ask the client for a data connection for each ticket, unless one of the ends knows no data connections.
+        """Ask the client for a data connection for each ticket, if both ends know data connections.
 
         :param expires: for how many seconds the tickets are good.
         """
@@ -70,11 +70,11 @@ class ServerLink(Link):
             self._send(frames.TICKETS, 0, messages.encode_tickets(part, expires))
 
     def open_stream(self, tunnel: int, visitor: str) -> Stream:
-        """Open a stream for a visitor. A link on which nothing has come yet becomes a reference link.
+        """Open a stream for a visitor. A link that has received nothing yet becomes a reference link.
 
         :param tunnel: the number of the tunnel.
         :param visitor: the visitor's address, ``host:port``.
-        :raises rtunnel.errors.TunnelRefused: the link cannot take another stream.
+        :raises rtunnel.errors.Refused: the link cannot take another stream.
         """
         if self.mode is Mode.AWAITING:
             self._settle(None)
@@ -112,7 +112,7 @@ class ServerLink(Link):
     def _receive_init(self, number: int, payload: bytes) -> None:
         # A reference link has one tunnel, because its NEW_CONN does not name one.
         if number in self.tunnels or (self.peer is None and self.tunnels):
-            self._ignore("INIT for a tunnel that is there")
+            self._ignore("INIT for a tunnel that exists already")
             return
         try:
             request = messages.decode_init(payload)
@@ -131,6 +131,6 @@ class ServerLink(Link):
 
     def _receive_tunnel_error(self, number: int, error: WireError) -> None:
         if self.tunnels.pop(number, None) is None:
-            self._ignore("ERROR for a tunnel that is not there", is_normal=True)
+            self._ignore("ERROR for a tunnel that does not exist", is_normal=True)
         else:
             self._events.append(TunnelWithdrawn(number))

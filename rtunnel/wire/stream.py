@@ -12,8 +12,8 @@ class Stream(StreamHalves):
     """State of one stream. Only the link changes it, except for *owner*.
 
     :ivar conn_id: its number on the wire.
-    :ivar owner: whatever the I/O around the link wants to find again with an event.
-    :ivar lingering: it is over on the wire, but some of what it received has not been delivered yet.
+    :ivar owner: set by the I/O, which finds it again with each event.
+    :ivar lingering: the stream is over on the wire, but some of what it received has not been delivered yet.
     """
 
     __slots__ = ("conn_id", "lingering", "owner")
@@ -26,12 +26,12 @@ class Stream(StreamHalves):
 
     @property
     def wants_pause(self) -> bool:
-        """So much is queued that the source should pause."""
+        """Whether so much is queued that the source should pause."""
         return self.queued >= HIGH_WATER
 
     @property
     def can_send(self) -> bool:
-        """It has something to send and may send it: bytes within its credit, or its end."""
+        """Whether the stream has something to send and may send it: bytes within its credit, or its end."""
         if self.queued:
             return self.send_window.sent < self.send_window.limit
         return self.ending and not self.sent_end

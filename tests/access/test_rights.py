@@ -60,11 +60,11 @@ def test_clients_file(clients: Any) -> None:
         ("laptop: {ports: 80-70}", "'laptop': key 'ports': '80-70' ends before it begins"),
         ("laptop: {streams: -1}", "'laptop': key 'streams': -1 is out of range"),
         ("laptop: {shared: perhaps}", "'laptop': key 'shared': 'perhaps' is neither true nor false"),
-        ("laptop: {token: short}", "'laptop': key 'token': is not a token: it has 5 letters"),
-        ("a: {token: correct-horse}\nb: {token: correct-horse}", "'b': key 'token': is a token that is there twice"),
+        ("laptop: {token: short}", "'laptop': key 'token': is not a token: it has 5 characters"),
+        ("a: {token: correct-horse}\nb: {token: correct-horse}", "'b': key 'token': is a token that occurs twice"),
         ("'*': {token: correct-horse}", "key 'token': cannot be everybody's"),
         ("8000: {}", "8000 is not a name; put it in quotes"),
-        ("a: {}\na: {}", "key 'a' is there twice; keep one"),
+        ("a: {}\na: {}", "key 'a' occurs twice; keep one"),
     ],
 )
 def test_wrong_clients_file(text: str, problem: str, clients: Any) -> None:

@@ -39,11 +39,11 @@ def test_tokens() -> None:
     ("text", "problem"),
     [
         ("laptop:", "entry 1 is empty"),
-        ("correct-horse,a b c d e f", "entry 2 is not a token: one word of printable ASCII is"),
-        ("short", "entry 1 is not a token: it has 5 letters, and 8 to 1024 are allowed"),
-        ("x" * 2000, "entry 1 is not a token: it has 2000 letters"),
-        ("pässword-long", "entry 1 is not a token: one word of printable ASCII is"),
-        ("a:12345678,b:12345678", "entry 2 is a token that is there twice"),
+        ("correct-horse,a b c d e f", "entry 2 is not a token, which is one word of printable ASCII"),
+        ("short", "entry 1 is not a token: it has 5 characters, and 8 to 1024 are allowed"),
+        ("x" * 2000, "entry 1 is not a token: it has 2000 characters"),
+        ("pässword-long", "entry 1 is not a token, which is one word of printable ASCII"),
+        ("a:12345678,b:12345678", "entry 2 is a token that occurs twice"),
     ],
 )
 def test_wrong_tokens(text: str, problem: str) -> None:

@@ -46,7 +46,7 @@ def test_clients_that_vanish_without_a_word(ends: Ends, serve: Serve) -> None:
         client.kill()
     for _ in range(3):
         ends.offer_and_vanish()
-    host.wait_for("lost: the peer does not answer any more$", timeout=CLEANED_UP + MARGIN)
+    host.wait_for("lost: the peer no longer answers$", timeout=CLEANED_UP + MARGIN)
     assert watch.over.wait(MARGIN)
     poll(lambda: descriptors(host.pid) <= unused, CLEANED_UP + MARGIN, f"the host's descriptors are {unused} again")
 

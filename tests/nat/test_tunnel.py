@@ -174,6 +174,6 @@ def test_a_host_that_vanishes_without_a_word_is_noticed(lab: Lab, twistd: Twistd
     with tunnel.visit(b"count") as visitor:
         assert tunnel.path.startswith("direct")
         lab.nat1.cut()
-        tunnel.client.wait_for(r"host 'myhost' lost: the peer does not answer", timeout=15)
+        tunnel.client.wait_for(r"host 'myhost' lost: the peer no longer answers", timeout=15)
         with pytest.raises(ConnectionResetError):
             visitor.recv(1)

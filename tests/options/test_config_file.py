@@ -52,8 +52,8 @@ def test_yaml(tmp_path: Path, content: str, values: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: 1\nb: 2\na: 3\n", "x.yaml: line 3: key 'a' is there twice; keep one"),
-        ("t:\n  - {x: 1, x: 2}\n", "x.yaml: line 2: key 'x' is there twice; keep one"),
+        ("a: 1\nb: 2\na: 3\n", "x.yaml: line 3: key 'a' occurs twice; keep one"),
+        ("t:\n  - {x: 1, x: 2}\n", "x.yaml: line 2: key 'x' occurs twice; keep one"),
         ("a-b: 1\na_b: 2\n", "x.yaml: keys 'a-b' and 'a_b' are the same; keep one"),
         ("a: [1\n", "x.yaml: line 2:"),
         ("a: 1\n\tb: 2\n", "x.yaml: line 2:"),
@@ -94,8 +94,8 @@ def test_json(tmp_path: Path, content: str, values: dict[str, object] | None) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": 1,\n "a": 2}', "x.json: key 'a' is there twice; keep one"),
-        ('{"t": {"a": 1, "a": 2}}', "x.json: key 'a' is there twice; keep one"),
+        ('{"a": 1,\n "a": 2}', "x.json: key 'a' occurs twice; keep one"),
+        ('{"t": {"a": 1, "a": 2}}', "x.json: key 'a' occurs twice; keep one"),
         ('{"a": 1,\n}', "x.json: line 2: is not JSON"),
         ("[1]", "x.json: is a list and not a mapping"),
         ("[" * 100_000, "x.json: is not JSON"),

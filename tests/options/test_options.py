@@ -245,21 +245,21 @@ def test_server_file_errors(config: Write, content: str, message: str) -> None:
         (["--config=/nonexistent"], "/nonexistent: cannot be read: No such file or directory"),
         (
             ["--dead-after=5"],
-            "flag --dead-after: 5 is too little; it must be more than --keepalive-interval, which is 5",
+            "flag --dead-after: 5 is too low; it must be more than --keepalive-interval, which is 5",
         ),
         (
             ["--keepalive-interval=20"],
-            "flag --keepalive-interval: 20 is too much; it must be less than --dead-after, which is 15",
+            "flag --keepalive-interval: 20 is too high; it must be less than --dead-after, which is 15",
         ),
         (
             ["--max-window=1K"],
-            "flag --max-window: 1K is too little; it must be at least --initial-credit, which is 64K",
+            "flag --max-window: 1K is too low; it must be at least --initial-credit, which is 64K",
         ),
         (
             ["--initial-credit=1G"],
-            "flag --initial-credit: 1G is too much; it must be at most --max-window, which is 8M",
+            "flag --initial-credit: 1G is too high; it must be at most --max-window, which is 8M",
         ),
-        (["--public-listen=7000"], "flag --public-listen: 7000 is the control port too; give each its own"),
+        (["--public-listen=7000"], "flag --public-listen: 7000 is also the control port; give each its own"),
     ],
 )
 def test_server_errors(arguments: list[str], message: str) -> None:
@@ -276,7 +276,7 @@ def test_server_errors(arguments: list[str], message: str) -> None:
         (["--server=:7000"], "nothing to publish: --local or --tunnel is missing; write for example --server"),
         (
             ["--server=:7000", "--remote-port=80"],
-            "flag --remote-port: says nothing without a local service; add --local 127.0.0.1:80",
+            "flag --remote-port: has no effect without a local service; add --local 127.0.0.1:80",
         ),
         ([*CLIENT_MINIMUM, "--tunnel=80"], "flag --tunnel: '80' is not REMOTE_PORT:LOCAL; write 8080:127.0.0.1:80"),
         ([*CLIENT_MINIMUM, "--tunnel=:80"], "flag --tunnel: ':80' is not REMOTE_PORT:LOCAL"),
@@ -290,7 +290,7 @@ def test_server_errors(arguments: list[str], message: str) -> None:
         ([*CLIENT_MINIMUM, "--tunnel=0:80"], "flag --tunnel: two tunnels want the server's shared port (0)"),
         (
             [*CLIENT_MINIMUM, "--reconnect-min=40"],
-            "flag --reconnect-min: 40 is too much; it must be at most --reconnect-max, which is 30",
+            "flag --reconnect-min: 40 is too high; it must be at most --reconnect-max, which is 30",
         ),
         (["--serve=1.2.3.4"], "flag --server: '1.2.3.4' has no port; write 1.2.3.4:7000"),
     ],
@@ -341,7 +341,7 @@ def test_tunnels_of_a_higher_source_replace_those_of_a_lower(
         ([{"local": "x"}], "entry 1: key 'local': 'x' has no port; write x:80"),
         ([{"local": 80, "remote_port": "x"}], "entry 1: key 'remote_port': 'x' is not a whole number"),
         ([{"local": 80, "remote_port": 1, "remote-port": 1}], "keys 'remote_port' and 'remote-port' are the same"),
-        ([{"local": 80, "name": 5}], "entry 1: key 'name': 5 is not a text of up to 64 letters"),
+        ([{"local": 80, "name": 5}], "entry 1: key 'name': 5 is not text of up to 64 characters"),
         ([{"local": 80, "name": "a\nb"}], "entry 1: key 'name'"),
     ],
 )

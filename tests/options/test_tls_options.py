@@ -131,14 +131,14 @@ def test_flags_win(pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tls-cert=x"], "flag --tls-cert: says nothing without TLS; add --tls (in the file: tls: {enabled: true})"),
-        (["--tls-groups=MLKEM768"], "flag --tls-groups: says nothing without TLS; add --tls"),
+        (["--tls-cert=x"], "flag --tls-cert: has no effect without TLS; add --tls (in the file: tls: {enabled: true})"),
+        (["--tls-groups=MLKEM768"], "flag --tls-groups: has no effect without TLS; add --tls"),
         (["--tls", "--tls-groups=X25519"], "flag --tls-groups: 'X25519' is not a post-quantum group; "),
         (["--tls", "--tls-cert=/nonexistent/x"], "/nonexistent/x cannot be read: No such file or directory; "),
         (["--tls", "--tls-key=/etc/passwd"], "/etc/passwd is not a private key in PEM; "),
         (["--tls-sert=x"], "option --tls-sert not recognized; did you mean '--tls-cert'?"),
         (["--clients=/nonexistent"], "/nonexistent: cannot be read: No such file or directory"),
-        (["--valid-tokens=short"], "flag --valid-tokens: entry 1 is not a token: it has 5 letters"),
+        (["--valid-tokens=short"], "flag --valid-tokens: entry 1 is not a token: it has 5 characters"),
     ],
 )
 def test_server_errors(arguments: list[str], message: str) -> None:
@@ -152,11 +152,11 @@ def test_server_errors(arguments: list[str], message: str) -> None:
     ("arguments", "message"),
     [
         (["--tls-pin=ab"], "flag --tls-pin: 'ab' is not the SHA-256 fingerprint of a certificate"),
-        (["--tls-server-name=a.example"], "flag --tls-server-name: says nothing without TLS"),
+        (["--tls-server-name=a.example"], "flag --tls-server-name: has no effect without TLS"),
         (["--tls", "--tls-server-name=a b"], "flag --tls-server-name: 'a b' is neither a DNS name nor an IP address"),
         (["--tls", "--server=unix:/run/x"], "--server unix:/run/x has no host name to look for"),
         (["--token=correct-horse"], "flag --token: would travel to tunnel.example:7000 in the clear; use --tls"),
-        (["--token=a b c d e f g"], "flag --token: is not a token: one word of printable ASCII is"),
+        (["--token=a b c d e f g"], "flag --token: is not a token, which is one word of printable ASCII"),
         (
             ["--token=correct-horse", "--server=192.0.2.1:7000"],
             "flag --token: would travel to 192.0.2.1:7000 in the cl",

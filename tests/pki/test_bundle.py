@@ -84,9 +84,9 @@ def test_another_name_or_another_ca_has_to_be_asked_for(store: Store, elsewhere:
     operations.add_client(other, "laptop")
     unpack.unpack(elsewhere, arrived(store, "laptop"))
     before = tree(elsewhere.directory)
-    with pytest.raises(PkiError, match="is that of 'laptop'; name another --dir"):
+    with pytest.raises(PkiError, match="belongs to 'laptop'; name another --dir"):
         unpack.unpack(elsewhere, arrived(store, "phone"))
-    with pytest.raises(PkiError, match="is another CA than that of the bundle"):
+    with pytest.raises(PkiError, match="is not the CA of the bundle"):
         unpack.unpack(elsewhere, arrived(other, "laptop"))
     assert tree(elsewhere.directory) == before
     unpack.unpack(elsewhere, arrived(store, "phone"), replace=True)
@@ -131,7 +131,7 @@ def test_a_key_without_certificate_in_the_place(store: Store, elsewhere: Store) 
     operations.add_client(store, "laptop")
     files.make_directory(elsewhere.directory)
     elsewhere.own_client.key.write_bytes(b"precious")
-    with pytest.raises(PkiError, match="is there, without its certificate"):
+    with pytest.raises(PkiError, match="exists without its certificate"):
         unpack.unpack(elsewhere, arrived(store, "laptop"))
     unpack.unpack(elsewhere, arrived(store, "laptop"), replace=True)
     assert list(tree(elsewhere.old).values()) == [b"precious"]
@@ -157,7 +157,7 @@ WHOLE = bundle.write(bundle.Bundle(CA.certificate, make_crl(CA), LAPTOP, ("t.exa
         (WHOLE + OTHER.key_pem, "is not a bundle"),
         (CA.certificate_pem + LAPTOP.certificate_pem, "is not a bundle"),
         (LAPTOP.certificate_pem + LAPTOP.key_pem, "is not a bundle"),
-        (CA.certificate_pem + LAPTOP.certificate_pem + OTHER.key_pem, "its key is not that of its certificate"),
+        (CA.certificate_pem + LAPTOP.certificate_pem + OTHER.key_pem, "its key does not belong to its certificate"),
         (CA.certificate_pem + STRANGER.certificate_pem + STRANGER.key_pem, "its certificate is not from its CA"),
         (WHOLE + b"-----BEGIN DH PARAMETERS-----\nAA==\n-----END DH PARAMETERS-----\n", "contains a DH PARAMETERS"),
         (

@@ -66,7 +66,7 @@ def test_a_group_is_let_in(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_a_directory(tmp_path: Path) -> None:
     (tmp_path / "pki").write_text("")
-    with pytest.raises(PkiError, match="is there already"):
+    with pytest.raises(PkiError, match="already exists"):
         make_directory(tmp_path / "pki")
     with pytest.raises(PkiError, match="not a directory"):
         make_directory(tmp_path / "pki" / "clients")
@@ -86,7 +86,7 @@ def test_nothing_is_overwritten(kind: str, tmp_path: Path) -> None:
         case _:
             path.symlink_to(tmp_path / "nowhere")
     before = tree(tmp_path)
-    with pytest.raises(PkiError, match="is there already, and is not overwritten"):
+    with pytest.raises(PkiError, match="already exists, and is not overwritten"):
         publish([Draft(tmp_path / "crt", b"c", PUBLIC), Draft(path, b"new", PRIVATE)])
     assert tree(tmp_path) == before
 
@@ -175,7 +175,7 @@ def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mon
     publish([Draft(tmp_path / "key", b"k", PRIVATE)])
     assert tree(tmp_path) == {"key": b"k"}
     assert mode(tmp_path / "key") == 0o600
-    with pytest.raises(PkiError, match="is there already"):
+    with pytest.raises(PkiError, match="already exists"):
         publish([Draft(tmp_path / "crt", b"c", PUBLIC), Draft(tmp_path / "key", b"l", PRIVATE)])
     assert tree(tmp_path) == {"key": b"k"}
 

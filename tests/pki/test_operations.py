@@ -43,7 +43,7 @@ def test_init(store: Store) -> None:
 @pytest.mark.parametrize("name", ["ca.crt", "ca.key", "server.crt", "server.key"])
 def test_init_touches_nothing_that_is_there(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
-    with pytest.raises(PkiError, match=f"{name} is there already, and is not overwritten"):
+    with pytest.raises(PkiError, match=f"{name} already exists, and is not overwritten"):
         operations.init(Store(tmp_path), HOSTS)
     assert tree(tmp_path) == {name: b"precious"}
 
@@ -67,10 +67,10 @@ def test_client(store: Store) -> None:
     assert stat.S_IMODE(pair.key.stat().st_mode) == 0o600
     assert signed_by(pair.load().certificate, store.load_ca().certificate)
     before = tree(store.directory)
-    with pytest.raises(PkiError, match="there is a client 'laptop' already; 'rtunnel pki renew laptop'"):
+    with pytest.raises(PkiError, match="client 'laptop' already exists; 'rtunnel pki renew laptop'"):
         operations.add_client(store, "laptop")
     pair.certificate.unlink()
-    with pytest.raises(PkiError, match=r"laptop\.key is there already, without its certificate"):
+    with pytest.raises(PkiError, match=r"laptop\.key exists without its certificate"):
         operations.add_client(store, "laptop")
     pair.certificate.write_bytes(before["clients/laptop.crt"])
     assert tree(store.directory) == before
@@ -295,7 +295,7 @@ def test_warnings(store: Store) -> None:
     assert f"it is not from the CA {store.ca.certificate}" in warnings(store)
     store.server.key.write_text("")
     store.server.certificate.unlink()
-    assert f"{store.server.key} is there, without its certificate" in warnings(store)
+    assert f"{store.server.key} exists without its certificate" in warnings(store)
     assert any("the revocation list" in warning for warning in warnings(store, NOW + timedelta(days=4000)))
 
 

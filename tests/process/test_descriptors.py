@@ -32,7 +32,7 @@ MORE_LINES = 20
 """... and for each ten seconds beyond the first, as the log limits its lines by time."""
 
 SAYS = {
-    "server": r"#warn\] no file descriptor is left: newcomers are closed until there are some again; allow more with ",
+    "server": r"#warn\] no file descriptor is left: new connections are closed until there are some again; allow more ",
     "client": r"#warn\] .* cannot be (?:reached|made): .*Too many open files",
 }
 """The line that tells the operator what to do."""

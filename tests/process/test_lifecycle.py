@@ -220,7 +220,7 @@ class TestBusyPort:
 
     LINE = re.compile(
         r"cannot listen on (?P<address>\S+) \((?P<what>[a-z ]+)\): Address already in use; "
-        r"end what holds it, or choose another address with (?P<option>--[a-z-]+)"
+        r"stop what holds it, or choose another address with (?P<option>--[a-z-]+)"
     )
 
     @pytest.fixture(params=["control", "public"])

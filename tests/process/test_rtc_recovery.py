@@ -198,7 +198,7 @@ def test_host_that_does_not_answer(serve: Serve, start_rtc: StartRtc) -> None:
     tunnel.host.send_signal(signal.SIGSTOP)
     took = traffic.wait_until_reset()
     print(f"host that does not answer was given up after {took:.2f} s")
-    tunnel.client.wait_for(f"host '{ID}' lost: the peer does not answer any more; next attempt in", after=seen)
+    tunnel.client.wait_for(f"host '{ID}' lost: the peer no longer answers; next attempt in", after=seen)
     waiting = fetch_in_background(tunnel)
     tunnel.host.send_signal(signal.SIGCONT)
     assert waiting.join() == "here"

@@ -200,7 +200,7 @@ def test_certificate_of_a_link_ends_and_another_is_there(
             assert fetch(tunnel.public) == "here"
         visitor.shutdown(socket.SHUT_WR)
         assert int(visitor.makefile().read().split()[0]) == MEGABYTE
-    tunnel.client.wait_for("lost: its certificate is over, and another is there; next attempt in")
+    tunnel.client.wait_for("lost: its certificate has expired, and the files have another; next attempt in")
     tunnel.server.wait_for(r"client 127.0.0.1:\d+ \(renewed laptop\) connected")
     own = r"stream \d+, on a connection of its own"
     before = len(re.findall(own, tunnel.server.output))
@@ -233,7 +233,7 @@ def test_stopped_in_the_middle_of_much(start_tls: Start, serve: Callable[..., Se
     ("arguments", "message"),
     [
         (["--tls"], r"/empty/server.crt cannot be read: No such file or directory; make one with `rtunnel pki init`"),
-        (["--tls-cert=x"], "flag --tls-cert: says nothing without TLS; add --tls"),
+        (["--tls-cert=x"], "flag --tls-cert: has no effect without TLS; add --tls"),
     ],
 )
 def test_wrong_settings_are_one_line(arguments: list[str], message: str, twistd: Twistds, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ async def test_ticket_that_is_not_good(world: World, kind: str, pieces: int) -> 
     data.send(whole[20:])
     await data.ends()
     assert not data.seen
-    await world.logged("its ticket is none of ours, or was used, or is too old", LogLevel.warn)
+    await world.logged("its ticket is unknown, was used, or has expired", LogLevel.warn)
     await until(lambda: len(server.sessions) == before)
     gone = len(world.lines("gone"))
     assert gone == (kind == "of a link that is gone"), "that was no client"
@@ -195,7 +195,7 @@ async def test_many_bad_tickets_are_few_lines(world: World) -> None:
     server = world.server()
     for _ in range(40):
         await (await attach(world, server, TICKET)).ends()
-    assert len(world.lines("its ticket is none of ours")) == 20
+    assert len(world.lines("its ticket is unknown")) == 20
     assert not server.sessions
 
 

@@ -22,7 +22,7 @@ FOREIGN = [
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "the other end speaks TLS; add --tls here, or remove it there"),
     (
         b"\xff" * 100,
-        "that is no protocol that is known here: read as a frame it would be type 0xff of 4294967295 ",
+        "that is an unknown protocol: read as a frame it would be type 0xff of 4294967295 ",
     ),
 ]
 

@@ -86,7 +86,7 @@ async def test_serves_tunnel_0_only_and_says_so(world: World) -> None:
     await services[0].peer()
     line = await world.logged("not served", LogLevel.warn)
     assert f"port {ports[1]}" in line
-    assert "a reference server carries one tunnel a link" in line
+    assert "a reference server carries one tunnel per link" in line
     assert len(world.lines("asked for")) == 1
     assert len(server.inits) == 1
     assert services[1].peers == []

@@ -154,7 +154,7 @@ async def test_a_host_that_falls_silent(rtc: World, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(protocol, "datagram_received", lambda data, addr: None)
     await visitor.ends()
     assert visitor.was_reset
-    await rtc.lines.wait_for("host 'cottage' lost: the peer does not answer any more")
+    await rtc.lines.wait_for("host 'cottage' lost: the peer no longer answers")
     late = await rtc.visitor(client)
     late.send(b"x")
     await late.has(b"x")

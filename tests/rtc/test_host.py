@@ -437,7 +437,7 @@ async def test_no_signal_raises_and_all_of_it_costs_nothing(rtc: World) -> None:
         host.signal_received(Signal(ANSWER, payload, ID, "fine"))
     await peer.open()
     await peer.connection.close()
-    await rtc.lines.wait_for("client fresh sent what cannot be used: ")
+    await rtc.lines.wait_for("client fresh sent an unusable message: ")
 
 
 @pytest_twisted.ensureDeferred

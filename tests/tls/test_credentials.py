@@ -96,7 +96,7 @@ def test_a_binding_that_cannot_resume(monkeypatch: pytest.MonkeyPatch, authority
     """It could not tell whether a connection is resumed, so that nobody would look at its certificate again."""
     monkeypatch.setattr(openssl, "_NEEDED_FOR_SESSIONS", ("SSL_session_reused", "SSL_missing"))
     openssl.require_post_quantum.cache_clear()
-    with pytest.raises(ConfigError, match="TLS needs SSL_missing, which this cryptography does not give"):
+    with pytest.raises(ConfigError, match="TLS needs SSL_missing, which this cryptography does not have"):
         load(authority.trusts(authority.server()), Role.SERVER)
 
 

@@ -61,11 +61,11 @@ def test_one_line_a_minute(name: str) -> None:
         say(observer, name, 1000.0 + second)
     assert [event["log_level"] for event in heard] == [LogLevel.warn]
     assert formatEvent(heard[0]).startswith(
-        "no file descriptor is left: newcomers are closed until there are some again;"
+        "no file descriptor is left: new connections are closed until there are some again;"
     )
     say(observer, name, 1000.0 + LINE_EVERY)
     assert len(heard) == 2
-    assert f"({3 * int(LINE_EVERY)} more since this was said)" in formatEvent(heard[1])
+    assert f"({3 * int(LINE_EVERY)} more since the last such line)" in formatEvent(heard[1])
 
 
 def test_other_errors_are_said_each_for_itself() -> None:

@@ -66,7 +66,7 @@ def test_port_that_is_taken() -> None:
             listener(address).privilegedStartService()
     assert str(caught.value) == (
         f"cannot listen on {address} (control port): Address already in use; "
-        "end what holds it, or choose another address with --control-listen"
+        "stop what holds it, or choose another address with --control-listen"
     )
 
 

@@ -82,9 +82,9 @@ def test_a_repeated_init_is_ignored(make) -> None:
     lone = make()
     lone.feed(raw(frames.INIT, 0, b"8080:127.0.0.1:80"))
     tunnels = dict(lone.link.tunnels)
-    before = lone.link.ignored["INIT for a tunnel that is there"]
+    before = lone.link.ignored["INIT for a tunnel that exists already"]
     lone.feed(raw(frames.INIT, 0, b"9999:other"), raw(frames.INIT, 0, b"nonsense"))
-    assert lone.link.ignored["INIT for a tunnel that is there"] == before + 2
+    assert lone.link.ignored["INIT for a tunnel that exists already"] == before + 2
     assert lone.link.tunnels == tunnels == {0: REQUEST}
     assert not lone.link.is_closed
 
@@ -94,7 +94,7 @@ def test_a_reference_link_has_one_tunnel() -> None:
     lone.feed(raw(frames.INIT, 0, b"8080:127.0.0.1:80"))
     lone.feed(raw(frames.INIT, 1, b"9999:other"))
     assert lone.link.tunnels == {0: REQUEST}
-    assert lone.link.ignored["INIT for a tunnel that is there"] == 1
+    assert lone.link.ignored["INIT for a tunnel that exists already"] == 1
 
 
 @pytest.mark.parametrize("payload", BAD_INITS)
@@ -179,7 +179,7 @@ def test_answers_that_cross_a_withdrawal_are_normal() -> None:
     pair.client.withdraw_tunnel(0)
     pair.settle()
     assert pair.client.take_events() == [FrameIgnored("ERROR for a tunnel that was not asked for", is_normal=True)]
-    assert pair.server.take_events() == [FrameIgnored("ERROR for a tunnel that is not there", is_normal=True)]
+    assert pair.server.take_events() == [FrameIgnored("ERROR for a tunnel that does not exist", is_normal=True)]
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b'{"address":5}', b"\xff"])

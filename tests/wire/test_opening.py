@@ -90,8 +90,7 @@ def test_a_frame_that_is_only_too_long_is_a_link() -> None:
     assert opening_of(data, max_frame=1000) == Opening(Kind.LINK)
     assert opening_of(b"\x20" + data[1:], max_frame=1000) == Opening(
         Kind.UNKNOWN,
-        "that is no protocol that is known here: read as a frame it would be type 0x20 of 2000 bytes; "
-        "the limit is 1000",
+        "that is an unknown protocol: read as a frame it would be type 0x20 of 2000 bytes; the limit is 1000",
     )
 
 
@@ -162,7 +161,7 @@ def test_attach_without_a_ticket(payload: bytes) -> None:
     "behind", [ATTACH, b"\x14", raw(frames.PONG), raw(frames.DATA, 1, b"x"), raw(frames.DATA, 1, b"x")[:-1], b"GET / "]
 )
 def test_nothing_may_come_behind_attach_before_it_is_answered(behind: bytes) -> None:
-    assert opening_of(ATTACH + behind) == Opening(Kind.DATA_CONNECTION, "bytes behind ATTACH")
+    assert opening_of(ATTACH + behind) == Opening(Kind.DATA_CONNECTION, "bytes after ATTACH")
 
 
 def test_a_length_that_cannot_be_of_attach() -> None:

@@ -89,8 +89,8 @@ class Client(Issuing, Carrying):
 
 
 class Bundle(Carrying):
-    """Write one file with all that a client's machine needs: the CA's certificate, its own, and its private key. The
-    name 'server' is for a server that is not on the CA's machine."""
+    """Write one file with everything that a client's machine needs: the CA's certificate, its own, and its private
+    key. The name 'server' is for a server that is not on the CA's machine."""
 
     synopsis = "[options] NAME -o FILE"
     examples = ("rtunnel pki bundle laptop -o laptop.pem",)
@@ -137,7 +137,7 @@ class Import(Command):
             written = ", ".join(path.name for path in done.written)
             say(f"{store.directory}: {written} for {arrived.kind} '{arrived.name}', {until(own)}")
         else:
-            say(f"{store.directory} has all of it already: {arrived.kind} '{arrived.name}', {until(own)}")
+            say(f"{store.directory} already has all of it: {arrived.kind} '{arrived.name}', {until(own)}")
         for path in done.put_aside:
             say(f"    put aside: {path}")
         if source != STANDARD:
@@ -150,7 +150,7 @@ class Import(Command):
             say(f"Next: twistd rtunnel-client --tls --server {address} --tunnel 8080:80{self._environment_hint()}")
 
     def _environment_hint(self) -> str:
-        """Return what to add to a command if the service would look in another directory."""
+        """Return what to add to a command if the service would look in another directory by default."""
         return f", with RTUNNEL_PKI_DIR={shlex.quote(str(self.store.directory))}" if self.named_directory else ""
 
 
@@ -175,9 +175,9 @@ class Show(Command):
 
 
 class Renew(Issuing):
-    """Replace certificates by new ones, with new keys; the old ones are put aside and stay valid. Without a NAME: all
-    those with less than 30 days left. NAME is that of a client, 'server', or 'ca', which gets more time and keeps its
-    key."""
+    """Replace certificates with new ones, with new keys; the old ones are put aside and stay valid. Without a NAME,
+    renew all with less than 30 days left. NAME is a client's name, 'server', or 'ca', which gets more time and keeps
+    its key."""
 
     synopsis = "[options] [NAME...]"
     examples = (
@@ -192,11 +192,11 @@ class Renew(Issuing):
         self.revoke_old = False
 
     def opt_name(self, value: str) -> None:
-        """A DNS name or IP address of the server, in place of those that it has; may be repeated."""
+        """A DNS name or IP address of the server, instead of those that it has; may be repeated."""
         self.names.append(value)
 
     def opt_revoke_old(self) -> None:
-        """Revoke the old certificates, such as after others have seen a key."""
+        """Revoke the old certificates, for example after others have seen a key."""
         self.revoke_old = True
 
     def run(self) -> None:
@@ -207,10 +207,10 @@ class Renew(Issuing):
         if hosts and self.arguments != [names.SERVER]:
             raise usage.UsageError("--name is for the server only, and for one name: renew server --name A --name B")
         if names.CA in wanted and (self.algorithm or self.revoke_old):
-            raise usage.UsageError("the CA keeps its key; to begin anew, run 'rtunnel pki init' with another --dir")
+            raise usage.UsageError("the CA keeps its key; to start over, run 'rtunnel pki init' with another --dir")
         if not wanted:
-            say(f"Nothing expires within {EXPIRES_SOON.days} days; to renew a certificate nevertheless, name it.")
-        # The CA first, since no other certificate outlives it.
+            say(f"Nothing expires within {EXPIRES_SOON.days} days; to renew a certificate anyway, name it.")
+        # Renew the CA first, since no other certificate outlives it.
         for name in sorted(wanted, key=lambda name: name != names.CA):
             self._renew(store, name, hosts)
 
@@ -231,7 +231,7 @@ class Renew(Issuing):
         limit = "; no longer, since the CA expires then" if made.capped else ""
         if name == names.SERVER:
             of = ", ".join(hosts_of(made.certificate)) or "no name"
-            say(f"the server, {until(made.certificate)}{limit}; for {of}. A running server takes it by itself.")
+            say(f"the server, {until(made.certificate)}{limit}; for {of}. A running server picks it up by itself.")
         else:
             say(f"client '{name}', {until(made.certificate)}{limit}")
             say(f"Next: {self.command('bundle', name, '-o', f'{name}.pem')}")
@@ -249,7 +249,7 @@ class Revoke(Command):
         self.only_replaced = False
 
     def opt_replaced(self) -> None:
-        """Revoke only those that 'renew' has replaced; the present one stays valid."""
+        """Revoke only those that 'renew' has replaced; the current one stays valid."""
         self.only_replaced = True
 
     def run(self) -> None:
@@ -261,7 +261,7 @@ class Revoke(Command):
             return
         for serial in fresh:
             say(f"revoked: '{name}', serial number {serial:x}")
-        say(f"A server that reads {store.crl} takes it by itself; to any other server, carry that file.")
+        say(f"A server that reads {store.crl} picks it up by itself; carry that file to any other server.")
         if name == names.SERVER and not self.only_replaced:
             say(f"Next: {self.command('renew', 'server')}; clients learn of it from a new bundle.")
 
@@ -275,7 +275,7 @@ class Options(Verbs):
         ["bundle", None, Bundle, "Write one file to carry to a client's machine."],
         ["import", None, Import, "Unpack that file there."],
         ["show", None, Show, "List the certificates, and what is wrong with them."],
-        ["renew", None, Renew, "Replace certificates by new ones."],
+        ["renew", None, Renew, "Replace certificates with new ones."],
         ["revoke", None, Revoke, "Revoke the certificates of a name."],
     ]
     synopsis = "COMMAND"

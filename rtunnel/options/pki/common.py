@@ -50,7 +50,7 @@ class Command(Verb):
         return Store(Path(self.named_directory).absolute() if self.named_directory else default_pki_dir(os.environ))
 
     def command(self, *words: str) -> str:
-        """Return another command for the same directory, as one would type it."""
+        """Return another command for the same directory, ready to be typed."""
         directory = ["--dir", self.named_directory] if self.named_directory else []
         # Words in capitals are placeholders.
         return " ".join(
@@ -65,7 +65,7 @@ class Command(Verb):
         if not self.arguments:
             raise usage.UsageError(f"{what} is missing")
         if len(self.arguments) > 1:
-            raise usage.UsageError(f"{what} is given once, not also '{self.arguments[1]}'")
+            raise usage.UsageError(f"{what} is given once; remove '{self.arguments[1]}'")
         return self.arguments[0]
 
 
@@ -103,14 +103,14 @@ class Carrying(Command):
     opt_o = opt_out
 
     def check_output(self) -> None:
-        """Check, before anything else is done, that the bundle can be written.
+        """Check that the bundle can be written, before anything else is done.
 
         :raises PkiError: it cannot.
         """
         if self.output == STANDARD and sys.stdout.isatty():
             raise PkiError("a private key does not belong on a terminal; name a file, or pipe it to where it belongs")
         if self.output != STANDARD and os.path.lexists(self.output):
-            raise PkiError(f"{self.output} is there already, and is not overwritten; name another file")
+            raise PkiError(f"{self.output} already exists, and is not overwritten; name another file")
 
     def write_bundle(self, name: str) -> None:
         """Write the bundle of a name, and print what to do with it."""
@@ -120,8 +120,8 @@ class Carrying(Command):
             sys.stdout.buffer.flush()
             return
         files.publish([Draft(Path(self.output), bundle.write(made), PRIVATE)])
-        say(f"{self.output} has all that '{made.name}' needs, its private key too.")
-        say(f"Next: carry it to the {made.kind}'s machine in a safe way, and delete it here. There:")
+        say(f"{self.output} has everything that '{made.name}' needs, including its private key.")
+        say(f"Next: carry it to the {made.kind}'s machine over a secure channel, and delete it here. There:")
         say(f"    rtunnel pki import {shlex.quote(Path(self.output).name)}")
 
 

@@ -1,4 +1,4 @@
-"""What the options of all plugins share: flags, help and checks, all made from the declared settings."""
+"""What the options of all plugins share: flags, help and checks, derived from the declared settings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ VARIABLES = reverse.VARIABLES | rtc.VARIABLES
 class PluginOptions(BaseOptions):
     """Options of one plugin.
 
-    Reading the command line only notes the flags. Then :meth:`postOptions` decides every setting (flag, else
-    environment, else file, else default) and hands the values to :meth:`build`.
+    Parsing the command line only notes the flags. Then :meth:`postOptions` decides every setting (flag, else
+    environment, else file, else default) and passes the values to :meth:`build`.
     """
 
     #: The settings of this plugin.
@@ -56,7 +56,7 @@ class PluginOptions(BaseOptions):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """See :meth:`twisted.python.usage.Options.parseOptions`.
 
-        :raises usage.UsageError: something is wrong; one line says where, and what to write instead.
+        :raises usage.UsageError: something is wrong; its one line says where, and what to write instead.
         """
         try:
             super().parseOptions(options)
@@ -75,7 +75,7 @@ class PluginOptions(BaseOptions):
     def parseArgs(self, *arguments: str) -> None:
         """Refuse arguments that are not options.
 
-        :raises usage.UsageError: there are some.
+        :raises usage.UsageError: there is one.
         """
         if arguments:
             raise usage.UsageError(f"'{arguments[0]}' is not an option; options begin with two dashes")
@@ -96,7 +96,7 @@ class PluginOptions(BaseOptions):
         self.update(resolved.values)
 
     def build(self, resolved: Resolved) -> None:
-        """Keep the settings in the form that the service takes.
+        """Store the settings in the form that the service takes.
 
         :raises ConfigError: two settings contradict each other.
         """
@@ -112,11 +112,11 @@ class PluginOptions(BaseOptions):
             return f"'twistd {command} --help' lists the options of {command}.\n"
         self.remarks = (
             "Each option may also come from the environment (RTUNNEL_ and its name, such as RTUNNEL_LOG_LEVEL for "
-            "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and that "
-            "over the file. Sizes take K, M and G; times are seconds and take ms, s, m and h."
+            "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and the "
+            "environment over the file. Sizes take K, M and G; times are seconds and take ms, s, m and h."
         )
         if any(setting.in_reference for setting in self.declared):
-            self.remarks += " Variables of the reference program, such as WTT_SIGNAL, count if those are not set."
+            self.remarks += " Variables of the reference program, such as WTT_SIGNAL, are used if those are not set."
         if self.default_config:
             self.remarks += f" Without --config, {self.default_config} in the current directory is read if it exists."
         return super().getUsage(width)
@@ -140,7 +140,7 @@ def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = Tr
     """Check that the value of one setting is below that of another.
 
     :param equal: whether the values may be the same.
-    :raises ConfigError: it is not. The message names both settings, first the one from the stronger source.
+    :raises ConfigError: it is not. The message names both settings, the one from the stronger source first.
     """
     small, big = resolved.values[lower], resolved.values[higher]
     show: Callable[[Any], str] = show_size if isinstance(small, int) else show_seconds
@@ -148,9 +148,9 @@ def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = Tr
         return
     if resolved.sources[higher].rank >= resolved.sources[lower].rank:
         limit = f"{'at least' if equal else 'more than'} --{lower}, which is {show(small)}"
-        raise resolved.error(higher, f"{show(big)} is too little; it must be {limit}")
+        raise resolved.error(higher, f"{show(big)} is too low; it must be {limit}")
     limit = f"{'at most' if equal else 'less than'} --{higher}, which is {show(big)}"
-    raise resolved.error(lower, f"{show(small)} is too much; it must be {limit}")
+    raise resolved.error(lower, f"{show(small)} is too high; it must be {limit}")
 
 
 def link_limits(resolved: Resolved) -> LinkLimits:

@@ -1,9 +1,8 @@
 """Where the log goes and what it looks like.
 
-``twistd`` asks the application for an ``ILogObserver`` before it makes one of its own, and a plugin's service gets to
-know its application in ``setServiceParent``. There :class:`~rtunnel.options.plugins.run.PluginService` sets the
-observer that is made here. So logging is the same for a plugin and for a ``.tac`` file, which needs no more than its
-two usual lines::
+``twistd`` asks the application for an ``ILogObserver`` before it makes one of its own, and a plugin's service learns
+its application in ``setServiceParent``. There :class:`~rtunnel.options.plugins.run.PluginService` sets the observer
+that is made here. So logging is the same for a plugin and for a ``.tac`` file, which needs only its two usual lines::
 
     application = Application("rtunnel-server")
     server.makeService(options).setServiceParent(application)
@@ -51,7 +50,7 @@ _LEGACY_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TwistdLogging:
-    """What the options of ``twistd`` say about logging.
+    """The logging options of ``twistd``.
 
     :ivar foreground: whether ``-n`` or ``-b`` was given.
     :ivar logfile: a path, ``-``, or empty if it was not given.
@@ -73,7 +72,7 @@ class TwistdLogging:
 
 
 def twistd_logging(options: Mapping[str, Any] | None, argv: list[str]) -> TwistdLogging:
-    """Return what the options of ``twistd`` say about logging.
+    """Return the logging options of ``twistd``.
 
     :param options: the parsed options of ``twistd``, the parent of a plugin's options; None in a ``.tac`` file.
     :param argv: the process's arguments, parsed here if there are no options.
@@ -96,7 +95,7 @@ def _from_arguments(argv: list[str]) -> dict[str, Any]:
     try:
         found, _ = getopt.getopt(argv[1:], table.shortOpt, table.longOpt)
     except getopt.GetoptError:
-        # This is not twistd but some other program that loaded the plugin.
+        # Not twistd, but some other program that loaded the plugin.
         return {"nodaemon": True}
     return {table.synonyms.get(flag.lstrip("-"), flag.lstrip("-")): value or True for flag, value in found}
 
@@ -140,7 +139,7 @@ def _log_file(twistd: TwistdLogging) -> Any:
 
 
 def rotate_on_signal(rotate: Callable[[], object]) -> None:
-    """Let SIGUSR1 rotate the log, as ``twistd`` does, unless that signal has a handler already."""
+    """Let SIGUSR1 rotate the log, as ``twistd`` does, unless that signal already has a handler."""
     number = getattr(signal, "SIGUSR1", None)
     if number is None or signal.getsignal(number) not in (signal.SIG_DFL, None):
         return

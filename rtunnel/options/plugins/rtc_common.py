@@ -59,13 +59,13 @@ class RtcOptions(PluginOptions):
         super().parseOptions(options)
 
     def tell(self) -> None:
-        """Log what an operator should know about the settings."""
+        """Log what the operator should know about the settings."""
         if self.config_path:
             self.log.info("settings from the file {path}", path=self.config_path)
 
 
 class RtcEndOptions(RtcOptions):
-    """Options of a host or client."""
+    """Options of ``rtc-host`` or ``rtc-client``."""
 
     settings: EndSettings
 
@@ -78,7 +78,7 @@ class RtcEndOptions(RtcOptions):
         need_asyncio_reactor()
 
     def tell(self) -> None:
-        """Log what an operator should know about the settings."""
+        """Log what the operator should know about the settings."""
         super().tell()
         signal = self.settings.signal
         if signal.token is not None and not signal.url.secure and not is_loopback(signal.url.host):
@@ -89,7 +89,7 @@ class RtcEndOptions(RtcOptions):
 
 
 def need_asyncio_reactor() -> None:
-    """Install the asyncio reactor, if no reactor is installed.
+    """Install the asyncio reactor, unless it is already installed.
 
     :raises usage.UsageError: another reactor is installed.
     """
@@ -135,19 +135,19 @@ def _check_ca_file(resolved: Resolved) -> None:
 
         client_context(values["ca-file"])
     elif sources["ca-file"].rank >= sources["signal"].rank:
-        raise resolved.error("ca-file", f"says nothing without TLS, and --signal is {values['signal']}; write wss://")
+        raise resolved.error("ca-file", f"has no effect without TLS, and --signal is {values['signal']}; write wss://")
 
 
 def _ice_settings(resolved: Resolved) -> IceSettings:
     values = resolved.values
     user, credential, secret = (values[f"turn-{name}"] for name in ("user", "credential", "secret"))
     if credential and secret:
-        raise resolved.error("turn-secret", "excludes --turn-credential; keep one of them")
+        raise resolved.error("turn-secret", "cannot be combined with --turn-credential; keep one of them")
     if values["turn-server"]:
         if not secret and not (user and credential):
             raise resolved.error("turn-server", "needs --turn-user and --turn-credential, or --turn-secret")
     else:
         for name in ("turn-user", "turn-credential", "turn-secret"):
             if values[name]:
-                raise resolved.error(name, "says nothing without a server; add --turn-server turn:host:3478")
+                raise resolved.error(name, "has no effect without a server; add --turn-server turn:host:3478")
     return IceSettings(**resolved.fields_of(IceSettings), ca_file=values["ca-file"])

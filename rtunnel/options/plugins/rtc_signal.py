@@ -33,7 +33,7 @@ class Options(RtcOptions):
         values = resolved.values
         for name, other in (("tls-cert-file", "tls-key-file"), ("tls-key-file", "tls-cert-file")):
             if values[name] is not None and values[other] is None:
-                raise resolved.error(name, f"needs --{other} too")
+                raise resolved.error(name, f"also needs --{other}")
         if values["tls-cert-file"] is not None:
             from rtunnel.tls.web_server import load_web_files
 

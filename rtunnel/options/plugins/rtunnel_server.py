@@ -17,7 +17,7 @@ NAME = "rtunnel-server"
 
 class Options(PluginOptions):
     """The public end of a reverse tunnel. An rtunnel-client connects to the control port and asks for public ports;
-    whoever visits these reaches the services beside the client."""
+    visitors of these reach the services beside the client."""
 
     synopsis = "[options]"
     declared = SERVER
@@ -35,7 +35,7 @@ class Options(PluginOptions):
     def build(self, resolved: Resolved) -> None:
         control, public = resolved.values["control-listen"], resolved.values["public-listen"]
         if public is not None and public == control and not public.description.startswith("tcp:0"):
-            raise resolved.error("public-listen", f"{public} is the control port too; give each its own")
+            raise resolved.error("public-listen", f"{public} is also the control port; give each its own")
         tls = decide_tls(resolved, Role.SERVER)
         self.settings = ServerSettings(
             **resolved.fields_of(ServerSettings),

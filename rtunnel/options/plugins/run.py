@@ -30,7 +30,7 @@ from twisted.python.components import Componentized
 from rtunnel.errors import StartupError
 from rtunnel.options.plugins.logs import TwistdLogging, observer_for, twistd_logging
 
-#: Seconds after the second signal at which the process ends even if its services have not stopped.
+#: How many seconds after the second signal the process ends, even if its services have not stopped.
 LAST_MOMENT = 1.0
 
 OptionsT = TypeVar("OptionsT", bound=usage.Options)
@@ -46,7 +46,7 @@ class PluginService(MultiService):
         self.setName(name)
         self._options = options
         self._logging = TwistdLogging()
-        # Children stop in reverse order: when ExitSignals is told to stop, the service is stopping already.
+        # Children stop in reverse order: when ExitSignals is told to stop, the service is already stopping.
         ExitSignals(reactor, service).setServiceParent(self)
         service.setServiceParent(self)
 
@@ -91,7 +91,7 @@ class ExitSignals(Service):
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
-        # This comes before anything listens: whoever waits for that may send a signal at once.
+        # Do this before anything listens: a program that waits for that may send a signal at once.
         self._install()
 
     def startService(self) -> None:
@@ -120,13 +120,13 @@ class ExitSignals(Service):
         self._seen += 1
         if self._seen == 1:
             self.log.info("{signal}: stopping", signal=name)
-            # The reactor may be stopping already.
+            # The reactor may already be stopping.
             with suppress(ReactorNotRunning):
                 self._reactor.stop()
         elif self._seen == 2:
             self.log.info("{signal} again: stopping at once", signal=name)
             self._reactor.callLater(LAST_MOMENT, self._reactor.crash)
-            # After two signals in one turn of the reactor, the services were not told to stop yet.
+            # After two signals in one turn of the reactor, the services have not been told to stop yet.
             if self._stopping:
                 self._stop_now()
 

@@ -1,8 +1,8 @@
-"""How a setting is declared: once, by its name, its kind, its help, and the dataclass that takes its value.
+"""Declare each setting once: its name, its kind, its help, and the dataclass that takes its value.
 
 Everything else follows from that: the flag ``--allow-ports``, the environment variable ``RTUNNEL_ALLOW_PORTS``, the key
-``allow_ports`` in the file, the default (it stands at the field of the dataclass), the line in ``--help`` and the row
-in docs/configuration.rst.
+``allow_ports`` in the file, the default (that of the dataclass field), the line in ``--help`` and the row in
+docs/configuration.rst.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rtunnel.coercions import (
 )
 
 PREFIX = "RTUNNEL_"
-#: What the variables of the reference program for WebRTC begin with.
+#: The prefix of the environment variables of the reference program for WebRTC.
 REFERENCE_PREFIX = "WTT_"
 
 KIB = 1024
@@ -64,7 +64,7 @@ def words(*known: str) -> Kind:
 COUNT = Kind(integer(1, MANY), f"1 to {MANY:,}")
 TIME = Kind(seconds(zero=False), "time above 0", show_seconds)
 TIME_OR_ZERO = Kind(seconds(zero=True), "time, 0 or more", show_seconds)
-#: The flag of such a setting stands alone, without a value.
+#: The flag of such a setting takes no value.
 SWITCH = Kind(boolean, "yes or no")
 LISTEN = Kind(listen_address, "address to listen on")
 PATH = Kind(optional(path, None), "path")
@@ -79,13 +79,13 @@ class Setting:
     :ivar help: a sentence or two, without the default.
     :ivar owner: the dataclass that takes the value and has the default; None if the plugin itself uses the value.
     :ivar field: the field of the owner; by default the name with underscores.
-    :ivar default: the value if nothing was written; by default that of the field, or None if it has none.
-    :ivar no_default: what docs/configuration.rst says where the default has no text of its own.
+    :ivar default: the value if none is given; by default that of the field, or None if it has none.
+    :ivar no_default: the text in docs/configuration.rst if the default cannot be written as a value.
     :ivar key: key in the file. ``tls.cert`` is ``cert`` in the section ``tls``; ``limits.`` stands for the name in the
         section ``limits``; by default it is the name with underscores.
     :ivar repeatable: whether the flag may be given several times.
     :ivar in_reference: whether the reference program for WebRTC has an environment variable for it.
-    :ivar may_be_empty: whether an empty environment variable is a value, and not the same as none.
+    :ivar may_be_empty: whether an empty environment variable is a value, rather than not given.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Setting:
 
     @property
     def is_switch(self) -> bool:
-        """Whether the flag stands alone, without a value."""
+        """Whether the flag takes no value."""
         return self.kind is SWITCH
 
     @property
@@ -133,11 +133,11 @@ class Setting:
 
     @property
     def variables(self) -> Sequence[str]:
-        """All environment variables of this setting, the strongest first."""
+        """All environment variables of this setting, the one that wins first."""
         return [self.variable, self.reference_variable] if self.in_reference else [self.variable]
 
     def variable_in(self, environ: Mapping[str, str]) -> str | None:
-        """Return the environment variable that counts, or None if none is set."""
+        """Return the environment variable that wins, or None if none is set."""
         for name in self.variables:
             if environ.get(name, "").strip() or (self.may_be_empty and name in environ):
                 return name

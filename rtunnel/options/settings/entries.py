@@ -1,6 +1,6 @@
 """Settings that are lists of entries: tunnels, services, forwards.
 
-An entry is text on the command line and in the environment, where commas separate several. In the file the list may
+An entry is text on the command line and in the environment, where commas separate entries. In the file, the list may
 hold such texts as well as mappings.
 """
 
@@ -34,7 +34,7 @@ class Entry:
                 raise ConfigError(f"{where}: unknown key '{key}'{suggestion(key, keys)}")
 
     def require(self, key: str, what: str) -> None:
-        """Check that a key is there.
+        """Check that a key is present.
 
         :param what: what the error tells the operator to write.
         :raises ConfigError: it is missing.
@@ -64,7 +64,7 @@ def read_entries(
     """Read a list of entries.
 
     :param keys: the keys that a mapping may have.
-    :param example: such a mapping.
+    :param example: a mapping, for the error.
     :raises ConfigError: an entry is wrong; the message says which.
     """
     if isinstance(value, str):

@@ -34,7 +34,7 @@ LOG = (
     ),
 )
 
-#: Both ends have these.
+#: Settings of both ends.
 BOTH = (
     Setting(
         "drain",
@@ -75,7 +75,7 @@ BOTH = (
     Setting(
         "keepalive-interval",
         TIME,
-        "Seconds of silence on a link after which the other end is asked for a sign of life.",
+        "Seconds of silence on a link after which this end sends a ping.",
         LinkLimits,
     ),
     Setting(
@@ -99,7 +99,7 @@ SERVER_OWN = (
     Setting(
         "public-listen",
         Kind(optional(listen_address, None), "address to listen on"),
-        "A shared public port, such as :8080, for the clients that ask for no port of their own; none if not given.",
+        "A shared public port, such as :8080, for clients that do not ask for their own port; none if not given.",
         ServerSettings,
     ),
     Setting(
@@ -173,7 +173,7 @@ CLIENT_OWN = (
     Setting(
         "reconnect-max",
         TIME,
-        "Most seconds between two attempts to reconnect. The client never gives up.",
+        "The longest wait between two attempts to reconnect, in seconds. The client never gives up.",
         ClientSettings,
     ),
     Setting("connect-timeout", TIME, "Seconds that an attempt to connect to the server may take.", ClientSettings),

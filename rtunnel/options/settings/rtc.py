@@ -1,6 +1,6 @@
 """The settings of ``rtc-signal``, ``rtc-host`` and ``rtc-client``.
 
-Their file has the layout of the reference program's file, and one file may serve all three.
+Their file has the layout of the reference program's file; one file may serve all three.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from rtunnel.rtc.settings import (
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.signaling import MAX_ID, MAX_MESSAGE
 
-#: Where both ends of the reference program have their service.
+#: The default address of the service at both ends of the reference program.
 SERVICE = "localhost:25565"
 
 HOST_ID = Kind(host_id, f"up to {MAX_ID} characters")
@@ -64,7 +64,7 @@ SIGNAL_OWN = (
     Setting(
         "tls-cert-file",
         PATH,
-        "PEM file with the certificate for WSS, followed by those between it and its root; plain WS if not given.",
+        "PEM file with the certificate for WSS, followed by any intermediate certificates; plain WS if not given.",
         SignalSettings,
         "cert",
         key="server.tls.cert_file",
@@ -92,8 +92,8 @@ SIGNAL_OWN = (
     Setting(
         "valid-tokens",
         Kind(list_of(bearer_token), "tokens"),
-        "Bearer tokens of which each host and client must bring one. Separated by commas, or repeated. Other users of "
-        "the machine can see a flag, so better use the environment or the file.",
+        "Bearer tokens, one of which each host and client must present. Separated by commas, or repeated. Other users "
+        "of the machine can see a flag, so better use the environment or the file.",
         SignalSettings,
         key="server.auth.",
         repeatable=True,
@@ -115,13 +115,13 @@ SIGNAL_OWN = (
         SignalSettings,
         key="server.",
     ),
-    # Host and client accept no larger messages: a larger one that came through would cost its receiver the connection.
+    # Host and client accept no larger messages: a larger one that got through would cost its receiver the connection.
     Setting(
         "max-message", sizes(4 * KIB, MAX_MESSAGE), "Largest message that is accepted.", SignalSettings, key="server."
     ),
 )
 
-#: Host and client have these.
+#: Settings of both host and client.
 ENDS = (
     Setting(
         "signal",
@@ -157,9 +157,9 @@ ENDS = (
     Setting(
         "stun-server",
         Kind(stun_server, "``stun:host:port``", lambda server: f"stun:{server[0]}:{server[1]}"),
-        "STUN server that tells the public address, stun:host:port; empty for none, in the environment too.",
+        "STUN server that reports the public address, stun:host:port; empty for none, in the environment too.",
         IceSettings,
-        # Without options, a program that builds its settings by hand, such as a test, asks nobody.
+        # A program that builds its settings without options, such as a test, asks no server.
         default=("stun.l.google.com", 19302),
         key="stun.server",
         in_reference=True,
@@ -206,7 +206,7 @@ ENDS = (
     Setting(
         "reconnect-max",
         TIME,
-        "Most seconds between two attempts to reconnect. The program never gives up.",
+        "The longest wait between two attempts to reconnect, in seconds. The program never gives up.",
         SignalClientSettings,
     ),
     Setting(
@@ -224,7 +224,7 @@ ENDS = (
     Setting(
         "max-flows",
         COUNT,
-        "UDP flows at once; a new one replaces the one that was idle longest.",
+        "UDP flows at once; a new one replaces the one that has been idle the longest.",
         EndSettings,
         key="limits.",
     ),

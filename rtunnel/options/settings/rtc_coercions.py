@@ -1,6 +1,6 @@
 """Coercions for the WebRTC tunnel: URLs of servers, addresses for UDP, lists; see :mod:`rtunnel.coercions`.
 
-A list is text with commas between the items, a list of such texts (from a repeated flag), or a list in the file.
+A list is comma-separated text, a list of such texts (from a repeated flag), or a list in the file.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ ItemT = TypeVar("ItemT")
 
 
 def list_of(coerce: Callable[[str], ItemT]) -> Callable[[object], tuple[ItemT, ...]]:
-    """Return a coercion to a list of items. Items that are given twice count once."""
+    """Return a coercion to a list of items. Duplicates count once."""
 
     def coerce_all(value: object) -> tuple[ItemT, ...]:
         parts = value if isinstance(value, list) else [value]
-        # Empty text is an empty list, also as the only item of a list.
+        # Empty text is an empty list, even as the only item of a list.
         texts = [text(part) for part in parts if part != ""]
         pieces = [piece.strip() for part in texts for piece in part.split(",") if piece.strip()]
         return tuple(dict.fromkeys(coerce(piece) for piece in pieces))
@@ -52,7 +52,7 @@ def host_id(value: object) -> str:
     """
     found = text(value)
     if not is_id(found):
-        raise ConfigError(f"{shown(found)} is not an ID; write a printable text of up to {MAX_ID} characters")
+        raise ConfigError(f"{shown(found)} is not an ID; write printable text of up to {MAX_ID} characters")
     return found
 
 
@@ -63,9 +63,9 @@ def bearer_token(value: object) -> str:
     """
     token = text(value)
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError("is not a token: one word of printable ASCII is")
+        raise ConfigError("is not a token, which is one word of printable ASCII is")
     if len(token) > MAX_TOKEN:
-        raise ConfigError(f"is not a token: it has {len(token)} letters, and up to {MAX_TOKEN} are allowed")
+        raise ConfigError(f"is not a token: it has {len(token)} characters, and up to {MAX_TOKEN} are allowed")
     return token
 
 
@@ -89,13 +89,13 @@ def signal_url(value: object) -> SignalUrl:
     parts, port = _split_url(url)
     if parts.scheme in ("http", "https"):
         meant = parts.scheme.replace("http", "ws")
-        raise ConfigError(f"'{url}' is a URL of the web; write {meant}://{url.partition('://')[2]}")
+        raise ConfigError(f"'{url}' is a web URL; write {meant}://{url.partition('://')[2]}")
     if parts.scheme not in _WEB_PORTS:
         raise ConfigError(f"'{parts.scheme}' in '{url}' is neither ws nor wss; {_SIGNAL_EXAMPLE}")
     if parts.username is not None:
-        raise ConfigError(f"a user name in the URL of {parts.hostname} says nothing; give a token with --token")
+        raise ConfigError(f"a user name in the URL of {parts.hostname} has no effect; give a token with --token")
     if parts.fragment:
-        raise ConfigError(f"'#{parts.fragment}' in '{url}' says nothing; leave it out")
+        raise ConfigError(f"'#{parts.fragment}' in '{url}' has no effect; leave it out")
     host = parts.hostname or ""
     if not is_ipv6(host):
         if not host:
@@ -107,7 +107,7 @@ def signal_url(value: object) -> SignalUrl:
 
 def _split_url(url: str) -> tuple[SplitResult, int | None]:
     if not url.isascii() or not url.isprintable() or " " in url:
-        raise ConfigError(f"{shown(url)} is not a URL: it has letters that must be escaped; {_SIGNAL_EXAMPLE}")
+        raise ConfigError(f"{shown(url)} is not a URL: it has characters that must be escaped; {_SIGNAL_EXAMPLE}")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -130,7 +130,7 @@ def stun_server(value: object) -> tuple[str, int] | None:
         raise ConfigError(f"'{uri}': STUN over TLS is not supported; write stun:{uri.partition(':')[2]}")
     _scheme, host, port, transport = _ice_uri(uri, {"stun": STUN_PORT}, _STUN_EXAMPLE)
     if transport not in ("", "udp"):
-        raise ConfigError(f"'{uri}': STUN is asked over UDP only; write {uri.partition('?')[0]}")
+        raise ConfigError(f"'{uri}': STUN works only over UDP; write {uri.partition('?')[0]}")
     return host, port
 
 
@@ -190,7 +190,7 @@ def ice_interface(value: str) -> str:
 
 
 def udp_address(written: str, *, lowest: int) -> UdpAddress:
-    """Read host and port for UDP; ``udp:`` was removed before.
+    """Read host and port for UDP, without ``udp:``.
 
     :param lowest: the lowest port that is allowed: 0 to listen, 1 to dial.
     :raises ConfigError: it is something else.

@@ -39,10 +39,10 @@ def dial(written: str, protocol: str) -> DialAddress | UdpAddress:
 
 
 def listen(written: str, protocol: str) -> ListenAddress | UdpAddress:
-    """Read the address where a client listens.
+    """Read an address for a client to listen on.
 
     :param protocol: ``tcp`` or ``udp``, if the text does not begin with either.
-    :raises ConfigError: it cannot be listened on.
+    :raises ConfigError: a client cannot listen on it.
     """
     written, protocol = _kind(written, protocol)
     return udp_address(written, lowest=0) if protocol == "udp" else ListenAddress.parse(written)
@@ -54,7 +54,7 @@ def _kind(written: str, protocol: str) -> tuple[str, str]:
         return written.removeprefix(_UDP), "udp"
     if written.startswith("tcp:") and protocol == "udp":
         raise ConfigError(f"'{written}' is an address for TCP; leave out tcp:, or the protocol udp")
-    # Twisted's endpoint strings need backslashes in an IPv6 address; the short form does not.
+    # Unlike Twisted's endpoint strings, the short form needs no backslashes in an IPv6 address.
     return (written.removeprefix("tcp:") if written.startswith("tcp:[") else written), protocol
 
 
@@ -111,8 +111,7 @@ def _forward_from_mapping(entry: Entry) -> ForwardSettings:
 def _name(name: str) -> str:
     if not re.fullmatch(rf"[A-Za-z0-9._-]{{1,{_NAME_LENGTH}}}", name):
         raise ConfigError(
-            f"{shown(name)} is not a name of a service: up to {_NAME_LENGTH} letters, digits, dots, dashes and "
-            "underscores are"
+            f"{shown(name)} is not a service name; use up to {_NAME_LENGTH} letters, digits, dots, dashes, underscores"
         )
     return name
 

@@ -1,11 +1,11 @@
-"""Where the value of a setting comes from: the flag, else the environment, else the file, else the default.
+"""Find the value of a setting: from the flag, else the environment, else the file, else the default.
 
 An empty environment variable and a key without a value count as not given. Some settings have a second variable, that
-of the reference program; the variable that begins with ``RTUNNEL_`` wins.
+of the reference program; the one that begins with ``RTUNNEL_`` wins.
 
 Nothing that an operator wrote is silently ignored: an unknown key or flag is an error, and so is a variable that looks
-like a misspelt one. Other variables that begin with ``RTUNNEL_`` do not matter: other plugins have theirs, and
-Kubernetes sets some for every service.
+like a misspelt one. Other variables that begin with ``RTUNNEL_`` are ignored: other plugins have theirs, and Kubernetes
+sets some for every service.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _is_there(path: str) -> bool:
     try:
         return bool(path) and Path(path).is_file()
     except OSError:
-        # A directory that this process may not enter.
+        # The file is in a directory that this process may not enter.
         return False
 
 
@@ -102,8 +102,7 @@ def resolve(
 ) -> Resolved:
     """Decide the value of every setting.
 
-    :param flags: what was given on the command line, by the setting's name; text, or a list of texts if it is
-        repeatable.
+    :param flags: the flags of the command line, by the setting's name; text, or a list of texts if it is repeatable.
     :param environ: the process's environment.
     :param foreign: environment variables that mean something to other plugins only.
     :param foreign_keys: keys in the file that mean something to other plugins only.

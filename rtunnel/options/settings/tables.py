@@ -1,7 +1,7 @@
-"""``python -m rtunnel.options.settings.tables``: write the tables of options into docs/configuration.rst anew.
+"""``python -m rtunnel.options.settings.tables``: rewrite the tables of options in docs/configuration.rst.
 
-A comment ``.. options: NAME`` in the document stands before each table; the tests check that what follows is what the
-declarations say.
+Each table follows a comment ``.. options: NAME`` in the document. The tests check that the tables match the
+declarations.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ TABLES["variables of the reference program"] = _reference_variables()
 
 
 def with_tables(document: str) -> str:
-    """Return the text of a document with all its tables made anew.
+    """Return the text of a document with all its tables rebuilt.
 
     :raises KeyError: it has a table that does not exist.
     """

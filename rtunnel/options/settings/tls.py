@@ -33,12 +33,12 @@ def _file(name: str, what: str, default: str) -> Setting:
     )
 
 
-#: Both ends have these.
+#: Settings of both ends.
 TLS = (
     Setting(
         "tls",
         SWITCH,
-        "Protect the link by post-quantum TLS 1.3, with certificates at both ends.",
+        "Protect the link with post-quantum TLS 1.3 and certificates at both ends.",
         default=False,
         key="tls.enabled",
     ),
@@ -52,10 +52,9 @@ TLS = (
     ),
     Setting(
         "tls-groups",
-        # The help names them all, so that they are not shown once more as the default.
+        # The help already names them all, so do not show them again as the default.
         Kind(_of_list(parse_groups), "names of groups", lambda _: ""),
-        f"Post-quantum key exchanges that are allowed, the best first, separated by commas: {', '.join(GROUPS)} by "
-        "default.",
+        f"Allowed post-quantum key exchanges, the best first, separated by commas: {', '.join(GROUPS)} by default.",
         TlsSettings,
         "groups",
         no_default="all six",
@@ -115,7 +114,7 @@ TLS_SERVER = (
     Setting(
         "valid-tokens",
         Kind(parse_tokens, "tokens"),
-        "Tokens of which each link must bring one, as NAME:TOKEN or TOKEN, separated by commas. Other users of the "
+        "Tokens, one of which each link must present, as NAME:TOKEN or TOKEN, separated by commas. Other users of the "
         "machine can see a flag, so better use the environment or the file.",
         AdmissionSettings,
         "tokens",

@@ -1,4 +1,4 @@
-"""Turn the settings of TLS, tokens and rights into what the services take; try all files before anything starts."""
+"""Turn the settings of TLS, tokens and rights into what the services take, and try all files before the start."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def decide_tls(resolved: Resolved, role: Role) -> TlsSettings | None:
         pins = values["tls-pin"]
         name = values["tls-server-name"] or values["server"].host or ""
         if name and not values["tls-server-name"] and not pins:
-            # Container networks have names for which there can be no certificate.
+            # Container networks have host names for which no certificate can be issued.
             check_server_name(name)
         if not name and not pins:
             raise ConfigError(
@@ -51,11 +51,11 @@ def decide_tls(resolved: Resolved, role: Role) -> TlsSettings | None:
 
 
 def _check_not_meant(resolved: Resolved) -> None:
-    """Refuse settings of TLS without TLS: whoever gives a certificate does not want a link in the clear."""
+    """Refuse settings of TLS without TLS: an operator who gives a certificate does not want a link in the clear."""
     off = resolved.sources["tls"]
     for name, source in resolved.sources.items():
         if name.startswith("tls-") and source.rank > off.rank:
-            raise resolved.error(name, "says nothing without TLS; add --tls (in the file: tls: {enabled: true})")
+            raise resolved.error(name, "has no effect without TLS; add --tls (in the file: tls: {enabled: true})")
 
 
 def decide_admission(resolved: Resolved) -> AdmissionSettings:

@@ -41,12 +41,12 @@ def _from_mapping(entry: Entry) -> TunnelSettings:
 
 def _name(name: object) -> str:
     if not isinstance(name, str) or not name.isprintable() or len(name) > _NAME_LENGTH:
-        raise ConfigError(f"{shown(name)} is not a text of up to {_NAME_LENGTH} letters")
+        raise ConfigError(f"{shown(name)} is not text of up to {_NAME_LENGTH} characters")
     return name
 
 
 def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
-    """Return the tunnels of a client in the order of their numbers.
+    """Return the tunnels of a client, in the order of their numbers.
 
     ``local`` and ``remote-port`` are one tunnel, which comes first. If it and the list of tunnels come from different
     sources, the one from the stronger source replaces the other.
@@ -58,7 +58,7 @@ def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
     found: list[TunnelSettings] = []
     if pair.rank >= listed.rank and pair.rank > Rank.DEFAULT:
         if resolved.values["local"] is None:
-            raise resolved.error("remote-port", "says nothing without a local service; add --local 127.0.0.1:80")
+            raise resolved.error("remote-port", "has no effect without a local service; add --local 127.0.0.1:80")
         found.append(TunnelSettings(resolved.values["remote-port"], resolved.values["local"]))
     if listed.rank >= pair.rank:
         found.extend(resolved.values["tunnel"])

@@ -1,4 +1,4 @@
-"""What every carrier is to the session that asks it to take visitors."""
+"""The interfaces between a session and the carriers that take its visitors to the client."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ class ICarrier(Protocol):
     def open(self, tunnel: int, visitor: Visitor) -> bool:
         """Take *visitor* to *tunnel*; return False to leave it to the next carrier.
 
-        :raises rtunnel.errors.TunnelRefused: the client can take no more visitors, by any carrier.
+        :raises rtunnel.errors.Refused: the client can take no more visitors, by any carrier.
         """
 
     def tunnels_changed(self) -> None:
-        """The client serves another tunnel."""
+        """Take note that the client serves another tunnel."""
 
     def tick(self, now: float) -> None:
-        """Look after what is due by time, about once a second."""
+        """Check time-outs. Called about once a second."""
 
     def close(self, *, cut: bool) -> None:
-        """Give everything up, as the link is gone. May be called twice.
+        """Give up everything, because the link is lost. May be called twice.
 
-        :param cut: visitors that are carried too. If not, the client has ended or cut them, and their last bytes may
-            be on the way.
+        :param cut: also cut the visitors that are being carried. Otherwise the client has ended or cut them, and their
+            last bytes may be on the way.
         """
 
 
 class ICarrierServer(Protocol):
-    """What all carriers of a server share.
+    """The part of the server that its carriers use.
 
-    :ivar poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
+    :ivar poller: watches sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar pool_size: data connections of one link that may wait for visitors.
-    :ivar waiting: visitors who wait for data connections, of all links.
-    :ivar bucket: data connections of all links that may be made; None: they cost little.
+    :ivar waiting: visitors of all links that wait for data connections.
+    :ivar bucket: limits how fast data connections are made, over all links; None: no limit, because they cost little.
     """
 
     reactor: Any
@@ -57,10 +57,10 @@ class ICarrierServer(Protocol):
 
 
 class ICarrierSession(Protocol):
-    """What a carrier needs of the link.
+    """The part of a session that its carriers use.
 
     :ivar peer_name: the client, for logs.
-    :ivar identity: who TLS has proved the client to be; None without TLS.
+    :ivar identity: the client as authenticated by TLS; None without TLS.
     """
 
     link: ServerLink

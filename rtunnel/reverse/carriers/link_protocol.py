@@ -1,4 +1,4 @@
-"""The I/O of one link: a connection on one side, a state machine and the users of its streams on the other."""
+"""The I/O of one link: connects its state machine and the users of its streams to a connection."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rtunnel.wire import events
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
 
-#: Bytes of streams that are handed to the connection at a time; a control frame waits for no more than that.
+#: Stream bytes that are handed to the connection at a time; a control frame waits for no more than that.
 TURN = 65536
-#: Seconds that the last frames are given to leave a connection that we close.
+#: Seconds that the last frames get to leave a connection that we close.
 LINGER = 5.0
 
 
@@ -64,15 +64,15 @@ class LinkStream:
 
 @implementer(IPushProducer)
 class LinkProtocol(Protocol):
-    """Runs a :class:`~rtunnel.wire.link.Link` over a connection; the server's and the client's sessions are made of it.
+    """Runs a :class:`~rtunnel.wire.link.Link` over a connection; the base of the server's and the client's sessions.
 
-    :param link: not used by anybody else before.
-    :param clock: for signs of life.
-    :ivar identity: who TLS has proved to be at the other end; None without TLS. Set before there is a connection.
+    :param link: a new state machine, which nothing else has used.
+    :param clock: provides the time for keepalive.
+    :ivar identity: the other end as authenticated by TLS; None without TLS. Set before there is a connection.
     :ivar peer_name: the connection's other end, for logs.
-    :ivar connected_now: there is a connection.
-    :ivar why_lost: the reason, where one of the ends gave one.
-    :ivar peer_has_left: the peer is going down, and has told us so after everything else.
+    :ivar connected_now: whether there is a connection.
+    :ivar why_lost: why the link was lost, if one of the ends gave a reason.
+    :ivar peer_has_left: whether the peer is going down, and has told us so after everything else.
     """
 
     log = Logger()
@@ -104,7 +104,7 @@ class LinkProtocol(Protocol):
     # The connection
 
     def connectionMade(self) -> None:
-        """Send what is queued, and start to look for signs of life."""
+        """Send what is queued, and start keepalive."""
         self.peer_name = format_address(self.transport.getPeer())
         if self.identity is not None and self.identity.name:
             self.peer_name += f" ({self.identity.name})"
@@ -115,7 +115,7 @@ class LinkProtocol(Protocol):
         self.flush()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes of the link."""
+        """Pass bytes to the state machine."""
         if not self.connected_now:
             return
         self.link.receive_data(data, self.clock.seconds())
@@ -123,7 +123,7 @@ class LinkProtocol(Protocol):
         self.flush()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Reset every stream that is not at its end."""
+        """Reset every stream that has not ended."""
         self.connected_now = False
         for call in (self._tick_call, self._linger_call):
             if call is not None and call.active():
@@ -151,7 +151,7 @@ class LinkProtocol(Protocol):
     # Bytes out, with the connection's back-pressure
 
     def flush(self) -> None:
-        """Hand to the connection as much as it takes. Cheap when there is nothing."""
+        """Hand the connection as much as it takes. Cheap when there is nothing to send."""
         link = self.link
         if self._handling or not self.connected_now:
             return
@@ -178,22 +178,22 @@ class LinkProtocol(Protocol):
         self.flush()
 
     def stopProducing(self) -> None:
-        """The connection is lost; ``connectionLost`` follows."""
+        """Do nothing: the connection is lost, and ``connectionLost`` follows."""
 
     # Ends
 
     def close(self, code: str, message: str) -> None:
-        """End the link; an extended peer is told why."""
+        """End the link, and tell an extended peer why."""
         self.link.close(code, message)
         self._close_connection(half=True)
 
     def fail(self, code: str, message: str) -> None:
-        """End the link because of what the peer did or is; log it, and tell an extended peer."""
+        """End the link because of what the peer did or is. Log it, and tell an extended peer."""
         self.link.fail(code, message)
         self.handle_events()
 
     def drop(self) -> None:
-        """End the link at once, as its peer is gone."""
+        """End the link at once, because its peer is gone."""
         if self.connected_now:
             self.transport.abortConnection()
 
@@ -204,17 +204,17 @@ class LinkProtocol(Protocol):
         self._linger_call = self.clock.callLater(LINGER, self.drop)
         self.transport.unregisterProducer()
         if half and below_tls(self.transport) is self.transport:
-            # A closed socket answers what still comes with a reset, which takes back what is on its way to the peer.
-            # (TLS waits for the peer's goodbye, and so has none of this.)
+            # A closed socket answers further bytes with a reset, which destroys what is on its way to the peer. (TLS
+            # waits for the peer's close_notify, and so does not have this problem.)
             self.transport.resumeProducing()
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
 
-    # What the state machine tells
+    # Events of the state machine
 
     def handle_events(self) -> None:
-        """Tell the users of streams, and ourselves, what has happened; what that leads to, too."""
+        """Handle the events of the state machine, and those that handling them causes."""
         if self._handling:
             return
         self._handling = True

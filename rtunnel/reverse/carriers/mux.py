@@ -1,4 +1,4 @@
-"""Visitors by the link: a stream for each, many on one connection."""
+"""Carry visitors over the link: a stream for each, many on one connection."""
 
 from __future__ import annotations
 

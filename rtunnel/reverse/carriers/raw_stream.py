@@ -1,8 +1,8 @@
-"""A data connection that carries a stream, relayed in user space.
+"""A stream on a data connection, relayed in user space.
 
 This is for visitors and services whose own socket cannot be taken, because Twisted's TLS or a PROXY header is above it.
 
-    SocketEnd <-> RawStream (IStream) <-> TCP of Twisted's, or TlsTransport
+    SocketEnd <-> RawStream (IStream) <-> Twisted's TCP transport, or TlsTransport
 
 Where both sockets can be taken, :class:`~rtunnel.relay.direct.DirectRelay` relays them instead.
 """
@@ -20,23 +20,23 @@ from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport
 
-#: Bytes received and not yet delivered at which the connection is not read, and at which it is read again.
+#: Undelivered bytes at which reading pauses, and at which it resumes.
 HIGH_WATER = 128 * 1024
 LOW_WATER = 32 * 1024
 
 
 @implementer(IStream, IHalfCloseableProtocol, IPushProducer)
 class RawStream(Protocol):
-    """One stream on a connection of its own.
+    """One stream on its own connection.
 
-    :param user: its other side.
-    :param on_lost: called with this once the connection is lost, and all that it held with it.
+    :param user: the user of the stream.
+    :param on_lost: called with this object once the connection is lost and everything that it held is released.
     """
 
     transport: SocketTransport  # type: ignore[assignment]
 
     def __init__(self, user: IStreamUser, on_lost: Callable[[RawStream], None]) -> None:
-        # None: the user has been told of the end, or has brought it about.
+        # None once the user has been told of the end, or has caused it.
         self._user: IStreamUser | None = user
         self._on_lost = on_lost
         self._waiting = 0
@@ -47,11 +47,11 @@ class RawStream(Protocol):
     # From the connection
 
     def connectionMade(self) -> None:
-        """The connection is handed over."""
+        """Register with the transport as its producer."""
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
-        """Hand bytes of the stream on."""
+        """Pass bytes of the stream to the user."""
         if self._user is None:
             return
         self._waiting += len(data)
@@ -61,34 +61,34 @@ class RawStream(Protocol):
             self.transport.pauseProducing()
 
     def readConnectionLost(self) -> None:
-        """The other end sends no more."""
+        """Tell the user that the other end sends no more."""
         self._read_ended = True
         if self._user is not None:
             self._user.finished()
             self._close_if_over()
 
     def writeConnectionLost(self) -> None:
-        """Our end has gone out."""
+        """Do nothing: our half-close has gone out."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is over; so is the stream, unless both its ends have come."""
+        """Tell the user that the stream is lost, unless both its ends have come."""
         user, self._user = self._user, None
         if user is not None and not (self._read_ended and self._write_ended):
             user.was_reset(Code.CONNECTION_LOST, reason.getErrorMessage())
         self._on_lost(self)
 
     def pauseProducing(self) -> None:
-        """The connection takes no more."""
+        """Pause the user: the connection takes no more."""
         if self._user is not None:
             self._user.pause()
 
     def resumeProducing(self) -> None:
-        """The connection takes bytes again."""
+        """Resume the user: the connection takes bytes again."""
         if self._user is not None:
             self._user.resume()
 
     def stopProducing(self) -> None:
-        """The connection is lost; ``connectionLost`` follows."""
+        """Do nothing: the connection is lost, and ``connectionLost`` follows."""
 
     # From the user
 
@@ -108,7 +108,7 @@ class RawStream(Protocol):
                 self.transport.loseWriteConnection()
 
     def reset(self, code: str, message: str) -> None:
-        """See :class:`IStream`. The other end is told nothing but that the connection was cut."""
+        """See :class:`IStream`. The other end learns only that the connection was cut."""
         if self._user is not None:
             self._user = None
             self.transport.abortConnection()
@@ -121,7 +121,7 @@ class RawStream(Protocol):
             self.transport.resumeProducing()
 
     def abort(self) -> None:
-        """Cut the connection; the user is told."""
+        """Cut the connection, and tell the user."""
         self.transport.abortConnection()
 
     def _close_if_over(self) -> None:

@@ -1,7 +1,7 @@
-"""The socket of a data connection that waits, bare or under TLS.
+"""The socket, bare or under TLS, of a data connection that waits.
 
-It is taken away from Twisted as soon as the connection is known to be a data connection. It waits in the epoll of the
-relays (:mod:`rtunnel.relay.poller`), where it costs little, and is ready to be relayed.
+It is taken from Twisted as soon as the connection is known to be a data connection. It waits in the epoll of the relays
+(:mod:`rtunnel.relay.poller`), where it costs little, and is ready to be relayed.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ from rtunnel.tls.identity import Peer
 from rtunnel.tls.socket import TlsSocket
 from rtunnel.tls.transport import Secured, TlsTransport
 
-#: Bytes of one read. Frames ahead of the stream's bytes are short, and more can wait in the kernel.
+#: The size of a read, in bytes. Frames ahead of the stream's bytes are short; more can wait in the kernel.
 READ_SIZE = 8192
-#: Seconds that connections in use are given to bring their last bytes, once their other end has left in good order.
+#: Seconds that connections in use get to deliver their last bytes, once the other end has left in good order.
 TAIL = 60.0
 _log = Logger()
 
 
 class WireUser(TypingProtocol):
-    """The user of a connection."""
+    """The user of a data connection that waits."""
 
     def connected(self, wire: SocketWire) -> None:
-        """The connection is up."""
+        """Take note that the connection is up."""
 
     def received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Take bytes from the connection."""
 
     def lost(self, why: str) -> None:
-        """The connection is lost, or could not be made. May not be called after :meth:`SocketWire.cut`."""
+        """Take note that the connection is lost, or could not be made. Not called after :meth:`SocketWire.cut`."""
 
 
 def has_socket(transport: Any) -> bool:
-    """Return whether the socket of this connection can be taken: nothing but the kernel is between us and its bytes."""
+    """Return whether the socket of this connection can be taken: only the kernel is between us and its bytes."""
     return isinstance(transport, tcp.Connection) and not transport.TLS
 
 
 @implementer(IReadDescriptor)
 class SocketWire:
-    """A socket that waits.
+    """The socket of a data connection that waits, and its user.
 
-    :param poller: watches it; see :func:`~rtunnel.relay.poller.poller_for`.
-    :raises OSError: the system does not let it be watched.
+    :param poller: watches the socket; see :func:`~rtunnel.relay.poller.poller_for`.
+    :raises OSError: the system does not let us watch the socket.
     """
 
     __slots__ = ("_number", "_poller", "_socket", "_user")
@@ -72,12 +72,12 @@ class SocketWire:
         self._number = sock.fileno()
         poller.addReader(self)
         if isinstance(sock, socket.socket):
-            # If this process is killed, peers must not take that for the end of a stream. (Under TLS they cannot.)
-            with suppress(OSError):  # it is lost, which shows
+            # If this process is killed, the peer must not take that for the end of a stream. (Under TLS it cannot.)
+            with suppress(OSError):  # a lost connection shows at its first use
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     def send(self, data: bytes) -> None:
-        """Send a frame or two, for which there is always room."""
+        """Send a frame or two. There is always room for them."""
         if self._number < 0:
             return
         try:
@@ -89,12 +89,12 @@ class SocketWire:
             self._lost("the connection is full")
 
     def take(self) -> StreamSocket:
-        """Return the socket, and do not watch it any more."""
+        """Stop watching the socket, and return it."""
         self._leave()
         return self._socket
 
     def take_watched(self) -> StreamSocket:
-        """Return the socket to a caller that takes our place with the watch (``replace``)."""
+        """Return the socket, still watched, to a caller that will replace us in the poller (``replace``)."""
         self._number = -1
         return self._socket
 
@@ -115,14 +115,14 @@ class SocketWire:
             self._socket.close()
             self._user.lost(why)
 
-    # What the reactor asks
+    # Called by the reactor
 
     def fileno(self) -> int:
         """Return the descriptor; -1 once the socket is given away or closed."""
         return self._number
 
     def logPrefix(self) -> str:
-        """Return what Twisted's log calls this."""
+        """Return the name under which the reactor logs errors."""
         return "data connection"
 
     def doRead(self) -> None:
@@ -145,15 +145,15 @@ class SocketWire:
         """Do nothing: writing is not watched."""
 
     def connectionLost(self, reason: Failure) -> None:
-        """Take note that the reactor found the socket broken, or stops."""
+        """Take note that the reactor found the socket broken, or is stopping."""
         self._lost(reason.getErrorMessage())
 
 
 class Taker(Protocol):
-    """A connection that is made or accepted by Twisted's means, until the socket is taken from it.
+    """The protocol of a connection that Twisted makes or accepts, until the socket is taken from it.
 
-    :param poller: for the wire.
-    :ivar identity: the other end, where TLS has proved it.
+    :param poller: watches the socket once it is taken.
+    :ivar identity: the other end as authenticated by TLS, if it was.
     """
 
     def __init__(self, poller: Any, user: WireUser) -> None:
@@ -170,22 +170,22 @@ class Taker(Protocol):
             sock = take_stream_socket(transport)
         except ValueError:
             transport.abortConnection()
-            self._user.lost("the way there knows no half-close")
+            self._user.lost("its transport does not support half-close")
         else:
             give_socket(sock, self._poller, self._user)
 
 
 def take_stream_socket(transport: Any) -> StreamSocket:
-    """Take the socket of a connection away from Twisted, for a stream.
+    """Take the socket of a connection from Twisted, for a stream.
 
-    :raises ValueError: it cannot end one direction and go on with the other, or is closed.
+    :raises ValueError: the connection has no half-close, or is closed.
     """
-    # Each says so if it has none.
+    # Each raises ValueError if there is no socket to take.
     return transport.take_socket() if isinstance(transport, TlsTransport) else take_socket(transport)[0]
 
 
 def give_socket(sock: StreamSocket, poller: Any, user: WireUser) -> None:
-    """Give a connection to *user*; one that the system does not let us watch is lost."""
+    """Give a connection to *user*. If the system does not let us watch it, it is closed."""
     try:
         wire = SocketWire(poller, sock, user)
     except OSError as error:
@@ -199,10 +199,10 @@ def give_socket(sock: StreamSocket, poller: Any, user: WireUser) -> None:
 def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b"") -> bool:
     """Give a socket back to Twisted, for *protocol*.
 
-    Return False where that fails, because no descriptor is left or the connection is lost. The connection is then
-    reset, and *protocol* told that it is lost.
+    Return False if that fails, because no descriptor is left or the connection is lost. The connection is then reset,
+    and *protocol* is told that it is lost.
 
-    :param first: what was read already.
+    :param first: bytes that were already read.
     """
     tls = None
     if isinstance(sock, TlsSocket):
@@ -220,7 +220,7 @@ def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b
         close_socket(sock, reset=True)
         protocol.connectionLost(Failure(error))
         return False
-    # Twisted has made a descriptor of its own.
+    # Twisted has duplicated the descriptor.
     sock.close()
     if first:
         protocol.dataReceived(first)

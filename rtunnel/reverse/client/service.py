@@ -1,4 +1,4 @@
-"""``rtunnel-client``: holds a link to the server for ever, and serves its visitors from local services.
+"""``rtunnel-client``: holds a link to the server, and connects its visitors to local services.
 
 TunnelClient
  +-- link     dials, serves, dials again; a ClientSession each
@@ -43,7 +43,7 @@ class _SessionFactory(QuietFactory):
 
 
 class LinkService(HeldConnection[ClientSession]):
-    """Keeps one link to the server, whatever happens to it."""
+    """Holds one link to the server, and dials again when it is lost."""
 
     log = Logger()
 
@@ -55,11 +55,11 @@ class LinkService(HeldConnection[ClientSession]):
         self.connect_timeout = settings.connect_timeout
         self.dial_timeout = settings.dial_timeout
         self.poller = poller_for(reactor)
-        # Where the present link leads.
+        # Where the current link leads.
         self._server_now: DialAddress | None = None
         self._address_now: tuple[int, Any] | None = None
         self._endpoint_now: Any = None
-        # One session name for the life of the process: by it the server knows us when we come back.
+        # One session name for the life of the process, by which the server recognises us when we come back.
         self._hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
@@ -71,11 +71,11 @@ class LinkService(HeldConnection[ClientSession]):
 
     @property
     def session(self) -> ClientSession | None:
-        """The present link; None while there is none."""
+        """The current link, or None."""
         return self.connection
 
     def build_session(self) -> ClientSession:
-        """A session for a connection that is being made."""
+        """Return a session for a connection that is being made."""
         link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
         return ClientSession(self._settings, link, self.reactor, self._visitors, self)
 
@@ -90,7 +90,7 @@ class LinkService(HeldConnection[ClientSession]):
             self._tls.look_at_files()
 
     def dial_server(self, data: ClientData) -> Cancellable:
-        """Make a data connection of the present link."""
+        """Make a data connection for the current link."""
         if self._server_now is None:
             self._server_now = self._settings.server
             peer: Any = self.session.transport.getPeer() if self.session is not None else None
@@ -138,7 +138,7 @@ class LinkService(HeldConnection[ClientSession]):
         session.close(Code.SHUTTING_DOWN, "the client is going down")
 
     def withdraw(self) -> None:
-        """Give the tunnels up, so that the server frees their ports, and dial no more."""
+        """Give up the tunnels, so that the server frees their ports, and dial no more."""
         self.dial_no_more()
         if self.session is not None:
             self.session.withdraw()
@@ -167,5 +167,5 @@ class TunnelClient(DrainingService):
         return len(session.link.streams) + session.link.direct_streams if session is not None else 0
 
     async def close_links(self) -> None:
-        """Leave the server."""
+        """Close the link to the server."""
         await self.link.stopService()

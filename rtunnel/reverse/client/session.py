@@ -1,4 +1,4 @@
-"""The client's end of one link: asks for its tunnels, dials the local service for each visitor."""
+"""The client's end of one link: asks for tunnels, and dials the local service for each visitor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rtunnel.wire.opening import FirstBytes
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
-#: Lines of one kind that visitors can cause in ten seconds.
+#: How many log lines of one kind visitors can cause in ten seconds.
 MOST_ALIKE = 5
 
 
@@ -50,7 +50,7 @@ class _Tunnel:
 
     @property
     def name(self) -> str:
-        """What logs call the tunnel."""
+        """The tunnel's name in logs."""
         return self.settings.name or f"port {self.settings.remote_port or '0 (shared)'}"
 
 
@@ -58,9 +58,9 @@ class ClientSession(LinkProtocol):
     """One link, from connection to loss.
 
     :param dialler: makes data connections.
-    :ivar lines: for log lines that visitors can cause.
+    :ivar log_limiter: for log lines that visitors can cause.
     :ivar ended: fires with the reason when the connection is lost.
-    :ivar was_useful: the server accepted us, so the next attempt need not wait long.
+    :ivar was_useful: whether the server accepted us, so that the next attempt need not wait long.
     """
 
     log = Logger()
@@ -112,7 +112,7 @@ class ClientSession(LinkProtocol):
         self._silence = self.clock.callLater(SILENT_AFTER, self._server_is_silent)
 
     def dataReceived(self, data: bytes) -> None:
-        """See that what answers is an rtunnel server; from then on all bytes are the link's."""
+        """Check that the other end is a tunnel server. From then on, pass all bytes to the link."""
         opening = self._first.feed(data)
         if opening is None:
             return
@@ -123,7 +123,7 @@ class ClientSession(LinkProtocol):
             self.dataReceived(self._first.held)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Break the streams, and say why it is over."""
+        """Reset the streams, and report why the link is lost."""
         for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
             if call is not None and call.active():
                 call.cancel()
@@ -132,7 +132,7 @@ class ClientSession(LinkProtocol):
         self.ended.callback(self.why_lost or reason.getErrorMessage())
 
     def _close_connection(self, *, half: bool = False) -> None:
-        """See :class:`LinkProtocol`. The data connections go with the link."""
+        """See :class:`LinkProtocol`. Close the data connections with the link."""
         self.data.close(cut=not self.peer_has_left)
         super()._close_connection(half=half)
 
@@ -142,8 +142,8 @@ class ClientSession(LinkProtocol):
         self.log_limiter.tick()
         self._dialler.look_at_files()
         if not self.link.stream_count and not self.link.is_closed and self._dialler.is_outdated:
-            # The server takes no more data connections from this one, and no visitor is here to notice.
-            self.why_lost = "its certificate is over, and another is there"
+            # The server takes no more data connections for this link, and there is no visitor to notice.
+            self.why_lost = "its certificate has expired, and the files have another"
             self.close(Code.SHUTTING_DOWN, "the client has another certificate")
 
     def _server_is_silent(self) -> None:
@@ -164,12 +164,12 @@ class ClientSession(LinkProtocol):
             local=tunnel.settings.local,
         )
         for other in others:
-            self.log.warn("{tunnel}: not served; a reference server carries one tunnel a link", tunnel=other.name)
+            self.log.warn("{tunnel}: not served; a reference server carries one tunnel per link", tunnel=other.name)
 
     def _public(self, port: int) -> str:
         return format_host_port(self._settings.server.host or "server", port)
 
-    # What the link tells
+    # Events of the link
 
     def _established(self, event: events.Established) -> None:
         if event.peer is None:
@@ -186,7 +186,7 @@ class ClientSession(LinkProtocol):
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         if event.code == Code.UNAUTHORIZED:
-            # It is asked again, but no sooner each time.
+            # Dial it again, but with a growing wait.
             self.was_useful = False
         super()._link_failed(event)
 
@@ -207,7 +207,7 @@ class ClientSession(LinkProtocol):
         )
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
-        """Ask again, for ever; warn the first time that a reason is given, then log at debug level."""
+        """Ask again without end. Warn when a reason is new, otherwise log at debug level."""
         if not self.link.is_extended or self._draining:
             return
         tunnel = self._tunnels[event.number]
@@ -246,14 +246,14 @@ class ClientSession(LinkProtocol):
         end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
 
     def service_of(self, number: int) -> _Tunnel | None:
-        """The tunnel with this number, if visitors may come by it."""
+        """Return the tunnel with this number, if visitors may use it."""
         return self._tunnels[number] if number in self.link.tunnels and not self._draining else None
 
     def dialled(self, tunnel: _Tunnel) -> None:
-        """A visitor has reached the service."""
+        """Log that the service is back, if it was unreachable: a visitor has reached it."""
         if tunnel.local_is_down:
             tunnel.local_is_down = False
-            # Without a descriptor left it comes and goes with each visitor.
+            # When descriptors run out, this alternates with each visitor.
             self.log_limiter.info(
                 "{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local
             )
@@ -272,7 +272,7 @@ class ClientSession(LinkProtocol):
     # The end
 
     def withdraw(self) -> None:
-        """Take no more visitors; those that are served go on."""
+        """Take no more visitors. Those being served continue."""
         self._draining = True
         for tunnel in self._tunnels:
             if tunnel.retry is not None and tunnel.retry.active():

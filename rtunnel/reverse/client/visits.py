@@ -1,4 +1,4 @@
-"""Visitors that have come over data connections, at the client: their service is dialled, and they are relayed.
+"""Visitors on data connections, at the client: dials their service and relays them.
 
 DataConnections -> Visits -> _Visit       while the local service is dialled
                           -> DirectRelay  one for each in use
@@ -28,14 +28,14 @@ from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.data_connection import Used
 
-#: Bytes of a visitor that are read before its service is there.
+#: Bytes of a visitor that are read before its service is connected.
 MOST_EARLY = 65536
 
 
 class IService(Protocol):
-    """A local service: what a tunnel leads to.
+    """The local service that a tunnel leads to.
 
-    :ivar address: family and address of its socket; None: only the endpoint knows.
+    :ivar address: family and address of its socket; None if only its endpoint can connect to it.
     """
 
     endpoint: IStreamClientEndpoint
@@ -64,7 +64,7 @@ class Cancellable(Protocol):
 
 
 class _Cancel:
-    """Make an attempt of a function that cancels it."""
+    """Wrap a function that cancels an attempt."""
 
     __slots__ = ("cancel",)
 
@@ -74,10 +74,10 @@ class _Cancel:
 
 @implementer(IReadDescriptor)
 class _Visit:
-    """A visitor whose service is being dialled. It is watched meanwhile, in case it leaves.
+    """A visitor whose service is being dialled. The visitor is watched meanwhile, in case it leaves.
 
-    :ivar rest: its first bytes.
-    :ivar until: when the service has had its time.
+    :ivar rest: the visitor's first bytes.
+    :ivar until: when the service must have accepted.
     :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
     """
 
@@ -94,7 +94,7 @@ class _Visit:
         self._watched: Any = None
 
     def wait(self, poller: Any, wire: SocketWire) -> None:
-        """Poller the visitor, in place of *wire*."""
+        """Watch the visitor, instead of *wire*."""
         self._watched = poller
         poller.replace(wire, self)
 
@@ -104,7 +104,7 @@ class _Visit:
         return self._watched is not None
 
     def leave(self) -> None:
-        """Poller the visitor no more."""
+        """Stop watching the visitor."""
         if self._watched is not None:
             self._watched.removeReader(self)
             self._watched = None
@@ -116,23 +116,23 @@ class _Visit:
     def failed(self, error: OSError) -> None:
         """Take note that the service cannot be reached."""
         if error.errno == errno.EAGAIN:
-            # The service's queue is full; the endpoint knows how to wait for it.
+            # The service's backlog is full; the endpoint knows how to wait for it.
             self._visits.dial_endpoint(self)
             return
         self._visits.gone(self, Failure(getConnectError((error.errno, error.strerror))))
 
     def abort(self) -> None:
-        """Give up."""
+        """Give up dialling, and turn the visitor away."""
         self._visits.gone(self, None)
 
-    # What the reactor asks
+    # Called by the reactor
 
     def fileno(self) -> int:
-        """Return the descriptor; -1 when it is not watched."""
+        """Return the descriptor; -1 when the visitor is not watched."""
         return self.sock.fileno() if self._watched is not None else -1
 
     def logPrefix(self) -> str:
-        """Return what Twisted's log calls this."""
+        """Return the name under which the reactor logs errors."""
         return "visitor"
 
     def doRead(self) -> None:
@@ -148,14 +148,14 @@ class _Visit:
             return
         self.rest += data
         if not data or len(self.rest) >= MOST_EARLY:
-            # The rest can wait, and an end shows again.
+            # The rest can wait, and an end will show again.
             self.leave()
 
     def doWrite(self) -> None:
         """Do nothing: writing is not watched."""
 
     def connectionLost(self, reason: Failure) -> None:
-        """Take note that the reactor found the socket broken, or stops."""
+        """Take note that the reactor found the socket broken, or is stopping."""
         self.abort()
 
 
@@ -163,8 +163,8 @@ class Visits:
     """The visitors on the data connections of one link.
 
     :param user: the link. Its ``direct_streams`` are counted here.
-    :param poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
-    :param dial_timeout: seconds that a service is given to accept.
+    :param poller: watches sockets; see :func:`~rtunnel.relay.poller.poller_for`.
+    :param dial_timeout: seconds that a service has to accept a connection.
     """
 
     log = DebugLog()
@@ -196,12 +196,12 @@ class Visits:
         self._dial(wire, service, used.rest)
 
     def tick(self, now: float) -> None:
-        """Look after what is due by time."""
+        """Check time-outs."""
         for visit in list(self._dialling):
             if visit.until <= now:
                 self.gone(visit, Failure(ConnectTimeout()))
 
-    # Until its service is there
+    # Until the service is connected
 
     def _dial(self, wire: SocketWire, service: IService, rest: bytes) -> None:
         visit = _Visit(self, wire.take_watched(), service, rest, self._user.clock.seconds() + self._dial_timeout)
@@ -227,7 +227,7 @@ class Visits:
             theirs, _ = take_socket(end.transport)
             self.made(visit, theirs)
             return
-        # TLS of Twisted's, or the like.
+        # Twisted's TLS, for example.
         self._user.dialled(visit.service)
         stream = self._relay_here(end)
         self._visitors.add(end)
@@ -249,7 +249,7 @@ class Visits:
         relay.start(instead_of=visit if visit.is_watched else None)
 
     def gone(self, visit: _Visit, failure: Failure | None) -> None:
-        """Turn a visitor away, as its service cannot be reached or it has left itself."""
+        """Drop a visitor whose service cannot be reached, or that has left."""
         if visit not in self._dialling:
             return
         self._forget(visit)
@@ -287,10 +287,10 @@ class Visits:
         self._user.link.direct_streams = len(self._used) + len(self._dialling)
 
     def close(self, *, cut: bool = True) -> None:
-        """End all visitors, as the link is gone. May be called twice.
+        """End all visitors, because the link is lost. May be called twice.
 
-        :param cut: those that are relayed too. If not, the server has ended or cut them, and their last bytes may be
-            on the way.
+        :param cut: also cut the visitors that are being relayed. Otherwise the server has ended or cut them, and their
+            last bytes may be on the way.
         """
         for visit in list(self._dialling):
             visit.abort()

@@ -1,6 +1,6 @@
 """Watches the server's files: certificates, the revocation list, the clients file.
 
-A change takes effect at once, for open links too.
+A change takes effect at once, also for open links.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.upkeep.log_limiter import LogLimiter
 
-#: Seconds between two looks at the files.
+#: Seconds between two checks of the files.
 LOOK_EVERY = 1.0
-#: Seconds between two warnings of the same certificate that ends soon.
+#: Seconds between two warnings about a certificate that expires soon.
 WARN_EVERY = 86400.0
 
 
@@ -35,7 +35,7 @@ class IGuarded(Protocol):
 
 
 class Guard(TimerService):
-    """Looks at the files now and then.
+    """Checks the files regularly, and enforces what they say.
 
     :param tls: the server's TLS, if it has any.
     """
@@ -52,7 +52,7 @@ class Guard(TimerService):
         self._warned_at: float | None = None
 
     def look(self) -> None:
-        """Look at the files, and do what they say."""
+        """Check the files, and enforce what they say."""
         self._server.log_limiter.tick()
         if self._tls is not None:
             self._look_at_tls(self._tls)
@@ -62,7 +62,7 @@ class Guard(TimerService):
             self.log.warn("the clients file cannot be used, and the rights stay as they were: {why}", why=error)
         else:
             if changed:
-                self.log.info("the clients file has changed, and counts from now on")
+                self.log.info("the clients file has changed, and is in use now")
                 self._enforce_rights()
 
     def _look_at_tls(self, tls: TlsListener) -> None:

@@ -1,4 +1,4 @@
-"""What the parts of the server know of a client: its session, and each tunnel of it as a backend."""
+"""A client, as the parts of the server see it: its session, and each of its tunnels as a backend."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ISession(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """One tunnel of one client: what serves visitors.
+    """One tunnel of one client, which serves visitors.
 
-    :ivar public: where visitors come for it; None as long as there is no such place.
+    :ivar public: where its visitors connect; None until there is such a place.
     """
 
     session: ISession
@@ -40,5 +40,5 @@ class Backend:
 
     @property
     def load(self) -> int:
-        """Streams of the client's link now, those that have their own connections too."""
+        """How many streams the client's link has now, including those on data connections."""
         return self.session.link.stream_count

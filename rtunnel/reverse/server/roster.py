@@ -1,6 +1,6 @@
-"""The links of a server, and what those of one client have together.
+"""The links of a server, with the totals of streams and tunnels of each client.
 
-It is counted as it changes: no visitor costs a look at all links.
+The totals are kept up to date with each change, so that a visitor does not cost a look at all links.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SessionT = TypeVar("SessionT", bound=ISession)
 
 
 class _Client(Generic[SessionT]):
-    """The links of one name."""
+    """The links and totals of one client name."""
 
     __slots__ = ("sessions", "streams")
 
@@ -48,7 +48,7 @@ class Roster(Generic[SessionT]):
         self._sessions.add(session)
 
     def discard(self, session: SessionT) -> None:
-        """Count a link no more, if it was counted; nor what it still does."""
+        """Remove a link and its streams from the totals, if it was counted."""
         if session in self._sessions:
             self._forget_name(session)
             self._sessions.discard(session)
@@ -58,16 +58,16 @@ class Roster(Generic[SessionT]):
                     each.callback(None)
 
     async def all_gone(self) -> None:
-        """Wait until there is no link left."""
+        """Wait until no link is left."""
         if self._sessions:
             gone: Deferred[None] = Deferred()
             self._gone.append(gone)
             await gone
 
-    # What the links of one name have together
+    # Totals of one client name
 
     def rename(self, session: SessionT) -> None:
-        """Take note that a link's ``client_name`` may be another now."""
+        """Take note that a link's ``client_name`` may have changed."""
         name = session.client_name
         if session not in self._sessions or self._names.get(session, "") == name:
             return
@@ -94,12 +94,12 @@ class Roster(Generic[SessionT]):
             self._clients[name].streams += change
 
     def streams_of(self, session: ISession) -> int:
-        """Streams of all links of a client's name; of its own link where it has no name."""
+        """Return how many streams all links of the client's name have; without a name, those of its own link."""
         name = self._names.get(session)
         return session.link.stream_count if name is None else self._clients[name].streams
 
     def tunnels_of(self, session: ISession) -> int:
-        """Tunnels that those links have, or ask for just now."""
+        """Return how many tunnels those links have or are asking for."""
         name = self._names.get(session)
         sessions: Iterable[ISession] = (session,) if name is None else self._clients[name].sessions
         return sum(len(each.backends) for each in sessions)

@@ -1,4 +1,4 @@
-"""Routing of a shared public port: which client serves the next visitor, at (nearly) the same cost for any number."""
+"""Routing of a shared public port: choose a client for each visitor, at a cost that hardly depends on their number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rtunnel.reverse.server.interfaces import Backend, ISession
 
 
 class Backends(ABC):
-    """The backends of a shared port: no more than one of each link."""
+    """The backends of a shared port, at most one per link."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -22,11 +22,11 @@ class Backends(ABC):
 
     @abstractmethod
     def join(self, backend: Backend) -> None:
-        """Add *backend*, which takes visitors."""
+        """Add *backend*, which takes visitors from now on."""
 
     @abstractmethod
     def leave(self, backend: Backend) -> None:
-        """Remove *backend*, if it is there."""
+        """Remove *backend*, if present."""
 
     @abstractmethod
     def load_changed(self, session: ISession) -> None:
@@ -34,7 +34,7 @@ class Backends(ABC):
 
     @abstractmethod
     def candidates(self) -> Iterator[Backend]:
-        """Yield every backend once, the one that should serve the next visitor first."""
+        """Yield every backend once, starting with the one that should serve the next visitor."""
 
 
 class RoundRobin(Backends):
@@ -61,7 +61,7 @@ class RoundRobin(Backends):
         """See :class:`Backends`."""
 
     def candidates(self) -> Iterator[Backend]:
-        """Yield the backend whose turn is longest ago first; being tried is a turn."""
+        """Yield the backend whose last turn is longest ago first. Being tried counts as a turn."""
         first = None
         for _ in range(len(self._members)):
             backend = next(iter(self._members), None)
@@ -72,14 +72,14 @@ class RoundRobin(Backends):
             yield backend
 
 
-#: Load, the number of its last turn, a number that no other entry has.
+#: Load, the number of the last turn, a number unique to the entry, and the backend.
 _Entry = tuple[int, int, int, Backend]
 
 
 class LeastConnections(Backends):
-    """Visitors go to the backend whose link has the fewest streams; of equals, to the one whose turn is longest ago.
+    """Visitors go to the backend whose link has the fewest streams; on a tie, to the one whose turn is longest ago.
 
-    Backends are in a heap, where only the last entry of each counts: when a load changes, an entry is added, and the
+    Backends are in a heap, where only the newest entry of each counts: when a load changes, an entry is added, and the
     old one need not be found.
     """
 
@@ -120,7 +120,7 @@ class LeastConnections(Backends):
             heapify(self._heap)
 
     def candidates(self) -> Iterator[Backend]:
-        """Yield backends by load; of equals, the one whose turn is longest ago first."""
+        """Yield backends by load; on a tie, the one whose turn is longest ago first."""
         tried: set[Backend] = set()
         aside: list[_Entry] = []
         try:

@@ -1,8 +1,8 @@
 """``rtunnel-server``: many clients on a control port, their visitors on public ports.
 
     TunnelServer
-     +-- control port     its Door tells what connects there; a ServerSession for each link
-     +-- guard            looks at certificates and the clients file once a second
+     +-- control port     its Door classifies connections; a ServerSession for each link
+     +-- guard            checks certificates and the clients file once a second
      +-- shared port      visitors for any client that serves port 0 (only with --public-listen)
      +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
 
@@ -75,7 +75,7 @@ class TunnelServer(DrainingService):
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
-            # A client that wants its visitors on data connections only is obeyed wherever there are any.
+            # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
             capabilities=frozenset({WITHDRAW, DIRECT_ONLY}) | capabilities if capabilities else frozenset({WITHDRAW}),
         )
         self.ids = StreamIds()
@@ -123,7 +123,7 @@ class TunnelServer(DrainingService):
             idle.setServiceParent(self)
 
     def startService(self) -> None:
-        """Start, and say so where anybody may use this server."""
+        """Start, and warn if anybody may use this server."""
         super().startService()
         if self._settings.tls is None and self.admission.lets_anybody_in and self.control.is_public:
             self.log.warn(
@@ -141,14 +141,14 @@ class TunnelServer(DrainingService):
 
     def has_room(self) -> bool:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
-        # Those beyond may be data connections that are on their way, as their first bytes will show.
+        # Connections beyond the limit may be data connections, as their first bytes will show.
         if len(self.sessions) + len(self.door) < self._settings.max_links + len(self.tickets):
             return True
         self.say_full()
         return False
 
     def say_full(self) -> None:
-        """Log that there are too many links, once until there is room again."""
+        """Log that there are too many links. Do so only once until there is room again."""
         if not self._full:
             self._full = True
             self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
@@ -159,7 +159,7 @@ class TunnelServer(DrainingService):
         return can_serve and not self.admission.needs_hello(has_certificate=has_certificate)
 
     def build_session(self, identity: Peer | None) -> ServerSession:
-        """Build a session for a link; without a place in the roster where there are too many."""
+        """Build a session for a link. If there are too many, it gets no place in the roster."""
         link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self.ids)
         session = ServerSession(self, link, self.reactor, identity)
         if len(self.sessions) < self._settings.max_links:
@@ -168,14 +168,14 @@ class TunnelServer(DrainingService):
         return session
 
     def streams_changed(self, session: ServerSession, change: int) -> None:
-        """The link of *session* has so many streams more, or fewer."""
+        """Take note that the link of *session* has *change* more streams."""
         self.sessions.count(session, change)
         self.shared_backends.load_changed(session)
         if self._stopping:
             self.stream_ended()
 
     def session_established(self, session: ServerSession) -> None:
-        """The client has shown who it is. If it comes back over a new link, the old one is dead, whatever it seems."""
+        """Take note that the client is identified. If it has come back over a new link, drop the old one as dead."""
         if session.link.peer is None:
             return
         proof = session.identity.fingerprint if session.identity is not None else session.client_name
@@ -195,12 +195,12 @@ class TunnelServer(DrainingService):
             peer=format_address(address),
             why="its ticket was given to another client"
             if pool is not None
-            else "its ticket is none of ours, or was used, or is too old",
+            else "its ticket is unknown, was used, or has expired",
         )
         return None
 
     def session_lost(self, session: ServerSession) -> None:
-        """Free all that *session* had; may be called twice."""
+        """Free everything that *session* had. May be called twice."""
         if session not in self.sessions:
             return
         self.sessions.discard(session)
@@ -213,9 +213,9 @@ class TunnelServer(DrainingService):
         session.backends.clear()
 
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str:
-        """Serve visitors by *backend*; the public address.
+        """Let *backend* serve visitors. Return the public address, ``host:port``.
 
-        :raises Refused: the port is not to be had.
+        :raises Refused: the client cannot have the port.
         """
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
@@ -239,7 +239,7 @@ class TunnelServer(DrainingService):
         return address
 
     def check_tunnel(self, backend: Backend) -> None:
-        """See whether the client of *backend*, which has it, may have it still.
+        """Check whether the client may keep *backend*.
 
         :raises Refused: it may not.
         """
@@ -251,7 +251,7 @@ class TunnelServer(DrainingService):
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
 
     def close_tunnel(self, backend: Backend) -> int | None:
-        """Serve no more visitors by *backend*; return the port that is free now, if it had one of its own."""
+        """Let *backend* serve no more visitors. Return the port that this frees, if it had its own."""
         self.shared_backends.leave(backend)
         backend.public = None
         return self.ports.release(backend)
@@ -264,7 +264,7 @@ class TunnelServer(DrainingService):
     # The end
 
     async def refuse_visitors(self) -> None:
-        """Stop listening, everywhere. Links stay for the streams they carry."""
+        """Stop listening on all ports. Links stay for the streams that they carry."""
         self._stopping = True
         await self.control.stop_listening()
         self.door.close()
@@ -277,7 +277,7 @@ class TunnelServer(DrainingService):
         return sum(len(session.link.streams) + session.link.direct_streams for session in self.sessions)
 
     async def close_links(self) -> None:
-        """Tell every client, and close."""
+        """Tell every client that the server is going down, and close its link."""
         for session in list(self.sessions):
             session.close(Code.SHUTTING_DOWN, "the server is going down")
         await self.sessions.all_gone()

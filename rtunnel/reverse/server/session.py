@@ -1,4 +1,4 @@
-"""One client, as the server sees it: its link, and what it may and wants to serve."""
+"""The server's end of one link: admission, tunnels, and visitors of one client."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, TunnelRequest
 from rtunnel.wire.server_link import ServerLink
 
-#: Refused tunnels of one link that are logged as warnings; the rest at debug level.
+#: How many refused tunnels of one link are logged as warnings; the rest are logged at debug level.
 MAX_REFUSALS_SAID = 1024
-#: Lines at info level about tunnels of one link that come or go; the rest at debug level.
+#: How many tunnels of one link that come or go are logged at info level; the rest are logged at debug level.
 MAX_LINES_SAID = 2048
 #: Seconds between two warnings that a link cannot take visitors.
 FULL_SAID_EVERY = 60.0
 
 
 class IServer(ICarrierServer, Protocol):
-    """What a session needs of the server."""
+    """The part of the server that a session uses."""
 
     handshake_timeout: float
     admission: Admission
@@ -56,11 +56,11 @@ class IServer(ICarrierServer, Protocol):
 class ServerSession(LinkProtocol):
     """The server's end of a link.
 
-    :ivar link: of the peer's HELLO and of its tunnels.
-    :ivar backends: what the client serves or asked to serve, by tunnel number.
-    :ivar known_as: what tells the server that the same client has come back.
-    :ivar client_name: by which the operator says what the client may do; empty where nothing has told it.
-    :ivar carriers: what visitors are carried by, in the order in which they are asked.
+    :ivar link: the state machine.
+    :ivar backends: the tunnels that the client serves or has asked for, by tunnel number.
+    :ivar known_as: identifies the client when it comes back over another link.
+    :ivar client_name: the name to which the operator gives rights; empty if unknown.
+    :ivar carriers: the carriers of its visitors, in the order in which they are asked.
     """
 
     log = Logger()
@@ -89,17 +89,17 @@ class ServerSession(LinkProtocol):
 
     @property
     def is_live(self) -> bool:
-        """The link can carry new streams."""
+        """Whether the link can carry new streams."""
         return self.connected_now and self.link.mode is not Mode.CLOSED
 
     @property
     def is_asked_for(self) -> bool:
-        """The client has shown what it wants, so that it could be let in or not."""
+        """Whether the client has shown what it wants, so that admission was decided."""
         return self.is_live and (self.link.is_extended or bool(self.backends))
 
     @property
     def wants_visitors(self) -> bool:
-        """The client serves something."""
+        """Whether the client serves any tunnel."""
         return self.is_live and bool(self.backends)
 
     @property
@@ -108,13 +108,13 @@ class ServerSession(LinkProtocol):
         return self in self._server.sessions
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Free the client's ports, then break its streams."""
+        """Free the client's ports, then reset its streams."""
         self._server.session_lost(self)
         self._close_carriers()
         super().connectionLost(reason)
 
     def _close_connection(self, *, half: bool = False) -> None:
-        """See :class:`LinkProtocol`. The data connections go with the link."""
+        """See :class:`LinkProtocol`. Close the data connections with the link."""
         self._close_carriers()
         super()._close_connection(half=half)
 
@@ -128,27 +128,27 @@ class ServerSession(LinkProtocol):
             carrier.tick(self.clock.seconds())
 
     def lose(self, why: str) -> None:
-        """Free at once what the client has, as it is gone."""
+        """Drop the client, which is gone, and free at once what it has."""
         if self.is_live:
             self.log.warn("client {peer} dropped: {why}", peer=self.peer_name, why=why)
             self.close(Code.TAKEN_OVER, why)
         self._server.session_lost(self)
 
-    # Before the client has said what it is
+    # Before the client has identified itself
 
     @property
     def may_be_no_link(self) -> bool:
-        """Whether the client has been silent up to now, and no visitor has been sent to it."""
+        """Whether the client has been silent so far, and no visitor has been sent to it."""
         return self.is_live and self.link.mode is Mode.AWAITING
 
     def was_silent(self) -> None:
-        """Take the client's silence for the wish to serve the shared port: so asks a reference client."""
+        """Take the client's silence as a request for the shared port, as a reference client means it."""
         self._is_link()
         if self.is_live and not self.link.is_extended and not self.backends and self.check_admission():
             self._ask_for(0, TunnelRequest(0, "unknown"))
 
     def was_no_link(self) -> None:
-        """Free everything, as the connection turns out to be something else."""
+        """Free everything, because the connection is not a link after all."""
         for backend in self.backends.values():
             self._server.close_tunnel(backend)
         self.backends.clear()
@@ -166,7 +166,7 @@ class ServerSession(LinkProtocol):
             self.close(Code.TIMEOUT, "no HELLO and no INIT in time")
 
     def _is_link(self) -> None:
-        """Log what protects the link, and let the kernel probe its connection."""
+        """Log how the link is protected, and let the kernel probe its connection."""
         if self._is_said:
             return
         self._is_said = True
@@ -175,7 +175,7 @@ class ServerSession(LinkProtocol):
             log_secured(self.transport, self.identity)
 
     def check_admission(self) -> bool:
-        """Return whether the client may stay; if not, it is told why and the link is closed."""
+        """Return whether the client may stay. If not, tell it why and close the link."""
         if not self.has_place:
             self._server.say_full()
             self.close(Code.LIMIT, "the server has no room for another link")
@@ -193,7 +193,7 @@ class ServerSession(LinkProtocol):
             self.fail(Code.UNAUTHORIZED, decision.why_not)
         return decision.why_not is None
 
-    # What the link tells
+    # Events of the link
 
     def _established(self, event: events.Established) -> None:
         self._is_link()
@@ -201,7 +201,7 @@ class ServerSession(LinkProtocol):
             return
         if event.peer is not None:
             for backend in self.backends.values():
-                # It was silent for so long that it was taken for a reference client.
+                # The client was silent for so long that it was taken for a reference client.
                 self._server.close_tunnel(backend)
             self.backends.clear()
             self._server.session_established(self)
@@ -217,7 +217,7 @@ class ServerSession(LinkProtocol):
             )
 
     def send_tickets(self, tickets: list[str], expires: float) -> None:
-        """Ask the client for a data connection for each."""
+        """Ask the client for a data connection for each ticket."""
         self.link.send_tickets(tickets, expires)
         self.flush()
 
@@ -225,9 +225,9 @@ class ServerSession(LinkProtocol):
         self._ask_for(event.number, event.request)
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
-        """Warn the first time that a reason is given; log at debug level when the client asks again and again."""
+        """Warn when a reason is new, and log at debug level when the client asks again and again."""
         if not self.link.is_extended:
-            return  # Its link is closed, and the line for that gives the reason.
+            return  # The link is closed, and the log line about that gives the reason.
         refusal = f"{event.code}: {event.message}"
         is_news = (event.number, refusal) not in self._refusals and len(self._refusals) < MAX_REFUSALS_SAID
         if is_news:
@@ -261,13 +261,13 @@ class ServerSession(LinkProtocol):
         number = backend.number
         self._opening += 1
         try:
-            # Claims wait while a holder is asked; a client that withdraws them meanwhile may not pile them up.
+            # Claims wait while a holder is probed. A client must not pile them up by withdrawing them meanwhile.
             if self._opening > self.link.limits.max_tunnels:
                 raise Refused(Code.LIMIT, f"the link waits for {self._opening} ports, its limit")
             address = await self._server.open_tunnel(backend, request)
         except Refused as refusal:
             if self.backends.get(number) is not backend:
-                return  # Withdrawn, and perhaps asked for anew.
+                return  # The tunnel was withdrawn, and perhaps requested again.
             del self.backends[number]
             if self.is_live:
                 self._tunnel_refused(events.TunnelRefused(number, refusal.code, refusal.message))
@@ -291,7 +291,7 @@ class ServerSession(LinkProtocol):
         self.flush()
 
     def revoke_tunnel(self, backend: Backend, refusal: Refused) -> None:
-        """Take a tunnel away that the client may no longer have; its streams go on."""
+        """Take away a tunnel that the client may no longer have. Its streams continue."""
         if self.backends.get(backend.number) is backend:
             del self.backends[backend.number]
             self._server.close_tunnel(backend)
@@ -301,14 +301,14 @@ class ServerSession(LinkProtocol):
             self.flush()
 
     def _loud(self) -> Any:
-        """Return how to log what a client can cause: at info, but only so often."""
+        """Return how to log what a client can cause: at info level, up to :data:`MAX_LINES_SAID` times."""
         self._lines_left -= 1
         return self.log.info if self._lines_left > 0 else self.log.debug
 
     # Visitors
 
     def open_visitor(self, tunnel: int, visitor: Visitor) -> bool:
-        """Take a visitor to *tunnel*, by the first carrier that can; return False where none can."""
+        """Take a visitor to *tunnel* by the first carrier that can. Return False if none can."""
         if not self.is_live:
             return False
         try:

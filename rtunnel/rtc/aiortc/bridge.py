@@ -1,7 +1,7 @@
 """The bridge between Deferreds and asyncio, and the only module that deals with both.
 
 aiortc runs in asyncio tasks, the rest of this package in Twisted's reactor. Both share one event loop
-(:mod:`twisted.internet.asyncioreactor`), so plain calls need no bridge; only what is awaited does.
+(:mod:`twisted.internet.asyncioreactor`), so plain calls need no bridge; only awaiting does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Tasks:
             self._on_error(Failure(error))
 
     async def cancel(self) -> None:
-        """Cancel all tasks except the calling one, and wait until they have ended. To be awaited in a task."""
+        """Cancel all tasks except the calling one, and wait until they have ended. Await this in a task."""
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -50,12 +50,12 @@ class Tasks:
 
 
 def as_deferred(work: Coroutine[Any, Any, None]) -> Deferred[None]:
-    """Run *work* as a task, and return a Deferred of its end."""
+    """Run *work* as a task, and return a Deferred that fires when it ends."""
     return Deferred.fromFuture(asyncio.ensure_future(work))
 
 
 class _ToTwisted(logging.Handler):
-    """Passes what asyncio and the WebRTC libraries log to Twisted's log, in place of standard error.
+    """Passes what asyncio and the WebRTC libraries log to Twisted's log, instead of standard error.
 
     All of it is logged at debug level, because what matters shows in the state of a connection. The exception is a task
     that failed without anybody awaiting it: that is a bug, unless it failed because the network path was lost.

@@ -1,4 +1,4 @@
-"""A data channel (RFC 8831, RFC 8832), as its user and its association see it."""
+"""A data channel (RFC 8831, RFC 8832), between its user and its association."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ChannelUser(Protocol):
 
 @implementer(IChannel)
 class Channel:
-    """One data channel. It takes the place of the ``RTCDataChannel`` that aiortc's association expects.
+    """One data channel. It replaces the ``RTCDataChannel`` that aiortc's association expects.
 
     :ivar id: SCTP stream number; None until it is assigned.
     :ivar readyState: ``connecting``, ``open``, ``closing`` or ``closed``.
@@ -84,13 +84,13 @@ class Channel:
         """See :class:`IChannel`."""
         self._association.close_channel(self)
 
-    # The association calls these
+    # Called by the association
 
     def _setId(self, id: int) -> None:
         self.id = id
 
     def _addBufferedAmount(self, amount: int) -> None:
-        """Do nothing: the association counts by itself."""
+        """Do nothing: the association counts for itself."""
 
     def _setReadyState(self, state: str) -> None:
         before, self.readyState = self.readyState, state
@@ -103,6 +103,6 @@ class Channel:
             self._association.tell(user.channel_closed)
 
     def got(self, data: bytes, *, text: bool) -> None:
-        """Pass a message of the peer on to the user."""
+        """Pass a message from the peer to the user."""
         if self._user is not None:
             self._association.tell(self._user.text_received if text else self._user.message_received, data)

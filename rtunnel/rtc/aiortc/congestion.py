@@ -1,4 +1,4 @@
-"""A delay-based limit on the congestion window of an association that also carries datagrams (as LEDBAT, RFC 6817).
+"""A delay-based limit on the congestion window of an association that also carries datagrams (like LEDBAT, RFC 6817).
 
 SCTP's window grows until a packet is lost. If none is lost, it grows until it fills the buffer of some kernel, and
 every datagram waits behind that buffer. So while datagrams are sent, the window is kept near what the path itself
@@ -29,7 +29,7 @@ class DelayLimit:
     __slots__ = ("_forget_at", "_last_datagram", "_quickest", "_quickest_now", "_round_ends", "is_probing")
 
     def __init__(self, now: float) -> None:
-        # The shortest round trips: since the last measurement, and in the present round trip.
+        # The shortest round trips: since the last measurement, and in the current round trip.
         self._quickest = self._quickest_now = float("inf")
         self._round_ends = now
         self._forget_at = now + REMEMBER

@@ -36,19 +36,19 @@ from rtunnel.relay.sockets import format_host_port
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.upkeep.log_limiter import LogLimiter
 
-#: Seconds (plus or minus a fifth) without an answer after which the peer counts as dead.
+#: Seconds without an answer after which the peer counts as dead, plus or minus a fifth.
 DEAD_AFTER = 7
-#: Seconds for direct paths before relayed ones are tried.
+#: How many seconds direct paths get before relayed ones are tried.
 RELAY_WAIT = 1.0
 #: Seconds to wait for the answer of a STUN or TURN server.
 SERVER_TIMEOUT = 10.0
 #: Seconds for which a time-limited TURN credential is valid.
 CREDENTIAL_LIFETIME = 24 * 3600
-#: Bytes of the kernel's buffers, for each direction.
+#: The size of the kernel's buffer in each direction, in bytes.
 SOCKET_BUFFER = 1024 * 1024
-#: Candidates of the peer that are accepted.
+#: How many candidates of the peer are accepted.
 MAX_REMOTE_CANDIDATES = 64
-#: Packets kept for DTLS, which reads none before there is a path.
+#: How many packets are kept for DTLS, which reads none before there is a path.
 MAX_WAITING = 1024
 
 
@@ -76,7 +76,7 @@ def local_addresses(interfaces: tuple[str, ...]) -> list[str]:
 def _all_addresses() -> Iterator[tuple[str, str]]:
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:
-            # An IPv6 address with a scope can be reached on its own link only.
+            # An IPv6 address with a scope can be reached only on its own link.
             if isinstance(ip.ip, str):
                 yield adapter.name, ip.ip
             elif ip.ip[2] == 0:
@@ -110,7 +110,7 @@ def turn_credentials(ice: IceSettings, now: float) -> tuple[str, str]:
 def _explain_turn(error: Exception) -> str:
     """Return why a TURN server cannot be used; if it rejects our credentials, also what to check."""
     if isinstance(error, TransactionFailed) and error.response.attributes.get("ERROR-CODE", (0,))[0] == 401:
-        return f"{error}; are --turn-user and --turn-credential, or --turn-secret, the server's, and the clocks right?"
+        return f"{error}; check --turn-user and --turn-credential, or --turn-secret, and both clocks"
     return str(error) or "no answer"
 
 
@@ -186,7 +186,7 @@ class IceAgent(Connection):
         except OSError as error:
             self.log.debug("cannot use the address {address}: {error}", address=address, error=str(error))
             return
-        # First of all, so that it is closed whatever happens next.
+        # Do this first, so that it is closed whatever happens next.
         self._protocols.append(protocol)
         handle: Any = transport.get_extra_info("socket")
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
@@ -245,7 +245,7 @@ class IceAgent(Connection):
                 )
         except (OSError, TransactionError, LookupError, ValueError) as error:
             self._log_limiter.warn(
-                "TURN server {server} is of no use: {error}", server=server, error=_explain_turn(error)
+                "TURN server {server} cannot be used: {error}", server=server, error=_explain_turn(error)
             )
             return
         relayed, mapped = transport.get_extra_info("sockname"), transport.get_extra_info("related_address")
@@ -266,7 +266,7 @@ class IceAgent(Connection):
             await self._checking.wait()
             await asyncio.sleep(RELAY_WAIT)
         except asyncio.CancelledError:
-            # Free the allocation at the server now; otherwise it lasts until it expires.
+            # Free the allocation at the server now; otherwise it stays until it expires.
             await protocol.close()
             raise
         self._protocols.append(protocol)
@@ -291,7 +291,7 @@ class IceAgent(Connection):
         """
         self._checking.set()
         await super().connect()
-        # Candidates that are still being gathered are not needed any more.
+        # Candidates that are still being gathered are no longer needed.
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
@@ -336,14 +336,14 @@ class IceAgent(Connection):
 
     @property
     def peer_is_silent(self) -> bool:
-        """The peer has not answered for :data:`DEAD_AFTER` and counts as dead."""
+        """Whether the peer has not answered for :data:`DEAD_AFTER` and so counts as dead."""
         return self._silent >= DEAD_AFTER
 
     async def query_consent(self) -> None:
         """Check consent every second (RFC 7675); close when the peer has not answered for :data:`DEAD_AFTER`.
 
-        Only seconds that this loop lives through are counted: a process that was stopped for a while (SIGSTOP, suspend)
-        does not take its peer for dead when it goes on.
+        Only seconds in which this loop runs are counted: a process that was stopped for a while (SIGSTOP, suspend) does
+        not take its peer for dead when it resumes.
         """
         self._silent = 0
         while self._silent < DEAD_AFTER:
@@ -368,7 +368,7 @@ class IceAgent(Connection):
             return
         self._silent = 0
 
-    # The end
+    # Closing
 
     def _unfinished(self) -> set[asyncio.Task[Any]]:
         """Return the tasks that may send STUN requests."""

@@ -33,16 +33,16 @@ from rtunnel.rtc.settings import IceSettings
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.webrtc.signaling import ANSWER, OFFER, Candidate
 
-#: Seconds from the peer's description to the connection.
+#: How many seconds a connection may take once the peer's description has come.
 CONNECT_TIMEOUT = 20.0
-#: Seconds for TURN servers and the peer to acknowledge the end.
+#: How many seconds TURN servers and the peer have to acknowledge the end.
 CLOSE_TIMEOUT = 2.0
-#: Candidates that are kept until the description that they belong to comes.
+#: How many candidates are kept until their description comes.
 MAX_EARLY_CANDIDATES = 64
 
 
 class State(Enum):
-    """The state of a connection; see the module."""
+    """The state of a connection; see the diagram at the top of the module."""
 
     NEW = auto()
     OFFERING = auto()
@@ -62,7 +62,7 @@ class PeerConnection:
 
     log = Logger()
 
-    _SILENT = "the peer does not answer any more"
+    _SILENT = "the peer no longer answers"
 
     def __init__(self, settings: IceSettings, user: Any, max_channels: int, log_limiter: LogLimiter) -> None:
         adopt_python_logging()
@@ -158,7 +158,8 @@ class PeerConnection:
         self._use_candidate(candidate)
 
     def _use_candidate(self, candidate: Candidate) -> None:
-        # This may be a late candidate of an earlier attempt. Its end of candidates, above all, must not end these.
+        # This may be a late candidate of an earlier attempt. Above all, the earlier attempt's end of candidates must
+        # not end these.
         if self._peer is not None and candidate.fragment not in (None, "", self._peer.ice.usernameFragment):
             return
         # Without a mid, the index of the media section counts; there is only one section.
@@ -177,8 +178,8 @@ class PeerConnection:
         try:
             await self._ice.add_remote_candidate(candidate)
         except (OSError, ValueError) as error:
-            # For example an mDNS name that cannot be resolved here.
-            self.log.debug("a candidate of the peer is of no use: {error}", error=str(error))
+            # For example, an mDNS name that cannot be resolved here.
+            self.log.debug("a candidate of the peer cannot be used: {error}", error=str(error))
 
     async def _describe(self, kind: str, setup: str) -> None:
         try:
@@ -246,7 +247,7 @@ class PeerConnection:
             what = "the peer did not answer over it" if self._ice.selected else "no path to the peer was found"
             self._lose(f"{what} within {CONNECT_TIMEOUT:.0f} s")
 
-    # The association calls these
+    # Called by the association
 
     def association_up(self) -> None:
         """Tell the user that channels can be used: SCTP is established."""
@@ -264,7 +265,7 @@ class PeerConnection:
         self._lose(f"the peer broke the protocol: {reason}")
 
     def channel_arrived(self, channel: Channel) -> None:
-        """Pass a channel that the peer opened on to the user."""
+        """Pass a channel that the peer opened to the user."""
         if self._state is not State.CLOSED:
             self._user.channel_arrived(channel)
 
@@ -299,7 +300,7 @@ class PeerConnection:
         """See :class:`IPeerConnection`."""
         self._sctp.release(count)
 
-    # The end
+    # Closing
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.start(work)
@@ -341,7 +342,7 @@ class PeerConnection:
         for end in ended:
             end.result()
         if late:
-            self.log.debug("a TURN server did not take note of the end in time; it is asked on")
+            self.log.debug("a TURN server did not acknowledge the end in time; the request goes on")
 
 
 def _pass_on(_result: None, done: Deferred[None]) -> None:

@@ -4,8 +4,8 @@ This subclass overrides private methods of aiortc's ``RTCSctpTransport``. Its pu
 no priorities, and a hostile peer makes its assertions fail. The differences:
 
 - Nothing is queued ahead: when the association can send, it asks its user for more (:meth:`AssociationUser.has_room`).
-- Messages on unreliable channels, and the opening of channels, go before messages on reliable channels.
-- The receive window is enforced, and shrinks by the bytes that nobody reads.
+- Messages on unreliable channels, and those that open channels, go before messages on reliable channels.
+- The receive window is enforced, and shrinks by bytes that wait for a reader.
 - Whatever a peer sends ends as an event of a channel, or as one call of :meth:`AssociationUser.association_broken`.
 """
 
@@ -63,16 +63,17 @@ RTO_MIN = 0.4
 #: The initial slow-start threshold, in bytes. Beyond what a socket of the peer holds (208 KiB of kernel memory by
 #: default on Linux), doubling the window ends in the loss of many packets at once.
 FIRST_THRESHOLD = 256 * 1024
-#: Bytes that are sent in one burst.
+#: The most bytes that are sent in one burst.
 BURST = 4 * USERDATA_MAX_LENGTH
-#: Chunks received out of order that are kept: a receive window full of them, if they have full size.
+#: How many chunks received out of order are kept: a receive window full of them, if they have full size.
 MAX_MISORDERED = 1024
-#: Chunks that are kept because their message is incomplete or not the next one. A peer sends one message after another,
-#: so there cannot honestly be more than those out of order and those of the largest message.
+#: How many chunks are kept because their message is incomplete or not the next one. A peer sends one message after
+#: another, so an honest peer causes no more than those out of order and those of the largest message.
 MAX_KEPT = 2 * MAX_MISORDERED
-#: Gaps and duplicates that fit into one SACK.
+#: How many gaps and duplicates fit into one SACK.
 MAX_REPORTED = 128
-#: Bytes of messages that may wait on unreliable channels, plus a cost for each. Beyond that the oldest are dropped.
+#: How many bytes of messages, plus a cost for each, may wait on unreliable channels. Beyond that the oldest are
+#: dropped.
 MAX_DATAGRAM_BYTES = 128 * 1024
 DATAGRAM_COST = 64
 #: The longest label or protocol of a channel, in bytes.
@@ -82,7 +83,7 @@ _OPEN_HEADER = struct.Struct("!BBHLHH")
 
 
 class AssociationUser(Protocol):
-    """What an association tells its user; see :class:`rtunnel.rtc.aiortc.peer_connection.PeerConnection`."""
+    """The user of an association; see :class:`rtunnel.rtc.aiortc.peer_connection.PeerConnection`."""
 
     def association_up(self) -> None: ...
     def association_down(self) -> None: ...
@@ -108,11 +109,11 @@ class Association(RTCSctpTransport):
         self._advertised_rwnd = RECEIVE_WINDOW
         self._window_is_small = False
         self._delay_limit = DelayLimit(time.monotonic())
-        #: There may be chunks to retransmit.
+        #: Whether there may be chunks to retransmit.
         self._retransmits = False
         self._sack_timer: asyncio.TimerHandle | None = None
-        #: The receive window that the peer advertised last. With nothing in flight, one message may be sent even
-        #: if it is 0 (RFC 9260, section 6.1, rule A).
+        #: The receive window that the peer last advertised. With nothing in flight, one message may be sent even if it
+        #: is 0 (RFC 9260, section 6.1, rule A).
         self._peer_window = RECEIVE_WINDOW
         self._urgent: deque[tuple[Channel, int, bytes]] = deque()
         self._datagram_bytes = 0
@@ -122,15 +123,15 @@ class Association(RTCSctpTransport):
         self._flushing = False
         self._flush_is_due = False
         self._up = False
-        #: Packets of the peer are ignored from now on.
+        #: Whether packets of the peer are ignored from now on.
         self._over = False
-        #: Channels and queues were dropped.
+        #: Whether channels and queues were dropped.
         self._dropped = False
         self.datagrams_dropped = 0
 
     @property
     def buffered(self) -> int:
-        """Bytes that were sent on reliable channels and have not been transmitted yet."""
+        """How many bytes were sent on reliable channels and have not been transmitted yet."""
         return self._queued_bytes + sum(len(chunk.user_data) for chunk in self._outbound_queue)
 
     @property
@@ -169,7 +170,7 @@ class Association(RTCSctpTransport):
         :param kind: its payload protocol identifier (RFC 8831, section 8).
         """
         if channel.reliable:
-            # By its type, aiortc's queue holds only aiortc's own channels.
+            # aiortc's queue is typed for aiortc's own channels.
             self._data_channel_queue.append((cast(RTCDataChannel, channel), kind, data))
             self._queued_bytes += len(data)
         else:
@@ -197,7 +198,7 @@ class Association(RTCSctpTransport):
         self._data_channel_close(cast(RTCDataChannel, channel))
 
     def _flush_soon(self) -> None:
-        # A flush that is running sees what is queued.
+        # A running flush sees what is queued.
         if not (self._flushing or self._flush_is_due):
             self._flush_is_due = True
             asyncio.get_running_loop().call_soon(self._flush_now)
@@ -261,7 +262,7 @@ class Association(RTCSctpTransport):
             )
 
     async def _transmit(self) -> None:
-        """Send what the congestion window allows. Only after a loss, go through all that is in flight."""
+        """Send what the congestion window allows. Go through everything in flight only after a loss."""
         if cast(int | None, self._fast_recovery_exit) is not None:
             self._retransmits = True
         if self._retransmits or self._forward_tsn_chunk is not None:
@@ -307,7 +308,7 @@ class Association(RTCSctpTransport):
         self._advertised_rwnd -= count
 
     def release(self, count: int) -> None:
-        """Widen the window again. The peer is told at once if its window was nearly closed and is not any more."""
+        """Widen the window again. Tell the peer at once if its window was nearly closed and no longer is."""
         self._advertised_rwnd += count
         if self._window_is_small and self._advertised_rwnd > RECEIVE_WINDOW // 2 and self._up:
             self._window_is_small = False
@@ -353,10 +354,10 @@ class Association(RTCSctpTransport):
         try:
             await super()._handle_data(data)
         except ConnectionError:
-            # The answer cannot be sent because the transport below is closing, which it reports itself.
+            # The answer cannot be sent because the transport below is closing. It reports that itself.
             pass
         except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
-            self._break(f"an SCTP packet that cannot be ({type(error).__name__})")
+            self._break(f"an invalid SCTP packet ({type(error).__name__})")
 
     def _break(self, reason: str) -> None:
         if not self._over:
@@ -370,7 +371,7 @@ class Association(RTCSctpTransport):
 
     def _get_inbound_stream(self, stream_id: int) -> InboundStream:
         if stream_id not in self._inbound_streams and len(self._inbound_streams) >= self._max_channels:
-            raise ValueError("more streams than there can be channels")
+            raise ValueError("more streams than channels are possible")
         return super()._get_inbound_stream(stream_id)
 
     async def _receive_data_chunk(self, chunk: DataChunk) -> None:
@@ -391,7 +392,7 @@ class Association(RTCSctpTransport):
     async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
         outstanding = (self._local_tsn - chunk.cumulative_tsn) % SCTP_TSN_MODULO
         if outstanding == 0 or uint32_gt(chunk.cumulative_tsn, self._local_tsn):
-            self._break("a SACK for what was not sent")
+            self._break("a SACK for data that was not sent")
             return
         gaps, end = [], 0
         for gap in chunk.gaps:
@@ -429,11 +430,11 @@ class Association(RTCSctpTransport):
         _, kind, _, _, label_length, protocol_length = _OPEN_HEADER.unpack_from(data)
         names = data[_OPEN_HEADER.size :]
         if max(label_length, protocol_length) > MAX_NAME or len(names) < label_length + protocol_length:
-            raise ValueError("the names of a channel")
+            raise ValueError("the names of a channel are too long")
         if stream_id in self._data_channel_inbound_reset:
             await self._reset_is_performed(stream_id)
         if stream_id in self._data_channels:
-            raise ValueError("a channel that is open already")
+            raise ValueError("a channel that is already open")
         if len(self._data_channels) >= self._max_channels:
             self._break(f"more than {self._max_channels} channels")
             return
@@ -446,7 +447,7 @@ class Association(RTCSctpTransport):
         self.tell(self._user.channel_arrived, channel)
 
     async def _reset_is_performed(self, stream_id: int) -> None:
-        """Complete a reset whose answer was lost: the peer already uses the stream again."""
+        """Complete a reset whose answer was lost: the peer is already using the stream again."""
         request = self._reconfig_request
         if request is not None and stream_id in request.streams:
             await self._receive_reconfig_param(
@@ -454,13 +455,13 @@ class Association(RTCSctpTransport):
             )
 
     def tell(self, listener: Callable[..., None], *arguments: object) -> None:
-        """Call *listener*. A bug of ours must not look like a protocol violation of the peer."""
+        """Call *listener*, and log exceptions: a bug of ours must not look like a protocol violation of the peer."""
         try:
             listener(*arguments)
         except Exception:
             self.log.failure("in an event of an association")
 
-    # The end
+    # Closing
 
     def drop(self) -> None:
         """Close all channels without telling the peer."""

@@ -1,6 +1,6 @@
 """Session descriptions of connections with data channels only (RFC 8866, RFC 8841, RFC 8839).
 
-aiortc parses them. A description that lacks something, or has too much, is refused here before anything is opened.
+aiortc parses them. A description that lacks something, or has too much, is refused here, before anything is opened.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from aiortc.sdp import SessionDescription
 
 from rtunnel.errors import BadDescription
 
-#: The SCTP port of our own descriptions; each DTLS connection carries only one association.
+#: The SCTP port in our descriptions; each DTLS connection carries only one association.
 SCTP_PORT = 5000
-#: Candidates in a description of ours. The others follow in messages of their own, so that the description stays below
+#: How many candidates our descriptions have. The others follow in their own messages, so that a description stays below
 #: the limit of a reference server.
 MAX_CANDIDATES = 32
-#: Candidates that are read from a description.
+#: How many candidates are read from a description.
 _MAX_READ = 64
 
-#: The other lines that are read; the rest could only cost time, or be malformed.
+#: The other lines that are read; the rest could only cost time or be malformed.
 _READ = ("m=", "a=ice-", "a=fingerprint:", "a=setup:", "a=mid:", "a=sctp-port:", "a=max-message-size:", "a=end-of-")
 
 _ICE_CHARACTERS = re.compile(r"[a-zA-Z0-9+/]{4,256}")
@@ -39,7 +39,7 @@ class PeerDescription:
     :ivar mid: the name of its media section; empty if it has none.
     :ivar max_message: the largest message that the peer accepts, in bytes; None if it does not say.
     :ivar candidates: ``candidate:`` lines without that word.
-    :ivar complete: there are no more candidates.
+    :ivar complete: whether these are all candidates.
     """
 
     mid: str
@@ -54,7 +54,7 @@ class PeerDescription:
 def write_description(
     ice: RTCIceParameters, fingerprints: Sequence[RTCDtlsFingerprint], setup: str, mid: str, candidates: list[Candidate]
 ) -> str:
-    """Write a description of ours.
+    """Return our description.
 
     :param setup: ``actpass`` in an offer, ``active`` or ``passive`` in an answer (RFC 8842).
     :param candidates: those found so far; at most :data:`MAX_CANDIDATES` are written.
@@ -85,16 +85,16 @@ def read_description(text: str) -> PeerDescription:
 
     :raises BadDescription: it is not SDP, has media or no data channel, or lacks what ICE and DTLS need.
     """
-    # Candidates are parsed one by one: one that cannot be parsed is no reason to refuse the rest.
+    # Candidates are parsed one by one, so that one that cannot be parsed does not spoil the rest.
     lines = text.replace("\r\n", "\n").split("\n")
     candidates = [line.removeprefix("a=candidate:") for line in lines if line.startswith("a=candidate:")]
     rest = [line for line in lines if line.startswith(_READ)]
     if lines[0].strip() != "v=0":
-        raise BadDescription("what should be a session description is none")
+        raise BadDescription("what should be a session description is not one")
     try:
         session = SessionDescription.parse("\r\n".join(rest))
     except Exception as error:
-        # aiortc raises whatever its parser stumbles over.
+        # aiortc's parser raises many kinds of exceptions.
         raise BadDescription(f"a session description that is malformed ({type(error).__name__})") from error
     kinds = [media.kind for media in session.media]
     if "audio" in kinds or "video" in kinds:

@@ -28,7 +28,7 @@ from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SU
 
 #: Seconds between two pings; a server that sends nothing in between is dead.
 PING_EVERY = 10.0
-#: Seconds for the closing handshake.
+#: How many seconds the closing handshake may take.
 GOODBYE = 2.0
 #: The longest head of an HTTP response, in bytes.
 MAX_HEAD = 16384
@@ -45,7 +45,7 @@ _STATUS = {
 
 
 class Owner(Protocol):
-    """What a connection asks and tells its owner; see :class:`rtunnel.rtc.signaling.link.SignalLink`."""
+    """The owner of a connection; see :class:`rtunnel.rtc.signaling.link.SignalLink`."""
 
     def registration(self, is_reference: bool) -> bytes: ...
     def registered(self, is_reference: bool) -> None: ...
@@ -58,7 +58,7 @@ class WebSocketFactory(WebSocketClientFactory):
     noisy = False
 
     def __init__(self, reactor: Any) -> None:
-        # Without a URL: an endpoint dials, and each connection says itself what it requests.
+        # Without a URL: an endpoint dials, and each connection says for itself what it requests.
         super().__init__(protocols=[SUBPROTOCOL], reactor=reactor)
         self.setProtocolOptions(
             maxFramePayloadSize=MAX_MESSAGE,
@@ -74,7 +74,7 @@ class WebSocketFactory(WebSocketClientFactory):
 class ClientProtocol(WebSocketClientProtocol):
     """One connection.
 
-    :param deadline: the time of the reactor by which it must be registered.
+    :param deadline: the reactor time by which it must be registered.
     :param tls: the check of the server's certificate, for ``wss``; else None.
     :ivar ended: fires with the reason when the connection is lost.
     :ivar max_message: the longest message that the server accepts, in bytes; known after the handshake.
@@ -137,26 +137,26 @@ class ClientProtocol(WebSocketClientProtocol):
         if self.state != self.STATE_CONNECTING:
             super().dataReceived(data)
         elif len(self.data) > MAX_HEAD:
-            self.give_up("its answer is no HTTP, or has too many headers")
+            self.give_up("its answer is not HTTP, or has too many headers")
         elif self._tls is None and not self.data and data.startswith(b"\x15\x03"):
-            self.give_up("it speaks TLS; is it wss:// that is meant?")
+            self.give_up("it speaks TLS; did you mean wss://?")
         else:
             try:
                 super().dataReceived(data)
             except Exception:
                 if self.state != self.STATE_CONNECTING:
                     raise
-                self.give_up("its answer is no HTTP")
+                self.give_up("its answer is not HTTP")
 
     def failHandshake(self, reason: str) -> None:
-        """Called by Autobahn: the server's response opens no WebSocket."""
+        """Called by Autobahn: the server's response does not open a WebSocket."""
         found = re.match(r"HTTP/1\.[01] (\d{3})\b", self.http_status_line)
         status = int(found[1]) if found else 101
         if status == 101:
-            # What follows the colon may differ each time, and would make each failure look new.
+            # What follows the colon may differ each time, which would make each failure look new.
             self.give_up(f"it speaks WebSocket wrongly: {clean_text(reason.partition(' : ')[0])}")
         elif 300 <= status < 400:
-            self.give_up(f"it sends us elsewhere ({status}), where we do not go; write the URL that is meant")
+            self.give_up(f"it redirects us ({status}), which we do not follow; write the final URL")
         elif status == 401 and not self._settings.token:
             self.give_up("it asks for a token (401); see --token")
         else:
@@ -172,7 +172,7 @@ class ClientProtocol(WebSocketClientProtocol):
         self.send(self._owner.registration(self._is_reference))
         self.sendPing(_REGISTERED)
 
-    # While it is open
+    # While the connection is open
 
     def send(self, message: bytes) -> bool:
         """Send a message. Return False if it was not sent: the connection is not open, or the server does not read."""
@@ -190,7 +190,7 @@ class ClientProtocol(WebSocketClientProtocol):
         self._is_slow = True
 
     def resumeProducing(self) -> None:
-        """Stop counting: everything was sent."""
+        """Stop counting: everything has been sent."""
         self._is_slow = False
         self._unsent = 0
 
@@ -203,7 +203,7 @@ class ClientProtocol(WebSocketClientProtocol):
             super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
-        """Called by Autobahn. The first pong says that the server has seen the registration."""
+        """Called by Autobahn. The first pong shows that the server has seen the registration."""
         if payload == _REGISTERED and not self._is_registered and not self._goodbye:
             self._is_registered = True
             self._wait(PING_EVERY, self._look)
@@ -223,14 +223,14 @@ class ClientProtocol(WebSocketClientProtocol):
         """Called by Autobahn."""
         self._complaint = self._owner.message_received(payload, isBinary)
 
-    # The end
+    # Closing
 
     def leave(self) -> None:
         """Start the closing handshake; drop the connection soon, whatever the server does."""
         self._goodbye = True
         if self.state == self.STATE_OPEN:
             self.sendClose(1000)
-            self._wait(GOODBYE, lambda: self.give_up("it does not answer our goodbye"))
+            self._wait(GOODBYE, lambda: self.give_up("it does not answer our close frame"))
         elif self.state == self.STATE_CLOSING:
             self._wait(GOODBYE, lambda: self.give_up("it does not close"))
         else:
@@ -246,8 +246,8 @@ class ClientProtocol(WebSocketClientProtocol):
         self.give_up(f"it was not ready within {self._settings.connect_timeout:g} s")
 
     def onCloseFrame(self, code: Any, reasonRaw: Any) -> bool | None:
-        """Called by Autobahn: the server answers our close frame, or sends its own. In that case the server should
-        close the connection, and gets some time for it."""
+        """Called by Autobahn: the server answers our close frame, or sends its own. The server should then close the
+        connection, and gets some time to do so."""
         result = super().onCloseFrame(code, reasonRaw)
         if self._goodbye:
             self.dropConnection(abort=False)
@@ -277,7 +277,7 @@ class ClientProtocol(WebSocketClientProtocol):
                 f"it closed the connection ({self.remoteCloseCode} {self.remoteCloseReason or ''}".rstrip() + ")"
             )
         if not was_open:
-            hint = "; is it wss:// that is meant?" if self._tls is None and not self.data else ""
+            hint = "; did you mean wss://?" if self._tls is None and not self.data else ""
             return f"it closed the connection in the handshake{hint}"
         return reason.getErrorMessage().rstrip(".")
 

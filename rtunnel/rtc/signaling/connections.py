@@ -1,4 +1,4 @@
-"""The connections to a signaling server: how many there may be, and how all of them are closed at the end."""
+"""The connections to a signaling server: limits their number, and closes all of them at the end."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from rtunnel.access.web_admission import address_prefix
 from rtunnel.relay.sockets import format_address
 from rtunnel.upkeep.log_limiter import LogLimiter
 
-#: Connections that have not registered yet, at once; one more makes the oldest give way.
+#: How many connections may be unregistered at once; one more replaces the oldest.
 MAX_UNREGISTERED = 1024
 
 
 class Connection(Protocol):
     """One connection to the server.
 
-    :ivar address_prefix: what its address counts as; empty if it is not counted.
+    :ivar address_prefix: the key under which its address is counted; empty if it is not counted.
     """
 
     address_prefix: str
 
     def tick(self, now: float) -> None:
-        """Look after its time-outs."""
+        """Check the time-outs."""
 
     def go_away(self) -> None:
         """Tell the peer that the server is going down, and close."""
 
     def abort(self) -> None:
-        """Drop it now. It is removed when it is lost."""
+        """Drop the connection now. It is removed when it is lost."""
 
 
 class Connections:
-    """All of them.
+    """All connections of the server.
 
-    :param max_per_address: from one address at once; 0: any number.
-    :param log_limiter: for what strangers can make us log.
+    :param max_per_address: how many may come from one address at once; 0: any number.
+    :param log_limiter: for log lines that strangers can cause.
     """
 
     def __init__(self, max_per_address: int, log_limiter: LogLimiter) -> None:
@@ -57,7 +57,7 @@ class Connections:
         return iter(list(self._all))
 
     def has_room_for(self, address: IAddress | None) -> bool:
-        """Whether one more connection may come from this address; if not, it is logged."""
+        """Return whether one more connection may come from this address. If not, log that."""
         count = self._per_address[address_prefix(address)] if address is not None else 0
         if not 0 < self._max_per_address <= count:
             return True
@@ -80,7 +80,7 @@ class Connections:
             self._per_address[connection.address_prefix] += 1
 
     def has_registered(self, connection: Connection) -> None:
-        """Let the connection stay when others come."""
+        """Take note that *connection* has registered, so that others no longer replace it."""
         self._unregistered.pop(connection, None)
 
     def remove(self, connection: Connection) -> None:

@@ -8,10 +8,10 @@ from rtunnel.upkeep.token_bucket import TokenBucket
 
 #: How many seconds' worth of messages may come at once.
 BURST = 10
-#: Messages that each offer lets its target send beside: the answer and candidates. Otherwise those who send offers to
-#: a host could make it exceed its rate.
+#: How many extra messages an offer allows its target to send: the answer and candidates. Otherwise clients could make a
+#: host exceed its rate by sending it offers.
 ANSWER = 8
-#: The most that these add up to: nobody answers more than a thousand offers at once.
+#: The most extra messages at any time: nobody answers more than a thousand offers at once.
 MAX_ANSWERS = 1024 * ANSWER
 
 
@@ -19,13 +19,13 @@ MAX_ANSWERS = 1024 * ANSWER
 class Times:
     """Time-outs and intervals, in seconds.
 
-    :ivar upgrade: from a connection to its WebSocket, TLS handshake included.
+    :ivar upgrade: from the connection to its WebSocket, TLS handshake included.
     :ivar first_message: from the WebSocket to the message that registers it.
-    :ivar ping_every: between two pings.
-    :ivar silent: without a byte received, after which a peer is dropped.
-    :ivar answer: for the holder of an ID to answer a probe, when another peer wants the ID.
-    :ivar close: for a peer to close its connection.
-    :ivar look_every: between two checks of all these.
+    :ivar ping_every: the time between two pings.
+    :ivar silent: the time without a byte received after which a peer is dropped.
+    :ivar answer: the time that the holder of an ID has to answer a probe, when another peer wants the ID.
+    :ivar close: the time that a peer has to close its connection.
+    :ivar look_every: the time between two checks of all these.
     """
 
     upgrade: float = 10.0
@@ -37,14 +37,14 @@ class Times:
     look_every: float = 0.25
 
 
-#: The times outside tests.
+#: The times that the server uses, except in tests.
 TIMES = Times()
 
 
 class MessageRate:
-    """How fast a peer may send: a token bucket, and beside it the answers to the offers that it was sent.
+    """How fast a peer may send: a token bucket, plus an allowance for answers to the offers that it was sent.
 
-    :param rate: messages a second; :data:`BURST` times as many at once.
+    :param rate: messages per second; :data:`BURST` times as many in a burst.
     """
 
     def __init__(self, rate: int, now: float) -> None:
@@ -56,7 +56,7 @@ class MessageRate:
         self._answers = min(self._answers + ANSWER, MAX_ANSWERS)
 
     def take(self, now: float) -> bool:
-        """Count a message; False if the peer sends too fast."""
+        """Count a message. Return False if the peer sends too fast."""
         if self._answers:
             self._answers -= 1
             return True

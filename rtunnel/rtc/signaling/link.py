@@ -2,11 +2,11 @@
 
     dialling -> TLS -> WebSocket handshake -> registering -> up -> lost -> waiting -> dialling ...
 
-Our own servers agree on a WebSocket subprotocol. A server that does not is a reference server, where clients register
-in another way. Messages of a connection stay in order, so the answer to a ping that was sent after the registration
-shows that the server has processed it. Only then is the link up, and its user told.
+rtunnel's servers agree on a WebSocket subprotocol. A server that does not is a reference server, where clients register
+in another way. A connection keeps its messages in order, so the answer to a ping that was sent after the registration
+shows that the server has processed the registration. Only then is the link up, and the user told.
 
-A server that is away for a moment needs no action of the operator: it is dialled again, ever more slowly, and only
+A server that is away for a moment needs no action by the operator: it is dialled again, ever more slowly, and only
 failures for a new reason are logged as warnings.
 """
 
@@ -38,7 +38,7 @@ USEFUL_AFTER = 5.0
 
 
 class _Dial(QuietFactory):
-    """The factory of one attempt. Of several addresses of a name, the first that answers gets the connection."""
+    """The factory of one attempt. If a name has several addresses, the first that answers gets the connection."""
 
     def __init__(self, build: Callable[[], ClientProtocol]) -> None:
         self._build = build
@@ -52,7 +52,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
 
     :param reactor: provides TCP, time and name resolution.
     :param identity: the host's ID, or the client's UUID.
-    :param user: told what happens.
+    :param user: receives the events of the link.
     :ivar identity: the ID under which we register; a client may change it whenever the link is down.
     """
 
@@ -74,7 +74,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
 
     @property
     def up(self) -> bool:
-        """Connected and registered."""
+        """Whether the link is connected and registered."""
         return self._up_since is not None
 
     def send(self, signal: Signal) -> bool:
@@ -99,7 +99,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
             return False
         return connection.send(message)
 
-    # HeldConnection calls these
+    # Called by HeldConnection
 
     async def dial(self) -> ClientProtocol:
         """See :class:`HeldConnection`."""
@@ -129,11 +129,10 @@ class SignalLink(HeldConnection[ClientProtocol]):
         self._up_since = None
         connection.leave()
 
-    # The connection calls these
+    # Called by the connection
 
     def registration(self, is_reference: bool) -> bytes:
-        """Return the message that registers us. A reference server knows hosts only, so a client registers as one
-        there."""
+        """Return the message that registers us. To a reference server, which knows only hosts, a client is one too."""
         payload = None if self._is_host or is_reference else AS_CLIENT
         return encode_signal(Signal(REGISTER_HOST, payload, sender_id=self.identity))
 
@@ -148,18 +147,18 @@ class SignalLink(HeldConnection[ClientProtocol]):
         self._user.signaling_up()
 
     def message_received(self, message: bytes, is_binary: bool) -> str:
-        """Pass a message of the server on to the user.
+        """Pass a message of the server to the user.
 
-        :returns: the server's complaint about us, if it is one: the reason if the connection ends now. Else empty.
+        :returns: the server's complaint about us, which is the reason if the connection ends now; otherwise empty.
         """
         if is_binary:
-            self._log_limiter.warn("signaling server {url} sends a binary message; ignored", url=self._settings.url)
+            self._log_limiter.warn("signaling server {url} sent a binary message; ignored", url=self._settings.url)
             return ""
         try:
             signal = decode_signal(message)
         except BadSignal as error:
             self._log_limiter.warn(
-                "signaling server {url} sends what cannot be understood; ignored: {error}",
+                "signaling server {url} sent an invalid message; ignored: {error}",
                 url=self._settings.url,
                 error=str(error),
             )

@@ -30,7 +30,7 @@ from rtunnel.upkeep.log_limiter import LogLimiter
 
 
 class _Door(QuietFactory):
-    """Refuses connections beyond the limit for their address, before anything is spent on them."""
+    """Refuses connections beyond the limit for their address before they cost anything."""
 
     def __init__(self, connections: Connections, inner: IProtocolFactory) -> None:
         self._connections = connections
@@ -86,7 +86,7 @@ class SignalServer(MultiService):
             )
         elif self._credentials is None:
             self.log.warn(
-                "TOKENS COME TO {address} UNENCRYPTED, for all to read on the way: there is no TLS; give this server "
+                "TOKENS COME TO {address} UNENCRYPTED, readable by all on the way: there is no TLS; give this server "
                 "--tls-cert-file and --tls-key-file, or listen on 127.0.0.1 only, behind a proxy that has TLS",
                 address=self.listener.local_address,
             )
@@ -109,7 +109,7 @@ class SignalServer(MultiService):
         if self._credentials is not None and self._credentials.expiry:
             self.log.warn("{warning}", warning=self._credentials.expiry)
 
-    # The end
+    # Stopping
 
     def stopService(self) -> Deferred[None]:
         """Stop listening, tell all peers, and close their connections."""

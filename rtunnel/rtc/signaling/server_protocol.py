@@ -35,14 +35,14 @@ from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 MAX_HEAD = 16384
 #: Bytes that may wait for a peer that does not read, beyond what the transport buffers before it pauses us.
 MAX_UNSENT = 1024 * 1024
-#: Above this, messages of other peers are refused. Otherwise those could get a peer dropped by sending it more than its
-#: path carries.
+#: Above this, messages from other peers are refused. Otherwise they could get a peer dropped by sending it more than
+#: its path carries.
 SLOW = MAX_UNSENT // 2
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 GOING_AWAY = 1001
 UNSUPPORTED_DATA = 1003
 
-#: How a TLS ClientHello begins. It may contain an empty line or not, so the end of an HTTP head is no guide.
+#: How a TLS ClientHello begins. It may or may not contain an empty line, so do not look for the end of an HTTP head.
 _TLS_HANDSHAKE = b"\x16\x03"
 _NO_TLS_HERE = (
     "it speaks TLS, which this server does not; write ws:// there, or give this server --tls-cert-file and "
@@ -56,9 +56,9 @@ _HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 
 @implementer(IPushProducer)
 class ServerProtocol(WebSocketServerProtocol):
-    """The connection of a host, a client, or somebody else.
+    """A connection to the signaling server: of a host, a client, or a stranger.
 
-    :ivar address_prefix: what its address counts as.
+    :ivar address_prefix: the key under which its address is counted.
     """
 
     # This class logs what bad peers do, in fewer lines than Autobahn.
@@ -76,7 +76,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self.address_prefix = ""
         self.party = Party(self)
         self.peer_name = ""
-        # When the present step (the upgrade, the first message, closing) has to be done.
+        # The deadline of the current step (the upgrade, the first message, closing).
         self._deadline: float | None = self._clock.seconds() + self._times.upgrade
         self._heard = self._pinged = self._clock.seconds()
         self._probe: tuple[bytes, float] | None = None
@@ -117,7 +117,7 @@ class ServerProtocol(WebSocketServerProtocol):
         elif self._deadline is None:
             self._deadline = now + self._times.close
         elif now >= self._deadline and is_open and self.party.state is State.NEW:
-            self._switchboard.dismiss(self.party, "it said nothing that registers it", POLICY_VIOLATION)
+            self._switchboard.dismiss(self.party, "it did not register", POLICY_VIOLATION)
         elif now >= self._deadline:
             self.abort()
         if not is_open:
@@ -231,7 +231,7 @@ class ServerProtocol(WebSocketServerProtocol):
         if not self._is_in_time():
             return
         if self.party.state is State.WAITING:
-            # Our ends take the answer to a ping that follows their registration as its success.
+            # rtunnel's ends take the answer to a ping after their registration as its confirmation.
             self._delayed_pong = payload
         else:
             super().onPing(payload)
@@ -262,7 +262,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self.close(code, reason)
         self._stop_listening()
 
-    # The switchboard calls these
+    # Called by the switchboard
 
     @property
     def is_slow(self) -> bool:

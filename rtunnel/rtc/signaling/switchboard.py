@@ -7,8 +7,8 @@ Messages come in as text and go out through the :class:`Line` of each party; the
 Hosts and clients share one name space of IDs, and any two of them may exchange messages.
 
 - The first message registers the party under its ``sender_id``. A host registers with ``register-host``. A client
-  registers with its first offer, or, if it is one of ours, with ``register-host`` and the payload ``"client"``. After
-  that ``sender_id`` may be left out; a different one ends the connection.
+  registers with its first offer, or, if it is an rtunnel client, with ``register-host`` and the payload ``"client"``.
+  After that ``sender_id`` may be left out; a different one ends the connection.
 - A message that cannot be routed is answered with an ``error``. Its ``sender_id`` is the ID that the error is about:
   the target's, or the party's own if it cannot be registered. Without one, the error is about the message itself.
 - A message that cannot be understood (not JSON, no type or an unknown one, no target, an ``error``, a second
@@ -40,11 +40,11 @@ from rtunnel.wire.webrtc.signaling import (
     encode_signal,
 )
 
-#: Messages that could not be understood after which a connection is closed.
+#: After how many messages that cannot be understood a connection is closed.
 MAX_MISTAKES = 10
-#: Unanswered offers of one party that are remembered; beyond that the oldest is forgotten.
+#: How many unanswered offers of one party are remembered; beyond that the oldest is forgotten.
 MAX_UNANSWERED = 16
-#: Messages that are kept for a party that waits for its ID.
+#: How many messages are kept for a party that waits for its ID.
 MAX_HELD = 16
 
 #: WebSocket close codes (RFC 6455, section 7.4.1, and IANA's registry).
@@ -53,30 +53,30 @@ TRY_AGAIN_LATER = 1013
 
 
 class Line(Protocol):
-    """A connection, as the switchboard needs it. No method calls back before it returns."""
+    """A party's connection. No method calls back before it returns."""
 
     #: The other end's address, for the log.
     peer_name: str
 
     @property
     def is_slow(self) -> bool:
-        """The other end does not read, so others should not be able to send it more."""
+        """Whether the other end does not read, so that others should not be able to send it more."""
 
     def send(self, text: bytes) -> None:
         """Send a text message."""
 
     def close(self, code: int, reason: str) -> None:
-        """Close, after what was sent."""
+        """Close the connection after what was sent."""
 
     def probe(self) -> None:
-        """Ask for a sign of life: :meth:`Switchboard.probe_answered` or :meth:`Switchboard.left` follows."""
+        """Ping the other end. :meth:`Switchboard.probe_answered` or :meth:`Switchboard.left` follows."""
 
     def expect_answer(self) -> None:
-        """Do not count the other end's answer to an offer against its rate of messages."""
+        """Do not count the other end's answer to an offer against its message rate."""
 
 
 class State(Enum):
-    """The state of a party; see the module."""
+    """The state of a party; see the docstring of the module."""
 
     NEW = "new"
     WAITING = "waiting"
@@ -103,14 +103,14 @@ class Party:
 
 
 class Switchboard:
-    """All parties.
+    """The registry of all parties, which routes their messages.
 
     :param max_hosts: hosts that may be registered at once.
     :param max_clients: clients that may be registered at once.
     :param max_message: the longest message, in bytes.
     :param log_limiter: for log lines that strangers can cause.
-    :ivar hosts: hosts that are registered.
-    :ivar clients: clients that are registered.
+    :ivar hosts: how many hosts are registered.
+    :ivar clients: how many clients are registered.
     """
 
     log = Logger()
@@ -125,7 +125,7 @@ class Switchboard:
         self._parties: dict[str, Party] = {}
         self._waiting: dict[str, Party] = {}
 
-    # The lines call these
+    # Called by the lines
 
     def receive(self, party: Party, text: bytes) -> None:
         """Handle a text message of *party*."""
@@ -155,7 +155,7 @@ class Switchboard:
             self._refuse_id(claimant)
 
     def left(self, party: Party) -> None:
-        """Remove *party*: its line is closed, or about to be. May be called twice."""
+        """Remove *party*, whose line is closed or about to be. May be called twice."""
         state, party.state = party.state, State.GONE
         party.held.clear()
         if state is State.WAITING:
@@ -227,7 +227,7 @@ class Switchboard:
         holder.line.probe()
 
     def _refuse_id(self, party: Party) -> None:
-        # It may not be in the table any more.
+        # The party may no longer be in the table.
         party.state = State.NEW
         self.dismiss(party, f"the ID '{party.id}' is in use", POLICY_VIOLATION, about=party.id)
 
@@ -263,7 +263,7 @@ class Switchboard:
             return
         if target.line.is_slow:
             self._log_limiter.warn(
-                "{peer} reads slowly, and gets no messages of others meanwhile", peer=target.line.peer_name
+                "{peer} reads slowly, and gets no messages from others meanwhile", peer=target.line.peer_name
             )
             self._send_error(party, f"'{target.id}' reads too slowly", about=target.id)
             return
@@ -273,7 +273,7 @@ class Switchboard:
             self._mistake(party, "a message that is nested too deeply")
             return
         if len(text) > self._max_message:
-            # Encoding it again may have made it longer. A message that is too long would end the target's connection.
+            # Encoding may have made the message longer. One that is too long would end the target's connection.
             self._mistake(party, "a message that is too large")
             return
         if signal.type == OFFER:

@@ -2,7 +2,7 @@
 
     {"credit": <absolute offset>}    {"fin": <total bytes>}    {"reset": "<code>", "message": "<why>"}
 
-Whatever a peer sends is decoded to a value or raises ``ValueError``. Text of the peer is cleaned before it can reach
+Whatever a peer sends is decoded to a value or raises ``ValueError``. Text from the peer is cleaned before it can reach
 the log. Unknown keys are ignored.
 """
 
@@ -67,7 +67,7 @@ def decode_control(text: bytes) -> Control:
         raise ValueError("a control message that is not a JSON object")
     reset, message = value.get("reset"), value.get("message")
     if "reset" in value and not isinstance(reset, str):
-        raise ValueError("a reset whose code is not a text")
+        raise ValueError("a reset whose code is not text")
     return Control(
         _offset(value, "credit"),
         _offset(value, "fin"),

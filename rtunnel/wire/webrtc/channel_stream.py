@@ -4,7 +4,7 @@
     ending     nothing more will be written; our end follows what is queued, then sent_end is set
     open       until both ends have come, the stream is reset or the channel is lost; then messages are ignored
 
-Between two ends of ours each direction has credit and an end of its own. A reference peer knows neither: closing the
+Between two rtunnel ends, each direction has its own credit and its own end. A reference peer knows neither: closing the
 channel ends both directions.
 """
 
@@ -14,7 +14,7 @@ from rtunnel.errors import Code
 from rtunnel.wire.credit import ReceiveWindow, SendWindow
 from rtunnel.wire.halves import StreamHalves
 
-#: Why a message of the peer resets the stream: a code, and words for people.
+#: Why a peer's message resets the stream: a code, and a text for logs.
 Fault = tuple[Code, str]
 
 
@@ -39,13 +39,13 @@ class ChannelStream(StreamHalves):
 
     @property
     def can_send(self) -> bool:
-        """There are bytes to send, and there is credit for them."""
+        """Whether there are bytes to send, and credit for them."""
         window = self.send_window
         return self.queued > 0 and self.opened and window.sent < window.limit
 
     @property
     def end_is_due(self) -> bool:
-        """It is time to send our end."""
+        """Whether it is time to send our end."""
         return self.ending and self.opened and self.open and not self.queued and not self.sent_end
 
     def next_message(self, most: int) -> bytes:
@@ -57,14 +57,14 @@ class ChannelStream(StreamHalves):
         return message
 
     def end(self) -> None:
-        """Close the stream: drop what is queued; messages mean nothing any more."""
+        """Close the stream: drop what is queued, and ignore later messages."""
         self.open = False
         self.drop()
 
     # In
 
     def receive(self, count: int) -> Fault | None:
-        """Count *count* bytes that came. Return the fault if the peer must not send them, or None."""
+        """Count *count* received bytes. Return the fault if the peer was not allowed to send them, or None."""
         window = self.receive_window
         window.received += count
         if not self.extended:
@@ -76,7 +76,7 @@ class ChannelStream(StreamHalves):
         return None
 
     def receive_fin(self, total: int) -> Fault | None:
-        """Note that the peer has ended its direction after *total* bytes. Return the fault if it has not, or None."""
+        """Note that the peer ended its direction after *total* bytes. Return the fault if it has not, or None."""
         window = self.receive_window
         if self.received_end:
             return Code.PROTOCOL, "a second fin"

@@ -25,7 +25,7 @@ REFERENCE_MAX_MESSAGE = 10240
 MAX_ID = 128
 #: The longest candidate, and the longest name of its media section, in characters.
 MAX_CANDIDATE = 1024
-#: The WebSocket subprotocol of our own servers; a reference server selects none.
+#: The WebSocket subprotocol of rtunnel's servers; a reference server selects none.
 SUBPROTOCOL = "rtunnel.signaling.v1"
 #: The version of our extension to the channels.
 VERSION = 1
@@ -35,7 +35,7 @@ OFFER: Final = "offer"
 ANSWER: Final = "answer"
 CANDIDATE: Final = "candidate"
 ERROR: Final = "error"
-#: The payload of ``register-host`` by which a client of ours registers at a server of ours, before its first offer.
+#: The payload of ``register-host`` with which an rtunnel client registers at an rtunnel server, before its first offer.
 AS_CLIENT: Final = "client"
 TYPES = frozenset({REGISTER_HOST, OFFER, ANSWER, CANDIDATE, ERROR})
 
@@ -45,7 +45,7 @@ class Signal:
     """One message.
 
     :ivar type: one of :data:`TYPES`.
-    :ivar payload: any JSON value; None if there is none.
+    :ivar payload: any JSON value; None if absent.
     :ivar target_id: the receiver; empty: the server.
     :ivar sender_id: the sender. In an ``error`` of our server: the ID that the error is about.
     """
@@ -100,7 +100,7 @@ def _id(value: dict[str, object], key: str) -> str:
     if text is None or text == "":
         return ""
     if not isinstance(text, str) or not is_id(text):
-        raise BadSignal(f"a message whose {key} is not a printable text of up to {MAX_ID} characters")
+        raise BadSignal(f"a message whose {key} is not printable text of up to {MAX_ID} characters")
     return text
 
 
@@ -216,7 +216,7 @@ def read_candidate(payload: object) -> Candidate:
         raise BadSignal("a candidate message without a candidate")
     text, mid, index = inner.get("candidate"), inner.get("sdpMid"), inner.get("sdpMLineIndex")
     if not isinstance(text, str):
-        raise BadSignal("a candidate message whose candidate is not a text")
+        raise BadSignal("a candidate message whose candidate is not text")
     if not isinstance(mid, str | None) or not isinstance(index, int | None) or isinstance(index, bool):
         raise BadSignal("a candidate whose sdpMid or sdpMLineIndex is malformed")
     fragment = inner.get("usernameFragment")

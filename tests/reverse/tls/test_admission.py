@@ -185,7 +185,7 @@ async def test_number_of_streams(authority: Authority, ends: Ends, clients: Any)
         await reachable(ends, authority.trusts(authority.client()))
     await ends.lines.wait_for("cannot take a visitor: this client may serve 0 visitors at once")
     clients("laptop: {streams: 1}")
-    await ends.lines.wait_for("the clients file has changed, and counts from now on")
+    await ends.lines.wait_for("the clients file has changed, and is in use now")
     port = int((await ends.lines.wait_for(r"127.0.0.1:(\d+) -> \S+: reachable"))[1])
     assert await visit(ends.reactor, port) == b"hello"
 

@@ -193,7 +193,7 @@ async def test_refused_clients(more: dict[str, Any], line: str, theirs: str, aut
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        ({"groups": "X25519:P-256"}, "the server finds nothing in common with us: no post-quantum key exchange"),
+        ({"groups": "X25519:P-256"}, "the server has nothing in common with us: no post-quantum key exchange"),
         (
             {"versions": (SSL.TLS1_2_VERSION, SSL.TLS1_2_VERSION), "signatures": "", "groups": "X25519"},
             "the server does not speak TLS 1.3 with us",

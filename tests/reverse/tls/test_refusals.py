@@ -104,7 +104,7 @@ CASES: dict[str, tuple[Setup, str, str]] = {
     "wrong pin": (
         lambda ca, _: (ca.trusts(ca.server()), ca.trusts(ca.client(), pins=frozenset(["00" * 32]))),
         "the client refuses our certificate: its name, its fingerprint",
-        "the certificate of 'server' has the fingerprint [0-9a-f]{64}, which is not that of --tls-pin",
+        "the certificate of 'server' has the fingerprint [0-9a-f]{64}, which is not one of --tls-pin",
     ),
     "wrong usage at the client": (
         lambda ca, _: both(ca, ca.server(), ca.issue("x", SERVER)),
@@ -123,8 +123,8 @@ CASES: dict[str, tuple[Setup, str, str]] = {
     ),
     "ECDSA at the server": (
         ecdsa_at_server,
-        "the client is refused: it takes no signature of our certificate's kind .see --tls-allow-classical-certs",
-        "the server finds nothing in common with us",
+        "the client is refused: it accepts no signature of our certificate's kind .see --tls-allow-classical-certs",
+        "the server has nothing in common with us",
     ),
     "signed by ECDSA": (
         signed_by_ecdsa,
@@ -137,7 +137,7 @@ CASES: dict[str, tuple[Setup, str, str]] = {
             ca.trusts(ca.client(), groups=("MLKEM1024",)),
         ),
         "the client is refused: it offers no post-quantum key exchange that is allowed here",
-        "the server finds nothing in common with us: no post-quantum key exchange",
+        "the server has nothing in common with us: no post-quantum key exchange",
     ),
 }
 
@@ -195,8 +195,8 @@ CERTIFICATE_CALLS = {"use_certificate", "use_privatekey", "check_privatekey", "a
 @pytest.mark.parametrize(
     ("groups", "side", "at_server", "at_client"),
     [
-        ("X25519:P-256", "client", "it offers no post-quantum key exchange", "the server finds nothing in common"),
-        ("X25519:P-256", "server", "it offers no post-quantum key exchange", "the server finds nothing in common"),
+        ("X25519:P-256", "client", "it offers no post-quantum key exchange", "the server has nothing in common"),
+        ("X25519:P-256", "server", "it offers no post-quantum key exchange", "the server has nothing in common"),
         # The last look, should the first ever fail: both offer classical groups only.
         ("X25519", "both", "closed: TLSv1.3 with key exchange x25519 was agreed on", "x25519 was agreed on"),
     ],

@@ -388,7 +388,7 @@ async def test_a_server_that_is_of_no_use_is_not_said_for_each_peer(agents: Agen
         agent = agents.make(IceSettings(None, (server,), "u", "p", interfaces=(HOST,)))
         await agents.gather(agent)
         await until(partial(agents.found[agent].__contains__, None), "the end of candidates")
-    assert agents.log.text().count(f"TURN server {server} is of no use") == 1
+    assert agents.log.text().count(f"TURN server {server} cannot be used") == 1
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ async def test_a_server_that_is_of_no_use_is_not_said_for_each_peer(agents: Agen
     [
         (
             (401, "Unauthorized"),
-            r"STUN transaction failed \(401 - Unauthorized\); are --turn-user and --turn-credential, ",
+            r"STUN transaction failed \(401 - Unauthorized\); check --turn-user and --turn-credential, ",
         ),
         ((508, "No capacity"), r"STUN transaction failed \(508 - No capacity\)\n"),
     ],
@@ -414,7 +414,7 @@ async def test_why_a_server_is_of_no_use(
     agent = agents.make(IceSettings(None, (TurnServer(HOST, 9),), "u", "p", interfaces=(HOST,)))
     await agents.gather(agent)
     await until(partial(agents.found[agent].__contains__, None), "the end of candidates")
-    assert re.search(f"is of no use: {why}", agents.log.text())
+    assert re.search(f"cannot be used: {why}", agents.log.text())
 
 
 @pytest_twisted.ensureDeferred

@@ -256,7 +256,7 @@ async def test_a_certificate_that_is_not_the_one_that_was_promised(ends: Ends, m
     one.connection.take_answer(wrong)
     assert await one.ends() == "the DTLS handshake failed"
     # DTLS was set up as the other end sees it, and nothing more comes.
-    assert await two.ends() == "the peer does not answer any more"
+    assert await two.ends() == "the peer no longer answers"
     assert ("connected",) not in one.told
 
 
@@ -339,14 +339,14 @@ async def test_a_peer_that_falls_silent_is_dead(ends: Ends, monkeypatch: pytest.
     order: list[object] = []
     monkeypatch.setattr(one.peer, "lost", lambda reason: order.extend([list(user.told), reason]))
     await until(lambda: order, "the end")
-    assert order == [["opened", "closed"], "the peer does not answer any more"]
+    assert order == [["opened", "closed"], "the peer no longer answers"]
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_breaks_the_protocol_is_cut_off(ends: Ends) -> None:
     one, two = await ends.pair()
     one.connection._sctp._run(one.connection._sctp._send(4, 50, b"\x03"))
-    assert "the peer broke the protocol: an SCTP packet that cannot be" in await two.ends()
+    assert "the peer broke the protocol: an invalid SCTP packet" in await two.ends()
     assert await one.ends() == "the peer closed the connection"
     await turns(5)
     assert len(two.told) == 3

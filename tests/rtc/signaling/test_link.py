@@ -200,8 +200,8 @@ async def test_what_cannot_be_understood_is_ignored(world: World) -> None:
     await world.until(lambda: len(user.signals) == 2, "two messages")
     assert user.signals == [good, error]
     assert link.up
-    await world.lines.wait_for("sends a binary message; ignored")
-    await world.lines.wait_for("sends what cannot be understood; ignored: ", count=6)
+    await world.lines.wait_for("sent a binary message; ignored")
+    await world.lines.wait_for("sent an invalid message; ignored: ", count=6)
 
 
 @pytest_twisted.ensureDeferred
@@ -212,7 +212,7 @@ async def test_a_flood_of_nonsense_is_few_lines(world: World) -> None:
         server.peers[0].sendMessage(b"nonsense")
     server.peers[0].sendMessage(encode_signal(Signal("error", "the end")))
     await world.until(lambda: user.signals, "the last message")
-    assert world.lines.text.count("cannot be understood") == 20
+    assert world.lines.text.count("sent an invalid message") == 20
 
 
 @pytest.mark.parametrize("piece", [None, 1000], ids=["whole", "in pieces"])
@@ -418,7 +418,7 @@ async def test_thousands_of_connections_leave_nothing(world: World) -> None:
         (b"HTTP/1.1 401 Unauthorized\r\n\r\n", None, r"it asks for a token \(401\); see --token"),
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", TOKEN, r"it does not let us in \(403\).*--token.*"),
         (b"HTTP/1.1 404 Not Found\r\n\r\n", TOKEN, r"there is no signaling at this path \(404\).*"),
-        (b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", TOKEN, r"it sends us elsewhere \(302\).*"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", TOKEN, r"it redirects us \(302\).*"),
         (b"HTTP/1.0 404 Not Found\r\n\r\n", TOKEN, r"there is no signaling at this path \(404\).*"),
         (b"HTTP/1.1 200 OK\r\n\r\nhello", TOKEN, "it answers 'HTTP/1.1 200 OK' and opens no WebSocket"),
         (b"HTTP/1.1 503 \x07\r\n\r\n", TOKEN, r"it answers 'HTTP/1.1 503 .*' and opens no WebSocket"),
@@ -430,9 +430,9 @@ async def test_thousands_of_connections_leave_nothing(world: World) -> None:
         ),
         (b"220 mail.example ESMTP\r\n\r\n", TOKEN, "it speaks WebSocket wrongly: .*"),
         (b"\r\n\r\n", TOKEN, "(it speaks WebSocket wrongly: .*|its answer is no HTTP)"),
-        (b"HTTP/1.1 101 \xff\xfe\r\n\r\n", TOKEN, "its answer is no HTTP"),
-        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 30000, TOKEN, "its answer is no HTTP, or has too many headers"),
-        (b"\x15\x03\x03\x00\x02\x02\x46", TOKEN, r"it speaks TLS; is it wss:// that is meant\?"),
+        (b"HTTP/1.1 101 \xff\xfe\r\n\r\n", TOKEN, "its answer is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 30000, TOKEN, "its answer is not HTTP, or has too many headers"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", TOKEN, r"it speaks TLS; did you mean wss://\?"),
         (b"HTTP/1.1 200", TOKEN, "it closed the connection in the handshake"),
     ],
 )

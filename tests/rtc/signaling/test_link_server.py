@@ -160,7 +160,7 @@ async def test_tls_where_there_is_none(world: World) -> None:
     link, _ = world.link(port, path="/", secure=True)
     world.start(link)
     await world.lines.wait_for(r"gets no WebSocket \(400\): it speaks TLS, which this server does not; write ws://")
-    assert (await world.refusal()).endswith(": it speaks no TLS; is it ws:// that is meant?")
+    assert (await world.refusal()).endswith(": it speaks no TLS; did you mean ws://?")
 
 
 @pytest_twisted.ensureDeferred

@@ -154,7 +154,7 @@ async def test_a_server_without_tls(world: World, authority: Authority) -> None:
     server = world.start(RawServer(world.reactor, b"HTTP/1.1 400 Bad Request\r\n\r\n", to_anything=True))
     link, _ = world.link(server.port, secure=True, ca_file=authority.cert)
     world.start(link)
-    assert (await world.refusal()).endswith(": it speaks no TLS; is it ws:// that is meant?")
+    assert (await world.refusal()).endswith(": it speaks no TLS; did you mean ws://?")
 
 
 @pytest_twisted.ensureDeferred
@@ -162,7 +162,7 @@ async def test_a_server_with_tls_where_none_is_expected(world: World, authority:
     server = own(world, authority.server())
     link, _ = world.link(server.port)
     world.start(link)
-    assert (await world.refusal()).endswith("; is it wss:// that is meant?")
+    assert (await world.refusal()).endswith("; did you mean wss://?")
 
 
 @pytest_twisted.ensureDeferred

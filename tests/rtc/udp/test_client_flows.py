@@ -270,7 +270,7 @@ def test_busy_port_ends_the_process_with_one_line(client: Client) -> None:
         tree.privilegedStartService()
     assert str(caught.value) == (
         f"cannot listen on {HOST}:{client.local[1]} (forward, UDP): Address already in use; "
-        "end what holds it, or choose another address with --local"
+        "stop what holds it, or choose another address with --local"
     )
 
 
