@@ -23,9 +23,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.errors import BadDescription
+from rtunnel.rtc.aiortc.addresses import NoAddress
 from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
 from rtunnel.rtc.aiortc.channel import Channel
-from rtunnel.rtc.aiortc.ice import IceAgent, NoAddress, parse_candidate
+from rtunnel.rtc.aiortc.ice import IceAgent, parse_candidate
 from rtunnel.rtc.aiortc.sctp import Association
 from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
 from rtunnel.rtc.interfaces import IPeerConnection

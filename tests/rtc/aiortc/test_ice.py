@@ -20,8 +20,9 @@ from aioice import Candidate, stun
 from twisted.internet.defer import Deferred
 
 from rtunnel.rtc.aiortc import ice
+from rtunnel.rtc.aiortc.addresses import NoAddress, local_addresses
 from rtunnel.rtc.aiortc.bridge import adopt_python_logging, as_deferred
-from rtunnel.rtc.aiortc.ice import IceAgent, NoAddress, local_addresses, parse_candidate, turn_credentials
+from rtunnel.rtc.aiortc.ice import IceAgent, parse_candidate, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from tests.leftovers import TestLog
 from tests.ports import free_port
