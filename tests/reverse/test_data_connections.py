@@ -131,7 +131,7 @@ async def test_client_that_makes_fewer_than_the_server_wants_shows_no_ticket_tha
     await visitor.has(b"here")
     await until(lambda: len(client.link.session.data._there) == 6, "another one")
     await turns()
-    assert not world.lines("none of ours")
+    assert not world.lines("its ticket is unknown")
     assert not world.lines("cannot be made")
     visitor.close()
 
