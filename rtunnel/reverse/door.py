@@ -24,8 +24,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.relay.bare_port import Accepted, LandingFactory
-from rtunnel.relay.sockets import QuietFactory, clear_user_timeout, format_address
-from rtunnel.reverse.carriers.sockets import WireUser, give_socket, take_stream_socket
+from rtunnel.relay.sockets import QuietFactory, StreamSocket, clear_user_timeout, format_address, take_socket
+from rtunnel.reverse.carriers.sockets import WireUser, give_socket
 from rtunnel.reverse.secured import log_data_connection
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
@@ -79,13 +79,12 @@ class IHouse(TypingProtocol):
     log_limiter: LogLimiter
     handshake_timeout: float
     max_frame: int
+    takes_data_connections: bool
 
     @property
     def reactor(self) -> Any: ...
     @property
     def poller(self) -> Any: ...
-    @property
-    def takes_data_connections(self) -> bool: ...
     def has_room(self) -> bool:
         """Whether there may be another connection; if not, that is logged."""
 
@@ -263,14 +262,15 @@ class Door(LandingFactory):
         :param was_link: it was silent for so long that it was taken for a link.
         """
         transport = incoming.transport
-        if incoming.identity is not None:
+        if DebugLog.is_wanted and incoming.identity is not None:
             log_data_connection(transport, incoming.identity)
         user = self.house.expect(opening, incoming.identity, transport.getPeer())
         if user is None:
             incoming.close()
             return
+        sock: StreamSocket
         try:
-            sock = take_stream_socket(transport)
+            sock = transport.take_socket() if isinstance(transport, TlsTransport) else take_socket(transport)[0]
         except ValueError:
             incoming.close()
             return
@@ -332,6 +332,7 @@ class TlsListener(QuietFactory, Secured):
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
         """See :class:`Secured`."""
+        del self._pending[transport]
         return self._build(peer)
 
     def failed(self, transport: TlsTransport, why: str) -> None:

@@ -164,24 +164,18 @@ class Taker(Protocol):
     def connectionMade(self) -> None:
         """Take the socket."""
         transport: Any = self.transport
-        if not isinstance(transport, TlsTransport):
-            tune(transport)
+        sock: StreamSocket
         try:
-            sock = take_stream_socket(transport)
+            if isinstance(transport, TlsTransport):
+                sock = transport.take_socket()
+            else:
+                tune(transport)
+                sock, _ = take_socket(transport)
         except ValueError:
             transport.abortConnection()
             self._user.lost("the way there knows no half-close")
         else:
             give_socket(sock, self._poller, self._user)
-
-
-def take_stream_socket(transport: Any) -> StreamSocket:
-    """Take the socket of a connection away from Twisted, for a stream.
-
-    :raises ValueError: it cannot end one direction and go on with the other, or is closed.
-    """
-    # Each says so if it has none.
-    return transport.take_socket() if isinstance(transport, TlsTransport) else take_socket(transport)[0]
 
 
 def give_socket(sock: StreamSocket, poller: Any, user: WireUser) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -110,9 +111,9 @@ class LinkService(HeldConnection[ClientSession]):
         endpoint = self._endpoint_now
         dialling: Deferred[Any]
         if self._tls is not None:
-            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, lambda: Taker(self.poller, data)))
+            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, partial(Taker, self.poller, data)))
         else:
-            dialling = endpoint.connect(QuietFactory.forProtocol(lambda: Taker(self.poller, data)))
+            dialling = endpoint.connect(QuietFactory.forProtocol(partial(Taker, self.poller, data)))
         dialling.addErrback(lambda failure: data.lost(failure.getErrorMessage()))
         return dialling
 

@@ -65,6 +65,7 @@ class TunnelServer(DrainingService):
         self._by_session: dict[tuple[str, str], ServerSession] = {}
         self.data_plane = settings.data_plane
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
+        self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
         self.waiting = 0
         self.bucket = TokenBucket(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
@@ -133,11 +134,6 @@ class TunnelServer(DrainingService):
             )
 
     # Clients
-
-    @property
-    def takes_data_connections(self) -> bool:
-        """See :class:`~rtunnel.reverse.door.IHouse`."""
-        return bool(self.pool_size)
 
     def has_room(self) -> bool:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
