@@ -159,8 +159,10 @@ class TunnelClient(DrainingService):
     async def refuse_visitors(self) -> None:
         """See :meth:`LinkService.withdraw`."""
         self.link.withdraw()
-        if self.link.session is not None:
-            self.link.session.link.on_stream_count = lambda _change: self.stream_ended()
+        session = self.link.session
+        if session is not None:
+            session.link.on_stream_count = lambda _change: self.stream_ended()
+            session.ended.addCallback(lambda _reason: self.stream_ended())
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""

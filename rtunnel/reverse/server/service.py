@@ -200,6 +200,7 @@ class TunnelServer(DrainingService):
         if session not in self.sessions:
             return
         self.sessions.discard(session)
+        self.stream_ended()
         if session.known_as is not None and self._by_session.get(session.known_as) is session:
             del self._by_session[session.known_as]
         freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
