@@ -35,7 +35,7 @@ from rtunnel.tls.transport import Secured, TlsTransport
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.frames import CLOSE_CONN, HEADER_SIZE, encode_frame
-from rtunnel.wire.opening import MAX_ATTACH, FirstBytes, Kind, Opening, read_opening
+from rtunnel.wire.opening import MAX_ATTACH, Kind, Opening, read_opening
 
 #: Seconds of silence after which a connection is taken for a reference client that waits on the shared port.
 SILENT_AFTER = 1.0
@@ -110,7 +110,7 @@ class Incoming(Protocol):
         self.identity = identity
         self.session: ILinkSession | None = None
         self._door = door
-        self._first = FirstBytes(door.house.max_frame, data_connections=door.house.takes_data_connections)
+        self._held = b""
         self._timer: IDelayedCall | None = None
 
     @property
@@ -131,7 +131,9 @@ class Incoming(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Take first bytes; once they tell what the connection is, see that it gets there."""
-        opening = self._first.feed(data)
+        house = self._door.house
+        self._held += data
+        opening = read_opening(self._held, house.max_frame, data_connections=house.takes_data_connections)
         if opening is None:
             return
         session = self.session
@@ -139,7 +141,7 @@ class Incoming(Protocol):
             session = session or self._build_session()
             # From now on nothing stands between the connection and its session.
             self.dataReceived = session.dataReceived  # type: ignore[method-assign]
-            session.dataReceived(self._first.held)
+            session.dataReceived(self._held)
             return
         if session is not None:
             session.was_no_link()
@@ -176,7 +178,7 @@ class Incoming(Protocol):
     def _build_session(self) -> ILinkSession:
         session = self.session = self._door.house.build_session(self.identity)
         if session.has_place:
-            self._door.forget(self)
+            self._door.incoming.pop(self, None)
         session.makeConnection(self.transport)
         return session
 
@@ -197,7 +199,7 @@ class Incoming(Protocol):
 
     def leave(self) -> None:
         """Forget about it: it is somebody else's now, or nobody's."""
-        self._door.forget(self)
+        self._door.incoming.pop(self, None)
         self._stop_timer()
 
     def _stop_timer(self) -> None:
@@ -214,21 +216,23 @@ class Door(LandingFactory):
     """Accepts connections to the control port; under TLS, those whose client is proved.
 
     Its length is the number of connections that have no session with a place among ``--max-links``, nor anything else.
+
+    :ivar incoming: these connections, in the order of their arrival.
     """
 
     def __init__(self, house: IHouse) -> None:
         self.house = house
-        self._incoming: dict[Incoming, None] = {}
+        self.incoming: dict[Incoming, None] = {}
 
     def __len__(self) -> int:
-        return len(self._incoming)
+        return len(self.incoming)
 
     def build(self, address: IAddress | None, identity: Peer | None = None) -> Incoming | None:
         """See :class:`LandingFactory`."""
         if not self.house.has_room():
             return None
         incoming = Incoming(self, identity)
-        self._incoming[incoming] = None
+        self.incoming[incoming] = None
         return incoming
 
     def landed(self, accepted: Accepted, address: Any) -> None:
@@ -279,13 +283,9 @@ class Door(LandingFactory):
             clear_user_timeout(sock)
         give_socket(sock, self.house.poller, user)
 
-    def forget(self, incoming: Incoming) -> None:
-        """*incoming* is not to be counted any more."""
-        self._incoming.pop(incoming, None)
-
     def close(self) -> None:
         """Cut the connections that are counted here."""
-        for incoming in list(self._incoming):
+        for incoming in list(self.incoming):
             incoming.transport.abortConnection()
 
 
