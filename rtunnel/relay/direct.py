@@ -109,9 +109,10 @@ class _Side:
         if self.pending:
             self._gather()
         source = self.other
-        if self._flush():
-            source._watch_bytes(True)
-            if source._is_over():
+        if not self.pending or self._flush():
+            if not source.reading:
+                source._watch_bytes(True)
+            if not source.is_plain and getattr(source.socket, "is_over", False) and not source.ended:
                 source._copy()
         else:
             source._watch_bytes(False)
@@ -161,7 +162,7 @@ class _Side:
                 self._half_close()
             elif self._flush():
                 source._move()
-            if not self._is_full() and not self.ending and self.number >= 0:
+            if self.pipe is None and not self.pending and not self.ending and self.number >= 0:
                 self._watch_room(False)
                 if not source.ended:
                     source._watch_bytes(True)
@@ -174,15 +175,13 @@ class _Side:
         """Move the bytes of one read to the other side, which has nothing pending."""
         if not (self.bulk and self._splice()):
             self._copy()
-        if self.other._is_full():
+        other = self.other
+        if other.pipe is not None or other.pending:
             self._watch_bytes(False)
-            self.other._watch_room(True)
-        elif self._is_over():
+            other._watch_room(True)
+        elif not self.is_plain and getattr(self.socket, "is_over", False) and not self.ended:
+            # TLS has read the end already, so no event will announce it.
             self._copy()
-
-    def _is_over(self) -> bool:
-        """Whether TLS has already read the end: the next read returns it, and no event will announce it."""
-        return not self.is_plain and not self.ended and getattr(self.socket, "is_over", False)
 
     def _copy(self) -> None:
         """Move bytes through the buffer."""
@@ -236,9 +235,6 @@ class _Side:
 
     # What waits for this socket
 
-    def _is_full(self) -> bool:
-        return self.pipe is not None or len(self.pending) > 0
-
     def _flush(self) -> bool:
         """Write what waits. Return whether all of it has gone out."""
         pipe = self.pipe
@@ -249,7 +245,7 @@ class _Side:
             if not pipe.count:
                 self.pipe = None
                 PIPES.give_back(pipe)
-        return not self._is_full()
+        return self.pipe is None and not self.pending
 
     def _flush_pipe(self, pipe: Pipe) -> None:
         try:

@@ -50,6 +50,8 @@ class Poller:
     """An epoll with the four methods that tell a reactor what to watch, and two that save system calls.
 
     A descriptor may be called although nothing is ready. The poller is in the reactor only while it watches something.
+
+    :ivar fileno: returns the descriptor of the epoll.
     """
 
     log = Logger()
@@ -57,6 +59,7 @@ class Poller:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._epoll = select.epoll()
+        self.fileno = self._epoll.fileno
         self._watched: dict[int, tuple[Any, int]] = {}
 
     def __len__(self) -> int:
@@ -109,10 +112,6 @@ class Poller:
         self._watched[number] = (descriptor, events)
 
     # Called by the reactor
-
-    def fileno(self) -> int:
-        """Return the descriptor of the epoll."""
-        return self._epoll.fileno()
 
     def logPrefix(self) -> str:
         """Return the name under which the reactor logs errors."""

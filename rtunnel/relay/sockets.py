@@ -53,8 +53,7 @@ def below_tls(transport: Any) -> Any:
 
 
 def tune(transport: Any) -> None:
-    """Set ``TCP_NODELAY`` and ``SO_KEEPALIVE``, if this is TCP."""
-    transport = below_tls(transport)
+    """Set ``TCP_NODELAY`` and ``SO_KEEPALIVE``, if this is TCP. A TLS transport does that to the one below it."""
     if ITCPTransport.providedBy(transport):
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)

@@ -24,8 +24,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.relay.bare_port import Accepted, LandingFactory
-from rtunnel.relay.sockets import QuietFactory, clear_user_timeout, format_address
-from rtunnel.reverse.carriers.sockets import WireUser, give_socket, take_stream_socket
+from rtunnel.relay.sockets import QuietFactory, StreamSocket, clear_user_timeout, format_address, take_socket
+from rtunnel.reverse.carriers.sockets import WireUser, give_socket
 from rtunnel.reverse.secured import log_data_connection
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
@@ -35,7 +35,7 @@ from rtunnel.tls.transport import Secured, TlsTransport
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.frames import CLOSE_CONN, HEADER_SIZE, encode_frame
-from rtunnel.wire.opening import MAX_ATTACH, FirstBytes, Kind, Opening, read_opening
+from rtunnel.wire.opening import MAX_ATTACH, Kind, Opening, read_opening
 
 #: Seconds of silence after which a connection is taken for a reference client that waits on the shared port.
 SILENT_AFTER = 1.0
@@ -79,13 +79,12 @@ class IHouse(TypingProtocol):
     log_limiter: LogLimiter
     handshake_timeout: float
     max_frame: int
+    takes_data_connections: bool
 
     @property
     def reactor(self) -> Any: ...
     @property
     def poller(self) -> Any: ...
-    @property
-    def takes_data_connections(self) -> bool: ...
     def has_room(self) -> bool:
         """Whether there may be another connection; if not, that is logged."""
 
@@ -111,7 +110,7 @@ class Incoming(Protocol):
         self.identity = identity
         self.session: ILinkSession | None = None
         self._door = door
-        self._first = FirstBytes(door.house.max_frame, data_connections=door.house.takes_data_connections)
+        self._held = b""
         self._timer: IDelayedCall | None = None
 
     @property
@@ -132,7 +131,9 @@ class Incoming(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Take first bytes; once they tell what the connection is, see that it gets there."""
-        opening = self._first.feed(data)
+        house = self._door.house
+        self._held += data
+        opening = read_opening(self._held, house.max_frame, data_connections=house.takes_data_connections)
         if opening is None:
             return
         session = self.session
@@ -140,7 +141,7 @@ class Incoming(Protocol):
             session = session or self._build_session()
             # From now on nothing stands between the connection and its session.
             self.dataReceived = session.dataReceived  # type: ignore[method-assign]
-            session.dataReceived(self._first.held)
+            session.dataReceived(self._held)
             return
         if session is not None:
             session.was_no_link()
@@ -177,7 +178,7 @@ class Incoming(Protocol):
     def _build_session(self) -> ILinkSession:
         session = self.session = self._door.house.build_session(self.identity)
         if session.has_place:
-            self._door.forget(self)
+            self._door.incoming.pop(self, None)
         session.makeConnection(self.transport)
         return session
 
@@ -198,7 +199,7 @@ class Incoming(Protocol):
 
     def leave(self) -> None:
         """Forget about it: it is somebody else's now, or nobody's."""
-        self._door.forget(self)
+        self._door.incoming.pop(self, None)
         self._stop_timer()
 
     def _stop_timer(self) -> None:
@@ -215,21 +216,23 @@ class Door(LandingFactory):
     """Accepts connections to the control port; under TLS, those whose client is proved.
 
     Its length is the number of connections that have no session with a place among ``--max-links``, nor anything else.
+
+    :ivar incoming: these connections, in the order of their arrival.
     """
 
     def __init__(self, house: IHouse) -> None:
         self.house = house
-        self._incoming: dict[Incoming, None] = {}
+        self.incoming: dict[Incoming, None] = {}
 
     def __len__(self) -> int:
-        return len(self._incoming)
+        return len(self.incoming)
 
     def build(self, address: IAddress | None, identity: Peer | None = None) -> Incoming | None:
         """See :class:`LandingFactory`."""
         if not self.house.has_room():
             return None
         incoming = Incoming(self, identity)
-        self._incoming[incoming] = None
+        self.incoming[incoming] = None
         return incoming
 
     def landed(self, accepted: Accepted, address: Any) -> None:
@@ -263,14 +266,15 @@ class Door(LandingFactory):
         :param was_link: it was silent for so long that it was taken for a link.
         """
         transport = incoming.transport
-        if incoming.identity is not None:
+        if DebugLog.is_wanted and incoming.identity is not None:
             log_data_connection(transport, incoming.identity)
         user = self.house.expect(opening, incoming.identity, transport.getPeer())
         if user is None:
             incoming.close()
             return
+        sock: StreamSocket
         try:
-            sock = take_stream_socket(transport)
+            sock = transport.take_socket() if isinstance(transport, TlsTransport) else take_socket(transport)[0]
         except ValueError:
             incoming.close()
             return
@@ -279,13 +283,9 @@ class Door(LandingFactory):
             clear_user_timeout(sock)
         give_socket(sock, self.house.poller, user)
 
-    def forget(self, incoming: Incoming) -> None:
-        """*incoming* is not to be counted any more."""
-        self._incoming.pop(incoming, None)
-
     def close(self) -> None:
         """Cut the connections that are counted here."""
-        for incoming in list(self._incoming):
+        for incoming in list(self.incoming):
             incoming.transport.abortConnection()
 
 
@@ -296,7 +296,7 @@ class TlsListener(QuietFactory, Secured):
     :param most: handshakes that may be under way at once.
     :param build: gives the protocol for a connection whose client is proved; None: it is closed.
     :ivar credentials: of the server.
-    :ivar lines: for what strangers can cause as often as they like.
+    :ivar log_limiter: for what strangers can cause as often as they like.
     """
 
     def __init__(
@@ -332,6 +332,7 @@ class TlsListener(QuietFactory, Secured):
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
         """See :class:`Secured`."""
+        del self._pending[transport]
         return self._build(peer)
 
     def failed(self, transport: TlsTransport, why: str) -> None:

@@ -40,13 +40,8 @@ class Visitor:
             return self._accepted.local_address
         return self._end.transport.getHost() if self._end is not None else None
 
-    @property
-    def has_socket(self) -> bool:
-        """Whether :meth:`take_socket` may succeed."""
-        return self._accepted is not None or (self._end is not None and has_socket(self._end.transport))
-
-    def take_socket(self) -> socket.socket:
-        """Return the socket. The visitor must not be used afterwards.
+    def take_socket(self) -> socket.socket | None:
+        """Return the socket; None if the visitor has only a :meth:`socket_end`. Do not use the visitor afterwards.
 
         :raises ValueError: the visitor is gone.
         """
@@ -58,7 +53,7 @@ class Visitor:
             return accepted.socket
         if self._end is None:
             raise ValueError("the visitor is gone")
-        return take_socket(self._end.transport)[0]
+        return take_socket(self._end.transport)[0] if has_socket(self._end.transport) else None
 
     def socket_end(self) -> SocketEnd:
         """Return the visitor as the end of a stream.

@@ -69,7 +69,13 @@ class ClientPeer(Peer):
 
     def __init__(self, client: RtcClient, name: str) -> None:
         super().__init__(
-            client.reactor, client.settings, name, client.signaling.send, client.peer_ended, client.log_limiter
+            client.reactor,
+            client.settings,
+            name,
+            client.signaling.send,
+            client.peer_ended,
+            client.stream_ended,
+            client.log_limiter,
         )
         self._client = client
 
@@ -211,6 +217,7 @@ class RtcClient(DrainingService):
         if peer is not self._peer:
             return
         self._peer = None
+        self.stream_ended()
         for flows in self._udp:
             flows.disconnected()
         if self._is_draining:

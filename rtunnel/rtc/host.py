@@ -80,7 +80,15 @@ class HostPeer(Peer):
     log = Logger()
 
     def __init__(self, host: RtcHost, name: str, extension: Extension | None) -> None:
-        super().__init__(host.reactor, host.settings, name, host.signaling.send, host.peer_ended, host.log_limiter)
+        super().__init__(
+            host.reactor,
+            host.settings,
+            name,
+            host.signaling.send,
+            host.peer_ended,
+            host.stream_ended,
+            host.log_limiter,
+        )
         self._host = host
         self._peer_extension = extension
         self._streams = self.use_streams(extension)
@@ -250,6 +258,7 @@ class RtcHost(DrainingService):
         """Forget a client whose connection is lost, or was never established."""
         if self._peers.get(peer.name) is peer:
             del self._peers[peer.name]
+            self.stream_ended()
         self._leaving.close(peer)
         self.log_limiter.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
 

@@ -46,6 +46,7 @@ class Peer:
     :param name: the peer's ID.
     :param send: sends it a message through the signaling server; returns False if that is not possible now.
     :param on_end: called with this peer and the reason when it is lost; not after :meth:`close`.
+    :param stream_ended: called whenever a stream is over.
     :param log_limiter: for log lines that peers can cause.
     :ivar is_connected: whether channels can be used.
     """
@@ -59,6 +60,7 @@ class Peer:
         name: str,
         send: Callable[[Signal], bool],
         on_end: Callable[[Any, str], None],
+        stream_ended: Callable[[], None],
         log_limiter: LogLimiter,
     ) -> None:
         self.reactor = reactor
@@ -68,6 +70,7 @@ class Peer:
         self.streams: ChannelStreams | None = None
         self._send = send
         self._on_end = on_end
+        self._stream_ended = stream_ended
         self._log_limiter = log_limiter
         #: How many of the connection's dropped datagrams were already logged.
         self._dropped = 0
@@ -89,7 +92,7 @@ class Peer:
 
     def use_streams(self, peer: Extension | None) -> ChannelStreams:
         """Make the streams of this connection, once it is known what the peer supports."""
-        self.streams = ChannelStreams(self.connection, self.reactor, self.settings.limits, peer)
+        self.streams = ChannelStreams(self.connection, self.reactor, self.settings.limits, peer, self._stream_ended)
         return self.streams
 
     def tick(self) -> None:

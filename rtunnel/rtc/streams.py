@@ -8,6 +8,8 @@ Streams share the connection: :mod:`rtunnel.rtc.sending` decides whose turn it i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.errors import Code
@@ -29,18 +31,25 @@ class ChannelStreams:
     lost (in the same turn of the reactor) or closed.
 
     :param peer: the extension that the other end announced; None: it speaks the reference protocol.
+    :param on_end: called when a stream is over, and no longer counted.
     :ivar turns: the sending half.
     :ivar buffer: the receiving half.
     """
 
     def __init__(
-        self, connection: IPeerConnection, clock: IReactorTime, limits: ChannelLimits, peer: Extension | None
+        self,
+        connection: IPeerConnection,
+        clock: IReactorTime,
+        limits: ChannelLimits,
+        peer: Extension | None,
+        on_end: Callable[[], None],
     ) -> None:
         self.turns = Turns(connection)
         self.buffer = ReceiveBuffer(connection, clock, limits, extended=peer is not None)
         self._clock = clock
         self._limits = limits
         self._peer = peer
+        self._on_end = on_end
         self._streams: set[DataChannelStream] = set()
         self._closed: list[DataChannelStream] = []
 
@@ -108,3 +117,4 @@ class ChannelStreams:
     def forget(self, stream: DataChannelStream) -> None:
         """See :class:`rtunnel.rtc.stream.Streams`."""
         self._streams.discard(stream)
+        self._on_end()

@@ -36,18 +36,15 @@ _HANDSHAKE = 32768
 Judge = Callable[[x509.Certificate], str | None]
 
 
-def accept_anybody(_certificate: x509.Certificate) -> str | None:
-    """The judge of a server, which checks later, by name, what a client may do."""
-    return None
-
-
 class TlsEngine:
     """One end of one connection.
 
     :param credentials: the connection uses those of this moment.
-    :param judge: a further check of the peer's certificate, once it is valid and from a trusted CA.
+    :param judge: a further check of the peer's certificate, once it is valid and from a trusted CA. A server needs
+        none: it checks later, by name, what a client may do.
     :param server_name: for a client, the SNI to send; empty: none.
     :param session: for a client, the session to resume. The handshake is a full one if either end refuses that.
+    :ivar connection: the connection, for :class:`~rtunnel.tls.socket.TlsSocket`.
     :ivar role: which end this is.
     :ivar peer: who is at the other end; None until that is authenticated.
     :ivar is_resumed: whether the handshake resumed a session.
@@ -58,7 +55,6 @@ class TlsEngine:
     __slots__ = (
         "_allow_classical",
         "_before_ticket",
-        "_connection",
         "_credentials",
         "_judge",
         "_loaded",
@@ -66,6 +62,7 @@ class TlsEngine:
         "_refusal",
         "_shook_hands",
         "_waiting",
+        "connection",
         "ended",
         "failure",
         "is_resumed",
@@ -76,7 +73,7 @@ class TlsEngine:
     def __init__(
         self,
         credentials: Credentials,
-        judge: Judge = accept_anybody,
+        judge: Judge | None = None,
         server_name: str = "",
         session: TlsSession | None = None,
     ) -> None:
@@ -94,43 +91,38 @@ class TlsEngine:
         self.is_resumed = False
         self._before_ticket: SSL.Session | None = None
         self._offered: TlsSession | None = None
-        self._connection = SSL.Connection(self._loaded.context, None)
-        self._connection.set_app_data(self)
+        self.connection = SSL.Connection(self._loaded.context, None)
+        self.connection.set_app_data(self)
         may_resume = not self._loaded.sessions.are_over
         if self.role is Role.SERVER:
-            self._connection.set_accept_state()
+            self.connection.set_accept_state()
             if not may_resume:
-                self._connection.set_options(SSL.OP_NO_TICKET)
+                self.connection.set_options(SSL.OP_NO_TICKET)
             return
-        self._connection.set_connect_state()
+        self.connection.set_connect_state()
         if server_name:
-            self._connection.set_tlsext_host_name(server_name.encode("ascii"))
+            self.connection.set_tlsext_host_name(server_name.encode("ascii"))
         if session is not None and may_resume and session.context is self._loaded.context:
             self._offered = session
-            session.offer(self._connection)
+            session.offer(self.connection)
 
     @property
     def session(self) -> TlsSession | None:
         """The session for further connections: at a client, after a full handshake and the server's ticket."""
         if self._before_ticket is None:
             return None
-        session = self._connection.get_session()
+        session = self.connection.get_session()
         if session is None or openssl.is_same_session(session, self._before_ticket):
             return None
         return TlsSession(self._loaded.context, openssl.write_session(session))
 
     @property
-    def connection(self) -> SSL.Connection:
-        """The connection, for :class:`~rtunnel.tls.socket.TlsSocket`."""
-        return self._connection
-
-    @property
     def was_ended(self) -> bool:
         """Whether the peer has sent close_notify, even if :class:`~rtunnel.tls.socket.TlsSocket` has read it."""
-        return bool(self._connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+        return bool(self.connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
 
     def start(self) -> None:
-        """Begin the handshake at a client; see :meth:`output`."""
+        """Begin the handshake, which the client does; see :meth:`output`."""
         if self.role is Role.CLIENT:
             self._shake_hands()
 
@@ -138,7 +130,7 @@ class TlsEngine:
         """Take bytes from the network; return the link's bytes in them. Look for :meth:`output` afterwards."""
         if self.failure or self.ended or not data:
             return b""
-        connection = self._connection
+        connection = self.connection
         connection.bio_write(data)
         if self.peer is None:
             self._shake_hands()
@@ -163,7 +155,7 @@ class TlsEngine:
         if self.failure or not data:
             return
         try:
-            self._connection.send(data)
+            self.connection.send(data)
         except SSL.Error as error:
             self._fail(error)
         else:
@@ -173,38 +165,41 @@ class TlsEngine:
         """Send close_notify."""
         if not self.failure:
             try:
-                self._connection.shutdown()
+                self.connection.shutdown()
             except SSL.Error as error:
                 self._fail(error)
 
     def close(self) -> None:
         """Release what OpenSSL holds, however the connection has ended."""
-        self._connection.set_app_data(None)
+        self.connection.set_app_data(None)
         if self.peer is not None:
-            openssl.end(self._connection)
+            openssl.end(self.connection)
 
-    def output(self) -> bytes:
-        """Return the bytes that are to go to the network."""
+    def output(self, *, is_last: bool = False) -> bytes:
+        """Return the bytes that are to go to the network.
+
+        :param is_last: the connection leaves memory for a socket, see :class:`~rtunnel.tls.socket.TlsSocket`.
+        """
         size = self._waiting + _SLACK
         self._waiting = 0
         pieces = []
         try:
             while True:
-                piece = self._connection.bio_read(size)
+                piece = self.connection.bio_read(size)
                 pieces.append(piece)
                 if len(piece) < size:
                     break
         except SSL.Error:
             # WantReadError: there is no more.
             pass
-        if self._shook_hands:
+        if self._shook_hands and not is_last:
             self._shook_hands = False
-            openssl.renew_memory(self._connection)
+            openssl.renew_memory(self.connection)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _shake_hands(self) -> None:
         self._waiting = _HANDSHAKE
-        connection = self._connection
+        connection = self.connection
         try:
             connection.do_handshake()
         except SSL.WantReadError:
@@ -223,18 +218,18 @@ class TlsEngine:
             self.failure = f"{version} with key exchange {group} was agreed on, which is not post-quantum TLS 1.3"
         elif certificate is None:
             self.failure = f"the {self.role.other.value} has no certificate"
-        elif openssl.is_resumed(connection) and not self._accepts_again(certificate):
+        elif (is_resumed := openssl.is_resumed(connection)) and not self._accepts_again(certificate):
             self.failure = self._refusal
         else:
             # Nothing is verified from here on. A reference cycle would wait for the garbage collector.
             connection.set_app_data(None)
             self._shook_hands = True
-            self.is_resumed = openssl.is_resumed(connection)
-            if self._offered is not None and not self.is_resumed:
-                self._offered.was_refused()
+            self.is_resumed = is_resumed
             self.peer = Peer.of(certificate, group)
-            if self.role is Role.CLIENT and not self.is_resumed:
+            if self.role is Role.CLIENT and not is_resumed:
                 self._before_ticket = connection.get_session()
+                if self._offered is not None:
+                    self._offered.was_refused()
 
     def _accepts_again(self, certificate: x509.Certificate) -> bool:
         """Check the certificate of a resumed session again, which OpenSSL does not."""
@@ -260,8 +255,17 @@ class TlsEngine:
         """See :class:`~rtunnel.tls.policy.Verifier`."""
         if error in explanations.NOT_AN_ERROR:
             return True
+        why: str | None = None
         try:
-            why = self._why_not(certificate, error, depth)
+            if error:
+                why = explanations.explain_certificate(certificate, error)
+            elif not self._allow_classical and not is_post_quantum(certificate):
+                why = (
+                    f"{show_subject(certificate)} has a key of {key_kind(certificate)}, which a quantum computer can "
+                    f"forge; {CLASSICAL_OPTION} would allow it"
+                )
+            elif not depth and self._judge is not None:
+                why = self._judge(certificate)
         except ValueError as problem:
             why = f"it cannot be read: {problem}"
         if why:
@@ -269,13 +273,3 @@ class TlsEngine:
         elif depth:
             self._loaded.sessions.saw_issuer(certificate)
         return not why
-
-    def _why_not(self, certificate: x509.Certificate, error: int, depth: int) -> str | None:
-        if error:
-            return explanations.explain_certificate(certificate, error)
-        if not self._allow_classical and not is_post_quantum(certificate):
-            return (
-                f"{show_subject(certificate)} has a key of {key_kind(certificate)}, which a quantum computer can "
-                f"forge; {CLASSICAL_OPTION} would allow it"
-            )
-        return None if depth else self._judge(certificate)

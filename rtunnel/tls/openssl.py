@@ -96,19 +96,19 @@ def require_post_quantum() -> None:
             raise ConfigError(f"TLS needs {name}, which this cryptography does not have; {_REMEDY}")
 
 
-def is_resumed(connection: SSL.Connection) -> bool:
+def is_resumed(connection: Any) -> bool:
     """Return whether *connection* resumes a session. A server knows once it has read the ClientHello."""
-    return bool(_lib.SSL_session_reused(_handle(connection)))
+    return bool(_lib.SSL_session_reused(connection._ssl))
 
 
-def is_same_session(one: SSL.Session, other: SSL.Session) -> bool:
-    """Return whether both are the same OpenSSL object; OpenSSL makes a new one when a ticket arrives."""
-    return bool(_handle(one) == _handle(other))
+def is_same_session(one: Any, other: Any) -> bool:
+    """Return whether both are the same object of OpenSSL, which makes a new one when a ticket arrives."""
+    return bool(one._session == other._session)
 
 
-def write_session(session: SSL.Session) -> bytes:
+def write_session(session: Any) -> bytes:
     """Return *session* as bytes. They contain its secret."""
-    handle = _handle(session)
+    handle = session._session
     size = _lib.i2d_SSL_SESSION(handle, _ffi.NULL)
     buffer = _ffi.new("unsigned char[]", max(size, 1))
     _lib.i2d_SSL_SESSION(handle, _ffi.new("unsigned char **", buffer))
@@ -125,19 +125,19 @@ def read_session(content: bytes) -> Any:
     return _ffi.gc(session, _lib.SSL_SESSION_free)
 
 
-def offer_session(connection: SSL.Connection, session: Any) -> None:
-    """Let a client's connection ask to resume *session*. Any number of connections may do so.
+def offer_session(connection: Any, session: Any) -> None:
+    """Let a client's connection ask to resume *session*, which any number of connections may do.
 
     OpenSSL invalidates the session if one of them is freed without :func:`end`.
 
     :param session: from :func:`read_session`.
     """
-    _lib.SSL_set_session(_handle(connection), session)
+    _lib.SSL_set_session(connection._ssl, session)
 
 
-def end(connection: SSL.Connection) -> None:
+def end(connection: Any) -> None:
     """Mark *connection* as properly closed, so that OpenSSL does not invalidate its session."""
-    _lib.SSL_set_shutdown(_handle(connection), _lib.SSL_SENT_SHUTDOWN | _lib.SSL_RECEIVED_SHUTDOWN)
+    _lib.SSL_set_shutdown(connection._ssl, _lib.SSL_SENT_SHUTDOWN | _lib.SSL_RECEIVED_SHUTDOWN)
 
 
 class Reader:
@@ -176,9 +176,9 @@ class Records:
 
     __slots__ = ("_connection", "_ssl", "is_over")
 
-    def __init__(self, connection: SSL.Connection, number: int) -> None:
+    def __init__(self, connection: Any, number: int) -> None:
         self._connection: Any = connection
-        self._ssl: Any = _handle(connection)
+        self._ssl: Any = connection._ssl
         self.is_over = False
         # SSL_set_fd frees the memory BIOs that pyOpenSSL refers to.
         connection._into_ssl = connection._from_ssl = None
@@ -256,10 +256,6 @@ def renew_memory(connection: Any) -> None:
 def _use_new_memory(connection: Any) -> None:
     connection._into_ssl, connection._from_ssl = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
     _lib.SSL_set_bio(connection._ssl, connection._into_ssl, connection._from_ssl)
-
-
-def _handle(thing: SSL.Connection | SSL.Session) -> Any:
-    return thing._ssl if isinstance(thing, SSL.Connection) else thing._session
 
 
 def _set(context: SSL.Context, function: str, names: Sequence[str], what: str) -> None:

@@ -23,26 +23,22 @@ class TlsSocket(Records):
 
     :param sock: all that the engine had for it is sent.
     :param engine: its handshake is over, and what it has received is read. It has no more part in the connection.
+    :ivar fileno: the method of *sock*.
+    :ivar setsockopt: the method of *sock*.
     """
 
-    __slots__ = ("_engine", "_socket")
+    __slots__ = ("_engine", "_socket", "fileno", "setsockopt")
 
     def __init__(self, sock: socket.socket, engine: TlsEngine) -> None:
         super().__init__(engine.connection, sock.fileno())
         self._socket = sock
         self._engine: TlsEngine | None = engine
-
-    def fileno(self) -> int:
-        """The descriptor; -1 when it is closed."""
-        return self._socket.fileno()
+        self.fileno = sock.fileno
+        self.setsockopt = sock.setsockopt
 
     def recv(self, _size: int) -> bytes:
         """Read one record, whatever its size; see :meth:`recv_into`."""
         return bytes(_BUFFER[: self.recv_into(_BUFFER)])
-
-    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
-        """Set an option of the socket."""
-        self._socket.setsockopt(level, option, value)
 
     def close(self) -> None:
         """Close the socket; the other end is told nothing by this. May be called twice."""

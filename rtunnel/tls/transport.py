@@ -63,7 +63,7 @@ class Secured:
         """Take note that the other end could not be proved, and why."""
 
     def gone(self, transport: TlsTransport) -> None:
-        """Take note that the handshake is over, or the connection lost."""
+        """Take note that the connection is lost, or is cut in its handshake."""
 
 
 class TlsTransport(Protocol):
@@ -103,7 +103,7 @@ class TlsTransport(Protocol):
 
     def look(self) -> None:
         """Tell the protocol of the other end's goodbye, if that was read before."""
-        if not self._is_lost() and self._engine.was_ended:
+        if self._state is not _State.LOST and self._engine.was_ended:
             self._peer_ended()
 
     def take_socket(self) -> TlsSocket:
@@ -113,7 +113,7 @@ class TlsTransport(Protocol):
         """
         if self._state is not _State.UP or self._read_ended or self._write_ended:
             raise ValueError("the connection is closed, or about to be")
-        self._flush()
+        self.tcp.write(self._engine.output(is_last=True))
         sock, unsent = take_socket(self.tcp)
         self._state = _State.LOST
         self.protocol = None  # no circle
@@ -149,56 +149,50 @@ class TlsTransport(Protocol):
             self.protocol.makeConnection(self)  # type: ignore[arg-type]
             return
         self._timer = self._clock.callLater(self._patience, self._too_slow)
-        self._engine.start()
-        self._flush()
+        if self._role is Role.CLIENT:
+            self._engine.start()
+            self.tcp.write(self._engine.output())
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes of TLS."""
-        if self._state is _State.LOST or self._read_ended or not (self._heard or self._hear(data)):
+        state = self._state
+        if state is _State.LOST or self._read_ended:
             return
+        if not self._heard:
+            self._heard = True
+            if data[0] != _HANDSHAKE_RECORD and not (data[0] == _ALERT_RECORD and self._role is Role.CLIENT):
+                self._hear_no_tls(data)
+                return
         engine = self._engine
         received = engine.receive(data)
-        if self._state is _State.HANDSHAKE:
-            if engine.peer is None:
-                self._flush()
-                if engine.failure:
-                    self._fail(engine.failure)
-                return
-            self._handshake_done(engine.peer)
+        if state is _State.HANDSHAKE and engine.peer is not None:
+            self._state = _State.UP
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            above = self._user.build_protocol(self, engine.peer)
+            if above is None:
+                self.loseConnection()
+            else:
+                self.protocol = above
+                above.makeConnection(self)  # type: ignore[arg-type]
         if received and self._state is _State.UP and self.protocol is not None:
             self.protocol.dataReceived(received)
-        if self._is_lost():
+        # Each of them may have taken the socket.
+        if self._state is _State.LOST:
             return
-        self._flush()
+        self.tcp.write(engine.output())
         if engine.failure:
             self._fail(engine.failure)
         elif engine.ended:
             self._peer_ended()
 
-    def _is_lost(self) -> bool:
-        return self._state is _State.LOST
-
-    def _hear(self, data: bytes) -> bool:
-        """Close a connection whose first byte is not one of TLS; return whether it is."""
-        self._heard = True
-        if data[0] == _HANDSHAKE_RECORD or (data[0] == _ALERT_RECORD and self._role is Role.CLIENT):
-            return True
+    def _hear_no_tls(self, data: bytes) -> None:
+        """Close a connection whose first byte is not one of TLS."""
         if self._role is Role.SERVER:
             self.tcp.write(TLS_IS_SPOKEN_HERE)
         kind = foreign_protocol(data) if data[0] != _ALERT_RECORD else None
         self._fail(kind.value if kind is not None else _NO_TLS[self._role])
-        return False
-
-    def _handshake_done(self, peer: Peer) -> None:
-        self._stop_timer()
-        self._state = _State.UP
-        self._user.gone(self)
-        above = self._user.build_protocol(self, peer)
-        if above is None:
-            self.loseConnection()
-        else:
-            self.protocol = above
-            above.makeConnection(self)  # type: ignore[arg-type]
 
     def _half_closeable(self) -> IHalfCloseableProtocol | None:
         return IHalfCloseableProtocol(self.protocol, None) if self._state is _State.UP else None
@@ -214,7 +208,7 @@ class TlsTransport(Protocol):
         if self._state is _State.UP:
             self._reason = connectionDone
             self._engine.say_goodbye()
-            self._flush()
+            self.tcp.write(self._engine.output())
         self._state = _State.CLOSING
         self.unregisterProducer()
         self.tcp.loseConnection()
@@ -259,13 +253,13 @@ class TlsTransport(Protocol):
 
     def write(self, data: bytes) -> None:
         """See :class:`~twisted.internet.interfaces.ITransport`."""
-        if self._state is _State.UP and not self._write_ended:
-            self._engine.send(data)
-            self._flush()
+        self.writeSequence((data,))
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """See :class:`~twisted.internet.interfaces.ITransport`."""
-        self.write(b"".join(data))
+        if self._state is _State.UP and not self._write_ended:
+            self._engine.send(b"".join(data))
+            self.tcp.write(self._engine.output())
 
     def loseWriteConnection(self) -> None:
         """Say goodbye behind what was written, and go on reading."""
@@ -273,7 +267,7 @@ class TlsTransport(Protocol):
         if above is not None and not self._write_ended:
             self._write_ended = True
             self._engine.say_goodbye()
-            self._flush()
+            self.tcp.write(self._engine.output())
             above.writeConnectionLost()
 
     def loseConnection(self) -> None:
@@ -287,7 +281,7 @@ class TlsTransport(Protocol):
                 self._reason = connectionDone
             if not self._write_ended:
                 self._engine.say_goodbye()
-                self._flush()
+                self.tcp.write(self._engine.output())
             if self._read_ended:
                 self.tcp.loseConnection()
                 return
@@ -335,13 +329,6 @@ class TlsTransport(Protocol):
     def getHost(self) -> IAddress:
         """Return this end's address."""
         return self.tcp.getHost()
-
-    # Helpers
-
-    def _flush(self) -> None:
-        data = self._engine.output()
-        if data:
-            self.tcp.write(data)
 
     def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None

@@ -10,9 +10,6 @@ from twisted.logger import Logger
 
 from rtunnel.upkeep.visitors import Visitors
 
-#: Seconds after which streams are counted again, where nobody has said that one has ended.
-COUNT_AGAIN = 0.1
-
 
 class DrainingService(MultiService):
     """A tree of services that relays visitors, and stops in order.
@@ -45,7 +42,7 @@ class DrainingService(MultiService):
         raise NotImplementedError
 
     def stream_ended(self) -> None:
-        """Count again what :meth:`streams_left` says, if somebody waits for the last stream."""
+        """Take note that :meth:`streams_left` may return less than before; the links must call this."""
         ended, self._stream_ended = self._stream_ended, None
         if ended is not None:
             # Whoever has ended it may be in the middle of something.
@@ -63,18 +60,19 @@ class DrainingService(MultiService):
 
     async def _stop(self) -> None:
         await self.refuse_visitors()
-        began = self.reactor.seconds()
+        until = self.reactor.seconds() + self._drain
         if self.visitors:
             self.log.info(
                 "waiting up to {seconds:g} s for {count} visitors", seconds=self._drain, count=len(self.visitors)
             )
         left = await self.visitors.drain(self.reactor, self._drain)
-        while not left and self.streams_left() and self.reactor.seconds() - began < self._drain:
-            self._stream_ended = ended = Deferred[None]()
-            again = self.reactor.callLater(COUNT_AGAIN, self.stream_ended)
-            await ended
-            if again.active():
-                again.cancel()
+        if not left and self.streams_left() and self.reactor.seconds() < until:
+            timeout = self.reactor.callLater(until - self.reactor.seconds(), self.stop_now)
+            while self._drain and self.streams_left():
+                self._stream_ended = ended = Deferred[None]()
+                await ended
+            if timeout.active():
+                timeout.cancel()
         if left:
             self.log.warn("{count} visitors did not finish in time and are cut off", count=left)
         self.visitors.abort_all()

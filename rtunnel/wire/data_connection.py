@@ -91,11 +91,13 @@ class Tickets(Generic[OwnerT]):
         count = min(count, self._max_per_owner - len(held), self._max_tickets - len(self._issued))
         if count <= 0:
             return []
-        tickets = [secrets.token_hex(16) for _ in range(count)]
-        self._by_owner.setdefault(owner, set()).update(tickets)
+        tickets = []
         entry = (owner, now + self.lifetime)
-        for ticket in tickets:
+        for _ in range(count):
+            ticket = secrets.token_hex(16)
+            tickets.append(ticket)
             self._issued[ticket] = entry
+        self._by_owner.setdefault(owner, set()).update(tickets)
         return tickets
 
     def take(self, ticket: str, now: float) -> OwnerT | None:

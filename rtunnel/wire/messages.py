@@ -264,7 +264,7 @@ def decode_tickets(payload: bytes) -> tuple[list[str], float]:
         raise ValueError(f"more than {MAX_TICKETS_PAYLOAD} bytes")
     value = _load(payload)
     tickets, expires = value.get("tickets"), value.get("expires")
-    if not isinstance(tickets, list) or not all(_is_random(ticket) for ticket in tickets):
+    if not isinstance(tickets, list) or not all(map(_is_random, tickets)):
         raise ValueError("not a list of tickets with 32 hexadecimal digits each")
     if not isinstance(expires, int | float) or isinstance(expires, bool) or not 0 < expires <= MAX_EXPIRES:
         raise ValueError("no lifetime of the tickets, or one out of range")

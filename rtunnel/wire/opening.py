@@ -102,22 +102,3 @@ def read_opening(data: bytes, max_frame: int, *, data_connections: bool) -> Open
         return _LINK  # the link reports by how much the frame is too long
     what = f"{frame_name(frame_type)} of {length} bytes; the limit is {max_frame}"
     return Opening(Kind.UNKNOWN, f"{Kind.UNKNOWN.value}: read as a frame it would be {what}")
-
-
-class FirstBytes:
-    """Collects the first bytes of a connection until they tell what it is. See :func:`read_opening`.
-
-    :ivar held: all bytes so far.
-    """
-
-    __slots__ = ("_data_connections", "_max_frame", "held")
-
-    def __init__(self, max_frame: int, *, data_connections: bool) -> None:
-        self.held = b""
-        self._max_frame = max_frame
-        self._data_connections = data_connections
-
-    def feed(self, data: bytes) -> Opening | None:
-        """Take bytes, cut anywhere; return what the connection is, once that is known."""
-        self.held += data
-        return read_opening(self.held, self._max_frame, data_connections=self._data_connections)

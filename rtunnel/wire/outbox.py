@@ -33,7 +33,7 @@ class Outbox:
         self._turns: deque[Stream] = deque()
 
     def __bool__(self) -> bool:
-        return self.has_control or bool(self._turns)
+        return bool(self._control or self._turns) or self._pong is not None
 
     @property
     def has_control(self) -> bool:

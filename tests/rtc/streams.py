@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -38,6 +39,7 @@ class Pair:
 
     :param reference: both ends take each other for a reference program.
     :ivar users: of the streams that arrived at the second end.
+    :ivar ended: for each stream that is over, the connection of the end that was told so.
     """
 
     def __init__(
@@ -54,8 +56,15 @@ class Pair:
         self.peers = FakePeer(), FakePeer()
         self.one, self.two = connected_pair(self.network, *self.peers)
         second = limits if second_limits is None else second_limits
+        self.ended: list[Any] = []
         self.ends = [
-            ChannelStreams(connection, self.clock, mine, None if reference else Extension(other.initial_credit))
+            ChannelStreams(
+                connection,
+                self.clock,
+                mine,
+                None if reference else Extension(other.initial_credit),
+                partial(self.ended.append, connection),
+            )
             for connection, mine, other in ((self.one, limits, second), (self.two, second, limits))
         ]
         for peer, streams in zip(self.peers, self.ends, strict=True):

@@ -118,11 +118,13 @@ def test_a_stream_counts_until_its_last_bytes_have_arrived() -> None:
     one.stream.finish()
     while len(two.received) < 50_000:
         assert len(pair.ends[0]) == 1
+        assert not pair.ended
         pair.network.pump()
     pair.settle()
     assert two.told == one.told[-1:] == ["finished"]
     one.read()
     pair.nothing_left()
+    assert {pair.one, pair.two} == set(pair.ended), "each end is told"
 
 
 def test_a_tail_that_is_not_delivered_reserves_no_more_than_itself() -> None:

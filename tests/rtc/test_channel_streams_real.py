@@ -26,7 +26,9 @@ class RealPair:
         self.peers = FakePeer(), FakePeer()
         self.connections = [PeerConnection(LOOPBACK, peer, 100, log_limiter()) for peer in self.peers]
         extension = None if reference else Extension(LIMITS.initial_credit)
-        self.ends = [ChannelStreams(connection, reactor, LIMITS, extension) for connection in self.connections]
+        self.ends = [
+            ChannelStreams(connection, reactor, LIMITS, extension, lambda: None) for connection in self.connections
+        ]
         for peer, streams in zip(self.peers, self.ends, strict=True):
             peer.on_room = streams.has_room
         self.users: list[User] = []

@@ -16,7 +16,7 @@ from OpenSSL import SSL, crypto
 
 from rtunnel.tls import openssl
 from rtunnel.tls.credentials import Credentials
-from rtunnel.tls.engine import TlsEngine, accept_anybody
+from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import GROUPS, Role
 from rtunnel.tls.resumption import SESSION_LIFETIME, TlsSession
 from tests.tls.parts import Authority, client_of, wait_for_second
@@ -29,7 +29,7 @@ KEY_SHARE = 1088 + 32
 
 
 def meet(
-    server: Credentials, client: Credentials, session: TlsSession | None = None, judge: Any = accept_anybody
+    server: Credentials, client: Credentials, session: TlsSession | None = None, judge: Any = None
 ) -> tuple[TlsEngine, TlsEngine]:
     """A server's and a client's engine after whatever came of their handshake."""
     first, second = TlsEngine(server), TlsEngine(client, judge, session=session)
@@ -129,7 +129,7 @@ def test_session_that_openssl_takes_for_spoilt(server: Credentials, client: Cred
 def test_a_resumed_handshake_gives_no_other_session(server: Credentials, client: Credentials) -> None:
     """Nor to a client that is not ours: the ticket that OpenSSL sends all the same is empty."""
     _, second = meet(server, client, session_of(server, client))
-    theirs = second._connection.get_session()
+    theirs = second.connection.get_session()
     assert theirs is not None
     again, back = meet(server, client, TlsSession(client.now.context, openssl.write_session(theirs)))
     assert not is_resumed(again, back)
@@ -194,7 +194,7 @@ def test_no_early_data(server: Credentials, client: Credentials) -> None:
     """The server allows for none in its tickets."""
     first, second = meet(server, client)
     assert second.session is not None
-    session: Any = second._connection.get_session()
+    session: Any = second.connection.get_session()
     assert Binding().lib.SSL_SESSION_get_max_early_data(session._session) == 0
     assert first.peer is not None
 

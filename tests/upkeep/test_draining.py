@@ -95,7 +95,11 @@ def test_it_waits_for_the_streams_of_visitors_who_have_gone(service: Draining) -
     service.stop()
     service.reactor.pump([0.1] * 50)
     assert service.steps == ["refuse"]
+    service.stream_ended()
+    service.reactor.pump([0.1])
+    assert service.steps == ["refuse"]
     service.streams = 0
+    service.stream_ended()
     service.reactor.pump([0.1])
     assert service.steps == ["refuse", "close"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given, strategies as st
 
 from rtunnel.wire import frames
-from rtunnel.wire.opening import MAX_ATTACH, FirstBytes, Kind, Opening, foreign_protocol, read_opening
+from rtunnel.wire.opening import MAX_ATTACH, Kind, Opening, foreign_protocol, read_opening
 from tests.wire.pair import raw, raw_hello
 
 MAX_FRAME = 65536
@@ -38,9 +38,8 @@ KNOWN = [
 
 def opening_of(*pieces: bytes, max_frame: int = MAX_FRAME, data_connections: bool = True) -> Opening | None:
     """What these bytes tell, piece by piece; nothing is fed once it is told."""
-    first = FirstBytes(max_frame, data_connections=data_connections)
-    for piece in pieces:
-        opening = first.feed(piece)
+    for held in accumulate(pieces):
+        opening = read_opening(held, max_frame, data_connections=data_connections)
         if opening is not None:
             return opening
     return None
@@ -65,12 +64,10 @@ def test_cuts_change_nothing(known: tuple[bytes, Kind], cuts: list[int]) -> None
 
 @given(st.binary(max_size=80), st.booleans())
 def test_any_bytes_are_told_apart_by_nine_of_them(data: bytes, data_connections: bool) -> None:
-    """But for ATTACH, whose whole frame it takes; nothing raises, and nothing is held that is not given back."""
-    first = FirstBytes(MAX_FRAME, data_connections=data_connections)
+    """But for ATTACH, whose whole frame it takes; nothing raises."""
     opening = None
     for number in range(len(data)):
-        opening = first.feed(data[number : number + 1])
-        assert first.held == data[: number + 1]
+        opening = read_opening(data[: number + 1], MAX_FRAME, data_connections=data_connections)
         if opening is not None:
             break
     if len(data) >= frames.HEADER_SIZE + MAX_ATTACH or (len(data) >= frames.HEADER_SIZE and data[0] != frames.ATTACH):
@@ -122,8 +119,8 @@ def test_a_first_attach_makes_it_a_data_connection(payload: str, ping_every: flo
 
 @given(st.lists(st.integers(0, len(ATTACH)), max_size=5))
 def test_attach_in_pieces(cuts: list[int]) -> None:
-    first = FirstBytes(MAX_FRAME, data_connections=True)
-    openings = [first.feed(ATTACH[start:end]) for start, end in pairwise([0, *sorted(cuts), len(ATTACH)])]
+    ends = [*sorted(cuts), len(ATTACH)]
+    openings = [read_opening(ATTACH[:end], MAX_FRAME, data_connections=True) for end in ends]
     whole = Opening(Kind.DATA_CONNECTION, "", TICKET, 5.0)
     assert [opening for opening in openings if opening is not None][:1] == [whole]
     assert openings[-1] == whole

@@ -13,7 +13,6 @@ one by one get one, and most of a crowd goes by the link.
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from math import inf
 
@@ -209,24 +208,28 @@ class DataPool:
 
     def _use(self, data: ServerData, tunnel: int, visitor: Visitor) -> bool:
         """Relay between *data*, which is available, and a visitor; return False if the visitor is gone."""
-        theirs: socket.socket | None = None
-        if visitor.has_socket:
-            try:
-                theirs = visitor.take_socket()
-            except ValueError:
-                self._count()
-                return False
+        try:
+            theirs = visitor.take_socket()
+        except ValueError:
+            self._count()
+            return False
         conn_id = self._server.ids.allocate()
         opening = data.machine.open(conn_id, tunnel, visitor.name)
-        self.log.debug(
-            "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}, on a connection of its own",
-            visitor=visitor.name,
-            tunnel=tunnel,
-            peer=self._session.peer_name,
-            stream=conn_id,
-        )
+        if DebugLog.is_wanted:
+            self.log.debug(
+                "visitor {visitor} of tunnel {tunnel} of client {peer}: stream {stream}, on a connection of its own",
+                visitor=visitor.name,
+                tunnel=tunnel,
+                peer=self._session.peer_name,
+                stream=conn_id,
+            )
         if theirs is not None:
-            self._relay(data.wire, theirs, conn_id, opening)
+            wire = data.wire
+            relay = DirectRelay(self._server.poller, wire.take_watched(), theirs, self._ended, to_left=opening)
+            self._used[relay] = conn_id
+            self._server.visitors.add(relay)
+            self._count()
+            relay.start(instead_of=wire)
             return True
         end = visitor.socket_end()
         stream = RawStream(end, self._ended)
@@ -238,13 +241,6 @@ class DataPool:
             stream.transport.write(opening)
             end.resume()
         return True
-
-    def _relay(self, wire: SocketWire, theirs: socket.socket, conn_id: int, opening: bytes) -> None:
-        relay = DirectRelay(self._server.poller, wire.take_watched(), theirs, self._ended, to_left=opening)
-        self._used[relay] = conn_id
-        self._server.visitors.add(relay)
-        self._count()
-        relay.start(instead_of=wire)
 
     def _ended(self, used: DirectRelay | RawStream) -> None:
         self._server.ids.release(self._used.pop(used))

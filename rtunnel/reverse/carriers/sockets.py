@@ -164,24 +164,18 @@ class Taker(Protocol):
     def connectionMade(self) -> None:
         """Take the socket."""
         transport: Any = self.transport
-        if not isinstance(transport, TlsTransport):
-            tune(transport)
+        sock: StreamSocket
         try:
-            sock = take_stream_socket(transport)
+            if isinstance(transport, TlsTransport):
+                sock = transport.take_socket()
+            else:
+                tune(transport)
+                sock, _ = take_socket(transport)
         except ValueError:
             transport.abortConnection()
             self._user.lost("its transport does not support half-close")
         else:
             give_socket(sock, self._poller, self._user)
-
-
-def take_stream_socket(transport: Any) -> StreamSocket:
-    """Take the socket of a connection from Twisted, for a stream.
-
-    :raises ValueError: the connection has no half-close, or is closed.
-    """
-    # Each raises ValueError if there is no socket to take.
-    return transport.take_socket() if isinstance(transport, TlsTransport) else take_socket(transport)[0]
 
 
 def give_socket(sock: StreamSocket, poller: Any, user: WireUser) -> None:

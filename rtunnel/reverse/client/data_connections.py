@@ -9,6 +9,7 @@ When none can be made, the link stays: visitors go by the link then, unless an e
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.logger import Logger
@@ -71,7 +72,7 @@ class ClientData:
         machine, wire = self.machine, self.wire
         assert wire is not None
         is_news = not machine.is_attached
-        used = machine.receive_data(data, self._connections.now)
+        used = machine.receive_data(data, self._connections.seconds())
         if machine.error:
             wire.cut()
             self.lost(machine.error)
@@ -98,12 +99,14 @@ class DataConnections:
 
     :param user: the link.
     :param most: connections that may be made or wait at once.
+    :ivar seconds: returns the time, in seconds.
     """
 
     log = Logger()
 
     def __init__(self, user: IUser, dialler: IDialler, most: int, visitors: Visitors) -> None:
         self._user = user
+        self.seconds: Callable[[], float] = user.clock.seconds
         self._dialler = dialler
         self._most = most
         self._visits = Visits(user, dialler.reactor, dialler.poller, dialler.dial_timeout, visitors)
@@ -114,11 +117,6 @@ class DataConnections:
         self._said = False
         self._closed = False
 
-    @property
-    def now(self) -> float:
-        """The time, in seconds."""
-        return float(self._user.clock.seconds())
-
     # Making them
 
     def take_tickets(self, tickets: list[str], expires: float) -> None:
@@ -126,13 +124,13 @@ class DataConnections:
 
         :param expires: seconds for which they are good.
         """
-        until = self.now + min(expires, KEPT)
+        until = self.seconds() + min(expires, KEPT)
         for ticket in tickets:
             self._tickets.append((ticket, until))
             self._make()
 
     def _make(self) -> None:
-        now = self.now
+        now = self.seconds()
         while self._tickets and len(self._there) < self._most and not self._closed:
             ticket, until = self._tickets.popleft()
             if until <= now:

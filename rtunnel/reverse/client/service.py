@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -110,9 +111,9 @@ class LinkService(HeldConnection[ClientSession]):
         endpoint = self._endpoint_now
         dialling: Deferred[Any]
         if self._tls is not None:
-            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, lambda: Taker(self.poller, data)))
+            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, partial(Taker, self.poller, data)))
         else:
-            dialling = endpoint.connect(QuietFactory.forProtocol(lambda: Taker(self.poller, data)))
+            dialling = endpoint.connect(QuietFactory.forProtocol(partial(Taker, self.poller, data)))
         dialling.addErrback(lambda failure: data.lost(failure.getErrorMessage()))
         return dialling
 
@@ -158,8 +159,10 @@ class TunnelClient(DrainingService):
     async def refuse_visitors(self) -> None:
         """See :meth:`LinkService.withdraw`."""
         self.link.withdraw()
-        if self.link.session is not None:
-            self.link.session.link.on_stream_count = lambda _change: self.stream_ended()
+        session = self.link.session
+        if session is not None:
+            session.link.on_stream_count = lambda _change: self.stream_ended()
+            session.ended.addCallback(lambda _reason: self.stream_ended())
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""

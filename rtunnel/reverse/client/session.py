@@ -23,7 +23,7 @@ from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, TunnelRequest
-from rtunnel.wire.opening import FirstBytes
+from rtunnel.wire.opening import read_opening
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
@@ -106,21 +106,22 @@ class ClientSession(LinkProtocol):
         """Say HELLO and ask for the first tunnel; the others wait for the answer."""
         for tunnel in self._tunnels:
             self.link.request_tunnel(tunnel.number, tunnel.request)
-        self._first = FirstBytes(self.link.limits.max_frame, data_connections=False)
+        self._held = b""
         super().connectionMade()
         tune_link(self.transport, self.link.limits.dead_after)
         self._silence = self.clock.callLater(SILENT_AFTER, self._server_is_silent)
 
     def dataReceived(self, data: bytes) -> None:
         """Check that the other end is a tunnel server. From then on, pass all bytes to the link."""
-        opening = self._first.feed(data)
+        self._held += data
+        opening = read_opening(self._held, self.link.limits.max_frame, data_connections=False)
         if opening is None:
             return
         self.dataReceived = super().dataReceived  # type: ignore[method-assign]
         if opening.problem:
             self.fail(Code.PROTOCOL, opening.problem)
         else:
-            self.dataReceived(self._first.held)
+            self.dataReceived(self._held)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Reset the streams, and report why the link is lost."""

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rtunnel.errors import ConfigError, TlsFailed
 from rtunnel.relay.sockets import QuietFactory
@@ -38,39 +39,58 @@ class Identified(Protocol):
 P = TypeVar("P", bound=Identified)
 
 
-class _Attempt(Secured, Generic[P]):
-    """One attempt to connect.
+class _Attempt(QuietFactory, Secured, Generic[P]):
+    """One attempt to connect: the factory of one connection, and its user until the server is proved.
 
+    :param build: builds the protocol of the connection.
     :param log: logs that the server is proved.
-    :ivar session: fires with the protocol of the connection, or fails with :class:`TlsFailed`.
+    :param patience: seconds that the handshake may take.
     """
 
-    def __init__(self, build: Callable[[], P], log: Callable[[TlsTransport, Peer], None]) -> None:
+    def __init__(
+        self,
+        build: Callable[[], P],
+        log: Callable[[TlsTransport, Peer], None],
+        engine: TlsEngine,
+        clock: Any,
+        patience: float,
+    ) -> None:
         self._build = build
         self._log = log
-        self._transport: TlsTransport | None = None
-        self.session: Deferred[P] = Deferred(self._cancel)
+        self._transport = TlsTransport(engine, Role.CLIENT, self, clock, patience)
+        self._session: Deferred[P] = Deferred(self._cancel)
+
+    def connect(self, endpoint: IStreamClientEndpoint) -> Deferred[P]:
+        """Connect. The result is the connection's protocol; the failure is :class:`TlsFailed` or the endpoint's."""
+        self._connecting = endpoint.connect(self)
+        self._connecting.addErrback(self._not_connected)
+        return self._session
+
+    def _not_connected(self, failure: Failure) -> None:
+        if not self._session.called:
+            self._session.errback(failure)
 
     def _cancel(self, _session: Deferred[P]) -> None:
-        if self._transport is not None:
+        self._connecting.cancel()
+        if self._transport.transport is not None:
             self._transport.abortConnection()
 
-    def watch(self, transport: TlsTransport) -> None:
-        """Take note of the connection, to be able to cut it."""
-        self._transport = transport
+    def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
+        """Return the transport, which begins the handshake once it is connected."""
+        return self._transport
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
         """See :class:`Secured`."""
         self._log(transport, peer)
         session = self._build()
         session.identity = peer
-        self.session.callback(session)
+        self._session.callback(session)
         return session  # type: ignore[return-value]
 
     def failed(self, transport: TlsTransport, why: str) -> None:
         """See :class:`Secured`."""
-        if not self.session.called:
-            self.session.errback(TlsFailed(why))
+        if not self._session.called:
+            self._session.errback(TlsFailed(why))
 
 
 class TlsDialler:
@@ -100,7 +120,11 @@ class TlsDialler:
         """
         self.look_at_files()
         self._shown, self._kept = self.credentials.now.own, None
-        return await self._connect(endpoint, _Attempt(build, log_secured), self.credentials, None)
+        engine = TlsEngine(self.credentials, self._judge, self._sni)
+        link = await _Attempt(build, log_secured, engine, self._clock, self._patience).connect(endpoint)
+        # Its session comes with the server's next bytes.
+        self._next_session = engine
+        return link
 
     async def connect_data(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
         """Connect, and give the protocol of a data connection once the server is proved.
@@ -113,41 +137,26 @@ class TlsDialler:
         """
         if self._next_session is not None and (session := self._next_session.session) is not None:
             self._session, self._next_session = session, None
+        credentials = self.credentials
+        if self._shown is not None:
+            if self._kept is None or self._kept_of is not credentials.now:
+                self._kept, self._kept_of = credentials.keeping(self._shown), credentials.now
+            credentials = self._kept
+        engine = TlsEngine(credentials, self._judge, self._sni, self._session)
+        attempt = _Attempt(build, log_data_connection, engine, self._clock, self._patience)
         try:
-            attempt = _Attempt(build, log_data_connection)
-            return await self._connect(endpoint, attempt, self._credentials_of_link(), self._session)
+            data = await attempt.connect(endpoint)
         except TlsFailed:
             self._session = None
             raise
+        if not engine.is_resumed:
+            self._next_session = engine
+        return data
 
     @property
     def is_outdated(self) -> bool:
         """The certificate that the link has shown is over, and there is another in the files."""
         return self._shown is not None and self._shown.is_over and not self.credentials.now.own.is_over
-
-    def _credentials_of_link(self) -> Credentials:
-        if self._shown is None:
-            return self.credentials
-        if self._kept is None or self._kept_of is not self.credentials.now:
-            self._kept, self._kept_of = self.credentials.keeping(self._shown), self.credentials.now
-        return self._kept
-
-    async def _connect(
-        self,
-        endpoint: IStreamClientEndpoint,
-        attempt: _Attempt[P],
-        credentials: Credentials,
-        session: TlsSession | None,
-    ) -> P:
-        engine = TlsEngine(credentials, self._judge, self._sni, session)
-        transport = TlsTransport(engine, Role.CLIENT, attempt, self._clock, self._patience)
-        attempt.watch(transport)
-        await endpoint.connect(QuietFactory.forProtocol(lambda: transport))
-        protocol = await attempt.session
-        if not engine.is_resumed:
-            # Its session comes with the server's next bytes.
-            self._next_session = engine
-        return protocol
 
     def look_at_files(self) -> None:
         """Read the files again if they have changed. Call it about once a second while there is a link."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.error import TimeoutError as ConnectTimeout, getConnectError
@@ -19,7 +20,7 @@ from zope.interface import implementer
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import StreamSocket, close_socket, take_socket
+from rtunnel.relay.sockets import close_socket, take_socket
 from rtunnel.reverse.carriers.raw_stream import RawStream
 from rtunnel.reverse.carriers.sockets import READ_SIZE, TAIL, SocketWire, adopt, has_socket
 from rtunnel.upkeep.debug_log import DebugLog
@@ -76,42 +77,35 @@ class _Cancel:
 class _Visit:
     """A visitor whose service is being dialled. The visitor is watched meanwhile, in case it leaves.
 
-    :ivar rest: the visitor's first bytes.
-    :ivar until: when the service must have accepted.
+    :param poller: watches it.
+    :param wire: has watched the socket until now.
+    :ivar is_watched: whether it is still watched.
+    :ivar rest: its first bytes.
+    :ivar until: when the service has had its time.
     :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
     """
 
-    __slots__ = ("_visits", "_watched", "dial", "rest", "service", "sock", "touched", "until")
+    __slots__ = ("_poller", "_visits", "dial", "is_watched", "rest", "service", "sock", "touched", "until")
 
-    def __init__(self, visits: Visits, sock: StreamSocket, service: IService, rest: bytes, until: float) -> None:
+    def __init__(
+        self, visits: Visits, poller: Any, wire: SocketWire, service: IService, rest: bytes, until: float
+    ) -> None:
         self._visits = visits
-        self.sock = sock
+        self._poller = poller
+        self.sock = wire.take_watched()
         self.service = service
         self.rest = rest
         self.until = until
         self.touched = True
         self.dial: Cancellable | None = None
-        self._watched: Any = None
-
-    def wait(self, poller: Any, wire: SocketWire) -> None:
-        """Watch the visitor, instead of *wire*."""
-        self._watched = poller
+        self.is_watched = True
         poller.replace(wire, self)
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether the visitor is still watched."""
-        return self._watched is not None
 
     def leave(self) -> None:
         """Stop watching the visitor."""
-        if self._watched is not None:
-            self._watched.removeReader(self)
-            self._watched = None
-
-    def made(self, theirs: socket.socket) -> None:
-        """Take note that the service has accepted."""
-        self._visits.made(self, theirs)
+        if self.is_watched:
+            self._poller.removeReader(self)
+            self.is_watched = False
 
     def failed(self, error: OSError) -> None:
         """Take note that the service cannot be reached."""
@@ -128,8 +122,8 @@ class _Visit:
     # Called by the reactor
 
     def fileno(self) -> int:
-        """Return the descriptor; -1 when the visitor is not watched."""
-        return self.sock.fileno() if self._watched is not None else -1
+        """Return the descriptor; -1 when it is not watched."""
+        return self.sock.fileno() if self.is_watched else -1
 
     def logPrefix(self) -> str:
         """Return the name under which the reactor logs errors."""
@@ -137,7 +131,7 @@ class _Visit:
 
     def doRead(self) -> None:
         """Read bytes, the end, or an error."""
-        if self._watched is None:
+        if not self.is_watched:
             return
         try:
             data = self.sock.recv(READ_SIZE)
@@ -187,13 +181,23 @@ class Visits:
             self.log.debug("visitor {visitor} refused: no such tunnel, or the limit", visitor=used.visitor)
             wire.cut()
             return
-        self.log.debug(
-            "visitor {visitor} of {tunnel}: stream {stream}, on a connection of its own",
-            visitor=used.visitor or "unknown",
-            tunnel=service.name,
-            stream=used.conn_id,
-        )
-        self._dial(wire, service, used.rest)
+        if DebugLog.is_wanted:
+            self.log.debug(
+                "visitor {visitor} of {tunnel}: stream {stream}, on a connection of its own",
+                visitor=used.visitor or "unknown",
+                tunnel=service.name,
+                stream=used.conn_id,
+            )
+        until = self._user.clock.seconds() + self._dial_timeout
+        visit = _Visit(self, self._poller, wire, service, used.rest, until)
+        self._dialling[visit] = None
+        self._visitors.add(visit)
+        self._count()
+        if service.address is None:
+            self.dial_endpoint(visit)
+        else:
+            visit.dial = dial = Dial(self._poller, partial(self.made, visit), visit.failed)
+            dial.start(*service.address)
 
     def tick(self, now: float) -> None:
         """Check time-outs."""
@@ -202,18 +206,6 @@ class Visits:
                 self.gone(visit, Failure(ConnectTimeout()))
 
     # Until the service is connected
-
-    def _dial(self, wire: SocketWire, service: IService, rest: bytes) -> None:
-        visit = _Visit(self, wire.take_watched(), service, rest, self._user.clock.seconds() + self._dial_timeout)
-        visit.wait(self._poller, wire)
-        self._dialling[visit] = None
-        self._visitors.add(visit)
-        self._count()
-        if service.address is None:
-            self.dial_endpoint(visit)
-        else:
-            visit.dial = dial = Dial(self._poller, visit.made, visit.failed)
-            dial.start(*service.address)
 
     def dial_endpoint(self, visit: _Visit) -> None:
         """Dial the service by its endpoint, with the endpoint's own time-out."""

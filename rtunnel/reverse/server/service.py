@@ -65,6 +65,7 @@ class TunnelServer(DrainingService):
         self._by_session: dict[tuple[str, str], ServerSession] = {}
         self.data_plane = settings.data_plane
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
+        self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
         self.waiting = 0
         self.bucket = TokenBucket(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
@@ -134,11 +135,6 @@ class TunnelServer(DrainingService):
 
     # Clients
 
-    @property
-    def takes_data_connections(self) -> bool:
-        """See :class:`~rtunnel.reverse.door.IHouse`."""
-        return bool(self.pool_size)
-
     def has_room(self) -> bool:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
         # Connections beyond the limit may be data connections, as their first bytes will show.
@@ -204,6 +200,7 @@ class TunnelServer(DrainingService):
         if session not in self.sessions:
             return
         self.sessions.discard(session)
+        self.stream_ended()
         if session.known_as is not None and self._by_session.get(session.known_as) is session:
             del self._by_session[session.known_as]
         freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]

@@ -95,7 +95,7 @@ async def test_server_name_indication(
     real = TlsListener.build_protocol
 
     def build(self: Any, transport: Any, peer: Any) -> Any:
-        found.append(transport._engine._connection.get_servername())
+        found.append(transport._engine.connection.get_servername())
         return real(self, transport, peer)
 
     monkeypatch.setattr(TlsListener, "build_protocol", build)
