@@ -7,12 +7,25 @@ import os
 import pytest
 from hypothesis import settings
 
+from rtunnel.upkeep.debug_log import DebugLog
+from tests.needs import take_descriptors
+
 pytest_plugins = ["pytester", "tests.leftovers", "tests.no_skips", "tests.processes"]
 
 # No deadline: examples run inside the reactor, whose turns depend on the load of the machine.
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure() -> None:
+    take_descriptors()
+
+
+@pytest.fixture(autouse=True)
+def _debug_lines_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Setting up a log turns debug lines off for the process, and other tests read them."""
+    monkeypatch.setattr(DebugLog, "is_wanted", True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

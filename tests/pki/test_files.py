@@ -26,7 +26,8 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o277, 0o777], ids=oct)
-def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+    """The umask of the test, but not of *tmp_path*, which its owner could not enter."""
     before = os.umask(request.param)
     yield request.param
     os.umask(before)

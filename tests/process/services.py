@@ -28,6 +28,7 @@ from types import TracebackType
 
 import pytest
 
+from tests.needs import has_ipv6
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
@@ -439,13 +440,3 @@ class Nginx:
     def put(self, name: str, content: bytes) -> None:
         """Serve a file."""
         (self.site / name).write_bytes(content)
-
-
-def has_ipv6() -> bool:
-    """Whether this machine has the address ::1."""
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True

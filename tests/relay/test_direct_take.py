@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.sockets import QuietFactory, take_socket
+from tests.needs import need_descriptors
 from tests.relay.direct_rig import Far, Turns, connected, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -255,6 +256,7 @@ async def test_taken_sockets_are_relayed(turns: Turns, tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_thousands_of_relays(turns: Turns, kind: str) -> None:
     """Run many relays, one after the other and at once: they need little memory, and the fixture checks descriptors."""
+    need_descriptors(4 * RELAYS + 100)
     pairs = [(connected(kind), connected(kind)) for _ in range(RELAYS)]
     ends: list[DirectRelay] = []
     gc.collect()

@@ -10,8 +10,9 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.task import Clock
 
 from rtunnel.relay.udp import MAX_WAITING, Flow, FlowTable, UdpSocket, WaitingDatagrams, look_up
+from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.udp.parts import Program, needs_ipv6
+from tests.rtc.udp.parts import Program
 
 
 class Socket:

@@ -18,6 +18,7 @@ from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.wire.limits import LinkLimits
+from tests.needs import needs_ipv6
 from tests.ports import free_port
 from tests.reverse.data import AUTO, DIRECT, pool_of, relays
 from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
@@ -270,7 +271,7 @@ async def test_full_server_takes_the_data_connections_of_its_links(world: World)
 
 
 @BOTH_PLANES
-@pytest.mark.parametrize("host", ["localhost", "[::1]", HOST])
+@pytest.mark.parametrize("host", ["localhost", pytest.param("[::1]", marks=needs_ipv6), HOST])
 @ensureDeferred
 async def test_names_and_addresses_of_a_service(world: World, host: str) -> None:
     address = "::1" if host == "[::1]" else HOST

@@ -7,6 +7,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse import door
+from tests.needs import need_descriptors
 from tests.ports import free_port
 from tests.reverse.net import HELLO, INIT, NEW_CONN, READY, Peer, RawLink, hello, turns, until
 from tests.reverse.world import World, port_of
@@ -122,6 +123,7 @@ async def test_link_whose_bytes_drip_is_closed_all_the_same(world: World) -> Non
 @ensureDeferred
 async def test_a_thousand_silent_links_stop_nobody(world: World) -> None:
     """One idle peer in the handshake must not stop the service (rathole #324), nor a thousand."""
+    need_descriptors(2500)
     server, service, port = world.server(handshake_timeout=1.5), await world.echo(), free_port()
     world.client(server, (port, service.port))
     await world.reachable()

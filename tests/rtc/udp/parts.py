@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -20,18 +19,6 @@ MAX_MESSAGE = 65536
 
 def udp_address(host: str, port: int) -> UdpAddress:
     return UdpAddress(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, port)
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 
 
 class ReactorByHand:

@@ -15,9 +15,10 @@ from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.log_limiter import LogLimiter
+from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.fakes import log_limiter
-from tests.rtc.udp.parts import Echo, MemoryChannel, MemoryConnection, Program, ReactorByHand, needs_ipv6, udp_address
+from tests.rtc.udp.parts import Echo, MemoryChannel, MemoryConnection, Program, ReactorByHand, udp_address
 
 IDLE = 60.0
 

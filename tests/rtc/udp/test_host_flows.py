@@ -16,6 +16,7 @@ from rtunnel.rtc.udp_host import TRY_AGAIN, HostFlows
 from rtunnel.tls.server_names import is_ip_address
 from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.leftovers import TestLog
+from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.udp.parts import (
     MAX_MESSAGE,
@@ -24,7 +25,6 @@ from tests.rtc.udp.parts import (
     MemoryConnection,
     Program,
     ReactorByHand,
-    needs_ipv6,
     udp_address,
 )
 
