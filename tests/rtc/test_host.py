@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.errors import Code
 from rtunnel.rtc import host as host_module
-from rtunnel.rtc.aiortc import peer_connection
+from rtunnel.rtc.aiortc import addresses as local, peer_connection
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.host import RtcHost
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
@@ -289,9 +289,8 @@ async def test_another_offer_of_a_client_replaces_the_first(rtc: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_offers_one_after_the_other_leave_no_socket(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rtunnel.rtc.aiortc import ice
 
-    monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("lo", f"127.0.0.{number}") for number in range(1, 5)]))
+    monkeypatch.setattr(local, "_all_addresses", lambda: iter([("lo", f"127.0.0.{number}") for number in range(1, 5)]))
     host = rtc.host(rtc.signal(), (await rtc.echo()).port)
     await rtc.registered(host)
     peer = ByHand(host)

@@ -19,7 +19,7 @@ import pytest_twisted
 from aioice import Candidate, stun
 from twisted.internet.defer import Deferred
 
-from rtunnel.rtc.aiortc import ice
+from rtunnel.rtc.aiortc import addresses as local, ice
 from rtunnel.rtc.aiortc.addresses import NoAddress, local_addresses
 from rtunnel.rtc.aiortc.bridge import adopt_python_logging, as_deferred
 from rtunnel.rtc.aiortc.ice import IceAgent, parse_candidate, turn_credentials
@@ -44,7 +44,7 @@ ADDRESSES = [
 
 @pytest.fixture
 def several(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ice, "_all_addresses", lambda: iter(ADDRESSES))
+    monkeypatch.setattr(local, "_all_addresses", lambda: iter(ADDRESSES))
 
 
 @pytest.mark.usefixtures("several")
@@ -268,14 +268,14 @@ async def test_a_path_is_found_and_described(agents: Agents) -> None:
 async def test_no_address_that_fits(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NoAddress, match="no address of this machine fits --ice-interface nowhere"):
         await agents.gather(agents.make(IceSettings(interfaces=("nowhere",))))
-    monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("lo", HOST)]))
+    monkeypatch.setattr(local, "_all_addresses", lambda: iter([("lo", HOST)]))
     with pytest.raises(NoAddress, match=r"add --ice-interface 127\.0\.0\.1"):
         await agents.gather(agents.make(IceSettings()))
 
 
 @pytest_twisted.ensureDeferred
 async def test_an_address_that_cannot_be_bound_is_left_out(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("x", "192.0.2.77"), ("lo", HOST)]))
+    monkeypatch.setattr(local, "_all_addresses", lambda: iter([("x", "192.0.2.77"), ("lo", HOST)]))
     found = await agents.gather(agents.make(IceSettings(interfaces=("x", HOST))))
     assert [candidate.host for candidate in found] == [HOST]
 
@@ -354,7 +354,7 @@ async def test_closed_before_anything(agents: Agents) -> None:
 @pytest.mark.parametrize("steps", range(8))
 @pytest_twisted.ensureDeferred
 async def test_closed_while_sockets_are_bound(agents: Agents, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("lo", f"127.0.0.{number}") for number in range(1, 6)]))
+    monkeypatch.setattr(local, "_all_addresses", lambda: iter([("lo", f"127.0.0.{number}") for number in range(1, 6)]))
     agent = agents.make(IceSettings(interfaces=("lo",)))
     gathering = agents.start(agent.gather())
     for _ in range(steps):

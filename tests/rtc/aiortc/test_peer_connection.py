@@ -14,7 +14,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from rtunnel.errors import BadDescription
-from rtunnel.rtc.aiortc import ice, peer_connection
+from rtunnel.rtc.aiortc import addresses as local, ice, peer_connection
 from rtunnel.rtc.aiortc.ice import IceAgent
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings, TurnServer
@@ -291,7 +291,7 @@ async def test_no_address_to_offer(ends: Ends) -> None:
 @pytest_twisted.ensureDeferred
 async def test_more_candidates_than_a_description_holds(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     addresses = [("lo", f"127.0.1.{number}") for number in range(1, 41)]
-    monkeypatch.setattr(ice, "_all_addresses", lambda: iter(addresses))
+    monkeypatch.setattr(local, "_all_addresses", lambda: iter(addresses))
     one = ends.make(IceSettings(interfaces=("lo",)))
     one.connection.offer()
     assert (await one.description()).count("a=candidate:") == 32
@@ -403,7 +403,7 @@ async def test_closed_when_new(ends: Ends) -> None:
 async def test_closed_while_it_comes_about(
     ends: Ends, pauses: int, offers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ice, "_all_addresses", lambda: iter([("lo", f"127.0.0.{number}") for number in range(1, 4)]))
+    monkeypatch.setattr(local, "_all_addresses", lambda: iter([("lo", f"127.0.0.{number}") for number in range(1, 4)]))
     settings = IceSettings(interfaces=("lo",))
     one, two = ends.make(settings), ends.make(settings)
     one.connection.offer()
