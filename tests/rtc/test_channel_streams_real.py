@@ -54,7 +54,8 @@ class RealPair:
     async def open(self) -> tuple[User, User]:
         user, count = User(), len(self.users)
         user.stream = self.ends[0].attach(self.connections[0].open_channel("tcp-192.0.2.1:1"), user)
-        await until(lambda: len(self.users) > count)
+        # Both ends: before that, the opener has nothing but the closing of the channel to reset a stream by.
+        await until(lambda: len(self.users) > count and user.stream.machine.opened)
         return user, self.users[-1]
 
     async def close(self) -> None:
