@@ -63,7 +63,7 @@ def bearer_token(value: object) -> str:
     """
     token = text(value)
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError("is not a token, which is one word of printable ASCII is")
+        raise ConfigError("is not a token, which is one word of printable ASCII")
     if len(token) > MAX_TOKEN:
         raise ConfigError(f"is not a token: it has {len(token)} characters, and up to {MAX_TOKEN} are allowed")
     return token
