@@ -583,6 +583,4 @@ async def test_nothing_is_logged_when_the_way_out_is_gone() -> None:
         await pair.one.stop()
         assert user.told == ["opened", "closed"]
         assert told.told == ["closed"]
-        await turns(5)
-        mine = [task for task in asyncio.all_tasks() if "sctp" in repr(task)]
-        assert not mine
+        await until(lambda: not [task for task in asyncio.all_tasks() if "sctp" in repr(task)], "no task is left")
