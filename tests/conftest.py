@@ -35,10 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Three for each core, as most of the time a test waits for another process; xdist's own variable wins."""
     wanted = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
-    return (
-        int(wanted)
-        if wanted
-        else 3 * len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else 3 * (os.cpu_count() or 1)
-    )
+    if wanted:
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 3 * cores

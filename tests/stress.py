@@ -84,7 +84,11 @@ def main() -> int:
         order = seed if number == 1 else seeds.randrange(2**32)
         cold = number % 2 == 0
         where = "one core" if last else "all cores"
-        print(f"=== round {number}: order {order}, {workers} workers, {options.load} busy loops, {where}", flush=True)
+        starts = "cold starts" if cold else "forked starts"
+        print(
+            f"=== round {number}: order {order}, {workers} workers, {options.load} busy loops, {starts}, {where}",
+            flush=True,
+        )
         with cores(1 if last else None), busy_loops(options.load):
             for test in run(number, order, workers, more, cold=cold):
                 failed.setdefault(test, []).append(f"round {number}")

@@ -204,7 +204,9 @@ def test_stress_runs_each_round_in_its_own_order() -> None:
     argv = [sys.executable, "-m", "tests.stress", "--rounds=1", "--load=0", "--seed=5", "tests/wire/test_credit.py"]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout
-    first, last = re.findall(r"^=== round \d: order (\d+), \d workers, 0 busy loops, (.*)$", done.stdout, re.MULTILINE)
+    first, last = re.findall(
+        r"^=== round \d: order (\d+), \d workers, 0 busy loops, \w+ starts, (.*)$", done.stdout, re.MULTILINE
+    )
     assert first == ("5", "all cores")
     assert (last[0] != "5", last[1]) == (True, "one core")
     assert done.stdout.endswith("=== 2 rounds from seed 5: 0 tests failed\n")
