@@ -54,14 +54,23 @@ def find_token(tokens: Iterable[Token], token: str | None) -> Token | None:
     return found
 
 
+def token_word(value: object) -> str:
+    """Return *value* if it may be a token: one word that fits into a header.
+
+    :raises ConfigError: it is not. The message does not repeat it.
+    """
+    word = text(value)
+    if not word.isascii() or not word.isprintable() or " " in word:
+        raise ConfigError("is not a token, which is one word of printable ASCII")
+    return word
+
+
 def check_token(value: object) -> str:
     """Return *value* if it is a token that a client may send.
 
     :raises ConfigError: it is too short, too long, or not printable ASCII. The message does not repeat it.
     """
-    token = text(value)
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError("is not a token, which is one word of printable ASCII")
+    token = token_word(value)
     if not MIN_TOKEN <= len(token) <= MAX_TOKEN:
         raise ConfigError(
             f"is not a token: it has {len(token)} characters, and {MIN_TOKEN} to {MAX_TOKEN} are allowed; "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from rtunnel.access.tokens import MAX_TOKEN
+from rtunnel.access.tokens import MAX_TOKEN, token_word
 from rtunnel.access.web_admission import Origins
 from rtunnel.addresses import host_and_port
 from rtunnel.coercions import shown, text
@@ -61,9 +61,7 @@ def bearer_token(value: object) -> str:
 
     :raises ConfigError: it cannot be in a header. The message does not repeat the token.
     """
-    token = text(value)
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise ConfigError("is not a token, which is one word of printable ASCII")
+    token = token_word(value)
     if len(token) > MAX_TOKEN:
         raise ConfigError(f"is not a token: it has {len(token)} characters, and up to {MAX_TOKEN} are allowed")
     return token
