@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -20,6 +21,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def pytest_configure() -> None:
     take_descriptors()
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are no garbage. A collection, which hundreds of tests ask for, need not look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
