@@ -253,10 +253,13 @@ def no_descriptor_left(turns: Turns) -> Iterator[None]:
     """Check that the same descriptors are open and watched after the block as before; idle pipes do not count."""
     close_idle(PIPES)
     # What tests before this one left to the garbage collector must not go in the middle of it.
-    gc.collect()
-    before = open_descriptors(), turns.watched()
-    yield
-    assert PIPES.in_use == 0
-    close_idle(PIPES)
-    after = open_descriptors(), turns.watched()
+    gc.disable()
+    try:
+        before = open_descriptors(), turns.watched()
+        yield
+        assert PIPES.in_use == 0
+        close_idle(PIPES)
+        after = open_descriptors(), turns.watched()
+    finally:
+        gc.enable()
     assert after == before, f"{after} descriptors are open and watched, not {before}"
