@@ -20,16 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from twisted.internet.endpoints import (
-    HostnameEndpoint,
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
     clientFromString,
     serverFromString,
 )
-from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorPluggableNameResolver, IStreamClientEndpoint, IStreamServerEndpoint
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.endpoint_strings import (
@@ -46,6 +43,7 @@ from rtunnel.endpoint_strings import (
     split_description,
 )
 from rtunnel.errors import ConfigError
+from rtunnel.name_endpoint import NameEndpoint
 
 #: Connections that the kernel holds for a listening socket until they are accepted.
 BACKLOG = 1024
@@ -59,22 +57,6 @@ class _NoReactor:
 
     def installNameResolver(self, resolver: Any) -> Any:
         raise NotImplementedError
-
-
-@implementer(IStreamClientEndpoint)
-@dataclass(frozen=True, slots=True)
-class _Timed:
-    """An endpoint whose time-out covers the look-up of the name too."""
-
-    endpoint: IStreamClientEndpoint
-    seconds: float
-    clock: Any
-
-    def connect(self, protocolFactory: Any) -> Any:
-        def too_late(_result: object, _seconds: float) -> Failure:
-            return Failure(ConnectTimeout())
-
-        return self.endpoint.connect(protocolFactory).addTimeout(self.seconds, self.clock, too_late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,15 +158,12 @@ class DialAddress:
         else:
             if is_ipv6(self.host):
                 build = TCP6ClientEndpoint
-            elif is_ipv4(self.host) or "_" in self.host:
-                # HostnameEndpoint refuses names with an underscore, which are common in container networks.
+            elif is_ipv4(self.host):
                 build = TCP4ClientEndpoint
             else:
-                build = HostnameEndpoint
+                build = NameEndpoint
             source = (named["bindAddress"], 0) if "bindAddress" in named else None
             endpoint = build(reactor, self.host, self.port, timeout=own_timeout, bindAddress=source)
-            if build is HostnameEndpoint:
-                endpoint = _Timed(endpoint, own_timeout, reactor)
         return endpoint
 
     def socket_address(self) -> tuple[int, Any] | None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rtunnel"
 PLUGINS = ROOT / "twisted" / "plugins"
 
-SHARED = {"_version", "addresses", "coercions", "config_file", "endpoint_strings", "errors"}
+SHARED = {"_version", "addresses", "coercions", "config_file", "endpoint_strings", "errors", "name_endpoint", "names"}
 """Modules beside the rooms."""
 
 MAY_IMPORT: dict[str, set[str]] = {
