@@ -16,8 +16,10 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
+from aiortc import rtcsctptransport
 from aiortc.rtcdatachannel import RTCDataChannel
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcsctptransport import (
@@ -51,6 +53,9 @@ from twisted.python.failure import Failure
 from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.congestion import DelayLimit
 from rtunnel.rtc.aiortc.sctp_packets import parameters_are_sound
+
+# aiortc takes round trips and the age of cookies by the time of day, which may be set back.
+vars(rtcsctptransport)["time"] = SimpleNamespace(time=time.monotonic)
 
 #: The receive window, in bytes.
 RECEIVE_WINDOW = 1024 * 1024
@@ -275,7 +280,7 @@ class Association(RTCSctpTransport):
             self._sent_queue.append(chunk)
             self._flight_size_increase(chunk)
             chunk._sent_count += 1
-            chunk._sent_time = time.time()
+            chunk._sent_time = time.monotonic()
             await self._send_chunk(chunk)
             if self._t3_handle is None:
                 self._t3_start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -249,6 +250,25 @@ async def test_one_packet_in_flight_is_acknowledged_soon(monkeypatch: pytest.Mon
         # Nothing was sent twice: it did not take a time-out.
         assert not pair.two._sack_duplicates
         assert pair.one._rto < 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clock_that_is_set_back_changes_no_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour less than nothing would be taken for the round trip, and the association would wait for too long."""
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, _, other = await pair.open()
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() - 3600 * len(other.told))
+
+        def acknowledged(count: int) -> bool:
+            return len(other.told) == count and not pair.one._flight_size
+
+        for number in range(5):
+            channel.send(b"%d" % number)
+            await until(partial(acknowledged, number + 1), "a SACK")
+        assert 0 < pair.one.round_trip < 3600
+        assert pair.one._rto < 60
 
 
 @pytest_twisted.ensureDeferred
