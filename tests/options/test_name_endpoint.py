@@ -8,14 +8,17 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionRefusedError, DNSLookupError, TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IHostnameResolver
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from rtunnel.addresses import DialAddress
 from rtunnel.name_endpoint import ATTEMPT_DELAY
 
 
+@implementer(IHostnameResolver)
 class Net(MemoryReactorClock):
     """The reactor, and its name server.
 
@@ -28,7 +31,7 @@ class Net(MemoryReactorClock):
         self.scope = 0
         self.installNameResolver(self)
 
-    def resolveHostName(self, receiver: Any, name: str, port: int = 0, *_more: Any) -> None:
+    def resolveHostName(self, receiver: Any, name: str, port: int = 0, *_more: Any) -> Any:
         receiver.resolutionBegan(None)
         if self.hosts is None:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.application.service import MultiService
 
-from rtunnel.options.plugins.rtc_common import RtcEndOptions, shared_settings
+from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.rtc import CLIENT
 from rtunnel.options.settings.rtc_services import decide_forwards
@@ -39,9 +39,8 @@ class Options(RtcEndOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
-    from twisted.internet import reactor
-
     from rtunnel.rtc.client import RtcClient
 
+    reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
     return PluginService(NAME, RtcClient(reactor, options.settings), options, reactor)

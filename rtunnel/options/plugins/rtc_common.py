@@ -18,6 +18,7 @@ from twisted.python import usage
 
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins.common import PluginOptions, check_order
+from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.settings.rtc import ALL
 from rtunnel.options.settings.rtc_coercions import is_loopback
 from rtunnel.options.settings.sources import Resolved
@@ -106,6 +107,17 @@ def need_asyncio_reactor() -> None:
             f"WebRTC needs the asyncio reactor, and {type(installed).__name__} is installed already; "
             "write twistd --reactor=asyncio"
         )
+
+
+def prepared_asyncio_reactor(settings: EndSettings) -> Any:
+    """Return the reactor of an end, prepared; its event loop looks names up as the reactor does."""
+    from rtunnel.rtc.aiortc.bridge import look_up_as
+
+    ice = settings.ice
+    stun = ice.stun_server[0] if ice.stun_server is not None else None
+    reactor = prepared_reactor(settings.signal.url.host, stun, *(server.host for server in ice.turn_servers))
+    look_up_as(reactor, asyncio.get_event_loop())
+    return reactor
 
 
 def shared_settings(resolved: Resolved) -> dict[str, Any]:

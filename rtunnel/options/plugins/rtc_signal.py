@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.application.service import MultiService
 
+from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.rtc_common import RtcOptions
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.rtc import SIGNAL
@@ -43,9 +44,8 @@ class Options(RtcOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the signaling server as a service for an application."""
-    from twisted.internet import reactor
-
     from rtunnel.rtc.signaling.server import SignalServer
 
     options.tell()
+    reactor = prepared_reactor()
     return PluginService(NAME, SignalServer(reactor, options.settings), options, reactor)

@@ -6,6 +6,7 @@ from twisted.application.service import MultiService
 
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins.common import PluginOptions, check_order, link_limits
+from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.reverse import CLIENT
 from rtunnel.options.settings.sources import Resolved
@@ -51,8 +52,7 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
-    from twisted.internet import reactor
-
     from rtunnel.reverse.client.service import TunnelClient
 
+    reactor = prepared_reactor(options.settings.server.host)
     return PluginService(NAME, TunnelClient(reactor, options.settings), options, reactor)

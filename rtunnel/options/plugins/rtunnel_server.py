@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.common import PluginOptions, link_limits
+from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.reverse import SERVER
 from rtunnel.options.settings.sources import Resolved
@@ -47,8 +48,7 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the server as a service for an application."""
-    from twisted.internet import reactor
-
     from rtunnel.reverse.server.service import TunnelServer
 
+    reactor = prepared_reactor()
     return PluginService(NAME, TunnelServer(reactor, options.settings), options, reactor)

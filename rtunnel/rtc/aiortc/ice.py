@@ -22,9 +22,10 @@ import ssl
 import struct
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
-from aioice import Candidate, Connection, TransportPolicy
+from aioice import Candidate, Connection, TransportPolicy, turn
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
 from aioice.stun import Message, TransactionError, TransactionFailed
@@ -35,6 +36,9 @@ from rtunnel.relay.sockets import format_host_port
 from rtunnel.rtc.aiortc.addresses import NoAddress, local_addresses
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.upkeep.log_limiter import LogLimiter
+
+# aioice renews TURN channels by the time of day, which may be set back.
+vars(turn)["time"] = SimpleNamespace(time=time.monotonic)
 
 #: Seconds without an answer after which the peer counts as dead, plus or minus a fifth.
 DEAD_AFTER = 7
@@ -181,7 +185,11 @@ class IceAgent(Connection):
             return
         try:
             async with asyncio.timeout(SERVER_TIMEOUT):
-                candidate, _ = await server_reflexive_candidate(protocol, server)
+                # aioice would look the name up in threads for which the process waits at its end.
+                loop = asyncio.get_running_loop()
+                found = await loop.getaddrinfo(*server, family=socket.AF_INET, type=socket.SOCK_DGRAM)
+                host, port, *_ = found[0][4]
+                candidate, _ = await server_reflexive_candidate(protocol, (str(host), int(port)))
         except (OSError, TransactionError, LookupError, ValueError) as error:
             self.log.debug(
                 "STUN server {server} does not answer: {error}", server=format_host_port(*server), error=str(error)

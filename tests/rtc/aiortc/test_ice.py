@@ -301,9 +301,17 @@ async def test_a_stun_server_that_cannot_be(agents: Agents, server: tuple[str, i
     await until(lambda: agent_found == [None], "an end of candidates")
 
 
+@pytest.mark.parametrize("host", [HOST, "stun.example"])
 @pytest_twisted.ensureDeferred
-async def test_an_address_seen_by_a_stun_server_follows(agents: Agents, silent: Silent) -> None:
-    agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=(HOST, silent.port)))
+async def test_an_address_seen_by_a_stun_server_follows(
+    agents: Agents, silent: Silent, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look_up(name: str, port: int, **_more: int) -> list[Any]:
+        assert name == host
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", (HOST, port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=(host, silent.port)))
     await agents.gather(agent)
     request, source = await datagram(silent.socket)
     asked = stun.parse_message(request)
