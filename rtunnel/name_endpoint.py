@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.names import IPAddress, look_up, prefer
+from rtunnel.names import IPAddress, dialled, look_up, prefer
 
 #: Seconds without an answer of an address after which the next one is tried as well (RFC 8305, section 8).
 ATTEMPT_DELAY = 0.25
@@ -48,10 +48,9 @@ class NameEndpoint:
 
     def at(self, address: IPAddress) -> IStreamClientEndpoint:
         """Return the endpoint of one address of the host."""
-        scope = f"%{address.scopeID}" if isinstance(address, IPv6Address) and address.scopeID else ""
         build: Any = TCP6ClientEndpoint if isinstance(address, IPv6Address) else TCP4ClientEndpoint
         endpoint: IStreamClientEndpoint = build(
-            self.reactor, address.host + scope, self.port, timeout=self.timeout, bindAddress=self.source
+            self.reactor, dialled(address), self.port, timeout=self.timeout, bindAddress=self.source
         )
         return endpoint
 

@@ -211,6 +211,12 @@ def look_up(reactor: Any, name: str, port: int = 0) -> Deferred[list[IPAddress]]
     return receiver.result
 
 
+def dialled(address: IPAddress) -> str:
+    """Return the IP address as one dials it; a link-local one names its interface."""
+    scope = f"%{address.scopeID}" if isinstance(address, IPv6Address) and address.scopeID else ""
+    return address.host + scope
+
+
 def prefer(addresses: Iterable[IPAddress], host: str) -> list[IPAddress]:
     """Return *addresses* in the order in which to try them (RFC 8305, section 4).
 

@@ -9,20 +9,14 @@ each socket, which is too much where every flow has one. So :class:`UdpSocket` r
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IHostResolution,
-    IReactorTime,
-    IReadDescriptor,
-    IResolutionReceiver,
-)
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -38,6 +32,8 @@ READ_SIZE = 65536
 READS_IN_A_ROW = 64
 #: The receive buffer, in bytes, that the kernel is asked for; it grants what its own limit allows.
 RECEIVE_BUFFER = 1 << 20
+#: Errors which say that a connected socket should have another address, if there is one.
+UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 #: Datagrams, and their bytes, that may wait for a flow that cannot send yet.
 MAX_WAITING = 16
 MAX_WAITING_BYTES = 65536
@@ -49,12 +45,20 @@ class UdpSocket:
 
     :param received: called with each datagram, which may be empty, and its source.
     :param lost: called with the reason when a datagram was not sent, or is known not to have arrived.
+    :param refused: called instead if the reason is that the other end is not there (:data:`UNREACHABLE`).
     """
 
-    def __init__(self, reactor: Any, received: Callable[[bytes, Address], None], lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        received: Callable[[bytes, Address], None],
+        lost: Callable[[str], None],
+        refused: Callable[[str], None] | None = None,
+    ) -> None:
         self._reactor = reactor
         self._received = received
         self._lost = lost
+        self._refused = refused or lost
         self._socket: socket.socket | None = None
 
     def bind(self, host: str, port: int) -> None:
@@ -111,7 +115,11 @@ class UdpSocket:
                 self._send(data, address)
             except OSError:
                 pass  # count one loss, not two
-            self._lost(error.strerror or str(error))
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        tell = self._refused if error.errno in UNREACHABLE else self._lost
+        tell(error.strerror or str(error))
 
     def _send(self, data: bytes, address: Address | None) -> None:
         if self._socket is None:
@@ -149,7 +157,7 @@ class UdpSocket:
             except BlockingIOError:
                 break
             except OSError as error:
-                self._lost(error.strerror or str(error))
+                self._failed(error)
             else:
                 self._received(data, source)
         return None
@@ -289,31 +297,3 @@ class FlowTable:
                 self._timer = self._clock.callLater(left, self._sweep)
                 break
             flow.end("idle")
-
-
-@implementer(IResolutionReceiver)
-class _Answer:
-    """Picks the IP address of a name: IPv4 if there is one, like the reference programs."""
-
-    def __init__(self, found: Callable[[str | None], None]) -> None:
-        self._found = found
-        self._host: str | None = None
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """Do nothing: look-ups are not cancelled."""
-
-    def addressResolved(self, address: IAddress) -> None:
-        """Take the first address, or the first IPv4 address."""
-        if isinstance(address, IPv4Address | IPv6Address) and (
-            self._host is None or (":" in self._host and isinstance(address, IPv4Address))
-        ):
-            self._host = address.host
-
-    def resolutionComplete(self) -> None:
-        """Report the address."""
-        self._found(self._host)
-
-
-def look_up(reactor: Any, name: str, found: Callable[[str | None], None]) -> None:
-    """Look a name up, and call *found* with its IP address, or None if it has none."""
-    reactor.nameResolver.resolveHostName(_Answer(found), name, 0, None, "UDP")

@@ -9,7 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.task import Clock
 
-from rtunnel.relay.udp import MAX_WAITING, Flow, FlowTable, UdpSocket, WaitingDatagrams, look_up
+from rtunnel.relay.udp import MAX_WAITING, Flow, FlowTable, UdpSocket, WaitingDatagrams
 from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.udp.parts import Program
@@ -167,22 +167,6 @@ async def test_ipv6() -> None:
     assert connected.received[0][0] == b"pong"
     bound.udp.close()
     connected.udp.close()
-
-
-@ensureDeferred
-async def test_look_up_prefers_ipv4() -> None:
-    found: list[str | None] = []
-    look_up(reactor, "localhost", found.append)
-    await until(lambda: found)
-    assert found == [HOST]
-
-
-@ensureDeferred
-async def test_look_up_of_nothing() -> None:
-    found: list[str | None] = []
-    look_up(reactor, "no-such-name.invalid", found.append)
-    await until(lambda: found)
-    assert found == [None]
 
 
 def test_waiting_datagrams_are_few_and_in_order() -> None:
