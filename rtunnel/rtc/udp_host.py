@@ -37,6 +37,7 @@ LOOPBACK = "127.0.0.1"
 @implementer(IChannelUser)
 class _HostFlow(Flow):
     """One channel and its socket.
+
     A service with a name may have several addresses. If the one in use refuses during the first second, without having
     answered, the next one gets what was sent. If it refuses later, the flow begins anew with the first address.
     """
