@@ -26,7 +26,7 @@ from rtunnel.errors import BadDescription
 from rtunnel.rtc.aiortc.addresses import NoAddress
 from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
 from rtunnel.rtc.aiortc.channel import Channel
-from rtunnel.rtc.aiortc.ice import IceAgent, parse_candidate
+from rtunnel.rtc.aiortc.ice import IceAgent
 from rtunnel.rtc.aiortc.sctp import Association
 from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
 from rtunnel.rtc.interfaces import IPeerConnection
@@ -168,19 +168,7 @@ class PeerConnection:
             return
         if not candidate.mid and candidate.line_index not in (0, None):
             return
-        if not candidate.candidate:
-            self._start(self._ice_add(None))
-            return
-        parsed = parse_candidate(candidate.candidate)
-        if parsed is not None:
-            self._start(self._ice_add(parsed))
-
-    async def _ice_add(self, candidate: IceCandidate | None) -> None:
-        try:
-            await self._ice.add_remote_candidate(candidate)
-        except (OSError, ValueError) as error:
-            # For example, an mDNS name that cannot be resolved here.
-            self.log.debug("a candidate of the peer cannot be used: {error}", error=str(error))
+        self._start(self._ice.take_candidate(candidate.candidate))
 
     async def _describe(self, kind: str, setup: str) -> None:
         try:
@@ -217,23 +205,21 @@ class PeerConnection:
         peer = self._peer
         if self._state is not State.CONNECTING or peer is None:
             return
-        self._timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, self._too_late)
+        self._timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, self._too_late, CONNECT_TIMEOUT)
         for text in peer.candidates:
-            parsed = parse_candidate(text)
-            if parsed is not None:
-                self._start(self._ice_add(parsed))
+            self._start(self._ice.take_candidate(text))
         early, self._early = self._early, []
         self._takes_candidates = True
         for candidate in early:
             self._use_candidate(candidate)
         if peer.complete:
-            self._start(self._ice_add(None))
+            self._start(self._ice.take_candidate(""))
         # Let the tasks above run first: the end of candidates must not find the list empty.
         await asyncio.sleep(0)
         try:
             await self._ice_transport.start(peer.ice)
             if self._ice_transport.state != "completed":
-                self._lose("no path to the peer was found")
+                # It was closed.
                 return
             await self._dtls.start(peer.dtls)
             if self._dtls.state != "connected":
@@ -243,10 +229,16 @@ class PeerConnection:
         except ConnectionError as error:
             self._lose(str(error) or "connection lost")
 
-    def _too_late(self) -> None:
-        if self._state is State.CONNECTING:
-            what = "the peer did not answer over it" if self._ice.selected else "no path to the peer was found"
-            self._lose(f"{what} within {CONNECT_TIMEOUT:.0f} s")
+    def _too_late(self, waited: float) -> None:
+        if self._state is not State.CONNECTING:
+            return
+        patience = CONNECT_TIMEOUT + self._ice.checks_take
+        if waited < patience and not self._ice.selected:
+            self._timer = asyncio.get_running_loop().call_later(patience - waited, self._too_late, patience)
+        elif self._ice.selected:
+            self._lose(f"the peer did not answer over it within {waited:.0f} s")
+        else:
+            self._lose(f"no path to the peer was found within {waited:.0f} s{self._ice.why_no_path}")
 
     # Called by the association
 

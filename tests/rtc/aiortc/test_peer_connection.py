@@ -272,12 +272,53 @@ async def test_a_password_that_is_wrong(ends: Ends, monkeypatch: pytest.MonkeyPa
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_candidate_at_all(ends: Ends) -> None:
+async def test_no_candidate_at_all(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.3)
     one, two = ends.make(), ends.make()
     one.connection.offer()
     offer = re.sub("a=candidate:.*\r\n", "", await one.description())
     two.connection.take_offer(offer + "a=end-of-candidates\r\n")
-    assert await two.ends() == "no path to the peer was found"
+    assert await two.ends() == "no path to the peer was found within 0 s: it offers no address"
+
+
+@pytest_twisted.ensureDeferred
+async def test_candidates_of_which_none_can_be_used(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.3)
+    one, two = ends.make(), ends.make()
+    one.connection.offer()
+    useless = "a=candidate:1 1 tcp 1 127.0.0.1 9 typ host\r\na=candidate:1 1 udp 1 ::1 9 typ host\r\n"
+    two.connection.take_offer(re.sub("(a=candidate:.*\r\n)+", useless, await one.description()))
+    two.connection.take_candidate(Candidate("candidate:1 1 udp 1 host.example.org 9 typ host"))
+    assert await two.ends() == (
+        "no path to the peer was found within 0 s: none of its candidates can be used (1 over TCP, 1 malformed, "
+        "1 of an IP version of which this end has no address)"
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_whose_candidates_cannot_be_used_may_reach_us(ends: Ends) -> None:
+    """RFC 8863: its checks come through, although it has told that there are no other candidates."""
+    one, two = ends.make(), ends.make()
+    one.connection.offer()
+    offer = re.sub("a=candidate:.*\r\n", "", await one.description()) + "a=end-of-candidates\r\n"
+    two.connection.take_offer(offer)
+    answer = await two.description()
+    await turns(5)
+    assert not two.lost
+    one.connection.take_answer(answer)
+    await ends.connected(one, two)
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_pairs_get_more_time(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr(IceAgent, "checks_take", 0.9)
+    one, two = ends.make(), ends.make()
+    one.connection.offer()
+    offer = await one.description()
+    await one.connection.close()
+    two.connection.take_offer(offer)
+    assert await two.ends() == "no path to the peer was found within 1 s"
 
 
 @pytest_twisted.ensureDeferred
@@ -308,7 +349,6 @@ async def test_a_peer_that_never_comes_is_given_up(ends: Ends, monkeypatch: pyte
     offer = await one.description()
     await one.connection.close()
     two.connection.take_offer(offer)
-    # An end of candidates has not come, so that it could not know before.
     assert await two.ends() == "no path to the peer was found within 0 s"
     # Its user is told last; everything is closed then or soon.
     await two.connection.close()
