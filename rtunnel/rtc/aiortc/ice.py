@@ -260,6 +260,7 @@ class IceAgent(PatientConnection):
             self._remote_candidates_resolving -= 1
         if address is None:
             raise UnusableCandidate("hidden behind a name in .local that nobody in our network knows")
+        self.log.debug("{name} is {address}", name=candidate.host, address=address)
         if not self._closing:
             self._add_remote_candidate(candidate, address)
 

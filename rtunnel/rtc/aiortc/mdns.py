@@ -2,7 +2,7 @@
 
 They are looked up by multicast DNS (RFC 6762, draft-ietf-mmusic-mdns-ice-candidates), over IPv4, and only in the
 networks of those addresses that ICE may use. aioice's own lookup asks in the network of the default route, whichever
-that is, and only once.
+that is, only once, and it does not understand Chromium's answers.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ async def _look_up(name: str, addresses: Sequence[str]) -> str | None:
                     sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
                     # A network that is down now may be up for the next one.
                     with suppress(OSError):
-                        sock.sendto(question.packet, (GROUP, PORT))
+                        for packet in question.packets:
+                            sock.sendto(packet, (GROUP, PORT))
                 await asyncio.wait({question.answer}, timeout=wait)
                 if question.answer.done():
                     return question.answer.result()
@@ -130,18 +131,19 @@ class _Question(asyncio.DatagramProtocol):
     def __init__(self, name: str) -> None:
         self._name = dns.name.from_text(name)
         self.answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        query = dns.message.make_query(self._name, dns.rdatatype.A, flags=0, id=0)
-        query.find_rrset(query.question, self._name, dns.rdataclass.IN, dns.rdatatype.AAAA, create=True)
-        self.packet = query.to_wire()
+        # One message for each kind of address: Chromium does not answer a message with two questions.
+        queries = [dns.message.make_query(self._name, kind, flags=0, id=0) for kind in _FAMILIES]
+        self.packets = [query.to_wire() for query in queries]
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Take an answer, which may be one to somebody else's question."""
         if self.answer.done() or addr[1] != PORT:
             return
         try:
-            message = dns.message.from_wire(data, ignore_trailing=True)
+            # dnspython does not take the NSEC record, with a compressed name, that Chromium adds to its answers.
+            message = dns.message.from_wire(data, ignore_trailing=True, continue_on_error=True)
         except Exception:
-            # dnspython's parser raises many kinds of exceptions.
+            # Its parser raises many kinds of exceptions.
             return
         if not message.flags & dns.flags.QR:
             return
