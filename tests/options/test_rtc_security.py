@@ -95,3 +95,24 @@ class TestToken:
         warnings = [text for level, text in logged if level == "warn"]
         expected = f"the token travels to {url} in the clear, where everybody on the way can read it; use wss://"
         assert warnings == ([expected] if warned and token else [])
+
+
+class TestInterfaces:
+    """An interface that does not exist yet, such as that of a VPN, is no error, but the log says so."""
+
+    def warnings(self, logged: list[tuple[str, str]], *interfaces: str) -> list[str]:
+        options = rtc_client.Options()
+        options.parseOptions(["--id=x", *(f"--ice-interface={one}" for one in interfaces)])
+        options.tell()
+        return [text for level, text in logged if level == "warn"]
+
+    def test_all_are_there(self, logged: list[tuple[str, str]]) -> None:
+        assert self.warnings(logged) == []
+        assert self.warnings(logged, "127.0.0.1", "127.0.0.0/8") == []
+
+    def test_some_are_missing(self, logged: list[tuple[str, str]]) -> None:
+        (line,) = self.warnings(logged, "eth-none", "127.0.0.1", "192.0.2.0/24")
+        assert line.startswith(
+            "--ice-interface eth-none, 192.0.2.0/24: this machine has no such interface or address now; it has "
+        )
+        assert "lo (127.0.0.1)" in line

@@ -215,11 +215,14 @@ class TestServices:
             assert fetch(tunnel.local) == "default"
             assert fetch(ports["blue"]) == "blue"
             assert fetch(ports["green"]) == "green"
-        # The host offers no red one: whoever wants it is reset, and the host says so.
+        # The host offers no red one: whoever wants it is reset, and both ends say so.
         with tunnel.visit(b"get 1000000 1") as other:
             with Visitor(ports["red"]) as visitor, pytest.raises(ConnectionResetError):
                 visitor.recv(1)
             assert read_all(other) == expected(1_000_000, 1)
+        assert (
+            "host 'myhost' refuses a connection: it does not offer the service 'red' over tcp" in tunnel.client.output
+        )
         (line,) = lines_with(tunnel.host, "red")
         assert "asks for the service 'red' over tcp, which is not offered" in line
         assert "#warn" in line

@@ -86,6 +86,16 @@ class RtcEndOptions(RtcOptions):
                 "the token travels to {url} in the clear, where everybody on the way can read it; use wss://",
                 url=signal.url.text,
             )
+        from rtunnel.rtc.aiortc.addresses import missing_interfaces, show_interfaces
+
+        missing = missing_interfaces(self.settings.ice.interfaces)
+        if missing:
+            # No error: that of a VPN, say, may come later.
+            self.log.warn(
+                "--ice-interface {missing}: this machine has no such interface or address now; it has {present}",
+                missing=", ".join(missing),
+                present=show_interfaces(),
+            )
 
 
 def need_asyncio_reactor() -> None:
