@@ -86,9 +86,13 @@ class RtcEndOptions(RtcOptions):
                 "the token travels to {url} in the clear, where everybody on the way can read it; use wss://",
                 url=signal.url.text,
             )
+        if self.settings.ice.interfaces:
+            self._warn_of_missing(self.settings.ice.interfaces)
+
+    def _warn_of_missing(self, interfaces: tuple[str, ...]) -> None:
         from rtunnel.rtc.aiortc.addresses import missing_interfaces, show_interfaces
 
-        missing = missing_interfaces(self.settings.ice.interfaces)
+        missing = missing_interfaces(interfaces)
         if missing:
             # No error: that of a VPN, say, may come later.
             self.log.warn(
