@@ -73,6 +73,7 @@ class IceAgent(PatientConnection):
     :param on_candidate: called with each candidate that is found after :meth:`gather` returned, and with None at the
         end of candidates.
     :param log_limiter: limits log lines: peers decide how often servers are asked.
+    :ivar heard: whether the peer has sent anything beyond checks.
     """
 
     log = Logger()
@@ -94,6 +95,7 @@ class IceAgent(PatientConnection):
         self._names = LocalNames([])
         self._unusable: Counter[str] = Counter()
         self._silent = 0
+        self.heard = False
 
     # Gathering
 
@@ -276,6 +278,7 @@ class IceAgent(PatientConnection):
     def data_received(self, data: bytes, component: int) -> None:
         """See aioice. Strangers can send anything; what is not DTLS is dropped (RFC 7983)."""
         if data and 19 < data[0] < 64 and self._queue.qsize() < MAX_WAITING:
+            self.heard = True
             super().data_received(data, component)
 
     @property

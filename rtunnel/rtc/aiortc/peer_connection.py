@@ -26,6 +26,7 @@ from rtunnel.errors import BadDescription
 from rtunnel.rtc.aiortc.addresses import NoAddress
 from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
 from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.dtls_failures import DtlsFailures
 from rtunnel.rtc.aiortc.ice import IceAgent
 from rtunnel.rtc.aiortc.sctp import Association
 from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
@@ -74,6 +75,7 @@ class PeerConnection:
         self._closing: Deferred[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._certificate = RTCCertificate.generateCertificate()
+        self._failures = DtlsFailures(self._certificate)
         # aiortc's transport around our agent. The agent's role is set when it is known which end offers.
         gatherer = RTCIceGatherer(iceServers=[])
         self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, log_limiter)
@@ -223,7 +225,7 @@ class PeerConnection:
                 return
             await self._dtls.start(peer.dtls)
             if self._dtls.state != "connected":
-                self._lose("the DTLS handshake failed")
+                self._lose(f"the DTLS handshake failed: {self._why_no_dtls()}")
                 return
             await self._sctp.start_with(peer.max_message, peer.sctp_port)
         except ConnectionError as error:
@@ -236,9 +238,14 @@ class PeerConnection:
         if waited < patience and not self._ice.selected:
             self._timer = asyncio.get_running_loop().call_later(patience - waited, self._too_late, patience)
         elif self._ice.selected:
-            self._lose(f"the peer did not answer over it within {waited:.0f} s")
+            # After DTLS there is SCTP, which fails only if the path does.
+            why = "" if self._dtls.state == "connected" else f" (DTLS: {self._why_no_dtls()})"
+            self._lose(f"the peer did not answer over the path within {waited:.0f} s{why}")
         else:
             self._lose(f"no path to the peer was found within {waited:.0f} s{self._ice.why_no_path}")
+
+    def _why_no_dtls(self) -> str:
+        return self._failures.explain(self._dtls.encrypted, self._ice.heard)
 
     # Called by the association
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -254,7 +255,8 @@ async def test_a_certificate_that_is_not_the_one_that_was_promised(ends: Ends, m
     wrong = re.sub("fingerprint:sha-256 .*", "fingerprint:sha-256 " + ":".join(["00"] * 32), answer)
     assert wrong != answer
     one.connection.take_answer(wrong)
-    assert await one.ends() == "the DTLS handshake failed"
+    why = "its certificate is not the one that its description promises"
+    assert await one.ends() == f"the DTLS handshake failed: {why}"
     # DTLS was set up as the other end sees it, and nothing more comes.
     assert await two.ends() == "the peer no longer answers"
     assert ("connected",) not in one.told
@@ -362,8 +364,70 @@ async def test_a_peer_that_does_no_dtls_is_given_up(ends: Ends, monkeypatch: pyt
     one.connection.offer()
     two.connection.take_offer(await one.description())
     one.connection.take_answer(await two.description())
-    assert "did not answer over it" in await two.ends()
+    assert await two.ends() == (
+        "the peer did not answer over the path within 0 s "
+        "(DTLS: it sends nothing; it may speak DTLS 1.3 only, and this end speaks 1.2)"
+    )
     assert await one.ends()
+
+
+NOTHING_IN_COMMON = "it has no cipher suite of DTLS 1.2, or no kind of certificate, in common with this end"
+
+
+def extension(kind: int, data: bytes) -> bytes:
+    return struct.pack("!HH", kind, len(data)) + data
+
+
+def hello_1_3() -> bytes:
+    """A ClientHello for DTLS 1.3 alone (RFC 9147): with its versions, cipher suites and key shares."""
+    extensions = (
+        extension(43, b"\x02\xfe\xfc"),
+        extension(10, b"\x00\x02\x00\x1d"),
+        extension(13, b"\x00\x04\x04\x03\x08\x04"),
+        extension(51, b"\x00\x24\x00\x1d\x00\x20" + bytes(range(32))),
+    )
+    length = sum(map(len, extensions))
+    suites = b"\x00\x04\x13\x01\x13\x02"
+    body = b"\xfe\xfd" + bytes(32) + bytes(2) + suites + b"\x01\x00" + length.to_bytes(2) + b"".join(extensions)
+    size = len(body).to_bytes(3)
+    return record(22, b"\x01" + size + bytes(5) + size + body)
+
+
+def record(kind: int, data: bytes) -> bytes:
+    """The first plain record of DTLS."""
+    return bytes([kind]) + b"\xfe\xfd" + bytes(8) + len(data).to_bytes(2) + data
+
+
+@pytest.mark.parametrize(
+    ("is_server", "says", "why"),
+    [
+        (
+            *(False, hello_1_3()),
+            f"{NOTHING_IN_COMMON}; it may speak DTLS 1.3 only, and this end speaks 1.2",
+        ),
+        (True, record(21, b"\x02\x46"), "it does not speak DTLS 1.2, the only version here"),
+        (True, record(21, b"\x02\x28"), NOTHING_IN_COMMON),
+        (True, record(21, b"\x02\x50"), "it sent the alert 80"),
+    ],
+    ids=["client", "server", "server without a suite", "server with a fault"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_speaks_dtls_1_3_only(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, is_server: bool, says: bytes, why: str
+) -> None:
+    one, two = ends.make(), ends.make()
+    (peer, ours) = (one, two) if is_server else (two, one)
+
+    async def handshake(_parameters: object) -> None:
+        if is_server:
+            await peer.connection._ice.recv()
+        await peer.connection._ice.send(says)
+
+    monkeypatch.setattr(peer.connection._dtls, "start", handshake)
+    one.connection.offer()
+    two.connection.take_offer(await one.description())
+    one.connection.take_answer(await two.description())
+    assert await ours.ends() == f"the DTLS handshake failed: {why}"
 
 
 @pytest_twisted.ensureDeferred
