@@ -11,6 +11,7 @@ until it is closed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from aioice import Candidate, Connection
@@ -20,6 +21,8 @@ from aioice.stun import Message
 
 #: Seconds from one check to the next (RFC 8445, section 14.2).
 CHECK_EVERY = 0.005
+#: Beyond so many pairs (RFC 8445, section 6.1.2.5) a failure is put down to their number.
+MANY_PAIRS = 100
 
 _TO_BEGIN = (CandidatePair.State.WAITING, CandidatePair.State.FROZEN)
 
@@ -27,6 +30,23 @@ _TO_BEGIN = (CandidatePair.State.WAITING, CandidatePair.State.FROZEN)
 def local_preference(candidate: Candidate) -> int:
     """Return the local preference in the priority of a candidate of ours (RFC 8445, section 5.1.2.1)."""
     return candidate.priority >> 8 & 0xFFFF
+
+
+def explain_no_path(pairs: int, accepted: int, unusable: Mapping[str, int]) -> str:
+    """Return a hint to follow "no path to the peer was found"; empty if there is none.
+
+    :param pairs: how many pairs of addresses there were to try.
+    :param accepted: how many candidates of the peer were accepted.
+    :param unusable: how many were not, by reason.
+    """
+    if pairs > MANY_PAIRS:
+        return f", with {pairs:,} pairs of addresses; choose which are offered with --ice-interface, at both ends"
+    if pairs:
+        return ""
+    reasons = [f"{count} {why}" for why, count in unusable.items()]
+    if accepted:
+        reasons.append(f"{accepted} of an IP version of which this end has no address")
+    return f": none of its candidates can be used ({', '.join(reasons)})" if reasons else ": it offers no address"
 
 
 class PatientConnection(Connection):

@@ -32,9 +32,9 @@ from twisted.logger import Logger
 
 from rtunnel.relay.sockets import format_host_port
 from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, NoAddress, local_addresses, show_interfaces
-from rtunnel.rtc.aiortc.candidates import UnusableCandidate, explain_no_path, parse_candidate, show_candidate
-from rtunnel.rtc.aiortc.checks import PatientConnection, local_preference
+from rtunnel.rtc.aiortc.checks import PatientConnection, explain_no_path, local_preference
 from rtunnel.rtc.aiortc.mdns import LocalNames, is_local_name
+from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate, show_candidate
 from rtunnel.rtc.aiortc.turn import explain_turn, tls_context, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.upkeep.log_limiter import LogLimiter

@@ -75,7 +75,6 @@ class PeerConnection:
         self._closing: Deferred[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._certificate = RTCCertificate.generateCertificate()
-        self._failures = DtlsFailures(self._certificate)
         # aiortc's transport around our agent. The agent's role is set when it is known which end offers.
         gatherer = RTCIceGatherer(iceServers=[])
         self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, log_limiter)
@@ -84,6 +83,7 @@ class PeerConnection:
         self._sctp = Association(self._dtls, self, max_channels)
         self._dtls.on("statechange", self._dtls_changed)
         self._ice_transport.on("statechange", self._ice_changed)
+        self._failures = DtlsFailures(self._certificate)
         self._peer: PeerDescription | None = None
         self._early: list[Candidate] = []
         self._takes_candidates = False

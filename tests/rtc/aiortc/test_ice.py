@@ -22,8 +22,9 @@ from twisted.internet.defer import Deferred
 from rtunnel.rtc.aiortc import addresses as local, ice
 from rtunnel.rtc.aiortc.addresses import NoAddress, local_addresses, missing_interfaces, show_interfaces
 from rtunnel.rtc.aiortc.bridge import adopt_python_logging, as_deferred
-from rtunnel.rtc.aiortc.candidates import UnusableCandidate, explain_no_path, parse_candidate
+from rtunnel.rtc.aiortc.checks import explain_no_path
 from rtunnel.rtc.aiortc.ice import IceAgent
+from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate
 from rtunnel.rtc.aiortc.turn import turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from tests.leftovers import TestLog
