@@ -10,6 +10,8 @@ each socket, which is too much where every flow has one. So :class:`UdpSocket` r
 from __future__ import annotations
 
 import socket
+import struct
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,8 +31,18 @@ from zope.interface import implementer
 
 _log = Logger()
 
-#: The address of a datagram, as the socket module has it: host, port, and for IPv6 flow label and scope.
+#: The address of a datagram, as the socket module has it: host, port, and for IPv6 flow label and scope. On a socket that
+#: is bound to all addresses, the one that the datagram was sent to is behind these, as a :data:`_Local`.
 Address = tuple[Any, ...]
+#: The control message that makes a datagram leave from a certain local address: level, type, data. See RFC 3542, 6.
+_Local = tuple[int, int, bytes]
+
+# Not every Python names this option. Its structure is in_pktinfo: interface, local address, address in the header.
+_IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8 if sys.platform == "linux" else None)
+_IN_PKTINFO = struct.Struct("@I4s4s")
+# in6_pktinfo: address, interface.
+_IN6_PKTINFO = struct.Struct("@16sI")
+_CONTROL_SIZE = 128
 
 #: Larger than any datagram, so that none is cut.
 READ_SIZE = 65536
@@ -56,9 +68,13 @@ class UdpSocket:
         self._received = received
         self._lost = lost
         self._socket: socket.socket | None = None
+        self._tells_local = False
 
     def bind(self, host: str, port: int) -> None:
         """Receive from anybody. A name is resolved at once; IPv4 is preferred.
+
+        A socket for all addresses answers from the one that was asked, where the system can tell which (Linux).
+        Otherwise the system chooses one, and a program that asked another takes no notice of the answer.
 
         :param host: empty: every IPv4 address.
         :raises OSError: the address cannot be bound.
@@ -66,6 +82,8 @@ class UdpSocket:
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         self._open(family, lambda handle: handle.bind(address))
+        if self._socket is not None and address[0] in ("0.0.0.0", "::"):
+            self._tells_local = _tell_local(self._socket)
 
     def connect(self, host: str, port: int) -> None:
         """Send to this address, and receive from nobody else.
@@ -118,6 +136,8 @@ class UdpSocket:
             return
         if address is None:
             self._socket.send(data)
+        elif isinstance(address[-1], tuple):
+            self._socket.sendmsg([data], [address[-1]], 0, address[:-1])
         else:
             self._socket.sendto(data, address)
 
@@ -145,7 +165,11 @@ class UdpSocket:
             if self._socket is None:
                 break
             try:
-                data, source = self._socket.recvfrom(READ_SIZE)
+                if self._tells_local:
+                    data, control, _, source = self._socket.recvmsg(READ_SIZE, _CONTROL_SIZE)
+                    source += _answer_from(control)
+                else:
+                    data, source = self._socket.recvfrom(READ_SIZE)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -157,6 +181,33 @@ class UdpSocket:
     def connectionLost(self, reason: Failure) -> None:
         """See ``IReadDescriptor``."""
         self.close()
+
+
+def _tell_local(handle: socket.socket) -> bool:
+    """Ask for the address that each datagram was sent to. Return False if the system does not have the option."""
+    try:
+        if handle.family == socket.AF_INET6:
+            handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        elif _IP_PKTINFO is None:
+            return False
+        else:
+            handle.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def _answer_from(control: list[tuple[int, int, bytes]]) -> tuple[_Local, ...]:
+    """Return how to answer a datagram that came with *control*. The system chooses the interface, as for any answer."""
+    for level, kind, value in control:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO) and len(value) >= _IN_PKTINFO.size:
+            _, local, _ = _IN_PKTINFO.unpack_from(value)
+            return ((level, kind, _IN_PKTINFO.pack(0, local, bytes(4))),)
+        if (level, kind) == (socket.IPPROTO_IPV6, getattr(socket, "IPV6_PKTINFO", None)) and len(value) >= 20:
+            asked, _ = _IN6_PKTINFO.unpack_from(value)
+            if asked[0] != 0xFF:  # nothing can be sent from a multicast address
+                return ((level, kind, _IN6_PKTINFO.pack(asked, 0)),)
+    return ()
 
 
 class WaitingDatagrams:

@@ -9,6 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.task import Clock
 
+from rtunnel.relay import udp
 from rtunnel.relay.udp import MAX_WAITING, Flow, FlowTable, UdpSocket, WaitingDatagrams, look_up
 from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, turns, until
@@ -299,3 +300,38 @@ def test_sockets_are_not_inherited() -> None:
     assert not handle.get_inheritable()
     handle.detach()
     udp.close()
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", pytest.param("::", marks=needs_ipv6)])
+@ensureDeferred
+async def test_answer_comes_from_the_address_that_was_asked(everywhere: str) -> None:
+    """A program whose socket is connected, as a resolver's or WireGuard's is, takes answers from nowhere else."""
+    bound, program = Socket(), Program()
+    bound.udp.bind(everywhere, 0)
+    address: Any = bound.udp.address
+    asked = [("127.0.0.2", address.port), ("127.0.0.1", address.port), ("127.0.0.3", address.port)]
+    for where in asked:
+        program.send(b"question", where)
+    await until(lambda: len(bound.received) == 3)
+    assert len({source for _, source in bound.received}) == 3, "each destination has a flow of its own"
+    for _, source in bound.received:
+        bound.udp.send(b"answer", source)
+    assert [await program.gets() for _ in asked] == [(b"answer", where) for where in asked]
+    assert bound.lost == []
+    bound.udp.close()
+    program.close()
+
+
+@ensureDeferred
+async def test_system_that_does_not_tell_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp, "_IP_PKTINFO", None)
+    bound, program = Socket(), Program()
+    bound.udp.bind("", 0)
+    address: Any = bound.udp.address
+    program.send(b"question", (HOST, address.port))
+    await until(lambda: bound.received)
+    assert bound.received == [(b"question", program.address)]
+    bound.udp.send(b"answer", program.address)
+    assert (await program.gets())[0] == b"answer"
+    bound.udp.close()
+    program.close()

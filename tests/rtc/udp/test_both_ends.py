@@ -41,11 +41,11 @@ class Tunnel:
         self.far: MemoryConnection
         self.host: HostFlows
 
-    def start(self, *names: str, max_flows: int = 100, host_flows: int = 100) -> list[Any]:
+    def start(self, *names: str, max_flows: int = 100, host_flows: int = 100, where: str = HOST) -> list[Any]:
         """Listen for each service, and connect; where the client listens."""
         self.table = FlowTable(self.reactor.clock, max_flows, IDLE)
         for name in names:
-            forward = ForwardSettings(name, udp_address(HOST, 0))
+            forward = ForwardSettings(name, udp_address(where, 0))
             flows = ClientFlows(self.reactor, forward, self.table, log_limiter())
             flows.listener.privilegedStartService()
             flows.listener.startService()
@@ -126,6 +126,19 @@ async def test_twenty_sources_at_once_each_get_their_own_answers(tunnel: Tunnel)
     labels = {f"udp-{HOST}:{program.address[1]}" for program in programs}
     assert {channel.label for channel in tunnel.near.channels} == labels
     assert not any(channel.reliable for channel in tunnel.near.channels)
+
+
+@ensureDeferred
+async def test_one_program_and_two_addresses_of_the_machine(tunnel: Tunnel) -> None:
+    """To a program these are two servers: each answers its own questions, in a flow of its own."""
+    echo = tunnel.echo()
+    ((_, port),) = tunnel.start("", where="0.0.0.0")
+    program, asked = tunnel.program(), ["127.0.0.2", "127.0.0.1", "127.0.0.2"]
+    for host in asked:
+        program.send(host.encode(), (host, port))
+        assert await program.gets() == (host.encode(), (host, port))
+    assert len(echo.sources) == 2
+    assert len(tunnel.near.channels) == 2
 
 
 @pytest.mark.parametrize("size", [0, 1, 1200, 16384, 60000])
