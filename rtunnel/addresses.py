@@ -49,6 +49,10 @@ from rtunnel.errors import ConfigError
 
 #: Connections that the kernel holds for a listening socket until they are accepted.
 BACKLOG = 1024
+#: Stands in front of an address at which a load balancer passes connections on, each with a PROXY header.
+PROXIED = "haproxy:"
+#: Kinds of endpoint that accept connections of the system, with nothing in between.
+SOCKET_KINDS = ("tcp", "tcp6", "unix", "systemd")
 
 
 @implementer(IReactorPluggableNameResolver)
@@ -96,6 +100,9 @@ class ListenAddress:
         """
         text = text.strip()
         kind = endpoint_kind(text, LISTEN_FORMS, server=True)
+        inner = text.removeprefix(PROXIED)
+        if kind == "haproxy" and endpoint_kind(inner, LISTEN_FORMS, server=True) in (None, *SOCKET_KINDS):
+            return cls(text, PROXIED + cls.parse(inner).description)
         if kind is None:
             host, port = host_and_port(text, LISTEN_FORMS, example_port=7000, lowest=0)
             if ":" in host:
@@ -108,9 +115,15 @@ class ListenAddress:
         _attempt(address.endpoint, text, LISTEN_FORMS)
         return address
 
+    @property
+    def is_proxied(self) -> bool:
+        """Whether each connection to the :meth:`endpoint` begins with a PROXY header, which is not removed there."""
+        kind, *inner = split_description(self.description)[0]
+        return kind == "haproxy" and inner[:1] in ([each] for each in SOCKET_KINDS)
+
     def endpoint(self, reactor: Any) -> IStreamServerEndpoint:
         """Return the endpoint to listen on."""
-        positional, named = split_description(self.description)
+        positional, named = split_description(self.description.removeprefix(PROXIED if self.is_proxied else ""))
         if positional[0] in ("tcp", "tcp6", "unix"):
             named.setdefault("backlog", str(BACKLOG))
         build: Any = serverFromString

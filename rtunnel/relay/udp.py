@@ -31,8 +31,8 @@ from zope.interface import implementer
 
 _log = Logger()
 
-#: The address of a datagram, as the socket module has it: host, port, and for IPv6 flow label and scope. On a socket that
-#: is bound to all addresses, the one that the datagram was sent to is behind these, as a :data:`_Local`.
+#: The address of a datagram, as the socket module has it: host, port, and for IPv6 flow label and scope. On a socket
+#: that is bound to all addresses, the one that the datagram was sent to is behind these, as a :data:`_Local`.
 Address = tuple[Any, ...]
 #: The control message that makes a datagram leave from a certain local address: level, type, data. See RFC 3542, 6.
 _Local = tuple[int, int, bytes]

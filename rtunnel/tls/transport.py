@@ -237,7 +237,8 @@ class TlsTransport(Protocol):
         """Take note that TCP is gone; without a goodbye before, bytes may be missing."""
         self._stop_timer()
         was, self._state = self._state, _State.LOST
-        if was is _State.HANDSHAKE:
+        # A load balancer that looks whether the port is open says nothing and leaves; so may anybody.
+        if was is _State.HANDSHAKE and (self._heard or self._role is Role.CLIENT):
             other = self._role.other.value
             self._user.failed(self, f"the {other} closed the connection in the TLS handshake ({_words(reason)})")
         both_ended = self._read_ended and self._write_ended

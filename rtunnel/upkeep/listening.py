@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
@@ -14,8 +13,10 @@ from twisted.python.failure import Failure
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
+from rtunnel.relay.bare_port import give_sockets
 from rtunnel.relay.sockets import format_address, is_local
 from rtunnel.upkeep.accepting import pause_when_full
+from rtunnel.upkeep.proxied import ProxiedFactory
 
 
 def why_not_listening(error: BaseException | None) -> str:
@@ -30,7 +31,6 @@ class Listener(Service):
 
     :param what: its name in logs and errors, such as ``control port``.
     :param option: the option that errors suggest to change, such as ``--control-listen``.
-    :param on_listening: called with the port once it listens.
     """
 
     log = Logger()
@@ -42,14 +42,12 @@ class Listener(Service):
         factory: IProtocolFactory,
         what: str,
         option: str,
-        on_listening: Callable[[IListeningPort], None] = lambda _port: None,
     ) -> None:
         self._reactor = reactor
         self._address = address
-        self._factory = factory
+        self._factory: IProtocolFactory = ProxiedFactory(reactor, factory) if address.is_proxied else factory
         self._what = what
         self._option = option
-        self._on_listening = on_listening
         self._listening: Deferred[IListeningPort] | None = None
         self._port: IListeningPort | None = None
         self.setName(what)
@@ -95,7 +93,7 @@ class Listener(Service):
     def _bound(self, port: IListeningPort) -> IListeningPort:
         self._port = port
         pause_when_full(port)
-        self._on_listening(port)
+        give_sockets(port, self._factory)
         self.log.info("{what} listening on {address}", what=self._what, address=format_address(port.getHost()))
         return port
 

@@ -46,6 +46,9 @@ ARGUMENTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1)
         ("unix:/run/x.sock", "unix:/run/x.sock"),
         ("unix:/run/x.sock:mode=660", "unix:/run/x.sock:mode=660"),
         ("haproxy:tcp:8080", "haproxy:tcp:8080"),
+        ("haproxy::8080", "haproxy:tcp:8080"),
+        ("haproxy:[::1]:8080", r"haproxy:tcp6:8080:interface=\:\:1"),
+        ("haproxy:unix:/run/x.sock", "haproxy:unix:/run/x.sock"),
     ],
 )
 def test_listen(text: str, description: str) -> None:
@@ -69,6 +72,8 @@ def test_listen(text: str, description: str) -> None:
         ("[::1:7000", "'[::1:7000' does not begin with an IPv6 address in brackets; write [::1]:7000"),
         ("[host]:7000", "'[host]:7000' does not begin with an IPv6 address in brackets"),
         (":70000", "port 70000 is out of range; a port is 0 to 65535"),
+        ("haproxy:tcp:70000", "port 70000 is out of range; a port is 0 to 65535"),
+        ("haproxy:", "an empty address; write :7000"),
         ("host:http", "'http' in 'host:http' is not a port number; write :7000"),
         ("1.2.3.400:80", "'1.2.3.400' is not an IPv4 address"),
         ("a b:80", "'a b' in 'a b:80' is not a host name"),

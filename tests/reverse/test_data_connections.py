@@ -320,7 +320,7 @@ async def test_link_and_data_connections_over_a_unix_socket(world: World, tmp_pa
 @BOTH_PLANES
 @ensureDeferred
 async def test_visitors_behind_haproxy(world: World) -> None:
-    """The port of Twisted's that reads the header in front cannot give its socket away: relayed in user space."""
+    """Once the header is read, they are like any others: the log names them, and their sockets are relayed."""
     settings = ServerSettings(
         ListenAddress.parse(f"{HOST}:0"),
         ListenAddress.parse(f"haproxy:tcp:0:interface={HOST}"),
@@ -337,6 +337,8 @@ async def test_visitors_behind_haproxy(world: World) -> None:
     await peer.has(b"GET /")
     peer.send(b"200 OK")
     await visitor.has(b"200 OK")
+    assert world.lines("visitor 192.0.2.7:1234 of tunnel 0")
+    assert len(relays(server)) == (world.plane == "direct")
     visitor.close()
     await peer.ends()
     peer.close()

@@ -26,12 +26,11 @@ def listener(address: str, **more: Any) -> Listener:
 
 @ensureDeferred
 async def test_it_listens_before_it_starts_and_once(logged: TestLog) -> None:
-    ports: list[Any] = []
-    service = listener("127.0.0.1:0", on_listening=ports.append)
+    service = listener("127.0.0.1:0")
     assert (service.local_address, service.is_public) == ("127.0.0.1:0", False)
     service.privilegedStartService()
     service.startService()
-    (port,) = ports
+    port = service._port
     assert isinstance(port, Port)
     address = ("127.0.0.1", port.getHost().port)
     assert service.local_address == f"127.0.0.1:{address[1]}"

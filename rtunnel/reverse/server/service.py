@@ -22,7 +22,6 @@ from twisted.logger import Logger
 from rtunnel.access.admission import Admission
 from rtunnel.access.public import SHARED, Public
 from rtunnel.errors import Code, Refused
-from rtunnel.relay.bare_port import give_sockets
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.carriers.data_connections import ALL_PER_SECOND, DataPool, ServerData
@@ -95,27 +94,13 @@ class TunnelServer(DrainingService):
                 settings.max_handshakes,
                 partial(self.door.build, None),
             )
-        self.control = Listener(
-            reactor,
-            settings.control_listen,
-            factory,
-            "control port",
-            "--control-listen",
-            partial(give_sockets, factory=factory),
-        )
+        self.control = Listener(reactor, settings.control_listen, factory, "control port", "--control-listen")
         self.control.setServiceParent(self)
         Guard(reactor, self, tls).setServiceParent(self)
         self.shared: Listener | None = None
         if settings.public_listen is not None:
             visitors = VisitorFactory(self.visitors, self.shared_backends.candidates)
-            self.shared = Listener(
-                reactor,
-                settings.public_listen,
-                visitors,
-                "shared public port",
-                "--public-listen",
-                partial(give_sockets, factory=visitors),
-            )
+            self.shared = Listener(reactor, settings.public_listen, visitors, "shared public port", "--public-listen")
             self.shared.setServiceParent(self)
         if settings.visitor_idle:
             idle = TimerService(settings.visitor_idle, self._abort_idle_visitors)

@@ -16,6 +16,7 @@ from pytest_twisted import ensureDeferred
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay
+from rtunnel.reverse import public
 from rtunnel.reverse.carriers import data_connections as data_server
 from rtunnel.reverse.carriers.raw_stream import RawStream
 from rtunnel.reverse.carriers.sockets import Taker
@@ -23,6 +24,7 @@ from rtunnel.reverse.client import visits
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.tls.engine import TlsEngine
+from rtunnel.upkeep import listening
 from rtunnel.wire import frames
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
@@ -388,12 +390,14 @@ async def test_visitor_who_ends_before_the_service_is_there(
 
 @ensureDeferred
 async def test_ends_whose_sockets_cannot_be_had(tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A visitor who came by way of a proxy, and a service as behind Twisted's TLS: Twisted has its part again."""
+    """A visitor and a service as below Twisted's TLS: Twisted has its part again."""
+    monkeypatch.setattr(listening, "give_sockets", lambda _port, _factory: None)
+    monkeypatch.setattr(public, "has_socket", lambda _transport: False)
     monkeypatch.setattr(visits, "has_socket", lambda _transport: False)
     tunnel.service.port = free_port()
     local = DialAddress.parse(f"localhost:{tunnel.service.port}")
     await tunnel.start(
-        {"public_listen": ListenAddress.parse(f"haproxy:tcp:0:interface={HOST}")},
+        {"public_listen": ListenAddress.parse(f"{HOST}:0")},
         {"tunnels": (TunnelSettings(0, local),)},
     )
     tunnel.port = tunnel.server.shared._port.getHost().port
@@ -401,7 +405,7 @@ async def test_ends_whose_sockets_cannot_be_had(tunnel: Tunnel, monkeypatch: pyt
     tunnel.visitors.append(visitor)
     await connect(tunnel.port, visitor)
     sent, answer = os.urandom(MIB), os.urandom(3 * MIB)
-    visitor.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\n" + sent)
+    visitor.send(sent)
     peer = await tunnel.service.peer()
     assert [type(used) for used in tunnel.pool._used] == [RawStream]
     await peer.has(sent)
