@@ -15,7 +15,8 @@ from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
 from rtunnel.relay.bare_port import give_sockets
 from rtunnel.relay.sockets import format_address, is_local
-from rtunnel.upkeep.accepting import pause_when_full
+from rtunnel.upkeep.accepting import accept_connections, pause_when_full, refuse_connections
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.proxied import ProxiedFactory
 
 
@@ -31,6 +32,7 @@ class Listener(Service):
 
     :param what: its name in logs and errors, such as ``control port``.
     :param option: the option that errors suggest to change, such as ``--control-listen``.
+    :param is_open: whether to accept connections from the beginning; see :meth:`refuse`.
     """
 
     log = Logger()
@@ -42,6 +44,8 @@ class Listener(Service):
         factory: IProtocolFactory,
         what: str,
         option: str,
+        *,
+        is_open: bool = True,
     ) -> None:
         self._reactor = reactor
         self._address = address
@@ -50,6 +54,9 @@ class Listener(Service):
         self._option = option
         self._listening: Deferred[IListeningPort] | None = None
         self._port: IListeningPort | None = None
+        self._is_open = is_open
+        # Clients decide how often a port opens and closes.
+        self._log_limiter = LogLimiter(self.log, reactor)
         self.setName(what)
 
     @property
@@ -94,8 +101,35 @@ class Listener(Service):
         self._port = port
         pause_when_full(port)
         give_sockets(port, self._factory)
-        self.log.info("{what} listening on {address}", what=self._what, address=format_address(port.getHost()))
+        if self._is_open or not refuse_connections(port):
+            self._is_open = True
+            self._say("{what} listening on {address}")
+        else:
+            self._say("{what} {address} is closed until somebody serves it")
         return port
+
+    def _say(self, text: str) -> None:
+        self._log_limiter.info(text, what=self._what, address=self.local_address)
+
+    def refuse(self) -> None:
+        """Refuse connections until :meth:`accept`, where the system can, and keep the port. Accepted ones continue.
+
+        A load balancer sees in this way that it should send nobody. Where it cannot be done (see
+        :func:`~rtunnel.upkeep.accepting.refuse_connections`) the port stays open.
+        """
+        if self._port is not None and self._is_open and refuse_connections(self._port):
+            self._is_open = False
+            self._say("{what} {address} is closed: nobody serves it")
+
+    def accept(self) -> None:
+        """Accept connections, if they are refused now.
+
+        :raises OSError: the system does not let us listen again.
+        """
+        if self._port is not None and not self._is_open:
+            accept_connections(self._port)
+            self._is_open = True
+            self._say("{what} listening on {address}")
 
     async def stop_listening(self) -> None:
         """Accept no more connections. Accepted ones continue."""

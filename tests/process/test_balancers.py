@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.ports import free_port
-from tests.process.harness import Twistds, need, wait_until_open
+from tests.process.harness import Process, Twistds, need, wait_until_open
 from tests.process.rtc import lines_with
 from tests.process.services import LOOPBACK, Service, Visitor, expected, get, read_all
 from tests.tls.parts import Authority
@@ -48,10 +48,10 @@ stream {{
 }}
 """
 
-Ports = dict[int, int]
+Balancer = tuple[Process, dict[int, int]]
 
 
-def start_haproxy(twistd: Twistds, how: str, *behind: int) -> Ports:
+def start_haproxy(twistd: Twistds, how: str, *behind: int) -> Balancer:
     """haproxy in front of these ports, which it also looks at now and then; its own port for each."""
     ports = {each: free_port() for each in behind}
     conf = twistd.directory / f"haproxy-{min(ports)}.cfg"
@@ -62,13 +62,13 @@ def start_haproxy(twistd: Twistds, how: str, *behind: int) -> Ports:
             for each, port in ports.items()
         )
     )
-    twistd.program(need("haproxy"), "-db", "-f", str(conf))
+    process = twistd.program(need("haproxy"), "-db", "-f", str(conf))
     for port in ports.values():
         wait_until_open(port)
-    return ports
+    return process, ports
 
 
-def start_nginx(twistd: Twistds, how: str, *behind: int) -> Ports:
+def start_nginx(twistd: Twistds, how: str, *behind: int) -> Balancer:
     """nginx in front of these ports; its own port for each."""
     program = need("nginx")
     if not STREAM_MODULE.exists():
@@ -80,10 +80,10 @@ def start_nginx(twistd: Twistds, how: str, *behind: int) -> Ports:
     directory = twistd.directory
     conf = directory / "nginx-stream.conf"
     conf.write_text(NGINX_CONF.format(module=STREAM_MODULE, directory=directory, balancer=BALANCER, servers=servers))
-    twistd.program(program, "-e", "stderr", "-p", str(directory), "-c", str(conf))
+    process = twistd.program(program, "-e", "stderr", "-p", str(directory), "-c", str(conf))
     for port in ports.values():
         wait_until_open(port)
-    return ports
+    return process, ports
 
 
 BALANCERS = [
@@ -96,9 +96,10 @@ BALANCERS = [
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize(("start", "how"), BALANCERS)
 def test_clients_and_visitors_by_way_of_a_balancer(
-    twistd: Twistds, serve: Callable[..., Service], start: Callable[..., Ports], how: str, tls: bool
+    twistd: Twistds, serve: Callable[..., Service], start: Callable[..., Balancer], how: str, tls: bool
 ) -> None:
-    """Links, data connections and visitors work, and the log shows where they come from."""
+    """Links, data connections and visitors work, and the log shows where they come from. A balancer that looks whether
+    the shared port is open sees whether a client serves it."""
     ours: dict[str, Any] = {}
     if tls:
         authority = Authority(twistd.directory / "pki")
@@ -117,7 +118,10 @@ def test_clients_and_visitors_by_way_of_a_balancer(
         **ours,
     )
     server.wait_for(r"control port listening on ")
-    ports = start(twistd, how, control, public)
+    balancer, ports = start(twistd, how, control, public)
+    looks = start is start_haproxy
+    if looks:
+        balancer.wait_for(rf"Server port{public}/s is DOWN")
     client = twistd(
         "rtunnel-client",
         f"--server={LOOPBACK}:{ports[control]}",
@@ -127,10 +131,16 @@ def test_clients_and_visitors_by_way_of_a_balancer(
         **ours,
     )
     client.wait_for(r": reachable$")
+    if looks:
+        balancer.wait_for(rf"Server port{public}/s is UP")
     with Visitor(ports[public], b"get %d 7" % AMOUNT) as visitor:
         source = ":".join(map(str, visitor.getsockname()))
         assert read_all(visitor) == expected(AMOUNT, 7)
     server.wait_for(rf"visitor {re.escape(source)} of tunnel 0 of client 127\.0\.0\.1:\d+.*on a connection of its own")
     server.wait_for(r"client 127\.0\.0\.1:\d+( \(.*\))? connected")
+    before = len(balancer.output)
+    assert client.terminate() == 0
+    if looks:
+        balancer.wait_for(rf"Server port{public}/s is DOWN", after=before)
     # It looks whether the ports are open, which is nothing to be warned of.
     assert not lines_with(server, "#warn")

@@ -20,7 +20,7 @@ def control_port(server: Process) -> int:
 
 
 def shared_port(server: Process) -> int:
-    return int(server.wait_for(r"shared public port listening on \S+:(\d+)$")[1])
+    return int(server.wait_for(r"shared public port \S+:(\d+) is closed until")[1])
 
 
 def three_services(serve: Serve) -> dict[int, Service]:

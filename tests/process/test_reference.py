@@ -84,7 +84,7 @@ def test_silent_reference_client_on_the_shared_port(
     service = serve(GET=page("here"), get=get)
     server = twistd("rtunnel-server", f"--control-listen={ANY_PORT}", f"--public-listen={ANY_PORT}")
     control = int(server.wait_for(r"control port listening on \S+:(\d+)$")[1])
-    public = int(server.wait_for(r"shared public port listening on \S+:(\d+)$")[1])
+    public = int(server.wait_for(r"shared public port \S+:(\d+) is closed until")[1])
     reference(f"ReferenceClient(reactor, {control}, {service.port})")
     server.wait_for("reachable$")
     check(public)

@@ -161,9 +161,8 @@ def test_1000_links(twistd: Twistds, tmp_path: Path, limit: int) -> None:
     count = affordable(LINKS, 8, limit)
     one = "--max-streams=1"
     server = twistd("rtunnel-server", f"--control-listen={ANY_PORT}", f"--public-listen={ANY_PORT}", one)
-    listening = rf" listening on {re.escape(LOOPBACK)}:(\d+)$"
-    control = server.wait_for("control port" + listening)[1]
-    public = int(server.wait_for("shared public port" + listening)[1])
+    control = server.wait_for(rf"control port listening on {re.escape(LOOPBACK)}:(\d+)$")[1]
+    public = int(server.wait_for(rf"shared public port {re.escape(LOOPBACK)}:(\d+) is closed until")[1])
     arguments = [f"--server={LOOPBACK}:{control}", f"--local={echo_service(twistd)}", one]
     costs = Costs(server=server)
     there = 0

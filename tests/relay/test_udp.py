@@ -9,7 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.task import Clock
 
-from rtunnel.relay import udp
+from rtunnel.relay import udp as udp_module
 from rtunnel.relay.udp import MAX_WAITING, Flow, FlowTable, UdpSocket, WaitingDatagrams, look_up
 from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, turns, until
@@ -324,7 +324,7 @@ async def test_answer_comes_from_the_address_that_was_asked(everywhere: str) -> 
 
 @ensureDeferred
 async def test_system_that_does_not_tell_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(udp, "_IP_PKTINFO", None)
+    monkeypatch.setattr(udp_module, "_IP_PKTINFO", None)
     bound, program = Socket(), Program()
     bound.udp.bind("", 0)
     address: Any = bound.udp.address

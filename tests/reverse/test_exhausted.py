@@ -39,7 +39,7 @@ from tests.reverse.net import (
     until,
 )
 from tests.reverse.test_data_connections_client import ServerByHand, new_conn
-from tests.reverse.world import World
+from tests.reverse.world import World, port_of
 
 
 @contextmanager
@@ -96,7 +96,7 @@ async def test_visitor_who_would_need_one_more_at_the_server(world: World, monke
     session = session_of(server)
     data = await attach(world, server, tickets[0])
     await until(lambda: session.carriers[0]._idle)
-    port = server.shared._port.getHost().port
+    port = port_of(server.shared)
     with socket.create_connection((HOST, port)) as visitor:
         visitor.sendall(b"GET /")
         with descriptors_left(1):

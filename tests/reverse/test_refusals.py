@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import PortRanges
+from rtunnel.upkeep import listening
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
-from tests.reverse.net import ERROR, INIT, NEW_CONN, PING, PONG, READY, Peer, can_bind, connect, turns, until
+from tests.reverse.net import (
+    ERROR,
+    HOST,
+    INIT,
+    NEW_CONN,
+    PING,
+    PONG,
+    READY,
+    Peer,
+    can_bind,
+    connect,
+    is_refused,
+    turns,
+    until,
+)
 from tests.reverse.world import World, port_of
 
 
@@ -147,10 +164,44 @@ async def test_links_beyond_the_limit(world: World) -> None:
 
 @ensureDeferred
 async def test_visitor_of_a_shared_port_without_clients(world: World) -> None:
+    """It is refused, as a load balancer must see; with a client who serves it, until that has left, it is not."""
     server = world.server(shared=True)
-    visitor = await world.visitor(port_of(server.shared))
-    await visitor.ends()
-    assert not server.visitors
+    port = port_of(server.shared)
+    await world.logged(f"shared public port {HOST}:{port} is closed until somebody serves it")
+    await is_refused(port)
+    links = [await world.raw_extended(server, 0)]
+    await world.visitor(port)
+    await links[0].take(NEW_CONN)
+    links.append(await world.raw_extended(server, 0))
+    assert len(world.lines(f"shared public port listening on {HOST}:{port}")) == 1
+    links[0].close()
+    await world.sessions(server, 1)
+    await world.visitor(port)
+    await links[1].take(NEW_CONN)
+    links[1].put(ERROR, 0, b'{"scope": "tunnel"}')
+    await world.logged(f"shared public port {HOST}:{port} is closed: nobody serves it")
+    await is_refused(port)
+    assert len(server.visitors) == 1, "it stays until it has finished"
+    links[1].put(INIT, 0, b"0:local")
+    await links[1].take(READY, 0)
+    await world.visitor(port)
+    await links[1].take(NEW_CONN)
+
+
+@ensureDeferred
+async def test_shared_port_that_cannot_be_opened_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = world.server(shared=True)
+
+    def refuse(_port: object) -> None:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    monkeypatch.setattr(listening, "accept_connections", refuse)
+    link = await world.raw_extended(server)
+    link.put(INIT, 0, b"0:local")
+    error = await link.take_json(ERROR, 0)
+    where = f"the shared public port {HOST}:{port_of(server.shared)}"
+    assert (error["code"], error["message"]) == ("port-unavailable", f"{where}: No buffer space available")
+    assert not server.shared_backends
 
 
 @ensureDeferred

@@ -3,7 +3,7 @@
     TunnelServer
      +-- control port     its Door classifies connections; a ServerSession for each link
      +-- guard            checks certificates and the clients file once a second
-     +-- shared port      visitors for any client that serves port 0 (only with --public-listen)
+     +-- shared port      visitors for any client that serves port 0 (only with --public-listen); closed without one
      +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
 
 Ports that clients ask for come and go with them, in ``PublicPorts``.
@@ -100,7 +100,9 @@ class TunnelServer(DrainingService):
         self.shared: Listener | None = None
         if settings.public_listen is not None:
             visitors = VisitorFactory(self.visitors, self.shared_backends.candidates)
-            self.shared = Listener(reactor, settings.public_listen, visitors, "shared public port", "--public-listen")
+            self.shared = Listener(
+                reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
+            )
             self.shared.setServiceParent(self)
         if settings.visitor_idle:
             idle = TimerService(settings.visitor_idle, self._abort_idle_visitors)
@@ -206,6 +208,7 @@ class TunnelServer(DrainingService):
             if any(other in self.shared_backends for other in backend.session.backends.values()):
                 raise Refused(Code.PORT_IN_USE, "this client serves the shared port already")
             self._check_tunnel(backend, SHARED)
+            self._open_shared(self.shared)
             self.shared_backends.join(backend)
             backend.public = SHARED
             return self.shared.local_address
@@ -219,6 +222,13 @@ class TunnelServer(DrainingService):
         address = await self.ports.claim(request.port, backend)
         backend.public = public
         return address
+
+    def _open_shared(self, shared: Listener) -> None:
+        try:
+            shared.accept()
+        except OSError as error:
+            text = f"the shared public port {shared.local_address}: {error.strerror or error}"
+            raise Refused(Code.PORT_UNAVAILABLE, text) from None
 
     def check_tunnel(self, backend: Backend) -> None:
         """Check whether the client may keep *backend*.
@@ -235,6 +245,8 @@ class TunnelServer(DrainingService):
     def close_tunnel(self, backend: Backend) -> int | None:
         """Let *backend* serve no more visitors. Return the port that this frees, if it had its own."""
         self.shared_backends.leave(backend)
+        if self.shared is not None and not self.shared_backends:
+            self.shared.refuse()
         backend.public = None
         return self.ports.release(backend)
 
