@@ -38,7 +38,7 @@ async def test_port_of_another_program(world: World) -> None:
     error = await link.take_json(ERROR, 3)
     assert (error["scope"], error["code"]) == ("tunnel", "port-in-use")
     assert str(other.port) in error["message"]
-    assert await world.logged("tunnel 3 refused: port-in-use", LogLevel.warn)
+    assert await world.logged(f"port {other.port} refused: port-in-use", LogLevel.warn)
     await link.is_alive()
 
 
@@ -52,9 +52,23 @@ async def test_port_of_another_client(world: World) -> None:
     holder.put(PONG, number, mark)
     error = await other.take_json(ERROR, 0)
     assert (error["scope"], error["code"]) == ("tunnel", "port-in-use")
+    # Who has it is told to the operator, and nobody else.
+    text = f"port-in-use: port {port} is served by another client"
+    await world.logged(f"client {other.name}: port {port} refused: {text} (client {holder.name})", LogLevel.warn)
+    assert error["message"] == f"port {port} is served by another client"
     await other.is_alive()
     await world.join(port, Peer())
     await holder.take(NEW_CONN)
+
+
+@ensureDeferred
+async def test_port_that_the_client_has_already(world: World) -> None:
+    port = free_port()
+    link = await world.raw_extended(world.server(), port)
+    link.put(INIT, 1, b"%d:x" % port)
+    error = await link.take_json(ERROR, 1)
+    assert (error["code"], error["message"]) == ("port-in-use", f"this client serves port {port} already")
+    await link.is_alive()
 
 
 @ensureDeferred

@@ -93,9 +93,12 @@ async def test_other_client_gets_the_port_of_a_dead_holder_after_a_while(world: 
     await other.take(READY, 0)
     assert reactor.seconds() - began >= ports.TAKE_OVER_AFTER
     await dead.take(PING)
-    assert (await dead.take_json(ERROR, 0))["scope"] == "link"
+    error = await dead.take_json(ERROR, 0)
+    assert (error["scope"], error["code"]) == ("link", "taken-over")
+    assert other.name not in error["message"]
     await visit(world, port, other)
-    assert world.lines("dropped", LogLevel.warn)
+    why = f"it does not answer, and another client asks for port {port}"
+    assert world.lines(f"client {dead.name} dropped: {why} (client {other.name})", LogLevel.warn)
 
 
 @pytest.mark.usefixtures("patient")
@@ -148,7 +151,7 @@ async def test_claimant_that_gives_up_while_the_holder_is_asked(world: World) ->
     other.put(INIT, 0, b"%d:x" % port)
     await dead.take(PING)
     other.put(ERROR, 0, b'{"scope": "tunnel", "code": "shutting-down", "message": ""}')
-    await world.logged("tunnel 0 withdrawn")
+    await world.logged(f"port {port} withdrawn")
     await until(lambda: dead.over)
     await until(lambda: not server.ports)
     await other.is_alive()

@@ -187,7 +187,8 @@ async def test_the_session_of_another_is_no_take_over(authority: Authority, ends
     thief = ends.start_client(authority.trusts(authority.client("thief")), remote_port=port)
     assert thief.link.session is None
     thief.link._hello = replace(thief.link._hello, session=first.link._hello.session)
-    await ends.lines.wait_for(r"\(thief\): tunnel 0 refused: port-in-use: port \d+ is served by another client")
+    text = rf"port-in-use: port {port} is served by another client \(client \S+ \(laptop\)\)"
+    await ends.lines.wait_for(rf"\(thief\): port {port} refused: {text}")
     await ends.lines.wait_for(rf"port {port} refused by the server: port-in-use")
     assert "dropped" not in ends.lines.text
     assert await visit(ends.reactor, port) == b"hello"
