@@ -8,6 +8,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.reverse.server import ports
 from tests.ports import free_port
+from tests.reverse.data import AUTO, CAPABILITIES, TICKETS, session_of, tickets_of
 from tests.reverse.net import (
     BOTH_PLANES,
     ERROR,
@@ -141,6 +142,26 @@ async def test_reference_client_keeps_its_port_while_its_link_is_up(world: World
     await until(lambda: not server.ports)
     other.put(INIT, 0, b"%d:x" % port)
     await other.take(READY, 0)
+
+
+@AUTO
+@pytest.mark.usefixtures("patient")
+@ensureDeferred
+async def test_claimant_makes_no_data_connections_before_it_has_the_port(world: World) -> None:
+    """They would be cut when the port is refused, which looks to the client as if none could be made."""
+    server, port = world.server(), free_port()
+    holder = await world.raw_extended(server, port)
+    other = await world.raw_extended(server, capabilities=CAPABILITIES)
+    pool = session_of(server).carriers[0]
+    other.put(INIT, 0, b"%d:x" % port)
+    await other.is_alive()
+    pool.tick(reactor.seconds())
+    await other.is_alive()
+    assert TICKETS not in other.seen
+    await holder.is_alive()
+    assert (await other.take_json(ERROR, 0))["code"] == "port-in-use"
+    other.put(INIT, 0, b"%d:x" % free_port())
+    assert await tickets_of(other)
 
 
 @ensureDeferred

@@ -100,7 +100,7 @@ class ServerSession(LinkProtocol):
     @property
     def wants_visitors(self) -> bool:
         """Whether the client serves any tunnel."""
-        return self.is_live and bool(self.backends)
+        return self.is_live and any(backend.public is not None for backend in self.backends.values())
 
     @property
     def has_place(self) -> bool:
