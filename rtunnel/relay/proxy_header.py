@@ -125,6 +125,11 @@ def _address(version: Literal[4, 6], host: str | bytes, port: str | int) -> IPv4
         raise ValueError(port)
     if "%" in str(host):
         raise ValueError(host)  # the scope behind it could be any text
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address
     if version == 4:
-        return IPv4Address("TCP", str(ipaddress.IPv4Address(host)), number)
-    return IPv6Address("TCP", str(ipaddress.IPv6Address(host)), number)
+        address = ipaddress.IPv4Address(host)
+    else:
+        address = ipaddress.IPv6Address(host)
+        # A balancer that listens for both families at once may have written an address of IPv4 in this way.
+        address = address.ipv4_mapped or address
+    return (IPv4Address if address.version == 4 else IPv6Address)("TCP", str(address), number)

@@ -92,9 +92,13 @@ class _Reader:
 
     def wait(self) -> None:
         """Go on when more has come."""
+        try:
+            self._factory.reactor.addReader(self)
+        except OSError as error:
+            self._lost(error)
+            return
         self._factory.waiting[self] = None
         self._timer = self._factory.reactor.callLater(PATIENCE, self._late)
-        self._factory.reactor.addReader(self)
 
     def fileno(self) -> int:
         """See ``IFileDescriptor``."""
@@ -122,11 +126,14 @@ class _Reader:
             self.refuse(str(error))
             return
         except OSError as error:
-            _log.debug("connection from {peer} is lost: {why}", peer=format_address(self._address), why=error)
-            self.close()
+            self._lost(error)
             return
         self._leave()
         self._factory.pass_on(self._accepted, self._address, self._header)
+
+    def _lost(self, error: OSError) -> None:
+        _log.debug("connection from {peer} is lost: {why}", peer=format_address(self._address), why=error)
+        self.close()
 
     def connectionLost(self, reason: Failure) -> None:
         """Take note that the reactor is stopping."""

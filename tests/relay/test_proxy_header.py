@@ -33,6 +33,7 @@ TLV = b"\x02\x00\x0bexample.com"
 HEADERS = {
     "v1 of IPv4": (b"PROXY TCP4 192.0.2.7 198.51.100.1 1234 443\r\n", V4),
     "v1 of IPv6": (b"PROXY TCP6 2001:db8::7 2001:db8:0::1 1234 443\r\n", V6),
+    "v1 of mapped IPv4": (b"PROXY TCP6 ::ffff:192.0.2.7 ::ffff:198.51.100.1 1234 443\r\n", V4),
     "v1, unknown": (b"PROXY UNKNOWN\r\n", NONE),
     "v1, unknown with addresses": (b"PROXY UNKNOWN " + b"f" * 91 + b"\r\n", NONE),
     "v2 of IPv4": (v2(0x21, 0x11, ADDRESSES_4), V4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -216,6 +217,21 @@ async def test_how_many_may_be_silent(bare: Rig, monkeypatch: pytest.MonkeyPatch
     assert port.waiting == 3
     assert "closed: it has no PROXY header yet, like 3 others" in logged.text()
     port.connect(HEADER + b"in time")
+    await until(lambda: factory.landed_here)
+
+
+@ensureDeferred
+async def test_system_lets_no_more_be_watched(bare: Rig, monkeypatch: pytest.MonkeyPatch, logged: TestLog) -> None:
+    port, factory = bare
+
+    def refuse(_reader: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(port.reactor, "addReader", refuse, raising=False)
+    await port.is_closed(port.connect())
+    assert not port.waiting
+    assert "is lost: [Errno 28] No space left on device" in logged.text()
+    port.connect(HEADER + b"at once")
     await until(lambda: factory.landed_here)
 
 
