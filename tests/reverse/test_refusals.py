@@ -110,6 +110,9 @@ async def test_reference_client_is_told_by_the_end_of_its_link(world: World, bus
     lines = world.lines("closed by us", LogLevel.warn)
     assert len(lines) == 1
     assert str(port) in lines[0]
+    if busy == "another client":
+        (session,) = server.sessions
+        assert f"port {port} is served by another client (client {session.peer_name})" in lines[0]
 
 
 @pytest.mark.parametrize("port", [8079, 8090, 1023, 1])

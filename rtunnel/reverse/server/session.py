@@ -273,7 +273,9 @@ class ServerSession(LinkProtocol):
             del self.backends[number]
             if self.is_live:
                 self._say_refused(number, str(backend.asked), refusal)
-                self.link.refuse_tunnel(number, refusal.code, refusal.message)
+                # A reference client is told nothing but the end of its link, whose reason is in our log.
+                detail = refusal.detail if self.link.peer is None else ""
+                self.link.refuse_tunnel(number, refusal.code, _with_detail(refusal.message, detail))
         else:
             if self.backends.get(number) is not backend or not self.is_live:
                 self._server.close_tunnel(backend)
