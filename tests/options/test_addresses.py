@@ -138,7 +138,7 @@ def test_listen_on_a_socket_of_systemd() -> None:
         ("1.2.3.4:80", "tcp:1.2.3.4:80", "1.2.3.4", 80, TCP4ClientEndpoint),
         ("[::1]:80", r"tcp:\:\:1:80", "::1", 80, TCP6ClientEndpoint),
         ("host.example:80", "tcp:host.example:80", "host.example", 80, HostnameEndpoint),
-        ("bücher.example:80", "tcp:bücher.example:80", "bücher.example", 80, HostnameEndpoint),
+        ("bücher.example:80", "tcp:xn--bcher-kva.example:80", "xn--bcher-kva.example", 80, HostnameEndpoint),
         ("my_app:80", "tcp:my_app:80", "my_app", 80, TCP4ClientEndpoint),
         ("tcp:host:80", "tcp:host:80", "host", 80, HostnameEndpoint),
         ("tcp:host=host:port=80:timeout=4", "tcp:host:80:timeout=4", "host", 80, HostnameEndpoint),
