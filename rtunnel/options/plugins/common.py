@@ -34,6 +34,8 @@ class PluginOptions(BaseOptions):
     file_settings: ClassVar[Sequence[Setting]] = ()
     #: The file that is read if it exists and no other is named.
     default_config: ClassVar[str] = ""
+    #: Whether sections of the same name in the file are merged.
+    merges_sections: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -44,6 +46,8 @@ class PluginOptions(BaseOptions):
         self.flags: dict[str, Any] = {}
         #: The file that was read; empty if there was none.
         self.config_path = ""
+        #: What the operator should know about the settings.
+        self.notes: list[str] = []
         self._is_mistaken = False
         super().__init__()
         # For the help only; postOptions decides the values.
@@ -86,10 +90,12 @@ class PluginOptions(BaseOptions):
         :raises usage.UsageError: a setting is wrong.
         """
         try:
-            file = find_config_file(self.flags, os.environ, self.default_config)
-            keys = [setting.key for setting in self.file_settings]
+            file = find_config_file(self.flags, os.environ, self.default_config, merge=self.merges_sections)
+            keys = [key for setting in self.file_settings for key in setting.keys]
             resolved = resolve(self.declared, self.flags, os.environ, file, VARIABLES, keys)
-            self.config_path = file.path if file else ""
+            if file:
+                self.config_path = file.path
+                self.notes += [f"{file.path}: {note}" for note in file.notes]
             self.build(resolved)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error

@@ -40,6 +40,8 @@ class RtcOptions(PluginOptions):
 
     default_config = "config.yaml"
     file_settings = ALL
+    # The example file of the reference program has the section "server" twice.
+    merges_sections = True
 
     log = Logger()
 
@@ -62,6 +64,8 @@ class RtcOptions(PluginOptions):
         """Log what the operator should know about the settings."""
         if self.config_path:
             self.log.info("settings from the file {path}", path=self.config_path)
+        for note in self.notes:
+            self.log.warn("{note}", note=note)
 
 
 class RtcEndOptions(RtcOptions):

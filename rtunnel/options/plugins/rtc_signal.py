@@ -6,11 +6,19 @@ from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.rtc_common import RtcOptions
 from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.settings.declaration import REFERENCE_PREFIX
 from rtunnel.options.settings.rtc import SIGNAL
-from rtunnel.options.settings.sources import Resolved
+from rtunnel.options.settings.sources import Rank, Resolved
 from rtunnel.rtc.settings import SignalSettings
 
 NAME = "rtc-signal"
+
+#: What a variable that the reference program ignores brings about here.
+_EFFECTS = {
+    "tls-cert-file": "this server speaks TLS, so hosts and clients need wss://",
+    "allowed-origins": "web pages of other origins are refused",
+    "valid-tokens": "hosts and clients need one of these tokens",
+}
 
 
 class Options(RtcOptions):
@@ -39,6 +47,12 @@ class Options(RtcOptions):
 
             load_web_files(values["tls-cert-file"], values["tls-key-file"])
         self.settings = SignalSettings(**resolved.fields_of(SignalSettings))
+        for name, effect in _EFFECTS.items():
+            source = resolved.sources[name]
+            if source.rank is Rank.ENVIRONMENT and REFERENCE_PREFIX in source.label:
+                self.notes.append(f"{source.label}: the Go program ignores this, but here it counts: {effect}")
+            elif source.rank is Rank.FILE and source.label.endswith("'server.valid_tokens'"):
+                self.notes.append(f"{source.label}: is taken for 'server.auth.valid_tokens', which is its name here")
 
 
 def makeService(options: Options) -> MultiService:

@@ -98,6 +98,7 @@ SIGNAL_OWN = (
         key="server.auth.",
         repeatable=True,
         in_reference=True,
+        reference_key="server.valid_tokens",
     ),
     Setting("max-hosts", COUNT, "Hosts that may be registered at once.", SignalSettings, key="server."),
     Setting("max-clients", COUNT, "Clients that may be connected at once.", SignalSettings, key="server."),
