@@ -42,8 +42,9 @@ async def test_a_certificate_is_revoked_under_traffic(authority: Authority, ends
         await ends.lines.wait_for(rf"127.0.0.1:{port} -> \S+: reachable")
         assert await visit(ends.reactor, port) == b"hello"
     authority.revoke(holder)
-    await ends.lines.wait_for(r"link 127.0.0.1:\d+ \(laptop\): closed by us: unauthorized: its certificate is revoked")
-    await ends.lines.wait_for("link to server .* lost: unauthorized: its certificate is revoked; next attempt")
+    why = "unauthorized: the certificate of 'laptop' is revoked"
+    await ends.lines.wait_for(rf"link 127.0.0.1:\d+ \(laptop\): closed by us: {why}")
+    await ends.lines.wait_for(f"link to server .* lost: {why}; next attempt")
     await ends.lines.until(lambda: len(server.ports) == 1, "its port is free")
     assert await visit(ends.reactor, ports[1]) == b"hello"
     await ends.lines.wait_for("connection from .* closed: the client's certificate is refused: .*'laptop' is revoked")

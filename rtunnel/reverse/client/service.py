@@ -27,6 +27,7 @@ from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
+from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.agent import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.held_connection import HeldConnection
@@ -84,6 +85,10 @@ class LinkService(HeldConnection[ClientSession]):
     def is_outdated(self) -> bool:
         """See :class:`TlsDialler`."""
         return self._tls is not None and self._tls.is_outdated
+
+    def why_revoked(self, server: Peer) -> str:
+        """See :class:`TlsDialler`."""
+        return self._tls.why_revoked(server) if self._tls is not None else ""
 
     def look_at_files(self) -> None:
         """See :class:`TlsDialler`."""

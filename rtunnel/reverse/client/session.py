@@ -142,7 +142,11 @@ class ClientSession(LinkProtocol):
         self.data.tick(self.clock.seconds())
         self.log_limiter.tick()
         self._dialler.look_at_files()
-        if not self.link.stream_count and not self.link.is_closed and self._dialler.is_outdated:
+        if self.link.is_closed:
+            return
+        if self.identity is not None and (why := self._dialler.why_revoked(self.identity)):
+            self.fail(Code.UNAUTHORIZED, why)
+        elif not self.link.stream_count and self._dialler.is_outdated:
             # The server takes no more data connections for this link, and there is no visitor to notice.
             self.why_lost = "its certificate has expired, and the files have another"
             self.close(Code.SHUTTING_DOWN, "the client has another certificate")

@@ -277,7 +277,7 @@ async def test_revoked_client_loses_its_data_connections_too(tunnel: Tunnel, lin
     visitor.send(b"x")
     await peer.has(b"x")
     tunnel.authority.revoke(tunnel.holder)
-    await lines.wait_for("its certificate is revoked")
+    await lines.wait_for("the certificate of 'laptop' is revoked")
     await until(lambda: visitor.was_reset and peer.was_reset)
     await until(lambda: not tunnel.server.sessions)
     await tunnel.is_empty()
