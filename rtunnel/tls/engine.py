@@ -257,16 +257,18 @@ class TlsEngine:
         if error in explanations.NOT_AN_ERROR:
             return True
         why: str | None = None
+        now = self._credentials.now
         try:
             if error:
                 why = explanations.explain_certificate(certificate, error)
             elif not self._allow_classical and not is_post_quantum(certificate):
                 why = f"{show_subject(certificate)} {classical_problem(certificate)}; {CLASSICAL_OPTION} would allow it"
+            elif (depth or now is not self._loaded) and now.is_revoked(certificate):
+                # OpenSSL has looked in the lists as they were when the handshake began, and it does not look up CAs if
+                # --tls-ca has an intermediate CA without its root.
+                why = f"{show_subject(certificate)} is revoked"
             elif not depth and self._judge is not None:
                 why = self._judge(certificate)
-            elif depth and self._loaded.is_revoked(certificate):
-                # OpenSSL does not look up CAs if --tls-ca has an intermediate CA without its root.
-                why = f"{show_subject(certificate)} is revoked"
         except ValueError as problem:
             why = f"it cannot be read: {problem}"
         if why:

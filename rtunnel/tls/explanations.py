@@ -16,9 +16,10 @@ from rtunnel.wire.messages import clean_text
 EXPIRED, NOT_YET, REVOKED, _PURPOSE = 10, 9, 23, 26
 _BAD_SIGNATURE = 7
 _UNKNOWN_ISSUER = (2, 7, 18, 19, 20, 21, 30, 31)
-_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED = 3, 11, 12
-#: A CA need not have a revocation list, and a list that has expired or is not valid yet still says who is revoked.
-NOT_AN_ERROR = (_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED)
+_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED, _CRL_OTHER_SCOPE = 3, 11, 12, 44
+#: A CA need not have a revocation list, or only one of the certificates of ends, or of CAs. A list that has expired or
+#: is not valid yet still says who is revoked.
+NOT_AN_ERROR = (_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED, _CRL_OTHER_SCOPE)
 
 #: What else can be wrong with a certificate.
 _WRONG = {

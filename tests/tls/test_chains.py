@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import pytest_twisted
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import Role, TlsSettings
-from tests.tls.parts import Authority, Ends, Holder, Lines
+from tests.tls.parts import DAY, Authority, Ends, Holder, Lines
 from tests.tls.test_engine import exchange
 
 
@@ -169,6 +172,28 @@ async def test_a_ca_is_revoked_under_a_link(role: Role, chain: Chain, ends: Ends
     (chain.root.directory / "ca.crl").rename(own / "ca.crl")
     await ends.lines.wait_for("closed by us: unauthorized: the certificate of 'Mid' is revoked")
     await ends.lines.wait_for(rf"the {role.other.value}'s certificate is refused: the certificate of 'Mid' is revoked")
+
+
+@pytest.mark.parametrize("of", ["ends", "CAs"])
+@pytest.mark.parametrize("revoked", [True, False])
+def test_a_list_of_a_part_of_the_certificates(of: str, revoked: bool, chain: Chain) -> None:
+    """What it does not cover is not refused for that (RFC 5280, section 5.2.5)."""
+    now = datetime.now(UTC)
+    scope = x509.IssuingDistributionPoint(None, None, of == "ends", of == "CAs", None, False, False)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(chain.root.certificate.subject)
+    builder = builder.last_update(now - DAY).next_update(now + DAY).add_extension(scope, critical=True)
+    leaf = chain.holders[Role.CLIENT] = chain.root.client() if of == "ends" else chain.holders[Role.CLIENT]
+    if revoked:
+        gone = (leaf if of == "ends" else chain.mid).certificate.serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(gone).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
+    chain.root.directory.joinpath("ca.crl").write_bytes(
+        builder.sign(chain.root.private_key, None).public_bytes(Encoding.PEM)
+    )
+    chain.trust(chain.root)
+    ends = chain.meet()
+    assert any("is revoked" in end.failure for end in ends.values()) is revoked
+    assert all(end.peer is not None for end in ends.values()) is not revoked
 
 
 # A CA without a list

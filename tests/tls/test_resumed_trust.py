@@ -50,11 +50,13 @@ def test_a_client_that_was_revoked(authority: Authority, server: Credentials) ->
     assert second.failure == "the server refuses our certificate: it is revoked, or a CA that vouches for it is"
 
 
-def test_a_client_that_is_revoked_in_its_handshake(authority: Authority, server: Credentials) -> None:
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_client_that_is_revoked_in_its_handshake(resumed: bool, authority: Authority, server: Credentials) -> None:
     """The server has the old files when it begins, and the new ones when it ends."""
     holder = authority.client()
     client = client_of(authority, holder)
-    first, second = TlsEngine(server), TlsEngine(client, session=session_of(server, client))
+    session = session_of(server, client) if resumed else None
+    first, second = TlsEngine(server), TlsEngine(client, session=session)
     second.start()
     first.receive(second.output())
     authority.revoke(holder)
