@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
@@ -91,7 +92,7 @@ class SocketEnd(Protocol):
                 on_failed(failure)
             if self._stream is not None:
                 code = Code.LOCAL_TIMEOUT if failure.check(ConnectTimeout) else Code.LOCAL_UNREACHABLE
-                self._stream.reset(code, failure.getErrorMessage())
+                self._stream.reset(code, reason_of(failure))
             self._on_lost(self)
 
         self._dialling = endpoint.connect(QuietFactory.forProtocol(lambda: self))
@@ -143,7 +144,7 @@ class SocketEnd(Protocol):
         stream, self._stream = self._stream, None
         # When both ends have come, what the stream still queues is on its way to a slow reader.
         if stream is not None and (self._read_open or self._write_open):
-            stream.reset(Code.CONNECTION_LOST, reason.getErrorMessage())
+            stream.reset(Code.CONNECTION_LOST, reason_of(reason))
         self._on_lost(self)
 
     # From the stream

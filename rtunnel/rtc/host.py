@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.interfaces import ISignalUser
@@ -71,7 +72,7 @@ class Service:
         """Log that the service cannot be reached: a warning the first time, debug lines after that."""
         log = self.log.debug if self.is_down else self.log.warn
         self.is_down = True
-        log("service {remote} cannot be reached: {error}", remote=self.settings.remote, error=failure.getErrorMessage())
+        log("service {remote} cannot be reached: {error}", remote=self.settings.remote, error=reason_of(failure))
 
 
 class HostPeer(Peer):

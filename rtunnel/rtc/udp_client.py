@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.errors import StartupError
+from rtunnel.reasons import cannot_listen
 from rtunnel.relay.sockets import format_address, format_host_port
 from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
@@ -82,10 +83,7 @@ class UdpListener(Service):
         try:
             self._socket.bind(self._address.host, self._address.port)
         except OSError as error:
-            raise StartupError(
-                f"cannot listen on {self._address} ({self._what}, UDP): {error.strerror or error}; "
-                f"stop what holds it, or choose another address with {self._option}"
-            ) from None
+            raise StartupError(cannot_listen(self._address, f"{self._what}, UDP", self._option, error)) from None
         self.log.info("{what} listening on {address} (UDP)", what=self._what, address=self.local_address)
 
     def stopService(self) -> None:

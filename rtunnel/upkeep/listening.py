@@ -7,22 +7,15 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
+from rtunnel.reasons import cannot_listen
 from rtunnel.relay.sockets import format_address, is_local
 from rtunnel.upkeep.accepting import pause_when_full
-
-
-def why_not_listening(error: BaseException | None) -> str:
-    """Return the system's own text for why ``listen`` failed."""
-    if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
-        return error.socketError.strerror or str(error.socketError)
-    return str(error)
 
 
 class Listener(Service):
@@ -87,10 +80,7 @@ class Listener(Service):
         self._listening = self._address.endpoint(self._reactor).listen(self._factory)
         self._listening.addCallbacks(self._bound, failures.append)
         if failures:
-            raise StartupError(
-                f"cannot listen on {self._address} ({self._what}): {why_not_listening(failures[0].value)}; "
-                f"stop what holds it, or choose another address with {self._option}"
-            )
+            raise StartupError(cannot_listen(self._address, self._what, self._option, failures[0].value))
 
     def _bound(self, port: IListeningPort) -> IListeningPort:
         self._port = port

@@ -174,7 +174,7 @@ async def test_service_that_is_down_is_one_line_and_a_reset(world: World) -> Non
         data = await server.data(number)
         data.send(new_conn() + b"GET /")
         await until(lambda: data.was_reset)  # noqa: B023
-    assert len(world.lines("cannot be reached: Connection was refused", LogLevel.warn)) == 1
+    assert len(world.lines("cannot be reached: connection refused", LogLevel.warn)) == 1
     assert server.client.link.session.link.stream_count == 0
 
 

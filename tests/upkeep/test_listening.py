@@ -12,7 +12,7 @@ from twisted.internet.tcp import Port
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
-from rtunnel.upkeep.listening import Listener, why_not_listening
+from rtunnel.upkeep.listening import Listener
 from tests.leftovers import TestLog
 from tests.ports import free_port
 
@@ -68,7 +68,3 @@ def test_port_that_is_taken() -> None:
         f"cannot listen on {address} (control port): Address already in use; "
         "stop what holds it, or choose another address with --control-listen"
     )
-
-
-def test_why_not_listening() -> None:
-    assert why_not_listening(ValueError("no such thing")) == "no such thing"

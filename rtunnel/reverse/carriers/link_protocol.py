@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport, below_tls, format_address, tune
 from rtunnel.tls.identity import Peer
@@ -128,7 +129,7 @@ class LinkProtocol(Protocol):
         for call in (self._tick_call, self._linger_call):
             if call is not None and call.active():
                 call.cancel()
-        self.link.close(Code.CONNECTION_LOST, reason.getErrorMessage())
+        self.link.close(Code.CONNECTION_LOST, reason_of(reason))
         for stream in list(self.link.streams.values()):
             self.link.reset(stream, Code.CONNECTION_LOST, "the link is lost")
             if stream.owner is not None:

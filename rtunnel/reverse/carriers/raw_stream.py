@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport
 
@@ -74,7 +75,7 @@ class RawStream(Protocol):
         """Tell the user that the stream is lost, unless both its ends have come."""
         user, self._user = self._user, None
         if user is not None and not (self._read_ended and self._write_ended):
-            user.was_reset(Code.CONNECTION_LOST, reason.getErrorMessage())
+            user.was_reset(Code.CONNECTION_LOST, reason_of(reason))
         self._on_lost(self)
 
     def pauseProducing(self) -> None:

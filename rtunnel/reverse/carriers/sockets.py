@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel.reasons import reason_of
 from rtunnel.relay.sockets import (
     RESET_ON_CLOSE,
     SEND_ON_CLOSE,
@@ -83,7 +84,7 @@ class SocketWire:
         try:
             sent = self._socket.send(data)
         except OSError as error:
-            self._lost(str(error))
+            self._lost(reason_of(error))
             return
         if sent < len(data):
             self._lost("the connection is full")
@@ -134,7 +135,7 @@ class SocketWire:
         except BlockingIOError:
             return
         except OSError as error:
-            self._lost(str(error))
+            self._lost(reason_of(error))
             return
         if data:
             self._user.received(data)
@@ -146,7 +147,7 @@ class SocketWire:
 
     def connectionLost(self, reason: Failure) -> None:
         """Take note that the reactor found the socket broken, or is stopping."""
-        self._lost(reason.getErrorMessage())
+        self._lost(reason_of(reason))
 
 
 class Taker(Protocol):
@@ -185,7 +186,7 @@ def give_socket(sock: StreamSocket, poller: Any, user: WireUser) -> None:
     except OSError as error:
         _log.debug("a data connection is closed: {why}", why=error)
         sock.close()
-        user.lost(str(error))
+        user.lost(reason_of(error))
     else:
         user.connected(wire)
 

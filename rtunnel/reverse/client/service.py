@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import QuietFactory
@@ -104,7 +105,7 @@ class LinkService(HeldConnection[ClientSession]):
             dial = Dial(
                 self.poller,
                 lambda sock: give_socket(sock, self.poller, data),
-                lambda error: data.lost(error.strerror or str(error)),
+                lambda error: data.lost(reason_of(error)),
             )
             dial.start(*self._address_now)
             return dial
@@ -114,7 +115,7 @@ class LinkService(HeldConnection[ClientSession]):
             dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, partial(Taker, self.poller, data)))
         else:
             dialling = endpoint.connect(QuietFactory.forProtocol(partial(Taker, self.poller, data)))
-        dialling.addErrback(lambda failure: data.lost(failure.getErrorMessage()))
+        dialling.addErrback(lambda failure: data.lost(reason_of(failure)))
         return dialling
 
     async def dial(self) -> ClientSession:

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_host_port, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
@@ -130,7 +131,7 @@ class ClientSession(LinkProtocol):
                 call.cancel()
         self.data.close(cut=not self.peer_has_left)
         super().connectionLost(reason)
-        self.ended.callback(self.why_lost or reason.getErrorMessage())
+        self.ended.callback(self.why_lost or reason_of(reason))
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. Close the data connections with the link."""
@@ -267,7 +268,7 @@ class ClientSession(LinkProtocol):
             "{tunnel}: local service {local} cannot be reached: {error}",
             tunnel=tunnel.name,
             local=tunnel.settings.local,
-            error=failure.getErrorMessage(),
+            error=reason_of(failure),
         )
 
     # The end

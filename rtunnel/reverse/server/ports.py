@@ -16,13 +16,13 @@ from twisted.logger import Logger
 
 from rtunnel.addresses import BACKLOG
 from rtunnel.errors import Code, Refused
+from rtunnel.reasons import why_not_listening
 from rtunnel.relay.bare_port import Accepted, LandingFactory, give_sockets
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.upkeep.accepting import pause_when_full
-from rtunnel.upkeep.listening import why_not_listening
 from rtunnel.upkeep.visitors import Visitors
 
 #: Seconds that the holder of a port is given to show that it lives, when somebody else asks for the port.

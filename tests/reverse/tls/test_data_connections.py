@@ -167,7 +167,7 @@ async def test_service_that_is_down(tunnel: Tunnel, lines: Lines) -> None:
     visitor = Peer()
     await connect(tunnel.port, visitor)
     await until(lambda: visitor.was_reset)
-    await lines.wait_for("cannot be reached: Connection was refused")
+    await lines.wait_for("cannot be reached: connection refused")
     await tunnel.is_empty()
     tunnel.service.listening = await _listen_again(tunnel.service)
 
