@@ -193,11 +193,13 @@ class HostSettings(EndSettings):
 
     :ivar services: at least one, no two with the same name.
     :ivar dial_timeout: time that a service has to accept a connection.
+    :ivar check_services: whether to connect to TCP services now and then, to see whether they answer.
     :ivar max_clients: clients that may be connected at once.
     """
 
     services: tuple[ServiceSettings, ...]
     dial_timeout: float = 5.0
+    check_services: bool = True
     max_clients: int = 256
 
 

@@ -92,6 +92,7 @@ CLIENT_VALUES = {
     "reconnect-max": ("20", 20, 20.0),
     "connect-timeout": ("3", 3, 3.0),
     "dial-timeout": ("4", 4, 4.0),
+    "check-services": ("no", False, False),
     "drain": ("0", 0, 0.0),
     **LINK_VALUES,
     **LOG_VALUES,

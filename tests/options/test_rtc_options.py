@@ -103,6 +103,7 @@ VALUES: dict[type[RtcOptions], dict[str, tuple[str, object, object, str]]] = {
         "remote": ("udp:h:9", "udp:h:9", "udp:h:9", ""),
         "service": ("w=:80", [{"name": "w", "remote": 80}], (ServiceSettings("w", DialAddress.parse(":80")),), ""),
         "dial-timeout": ("4", 4, 4.0, "dial_timeout"),
+        "check-services": ("no", False, False, "check_services"),
         "max-clients": ("9", 9, 9, "max_clients"),
         **END_VALUES,
     },

@@ -52,7 +52,7 @@ async def test_ready_again_and_again_is_said_once(world: World) -> None:
     for port in range(100):
         link.put(READY, 0, b'{"address": "0.0.0.0:%d"}' % (port + 1))
     await link.is_alive()
-    assert len(world.lines("reachable", LogLevel.info)) == 1
+    assert len(world.lines(" is published", LogLevel.info)) == 1
 
 
 @ensureDeferred

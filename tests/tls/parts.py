@@ -219,6 +219,7 @@ class Ends:
         server = DialAddress.parse(f"{host}:{port or self.control}")
         settings: dict[str, Any] = {
             "drain": 0.0,
+            "check_services": False,
             "reconnect_min": 60.0,
             "reconnect_max": 60.0,
             "tunnels": (tunnel,),

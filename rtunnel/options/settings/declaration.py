@@ -66,6 +66,8 @@ TIME = Kind(seconds(zero=False), "time above 0", show_seconds)
 TIME_OR_ZERO = Kind(seconds(zero=True), "time, 0 or more", show_seconds)
 #: The flag of such a setting takes no value.
 SWITCH = Kind(boolean, "yes or no")
+#: The flag of this one does, since its default is yes.
+YES_OR_NO = Kind(boolean, "yes or no", lambda value: "yes" if value else "no")
 LISTEN = Kind(listen_address, "address to listen on")
 PATH = Kind(optional(path, None), "path")
 TEXT = Kind(optional(text, ""), "text")

@@ -17,6 +17,7 @@ from rtunnel.options.settings.declaration import (
     TEXT,
     TIME,
     TIME_OR_ZERO,
+    YES_OR_NO,
     Kind,
     Setting,
     sizes,
@@ -286,6 +287,13 @@ HOST_OWN = (
         repeatable=True,
     ),
     Setting("dial-timeout", TIME, "Seconds that a service has to accept a connection.", HostSettings, key="host."),
+    Setting(
+        "check-services",
+        YES_OR_NO,
+        "Whether to connect to each TCP service now and then, without sending anything, and log whether it answers.",
+        HostSettings,
+        key="host.",
+    ),
     Setting("max-clients", COUNT, "Clients that may be connected at once.", HostSettings, key="host."),
 )
 

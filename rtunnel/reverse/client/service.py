@@ -31,6 +31,7 @@ from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.upkeep.agent import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.held_connection import HeldConnection
+from rtunnel.upkeep.service_watch import ServiceWatch, may_try
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import Hello
@@ -69,6 +70,10 @@ class LinkService(HeldConnection[ClientSession]):
             capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW},
             token=settings.token,
         )
+        turns = may_try(settings.check_services)
+        self._watches = [
+            ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns) for tunnel in settings.tunnels
+        ]
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
 
     @property
@@ -79,7 +84,7 @@ class LinkService(HeldConnection[ClientSession]):
     def build_session(self) -> ClientSession:
         """Return a session for a connection that is being made."""
         link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
-        return ClientSession(self._settings, link, self.reactor, self._visitors, self)
+        return ClientSession(self._settings, link, self.reactor, self._visitors, self, self._watches)
 
     @property
     def is_outdated(self) -> bool:

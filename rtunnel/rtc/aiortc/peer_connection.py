@@ -233,7 +233,7 @@ class PeerConnection:
         try:
             await self._ice_transport.start(peer.ice)
             if self._ice_transport.state != "completed":
-                self._lose("no path to the peer was found")
+                self._lose(f"no path to the peer was found {self._look_at}")
                 return
             await self._dtls.start(peer.dtls)
             if self._dtls.state != "connected":
@@ -245,8 +245,16 @@ class PeerConnection:
 
     def _too_late(self) -> None:
         if self._state is State.CONNECTING:
-            what = "the peer did not answer over it" if self._ice.selected else "no path to the peer was found"
-            self._lose(f"{what} within {CONNECT_TIMEOUT:.0f} s")
+            if self._ice.selected:
+                self._lose(f"the peer did not answer over it within {CONNECT_TIMEOUT:.0f} s")
+            else:
+                self._lose(f"no path to the peer was found within {CONNECT_TIMEOUT:.0f} s {self._look_at}")
+
+    @property
+    def _look_at(self) -> str:
+        if self._settings.turn_servers:
+            return "(do both ends reach the TURN server?)"
+        return "(does UDP get out at both ends? otherwise a TURN server helps, see --turn-server)"
 
     # Called by the association
 

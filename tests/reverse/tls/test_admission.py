@@ -58,7 +58,7 @@ async def reachable(ends: Ends, tls: Any = None, **more: Any) -> int:
     ends.start(echo)
     port = free_port()
     ends.start_client(tls, remote_port=port, local=echo.port, **more)
-    await ends.lines.wait_for(rf"127.0.0.1:{port} -> \S+: reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{port} is published")
     assert await visit(ends.reactor, port) == b"hello"
     return port
 
@@ -144,7 +144,7 @@ async def test_ports_by_certificate(authority: Authority, ends: Ends, clients: A
     await ends.lines.wait_for(rf"port {others} refused by the server: {text}")
     assert not len(server.ports)
     ends.start_client(tls, remote_port=mine)
-    await ends.lines.wait_for(rf"127.0.0.1:{mine} -> \S+: reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{mine} is published")
 
 
 @pytest_twisted.ensureDeferred
@@ -163,7 +163,7 @@ async def test_ports_by_token(ends: Ends, clients: Any) -> None:
     ends.start_client(token=TOKEN, remote_port=free_port())
     await ends.lines.wait_for("port-not-allowed", count=2)
     ends.start_client(token=TOKEN, remote_port=port)
-    await ends.lines.wait_for(rf"127.0.0.1:{port} -> \S+: reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{port} is published")
     ends.start_client(remote_port=port)
     await ends.lines.wait_for("unauthorized: it has no token, and needs one", count=2)
 
@@ -186,7 +186,7 @@ async def test_number_of_streams(authority: Authority, ends: Ends, clients: Any)
     await ends.lines.wait_for("cannot take a visitor: this client may serve 0 visitors at once")
     clients("laptop: {streams: 1}")
     await ends.lines.wait_for("the clients file has changed, and is in use now")
-    port = int((await ends.lines.wait_for(r"127.0.0.1:(\d+) -> \S+: reachable"))[1])
+    port = int((await ends.lines.wait_for(r"127.0.0.1:(\d+) is published"))[1])
     assert await visit(ends.reactor, port) == b"hello"
 
 

@@ -55,7 +55,7 @@ class Tunnel:
         self.server = self.ends.start_server(authority.trusts(authority.server()), **there)
         settings: dict[str, Any] = {"remote_port": self.port, "local": self.service.port, "data_plane": "direct"}
         self.client = self.ends.start_client(authority.trusts(self.holder), **(settings | more | dict(at_client or {})))
-        await self.ends.lines.wait_for("} -> {local}: reachable|reachable")
+        await self.ends.lines.wait_for("is published")
         await until(lambda: self.pool is not None and self.pool._idle, "a data connection that waits")
         return self
 
@@ -167,7 +167,7 @@ async def test_service_that_is_down(tunnel: Tunnel, lines: Lines) -> None:
     visitor = Peer()
     await connect(tunnel.port, visitor)
     await until(lambda: visitor.was_reset)
-    await lines.wait_for("cannot be reached: connection refused")
+    await lines.wait_for(r"does not answer \(connection refused\)")
     await tunnel.is_empty()
     tunnel.service.listening = await _listen_again(tunnel.service)
 

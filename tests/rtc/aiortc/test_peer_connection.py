@@ -28,6 +28,10 @@ from tests.rtc.fakes import FakeChannelUser, FakePeer, log_limiter
 LOOPBACK = IceSettings(interfaces=(HOST,))
 
 
+#: What to look at when there is no path and no TURN server was given.
+NO_TURN = "(does UDP get out at both ends? otherwise a TURN server helps, see --turn-server)"
+
+
 class End:
     """One connection and what it told its user."""
 
@@ -277,7 +281,7 @@ async def test_no_candidate_at_all(ends: Ends) -> None:
     one.connection.offer()
     offer = re.sub("a=candidate:.*\r\n", "", await one.description())
     two.connection.take_offer(offer + "a=end-of-candidates\r\n")
-    assert await two.ends() == "no path to the peer was found"
+    assert await two.ends() == f"no path to the peer was found {NO_TURN}"
 
 
 @pytest_twisted.ensureDeferred
@@ -309,7 +313,7 @@ async def test_a_peer_that_never_comes_is_given_up(ends: Ends, monkeypatch: pyte
     await one.connection.close()
     two.connection.take_offer(offer)
     # An end of candidates has not come, so that it could not know before.
-    assert await two.ends() == "no path to the peer was found within 0 s"
+    assert await two.ends() == f"no path to the peer was found within 0 s {NO_TURN}"
     # Its user is told last; everything is closed then or soon.
     await two.connection.close()
 
