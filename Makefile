@@ -10,6 +10,10 @@ BENCH_ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# An environment whose interpreter has gone, or is too old, is made anew.
+$(shell test ! -e $(VENV)/pyvenv.cfg || $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
+	|| rm -rf $(VENV))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick stress bench docs lint format types clean
 

@@ -40,7 +40,7 @@ def read_config_file(path: str) -> ConfigFile:
 
 
 def load_file(path: str) -> object:
-    """Parse a YAML or JSON file with any content.
+    """Parse a YAML or JSON file that should have a mapping; the caller checks that it has.
 
     :raises ConfigError: it cannot be read, or is neither YAML nor JSON.
     """
@@ -53,6 +53,13 @@ def load_file(path: str) -> object:
         raise ConfigError(f"{path}: cannot be read: {reason}") from error
     parse = _parse_json if path.endswith(".json") else _parse_yaml
     return parse(content, path)
+
+
+def _is_ini(content: str) -> bool:
+    """Return whether the first line that says something belongs to an INI or TOML file."""
+    lines = (line.strip() for line in content.splitlines())
+    first = next((line for line in lines if line and not line.startswith(("#", ";"))), "")
+    return re.fullmatch(r"\[[^\],:]+\]|[\w.-]+\s*=.*", first) is not None
 
 
 def keys_with_underscores(mapping: object, where: str) -> dict[str, object]:
@@ -116,11 +123,18 @@ _Loader.add_implicit_resolver(
 
 
 def _parse_yaml(content: str, path: str) -> object:
+    if _is_ini(content):
+        raise ConfigError(
+            f"{path}: is INI or TOML, and not YAML; write 'key: value' for 'key = value', and 'section:' for "
+            "'[section]' with its keys indented below"
+        )
     try:
         return yaml.load(content, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}:" if mark else ""
+        if "'\\t'" in (error.problem or ""):
+            raise ConfigError(f"{path}:{line} has a tab; YAML is indented by spaces only") from error
         raise ConfigError(f"{path}:{line} {error.problem or error.context or 'is not YAML'}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error

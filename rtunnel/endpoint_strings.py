@@ -208,9 +208,17 @@ def is_ipv6(text: str) -> bool:
     return True
 
 
-def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return ``; did you mean '...'?`` with the closest known word, or nothing."""
-    close = difflib.get_close_matches(word, list(known), 1, cutoff)
+def suggestion(word: str, known: Iterable[str], cutoff: float | None = None) -> str:
+    """Return ``; did you mean '...'?`` with the closest known word, or nothing.
+
+    :param cutoff: how close it must be, 1 being the same. By default it may also be the only one with *word* as its
+        end: ``port`` is close to ``remote_port``.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(word, known, 1, 0.6 if cutoff is None else cutoff)
+    if not close and cutoff is None:
+        longer = {one for one in known if one.endswith((f"_{word}", f"-{word}"))}
+        close = list(longer) if len(longer) == 1 else []
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

@@ -12,6 +12,7 @@ from twisted.python import usage
 from rtunnel.coercions import show_seconds, show_size
 from rtunnel.errors import ConfigError
 from rtunnel.options.base import BaseOptions, option_hint
+from rtunnel.options.plugins.pid_file import check_pid_file
 from rtunnel.options.settings import reverse, rtc
 from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.sources import Resolved, find_config_file, resolve
@@ -86,6 +87,8 @@ class PluginOptions(BaseOptions):
         :raises usage.UsageError: a setting is wrong.
         """
         try:
+            if self.parent is not None and not self.parent.get("chroot"):
+                check_pid_file(self.parent.get("pidfile") or "")
             file = find_config_file(self.flags, os.environ, self.default_config)
             keys = [setting.key for setting in self.file_settings]
             resolved = resolve(self.declared, self.flags, os.environ, file, VARIABLES, keys)
