@@ -54,8 +54,8 @@ def test_a_file_of_a_killed_container(path: Path, logged: list[tuple[str, str]])
         (
             "/sbin/init",
             (
-                "the pid file PATH names process 1, which is not twistd but '/sbin/init': a killed process has left it; "
-                f"remove it, or {OTHERWISE}"
+                "the pid file PATH names process 1, which is not twistd but '/sbin/init': a killed process has left "
+                f"it; remove it, or {OTHERWISE}"
             ),
         ),
     ],

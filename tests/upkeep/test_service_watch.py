@@ -11,13 +11,13 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
 from twisted.python.failure import Failure
 
 from rtunnel.addresses import DialAddress
-from rtunnel.upkeep import service_watch
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.service_watch import (
     LONGEST_WAIT,
@@ -50,7 +50,7 @@ class Endpoint:
         return self.attempts[-1]
 
     def accept(self) -> StringTransport:
-        protocol: Any = service_watch.Protocol()
+        protocol: Any = Protocol()
         protocol.transport = transport = StringTransport()
         self.attempts[-1].callback(protocol)
         return transport

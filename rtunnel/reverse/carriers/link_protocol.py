@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -77,6 +77,8 @@ class LinkProtocol(Protocol):
     """
 
     log = Logger()
+    #: Whether :attr:`why_lost` is in a line of the service that holds the link, so that another line would repeat it.
+    owner_says_why = False
     transport: SocketTransport  # type: ignore[assignment]
 
     def __init__(self, link: Link, clock: IReactorTime) -> None:
@@ -256,8 +258,9 @@ class LinkProtocol(Protocol):
     def _link_failed(self, event: events.LinkFailed) -> None:
         self.why_lost = f"{event.code}: {event.message}"
         self.peer_has_left = event.by_peer and event.code == Code.SHUTTING_DOWN
-        log = self.log.info if event.code == Code.SHUTTING_DOWN else self.log.warn
-        log(
+        level = LogLevel.info if event.code == Code.SHUTTING_DOWN else LogLevel.warn
+        self.log.emit(
+            LogLevel.debug if self.owner_says_why else level,
             "link {peer}: closed by {side}: {code}: {text}",
             peer=self.peer_name,
             side="the peer" if event.by_peer else "us",

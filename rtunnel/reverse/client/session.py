@@ -74,6 +74,7 @@ class ClientSession(LinkProtocol):
     """
 
     log = Logger()
+    owner_says_why = True
     link: ClientLink
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ async def test_another_token(token: str | None, why: str, ends: Ends) -> None:
     ends.start_client(token=token, remote_port=free_port())
     await ends.lines.wait_for(rf"link 127.0.0.1:\d+: closed by us: unauthorized: {why}")
     await ends.lines.wait_for(rf"link to server 127.0.0.1:\d+ lost: unauthorized: {why}; next attempt")
+    assert len(re.findall(f"#warn.*{why}", ends.lines.text)) == 2, "one warning at each end"
     await ends.lines.until(lambda: not server.sessions, "the session is gone")
     assert not len(server.ports)
 
