@@ -190,6 +190,8 @@ class RtcClient(DrainingService):
         if self._retry is not None and self._retry.active():
             return
         self._last_attempt = self.reactor.seconds()
+        if not self._said:
+            self.log.info("connecting to host '{id}'", id=self.settings.id)
         self._peer = ClientPeer(self, self.settings.id)
         self._peer.connection.offer()
 

@@ -31,6 +31,7 @@ from aioice.stun import Message, TransactionError, TransactionFailed
 from aioice.turn import create_turn_endpoint
 from twisted.logger import Logger
 
+from rtunnel.reasons import reason_of
 from rtunnel.relay.sockets import format_host_port
 from rtunnel.rtc.aiortc.addresses import NoAddress, local_addresses
 from rtunnel.rtc.settings import IceSettings, TurnServer
@@ -67,10 +68,12 @@ def turn_credentials(ice: IceSettings, now: float) -> tuple[str, str]:
     return user, base64.b64encode(digest).decode()
 
 
-def _explain_turn(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     """Return why a TURN server cannot be used; if it rejects our credentials, also what to check."""
     if isinstance(error, TransactionFailed) and error.response.attributes.get("ERROR-CODE", (0,))[0] == 401:
         return f"{error}; check --turn-user and --turn-credential, or --turn-secret, and both clocks"
+    if isinstance(error, OSError) and error.errno is not None:
+        return reason_of(error)
     return str(error) or "no answer"
 
 
@@ -184,7 +187,7 @@ class IceAgent(Connection):
                 candidate, _ = await server_reflexive_candidate(protocol, server)
         except (OSError, TransactionError, LookupError, ValueError) as error:
             self.log.debug(
-                "STUN server {server} does not answer: {error}", server=format_host_port(*server), error=str(error)
+                "STUN server {server} does not answer: {error}", server=format_host_port(*server), error=_explain(error)
             )
             return
         if not self._closing and candidate.host != protocol.local_candidate.host:
@@ -204,9 +207,7 @@ class IceAgent(Connection):
                     transport=server.transport,
                 )
         except (OSError, TransactionError, LookupError, ValueError) as error:
-            self._log_limiter.warn(
-                "TURN server {server} cannot be used: {error}", server=server, error=_explain_turn(error)
-            )
+            self._log_limiter.warn("TURN server {server} cannot be used: {error}", server=server, error=_explain(error))
             return
         relayed, mapped = transport.get_extra_info("sockname"), transport.get_extra_info("related_address")
         candidate = protocol.local_candidate = Candidate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import hmac
 import re
@@ -390,6 +391,12 @@ async def test_a_server_that_is_of_no_use_is_not_said_for_each_peer(agents: Agen
         await agents.gather(agent)
         await until(partial(agents.found[agent].__contains__, None), "the end of candidates")
     assert agents.log.text().count(f"TURN server {server} cannot be used") == 1
+
+
+def test_why_the_system_does_not_let_us_reach_a_server() -> None:
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('192.0.2.1', 3478)")
+    assert ice._explain(refused) == "connection refused"
+    assert ice._explain(TimeoutError()) == "no answer"
 
 
 @pytest.mark.parametrize(
