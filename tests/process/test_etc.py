@@ -105,7 +105,7 @@ class TestTac:
             RTUNNEL_SERVER=f"127.0.0.1:{control}",
             RTUNNEL_TUNNEL=f"{public}:127.0.0.1:9",
         )
-        process.wait_for(rf":{public} -> 127\.0\.0\.1:9\b")
+        process.wait_for(rf":{public} is published; the service at 127\.0\.0\.1:9 ")
         assert process.terminate() == 0
         assert ends.terminate() == 0
 
@@ -132,7 +132,7 @@ class TestSocketActivation:
         # Now only the server holds the socket: who connects is served by it, or refused.
         public = free_port()
         visitor = twistd("rtunnel-client", "--server", f"127.0.0.1:{port}", "--tunnel", f"{public}:127.0.0.1:9")
-        visitor.wait_for(rf":{public} -> 127\.0\.0\.1:9\b")
+        visitor.wait_for(rf":{public} is published; the service at 127\.0\.0\.1:9 ")
         assert visitor.terminate() == 0
         assert process.terminate() == 0
 
