@@ -98,7 +98,7 @@ def test_reference_server(twistd: Twistds, serve: Serve, reference: Callable[[st
     wait_until_open(control)
     address = f"--server={LOOPBACK}:{control}"
     client = twistd("rtunnel-client", address, f"--local={service.address}", f"--remote-port={public}")
-    client.wait_for(rf"{LOOPBACK}:{public} -> {service.address}: asked for")
+    client.wait_for(rf"{LOOPBACK}:{public} is asked for, .*; the service at {service.address} answers$")
     wait_for_page(public, "here", PATIENCE)
     check(public)
     server.kill()
