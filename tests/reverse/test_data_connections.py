@@ -285,7 +285,9 @@ async def test_names_and_addresses_of_a_service(world: World, host: str) -> None
         server, port = world.server(), free_port()
         tunnel = TunnelSettings(port, DialAddress.parse(f"{host}:{listening.getHost().port}"))
         control = DialAddress.parse(f"{HOST}:{world.control_port(server)}")
-        client = world.start(TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane=world.plane)))
+        client = world.start(
+            TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane=world.plane, check_services=False))
+        )
         await world.reachable()
         visitor = await world.visitor(port)
         visitor.send(b"hello" * 1000)
@@ -307,7 +309,9 @@ async def test_link_and_data_connections_over_a_unix_socket(world: World, tmp_pa
     service, port = await world.echo(), free_port()
     tunnel = TunnelSettings(port, DialAddress.parse(f"{HOST}:{service.port}"))
     client = world.start(
-        TunnelClient(reactor, ClientSettings(DialAddress.parse(where), (tunnel,), data_plane=world.plane))
+        TunnelClient(
+            reactor, ClientSettings(DialAddress.parse(where), (tunnel,), data_plane=world.plane, check_services=False)
+        )
     )
     await world.reachable()
     visitor = await world.visitor(port)
@@ -353,7 +357,9 @@ async def test_service_whose_socket_cannot_be_had(world: World, monkeypatch: pyt
     server, service, port = world.server(), await world.service(), free_port()
     tunnel = TunnelSettings(port, DialAddress.parse(f"localhost:{service.port}"))
     control = DialAddress.parse(f"{HOST}:{world.control_port(server)}")
-    client = world.start(TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane="direct")))
+    client = world.start(
+        TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane="direct", check_services=False))
+    )
     await world.reachable()
     visitor = await world.visitor(port)
     sent, answer = os.urandom(1_000_000), os.urandom(3_000_000)
