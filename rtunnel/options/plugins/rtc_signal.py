@@ -1,4 +1,4 @@
-"""``twistd rtc-signal``."""
+"""``rtunnel signal`` and ``twistd rtc-signal``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ class Options(RtcOptions):
 
     synopsis = "[options]"
     declared = SIGNAL
+    needed = ("addr", "valid-tokens", "tls-cert-file", "tls-key-file", "allowed-origins")
     examples = (
-        "twistd -n rtc-signal",
-        "twistd -n rtc-signal --addr :8080 --allowed-origins https://example.com",
-        "twistd -n rtc-signal --addr :8443 --tls-cert-file cert.pem --tls-key-file key.pem",
-        "RTUNNEL_VALID_TOKENS=my-secret-token,another-token twistd -n rtc-signal",
+        "rtunnel signal --valid-tokens my-secret-token",
+        "RTUNNEL_VALID_TOKENS=my-secret-token,another-token rtunnel signal",
+        "rtunnel signal --config rtc.yaml --tls-cert-file cert.pem --tls-key-file key.pem",
+        "rtunnel signal --addr 127.0.0.1:8080 --allowed-origins https://example.com",
     )
 
     #: Set once the options are parsed.

@@ -2,6 +2,7 @@
 
 - On SIGTERM or SIGINT the services drain and stop; then the exit code is 0. ``twistd`` alone would kill itself by the
   same signal. A second signal ends the process at once.
+- ``rtunnel server`` and so on run the same services without ``twistd``; see :func:`run_in_foreground`.
 - A :class:`~rtunnel.errors.StartupError` while the services start is one line on standard error and exit code 1, and
   no pid file is left. ``twistd`` alone would only log it.
 
@@ -21,9 +22,10 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
+from twisted.application.app import startApplication
 from twisted.application.service import Application, IService, MultiService, Service
 from twisted.internet.error import ReactorNotRunning
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, globalLogBeginner
 from twisted.python import usage
 from twisted.python.components import Componentized
 
@@ -104,7 +106,8 @@ class ExitSignals(Service):
     def _install(self) -> None:
         signal.signal(signal.SIGTERM, self._got_signal)
         # Leave SIGINT alone if a shell made this background job ignore it, or a debugger handles it.
-        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, getattr(self._reactor, "sigInt", None)):
+        ours = (signal.default_int_handler, signal.SIG_DFL, getattr(self._reactor, "sigInt", None))
+        if signal.getsignal(signal.SIGINT) in ours:
             signal.signal(signal.SIGINT, self._got_signal)
 
     def _got_signal(self, number: int, frame: FrameType | None) -> None:
@@ -134,6 +137,26 @@ class ExitSignals(Service):
         stop_now = getattr(self._service, "stop_now", None)
         if stop_now is not None:
             stop_now()
+
+
+def run_in_foreground(make_service: Callable[[], MultiService]) -> None:
+    """Run a service without ``twistd`` until it has stopped: no daemon, no pid file, the log on standard output.
+
+    :raises StartupError: it cannot start; the message is one line.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Until ExitSignals takes over, Ctrl-C ends the process. Twisted's search for plugins of endpoints would swallow
+        # a KeyboardInterrupt.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    service = make_service()
+    from twisted.internet import reactor
+
+    tree = Application(service.name)
+    service.setServiceParent(tree)
+    globalLogBeginner.beginLoggingTo([tree.getComponent(ILogObserver)], redirectStandardIO=False)
+    IService(tree).privilegedStartService()
+    startApplication(tree, False)
+    reactor.run()  # type: ignore[attr-defined]
 
 
 def application(
