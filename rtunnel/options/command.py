@@ -18,15 +18,15 @@ from rtunnel.options.base import BaseOptions
 from rtunnel.options.verbs import Verbs
 
 OVERVIEW = """\
-rtunnel makes a service behind a NAT or a firewall reachable, in one of two ways.
+rtunnel makes a service behind a NAT or firewall reachable, in one of two ways.
 The reverse tunnel: visitors come to a public machine, which passes them on.
-    public machine    rtunnel pki init --name tunnel.example.org
-                      rtunnel server --tls --allow-ports 8080
-    private machine   rtunnel client --tls --server HOST:7000 --tunnel 8080:80
+  public machine    rtunnel pki init --name tunnel.example.org
+                    rtunnel server --tls --allow-ports 8080
+  private machine   rtunnel client --tls --server HOST:7000 --tunnel 8080:80
 The WebRTC tunnel: two machines connect directly; a public one introduces them.
-    public machine    rtunnel signal --valid-tokens TOKEN
-    private machine   rtunnel host --signal URL --token TOKEN --id ID --remote :80
-    user's machine    rtunnel connect --signal URL --token TOKEN --id ID --local :8080
+  public machine    rtunnel signal --valid-tokens TOKEN
+  private machine   rtunnel host --signal URL --token TOKEN --id ID --remote :80
+  user's machine    rtunnel connect --signal URL --token TOKEN --id ID --local :80
 See 'rtunnel --help' for all commands, 'rtunnel server --help' for one of them.
 """
 
@@ -52,6 +52,7 @@ class Options(Verbs):
         ["signal", None, _later("plugins.rtc_signal"), "WebRTC tunnel, public machine: introduces the others."],
         ["host", None, _later("plugins.rtc_host"), "WebRTC tunnel, private machine: has the services."],
         ["connect", None, _later("plugins.rtc_client"), "WebRTC tunnel, user's machine: opens local ports."],
+        ["service", None, _later("service"), "Any end as a systemd service."],
         ["pki", None, _later("pki.command"), "Certificates for links over TLS."],
     ]
 

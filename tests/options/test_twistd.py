@@ -164,4 +164,4 @@ def test_help(run_twistd: Run, plugin: str) -> None:
     result = run_twistd("-n", plugin, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("Usage: twistd [options] " + plugin)
-    assert f"twistd -n {plugin}" in result.stdout
+    assert "What most people need:" in result.stdout

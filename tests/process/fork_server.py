@@ -1,8 +1,8 @@
-"""Starts ``twistd`` without waiting for its imports.
+"""Starts ``twistd`` and ``rtunnel`` without waiting for its imports.
 
 Half a second to a second of every start of ``twistd`` goes into importing Twisted, Autobahn and aiortc, and the suite
 starts it some five hundred times. So one process imports all of it once, and forks for each ``twistd``. A fork runs
-``twistd`` itself, with its own arguments, environment, directory and output, and ends as any interpreter does.
+``twistd`` itself (or ``rtunnel``, by the name of the program), with its own arguments, environment, directory and output, and ends as any interpreter does.
 
 Run as a program, this file is the process that forks. A test process holds a :class:`ForkServer`, and a
 :class:`Forked` for each ``twistd``, with the methods of :class:`subprocess.Popen` that the harness calls. It needs
@@ -30,6 +30,9 @@ from typing import IO, Any
 
 MODULES = (
     "twisted.scripts.twistd",
+    "rtunnel.options.command",
+    "rtunnel.options.pki.command",
+    "rtunnel.options.service",
     "rtunnel.options.plugins.rtunnel_server",
     "rtunnel.options.plugins.rtunnel_client",
     "rtunnel.options.plugins.rtc_signal",
@@ -212,6 +215,10 @@ def main() -> None:
     # What the shell or the tests do to end themselves is not for this process: it ends when they have.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if serve(socket.socket(fileno=int(sys.argv[1]))):
+        if Path(sys.argv[0]).name == "rtunnel":
+            from rtunnel.options.command import main as run_rtunnel
+
+            sys.exit(run_rtunnel())
         from twisted.scripts.twistd import run
 
         sys.exit(run())

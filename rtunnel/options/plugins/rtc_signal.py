@@ -23,7 +23,7 @@ class Options(RtcOptions):
     examples = (
         "rtunnel signal --valid-tokens my-secret-token",
         "RTUNNEL_VALID_TOKENS=my-secret-token,another-token rtunnel signal",
-        "rtunnel signal --config rtc.yaml --tls-cert-file cert.pem --tls-key-file key.pem",
+        "rtunnel signal --addr :443 --tls-cert-file cert.pem --tls-key-file key.pem",
         "rtunnel signal --addr 127.0.0.1:8080 --allowed-origins https://example.com",
     )
 

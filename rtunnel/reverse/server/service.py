@@ -129,7 +129,8 @@ class TunnelServer(DrainingService):
         if self._settings.tls is None and self.admission.lets_anybody_in and self.control.is_public:
             self.log.warn(
                 "ANYBODY WHO REACHES {address} CAN OPEN PORTS ON THIS MACHINE: the control port has neither TLS nor "
-                "tokens; give both ends --tls (or --valid-tokens and --token), or listen on 127.0.0.1 only",
+                "tokens. Two ways out: give both ends --tls ('rtunnel pki init' makes the certificates), or listen on "
+                "loopback only (--control-listen 127.0.0.1:7000) and let clients come through SSH",
                 address=self.control.local_address,
             )
 
