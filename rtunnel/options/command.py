@@ -20,13 +20,13 @@ from rtunnel.options.verbs import Verbs
 OVERVIEW = """\
 rtunnel makes a service behind a NAT or firewall reachable, in one of two ways.
 The reverse tunnel: visitors come to a public machine, which passes them on.
-  public machine    rtunnel pki init --name tunnel.example.org
-                    rtunnel server --tls --allow-ports 8080
-  private machine   rtunnel client --tls --server HOST:7000 --tunnel 8080:80
+  public machine  rtunnel pki init --name tunnel.example.org
+                  rtunnel server --tls --allow-ports 8080
+  private machine rtunnel client --tls --server HOST:7000 --tunnel 8080:80
 The WebRTC tunnel: two machines connect directly; a public one introduces them.
-  public machine    rtunnel signal --valid-tokens TOKEN
-  private machine   rtunnel host --signal URL --token TOKEN --id ID --remote :80
-  user's machine    rtunnel connect --signal URL --token TOKEN --id ID --local :80
+  public machine  rtunnel signal --valid-tokens TOKEN
+  private machine rtunnel host --signal URL --token TOKEN --id ID --remote :80
+  user's machine  rtunnel connect --signal URL --token TOKEN --id ID --local :80
 See 'rtunnel --help' for all commands, 'rtunnel server --help' for one of them.
 """
 
