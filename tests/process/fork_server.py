@@ -11,6 +11,7 @@ pidfds, which Linux has; see :func:`available`.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -48,6 +49,17 @@ MODULES = (
 
 MESSAGE = 1 << 17
 """Bytes that one request may have; most of it is the environment."""
+
+
+# From sched.h and sys/mount.h; there is no os.setns before Python 3.12.
+_CLONE_NEWNET, _CLONE_NEWNS = 0x40000000, 0x00020000
+_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def available() -> bool:
@@ -108,11 +120,24 @@ class ForkServer:
         self._running: dict[int, Forked] = {}
         threading.Thread(target=self._listen, name="fork server", daemon=True).start()
 
-    def start(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Forked:
-        """Start ``twistd``, with the limits and the signal handling that a child of this process would have."""
+    def start(
+        self,
+        argv: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        network: str = "",
+        files: Mapping[str, str] | None = None,
+    ) -> Forked:
+        """Start ``twistd``, with the limits and the signal handling that a child of this process would have.
+
+        :param network: the file of the network namespace in which it runs, if that is another; this needs root.
+        :param files: files that it sees in the place of others, such as ``/etc/hosts``; this needs root.
+        """
         request = {
             "argv": list(argv),
             "cwd": str(cwd),
+            "network": network,
+            "files": dict(files or {}),
             "env": dict(env),
             "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE),
             "ignores_sigint": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
@@ -197,6 +222,14 @@ def become(request: dict[str, Any], output: int) -> None:
     os.close(output)
     resource.setrlimit(resource.RLIMIT_NOFILE, tuple(request["descriptors"]))
     signal.signal(signal.SIGINT, signal.SIG_IGN if request["ignores_sigint"] else signal.default_int_handler)
+    if request["network"]:
+        with open(request["network"]) as network:
+            _call(_libc.setns(network.fileno(), _CLONE_NEWNET))
+    if request["files"]:
+        _call(_libc.unshare(_CLONE_NEWNS))
+        _call(_libc.mount(b"none", b"/", None, _MS_PRIVATE | _MS_REC, None))
+        for path, shown in request["files"].items():
+            _call(_libc.mount(shown.encode(), path.encode(), None, _MS_BIND, None))
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
