@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.rst", ROOT / "README.zh-CN.rst", *sorted((ROOT / "docs").glob("*.rst"))]
 
 COMMENT = ".. not run: "
-PROGRAMS = ("curl", "export", "kill", "make", "mkdir", "openssl", "python3", "rtunnel", "ssh", "sudo", "systemctl")
-PROGRAMS += ("/opt/rtunnel/bin/rtunnel", "turnserver", "twistd", ".ci/run")
+PROGRAMS = ["curl", "export", "kill", "make", "mkdir", "openssl", "python3", "rtunnel", "ssh", "sudo", "systemctl"]
+PROGRAMS += ["turnserver", "twistd", ".ci/run", "/opt/rtunnel/bin/rtunnel"]
 _COMMAND = re.compile(rf"(?:[A-Z_]+=\S* )*(?:{'|'.join(map(re.escape, PROGRAMS))})(?![\w-]|: |.*-n: )")
 
 

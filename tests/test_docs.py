@@ -22,7 +22,20 @@ READMES = [ROOT / "README.rst", ROOT / "README.zh-CN.rst"]
 CONFIGURATION = "docs/configuration.rst"
 
 #: Options of twistd and other commands that the documents name too.
-FOREIGN = {"nodaemon", "pidfile", "logfile", "reactor", "uid", "gid", "umask", "help", "version", "syslog", "logger", "root"}
+FOREIGN = {
+    "nodaemon",
+    "pidfile",
+    "logfile",
+    "reactor",
+    "uid",
+    "gid",
+    "umask",
+    "help",
+    "version",
+    "syslog",
+    "logger",
+    "root",
+}
 
 
 def lines_with(document: str, text: str) -> list[str]:
@@ -78,7 +91,10 @@ def test_every_command_is_run_or_says_why_not() -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ("x::\n\n    rtunnel a \\\n        b\n    # on the other\n    X=1 twistd c\n", ["rtunnel a \\\n    b", "X=1 twistd c"]),
+        (
+            "x::\n\n    rtunnel a \\\n        b\n    # on the other\n    X=1 twistd c\n",
+            ["rtunnel a \\\n    b", "X=1 twistd c"],
+        ),
         ("1. x::\n\n       rtunnel a\n\n   It says::\n\n       link: up\n", ["rtunnel a"]),
         ("x::\n\n    twistd -n: flag --a: is wrong\n\nx::\n\n    rtunnel-server\n", []),
     ],

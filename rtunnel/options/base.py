@@ -16,6 +16,8 @@ from twisted import copyright
 class BaseOptions(usage.Options):
     """Options whose help is the docstring of the class, with examples at the end."""
 
+    #: What follows the command in the first line of the help.
+    synopsis = "[options]"
     #: Command lines, shown verbatim at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
 

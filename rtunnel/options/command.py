@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from twisted.python import usage
 
@@ -42,8 +42,8 @@ def _later(module: str) -> Callable[[], usage.Options]:
 
 
 class Options(Verbs):
-    """Each command has a help of its own: 'rtunnel server --help'. The ends of the tunnels run in the foreground; Ctrl-C
-    stops them. To keep them running, see 'rtunnel service --help', or the plugins of twistd: 'twistd --help'."""
+    """Each command has a help of its own: 'rtunnel server --help'. The ends of the tunnels run in the foreground, and
+    Ctrl-C stops them. To keep them running, see 'rtunnel service --help', or the plugins of twistd: 'twistd --help'."""
 
     synopsis = "COMMAND"
     subCommands: ClassVar = [

@@ -7,6 +7,7 @@ systemd looks, with the path of this installation in them.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -121,8 +122,8 @@ class Install(_Command):
         self.check_root()
         if self.live and sys.prefix.startswith(HOMES):
             raise ServiceError(
-                f"the service may not read {sys.prefix}, which is in a home directory; install rtunnel elsewhere first: "
-                "python3 -m venv /opt/rtunnel && /opt/rtunnel/bin/pip install ."
+                f"the service may not read {sys.prefix}, which is in a home directory; install rtunnel elsewhere "
+                "first: python3 -m venv /opt/rtunnel && /opt/rtunnel/bin/pip install ."
             )
         self._add_user()
         config = self._add_config()
@@ -150,7 +151,10 @@ class Install(_Command):
         if path.exists():
             _say(f"kept     {path}")
         else:
-            self._write(path, _packaged(name))
+            text = _packaged(name)
+            if self.name == "signal":
+                text = _with_token(text, secrets.token_hex(16))
+            self._write(path, text)
             # It may hold tokens.
             self._give(path, 0o640)
         return path
@@ -187,6 +191,8 @@ class Install(_Command):
             steps.append(f"{command} pki init --name tunnel.example.org --group {GROUP}    # the name of this machine")
         if self.name == "client" and not (pki / "client.crt").exists():
             steps.append(f"{command} pki import laptop.pem --group {GROUP}    # made by 'rtunnel pki client laptop'")
+        if self.name == "signal":
+            steps[0] += "    # hosts and clients need the token that is in it"
         also = f"{PLUGINS[self.name]}.socket " if self.with_socket else ""
         steps.append(f"systemctl enable --now {also}{self.unit}")
         _say("Next, as root:", *(f"    {step}" for step in steps))
@@ -228,6 +234,19 @@ class Options(Verbs):
 
 def _packaged(name: str) -> str:
     return (files("rtunnel") / "etc" / name).read_text()
+
+
+def _with_token(text: str, token: str) -> str:
+    """Return the sample of the WebRTC tunnel's settings with a token, so that the signaling server is not open."""
+    note = "    # Made at random when this file was written; hosts and clients need it too.\n"
+    for line, filled in (
+        ("#server:\n", "server:\n"),
+        ("#  auth:\n", "  auth:\n"),
+        ("#    valid_tokens: []\n", f"{note}    valid_tokens: [{token}]\n"),
+    ):
+        assert line in text
+        text = text.replace(line, filled)
+    return text
 
 
 def _twistd() -> Path:

@@ -16,9 +16,6 @@ from rtunnel.options.base import BaseOptions, option_hint
 class Verb(BaseOptions):
     """A command. :meth:`run` does its work, once all options have been checked."""
 
-    #: What follows the command in the first line of the help.
-    synopsis = "[options]"
-
     def __init__(self) -> None:
         super().__init__()
         # The help wraps the docstrings of options but keeps their indentation.

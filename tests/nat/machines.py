@@ -4,8 +4,8 @@
     private    laptop: 192.0.2.10; a web server on port 80, an echo service for UDP on port 53
     user       192.0.2.20
 
-Each is a network namespace with a home directory. Its programs see its own ``/etc/hosts`` and ``/etc/group``. ``ssh`` is
-a script that runs a command in the home directory and the network of another machine.
+Each is a network namespace with a home directory. Its programs see their own ``/etc/hosts`` and ``/etc/group``. ``ssh``
+is a script that runs a command in the home directory and the network of another machine.
 """
 
 from __future__ import annotations

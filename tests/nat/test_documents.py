@@ -193,7 +193,9 @@ SCENARIOS: dict[str, list[Step]] = {
         Carry("laptop.pem", PUBLIC, PRIVATE),
         Run(PRIVATE, "rtunnel pki import laptop.pem               # on the private machine"),
         Start(PUBLIC, "rtunnel server --tls --allow-ports 8080", TUNNEL),
-        Start(PRIVATE, "rtunnel client --tls --server tunnel.example.org:7000 --tunnel 8080:80 --tunnel 2222", ":8080 "),
+        Start(
+            PRIVATE, "rtunnel client --tls --server tunnel.example.org:7000 --tunnel 8080:80 --tunnel 2222", ":8080 "
+        ),
         Fetch(USER, SERVER),
         Stop(),
         Start(PUBLIC, "rtunnel server --tls --public-listen :8080", TUNNEL),
@@ -287,11 +289,11 @@ def perform(step: Step, machines: Machines, tmp_path: Path) -> None:
             by_name[machine].start(command(beginning).text).wait_for(says)
         case Export(beginning):
             name, _, value = command(beginning).text.removeprefix("export ").partition("=")
-            for machine in by_name.values():
-                machine.environment[name] = value
+            for each in by_name.values():
+                each.environment[name] = value
         case Stop():
-            for machine in reversed(by_name.values()):
-                machine.stop()
+            for each in reversed(by_name.values()):
+                each.stop()
         case Fetch(machine, host, port):
             assert by_name[machine].fetch(host, port) == PAGE
         case Ask(machine, port):
@@ -305,8 +307,8 @@ def perform(step: Step, machines: Machines, tmp_path: Path) -> None:
             holder = authority.server(hosts=["signal.example.org"], kind="RSA")
             shutil.copy(holder.cert, by_name[PUBLIC].home / "fullchain.pem")
             shutil.copy(holder.key, by_name[PUBLIC].home / "privkey.pem")
-            for machine in by_name.values():
-                machine.environment["SSL_CERT_FILE"] = str(authority.cert)
+            for each in by_name.values():
+                each.environment["SSL_CERT_FILE"] = str(authority.cert)
         case Logged(machine, name, text):
             log = by_name[machine].home / name
             poll(lambda: log.exists() and text in log.read_text(), 60, f"{text} in {log}")

@@ -15,6 +15,7 @@ import pytest
 
 from rtunnel.options import service
 from rtunnel.options.command import main
+from rtunnel.options.plugins import rtc_signal
 from rtunnel.pki import operations
 from rtunnel.pki.store import Store
 from tests.patience import PATIENCE
@@ -119,6 +120,22 @@ def test_server_without_certificates_is_told_to_make_them(run: Install) -> None:
 
 
 @pytest.mark.process
+def test_signaling_server_is_not_open(root: Path, run: Install) -> None:
+    """Its sample of settings has a token, another one each time."""
+    tokens = set()
+    for _ in range(2):
+        assert "hosts and clients need the token that is in it" in run("install", "signal")
+        config = root / "etc/rtunnel/rtc.yaml"
+        options = rtc_signal.Options()
+        options.parseOptions(["--config", str(config)])
+        (token,) = options.settings.valid_tokens
+        assert len(token) == 32
+        tokens.add(token)
+        config.unlink()
+    assert len(tokens) == 2
+
+
+@pytest.mark.process
 class TestCertificates:
     """There is one CA before and after, and the service can read what it needs and nothing else."""
 
@@ -196,15 +213,15 @@ class TestRunningSystem:
     """Nothing here reaches it: the checks come before anything is written."""
 
     def test_needs_root(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setattr(service.os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
         assert main(["service", "install", "server"]) == 1
         assert "needs root; write sudo before it" in capsys.readouterr().err
 
     def test_not_from_a_home_directory(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(service.os, "geteuid", lambda: 0)
-        monkeypatch.setattr(service.sys, "prefix", "/home/me/.rtunnel")
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr(sys, "prefix", "/home/me/.rtunnel")
         assert main(["service", "install", "server"]) == 1
         assert "python3 -m venv /opt/rtunnel && /opt/rtunnel/bin/pip install ." in capsys.readouterr().err
 

@@ -1,8 +1,9 @@
-"""Starts ``twistd`` and ``rtunnel`` without waiting for its imports.
+"""Starts ``twistd`` and ``rtunnel`` without waiting for their imports.
 
 Half a second to a second of every start of ``twistd`` goes into importing Twisted, Autobahn and aiortc, and the suite
 starts it some five hundred times. So one process imports all of it once, and forks for each ``twistd``. A fork runs
-``twistd`` itself (or ``rtunnel``, by the name of the program), with its own arguments, environment, directory and output, and ends as any interpreter does.
+``twistd`` itself (or ``rtunnel``, by the name of the program), with its own arguments, environment, directory and
+output, and ends as any interpreter does.
 
 Run as a program, this file is the process that forks. A test process holds a :class:`ForkServer`, and a
 :class:`Forked` for each ``twistd``, with the methods of :class:`subprocess.Popen` that the harness calls. It needs
@@ -223,7 +224,7 @@ def become(request: dict[str, Any], output: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, tuple(request["descriptors"]))
     signal.signal(signal.SIGINT, signal.SIG_IGN if request["ignores_sigint"] else signal.default_int_handler)
     if request["network"]:
-        with open(request["network"]) as network:
+        with Path(request["network"]).open() as network:
             _call(_libc.setns(network.fileno(), _CLONE_NEWNET))
     if request["files"]:
         _call(_libc.unshare(_CLONE_NEWNS))

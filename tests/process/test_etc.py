@@ -140,7 +140,7 @@ class TestSocketActivation:
 
 
 class TestUnits:
-    """That systemd can read them, as ``rtunnel service install`` writes them, is seen in tests/options/test_service.py."""
+    """That systemd can read what ``rtunnel service install`` writes is seen in tests/options/test_service.py."""
 
     @pytest.mark.parametrize("name", ["rtunnel-server", "rtunnel-client"])
     def test_service_is_confined(self, name: str) -> None:

@@ -156,7 +156,7 @@ def run_in_foreground(make_service: Callable[[], MultiService]) -> None:
     globalLogBeginner.beginLoggingTo([tree.getComponent(ILogObserver)], redirectStandardIO=False)
     IService(tree).privilegedStartService()
     startApplication(tree, False)
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.run()
 
 
 def application(
