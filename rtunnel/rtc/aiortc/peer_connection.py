@@ -15,7 +15,6 @@ from enum import Enum, auto
 from typing import Any
 
 from aioice import Candidate as IceCandidate
-from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceGatherer, RTCIceTransport
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -26,6 +25,7 @@ from rtunnel.errors import BadDescription
 from rtunnel.rtc.aiortc.addresses import NoAddress
 from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
 from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.dtls import Certificate, DtlsTransport
 from rtunnel.rtc.aiortc.ice import IceAgent, parse_candidate
 from rtunnel.rtc.aiortc.sctp import Association
 from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
@@ -73,12 +73,12 @@ class PeerConnection:
         self._tasks = Tasks(self._task_failed)
         self._closing: Deferred[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._certificate = RTCCertificate.generateCertificate()
+        self._certificate = Certificate.generateCertificate()
         # aiortc's transport around our agent. The agent's role is set when it is known which end offers.
         gatherer = RTCIceGatherer(iceServers=[])
         self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, log_limiter)
         self._ice_transport = RTCIceTransport(gatherer)
-        self._dtls = RTCDtlsTransport(self._ice_transport, [self._certificate])
+        self._dtls = DtlsTransport(self._ice_transport, [self._certificate])
         self._sctp = Association(self._dtls, self, max_channels)
         self._dtls.on("statechange", self._dtls_changed)
         self._ice_transport.on("statechange", self._ice_changed)
