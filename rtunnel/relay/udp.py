@@ -41,6 +41,10 @@ RECEIVE_BUFFER = 1 << 20
 #: Datagrams, and their bytes, that may wait for a flow that cannot send yet.
 MAX_WAITING = 16
 MAX_WAITING_BYTES = 65536
+#: Seconds without a datagram after which a flow ends that was no more than a question and its answer, as those of DNS
+#: are; and any other, of which it is not known whether it is over. WireGuard is silent for up to 180 s.
+BRIEF_IDLE = 30.0
+LASTING_IDLE = 300.0
 
 
 @implementer(IReadDescriptor)
@@ -189,6 +193,8 @@ class Flow:
     :param name: for the log.
     :param lost: called with the reason for each datagram that is lost.
     :ivar last_used: when a datagram last passed; the table sets it.
+    :ivar exchanges: how often an answer followed a question; the table sets it.
+    :ivar asked: the last datagram was a question; the table sets it.
     :ivar sent: datagrams that were passed on to the service, or towards it.
     :ivar received: datagrams from the service that were passed on.
     :ivar dropped: datagrams that were lost.
@@ -200,6 +206,8 @@ class Flow:
         self.table = table
         self.name = name
         self.last_used = 0.0
+        self.exchanges = 0
+        self.asked = False
         self.sent = 0
         self.received = 0
         self.dropped = 0
@@ -240,55 +248,73 @@ class FlowTable:
 
     There is one timer for all flows, and none while there is no flow.
 
-    :param idle: seconds.
+    :param idle: seconds without a datagram after which a flow ends; None: :data:`BRIEF_IDLE`, or :data:`LASTING_IDLE`
+        for flows that went both ways more than once.
     :ivar closing: flows that have ended but still hold a channel, which the far end must close too; their owner
         maintains this.
     """
 
-    def __init__(self, clock: IReactorTime, max_flows: int, idle: float) -> None:
+    def __init__(self, clock: IReactorTime, max_flows: int, idle: float | None) -> None:
         self._clock = clock
-        self._idle = idle
-        self._flows: OrderedDict[Flow, None] = OrderedDict()
+        self._idle = (BRIEF_IDLE, LASTING_IDLE) if idle is None else (idle, idle)
+        #: Brief flows and lasting ones.
+        self._flows: tuple[OrderedDict[Flow, None], OrderedDict[Flow, None]] = OrderedDict(), OrderedDict()
         self._timer: IDelayedCall | None = None
         self.max_flows = max_flows
         self.closing: set[Flow] = set()
 
     def __len__(self) -> int:
-        return len(self._flows)
+        return sum(map(len, self._flows))
 
     def __iter__(self) -> Iterator[Flow]:
-        return iter(list(self._flows))
+        return iter([flow for flows in self._flows for flow in flows])
 
     def add(self, flow: Flow) -> None:
         """Add a flow that begins."""
-        while len(self._flows) >= self.max_flows:
-            next(iter(self._flows)).end("made room for another")
+        while len(self) >= self.max_flows:
+            longest_idle = [next(iter(flows)) for flows in self._flows if flows]
+            min(longest_idle, key=lambda flow: flow.last_used).end("made room for another")
         flow.last_used = self._clock.seconds()
-        self._flows[flow] = None
+        self._flows[0][flow] = None
         if self._timer is None:
-            self._timer = self._clock.callLater(self._idle, self._sweep)
+            self._timer = self._clock.callLater(self._idle[0], self._sweep)
 
-    def use(self, flow: Flow) -> None:
-        """Note that a datagram passed. Only for flows in this table."""
+    def use(self, flow: Flow, *, answer: bool) -> None:
+        """Note that a datagram passed. Only for flows in this table.
+
+        :param answer: it came from the service.
+        """
         flow.last_used = self._clock.seconds()
-        self._flows.move_to_end(flow)
+        self._remove(flow)
+        flow.exchanges += answer and flow.asked
+        flow.asked = not answer
+        self._flows[flow.exchanges > 1][flow] = None
+
+    def _remove(self, flow: Flow) -> None:
+        for flows in self._flows:
+            flows.pop(flow, None)
 
     def discard(self, flow: Flow) -> None:
         """Remove a flow that has ended."""
-        self._flows.pop(flow, None)
-        if not self._flows and self._timer is not None:
+        self._remove(flow)
+        if not len(self) and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _sweep(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        for flow in self:
-            left = flow.last_used + self._idle - now
-            if left > 0:
-                self._timer = self._clock.callLater(left, self._sweep)
-                break
-            flow.end("idle")
+        # A flow that begins in the meantime is brief.
+        soonest = self._idle[0]
+        for flows, idle in zip(self._flows, self._idle, strict=True):
+            for flow in list(flows):
+                left = flow.last_used + idle - now
+                if left > 0:
+                    soonest = min(soonest, left)
+                    break
+                flow.end("idle")
+        if len(self):
+            self._timer = self._clock.callLater(soonest, self._sweep)
 
 
 @implementer(IResolutionReceiver)

@@ -108,7 +108,7 @@ class _ClientFlow(Flow):
 
     def send(self, data: bytes) -> None:
         """Send a datagram from the source to the host."""
-        self.table.use(self)
+        self.table.use(self, answer=False)
         if len(data) > self._connection.max_message:
             self.lose("larger than the host takes")
         elif self._channel.is_open:
@@ -126,7 +126,7 @@ class _ClientFlow(Flow):
     def message_received(self, data: bytes) -> None:
         """Send an answer to the source."""
         if not self.ended:
-            self.table.use(self)
+            self.table.use(self, answer=True)
             self.received += 1
             self._owner.listener.send(data, self.source)
 

@@ -89,7 +89,7 @@ class _HostFlow(Flow):
         """Send a datagram to the service."""
         if self.ended:
             return
-        self.table.use(self)
+        self.table.use(self, answer=False)
         if self._socket is None and self.awaited_name is None and self._owner.reactor.seconds() >= self._not_before:
             self.dial()
         if self._socket is not None:
@@ -110,7 +110,7 @@ class _HostFlow(Flow):
         self.end("the channel is closed")
 
     def _answered(self, data: bytes, source: Address) -> None:
-        self.table.use(self)
+        self.table.use(self, answer=True)
         if len(data) > self._owner.connection.max_message:
             self.lose("an answer is larger than the client takes")
             return
@@ -127,7 +127,7 @@ class _HostFlow(Flow):
 class HostFlows:
     """The UDP flows of one client.
 
-    :param idle: seconds without a datagram in either direction after which a flow ends.
+    :param idle: see :class:`~rtunnel.relay.udp.FlowTable`.
     :param log_limiter: for log lines that clients can cause.
     :ivar dropped: datagrams that were dropped, by reason.
     """
@@ -135,7 +135,7 @@ class HostFlows:
     log = Logger()
 
     def __init__(
-        self, reactor: Any, connection: IPeerConnection, max_flows: int, idle: float, log_limiter: LogLimiter
+        self, reactor: Any, connection: IPeerConnection, max_flows: int, idle: float | None, log_limiter: LogLimiter
     ) -> None:
         self.reactor = reactor
         self.connection = connection

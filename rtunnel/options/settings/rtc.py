@@ -6,7 +6,7 @@ Their file has the layout of the reference program's file; one file may serve al
 from __future__ import annotations
 
 from rtunnel.addresses import ListenAddress
-from rtunnel.coercions import integer, optional, text
+from rtunnel.coercions import integer, optional, seconds, text
 from rtunnel.options.settings.declaration import (
     COUNT,
     GIB,
@@ -219,7 +219,13 @@ ENDS = (
         EndSettings,
     ),
     Setting(
-        "udp-idle", TIME, "Seconds without a datagram after which a UDP flow is dropped.", EndSettings, key="limits."
+        "udp-idle",
+        Kind(optional(seconds(zero=False), None), TIME.values),
+        "Seconds without a datagram after which a UDP flow is dropped. By default 30 for a question and its answer, "
+        "and 300 for a flow that went both ways more than once.",
+        EndSettings,
+        no_default="30 or 300",
+        key="limits.",
     ),
     Setting(
         "max-flows",
