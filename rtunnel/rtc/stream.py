@@ -73,7 +73,7 @@ class DataChannelStream:
         if self.machine.end_is_due:
             self._send_end()
 
-    def reset(self, code: str, message: str) -> None:
+    def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """See :class:`IStream`."""
         machine = self.machine
         if machine.open:

@@ -51,9 +51,9 @@ class LinkStream:
         self._protocol.link.finish(self.stream)
         self._protocol.flush()
 
-    def reset(self, code: str, message: str) -> None:
+    def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """See :class:`IStream`."""
-        self._protocol.link.reset(self.stream, code, message)
+        self._protocol.link.reset(self.stream, code, message, behind=behind)
         self._protocol.flush()
 
     def delivered(self, count: int) -> None:
