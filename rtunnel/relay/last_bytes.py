@@ -114,7 +114,14 @@ class ReadOn:
     """
 
     #: The attributes of the transport that are replaced.
-    REPLACED = ("writeSomeData", "write", "writeSequence", "connectionLost", "readConnectionLost", "_closeWriteConnection")
+    REPLACED = (
+        "writeSomeData",
+        "write",
+        "writeSequence",
+        "connectionLost",
+        "readConnectionLost",
+        "_closeWriteConnection",
+    )
 
     __slots__ = ("_close_write", "_is_broken", "_lost", "_read_ended", "_reading_ended", "_transport", "_was_reset")
 
