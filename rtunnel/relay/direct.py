@@ -6,7 +6,8 @@ other socket does not accept is kept, and nothing more is read until it is gone.
 end to end.
 
 Each direction has its own end, which is passed on as a half-close. The relay is over when both ends have come, or when
-a socket fails. Then the other socket is reset, so that its peer does not mistake a part for the whole.
+a socket breaks. Then the other socket is reset, so that its peer does not mistake a part for the whole; but first it
+gets everything that came before. A socket that cannot be written to is still read to its end or error.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.relay import pipes
+from rtunnel.relay.last_bytes import LastBytes, unacknowledged
 from rtunnel.relay.pipes import PIPES, Pipe
-from rtunnel.relay.sockets import StreamSocket, close_socket
+from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, StreamSocket, close_socket, set_linger
 
 #: The size of a read through the buffer, in bytes, and so the most that waits in memory for a socket. Each event causes
 #: one read only, so that no relay holds up the others.
@@ -71,10 +73,13 @@ class _Side:
     :ivar ended: the end of what this socket receives has come.
     :ivar ending: the end of what this socket sends is due, but there was no room for it yet.
     :ivar finished: the end of what this socket sends has gone out.
+    :ivar broken: writes to this socket fail, or it is closed. What the other socket receives is dropped.
+    :ivar was_reset: a failed call has taken the error of this socket, so that the next read returns an end.
     :ivar is_plain: this is a socket of the kernel, not one under TLS.
     """
 
     __slots__ = (
+        "broken",
         "bulk",
         "ended",
         "ending",
@@ -88,6 +93,7 @@ class _Side:
         "reading",
         "relay",
         "socket",
+        "was_reset",
         "writing",
     )
 
@@ -103,6 +109,10 @@ class _Side:
         self.is_plain = isinstance(sock, socket.socket)
         self.may_splice = False
         self.reading = self.writing = self.ended = self.ending = self.finished = False
+        self.broken = self.was_reset = False
+        if self.is_plain:
+            # If this process is killed, the peer must not take that for the end of a stream. (Under TLS it cannot.)
+            set_linger(sock, RESET_ON_CLOSE)
 
     def start(self) -> None:
         """Write what is already pending, and then read."""
@@ -123,6 +133,9 @@ class _Side:
         try:
             data = self.other.socket.recv(BUFFER_SIZE)
         except BlockingIOError:
+            return
+        except OSError:
+            self.other.was_reset = True
             return
         # If this was the end, a later read sees it again.
         self.pending = memoryview(bytes(self.pending) + data)
@@ -148,7 +161,7 @@ class _Side:
         try:
             self._move()
         except OSError:
-            self.relay.abort()
+            self.relay.lost(self)
 
     def doWrite(self) -> None:
         """Write what waits, and then read more for this socket."""
@@ -160,14 +173,14 @@ class _Side:
         try:
             if self.ending:
                 self._half_close()
-            elif self._flush():
+            elif self._flush() and not source.ended:
                 source._move()
-            if self.pipe is None and not self.pending and not self.ending and self.number >= 0:
-                self._watch_room(False)
-                if not source.ended:
-                    source._watch_bytes(True)
         except OSError:
-            self.relay.abort()
+            self.relay.lost(source)
+        if self.writing and self.pipe is None and not self.pending and not self.ending:
+            self._watch_room(False)
+            if not source.ended:
+                source._watch_bytes(True)
 
     # The direction from this socket to the other
 
@@ -194,7 +207,13 @@ class _Side:
             return
         self.relay.touched = True
         other = self.other
-        sent = _send(other.socket, _BUFFER[:count])
+        if other.broken:
+            return
+        try:
+            sent = _send(other.socket, _BUFFER[:count])
+        except OSError as error:
+            other._write_failed(error)
+            return
         if sent < count:
             other.pending = memoryview(bytes(_BUFFER[sent:count]))
         self.bulk = count == BUFFER_SIZE and self.may_splice
@@ -229,23 +248,49 @@ class _Side:
     def _end(self) -> None:
         """Pass on the end of this socket. Nothing waits for the other socket, or this one would not have been read."""
         self.ended = True
-        self.other._half_close()
-        if self.number >= 0:
-            self._watch_bytes(False)
+        if not self.was_reset and not self.other.broken:
+            self.other._half_close()
+        if self.number < 0:
+            return
+        self._watch_bytes(False)
+        if self.broken:
+            self.relay.lost(self)
 
     # What waits for this socket
 
     def _flush(self) -> bool:
-        """Write what waits. Return whether all of it has gone out."""
+        """Write what waits. Return whether nothing waits any more."""
         pipe = self.pipe
-        if self.pending:
-            self.pending = self.pending[_send(self.socket, self.pending) :] or _NOTHING
-        if pipe is not None and not self.pending:
-            self._flush_pipe(pipe)
-            if not pipe.count:
-                self.pipe = None
-                PIPES.give_back(pipe)
+        try:
+            if self.pending:
+                self.pending = self.pending[_send(self.socket, self.pending) :] or _NOTHING
+            if pipe is not None and not self.pending:
+                self._flush_pipe(pipe)
+        except OSError as error:
+            self._write_failed(error)
+            return True
+        if pipe is not None and not pipe.count:
+            self._drop_pipe()
         return self.pipe is None and not self.pending
+
+    def _drop_pipe(self) -> None:
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            PIPES.give_back(pipe)
+
+    def _write_failed(self, error: OSError) -> None:
+        """Drop what waits for this socket and what will come for it. What it has received before is still read."""
+        self.broken = True
+        # EPIPE: the peer had ended its direction before, and the system tells that by an end. ENOTCONN takes no error.
+        self.was_reset = self.was_reset or (self.is_plain and error.errno not in (errno.EPIPE, errno.ENOTCONN))
+        self.pending, self.ending = _NOTHING, False
+        self._drop_pipe()
+        self._watch_room(False)
+        self.other.bulk = self.other.may_splice = False
+        if self.ended:
+            self.relay.lost(self)
+        elif not self.other.ended:
+            self.other._watch_bytes(True)
 
     def _flush_pipe(self, pipe: Pipe) -> None:
         try:
@@ -272,6 +317,12 @@ class _Side:
                 self.ending = True
                 self._watch_room(True)
                 return
+            except OSError as error:
+                self._write_failed(error)
+                return
+            if self.is_plain:
+                # All that we had to say is with the system, which delivers it even if this process is killed.
+                set_linger(self.socket, SEND_ON_CLOSE)
         self.ending, self.finished = False, True
         if self.other.finished:
             self.relay.close(reset=False)
@@ -290,14 +341,22 @@ class _Side:
 
     def close(self, reset: bool) -> None:
         """Leave the reactor and close the socket."""
+        if self.number < 0:
+            return
         self.relay.reactor.forget(self)
         self.reading = self.writing = False
         self.number = -1
         self.pending = _NOTHING
-        pipe, self.pipe = self.pipe, None
-        if pipe is not None:
-            PIPES.give_back(pipe)
+        self._drop_pipe()
         close_socket(self.socket, reset=reset)
+
+    def undelivered(self) -> int:
+        """Return how many bytes wait for this socket or, as far as we know, have not arrived at its peer's system."""
+        if self.number < 0:
+            return 0
+        waiting = len(self.pending) + (0 if self.pipe is None else self.pipe.count)
+        is_unix = isinstance(self.socket, socket.socket) and self.socket.family == socket.AF_UNIX
+        return waiting + (0 if is_unix else unacknowledged(self.number))
 
 
 class DirectRelay:
@@ -314,7 +373,7 @@ class DirectRelay:
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.
     """
 
-    __slots__ = ("_left", "_on_end", "_right", "reactor", "touched")
+    __slots__ = ("_last_bytes", "_left", "_on_end", "_right", "reactor", "touched")
 
     def __init__(
         self,
@@ -329,6 +388,7 @@ class DirectRelay:
         self.reactor = reactor
         self.touched = True
         self._on_end: Callable[[DirectRelay], None] | None = on_end
+        self._last_bytes: LastBytes | None = None
         self._left = _Side(self, left, to_left)
         self._right = _Side(self, right, to_right)
         self._left.other, self._right.other = self._right, self._left
@@ -357,12 +417,28 @@ class DirectRelay:
         """Reset both connections at once."""
         self.close(reset=True)
 
+    def lost(self, side: _Side) -> None:
+        """Close the socket of *side*, which is broken, and reset the other once that has everything."""
+        other = side.other
+        if self._last_bytes is not None or other.broken:
+            self.abort()
+        elif self._on_end is not None:
+            side.ended = side.broken = True
+            side.close(reset=True)
+            if not other.ended:
+                # What comes is dropped, so that a peer that sends before it reads gets to read.
+                other.bulk = other.may_splice = False
+                other._watch_bytes(True)
+            self._last_bytes = LastBytes(self.reactor.reactor, other.undelivered, self.abort)
+
     def close(self, reset: bool) -> None:
         """Close both sockets, and drop what waits for them.
 
         :param reset: reset the connections, where the kind of socket allows it.
         """
         on_end, self._on_end = self._on_end, None
+        if self._last_bytes is not None:
+            self._last_bytes.cancel()
         if on_end is not None:
             self._left.close(reset)
             self._right.close(reset)

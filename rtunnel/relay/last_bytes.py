@@ -17,7 +17,6 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from math import inf
 from typing import Any
 
@@ -27,7 +26,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
-from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE
+from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
 
 try:
     import fcntl
@@ -48,16 +47,17 @@ def connection_of(transport: Any) -> tcp.Connection | None:
     return transport
 
 
-def unacknowledged(sock: socket.socket) -> int:
-    """Return how many bytes the system has taken for *sock* and the other end's system has not acknowledged.
+def unacknowledged(number: int) -> int:
+    """Return how many bytes the system has taken for a TCP socket and the other end's has not acknowledged.
 
-    Always 0 for a UNIX socket, where a reset drops nothing, and where the system does not tell.
+    :param number: the socket's file descriptor. (For a UNIX socket the number would be what the other end has not read,
+        which no reset drops.)
     """
-    if sock.family == socket.AF_UNIX or not hasattr(termios, "TIOCOUTQ"):
+    if not hasattr(termios, "TIOCOUTQ"):
         return 0
     try:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-    except OSError:  # the connection is lost
+        return int(struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
         return 0
 
 
@@ -66,7 +66,8 @@ def unsent(connection: tcp.Connection) -> int:
     if not connection.connected:
         return 0
     buffered = len(connection.dataBuffer) - connection.offset + connection._tempDataLen
-    return int(buffered) + unacknowledged(connection.getHandle())
+    is_unix = connection.getHandle().family == socket.AF_UNIX
+    return int(buffered) + (0 if is_unix else unacknowledged(connection.fileno()))
 
 
 class LastBytes:
@@ -114,7 +115,14 @@ class ReadOn:
     """
 
     #: The attributes of the transport that are replaced.
-    REPLACED = ("writeSomeData", "write", "writeSequence", "connectionLost", "readConnectionLost", "_closeWriteConnection")
+    REPLACED = (
+        "writeSomeData",
+        "write",
+        "writeSequence",
+        "connectionLost",
+        "readConnectionLost",
+        "_closeWriteConnection",
+    )
 
     __slots__ = ("_close_write", "_is_broken", "_lost", "_read_ended", "_reading_ended", "_transport", "_was_reset")
 
@@ -139,8 +147,7 @@ class ReadOn:
             vars(transport).pop(name, None)
 
     def _set_linger(self, value: bytes) -> None:
-        with suppress(OSError):
-            self._transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+        set_linger(self._transport.socket, value)
 
     # In place of the transport's methods
 

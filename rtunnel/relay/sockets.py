@@ -128,13 +128,18 @@ def _do_nothing() -> None:
 RESET_ON_CLOSE, SEND_ON_CLOSE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
+def set_linger(sock: StreamSocket, value: bytes) -> None:
+    """Set ``SO_LINGER``, one of the two values above. It makes no difference to a UNIX socket."""
+    with suppress(OSError):  # a lost connection shows at its next use
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+
+
 def close_socket(sock: StreamSocket, *, reset: bool) -> None:
     """Close a socket, whatever its ``SO_LINGER`` was.
 
     :param reset: drop unsent bytes and send RST, so that the other end sees an error and not an end.
     """
-    with suppress(OSError):  # closing works all the same
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
+    set_linger(sock, RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
     with suppress(OSError):
         sock.close()
 

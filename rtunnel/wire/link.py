@@ -238,12 +238,14 @@ class Link(LinkControl):
         self._credit_due.pop(stream.conn_id, None)
         self._stalled.pop(stream.conn_id, None)
         self._broken.pop(stream, None)
-        if linger and stream.receive_window.waiting:
+        window = stream.receive_window
+        self._granted -= window.waiting if self.peer is None else window.reserved
+        if linger and window.waiting:
+            window.end()
+            self._granted += window.waiting
             stream.lingering = True
             self._lingering += 1
         else:
-            window = stream.receive_window
-            self._granted -= window.waiting if self.peer is None else window.reserved
             self.on_stream_count(-1)
 
     def _end_lingering(self, stream: Stream) -> None:
@@ -272,8 +274,7 @@ class Link(LinkControl):
 
     def _reset_peer(self, stream: Stream, code: Code, message: str) -> None:
         """Reset *stream* because of what the peer did, and tell the I/O."""
-        self._remove(stream, linger=True)
-        self._send_reset(stream.conn_id, code, message)
+        self.reset(stream, code, message)
         self._events.append(StreamReset(stream, code, message))
 
     def _receive_close(self, conn_id: int, _payload: bytes) -> None:
