@@ -22,6 +22,7 @@ from rtunnel.relay.sockets import (
     QuietFactory,
     StreamSocket,
     close_socket,
+    keep_alive,
     set_linger,
     take_socket,
     tune,
@@ -86,6 +87,10 @@ class SocketWire:
             return
         if sent < len(data):
             self._lost("the connection is full")
+
+    def keep_alive(self, probe_after: float, give_up_after: float) -> None:
+        """See :func:`rtunnel.relay.sockets.keep_alive`."""
+        keep_alive(self._socket, probe_after, give_up_after)
 
     def take(self) -> StreamSocket:
         """Stop watching the socket, and return it."""
