@@ -17,7 +17,6 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
-from math import inf
 from typing import Any
 
 from twisted.internet import tcp
@@ -74,19 +73,22 @@ class LastBytes:
     """Waits until the other end has everything, or takes no more of it.
 
     :param waiting: returns how many bytes the other end does not have yet.
-    :param then: called once, maybe at once: nothing waits any more, or nothing has moved for :data:`STALLED` seconds.
+    :param then: called once, maybe within :meth:`start`: nothing waits any more, or nothing has moved for :data:`STALLED` seconds.
     """
 
-    __slots__ = ("_call", "_clock", "_delay", "_least", "_since", "_then", "_waiting")
+    __slots__ = ("_before", "_call", "_clock", "_delay", "_since", "_then", "_waiting")
 
     def __init__(self, clock: IReactorTime, waiting: Callable[[], int], then: Callable[[], None]) -> None:
         self._clock = clock
         self._waiting = waiting
         self._then = then
-        self._least = inf
+        self._before = -1
         self._since = 0.0
         self._delay = FIRST_LOOK
         self._call: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Look for the first time."""
         self._look()
 
     def cancel(self) -> None:
@@ -96,8 +98,8 @@ class LastBytes:
 
     def _look(self) -> None:
         waiting, now = self._waiting(), self._clock.seconds()
-        if waiting < self._least:
-            self._least, self._since = waiting, now
+        if waiting != self._before:
+            self._before, self._since = waiting, now
         if waiting and now - self._since < STALLED:
             self._call = self._clock.callLater(self._delay, self._look)
             self._delay = min(2 * self._delay, LAST_LOOK)

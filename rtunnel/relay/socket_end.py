@@ -195,6 +195,7 @@ class SocketEnd(Protocol):
         connection = connection_of(self.transport)
         if connection is not None:
             self._last_bytes = LastBytes(connection.reactor, self._undelivered, self.abort)
+            self._last_bytes.start()
         self._drain()
 
     def pause(self) -> None:

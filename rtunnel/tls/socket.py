@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.openssl import RECORD, Records
@@ -56,6 +57,11 @@ class TlsSocket(Records):
         error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
+
+    def cut(self) -> None:
+        """End the direction to the other end without a goodbye, which it takes for a reset. Reading goes on."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close the socket; the other end is told nothing by this. May be called twice."""
