@@ -17,8 +17,6 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
-from contextlib import suppress
-from math import inf
 from typing import Any
 
 from twisted.internet import tcp
@@ -27,7 +25,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
-from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE
+from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
 
 try:
     import fcntl
@@ -48,16 +46,17 @@ def connection_of(transport: Any) -> tcp.Connection | None:
     return transport
 
 
-def unacknowledged(sock: socket.socket) -> int:
-    """Return how many bytes the system has taken for *sock* and the other end's system has not acknowledged.
+def unacknowledged(number: int) -> int:
+    """Return how many bytes the system has taken for a TCP socket and the other end's has not acknowledged.
 
-    Always 0 for a UNIX socket, where a reset drops nothing, and where the system does not tell.
+    :param number: the socket's file descriptor. (For a UNIX socket the number would be what the other end has not read,
+        which no reset drops.)
     """
-    if sock.family == socket.AF_UNIX or not hasattr(termios, "TIOCOUTQ"):
+    if not hasattr(termios, "TIOCOUTQ"):
         return 0
     try:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
-    except OSError:  # the connection is lost
+        return int(struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
         return 0
 
 
@@ -66,26 +65,30 @@ def unsent(connection: tcp.Connection) -> int:
     if not connection.connected:
         return 0
     buffered = len(connection.dataBuffer) - connection.offset + connection._tempDataLen
-    return int(buffered) + unacknowledged(connection.getHandle())
+    is_unix = connection.getHandle().family == socket.AF_UNIX
+    return int(buffered) + (0 if is_unix else unacknowledged(connection.fileno()))
 
 
 class LastBytes:
     """Waits until the other end has everything, or takes no more of it.
 
     :param waiting: returns how many bytes the other end does not have yet.
-    :param then: called once, maybe at once: nothing waits any more, or nothing has moved for :data:`STALLED` seconds.
+    :param then: called once, maybe within :meth:`start`: nothing waits any more, or nothing has moved for :data:`STALLED` seconds.
     """
 
-    __slots__ = ("_call", "_clock", "_delay", "_least", "_since", "_then", "_waiting")
+    __slots__ = ("_before", "_call", "_clock", "_delay", "_since", "_then", "_waiting")
 
     def __init__(self, clock: IReactorTime, waiting: Callable[[], int], then: Callable[[], None]) -> None:
         self._clock = clock
         self._waiting = waiting
         self._then = then
-        self._least = inf
+        self._before = -1
         self._since = 0.0
         self._delay = FIRST_LOOK
         self._call: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Look for the first time."""
         self._look()
 
     def cancel(self) -> None:
@@ -95,8 +98,8 @@ class LastBytes:
 
     def _look(self) -> None:
         waiting, now = self._waiting(), self._clock.seconds()
-        if waiting < self._least:
-            self._least, self._since = waiting, now
+        if waiting != self._before:
+            self._before, self._since = waiting, now
         if waiting and now - self._since < STALLED:
             self._call = self._clock.callLater(self._delay, self._look)
             self._delay = min(2 * self._delay, LAST_LOOK)
@@ -146,8 +149,7 @@ class ReadOn:
             vars(transport).pop(name, None)
 
     def _set_linger(self, value: bytes) -> None:
-        with suppress(OSError):
-            self._transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+        set_linger(self._transport.socket, value)
 
     # In place of the transport's methods
 

@@ -24,6 +24,8 @@ from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
 #: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
 SMALL_CHUNK = 4096
+#: Resets that do not wait for what is pending: nobody takes it, or the peer broke the protocol.
+AT_ONCE = (Code.STALLED, Code.PROTOCOL, Code.FLOW_CONTROL)
 
 
 @implementer(IPushProducer)
@@ -183,7 +185,7 @@ class SocketEnd(Protocol):
 
     def was_reset(self, code: str, message: str) -> None:
         """Reset the connection behind what is pending, so that its other end does not mistake a part for the whole."""
-        if not self._connected or code == Code.STALLED:
+        if not self._connected or code in AT_ONCE:
             self._pending.clear()
             self.abort()
             return
@@ -193,6 +195,7 @@ class SocketEnd(Protocol):
         connection = connection_of(self.transport)
         if connection is not None:
             self._last_bytes = LastBytes(connection.reactor, self._undelivered, self.abort)
+            self._last_bytes.start()
         self._drain()
 
     def pause(self) -> None:

@@ -62,7 +62,7 @@ class Link(LinkControl):
         self._granted = 0
         self._lingering = 0
         self._stalled: dict[int, tuple[Stream, float]] = {}
-        # Streams that are reset behind their queue: how much had been sent, and when that was first seen.
+        # What they had sent, and when that was first seen.
         self._broken: dict[Stream, tuple[int, float]] = {}
 
     # State for the I/O
@@ -204,7 +204,6 @@ class Link(LinkControl):
         elif stream.open and behind and (stream.queued or (stream.ending and not stream.sent_end)):
             stream.broken = (code, message)
             self._broken[stream] = (stream.send_window.sent, self._now)
-            # What was received and not delivered is lost with the socket.
             self.delivered(stream, stream.receive_window.waiting)
             self._outbox.schedule(stream)
         elif stream.open:
@@ -238,12 +237,14 @@ class Link(LinkControl):
         self._credit_due.pop(stream.conn_id, None)
         self._stalled.pop(stream.conn_id, None)
         self._broken.pop(stream, None)
-        if linger and stream.receive_window.waiting:
+        window = stream.receive_window
+        self._granted -= window.waiting if self.peer is None else window.reserved
+        if linger and window.waiting:
+            window.end()
+            self._granted += window.waiting
             stream.lingering = True
             self._lingering += 1
         else:
-            window = stream.receive_window
-            self._granted -= window.waiting if self.peer is None else window.reserved
             self.on_stream_count(-1)
 
     def _end_lingering(self, stream: Stream) -> None:
@@ -272,8 +273,7 @@ class Link(LinkControl):
 
     def _reset_peer(self, stream: Stream, code: Code, message: str) -> None:
         """Reset *stream* because of what the peer did, and tell the I/O."""
-        self._remove(stream, linger=True)
-        self._send_reset(stream.conn_id, code, message)
+        self.reset(stream, code, message)
         self._events.append(StreamReset(stream, code, message))
 
     def _receive_close(self, conn_id: int, _payload: bytes) -> None:
@@ -389,8 +389,7 @@ class Link(LinkControl):
             if stream.received_end:
                 self._remove(stream, linger=True)
         if stream.broken is not None and stream.open:
-            code, message = stream.broken
-            error = messages.encode_error(WireError(messages.SCOPE_STREAM, code, message))
+            error = messages.encode_error(WireError(messages.SCOPE_STREAM, *stream.broken))
             out.append(frames.encode_frame(frames.ERROR, stream.conn_id, error))
             self._remove(stream)
 

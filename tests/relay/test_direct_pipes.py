@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from rtunnel.relay import direct, pipes
+from rtunnel.relay import pipes, side as direct
 from rtunnel.relay.pipes import PIPES, Pipe, Pipes
 from tests.relay.direct_rig import Far, Rig, Turns, close_idle, far_ends, open_descriptors, random_bytes
 

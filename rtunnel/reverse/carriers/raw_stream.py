@@ -124,6 +124,7 @@ class RawStream(Protocol):
             # What comes is dropped.
             self.transport.resumeProducing()
             self._last_bytes = LastBytes(connection.reactor, lambda: unsent(connection), self.abort)
+            self._last_bytes.start()
         else:
             self.transport.abortConnection()
 

@@ -7,7 +7,6 @@ It is taken from Twisted as soon as the connection is known to be a data connect
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from typing import Any, Protocol as TypingProtocol
 
 from twisted.internet import tcp
@@ -23,6 +22,8 @@ from rtunnel.relay.sockets import (
     QuietFactory,
     StreamSocket,
     close_socket,
+    keep_alive,
+    set_linger,
     take_socket,
     tune,
 )
@@ -73,8 +74,7 @@ class SocketWire:
         poller.addReader(self)
         if isinstance(sock, socket.socket):
             # If this process is killed, the peer must not take that for the end of a stream. (Under TLS it cannot.)
-            with suppress(OSError):  # a lost connection shows at its first use
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            set_linger(sock, RESET_ON_CLOSE)
 
     def send(self, data: bytes) -> None:
         """Send a frame or two. There is always room for them."""
@@ -87,6 +87,10 @@ class SocketWire:
             return
         if sent < len(data):
             self._lost("the connection is full")
+
+    def keep_alive(self, probe_after: float, give_up_after: float) -> None:
+        """See :func:`rtunnel.relay.sockets.keep_alive`."""
+        keep_alive(self._socket, probe_after, give_up_after)
 
     def take(self) -> StreamSocket:
         """Stop watching the socket, and return it."""
@@ -205,8 +209,7 @@ def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b
     below = tls or protocol
     assert isinstance(sock, socket.socket)
     sock.setblocking(False)
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SEND_ON_CLOSE)
+    set_linger(sock, SEND_ON_CLOSE)
     try:
         reactor.adoptStreamConnection(sock.fileno(), sock.family, QuietFactory.forProtocol(lambda: below))
     except OSError as error:
