@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from aiortc.rtcsctptransport import ReconfigChunk
 from twisted.internet.defer import Deferred
 
 from rtunnel.errors import BadDescription
@@ -345,7 +346,9 @@ async def test_a_peer_that_falls_silent_is_dead(ends: Ends, monkeypatch: pytest.
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_breaks_the_protocol_is_cut_off(ends: Ends) -> None:
     one, two = await ends.pair()
-    one.connection._sctp._run(one.connection._sctp._send(4, 50, b"\x03"))
+    malformed = ReconfigChunk()
+    malformed.params.append((13, b""))
+    one.connection._sctp._run(one.connection._sctp._send_chunk(malformed))
     assert "the peer broke the protocol: an invalid SCTP packet" in await two.ends()
     assert await one.ends() == "the peer closed the connection"
     await turns(5)
