@@ -21,7 +21,7 @@ from typing import Any
 
 from twisted.internet import tcp
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
@@ -73,12 +73,13 @@ class LastBytes:
     """Waits until the other end has everything, or takes no more of it.
 
     :param waiting: returns how many bytes the other end does not have yet.
-    :param then: called once, maybe within :meth:`start`: nothing waits any more, or nothing has moved for :data:`STALLED` seconds.
+    :param then: called once, maybe within :meth:`start`: nothing waits any more, or nothing has moved for
+        :data:`STALLED` seconds.
     """
 
     __slots__ = ("_before", "_call", "_clock", "_delay", "_since", "_then", "_waiting")
 
-    def __init__(self, clock: IReactorTime, waiting: Callable[[], int], then: Callable[[], None]) -> None:
+    def __init__(self, clock: Any, waiting: Callable[[], int], then: Callable[[], None]) -> None:
         self._clock = clock
         self._waiting = waiting
         self._then = then

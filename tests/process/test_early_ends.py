@@ -1,4 +1,4 @@
-"""One side says all it has to say and closes, while the other still sends: what it said arrives all the same."""
+"""Connections that end early: what was said before arrives all the same, and a part is not taken for the whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def start(request: pytest.FixtureRequest) -> Callable[[str], Tunnel]:
     """Start a tunnel of this kind."""
     plane, _, tls = request.param.partition("-")
     begin = request.getfixturevalue("start_tls" if tls else "start_tunnel")
-    return lambda local: begin(local, data_plane=plane)  # type: ignore[no-any-return]
+    return lambda local: begin(local, data_plane=plane)
 
 
 def read_what_comes(connection: socket.socket) -> bytes:
@@ -48,6 +48,59 @@ def send_what_goes(connection: socket.socket, size: int) -> None:
         connection.sendall(bytes(size))
     except ConnectionError:
         pass
+
+
+def cut(connection: socket.socket) -> str:
+    """Read to the end, and return what that was."""
+    try:
+        while connection.recv(1 << 16):
+            pass
+    except ConnectionResetError:
+        return "reset"
+    return "end"
+
+
+def test_killed_server_is_no_end_of_a_download(start: Callable[[str], Tunnel], serve: Callable[..., Service]) -> None:
+    def half(connection: socket.socket) -> None:
+        connection.sendall(b"half of it")
+        cut(connection)
+
+    tunnel = start(serve(half=half).address)
+    with Visitor(tunnel.public, b"half") as visitor:
+        assert visitor.recv(100) == b"half of it"
+        tunnel.server.kill()
+        assert cut(visitor) == "reset"
+
+
+def test_killed_client_is_no_end_of_an_upload(start: Callable[[str], Tunnel], serve: Callable[..., Service]) -> None:
+    seen: Queue[str] = Queue()
+
+    def store(connection: socket.socket) -> None:
+        connection.sendall(b"go on")
+        seen.put(cut(connection))
+
+    tunnel = start(serve(store=store).address)
+    with Visitor(tunnel.public, b"store") as visitor:
+        assert visitor.recv(100) == b"go on"
+        visitor.sendall(b"half of it")
+        tunnel.client.kill()
+        assert seen.get(timeout=PATIENCE) == "reset"
+
+
+def test_killed_ends_of_a_webrtc_tunnel(start_rtc: Callable[..., RtcTunnel], serve: Callable[..., Service]) -> None:
+    seen: Queue[str] = Queue()
+
+    def store(connection: socket.socket) -> None:
+        connection.sendall(b"go on")
+        seen.put(cut(connection))
+
+    tunnel = start_rtc(serve(store=store).address)
+    with tunnel.visit(b"store") as visitor:
+        assert visitor.recv(100) == b"go on"
+        tunnel.host.kill()
+        assert seen.get(timeout=PATIENCE) == "reset"
+        tunnel.client.kill()
+        assert cut(visitor) == "reset"
 
 
 @pytest.mark.parametrize("size", [2 << 10, 64 << 10, 8 << 20])
@@ -86,5 +139,5 @@ def test_last_words_of_a_visitor_that_does_not_read(
         with Visitor(tunnel.public, b"talk") as visitor:
             visitor.recv(1)
             visitor.sendall(ANSWER)
-        arrived += heard.get(timeout=60) == ANSWER
+        arrived += heard.get(timeout=PATIENCE) == ANSWER
     assert arrived == TIMES

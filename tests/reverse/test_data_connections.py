@@ -30,11 +30,18 @@ async def at_once(world: World, port: int, count: int) -> list[Peer]:
     return list(await gatherResults([Deferred.fromCoroutine(world.visitor(port)) for _ in range(count)]))
 
 
+def probes(sock: socket.socket) -> tuple[int, ...]:
+    """Return after how many seconds of silence the kernel probes, how often, and how many probes may go unanswered."""
+    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    return tuple(sock.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+
+
 @DIRECT
 @ensureDeferred
 async def test_visitor_has_a_connection_of_its_own(world: World) -> None:
-    server, service, port = world.server(), await world.service(), free_port()
-    client = world.client(server, (port, service.port))
+    limits = LinkLimits(keepalive_interval=3, dead_after=12)
+    server, service, port = world.server(limits=limits), await world.service(), free_port()
+    client = world.client(server, (port, service.port), limits=limits)
     await world.reachable()
     pool = await pool_of(world, server)
     visitor = await world.visitor(port)
@@ -47,6 +54,10 @@ async def test_visitor_has_a_connection_of_its_own(world: World) -> None:
     for side in (side for end in (server, client) for relay in relays(end) for side in (relay._left, relay._right)):
         assert side.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert side.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    for end in (server, client):
+        (relay,) = relays(end)
+        assert probes(relay._left.socket) == (3, 3, 3), "as on the link"
+        assert probes(relay._right.socket) == (60, 60, 2)
     (session,) = server.sessions
     assert not session.link.streams
     assert session.link.stream_count == client.link.session.link.stream_count == 1
