@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
+from tests.process.rtc import RtcTunnel
 from tests.process.services import Service, Tunnel, Visitor
 from tests.process.test_tls import (  # noqa: F401 (fixtures)
     authority,
