@@ -17,6 +17,9 @@ from rtunnel.relay.last_bytes import LastBytes
 from rtunnel.relay.side import Side
 from rtunnel.relay.sockets import StreamSocket
 
+#: Seconds that a peer under TLS gets to read what comes before a cut, and to close.
+PATIENCE_AFTER_CUT = 3.0
+
 
 class DirectRelay:
     """A relay between two connected, non-blocking stream sockets, which it owns from now on.
@@ -100,7 +103,7 @@ class DirectRelay:
         # Under TLS, a peer whose write fails cannot read what we have sent it. An end without a goodbye is a reset too,
         # and leaves its writes alone until it has read that.
         cut()
-        self._last_bytes = LastBytes(self.reactor.reactor, lambda: 1, self.abort)
+        self._last_bytes = LastBytes(self.reactor.reactor, lambda: 1, self.abort, PATIENCE_AFTER_CUT)
         self._last_bytes.start()
 
     def close(self, reset: bool) -> None:

@@ -74,15 +74,19 @@ class LastBytes:
 
     :param waiting: returns how many bytes the other end does not have yet.
     :param then: called once, maybe within :meth:`start`: nothing waits any more, or nothing has moved for
-        :data:`STALLED` seconds.
+        *patience*.
+    :param patience: in seconds.
     """
 
-    __slots__ = ("_before", "_call", "_clock", "_delay", "_since", "_then", "_waiting")
+    __slots__ = ("_before", "_call", "_clock", "_delay", "_patience", "_since", "_then", "_waiting")
 
-    def __init__(self, clock: Any, waiting: Callable[[], int], then: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: Any, waiting: Callable[[], int], then: Callable[[], None], patience: float = STALLED
+    ) -> None:
         self._clock = clock
         self._waiting = waiting
         self._then = then
+        self._patience = patience
         self._before = -1
         self._since = 0.0
         self._delay = FIRST_LOOK
@@ -101,7 +105,7 @@ class LastBytes:
         waiting, now = self._waiting(), self._clock.seconds()
         if waiting != self._before:
             self._before, self._since = waiting, now
-        if waiting and now - self._since < STALLED:
+        if waiting and now - self._since < self._patience:
             self._call = self._clock.callLater(self._delay, self._look)
             self._delay = min(2 * self._delay, LAST_LOOK)
         else:
