@@ -167,7 +167,7 @@ def web_server_argv(twistd: str, directory: Path, port: int) -> list[str]:
 
 
 Plugin = Callable[..., Child]
-"""Starts a plugin of twistd by its name, with options."""
+"""Starts a command of rtunnel by its name, with options."""
 
 
 def demo(directory: Path, start: Callable[[str, Sequence[str]], Child]) -> None:
@@ -188,7 +188,7 @@ def demo(directory: Path, start: Callable[[str, Sequence[str]], Child]) -> None:
     wait_until(lambda: accepts(web), "the web server listens", web_server)
 
     def plugin(name: str, *options: str) -> Child:
-        return start(name, [twistd, "-n", "--pidfile=", name, *options])
+        return start(name, [str(Path(twistd).with_name("rtunnel")), name, *options])
 
     reverse_tunnel(plugin, web, control, public, token)
     webrtc_tunnel(plugin, web, signaling, local, token)
@@ -199,12 +199,12 @@ def reverse_tunnel(plugin: Plugin, web: int, control: int, public: int, token: s
     say("\nTHE REVERSE TUNNEL: a public machine passes visitors on.\n")
     say(f"1. The public end: clients come to port {control}, visitors to the ports that clients ask for:")
     control_listen = f"tcp:{control}:interface=127.0.0.1"
-    server = plugin("rtunnel-server", "--control-listen", control_listen, "--public-interface", "127.0.0.1")
+    server = plugin("server", "--control-listen", control_listen, "--public-interface", "127.0.0.1")
     wait_until(lambda: "listening" in server.output, "the server listens", server)
 
     say(f"2. The private end: it dials the server, and asks for public port {public}:")
     server_option = ("--server", f"127.0.0.1:{control}")
-    client = plugin("rtunnel-client", *server_option, "--local", f"127.0.0.1:{web}", "--remote-port", str(public))
+    client = plugin("client", *server_option, "--local", f"127.0.0.1:{web}", "--remote-port", str(public))
 
     say("3. A visitor of the public port:")
     visit(public, token, server, client)
@@ -216,19 +216,19 @@ def webrtc_tunnel(plugin: Plugin, web: int, signaling: int, local: int, token: s
     """Fetch the page through the WebRTC tunnel."""
     say("\nTHE WEBRTC TUNNEL: both ends connect to each other, through NATs too.\n")
     say(f"1. The signaling server, on port {signaling}, where the ends find each other:")
-    signal_server = plugin("rtc-signal", "--addr", f"127.0.0.1:{signaling}")
+    signal_server = plugin("signal", "--addr", f"127.0.0.1:{signaling}")
     wait_until(lambda: "listening" in signal_server.output, "the signaling server listens", signal_server)
 
     # On one machine no STUN server is needed, and loopback will do.
     here = ("--signal", f"ws://127.0.0.1:{signaling}", "--stun-server", "", "--ice-interface", "127.0.0.1")
     say("2. The private end, under the name 'demo':")
-    host = plugin("rtc-host", "--id", "demo", "--remote", f"127.0.0.1:{web}", *here)
+    host = plugin("host", "--id", "demo", "--remote", f"127.0.0.1:{web}", *here)
     wait_until(lambda: "offers" in host.output, "the host is registered", signal_server, host)
 
     say(f"3. The user's end: port {local} here leads to the web server there:")
-    client = plugin("rtc-client", "--id", "demo", "--local", f"127.0.0.1:{local}", *here)
+    client = plugin("connect", "--id", "demo", "--local", f"127.0.0.1:{local}", *here)
     wait_until(lambda: "connected to host" in client.output, "the two are connected", signal_server, host, client)
-    say("    " + next(line for line in client.output.splitlines() if "connected to host" in line).partition("] ")[2])
+    say("    " + next(line for line in client.output.splitlines() if "connected to host" in line).partition(" ")[2])
 
     say("4. A program that uses that port:")
     visit(local, token, signal_server, host, client)

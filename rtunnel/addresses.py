@@ -20,16 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from twisted.internet.endpoints import (
-    HostnameEndpoint,
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
     clientFromString,
     serverFromString,
 )
-from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorPluggableNameResolver, IStreamClientEndpoint, IStreamServerEndpoint
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.endpoint_strings import (
@@ -46,9 +43,14 @@ from rtunnel.endpoint_strings import (
     split_description,
 )
 from rtunnel.errors import ConfigError
+from rtunnel.name_endpoint import NameEndpoint
 
 #: Connections that the kernel holds for a listening socket until they are accepted.
 BACKLOG = 1024
+#: Stands in front of an address at which a load balancer passes connections on, each with a PROXY header.
+PROXIED = "haproxy:"
+#: Kinds of endpoint that accept connections of the system, with nothing in between.
+SOCKET_KINDS = ("tcp", "tcp6", "unix", "systemd")
 
 
 @implementer(IReactorPluggableNameResolver)
@@ -59,22 +61,6 @@ class _NoReactor:
 
     def installNameResolver(self, resolver: Any) -> Any:
         raise NotImplementedError
-
-
-@implementer(IStreamClientEndpoint)
-@dataclass(frozen=True, slots=True)
-class _Timed:
-    """An endpoint whose time-out covers the look-up of the name too."""
-
-    endpoint: IStreamClientEndpoint
-    seconds: float
-    clock: Any
-
-    def connect(self, protocolFactory: Any) -> Any:
-        def too_late(_result: object, _seconds: float) -> Failure:
-            return Failure(ConnectTimeout())
-
-        return self.endpoint.connect(protocolFactory).addTimeout(self.seconds, self.clock, too_late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +82,9 @@ class ListenAddress:
         """
         text = text.strip()
         kind = endpoint_kind(text, LISTEN_FORMS, server=True)
+        inner = text.removeprefix(PROXIED)
+        if kind == "haproxy" and endpoint_kind(inner, LISTEN_FORMS, server=True) in (None, *SOCKET_KINDS):
+            return cls(text, PROXIED + cls.parse(inner).description)
         if kind is None:
             host, port = host_and_port(text, LISTEN_FORMS, example_port=7000, lowest=0)
             if ":" in host:
@@ -108,9 +97,15 @@ class ListenAddress:
         _attempt(address.endpoint, text, LISTEN_FORMS)
         return address
 
+    @property
+    def is_proxied(self) -> bool:
+        """Whether each connection to the :meth:`endpoint` begins with a PROXY header, which is not removed there."""
+        kind, *inner = split_description(self.description)[0]
+        return kind == "haproxy" and inner[:1] in ([each] for each in SOCKET_KINDS)
+
     def endpoint(self, reactor: Any) -> IStreamServerEndpoint:
         """Return the endpoint to listen on."""
-        positional, named = split_description(self.description)
+        positional, named = split_description(self.description.removeprefix(PROXIED if self.is_proxied else ""))
         if positional[0] in ("tcp", "tcp6", "unix"):
             named.setdefault("backlog", str(BACKLOG))
         build: Any = serverFromString
@@ -176,15 +171,12 @@ class DialAddress:
         else:
             if is_ipv6(self.host):
                 build = TCP6ClientEndpoint
-            elif is_ipv4(self.host) or "_" in self.host:
-                # HostnameEndpoint refuses names with an underscore, which are common in container networks.
+            elif is_ipv4(self.host):
                 build = TCP4ClientEndpoint
             else:
-                build = HostnameEndpoint
+                build = NameEndpoint
             source = (named["bindAddress"], 0) if "bindAddress" in named else None
             endpoint = build(reactor, self.host, self.port, timeout=own_timeout, bindAddress=source)
-            if build is HostnameEndpoint:
-                endpoint = _Timed(endpoint, own_timeout, reactor)
         return endpoint
 
     def socket_address(self) -> tuple[int, Any] | None:

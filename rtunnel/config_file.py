@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,29 @@ class ConfigFile:
 
     :ivar path: the file, as the operator named it.
     :ivar values: the values by their keys, with underscores; keys without a value are left out.
+    :ivar notes: what the operator should mend, though it is accepted.
     """
 
     path: str
     values: Mapping[str, object]
+    notes: Sequence[str] = ()
 
 
-def read_config_file(path: str) -> ConfigFile:
+def read_config_file(path: str, *, merge: bool = False) -> ConfigFile:
     """Read a configuration file.
 
+    :param merge: whether to merge the sections of a YAML file that have the same name.
     :raises ConfigError: it cannot be read, is neither YAML nor JSON, or is not a mapping of keys to values.
     """
-    return ConfigFile(path, keys_with_underscores(load_file(path), path))
+    notes: list[str] = []
+    values = keys_with_underscores(load_file(path, notes if merge else None), path)
+    return ConfigFile(path, values, tuple(notes))
 
 
-def load_file(path: str) -> object:
-    """Parse a YAML or JSON file with any content.
+def load_file(path: str, notes: list[str] | None = None) -> object:
+    """Parse a YAML or JSON file that should have a mapping; the caller checks that it has.
 
+    :param notes: if given, sections of a YAML file that have the same name are merged, and notes on that go here.
     :raises ConfigError: it cannot be read, or is neither YAML nor JSON.
     """
     try:
@@ -51,8 +57,14 @@ def load_file(path: str) -> object:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{path}: cannot be read: {reason}") from error
-    parse = _parse_json if path.endswith(".json") else _parse_yaml
-    return parse(content, path)
+    return _parse_json(content, path) if path.endswith(".json") else _parse_yaml(content, path, notes)
+
+
+def _is_ini(content: str) -> bool:
+    """Return whether the first line that says something belongs to an INI or TOML file."""
+    lines = (line.strip() for line in content.splitlines())
+    first = next((line for line in lines if line and not line.startswith(("#", ";"))), "")
+    return re.fullmatch(r"\[[^\],:]+\]|[\w.-]+\s*=.*", first) is not None
 
 
 def keys_with_underscores(mapping: object, where: str) -> dict[str, object]:
@@ -84,7 +96,35 @@ def _kind(value: object) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader with fewer surprises."""
+    """YAML's safe loader with fewer surprises.
+
+    :ivar notes: if set, sections of the same name are merged, and notes on that go here.
+    """
+
+    notes: list[str] | None = None
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if self.notes is not None and isinstance(node, yaml.MappingNode):
+            self._merge(node, self.notes)
+        return node
+
+    def _merge(self, node: yaml.MappingNode, notes: list[str], *, is_merged: bool = False) -> None:
+        """Merge the sections in *node* that have the same name; of other values in merged sections, the last counts."""
+        found: dict[object, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else id(key)
+            before = found.get(name, (key, None))[1]
+            if isinstance(before, yaml.MappingNode) and isinstance(value, yaml.MappingNode):
+                notes.append(f"line {key.start_mark.line + 1}: section '{name}' is there twice; the two count as one")
+                value = yaml.MappingNode(value.tag, before.value + value.value, before.start_mark, value.end_mark)
+                self._merge(value, notes, is_merged=True)
+            elif before is not None and is_merged:
+                notes.append(f"line {key.start_mark.line + 1}: key '{name}' is there twice; this one counts")
+            elif before is not None:
+                name = id(key)  # the error comes later
+            found[name] = (key, value)
+        node.value = list(found.values())
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         if isinstance(node, yaml.MappingNode):
@@ -115,12 +155,21 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse_yaml(content: str, path: str) -> object:
+def _parse_yaml(content: str, path: str, notes: list[str] | None) -> object:
+    if _is_ini(content):
+        raise ConfigError(
+            f"{path}: is INI or TOML, and not YAML; write 'key: value' for 'key = value', and 'section:' for "
+            "'[section]' with its keys indented below"
+        )
     try:
-        return yaml.load(content, _Loader)
+        loader = _Loader(content)
+        loader.notes = notes
+        return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}:" if mark else ""
+        if "'\\t'" in (error.problem or ""):
+            raise ConfigError(f"{path}:{line} has a tab; YAML is indented by spaces only") from error
         raise ConfigError(f"{path}:{line} {error.problem or error.context or 'is not YAML'}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error

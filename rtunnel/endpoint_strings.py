@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import idna
 from twisted.internet.interfaces import (
     IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpointStringParser,
@@ -158,7 +159,7 @@ def port_number(text: str, whole: str, lowest: int, forms: str) -> int:
 
 
 def host_name(host: str, text: str) -> str:
-    """Check and return a host name, which may be international, or an IPv4 address.
+    """Return a host name, an international one in its ASCII form, or an IPv4 address.
 
     :param text: the whole address, for an error message.
     :raises ConfigError: it is neither.
@@ -168,13 +169,22 @@ def host_name(host: str, text: str) -> str:
             raise ConfigError(f"'{host}' is not an IPv4 address, which has four numbers from 0 to 255")
         return host
     try:
-        ascii_host = host.encode("idna").decode("ascii")
-    except UnicodeError:
+        ascii_host = ascii_name(host)
+    except ValueError:
         ascii_host = ""
     labels = ascii_host.removesuffix(".").split(".")
     if len(ascii_host) > 253 or not all(re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", label) for label in labels):
         raise ConfigError(f"'{host}' in '{text}' is not a host name")
-    return host
+    return ascii_host
+
+
+def ascii_name(name: str) -> str:
+    """Return the ASCII form of an international DNS name (IDNA 2008, RFC 5891); return other names as they are.
+
+    :raises ValueError: it has none.
+    """
+    labels = re.split("[.\u3002\uff0e\uff61]", name)
+    return ".".join(each if each.isascii() else idna.encode(each, uts46=True).decode("ascii") for each in labels)
 
 
 def ip_address(text: str) -> str:
@@ -208,9 +218,17 @@ def is_ipv6(text: str) -> bool:
     return True
 
 
-def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return ``; did you mean '...'?`` with the closest known word, or nothing."""
-    close = difflib.get_close_matches(word, list(known), 1, cutoff)
+def suggestion(word: str, known: Iterable[str], cutoff: float | None = None) -> str:
+    """Return ``; did you mean '...'?`` with the closest known word, or nothing.
+
+    :param cutoff: how close it must be, 1 being the same. By default it may also be the only one with *word* as its
+        end: ``port`` is close to ``remote_port``.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(word, known, 1, 0.6 if cutoff is None else cutoff)
+    if not close and cutoff is None:
+        longer = {one for one in known if one.endswith((f"_{word}", f"-{word}"))}
+        close = list(longer) if len(longer) == 1 else []
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

@@ -106,9 +106,11 @@ class Refused(RtunnelError):
     """The server cannot serve a tunnel, or the client may not have it.
 
     :ivar code: a :class:`Code`, or another code that the peer sent.
+    :ivar detail: what only the server's operator may know, such as who has the port; may be empty.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.detail = detail

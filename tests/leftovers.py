@@ -83,6 +83,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     log = item.stash.get(_log_key, None)
     if report.failed and log is not None and log.events:
         report.sections.append(("twisted log", log.text()))
+    if report.when == "teardown" and log is not None:
+        # An event keeps alive what it mentions: links, failures, frames.
+        del item.stash[_log_key]
     return report
 
 

@@ -18,12 +18,22 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rtunnel"
 PLUGINS = ROOT / "twisted" / "plugins"
 
-SHARED = {"_version", "addresses", "coercions", "config_file", "endpoint_strings", "errors"}
+SHARED = {
+    "_version",
+    "addresses",
+    "coercions",
+    "config_file",
+    "endpoint_strings",
+    "errors",
+    "name_endpoint",
+    "names",
+    "reasons",
+}
 """Modules beside the rooms."""
 
 MAY_IMPORT: dict[str, set[str]] = {
     "wire": {"errors"},
-    "relay": {"errors"},
+    "relay": {"errors", "reasons"},
     "pki": SHARED,
     "upkeep": {"relay", *SHARED},
     "tls": {"wire", "relay", "pki", "upkeep", *SHARED},

@@ -16,10 +16,19 @@ from twisted import copyright
 class BaseOptions(usage.Options):
     """Options whose help is the docstring of the class, with examples at the end."""
 
+    #: What follows the command in the first line of the help.
+    synopsis = "[options]"
     #: Command lines, shown verbatim at the end of the help.
     examples: ClassVar[Sequence[str]] = ()
-    #: Text that the help adds to the docstring.
-    remarks = ""
+
+    def words(self) -> list[str]:
+        """Return the words of the command, such as ``rtunnel``, ``pki``, ``init``."""
+        parent = getattr(self, "parent", None)
+        return [*parent.words(), parent.subCommand or ""] if isinstance(parent, BaseOptions) else ["rtunnel"]
+
+    def run(self) -> None:
+        """Do the work of the command."""
+        raise NotImplementedError
 
     def opt_version(self) -> None:
         """Print the versions of rtunnel and Twisted, and exit."""
@@ -28,7 +37,7 @@ class BaseOptions(usage.Options):
 
     def getUsage(self, width: int | None = None) -> str:
         """Return the help: options, description, examples."""
-        self.longdesc = " ".join(f"{type(self).__doc__ or ''} {self.remarks}".split())
+        self.longdesc = " ".join((type(self).__doc__ or "").split())
         text = super().getUsage(width)
         examples = "".join(f"    {line}\n" for line in self.examples)
         return f"{text}\nExamples:\n{examples}" if examples else text

@@ -1,4 +1,4 @@
-"""The command ``rtunnel``: tools that do one thing and exit.
+"""The command ``rtunnel``: the ends of both tunnels in the foreground, certificates, and systemd services.
 
 Any error is one line on standard error, with exit code 1.
 """
@@ -7,22 +7,64 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import ClassVar
 
 from twisted.python import usage
 
 from rtunnel.errors import RtunnelError
-from rtunnel.options.pki import command
-from rtunnel.options.verbs import Verb, Verbs
+from rtunnel.options.base import BaseOptions
+from rtunnel.options.verbs import Verbs
+
+OVERVIEW = """\
+rtunnel makes a service behind a NAT or firewall reachable, in one of two ways.
+The reverse tunnel: visitors come to a public machine, which passes them on.
+  public machine  rtunnel pki init --name tunnel.example.org
+                  rtunnel server --tls --allow-ports 8080
+  private machine rtunnel client --tls --server HOST:7000 --tunnel 8080:80
+The WebRTC tunnel: two machines connect directly; a public one introduces them.
+  public machine  rtunnel signal --valid-tokens TOKEN
+  private machine rtunnel host --signal URL --token TOKEN --id ID --remote :80
+  user's machine  rtunnel connect --signal URL --token TOKEN --id ID --local :80
+See 'rtunnel --help' for all commands, 'rtunnel server --help' for one of them.
+"""
+
+
+def _later(module: str) -> Callable[[], usage.Options]:
+    """Return what makes the ``Options`` of a module, which is imported only when its command runs."""
+
+    def make() -> usage.Options:
+        options: usage.Options = import_module(f"rtunnel.options.{module}").Options()
+        return options
+
+    return make
 
 
 class Options(Verbs):
-    """Tools for the tunnels. The tunnels themselves are twistd plugins: 'rtunnel-server' and 'rtunnel-client',
-    'rtc-signal', 'rtc-host' and 'rtc-client'; see 'twistd rtunnel-server --help' and so on."""
+    """Each command has a help of its own: 'rtunnel server --help'. The ends of the tunnels run in the foreground, and
+    Ctrl-C stops them. To keep them running, see 'rtunnel service --help', or the plugins of twistd: 'twistd --help'."""
 
     synopsis = "COMMAND"
-    subCommands: ClassVar = [["pki", None, command.Options, "Certificates for links over TLS."]]
+    subCommands: ClassVar = [
+        ["server", None, _later("plugins.rtunnel_server"), "Reverse tunnel, public machine: takes visitors."],
+        ["client", None, _later("plugins.rtunnel_client"), "Reverse tunnel, private machine: has the services."],
+        ["signal", None, _later("plugins.rtc_signal"), "WebRTC tunnel, public machine: introduces the others."],
+        ["host", None, _later("plugins.rtc_host"), "WebRTC tunnel, private machine: has the services."],
+        ["connect", None, _later("plugins.rtc_client"), "WebRTC tunnel, user's machine: opens local ports."],
+        ["service", None, _later("service"), "Any end as a systemd service."],
+        ["pki", None, _later("pki.command"), "Certificates for links over TLS."],
+    ]
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Accept that no command is named: then :meth:`run` explains the two tunnels."""
+
+    def run(self) -> None:
+        """Run the command that was named, or explain what there is."""
+        if self.subCommand is None:
+            sys.stdout.write(OVERVIEW)
+        else:
+            self.subOptions.run()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _complain(options: Verb, message: str) -> int:
+def _complain(options: BaseOptions, message: str) -> int:
     # Name the command as far as it was understood, such as "rtunnel pki init".
     while isinstance(options, Verbs) and options.subCommand is not None:
         options = options.subOptions

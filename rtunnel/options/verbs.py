@@ -16,9 +16,6 @@ from rtunnel.options.base import BaseOptions, option_hint
 class Verb(BaseOptions):
     """A command. :meth:`run` does its work, once all options have been checked."""
 
-    #: What follows the command in the first line of the help.
-    synopsis = "[options]"
-
     def __init__(self) -> None:
         super().__init__()
         # The help wraps the docstrings of options but keeps their indentation.
@@ -53,11 +50,6 @@ class Verb(BaseOptions):
             first += [option, value] if takes_value else [option]
         return [*first, "--", *arguments]
 
-    def words(self) -> list[str]:
-        """Return the words of the command, such as ``rtunnel``, ``pki``, ``init``."""
-        parent = self.parent
-        return [*parent.words(), parent.subCommand or ""] if isinstance(parent, Verb) else ["rtunnel"]
-
     def getSynopsis(self) -> str:
         """Return the first line of the help."""
         return f"Usage: {' '.join(self.words())} {self.synopsis}".rstrip()
@@ -66,16 +58,12 @@ class Verb(BaseOptions):
         """Return the help: synopsis, options, description, examples."""
         return f"{self.getSynopsis()}\n{super().getUsage(width)}"
 
-    def run(self) -> None:
-        """Do the work of the command."""
-        raise NotImplementedError
-
 
 class Verbs(Verb):
     """A group of commands."""
 
     subCommands: ClassVar[list[list[Any]]]
-    subOptions: Verb
+    subOptions: BaseOptions
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """See :meth:`twisted.python.usage.Options.parseOptions`.

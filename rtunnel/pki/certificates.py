@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TypeAlias, TypeGuard, TypeVar, get_args
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
@@ -35,6 +36,12 @@ _ML_DSA = {
     "2.16.840.1.101.3.4.3.17": "ML-DSA-44",
     "2.16.840.1.101.3.4.3.18": "ML-DSA-65",
     "2.16.840.1.101.3.4.3.19": "ML-DSA-87",
+}
+_SLH_DSA = {
+    f"2.16.840.1.101.3.4.3.{20 + number}": f"SLH-DSA-{size}"
+    for number, size in enumerate(
+        f"{digest}-{bits}{speed}" for digest in ("SHA2", "SHAKE") for bits in (128, 192, 256) for speed in "sf"
+    )
 }
 _CLASSICAL = {
     "1.2.840.113549.1.1.1": "RSA",
@@ -112,12 +119,36 @@ def algorithm_of(certificate: x509.Certificate) -> Algorithm | None:
 def key_kind(certificate: x509.Certificate) -> str:
     """Return a name for the algorithm of any certificate's key, such as ``ML-DSA-65``."""
     oid = certificate.public_key_algorithm_oid.dotted_string
-    return _ML_DSA.get(oid) or _CLASSICAL.get(oid) or f"an unknown algorithm ({oid})"
+    known = _ML_DSA | _SLH_DSA | _CLASSICAL
+    return known.get(oid) or f"an unknown algorithm ({oid})"
 
 
 def is_post_quantum(certificate: x509.Certificate) -> bool:
-    """Return whether the certificate's key resists quantum computers."""
-    return certificate.public_key_algorithm_oid.dotted_string in _ML_DSA
+    """Return whether the certificate's key is known to resist quantum computers: ML-DSA (FIPS 204), SLH-DSA (205)."""
+    oid = certificate.public_key_algorithm_oid.dotted_string
+    return oid in _ML_DSA or oid in _SLH_DSA
+
+
+def classical_problem(certificate: x509.Certificate) -> str:
+    """Return what is wrong with a certificate whose key is not post-quantum, without a subject."""
+    is_known = certificate.public_key_algorithm_oid.dotted_string in _CLASSICAL
+    why = "which a quantum computer can forge" if is_known else "which is not known to resist quantum computers"
+    return f"has a key of {key_kind(certificate)}, {why}"
+
+
+def has_tls_signature(certificate: x509.Certificate) -> bool:
+    """Return whether TLS 1.3 has a signature algorithm for the certificate's key (RFC 8446, section 4.2.3; ML-DSA)."""
+    kind = key_kind(certificate)
+    if kind != "ECDSA":
+        return kind in (*_ML_DSA.values(), *_CLASSICAL.values())
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        # A curve that the library does not know.
+        return False
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(
+        key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1
+    )
 
 
 def expires_soon(certificate: x509.Certificate, now: datetime | None = None) -> bool:

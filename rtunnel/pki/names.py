@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from rtunnel.endpoint_strings import is_ipv4, is_ipv6
+from rtunnel.endpoint_strings import ascii_name, is_ipv4, is_ipv6
 from rtunnel.errors import PkiError
 
 #: The names of the CA and the server in commands that take a client's name too.
@@ -62,7 +62,10 @@ def host(text: str) -> str:
         raise PkiError(f"'{shown(text)}' has a port; write only {shown(bare.rpartition(':')[0].strip('[]'))}")
     if "*" in bare:
         raise PkiError(f"'{shown(text)}' is a pattern; write every name by which clients reach the server")
-    name = _ascii(bare).removesuffix(".").lower()
+    try:
+        name = ascii_name(bare).removesuffix(".").lower()
+    except ValueError:
+        name = ""
     labels = name.split(".")
     # Some programs take a name that ends in digits for an IPv4 address, and some do not.
     if len(name) > _MAX_HOST or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
@@ -79,20 +82,6 @@ def hosts(texts: Iterable[str]) -> list[str]:
     if not found:
         raise PkiError("a server needs a name; give the DNS names and IP addresses by which clients reach it")
     return list(dict.fromkeys(found))
-
-
-def _ascii(name: str) -> str:
-    """Return the ASCII form of an international name; return other names as they are."""
-    if name.isascii():
-        return name
-    try:
-        encoded = name.encode("idna")
-        # Python knows only IDNA 2003. IDNA 2008 encodes some names differently, such as those with a German sharp s.
-        if encoded.decode("idna") == name.lower():
-            return encoded.decode("ascii")
-    except UnicodeError:
-        pass
-    raise PkiError(f"'{shown(name)}' has no unambiguous ASCII form; give the form that begins with xn--")
 
 
 def shown(text: str) -> str:

@@ -14,6 +14,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from rtunnel.pki import ml_dsa
+
 CERTIFICATE = "CERTIFICATE"
 CRL = "X509 CRL"
 PRIVATE_KEY = "PRIVATE KEY"
@@ -49,9 +51,18 @@ def load_certificates(content: bytes) -> list[x509.Certificate]:
 
 
 def load_key(content: bytes) -> PrivateKeyTypes:
-    """Return a private key that is not encrypted."""
+    """Return a private key that is not encrypted.
+
+    :raises SeedMissing: it is an ML-DSA key in its expanded form alone, see :mod:`rtunnel.pki.ml_dsa`.
+    """
     with _as_value_error():
-        return load_pem_private_key(content, None)
+        try:
+            return load_pem_private_key(content, None)
+        except ValueError:
+            block = next((block for label, block in blocks(content) if label == PRIVATE_KEY), None)
+            if block is None:
+                raise
+            return ml_dsa.load_key(block)
 
 
 def load_crl(content: bytes) -> x509.CertificateRevocationList:

@@ -24,6 +24,7 @@ from rtunnel.errors import PkiError
 from rtunnel.pki import locations, names, pem
 from rtunnel.pki.certificates import Identity, Kind, common_name, fits, is_from, kind_of
 from rtunnel.pki.files import PRIVATE, Draft, read
+from rtunnel.pki.ml_dsa import SeedMissing
 
 CLIENTS = "clients"
 OLD = "old"
@@ -180,12 +181,17 @@ def parse_key(content: bytes, source: Path | str) -> PrivateKeyTypes:
     """Return the private key of a PEM file.
 
     :param source: what to call the file in errors.
-    :raises PkiError: there is none, or it has a passphrase.
+    :raises PkiError: there is none, or it has a passphrase, or is an ML-DSA key without its seed.
     """
     if pem.is_encrypted(content):
         raise PkiError(f"{source} has a passphrase; remove that, as in: openssl pkey -in WITH -out WITHOUT")
     try:
         return pem.load_key(content)
+    except SeedMissing:
+        raise PkiError(
+            f"{source} has an ML-DSA key without its seed, and only --tls-key can use that; export it with the seed "
+            "where it was made (openssl pkey -provparam ml-dsa.output_formats=seed-only), or make a new one"
+        ) from None
     except ValueError:
         raise PkiError(f"{source} is damaged: it is not a private key in PEM form") from None
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Protocol
 
@@ -20,24 +19,19 @@ from rtunnel.relay.sockets import QuietFactory, close_socket, tune_socket
 
 
 class Accepted:
-    """What a port makes instead of Twisted's transport: a bare socket that can still become that transport."""
+    """What a port makes instead of Twisted's transport: a bare socket that can still become that transport.
 
-    __slots__ = ("_arguments", "socket")
+    :ivar peer: whose connection it is, if the one at the other end only passes it on; see
+        :mod:`rtunnel.relay.proxy_header`.
+    """
+
+    __slots__ = ("_arguments", "peer", "socket")
 
     def __init__(self, sock: socket.socket, protocol: Protocol, address: Any, port: Any, *more: Any) -> None:
         sock.setblocking(False)
         self.socket = sock
+        self.peer: IAddress | None = None
         self._arguments = (address, port, *more)
-
-    @property
-    def local_address(self) -> IAddress:
-        """Return the local address."""
-        name: Any = self.socket.getsockname()
-        if self.socket.family == socket.AF_INET:
-            return IPv4Address("TCP", *name)
-        if self.socket.family == socket.AF_INET6:
-            return IPv6Address("TCP", *name)
-        return UNIXAddress(name or None)
 
     def give(self, protocol: Protocol) -> None:
         """Make the transport, and connect *protocol* to it.
@@ -50,6 +44,8 @@ class Accepted:
         except OSError:
             close_socket(self.socket, reset=True)
             raise
+        if self.peer is not None:
+            transport.getPeer = lambda peer=self.peer: peer
         protocol.makeConnection(transport)
 
 

@@ -130,4 +130,4 @@ class Dial:
         sock = self._leave()
         if sock is not None:
             sock.close()
-            self._on_failed(OSError(errno.ECONNABORTED, reason.getErrorMessage()))
+            self._on_failed(OSError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED)))

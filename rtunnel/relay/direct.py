@@ -1,303 +1,24 @@
-"""Relay between two connected sockets, without frames or queues.
-
-Small reads go through one buffer, which all relays share, straight to the other socket. When a read fills the buffer,
-more is waiting: then bytes go through a pipe with ``splice``, without a copy, until reads are small again. What the
-other socket does not accept is kept, and nothing more is read until it is gone. So the kernel's flow control works from
-end to end.
+"""Relay between two connected sockets, without frames or queues. :mod:`rtunnel.relay.side` moves the bytes.
 
 Each direction has its own end, which is passed on as a half-close. The relay is over when both ends have come, or when
-a socket fails. Then the other socket is reset, so that its peer does not mistake a part for the whole.
+a socket breaks. Then the other socket is reset, so that its peer does not mistake a part for the whole; but first it
+gets everything that came before. A socket that cannot be written to is still read to its end or error.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IReadDescriptor, IReadWriteDescriptor
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.internet.interfaces import IReadDescriptor
 
 from rtunnel.relay import pipes
-from rtunnel.relay.pipes import PIPES, Pipe
-from rtunnel.relay.sockets import StreamSocket, close_socket
+from rtunnel.relay.last_bytes import LastBytes
+from rtunnel.relay.side import Side
+from rtunnel.relay.sockets import StreamSocket
 
-#: The size of a read through the buffer, in bytes, and so the most that waits in memory for a socket. Each event causes
-#: one read only, so that no relay holds up the others.
-BUFFER_SIZE = 64 * 1024
-#: The size of a read through a pipe, in bytes.
-SPLICE_SIZE = 1 << 20
-#: Reads smaller than this, in bytes, cost no more through the buffer.
-BULK = 32 * 1024
-
-#: Errors of ``splice`` for a socket, or a system, on which it does not work.
-CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-
-SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if pipes.HAVE_SPLICE else 0
-
-#: One buffer serves all relays: the reactor runs one read at a time, and what stays in the buffer is copied out.
-_BUFFER = memoryview(bytearray(BUFFER_SIZE))
-_NOTHING = memoryview(b"")
-
-
-def _send(sock: StreamSocket, data: memoryview) -> int:
-    """Send what the socket accepts of *data*. Return how many bytes that is.
-
-    :raises OSError: the connection is lost.
-    """
-    try:
-        return sock.send(data)
-    except BlockingIOError:
-        return 0
-    except OSError as error:
-        if error.errno == errno.ENOBUFS:
-            return 0
-        raise
-
-
-@implementer(IReadWriteDescriptor)
-class _Side:
-    """One socket of a relay. It reads for the other side, and writes what the other side has read.
-
-    :ivar pending: bytes that this socket has not accepted yet. They go before what is in the pipe.
-    :ivar pipe: a pipe with bytes for this socket, or None.
-    :ivar bulk: reads from this socket go through a pipe.
-    :ivar may_splice: as far as we know, ``splice`` can read from this socket.
-    :ivar reading: the reactor watches for bytes.
-    :ivar writing: the reactor watches for room.
-    :ivar ended: the end of what this socket receives has come.
-    :ivar ending: the end of what this socket sends is due, but there was no room for it yet.
-    :ivar finished: the end of what this socket sends has gone out.
-    :ivar is_plain: this is a socket of the kernel, not one under TLS.
-    """
-
-    __slots__ = (
-        "bulk",
-        "ended",
-        "ending",
-        "finished",
-        "is_plain",
-        "may_splice",
-        "number",
-        "other",
-        "pending",
-        "pipe",
-        "reading",
-        "relay",
-        "socket",
-        "writing",
-    )
-
-    other: _Side
-
-    def __init__(self, relay: DirectRelay, sock: StreamSocket, pending: bytes) -> None:
-        self.relay = relay
-        self.socket = sock
-        self.number = sock.fileno()
-        self.pending = memoryview(pending) if pending else _NOTHING
-        self.pipe: Pipe | None = None
-        self.bulk = False
-        self.is_plain = isinstance(sock, socket.socket)
-        self.may_splice = False
-        self.reading = self.writing = self.ended = self.ending = self.finished = False
-
-    def start(self) -> None:
-        """Write what is already pending, and then read."""
-        if self.pending:
-            self._gather()
-        source = self.other
-        if not self.pending or self._flush():
-            if not source.reading:
-                source._watch_bytes(True)
-            if not source.is_plain and getattr(source.socket, "is_over", False) and not source.ended:
-                source._copy()
-        else:
-            source._watch_bytes(False)
-            self._watch_room(True)
-
-    def _gather(self) -> None:
-        """Append what has come in the meantime to what is pending, which saves a packet and a wake-up."""
-        try:
-            data = self.other.socket.recv(BUFFER_SIZE)
-        except BlockingIOError:
-            return
-        # If this was the end, a later read sees it again.
-        self.pending = memoryview(bytes(self.pending) + data)
-
-    # Called by the reactor
-
-    def fileno(self) -> int:
-        """Return the descriptor, or -1 when the socket is closed."""
-        return self.number
-
-    def logPrefix(self) -> str:
-        """Return the name under which the reactor logs errors."""
-        return "relay"
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Abort the relay: the reactor found the connection broken."""
-        self.relay.abort()
-
-    def doRead(self) -> None:
-        """Read: there are bytes, the end, or an error."""
-        if not self.reading:
-            return  # the event is older than our decision to stop reading
-        try:
-            self._move()
-        except OSError:
-            self.relay.abort()
-
-    def doWrite(self) -> None:
-        """Write what waits, and then read more for this socket."""
-        if not self.writing:
-            return
-        # There is room, so the peer reads, however slowly.
-        self.relay.touched = True
-        source = self.other
-        try:
-            if self.ending:
-                self._half_close()
-            elif self._flush():
-                source._move()
-            if self.pipe is None and not self.pending and not self.ending and self.number >= 0:
-                self._watch_room(False)
-                if not source.ended:
-                    source._watch_bytes(True)
-        except OSError:
-            self.relay.abort()
-
-    # The direction from this socket to the other
-
-    def _move(self) -> None:
-        """Move the bytes of one read to the other side, which has nothing pending."""
-        if not (self.bulk and self._splice()):
-            self._copy()
-        other = self.other
-        if other.pipe is not None or other.pending:
-            self._watch_bytes(False)
-            other._watch_room(True)
-        elif not self.is_plain and getattr(self.socket, "is_over", False) and not self.ended:
-            # TLS has read the end already, so no event will announce it.
-            self._copy()
-
-    def _copy(self) -> None:
-        """Move bytes through the buffer."""
-        try:
-            count = self.socket.recv_into(_BUFFER)
-        except BlockingIOError:
-            return
-        if not count:
-            self._end()
-            return
-        self.relay.touched = True
-        other = self.other
-        sent = _send(other.socket, _BUFFER[:count])
-        if sent < count:
-            other.pending = memoryview(bytes(_BUFFER[sent:count]))
-        self.bulk = count == BUFFER_SIZE and self.may_splice
-
-    def _splice(self) -> bool:
-        """Move bytes through a pipe. Return False if they must go through the buffer."""
-        pipe = PIPES.take()
-        if pipe is None:
-            return False
-        try:
-            pipe.count = os.splice(self.number, pipe.write_end, SPLICE_SIZE, flags=SPLICE_FLAGS)
-        except BlockingIOError:
-            PIPES.give_back(pipe)
-            self.bulk = False
-            return True
-        except OSError as error:
-            PIPES.give_back(pipe)
-            if error.errno not in CANNOT_SPLICE:
-                raise
-            self.may_splice = False
-            return False
-        self.bulk = pipe.count >= BULK
-        if not pipe.count:
-            # This is the end, which is handled where the buffer is read.
-            PIPES.give_back(pipe)
-            return False
-        self.relay.touched = True
-        self.other.pipe = pipe
-        self.other._flush()
-        return True
-
-    def _end(self) -> None:
-        """Pass on the end of this socket. Nothing waits for the other socket, or this one would not have been read."""
-        self.ended = True
-        self.other._half_close()
-        if self.number >= 0:
-            self._watch_bytes(False)
-
-    # What waits for this socket
-
-    def _flush(self) -> bool:
-        """Write what waits. Return whether all of it has gone out."""
-        pipe = self.pipe
-        if self.pending:
-            self.pending = self.pending[_send(self.socket, self.pending) :] or _NOTHING
-        if pipe is not None and not self.pending:
-            self._flush_pipe(pipe)
-            if not pipe.count:
-                self.pipe = None
-                PIPES.give_back(pipe)
-        return self.pipe is None and not self.pending
-
-    def _flush_pipe(self, pipe: Pipe) -> None:
-        try:
-            while pipe.count:
-                # Ask for exactly what the pipe holds: asked for more, the kernel would hold back the last packet and
-                # wait.
-                pipe.count -= os.splice(pipe.read_end, self.number, pipe.count, flags=SPLICE_FLAGS)
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if error.errno not in CANNOT_SPLICE:
-                raise
-            self.other.may_splice = self.other.bulk = False
-            self.pending = memoryview(os.read(pipe.read_end, pipe.count))
-            pipe.count -= len(self.pending)
-
-    def _half_close(self) -> None:
-        """Send the end of this direction, now that all bytes have gone out."""
-        # If the other direction is over too, closing a plain socket sends the end.
-        if not (self.is_plain and self.other.finished):
-            try:
-                self.socket.shutdown(socket.SHUT_WR)
-            except BlockingIOError:
-                self.ending = True
-                self._watch_room(True)
-                return
-        self.ending, self.finished = False, True
-        if self.other.finished:
-            self.relay.close(reset=False)
-
-    # What the reactor watches
-
-    def _watch_bytes(self, wanted: bool) -> None:
-        if wanted != self.reading:
-            self.reading = wanted
-            (self.relay.reactor.addReader if wanted else self.relay.reactor.removeReader)(self)
-
-    def _watch_room(self, wanted: bool) -> None:
-        if wanted != self.writing:
-            self.writing = wanted
-            (self.relay.reactor.addWriter if wanted else self.relay.reactor.removeWriter)(self)
-
-    def close(self, reset: bool) -> None:
-        """Leave the reactor and close the socket."""
-        self.relay.reactor.forget(self)
-        self.reading = self.writing = False
-        self.number = -1
-        self.pending = _NOTHING
-        pipe, self.pipe = self.pipe, None
-        if pipe is not None:
-            PIPES.give_back(pipe)
-        close_socket(self.socket, reset=reset)
+#: Seconds that a peer under TLS gets to read what comes before a cut, and to close.
+PATIENCE_AFTER_CUT = 3.0
 
 
 class DirectRelay:
@@ -314,7 +35,7 @@ class DirectRelay:
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.
     """
 
-    __slots__ = ("_left", "_on_end", "_right", "reactor", "touched")
+    __slots__ = ("_last_bytes", "_left", "_on_end", "_right", "reactor", "touched")
 
     def __init__(
         self,
@@ -329,8 +50,9 @@ class DirectRelay:
         self.reactor = reactor
         self.touched = True
         self._on_end: Callable[[DirectRelay], None] | None = on_end
-        self._left = _Side(self, left, to_left)
-        self._right = _Side(self, right, to_right)
+        self._last_bytes: LastBytes | None = None
+        self._left = Side(self, left, to_left)
+        self._right = Side(self, right, to_right)
         self._left.other, self._right.other = self._right, self._left
         # Splicing would bypass TLS.
         self._left.may_splice = self._right.may_splice = (
@@ -357,12 +79,41 @@ class DirectRelay:
         """Reset both connections at once."""
         self.close(reset=True)
 
+    def lost(self, side: Side) -> None:
+        """Close the socket of *side*, which is broken, and reset the other once that has everything."""
+        other = side.other
+        if self._last_bytes is not None or other.broken:
+            self.abort()
+        elif self._on_end is not None:
+            side.ended = side.broken = True
+            side.close(reset=True)
+            if not other.ended:
+                # What comes is dropped, so that a peer that sends before it reads gets to read.
+                other.bulk = other.may_splice = False
+                other._watch_bytes(True)
+            self._last_bytes = LastBytes(self.reactor.reactor, other.undelivered, lambda: self._break(other))
+            self._last_bytes.start()
+
+    def _break(self, side: Side) -> None:
+        """Reset the connection of *side*, the last one."""
+        cut = getattr(side.socket, "cut", None)
+        if cut is None or side.ended:
+            self.abort()
+            return
+        # Under TLS, a peer whose write fails cannot read what we have sent it. An end without a goodbye is a reset too,
+        # and leaves its writes alone until it has read that.
+        cut()
+        self._last_bytes = LastBytes(self.reactor.reactor, lambda: 1, self.abort, PATIENCE_AFTER_CUT)
+        self._last_bytes.start()
+
     def close(self, reset: bool) -> None:
         """Close both sockets, and drop what waits for them.
 
         :param reset: reset the connections, where the kind of socket allows it.
         """
         on_end, self._on_end = self._on_end, None
+        if self._last_bytes is not None:
+            self._last_bytes.cancel()
         if on_end is not None:
             self._left.close(reset)
             self._right.close(reset)

@@ -19,11 +19,13 @@ class IStream(Interface):
     def finish() -> None:
         """End the sending direction (half-close). A carrier without half-close ends both directions."""
 
-    def reset(code: str, message: str) -> None:
-        """End both directions at once.
+    def reset(code: str, message: str, *, behind: bool = False) -> None:
+        """End both directions, not by their proper ends.
 
         :param code: an :class:`rtunnel.errors.Code`.
         :param message: the reason, for logs.
+        :param behind: send what was written first, and then the reset; nothing more is received. Otherwise the reset
+            goes at once, and what was written is dropped.
         """
 
     def delivered(count: int) -> None:
@@ -43,7 +45,9 @@ class IStreamUser(Interface):
         """The stream is over in both directions. What was received before must still be delivered."""
 
     def was_reset(code: str, message: str) -> None:
-        """The stream broke: both directions ended at once, before their proper ends.
+        """The stream broke: both directions ended, not by their proper ends.
+
+        What was received before must still be delivered.
 
         :param code: an :class:`rtunnel.errors.Code`, or another one that the peer sent.
         :param message: the reason, for logs.

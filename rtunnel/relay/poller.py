@@ -25,10 +25,13 @@ def poller_for(reactor: Any) -> Any:
 
 
 class ReactorPoller:
-    """The methods of :class:`Poller`, passed on to the reactor, for systems without epoll."""
+    """The methods of :class:`Poller`, passed on to the reactor, for systems without epoll.
+
+    :ivar reactor: the reactor.
+    """
 
     def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+        self.reactor = reactor
         self.addReader = reactor.addReader
         self.addWriter = reactor.addWriter
         self.removeReader = reactor.removeReader
@@ -36,13 +39,13 @@ class ReactorPoller:
 
     def replace(self, reader: IReadDescriptor, other: IReadDescriptor) -> None:
         """See :meth:`Poller.replace`."""
-        self._reactor.removeReader(reader)
-        self._reactor.addReader(other)
+        self.reactor.removeReader(reader)
+        self.reactor.addReader(other)
 
     def forget(self, descriptor: IReadWriteDescriptor) -> None:
         """See :meth:`Poller.forget`."""
-        self._reactor.removeReader(descriptor)
-        self._reactor.removeWriter(descriptor)
+        self.reactor.removeReader(descriptor)
+        self.reactor.removeWriter(descriptor)
 
 
 @implementer(IReadDescriptor)
@@ -52,12 +55,13 @@ class Poller:
     A descriptor may be called although nothing is ready. The poller is in the reactor only while it watches something.
 
     :ivar fileno: returns the descriptor of the epoll.
+    :ivar reactor: the reactor.
     """
 
     log = Logger()
 
     def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
+        self.reactor = reactor
         self._epoll = select.epoll()
         self.fileno = self._epoll.fileno
         self._watched: dict[int, tuple[Any, int]] = {}
@@ -89,7 +93,7 @@ class Poller:
     def forget(self, descriptor: IReadWriteDescriptor) -> None:
         """Forget *descriptor*, watched or not, which is about to be closed: closing takes it out of the epoll."""
         if self._watched.pop(descriptor.fileno(), None) is not None and not self._watched:
-            self._reactor.removeReader(self)
+            self.reactor.removeReader(self)
 
     def _change(self, descriptor: IReadWriteDescriptor, event: int, wanted: bool) -> None:
         number = descriptor.fileno()
@@ -101,14 +105,14 @@ class Poller:
             self._epoll.unregister(number)
             del self._watched[number]
             if not self._watched:
-                self._reactor.removeReader(self)
+                self.reactor.removeReader(self)
             return
         if before:
             self._epoll.modify(number, events)
         else:
             self._epoll.register(number, events)
             if not self._watched:
-                self._reactor.addReader(self)
+                self.reactor.addReader(self)
         self._watched[number] = (descriptor, events)
 
     # Called by the reactor

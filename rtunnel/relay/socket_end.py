@@ -1,7 +1,8 @@
 """Relay between one TCP or UNIX connection and a stream, with back-pressure and half-close in both directions.
 
 Each direction has its own end. When both ends have come, the connection is closed. When the stream is reset, so is the
-connection. When the connection is lost before both ends have come, the stream is reset.
+connection. When the connection is lost before both ends have come, the stream is reset. In either case, what came
+before goes out before.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from collections import deque
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.error import ConnectionAborted, TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
+from rtunnel.relay.last_bytes import LastBytes, ReadOn, connection_of, unsent
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
 #: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
 SMALL_CHUNK = 4096
+#: Resets that do not wait for what is pending: nobody takes it, or the peer broke the protocol.
+AT_ONCE = (Code.STALLED, Code.PROTOCOL, Code.FLOW_CONTROL)
 
 
 @implementer(IPushProducer)
@@ -68,6 +73,9 @@ class SocketEnd(Protocol):
         self._full = True
         self._end_of_stream: Callable[[], None] | None = None
         self._write_open = True
+        # The stream broke: the connection is to be reset behind what is pending.
+        self._is_breaking = False
+        self._last_bytes: LastBytes | None = None
         # From the socket to the stream.
         self._paused = False
         self._read_open = True
@@ -91,7 +99,7 @@ class SocketEnd(Protocol):
                 on_failed(failure)
             if self._stream is not None:
                 code = Code.LOCAL_TIMEOUT if failure.check(ConnectTimeout) else Code.LOCAL_UNREACHABLE
-                self._stream.reset(code, failure.getErrorMessage())
+                self._stream.reset(code, reason_of(failure))
             self._on_lost(self)
 
         self._dialling = endpoint.connect(QuietFactory.forProtocol(lambda: self))
@@ -114,6 +122,10 @@ class SocketEnd(Protocol):
         self._full = False
         self.transport.registerProducer(_SocketFull(self), True)
         self._on_made(self)
+        connection = connection_of(self.transport)
+        # Somebody may have taken its socket.
+        if connection is not None and connection.connected:
+            ReadOn(connection)
         if self._paused:
             self.transport.pauseProducing()
         self._drain()
@@ -121,7 +133,7 @@ class SocketEnd(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Write *data* to the stream."""
         self.touched = True
-        if self._stream is not None:
+        if self._stream is not None and not self._is_breaking:
             self._stream.write(data)
 
     def readConnectionLost(self) -> None:
@@ -136,14 +148,17 @@ class SocketEnd(Protocol):
         """Do nothing: our own half-close has gone out."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Reset the stream, unless both ends have come."""
+        """Reset the stream behind what it still queues, unless both ends have come or :meth:`abort` was called."""
         self._connected = False
         self._full = True
         self._pending.clear()
+        if self._last_bytes is not None:
+            self._last_bytes.cancel()
         stream, self._stream = self._stream, None
         # When both ends have come, what the stream still queues is on its way to a slow reader.
         if stream is not None and (self._read_open or self._write_open):
-            stream.reset(Code.CONNECTION_LOST, reason.getErrorMessage())
+            behind = not reason.check(ConnectionAborted)
+            stream.reset(Code.CONNECTION_LOST, reason_of(reason), behind=behind)
         self._on_lost(self)
 
     # From the stream
@@ -170,9 +185,19 @@ class SocketEnd(Protocol):
         self._drain()
 
     def was_reset(self, code: str, message: str) -> None:
-        """Reset the connection, so that its other end does not mistake a part for the whole."""
-        self._pending.clear()
-        self.abort()
+        """Reset the connection behind what is pending, so that its other end does not mistake a part for the whole."""
+        if not self._connected or code in AT_ONCE:
+            self._pending.clear()
+            self.abort()
+            return
+        self._is_breaking = True
+        # What comes is dropped, so that an other end that sends before it reads gets to read.
+        self.resume()
+        connection = connection_of(self.transport)
+        if connection is not None:
+            self._last_bytes = LastBytes(connection.reactor, self._undelivered, self.abort)
+            self._last_bytes.start()
+        self._drain()
 
     def pause(self) -> None:
         """Stop reading from the socket for now."""
@@ -200,9 +225,17 @@ class SocketEnd(Protocol):
     def _drain(self) -> None:
         while self._pending and not self._full:
             self._write(self._pending.popleft())
-        if self._end_of_stream is not None and not self._pending and self._connected:
+        if self._pending or not self._connected:
+            return
+        if self._end_of_stream is not None:
             end, self._end_of_stream = self._end_of_stream, None
             end()
+        if self._is_breaking and self._last_bytes is None:
+            self.abort()
+
+    def _undelivered(self) -> int:
+        connection = connection_of(self.transport)
+        return sum(map(len, self._pending)) + (0 if connection is None else unsent(connection))
 
     def _write(self, data: bytes) -> None:
         self.transport.write(data)

@@ -52,11 +52,19 @@ def below_tls(transport: Any) -> Any:
     return getattr(transport, "tcp", transport)
 
 
+#: Keepalive of a socket that nothing else keeps alive, in seconds: the silence after which the kernel probes, and that
+#: after which it gives up. NATs and load balancers forget a silent connection after a few minutes.
+PROBE_AFTER, GIVE_UP_AFTER = 60.0, 180.0
+
+
 def tune(transport: Any) -> None:
-    """Set ``TCP_NODELAY`` and ``SO_KEEPALIVE``, if this is TCP. A TLS transport does that to the one below it."""
+    """Set ``TCP_NODELAY`` and keepalive, if this is TCP. A TLS transport does that to the one below it."""
     if ITCPTransport.providedBy(transport):
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
+        handle: Any = ISystemHandle(transport, None)
+        if handle is not None:
+            keep_alive(handle.getHandle())
 
 
 def tune_socket(sock: socket.socket) -> None:
@@ -64,6 +72,25 @@ def tune_socket(sock: socket.socket) -> None:
     with suppress(OSError):  # a lost connection shows at its first use
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    keep_alive(sock)
+
+
+def keep_alive(sock: StreamSocket, probe_after: float = PROBE_AFTER, give_up_after: float = GIVE_UP_AFTER) -> None:
+    """Say when the kernel probes a silent TCP connection that has ``SO_KEEPALIVE``, where one can say so.
+
+    :param probe_after: seconds of silence before a probe.
+    :param give_up_after: about how many seconds of silence, probes included, end the connection.
+    """
+    probe = min(max(1, round(probe_after)), 32767)  # what Linux accepts
+    options = {
+        "TCP_KEEPIDLE": probe,
+        "TCP_KEEPINTVL": probe,
+        "TCP_KEEPCNT": min(max(1, round(give_up_after / probe) - 1), 127),
+    }
+    with suppress(OSError):  # not TCP; or a lost connection, which shows at its first use
+        for name, value in options.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def tune_link(transport: Any, dead_after: float) -> None:
@@ -128,13 +155,18 @@ def _do_nothing() -> None:
 RESET_ON_CLOSE, SEND_ON_CLOSE = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
+def set_linger(sock: StreamSocket, value: bytes) -> None:
+    """Set ``SO_LINGER``, one of the two values above. It makes no difference to a UNIX socket."""
+    with suppress(OSError):  # a lost connection shows at its next use
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+
+
 def close_socket(sock: StreamSocket, *, reset: bool) -> None:
     """Close a socket, whatever its ``SO_LINGER`` was.
 
     :param reset: drop unsent bytes and send RST, so that the other end sees an error and not an end.
     """
-    with suppress(OSError):  # closing works all the same
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
+    set_linger(sock, RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
     with suppress(OSError):
         sock.close()
 

@@ -9,28 +9,34 @@ each socket, which is too much where every flow has one. So :class:`UdpSocket` r
 
 from __future__ import annotations
 
+import errno
 import socket
+import struct
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IHostResolution,
-    IReactorTime,
-    IReadDescriptor,
-    IResolutionReceiver,
-)
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 _log = Logger()
 
-#: The address of a datagram, as the socket module has it: host, port, and for IPv6 flow label and scope.
+#: The address of a datagram, as the socket module has it: host, port, and for IPv6 flow label and scope. On a socket
+#: that is bound to all addresses, the one that the datagram was sent to is behind these, as a :data:`_Local`.
 Address = tuple[Any, ...]
+#: The control message that makes a datagram leave from a certain local address: level, type, data. See RFC 3542, 6.
+_Local = tuple[int, int, bytes]
+
+# Not every Python names this option. Its structure is in_pktinfo: interface, local address, address in the header.
+_IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8 if sys.platform == "linux" else None)
+_IN_PKTINFO = struct.Struct("@I4s4s")
+# in6_pktinfo: address, interface.
+_IN6_PKTINFO = struct.Struct("@16sI")
+_CONTROL_SIZE = 128
 
 #: Larger than any datagram, so that none is cut.
 READ_SIZE = 65536
@@ -38,9 +44,15 @@ READ_SIZE = 65536
 READS_IN_A_ROW = 64
 #: The receive buffer, in bytes, that the kernel is asked for; it grants what its own limit allows.
 RECEIVE_BUFFER = 1 << 20
+#: Errors which say that a connected socket should have another address, if there is one.
+UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 #: Datagrams, and their bytes, that may wait for a flow that cannot send yet.
 MAX_WAITING = 16
 MAX_WAITING_BYTES = 65536
+#: Seconds without a datagram after which a flow ends that was no more than a question and its answer, as those of DNS
+#: are; and any other, of which it is not known whether it is over. WireGuard is silent for up to 180 s.
+BRIEF_IDLE = 30.0
+LASTING_IDLE = 300.0
 
 
 @implementer(IReadDescriptor)
@@ -49,16 +61,28 @@ class UdpSocket:
 
     :param received: called with each datagram, which may be empty, and its source.
     :param lost: called with the reason when a datagram was not sent, or is known not to have arrived.
+    :param refused: called instead if the reason is that the other end is not there (:data:`UNREACHABLE`).
     """
 
-    def __init__(self, reactor: Any, received: Callable[[bytes, Address], None], lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        received: Callable[[bytes, Address], None],
+        lost: Callable[[str], None],
+        refused: Callable[[str], None] | None = None,
+    ) -> None:
         self._reactor = reactor
         self._received = received
         self._lost = lost
+        self._refused = refused or lost
         self._socket: socket.socket | None = None
+        self._tells_local = False
 
     def bind(self, host: str, port: int) -> None:
         """Receive from anybody. A name is resolved at once; IPv4 is preferred.
+
+        A socket for all addresses answers from the one that was asked, where the system can tell which (Linux).
+        Otherwise the system chooses one, and a program that asked another takes no notice of the answer.
 
         :param host: empty: every IPv4 address.
         :raises OSError: the address cannot be bound.
@@ -66,6 +90,8 @@ class UdpSocket:
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         self._open(family, lambda handle: handle.bind(address))
+        if self._socket is not None and address[0] in ("0.0.0.0", "::"):
+            self._tells_local = _tell_local(self._socket)
 
     def connect(self, host: str, port: int) -> None:
         """Send to this address, and receive from nobody else.
@@ -111,13 +137,19 @@ class UdpSocket:
                 self._send(data, address)
             except OSError:
                 pass  # count one loss, not two
-            self._lost(error.strerror or str(error))
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        tell = self._refused if error.errno in UNREACHABLE else self._lost
+        tell(error.strerror or str(error))
 
     def _send(self, data: bytes, address: Address | None) -> None:
         if self._socket is None:
             return
         if address is None:
             self._socket.send(data)
+        elif isinstance(address[-1], tuple):
+            self._socket.sendmsg([data], [address[-1]], 0, address[:-1])
         else:
             self._socket.sendto(data, address)
 
@@ -145,11 +177,15 @@ class UdpSocket:
             if self._socket is None:
                 break
             try:
-                data, source = self._socket.recvfrom(READ_SIZE)
+                if self._tells_local:
+                    data, control, _, source = self._socket.recvmsg(READ_SIZE, _CONTROL_SIZE)
+                    source += _answer_from(control)
+                else:
+                    data, source = self._socket.recvfrom(READ_SIZE)
             except BlockingIOError:
                 break
             except OSError as error:
-                self._lost(error.strerror or str(error))
+                self._failed(error)
             else:
                 self._received(data, source)
         return None
@@ -157,6 +193,33 @@ class UdpSocket:
     def connectionLost(self, reason: Failure) -> None:
         """See ``IReadDescriptor``."""
         self.close()
+
+
+def _tell_local(handle: socket.socket) -> bool:
+    """Ask for the address that each datagram was sent to. Return False if the system does not have the option."""
+    try:
+        if handle.family == socket.AF_INET6:
+            handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        elif _IP_PKTINFO is None:
+            return False
+        else:
+            handle.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def _answer_from(control: list[tuple[int, int, bytes]]) -> tuple[_Local, ...]:
+    """Return how to answer a datagram that came with *control*. The system chooses the interface, as for any answer."""
+    for level, kind, value in control:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO) and len(value) >= _IN_PKTINFO.size:
+            _, local, _ = _IN_PKTINFO.unpack_from(value)
+            return ((level, kind, _IN_PKTINFO.pack(0, local, bytes(4))),)
+        if (level, kind) == (socket.IPPROTO_IPV6, getattr(socket, "IPV6_PKTINFO", None)) and len(value) >= 20:
+            asked, _ = _IN6_PKTINFO.unpack_from(value)
+            if asked[0] != 0xFF:  # nothing can be sent from a multicast address
+                return ((level, kind, _IN6_PKTINFO.pack(asked, 0)),)
+    return ()
 
 
 class WaitingDatagrams:
@@ -189,6 +252,8 @@ class Flow:
     :param name: for the log.
     :param lost: called with the reason for each datagram that is lost.
     :ivar last_used: when a datagram last passed; the table sets it.
+    :ivar exchanges: how often an answer followed a question; the table sets it.
+    :ivar asked: the last datagram was a question; the table sets it.
     :ivar sent: datagrams that were passed on to the service, or towards it.
     :ivar received: datagrams from the service that were passed on.
     :ivar dropped: datagrams that were lost.
@@ -200,6 +265,8 @@ class Flow:
         self.table = table
         self.name = name
         self.last_used = 0.0
+        self.exchanges = 0
+        self.asked = False
         self.sent = 0
         self.received = 0
         self.dropped = 0
@@ -240,80 +307,70 @@ class FlowTable:
 
     There is one timer for all flows, and none while there is no flow.
 
-    :param idle: seconds.
+    :param idle: seconds without a datagram after which a flow ends; None: :data:`BRIEF_IDLE`, or :data:`LASTING_IDLE`
+        for flows that went both ways more than once.
     :ivar closing: flows that have ended but still hold a channel, which the far end must close too; their owner
         maintains this.
     """
 
-    def __init__(self, clock: IReactorTime, max_flows: int, idle: float) -> None:
+    def __init__(self, clock: IReactorTime, max_flows: int, idle: float | None) -> None:
         self._clock = clock
-        self._idle = idle
-        self._flows: OrderedDict[Flow, None] = OrderedDict()
+        self._idle = (BRIEF_IDLE, LASTING_IDLE) if idle is None else (idle, idle)
+        #: Brief flows and lasting ones.
+        self._flows: tuple[OrderedDict[Flow, None], OrderedDict[Flow, None]] = OrderedDict(), OrderedDict()
         self._timer: IDelayedCall | None = None
         self.max_flows = max_flows
         self.closing: set[Flow] = set()
 
     def __len__(self) -> int:
-        return len(self._flows)
+        return sum(map(len, self._flows))
 
     def __iter__(self) -> Iterator[Flow]:
-        return iter(list(self._flows))
+        return iter([flow for flows in self._flows for flow in flows])
 
     def add(self, flow: Flow) -> None:
         """Add a flow that begins."""
-        while len(self._flows) >= self.max_flows:
-            next(iter(self._flows)).end("made room for another")
+        while len(self) >= self.max_flows:
+            longest_idle = [next(iter(flows)) for flows in self._flows if flows]
+            min(longest_idle, key=lambda flow: flow.last_used).end("made room for another")
         flow.last_used = self._clock.seconds()
-        self._flows[flow] = None
+        self._flows[0][flow] = None
         if self._timer is None:
-            self._timer = self._clock.callLater(self._idle, self._sweep)
+            self._timer = self._clock.callLater(self._idle[0], self._sweep)
 
-    def use(self, flow: Flow) -> None:
-        """Note that a datagram passed. Only for flows in this table."""
+    def use(self, flow: Flow, *, answer: bool) -> None:
+        """Note that a datagram passed. Only for flows in this table.
+
+        :param answer: it came from the service.
+        """
         flow.last_used = self._clock.seconds()
-        self._flows.move_to_end(flow)
+        self._remove(flow)
+        flow.exchanges += answer and flow.asked
+        flow.asked = not answer
+        self._flows[flow.exchanges > 1][flow] = None
+
+    def _remove(self, flow: Flow) -> None:
+        for flows in self._flows:
+            flows.pop(flow, None)
 
     def discard(self, flow: Flow) -> None:
         """Remove a flow that has ended."""
-        self._flows.pop(flow, None)
-        if not self._flows and self._timer is not None:
+        self._remove(flow)
+        if not len(self) and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _sweep(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        for flow in self:
-            left = flow.last_used + self._idle - now
-            if left > 0:
-                self._timer = self._clock.callLater(left, self._sweep)
-                break
-            flow.end("idle")
-
-
-@implementer(IResolutionReceiver)
-class _Answer:
-    """Picks the IP address of a name: IPv4 if there is one, like the reference programs."""
-
-    def __init__(self, found: Callable[[str | None], None]) -> None:
-        self._found = found
-        self._host: str | None = None
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """Do nothing: look-ups are not cancelled."""
-
-    def addressResolved(self, address: IAddress) -> None:
-        """Take the first address, or the first IPv4 address."""
-        if isinstance(address, IPv4Address | IPv6Address) and (
-            self._host is None or (":" in self._host and isinstance(address, IPv4Address))
-        ):
-            self._host = address.host
-
-    def resolutionComplete(self) -> None:
-        """Report the address."""
-        self._found(self._host)
-
-
-def look_up(reactor: Any, name: str, found: Callable[[str | None], None]) -> None:
-    """Look a name up, and call *found* with its IP address, or None if it has none."""
-    reactor.nameResolver.resolveHostName(_Answer(found), name, 0, None, "UDP")
+        # A flow that begins in the meantime is brief.
+        soonest = self._idle[0]
+        for flows, idle in zip(self._flows, self._idle, strict=True):
+            for flow in list(flows):
+                left = flow.last_used + idle - now
+                if left > 0:
+                    soonest = min(soonest, left)
+                    break
+                flow.end("idle")
+        if len(self):
+            self._timer = self._clock.callLater(soonest, self._sweep)

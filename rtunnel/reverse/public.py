@@ -6,8 +6,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IAddress
-
 from rtunnel.relay.bare_port import Accepted
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import close_socket, format_address, take_socket
@@ -32,13 +30,6 @@ class Visitor:
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None
         self._on_lost = on_lost
-
-    @property
-    def came_to(self) -> IAddress | None:
-        """The local address that it connected to; None once a carrier has its connection."""
-        if self._accepted is not None:
-            return self._accepted.local_address
-        return self._end.transport.getHost() if self._end is not None else None
 
     def take_socket(self) -> socket.socket | None:
         """Return the socket; None if the visitor has only a :meth:`socket_end`. Do not use the visitor afterwards.

@@ -93,6 +93,7 @@ class ClientSettings(EndSettings):
     :ivar reconnect_max: longest wait before the server is dialled again.
     :ivar connect_timeout: time that one attempt to reach the server may take.
     :ivar dial_timeout: time that a local service has to accept a connection.
+    :ivar check_services: whether to connect to the local services now and then, to see whether they answer.
     :ivar token: token that the server asks for; None: no token is sent.
     """
 
@@ -102,4 +103,5 @@ class ClientSettings(EndSettings):
     reconnect_max: float = 30.0
     connect_timeout: float = 10.0
     dial_timeout: float = 5.0
+    check_services: bool = True
     token: str | None = field(default=None, repr=False)

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.addresses import ListenAddress
-from rtunnel.errors import BadDescription, BadSignal
+from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import QuietFactory, format_address
 from rtunnel.relay.udp import FlowTable
@@ -31,7 +31,7 @@ from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import ClientSettings, ForwardSettings
 from rtunnel.rtc.signaling.link import SignalLink
-from rtunnel.rtc.udp_client import ClientFlows
+from rtunnel.rtc.udp_client import ClientFlows, show_service
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
@@ -44,6 +44,32 @@ KNOCK = 1.0
 #: How many seconds the host has to answer an offer.
 ANSWER_TIMEOUT = 10.0
 
+#: Why a host refuses a connection, by the code of its reset.
+_REFUSALS = {
+    Code.UNKNOWN_SERVICE: "it does not offer {service} over tcp",
+    Code.LOCAL_UNREACHABLE: "it cannot reach {service} ({message})",
+    Code.LOCAL_TIMEOUT: "{service} does not answer it ({message})",
+    Code.LIMIT: "there is no room for another one",
+}
+
+
+class _LocalConnection(SocketEnd):
+    """A connection to a local port, which the host may refuse."""
+
+    def __init__(self, client: RtcClient, service: str) -> None:
+        super().__init__(self._arrived, client.visitors.discard)
+        self._client = client
+        self._service = service
+
+    def _arrived(self, _end: SocketEnd) -> None:
+        self._client.visitors.add(self)
+        self._client.forward(self, self._service)
+
+    def was_reset(self, code: str, message: str) -> None:
+        """See :class:`SocketEnd`. Log it if the host refused the connection."""
+        self._client.connection_reset(self._service, code, message)
+        super().was_reset(code, message)
+
 
 class _Forward(QuietFactory):
     """Accepts the connections to one local port."""
@@ -53,11 +79,7 @@ class _Forward(QuietFactory):
         self.service = settings.service
 
     def buildProtocol(self, addr: IAddress | None) -> SocketEnd:
-        return SocketEnd(self._arrived, self._client.visitors.discard)
-
-    def _arrived(self, end: SocketEnd) -> None:
-        self._client.visitors.add(end)
-        self._client.forward(end, self.service)
+        return _LocalConnection(self._client, self.service)
 
 
 class ClientPeer(Peer):
@@ -175,6 +197,16 @@ class RtcClient(DrainingService):
             self._waiting.append((self.reactor.seconds() + self.settings.wait_timeout, end, service))
             self._knock()
 
+    def connection_reset(self, service: str, code: str, message: str) -> None:
+        """Log why, if the host refused a local connection."""
+        why = next((text for known, text in _REFUSALS.items() if known == code), None)
+        if why is not None:
+            self.log_limiter.warn(
+                "host '{id}' refuses a connection: {why}",
+                id=self.settings.id,
+                why=why.format(service=show_service(service), message=message),
+            )
+
     def _knock(self) -> None:
         """Shorten a long back-off, because a local connection waits for the host."""
         if self._retry is not None and self._retry.active():
@@ -190,6 +222,8 @@ class RtcClient(DrainingService):
         if self._retry is not None and self._retry.active():
             return
         self._last_attempt = self.reactor.seconds()
+        if not self._said:
+            self.log.info("connecting to host '{id}'", id=self.settings.id)
         self._peer = ClientPeer(self, self.settings.id)
         self._peer.connection.offer()
 

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from typing import Any
 
 from twisted.application.internet import TimerService
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,6 +21,7 @@ from zope.interface import implementer
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.interfaces import ISignalUser
@@ -30,6 +32,7 @@ from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.service_watch import ServiceWatch, may_try
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
@@ -50,28 +53,20 @@ EARLY_CANDIDATES = 32
 
 
 class Service:
-    """A service, and whether it can be reached."""
+    """A service, and for TCP whether it answers.
 
-    log = Logger()
+    :param turns: see :func:`~rtunnel.upkeep.service_watch.may_try`.
+    """
 
-    def __init__(self, settings: ServiceSettings, reactor: Any, dial_timeout: float) -> None:
+    def __init__(
+        self, settings: ServiceSettings, reactor: Any, dial_timeout: float, turns: DeferredSemaphore | None
+    ) -> None:
         self.settings = settings
-        self.is_down = False
         self.endpoint: IStreamClientEndpoint | None = None
+        self.watch: ServiceWatch | None = None
         if isinstance(settings.remote, DialAddress):
             self.endpoint = settings.remote.endpoint(reactor, dial_timeout)
-
-    def reached(self, _end: SocketEnd) -> None:
-        """Note that the service accepted a connection."""
-        if self.is_down:
-            self.is_down = False
-            self.log.info("service {remote} is back", remote=self.settings.remote)
-
-    def failed(self, failure: Failure) -> None:
-        """Log that the service cannot be reached: a warning the first time, debug lines after that."""
-        log = self.log.debug if self.is_down else self.log.warn
-        self.is_down = True
-        log("service {remote} cannot be reached: {error}", remote=self.settings.remote, error=failure.getErrorMessage())
+            self.watch = ServiceWatch(reactor, settings.remote, dial_timeout, turns)
 
 
 class HostPeer(Peer):
@@ -136,11 +131,18 @@ class HostPeer(Peer):
 
     def _dial(self, streams: ChannelStreams, channel: Channel, service: Service) -> None:
         assert service.endpoint is not None
-        end = SocketEnd(service.reached, self._host.visitors.discard)
+        assert service.watch is not None
+        watch = service.watch
+
+        def failed(failure: Failure) -> None:
+            log = self.log.debug if watch.failed(failure) else self._host.log_limiter.warn
+            log("service {remote} cannot be reached: {error}", remote=service.settings.remote, error=reason_of(failure))
+
+        end = SocketEnd(lambda _end: watch.answered(), self._host.visitors.discard)
         end.attach(streams.attach(channel, end))
         self._host.visitors.add(end)
         self.log.debug("{label} of client {client}", label=clean_text(channel.label), client=clean_text(self.name))
-        end.dial(service.endpoint, service.failed)
+        end.dial(service.endpoint, failed)
 
     def _ended(self) -> None:
         super()._ended()
@@ -161,7 +163,8 @@ class RtcHost(DrainingService):
         self.settings = settings
         self.log_limiter = LogLimiter(self.log, reactor)
         self.is_draining = False
-        self.offered = {one.name: Service(one, reactor, settings.dial_timeout) for one in settings.services}
+        turns = may_try(settings.check_services)
+        self.offered = {one.name: Service(one, reactor, settings.dial_timeout, turns) for one in settings.services}
         self._peers: dict[str, HostPeer] = {}
         self._leaving = Leaving()
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
@@ -180,18 +183,29 @@ class RtcHost(DrainingService):
     # Called by signaling
 
     def signaling_up(self) -> None:
-        """Log what this host offers, now that clients can find it."""
+        """Log what this host offers, now that clients can find it, and whether its TCP services answer."""
         for service in self.offered.values():
-            self.log.info(
-                "host '{id}' offers {kind} {remote}{name}",
-                id=self.settings.id,
-                kind=service.settings.protocol,
-                remote=service.settings.remote,
-                name=f" as service '{service.settings.name}'" if service.settings.name else "",
-            )
+            settings = service.settings
+            what = "host '{id}' offers {kind} {remote}{name}"
+            fields = {
+                "id": self.settings.id,
+                "kind": settings.protocol,
+                "remote": settings.remote,
+                "name": f" as service '{settings.name}'" if settings.name else "",
+            }
+            if service.watch is None:
+                self.log.info(what, **fields)
+            else:
+                service.watch.start(self.log, self.log_limiter, what + "; it", **fields)
+
+    def _stop_watches(self) -> None:
+        for service in self.offered.values():
+            if service.watch is not None:
+                service.watch.stop()
 
     def signaling_down(self, reason: str) -> None:
-        """Do nothing: connected clients stay."""
+        """Connected clients stay. Whether the services answer is found out again when signaling is back."""
+        self._stop_watches()
 
     def signal_received(self, signal: object) -> None:
         """Handle a client's offer or candidate, or an error of the server."""
@@ -267,6 +281,7 @@ class RtcHost(DrainingService):
     async def refuse_visitors(self) -> None:
         """Leave the signaling server, which frees the ID, and accept no new channels."""
         self.is_draining = True
+        self._stop_watches()
         await self.signaling.stopService()
 
     def streams_left(self) -> int:

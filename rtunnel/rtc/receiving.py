@@ -93,7 +93,7 @@ class ReceiveBuffer:
         self._reserve(stream, waiting)
         if self.reserved > self._limits.peer_buffer:
             worst = max(self.waiting, key=lambda stream: stream.reserved)
-            worst.fail(Code.STALLED, f"{worst.reserved} bytes wait for a reader")
+            self._give_up(worst)
 
     def delivered(self, stream: Receiver, count: int) -> None:
         """Free *count* bytes, or grant them again: the user of *stream* has taken them."""
@@ -105,13 +105,13 @@ class ReceiveBuffer:
         if not self._extended:
             stream.delivered_at = self._clock.seconds()
             self._reserve(stream, min(stream.reserved, window.waiting))
-        elif machine.received_end:
+        elif machine.received_end or not machine.open:
             self._reserve(stream, window.waiting)
         elif machine.opened:
             self.grant(stream)
 
     def end(self, stream: Receiver) -> None:
-        """Free what *stream* will not use, because its end has come."""
+        """Free what *stream* will not use, because no more will be received on it."""
         self.grant_no_more(stream)
         self._reserve(stream, stream.machine.receive_window.waiting)
 
@@ -145,9 +145,13 @@ class ReceiveBuffer:
         late = self._clock.seconds() - MAX_STALL
         stalled = [stream for stream in self.waiting if stream.delivered_at <= late]
         for stream in sorted(stalled, key=lambda stream: stream.reserved, reverse=True):
-            stream.fail(Code.STALLED, f"{stream.reserved} bytes wait for a reader")
+            self._give_up(stream)
             if self.reserved <= STALLING:
                 break
+
+    def _give_up(self, stream: Receiver) -> None:
+        stream.fail(Code.STALLED, f"{stream.reserved} bytes wait for a reader")
+        self.remove(stream)
 
     def _reserve(self, stream: Receiver, amount: int) -> None:
         change = amount - stream.reserved

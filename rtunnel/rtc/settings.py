@@ -173,7 +173,8 @@ class EndSettings:
     :ivar ice: how to find a path to the peer.
     :ivar limits: bounds of each peer connection.
     :ivar drain: time that open streams get to finish when the process stops.
-    :ivar udp_idle: time without a datagram after which a UDP flow is dropped.
+    :ivar udp_idle: time without a datagram after which a UDP flow is dropped; None: see
+        :class:`~rtunnel.relay.udp.FlowTable`.
     :ivar max_flows: UDP flows at once, of a client in total and of a host for each client; a new one replaces the one
         that has been idle the longest.
     """
@@ -183,7 +184,7 @@ class EndSettings:
     ice: IceSettings = field(default_factory=IceSettings)
     limits: ChannelLimits = field(default_factory=ChannelLimits)
     drain: float = 10.0
-    udp_idle: float = 60.0
+    udp_idle: float | None = None
     max_flows: int = 1024
 
 
@@ -193,11 +194,13 @@ class HostSettings(EndSettings):
 
     :ivar services: at least one, no two with the same name.
     :ivar dial_timeout: time that a service has to accept a connection.
+    :ivar check_services: whether to connect to TCP services now and then, to see whether they answer.
     :ivar max_clients: clients that may be connected at once.
     """
 
     services: tuple[ServiceSettings, ...]
     dial_timeout: float = 5.0
+    check_services: bool = True
     max_clients: int = 256
 
 

@@ -30,6 +30,9 @@ class Streams(Protocol):
     def close_soon(self, stream: DataChannelStream) -> None:
         """Call :meth:`DataChannelStream.close` in the next turn, unless the connection is lost in this one."""
 
+    def has_broken(self, stream: DataChannelStream) -> None:
+        """Reset *stream* if its queue stands still for too long."""
+
     def forget(self, stream: DataChannelStream) -> None:
         """Stop counting *stream*."""
 
@@ -69,20 +72,22 @@ class DataChannelStream:
 
     def finish(self) -> None:
         """See :class:`IStream`."""
-        self.machine.ending = True
-        if self.machine.end_is_due:
-            self._send_end()
+        if self.machine.broken is None:
+            self.machine.ending = True
+            self._send_ends()
 
-    def reset(self, code: str, message: str) -> None:
+    def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """See :class:`IStream`."""
         machine = self.machine
+        if machine.open and behind and (machine.queued or (machine.ending and not machine.sent_end)):
+            machine.broken = code, message
+            self._streams.has_broken(self)
+            self.delivered(machine.receive_window.waiting)
+            return
         if machine.open:
-            if machine.extended and machine.opened:
-                self.channel.send_text(encode_reset(code, message))
-            self._break()
-        else:
-            # The stream has properly ended, but some bytes will not be delivered.
-            self._buffer.remove(self)
+            self._send_reset(code, message)
+        # What was received and not delivered is lost with the user.
+        self._buffer.remove(self)
 
     def delivered(self, count: int) -> None:
         """See :class:`IStream`."""
@@ -98,10 +103,10 @@ class DataChannelStream:
         machine.opened = True
         if machine.extended and not machine.received_end:
             self._buffer.grant(self)
-        if machine.end_is_due:
-            self._send_end()
-        elif machine.can_send:
+        if machine.can_send:
             self._send()
+        else:
+            self._send_ends()
 
     def message_received(self, data: bytes) -> None:
         """Pass bytes of the stream to the user."""
@@ -111,6 +116,9 @@ class DataChannelStream:
         fault = machine.receive(len(data))
         if fault is not None:
             self.fail(*fault)
+            return
+        if machine.broken is not None:
+            self.delivered(len(data))
             return
         self._user.data_received(data)
         if not machine.extended and machine.open:
@@ -154,12 +162,15 @@ class DataChannelStream:
         if self.machine.open:
             self._end()
             self._streams.forget(self)
-            self._user.closed()
+            if self.machine.broken is None:
+                self._user.closed()
 
     def fail(self, code: str, message: str) -> None:
         """Reset the stream, and tell the user. A stream that has ended can only lose bytes that wait for a reader."""
-        if self.machine.open or (not self.machine.extended and self.reserved):
-            self.reset(code, message)
+        if self.machine.open:
+            self._send_reset(code, message)
+            self._tell_reset(code, message)
+        elif not self.machine.extended and self.reserved:
             self._tell_reset(code, message)
 
     # Sending, when it is this stream's turn
@@ -168,9 +179,8 @@ class DataChannelStream:
         """See :class:`rtunnel.rtc.sending.Sender`."""
         machine = self.machine
         self.channel.send(machine.next_message(most))
-        if machine.ending:
-            if machine.end_is_due:
-                self._send_end()
+        if machine.ending or machine.broken is not None:
+            self._send_ends()
         elif machine.paused and machine.queued <= LOW_WATER:
             machine.paused = False
             self._user.resume()
@@ -180,6 +190,19 @@ class DataChannelStream:
         self._turns.run()
 
     # Ends
+
+    def _send_ends(self) -> None:
+        """Send our end, and the reset behind it, when they are due."""
+        machine = self.machine
+        if machine.end_is_due:
+            self._send_end()
+        if machine.broken is not None and machine.open and machine.opened and not machine.queued:
+            self._send_reset(*machine.broken)
+
+    def _send_reset(self, code: str, message: str) -> None:
+        if self.machine.extended and self.machine.opened:
+            self.channel.send_text(encode_reset(code, message))
+        self._break()
 
     def _send_end(self) -> None:
         machine = self.machine
@@ -203,7 +226,8 @@ class DataChannelStream:
         if machine.sent_end:
             self._end()
             self.channel.close()
-        self._user.finished()
+        if machine.broken is None:
+            self._user.finished()
 
     def _end(self) -> None:
         """Send no more, neither bytes nor credit."""
@@ -212,14 +236,15 @@ class DataChannelStream:
         self._buffer.grant_no_more(self)
 
     def _break(self) -> None:
-        """End the stream at once, and drop everything that it holds."""
+        """End the stream at once. What was received may still be delivered."""
         self._end()
         self._streams.forget(self)
-        self._buffer.remove(self)
+        self._buffer.end(self)
         self.channel.close()
 
     def _tell_reset(self, code: str, message: str) -> None:
         _log.debug(
             "stream {label} was reset: {code}: {text}", label=clean_text(self.channel.label), code=code, text=message
         )
-        self._user.was_reset(code, message)
+        if self.machine.broken is None:
+            self._user.was_reset(code, message)

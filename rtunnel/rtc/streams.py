@@ -18,6 +18,7 @@ from rtunnel.rtc.interfaces import IChannel, IPeerConnection
 from rtunnel.rtc.receiving import ReceiveBuffer
 from rtunnel.rtc.sending import Turns
 from rtunnel.rtc.stream import DataChannelStream
+from rtunnel.wire.halves import BROKEN_MAX_STALL
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.channel_messages import encode_reset
 from rtunnel.wire.webrtc.channel_stream import ChannelStream
@@ -52,6 +53,8 @@ class ChannelStreams:
         self._on_end = on_end
         self._streams: set[DataChannelStream] = set()
         self._closed: list[DataChannelStream] = []
+        # Streams that are reset behind their queue: how much had been sent, and when that was first seen.
+        self._broken: dict[DataChannelStream, tuple[int, float]] = {}
 
     def __len__(self) -> int:
         """The number of streams that are not over. One whose last bytes are still on their way counts."""
@@ -91,6 +94,13 @@ class ChannelStreams:
     def tick(self) -> None:
         """Reset streams that do not move. Call this about once a second."""
         self.buffer.tick()
+        now = self._clock.seconds()
+        for stream, (sent, since) in list(self._broken.items()):
+            machine = stream.machine
+            if machine.send_window.sent != sent:
+                self._broken[stream] = machine.send_window.sent, now
+            elif now - since >= BROKEN_MAX_STALL and machine.broken is not None:
+                stream.reset(*machine.broken)
 
     def has_room(self) -> None:
         """Send more: the connection has room. Cheap when there is nothing to send."""
@@ -114,7 +124,12 @@ class ChannelStreams:
         for stream in closed:
             stream.close()
 
+    def has_broken(self, stream: DataChannelStream) -> None:
+        """See :class:`rtunnel.rtc.stream.Streams`."""
+        self._broken[stream] = stream.machine.send_window.sent, self._clock.seconds()
+
     def forget(self, stream: DataChannelStream) -> None:
         """See :class:`rtunnel.rtc.stream.Streams`."""
+        self._broken.pop(stream, None)
         self._streams.discard(stream)
         self._on_end()

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from rtunnel.errors import StartupError
+from rtunnel.errors import Code, StartupError
+from rtunnel.reasons import cannot_listen
 from rtunnel.relay.sockets import format_address, format_host_port
 from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.wire.webrtc.channel_messages import decode_control
 
 #: How many datagrams from all sources are kept while the host is not connected, and for how many seconds.
 MAX_EARLY = 64
@@ -30,6 +33,11 @@ EARLY_SECONDS = 1.0
 #: How many channels may be closing, beyond one for each possible flow. Closing a channel takes a round trip, and a
 #: flood of sources must not pile up more of them than the host allows one client.
 MAX_CLOSING = 64
+
+
+def show_service(name: str) -> str:
+    """Return what to call a service of a host in a log line."""
+    return f"the service '{name}'" if name else "a service without a name"
 
 
 class UdpListener(Service):
@@ -82,10 +90,7 @@ class UdpListener(Service):
         try:
             self._socket.bind(self._address.host, self._address.port)
         except OSError as error:
-            raise StartupError(
-                f"cannot listen on {self._address} ({self._what}, UDP): {error.strerror or error}; "
-                f"stop what holds it, or choose another address with {self._option}"
-            ) from None
+            raise StartupError(cannot_listen(self._address, f"{self._what}, UDP", self._option, error)) from None
         self.log.info("{what} listening on {address} (UDP)", what=self._what, address=self.local_address)
 
     def stopService(self) -> None:
@@ -108,7 +113,7 @@ class _ClientFlow(Flow):
 
     def send(self, data: bytes) -> None:
         """Send a datagram from the source to the host."""
-        self.table.use(self)
+        self.table.use(self, answer=False)
         if len(data) > self._connection.max_message:
             self.lose("larger than the host takes")
         elif self._channel.is_open:
@@ -126,12 +131,15 @@ class _ClientFlow(Flow):
     def message_received(self, data: bytes) -> None:
         """Send an answer to the source."""
         if not self.ended:
-            self.table.use(self)
+            self.table.use(self, answer=True)
             self.received += 1
             self._owner.listener.send(data, self.source)
 
     def text_received(self, text: bytes) -> None:
-        """Ignore the text: the channel of a flow has no control messages."""
+        """Log that the host does not offer the service. The channel of a flow has no other control messages."""
+        with suppress(ValueError):
+            if decode_control(text).reset == Code.UNKNOWN_SERVICE:
+                self.lose(f"the host does not offer {show_service(self._owner.service)} over udp")
 
     def channel_closed(self) -> None:
         """End the flow. The next datagram from the source begins a new one."""

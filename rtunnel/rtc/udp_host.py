@@ -11,13 +11,18 @@ client sends, and however the service fails, there is no error: datagrams are dr
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from twisted.internet.address import IPv6Address
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket, look_up
+from rtunnel.names import IPAddress, dialled, look_up, prefer
+from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket, WaitingDatagrams
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import UdpAddress
 from rtunnel.tls.server_names import is_ip_address
@@ -33,7 +38,8 @@ LOOPBACK = "127.0.0.1"
 class _HostFlow(Flow):
     """One channel and its socket.
 
-    :ivar awaited_name: the name that is being looked up for this flow, or None.
+    A service with a name may have several addresses. If the one in use refuses during the first second, without having
+    answered, the next one gets what was sent. If it refuses later, the flow begins anew with the first address.
     """
 
     def __init__(self, owner: HostFlows, channel: IChannel, remote: UdpAddress) -> None:
@@ -41,39 +47,71 @@ class _HostFlow(Flow):
         self._owner = owner
         self._channel = channel
         self._remote = remote
+        self._looking_up: Deferred[Any] | None = None
         self._socket: UdpSocket | None = None
         self._trouble = ""
         self._not_before = 0.0
-        self.awaited_name: str | None = None
+        # The address in use, those to try if it refuses, until when, and what they would have to get.
+        self._host = ""
+        self._others: list[str] = []
+        self._others_until = 0.0
+        self._for_others = WaitingDatagrams()
+        self._is_news = False
         channel.use(self)
 
     def dial(self) -> None:
         """Open the socket, now or when the name has been looked up."""
         host = self._remote.host or LOOPBACK
         if is_ip_address(host):
-            self.host_found(host)
+            self._open(host)
         else:
-            self.awaited_name = host
-            self._owner.look_up(host)
+            self._looking_up = looking_up = look_up(self._owner.reactor, host)
+            looking_up.addCallbacks(self._found, self._not_found)
 
-    def host_found(self, host: str | None) -> None:
-        """Open the socket, and send what waits.
+    def _found(self, addresses: list[IPAddress]) -> None:
+        self._looking_up = None
+        # IPv4 comes first, as with the reference programs.
+        addresses = sorted(addresses, key=lambda one: isinstance(one, IPv6Address))
+        first, *self._others = map(dialled, prefer(addresses, self._owner.worked.get(self._remote, "")))
+        self._others_until = self._owner.reactor.seconds() + TRY_AGAIN
+        self._is_news = bool(self._others)
+        self._open(first, self._refused if self._others else None)
 
-        :param host: the IP address of the service; None: its name has none.
-        """
-        self.awaited_name = None
-        if host is None:
-            self._dial_failed("its name cannot be looked up")
-            return
-        link = UdpSocket(self._owner.reactor, self._answered, self.lose)
+    def _not_found(self, _failure: Failure) -> None:
+        self._looking_up = None
+        self._dial_failed("its name cannot be looked up")
+
+    def _open(self, host: str, refused: Callable[[str], None] | None = None) -> None:
+        link = UdpSocket(self._owner.reactor, self._answered, self.lose, refused)
         try:
             link.connect(host, self._remote.port)
         except OSError as error:
-            self._dial_failed(error.strerror or str(error))
+            why = error.strerror or str(error)
+            if self._others:
+                self._open(self._others.pop(0), refused)
+            else:
+                self._dial_failed(why)
             return
-        self._socket = link
+        self._socket, self._host = link, host
         for data in self.waiting.take():
-            self._send(link, data)
+            self._send(data)
+
+    def _refused(self, why: str) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._others:
+            for data in self._for_others.take():
+                self.waiting.put(data)
+            self._open(self._others.pop(0), self._refused)
+        else:
+            self._dial_failed(why)
+            self.lose(why)
+
+    def _settle(self) -> None:
+        """Stay with the address in use."""
+        self._others.clear()
+        self._for_others.take()
 
     def _dial_failed(self, why: str) -> None:
         self._trouble = why
@@ -81,21 +119,26 @@ class _HostFlow(Flow):
         for _ in self.waiting.take():
             self.lose(why)
 
-    def _send(self, link: UdpSocket, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
+        if self._socket is None:
+            self.lose(self._trouble)
+            return
+        if self._others:
+            self._for_others.put(data)
+            if self._owner.reactor.seconds() >= self._others_until:
+                self._settle()
         self.sent += 1
-        link.send(data)
+        self._socket.send(data)
 
     def message_received(self, data: bytes) -> None:
         """Send a datagram to the service."""
         if self.ended:
             return
-        self.table.use(self)
-        if self._socket is None and self.awaited_name is None and self._owner.reactor.seconds() >= self._not_before:
+        self.table.use(self, answer=False)
+        if self._socket is None and self._looking_up is None and self._owner.reactor.seconds() >= self._not_before:
             self.dial()
-        if self._socket is not None:
-            self._send(self._socket, data)
-        elif self.awaited_name is None:
-            self.lose(self._trouble)
+        if self._looking_up is None:
+            self._send(data)
         elif not self.waiting.put(data):
             self.lose("too many before its name is looked up")
 
@@ -110,7 +153,11 @@ class _HostFlow(Flow):
         self.end("the channel is closed")
 
     def _answered(self, data: bytes, source: Address) -> None:
-        self.table.use(self)
+        self.table.use(self, answer=True)
+        if self._is_news:
+            self._is_news = False
+            self._owner.worked[self._remote] = self._host
+            self._settle()
         if len(data) > self._owner.connection.max_message:
             self.lose("an answer is larger than the client takes")
             return
@@ -119,6 +166,8 @@ class _HostFlow(Flow):
 
     def close(self) -> None:
         """See :class:`Flow`."""
+        if self._looking_up is not None:
+            self._looking_up.cancel()
         if self._socket is not None:
             self._socket.close()
         self._channel.close()
@@ -127,21 +176,22 @@ class _HostFlow(Flow):
 class HostFlows:
     """The UDP flows of one client.
 
-    :param idle: seconds without a datagram in either direction after which a flow ends.
+    :param idle: see :class:`~rtunnel.relay.udp.FlowTable`.
     :param log_limiter: for log lines that clients can cause.
     :ivar dropped: datagrams that were dropped, by reason.
+    :ivar worked: the IP address that answered last, of each service that has more than one.
     """
 
     log = Logger()
 
     def __init__(
-        self, reactor: Any, connection: IPeerConnection, max_flows: int, idle: float, log_limiter: LogLimiter
+        self, reactor: Any, connection: IPeerConnection, max_flows: int, idle: float | None, log_limiter: LogLimiter
     ) -> None:
         self.reactor = reactor
         self.connection = connection
         self.table = FlowTable(reactor, max_flows, idle)
         self.dropped: Counter[str] = Counter()
-        self._look_ups: set[str] = set()
+        self.worked: dict[UdpAddress, str] = {}
         self._log_limiter = log_limiter
 
     def __len__(self) -> int:
@@ -160,18 +210,6 @@ class HostFlows:
             flow.end("the connection is closed")
 
     # Called by the flows
-
-    def look_up(self, name: str) -> None:
-        """Look up *name* for all flows that wait for it. There is only one look-up of a name at a time."""
-        if name not in self._look_ups:
-            self._look_ups.add(name)
-            look_up(self.reactor, name, partial(self._found, name))
-
-    def _found(self, name: str, host: str | None) -> None:
-        self._look_ups.discard(name)
-        for flow in self.table:
-            if isinstance(flow, _HostFlow) and flow.awaited_name == name:
-                flow.host_found(host)
 
     def drop(self, remote: UdpAddress, why: str) -> None:
         """Count and log a datagram that is lost."""

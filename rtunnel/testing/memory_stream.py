@@ -32,6 +32,7 @@ class MemoryStream:
         self._paused = False
         self._finishing = False
         self._finished = False
+        self._broken: tuple[str, str] | None = None
         self._over = False
         self._pumping = False
 
@@ -42,19 +43,22 @@ class MemoryStream:
 
     def write(self, data: bytes) -> None:
         """See :class:`IStream`."""
-        if data and not self._over and not self._finishing:
+        if data and not self._over and not self._finishing and self._broken is None:
             self._queue.append(data)
             self._pump()
 
     def finish(self) -> None:
         """See :class:`IStream`."""
-        if not self._over:
+        if not self._over and self._broken is None:
             self._finishing = True
             self._pump()
 
-    def reset(self, code: str, message: str) -> None:
+    def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """See :class:`IStream`."""
-        if not self._over:
+        if behind and not self._over:
+            self._broken = (code, message)
+            self._pump()
+        elif not self._over:
             self._end()
             if self.other.user is not None:
                 self.other.user.was_reset(code, message)
@@ -82,6 +86,8 @@ class MemoryStream:
 
     def _move(self) -> None:
         other, user = self.other, self.user
+        if other._broken is not None:
+            self._queue.clear()
         while self._queue and other.user is not None and (room := self._window - other.waiting) > 0:
             data = self._queue.popleft()
             if len(data) > room:
@@ -94,6 +100,8 @@ class MemoryStream:
             other.user.finished()
             if other._finished:
                 self._end()
+        if self._broken is not None and not self._queue and not self._over:
+            self.reset(*self._broken)
         should_pause = self.queued >= HIGH_WATER
         if user is not None and should_pause != self._paused:
             self._paused = should_pause

@@ -14,11 +14,21 @@ from pathlib import Path
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
+from twisted.logger import Logger, LogLevel
 
 from rtunnel.errors import ConfigError
 from rtunnel.pki import pem
-from rtunnel.pki.certificates import Kind, is_from, is_post_quantum, key_kind, may_be
-from rtunnel.tls.identity import expiry_warning
+from rtunnel.pki.certificates import (
+    Kind,
+    classical_problem,
+    has_tls_signature,
+    is_from,
+    is_post_quantum,
+    key_kind,
+    may_be,
+)
+from rtunnel.tls.explanations import openssl_reason
+from rtunnel.tls.identity import Peer, expiry_warning, show_name, show_subject
 from rtunnel.tls.openssl import use_private_key
 from rtunnel.tls.policy import CLASSICAL_OPTION, Role, TlsSettings, make_context
 from rtunnel.tls.resumption import SessionBounds
@@ -28,6 +38,14 @@ _FIXES = {
     Role.SERVER: "make one with `rtunnel pki init`, or name yours with",
     Role.CLIENT: "get one with `rtunnel pki import`, or name yours with",
 }
+#: Why OpenSSL does not take a certificate, by its reason.
+_UNUSABLE = {
+    "ee key too small": "has a key that is too short to be safe; take RSA with at least 2048 bits, or another kind",
+    "ca key too small": "holds a CA whose key is too short to be safe; use a CA with a longer one",
+    "ca md too weak": "holds a certificate signed with a hash that is too weak, such as SHA-1; have it issued anew",
+}
+#: Most CAs without a revocation list that one process names in its log.
+_MAX_UNLISTED = 20
 #: The largest file that we read, in bytes.
 _MAX_FILE = 4 * 1024 * 1024
 
@@ -56,6 +74,7 @@ class Loaded:
     :ivar context: for new connections.
     :ivar own: our certificate and key.
     :ivar certificates: our certificate, then those of the CAs.
+    :ivar listed: the CAs that have a revocation list.
     :ivar revoked: the issuers of the revoked certificates, by serial number.
     :ivar sessions: how long sessions made with *context* may be resumed.
     :ivar open_key: the key's file, if every user of the machine can read or change it.
@@ -64,6 +83,7 @@ class Loaded:
     context: SSL.Context
     own: Own
     certificates: tuple[x509.Certificate, ...]
+    listed: frozenset[x509.Name]
     revoked: dict[int, list[x509.Name]]
     sessions: SessionBounds
     open_key: Path | None
@@ -82,6 +102,11 @@ class Loaded:
         issuers = self.revoked.get(certificate.serial_number)
         return issuers is not None and certificate.issuer in issuers
 
+    def why_revoked(self, peer: Peer) -> str:
+        """Return which certificate of a peer's chain is revoked; empty if none is."""
+        chain = (peer.certificate, *peer.issuers)
+        return next((f"{show_subject(each)} is revoked" for each in chain if self.is_revoked(each)), "")
+
 
 class Credentials(WatchedFiles[Loaded]):
     """The current :class:`Loaded`, read again when the files change.
@@ -91,9 +116,12 @@ class Credentials(WatchedFiles[Loaded]):
     :ivar now: what new connections use.
     """
 
+    log = Logger()
+
     def __init__(self, settings: TlsSettings, role: Role) -> None:
         self.settings = settings
         self.role = role
+        self._unlisted: set[x509.Name] = set()
         super().__init__(
             (settings.cert, settings.key, settings.ca, settings.crl), lambda: load(self.settings, self.role)
         )
@@ -107,6 +135,19 @@ class Credentials(WatchedFiles[Loaded]):
         if own.chain != self.now.own.chain:
             kept.now = load(self.settings, self.role, own)
         return kept
+
+    def saw_issuer(self, ca: x509.Certificate) -> None:
+        """Log it once if a CA that vouches for a peer has no revocation list."""
+        name, known = ca.subject, self._unlisted
+        if name in self.now.listed or name in known or len(known) == _MAX_UNLISTED:
+            return
+        known.add(name)
+        self.log.emit(
+            LogLevel.warn if self.now.listed else LogLevel.info,
+            "the CA {name} has no revocation list in {path}, so certificates that it has revoked are accepted",
+            name=show_name(ca),
+            path=self.settings.crl,
+        )
 
 
 def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
@@ -135,12 +176,20 @@ def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
         store.add_crl(revocations)
     if lists:
         store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
+    names = {ca.subject for ca in authorities}
+    if any(ca.issuer not in names for ca in authorities):
+        # An intermediate CA of the file whose root is missing may be the end of a chain.
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    elif lists:
+        # At such an end OpenSSL would take the list of another CA for one of that CA, and refuse everybody.
+        store.set_flags(crypto.X509StoreFlags.CRL_CHECK_ALL)
     revoked: dict[int, list[x509.Name]] = {}
     for each in lists:
         for entry in each:
             revoked.setdefault(entry.serial_number, []).append(each.issuer)
+    listed = frozenset(each.issuer for each in lists)
     open_key = settings.key if is_in_files and settings.key.stat().st_mode & 0o007 else None
-    return Loaded(context, own, (certificate, *authorities), revoked, SessionBounds(certificate), open_key)
+    return Loaded(context, own, (certificate, *authorities), listed, revoked, SessionBounds(certificate), open_key)
 
 
 def use_certificate(
@@ -150,12 +199,22 @@ def use_certificate(
 
     :param cert_file: the chain's file, for the error.
     :param key_file: the key's file, for the error.
-    :raises ConfigError: the key does not belong to the certificate.
+    :raises ConfigError: TLS cannot sign with such a key, or the key does not belong to the certificate.
     """
+    if not has_tls_signature(chain[0]):
+        raise ConfigError(
+            f"{cert_file} has a key of {key_kind(chain[0])} for which TLS 1.3 has no signature; use one of ML-DSA, "
+            "ECDSA with P-256, P-384 or P-521, Ed25519, or RSA"
+        )
     try:
         context.use_certificate(chain[0])
         for intermediate in chain[1:]:
             context.add_extra_chain_cert(intermediate)
+    except SSL.Error as error:
+        reason = openssl_reason(error)
+        why = _UNUSABLE.get(reason, f"cannot be used: {reason}")
+        raise ConfigError(f"{cert_file} {why}") from None
+    try:
         use_private_key(context, key)
         context.check_privatekey()
     except (SSL.Error, crypto.Error):
@@ -223,8 +282,7 @@ def _check_own(own: x509.Certificate, settings: TlsSettings, role: Role) -> None
 
 def _classical_problem(path: Path, certificate: x509.Certificate) -> str:
     return (
-        f"{path} has a key of {key_kind(certificate)}, which a quantum computer can forge; use one of ML-DSA, or allow "
-        f"it at both ends with {CLASSICAL_OPTION}"
+        f"{path} {classical_problem(certificate)}; use one of ML-DSA, or allow it at both ends with {CLASSICAL_OPTION}"
     )
 
 

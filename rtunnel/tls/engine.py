@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 from OpenSSL import SSL
 
-from rtunnel.pki.certificates import is_post_quantum, key_kind
+from rtunnel.pki.certificates import classical_problem, is_post_quantum
 from rtunnel.tls import explanations, openssl
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.identity import Peer, show_subject
@@ -225,7 +225,8 @@ class TlsEngine:
             connection.set_app_data(None)
             self._shook_hands = True
             self.is_resumed = is_resumed
-            self.peer = Peer.of(certificate, group)
+            chain = None if is_resumed else connection.get_verified_chain(as_cryptography=True)
+            self.peer = Peer.of(certificate, group, None if chain is None else tuple(chain[1:]))
             if self.role is Role.CLIENT and not is_resumed:
                 self._before_ticket = connection.get_session()
                 if self._offered is not None:
@@ -256,14 +257,16 @@ class TlsEngine:
         if error in explanations.NOT_AN_ERROR:
             return True
         why: str | None = None
+        now = self._credentials.now
         try:
             if error:
                 why = explanations.explain_certificate(certificate, error)
             elif not self._allow_classical and not is_post_quantum(certificate):
-                why = (
-                    f"{show_subject(certificate)} has a key of {key_kind(certificate)}, which a quantum computer can "
-                    f"forge; {CLASSICAL_OPTION} would allow it"
-                )
+                why = f"{show_subject(certificate)} {classical_problem(certificate)}; {CLASSICAL_OPTION} would allow it"
+            elif (depth or now is not self._loaded) and now.is_revoked(certificate):
+                # OpenSSL has looked in the lists as they were when the handshake began, and it does not look up CAs if
+                # --tls-ca has an intermediate CA without its root.
+                why = f"{show_subject(certificate)} is revoked"
             elif not depth and self._judge is not None:
                 why = self._judge(certificate)
         except ValueError as problem:
@@ -272,4 +275,5 @@ class TlsEngine:
             self._refusal = f"the {self.role.other.value}'s certificate is refused: {why}"
         elif depth:
             self._loaded.sessions.saw_issuer(certificate)
+            self._credentials.saw_issuer(certificate)
         return not why

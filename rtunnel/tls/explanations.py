@@ -11,12 +11,26 @@ from OpenSSL import SSL
 
 from rtunnel.tls.identity import show_end, show_subject
 from rtunnel.tls.policy import CLASSICAL_OPTION, Role
+from rtunnel.wire.messages import clean_text
 
 EXPIRED, NOT_YET, REVOKED, _PURPOSE = 10, 9, 23, 26
-_UNKNOWN_ISSUER = (2, 7, 18, 19, 20, 21, 24, 30, 31)
-_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED = 3, 11, 12
-#: A CA need not have a revocation list, and a list that has expired or is not valid yet still says who is revoked.
-NOT_AN_ERROR = (_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED)
+_BAD_SIGNATURE = 7
+_UNKNOWN_ISSUER = (2, 7, 18, 19, 20, 21, 30, 31)
+_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED, _CRL_OTHER_SCOPE = 3, 11, 12, 44
+#: A CA need not have a revocation list, or only one of the certificates of ends, or of CAs. A list that has expired or
+#: is not valid yet still says who is revoked.
+NOT_AN_ERROR = (_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED, _CRL_OTHER_SCOPE)
+
+#: What else can be wrong with a certificate.
+_WRONG = {
+    22: "is the end of too long a chain",
+    24: "has issued another, but is not a CA's",
+    25: "has issued another, at a depth that it does not allow",
+    32: "has issued another, which its key usage does not allow",
+    66: "has a key that is too short",
+    67: "has a key that is too short for a CA",
+    68: "is signed with a hash that is too weak",
+}
 
 _TLS_HERE = "the other end speaks no TLS 1.3"
 _NO_COMMON_GROUP = "it offers no post-quantum key exchange that is allowed here (see --tls-groups)"
@@ -43,7 +57,7 @@ _THEIRS = {
     "certificate required": "requires a certificate, and we have none that it accepts",
     "unknown ca": _CERTIFICATE + "it is not from a CA of its --tls-ca",
     "certificate expired": _CERTIFICATE + "it has expired",
-    "certificate revoked": _CERTIFICATE + "it is revoked",
+    "certificate revoked": _CERTIFICATE + "it is revoked, or a CA that vouches for it is",
     "bad certificate": _CERTIFICATE + "it is broken, or not valid yet",
     "unsupported certificate": _CERTIFICATE + "it is not for a {role}",
     "certificate unknown": _CERTIFICATE + "it is not for this use",
@@ -105,5 +119,12 @@ def explain_certificate(certificate: x509.Certificate, error: int, trusted: str 
     if error == _PURPOSE:
         return f"{subject} is not for this use: its extended key usage does not allow it"
     if error in _UNKNOWN_ISSUER:
-        return f"{subject} is not from {trusted}"
-    return f"{subject} is not valid (OpenSSL's error {error})"
+        issuer = clean_text(certificate.issuer.rfc4514_string())
+        if certificate.issuer == certificate.subject:
+            missing = "it is its own issuer"
+        elif error == _BAD_SIGNATURE:
+            missing = f"the one called {issuer} has another key"
+        else:
+            missing = f"its issuer, {issuer}, is missing there"
+        return f"{subject} is not from {trusted}; {missing}"
+    return f"{subject} {_WRONG.get(error) or f'is not valid (error {error} of OpenSSL)'}"

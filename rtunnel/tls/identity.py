@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from weakref import WeakValueDictionary
 
 from cryptography import x509
@@ -20,6 +21,7 @@ class Peer:
     :ivar fingerprint: the SHA-256 of the certificate, 64 hexadecimal digits.
     :ivar group: the group of the key exchange, such as ``X25519MLKEM768``.
     :ivar signature: the algorithm of the certificate's key, such as ``ML-DSA-65``.
+    :ivar issuers: the CAs of the verified chain, the issuer of the certificate first.
     """
 
     name: str
@@ -27,18 +29,30 @@ class Peer:
     group: str
     signature: str
     certificate: x509.Certificate
+    issuers: tuple[x509.Certificate, ...]
 
     @classmethod
-    def of(cls, certificate: x509.Certificate, group: str) -> Peer:
+    def of(cls, certificate: x509.Certificate, group: str, issuers: tuple[x509.Certificate, ...] | None) -> Peer:
         """Return the holder of *certificate*, over a connection whose key exchange used *group*.
 
         A link and its data connections share one object, since a certificate takes time to read and memory to keep.
+
+        :param issuers: None if the connection resumes a session, which does not tell them.
         """
+        if issuers is not None:
+            issuers = _shared(issuers)
         peer = _known.get((certificate, group))
-        if peer is None:
-            peer = cls(peer_name(certificate), fingerprint(certificate), group, key_kind(certificate), certificate)
+        if peer is None or issuers not in (None, peer.issuers):
+            kind = key_kind(certificate)
+            peer = cls(peer_name(certificate), fingerprint(certificate), group, kind, certificate, issuers or ())
             _known[certificate, group] = peer
         return peer
+
+
+@lru_cache(maxsize=64)
+def _shared(issuers: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
+    """Return equal certificates as the same objects, since thousands of links may have the same CAs."""
+    return issuers
 
 
 _known: WeakValueDictionary[tuple[x509.Certificate, str], Peer] = WeakValueDictionary()
@@ -57,10 +71,16 @@ def peer_name(certificate: x509.Certificate) -> str:
     return names[0] if len(names) == 1 and clean_text(names[0]) == names[0] else ""
 
 
+def show_name(certificate: x509.Certificate) -> str:
+    """Return what log lines call the holder of a certificate."""
+    name = peer_name(certificate)
+    return f"'{name}'" if name else f"{fingerprint(certificate)[:16]}..."
+
+
 def show_subject(certificate: x509.Certificate) -> str:
     """Return what log lines call a certificate."""
     name = peer_name(certificate)
-    return f"the certificate of '{name}'" if name else f"certificate {fingerprint(certificate)[:16]}..."
+    return f"the certificate of '{name}'" if name else f"certificate {show_name(certificate)}"
 
 
 def show_end(certificate: x509.Certificate) -> str:

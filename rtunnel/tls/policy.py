@@ -20,8 +20,8 @@ from rtunnel.errors import ConfigError
 from rtunnel.tls import openssl
 from rtunnel.tls.resumption import SESSION_LIFETIME
 
-#: Hybrid groups first; then those that the reference programs offer.
-GROUPS = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "MLKEM768", "MLKEM1024", "MLKEM512")
+#: Hybrid groups first; then those that the reference programs offer, in their order.
+GROUPS = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "MLKEM768", "MLKEM512", "MLKEM1024")
 #: Signatures that are allowed without ``--tls-allow-classical-certs``; the reference programs know no others.
 POST_QUANTUM_SIGNATURES = ("mldsa65", "mldsa44", "mldsa87")
 #: The last three are for signatures on certificates only; TLS 1.3 does not allow them in the handshake.

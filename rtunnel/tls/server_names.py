@@ -6,15 +6,24 @@ A certificate from a trusted CA is not enough: the CA has issued those of the cl
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 
 from cryptography import x509
 from service_identity import CertificateError, VerificationError
-from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
-from service_identity.hazmat import DNS_ID
+from service_identity.hazmat import (
+    DNS_ID,
+    CertificatePattern,
+    DNSPattern,
+    IPAddress_ID,
+    IPAddressPattern,
+    verify_service_identity,
+)
 
+from rtunnel.endpoint_strings import ascii_name
 from rtunnel.errors import ConfigError
-from rtunnel.pki.certificates import fingerprint, hosts_of
+from rtunnel.pki.certificates import alternative_names, fingerprint, hosts_of
 from rtunnel.tls.engine import Judge
 from rtunnel.tls.identity import show_subject
 
@@ -30,20 +39,22 @@ def is_ip_address(name: str) -> bool:
 
 def sni(name: str) -> str:
     """Return what a client sends as SNI: a DNS name, but nothing for an IP address (RFC 6066, section 3)."""
-    return "" if is_ip_address(name) else name.rstrip(".")
+    return "" if is_ip_address(name) else ascii_name(name.rstrip("."))
 
 
 def check_server_name(name: str) -> str:
-    """Return *name* if a certificate can be issued for it.
+    """Return *name* as a certificate has it, an international name in its ASCII form.
 
-    :raises ConfigError: it is neither a DNS name nor an IP address.
+    :raises ConfigError: it is neither a DNS name nor an IP address, so no certificate can be issued for it.
     """
-    if not is_ip_address(name):
-        try:
-            DNS_ID(name.rstrip("."))
-        except ValueError:
-            raise ConfigError(f"'{name}' is neither a DNS name nor an IP address") from None
-    return name
+    if is_ip_address(name):
+        return name
+    try:
+        found = ascii_name(name)
+        DNS_ID(found.rstrip("."))
+    except ValueError:
+        raise ConfigError(f"'{name}' is neither a DNS name nor an IP address") from None
+    return found
 
 
 def judge_of(name: str, pins: frozenset[str]) -> Judge:
@@ -67,11 +78,20 @@ def judge_of(name: str, pins: frozenset[str]) -> Judge:
 
 def why_not_for(certificate: x509.Certificate, name: str) -> str | None:
     """Return why *certificate* is not for *name*, a DNS name or an IP address; None if it is."""
+    # A zone (fe80::1%eth0) says which interface leads there; no certificate has one.
+    wanted = IPAddress_ID(name.partition("%")[0]) if is_ip_address(name) else DNS_ID(name.rstrip("."))
     try:
-        if is_ip_address(name):
-            verify_certificate_ip_address(certificate, name)
-        else:
-            verify_certificate_hostname(certificate, name.rstrip("."))
+        verify_service_identity(list(_patterns(certificate)), [wanted], [])
     except (VerificationError, CertificateError):
         return f"{show_subject(certificate)} is for {', '.join(hosts_of(certificate)[:5]) or 'no host'}, not for {name}"
     return None
+
+
+def _patterns(certificate: x509.Certificate) -> Iterator[CertificatePattern]:
+    """Yield the names that a certificate is for, without those that are none (an IP address as a DNS name, ``*``)."""
+    for name in alternative_names(certificate):
+        with suppress(CertificateError):
+            if isinstance(name, x509.DNSName):
+                yield DNSPattern.from_bytes(name.value.encode())
+            elif isinstance(name, x509.IPAddress):
+                yield IPAddressPattern(ipaddress.ip_address(str(name.value)))

@@ -6,7 +6,9 @@ connection holds no buffer.
 
 from __future__ import annotations
 
+import os
 import socket
+from contextlib import suppress
 
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.openssl import RECORD, Records
@@ -39,6 +41,27 @@ class TlsSocket(Records):
     def recv(self, _size: int) -> bytes:
         """Read one record, whatever its size; see :meth:`recv_into`."""
         return bytes(_BUFFER[: self.recv_into(_BUFFER)])
+
+    def send(self, data: bytes | memoryview) -> int:
+        """See :meth:`Records.send`."""
+        self._raise_error()
+        return super().send(data)
+
+    def shutdown(self, how: int) -> None:
+        """See :meth:`Records.shutdown`."""
+        self._raise_error()
+        super().shutdown(how)
+
+    def _raise_error(self) -> None:
+        """Raise the error of the socket, if it has one: after a failed write, OpenSSL would not read the rest."""
+        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    def cut(self) -> None:
+        """End the direction to the other end without a goodbye, which it takes for a reset. Reading goes on."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close the socket; the other end is told nothing by this. May be called twice."""

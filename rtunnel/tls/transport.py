@@ -25,6 +25,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.errors import TlsFailed
+from rtunnel.reasons import reason_of
 from rtunnel.relay.sockets import SocketTransport, format_address, take_socket, tune
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
@@ -237,9 +238,10 @@ class TlsTransport(Protocol):
         """Take note that TCP is gone; without a goodbye before, bytes may be missing."""
         self._stop_timer()
         was, self._state = self._state, _State.LOST
-        if was is _State.HANDSHAKE:
+        # A load balancer that looks whether the port is open says nothing and leaves; so may anybody.
+        if was is _State.HANDSHAKE and (self._heard or self._role is Role.CLIENT):
             other = self._role.other.value
-            self._user.failed(self, f"the {other} closed the connection in the TLS handshake ({_words(reason)})")
+            self._user.failed(self, f"the {other} closed the connection in the TLS handshake ({reason_of(reason)})")
         both_ended = self._read_ended and self._write_ended
         if was is _State.UP and not both_ended and reason.check(ConnectionLost, type(connectionDone.value)):
             reason = Failure(TlsFailed("the connection was cut"))
@@ -334,7 +336,3 @@ class TlsTransport(Protocol):
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
-
-
-def _words(reason: Failure) -> str:
-    return str(reason.getErrorMessage()).rstrip(".").lower()

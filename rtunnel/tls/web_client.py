@@ -86,7 +86,7 @@ class ServerCheck:
 
     def _why_not(self, certificate: x509.Certificate, error: int, depth: int) -> str | None:
         if error:
-            trusted = f"a CA that this system trusts; {CA_OPTION} names a file with another"
+            trusted = f"a CA that this system trusts ({CA_OPTION} names a file with another)"
             return explain_certificate(certificate, error, f"a CA of {CA_OPTION}" if self._has_own_ca else trusted)
         if depth:
             return None

@@ -15,11 +15,46 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
 from rtunnel.tls.credentials import read_certificates, read_private_key, use_certificate
+from rtunnel.tls.explanations import openssl_reason
 from rtunnel.tls.identity import expiry_warning
 from rtunnel.upkeep.watched_files import WatchedFiles
 
 #: For TLS 1.2: ciphers with forward secrecy that are not known to be weak.
 _CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+
+_NO_TLS = "it speaks no TLS; write wss:// there"
+_REFUSED = "it refuses our certificate"
+#: Why a handshake failed, by a part of OpenSSL's reason.
+_REASONS = {
+    "http request": _NO_TLS,
+    "wrong version number": _NO_TLS,
+    "packet length too long": _NO_TLS,
+    "data length too long": _NO_TLS,
+    "unsupported protocol": "it speaks no TLS 1.2 or later",
+    "no shared cipher": "it has no cipher in common with this server",
+    "no shared signature algorithm": "it takes no signature of the kind of our certificate's key",
+    "no suitable signature algorithm": "it takes no signature of the kind of our certificate's key",
+    "alert unknown ca": f"{_REFUSED}, as it does not know the CA; --ca-file tells it",
+    "alert decrypt error": f"{_REFUSED}, as it is not from the CA of that name that it knows",
+    "alert certificate expired": f"{_REFUSED}, as it has expired, or the clock there is wrong",
+    "alert bad certificate": f"{_REFUSED}; is it for the name that is in the URL there?",
+    "alert certificate unknown": f"{_REFUSED}; is its CA known there, and is it for the name in the URL?",
+    "alert unsupported certificate": f"{_REFUSED}, as it is of a kind that it does not know",
+    "alert protocol version": "it does not speak the version of TLS that this server chose",
+    "alert handshake failure": "it has no cipher, or kind of signature, in common with this server",
+}
+
+
+def explain_web_failure(error: BaseException | None) -> str:
+    """Return why a TLS handshake with a client failed, and what to do.
+
+    :param error: an error of OpenSSL, or why the connection was lost.
+    """
+    reason = openssl_reason(error) if isinstance(error, SSL.Error) else ""
+    if not reason:
+        return "it closed the connection in the TLS handshake"
+    known = next((text for part, text in _REASONS.items() if part in reason), None)
+    return known or f"the TLS handshake failed ({reason})"
 
 
 @dataclass(frozen=True, slots=True)

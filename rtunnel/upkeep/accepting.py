@@ -1,15 +1,22 @@
-"""What Twisted's listening ports lack when ``accept()`` fails: a pause, and log lines that do not fill the disk.
+"""What Twisted's listening ports lack: log lines that do not fill the disk and a pause when ``accept()`` fails, and a
+way to refuse connections for a while.
 
 If this process has no file descriptor left (EMFILE), Twisted closes the waiting connections with a descriptor that it
 reserves for that, and logs three lines for each. :class:`AcceptErrorObserver` reduces them to one line a minute.
 
 If the whole system has no file or memory left, Twisted logs that and returns. The socket is still readable, so the
 reactor would call ``accept()`` again at once: :func:`pause_when_full` lets the port wait.
+
+A port that :func:`refuse_connections` closes stays ours: nobody else can have it, and no privileges are needed to open
+it again. The system refuses whoever connects, as it does where nothing listens.
 """
 
 from __future__ import annotations
 
 import errno
+import socket
+import sys
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet import tcp
@@ -30,14 +37,20 @@ LINE_EVERY = 60.0
 
 
 class _ListeningSocket:
-    """The socket of a port. If its ``accept`` fails because the system is full, the port pauses."""
+    """The socket of a port. If its ``accept`` fails because the system is full, the port pauses.
+
+    :ivar refuses: see :func:`refuse_connections`. The port may be in the middle of accepting then.
+    """
 
     def __init__(self, port: Any) -> None:
+        self.refuses = False
         self._port = port
         self._socket = port.socket
 
     def accept(self) -> Any:
         """See :meth:`socket.socket.accept`."""
+        if self.refuses:
+            raise BlockingIOError(errno.EAGAIN, "the port refuses connections")
         try:
             return self._socket.accept()
         except OSError as error:
@@ -47,7 +60,7 @@ class _ListeningSocket:
             raise
 
     def _go_on(self) -> None:
-        if self._port.connected and not self._port.disconnecting:
+        if self._port.connected and not self._port.disconnecting and not self.refuses:
             self._port.startReading()
 
     def __getattr__(self, name: str) -> Any:
@@ -62,6 +75,41 @@ def pause_when_full(port: Any) -> None:
     """
     if isinstance(port, tcp.Port):
         port.socket = _ListeningSocket(port)
+
+
+def refuse_connections(port: Any) -> bool:
+    """Let the system refuse connections to *port*, and keep the port. Those that were accepted continue.
+
+    Only after :func:`pause_when_full`.
+
+    Return False, with the port as it was, where that is not possible: on other systems than Linux, for a socket that
+    systemd has too, and for ports that are not Twisted's own TCP ports.
+    """
+    if sys.platform != "linux" or type(port) is not tcp.Port or port.port is None:
+        return False
+    sock: Any = port.socket
+    address = sock.getsockname()
+    sock.refuses = True
+    port.stopReading()
+    # To Linux this is the opposite of listen().
+    sock.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError):
+        sock.bind(address)  # a port that the system chose is given back; any other is still ours, and this fails
+    # With it, another socket that has it too could listen here.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return True
+
+
+def accept_connections(port: Any) -> None:
+    """Undo :func:`refuse_connections`.
+
+    :raises OSError: the system does not let us listen again.
+    """
+    # Connections from before still have the port.
+    port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    port.socket.listen(port.backlog)
+    port.socket.refuses = False
+    port.startReading()
 
 
 @implementer(ILogObserver)

@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger, LogLevel
 
+from rtunnel.reasons import reason_and_advice
 from rtunnel.upkeep.backoff import Backoff
 
 
@@ -55,7 +56,7 @@ class HeldConnection(Service, Generic[C]):
     # Subclasses override these
 
     async def dial(self) -> C:
-        """Make a connection. If that fails, the text of the exception is the reason."""
+        """Make a connection. If that fails, the exception tells the reason (:mod:`rtunnel.reasons`)."""
         raise NotImplementedError
 
     def lost(self, connection: C, reason: str) -> str:
@@ -83,6 +84,8 @@ class HeldConnection(Service, Generic[C]):
             self.log.failure("the connection to {peer} has failed; please report this", failure, peer=self._peer)
 
     async def _run(self) -> None:
+        # Where a firewall drops the packets, nothing else is logged for a while.
+        self.log.info("connecting to {peer}", peer=self._peer)
         while True:
             reason = await self._hold()
             if not self._dials:
@@ -100,7 +103,7 @@ class HeldConnection(Service, Generic[C]):
         except CancelledError:
             raise
         except Exception as error:
-            return f"cannot reach {self._peer}: {str(error).rstrip('.')}"
+            return f"cannot reach {self._peer}: {reason_and_advice(error)}"
         self.connection = connection
         reason = await connection.ended
         self.connection = None

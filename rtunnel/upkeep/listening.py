@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
+from rtunnel.reasons import cannot_listen
+from rtunnel.relay.bare_port import give_sockets
 from rtunnel.relay.sockets import format_address, is_local
-from rtunnel.upkeep.accepting import pause_when_full
-
-
-def why_not_listening(error: BaseException | None) -> str:
-    """Return the system's own text for why ``listen`` failed."""
-    if isinstance(error, CannotListenError) and isinstance(error.socketError, OSError):
-        return error.socketError.strerror or str(error.socketError)
-    return str(error)
+from rtunnel.upkeep.accepting import accept_connections, pause_when_full, refuse_connections
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.proxied import ProxiedFactory
 
 
 class Listener(Service):
@@ -30,7 +25,7 @@ class Listener(Service):
 
     :param what: its name in logs and errors, such as ``control port``.
     :param option: the option that errors suggest to change, such as ``--control-listen``.
-    :param on_listening: called with the port once it listens.
+    :param is_open: whether to accept connections from the beginning; see :meth:`refuse`.
     """
 
     log = Logger()
@@ -42,16 +37,19 @@ class Listener(Service):
         factory: IProtocolFactory,
         what: str,
         option: str,
-        on_listening: Callable[[IListeningPort], None] = lambda _port: None,
+        *,
+        is_open: bool = True,
     ) -> None:
         self._reactor = reactor
         self._address = address
-        self._factory = factory
+        self._factory: IProtocolFactory = ProxiedFactory(reactor, factory) if address.is_proxied else factory
         self._what = what
         self._option = option
-        self._on_listening = on_listening
         self._listening: Deferred[IListeningPort] | None = None
         self._port: IListeningPort | None = None
+        self._is_open = is_open
+        # Clients decide how often a port opens and closes.
+        self._log_limiter = LogLimiter(self.log, reactor)
         self.setName(what)
 
     @property
@@ -87,17 +85,41 @@ class Listener(Service):
         self._listening = self._address.endpoint(self._reactor).listen(self._factory)
         self._listening.addCallbacks(self._bound, failures.append)
         if failures:
-            raise StartupError(
-                f"cannot listen on {self._address} ({self._what}): {why_not_listening(failures[0].value)}; "
-                f"stop what holds it, or choose another address with {self._option}"
-            )
+            raise StartupError(cannot_listen(self._address, self._what, self._option, failures[0].value))
 
     def _bound(self, port: IListeningPort) -> IListeningPort:
         self._port = port
         pause_when_full(port)
-        self._on_listening(port)
-        self.log.info("{what} listening on {address}", what=self._what, address=format_address(port.getHost()))
+        give_sockets(port, self._factory)
+        if self._is_open or not refuse_connections(port):
+            self._is_open = True
+            self._say("{what} listening on {address}")
+        else:
+            self._say("{what} {address} is closed until somebody serves it")
         return port
+
+    def _say(self, text: str) -> None:
+        self._log_limiter.info(text, what=self._what, address=self.local_address)
+
+    def refuse(self) -> None:
+        """Refuse connections until :meth:`accept`, where the system can, and keep the port. Accepted ones continue.
+
+        A load balancer sees in this way that it should send nobody. Where it cannot be done (see
+        :func:`~rtunnel.upkeep.accepting.refuse_connections`) the port stays open.
+        """
+        if self._port is not None and self._is_open and refuse_connections(self._port):
+            self._is_open = False
+            self._say("{what} {address} is closed: nobody serves it")
+
+    def accept(self) -> None:
+        """Accept connections, if they are refused now.
+
+        :raises OSError: the system does not let us listen again.
+        """
+        if self._port is not None and not self._is_open:
+            accept_connections(self._port)
+            self._is_open = True
+            self._say("{what} listening on {address}")
 
     async def stop_listening(self) -> None:
         """Accept no more connections. Accepted ones continue."""

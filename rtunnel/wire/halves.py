@@ -13,6 +13,8 @@ from rtunnel.wire.credit import ReceiveWindow, SendWindow
 #: The source of a stream should pause when this many bytes are queued, and may resume at the lower mark.
 HIGH_WATER = 65536
 LOW_WATER = 16384
+#: Seconds for which the queue of a broken stream may stand still, before the reset goes out at once.
+BROKEN_MAX_STALL = 30.0
 #: Pieces are joined up to this many bytes.
 SMALL_CHUNK = 4096
 
@@ -24,11 +26,14 @@ class StreamHalves:
     :ivar scheduled: the stream is among those that take turns to send.
     :ivar paused: its source was told to pause.
     :ivar ending: its source is done; the end is to be sent behind what is queued.
+    :ivar broken: the code and the reason of a reset that is to be sent behind what is queued, and behind the end if the
+        source was done before; or None. What the peer sends is dropped.
     :ivar open: the stream still accepts what the peer sends.
     """
 
     __slots__ = (
         "_start",
+        "broken",
         "chunks",
         "ending",
         "open",
@@ -51,6 +56,7 @@ class StreamHalves:
         self.scheduled = False
         self.paused = False
         self.ending = False
+        self.broken: tuple[str, str] | None = None
         self.sent_end = False
         self.received_end = False
         self.open = True
@@ -60,7 +66,7 @@ class StreamHalves:
 
         :returns: whether anything was queued: *data* is not empty, and the stream still sends.
         """
-        if not data or self.ending or not self.open:
+        if not data or self.ending or self.broken or not self.open:
             return False
         chunks = self.chunks
         if chunks and len(chunks[-1]) + len(data) <= SMALL_CHUNK:

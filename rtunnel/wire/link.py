@@ -22,7 +22,7 @@ from rtunnel.wire.events import (
     StreamReset,
     StreamWritable,
 )
-from rtunnel.wire.halves import LOW_WATER
+from rtunnel.wire.halves import BROKEN_MAX_STALL, LOW_WATER
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link_control import LinkControl, Mode
 from rtunnel.wire.messages import Hello, WireError
@@ -62,6 +62,8 @@ class Link(LinkControl):
         self._granted = 0
         self._lingering = 0
         self._stalled: dict[int, tuple[Stream, float]] = {}
+        # What they had sent, and when that was first seen.
+        self._broken: dict[Stream, tuple[int, float]] = {}
 
     # State for the I/O
 
@@ -104,6 +106,11 @@ class Link(LinkControl):
             for stream, since in list(self._stalled.values()):
                 if now - since >= REFERENCE_MAX_STALL:
                     self._reset_peer(stream, Code.STALLED, f"{stream.receive_window.waiting} bytes wait for a reader")
+        for stream, (sent, since) in list(self._broken.items()):
+            if stream.send_window.sent != sent:
+                self._broken[stream] = (stream.send_window.sent, now)
+            elif now - since >= BROKEN_MAX_STALL and stream.broken is not None:
+                self.reset(stream, *stream.broken)
 
     # Bytes in
 
@@ -176,25 +183,29 @@ class Link(LinkControl):
 
     def send(self, stream: Stream, data: bytes) -> None:
         """Queue *data* on *stream*. Afterwards call :meth:`data_to_send`, and then heed ``stream.wants_pause``."""
-        if not stream.open or stream.ending or not data:
-            return
-        stream.put(data)
-        self._outbox.schedule(stream)
+        if stream.put(data):
+            self._outbox.schedule(stream)
 
     def finish(self, stream: Stream) -> None:
         """End the sending direction of *stream* behind what is queued; on a reference link, both directions."""
-        if stream.open and not stream.ending:
+        if stream.open and not stream.ending and stream.broken is None:
             stream.ending = True
             self._outbox.schedule(stream)
 
-    def reset(self, stream: Stream, code: str, message: str) -> None:
-        """End both directions of *stream* at once.
+    def reset(self, stream: Stream, code: str, message: str, *, behind: bool = False) -> None:
+        """End both directions of *stream*.
 
         :param code: an :class:`rtunnel.errors.Code`.
         :param message: the reason, for the peer's log.
+        :param behind: send what is queued first. What the peer sends is dropped from now on.
         """
         if stream.lingering:
             self._end_lingering(stream)
+        elif stream.open and behind and (stream.queued or (stream.ending and not stream.sent_end)):
+            stream.broken = (code, message)
+            self._broken[stream] = (stream.send_window.sent, self._now)
+            self.delivered(stream, stream.receive_window.waiting)
+            self._outbox.schedule(stream)
         elif stream.open:
             self._remove(stream)
             self._send_reset(stream.conn_id, code, message)
@@ -225,12 +236,15 @@ class Link(LinkControl):
         del self.streams[stream.conn_id]
         self._credit_due.pop(stream.conn_id, None)
         self._stalled.pop(stream.conn_id, None)
-        if linger and stream.receive_window.waiting:
+        self._broken.pop(stream, None)
+        window = stream.receive_window
+        self._granted -= window.waiting if self.peer is None else window.reserved
+        if linger and window.waiting:
+            window.end()
+            self._granted += window.waiting
             stream.lingering = True
             self._lingering += 1
         else:
-            window = stream.receive_window
-            self._granted -= window.waiting if self.peer is None else window.reserved
             self.on_stream_count(-1)
 
     def _end_lingering(self, stream: Stream) -> None:
@@ -241,16 +255,19 @@ class Link(LinkControl):
 
     def _receive_stream_data(self, stream: Stream, data: bytes) -> None:
         window = stream.receive_window
-        window.received += len(data)
         if self.peer is None:
             self._granted += len(data)
-            if window.waiting >= REFERENCE_MAX_WAITING or self._granted >= self.limits.link_buffer:
+            if window.waiting + len(data) >= REFERENCE_MAX_WAITING or self._granted >= self.limits.link_buffer:
                 self._stalled.setdefault(stream.conn_id, (stream, self._now))
         elif stream.received_end:
             self._reset_peer(stream, Code.PROTOCOL, "DATA after FIN")
             return
-        elif window.received > window.limit:
+        elif window.received + len(data) > window.limit:
             self._reset_peer(stream, Code.FLOW_CONTROL, "more DATA than credit")
+            return
+        window.received += len(data)
+        if stream.broken is not None:
+            self.delivered(stream, len(data))
             return
         self._events.append(DataReceived(stream, data))
 
@@ -267,7 +284,7 @@ class Link(LinkControl):
             self._remove(stream, linger=True)
             self._events.append(StreamClosed(stream))
         else:
-            self._remove(stream)
+            self._remove(stream, linger=True)
             self._events.append(StreamReset(stream, Code.CONNECTION_LOST, "closed by the peer"))
 
     def _receive_credit(self, conn_id: int, payload: bytes) -> None:
@@ -319,7 +336,7 @@ class Link(LinkControl):
         elif (stream := self.streams.get(conn_id)) is None:
             self._ignore_late(frames.ERROR)
         else:
-            self._remove(stream)
+            self._remove(stream, linger=True)
             self._events.append(StreamReset(stream, error.code, error.message))
 
     def _receive_tunnel_error(self, number: int, error: WireError) -> None:
@@ -341,7 +358,7 @@ class Link(LinkControl):
         if self._credit_due:
             self._take_credits(out, now)
         for stream in self._outbox.take_turns(budget, out):
-            if stream.ending:
+            if stream.ending or stream.broken:
                 if stream.open and not stream.queued:
                     self._send_end(stream, out)
             elif stream.paused and stream.queued <= LOW_WATER:
@@ -365,11 +382,16 @@ class Link(LinkControl):
             out.append(frames.encode_frame(frames.CLOSE_CONN, stream.conn_id))
             self._remove(stream, linger=True)
             self._events.append(StreamClosed(stream))
-        elif not stream.sent_end:
+            return
+        if stream.ending and not stream.sent_end:
             out.append(frames.encode_frame(frames.FIN, stream.conn_id, FIN_PAYLOAD.pack(stream.send_window.sent)))
             stream.sent_end = True
             if stream.received_end:
                 self._remove(stream, linger=True)
+        if stream.broken is not None and stream.open:
+            error = messages.encode_error(WireError(messages.SCOPE_STREAM, *stream.broken))
+            out.append(frames.encode_frame(frames.ERROR, stream.conn_id, error))
+            self._remove(stream)
 
     def _send_reset(self, conn_id: int, code: str, message: str) -> None:
         if self.peer is None:

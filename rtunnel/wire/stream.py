@@ -31,7 +31,7 @@ class Stream(StreamHalves):
 
     @property
     def can_send(self) -> bool:
-        """Whether the stream has something to send and may send it: bytes within its credit, or its end."""
+        """Whether the stream has something to send and may send it: bytes within its credit, its end, or a reset."""
         if self.queued:
             return self.send_window.sent < self.send_window.limit
-        return self.ending and not self.sent_end
+        return (self.ending and not self.sent_end) or self.broken is not None

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 
 from rtunnel.addresses import BACKLOG, DialAddress, ListenAddress, PortRanges
 from rtunnel.endpoint_strings import ip_address, join_description, split_description
 from rtunnel.errors import ConfigError
+from rtunnel.name_endpoint import NameEndpoint
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -46,6 +47,9 @@ ARGUMENTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1)
         ("unix:/run/x.sock", "unix:/run/x.sock"),
         ("unix:/run/x.sock:mode=660", "unix:/run/x.sock:mode=660"),
         ("haproxy:tcp:8080", "haproxy:tcp:8080"),
+        ("haproxy::8080", "haproxy:tcp:8080"),
+        ("haproxy:[::1]:8080", r"haproxy:tcp6:8080:interface=\:\:1"),
+        ("haproxy:unix:/run/x.sock", "haproxy:unix:/run/x.sock"),
     ],
 )
 def test_listen(text: str, description: str) -> None:
@@ -69,6 +73,8 @@ def test_listen(text: str, description: str) -> None:
         ("[::1:7000", "'[::1:7000' does not begin with an IPv6 address in brackets; write [::1]:7000"),
         ("[host]:7000", "'[host]:7000' does not begin with an IPv6 address in brackets"),
         (":70000", "port 70000 is out of range; a port is 0 to 65535"),
+        ("haproxy:tcp:70000", "port 70000 is out of range; a port is 0 to 65535"),
+        ("haproxy:", "an empty address; write :7000"),
         ("host:http", "'http' in 'host:http' is not a port number; write :7000"),
         ("1.2.3.400:80", "'1.2.3.400' is not an IPv4 address"),
         ("a b:80", "'a b' in 'a b:80' is not a host name"),
@@ -137,11 +143,11 @@ def test_listen_on_a_socket_of_systemd() -> None:
         ("80", "tcp:127.0.0.1:80", "127.0.0.1", 80, TCP4ClientEndpoint),
         ("1.2.3.4:80", "tcp:1.2.3.4:80", "1.2.3.4", 80, TCP4ClientEndpoint),
         ("[::1]:80", r"tcp:\:\:1:80", "::1", 80, TCP6ClientEndpoint),
-        ("host.example:80", "tcp:host.example:80", "host.example", 80, HostnameEndpoint),
-        ("bücher.example:80", "tcp:bücher.example:80", "bücher.example", 80, HostnameEndpoint),
-        ("my_app:80", "tcp:my_app:80", "my_app", 80, TCP4ClientEndpoint),
-        ("tcp:host:80", "tcp:host:80", "host", 80, HostnameEndpoint),
-        ("tcp:host=host:port=80:timeout=4", "tcp:host:80:timeout=4", "host", 80, HostnameEndpoint),
+        ("host.example:80", "tcp:host.example:80", "host.example", 80, NameEndpoint),
+        ("bücher.example:80", "tcp:xn--bcher-kva.example:80", "xn--bcher-kva.example", 80, NameEndpoint),
+        ("my_app:80", "tcp:my_app:80", "my_app", 80, NameEndpoint),
+        ("tcp:host:80", "tcp:host:80", "host", 80, NameEndpoint),
+        ("tcp:host=host:port=80:timeout=4", "tcp:host:80:timeout=4", "host", 80, NameEndpoint),
         (r"tcp:\:\:1:80", r"tcp:\:\:1:80", "::1", 80, TCP6ClientEndpoint),
         ("unix:/run/x.sock", "unix:/run/x.sock", None, None, UNIXClientEndpoint),
         ("unix:path=/run/x.sock", "unix:/run/x.sock", None, None, UNIXClientEndpoint),
@@ -151,7 +157,7 @@ def test_dial(text: str, description: str, host: str | None, port: int | None, k
     address = DialAddress.parse(text)
     assert (address.description, address.host, address.port) == (description, host, port)
     endpoint = address.endpoint(MemoryReactorClock(), 3.0)
-    assert type(getattr(endpoint, "endpoint", endpoint)) is kind
+    assert type(endpoint) is kind
     assert address == DialAddress.parse(description)
     assert str(address) == text
 

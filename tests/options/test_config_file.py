@@ -49,6 +49,12 @@ def test_yaml(tmp_path: Path, content: str, values: dict[str, object]) -> None:
     assert read(tmp_path, content) == values
 
 
+INI = (
+    "x.yaml: is INI or TOML, and not YAML; write 'key: value' for 'key = value', and 'section:' for '[section]' with "
+    "its keys indented below"
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -56,7 +62,12 @@ def test_yaml(tmp_path: Path, content: str, values: dict[str, object]) -> None:
         ("t:\n  - {x: 1, x: 2}\n", "x.yaml: line 2: key 'x' occurs twice; keep one"),
         ("a-b: 1\na_b: 2\n", "x.yaml: keys 'a-b' and 'a_b' are the same; keep one"),
         ("a: [1\n", "x.yaml: line 2:"),
-        ("a: 1\n\tb: 2\n", "x.yaml: line 2:"),
+        ("a: 1\n\tb: 2\n", "x.yaml: line 2: has a tab; YAML is indented by spaces only"),
+        ("t:\n  - a: 1\n\tb: 2\n", "x.yaml: line 3: has a tab; YAML is indented by spaces only"),
+        ("# c\n\n[client]\nserver = x\n", INI),
+        ("; c\nserver=x\n", INI),
+        ("[client]\n", INI),
+        ("[a, b]\n", "x.yaml: is a list and not a mapping"),
         ("a: b: c\n", "x.yaml: line 1: mapping values are not allowed here"),
         ("- a\n", "x.yaml: is a list and not a mapping; write lines such as 'key: value'"),
         ("hello\n", "x.yaml: is text and not a mapping"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from rtunnel.options.plugins.logs import TwistdLogging, json_line, observer_for, rotate_on_signal, twistd_logging
+from rtunnel.options.plugins.log_file import MOST_OLD, BoundedLogFile, on_sigusr1
+from rtunnel.options.plugins.logs import TwistdLogging, json_line, observer_for, twistd_logging
 
 WHEN = 1793926923.4567
 
@@ -180,8 +182,73 @@ def test_somebody_elses_signal_handler_stays() -> None:
     def theirs(*_: object) -> None: ...
 
     signal.signal(signal.SIGUSR1, theirs)
-    rotate_on_signal(lambda: None)
+    on_sigusr1(lambda: None)
     assert signal.getsignal(signal.SIGUSR1) is theirs
+
+
+@pytest.mark.usefixtures("_sigusr1")
+@pytest.mark.parametrize("twistd", [TwistdLogging(), TwistdLogging(foreground=False, syslog="x")])
+def test_sigusr1_does_not_kill_where_the_log_is_no_file(twistd: TwistdLogging, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twisted.python.syslog.SyslogObserver", lambda _prefix: SyslogStandin())
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    observer_for("text", "info", twistd)
+    assert callable(signal.getsignal(signal.SIGUSR1))
+
+
+class SyslogStandin:
+    def emit(self, event: object) -> None: ...
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Iterator[BoundedLogFile]:
+    file = BoundedLogFile("x.log", str(tmp_path))
+    yield file
+    file.close()
+
+
+def content(log_file: BoundedLogFile) -> dict[str, str]:
+    return {path.name: path.read_text() for path in Path(log_file.directory).iterdir()}
+
+
+def test_a_renewed_log_file_is_rotated(log_file: BoundedLogFile) -> None:
+    log_file.write("one")
+    log_file.renew()
+    log_file.write("two")
+    assert content(log_file) == {"x.log": "two", "x.log.1": "one"}
+
+
+@pytest.mark.parametrize("creates", [False, True])
+def test_a_log_file_that_another_program_renamed(log_file: BoundedLogFile, creates: bool) -> None:
+    log_file.write("one")
+    path = Path(log_file.path)
+    path.rename(path.with_name("x.log-20261129"))
+    if creates:
+        path.touch()
+    log_file.write(" and a half")
+    log_file.renew()
+    log_file.write("two")
+    assert content(log_file) == {"x.log": "two", "x.log-20261129": "one and a half"}
+
+
+def test_a_log_file_that_cannot_be_opened_again(log_file: BoundedLogFile, logged: list[tuple[str, str]]) -> None:
+    path = Path(log_file.path)
+    path.rename(path.with_name("x.log-20261129"))
+    path.mkdir()
+    log_file.renew()
+    log_file.write("more")
+    assert path.with_name("x.log-20261129").read_text() == "more"
+    path.rmdir()
+    why = "Is a directory; the renamed file stays in use"
+    assert logged == [("warn", f"cannot open the log file {path}: {why}")]
+
+
+def test_old_log_files_are_bounded(log_file: BoundedLogFile) -> None:
+    for number in range(MOST_OLD + 3):
+        log_file.write(str(number))
+        log_file.renew()
+    kept = content(log_file)
+    assert len(kept) == MOST_OLD + 1
+    assert kept[f"x.log.{MOST_OLD}"] == "3"
 
 
 def test_a_log_file_that_cannot_be_opened(tmp_path: Path) -> None:

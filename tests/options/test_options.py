@@ -92,6 +92,7 @@ CLIENT_VALUES = {
     "reconnect-max": ("20", 20, 20.0),
     "connect-timeout": ("3", 3, 3.0),
     "dial-timeout": ("4", 4, 4.0),
+    "check-services": ("no", False, False),
     "drain": ("0", 0, 0.0),
     **LINK_VALUES,
     **LOG_VALUES,
@@ -365,7 +366,7 @@ def test_help(options_class: type[PluginOptions], declared: tuple[Setting, ...],
         assert f"--{setting.name}{'' if setting.is_switch else '='}" in text
         assert setting.help in words
         assert not setting.shown_default or f"[default: {setting.shown_default}]" in words
-    for word in ("--config=", "RTUNNEL_LOG_LEVEL", "Examples:", "twistd -n rtunnel-"):
+    for word in ("--config=", "RTUNNEL_LOG_LEVEL", "Examples:", "    rtunnel "):
         assert word in text
 
 
@@ -381,11 +382,10 @@ def test_examples_in_the_help_work(module: Any, monkeypatch: pytest.MonkeyPatch)
     import shlex
 
     for example in module.Options.examples:
-        words = shlex.split(example)
-        start = words.index(module.NAME)
-        assert words[start - 2 : start] == ["twistd", "-n"]
-        if "--config" not in words and "--tls" not in words:
-            module.Options().parseOptions(words[start + 1 :])
+        words = shlex.split(example.partition("  #")[0])
+        start = words.index("rtunnel")
+        if not {"--config", "--clients", "pki"} & set(words):
+            module.Options().parseOptions([word for word in words[start + 2 :] if word != "--tls"])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

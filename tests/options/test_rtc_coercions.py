@@ -47,6 +47,16 @@ def test_signal_url(text: str, secure: bool, host: str, port: int, path: str) ->
     assert (url.secure, url.host, url.port, url.path, str(url)) == (secure, host, port, path, text)
 
 
+def test_an_international_signal_url() -> None:
+    url = signal_url("wss://Bücher.example:8443/a")
+    assert (url.host, url.port, url.path, str(url)) == (
+        "xn--bcher-kva.example",
+        8443,
+        "/a",
+        "wss://xn--bcher-kva.example:8443/a",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -103,6 +103,7 @@ VALUES: dict[type[RtcOptions], dict[str, tuple[str, object, object, str]]] = {
         "remote": ("udp:h:9", "udp:h:9", "udp:h:9", ""),
         "service": ("w=:80", [{"name": "w", "remote": 80}], (ServiceSettings("w", DialAddress.parse(":80")),), ""),
         "dial-timeout": ("4", 4, 4.0, "dial_timeout"),
+        "check-services": ("no", False, False, "check_services"),
         "max-clients": ("9", 9, 9, "max_clients"),
         **END_VALUES,
     },
@@ -258,7 +259,6 @@ class TestHelp:
     def test_its_examples_work(self, module: Any) -> None:
         for example in module.Options.examples:
             words = shlex.split(example)
-            start = words.index(module.NAME)
-            assert words[start - 2 : start] == ["twistd", "-n"]
-            if "--config" not in words and "--tls-cert-file" not in words:
-                module.Options().parseOptions(words[start + 1 :])
+            start = words.index("rtunnel")
+            if "--config" not in words:
+                module.Options().parseOptions(words[start + 2 :])

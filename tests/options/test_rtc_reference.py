@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from twisted.python import usage
 
@@ -18,6 +20,7 @@ from rtunnel.rtc.settings import (
 )
 from tests.options.conftest import Write
 from tests.options.rtc_parts import DECLARED, STUN, parse, parse_client, parse_host, parse_signal, udp
+from tests.tls.parts import Authority
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
@@ -54,6 +57,23 @@ client:
 token: ""
 """
 """The sample file of the replaced program's manual, as it is there."""
+
+TWICE = """
+server:
+  addr: ":8081"
+  allowed-origins: ["*"]
+  auth:
+    valid-tokens: []
+  tls: {cert-file: ""}
+signal: "ws://localhost:8080"
+server:
+  valid-tokens: ["my-secret-token"]
+  tls: {key-file: ""}
+  addr: ":8082"
+host:
+  id: myhost
+"""
+"""A file such as its users have: the section of the server twice, and the key that its server really obeys."""
 
 
 class TestReference:
@@ -138,6 +158,83 @@ class TestReference:
             "WTT_CLIENT_ID",
             "WTT_CLIENT_LOCAL",
         }
+
+    def test_its_server_twice(self, config: Write) -> None:
+        path = config(TWICE, "config.yaml")
+        options = rtc_signal.Options()
+        options.parseOptions(["--config", path])
+        assert options.settings == SignalSettings(ListenAddress.parse(":8082"), valid_tokens=("my-secret-token",))
+        assert options.notes == [
+            f"{path}: line 9: section 'server' is there twice; the two count as one",
+            f"{path}: line 11: section 'tls' is there twice; the two count as one",
+            f"{path}: line 12: key 'addr' is there twice; this one counts",
+            f"{path}: key 'server.valid_tokens': is taken for 'server.auth.valid_tokens', which is its name here",
+        ]
+        host = rtc_host.Options()
+        host.parseOptions(["--config", path])
+        assert (host.settings.id, len(host.notes)) == ("myhost", 3)
+
+    def test_it_is_told(self, config: Write, logged: list[tuple[str, str]]) -> None:
+        config(TWICE, "config.yaml")
+        self._parsed().tell()
+        assert ("warn", "config.yaml: line 9: section 'server' is there twice; the two count as one") in logged
+
+    @staticmethod
+    def _parsed() -> rtc_signal.Options:
+        options = rtc_signal.Options()
+        options.parseOptions([])
+        return options
+
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [
+            ("signal: ws://a\nsignal: ws://b\n", "line 2: key 'signal' occurs twice; keep one"),
+            ("server: {addr: ':1', addr: ':2'}\n", "line 1: key 'addr' occurs twice; keep one"),
+            ("server: {addr: ':1'}\nserver: x\n", "line 2: key 'server' occurs twice; keep one"),
+            ("server: {valid-tokens: [{}]}\n", "key 'server.valid_tokens': "),
+        ],
+    )
+    def test_what_is_still_an_error(self, content: str, problem: str, config: Write) -> None:
+        path = config(content, "config.yaml")
+        with pytest.raises(usage.UsageError) as caught:
+            parse_signal("--config", path)
+        assert str(caught.value).startswith(f"{path}: {problem}")
+
+    def test_tokens_under_both_keys(self, config: Write) -> None:
+        path = config("server: {valid-tokens: [old], auth: {valid-tokens: [new]}}", "config.yaml")
+        with pytest.raises(usage.UsageError) as caught:
+            parse_signal("--config", path)
+        why = "keys 'server.auth.valid_tokens' and 'server.valid_tokens' mean the same; keep one"
+        assert str(caught.value) == f"{path}: {why}"
+        path = config("server: {valid-tokens: [a], auth: {valid-tokens: [a]}}", "config.yaml")
+        assert parse_signal("--config", path).valid_tokens == ("a",)
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "note"),
+        [
+            (
+                "WTT_SERVER_TLS_CERT_FILE",
+                "x.crt",
+                "this server speaks TLS, so hosts and clients need wss://",
+            ),
+            ("WTT_SERVER_ALLOWED_ORIGINS", "https://a.example", "web pages of other origins are refused"),
+            ("WTT_SERVER_AUTH_VALID_TOKENS", "t", "hosts and clients need one of these tokens"),
+            ("WTT_SERVER_ADDR", ":1", ""),
+            ("RTUNNEL_VALID_TOKENS", "t", ""),
+        ],
+    )
+    def test_variables_that_it_ignores(
+        self, variable: str, value: str, note: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """What was of no effect there must not surprise here."""
+        if value == "x.crt":
+            holder = Authority(tmp_path / "pki", kind="Ed25519").server("x", kind="Ed25519")
+            monkeypatch.setenv("WTT_SERVER_TLS_KEY_FILE", str(holder.key))
+            value = str(holder.cert)
+        monkeypatch.setenv(variable, value)
+        options = self._parsed()
+        expected = f"environment variable {variable}: the Go program ignores this, but here it counts: {note}"
+        assert options.notes == ([expected] if note else [])
 
     def test_its_protocol(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WTT_PROTOCOL", "udp")

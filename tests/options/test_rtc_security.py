@@ -9,6 +9,7 @@ import pytest
 from twisted.python import usage
 
 from rtunnel.options.plugins import rtc_client
+from rtunnel.rtc.aiortc import addresses
 from rtunnel.rtc.settings import (
     IceSettings,
     TurnServer,
@@ -95,3 +96,26 @@ class TestToken:
         warnings = [text for level, text in logged if level == "warn"]
         expected = f"the token travels to {url} in the clear, where everybody on the way can read it; use wss://"
         assert warnings == ([expected] if warned and token else [])
+
+
+class TestInterfaces:
+    """An interface that does not exist yet, such as that of a VPN, is no error, but the log says so."""
+
+    @pytest.fixture(autouse=True)
+    def two_interfaces(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(addresses, "_all_addresses", lambda: iter([("lo", "127.0.0.1"), ("eth0", "10.1.2.3")]))
+
+    def warnings(self, logged: list[tuple[str, str]], *interfaces: str) -> list[str]:
+        options = rtc_client.Options()
+        options.parseOptions(["--id=x", *(f"--ice-interface={one}" for one in interfaces)])
+        options.tell()
+        return [text for level, text in logged if level == "warn"]
+
+    def test_all_are_there(self, logged: list[tuple[str, str]]) -> None:
+        assert self.warnings(logged) == []
+        assert self.warnings(logged, "127.0.0.1", "10.0.0.0/8", "eth0") == []
+
+    def test_some_are_missing(self, logged: list[tuple[str, str]]) -> None:
+        (line,) = self.warnings(logged, "eth7", "127.0.0.1", "192.0.2.0/24")
+        missing = "--ice-interface eth7, 192.0.2.0/24: this machine has no such interface or address now"
+        assert line == f"{missing}; it has lo (127.0.0.1), eth0 (10.1.2.3)"

@@ -78,10 +78,11 @@ def reactor() -> FakeReactor:
     return FakeReactor()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def signals() -> Iterator[Callable[[signal.Signals], None]]:
     """Deliver a signal to its handler; handlers are put back afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def deliver(number: signal.Signals) -> None:
         handler = signal.getsignal(number)
@@ -158,7 +159,43 @@ def test_a_signal_when_the_reactor_stops_already(
     assert reactor.did == ["stop"]
 
 
-@pytest.mark.usefixtures("signals")
+def test_a_terminal_that_is_gone_drains(
+    reactor: FakeReactor, signals: Callable[[signal.Signals], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "has_terminal", lambda: True)
+    start(reactor, Draining(reactor))
+    # From the kernel and from the shell.
+    signals(signal.SIGHUP)
+    signals(signal.SIGHUP)
+    reactor.turn()
+    assert reactor.did == ["stop", "drain"]
+    signals(signal.SIGTERM)
+    reactor.turn()
+    assert reactor.did == ["stop", "drain", "stop_now"]
+
+
+def test_sighup_without_a_terminal_is_only_logged(
+    reactor: FakeReactor,
+    signals: Callable[[signal.Signals], None],
+    monkeypatch: pytest.MonkeyPatch,
+    logged: list[tuple[str, str]],
+) -> None:
+    monkeypatch.setattr(run, "has_terminal", lambda: False)
+    start(reactor, Draining(reactor))
+    signals(signal.SIGHUP)
+    reactor.turn()
+    assert reactor.did == []
+    [(level, text)] = logged
+    assert level == "info"
+    assert text.startswith("SIGHUP: ignored; certificates")
+
+
+def test_an_ignored_sighup_stays_ignored(reactor: FakeReactor) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    start(reactor, Service())
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
 def test_an_ignored_sigint_stays_ignored(reactor: FakeReactor) -> None:
     PluginService("rtunnel-test", Service(), rtunnel_server.Options(), reactor).startService()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -12,7 +12,10 @@ from twisted.python import usage
 from rtunnel.access.tokens import find_token
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.reverse.settings import ClientSettings, ServerSettings
-from rtunnel.tls.policy import GROUPS, TlsSettings
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.policy import GROUPS, Role, TlsSettings
+from rtunnel.tls.server_names import sni
 from tests.tls.parts import Authority, Holder
 
 CLIENT = ("--server=tunnel.example:7000", "--local=:80")
@@ -54,6 +57,25 @@ def files(directory: Path, name: str, **more: Any) -> TlsSettings:
 def test_the_flag_alone_is_enough(pki: Path) -> None:
     assert parse_server("--tls").tls == files(pki, "server")
     assert parse_client("--tls").tls == files(pki, "client", server_name="tunnel.example")
+
+
+def test_an_international_name() -> None:
+    """The certificate, the SNI and the look-up have the same form of it."""
+    for options in (["--server=bücher.example:7000"], ["--server=192.0.2.1:7000", "--tls-server-name=Bücher.example"]):
+        parsed = rtunnel_client.Options()
+        parsed.parseOptions([*options, "--local=:80", "--tls"])
+        tls = parsed.settings.tls
+        assert tls is not None
+        assert tls.server_name == "xn--bcher-kva.example"
+        assert TlsEngine(Credentials(tls, Role.CLIENT), None, sni("bücher.example")).connection.get_servername() == (
+            b"xn--bcher-kva.example"
+        )
+
+
+def test_a_link_local_address(pki: Path) -> None:
+    options = rtunnel_client.Options()
+    options.parseOptions(["--server=[fe80::1%eth0]:7000", "--local=:80", "--tls"])
+    assert options.settings.tls == files(pki, "client", server_name="fe80::1%eth0")
 
 
 def test_nothing_without_it() -> None:

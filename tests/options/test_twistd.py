@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.patience import PATIENCE
-from tests.process.harness import Twistds, poll
+from tests.process.harness import Twistds, clean_environment, poll, twistd_program
 
 pytestmark = pytest.mark.process
 
@@ -73,8 +75,14 @@ def test_a_daemon(run_twistd: Run, tmp_path: Path) -> None:
     log = tmp_path / "twistd.log"
     try:
         poll(lambda: "ready as" in log.read_text(), PATIENCE, "the log file")
+        os.kill(pid, signal.SIGHUP)
+        poll(lambda: "SIGHUP: ignored" in log.read_text(), PATIENCE, "the answer to SIGHUP")
         os.kill(pid, signal.SIGUSR1)
         poll((tmp_path / "twistd.log.1").exists, PATIENCE, "the rotated log")
+        # As logrotate does.
+        log.rename(tmp_path / "twistd.log-20261129")
+        os.kill(pid, signal.SIGUSR1)
+        poll(log.exists, PATIENCE, "a new log")
         os.kill(pid, signal.SIGTERM)
         poll(lambda: not (tmp_path / "twistd.pid").exists(), PATIENCE, "the end of the daemon")
     finally:
@@ -82,6 +90,43 @@ def test_a_daemon(run_twistd: Run, tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
     messages = [json.loads(line)["message"] for line in log.read_text().splitlines()]
     assert messages[:3] == ["SIGTERM: stopping", "draining", "drained"]
+
+
+#: Makes standard input the terminal of its session, and becomes another program.
+WITH_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_terminal_that_is_closed_drains(standin: dict[str, str], tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WITH_TERMINAL, twistd_program(), "-ny", "standin.tac", "--pidfile="],
+        cwd=tmp_path,
+        env=clean_environment(standin),
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    os.close(theirs)
+    assert process.stdout is not None
+    with process, process.stdout:
+        try:
+            assert any("ready as" in line for line in process.stdout)
+            # It would kill the process if nothing was done about it.
+            process.send_signal(signal.SIGUSR1)
+            assert any("SIGUSR1: ignored" in line for line in process.stdout)
+            os.close(ours)
+            rest = process.stdout.read()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+    assert "SIGHUP: stopping" in rest
+    assert "drained" in rest
 
 
 def test_a_start_error_is_one_line(run_twistd: Run, tmp_path: Path) -> None:
@@ -164,4 +209,4 @@ def test_help(run_twistd: Run, plugin: str) -> None:
     result = run_twistd("-n", plugin, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("Usage: twistd [options] " + plugin)
-    assert f"twistd -n {plugin}" in result.stdout
+    assert "What most people need:" in result.stdout

@@ -73,6 +73,8 @@ def test_wheel_contents(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "twisted/plugins/rtunnel_plugins.py" in names
     assert "rtunnel/py.typed" in names
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "rtunnel" / "etc").rglob("*") if path.is_file()}
+    assert files == {name for name in names if name.startswith("rtunnel/etc/")}
     assert not {name for name in names if name.startswith("twisted/") and not name.endswith("/rtunnel_plugins.py")}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "rtunnel").rglob("*.py")}
     assert modules == {name for name in names if name.startswith("rtunnel/") and name.endswith(".py")}
@@ -101,6 +103,22 @@ def test_the_command(venv: Path, tmp_path: Path) -> None:
     assert run([venv / "rtunnel", "--version"], cwd=tmp_path).startswith("rtunnel ")
     run([venv / "rtunnel", "pki", "init", "--name", "localhost", "--dir", "pki"], cwd=tmp_path)
     assert "localhost" in run([venv / "rtunnel", "pki", "show", "--dir", "pki"], cwd=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["server", "client", "signal", "host", "connect"])
+def test_services_can_be_installed(name: str, venv: Path, tmp_path: Path) -> None:
+    """Units and samples are in the package."""
+    (tmp_path / "image" / "etc").mkdir(parents=True)
+    said = run([venv / "rtunnel", "service", "install", name, "--root", "image"], cwd=tmp_path)
+    assert "systemctl enable --now" in said
+
+
+def test_the_command_runs_the_plugins(venv: Path, tmp_path: Path) -> None:
+    with Process(
+        [str(venv / "rtunnel"), "server", "--control-listen=tcp:0:interface=127.0.0.1"], cwd=tmp_path
+    ) as server:
+        server.wait_for(r"control port listening on 127\.0\.0\.1:[1-9]")
+        assert server.terminate() == 0
 
 
 def test_server_starts_and_stops(venv: Path, tmp_path: Path) -> None:

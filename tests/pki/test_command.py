@@ -208,7 +208,6 @@ def test_no_key_on_a_terminal(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("", "rtunnel: name a command: pki; see --help"),
         ("pki", "rtunnel pki: name a command: init, client, bundle, import, show, renew, revoke; see --help"),
         ("pkl", "rtunnel: 'pkl' is not a command; did you mean 'pki'?"),
         ("pki ini", "rtunnel pki: 'ini' is not a command; did you mean 'init'?"),

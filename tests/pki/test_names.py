@@ -115,6 +115,7 @@ class StandIn:
         (" tunnel.example.org ", "tunnel.example.org"),
         ("bücher.example", "xn--bcher-kva.example"),
         ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("STRASSE.straße.example", "strasse.xn--strae-oqa.example"),
     ],
 )
 def test_hosts(text: str, host: str) -> None:
@@ -137,7 +138,7 @@ def test_hosts(text: str, host: str) -> None:
         ("a b", "neither"),
         ("x" * 64, "neither"),
         ("x." * 130 + "x", "neither"),
-        ("straße.example", "xn--"),
+        ("-ü.example", "neither"),
         ("\x1b[31m", "neither"),
     ],
 )

@@ -1,8 +1,9 @@
-"""Starts ``twistd`` without waiting for its imports.
+"""Starts ``twistd`` and ``rtunnel`` without waiting for their imports.
 
 Half a second to a second of every start of ``twistd`` goes into importing Twisted, Autobahn and aiortc, and the suite
 starts it some five hundred times. So one process imports all of it once, and forks for each ``twistd``. A fork runs
-``twistd`` itself, with its own arguments, environment, directory and output, and ends as any interpreter does.
+``twistd`` itself (or ``rtunnel``, by the name of the program), with its own arguments, environment, directory and
+output, and ends as any interpreter does.
 
 Run as a program, this file is the process that forks. A test process holds a :class:`ForkServer`, and a
 :class:`Forked` for each ``twistd``, with the methods of :class:`subprocess.Popen` that the harness calls. It needs
@@ -11,6 +12,7 @@ pidfds, which Linux has; see :func:`available`.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -30,6 +32,9 @@ from typing import IO, Any
 
 MODULES = (
     "twisted.scripts.twistd",
+    "rtunnel.options.command",
+    "rtunnel.options.pki.command",
+    "rtunnel.options.service",
     "rtunnel.options.plugins.rtunnel_server",
     "rtunnel.options.plugins.rtunnel_client",
     "rtunnel.options.plugins.rtc_signal",
@@ -45,6 +50,17 @@ MODULES = (
 
 MESSAGE = 1 << 17
 """Bytes that one request may have; most of it is the environment."""
+
+
+# From sched.h and sys/mount.h; there is no os.setns before Python 3.12.
+_CLONE_NEWNET, _CLONE_NEWNS = 0x40000000, 0x00020000
+_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def available() -> bool:
@@ -105,11 +121,24 @@ class ForkServer:
         self._running: dict[int, Forked] = {}
         threading.Thread(target=self._listen, name="fork server", daemon=True).start()
 
-    def start(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Forked:
-        """Start ``twistd``, with the limits and the signal handling that a child of this process would have."""
+    def start(
+        self,
+        argv: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        network: str = "",
+        files: Mapping[str, str] | None = None,
+    ) -> Forked:
+        """Start ``twistd``, with the limits and the signal handling that a child of this process would have.
+
+        :param network: the file of the network namespace in which it runs, if that is another; this needs root.
+        :param files: files that it sees in the place of others, such as ``/etc/hosts``; this needs root.
+        """
         request = {
             "argv": list(argv),
             "cwd": str(cwd),
+            "network": network,
+            "files": dict(files or {}),
             "env": dict(env),
             "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE),
             "ignores_sigint": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
@@ -194,6 +223,14 @@ def become(request: dict[str, Any], output: int) -> None:
     os.close(output)
     resource.setrlimit(resource.RLIMIT_NOFILE, tuple(request["descriptors"]))
     signal.signal(signal.SIGINT, signal.SIG_IGN if request["ignores_sigint"] else signal.default_int_handler)
+    if request["network"]:
+        with Path(request["network"]).open() as network:
+            _call(_libc.setns(network.fileno(), _CLONE_NEWNET))
+    if request["files"]:
+        _call(_libc.unshare(_CLONE_NEWNS))
+        _call(_libc.mount(b"none", b"/", None, _MS_PRIVATE | _MS_REC, None))
+        for path, shown in request["files"].items():
+            _call(_libc.mount(shown.encode(), path.encode(), None, _MS_BIND, None))
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -212,6 +249,10 @@ def main() -> None:
     # What the shell or the tests do to end themselves is not for this process: it ends when they have.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if serve(socket.socket(fileno=int(sys.argv[1]))):
+        if Path(sys.argv[0]).name == "rtunnel":
+            from rtunnel.options.command import main as run_rtunnel
+
+            sys.exit(run_rtunnel())
         from twisted.scripts.twistd import run
 
         sys.exit(run())

@@ -250,10 +250,10 @@ class Process:
         return f"--- {' '.join(self.argv)} (pid {self.pid}, {state}) ---\n{self.output}---"
 
 
-def twistd_program() -> str:
-    """The ``twistd`` of the environment that runs the tests."""
-    path = shutil.which("twistd", path=str(Path(sys.executable).parent))
-    assert path is not None, "twistd is not in the environment that runs the tests"
+def twistd_program(name: str = "twistd") -> str:
+    """The ``twistd``, or ``rtunnel``, of the environment that runs the tests."""
+    path = shutil.which(name, path=str(Path(sys.executable).parent))
+    assert path is not None, f"{name} is not in the environment that runs the tests"
     return path
 
 
@@ -273,7 +273,10 @@ class Twistd(Process):
         cold: bool = True,
     ) -> None:
         self._cold = cold or not fork_server.available()
-        super().__init__([twistd_program(), *twistd_options, *arguments], cwd=cwd, env=env, pass_fds=pass_fds)
+        super().__init__([self._program(), *twistd_options, *arguments], cwd=cwd, env=env, pass_fds=pass_fds)
+
+    def _program(self) -> str:
+        return twistd_program()
 
     def _start(
         self, cwd: Path, env: Mapping[str, str], pass_fds: Sequence[int]
@@ -281,6 +284,16 @@ class Twistd(Process):
         if self._cold or pass_fds:
             return super()._start(cwd, env, pass_fds)
         return fork_server.fork_server().start(self.argv, cwd, env)
+
+
+class Rtunnel(Twistd):
+    """``rtunnel ARGUMENTS``."""
+
+    def __init__(self, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, cold: bool = True) -> None:
+        super().__init__(*arguments, cwd=cwd, env=env, twistd_options=(), cold=cold)
+
+    def _program(self) -> str:
+        return twistd_program("rtunnel")
 
 
 class Daemon:
@@ -380,6 +393,12 @@ class Twistds:
             twistd_options=twistd_options,
             cold=self._cold,
         )
+        self._started.append(process)
+        return process
+
+    def rtunnel(self, *arguments: str, env: Mapping[str, str] | None = None) -> Rtunnel:
+        """Start ``rtunnel ARGUMENTS``."""
+        process = Rtunnel(*arguments, cwd=self.directory, env=env, cold=self._cold)
         self._started.append(process)
         return process
 

@@ -339,8 +339,7 @@ class Tunnel:
         return self.client
 
     def wait_for_client(self, *, after: int = 0) -> None:
-        reachable = rf"{re.escape(LOOPBACK)}:{self.public} -> \S+: reachable$"
-        self.client.wait_for(reachable, after=after)
+        self.client.wait_for(rf"{re.escape(LOOPBACK)}:{self.public} is published; ", after=after)
 
     @property
     def url(self) -> str:

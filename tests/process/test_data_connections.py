@@ -188,7 +188,7 @@ def test_data_connections_that_cannot_be_made(serve: Serve, start_tunnel: StartT
             f"--local={service.address}",
             f"--remote-port={(other := tunnel.public + 1 if tunnel.public < 60000 else tunnel.public - 1)}",
         )
-        client.wait_for("reachable$")
+        client.wait_for("answers$")
         client.wait_for("data connections cannot be made: .*; visitors go by the link$")
         for _ in range(3):
             assert fetch(other) == "here"

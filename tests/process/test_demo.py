@@ -41,9 +41,7 @@ def test_demo(twistd: Twistds, temporary: Path) -> None:
     assert demo.output.count(": exit code 0") == 5
     assert "connected to host 'demo': direct, 127.0.0.1:" in demo.output
     # No other machine is asked for anything, STUN servers above all.
-    ends = [
-        line for line in demo.output.splitlines() if re.match(r"  \$ twistd -n --pidfile= rtc-(host|client) ", line)
-    ]
+    ends = [line for line in demo.output.splitlines() if re.match(r"  \$ rtunnel (host|connect) ", line)]
     assert len(ends) == 2
     assert all(line.endswith(" --stun-server '' --ice-interface 127.0.0.1") for line in ends)
     assert len(children(demo)) == 6
@@ -70,13 +68,13 @@ def test_demo_that_fails_shows_why(twistd: Twistds, temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize("plugin", ["rtunnel-server", "rtc-client"])
+@pytest.mark.parametrize("plugin", ["server", "connect"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_demo_cleans_up(
     number: signal.Signals, code: int, plugin: str, twistd: Twistds, temporary: Path
 ) -> None:
     demo = twistd.program(sys.executable, str(ETC / "demo.py"), env={"TMPDIR": str(temporary)})
-    demo.wait_for(rf"= {plugin} [^\n]*\n +\(process")
+    demo.wait_for(rf"rtunnel {plugin} [^\n]*\n +\(process")
     assert demo.terminate(60, number) == code
     poll(lambda: all_gone(demo), PATIENCE, f"the processes of the demo are gone\n{demo}")
     assert not list(temporary.iterdir())

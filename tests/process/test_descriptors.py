@@ -33,7 +33,7 @@ MORE_LINES = 20
 
 SAYS = {
     "server": r"#warn\] no file descriptor is left: new connections are closed until there are some again; allow more ",
-    "client": r"#warn\] .* cannot be (?:reached|made): .*Too many open files",
+    "client": r"#warn\] .* cannot be (?:reached|made): .*too many open files",
 }
 """The line that tells the operator what to do."""
 
@@ -90,10 +90,10 @@ def test_client_that_cannot_dial(twistd: Twistds, start_tunnel: StartTunnel) -> 
     lost = tunnel.client.wait_for("next attempt in")
     # Descriptors that it has are left to it.
     resource.prlimit(tunnel.client.pid, resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    seen = tunnel.client.wait_for("Too many open files.*; next attempt in", after=lost.end())
+    seen = tunnel.client.wait_for("too many open files.*; next attempt in", after=lost.end())
     tunnel.start_server()
     tunnel.wait_for_server()
-    tunnel.client.wait_for("Too many open files.*; next attempt in", after=seen.end())
+    tunnel.client.wait_for("too many open files.*; next attempt in", after=seen.end())
     resource.prlimit(tunnel.client.pid, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
     tunnel.wait_for_client(after=seen.end())
     with Crowd() as crowd:

@@ -184,7 +184,7 @@ class TestDaemon:
         server.wait_for(rf"control port listening on {LOOPBACK}:{control}$")
         address = f"--server={LOOPBACK}:{control}"
         client = twistd.daemon("rtunnel-client", address, f"--local={service.address}", f"--remote-port={public}")
-        client.wait_for(rf":{public} -> {service.address}: reachable$")
+        client.wait_for(rf":{public} is published; the service at {service.address} answers$")
         assert fetch(public) == "here"
         for daemon in (client, server):
             directory = twistd.directory / f"daemon{0 if daemon is server else 1}"
@@ -202,7 +202,7 @@ class TestDaemon:
         service = serve(echo=lambda connection: connection.sendall(connection.recv(100)))
         address = f"--server={LOOPBACK}:{control}"
         client = twistd("rtunnel-client", address, f"--local={service.address}", f"--remote-port={public}")
-        client.wait_for("reachable$")
+        client.wait_for("answers$")
         with Visitor(public, b"echo") as visitor:
             poll(lambda: service.busy == 1, PATIENCE, "a visitor at the service")
             server.send_signal(signal.SIGTERM)

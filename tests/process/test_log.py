@@ -42,7 +42,9 @@ class JsonTunnel(Tunnel):
         self.server.wait_for(rf'"control port listening on {re.escape(LOOPBACK)}:{self.control}"')
 
     def wait_for_client(self, *, after: int = 0) -> None:
-        self.client.wait_for(rf'"{re.escape(LOOPBACK)}:{self.public} -> \S+: reachable"', after=after)
+        self.client.wait_for(
+            rf'"{re.escape(LOOPBACK)}:{self.public} is published; the service at \S+ answers"', after=after
+        )
 
 
 @pytest.fixture
@@ -63,14 +65,16 @@ def test_json(serve: Serve, start_json_tunnel: StartTunnel) -> None:
             assert line["message"]
             assert "traceback" not in line
         assert {line["level"] for line in lines(process)} <= {"debug", "info"}
-    (reachable,) = [line for line in lines(tunnel.client) if line["message"].endswith("reachable")]
-    assert reachable["level"] == "info"
-    assert reachable["message"] == f"{LOOPBACK}:{tunnel.public} -> {service.address}: reachable"
+    (published,) = [line for line in lines(tunnel.client) if "is published" in line["message"]]
+    assert published["level"] == "info"
+    assert published["message"] == (
+        f"{LOOPBACK}:{tunnel.public} is published; the service at {service.address} answers"
+    )
     # A program need not take the message apart.
-    assert reachable["public"] == f"{LOOPBACK}:{tunnel.public}"
-    (reachable,) = [line for line in lines(tunnel.server) if line["message"].endswith("reachable")]
-    assert reachable["address"] == f"{LOOPBACK}:{tunnel.public}"
-    assert reachable["local"] == service.address
+    assert published["public"] == f"{LOOPBACK}:{tunnel.public}"
+    (published,) = [line for line in lines(tunnel.server) if line["message"].endswith("published")]
+    assert published["address"] == f"{LOOPBACK}:{tunnel.public}"
+    assert published["local"] == service.address
 
 
 @pytest.mark.parametrize("level", ["debug", "info"])

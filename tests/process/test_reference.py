@@ -70,7 +70,7 @@ def test_reference_client_with_a_port_of_its_own(
     server = twistd("rtunnel-server", f"--control-listen={ANY_PORT}", f"--public-interface={LOOPBACK}")
     control = int(server.wait_for(r"control port listening on \S+:(\d+)$")[1])
     client = reference(f"ReferenceClient(reactor, {control}, {service.port}, {public})")
-    server.wait_for(rf"{LOOPBACK}:{public} -> {service.address} of client \S+: reachable$")
+    server.wait_for(rf"{LOOPBACK}:{public} -> {service.address} of client \S+: published$")
     check(public)
     client.kill()
     server.wait_for(rf"client \S+ gone; ports freed: {public}$")
@@ -84,9 +84,9 @@ def test_silent_reference_client_on_the_shared_port(
     service = serve(GET=page("here"), get=get)
     server = twistd("rtunnel-server", f"--control-listen={ANY_PORT}", f"--public-listen={ANY_PORT}")
     control = int(server.wait_for(r"control port listening on \S+:(\d+)$")[1])
-    public = int(server.wait_for(r"shared public port listening on \S+:(\d+)$")[1])
+    public = int(server.wait_for(r"shared public port \S+:(\d+) is closed until")[1])
     reference(f"ReferenceClient(reactor, {control}, {service.port})")
-    server.wait_for("reachable$")
+    server.wait_for("published$")
     check(public)
 
 
@@ -98,7 +98,7 @@ def test_reference_server(twistd: Twistds, serve: Serve, reference: Callable[[st
     wait_until_open(control)
     address = f"--server={LOOPBACK}:{control}"
     client = twistd("rtunnel-client", address, f"--local={service.address}", f"--remote-port={public}")
-    client.wait_for(rf"{LOOPBACK}:{public} -> {service.address}: asked for")
+    client.wait_for(rf"{LOOPBACK}:{public} is asked for, .*; the service at {service.address} answers$")
     wait_for_page(public, "here", PATIENCE)
     check(public)
     server.kill()

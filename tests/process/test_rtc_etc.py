@@ -22,7 +22,7 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds, twistd_program, wait_until_open
 from tests.process.services import Service, expected, get, read_all
-from tests.process.test_etc import ETC, LOOPBACK, read_unit
+from tests.process.test_etc import ETC, LOOPBACK, PACKAGED, read_unit
 from tests.tls.parts import Authority
 
 pytestmark = pytest.mark.cold
@@ -146,7 +146,7 @@ class TestUnits:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_service_is_confined(self, name: str) -> None:
-        service = read_unit(ETC / "systemd" / f"{name}.service")["Service"]
+        service = read_unit(PACKAGED / "systemd" / f"{name}.service")["Service"]
         assert service["User"] == "rtunnel"
         assert service["NoNewPrivileges"] == "yes"
         assert service["ProtectSystem"] == "strict"
@@ -158,10 +158,10 @@ class TestUnits:
     @pytest.mark.parametrize("name", ["rtunnel-server", "rtunnel-client", "rtc-host", "rtc-client"])
     def test_memory_may_be_written_and_executed_where_certificates_are_checked(self, name: str) -> None:
         """pyOpenSSL needs it for ``set_verify``; without it the process ends with a MemoryError."""
-        assert "MemoryDenyWriteExecute" not in read_unit(ETC / "systemd" / f"{name}.service")["Service"]
+        assert "MemoryDenyWriteExecute" not in read_unit(PACKAGED / "systemd" / f"{name}.service")["Service"]
 
     def test_signal_needs_no_such_memory(self, twistd: Twistds, authority: Authority) -> None:
-        assert read_unit(ETC / "systemd" / "rtc-signal.service")["Service"]["MemoryDenyWriteExecute"] == "yes"
+        assert read_unit(PACKAGED / "systemd" / "rtc-signal.service")["Service"]["MemoryDenyWriteExecute"] == "yes"
         prctl = getattr(ctypes.CDLL(None), "prctl", None)
         if prctl is None or prctl(PR_GET_MDWE, 0, 0, 0, 0) < 0:
             pytest.skip("this kernel cannot forbid such memory")
@@ -181,13 +181,13 @@ class TestUnits:
     def test_systemd_has_longer_than_the_drain(self, name: str) -> None:
         (drain,) = {setting.default for setting in ALL if setting.name == "drain"}
         assert isinstance(drain, float)
-        assert int(read_unit(ETC / "systemd" / f"{name}.service")["Service"]["TimeoutStopSec"]) > drain
+        assert int(read_unit(PACKAGED / "systemd" / f"{name}.service")["Service"]["TimeoutStopSec"]) > drain
 
 
 def spelt_out(tmp_path: Path) -> Path:
     """The sample with all that is commented out."""
     path = tmp_path / "rtc.yaml"
-    path.write_text(re.sub(r"^#(?= *[a-z_]+:)", "", (ETC / "rtc.yaml").read_text(), flags=re.MULTILINE))
+    path.write_text(re.sub(r"^#(?= *[a-z_]+:)", "", (PACKAGED / "rtc.yaml").read_text(), flags=re.MULTILINE))
     return path
 
 
@@ -204,7 +204,7 @@ class TestSample:
     @pytest.mark.parametrize("plugin", PLUGINS)
     def test_what_is_commented_out_is_the_default(self, plugin: type[PluginOptions], tmp_path: Path) -> None:
         as_is, everything = plugin(), plugin()
-        as_is.parseOptions(["--config", str(ETC / "rtc.yaml")])
+        as_is.parseOptions(["--config", str(PACKAGED / "rtc.yaml")])
         everything.parseOptions(["--config", str(spelt_out(tmp_path))])
         assert dict(everything) == dict(as_is)
 

@@ -191,13 +191,12 @@ class TestReset:
         for _ in range(5):
             with tunnel.visit() as visitor, pytest.raises(ConnectionResetError):
                 visitor.recv(1)
-        (line,) = lines_with(tunnel.host, "cannot be reached")
-        assert f"service {LOOPBACK}:{port} cannot be reached: " in line
-        assert "refused" in line
+        (line,) = lines_with(tunnel.host, "does not answer")
+        assert f"offers tcp {LOOPBACK}:{port}; it does not answer (connection refused): visitors get a reset" in line
         with socket.create_server((LOOPBACK, port)) as service, tunnel.visit():
             service.settimeout(PATIENCE)
             service.accept()[0].close()
-        tunnel.host.wait_for(f"service {LOOPBACK}:{port} is back$")
+        tunnel.host.wait_for(f"offers tcp {LOOPBACK}:{port}; it answers$")
 
 
 class TestServices:
@@ -215,11 +214,14 @@ class TestServices:
             assert fetch(tunnel.local) == "default"
             assert fetch(ports["blue"]) == "blue"
             assert fetch(ports["green"]) == "green"
-        # The host offers no red one: whoever wants it is reset, and the host says so.
+        # The host offers no red one: whoever wants it is reset, and both ends say so.
         with tunnel.visit(b"get 1000000 1") as other:
             with Visitor(ports["red"]) as visitor, pytest.raises(ConnectionResetError):
                 visitor.recv(1)
             assert read_all(other) == expected(1_000_000, 1)
+        assert (
+            "host 'myhost' refuses a connection: it does not offer the service 'red' over tcp" in tunnel.client.output
+        )
         (line,) = lines_with(tunnel.host, "red")
         assert "asks for the service 'red' over tcp, which is not offered" in line
         assert "#warn" in line

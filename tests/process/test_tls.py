@@ -152,8 +152,8 @@ def test_replaced_and_revoked_under_traffic(
     assert "link to server" not in tunnel.client.output
 
     authority.revoke(client_holder)
-    tunnel.server.wait_for(r"link .* \(laptop\): closed by us: unauthorized: its certificate is revoked")
-    tunnel.client.wait_for("lost: unauthorized: its certificate is revoked")
+    tunnel.server.wait_for(r"link .* \(laptop\): closed by us: unauthorized: the certificate of 'laptop' is revoked")
+    tunnel.client.wait_for("lost: unauthorized: the certificate of 'laptop' is revoked")
     tunnel.client.wait_for("lost: the server refuses our certificate: it is revoked")
     wait_until_closed(tunnel.public)
 

@@ -165,6 +165,26 @@ class StreamContract:
         assert len(two.user.received) < BULK
 
     @ensureDeferred
+    async def test_reset_behind_bytes_that_wait(self, setting: Any) -> None:
+        for first in (0, 1):
+            ends = await self.open_stream(setting)
+            one, two = ends[first], ends[1 - first]
+            data = os.urandom(BULK)
+            one.stream.write(data)
+            one.stream.reset(Code.CONNECTION_LOST, "the socket broke", behind=True)
+            one.stream.write(b"late")
+            await self.until(lambda: two.user.received)  # noqa: B023
+            assert two.user.told == []
+            two.stream.write(b"dropped")
+            two.read()
+            await self.until(lambda: two.user.told)  # noqa: B023
+            assert two.user.received == data
+            assert two.user.told == ["reset"]
+            assert two.user.reset is not None
+            assert two.user.reset[0] == Code.CONNECTION_LOST
+            assert one.user.received == b""
+
+    @ensureDeferred
     async def test_stream_that_is_over_does_nothing(self, setting: Any) -> None:
         one, two = await self.open_stream(setting)
         one.stream.reset(Code.CONNECTION_LOST, "once")

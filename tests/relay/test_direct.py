@@ -8,9 +8,12 @@ import socket
 
 import pytest
 import pytest_twisted
+from twisted.internet.epollreactor import EPollReactor
 
-from rtunnel.relay import direct
-from rtunnel.relay.direct import BUFFER_SIZE
+from rtunnel.relay import side as side_module
+from rtunnel.relay.last_bytes import unacknowledged
+from rtunnel.relay.side import BUFFER_SIZE
+from rtunnel.relay.sockets import RESET_ON_CLOSE
 from tests.relay.direct_rig import Far, Rig, Turns, far_ends, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -84,11 +87,14 @@ async def test_end_waits_for_what_a_slow_reader_has_not_taken(turns: Turns, kind
 async def test_chunks_of_any_size_at_any_pace(turns: Turns, kind: str, seed: int) -> None:
     """With small and bulk writes, readers that pause, and small kernel buffers, nothing is lost, doubled or swapped."""
     chance = random.Random(seed)
-    with Rig(turns, kind, buffers=chance.choice([0, 16384, 65536])) as rig:
+    buffers = chance.choice([0, 16384, 65536])
+    # A window below a segment's size moves about 30 KiB in 200 ms on loopback.
+    largest = 15 if buffers == 16384 else 19
+    with Rig(turns, kind, buffers=buffers) as rig:
         sent: dict[Far, bytearray] = {rig.left: bytearray(), rig.right: bytearray()}
         for _ in range(60):
             far = chance.choice(rig.fars)
-            chunk = chance.randbytes(int(2 ** chance.uniform(0, 19)))
+            chunk = chance.randbytes(int(2 ** chance.uniform(0, largest)))
             far.send(chunk)
             sent[far] += chunk
             for each in rig.fars:
@@ -173,7 +179,7 @@ async def test_nothing_is_read_while_the_other_side_does_not_take(turns: Turns, 
         sending.send(bytes(TOO_MUCH))
         await rig.settle()
         # The kernel keeps up to twice the requested size, per direction and connection; the rest is one buffer or pipe.
-        assert sending.sent < 8 * 65536 + direct.SPLICE_SIZE
+        assert sending.sent < 8 * 65536 + side_module.SPLICE_SIZE
         held = [side for side in (rig.relay._left, rig.relay._right) if side.pipe or side.pending]
         assert len(held) == 1
         assert len(held[0].pending) <= BUFFER_SIZE
@@ -279,6 +285,66 @@ async def test_reset_behind_an_end_shows_with_the_next_byte(turns: Turns, side: 
         other.send(b"answer")
         await rig.until(lambda: rig.ends)
         assert other.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in (errno.EPIPE, errno.ECONNRESET)
+
+
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_bytes_before_a_reset_come_before_it(turns: Turns, side: str) -> None:
+    """The relay waits for both peers when one resets: it can write to neither, and has not read everything."""
+    if turns.reactor.__class__ is EPollReactor and turns.poller is None:
+        return  # it takes a reset for the loss of what is not being read; where there is epoll, our poller is used
+    with Rig(turns) as rig:
+        far, other = far_ends(rig, side)
+        await bring_to(rig, "full", far, other)
+        arrived = far.sent - unacknowledged(far.socket.fileno())
+        far.reset()
+        await rig.settle()
+        assert not rig.ends
+        other.reads = 1 << 18
+        await rig.until(lambda: rig.ends and other.is_over)
+        assert other.received >= arrived
+        assert isinstance(other.error, ConnectionResetError)
+
+
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_end_before_a_reset_comes_before_it(turns: Turns, side: str) -> None:
+    """A service answers, closes, and is sent more."""
+    with Rig(turns) as rig:
+        far, other = far_ends(rig, side)
+        far.send(b"answer")
+        await rig.until(lambda: other.received == 6)
+        far.socket.close()
+        await rig.until(lambda: other.ended)
+        assert other.error is None
+        other.send(bytes(TOO_MUCH))
+        await rig.until(lambda: rig.ends)
+
+
+@pytest_twisted.ensureDeferred
+async def test_peer_that_takes_no_more_is_still_read(turns: Turns) -> None:
+    with Rig(turns, "unix") as rig:
+        rig.left.socket.shutdown(socket.SHUT_RD)
+        rig.left.reads = 0
+        rig.right.send(bytes(TOO_MUCH))
+        await rig.until(lambda: rig.right.sent == TOO_MUCH)
+        rig.left.send(b"answer", end=True)
+        await rig.until(lambda: rig.right.is_over)
+        assert bytes(rig.right.kept) == b"answer"
+
+
+@pytest_twisted.ensureDeferred
+async def test_process_that_is_killed_resets_until_it_has_said_all(turns: Turns) -> None:
+    def would_reset(sock: socket.socket) -> bool:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == RESET_ON_CLOSE
+
+    with Rig(turns) as rig:
+        assert would_reset(rig.inner_left)
+        assert would_reset(rig.inner_right)
+        rig.left.send(b"all", end=True)
+        await rig.until(lambda: rig.right.ended)
+        assert would_reset(rig.inner_left)
+        assert not would_reset(rig.inner_right)
 
 
 @PHASES

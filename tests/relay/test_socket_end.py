@@ -209,20 +209,56 @@ def test_closed_stream_outdoes_a_half_close_that_still_waits(relay: Relay) -> No
 # Resets
 
 
-def test_reset_stream_resets_the_connection_and_drops_what_is_pending(relay: Relay) -> None:
+def test_reset_stream_resets_the_connection_behind_what_is_pending(relay: Relay) -> None:
     relay.socket.say_full()
-    relay.far.write(b"never to be taken for the whole")
+    relay.far.write(b"an answer")
     relay.far.reset(Code.CONNECTION_LOST, "gone")
+    relay.end.dataReceived(b"dropped")
+    before = relay.socket.aborted
+    relay.socket.say_room()
+    assert relay.socket.value() == b"an answer"
+    assert (before, relay.socket.aborted) == (False, True)
+    assert relay.peer.received == b""
+
+
+def test_reset_behind_an_end_that_waits(relay: Relay) -> None:
+    relay.socket.say_full()
+    relay.far.write(b"an answer")
+    relay.far.finish()
+    relay.far.reset(Code.CONNECTION_LOST, "gone")
+    relay.socket.say_room()
+    assert relay.socket.value() == b"an answer"
+    assert relay.socket.half_closed
+    assert relay.socket.aborted
+
+
+@pytest.mark.parametrize("code", [Code.STALLED, Code.PROTOCOL, Code.FLOW_CONTROL])
+def test_reset_that_does_not_wait(relay: Relay, code: Code) -> None:
+    """Nobody takes what is pending, or the peer must not make us keep it."""
+    relay.socket.say_full()
+    relay.far.write(b"pending")
+    relay.far.reset(code, "gone")
     assert relay.socket.aborted
     relay.socket.say_room()
     assert relay.socket.value() == b""
+
+
+def test_bytes_before_a_lost_connection_come_before_the_reset() -> None:
+    relay = Relay(window=4)
+    relay.end.dataReceived(b"an answer")
+    lose(relay.end, cleanly=False)
+    assert (relay.peer.received, relay.peer.told) == (b"an a", [])
+    relay.peer.delivers = relay.far
+    relay.far.delivered(4)
+    assert relay.peer.received == b"an answer"
+    assert relay.peer.told == ["reset"]
 
 
 def test_lost_connection_resets_the_stream(relay: Relay) -> None:
     lose(relay.end, cleanly=False)
     assert relay.peer.reset is not None
     assert relay.peer.reset[0] == Code.CONNECTION_LOST
-    assert "lost" in relay.peer.reset[1]
+    assert relay.peer.reset[1] == "the connection was reset or timed out"
     assert relay.lives.lost == [relay.end]
 
 

@@ -9,7 +9,16 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.task import Clock
 
-from rtunnel.relay.udp import MAX_WAITING, Flow, FlowTable, UdpSocket, WaitingDatagrams, look_up
+from rtunnel.relay import udp as udp_module
+from rtunnel.relay.udp import (
+    BRIEF_IDLE,
+    LASTING_IDLE,
+    MAX_WAITING,
+    Flow,
+    FlowTable,
+    UdpSocket,
+    WaitingDatagrams,
+)
 from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.udp.parts import Program
@@ -169,22 +178,6 @@ async def test_ipv6() -> None:
     connected.udp.close()
 
 
-@ensureDeferred
-async def test_look_up_prefers_ipv4() -> None:
-    found: list[str | None] = []
-    look_up(reactor, "localhost", found.append)
-    await until(lambda: found)
-    assert found == [HOST]
-
-
-@ensureDeferred
-async def test_look_up_of_nothing() -> None:
-    found: list[str | None] = []
-    look_up(reactor, "no-such-name.invalid", found.append)
-    await until(lambda: found)
-    assert found == [None]
-
-
 def test_waiting_datagrams_are_few_and_in_order() -> None:
     waiting = WaitingDatagrams()
     texts = [b"%d" % number for number in range(MAX_WAITING)]
@@ -230,7 +223,7 @@ def test_idle_flows_end_and_used_ones_stay() -> None:
     quiet, busy = FakeFlow(table), FakeFlow(table)
     for _ in range(7):
         clock.advance(10)
-        table.use(busy)
+        table.use(busy, answer=False)
     assert (quiet.ended, busy.ended) == ("idle", "")
     assert list(table) == [busy]
     clock.advance(59)
@@ -257,7 +250,7 @@ def test_there_is_one_timer_at_most() -> None:
     for _ in range(500):
         flows.append(FakeFlow(table))
         clock.advance(0.1)
-        table.use(flows[0])
+        table.use(flows[0], answer=False)
         assert len(clock.getDelayedCalls()) == 1
     for flow in flows:
         flow.end("tired")
@@ -268,7 +261,7 @@ def test_the_one_idle_longest_makes_room() -> None:
     clock = Clock()
     table = FlowTable(clock, 3, 60.0)
     one, two, three = (FakeFlow(table) for _ in range(3))
-    table.use(one)
+    table.use(one, answer=False)
     four = FakeFlow(table)
     assert two.ended == "made room for another"
     assert list(table) == [three, one, four]
@@ -292,6 +285,70 @@ def test_idle_times_differ_by_last_use() -> None:
     assert clock.getDelayedCalls() == []
 
 
+QUESTION, ANSWER = False, True
+
+
+@pytest.mark.parametrize(
+    ("passed", "idle"),
+    [
+        ([QUESTION], BRIEF_IDLE),
+        ([QUESTION, ANSWER], BRIEF_IDLE),
+        ([QUESTION] * 9, BRIEF_IDLE),
+        # As glibc asks for addresses of both kinds.
+        ([QUESTION, QUESTION, ANSWER, ANSWER], BRIEF_IDLE),
+        ([ANSWER, ANSWER], BRIEF_IDLE),
+        ([QUESTION, ANSWER, QUESTION], BRIEF_IDLE),
+        ([QUESTION, ANSWER, QUESTION, ANSWER], LASTING_IDLE),
+        ([QUESTION, ANSWER, QUESTION, ANSWER, ANSWER, QUESTION], LASTING_IDLE),
+    ],
+)
+def test_a_flow_that_went_both_ways_more_than_once_lasts_longer(passed: list[bool], idle: float) -> None:
+    clock = Clock()
+    table = FlowTable(clock, 10, None)
+    FakeFlow(table)
+    clock.advance(20)
+    flow = FakeFlow(table)
+    for answer in passed:
+        clock.advance(2)
+        table.use(flow, answer=answer)
+    clock.advance(idle - 0.5)
+    assert flow.ended == ""
+    # One that begins late ends in time all the same.
+    late = FakeFlow(table)
+    clock.advance(0.5)
+    assert flow.ended == "idle"
+    clock.advance(BRIEF_IDLE - 0.5)
+    assert late.ended == "idle"
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_time_that_is_set_is_that_of_all_flows() -> None:
+    clock = Clock()
+    table = FlowTable(clock, 10, 60.0)
+    brief, lasting = FakeFlow(table), FakeFlow(table)
+    for answer in (QUESTION, ANSWER) * 3:
+        table.use(lasting, answer=answer)
+    clock.advance(59)
+    assert (brief.ended, lasting.ended) == ("", "")
+    clock.advance(1)
+    assert (brief.ended, lasting.ended) == ("idle", "idle")
+
+
+def test_the_one_idle_longest_makes_room_whether_it_is_brief_or_not() -> None:
+    clock = Clock()
+    table = FlowTable(clock, 2, None)
+    lasting, brief = FakeFlow(table), FakeFlow(table)
+    for answer in (QUESTION, ANSWER) * 2:
+        table.use(lasting, answer=answer)
+    clock.advance(1)
+    table.use(brief, answer=QUESTION)
+    FakeFlow(table)
+    assert (lasting.ended, brief.ended) == ("made room for another", "")
+    assert len(table) == 2
+    clock.advance(BRIEF_IDLE)
+    assert len(table) == 0
+
+
 def test_sockets_are_not_inherited() -> None:
     udp = Socket().udp
     udp.bind(HOST, 0)
@@ -299,3 +356,38 @@ def test_sockets_are_not_inherited() -> None:
     assert not handle.get_inheritable()
     handle.detach()
     udp.close()
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", pytest.param("::", marks=needs_ipv6)])
+@ensureDeferred
+async def test_answer_comes_from_the_address_that_was_asked(everywhere: str) -> None:
+    """A program whose socket is connected, as a resolver's or WireGuard's is, takes answers from nowhere else."""
+    bound, program = Socket(), Program()
+    bound.udp.bind(everywhere, 0)
+    address: Any = bound.udp.address
+    asked = [("127.0.0.2", address.port), ("127.0.0.1", address.port), ("127.0.0.3", address.port)]
+    for where in asked:
+        program.send(b"question", where)
+    await until(lambda: len(bound.received) == 3)
+    assert len({source for _, source in bound.received}) == 3, "each destination has a flow of its own"
+    for _, source in bound.received:
+        bound.udp.send(b"answer", source)
+    assert [await program.gets() for _ in asked] == [(b"answer", where) for where in asked]
+    assert bound.lost == []
+    bound.udp.close()
+    program.close()
+
+
+@ensureDeferred
+async def test_system_that_does_not_tell_what_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp_module, "_IP_PKTINFO", None)
+    bound, program = Socket(), Program()
+    bound.udp.bind("", 0)
+    address: Any = bound.udp.address
+    program.send(b"question", (HOST, address.port))
+    await until(lambda: bound.received)
+    assert bound.received == [(b"question", program.address)]
+    bound.udp.send(b"answer", program.address)
+    assert (await program.gets())[0] == b"answer"
+    bound.udp.close()
+    program.close()

@@ -10,7 +10,7 @@ import pytest
 
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.reverse.server.service import TunnelServer
-from tests.reverse.net import HEADER, NEW_CONN, RawLink, until
+from tests.reverse.net import HEADER, NEW_CONN, PING, PONG, RawLink, until
 from tests.reverse.world import World
 
 ATTACH, TICKETS = 0x17, 0x18
@@ -28,12 +28,14 @@ class RawData(RawLink):
     """One end of a data connection.
 
     :ivar visitor: NEW_CONN's payload, once it has come; what follows is in ``stream``.
+    :ivar answers: whether it answers PING.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.visitor: dict[str, Any] | None = None
         self.stream = b""
+        self.answers = False
 
     def dataReceived(self, data: bytes) -> None:
         if self.visitor is not None:
@@ -50,6 +52,8 @@ class RawData(RawLink):
             del held[:end]
             self.frames.append((frame_type, conn_id, payload))
             self.seen.append(frame_type)
+            if frame_type == PING and self.answers:
+                self.put(PONG, conn_id, payload)
             if frame_type == NEW_CONN:
                 assert conn_id
                 self.visitor = json.loads(payload)

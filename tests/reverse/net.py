@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectionRefusedError
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -175,6 +175,12 @@ async def connect(port: int, peer: Peer) -> Any:
             raise
         peer.lost = Failure()
     return peer
+
+
+async def is_refused(port: int) -> None:
+    """Who connects is refused by the system, as where nothing listens."""
+    with pytest.raises(ConnectionRefusedError):
+        await connect(port, Peer())
 
 
 def can_bind(port: int) -> bool:

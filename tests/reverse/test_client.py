@@ -59,13 +59,15 @@ async def test_service_that_is_down_end_to_end(world: World) -> None:
     fine = await world.visitor(ports[1])
     fine.send(b"fine")
     await fine.has(b"fine")
-    assert len(world.lines("cannot be reached", LogLevel.warn)) == 1, "loud once"
-    assert len(world.lines("cannot be reached", LogLevel.debug)) == 4
+    down = f"the service at 127.0.0.1:{nobody} does not answer (connection refused): visitors get a reset until it does"
+    assert len(world.lines(down, LogLevel.warn)) == 1, "loud once"
+    assert len(world.lines("cannot be reached", LogLevel.debug)) == 5
+    assert len(world.lines("does not answer")) == 1
     await world.service(lambda: Peer(echo=True), port=nobody)
     again = await world.visitor(ports[0])
     again.send(b"back")
     await again.has(b"back")
-    assert len(world.lines("is back", LogLevel.info)) == 1
+    assert len(world.lines(f"is published; the service at 127.0.0.1:{nobody} answers", LogLevel.info)) == 1
 
 
 @ensureDeferred
@@ -138,12 +140,13 @@ async def test_refused_tunnel_waits_longer_each_time(world: World) -> None:
 
 
 @ensureDeferred
-async def test_one_line_says_what_is_reachable_where(world: World) -> None:
+async def test_one_line_says_what_is_published_where(world: World) -> None:
     """With the name of the server as the user wrote it, where the server listens on all its addresses."""
     by_hand = await world.raw_server()
     settings = ClientSettings(
         DialAddress.parse(f"localhost:{by_hand.port}"),
         (TunnelSettings(8080, DialAddress.parse(":80")), TunnelSettings(8081, DialAddress.parse(":81"), "web")),
+        check_services=False,
     )
     world.start(TunnelClient(reactor, settings))
     link: Any = await by_hand.peer()
@@ -151,8 +154,8 @@ async def test_one_line_says_what_is_reachable_where(world: World) -> None:
     await link.take(INIT, 1)
     link.put(READY, 0, b'{"address": "0.0.0.0:8080"}')
     link.put(READY, 1, b'{"address": "203.0.113.5:8081"}')
-    await world.logged("203.0.113.5:8081 -> :81: reachable", LogLevel.info)
-    assert len(world.lines("localhost:8080 -> :80: reachable", LogLevel.info)) == 1
+    await world.logged("203.0.113.5:8081 is published; the service at :81 has not been tried", LogLevel.info)
+    assert len(world.lines("localhost:8080 is published; the service at :80 has not", LogLevel.info)) == 1
 
 
 @ensureDeferred

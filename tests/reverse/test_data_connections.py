@@ -30,11 +30,18 @@ async def at_once(world: World, port: int, count: int) -> list[Peer]:
     return list(await gatherResults([Deferred.fromCoroutine(world.visitor(port)) for _ in range(count)]))
 
 
+def probes(sock: socket.socket) -> tuple[int, ...]:
+    """Return after how many seconds of silence the kernel probes, how often, and how many probes may go unanswered."""
+    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    return tuple(sock.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+
+
 @DIRECT
 @ensureDeferred
 async def test_visitor_has_a_connection_of_its_own(world: World) -> None:
-    server, service, port = world.server(), await world.service(), free_port()
-    client = world.client(server, (port, service.port))
+    limits = LinkLimits(keepalive_interval=3, dead_after=12)
+    server, service, port = world.server(limits=limits), await world.service(), free_port()
+    client = world.client(server, (port, service.port), limits=limits)
     await world.reachable()
     pool = await pool_of(world, server)
     visitor = await world.visitor(port)
@@ -47,6 +54,10 @@ async def test_visitor_has_a_connection_of_its_own(world: World) -> None:
     for side in (side for end in (server, client) for relay in relays(end) for side in (relay._left, relay._right)):
         assert side.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert side.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    for end in (server, client):
+        (relay,) = relays(end)
+        assert probes(relay._left.socket) == (3, 3, 3), "as on the link"
+        assert probes(relay._right.socket) == (60, 60, 2)
     (session,) = server.sessions
     assert not session.link.streams
     assert session.link.stream_count == client.link.session.link.stream_count == 1
@@ -285,7 +296,9 @@ async def test_names_and_addresses_of_a_service(world: World, host: str) -> None
         server, port = world.server(), free_port()
         tunnel = TunnelSettings(port, DialAddress.parse(f"{host}:{listening.getHost().port}"))
         control = DialAddress.parse(f"{HOST}:{world.control_port(server)}")
-        client = world.start(TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane=world.plane)))
+        client = world.start(
+            TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane=world.plane, check_services=False))
+        )
         await world.reachable()
         visitor = await world.visitor(port)
         visitor.send(b"hello" * 1000)
@@ -307,7 +320,9 @@ async def test_link_and_data_connections_over_a_unix_socket(world: World, tmp_pa
     service, port = await world.echo(), free_port()
     tunnel = TunnelSettings(port, DialAddress.parse(f"{HOST}:{service.port}"))
     client = world.start(
-        TunnelClient(reactor, ClientSettings(DialAddress.parse(where), (tunnel,), data_plane=world.plane))
+        TunnelClient(
+            reactor, ClientSettings(DialAddress.parse(where), (tunnel,), data_plane=world.plane, check_services=False)
+        )
     )
     await world.reachable()
     visitor = await world.visitor(port)
@@ -320,7 +335,7 @@ async def test_link_and_data_connections_over_a_unix_socket(world: World, tmp_pa
 @BOTH_PLANES
 @ensureDeferred
 async def test_visitors_behind_haproxy(world: World) -> None:
-    """The port of Twisted's that reads the header in front cannot give its socket away: relayed in user space."""
+    """Once the header is read, they are like any others: the log names them, and their sockets are relayed."""
     settings = ServerSettings(
         ListenAddress.parse(f"{HOST}:0"),
         ListenAddress.parse(f"haproxy:tcp:0:interface={HOST}"),
@@ -337,6 +352,8 @@ async def test_visitors_behind_haproxy(world: World) -> None:
     await peer.has(b"GET /")
     peer.send(b"200 OK")
     await visitor.has(b"200 OK")
+    assert world.lines("visitor 192.0.2.7:1234 of tunnel 0")
+    assert len(relays(server)) == (world.plane == "direct")
     visitor.close()
     await peer.ends()
     peer.close()
@@ -353,7 +370,9 @@ async def test_service_whose_socket_cannot_be_had(world: World, monkeypatch: pyt
     server, service, port = world.server(), await world.service(), free_port()
     tunnel = TunnelSettings(port, DialAddress.parse(f"localhost:{service.port}"))
     control = DialAddress.parse(f"{HOST}:{world.control_port(server)}")
-    client = world.start(TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane="direct")))
+    client = world.start(
+        TunnelClient(reactor, ClientSettings(control, (tunnel,), data_plane="direct", check_services=False))
+    )
     await world.reachable()
     visitor = await world.visitor(port)
     sent, answer = os.urandom(1_000_000), os.urandom(3_000_000)

@@ -174,7 +174,7 @@ async def test_service_that_is_down_is_one_line_and_a_reset(world: World) -> Non
         data = await server.data(number)
         data.send(new_conn() + b"GET /")
         await until(lambda: data.was_reset)  # noqa: B023
-    assert len(world.lines("cannot be reached: Connection was refused", LogLevel.warn)) == 1
+    assert len(world.lines("does not answer (connection refused)", LogLevel.warn)) == 1
     assert server.client.link.session.link.stream_count == 0
 
 
@@ -331,5 +331,5 @@ async def test_visitor_whose_service_takes_its_time(world: World, full_backlog: 
     while not (patient.over and many.over):
         await server.link.is_alive()
     assert patient.was_reset
-    assert len(world.lines("cannot be reached", LogLevel.warn)) == 1
+    assert len(world.lines("does not answer", LogLevel.warn)) == 1
     assert server.client.link.session.link.stream_count == 0

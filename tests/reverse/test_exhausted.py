@@ -17,12 +17,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogLevel
 
 from rtunnel.access.admission import Admission, AdmissionSettings
-from rtunnel.addresses import ListenAddress
 from rtunnel.errors import ConfigError
+from rtunnel.reverse import public
 from rtunnel.reverse.client import visits
 from rtunnel.reverse.server.service import TunnelServer
-from rtunnel.reverse.settings import ServerSettings
-from rtunnel.upkeep import accepting
+from rtunnel.upkeep import accepting, listening
 from tests.ports import free_port
 from tests.reverse.data import ATTACH, AUTO, CAPABILITIES, FULL, Full, attach, session_of, tickets_of
 from tests.reverse.net import (
@@ -40,7 +39,7 @@ from tests.reverse.net import (
     until,
 )
 from tests.reverse.test_data_connections_client import ServerByHand, new_conn
-from tests.reverse.world import World
+from tests.reverse.world import World, port_of
 
 
 @contextmanager
@@ -88,17 +87,18 @@ async def client_by_hand(world: World, server: TunnelServer, port: int) -> Any:
 
 @AUTO
 @ensureDeferred
-async def test_visitor_who_would_need_one_more_at_the_server(world: World) -> None:
-    """The port that reads a header in front cannot give its socket away, so Twisted is given the data connection's."""
-    shared = ListenAddress.parse(f"haproxy:tcp:0:interface={HOST}")
-    server = world.start(TunnelServer(reactor, ServerSettings(ListenAddress.parse(f"{HOST}:0"), shared)))
+async def test_visitor_who_would_need_one_more_at_the_server(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor below Twisted's TLS, say: its socket cannot be had, so Twisted is given the data connection's."""
+    monkeypatch.setattr(listening, "give_sockets", lambda _port, _factory: None)
+    monkeypatch.setattr(public, "has_socket", lambda _transport: False)
+    server = world.server(shared=True)
     link, tickets = await client_by_hand(world, server, 0)
     session = session_of(server)
     data = await attach(world, server, tickets[0])
     await until(lambda: session.carriers[0]._idle)
-    port = server.shared._port.getHost().port
+    port = port_of(server.shared)
     with socket.create_connection((HOST, port)) as visitor:
-        visitor.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\nGET /")
+        visitor.sendall(b"GET /")
         with descriptors_left(1):
             await until(lambda: data.was_reset and was_reset(visitor), "both ends are reset")
     await until(lambda: not server.visitors)
@@ -110,7 +110,7 @@ async def test_visitor_who_would_need_one_more_at_the_server(world: World) -> No
     data = await attach(world, server, tickets[1])
     await until(lambda: session.carriers[0]._idle)
     again = await world.visitor(port)
-    again.send(b"PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\nGET /")
+    again.send(b"GET /")
     await data.is_used()
     await data.has_stream(b"GET /")
     await link.is_alive()
@@ -206,7 +206,7 @@ async def test_data_connection_that_cannot_be_watched_at_the_client(
     service._address_now = there if at_once else (socket.AF_INET, (HOST, full_backlog))
     service.poller = Full(poller := service.poller)
     server.send_tickets(1)
-    assert FULL in await world.logged("data connections cannot be made: ", LogLevel.warn)
+    assert FULL.lower() in await world.logged("data connections cannot be made: ", LogLevel.warn)
     assert not service.session.data._there
     assert not service.session.data._dialling
     service.poller, service._address_now = poller, there

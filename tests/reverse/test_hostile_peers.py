@@ -52,7 +52,7 @@ async def test_ready_again_and_again_is_said_once(world: World) -> None:
     for port in range(100):
         link.put(READY, 0, b'{"address": "0.0.0.0:%d"}' % (port + 1))
     await link.is_alive()
-    assert len(world.lines("reachable", LogLevel.info)) == 1
+    assert len(world.lines(" is published", LogLevel.info)) == 1
 
 
 @ensureDeferred
@@ -79,7 +79,7 @@ async def test_tunnels_that_come_and_go_do_not_fill_the_log(world: World, monkey
     link = await world.raw_extended(server)
     link.send((frame(INIT, 0, b"0:x") + frame(ERROR, 0, WITHDRAWN)) * 500)
     await link.is_alive()
-    assert len(world.lines("withdrawn", LogLevel.info)) + len(world.lines("reachable", LogLevel.info)) < 50
+    assert len(world.lines("withdrawn", LogLevel.info)) + len(world.lines("published", LogLevel.info)) < 50
 
 
 @ensureDeferred

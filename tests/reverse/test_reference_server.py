@@ -99,7 +99,7 @@ async def test_silent_server_is_taken_for_a_reference_server(world: World, monke
     client = world.client(server, (8080, 9))
     await world.logged("the reference protocol is assumed", LogLevel.info)
     line = await world.logged("asked for", LogLevel.info)
-    assert "127.0.0.1:8080 -> 127.0.0.1:9" in line
+    assert "127.0.0.1:8080 is asked for" in line
     assert "does not say whether it is served" in line
     assert client.link.session.was_useful
 

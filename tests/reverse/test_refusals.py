@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import PortRanges
+from rtunnel.upkeep import listening
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
-from tests.reverse.net import ERROR, INIT, NEW_CONN, PING, PONG, READY, Peer, can_bind, connect, turns, until
+from tests.reverse.net import (
+    ERROR,
+    HOST,
+    INIT,
+    NEW_CONN,
+    PING,
+    PONG,
+    READY,
+    Peer,
+    can_bind,
+    connect,
+    is_refused,
+    turns,
+    until,
+)
 from tests.reverse.world import World, port_of
 
 
@@ -21,7 +38,7 @@ async def test_port_of_another_program(world: World) -> None:
     error = await link.take_json(ERROR, 3)
     assert (error["scope"], error["code"]) == ("tunnel", "port-in-use")
     assert str(other.port) in error["message"]
-    assert await world.logged("tunnel 3 refused: port-in-use", LogLevel.warn)
+    assert await world.logged(f"port {other.port} refused: port-in-use", LogLevel.warn)
     await link.is_alive()
 
 
@@ -35,9 +52,23 @@ async def test_port_of_another_client(world: World) -> None:
     holder.put(PONG, number, mark)
     error = await other.take_json(ERROR, 0)
     assert (error["scope"], error["code"]) == ("tunnel", "port-in-use")
+    # Who has it is told to the operator, and nobody else.
+    text = f"port-in-use: port {port} is served by another client"
+    await world.logged(f"client {other.name}: port {port} refused: {text} (client {holder.name})", LogLevel.warn)
+    assert error["message"] == f"port {port} is served by another client"
     await other.is_alive()
     await world.join(port, Peer())
     await holder.take(NEW_CONN)
+
+
+@ensureDeferred
+async def test_port_that_the_client_has_already(world: World) -> None:
+    port = free_port()
+    link = await world.raw_extended(world.server(), port)
+    link.put(INIT, 1, b"%d:x" % port)
+    error = await link.take_json(ERROR, 1)
+    assert (error["code"], error["message"]) == ("port-in-use", f"this client serves port {port} already")
+    await link.is_alive()
 
 
 @ensureDeferred
@@ -79,6 +110,9 @@ async def test_reference_client_is_told_by_the_end_of_its_link(world: World, bus
     lines = world.lines("closed by us", LogLevel.warn)
     assert len(lines) == 1
     assert str(port) in lines[0]
+    if busy == "another client":
+        (session,) = server.sessions
+        assert f"port {port} is served by another client (client {session.peer_name})" in lines[0]
 
 
 @pytest.mark.parametrize("port", [8079, 8090, 1023, 1])
@@ -147,10 +181,44 @@ async def test_links_beyond_the_limit(world: World) -> None:
 
 @ensureDeferred
 async def test_visitor_of_a_shared_port_without_clients(world: World) -> None:
+    """It is refused, as a load balancer must see; with a client who serves it, until that has left, it is not."""
     server = world.server(shared=True)
-    visitor = await world.visitor(port_of(server.shared))
-    await visitor.ends()
-    assert not server.visitors
+    port = port_of(server.shared)
+    await world.logged(f"shared public port {HOST}:{port} is closed until somebody serves it")
+    await is_refused(port)
+    links = [await world.raw_extended(server, 0)]
+    await world.visitor(port)
+    await links[0].take(NEW_CONN)
+    links.append(await world.raw_extended(server, 0))
+    assert len(world.lines(f"shared public port listening on {HOST}:{port}")) == 1
+    links[0].close()
+    await world.sessions(server, 1)
+    await world.visitor(port)
+    await links[1].take(NEW_CONN)
+    links[1].put(ERROR, 0, b'{"scope": "tunnel"}')
+    await world.logged(f"shared public port {HOST}:{port} is closed: nobody serves it")
+    await is_refused(port)
+    assert len(server.visitors) == 1, "it stays until it has finished"
+    links[1].put(INIT, 0, b"0:local")
+    await links[1].take(READY, 0)
+    await world.visitor(port)
+    await links[1].take(NEW_CONN)
+
+
+@ensureDeferred
+async def test_shared_port_that_cannot_be_opened_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = world.server(shared=True)
+
+    def refuse(_port: object) -> None:
+        raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    monkeypatch.setattr(listening, "accept_connections", refuse)
+    link = await world.raw_extended(server)
+    link.put(INIT, 0, b"0:local")
+    error = await link.take_json(ERROR, 0)
+    where = f"the shared public port {HOST}:{port_of(server.shared)}"
+    assert (error["code"], error["message"]) == ("port-unavailable", f"{where}: No buffer space available")
+    assert not server.shared_backends
 
 
 @ensureDeferred

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from pytest_twisted import ensureDeferred
 
 from rtunnel.access.admission import AdmissionSettings
+from rtunnel.access.public import SHARED
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.routing import POLICIES, Backends, LeastConnections, RoundRobin
@@ -29,7 +30,7 @@ class Session:
 
 def backend() -> Backend:
     session: Any = Session()
-    return Backend(session, 0)
+    return Backend(session, 0, SHARED)
 
 
 class Model:

@@ -9,7 +9,7 @@ from twisted.logger import LogLevel
 from rtunnel.reverse import door
 from tests.needs import need_descriptors
 from tests.ports import free_port
-from tests.reverse.net import HELLO, INIT, NEW_CONN, READY, Peer, RawLink, hello, turns, until
+from tests.reverse.net import HELLO, INIT, NEW_CONN, READY, Peer, RawLink, hello, is_refused, turns, until
 from tests.reverse.world import World, port_of
 
 
@@ -23,8 +23,7 @@ async def test_silence_is_taken_for_a_reference_client_after_one_second(world: W
     assert door.SILENT_AFTER == 1.0
     server = world.server(shared=True)
     link = await world.raw(server)
-    early = await world.visitor(port_of(server.shared))
-    await early.ends()
+    await is_refused(port_of(server.shared))
     assert link.seen == []
     await until(lambda: len(server.shared_backends) == 1)
     await world.visitor(port_of(server.shared))
@@ -40,7 +39,7 @@ async def test_no_visitor_goes_to_a_link_that_may_still_say_hello(world: World) 
     for link in links:
         link.send(hello()[:5])
     for _ in range(3):
-        await (await world.visitor(port_of(server.shared))).ends()
+        await is_refused(port_of(server.shared))
     for link in links:
         link.send(hello()[5:])
     for link in links:
@@ -59,7 +58,7 @@ async def test_hello_after_the_silence_still_counts(world: World) -> None:
     assert len(server.shared_backends) == 0
     link.put(INIT, 0, b"%d:x" % port)
     await link.take(READY, 0)
-    await (await world.visitor(port_of(server.shared))).ends()
+    await is_refused(port_of(server.shared))
     await world.visitor(port)
     await link.take(NEW_CONN)
 

@@ -8,6 +8,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.reverse.server import ports
 from tests.ports import free_port
+from tests.reverse.data import AUTO, CAPABILITIES, TICKETS, session_of, tickets_of
 from tests.reverse.net import (
     BOTH_PLANES,
     ERROR,
@@ -93,9 +94,12 @@ async def test_other_client_gets_the_port_of_a_dead_holder_after_a_while(world: 
     await other.take(READY, 0)
     assert reactor.seconds() - began >= ports.TAKE_OVER_AFTER
     await dead.take(PING)
-    assert (await dead.take_json(ERROR, 0))["scope"] == "link"
+    error = await dead.take_json(ERROR, 0)
+    assert (error["scope"], error["code"]) == ("link", "taken-over")
+    assert other.name not in error["message"]
     await visit(world, port, other)
-    assert world.lines("dropped", LogLevel.warn)
+    why = f"it does not answer, and another client asks for port {port}"
+    assert world.lines(f"client {dead.name} dropped: {why} (client {other.name})", LogLevel.warn)
 
 
 @pytest.mark.usefixtures("patient")
@@ -140,6 +144,26 @@ async def test_reference_client_keeps_its_port_while_its_link_is_up(world: World
     await other.take(READY, 0)
 
 
+@AUTO
+@pytest.mark.usefixtures("patient")
+@ensureDeferred
+async def test_claimant_makes_no_data_connections_before_it_has_the_port(world: World) -> None:
+    """They would be cut when the port is refused, which looks to the client as if none could be made."""
+    server, port = world.server(), free_port()
+    holder = await world.raw_extended(server, port)
+    other = await world.raw_extended(server, capabilities=CAPABILITIES)
+    pool = session_of(server).carriers[0]
+    other.put(INIT, 0, b"%d:x" % port)
+    await other.is_alive()
+    pool.tick(reactor.seconds())
+    await other.is_alive()
+    assert TICKETS not in other.seen
+    await holder.is_alive()
+    assert (await other.take_json(ERROR, 0))["code"] == "port-in-use"
+    other.put(INIT, 0, b"%d:x" % free_port())
+    assert await tickets_of(other)
+
+
 @ensureDeferred
 async def test_claimant_that_gives_up_while_the_holder_is_asked(world: World) -> None:
     server, port = world.server(), free_port()
@@ -148,7 +172,7 @@ async def test_claimant_that_gives_up_while_the_holder_is_asked(world: World) ->
     other.put(INIT, 0, b"%d:x" % port)
     await dead.take(PING)
     other.put(ERROR, 0, b'{"scope": "tunnel", "code": "shutting-down", "message": ""}')
-    await world.logged("tunnel 0 withdrawn")
+    await world.logged(f"port {port} withdrawn")
     await until(lambda: dead.over)
     await until(lambda: not server.ports)
     await other.is_alive()

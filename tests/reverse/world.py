@@ -74,6 +74,7 @@ class World:
         more.setdefault("data_plane", self.plane)
         more.setdefault("reconnect_max", 0.2)
         more.setdefault("drain", 5.0)
+        more.setdefault("check_services", False)
         settings = ClientSettings(
             DialAddress.parse(f"{HOST}:{self.control_port(server)}"),
             tuple(TunnelSettings(remote, DialAddress.parse(f"{HOST}:{local}")) for remote, local in tunnels),
@@ -162,7 +163,7 @@ class World:
 
     async def reachable(self, count: int = 1) -> None:
         """Wait for so many tunnels of our clients to be served."""
-        await until(lambda: len(self.lines("} -> {local}: reachable", tunnel=True)) >= count, f"{count} tunnels")
+        await until(lambda: len(self.lines(" is published", tunnel=True)) >= count, f"{count} tunnels")
 
     def lines(self, text: str = "", level: LogLevel | None = None, *, tunnel: bool = False) -> list[str]:
         """What was logged and contains *text*, in its format or in full."""

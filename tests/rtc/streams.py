@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
+from rtunnel.errors import Code
 from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.signaling import Extension
@@ -22,9 +23,16 @@ class User(Recorder):
     """The user of a stream.
 
     :ivar stream: the stream.
+    :ivar keeps: what it has not delivered when the stream is reset, it may still deliver; otherwise that is lost.
     """
 
     stream: Any
+    keeps = False
+
+    def was_reset(self, code: str, message: str) -> None:
+        super().was_reset(code, message)
+        if not self.keeps:
+            self.stream.reset(Code.CONNECTION_LOST, "the reader is gone")
 
     def read(self) -> None:
         """Deliver everything, what is here and what will come."""

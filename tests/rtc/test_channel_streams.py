@@ -13,7 +13,7 @@ from rtunnel.errors import Code
 from rtunnel.rtc.receiving import CREDIT_ROOM
 from rtunnel.rtc.sending import LOW, MESSAGE
 from rtunnel.wire.credit import MAX_OFFSET
-from rtunnel.wire.halves import HIGH_WATER, LOW_WATER
+from rtunnel.wire.halves import BROKEN_MAX_STALL, HIGH_WATER, LOW_WATER
 from rtunnel.wire.limits import ChannelLimits
 from tests.rtc.fakes import FakeChannelUser
 from tests.rtc.streams import LIMITS, Lone, Pair, User
@@ -143,6 +143,147 @@ def test_a_tail_that_is_not_delivered_reserves_no_more_than_itself() -> None:
     two.stream.delivered(600)
     pair.nothing_left()
     assert (one.told, two.told) == (["finished"], ["finished"])
+
+
+# Resets behind what was written
+
+
+def test_a_reset_goes_behind_what_was_written() -> None:
+    pair = Pair(room=10_000)
+    one, two = pair.open()
+    one.stream.write(bytes(300_000))
+    one.stream.reset(Code.CONNECTION_LOST, "gone", behind=True)
+    one.stream.write(b"late")
+    one.stream.finish()
+    pair.settle()
+    # Not beyond what the peer takes.
+    assert (len(two.received), two.told) == (LIMITS.initial_credit, [])
+    assert len(pair.ends[0]) == 1
+    two.read()
+    pair.settle()
+    assert (len(two.received), two.told) == (300_000, ["reset"])
+    assert two.reset == (Code.CONNECTION_LOST, "gone")
+    assert one.told == ["paused"], "its user is gone"
+    pair.nothing_left()
+
+
+def test_a_reset_goes_behind_the_end_that_waits() -> None:
+    lone = Lone(second_limits=ChannelLimits(initial_credit=0))
+    user, channel, told = lone.by_hand()
+    user.stream.write(b"all")
+    user.stream.finish()
+    user.stream.reset(Code.CONNECTION_LOST, "", behind=True)
+    lone.settle()
+    assert told.told == []
+    channel.send_text('{"credit": 3}')
+    lone.settle()
+    assert told.told == [b"all", '{"fin":3}', '{"reset":"connection-lost"}', "closed"]
+    lone.nothing_left()
+
+
+def test_what_is_written_before_the_channel_is_open_goes_before_the_reset() -> None:
+    pair = Pair()
+    one = pair.start()
+    one.stream.write(b"early")
+    one.stream.reset(Code.CONNECTION_LOST, "gone", behind=True)
+    pair.settle()
+    (two,) = pair.users
+    assert (two.received, two.told) == (b"early", ["reset"])
+    pair.nothing_left()
+
+
+def test_with_nothing_written_a_reset_goes_at_once() -> None:
+    lone = Lone()
+    user, _, told = lone.by_hand()
+    user.stream.reset(Code.CONNECTION_LOST, "", behind=True)
+    assert len(lone.ends[0]) == 0
+    lone.settle()
+    assert told.told == ['{"reset":"connection-lost"}', "closed"]
+
+
+def test_a_peer_may_send_while_a_reset_waits() -> None:
+    """It is granted credit, so that a program that sends before it reads gets to read."""
+    pair = Pair()
+    one, two = pair.open()
+    two.stream.write(bytes(LIMITS.initial_credit))
+    pair.settle()
+    received = len(one.received)
+    one.stream.write(bytes(2 * LIMITS.initial_credit))
+    one.stream.reset(Code.CONNECTION_LOST, "gone", behind=True)
+    for _ in range(50):
+        two.stream.write(bytes(10_000))
+        pair.settle()
+    assert two.stream.machine.queued == 0
+    assert len(one.received) == received
+    two.stream.finish()
+    pair.settle()
+    assert (one.told, two.told) == (["paused"], [])
+    two.read()
+    pair.settle()
+    assert two.told == ["reset"]
+    pair.nothing_left()
+
+
+@pytest.mark.parametrize("news", ["reset", "close", "lost"])
+def test_the_user_that_has_reset_its_stream_hears_no_more(news: str) -> None:
+    lone = Lone(second_limits=ChannelLimits(initial_credit=0))
+    user, channel, _ = lone.by_hand()
+    user.stream.write(b"never sent")
+    user.stream.reset(Code.CONNECTION_LOST, "gone", behind=True)
+    if news == "reset":
+        channel.send_text('{"reset": "limit"}')
+    elif news == "close":
+        channel.close()
+    else:
+        lone.one.lose("no answer")
+        lone.ends[0].reset_all(Code.CONNECTION_LOST)
+    lone.settle()
+    assert user.told == []
+    lone.nothing_left()
+
+
+def test_a_reset_waits_while_its_stream_moves() -> None:
+    lone = Lone(second_limits=ChannelLimits(initial_credit=0))
+    user, channel, told = lone.by_hand()
+    user.stream.write(b"abc")
+    user.stream.reset(Code.CONNECTION_LOST, "", behind=True)
+    for credit in (1, 2, 3):
+        lone.ends[0].tick()
+        lone.clock.advance(BROKEN_MAX_STALL - 1)
+        lone.ends[0].tick()
+        channel.send_text(json.dumps({"credit": credit}))
+        lone.settle()
+    assert told.told == [b"a", b"b", b"c", '{"reset":"connection-lost"}', "closed"]
+
+
+def test_a_reset_whose_peer_takes_nothing_goes_at_last() -> None:
+    lone = Lone(second_limits=ChannelLimits(initial_credit=0))
+    user, _, told = lone.by_hand()
+    user.stream.write(b"never sent")
+    user.stream.reset(Code.CONNECTION_LOST, "", behind=True)
+    lone.ends[0].tick()
+    lone.clock.advance(BROKEN_MAX_STALL)
+    lone.ends[0].tick()
+    lone.settle()
+    assert told.told == ['{"reset":"connection-lost"}', "closed"]
+    lone.nothing_left()
+
+
+def test_what_came_before_a_reset_may_be_delivered_and_counts_until_it_is() -> None:
+    lone = Lone()
+    user, channel, told = lone.by_hand()
+    user.keeps = True
+    channel.send(bytes(50_000))
+    channel.send_text('{"reset": "connection-lost"}')
+    lone.settle()
+    assert (len(user.received), user.told) == (50_000, ["reset"])
+    assert lone.ends[0].buffer.reserved == 50_000
+    user.stream.delivered(49_000)
+    lone.settle()
+    assert lone.ends[0].buffer.reserved == 1000
+    assert texts(told) == [], "no credit"
+    user.stream.delivered(1000)
+    lone.nothing_left()
 
 
 @pytest.mark.parametrize("ends", [(), (0,), (1,)], ids=["none", "ours", "theirs"])

@@ -51,6 +51,20 @@ def test_text_is_bytes_and_nothing_but_bytes_is_sent() -> None:
     lone.nothing_left()
 
 
+def test_a_reset_behind_what_was_written_closes_the_channel_behind_it() -> None:
+    pair = Pair(reference=True, room=10_000)
+    one, two = pair.open()
+    two.read()
+    one.stream.write(bytes(200_000))
+    one.stream.reset(Code.CONNECTION_LOST, "gone", behind=True)
+    # What it is sent in the meantime is nobody's.
+    two.stream.write(bytes(5 * HIGH_WATER))
+    pair.settle()
+    assert (len(two.received), two.told[-1]) == (200_000, "closed")
+    assert (one.received, one.told) == (b"", ["paused"])
+    pair.nothing_left()
+
+
 def test_our_end_closes_the_channel_behind_what_is_queued() -> None:
     pair = Pair(reference=True, room=10_000)
     one, two = pair.open()

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from rtunnel.addresses import DialAddress
 from rtunnel.rtc import client as client_module
 from rtunnel.rtc.aiortc import ice, peer_connection
 from rtunnel.rtc.client import RtcClient
-from rtunnel.rtc.settings import ForwardSettings
+from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, OFFER, Candidate, Signal, candidate_payload
 from tests.ports import free_port
@@ -81,6 +82,39 @@ async def test_who_goes_away_while_waiting_leaves_nothing(rtc: World) -> None:
     await until(lambda: len(client.visitors) == 1, "one to be left")
     await until(lambda: len(host.visitors) == 1 and host.streams_left() == 1, "one to be left at the host")
     assert not stays.lost
+
+
+@pytest_twisted.ensureDeferred
+async def test_services_that_the_host_does_not_offer_or_cannot_reach(rtc: World) -> None:
+    closed = free_port()
+    server, echo = rtc.signal(), await rtc.echo()
+    rtc.host(
+        server, ServiceSettings("ours", udp(echo.port)), ServiceSettings("gone", DialAddress.parse(f"{HOST}:{closed}"))
+    )
+    ports = {name: free_port() for name in ("", "ours")}
+    udp_forwards = [ForwardSettings(name, udp(port)) for name, port in ports.items()]
+    client = rtc.client(server, *(forward(name) for name in ("other", "ours", "", "gone")), *udp_forwards)
+    await rtc.connected(client)
+    for number, why in enumerate(
+        (
+            "it does not offer the service 'other' over tcp",
+            "it does not offer the service 'ours' over tcp",
+            "it does not offer a service without a name over tcp",
+            "it cannot reach the service 'gone'",
+        )
+    ):
+        visitor = await rtc.visitor(client, number)
+        await visitor.ends()
+        assert visitor.was_reset
+        await rtc.lines.wait_for(f"host '{ID}' refuses a connection: {why}")
+    assert rtc.lines.text.count("refuses a connection") == 4
+    program = Program()
+    try:
+        program.send(b"x", (HOST, ports[""]))
+        why = "the host does not offer a service without a name over udp"
+        await rtc.lines.wait_for(f"UDP datagrams at {HOST}:{ports['']} are dropped: {why}")
+    finally:
+        program.close()
 
 
 @pytest_twisted.ensureDeferred

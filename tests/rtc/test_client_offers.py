@@ -52,6 +52,7 @@ async def test_an_offer_that_may_be_lost_with_signaling_is_made_again(world: Wor
     server.cut_off()
     await world.until(lambda: len(askers(server)) == 2, "another offer")
     await world.lines.wait_for("host 'cottage' cannot be reached: signaling is lost; next attempt in ")
+    assert world.lines.text.count("#info] connecting to host 'cottage'") == 1, "at once, and not with each attempt"
 
 
 @pytest_twisted.ensureDeferred

@@ -174,13 +174,13 @@ async def test_a_service_that_is_down(rtc: World) -> None:
         visitor = await rtc.visitor(client)
         await visitor.ends()
         assert visitor.was_reset
-    await rtc.lines.wait_for(f"service {HOST}:{port} cannot be reached")
+    await rtc.lines.wait_for(rf"offers tcp {HOST}:{port}; it does not answer \(connection refused\)")
     await rtc.service(lambda: Peer(echo=True), port)
     visitor = await rtc.visitor(client)
     visitor.send(b"x")
     await visitor.has(b"x")
-    await rtc.lines.wait_for(f"service {HOST}:{port} is back")
-    assert rtc.lines.text.count("#warn] service") == 1
+    await rtc.lines.wait_for(f"offers tcp {HOST}:{port}; it answers")
+    assert rtc.lines.text.count("does not answer") == 1
     visitor.close()
     await until(lambda: not host.streams_left() and not host.visitors, "nothing to be left")
 

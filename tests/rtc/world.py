@@ -98,6 +98,7 @@ class World:
         offered = tuple(
             ServiceSettings("", DialAddress.parse(f"{HOST}:{one}")) if isinstance(one, int) else one for one in services
         )
+        more.setdefault("check_services", False)
         host: RtcHost = self.start(RtcHost(reactor, HostSettings(services=offered, **self._settings(server, more))))
         return host
 

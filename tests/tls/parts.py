@@ -43,7 +43,16 @@ KEYS: dict[str, Callable[[], Any]] = {
     "ECDSA": lambda: ec.generate_private_key(ec.SECP256R1()),
     "Ed25519": ed25519.Ed25519PrivateKey.generate,
     "Ed448": ed448.Ed448PrivateKey.generate,
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "P-521": lambda: ec.generate_private_key(ec.SECP521R1()),
     "RSA": lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
+}
+
+#: Keys that TLS does not take.
+ODD_KEYS: dict[str, Callable[[], Any]] = {
+    "brainpoolP256r1": lambda: ec.generate_private_key(ec.BrainpoolP256R1()),
+    "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
+    "RSA-1024": lambda: rsa.generate_private_key(public_exponent=65537, key_size=1024),
 }
 
 
@@ -72,18 +81,28 @@ class Holder:
 
 
 class Authority(Holder):
-    """A CA, in a directory of its own."""
+    """A CA, in a directory of its own.
+
+    :param issuer: the CA above it; None: it is a root.
+    """
 
     def __init__(
-        self, directory: Path, name: str = "test CA", kind: str = "ML-DSA-65", end: timedelta = 1000 * DAY
+        self,
+        directory: Path,
+        name: str = "test CA",
+        kind: str = "ML-DSA-65",
+        end: timedelta = 1000 * DAY,
+        issuer: Authority | None = None,
     ) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
         key = KEYS[kind]()
         now = datetime.now(UTC)
-        builder = _builder(name, key, now - DAY, now + end).issuer_name(_name(name))
+        above = _name(name) if issuer is None else issuer.certificate.subject
+        builder = _builder(name, key, now - DAY, now + end).issuer_name(above)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        super().__init__(directory, "ca", builder.sign(key, _hash(key)), key)
+        signer = key if issuer is None else issuer.private_key
+        super().__init__(directory, "ca", builder.sign(signer, _hash(signer)), key)
 
     def issue(
         self,
@@ -98,7 +117,7 @@ class Authority(Holder):
         common_name: bool = True,
     ) -> Holder:
         """A certificate, from *begin* to *end* as seen from now."""
-        key = KEYS[kind]()
+        key = (KEYS | ODD_KEYS)[kind]()
         now = datetime.now(UTC)
         builder = _builder(name if common_name else "", key, now + begin, now + end)
         builder = builder.issuer_name(self.certificate.subject)
@@ -134,6 +153,8 @@ class Authority(Holder):
 
 
 def _host(host: str) -> x509.GeneralName:
+    if host.startswith("DNS:"):
+        return x509.DNSName(host.removeprefix("DNS:"))
     try:
         return x509.IPAddress(ip_address(host))
     except ValueError:
@@ -219,6 +240,7 @@ class Ends:
         server = DialAddress.parse(f"{host}:{port or self.control}")
         settings: dict[str, Any] = {
             "drain": 0.0,
+            "check_services": False,
             "reconnect_min": 60.0,
             "reconnect_max": 60.0,
             "tunnels": (tunnel,),

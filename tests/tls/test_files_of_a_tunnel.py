@@ -18,13 +18,13 @@ async def test_a_certificate_is_replaced_under_traffic(authority: Authority, end
     ends.start_server(authority.trusts(server_holder))
     port, other = free_port(), free_port()
     ends.start_client(authority.trusts(client_holder), remote_port=port, local=echo.port)
-    await ends.lines.wait_for(rf"127.0.0.1:{port} -> \S+: reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{port} is published")
     authority.server("fresh server", file="server")
     await ends.lines.wait_for("the TLS files have changed; new links use them")
     assert await visit(ends.reactor, port) == b"hello"
     ends.start_client(authority.trusts(client_holder), remote_port=other, local=echo.port)
     await ends.lines.wait_for("certificate of 'fresh server'")
-    await ends.lines.wait_for(rf"127.0.0.1:{other} -> \S+: reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{other} is published")
     assert await visit(ends.reactor, port, b"still there") == b"still there"
     assert "link to server" not in ends.lines.text
 
@@ -39,11 +39,12 @@ async def test_a_certificate_is_revoked_under_traffic(authority: Authority, ends
     ends.start_client(authority.trusts(holder), remote_port=ports[0], local=echo.port, reconnect_min=0.1)
     ends.start_client(authority.trusts(other), remote_port=ports[1], local=echo.port)
     for port in ports:
-        await ends.lines.wait_for(rf"127.0.0.1:{port} -> \S+: reachable")
+        await ends.lines.wait_for(rf"127.0.0.1:{port} is published")
         assert await visit(ends.reactor, port) == b"hello"
     authority.revoke(holder)
-    await ends.lines.wait_for(r"link 127.0.0.1:\d+ \(laptop\): closed by us: unauthorized: its certificate is revoked")
-    await ends.lines.wait_for("link to server .* lost: unauthorized: its certificate is revoked; next attempt")
+    why = "unauthorized: the certificate of 'laptop' is revoked"
+    await ends.lines.wait_for(rf"link 127.0.0.1:\d+ \(laptop\): closed by us: {why}")
+    await ends.lines.wait_for(f"link to server .* lost: {why}; next attempt")
     await ends.lines.until(lambda: len(server.ports) == 1, "its port is free")
     assert await visit(ends.reactor, ports[1]) == b"hello"
     await ends.lines.wait_for("connection from .* closed: the client's certificate is refused: .*'laptop' is revoked")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rtunnel.errors import ConfigError
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import GROUPS, parse_groups, parse_pins
 
 
@@ -16,6 +18,16 @@ def test_groups() -> None:
             parse_groups(text)
     with pytest.raises(ConfigError, match="did you mean 'MLKEM768'"):
         parse_groups("MLKEM678")
+
+
+def test_groups_are_offered_in_this_order(client: Credentials) -> None:
+    """Hybrids first, then the pure ones as the reference programs have them (TLS's registry of supported groups)."""
+    engine = TlsEngine(client)
+    engine.start()
+    numbers = (0x11EC, 0x11EB, 0x11ED, 0x0201, 0x0200, 0x0202)
+    offered = b"".join(number.to_bytes(2, "big") for number in numbers)
+    # supported_groups (10), its length, and that of the list
+    assert b"\x00\x0a\x00\x0e\x00\x0c" + offered in engine.output()
 
 
 def test_pins() -> None:

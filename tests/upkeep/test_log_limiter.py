@@ -37,7 +37,7 @@ def test_the_first_are_logged_and_the_rest_is_counted(log: Log) -> None:
     assert log.taken() == []
     log.clock.advance(0.1)
     log.limiter.tick()
-    assert log.taken() == ["7 more times in 10 s: bad: {number}"]
+    assert log.taken() == ["7 more times in 10 s, the last one: bad: 9"]
     log.limiter.warn("bad: {number}", number=10)
     assert log.taken() == ["bad: 10"]
 
@@ -50,7 +50,7 @@ def test_each_format_for_itself(log: Log) -> None:
     assert sorted(log.taken()) == ["one 0", "one 1", "one 2", "two 0", "two 1", "two 2"]
     log.clock.advance(10)
     log.limiter.tick()
-    assert log.taken() == ["1 more times in 10 s: one {number}", "1 more times in 10 s: two {number}"]
+    assert log.taken() == ["1 more times in 10 s, the last one: one 3", "1 more times in 10 s, the last one: two 3"]
 
 
 def test_the_next_line_tells_too(log: Log) -> None:
@@ -60,7 +60,7 @@ def test_the_next_line_tells_too(log: Log) -> None:
     log.taken()
     log.clock.advance(60)
     log.limiter.warn("bad")
-    assert log.taken() == ["2 more times in 60 s: bad", "bad"]
+    assert log.taken() == ["2 more times in 60 s, the last one: bad", "bad"]
 
 
 def test_nothing_to_tell(log: Log) -> None:

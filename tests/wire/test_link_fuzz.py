@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from rtunnel.wire import frames
 from rtunnel.wire.client_link import ClientLink
-from rtunnel.wire.events import DataReceived, LinkFailed, StreamOpened, TunnelRequested
+from rtunnel.wire.events import DataReceived, LinkFailed, StreamClosed, StreamOpened, StreamReset, TunnelRequested
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import REFERENCE_MAX_WAITING, Link
 from rtunnel.wire.server_link import ServerLink
@@ -129,6 +129,8 @@ def live(lone: Lone[Any], chunks: list[bytes], reads: bool) -> None:
                 over = True
             elif isinstance(event, DataReceived):
                 link.delivered(event.stream, len(event.data) if number % 2 else len(event.data) // 2)
+            elif isinstance(event, StreamClosed | StreamReset):
+                link.reset(event.stream, "test", "nobody takes the rest")
             elif isinstance(event, StreamOpened):
                 link.send(event.stream, b"hello")
             elif isinstance(event, TunnelRequested):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from twisted.python import usage
@@ -12,6 +15,7 @@ from twisted.python import usage
 from rtunnel.coercions import show_seconds, show_size
 from rtunnel.errors import ConfigError
 from rtunnel.options.base import BaseOptions, option_hint
+from rtunnel.options.plugins.pid_file import check_pid_file
 from rtunnel.options.settings import reverse, rtc
 from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.sources import Resolved, find_config_file, resolve
@@ -32,8 +36,12 @@ class PluginOptions(BaseOptions):
     declared: ClassVar[Sequence[Setting]] = ()
     #: Settings of other plugins that may be in the same file.
     file_settings: ClassVar[Sequence[Setting]] = ()
+    #: The settings that most people need; the help begins with them.
+    needed: ClassVar[Sequence[str]] = ()
     #: The file that is read if it exists and no other is named.
     default_config: ClassVar[str] = ""
+    #: Whether sections of the same name in the file are merged.
+    merges_sections: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -44,6 +52,8 @@ class PluginOptions(BaseOptions):
         self.flags: dict[str, Any] = {}
         #: The file that was read; empty if there was none.
         self.config_path = ""
+        #: What the operator should know about the settings.
+        self.notes: list[str] = []
         self._is_mistaken = False
         super().__init__()
         # For the help only; postOptions decides the values.
@@ -86,10 +96,14 @@ class PluginOptions(BaseOptions):
         :raises usage.UsageError: a setting is wrong.
         """
         try:
-            file = find_config_file(self.flags, os.environ, self.default_config)
-            keys = [setting.key for setting in self.file_settings]
+            if self.parent is not None and not self.parent.get("chroot"):
+                check_pid_file(self.parent.get("pidfile") or "")
+            file = find_config_file(self.flags, os.environ, self.default_config, merge=self.merges_sections)
+            keys = [key for setting in self.file_settings for key in setting.keys]
             resolved = resolve(self.declared, self.flags, os.environ, file, VARIABLES, keys)
-            self.config_path = file.path if file else ""
+            if file:
+                self.config_path = file.path
+                self.notes += [f"{file.path}: {note}" for note in file.notes]
             self.build(resolved)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
@@ -102,24 +116,57 @@ class PluginOptions(BaseOptions):
         """
         raise NotImplementedError
 
+    def run(self) -> None:
+        """Run the plugin in the foreground, as a command of ``rtunnel``.
+
+        :raises StartupError: it cannot start; the message is one line.
+        """
+        from rtunnel.options.plugins.run import run_in_foreground
+
+        run_in_foreground(partial(sys.modules[type(self).__module__].makeService, self))
+
+    def getSynopsis(self) -> str:
+        """Return the first line of the help."""
+        if isinstance(self.parent, BaseOptions):
+            return f"Usage: {' '.join(self.words())} {self.synopsis}"
+        return super().getSynopsis()
+
     def getUsage(self, width: int | None = None) -> str:
-        """Return the help: options, description, sources of settings, examples.
+        """Return the help: description, examples, the options that most people need, all others, sources of settings.
 
         After a mistake twistd prints this above the line that says what is wrong; then it only says how to get help.
         """
         command = getattr(self.parent, "subCommand", None)
         if self._is_mistaken and command:
             return f"'twistd {command} --help' lists the options of {command}.\n"
-        self.remarks = (
+        width = width or int(os.environ.get("COLUMNS", "80"))
+        needed = [self._in_help(name) for name in (*self.needed, "config")]
+        others = [self._in_help(name) for option in self.longOpt if (name := option.rstrip("=")) not in self.needed]
+        return "\n".join(
+            (
+                "\n" + textwrap.fill(" ".join((type(self).__doc__ or "").split()), width) + "\n",
+                "Examples:\n" + "".join(f"    {line}\n" for line in self.examples),
+                "What most people need:\n" + "".join(usage.docMakeChunks(needed, width)),
+                "All other options:\n" + "".join(usage.docMakeChunks(others, width)),
+                textwrap.fill(self._sources(), width) + "\n",
+            )
+        )
+
+    def _in_help(self, name: str) -> dict[str, Any]:
+        kind = "parameter" if f"{name}=" in self.longOpt else "flag"
+        return {"long": name, "doc": self.docs[name], "optType": kind, "default": self.defaults.get(name)}
+
+    def _sources(self) -> str:
+        text = (
             "Each option may also come from the environment (RTUNNEL_ and its name, such as RTUNNEL_LOG_LEVEL for "
             "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and the "
             "environment over the file. Sizes take K, M and G; times are seconds and take ms, s, m and h."
         )
         if any(setting.in_reference for setting in self.declared):
-            self.remarks += " Variables of the reference program, such as WTT_SIGNAL, are used if those are not set."
+            text += " Variables of the reference program, such as WTT_SIGNAL, are used if those are not set."
         if self.default_config:
-            self.remarks += f" Without --config, {self.default_config} in the current directory is read if it exists."
-        return super().getUsage(width)
+            text += f" Without --config, {self.default_config} in the current directory is read if it exists."
+        return text
 
 
 def _flag_handler(setting: Setting) -> Callable[..., None]:

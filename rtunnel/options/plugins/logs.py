@@ -8,8 +8,11 @@ that is made here. So logging is the same for a plugin and for a ``.tac`` file, 
     server.makeService(options).setServiceParent(application)
 
 The options of ``twistd`` say where the log goes: ``--logfile`` (``-`` is standard output) or ``--syslog``; by default
-it is standard output in the foreground and ``twistd.log`` for a daemon. SIGUSR1 rotates a file. With ``twistd
+it is standard output in the foreground and ``twistd.log`` for a daemon. SIGUSR1 renews a file. With ``twistd
 --logger`` that logger is used, and ``--log-format`` and ``--log-level`` have no effect. Syslog has its own format.
+
+The commands of ``rtunnel`` always log to standard output, and their text format is that of
+:mod:`rtunnel.options.plugins.terminal`.
 """
 
 from __future__ import annotations
@@ -17,12 +20,10 @@ from __future__ import annotations
 import getopt
 import json
 import math
-import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 from twisted.logger import (
@@ -37,8 +38,10 @@ from twisted.logger import (
     textFileLogObserver,
 )
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 
+from rtunnel.options.base import BaseOptions
+from rtunnel.options.plugins.log_file import ignore_sigusr1, open_log_file
+from rtunnel.options.plugins.terminal import terminal_line
 from rtunnel.upkeep.accepting import AcceptErrorObserver
 from rtunnel.upkeep.debug_log import DebugLog
 
@@ -56,12 +59,14 @@ class TwistdLogging:
     :ivar logfile: a path, ``-``, or empty if it was not given.
     :ivar syslog: the prefix for syslog; None: the log does not go to syslog.
     :ivar logger: whether a logger was named, which overrides all of these.
+    :ivar terminal: whether this is not ``twistd`` but a command of ``rtunnel``, whose lines are for a person.
     """
 
     foreground: bool = True
     logfile: str = ""
     syslog: str | None = None
     logger: bool = False
+    terminal: bool = False
 
     @property
     def to_stdout(self) -> bool:
@@ -74,9 +79,12 @@ class TwistdLogging:
 def twistd_logging(options: Mapping[str, Any] | None, argv: list[str]) -> TwistdLogging:
     """Return the logging options of ``twistd``.
 
-    :param options: the parsed options of ``twistd``, the parent of a plugin's options; None in a ``.tac`` file.
+    :param options: the parsed options of ``twistd`` or ``rtunnel``, the parent of a plugin's options; None in a
+        ``.tac`` file.
     :param argv: the process's arguments, parsed here if there are no options.
     """
+    if isinstance(options, BaseOptions):
+        return TwistdLogging(terminal=True)
     if options is None:
         options = _from_arguments(argv)
     return TwistdLogging(
@@ -115,12 +123,19 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
         target = LegacyLogObserverWrapper(syslog(twistd.syslog).emit)
     else:
         file: Any = sys.stdout if twistd.to_stdout else _log_file(twistd)
-        target = FileLogObserver(file, json_line) if log_format == "json" else textFileLogObserver(file)
+        if log_format == "json":
+            target = FileLogObserver(file, json_line)
+        else:
+            target = FileLogObserver(file, terminal_line(file)) if twistd.terminal else textFileLogObserver(file)
+    if twistd.syslog is not None or twistd.to_stdout:
+        ignore_sigusr1()
     DebugLog.is_wanted = log_level == "debug"
     level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(log_level))
     if log_level == "info":
         # Twisted's legacy logging knows only errors and other lines; its lines about every port are for debugging.
         level.setLogLevelForNamespace("log_legacy", LogLevel.warn)
+        if twistd.terminal:
+            level.setLogLevelForNamespace("twisted", LogLevel.warn)
     observer: ILogObserver = AcceptErrorObserver(FilteringLogObserver(target, [level]))
     return observer
 
@@ -128,28 +143,7 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
 def _log_file(twistd: TwistdLogging) -> Any:
     if twistd.logfile == "-":
         sys.exit("Daemons cannot log to stdout, exiting!")
-    path = twistd.logfile or "twistd.log"
-    build: Any = LogFile.fromFullPath
-    try:
-        file = build(path)
-    except OSError as error:
-        sys.exit(f"cannot open the log file {path}: {error.strerror}; name another with twistd --logfile")
-    rotate_on_signal(file.rotate)
-    return file
-
-
-def rotate_on_signal(rotate: Callable[[], object]) -> None:
-    """Let SIGUSR1 rotate the log, as ``twistd`` does, unless that signal already has a handler."""
-    number = getattr(signal, "SIGUSR1", None)
-    if number is None or signal.getsignal(number) not in (signal.SIG_DFL, None):
-        return
-
-    def rotate_soon(number: int, frame: FrameType | None) -> None:
-        from twisted.internet import reactor
-
-        reactor.callFromThread(rotate)  # type: ignore[attr-defined]
-
-    signal.signal(number, rotate_soon)
+    return open_log_file(twistd.logfile or "twistd.log")
 
 
 def json_line(event: LogEvent) -> str | None:

@@ -1,10 +1,10 @@
-"""``twistd rtc-client``."""
+"""``rtunnel connect`` and ``twistd rtc-client``."""
 
 from __future__ import annotations
 
 from twisted.application.service import MultiService
 
-from rtunnel.options.plugins.rtc_common import RtcEndOptions, shared_settings
+from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.rtc import CLIENT
 from rtunnel.options.settings.rtc_services import decide_forwards
@@ -20,12 +20,13 @@ class Options(RtcEndOptions):
 
     synopsis = "--id ID --local HOST:PORT [options]"
     declared = CLIENT
+    needed = ("signal", "token", "id", "local", "forward")
     examples = (
-        "twistd -n rtc-client --signal ws://1.2.3.4:8080 --id myhost --local 127.0.0.1:25565",
-        "twistd -n rtc-client --id myhost --forward 127.0.0.1:8080=web --forward udp:127.0.0.1:5353=dns",
-        "twistd -n rtc-client --signal wss://signal.example.org --id myhost --protocol udp --local 127.0.0.1:9999",
-        "twistd -n rtc-client --id myhost --turn-server turn:turn.example.org --turn-user me --turn-credential secret",
-        "RTUNNEL_TOKEN=my-secret-token twistd -n rtc-client --config /etc/rtunnel/rtc.yaml",
+        "rtunnel connect --signal wss://signal.example.org --id myhost --local :25565",
+        "rtunnel connect --id myhost --forward :8080=web --forward udp::5353=dns",
+        "rtunnel connect --id myhost --protocol udp --local 127.0.0.1:9999",
+        "rtunnel connect --id myhost --turn-server turn:1.2.3.4 --turn-secret secret",
+        "RTUNNEL_TOKEN=my-secret-token rtunnel connect --config /etc/rtunnel/rtc.yaml",
     )
 
     #: Set once the options are parsed.
@@ -39,9 +40,8 @@ class Options(RtcEndOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
-    from twisted.internet import reactor
-
     from rtunnel.rtc.client import RtcClient
 
+    reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
     return PluginService(NAME, RtcClient(reactor, options.settings), options, reactor)

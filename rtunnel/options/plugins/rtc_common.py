@@ -18,6 +18,7 @@ from twisted.python import usage
 
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins.common import PluginOptions, check_order
+from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.settings.rtc import ALL
 from rtunnel.options.settings.rtc_coercions import is_loopback
 from rtunnel.options.settings.sources import Resolved
@@ -40,6 +41,8 @@ class RtcOptions(PluginOptions):
 
     default_config = "config.yaml"
     file_settings = ALL
+    # The example file of the reference program has the section "server" twice.
+    merges_sections = True
 
     log = Logger()
 
@@ -62,6 +65,8 @@ class RtcOptions(PluginOptions):
         """Log what the operator should know about the settings."""
         if self.config_path:
             self.log.info("settings from the file {path}", path=self.config_path)
+        for note in self.notes:
+            self.log.warn("{note}", note=note)
 
 
 class RtcEndOptions(RtcOptions):
@@ -86,6 +91,20 @@ class RtcEndOptions(RtcOptions):
                 "the token travels to {url} in the clear, where everybody on the way can read it; use wss://",
                 url=signal.url.text,
             )
+        if self.settings.ice.interfaces:
+            self._warn_of_missing(self.settings.ice.interfaces)
+
+    def _warn_of_missing(self, interfaces: tuple[str, ...]) -> None:
+        from rtunnel.rtc.aiortc.addresses import missing_interfaces, show_interfaces
+
+        missing = missing_interfaces(interfaces)
+        if missing:
+            # No error: that of a VPN, say, may come later.
+            self.log.warn(
+                "--ice-interface {missing}: this machine has no such interface or address now; it has {present}",
+                missing=", ".join(missing),
+                present=show_interfaces(),
+            )
 
 
 def need_asyncio_reactor() -> None:
@@ -106,6 +125,17 @@ def need_asyncio_reactor() -> None:
             f"WebRTC needs the asyncio reactor, and {type(installed).__name__} is installed already; "
             "write twistd --reactor=asyncio"
         )
+
+
+def prepared_asyncio_reactor(settings: EndSettings) -> Any:
+    """Return the reactor of an end, prepared; its event loop looks names up as the reactor does."""
+    from rtunnel.rtc.aiortc.bridge import look_up_as
+
+    ice = settings.ice
+    stun = ice.stun_server[0] if ice.stun_server is not None else None
+    reactor = prepared_reactor(settings.signal.url.host, stun, *(server.host for server in ice.turn_servers))
+    look_up_as(reactor, asyncio.get_event_loop())
+    return reactor
 
 
 def shared_settings(resolved: Resolved) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""``twistd rtc-host``."""
+"""``rtunnel host`` and ``twistd rtc-host``."""
 
 from __future__ import annotations
 
 from twisted.application.service import MultiService
 
-from rtunnel.options.plugins.rtc_common import RtcEndOptions, shared_settings
+from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.rtc import HOST
 from rtunnel.options.settings.rtc_services import decide_services
@@ -20,12 +20,13 @@ class Options(RtcEndOptions):
 
     synopsis = "--id ID --remote HOST:PORT [options]"
     declared = HOST
+    needed = ("signal", "token", "id", "remote", "service")
     examples = (
-        "twistd -n rtc-host --signal ws://1.2.3.4:8080 --id myhost --remote 127.0.0.1:25565",
-        "twistd -n rtc-host --id myhost --service web=127.0.0.1:80 --service dns=udp:127.0.0.1:53",
-        "twistd -n rtc-host --signal wss://signal.example.org --id myhost --protocol udp --remote 127.0.0.1:9999",
-        "twistd -n rtc-host --id myhost --turn-server turn:turn.example.org --turn-user me --turn-credential secret",
-        "RTUNNEL_TOKEN=my-secret-token twistd -n rtc-host --config /etc/rtunnel/rtc.yaml",
+        "rtunnel host --signal wss://signal.example.org --id myhost --remote :25565",
+        "rtunnel host --id myhost --service web=:80 --service dns=udp:127.0.0.1:53",
+        "rtunnel host --id myhost --protocol udp --remote 127.0.0.1:9999",
+        "rtunnel host --id myhost --turn-server turn:1.2.3.4 --turn-secret secret",
+        "RTUNNEL_TOKEN=my-secret-token rtunnel host --config /etc/rtunnel/rtc.yaml",
     )
 
     #: Set once the options are parsed.
@@ -39,9 +40,8 @@ class Options(RtcEndOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the host as a service for an application."""
-    from twisted.internet import reactor
-
     from rtunnel.rtc.host import RtcHost
 
+    reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
     return PluginService(NAME, RtcHost(reactor, options.settings), options, reactor)

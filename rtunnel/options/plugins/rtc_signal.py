@@ -1,16 +1,25 @@
-"""``twistd rtc-signal``."""
+"""``rtunnel signal`` and ``twistd rtc-signal``."""
 
 from __future__ import annotations
 
 from twisted.application.service import MultiService
 
+from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.rtc_common import RtcOptions
 from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.settings.declaration import REFERENCE_PREFIX
 from rtunnel.options.settings.rtc import SIGNAL
-from rtunnel.options.settings.sources import Resolved
+from rtunnel.options.settings.sources import Rank, Resolved
 from rtunnel.rtc.settings import SignalSettings
 
 NAME = "rtc-signal"
+
+#: What a variable that the reference program ignores brings about here.
+_EFFECTS = {
+    "tls-cert-file": "this server speaks TLS, so hosts and clients need wss://",
+    "allowed-origins": "web pages of other origins are refused",
+    "valid-tokens": "hosts and clients need one of these tokens",
+}
 
 
 class Options(RtcOptions):
@@ -19,11 +28,12 @@ class Options(RtcOptions):
 
     synopsis = "[options]"
     declared = SIGNAL
+    needed = ("addr", "valid-tokens", "tls-cert-file", "tls-key-file", "allowed-origins")
     examples = (
-        "twistd -n rtc-signal",
-        "twistd -n rtc-signal --addr :8080 --allowed-origins https://example.com",
-        "twistd -n rtc-signal --addr :8443 --tls-cert-file cert.pem --tls-key-file key.pem",
-        "RTUNNEL_VALID_TOKENS=my-secret-token,another-token twistd -n rtc-signal",
+        "rtunnel signal --valid-tokens my-secret-token",
+        "RTUNNEL_VALID_TOKENS=my-secret-token,another-token rtunnel signal",
+        "rtunnel signal --addr :443 --tls-cert-file cert.pem --tls-key-file key.pem",
+        "rtunnel signal --addr 127.0.0.1:8080 --allowed-origins https://example.com",
     )
 
     #: Set once the options are parsed.
@@ -39,13 +49,18 @@ class Options(RtcOptions):
 
             load_web_files(values["tls-cert-file"], values["tls-key-file"])
         self.settings = SignalSettings(**resolved.fields_of(SignalSettings))
+        for name, effect in _EFFECTS.items():
+            source = resolved.sources[name]
+            if source.rank is Rank.ENVIRONMENT and REFERENCE_PREFIX in source.label:
+                self.notes.append(f"{source.label}: the Go program ignores this, but here it counts: {effect}")
+            elif source.rank is Rank.FILE and source.label.endswith("'server.valid_tokens'"):
+                self.notes.append(f"{source.label}: is taken for 'server.auth.valid_tokens', which is its name here")
 
 
 def makeService(options: Options) -> MultiService:
     """Return the signaling server as a service for an application."""
-    from twisted.internet import reactor
-
     from rtunnel.rtc.signaling.server import SignalServer
 
     options.tell()
+    reactor = prepared_reactor()
     return PluginService(NAME, SignalServer(reactor, options.settings), options, reactor)

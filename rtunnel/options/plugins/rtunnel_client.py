@@ -1,4 +1,4 @@
-"""``twistd rtunnel-client``."""
+"""``rtunnel client`` and ``twistd rtunnel-client``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from twisted.application.service import MultiService
 
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins.common import PluginOptions, check_order, link_limits
+from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.reverse import CLIENT
 from rtunnel.options.settings.sources import Resolved
@@ -23,11 +24,13 @@ class Options(PluginOptions):
 
     synopsis = "--server HOST:PORT --local HOST:PORT [options]"
     declared = CLIENT
+    needed = ("server", "tunnel", "tls", "local", "remote-port", "token")
     examples = (
-        "twistd -n rtunnel-client --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080",
-        "twistd -n rtunnel-client --server 1.2.3.4:7000 --tunnel 8080:80 --tunnel '8443:[::1]:443'",
-        "twistd -n rtunnel-client --server tunnel.example.org:7000 --tunnel 8080:80 --tls",
-        "twistd -n rtunnel-client --config /etc/rtunnel/client.yaml",
+        "rtunnel pki import laptop.pem    # once, for --tls",
+        "rtunnel client --tls --server tunnel.example.org:7000 --tunnel 8080:80",
+        "rtunnel client --tls --server 1.2.3.4:7000 --tunnel '8443:[::1]:443'",
+        "rtunnel client --tls --server 1.2.3.4:7000 --local :80 --remote-port 8080",
+        "rtunnel client --config /etc/rtunnel/client.yaml",
     )
 
     #: Set once the options are parsed.
@@ -51,8 +54,7 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
-    from twisted.internet import reactor
-
     from rtunnel.reverse.client.service import TunnelClient
 
+    reactor = prepared_reactor(options.settings.server.host)
     return PluginService(NAME, TunnelClient(reactor, options.settings), options, reactor)

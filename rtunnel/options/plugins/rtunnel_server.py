@@ -1,10 +1,11 @@
-"""``twistd rtunnel-server``."""
+"""``rtunnel server`` and ``twistd rtunnel-server``."""
 
 from __future__ import annotations
 
 from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.common import PluginOptions, link_limits
+from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.reverse import SERVER
 from rtunnel.options.settings.sources import Resolved
@@ -21,12 +22,14 @@ class Options(PluginOptions):
 
     synopsis = "[options]"
     declared = SERVER
+    needed = ("tls", "allow-ports", "control-listen", "public-listen", "clients", "valid-tokens")
     examples = (
-        "twistd -n rtunnel-server",
-        "twistd -n rtunnel-server --control-listen :7000 --allow-ports 8000-8999,9443",
-        "twistd -n rtunnel-server --public-listen :8080 --route least-connections",
-        "twistd -n rtunnel-server --tls --clients /etc/rtunnel/clients.yaml",
-        "RTUNNEL_LOG_FORMAT=json twistd -n rtunnel-server --config /etc/rtunnel/server.yaml",
+        "rtunnel pki init --name tunnel.example.org    # once, for --tls",
+        "rtunnel server --tls --allow-ports 8080",
+        "rtunnel server --tls --control-listen :7000 --allow-ports 8000-8999,9443",
+        "rtunnel server --tls --public-listen :8080 --route least-connections",
+        "rtunnel server --tls --clients /etc/rtunnel/clients.yaml",
+        "RTUNNEL_LOG_FORMAT=json rtunnel server --config /etc/rtunnel/server.yaml",
     )
 
     #: Set once the options are parsed.
@@ -47,8 +50,7 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the server as a service for an application."""
-    from twisted.internet import reactor
-
     from rtunnel.reverse.server.service import TunnelServer
 
+    reactor = prepared_reactor()
     return PluginService(NAME, TunnelServer(reactor, options.settings), options, reactor)

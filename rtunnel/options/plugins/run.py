@@ -2,6 +2,9 @@
 
 - On SIGTERM or SIGINT the services drain and stop; then the exit code is 0. ``twistd`` alone would kill itself by the
   same signal. A second signal ends the process at once.
+- SIGHUP does the same when the process has a terminal, which is gone then. Otherwise it is logged and ignored, since
+  there is nothing to reload. Without a handler it would kill the process.
+- ``rtunnel server`` and so on run the same services without ``twistd``; see :func:`run_in_foreground`.
 - A :class:`~rtunnel.errors.StartupError` while the services start is one line on standard error and exit code 1, and
   no pid file is left. ``twistd`` alone would only log it.
 
@@ -14,6 +17,7 @@ In a ``.tac`` file :func:`application` also turns a wrong setting into one line:
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,9 +25,10 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
+from twisted.application.app import startApplication
 from twisted.application.service import Application, IService, MultiService, Service
 from twisted.internet.error import ReactorNotRunning
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, globalLogBeginner
 from twisted.python import usage
 from twisted.python.components import Componentized
 
@@ -76,8 +81,17 @@ class PluginService(MultiService):
             raise
 
 
+def has_terminal() -> bool:
+    """Return whether the process has a controlling terminal, wherever its standard streams lead."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class ExitSignals(Service):
-    """Stops the reactor on SIGTERM or SIGINT, so that the exit code is 0."""
+    """Stops the reactor on SIGTERM, SIGINT, or SIGHUP of a terminal, so that the exit code is 0."""
 
     log = Logger()
 
@@ -104,11 +118,22 @@ class ExitSignals(Service):
     def _install(self) -> None:
         signal.signal(signal.SIGTERM, self._got_signal)
         # Leave SIGINT alone if a shell made this background job ignore it, or a debugger handles it.
-        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, getattr(self._reactor, "sigInt", None)):
+        ours = (signal.default_int_handler, signal.SIG_DFL, getattr(self._reactor, "sigInt", None))
+        if signal.getsignal(signal.SIGINT) in ours:
             signal.signal(signal.SIGINT, self._got_signal)
+        # nohup ignores SIGHUP. A terminal that is gone is not ours any more, so look for it now.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, self._got_signal if has_terminal() else self._got_reload)
 
     def _got_signal(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+
+    def _got_reload(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(
+            self.log.info,
+            "SIGHUP: ignored; certificates and the clients file are read again when they change, other settings take a "
+            "restart",
+        )
 
     def stopService(self) -> None:
         super().stopService()
@@ -117,6 +142,9 @@ class ExitSignals(Service):
             self._stop_now()
 
     def _stop(self, name: str) -> None:
+        if name == "SIGHUP" and self._seen:
+            # The kernel and the shell may each send one; that does not mean "at once".
+            return
         self._seen += 1
         if self._seen == 1:
             self.log.info("{signal}: stopping", signal=name)
@@ -134,6 +162,26 @@ class ExitSignals(Service):
         stop_now = getattr(self._service, "stop_now", None)
         if stop_now is not None:
             stop_now()
+
+
+def run_in_foreground(make_service: Callable[[], MultiService]) -> None:
+    """Run a service without ``twistd`` until it has stopped: no daemon, no pid file, the log on standard output.
+
+    :raises StartupError: it cannot start; the message is one line.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Until ExitSignals takes over, Ctrl-C ends the process. Twisted's search for plugins of endpoints would swallow
+        # a KeyboardInterrupt.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    service = make_service()
+    from twisted.internet import reactor
+
+    tree = Application(service.name)
+    service.setServiceParent(tree)
+    globalLogBeginner.beginLoggingTo([tree.getComponent(ILogObserver)], redirectStandardIO=False)
+    IService(tree).privilegedStartService()
+    startApplication(tree, False)
+    reactor.run()
 
 
 def application(

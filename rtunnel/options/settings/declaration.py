@@ -25,6 +25,7 @@ from rtunnel.coercions import (
     size,
     text,
 )
+from rtunnel.errors import ConfigError
 
 PREFIX = "RTUNNEL_"
 #: The prefix of the environment variables of the reference program for WebRTC.
@@ -66,6 +67,8 @@ TIME = Kind(seconds(zero=False), "time above 0", show_seconds)
 TIME_OR_ZERO = Kind(seconds(zero=True), "time, 0 or more", show_seconds)
 #: The flag of such a setting takes no value.
 SWITCH = Kind(boolean, "yes or no")
+#: The flag of this one does, since its default is yes.
+YES_OR_NO = Kind(boolean, "yes or no", lambda value: "yes" if value else "no")
 LISTEN = Kind(listen_address, "address to listen on")
 PATH = Kind(optional(path, None), "path")
 TEXT = Kind(optional(text, ""), "text")
@@ -85,6 +88,7 @@ class Setting:
         section ``limits``; by default it is the name with underscores.
     :ivar repeatable: whether the flag may be given several times.
     :ivar in_reference: whether the reference program for WebRTC has an environment variable for it.
+    :ivar reference_key: another key in the file, which the reference program obeys instead of its own.
     :ivar may_be_empty: whether an empty environment variable is a value, rather than not given.
     """
 
@@ -98,6 +102,7 @@ class Setting:
     key: str = ""
     repeatable: bool = False
     in_reference: bool = False
+    reference_key: str = ""
     may_be_empty: bool = False
 
     def __post_init__(self) -> None:
@@ -135,6 +140,22 @@ class Setting:
     def variables(self) -> Sequence[str]:
         """All environment variables of this setting, the one that wins first."""
         return [self.variable, self.reference_variable] if self.in_reference else [self.variable]
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """All keys of this setting in the file, the one that wins first."""
+        return [self.key, self.reference_key] if self.reference_key else [self.key]
+
+    def key_in(self, file: Mapping[str, object]) -> str | None:
+        """Return the key that counts, or None if none is there. An empty list gives way to another key.
+
+        :raises ConfigError: two keys have different values.
+        """
+        there = [key for key in self.keys if key in file]
+        given = [key for key in there if file[key] not in ("", [])]
+        if len(given) == 2 and file[given[0]] != file[given[1]]:
+            raise ConfigError(f"keys '{given[0]}' and '{given[1]}' mean the same; keep one")
+        return next(iter(given or there), None)
 
     def variable_in(self, environ: Mapping[str, str]) -> str | None:
         """Return the environment variable that wins, or None if none is set."""

@@ -12,6 +12,7 @@ from rtunnel.options.settings.declaration import (
     MIB,
     TIME,
     TIME_OR_ZERO,
+    YES_OR_NO,
     Kind,
     Setting,
     sizes,
@@ -178,6 +179,12 @@ CLIENT_OWN = (
     ),
     Setting("connect-timeout", TIME, "Seconds that an attempt to connect to the server may take.", ClientSettings),
     Setting("dial-timeout", TIME, "Seconds that a local service has to accept a connection.", ClientSettings),
+    Setting(
+        "check-services",
+        YES_OR_NO,
+        "Whether to connect to each local service now and then, without sending anything, and log whether it answers.",
+        ClientSettings,
+    ),
 )
 
 SERVER = (*SERVER_OWN, *BOTH, *TLS, *TLS_SERVER)

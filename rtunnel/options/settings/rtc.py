@@ -6,7 +6,7 @@ Their file has the layout of the reference program's file; one file may serve al
 from __future__ import annotations
 
 from rtunnel.addresses import ListenAddress
-from rtunnel.coercions import integer, optional, text
+from rtunnel.coercions import integer, optional, seconds, text
 from rtunnel.options.settings.declaration import (
     COUNT,
     GIB,
@@ -17,6 +17,7 @@ from rtunnel.options.settings.declaration import (
     TEXT,
     TIME,
     TIME_OR_ZERO,
+    YES_OR_NO,
     Kind,
     Setting,
     sizes,
@@ -98,6 +99,7 @@ SIGNAL_OWN = (
         key="server.auth.",
         repeatable=True,
         in_reference=True,
+        reference_key="server.valid_tokens",
     ),
     Setting("max-hosts", COUNT, "Hosts that may be registered at once.", SignalSettings, key="server."),
     Setting("max-clients", COUNT, "Clients that may be connected at once.", SignalSettings, key="server."),
@@ -219,7 +221,13 @@ ENDS = (
         EndSettings,
     ),
     Setting(
-        "udp-idle", TIME, "Seconds without a datagram after which a UDP flow is dropped.", EndSettings, key="limits."
+        "udp-idle",
+        Kind(optional(seconds(zero=False), None), TIME.values),
+        "Seconds without a datagram after which a UDP flow is dropped. By default 30 for a question and its answer, "
+        "and 300 for a flow that went both ways more than once.",
+        EndSettings,
+        no_default="30 or 300",
+        key="limits.",
     ),
     Setting(
         "max-flows",
@@ -286,6 +294,13 @@ HOST_OWN = (
         repeatable=True,
     ),
     Setting("dial-timeout", TIME, "Seconds that a service has to accept a connection.", HostSettings, key="host."),
+    Setting(
+        "check-services",
+        YES_OR_NO,
+        "Whether to connect to each TCP service now and then, without sending anything, and log whether it answers.",
+        HostSettings,
+        key="host.",
+    ),
     Setting("max-clients", COUNT, "Clients that may be connected at once.", HostSettings, key="host."),
 )
 

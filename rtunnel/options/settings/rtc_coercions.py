@@ -81,7 +81,7 @@ def signal_url(value: object) -> SignalUrl:
 
     :raises ConfigError: it is something else.
     """
-    url = text(value)
+    url = _with_ascii_host(text(value))
     if "://" not in url:
         raise ConfigError(f"'{url}' has no scheme; write ws://{url} or wss://{url}")
     parts, port = _split_url(url)
@@ -101,6 +101,13 @@ def signal_url(value: object) -> SignalUrl:
         host_name(host, url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return SignalUrl(url, parts.scheme == "wss", host, port or _WEB_PORTS[parts.scheme], path)
+
+
+def _with_ascii_host(url: str) -> str:
+    parts = re.fullmatch(r"(\w+://)([^/?#:@]+)(.*)", url)
+    if parts is None or parts[2].isascii():
+        return url
+    return parts[1] + host_name(parts[2], url) + parts[3]
 
 
 def _split_url(url: str) -> tuple[SplitResult, int | None]:

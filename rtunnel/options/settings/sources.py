@@ -67,10 +67,13 @@ class Resolved:
         return ConfigError(f"{self.sources[name].label}: {message}")
 
 
-def find_config_file(flags: Mapping[str, Any], environ: Mapping[str, str], otherwise: str = "") -> ConfigFile | None:
+def find_config_file(
+    flags: Mapping[str, Any], environ: Mapping[str, str], otherwise: str = "", *, merge: bool = False
+) -> ConfigFile | None:
     """Read the file that ``--config`` or ``RTUNNEL_CONFIG`` names; None if neither does.
 
     :param otherwise: the file to read if neither names one and this one exists.
+    :param merge: see :func:`~rtunnel.config_file.read_config_file`.
     :raises ConfigError: see :func:`~rtunnel.config_file.read_config_file`.
     """
     if "config" in flags:
@@ -78,10 +81,10 @@ def find_config_file(flags: Mapping[str, Any], environ: Mapping[str, str], other
     else:
         label, path = f"environment variable {PREFIX}CONFIG", environ.get(f"{PREFIX}CONFIG", "")
         if not path:
-            return read_config_file(otherwise) if _is_there(otherwise) else None
+            return read_config_file(otherwise, merge=merge) if _is_there(otherwise) else None
     if not path:
         raise ConfigError(f"{label}: is empty; write the path of a YAML or JSON file")
-    return read_config_file(path)
+    return read_config_file(path, merge=merge)
 
 
 def _is_there(path: str) -> bool:
@@ -110,7 +113,7 @@ def resolve(
         fix.
     """
     _check_environment(settings, environ, foreign)
-    known_keys = [*(setting.key for setting in settings), *foreign_keys]
+    known_keys = [*(key for setting in settings for key in setting.keys), *foreign_keys]
     in_file = _without_sections(file.values, file.path, known_keys) if file else {}
     for key in in_file:
         if file and key not in known_keys:
@@ -124,8 +127,8 @@ def resolve(
             source, written = Source(Rank.FLAG, f"flag --{setting.name}"), flags[setting.name]
         elif variable := setting.variable_in(environ):
             source, written = Source(Rank.ENVIRONMENT, f"environment variable {variable}"), environ[variable]
-        elif file and setting.key in in_file:
-            source, written = Source(Rank.FILE, f"{file.path}: key '{setting.key}'"), in_file[setting.key]
+        elif file and (there := _key_in(file, setting, in_file)):
+            source, written = Source(Rank.FILE, f"{file.path}: key '{there}'"), in_file[there]
         else:
             values[setting.name] = setting.default
             sources[setting.name] = Source(Rank.DEFAULT, f"default of --{setting.name}")
@@ -136,6 +139,13 @@ def resolve(
         except ConfigError as error:
             raise ConfigError(f"{source.label}: {error}") from error
     return Resolved(settings, values, sources)
+
+
+def _key_in(file: ConfigFile, setting: Setting, in_file: Mapping[str, object]) -> str | None:
+    try:
+        return setting.key_in(in_file)
+    except ConfigError as error:
+        raise ConfigError(f"{file.path}: {error}") from error
 
 
 def _without_sections(

@@ -223,8 +223,10 @@ class DataPool:
                 peer=self._session.peer_name,
                 stream=conn_id,
             )
+        wire, limits = data.wire, self._session.link.limits
+        # From now on no PING keeps it alive.
+        wire.keep_alive(limits.keepalive_interval, limits.dead_after)
         if theirs is not None:
-            wire = data.wire
             relay = DirectRelay(self._server.poller, wire.take_watched(), theirs, self._ended, to_left=opening)
             self._used[relay] = conn_id
             self._server.visitors.add(relay)
@@ -237,7 +239,7 @@ class DataPool:
         self._server.visitors.add(end)
         self._count()
         end.attach(stream)
-        if adopt(self.reactor, data.wire.take(), stream):
+        if adopt(self.reactor, wire.take(), stream):
             stream.transport.write(opening)
             end.resume()
         return True

@@ -7,11 +7,12 @@ from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport, below_tls, format_address, tune
 from rtunnel.tls.identity import Peer
@@ -51,9 +52,9 @@ class LinkStream:
         self._protocol.link.finish(self.stream)
         self._protocol.flush()
 
-    def reset(self, code: str, message: str) -> None:
+    def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """See :class:`IStream`."""
-        self._protocol.link.reset(self.stream, code, message)
+        self._protocol.link.reset(self.stream, code, message, behind=behind)
         self._protocol.flush()
 
     def delivered(self, count: int) -> None:
@@ -76,6 +77,8 @@ class LinkProtocol(Protocol):
     """
 
     log = Logger()
+    #: Whether :attr:`why_lost` is in a line of the service that holds the link, so that another line would repeat it.
+    owner_says_why = False
     transport: SocketTransport  # type: ignore[assignment]
 
     def __init__(self, link: Link, clock: IReactorTime) -> None:
@@ -128,7 +131,7 @@ class LinkProtocol(Protocol):
         for call in (self._tick_call, self._linger_call):
             if call is not None and call.active():
                 call.cancel()
-        self.link.close(Code.CONNECTION_LOST, reason.getErrorMessage())
+        self.link.close(Code.CONNECTION_LOST, reason_of(reason))
         for stream in list(self.link.streams.values()):
             self.link.reset(stream, Code.CONNECTION_LOST, "the link is lost")
             if stream.owner is not None:
@@ -255,8 +258,9 @@ class LinkProtocol(Protocol):
     def _link_failed(self, event: events.LinkFailed) -> None:
         self.why_lost = f"{event.code}: {event.message}"
         self.peer_has_left = event.by_peer and event.code == Code.SHUTTING_DOWN
-        log = self.log.info if event.code == Code.SHUTTING_DOWN else self.log.warn
-        log(
+        level = LogLevel.info if event.code == Code.SHUTTING_DOWN else LogLevel.warn
+        self.log.emit(
+            LogLevel.debug if self.owner_says_why else level,
             "link {peer}: closed by {side}: {code}: {text}",
             peer=self.peer_name,
             side="the peer" if event.by_peer else "us",

@@ -17,7 +17,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
+from rtunnel.relay.last_bytes import LastBytes, ReadOn, connection_of, unsent
 from rtunnel.relay.sockets import SocketTransport
 
 #: Undelivered bytes at which reading pauses, and at which it resumes.
@@ -43,12 +45,16 @@ class RawStream(Protocol):
         self._reading = True
         self._read_ended = False
         self._write_ended = False
+        self._last_bytes: LastBytes | None = None
 
     # From the connection
 
     def connectionMade(self) -> None:
         """Register with the transport as its producer."""
         self.transport.registerProducer(self, True)
+        connection = connection_of(self.transport)
+        if connection is not None:
+            ReadOn(connection)
 
     def dataReceived(self, data: bytes) -> None:
         """Pass bytes of the stream to the user."""
@@ -73,8 +79,10 @@ class RawStream(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the user that the stream is lost, unless both its ends have come."""
         user, self._user = self._user, None
+        if self._last_bytes is not None:
+            self._last_bytes.cancel()
         if user is not None and not (self._read_ended and self._write_ended):
-            user.was_reset(Code.CONNECTION_LOST, reason.getErrorMessage())
+            user.was_reset(Code.CONNECTION_LOST, reason_of(reason))
         self._on_lost(self)
 
     def pauseProducing(self) -> None:
@@ -107,10 +115,18 @@ class RawStream(Protocol):
             else:
                 self.transport.loseWriteConnection()
 
-    def reset(self, code: str, message: str) -> None:
+    def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """See :class:`IStream`. The other end learns only that the connection was cut."""
-        if self._user is not None:
-            self._user = None
+        if self._user is None:
+            return
+        self._user = None
+        connection = connection_of(self.transport)
+        if behind and connection is not None:
+            # What comes is dropped.
+            self.transport.resumeProducing()
+            self._last_bytes = LastBytes(connection.reactor, lambda: unsent(connection), self.abort)
+            self._last_bytes.start()
+        else:
             self.transport.abortConnection()
 
     def delivered(self, count: int) -> None:

@@ -7,7 +7,6 @@ It is taken from Twisted as soon as the connection is known to be a data connect
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from typing import Any, Protocol as TypingProtocol
 
 from twisted.internet import tcp
@@ -17,12 +16,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel.reasons import reason_of
 from rtunnel.relay.sockets import (
     RESET_ON_CLOSE,
     SEND_ON_CLOSE,
     QuietFactory,
     StreamSocket,
     close_socket,
+    keep_alive,
+    set_linger,
     take_socket,
     tune,
 )
@@ -73,8 +75,7 @@ class SocketWire:
         poller.addReader(self)
         if isinstance(sock, socket.socket):
             # If this process is killed, the peer must not take that for the end of a stream. (Under TLS it cannot.)
-            with suppress(OSError):  # a lost connection shows at its first use
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            set_linger(sock, RESET_ON_CLOSE)
 
     def send(self, data: bytes) -> None:
         """Send a frame or two. There is always room for them."""
@@ -83,10 +84,14 @@ class SocketWire:
         try:
             sent = self._socket.send(data)
         except OSError as error:
-            self._lost(str(error))
+            self._lost(reason_of(error))
             return
         if sent < len(data):
             self._lost("the connection is full")
+
+    def keep_alive(self, probe_after: float, give_up_after: float) -> None:
+        """See :func:`rtunnel.relay.sockets.keep_alive`."""
+        keep_alive(self._socket, probe_after, give_up_after)
 
     def take(self) -> StreamSocket:
         """Stop watching the socket, and return it."""
@@ -134,7 +139,7 @@ class SocketWire:
         except BlockingIOError:
             return
         except OSError as error:
-            self._lost(str(error))
+            self._lost(reason_of(error))
             return
         if data:
             self._user.received(data)
@@ -146,7 +151,7 @@ class SocketWire:
 
     def connectionLost(self, reason: Failure) -> None:
         """Take note that the reactor found the socket broken, or is stopping."""
-        self._lost(reason.getErrorMessage())
+        self._lost(reason_of(reason))
 
 
 class Taker(Protocol):
@@ -185,7 +190,7 @@ def give_socket(sock: StreamSocket, poller: Any, user: WireUser) -> None:
     except OSError as error:
         _log.debug("a data connection is closed: {why}", why=error)
         sock.close()
-        user.lost(str(error))
+        user.lost(reason_of(error))
     else:
         user.connected(wire)
 
@@ -205,8 +210,7 @@ def adopt(reactor: Any, sock: StreamSocket, protocol: Protocol, first: bytes = b
     below = tls or protocol
     assert isinstance(sock, socket.socket)
     sock.setblocking(False)
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, SEND_ON_CLOSE)
+    set_linger(sock, SEND_ON_CLOSE)
     try:
         reactor.adoptStreamConnection(sock.fileno(), sock.family, QuietFactory.forProtocol(lambda: below))
     except OSError as error:

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from rtunnel.reverse.carriers.sockets import SocketWire
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
+from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.data_connection import ClientDataConnection, Used
 from rtunnel.wire.messages import DIRECT_ONLY
@@ -42,6 +43,7 @@ class IDialler(Protocol):
 
     @property
     def is_outdated(self) -> bool: ...
+    def why_revoked(self, server: Peer) -> str: ...
     def look_at_files(self) -> None: ...
     def dial_server(self, data: ClientData) -> Cancellable: ...
 

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import QuietFactory
@@ -27,9 +28,11 @@ from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
+from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.agent import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.held_connection import HeldConnection
+from rtunnel.upkeep.service_watch import ServiceWatch, may_try
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import Hello
@@ -68,6 +71,10 @@ class LinkService(HeldConnection[ClientSession]):
             capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW},
             token=settings.token,
         )
+        turns = may_try(settings.check_services)
+        self._watches = [
+            ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns) for tunnel in settings.tunnels
+        ]
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
 
     @property
@@ -78,12 +85,16 @@ class LinkService(HeldConnection[ClientSession]):
     def build_session(self) -> ClientSession:
         """Return a session for a connection that is being made."""
         link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
-        return ClientSession(self._settings, link, self.reactor, self._visitors, self)
+        return ClientSession(self._settings, link, self.reactor, self._visitors, self, self._watches)
 
     @property
     def is_outdated(self) -> bool:
         """See :class:`TlsDialler`."""
         return self._tls is not None and self._tls.is_outdated
+
+    def why_revoked(self, server: Peer) -> str:
+        """See :class:`TlsDialler`."""
+        return self._tls.why_revoked(server) if self._tls is not None else ""
 
     def look_at_files(self) -> None:
         """See :class:`TlsDialler`."""
@@ -104,7 +115,7 @@ class LinkService(HeldConnection[ClientSession]):
             dial = Dial(
                 self.poller,
                 lambda sock: give_socket(sock, self.poller, data),
-                lambda error: data.lost(error.strerror or str(error)),
+                lambda error: data.lost(reason_of(error)),
             )
             dial.start(*self._address_now)
             return dial
@@ -114,7 +125,7 @@ class LinkService(HeldConnection[ClientSession]):
             dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, partial(Taker, self.poller, data)))
         else:
             dialling = endpoint.connect(QuietFactory.forProtocol(partial(Taker, self.poller, data)))
-        dialling.addErrback(lambda failure: data.lost(failure.getErrorMessage()))
+        dialling.addErrback(lambda failure: data.lost(reason_of(failure)))
         return dialling
 
     async def dial(self) -> ClientSession:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_host_port, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
@@ -18,6 +20,7 @@ from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.service_watch import ServiceWatch
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
@@ -35,17 +38,23 @@ class _Tunnel:
     """One of the client's tunnels, while a link lasts."""
 
     def __init__(
-        self, number: int, settings: TunnelSettings, endpoint: IStreamClientEndpoint, backoff: Backoff
+        self,
+        number: int,
+        settings: TunnelSettings,
+        endpoint: IStreamClientEndpoint,
+        backoff: Backoff,
+        watch: ServiceWatch,
     ) -> None:
         self.number = number
         self.settings = settings
         self.endpoint = endpoint
+        self.watch = watch
         self.address = settings.local.socket_address()
         self.backoff = backoff
         self.request = TunnelRequest(settings.remote_port, str(settings.local))
-        self.local_is_down = False
         self.refusal = ""
         self.is_served = False
+        self.public = ""
         self.retry: IDelayedCall | None = None
 
     @property
@@ -58,12 +67,14 @@ class ClientSession(LinkProtocol):
     """One link, from connection to loss.
 
     :param dialler: makes data connections.
+    :param watches: tell whether the local services answer, in the order of the tunnels. They outlive the link.
     :ivar log_limiter: for log lines that visitors can cause.
     :ivar ended: fires with the reason when the connection is lost.
     :ivar was_useful: whether the server accepted us, so that the next attempt need not wait long.
     """
 
     log = Logger()
+    owner_says_why = True
     link: ClientLink
 
     def __init__(
@@ -73,6 +84,7 @@ class ClientSession(LinkProtocol):
         reactor: Any,
         visitors: Visitors,
         dialler: IDialler,
+        watches: Sequence[ServiceWatch],
     ) -> None:
         super().__init__(link, reactor)
         self._settings = settings
@@ -84,6 +96,7 @@ class ClientSession(LinkProtocol):
                 tunnel,
                 tunnel.local.endpoint(reactor, settings.dial_timeout),
                 Backoff(settings.reconnect_min, settings.reconnect_max),
+                watches[number],
             )
             for number, tunnel in enumerate(settings.tunnels)
         ]
@@ -128,9 +141,10 @@ class ClientSession(LinkProtocol):
         for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
             if call is not None and call.active():
                 call.cancel()
+        self._rest_watches()
         self.data.close(cut=not self.peer_has_left)
         super().connectionLost(reason)
-        self.ended.callback(self.why_lost or reason.getErrorMessage())
+        self.ended.callback(self.why_lost or reason_of(reason))
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. Close the data connections with the link."""
@@ -142,7 +156,11 @@ class ClientSession(LinkProtocol):
         self.data.tick(self.clock.seconds())
         self.log_limiter.tick()
         self._dialler.look_at_files()
-        if not self.link.stream_count and not self.link.is_closed and self._dialler.is_outdated:
+        if self.link.is_closed:
+            return
+        if self.identity is not None and (why := self._dialler.why_revoked(self.identity)):
+            self.fail(Code.UNAUTHORIZED, why)
+        elif not self.link.stream_count and self._dialler.is_outdated:
             # The server takes no more data connections for this link, and there is no visitor to notice.
             self.why_lost = "its certificate has expired, and the files have another"
             self.close(Code.SHUTTING_DOWN, "the client has another certificate")
@@ -159,11 +177,8 @@ class ClientSession(LinkProtocol):
         self._said_reference = self.was_useful = True
         tunnel, *others = self._tunnels
         port = tunnel.settings.remote_port
-        self.log.info(
-            "{public} -> {local}: asked for; a reference server does not say whether it is served",
-            public=self._public(port) if port else f"shared port of {self._settings.server}",
-            local=tunnel.settings.local,
-        )
+        tunnel.public = self._public(port) if port else f"the shared port of {self._settings.server}"
+        self._watch(tunnel, "{public} is asked for, and a reference server does not say whether it is served")
         for other in others:
             self.log.warn("{tunnel}: not served; a reference server carries one tunnel per link", tunnel=other.name)
 
@@ -200,9 +215,16 @@ class ClientSession(LinkProtocol):
         tunnel.is_served = True
         host, _, port = event.address.rpartition(":")
         wildcard = host in ("", "0.0.0.0", "[::]") and port.isdecimal()
-        self.log.info(
-            "{public} -> {local}: reachable",
-            public=self._public(int(port)) if wildcard else event.address,
+        tunnel.public = self._public(int(port)) if wildcard else event.address
+        self._watch(tunnel, "{public} is published")
+
+    def _watch(self, tunnel: _Tunnel, what: str) -> None:
+        """Log what the tunnel is, and whether its service answers; from then on, when that changes."""
+        tunnel.watch.start(
+            self.log,
+            self.log_limiter,
+            what + "; the service at {local}",
+            public=tunnel.public,
             local=tunnel.settings.local,
             tunnel=tunnel.name,
         )
@@ -213,6 +235,7 @@ class ClientSession(LinkProtocol):
             return
         tunnel = self._tunnels[event.number]
         tunnel.is_served = False
+        tunnel.watch.stop()
         wait = tunnel.backoff.next_wait()
         tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
         refusal = f"{event.code}: {event.message}"
@@ -251,30 +274,29 @@ class ClientSession(LinkProtocol):
         return self._tunnels[number] if number in self.link.tunnels and not self._draining else None
 
     def dialled(self, tunnel: _Tunnel) -> None:
-        """Log that the service is back, if it was unreachable: a visitor has reached it."""
-        if tunnel.local_is_down:
-            tunnel.local_is_down = False
-            # When descriptors run out, this alternates with each visitor.
-            self.log_limiter.info(
-                "{tunnel}: local service {local} is back", tunnel=tunnel.name, local=tunnel.settings.local
-            )
+        """Note that the service accepted a visitor."""
+        tunnel.watch.answered()
 
     def dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
-        """Warn for the first visitor that finds the service down; log at debug level for the rest."""
-        log = self.log.debug if tunnel.local_is_down else self.log_limiter.warn
-        tunnel.local_is_down = True
+        """Note that the service did not accept a visitor."""
+        log = self.log.debug if tunnel.watch.failed(failure) else self.log_limiter.warn
         log(
             "{tunnel}: local service {local} cannot be reached: {error}",
             tunnel=tunnel.name,
             local=tunnel.settings.local,
-            error=failure.getErrorMessage(),
+            error=reason_of(failure),
         )
 
     # The end
 
+    def _rest_watches(self) -> None:
+        for tunnel in self._tunnels:
+            tunnel.watch.stop()
+
     def withdraw(self) -> None:
         """Take no more visitors. Those being served continue."""
         self._draining = True
+        self._rest_watches()
         for tunnel in self._tunnels:
             if tunnel.retry is not None and tunnel.retry.active():
                 tunnel.retry.cancel()

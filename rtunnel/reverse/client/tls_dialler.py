@@ -158,6 +158,10 @@ class TlsDialler:
         """The certificate that the link has shown is over, and there is another in the files."""
         return self._shown is not None and self._shown.is_over and not self.credentials.now.own.is_over
 
+    def why_revoked(self, server: Peer) -> str:
+        """Return which certificate of the server's chain is revoked, by the present files; empty if none is."""
+        return self.credentials.now.why_revoked(server)
+
     def look_at_files(self) -> None:
         """Read the files again if they have changed. Call it about once a second while there is a link."""
         try:

@@ -188,6 +188,8 @@ class Visits:
                 tunnel=service.name,
                 stream=used.conn_id,
             )
+        # From now on no PING keeps it alive.
+        wire.keep_alive(link.limits.keepalive_interval, link.limits.dead_after)
         until = self._user.clock.seconds() + self._dial_timeout
         visit = _Visit(self, self._poller, wire, service, used.rest, until)
         self._dialling[visit] = None

@@ -85,8 +85,8 @@ class Guard(TimerService):
 
     def _close_revoked(self, tls: TlsListener) -> None:
         for session in list(self._server.sessions):
-            if session.identity is not None and tls.credentials.now.is_revoked(session.identity.certificate):
-                session.fail(Code.UNAUTHORIZED, "its certificate is revoked")
+            if session.identity is not None and (why := tls.credentials.now.why_revoked(session.identity)):
+                session.fail(Code.UNAUTHORIZED, why)
 
     def _enforce_rights(self) -> None:
         for session in list(self._server.sessions):

@@ -24,19 +24,26 @@ class ISession(Protocol):
     def is_live(self) -> bool: ...
     def open_visitor(self, tunnel: int, visitor: Visitor) -> bool: ...
     def flush(self) -> None: ...
-    def lose(self, why: str) -> None: ...
+    def lose(self, why: str, detail: str = "") -> None: ...
 
 
 @dataclass(slots=True, eq=False)
 class Backend:
     """One tunnel of one client, which serves visitors.
 
-    :ivar public: where its visitors connect; None until there is such a place.
+    :ivar asked: where its visitors should connect.
+    :ivar public: where they do connect; None until there is such a place.
     """
 
     session: ISession
     number: int
+    asked: Public
     public: Public | None = None
+
+    @property
+    def place(self) -> Public:
+        """What it is called in logs."""
+        return self.public or self.asked
 
     @property
     def load(self) -> int:

@@ -16,13 +16,13 @@ from twisted.logger import Logger
 
 from rtunnel.addresses import BACKLOG
 from rtunnel.errors import Code, Refused
+from rtunnel.reasons import why_not_listening
 from rtunnel.relay.bare_port import Accepted, LandingFactory, give_sockets
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.upkeep.accepting import pause_when_full
-from rtunnel.upkeep.listening import why_not_listening
 from rtunnel.upkeep.visitors import Visitors
 
 #: Seconds that the holder of a port is given to show that it lives, when somebody else asks for the port.
@@ -91,18 +91,25 @@ class PublicPorts:
 
         :raises Refused: somebody else has it, or the system does not give it.
         """
-        holder = self._held.get(number)
-        if holder is not None and not await self._is_gone(holder.backend.session, backend.session):
-            raise Refused(Code.PORT_IN_USE, f"port {number} is served by another client")
+        claimant = backend.session
+        held = self._held.get(number)
+        holder = held.backend.session if held is not None else None
+        if holder is claimant:
+            raise Refused(Code.PORT_IN_USE, f"this client serves port {number} already")
         if holder is not None:
-            holder.backend.session.lose("its port is claimed by another client and it does not answer")
+            if not await self._is_gone(holder):
+                text = f"port {number} is served by another client"
+                raise Refused(Code.PORT_IN_USE, text, f"client {holder.peer_name}")
+            why = f"it does not answer, and another client asks for port {number}"
+            holder.lose(why, f"client {claimant.peer_name}")
         while number in self._closing:
             await self._closing[number]
-        if number in self._held:
-            raise Refused(Code.PORT_IN_USE, f"port {number} was just taken by another client")
+        if (held := self._held.get(number)) is not None:
+            text = f"port {number} was just taken by another client"
+            raise Refused(Code.PORT_IN_USE, text, f"client {held.backend.session.peer_name}")
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
-        if not backend.session.is_live:
+        if not claimant.is_live:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
         factory = VisitorFactory(self._visitors, lambda: (backend,))
         listening: list[IListeningPort] = []
@@ -124,9 +131,9 @@ class PublicPorts:
         kind = TCP6ServerEndpoint if ":" in self._interface else TCP4ServerEndpoint
         return kind(self._reactor, number, BACKLOG, self._interface)
 
-    async def _is_gone(self, holder: ISession, claimant: ISession) -> bool:
+    async def _is_gone(self, holder: ISession) -> bool:
         """Return whether the holder of a port does not answer a PING. A reference client cannot be asked: it lives."""
-        if holder is claimant or not holder.link.is_extended:
+        if not holder.link.is_extended:
             return not holder.is_live
         asked = self._reactor.seconds()
         holder.link.ping(asked)

@@ -3,7 +3,7 @@
     TunnelServer
      +-- control port     its Door classifies connections; a ServerSession for each link
      +-- guard            checks certificates and the clients file once a second
-     +-- shared port      visitors for any client that serves port 0 (only with --public-listen)
+     +-- shared port      visitors for any client that serves port 0 (only with --public-listen); closed without one
      +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
 
 Ports that clients ask for come and go with them, in ``PublicPorts``.
@@ -22,7 +22,6 @@ from twisted.logger import Logger
 from rtunnel.access.admission import Admission
 from rtunnel.access.public import SHARED, Public
 from rtunnel.errors import Code, Refused
-from rtunnel.relay.bare_port import give_sockets
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.carriers.data_connections import ALL_PER_SECOND, DataPool, ServerData
@@ -95,26 +94,14 @@ class TunnelServer(DrainingService):
                 settings.max_handshakes,
                 partial(self.door.build, None),
             )
-        self.control = Listener(
-            reactor,
-            settings.control_listen,
-            factory,
-            "control port",
-            "--control-listen",
-            partial(give_sockets, factory=factory),
-        )
+        self.control = Listener(reactor, settings.control_listen, factory, "control port", "--control-listen")
         self.control.setServiceParent(self)
         Guard(reactor, self, tls).setServiceParent(self)
         self.shared: Listener | None = None
         if settings.public_listen is not None:
             visitors = VisitorFactory(self.visitors, self.shared_backends.candidates)
             self.shared = Listener(
-                reactor,
-                settings.public_listen,
-                visitors,
-                "shared public port",
-                "--public-listen",
-                partial(give_sockets, factory=visitors),
+                reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
             )
             self.shared.setServiceParent(self)
         if settings.visitor_idle:
@@ -129,7 +116,8 @@ class TunnelServer(DrainingService):
         if self._settings.tls is None and self.admission.lets_anybody_in and self.control.is_public:
             self.log.warn(
                 "ANYBODY WHO REACHES {address} CAN OPEN PORTS ON THIS MACHINE: the control port has neither TLS nor "
-                "tokens; give both ends --tls (or --valid-tokens and --token), or listen on 127.0.0.1 only",
+                "tokens. Two ways out: give both ends --tls ('rtunnel pki init' makes the certificates), or listen on "
+                "loopback only (--control-listen 127.0.0.1:7000) and let clients come through SSH",
                 address=self.control.local_address,
             )
 
@@ -221,6 +209,7 @@ class TunnelServer(DrainingService):
             if any(other in self.shared_backends for other in backend.session.backends.values()):
                 raise Refused(Code.PORT_IN_USE, "this client serves the shared port already")
             self._check_tunnel(backend, SHARED)
+            self._open_shared(self.shared)
             self.shared_backends.join(backend)
             backend.public = SHARED
             return self.shared.local_address
@@ -234,6 +223,13 @@ class TunnelServer(DrainingService):
         address = await self.ports.claim(request.port, backend)
         backend.public = public
         return address
+
+    def _open_shared(self, shared: Listener) -> None:
+        try:
+            shared.accept()
+        except OSError as error:
+            text = f"the shared public port {shared.local_address}: {error.strerror or error}"
+            raise Refused(Code.PORT_UNAVAILABLE, text) from None
 
     def check_tunnel(self, backend: Backend) -> None:
         """Check whether the client may keep *backend*.
@@ -250,6 +246,8 @@ class TunnelServer(DrainingService):
     def close_tunnel(self, backend: Backend) -> int | None:
         """Let *backend* serve no more visitors. Return the port that this frees, if it had its own."""
         self.shared_backends.leave(backend)
+        if self.shared is not None and not self.shared_backends:
+            self.shared.refuse()
         backend.public = None
         return self.ports.release(backend)
 

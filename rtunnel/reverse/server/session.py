@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.access.admission import Admission, Claim
-from rtunnel.access.public import SHARED
+from rtunnel.access.public import SHARED, Public
 from rtunnel.errors import Code, Refused
 from rtunnel.relay.sockets import is_local, tune_link
 from rtunnel.reverse.carriers.data_connections import DataPool
@@ -100,7 +100,7 @@ class ServerSession(LinkProtocol):
     @property
     def wants_visitors(self) -> bool:
         """Whether the client serves any tunnel."""
-        return self.is_live and bool(self.backends)
+        return self.is_live and any(backend.public is not None for backend in self.backends.values())
 
     @property
     def has_place(self) -> bool:
@@ -127,10 +127,13 @@ class ServerSession(LinkProtocol):
         for carrier in self.carriers:
             carrier.tick(self.clock.seconds())
 
-    def lose(self, why: str) -> None:
-        """Drop the client, which is gone, and free at once what it has."""
+    def lose(self, why: str, detail: str = "") -> None:
+        """Drop the client, which is gone, and free at once what it has.
+
+        :param detail: what the client is not told.
+        """
         if self.is_live:
-            self.log.warn("client {peer} dropped: {why}", peer=self.peer_name, why=why)
+            self.log.warn("client {peer} dropped: {why}", peer=self.peer_name, why=_with_detail(why, detail))
             self.close(Code.TAKEN_OVER, why)
         self._server.session_lost(self)
 
@@ -225,26 +228,25 @@ class ServerSession(LinkProtocol):
         self._ask_for(event.number, event.request)
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
+        self._say_refused(event.number, f"tunnel {event.number}", Refused(event.code, event.message))
+
+    def _say_refused(self, number: int, what: str, refused: Refused) -> None:
         """Warn when a reason is new, and log at debug level when the client asks again and again."""
         if not self.link.is_extended:
             return  # The link is closed, and the log line about that gives the reason.
-        refusal = f"{event.code}: {event.message}"
-        is_news = (event.number, refusal) not in self._refusals and len(self._refusals) < MAX_REFUSALS_SAID
+        refusal = _with_detail(f"{refused.code}: {refused.message}", refused.detail)
+        is_news = (number, refusal) not in self._refusals and len(self._refusals) < MAX_REFUSALS_SAID
         if is_news:
-            self._refusals.add((event.number, refusal))
+            self._refusals.add((number, refusal))
         log = self.log.warn if is_news else self.log.debug
-        log(
-            "client {peer}: tunnel {tunnel} refused: {refusal}",
-            peer=self.peer_name,
-            tunnel=event.number,
-            refusal=refusal,
-        )
+        log("client {peer}: {what} refused: {refusal}", peer=self.peer_name, what=what, refusal=refusal)
 
     def _tunnel_withdrawn(self, event: events.TunnelWithdrawn) -> None:
         backend = self.backends.pop(event.number, None)
         if backend is not None:
+            place = backend.place
             self._server.close_tunnel(backend)
-            self._loud()("client {peer}: tunnel {tunnel} withdrawn", peer=self.peer_name, tunnel=event.number)
+            self._loud()("client {peer}: {place} withdrawn", peer=self.peer_name, place=place)
 
     def _ask_for(self, number: int, request: TunnelRequest) -> None:
         if not self.is_live:
@@ -252,7 +254,7 @@ class ServerSession(LinkProtocol):
         before = self.backends.pop(number, None)
         if before is not None:
             self._server.close_tunnel(before)
-        backend = self.backends[number] = Backend(self, number)
+        backend = self.backends[number] = Backend(self, number, Public.requested(request.port))
         Deferred.fromCoroutine(self._open_tunnel(backend, request)).addErrback(
             lambda failure: self.log.failure("tunnel {tunnel} of {peer}", failure, tunnel=number, peer=self.peer_name)
         )
@@ -270,14 +272,16 @@ class ServerSession(LinkProtocol):
                 return  # The tunnel was withdrawn, and perhaps requested again.
             del self.backends[number]
             if self.is_live:
-                self._tunnel_refused(events.TunnelRefused(number, refusal.code, refusal.message))
-                self.link.refuse_tunnel(number, refusal.code, refusal.message)
+                self._say_refused(number, str(backend.asked), refusal)
+                # A reference client is told nothing but the end of its link, whose reason is in our log.
+                detail = refusal.detail if self.link.peer is None else ""
+                self.link.refuse_tunnel(number, refusal.code, _with_detail(refusal.message, detail))
         else:
             if self.backends.get(number) is not backend or not self.is_live:
                 self._server.close_tunnel(backend)
                 return
             self._loud()(
-                "{address} -> {local} of client {peer}: reachable",
+                "{address} -> {local} of client {peer}: published",
                 address=address,
                 local=request.local,
                 peer=self.peer_name,
@@ -294,8 +298,8 @@ class ServerSession(LinkProtocol):
         """Take away a tunnel that the client may no longer have. Its streams continue."""
         if self.backends.get(backend.number) is backend:
             del self.backends[backend.number]
+            self._say_refused(backend.number, str(backend.place), refusal)
             self._server.close_tunnel(backend)
-            self._tunnel_refused(events.TunnelRefused(backend.number, refusal.code, refusal.message))
             self.link.refuse_tunnel(backend.number, refusal.code, refusal.message)
             self.handle_events()
             self.flush()
@@ -311,8 +315,9 @@ class ServerSession(LinkProtocol):
         """Take a visitor to *tunnel* by the first carrier that can. Return False if none can."""
         if not self.is_live:
             return False
+        backend = self.backends.get(tunnel)
         try:
-            if (backend := self.backends.get(tunnel)) is not None:
+            if backend is not None:
                 sessions = self._server.sessions
                 self._server.admission.check_stream(
                     self.client_name, backend.public or SHARED, sessions.streams_of(self)
@@ -326,5 +331,14 @@ class ServerSession(LinkProtocol):
             if is_news:
                 self._full_said_at = now
             log = self.log.warn if is_news else self.log.debug
-            log("client {peer} cannot take a visitor: {text}", peer=self.peer_name, text=refusal.message)
+            log(
+                "client {peer} cannot take a visitor of {place}: {text}",
+                peer=self.peer_name,
+                place=backend.place if backend is not None else f"tunnel {tunnel}",
+                text=refusal.message,
+            )
         return False
+
+
+def _with_detail(text: str, detail: str) -> str:
+    return f"{text} ({detail})" if detail else text

@@ -1,11 +1,19 @@
-"""Which addresses of this machine ICE may offer."""
+"""Which addresses of this machine ICE may offer, the most useful first."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import socket
 from collections.abc import Iterator
 
 import ifaddr
+
+#: How many addresses are offered. With those that servers report they fit into what a peer accepts.
+MAX_ADDRESSES = 48
+
+#: Addresses of the internet (a root name server), IPv6 first (RFC 8421). Nothing is sent to them.
+_FAR_AWAY = ((socket.AF_INET6, "2001:503:ba3e::2:30"), (socket.AF_INET, "198.41.0.4"))
 
 
 class NoAddress(Exception):
@@ -13,7 +21,7 @@ class NoAddress(Exception):
 
 
 def local_addresses(interfaces: tuple[str, ...]) -> list[str]:
-    """Return the addresses of this machine that may be offered.
+    """Return the addresses of this machine that may be offered, those of the default route first.
 
     :param interfaces: names of interfaces, addresses or networks; empty: all but loopback and link-local ones.
     """
@@ -26,7 +34,22 @@ def local_addresses(interfaces: tuple[str, ...]) -> list[str]:
             wanted = not address.is_loopback and not address.is_link_local
         if wanted and text not in found:
             found.append(text)
-    return found
+    first = _default_addresses()
+    return [text for text in first if text in found] + [text for text in found if text not in first]
+
+
+def missing_interfaces(interfaces: tuple[str, ...]) -> list[str]:
+    """Return those of *interfaces* that no address of this machine fits now."""
+    known = [(name, ipaddress.ip_address(text)) for name, text in _all_addresses()]
+    return [one for one in interfaces if not any(_means(one, name, address) for name, address in known)]
+
+
+def show_interfaces() -> str:
+    """Return the interfaces of this machine with an address of each, as ``lo (127.0.0.1), eth0 (192.0.2.5)``."""
+    known: dict[str, str] = {}
+    for name, text in _all_addresses():
+        known.setdefault(name, text)
+    return ", ".join(f"{name} ({text})" for name, text in known.items()) or "none"
 
 
 def _all_addresses() -> Iterator[tuple[str, str]]:
@@ -37,6 +60,16 @@ def _all_addresses() -> Iterator[tuple[str, str]]:
                 yield adapter.name, ip.ip
             elif ip.ip[2] == 0:
                 yield adapter.name, ip.ip[0]
+
+
+def _default_addresses() -> list[str]:
+    """Return the addresses from which this machine would send to the internet."""
+    found = []
+    for family, far_away in _FAR_AWAY:
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((far_away, 9))
+            found.append(probe.getsockname()[0])
+    return found
 
 
 def _means(interface: str, name: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from twisted.internet.address import IPv6Address
 from twisted.internet.defer import Deferred
+from twisted.internet.error import DNSLookupError
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
+
+from rtunnel.names import look_up
 
 _log = Logger()
 
@@ -52,6 +57,33 @@ class Tasks:
 def as_deferred(work: Coroutine[Any, Any, None]) -> Deferred[None]:
     """Run *work* as a task, and return a Deferred that fires when it ends."""
     return Deferred.fromFuture(asyncio.ensure_future(work))
+
+
+def look_up_as(reactor: Any, loop: Any) -> None:
+    """Make asyncio's *loop* look names up by the resolver of *reactor*.
+
+    asyncio's own look-ups share a few threads, and the process waits for these at its end.
+    """
+
+    async def getaddrinfo(
+        host: str, port: int, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> list[tuple[Any, ...]]:
+        try:
+            addresses = await look_up(reactor, host).asFuture(loop)
+        except DNSLookupError as error:
+            raise socket.gaierror(socket.EAI_NONAME, str(error)) from None
+        found: list[tuple[Any, ...]] = [
+            (socket.AF_INET6, type, proto, "", (one.host, port, one.flowInfo, one.scopeID))
+            if isinstance(one, IPv6Address)
+            else (socket.AF_INET, type, proto, "", (one.host, port))
+            for one in addresses
+        ]
+        found = [entry for entry in found if family in (0, entry[0])]
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, f"{host} has no address of this family")
+        return found
+
+    loop.getaddrinfo = getaddrinfo
 
 
 class _ToTwisted(logging.Handler):

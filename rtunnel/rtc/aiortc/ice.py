@@ -2,8 +2,9 @@
 
 aioice gathers all candidates before it reports the first, uses one STUN and one TURN server, and takes 30 s to notice
 a dead peer. This agent reports host candidates at once and the others as they are found; it asks all servers; it
-offers only those addresses of the machine that the operator allows; and it checks consent every second (RFC 7675), so
-that a peer is known to be dead after :data:`DEAD_AFTER`, whatever protocol runs on top.
+offers only those addresses of the machine that the operator allows, and prefers that of the default route, so that a
+machine with many is reached at once; and it checks consent every second (RFC 7675), so that a peer is known to be dead
+after :data:`DEAD_AFTER`, whatever protocol runs on top.
 
 Relayed paths are tried :data:`RELAY_WAIT` later than direct ones, because aioice takes the first path that works, not
 the best one.
@@ -12,29 +13,35 @@ the best one.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
+import copy
 import ipaddress
 import random
 import socket
-import ssl
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
-from aioice import Candidate, Connection, TransportPolicy
+from aioice import Candidate, TransportPolicy, turn
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
-from aioice.stun import Message, TransactionError, TransactionFailed
+from aioice.stun import Message, TransactionError
 from aioice.turn import create_turn_endpoint
 from twisted.logger import Logger
 
 from rtunnel.relay.sockets import format_host_port
-from rtunnel.rtc.aiortc.addresses import NoAddress, local_addresses
+from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, NoAddress, local_addresses, show_interfaces
+from rtunnel.rtc.aiortc.checks import PatientConnection, explain_no_path, local_preference
+from rtunnel.rtc.aiortc.mdns import LocalNames, is_local_name
+from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate, show_candidate
+from rtunnel.rtc.aiortc.turn import explain, tls_context, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.upkeep.log_limiter import LogLimiter
+
+# aioice renews TURN channels by the time of day, which may be set back.
+vars(turn)["time"] = SimpleNamespace(time=time.monotonic)
 
 #: Seconds without an answer after which the peer counts as dead, plus or minus a fifth.
 DEAD_AFTER = 7
@@ -42,41 +49,14 @@ DEAD_AFTER = 7
 RELAY_WAIT = 1.0
 #: Seconds to wait for the answer of a STUN or TURN server.
 SERVER_TIMEOUT = 10.0
-#: Seconds for which a time-limited TURN credential is valid.
-CREDENTIAL_LIFETIME = 24 * 3600
+#: How many sockets ask the STUN server, those of the default route first.
+MAX_REFLEXIVE = 8
 #: The size of the kernel's buffer in each direction, in bytes.
 SOCKET_BUFFER = 1024 * 1024
 #: How many candidates of the peer are accepted.
 MAX_REMOTE_CANDIDATES = 64
 #: How many packets are kept for DTLS, which reads none before there is a path.
 MAX_WAITING = 1024
-
-
-def turn_credentials(ice: IceSettings, now: float) -> tuple[str, str]:
-    """Return user name and password for TURN servers.
-
-    With a shared secret they are derived from it (coturn's ``use-auth-secret``, draft-uberti-behave-turn-rest-00).
-
-    :param now: seconds since 1970.
-    """
-    if not ice.turn_secret:
-        return ice.turn_user, ice.turn_credential
-    expiry = int(now) + CREDENTIAL_LIFETIME
-    user = f"{expiry}:{ice.turn_user}" if ice.turn_user else str(expiry)
-    digest = hmac.new(ice.turn_secret.encode(), user.encode(), hashlib.sha1).digest()
-    return user, base64.b64encode(digest).decode()
-
-
-def _explain_turn(error: Exception) -> str:
-    """Return why a TURN server cannot be used; if it rejects our credentials, also what to check."""
-    if isinstance(error, TransactionFailed) and error.response.attributes.get("ERROR-CODE", (0,))[0] == 401:
-        return f"{error}; check --turn-user and --turn-credential, or --turn-secret, and both clocks"
-    return str(error) or "no answer"
-
-
-def show_candidate(candidate: Candidate) -> str:
-    """Return the candidate as ``192.0.2.1:5000 (host)``."""
-    return f"{format_host_port(candidate.host, candidate.port)} ({candidate.type})"
 
 
 class _Port(StunProtocol):
@@ -90,13 +70,14 @@ class _Port(StunProtocol):
             pass
 
 
-class IceAgent(Connection):
+class IceAgent(PatientConnection):
     """One ICE session of one component.
 
     :param controlling: whether this end is the one that offered.
     :param on_candidate: called with each candidate that is found after :meth:`gather` returned, and with None at the
         end of candidates.
     :param log_limiter: limits log lines: peers decide how often servers are asked.
+    :ivar heard: whether the peer has sent anything beyond checks.
     """
 
     log = Logger()
@@ -115,7 +96,10 @@ class IceAgent(Connection):
         self._checking = asyncio.Event()
         self._gathering: asyncio.Task[None] | None = None
         self._asking: set[asyncio.Task[None]] = set()
+        self._names = LocalNames([])
+        self._unusable: Counter[str] = Counter()
         self._silent = 0
+        self.heard = False
 
     # Gathering
 
@@ -125,20 +109,28 @@ class IceAgent(Connection):
         :returns: the host candidates.
         :raises NoAddress: no address may be offered, and there is no TURN server either.
         """
-        for address in local_addresses(self._settings.interfaces):
-            await self._bind(address)
+        addresses = local_addresses(self._settings.interfaces)
+        if len(addresses) > MAX_ADDRESSES:
+            self._log_limiter.warn(
+                "of {count} addresses of this machine only {most} are offered; choose them with --ice-interface",
+                count=len(addresses),
+                most=MAX_ADDRESSES,
+            )
+        for rank, address in enumerate(addresses[:MAX_ADDRESSES]):
+            await self._bind(address, 65535 - rank)
         if not self._local_candidates and not self._settings.turn_servers:
             which = ", ".join(self._settings.interfaces)
             raise NoAddress(
-                f"no address of this machine fits --ice-interface {which}"
+                f"no address of this machine fits --ice-interface {which}; it has {show_interfaces()}"
                 if which
                 else "this machine has only loopback addresses; to offer those, add --ice-interface 127.0.0.1"
             )
         self._local_candidates_start = self._local_candidates_end = True
+        self._names = LocalNames([candidate.host for candidate in self._local_candidates])
         self._gathering = asyncio.create_task(self._ask_servers(list(self._protocols)))
         return self.local_candidates
 
-    async def _bind(self, address: str) -> None:
+    async def _bind(self, address: str, preference: int) -> None:
         try:
             transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
                 lambda: _Port(self), local_addr=(address, 0)
@@ -156,7 +148,7 @@ class IceAgent(Connection):
             foundation=candidate_foundation("host", "udp", host),
             component=1,
             transport="udp",
-            priority=candidate_priority(1, "host"),
+            priority=candidate_priority(1, "host", preference),
             host=host,
             port=port,
             type="host",
@@ -164,14 +156,12 @@ class IceAgent(Connection):
         self._local_candidates.append(protocol.local_candidate)
 
     async def _ask_servers(self, protocols: list[StunProtocol]) -> None:
-        asking = [self._reflexive(protocol) for protocol in protocols] if self._settings.stun_server else []
+        best = protocols[:MAX_REFLEXIVE] if self._settings.stun_server else []
+        asking = [self._reflexive(protocol) for protocol in best]
         asking += [self._relayed(server) for server in self._settings.turn_servers]
         await asyncio.gather(*asking)
         self._gathering = None
         self._on_candidate(None)
-        # The checks may have been waiting for this.
-        if self._checking.is_set():
-            self._check_list_maybe_fail()
 
     async def _reflexive(self, protocol: StunProtocol) -> None:
         server = self._settings.stun_server
@@ -181,13 +171,18 @@ class IceAgent(Connection):
             return
         try:
             async with asyncio.timeout(SERVER_TIMEOUT):
-                candidate, _ = await server_reflexive_candidate(protocol, server)
+                # aioice would look the name up in threads for which the process waits at its end.
+                loop = asyncio.get_running_loop()
+                found = await loop.getaddrinfo(*server, family=socket.AF_INET, type=socket.SOCK_DGRAM)
+                host, port, *_ = found[0][4]
+                candidate, _ = await server_reflexive_candidate(protocol, (str(host), int(port)))
         except (OSError, TransactionError, LookupError, ValueError) as error:
             self.log.debug(
-                "STUN server {server} does not answer: {error}", server=format_host_port(*server), error=str(error)
+                "STUN server {server} does not answer: {error}", server=format_host_port(*server), error=explain(error)
             )
             return
         if not self._closing and candidate.host != protocol.local_candidate.host:
+            candidate.priority = candidate_priority(1, "srflx", local_preference(protocol.local_candidate))
             self._local_candidates.append(candidate)
             self._on_candidate(candidate)
 
@@ -200,13 +195,11 @@ class IceAgent(Connection):
                     server_addr=(server.host, server.port),
                     username=user,
                     password=password,
-                    ssl=self._tls() if server.tls else None,
+                    ssl=tls_context(self._settings) if server.tls else None,
                     transport=server.transport,
                 )
         except (OSError, TransactionError, LookupError, ValueError) as error:
-            self._log_limiter.warn(
-                "TURN server {server} cannot be used: {error}", server=server, error=_explain_turn(error)
-            )
+            self._log_limiter.warn("TURN server {server} cannot be used: {error}", server=server, error=explain(error))
             return
         relayed, mapped = transport.get_extra_info("sockname"), transport.get_extra_info("related_address")
         candidate = protocol.local_candidate = Candidate(
@@ -234,21 +227,10 @@ class IceAgent(Connection):
             self._pair_remote_candidate(remote)
         self.sort_check_list()
 
-    def _tls(self) -> ssl.SSLContext:
-        ca_file = self._settings.ca_file
-        return ssl.create_default_context(cafile=str(ca_file) if ca_file is not None else None)
-
     # Checks
 
-    def _remote_candidates_expected(self) -> bool:
-        """Return whether more paths may come: from the peer, or from servers that have not answered yet."""
-        return super()._remote_candidates_expected() or self._gathering is not None
-
     async def connect(self) -> None:
-        """Find a path.
-
-        :raises ConnectionError: no path works.
-        """
+        """See :meth:`PatientConnection.connect`."""
         self._checking.set()
         await super().connect()
         # Candidates that are still being gathered are no longer needed.
@@ -257,11 +239,38 @@ class IceAgent(Connection):
             self._gathering = None
             self._on_candidate(None)
 
+    async def take_candidate(self, text: str) -> None:
+        """Use a candidate of the peer, or note why it cannot be used. Empty text means that there are no more."""
+        try:
+            await self.add_remote_candidate(parse_candidate(text) if text else None)
+        except UnusableCandidate as error:
+            self.log.debug("a candidate of the peer cannot be used: it is {error}", error=str(error))
+            self._unusable[str(error)] += 1
+
     async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
-        """See aioice. At most :data:`MAX_REMOTE_CANDIDATES` are accepted."""
+        """See aioice. At most :data:`MAX_REMOTE_CANDIDATES` are accepted.
+
+        :raises UnusableCandidate: it has a name that cannot be looked up.
+        """
         if self._remote_candidates_end or (remote_candidate is not None and not self._has_room()):
             return
-        await super().add_remote_candidate(remote_candidate)
+        if remote_candidate is not None and is_local_name(remote_candidate.host):
+            await self._add_hidden(copy.copy(remote_candidate))
+        else:
+            await super().add_remote_candidate(remote_candidate)
+        self.hurry()
+
+    async def _add_hidden(self, candidate: Candidate) -> None:
+        self._remote_candidates_resolving += 1
+        try:
+            address = await self._names.look_up(candidate.host)
+        finally:
+            self._remote_candidates_resolving -= 1
+        if address is None:
+            raise UnusableCandidate("hidden behind a name in .local that nobody in our network knows")
+        self.log.debug("{name} is {address}", name=candidate.host, address=address)
+        if not self._closing:
+            self._add_remote_candidate(candidate, address)
 
     def _has_room(self) -> bool:
         return len(self._remote_candidates) + self._remote_candidates_resolving < MAX_REMOTE_CANDIDATES
@@ -275,7 +284,13 @@ class IceAgent(Connection):
     def data_received(self, data: bytes, component: int) -> None:
         """See aioice. Strangers can send anything; what is not DTLS is dropped (RFC 7983)."""
         if data and 19 < data[0] < 64 and self._queue.qsize() < MAX_WAITING:
+            self.heard = True
             super().data_received(data, component)
+
+    @property
+    def why_no_path(self) -> str:
+        """See :func:`explain_no_path`."""
+        return explain_no_path(len(self._check_list), len(self._remote_candidates), self._unusable)
 
     @property
     def selected(self) -> CandidatePair | None:
@@ -332,8 +347,8 @@ class IceAgent(Connection):
 
     def _unfinished(self) -> set[asyncio.Task[Any]]:
         """Return the tasks that may send STUN requests."""
-        checks = (pair.task for pair in self._check_list)
-        tasks = (self._query_consent_task, self._gathering, *self._asking, *checks)
+        checks = (self._pacing, *(pair.task for pair in self._check_list))
+        tasks = (self._query_consent_task, self._gathering, *self._asking, *self._names.unfinished, *checks)
         return {task for task in tasks if task is not None and not task.done()}
 
     async def close(self) -> None:
@@ -350,17 +365,3 @@ class IceAgent(Connection):
         for protocol in self._protocols:
             protocol.transport.close()
         await super().close()
-
-
-def parse_candidate(text: str) -> Candidate | None:
-    """Parse a candidate from signaling or from a description (RFC 8839, section 5.1).
-
-    :returns: None if it is malformed or cannot be used here.
-    """
-    try:
-        candidate = Candidate.from_sdp(text.removeprefix("a=").removeprefix("candidate:"))
-    except ValueError:
-        return None
-    if candidate.component != 1 or candidate.transport.lower() != "udp" or not 0 < candidate.port < 65536:
-        return None
-    return candidate

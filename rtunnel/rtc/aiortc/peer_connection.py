@@ -15,7 +15,6 @@ from enum import Enum, auto
 from typing import Any
 
 from aioice import Candidate as IceCandidate
-from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport
 from aiortc.rtcicetransport import RTCIceGatherer, RTCIceTransport
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -26,7 +25,8 @@ from rtunnel.errors import BadDescription
 from rtunnel.rtc.aiortc.addresses import NoAddress
 from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
 from rtunnel.rtc.aiortc.channel import Channel
-from rtunnel.rtc.aiortc.ice import IceAgent, parse_candidate
+from rtunnel.rtc.aiortc.dtls import Certificate, DtlsTransport
+from rtunnel.rtc.aiortc.ice import IceAgent
 from rtunnel.rtc.aiortc.sctp import Association
 from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
 from rtunnel.rtc.interfaces import IPeerConnection
@@ -73,12 +73,12 @@ class PeerConnection:
         self._tasks = Tasks(self._task_failed)
         self._closing: Deferred[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._certificate = RTCCertificate.generateCertificate()
+        self._certificate = Certificate.generateCertificate()
         # aiortc's transport around our agent. The agent's role is set when it is known which end offers.
         gatherer = RTCIceGatherer(iceServers=[])
         self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, log_limiter)
         self._ice_transport = RTCIceTransport(gatherer)
-        self._dtls = RTCDtlsTransport(self._ice_transport, [self._certificate])
+        self._dtls = DtlsTransport(self._ice_transport, [self._certificate])
         self._sctp = Association(self._dtls, self, max_channels)
         self._dtls.on("statechange", self._dtls_changed)
         self._ice_transport.on("statechange", self._ice_changed)
@@ -168,19 +168,7 @@ class PeerConnection:
             return
         if not candidate.mid and candidate.line_index not in (0, None):
             return
-        if not candidate.candidate:
-            self._start(self._ice_add(None))
-            return
-        parsed = parse_candidate(candidate.candidate)
-        if parsed is not None:
-            self._start(self._ice_add(parsed))
-
-    async def _ice_add(self, candidate: IceCandidate | None) -> None:
-        try:
-            await self._ice.add_remote_candidate(candidate)
-        except (OSError, ValueError) as error:
-            # For example, an mDNS name that cannot be resolved here.
-            self.log.debug("a candidate of the peer cannot be used: {error}", error=str(error))
+        self._start(self._ice.take_candidate(candidate.candidate))
 
     async def _describe(self, kind: str, setup: str) -> None:
         try:
@@ -217,36 +205,52 @@ class PeerConnection:
         peer = self._peer
         if self._state is not State.CONNECTING or peer is None:
             return
-        self._timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, self._too_late)
+        self._timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, self._too_late, CONNECT_TIMEOUT)
         for text in peer.candidates:
-            parsed = parse_candidate(text)
-            if parsed is not None:
-                self._start(self._ice_add(parsed))
+            self._start(self._ice.take_candidate(text))
         early, self._early = self._early, []
         self._takes_candidates = True
         for candidate in early:
             self._use_candidate(candidate)
         if peer.complete:
-            self._start(self._ice_add(None))
+            self._start(self._ice.take_candidate(""))
         # Let the tasks above run first: the end of candidates must not find the list empty.
         await asyncio.sleep(0)
         try:
             await self._ice_transport.start(peer.ice)
             if self._ice_transport.state != "completed":
-                self._lose("no path to the peer was found")
+                # It was closed.
                 return
             await self._dtls.start(peer.dtls)
             if self._dtls.state != "connected":
-                self._lose("the DTLS handshake failed")
+                self._lose(f"the DTLS handshake failed: {self._why_no_dtls()}")
                 return
             await self._sctp.start_with(peer.max_message, peer.sctp_port)
         except ConnectionError as error:
             self._lose(str(error) or "connection lost")
 
-    def _too_late(self) -> None:
-        if self._state is State.CONNECTING:
-            what = "the peer did not answer over it" if self._ice.selected else "no path to the peer was found"
-            self._lose(f"{what} within {CONNECT_TIMEOUT:.0f} s")
+    def _too_late(self, waited: float) -> None:
+        if self._state is not State.CONNECTING:
+            return
+        patience = CONNECT_TIMEOUT + self._ice.checks_take
+        if waited < patience and not self._ice.selected:
+            self._timer = asyncio.get_running_loop().call_later(patience - waited, self._too_late, patience)
+        elif self._ice.selected:
+            # After DTLS there is SCTP, which fails only if the path does.
+            why = "" if self._dtls.state == "connected" else f" (DTLS: {self._why_no_dtls()})"
+            self._lose(f"the peer did not answer over the path within {waited:.0f} s{why}")
+        else:
+            why = self._ice.why_no_path or f" {self._look_at}"
+            self._lose(f"no path to the peer was found within {waited:.0f} s{why}")
+
+    def _why_no_dtls(self) -> str:
+        return self._certificate.failures.explain(self._dtls.encrypted, self._ice.heard)
+
+    @property
+    def _look_at(self) -> str:
+        if self._settings.turn_servers:
+            return "(do both ends reach the TURN server?)"
+        return "(does UDP get out at both ends? otherwise a TURN server helps, see --turn-server)"
 
     # Called by the association
 

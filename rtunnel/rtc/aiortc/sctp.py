@@ -14,17 +14,17 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
+from aiortc import rtcsctptransport
 from aiortc.rtcdatachannel import RTCDataChannel
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcsctptransport import (
     DATA_CHANNEL_ACK,
     DATA_CHANNEL_OPEN,
     LOCAL_MAX_MESSAGE_SIZE,
-    RECONFIG_MAX_STREAMS,
     RECONFIG_RESULT_SUCCESS_PERFORMED,
     SCTP_RTO_MAX,
     SCTP_TSN_MODULO,
@@ -51,6 +51,11 @@ from twisted.python.failure import Failure
 from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.congestion import DelayLimit
 from rtunnel.rtc.aiortc.sctp_packets import parameters_are_sound
+from rtunnel.rtc.aiortc.send_queue import SendQueue
+from rtunnel.wire.webrtc.channel_open import decode_open, encode_open
+
+# aiortc takes round trips and the age of cookies by the time of day, which may be set back.
+vars(rtcsctptransport)["time"] = SimpleNamespace(time=time.monotonic)
 
 #: The receive window, in bytes.
 RECEIVE_WINDOW = 1024 * 1024
@@ -72,14 +77,6 @@ MAX_MISORDERED = 1024
 MAX_KEPT = 2 * MAX_MISORDERED
 #: How many gaps and duplicates fit into one SACK.
 MAX_REPORTED = 128
-#: How many bytes of messages, plus a cost for each, may wait on unreliable channels. Beyond that the oldest are
-#: dropped.
-MAX_DATAGRAM_BYTES = 128 * 1024
-DATAGRAM_COST = 64
-#: The longest label or protocol of a channel, in bytes.
-MAX_NAME = 1024
-
-_OPEN_HEADER = struct.Struct("!BBHLHH")
 
 
 class AssociationUser(Protocol):
@@ -97,7 +94,6 @@ class Association(RTCSctpTransport):
 
     :param max_channels: channels that may be open at once, ours and the peer's together; a peer that opens more loses
         the connection.
-    :ivar datagrams_dropped: messages on unreliable channels that were dropped because they came too fast.
     """
 
     log = Logger()
@@ -115,11 +111,9 @@ class Association(RTCSctpTransport):
         #: The receive window that the peer last advertised. With nothing in flight, one message may be sent even if it
         #: is 0 (RFC 9260, section 6.1, rule A).
         self._peer_window = RECEIVE_WINDOW
-        self._urgent: deque[tuple[Channel, int, bytes]] = deque()
-        self._datagram_bytes = 0
+        self._queue = SendQueue()
         #: An upper bound on the chunks kept for reassembly.
         self._kept = 0
-        self._queued_bytes = 0
         self._flushing = False
         self._flush_is_due = False
         self._up = False
@@ -127,12 +121,16 @@ class Association(RTCSctpTransport):
         self._over = False
         #: Whether channels and queues were dropped.
         self._dropped = False
-        self.datagrams_dropped = 0
 
     @property
     def buffered(self) -> int:
         """How many bytes were sent on reliable channels and have not been transmitted yet."""
-        return self._queued_bytes + sum(len(chunk.user_data) for chunk in self._outbound_queue)
+        return self._queue.stream_bytes + sum(len(chunk.user_data) for chunk in self._outbound_queue)
+
+    @property
+    def datagrams_dropped(self) -> int:
+        """How many messages on unreliable channels were dropped because they came too fast."""
+        return self._queue.dropped
 
     @property
     def round_trip(self) -> float:
@@ -157,10 +155,7 @@ class Association(RTCSctpTransport):
     def open_channel(self, label: str, protocol: str, reliable: bool) -> Channel:
         """Open a channel (RFC 8832, section 5.1)."""
         channel = Channel(self, label, protocol, reliable, None)
-        kind, reliability = (0x00, 0) if reliable else (0x81, 0)
-        name, words = label.encode(), protocol.encode()
-        opening = _OPEN_HEADER.pack(DATA_CHANNEL_OPEN, kind, 0, reliability, len(name), len(words)) + name + words
-        self._urgent.append((channel, WEBRTC_DCEP, opening))
+        self._queue.put(channel, WEBRTC_DCEP, encode_open(label, protocol, reliable))
         self._flush_soon()
         return channel
 
@@ -169,33 +164,21 @@ class Association(RTCSctpTransport):
 
         :param kind: its payload protocol identifier (RFC 8831, section 8).
         """
-        if channel.reliable:
-            # aiortc's queue is typed for aiortc's own channels.
-            self._data_channel_queue.append((cast(RTCDataChannel, channel), kind, data))
-            self._queued_bytes += len(data)
-        else:
-            self._urgent.append((channel, kind, data))
+        if not channel.reliable:
             self._delay_limit.datagram(time.monotonic())
-            self._datagram_bytes += len(data) + DATAGRAM_COST
-            if self._datagram_bytes > MAX_DATAGRAM_BYTES:
-                self._drop_datagrams()
+        self._queue.put(channel, kind, data)
         self._flush_soon()
-
-    def _drop_datagrams(self) -> None:
-        kept: deque[tuple[Channel, int, bytes]] = deque()
-        for item in self._urgent:
-            if item[1] != WEBRTC_DCEP and self._datagram_bytes > MAX_DATAGRAM_BYTES // 2:
-                self._datagram_bytes -= len(item[2]) + DATAGRAM_COST
-                self.datagrams_dropped += 1
-            else:
-                kept.append(item)
-        self._urgent = kept
 
     def close_channel(self, channel: Channel) -> None:
         """Close a channel after what was sent on it."""
         if channel.id is None and channel.readyState == "connecting":
-            self._urgent = deque(item for item in self._urgent if item[0] is not channel)
+            self._queue.remove(channel)
         self._data_channel_close(cast(RTCDataChannel, channel))
+
+    def _data_channel_close(self, channel: RTCDataChannel) -> None:
+        super()._data_channel_close(channel)
+        # aiortc requests a reset at once only if no other is due.
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
         # A running flush sees what is queued.
@@ -223,22 +206,13 @@ class Association(RTCSctpTransport):
         self._flushing = True
         try:
             while not self._outbound_queue:
-                if self._urgent:
-                    channel, kind, data = self._urgent.popleft()
-                    if kind != WEBRTC_DCEP:
-                        self._datagram_bytes -= len(data) + DATAGRAM_COST
-                elif 0 < self._flight_size >= self._peer_window:
-                    break
-                elif self._data_channel_queue:
-                    other, kind, data = self._data_channel_queue.popleft()
-                    channel = cast(Channel, other)
-                    self._queued_bytes -= len(data)
-                else:
+                has_window = not 0 < self._flight_size >= self._peer_window
+                if has_window and self._queue.wants_streams:
                     self.tell(self._user.has_room)
-                    if not self._data_channel_queue and not self._urgent:
-                        break
-                    continue
-                await self._send_message(channel, kind, data)
+                message = self._queue.take(streams=has_window)
+                if message is None:
+                    break
+                await self._send_message(*message)
         finally:
             self._flushing = False
         await self._transmit_reconfig()
@@ -275,7 +249,7 @@ class Association(RTCSctpTransport):
             self._sent_queue.append(chunk)
             self._flight_size_increase(chunk)
             chunk._sent_count += 1
-            chunk._sent_time = time.time()
+            chunk._sent_time = time.monotonic()
             await self._send_chunk(chunk)
             if self._t3_handle is None:
                 self._t3_start()
@@ -295,11 +269,19 @@ class Association(RTCSctpTransport):
         self._rto = max(RTO_MIN, min(self._srtt + 4 * self._rttvar, SCTP_RTO_MAX))
 
     async def _transmit_reconfig(self) -> None:
-        """Reset streams, but only after everything that was sent on them."""
-        if self._reconfig_queue and self._reconfig_request is None:
-            waiting = {channel.id for channel, _, _ in self._urgent}
-            if not waiting.intersection(self._reconfig_queue[:RECONFIG_MAX_STREAMS]):
-                await super()._transmit_reconfig()
+        """Reset streams, but only those on which everything that was sent is acknowledged.
+
+        RFC 6525 lets a request name data that is still under way, but some peers (werift) end the channel at once.
+        """
+        if not self._reconfig_queue or self._reconfig_request is not None:
+            return
+        busy = self._queue.streams_of()
+        busy.update(chunk.stream_id for queue in (self._outbound_queue, self._sent_queue) for chunk in queue)
+        # Each acknowledgement makes another attempt.
+        later = [stream for stream in self._reconfig_queue if stream in busy]
+        self._reconfig_queue = [stream for stream in self._reconfig_queue if stream not in busy]
+        await super()._transmit_reconfig()
+        self._reconfig_queue += later
 
     # Receiving
 
@@ -427,24 +409,31 @@ class Association(RTCSctpTransport):
             channel.got(b"", text=pp_id == WEBRTC_STRING_EMPTY)
 
     async def _channel_arrives(self, stream_id: int, data: bytes) -> None:
-        _, kind, _, _, label_length, protocol_length = _OPEN_HEADER.unpack_from(data)
-        names = data[_OPEN_HEADER.size :]
-        if max(label_length, protocol_length) > MAX_NAME or len(names) < label_length + protocol_length:
-            raise ValueError("the names of a channel are too long")
         if stream_id in self._data_channel_inbound_reset:
             await self._reset_is_performed(stream_id)
         if stream_id in self._data_channels:
-            raise ValueError("a channel that is already open")
+            self._refuse("the stream already has a channel", cast(Channel, self._data_channels[stream_id]))
+            return
         if len(self._data_channels) >= self._max_channels:
             self._break(f"more than {self._max_channels} channels")
             return
-        label = names[:label_length].decode()
-        protocol = names[label_length : label_length + protocol_length].decode()
-        channel = Channel(self, label, protocol, kind == 0x00, stream_id)
+        try:
+            label, protocol, reliable = decode_open(data)
+        except ValueError as error:
+            channel = Channel(self, "", "", True, stream_id)
+            self._data_channels[stream_id] = cast(RTCDataChannel, channel)
+            self._refuse(str(error), channel)
+            return
+        channel = Channel(self, label, protocol, reliable, stream_id)
         self._data_channels[stream_id] = cast(RTCDataChannel, channel)
-        self._urgent.append((channel, WEBRTC_DCEP, bytes([DATA_CHANNEL_ACK])))
+        self._queue.put(channel, WEBRTC_DCEP, bytes([DATA_CHANNEL_ACK]))
         self._flush_soon()
         self.tell(self._user.channel_arrived, channel)
+
+    def _refuse(self, why: str, channel: Channel) -> None:
+        """Close *channel*: the message that opens it is invalid (RFC 8832, section 6)."""
+        self.log.debug("a data channel on stream {stream} is closed: {why}", stream=channel.id, why=why)
+        self.close_channel(channel)
 
     async def _reset_is_performed(self, stream_id: int) -> None:
         """Complete a reset whose answer was lost: the peer is already using the stream again."""
@@ -477,11 +466,8 @@ class Association(RTCSctpTransport):
         elif state == self.State.CLOSED and not self._dropped:
             self._over = self._dropped = True
             self._stop_sack_timer()
-            for channel, _, _ in list(self._urgent):
+            for channel in self._queue.clear():
                 channel._setReadyState("closed")
-            self._urgent.clear()
-            self._data_channel_queue.clear()
             self._outbound_queue.clear()
             self._sent_queue.clear()
-            self._queued_bytes = self._datagram_bytes = 0
             self.tell(self._user.association_down)

@@ -1,4 +1,4 @@
-"""Session descriptions of connections with data channels only (RFC 8866, RFC 8841, RFC 8839).
+"""Session descriptions of connections with data channels only, and candidates (RFC 8866, RFC 8841, RFC 8839).
 
 aiortc parses them. A description that lacks something, or has too much, is refused here, before anything is opened.
 """
@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aioice import Candidate
+from aioice.ice import validate_remote_candidate
 from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters
 from aiortc.rtcicetransport import RTCIceParameters
 from aiortc.rtcsctptransport import LOCAL_MAX_MESSAGE_SIZE
 from aiortc.sdp import SessionDescription
 
 from rtunnel.errors import BadDescription
+from rtunnel.relay.sockets import format_host_port
+from rtunnel.rtc.aiortc.mdns import is_local_name
 
 #: The SCTP port in our descriptions; each DTLS connection carries only one association.
 SCTP_PORT = 5000
@@ -126,3 +129,32 @@ def read_description(text: str) -> PeerDescription:
 
 def _is_ice_text(text: str | None, shortest: int) -> bool:
     return text is not None and len(text) >= shortest and _ICE_CHARACTERS.fullmatch(text) is not None
+
+
+class UnusableCandidate(ValueError):
+    """A candidate that cannot be used here. The message continues "it is"."""
+
+
+def parse_candidate(text: str) -> Candidate:
+    """Parse a candidate from signaling or from a description (RFC 8839, section 5.1).
+
+    :raises UnusableCandidate: it is malformed, or cannot be used here.
+    """
+    try:
+        candidate = Candidate.from_sdp(text.removeprefix("a=").removeprefix("candidate:"))
+        if candidate.transport.lower() == "tcp":
+            raise UnusableCandidate("over TCP")
+        if candidate.component != 1 or candidate.transport.lower() != "udp" or not 0 < candidate.port < 65536:
+            raise UnusableCandidate("not for data channels")
+        if not is_local_name(candidate.host):
+            validate_remote_candidate(candidate, candidate.host)
+    except UnusableCandidate:
+        raise
+    except ValueError as error:
+        raise UnusableCandidate("malformed") from error
+    return candidate
+
+
+def show_candidate(candidate: Candidate) -> str:
+    """Return the candidate as ``192.0.2.1:5000 (host)``, with the address of one that hides it."""
+    return f"{format_host_port(candidate._network_host, candidate.port)} ({candidate.type})"

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from txaio.tx import make_logger
 from zope.interface import implementer
 
+from rtunnel.reasons import reason_of
 from rtunnel.rtc.settings import SignalClientSettings
 from rtunnel.tls.web_client import ServerCheck
 from rtunnel.upkeep.agent import AGENT
@@ -279,7 +280,7 @@ class ClientProtocol(WebSocketClientProtocol):
         if not was_open:
             hint = "; did you mean wss://?" if self._tls is None and not self.data else ""
             return f"it closed the connection in the handshake{hint}"
-        return reason.getErrorMessage().rstrip(".")
+        return reason_of(reason)
 
     def _wait(self, seconds: float, call: Any) -> None:
         """Replace the one timer of this connection."""

@@ -13,7 +13,8 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.interfaces import IPushProducer
+from OpenSSL import SSL
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -27,6 +28,7 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.limits import MessageRate, Times
 from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State, Switchboard
+from rtunnel.tls.web_server import explain_web_failure
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
@@ -54,7 +56,7 @@ _log = Logger()
 _HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 class ServerProtocol(WebSocketServerProtocol):
     """A connection to the signaling server: of a host, a client, or a stranger.
 
@@ -82,6 +84,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self._probe: tuple[bytes, float] | None = None
         self._delayed_pong: bytes | None = None
         self._rate = MessageRate(factory.settings.max_rate, self._clock.seconds())
+        self._in_handshake = factory.settings.cert is not None
         self._deaf = False
         self._aborted = False
         self._paused = False
@@ -97,6 +100,10 @@ class ServerProtocol(WebSocketServerProtocol):
         super().connectionMade()
         self._connections.add(self)
 
+    def handshakeCompleted(self) -> None:
+        """See :class:`IHandshakeListener`."""
+        self._in_handshake = False
+
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
         self._heard = self._clock.seconds()
@@ -106,8 +113,22 @@ class ServerProtocol(WebSocketServerProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
         super().connectionLost(reason)
+        if self._in_handshake:
+            self._tell_failure(reason)
         self._switchboard.left(self.party)
         self._connections.remove(self)
+
+    def _tell_failure(self, reason: Failure) -> None:
+        """Log why there is no TLS, unless this end did not wait for it."""
+        why = explain_web_failure(reason.value)
+        if self._aborted:
+            if self._deadline is None or self._clock.seconds() < self._deadline:
+                return
+            why = f"no TLS handshake within {self._times.upgrade:g} s"
+        # Who has sent no hello may only have looked whether the port is open, as load balancers do.
+        is_client = isinstance(reason.value, SSL.Error) or self.transport.getHandle().client_random() is not None
+        log = self._log_limiter.warn if is_client else _log.debug
+        log("connection from {peer} closed: {why}", peer=self.peer_name, why=why)
 
     def tick(self, now: float) -> None:
         """Check the time-outs, and ping when it is time."""

@@ -64,15 +64,13 @@ class ChannelStream(StreamHalves):
     # In
 
     def receive(self, count: int) -> Fault | None:
-        """Count *count* received bytes. Return the fault if the peer was not allowed to send them, or None."""
+        """Count *count* received bytes and return None, or return the fault if the peer may not send them."""
         window = self.receive_window
-        window.received += count
-        if not self.extended:
-            return None
-        if self.received_end:
+        if self.extended and self.received_end:
             return Code.PROTOCOL, "bytes after fin"
-        if window.received > window.limit:
+        if self.extended and window.received + count > window.limit:
             return Code.FLOW_CONTROL, "more bytes than credit"
+        window.received += count
         return None
 
     def receive_fin(self, total: int) -> Fault | None:

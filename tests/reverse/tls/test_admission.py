@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ async def reachable(ends: Ends, tls: Any = None, **more: Any) -> int:
     ends.start(echo)
     port = free_port()
     ends.start_client(tls, remote_port=port, local=echo.port, **more)
-    await ends.lines.wait_for(rf"127.0.0.1:{port} -> \S+: reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{port} is published")
     assert await visit(ends.reactor, port) == b"hello"
     return port
 
@@ -80,6 +81,7 @@ async def test_another_token(token: str | None, why: str, ends: Ends) -> None:
     ends.start_client(token=token, remote_port=free_port())
     await ends.lines.wait_for(rf"link 127.0.0.1:\d+: closed by us: unauthorized: {why}")
     await ends.lines.wait_for(rf"link to server 127.0.0.1:\d+ lost: unauthorized: {why}; next attempt")
+    assert len(re.findall(f"#warn.*{why}", ends.lines.text)) == 2, "one warning at each end"
     await ends.lines.until(lambda: not server.sessions, "the session is gone")
     assert not len(server.ports)
 
@@ -140,11 +142,11 @@ async def test_ports_by_certificate(authority: Authority, ends: Ends, clients: A
     tls = authority.trusts(authority.client())
     ends.start_client(tls, remote_port=others)
     text = f"port-not-allowed: port {others} is not among those allowed to this client: {mine}"
-    await ends.lines.wait_for(rf"client 127.0.0.1:\d+ \(laptop\): tunnel 0 refused: {text}")
+    await ends.lines.wait_for(rf"client 127.0.0.1:\d+ \(laptop\): port {others} refused: {text}")
     await ends.lines.wait_for(rf"port {others} refused by the server: {text}")
     assert not len(server.ports)
     ends.start_client(tls, remote_port=mine)
-    await ends.lines.wait_for(rf"127.0.0.1:{mine} -> \S+: reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{mine} is published")
 
 
 @pytest_twisted.ensureDeferred
@@ -163,7 +165,7 @@ async def test_ports_by_token(ends: Ends, clients: Any) -> None:
     ends.start_client(token=TOKEN, remote_port=free_port())
     await ends.lines.wait_for("port-not-allowed", count=2)
     ends.start_client(token=TOKEN, remote_port=port)
-    await ends.lines.wait_for(rf"127.0.0.1:{port} -> \S+: reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{port} is published")
     ends.start_client(remote_port=port)
     await ends.lines.wait_for("unauthorized: it has no token, and needs one", count=2)
 
@@ -174,7 +176,7 @@ async def test_number_of_tunnels_over_all_links(authority: Authority, ends: Ends
     tls = authority.trusts(authority.client())
     await reachable(ends, tls)
     ends.start_client(tls, remote_port=free_port())
-    await ends.lines.wait_for(r"\(laptop\): tunnel 0 refused: limit: this client may have 1 tunnels")
+    await ends.lines.wait_for(r"\(laptop\): port \d+ refused: limit: this client may have 1 tunnels")
 
 
 @pytest_twisted.ensureDeferred
@@ -183,10 +185,10 @@ async def test_number_of_streams(authority: Authority, ends: Ends, clients: Any)
     ends.start_server(authority.trusts(authority.server()), admission=settings(path))
     with pytest.raises(Exception, match=r"lost|clean|reset"):
         await reachable(ends, authority.trusts(authority.client()))
-    await ends.lines.wait_for("cannot take a visitor: this client may serve 0 visitors at once")
+    await ends.lines.wait_for(r"cannot take a visitor of port \d+: this client may serve 0 visitors at once")
     clients("laptop: {streams: 1}")
     await ends.lines.wait_for("the clients file has changed, and is in use now")
-    port = int((await ends.lines.wait_for(r"127.0.0.1:(\d+) -> \S+: reachable"))[1])
+    port = int((await ends.lines.wait_for(r"127.0.0.1:(\d+) is published"))[1])
     assert await visit(ends.reactor, port) == b"hello"
 
 
@@ -211,7 +213,7 @@ async def test_what_may_no_longer_be_is_taken_away(authority: Authority, ends: E
     port = await reachable(ends, authority.trusts(authority.client()))
     other = await reachable(ends, authority.trusts(authority.client("phone")))
     clients("laptop: {ports: 1}\n")
-    await ends.lines.wait_for(rf"\(laptop\): tunnel 0 refused: port-not-allowed: port {port}")
+    await ends.lines.wait_for(rf"\(laptop\): port {port} refused: port-not-allowed: port {port}")
     await ends.lines.wait_for(rf"port {port} refused by the server: port-not-allowed")
     await ends.lines.wait_for("unauthorized: the clients file does not let 'phone' in", count=2)
     await ends.lines.until(lambda: not len(server.ports), "both ports are free")

@@ -42,7 +42,7 @@ class Crowd:
         for number, port in enumerate(self.ports):
             settings = authority.trusts(authority.client(f"client{number}")) if tls else None
             self.ends.start_client(settings, remote_port=port, local=self.service.port)
-        await self.ends.lines.wait_for("} -> {local}: reachable|reachable", count=clients)
+        await self.ends.lines.wait_for("is published", count=clients)
         await until(lambda: sum(len(session.carriers) > 1 for session in self.server.sessions) == clients)
         await self.settle()
         return self.pools

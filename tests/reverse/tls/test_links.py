@@ -23,7 +23,7 @@ async def tunnel_works(ends: Ends, server: TlsSettings, client: TlsSettings, **m
     ends.start_server(server)
     port = free_port()
     ends.start_client(client, remote_port=port, local=echo.port, **more)
-    await ends.lines.wait_for(rf"127.0.0.1:{port} -> \S+: reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{port} is published")
     data = bytes(range(256)) * 1000
     assert await visit(ends.reactor, port, data) == data
     return port
@@ -175,7 +175,7 @@ async def test_a_client_comes_back_with_its_certificate(authority: Authority, en
     session.ended.callback("cut by the test")
     session.ended = type(session.ended)()
     await ends.lines.wait_for(r"dropped: the same client came back from 127.0.0.1:\d+ \(laptop\)")
-    await ends.lines.wait_for(rf"127.0.0.1:{port} -> \S+: reachable", count=2)
+    await ends.lines.wait_for(rf"127.0.0.1:{port} is published", count=2)
     assert await visit(ends.reactor, port) == b"hello"
 
 
@@ -187,7 +187,8 @@ async def test_the_session_of_another_is_no_take_over(authority: Authority, ends
     thief = ends.start_client(authority.trusts(authority.client("thief")), remote_port=port)
     assert thief.link.session is None
     thief.link._hello = replace(thief.link._hello, session=first.link._hello.session)
-    await ends.lines.wait_for(r"\(thief\): tunnel 0 refused: port-in-use: port \d+ is served by another client")
+    text = rf"port-in-use: port {port} is served by another client \(client \S+ \(laptop\)\)"
+    await ends.lines.wait_for(rf"\(thief\): port {port} refused: {text}")
     await ends.lines.wait_for(rf"port {port} refused by the server: port-in-use")
     assert "dropped" not in ends.lines.text
     assert await visit(ends.reactor, port) == b"hello"

@@ -107,7 +107,7 @@ async def test_reference_client(group: str, authority: Authority, ends: Ends) ->
     client = TlsReferenceClient(ends.reactor, ends.control, echo.port, port, reconnect_delay=60)
     client.context = reference_context(authority, authority.client("theirs"), groups=group)
     ends.start(client)
-    await ends.lines.wait_for(rf"127.0.0.1:{port} -> .* of client 127.0.0.1:\d+ \(theirs\): reachable")
+    await ends.lines.wait_for(rf"127.0.0.1:{port} -> .* of client 127.0.0.1:\d+ \(theirs\): published")
     data = bytes(range(256)) * 4000
     assert await visit(ends.reactor, port, data) == data
     await ends.lines.wait_for(f"key exchange {group.partition(':')[0]}, certificate of 'theirs' .ML-DSA-65")

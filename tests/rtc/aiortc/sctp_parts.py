@@ -145,7 +145,7 @@ class Pair:
         for end in (self.one, self.two):
             handles = end._t1_handle, end._t2_handle, end._t3_handle, end._reconfig_handle, end._sack_timer
             assert handles == (None,) * 5
-            assert not end._urgent
+            assert end._queue.take(streams=True) is None
             assert not end._data_channels
 
 
@@ -177,6 +177,10 @@ class Hostile:
         chunk.tsn, chunk.stream_id, chunk.stream_seq, chunk.protocol = tsn, stream, sequence, kind
         chunk.user_data = payload
         return chunk
+
+    def begin_anew(self, stream: int) -> None:
+        """Count the messages on *stream* from 0 again: it was reset."""
+        self._sequence.pop(stream, None)
 
     async def settle(self) -> None:
         await turns(5)

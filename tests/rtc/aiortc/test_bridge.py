@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
+from rtunnel.names import Resolver
+from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred, look_up_as
 from tests.leftovers import LoggedError, TestLog
-from tests.reverse.net import turns, until
+from tests.reverse.net import reactor, turns, until
 
 
 @pytest.fixture
@@ -138,3 +141,43 @@ def test_an_error_of_asyncio_without_an_exception(flush_logged_errors: Any) -> N
     adopt_python_logging()
     logging.getLogger("asyncio").error("Task was destroyed but it is pending!")
     assert len(flush_logged_errors(LoggedError)) == 1
+
+
+def resolve(name: str, port: object, type: int) -> list[Any]:
+    """The system's look-up: every name of ``example`` has two addresses."""
+    if not name.endswith(".example"):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return [
+        (socket.AF_INET6, type, 6, "", ("2001:db8::1", 0, 0, 0)),
+        (socket.AF_INET, type, 6, "", ("192.0.2.1", 0)),
+    ]
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The loop, which looks names up as the reactor does."""
+    loop = asyncio.get_event_loop()
+    monkeypatch.setattr(loop, "getaddrinfo", None)
+    before = reactor.installNameResolver(Resolver(reactor, resolve))
+    look_up_as(reactor, loop)
+    yield loop
+    reactor.installNameResolver(before)
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_are_looked_up_by_the_reactors_resolver(loop: Any) -> None:
+    found: list[Any] = []
+
+    async def look_up() -> None:
+        found.append(await loop.getaddrinfo("turn.example", 3478, type=socket.SOCK_DGRAM))
+        found.append(await loop.getaddrinfo("turn.example", 3478, family=socket.AF_INET, type=socket.SOCK_STREAM))
+        for name, family in (("nas.lan", 0), ("turn.example", socket.AF_UNIX)):
+            with pytest.raises(socket.gaierror):
+                await loop.getaddrinfo(name, 1, family=family)
+
+    await as_deferred(look_up())
+    four, six = ("192.0.2.1", 3478), ("2001:db8::1", 3478, 0, 0)
+    assert found == [
+        [(socket.AF_INET6, socket.SOCK_DGRAM, 0, "", six), (socket.AF_INET, socket.SOCK_DGRAM, 0, "", four)],
+        [(socket.AF_INET, socket.SOCK_STREAM, 0, "", four)],
+    ]

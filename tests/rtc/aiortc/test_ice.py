@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
 import hmac
 import re
@@ -20,9 +21,12 @@ from aioice import Candidate, stun
 from twisted.internet.defer import Deferred
 
 from rtunnel.rtc.aiortc import addresses as local, ice
-from rtunnel.rtc.aiortc.addresses import NoAddress, local_addresses
+from rtunnel.rtc.aiortc.addresses import NoAddress, local_addresses, missing_interfaces, show_interfaces
 from rtunnel.rtc.aiortc.bridge import adopt_python_logging, as_deferred
-from rtunnel.rtc.aiortc.ice import IceAgent, parse_candidate, turn_credentials
+from rtunnel.rtc.aiortc.checks import explain_no_path
+from rtunnel.rtc.aiortc.ice import IceAgent
+from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate
+from rtunnel.rtc.aiortc.turn import explain, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from tests.leftovers import TestLog
 from tests.ports import free_port
@@ -67,6 +71,20 @@ def test_addresses_that_may_be_offered(interfaces: tuple[str, ...], expected: li
     assert local_addresses(interfaces) == expected
 
 
+@pytest.mark.usefixtures("several")
+def test_the_addresses_of_the_default_route_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_default_addresses", lambda: ["2001:db8::5", "10.1.2.3", "203.0.113.9"])
+    assert local_addresses(()) == ["2001:db8::5", "10.1.2.3", "192.0.2.5"]
+    assert local_addresses(("eth0",)) == ["2001:db8::5", "192.0.2.5"]
+
+
+@pytest.mark.usefixtures("several")
+def test_interfaces_that_this_machine_lacks() -> None:
+    asked = ("eth0", "eth7", "10.0.0.0/8", "10.1.2.3", "10.1.2.4", "192.168.0.0/16")
+    assert missing_interfaces(asked) == ["eth7", "10.1.2.4", "192.168.0.0/16"]
+    assert show_interfaces() == "lo (127.0.0.1), eth0 (192.0.2.5), wlan0 (10.1.2.3), br0 (192.0.2.5)"
+
+
 def test_loopback_is_found_on_this_machine() -> None:
     assert local_addresses((HOST,)) == [HOST]
     assert HOST not in local_addresses(())
@@ -90,17 +108,18 @@ def test_turn_credentials_of_a_known_example() -> None:
     assert password == base64.b64encode(hmac.new(b"north", b"86400:joe", "sha1").digest()).decode()
 
 
+HIDDEN = "4a1b7c1e-66a3-4d8b-b1ae-7b2f0e35b1a1.local"
 GOOD = "candidate:1 1 udp 2113937151 192.0.2.1 5000 typ host"
 
 
 def test_candidates_of_real_peers() -> None:
     chrome = parse_candidate(GOOD + " generation 0 ufrag EsAw network-cost 999")
-    assert chrome is not None
     assert (chrome.host, chrome.port, chrome.type, chrome.generation) == ("192.0.2.1", 5000, "host", 0)
     reflexive = parse_candidate("a=candidate:2 1 UDP 1 198.51.100.1 9 typ srflx raddr 0.0.0.0 rport 0")
-    assert reflexive is not None
     assert reflexive.related_address == "0.0.0.0"
-    assert parse_candidate(GOOD.removeprefix("candidate:")) is not None
+    assert parse_candidate(GOOD.removeprefix("candidate:")).port == 5000
+    hidden = parse_candidate(GOOD.replace("192.0.2.1", HIDDEN))
+    assert hidden.host == HIDDEN
 
 
 @pytest.mark.parametrize(
@@ -122,12 +141,34 @@ def test_candidates_of_real_peers() -> None:
         GOOD.replace(" 1 udp", " 2 udp"),
         GOOD.replace(" 1 udp", " 0 udp"),
         GOOD.replace("2113937151", "much"),
+        GOOD.replace("192.0.2.1", "host.example.org"),
+        GOOD.replace("192.0.2.1", "a.b.local"),
+        GOOD.replace("typ host", "typ strange"),
         GOOD + " generation x",
         GOOD + " raddr 1.2.3.4 rport x",
     ],
 )
 def test_candidates_that_are_none(text: str) -> None:
-    assert parse_candidate(text) is None
+    with pytest.raises(UnusableCandidate):
+        parse_candidate(text)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "accepted", "unusable", "hint"),
+    [
+        (1, 1, {"over TCP": 7}, ""),
+        (100, 64, {}, ""),
+        (1024, 32, {}, ", with 1,024 pairs of addresses; choose which are offered with --ice-interface, at both ends"),
+        (0, 0, {}, ": it offers no address"),
+        (0, 0, {"over TCP": 2, "malformed": 1}, ": none of its candidates can be used (2 over TCP, 1 malformed)"),
+        (
+            *(0, 3, {"over TCP": 1}),
+            ": none of its candidates can be used (1 over TCP, 3 of an IP version of which this end has no address)",
+        ),
+    ],
+)
+def test_why_there_is_no_path(pairs: int, accepted: int, unusable: dict[str, int], hint: str) -> None:
+    assert explain_no_path(pairs, accepted, unusable) == hint
 
 
 class Agents:
@@ -266,11 +307,55 @@ async def test_a_path_is_found_and_described(agents: Agents) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_no_address_that_fits(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NoAddress, match="no address of this machine fits --ice-interface nowhere"):
+    with pytest.raises(NoAddress, match=r"no address of this machine fits --ice-interface nowhere; it has .*lo \(127"):
         await agents.gather(agents.make(IceSettings(interfaces=("nowhere",))))
     monkeypatch.setattr(local, "_all_addresses", lambda: iter([("lo", HOST)]))
     with pytest.raises(NoAddress, match=r"add --ice-interface 127\.0\.0\.1"):
         await agents.gather(agents.make(IceSettings()))
+
+
+def many_addresses(monkeypatch: pytest.MonkeyPatch, count: int, *first: str) -> None:
+    """Let this machine have so many addresses, the default route at those named."""
+    monkeypatch.setattr(
+        local, "_all_addresses", lambda: (("lo", f"127.0.0.{number}") for number in range(1, count + 1))
+    )
+    monkeypatch.setattr(local, "_default_addresses", lambda: list(first))
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_many_addresses_that_of_the_default_route_is_tried_first(
+    agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = agents.make(IceSettings(interfaces=("lo",)), True), agents.make(IceSettings(interfaces=("lo",)))
+    many_addresses(monkeypatch, 32, "127.0.0.20")
+    await agents.gather(one)
+    many_addresses(monkeypatch, 32, "127.0.0.30")
+    await agents.gather(two)
+    assert len({candidate.priority for candidate in one.local_candidates}) == 32
+    await introduce(one, two)
+    connecting = agents.start(one.connect())
+    await until(lambda: one._check_list, "pairs")
+    assert len(one._check_list) == 1024
+    first = one._check_list[0]
+    assert (first.local_addr[0], first.remote_addr[0]) == ("127.0.0.20", "127.0.0.30")
+    assert one.checks_take == 1024 * 0.005
+    request = one.build_request(first, False)
+    assert request.attributes["PRIORITY"] == 110 << 24 | 65535 << 8 | 255
+    await run(one.close())
+    await until(connecting.done, "the end of the checks")
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_addresses_than_peers_accept(
+    agents: Agents, monkeypatch: pytest.MonkeyPatch, silent: Silent
+) -> None:
+    many_addresses(monkeypatch, local.MAX_ADDRESSES + 2, "127.0.0.50")
+    agent = agents.make(IceSettings((HOST, silent.port), interfaces=("lo",)))
+    found = await agents.gather(agent)
+    assert [candidate.host for candidate in found][::47] == ["127.0.0.50", "127.0.0.47"]
+    assert "of 50 addresses of this machine only 48 are offered; choose them with --ice-interface" in agents.log.text()
+    asked = {(await datagram(silent.socket))[1] for _ in range(ice.MAX_REFLEXIVE)}
+    assert asked == {(candidate.host, candidate.port) for candidate in found[: ice.MAX_REFLEXIVE]}
 
 
 @pytest_twisted.ensureDeferred
@@ -301,9 +386,17 @@ async def test_a_stun_server_that_cannot_be(agents: Agents, server: tuple[str, i
     await until(lambda: agent_found == [None], "an end of candidates")
 
 
+@pytest.mark.parametrize("host", [HOST, "stun.example"])
 @pytest_twisted.ensureDeferred
-async def test_an_address_seen_by_a_stun_server_follows(agents: Agents, silent: Silent) -> None:
-    agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=(HOST, silent.port)))
+async def test_an_address_seen_by_a_stun_server_follows(
+    agents: Agents, silent: Silent, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def look_up(name: str, port: int, **_more: int) -> list[Any]:
+        assert name == host
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", (HOST, port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    agent = agents.make(IceSettings(interfaces=(HOST,), stun_server=(host, silent.port)))
     await agents.gather(agent)
     request, source = await datagram(silent.socket)
     asked = stun.parse_message(request)
@@ -390,6 +483,12 @@ async def test_a_server_that_is_of_no_use_is_not_said_for_each_peer(agents: Agen
         await agents.gather(agent)
         await until(partial(agents.found[agent].__contains__, None), "the end of candidates")
     assert agents.log.text().count(f"TURN server {server} cannot be used") == 1
+
+
+def test_why_the_system_does_not_let_us_reach_a_server() -> None:
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('192.0.2.1', 3478)")
+    assert explain(refused) == "connection refused"
+    assert explain(TimeoutError()) == "no answer"
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 import pytest_twisted
+from aiortc.rtcsctptransport import ReconfigChunk
 from twisted.internet.defer import Deferred
 
 from rtunnel.errors import BadDescription
@@ -26,6 +28,10 @@ from tests.rtc.aiortc.test_ice import open_sockets, turn
 from tests.rtc.fakes import FakeChannelUser, FakePeer, log_limiter
 
 LOOPBACK = IceSettings(interfaces=(HOST,))
+
+
+#: What to look at when there is no path and no TURN server was given.
+NO_TURN = "(does UDP get out at both ends? otherwise a TURN server helps, see --turn-server)"
 
 
 class End:
@@ -254,7 +260,8 @@ async def test_a_certificate_that_is_not_the_one_that_was_promised(ends: Ends, m
     wrong = re.sub("fingerprint:sha-256 .*", "fingerprint:sha-256 " + ":".join(["00"] * 32), answer)
     assert wrong != answer
     one.connection.take_answer(wrong)
-    assert await one.ends() == "the DTLS handshake failed"
+    why = "its certificate is not the one that its description promises"
+    assert await one.ends() == f"the DTLS handshake failed: {why}"
     # DTLS was set up as the other end sees it, and nothing more comes.
     assert await two.ends() == "the peer no longer answers"
     assert ("connected",) not in one.told
@@ -272,12 +279,53 @@ async def test_a_password_that_is_wrong(ends: Ends, monkeypatch: pytest.MonkeyPa
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_candidate_at_all(ends: Ends) -> None:
+async def test_no_candidate_at_all(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.3)
     one, two = ends.make(), ends.make()
     one.connection.offer()
     offer = re.sub("a=candidate:.*\r\n", "", await one.description())
     two.connection.take_offer(offer + "a=end-of-candidates\r\n")
-    assert await two.ends() == "no path to the peer was found"
+    assert await two.ends() == "no path to the peer was found within 0 s: it offers no address"
+
+
+@pytest_twisted.ensureDeferred
+async def test_candidates_of_which_none_can_be_used(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.3)
+    one, two = ends.make(), ends.make()
+    one.connection.offer()
+    useless = "a=candidate:1 1 tcp 1 127.0.0.1 9 typ host\r\na=candidate:1 1 udp 1 ::1 9 typ host\r\n"
+    two.connection.take_offer(re.sub("(a=candidate:.*\r\n)+", useless, await one.description()))
+    two.connection.take_candidate(Candidate("candidate:1 1 udp 1 host.example.org 9 typ host"))
+    assert await two.ends() == (
+        "no path to the peer was found within 0 s: none of its candidates can be used (1 over TCP, 1 malformed, "
+        "1 of an IP version of which this end has no address)"
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_whose_candidates_cannot_be_used_may_reach_us(ends: Ends) -> None:
+    """RFC 8863: its checks come through, although it has told that there are no other candidates."""
+    one, two = ends.make(), ends.make()
+    one.connection.offer()
+    offer = re.sub("a=candidate:.*\r\n", "", await one.description()) + "a=end-of-candidates\r\n"
+    two.connection.take_offer(offer)
+    answer = await two.description()
+    await turns(5)
+    assert not two.lost
+    one.connection.take_answer(answer)
+    await ends.connected(one, two)
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_pairs_get_more_time(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr(IceAgent, "checks_take", 0.9)
+    one, two = ends.make(), ends.make()
+    one.connection.offer()
+    offer = await one.description()
+    await one.connection.close()
+    two.connection.take_offer(offer)
+    assert await two.ends() == f"no path to the peer was found within 1 s {NO_TURN}"
 
 
 @pytest_twisted.ensureDeferred
@@ -308,8 +356,7 @@ async def test_a_peer_that_never_comes_is_given_up(ends: Ends, monkeypatch: pyte
     offer = await one.description()
     await one.connection.close()
     two.connection.take_offer(offer)
-    # An end of candidates has not come, so that it could not know before.
-    assert await two.ends() == "no path to the peer was found within 0 s"
+    assert await two.ends() == f"no path to the peer was found within 0 s {NO_TURN}"
     # Its user is told last; everything is closed then or soon.
     await two.connection.close()
 
@@ -322,8 +369,70 @@ async def test_a_peer_that_does_no_dtls_is_given_up(ends: Ends, monkeypatch: pyt
     one.connection.offer()
     two.connection.take_offer(await one.description())
     one.connection.take_answer(await two.description())
-    assert "did not answer over it" in await two.ends()
+    assert await two.ends() == (
+        "the peer did not answer over the path within 0 s "
+        "(DTLS: it sends nothing; it may speak DTLS 1.3 only, and this end speaks 1.2)"
+    )
     assert await one.ends()
+
+
+NOTHING_IN_COMMON = "it has no cipher suite of DTLS 1.2, or no kind of certificate, in common with this end"
+
+
+def extension(kind: int, data: bytes) -> bytes:
+    return struct.pack("!HH", kind, len(data)) + data
+
+
+def hello_1_3() -> bytes:
+    """A ClientHello for DTLS 1.3 alone (RFC 9147): with its versions, cipher suites and key shares."""
+    extensions = (
+        extension(43, b"\x02\xfe\xfc"),
+        extension(10, b"\x00\x02\x00\x1d"),
+        extension(13, b"\x00\x04\x04\x03\x08\x04"),
+        extension(51, b"\x00\x24\x00\x1d\x00\x20" + bytes(range(32))),
+    )
+    length = sum(map(len, extensions))
+    suites = b"\x00\x04\x13\x01\x13\x02"
+    body = b"\xfe\xfd" + bytes(32) + bytes(2) + suites + b"\x01\x00" + length.to_bytes(2) + b"".join(extensions)
+    size = len(body).to_bytes(3)
+    return record(22, b"\x01" + size + bytes(5) + size + body)
+
+
+def record(kind: int, data: bytes) -> bytes:
+    """The first plain record of DTLS."""
+    return bytes([kind]) + b"\xfe\xfd" + bytes(8) + len(data).to_bytes(2) + data
+
+
+@pytest.mark.parametrize(
+    ("is_server", "says", "why"),
+    [
+        (
+            *(False, hello_1_3()),
+            f"{NOTHING_IN_COMMON}; it may speak DTLS 1.3 only, and this end speaks 1.2",
+        ),
+        (True, record(21, b"\x02\x46"), "it does not speak DTLS 1.2, the only version here"),
+        (True, record(21, b"\x02\x28"), NOTHING_IN_COMMON),
+        (True, record(21, b"\x02\x50"), "it sent the alert 80"),
+    ],
+    ids=["client", "server", "server without a suite", "server with a fault"],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_speaks_dtls_1_3_only(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, is_server: bool, says: bytes, why: str
+) -> None:
+    one, two = ends.make(), ends.make()
+    (peer, ours) = (one, two) if is_server else (two, one)
+
+    async def handshake(_parameters: object) -> None:
+        if is_server:
+            await peer.connection._ice.recv()
+        await peer.connection._ice.send(says)
+
+    monkeypatch.setattr(peer.connection._dtls, "start", handshake)
+    one.connection.offer()
+    two.connection.take_offer(await one.description())
+    one.connection.take_answer(await two.description())
+    assert await ours.ends() == f"the DTLS handshake failed: {why}"
 
 
 @pytest_twisted.ensureDeferred
@@ -345,7 +454,9 @@ async def test_a_peer_that_falls_silent_is_dead(ends: Ends, monkeypatch: pytest.
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_breaks_the_protocol_is_cut_off(ends: Ends) -> None:
     one, two = await ends.pair()
-    one.connection._sctp._run(one.connection._sctp._send(4, 50, b"\x03"))
+    malformed = ReconfigChunk()
+    malformed.params.append((13, b""))
+    one.connection._sctp._run(one.connection._sctp._send_chunk(malformed))
     assert "the peer broke the protocol: an invalid SCTP packet" in await two.ends()
     assert await one.ends() == "the peer closed the connection"
     await turns(5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +12,8 @@ import pytest_twisted
 from OpenSSL import SSL
 
 from rtunnel.rtc.aiortc import sctp
-from rtunnel.rtc.aiortc.sctp import MAX_DATAGRAM_BYTES, RECEIVE_WINDOW, WINDOW_SLACK
+from rtunnel.rtc.aiortc.sctp import RECEIVE_WINDOW, WINDOW_SLACK
+from rtunnel.rtc.aiortc.send_queue import DATAGRAM_SHARE, MAX_DATAGRAM_BYTES
 from tests.reverse.net import turns, until
 from tests.rtc.aiortc.sctp_parts import ChannelTold, Pair, ended, kinds
 
@@ -96,8 +99,54 @@ async def test_a_close_of_one_channel_does_not_wait_for_datagrams_of_another() -
             flow.send(b"x" * 1000)
         channel.close()
         await until(lambda: "closed" in user.told, "the end of the channel")
-        assert pair.one._urgent
+        assert pair.one._queue.streams_of() == {flow.id}
         pair.wires[0].passes = lambda packet: True
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stream_is_reset_once_all_that_was_sent_on_it_is_acknowledged() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, user, other = await pair.open()
+        unanswered: list[int] = []
+
+        def passes(packet: bytes) -> bool:
+            if RECONFIG in kinds(packet):
+                unanswered.append(len(pair.one._sent_queue) + len(pair.one._outbound_queue))
+            return True
+
+        pair.wires[0].passes = passes
+        channel.send(bytes(100_000))
+        channel.close()
+        await until(lambda: "closed" in user.told and "closed" in other.told, "the end")
+        assert unanswered[0] == 0
+        assert len(other.received) == 100_000
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_request_to_reset_a_stream_does_not_wait_for_another_stream() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        busy, busy_user, busy_other = await pair.open()
+        quiet, quiet_user, _ = await pair.open()
+        requests: list[bytes] = []
+        lost = True
+
+        def passes(packet: bytes) -> bool:
+            if RECONFIG in kinds(packet):
+                requests.append(packet[-4:-2])
+            return not (lost and kinds(packet) == [DATA])
+
+        pair.wires[0].passes = passes
+        busy.send(b"x")
+        busy.close()
+        await turns(5)
+        quiet.close()
+        await until(lambda: requests, "a request")
+        assert requests[0] == struct.pack("!H", quiet.id or 0)
+        lost = False
+        await until(lambda: "closed" in busy_user.told and "closed" in quiet_user.told, "both ends")
+        assert busy_other.received == b"x"
 
 
 def all_told(users: list[ChannelTold], told: list[str]) -> bool:
@@ -170,7 +219,7 @@ async def test_datagrams_overtake_what_waits_on_reliable_channels() -> None:
         for _ in range(50):
             bulk.send(bytes(16384))
         await until(lambda: order, "bulk")
-        begun = 50 - len(pair.one._data_channel_queue)
+        begun = 50 - pair.one._queue.stream_bytes // 16384
         flow.send(b"urgent")
         await until(lambda: "datagram" in order, "the datagram")
         # Behind the messages that were begun, and no other.
@@ -187,21 +236,56 @@ async def test_the_oldest_datagrams_are_dropped_and_counted() -> None:
             flow.send(b"%04d" % number + bytes(996))
         dropped = pair.one.datagrams_dropped
         assert 400 - MAX_DATAGRAM_BYTES // 1000 <= dropped < 400
-        assert pair.one._datagram_bytes <= MAX_DATAGRAM_BYTES
         await until(lambda: len(other.told) == 400 - dropped, "the others")
         assert other.told[0][1][:4] == b"%04d" % dropped
-        assert pair.one._datagram_bytes == 0
 
 
 @pytest_twisted.ensureDeferred
-async def test_datagrams_without_a_byte_are_not_free() -> None:
+async def test_datagrams_without_a_byte_arrive() -> None:
     with ended(Pair()) as pair:
         await pair.connect()
-        flow, _, _ = await pair.open(reliable=False)
-        for _ in range(10_000):
-            flow.send(b"")
-        assert len(pair.one._urgent) <= MAX_DATAGRAM_BYTES // 64
-        assert pair.one.datagrams_dropped + len(pair.one._urgent) == 10_000
+        flow, user, other = await pair.open(reliable=False)
+        for data in (b"", b"x", b"", b""):
+            flow.send(data)
+            pair.users[1].channels[0].send(data)
+        await until(lambda: len(other.told) == 4 and len(user.told) == 5, "datagrams")
+        assert other.told == user.told[1:] == [("binary", b""), ("binary", b"x"), ("binary", b""), ("binary", b"")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_streams_keep_their_share_beside_more_datagrams_than_can_be_sent() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        flow, _, other_flow = await pair.open(reliable=False)
+        stream, _, other_stream = await pair.open()
+
+        # There is always another datagram, and the stream always has more to send.
+        def passes(packet: bytes) -> bool:
+            flow.send(bytes(1000))
+            return True
+
+        pair.wires[0].passes = passes
+        pair.users[0].on_room = lambda: stream.send(bytes(16384))
+        flow.send(bytes(1000))
+        await until(lambda: len(other_flow.received) > 2_000_000, "datagrams")
+        pair.wires[0].passes = lambda packet: True
+        pair.users[0].on_room = lambda: None
+        share = len(other_flow.received) / len(other_stream.received)
+        assert 0.8 * DATAGRAM_SHARE < share < 1.2 * DATAGRAM_SHARE
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_channel_opens_beside_more_datagrams_than_can_be_sent() -> None:
+    with ended(Pair()) as pair:
+        await pair.connect()
+        flow, _, other_flow = await pair.open(reliable=False)
+        for _ in range(100):
+            flow.send(bytes(1000))
+        waiting = len(pair.one._queue.streams_of())
+        await pair.open()
+        assert waiting
+        assert len(other_flow.told) < 100
+        await until(lambda: len(other_flow.told) == 100, "the datagrams")
 
 
 @pytest_twisted.ensureDeferred
@@ -249,6 +333,25 @@ async def test_one_packet_in_flight_is_acknowledged_soon(monkeypatch: pytest.Mon
         # Nothing was sent twice: it did not take a time-out.
         assert not pair.two._sack_duplicates
         assert pair.one._rto < 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clock_that_is_set_back_changes_no_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour less than nothing would be taken for the round trip, and the association would wait for too long."""
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel, _, other = await pair.open()
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() - 3600 * len(other.told))
+
+        def acknowledged(count: int) -> bool:
+            return len(other.told) == count and not pair.one._flight_size
+
+        for number in range(5):
+            channel.send(b"%d" % number)
+            await until(partial(acknowledged, number + 1), "a SACK")
+        assert 0 < pair.one.round_trip < 3600
+        assert pair.one._rto < 60
 
 
 @pytest_twisted.ensureDeferred

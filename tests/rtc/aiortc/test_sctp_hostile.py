@@ -32,7 +32,21 @@ from hypothesis import given, strategies as st
 from rtunnel.rtc.aiortc.sctp import MAX_KEPT, MAX_MISORDERED, RECEIVE_WINDOW, WINDOW_SLACK
 from rtunnel.rtc.aiortc.sctp_packets import parameters_are_sound
 from tests.reverse.net import turns, until
-from tests.rtc.aiortc.sctp_parts import BINARY, DCEP, FIRST, LAST, STRING, UNORDERED, ChannelTold, Hostile, Pair, ended
+from tests.rtc.aiortc.sctp_parts import (
+    BINARY,
+    DCEP,
+    FIRST,
+    LAST,
+    STRING,
+    UNORDERED,
+    ChannelTold,
+    Hostile,
+    Pair,
+    ended,
+    kinds,
+)
+
+RECONFIG = 130
 
 
 def opening(
@@ -84,15 +98,38 @@ BAD_OPENINGS = {
 }
 
 
+async def put_opening(peer: Hostile, message: bytes) -> None:
+    for begin in range(0, len(message), 1000):
+        flags = (FIRST if not begin else 0) | (LAST if begin + 1000 >= len(message) else 0)
+        await peer.put(peer.data(4, DCEP, message[begin : begin + 1000], flags))
+
+
 @pytest.mark.parametrize("message", BAD_OPENINGS.values(), ids=BAD_OPENINGS.keys())
 @pytest_twisted.ensureDeferred
-async def test_an_open_that_is_malformed_is_the_end(message: bytes) -> None:
+async def test_an_open_that_is_malformed_closes_that_channel(message: bytes) -> None:
     with ended(Pair()) as pair:
         peer = await hostile(pair)
-        for begin in range(0, len(message), 1000):
-            flags = (FIRST if not begin else 0) | (LAST if begin + 1000 >= len(message) else 0)
-            await peer.put(peer.data(4, DCEP, message[begin : begin + 1000], flags))
-        await is_cut_off(peer)
+        resets: list[bytes] = []
+
+        def passes(packet: bytes) -> bool:
+            if RECONFIG in kinds(packet):
+                resets.append(packet)
+            return True
+
+        pair.wires[1].passes = passes
+        await put_opening(peer, message)
+        await peer.put(peer.data(4, BINARY, b"for nobody"))
+        await until(lambda: resets, "the reset of its stream")
+        # A request to reset outgoing streams, and the last of its body is the number of the stream.
+        assert (resets[0][16:18], resets[0][-4:-2]) == (struct.pack("!H", 13), struct.pack("!H", 4))
+        assert not peer.user.channels
+        await still_works(peer)
+        # The peer closes its direction, too, as it should. Then the stream can be used again.
+        sequence = (pair.two._reconfig_response_seq + 1) % 2**32
+        await peer.put(reset(sequence, (peer.end._local_tsn - 1) % 2**32, 4))
+        await until(lambda: set(pair.two._data_channels) == {100}, "the end of the channel")
+        peer.begin_anew(4)
+        await still_works(peer, stream=4)
 
 
 @pytest_twisted.ensureDeferred
@@ -107,12 +144,13 @@ async def test_names_as_long_as_they_may_be() -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_channel_that_is_open_already_is_the_end() -> None:
+async def test_a_channel_that_is_open_already_is_closed() -> None:
     with ended(Pair()) as pair:
         peer = await hostile(pair)
         await still_works(peer, stream=4)
         await peer.put(peer.data(4, DCEP, opening()))
-        await is_cut_off(peer)
+        await until(lambda: not peer.user.channels[0].is_open, "its end")
+        await still_works(peer)
 
 
 @pytest_twisted.ensureDeferred
@@ -181,7 +219,7 @@ async def test_a_channel_behind_the_end_of_the_association_does_not_arrive() -> 
 async def test_a_channel_behind_the_break_does_not_arrive() -> None:
     with ended(Pair()) as pair:
         peer = await hostile(pair)
-        chunks = [peer.data(4, DCEP, b"\x03"), peer.data(6, DCEP, opening())]
+        chunks = [peer.data(4, BINARY, b""), peer.data(6, DCEP, opening())]
         await peer.put_raw(*map(bytes, chunks))
         await until(lambda: peer.user.broken, "the end")
         assert not peer.user.channels

@@ -13,7 +13,7 @@ from rtunnel.errors import ConfigError, StartupError
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
-from tests.reverse.net import can_bind, reactor, until
+from tests.reverse.net import HOST, can_bind, reactor, until
 from tests.rtc.signaling.server_parts import UPGRADE, SignalWorld, short
 
 SDP = {"sdp": {"type": "offer", "sdp": "v=0\r\n"}, "rtunnel": {"version": 1, "initial_credit": 65536}}
@@ -323,3 +323,24 @@ async def test_stop_does_not_wait_for_peers_that_do_not_answer(signaling: Signal
     await server.stopService()
     host.transport.resumeProducing()
     await until(lambda: host.over)
+
+
+@pytest_twisted.ensureDeferred
+async def test_addresses_behind_a_load_balancer(signaling: SignalWorld) -> None:
+    """Those that the PROXY headers name are counted, and not the balancer's."""
+    await signaling.start(addr=f"haproxy:tcp:0:interface={HOST}", max_per_address=1)
+    question = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def header(number: int) -> bytes:
+        return b"PROXY TCP4 192.0.2.%d 198.51.100.1 1000 80\r\n" % number
+
+    held = [await signaling.raw(header(number)) for number in (1, 2)]
+    await until(lambda: len(signaling.server.connections) == 2)
+    refused = await signaling.raw(header(1) + question)
+    await refused.ends()
+    assert not refused.received
+    served = await signaling.raw(header(3) + question)
+    await until(lambda: served.received)
+    assert served.received.startswith(b"HTTP/1.1 200")
+    assert "a connection from 192.0.2.1:1000 is closed: there are 1 (--max-per-address)" in str(signaling.lines("warn"))
+    assert not any(peer.over for peer in held)

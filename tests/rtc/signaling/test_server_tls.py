@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from rtunnel.errors import ConfigError
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.tls.openssl import set_groups
-from tests.reverse.net import Peer, reactor, until
+from rtunnel.tls.web_server import explain_web_failure
+from tests.reverse.net import HOST, Peer, reactor, until
 from tests.rtc.signaling.server_parts import SignalWorld, short
 from tests.tls.parts import DAY, Authority, Holder
 
@@ -117,6 +119,77 @@ async def test_ciphers_of_tls_1_2(
     assert peer.opened is is_taken
 
 
+async def warning(signaling: SignalWorld) -> str:
+    """The one line about a connection that came to nothing."""
+    await until(lambda: signaling.lines("warn"), "a line")
+    (line,) = signaling.lines("warn")
+    match = re.fullmatch(rf"connection from {HOST}:\d+ closed: (.*)", line)
+    assert match, line
+    return match[1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_does_not_know_the_ca(signaling: SignalWorld, holder: Holder, tmp_path: Path) -> None:
+    await start(signaling, holder)
+    peer = await signaling.open(tls=Client(Authority(tmp_path, "another CA", kind="ECDSA").cert))
+    assert not peer.opened
+    assert await warning(signaling) == "it refuses our certificate, as it does not know the CA; --ca-file tells it"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_without_a_cipher_in_common(
+    signaling: SignalWorld, authority: Authority, holder: Holder
+) -> None:
+    await start(signaling, holder)
+    tls = Client(authority.cert, version=SSL.TLS1_2_VERSION, ciphers=b"ECDHE-ECDSA-AES128-SHA")
+    await signaling.open(tls=tls)
+    assert await warning(signaling) == "it has no cipher in common with this server"
+
+
+@pytest_twisted.ensureDeferred
+async def test_failures_of_strangers_are_few_lines(signaling: SignalWorld, holder: Holder) -> None:
+    await start(signaling, holder)
+    for _ in range(30):
+        await (await signaling.raw(HELLO_1_1)).ends()
+    await until(lambda: not signaling.server.connections)
+    assert len(signaling.lines("warn")) == 20
+
+
+@pytest.mark.parametrize("says_hello", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_who_leaves_in_the_handshake(signaling: SignalWorld, holder: Holder, says_hello: bool) -> None:
+    """One that has said nothing is no reason to warn: load balancers look in like that."""
+    await start(signaling, holder)
+    peer = await signaling.raw(hello() if says_hello else b"")
+    await until(lambda: len(signaling.server.connections) == 1 and (peer.received or not says_hello))
+    peer.close()
+    level = "warn" if says_hello else "debug"
+    await until(lambda: any("closed: it closed the conn" in line for line in signaling.lines(level)), "a line")
+    assert len(signaling.lines("warn")) == says_hello
+
+
+def hello() -> bytes:
+    """What a client of TLS 1.3 says first."""
+    client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
+    client.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        client.do_handshake()
+    return client.bio_read(9000)
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [
+        ("ssl/tls alert certificate unknown", "it refuses our certificate; is its CA known there, "),
+        ("sslv3 alert bad certificate", "it refuses our certificate; is it for the name"),
+        ("http request", "it speaks no TLS; write wss:// there"),
+        ("what nobody has heard of", "the TLS handshake failed (what nobody has heard of)"),
+    ],
+)
+def test_what_the_errors_of_openssl_mean(reason: str, why: str) -> None:
+    assert explain_web_failure(SSL.Error([("SSL routines", "", reason)])).startswith(why)
+
+
 @pytest_twisted.ensureDeferred
 async def test_tls_1_1_is_refused(signaling: SignalWorld, holder: Holder) -> None:
     await start(signaling, holder)
@@ -124,6 +197,7 @@ async def test_tls_1_1_is_refused(signaling: SignalWorld, holder: Holder) -> Non
     await peer.ends()
     assert peer.received[:1] == b"\x15"
     assert peer.received[5:] == PROTOCOL_VERSION
+    assert await warning(signaling) == "it speaks no TLS 1.2 or later"
 
 
 @pytest.mark.parametrize("kind", ["RSA", "Ed25519", "ML-DSA-65"])
@@ -147,16 +221,20 @@ async def test_no_tls(signaling: SignalWorld, authority: Authority, holder: Hold
     peer = await signaling.raw(data)
     await peer.ends()
     assert b"HTTP" not in peer.received
+    assert await warning(signaling) == "it speaks no TLS; write wss:// there"
     await signaling.host(tls=Client(authority.cert))
 
 
-@pytest.mark.parametrize("data", [b"", HELLO_1_1[:20]])
+@pytest.mark.parametrize("says", [lambda: b"", lambda: HELLO_1_1[:20], hello])
 @pytest_twisted.ensureDeferred
-async def test_a_handshake_that_does_not_end(signaling: SignalWorld, holder: Holder, data: bytes) -> None:
+async def test_a_handshake_that_does_not_end(signaling: SignalWorld, holder: Holder, says: Callable[[], bytes]) -> None:
+    data = says()
     await start(signaling, holder, times=short(upgrade=0.1))
     peer = await signaling.raw(data)
     await peer.ends()
     await until(lambda: not signaling.server.connections)
+    level = "debug" if len(data) < 100 else "warn"
+    assert any("closed: no TLS handshake within 0.1 s" in line for line in signaling.lines(level))
 
 
 @pytest_twisted.ensureDeferred

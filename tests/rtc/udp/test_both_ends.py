@@ -10,7 +10,7 @@ import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.logger import Logger
 
-from rtunnel.relay.udp import FlowTable
+from rtunnel.relay.udp import BRIEF_IDLE, LASTING_IDLE, FlowTable
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.rtc.udp_host import HostFlows
@@ -41,11 +41,19 @@ class Tunnel:
         self.far: MemoryConnection
         self.host: HostFlows
 
-    def start(self, *names: str, max_flows: int = 100, host_flows: int = 100) -> list[Any]:
+    def start(
+        self,
+        *names: str,
+        max_flows: int = 100,
+        host_flows: int = 100,
+        idle: float | None = IDLE,
+        where: str = HOST,
+    ) -> list[Any]:
         """Listen for each service, and connect; where the client listens."""
-        self.table = FlowTable(self.reactor.clock, max_flows, IDLE)
+        self._idle = idle
+        self.table = FlowTable(self.reactor.clock, max_flows, idle)
         for name in names:
-            forward = ForwardSettings(name, udp_address(HOST, 0))
+            forward = ForwardSettings(name, udp_address(where, 0))
             flows = ClientFlows(self.reactor, forward, self.table, log_limiter())
             flows.listener.privilegedStartService()
             flows.listener.startService()
@@ -60,7 +68,7 @@ class Tunnel:
     def connect(self, host_flows: int = 100) -> None:
         self.near, self.far = MemoryConnection.pair()
         lines = LogLimiter(Logger("host"), reactor)
-        self.host = HostFlows(self.reactor, self.far, host_flows, IDLE, lines)
+        self.host = HostFlows(self.reactor, self.far, host_flows, self._idle, lines)
         self.hosts.append(self.host)
         self.far.accept = self._accept
         for flows in self.forwards:
@@ -128,6 +136,19 @@ async def test_twenty_sources_at_once_each_get_their_own_answers(tunnel: Tunnel)
     assert not any(channel.reliable for channel in tunnel.near.channels)
 
 
+@ensureDeferred
+async def test_one_program_and_two_addresses_of_the_machine(tunnel: Tunnel) -> None:
+    """To a program these are two servers: each answers its own questions, in a flow of its own."""
+    echo = tunnel.echo()
+    ((_, port),) = tunnel.start("", where="0.0.0.0")
+    program, asked = tunnel.program(), ["127.0.0.2", "127.0.0.1", "127.0.0.2"]
+    for host in asked:
+        program.send(host.encode(), (host, port))
+        assert await program.gets() == (host.encode(), (host, port))
+    assert len(echo.sources) == 2
+    assert len(tunnel.near.channels) == 2
+
+
 @pytest.mark.parametrize("size", [0, 1, 1200, 16384, 60000])
 @ensureDeferred
 async def test_every_size_there_and_back(tunnel: Tunnel, size: int) -> None:
@@ -183,6 +204,27 @@ async def test_a_flow_without_answers_is_not_idle(tunnel: Tunnel) -> None:
         tunnel.reactor.clock.advance(IDLE - 1)
     assert [channel.is_open for channel in tunnel.near.channels] == [True]
     assert (len(tunnel.forwards[0]), len(tunnel.host)) == (1, 1)
+
+
+@ensureDeferred
+async def test_flows_that_went_both_ways_twice_outlive_silence_at_both_ends(tunnel: Tunnel) -> None:
+    tunnel.echo()
+    (local,) = tunnel.start("", idle=None)
+    asker, peer = tunnel.program(), tunnel.program()
+    asker.send(b"a name?", local)
+    await asker.gets()
+    for _ in range(2):
+        peer.send(b"to and fro", local)
+        await peer.gets()
+    tunnel.reactor.clock.advance(BRIEF_IDLE)
+    await until(lambda: len(tunnel.near.open_channels) == 1)
+    assert (len(tunnel.forwards[0]), len(tunnel.host)) == (1, 1)
+    tunnel.reactor.clock.advance(LASTING_IDLE - BRIEF_IDLE - 1)
+    peer.send(b"again", local)
+    assert (await peer.gets())[0] == b"again"
+    assert len(tunnel.near.channels) == 2
+    tunnel.reactor.clock.advance(LASTING_IDLE)
+    assert (len(tunnel.forwards[0]), len(tunnel.host)) == (0, 0)
 
 
 @ensureDeferred

@@ -165,7 +165,8 @@ async def test_hostile_answers(client: Client) -> None:
     await until(lambda: client.heard)
     assert client.heard == [(client.label(client.program), b"")]
     (channel,) = client.far.accepted
-    channel.send_text('{"reset": "unknown-service"}')
+    for text in ('{"reset": "unknown"}', "x", "[]", '{"fin": 1}'):
+        channel.send_text(text)
     channel.send(bytes(MAX_MESSAGE))
     channel.send(b"")
     channel.send(b"fine")

@@ -10,7 +10,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
-from rtunnel.relay.udp import MAX_WAITING
+from rtunnel.relay.udp import MAX_WAITING, UdpSocket
 from rtunnel.rtc.settings import UdpAddress
 from rtunnel.rtc.udp_host import TRY_AGAIN, HostFlows
 from rtunnel.tls.server_names import is_ip_address
@@ -39,19 +39,21 @@ class Names(ReactorByHand):
         super().__init__()
         self.asked: list[str] = []
         self.nameResolver = self
-        self._receivers: dict[str, Any] = {}
+        self._receivers: list[tuple[str, Any]] = []
 
-    def resolveHostName(self, receiver: Any, name: str, port: int, types: object, transport: str) -> None:
-        assert (port, types, transport) == (0, None, "UDP")
+    def resolveHostName(self, receiver: Any, name: str, port: int) -> None:
+        assert port == 0
         self.asked.append(name)
-        self._receivers[name] = receiver
+        receiver.resolutionBegan(None)
+        self._receivers.append((name, receiver))
 
     def answer(self, *hosts: str, name: str = "service.example") -> None:
-        receiver = self._receivers.pop(name)
-        receiver.resolutionBegan(None)
-        for host in hosts:
-            receiver.addressResolved((IPv6Address if ":" in host else IPv4Address)("UDP", host, 0))
-        receiver.resolutionComplete()
+        """Answer everybody who asks for this name."""
+        receivers, self._receivers = self._receivers, [one for one in self._receivers if one[0] != name]
+        for receiver in [receiver for asked, receiver in receivers if asked == name]:
+            for host in hosts:
+                receiver.addressResolved((IPv6Address if ":" in host else IPv4Address)("TCP", host, 0))
+            receiver.resolutionComplete()
 
 
 class Channel(MemoryChannel):
@@ -191,7 +193,7 @@ async def test_unreachable_service_is_tried_again(host: Host, monkeypatch: pytes
 
 
 @ensureDeferred
-async def test_names_are_looked_up_once_for_all_who_wait(host: Host) -> None:
+async def test_datagrams_wait_until_the_name_is_looked_up(host: Host) -> None:
     named = udp_address("service.example", host.service.address[1])
     channels = [host.channel(named) for _ in range(3)]
     for channel in channels:
@@ -200,7 +202,6 @@ async def test_names_are_looked_up_once_for_all_who_wait(host: Host) -> None:
     gone = host.channel(named)
     gone.close()
     await until(lambda: gone.closed)
-    assert host.names.asked == ["service.example"]
     assert host.flows.dropped == {"too many before its name is looked up": 3}
     host.names.answer("::1", HOST, "127.0.0.2")
     got: dict[Any, list[bytes]] = {}
@@ -263,6 +264,111 @@ async def test_name_with_ipv6_only(host: Host) -> None:
     host.names.answer("::1")
     assert (await service.gets())[0] == b"six"
     service.close()
+
+
+NOBODY = "127.0.0.2"
+"""Another address of this machine, where no service listens."""
+
+
+@needs_ipv6
+@ensureDeferred
+async def test_service_on_ipv6_whose_name_has_both(host: Host) -> None:
+    service = Program("::1")
+    channel = host.channel(udp_address("localhost", service.address[1]))
+    channel.send(b"six")
+    host.names.answer("::1", HOST, name="localhost")
+    assert (await service.gets())[0] == b"six"
+    assert not host.flows.dropped
+    service.close()
+
+
+@ensureDeferred
+async def test_service_at_the_second_address(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets all that the first address refused, and the next flow begins there."""
+    connected: list[str] = []
+    connect = UdpSocket.connect
+
+    def noted(udp: UdpSocket, address: str, port: int) -> None:
+        connected.append(address)
+        connect(udp, address, port)
+
+    monkeypatch.setattr(UdpSocket, "connect", noted)
+    named = udp_address("service.example", host.service.address[1])
+    channel = host.channel(named)
+    for number in range(5):
+        channel.send(b"%d" % number)
+    await turns()
+    host.names.answer(NOBODY, HOST)
+    got = [await host.service.gets() for _ in range(5)]
+    assert [data for data, _ in got] == [b"%d" % number for number in range(5)]
+    host.service.send(b"answer", got[0][1])
+    await until(lambda: channel.answers)
+    another = host.channel(named)
+    another.send(b"another")
+    await turns()
+    host.names.answer(NOBODY, HOST)
+    assert (await host.service.gets())[0] == b"another"
+    assert connected == [NOBODY, HOST, HOST]
+    assert not host.flows.dropped
+
+
+@ensureDeferred
+async def test_service_at_none_of_its_addresses(host: Host) -> None:
+    channel = host.channel(udp_address("service.example", host.service.address[1]))
+    host.service.close()
+    channel.send(b"lost")
+    host.names.answer(NOBODY, HOST)
+    await until(lambda: host.flows.dropped == {"Connection refused": 1})
+    channel.send(b"lost too: it was tried just now")
+    await until(lambda: host.flows.dropped == {"Connection refused": 2})
+    host.service = Program(*host.service.address)
+    host.names.clock.advance(TRY_AGAIN)
+    channel.send(b"there")
+    await until(lambda: len(host.names.asked) == 2)
+    host.names.answer(NOBODY, HOST)
+    assert (await host.service.gets())[0] == b"there"
+
+
+@pytest.mark.parametrize("answers", [False, True])
+@ensureDeferred
+async def test_service_that_moves_to_another_address(host: Host, answers: bool) -> None:
+    """What it got before it moved is not sent again."""
+    channel = host.channel(udp_address("service.example", host.service.address[1]))
+    channel.send(b"before")
+    host.names.answer(HOST, NOBODY)
+    _, source = await host.service.gets()
+    if answers:
+        host.service.send(b"answer", source)
+        await until(lambda: channel.answers)
+    else:
+        host.names.clock.advance(TRY_AGAIN)
+        channel.send(b"later")
+        await host.service.gets()
+    host.service.close()
+    host.service = Program(NOBODY, host.service.address[1])
+    channel.send(b"lost")
+    await until(lambda: host.flows.dropped == {"Connection refused": 1})
+    host.names.clock.advance(TRY_AGAIN)
+    channel.send(b"after")
+    await until(lambda: len(host.names.asked) == 2)
+    host.names.answer(HOST, NOBODY)
+    assert (await host.service.gets())[0] == b"after"
+
+
+@ensureDeferred
+async def test_address_without_a_route_is_passed_over(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = UdpSocket.connect
+
+    def no_way(udp: UdpSocket, address: str, port: int) -> None:
+        if address == NOBODY:
+            raise OSError(101, "Network is unreachable")
+        connect(udp, address, port)
+
+    monkeypatch.setattr(UdpSocket, "connect", no_way)
+    channel = host.channel(udp_address("service.example", host.service.address[1]))
+    channel.send(b"there")
+    host.names.answer(NOBODY, HOST)
+    assert (await host.service.gets())[0] == b"there"
 
 
 @ensureDeferred

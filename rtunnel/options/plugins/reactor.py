@@ -1,0 +1,38 @@
+"""The reactor, made fit for programs that run for months, on machines that are not looked after.
+
+- Its timers go by a clock that nobody can set. Twisted's own go by the time of day: when that is set back by an hour,
+  no timer fires for an hour.
+- Names are looked up by :class:`~rtunnel.names.Resolver`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rtunnel.names import Resolver
+
+
+def prepared_reactor(*first: str | None) -> Any:
+    """Return the reactor of this process; install the default one if there is none yet.
+
+    :param first: hosts whose names are looked up before all others, or None; see :attr:`Resolver.first`.
+    """
+    from twisted.internet import reactor
+
+    prepare(reactor, *first)
+    return reactor
+
+
+def prepare(reactor: Any, *first: str | None) -> None:
+    """Change the clock and the resolver of *reactor*. May be called again, with other names."""
+    if reactor.seconds is not time.monotonic:
+        before = reactor.seconds()
+        reactor.seconds = time.monotonic
+        for call in reactor.getDelayedCalls():
+            left = call.getTime() - before
+            call.seconds = time.monotonic
+            call.reset(left)
+    if not isinstance(reactor.nameResolver, Resolver):
+        reactor.installNameResolver(Resolver(reactor))
+    reactor.nameResolver.first.update(name for name in first if name)

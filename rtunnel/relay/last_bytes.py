@@ -1,0 +1,220 @@
+"""Bytes that came before a connection broke, and bytes that must go out before we break one.
+
+The system still has both, and three habits would throw them away:
+
+- When a write fails, because the other end has reset the connection, Twisted closes the socket. What the other end
+  sent before may be in it, unread. The epoll reactor does so even without a write, if the transport is paused.
+- A failed write takes the error with it: the next read returns an end, as if the other end had closed in good order.
+- To close a socket with a reset drops what the system has not delivered yet.
+
+A fourth matters when this process is killed: the system then closes its sockets in good order, and a part looks like
+the whole. So sockets are set to reset (``SO_LINGER``) until all bytes and our end have gone out.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.main import CONNECTION_LOST
+from twisted.python.failure import Failure
+
+from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # not a Unix
+    fcntl = termios = None  # type: ignore[assignment]
+
+#: Seconds after which bytes that the other end does not take are given up.
+STALLED = 30.0
+#: Seconds between two looks at them: at first, and at most.
+FIRST_LOOK, LAST_LOOK = 0.005, 0.5
+
+
+def connection_of(transport: Any) -> tcp.Connection | None:
+    """Return Twisted's transport that has the socket, below any TLS or PROXY header; None if there is none."""
+    while transport is not None and not isinstance(transport, tcp.Connection):
+        transport = getattr(transport, "tcp", None) or getattr(transport, "transport", None)
+    return transport
+
+
+def unacknowledged(number: int) -> int:
+    """Return how many bytes the system has taken for a TCP socket and the other end's has not acknowledged.
+
+    :param number: the socket's file descriptor. (For a UNIX socket the number would be what the other end has not read,
+        which no reset drops.)
+    """
+    if not hasattr(termios, "TIOCOUTQ"):
+        return 0
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))[0])
+    except OSError:
+        return 0
+
+
+def unsent(connection: tcp.Connection) -> int:
+    """Return how many bytes that were written to *connection* have not arrived at the other end's system."""
+    if not connection.connected:
+        return 0
+    buffered = len(connection.dataBuffer) - connection.offset + connection._tempDataLen
+    is_unix = connection.getHandle().family == socket.AF_UNIX
+    return int(buffered) + (0 if is_unix else unacknowledged(connection.fileno()))
+
+
+class LastBytes:
+    """Waits until the other end has everything, or takes no more of it.
+
+    :param waiting: returns how many bytes the other end does not have yet.
+    :param then: called once, maybe within :meth:`start`: nothing waits any more, or nothing has moved for
+        *patience*.
+    :param patience: in seconds.
+    """
+
+    __slots__ = ("_before", "_call", "_clock", "_delay", "_patience", "_since", "_then", "_waiting")
+
+    def __init__(
+        self, clock: Any, waiting: Callable[[], int], then: Callable[[], None], patience: float = STALLED
+    ) -> None:
+        self._clock = clock
+        self._waiting = waiting
+        self._then = then
+        self._patience = patience
+        self._before = -1
+        self._since = 0.0
+        self._delay = FIRST_LOOK
+        self._call: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Look for the first time."""
+        self._look()
+
+    def cancel(self) -> None:
+        """Stop waiting; *then* is not called any more."""
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+
+    def _look(self) -> None:
+        waiting, now = self._waiting(), self._clock.seconds()
+        if waiting != self._before:
+            self._before, self._since = waiting, now
+        if waiting and now - self._since < self._patience:
+            self._call = self._clock.callLater(self._delay, self._look)
+            self._delay = min(2 * self._delay, LAST_LOOK)
+        else:
+            self._then()
+
+
+class ReadOn:
+    """Makes Twisted's transport read to the end or error of a connection, although writes to it fail.
+
+    What is written after the first failure is dropped. Then the end of reading ends the connection. It also makes the
+    system reset the connection if this process is killed.
+
+    :param transport: connected; its protocol supports half-close, or takes an end for the end of both directions.
+    """
+
+    #: The attributes of the transport that are replaced.
+    REPLACED = (
+        "writeSomeData",
+        "write",
+        "writeSequence",
+        "connectionLost",
+        "readConnectionLost",
+        "_closeWriteConnection",
+    )
+
+    __slots__ = ("_close_write", "_is_broken", "_lost", "_read_ended", "_reading_ended", "_transport", "_was_reset")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._lost = transport.connectionLost
+        self._reading_ended = transport.readConnectionLost
+        self._close_write = transport._closeWriteConnection
+        self._read_ended = False
+        # Writes fail; and so because of a reset, not because the other end had closed before.
+        self._is_broken = self._was_reset = False
+        transport.writeSomeData = self._write
+        transport.connectionLost = self._connection_lost
+        transport.readConnectionLost = self._read_connection_lost
+        transport._closeWriteConnection = self._end_writing
+        self._set_linger(RESET_ON_CLOSE)
+
+    @classmethod
+    def leave(cls, transport: Any) -> None:
+        """Give *transport* its own methods back."""
+        for name in cls.REPLACED:
+            vars(transport).pop(name, None)
+
+    def _set_linger(self, value: bytes) -> None:
+        set_linger(self._transport.socket, value)
+
+    # In place of the transport's methods
+
+    def _write(self, data: bytes) -> int | BaseException:
+        if self._is_broken:
+            return len(data)
+        try:
+            return int(self._transport.socket.send(memoryview(data)[: self._transport.SEND_LIMIT]))
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return 0
+            if self._read_ended or self._transport.disconnecting:
+                return CONNECTION_LOST
+            # EPIPE: the other end had ended its direction, and the system tells that by an end.
+            self._was_reset = error.errno != errno.EPIPE
+            self._break()
+            return len(data)
+
+    def _break(self) -> None:
+        self._is_broken = True
+        self._transport.write = self._transport.writeSequence = _drop
+
+    def _end_writing(self) -> None:
+        self._close_write()
+        # All that we had to say is with the system, which delivers it even if this process is killed.
+        self._set_linger(SEND_ON_CLOSE)
+
+    def _connection_lost(self, reason: Failure) -> None:
+        transport = self._transport
+        is_abort = reason.check(ConnectionAborted)
+        if reason.check(ConnectionLost) and not is_abort and not self._read_ended and self._has_unread():
+            # The transport is paused. It reads the rest when it is resumed.
+            self._break()
+            transport.dataBuffer, transport.offset = b"", 0
+            transport._tempDataBuffer, transport._tempDataLen = [], 0
+            if transport.producer is not None and transport.producerPaused:
+                transport.producerPaused = False
+                transport.producer.resumeProducing()
+            return
+        self.leave(transport)
+        if reason.check(ConnectionDone):
+            self._set_linger(SEND_ON_CLOSE)
+        self._lost(reason)
+
+    def _read_connection_lost(self, reason: Failure) -> None:
+        self._read_ended = True
+        if not self._was_reset:
+            self._reading_ended(reason)
+        if self._is_broken and self._transport.connected:
+            self._transport.stopWriting()
+            self._connection_lost(Failure(CONNECTION_LOST))
+
+    def _has_unread(self) -> bool:
+        try:
+            return bool(self._transport.socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+
+def _drop(_data: object) -> None:
+    pass

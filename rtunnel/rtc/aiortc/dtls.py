@@ -1,0 +1,89 @@
+"""DTLS as aiortc has it, for more peers (RFC 8827, section 6.5).
+
+aiortc offers four cipher suites, all for ECDSA certificates, and insists on keys for media (SRTP). This end speaks DTLS
+1.2 only, as OpenSSL has no DTLS 1.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport
+from OpenSSL import SSL
+
+#: With ephemeral keys only. Those for RSA are for peers with an RSA certificate; ours is always ECDSA.
+CIPHER_SUITES = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-CCM",
+    "ECDHE-ECDSA-AES256-CCM",
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-RSA-AES128-SHA",
+    "ECDHE-RSA-AES256-SHA",
+)
+
+
+_PERHAPS_1_3 = "it may speak DTLS 1.3 only, and this end speaks 1.2"
+_NOTHING_IN_COMMON = "it has no cipher suite of DTLS 1.2, or no kind of certificate, in common with this end"
+
+#: What an alert means (RFC 5246, section 7.2), if this end sent it, and if the peer did.
+_OURS = {40: f"{_NOTHING_IN_COMMON}; {_PERHAPS_1_3}", 70: f"it does not speak DTLS 1.2; {_PERHAPS_1_3}"}
+_THEIRS = {40: _NOTHING_IN_COMMON, 70: "it does not speak DTLS 1.2, the only version here", 71: _NOTHING_IN_COMMON}
+
+
+class DtlsFailures:
+    """Why a handshake failed. aiortc does not keep OpenSSL's errors, so the alerts of both ends have to tell."""
+
+    def __init__(self) -> None:
+        self._reason = ""
+
+    def happened(self, _connection: SSL.Connection, where: int, value: int) -> None:
+        """Take what OpenSSL tells of a handshake, for ``SSL_CTX_set_info_callback``."""
+        level, alert = value >> 8, value & 0xFF
+        if not where & SSL.SSL_CB_ALERT or level != 2 or self._reason:
+            return
+        if where & SSL.SSL_CB_READ:
+            self._reason = _THEIRS.get(alert, f"it sent the alert {alert}")
+        else:
+            self._reason = _OURS.get(alert, f"this end sent the alert {alert}")
+
+    def explain(self, is_encrypted: bool, heard: bool) -> str:
+        """Return why there is no connection.
+
+        :param is_encrypted: whether the handshake itself succeeded.
+        :param heard: whether the peer has sent anything of DTLS.
+        """
+        if is_encrypted:
+            return "its certificate is not the one that its description promises"
+        if self._reason:
+            return self._reason
+        return "it does not go on with the handshake" if heard else f"it sends nothing; {_PERHAPS_1_3}"
+
+
+class Certificate(RTCCertificate):
+    """A certificate of ours. It also makes the context of its connection.
+
+    :ivar failures: what is known of the connection's handshake.
+    """
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.failures = DtlsFailures()
+
+    def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(":".join(CIPHER_SUITES).encode())
+        context.set_info_callback(self.failures.happened)
+        return context
+
+
+class DtlsTransport(RTCDtlsTransport):
+    """A DTLS transport for data channels only."""
+
+    def _setup_srtp(self) -> None:
+        """Do nothing: there is no media, and a peer that has none either may not have agreed on SRTP."""

@@ -1,0 +1,184 @@
+"""Whether a local service answers, so that an operator learns it before a visitor does.
+
+A watch connects now and then, sends nothing, and closes the connection. Services log such connections, so it does that
+seldom while the service answers, and what visitors see counts too: a service that they reach needs no attempt.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rtunnel.addresses import DialAddress
+from rtunnel.reasons import reason_of
+from rtunnel.relay.sockets import QuietFactory
+from rtunnel.upkeep.backoff import Backoff
+from rtunnel.upkeep.log_limiter import LogLimiter
+
+#: Seconds between two attempts while the service answers, and the bounds of the wait while it does not.
+WHILE_IT_ANSWERS = 900.0
+SHORTEST_WAIT, LONGEST_WAIT = 5.0, 60.0
+#: How many seconds old an observation may be to do without an attempt, when a link comes back.
+FRESH = 60.0
+#: Attempts at once, of all services of a process.
+MOST_AT_ONCE = 16
+
+#: Errors that are those of this process, or of a service that is merely busy.
+_NO_OBSERVATION = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
+
+
+async def try_service(endpoint: IStreamClientEndpoint) -> None:
+    """Connect, and close the connection without a byte.
+
+    :raises Exception: the service does not accept.
+    """
+    protocol = await endpoint.connect(QuietFactory.forProtocol(Protocol))
+    transport: Any = protocol.transport  # type: ignore[attr-defined]
+    try:
+        if transport.getHost() == transport.getPeer() and hasattr(transport.getPeer(), "port"):
+            # The system chose the very port that nobody listens on, and connected us to ourselves.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
+    finally:
+        transport.loseConnection()
+
+
+def may_try(wanted: bool) -> DeferredSemaphore | None:
+    """Return what the watches of a process share: whether they may connect, and how many of them at once."""
+    return DeferredSemaphore(MOST_AT_ONCE) if wanted else None
+
+
+class ServiceWatch:
+    """Watches one service.
+
+    :param address: where the service is.
+    :param timeout: seconds that it has to accept a connection.
+    :param turns: see :func:`may_try`.
+    :ivar problem: why the service does not answer; empty: it answers; None: nobody has tried.
+    """
+
+    def __init__(self, reactor: Any, address: DialAddress, timeout: float, turns: DeferredSemaphore | None) -> None:
+        self.problem: str | None = None
+        self._reactor = reactor
+        self._turns = turns
+        # Other endpoints may send bytes as soon as they are connected, as TLS does.
+        is_bare = address.host is not None or address.description.startswith("unix:")
+        self._endpoint = address.endpoint(reactor, timeout) if is_bare and turns is not None else None
+        self._backoff = Backoff(SHORTEST_WAIT, LONGEST_WAIT)
+        self._seen = float("-inf")
+        self._tell: Callable[[], None] | None = None
+        self._timer: IDelayedCall | None = None
+        self._trying: Deferred[Any] | None = None
+
+    def start(self, log: Logger, limiter: LogLimiter, what: str, **fields: object) -> None:
+        """Watch the service: log whether it answers once that is known, maybe now, and again whenever it changes.
+
+        :param limiter: for the changes. When descriptors run out, there may be one with each visitor.
+        :param what: the format of the beginning of the line, which ends with the subject: ``...; the service``.
+        :param fields: its fields.
+        """
+        self.stop()
+        is_first = True
+
+        def tell() -> None:
+            nonlocal is_first
+            target = log if is_first else limiter
+            is_first = False
+            if self.problem is None:
+                target.info(what + " has not been tried", **fields)
+            elif self.problem:
+                text = what + " does not answer ({problem}): visitors get a reset until it does"
+                target.warn(text, problem=self.problem, **fields)
+            else:
+                target.info(what + " answers", **fields)
+
+        self._tell = tell
+        if self._endpoint is None or self._reactor.seconds() - self._seen < FRESH:
+            tell()
+            self._wait()
+        else:
+            self._try()
+
+    def stop(self) -> None:
+        """Watch it no more. May be called again."""
+        self._tell = None
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        trying, self._trying = self._trying, None
+        if trying is not None:
+            trying.cancel()
+
+    # What has been seen
+
+    def answered(self) -> None:
+        """Note that the service accepted a connection."""
+        self._observe("")
+
+    def failed(self, failure: Failure) -> bool:
+        """Note that the service did not accept a connection.
+
+        :returns: False if the fault is this process's own, such as a lack of descriptors, and nothing was noted.
+        """
+        error = failure.value
+        number = error.osError if isinstance(error, ConnectError) else getattr(error, "errno", None)
+        if number in _NO_OBSERVATION:
+            return False
+        self._observe(reason_of(failure))
+        return True
+
+    def _observe(self, problem: str) -> None:
+        self._seen = self._reactor.seconds()
+        before, self.problem = self.problem, problem
+        # That it accepts a visitor is no news where nobody has asked.
+        if bool(before) == bool(problem) and (before is not None or self._endpoint is None):
+            return
+        self._backoff.reset()
+        if self._tell is not None:
+            self._tell()
+            if self._trying is None:
+                self._wait()
+
+    # Attempts
+
+    def _wait(self) -> None:
+        """Set the timer for the next attempt."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self._endpoint is not None:
+            seconds = self._backoff.next_wait() if self.problem else WHILE_IT_ANSWERS
+            self._timer = self._reactor.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        if self.problem or self._reactor.seconds() - self._seen >= WHILE_IT_ANSWERS:
+            self._try()
+        else:
+            # A visitor has reached it since.
+            self._wait()
+
+    def _try(self) -> None:
+        assert self._endpoint is not None
+        assert self._turns is not None
+        endpoint = self._endpoint
+        self._trying = trying = self._turns.run(lambda: Deferred.fromCoroutine(try_service(endpoint)))
+        trying.addBoth(self._tried, trying)
+
+    def _tried(self, result: object, trying: Deferred[Any]) -> None:
+        if self._trying is not trying:
+            return  # stopped
+        if isinstance(result, Failure):
+            self.failed(result)
+        else:
+            self.answered()
+        self._trying = None
+        if self._tell is not None:
+            if self.problem is None:
+                # It was not the service that failed.
+                self._tell()
+            self._wait()

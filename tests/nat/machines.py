@@ -1,0 +1,196 @@
+"""Three machines on one network, on which the commands of the documents run as they are printed.
+
+    public     tunnel.example.org, signal.example.org, turn.example.org: 192.0.2.1
+    private    laptop: 192.0.2.10; a web server on port 80, an echo service for UDP on port 53
+    user       192.0.2.20
+
+Each is a network namespace with a home directory. Its programs see their own ``/etc/hosts`` and ``/etc/group``. ``ssh``
+is a script that runs a command in the home directory and the network of another machine.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.documents import ROOT
+from tests.nat.lab import Namespace
+from tests.patience import PATIENCE
+from tests.process import fork_server
+from tests.process.harness import Process, need, twistd_program
+
+ADDRESSES = {"public": "192.0.2.1", "private": "192.0.2.10", "user": "192.0.2.20"}
+NAMES = {
+    "public": ["tunnel.example.org", "signal.example.org", "turn.example.org", "stun.l.google.com"],
+    "private": ["laptop"],
+    "user": [],
+}
+PAGE = b"Hello through the tunnel"
+
+SSH = """#!/bin/sh
+# ssh HOST COMMAND...: the command in the home directory and the network of that machine.
+host=$1
+shift
+HOME=$(realpath {machines}/$host)
+export HOME RTUNNEL_PKI_DIR=$HOME/.config/rtunnel/pki
+cd "$HOME" && exec nsenter --net="$(cat .network)" sh -c "$*"
+"""
+
+
+class Page(BaseHTTPRequestHandler):
+    """A web server with one page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.end_headers()
+        self.wfile.write(PAGE)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+class Command(Process):
+    """A command line on a machine. ``rtunnel`` and ``twistd -n`` are forked; a shell runs what is more than that."""
+
+    def __init__(self, line: str, machine: Machine) -> None:
+        self._machine = machine
+        self._line = line
+        super().__init__(["bash", "-ec", line], cwd=machine.home, env=machine.environment)
+
+    def _start(
+        self, cwd: Path, env: Mapping[str, str], pass_fds: Sequence[int]
+    ) -> subprocess.Popen[bytes] | fork_server.Forked:
+        machine = self._machine
+        words = shlex.split(self._line.replace("\\\n", " "), comments=True)
+        settings = {}
+        while re.match(r"[A-Z_]+=", words[0]):
+            name, _, settings[name] = words.pop(0).partition("=")
+        if not re.search(r"[|<>&;$]", self._line) and (words[0] == "rtunnel" or words[:2] == ["twistd", "-n"]):
+            argv = [twistd_program(words[0]), *words[1:]]
+            network = machine.network.path
+            return fork_server.fork_server().start(argv, cwd, {**env, **settings}, network, machine.files)
+        mounts = [f"mount --bind {shown} {path}" for path, shown in machine.files.items()]
+        script = " && ".join([*mounts, f"exec bash -ec {shlex.quote(self._line)}"])
+        with machine.network.inside():
+            return subprocess.Popen(
+                [need("unshare"), "--mount", "--propagation", "private", "sh", "-c", script],
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+
+
+class Machine:
+    """One of the three."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.network = Namespace()
+        self.home = directory / name
+        self.home.mkdir()
+        (self.home / ".network").write_text(self.network.path)
+        (self.home / ".rtunnel").mkdir()
+        (self.home / ".rtunnel" / "bin").symlink_to(Path(sys.executable).parent)
+        # What the documents take from a checkout.
+        (self.home / "etc").symlink_to(ROOT / "etc")
+        self.files = {"/etc/hosts": str(directory / "hosts"), "/etc/group": str(directory / "group")}
+        self.environment = {
+            "HOME": str(self.home),
+            "PATH": os.pathsep.join([str(directory), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            # As for a user who is not root.
+            "RTUNNEL_PKI_DIR": str(self.home / ".config" / "rtunnel" / "pki"),
+        }
+        self._running: list[Command] = []
+
+    def start(self, line: str) -> Command:
+        """Start a command."""
+        self._running.append(Command(line, self))
+        return self._running[-1]
+
+    def stop(self) -> None:
+        """Stop what runs, as Ctrl-C does; everything has to end well."""
+        while self._running:
+            process = self._running.pop()
+            if process.running:
+                assert process.terminate() == 0, process
+
+    def kill(self) -> None:
+        """End what still runs, and print what it logged, for the report of a failure."""
+        while self._running:
+            process = self._running.pop()
+            process.kill()
+            print(process)
+
+    def fetch(self, host: str, port: int) -> bytes:
+        """The page that a visitor on this machine gets."""
+        with self.network.inside():
+            connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+            connection.connect()
+        with closing(connection):
+            connection.request("GET", "/")
+            return connection.getresponse().read()
+
+    def ask(self, port: int) -> bytes:
+        """What a UDP service on this machine's loopback answers."""
+        with self.network.inside():
+            asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with asking:
+            asking.settimeout(PATIENCE)
+            asking.sendto(b"ask", ("127.0.0.1", port))
+            return asking.recv(100)
+
+
+class Machines:
+    """All three, connected, and the services of the private one."""
+
+    def __init__(self, directory: Path) -> None:
+        lines = [f"{ADDRESSES[name]} {' '.join(names)}" for name, names in NAMES.items() if names]
+        (directory / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+        (directory / "group").write_text("root:x:0:\nrtunnel:x:999:\n")
+        (directory / "ssh").write_text(SSH.format(machines=directory))
+        (directory / "ssh").chmod(0o755)
+        self._switch = Namespace()
+        self._switch.ip("link add name inside type bridge", "link set inside up")
+        self.by_name = {name: Machine(name, directory) for name in ADDRESSES}
+        for name, machine in self.by_name.items():
+            self._switch.cable(name, machine.network, "eth0")
+            self._switch.ip(f"link set {name} master inside")
+            machine.network.ip(f"addr add {ADDRESSES[name]}/24 dev eth0")
+            for alias in NAMES[name]:
+                (directory / alias).symlink_to(machine.home)
+        with self.by_name["private"].network.inside():
+            self._web = ThreadingHTTPServer(("0.0.0.0", 80), Page)
+            self._echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._echo.bind(("127.0.0.1", 53))
+        threading.Thread(target=self._web.serve_forever, args=(0.05,), daemon=True).start()
+        self._answering = threading.Thread(target=self._answer, daemon=True)
+        self._answering.start()
+
+    def _answer(self) -> None:
+        while (received := self._echo.recvfrom(100))[0]:
+            self._echo.sendto(b"answer to " + received[0], received[1])
+
+    def close(self) -> None:
+        """End everything."""
+        for machine in self.by_name.values():
+            machine.kill()
+        self._web.shutdown()
+        self._web.server_close()
+        self._echo.sendto(b"", ("127.0.0.1", 53))
+        self._answering.join()
+        self._echo.close()
+        for machine in self.by_name.values():
+            machine.network.close()
+        self._switch.close()

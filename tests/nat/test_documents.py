@@ -1,0 +1,329 @@
+"""Every command of the documents runs as it is printed, on the machine that the document means.
+
+``SCENARIOS`` says which command runs where, and what it has to say. A command is named by its beginning; that all of
+them are named here is seen in tests/test_docs.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.documents import Printed, printed
+from tests.nat.lab import need_root
+from tests.nat.machines import ADDRESSES, PAGE, Machines
+from tests.process.harness import poll
+from tests.tls.parts import Authority
+
+PUBLIC, PRIVATE, USER = ADDRESSES
+PACKAGED = Path(__file__).parent.parent.parent / "rtunnel" / "etc"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a command to its end; the exit code is 0."""
+
+    machine: str
+    beginning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a command that goes on, and wait until it has said something."""
+
+    machine: str
+    beginning: str
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Run ``export NAME=VALUE`` in the shells of all machines."""
+
+    beginning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop what runs on all machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Fetch the page from somewhere."""
+
+    machine: str
+    host: str
+    port: int = 8080
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask a UDP service at loopback."""
+
+    machine: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """Carry a file from one machine to another."""
+
+    name: str
+    machine: str
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Take a sample of the settings as a file of one's own."""
+
+    machine: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublicCa:
+    """Have a certificate of a public CA, which all machines trust."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Wait for a line in a file."""
+
+    machine: str
+    name: str
+    text: str
+
+
+Step = Run | Start | Export | Stop | Fetch | Ask | Carry | Sample | PublicCa | Logged
+
+TUNNEL = "control port listening on 0.0.0.0:7000"
+SERVER = ADDRESSES[PUBLIC]
+SIGNAL = "signaling port listening on 0.0.0.0:"
+CONNECTED = "connected to host 'myhost': direct"
+
+SCENARIOS: dict[str, list[Step]] = {
+    "quick start of the reverse tunnel, then signaling with a CA of its own": [
+        Run(PUBLIC, "rtunnel pki init --name tunnel.example.org"),
+        Start(PUBLIC, "rtunnel server --tls --allow-ports 8080", TUNNEL),
+        Run(PRIVATE, "ssh tunnel.example.org .rtunnel/bin/rtunnel pki client laptop -o - | rtunnel pki import -"),
+        Start(PRIVATE, "rtunnel client --tls --server tunnel.example.org:7000 --tunnel 8080:80", r"example\.org:8080 "),
+        Fetch(USER, SERVER),
+        Run(PUBLIC, "rtunnel pki init --dir signal --name signal.example.org"),
+        Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8443", SIGNAL + "8443"),
+        Run(PRIVATE, "ssh signal.example.org cat signal/ca.crt > ca.crt"),
+        Run(USER, "ssh signal.example.org cat signal/ca.crt > ca.crt"),
+        Start(PRIVATE, "RTUNNEL_TOKEN=my-secret-token rtunnel host --signal wss://signal.example.org:8443", "offers"),
+        Start(USER, "RTUNNEL_TOKEN=my-secret-token rtunnel connect --signal wss://signal.example.org:8443", CONNECTED),
+        Fetch(USER, "127.0.0.1"),
+    ],
+    "quick start of the WebRTC tunnel": [
+        Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8080", SIGNAL + "8080"),
+        Run(PUBLIC, "curl --fail http://127.0.0.1:8080/healthz"),
+        Start(
+            PRIVATE,
+            "RTUNNEL_TOKEN=my-secret-token rtunnel host --signal ws://signal.example.org:8080",
+            r"host 'myhost' offers tcp 127\.0\.0\.1:80",
+        ),
+        Start(USER, "RTUNNEL_TOKEN=my-secret-token rtunnel connect --signal ws://signal.example.org:8080", CONNECTED),
+        Fetch(USER, "127.0.0.1"),
+    ],
+    "signaling with a certificate of a public CA": [
+        PublicCa(),
+        Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :443", SIGNAL + "443"),
+        Start(PRIVATE, "RTUNNEL_TOKEN=my-secret-token rtunnel host --signal wss://signal.example.org --id", "offers"),
+        Start(USER, "RTUNNEL_TOKEN=my-secret-token rtunnel connect --signal wss://signal.example.org --id", CONNECTED),
+        Fetch(USER, "127.0.0.1"),
+    ],
+    "UDP, services and TURN": [
+        Export("export RTUNNEL_TOKEN=my-secret-token"),
+        Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8080", SIGNAL + "8080"),
+        Start(
+            PRIVATE,
+            "rtunnel host --signal ws://signal.example.org:8080 --id myhost --service web=",
+            r"offers .*53",
+        ),
+        Start(USER, "rtunnel connect --signal ws://signal.example.org:8080 --id myhost --forward", CONNECTED),
+        Fetch(USER, "127.0.0.1"),
+        Ask(USER, 5353),
+        Stop(),
+        Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8080", SIGNAL + "8080"),
+        Start(PRIVATE, "rtunnel host --signal ws://signal.example.org:8080 --id myhost --protocol udp", "offers udp"),
+        Start(USER, "rtunnel connect --signal ws://signal.example.org:8080 --id myhost --protocol udp", CONNECTED),
+        Ask(USER, 5353),
+        Stop(),
+        Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8080", SIGNAL + "8080"),
+        Start(
+            PRIVATE,
+            "rtunnel host --signal ws://signal.example.org:8080 --id myhost --remote 127.0.0.1:80 \\\n"
+            "    --turn-server turn:turn.example.org --turn-user",
+            "offers",
+        ),
+        Stop(),
+        Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8080", SIGNAL + "8080"),
+        Start(
+            PRIVATE,
+            "rtunnel host --signal ws://signal.example.org:8080 --id myhost --remote 127.0.0.1:80 \\\n"
+            "    --turn-server turn:turn.example.org --turn-secret",
+            "offers",
+        ),
+        Stop(),
+        Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8080", SIGNAL + "8080"),
+        Start(
+            PRIVATE,
+            "rtunnel host --signal ws://signal.example.org:8080 --id myhost --remote 127.0.0.1:80 --ice-interface",
+            "--ice-interface wg0: this machine has no such interface",
+        ),
+        Start(
+            USER,
+            "rtunnel connect --signal ws://signal.example.org:8080 --id myhost --local 127.0.0.1:8080 \\\n"
+            "    --ice-interface",
+            "--ice-interface 10.8.0.0/24: this machine has no such interface",
+        ),
+    ],
+    "everything on one machine": [
+        Start(PRIVATE, "rtunnel server --control-listen 127.0.0.1:7000", "control port listening on 127.0.0.1:7000"),
+        Start(PRIVATE, "rtunnel client --server 127.0.0.1:7000 --local 127.0.0.1:80 --remote-port 8080", "0.1:8080 "),
+        Fetch(PRIVATE, "127.0.0.1"),
+        Stop(),
+        Start(PRIVATE, "rtunnel signal --addr 127.0.0.1:8081", "signaling port listening on 127.0.0.1:8081"),
+        Start(PRIVATE, "rtunnel host --signal ws://127.0.0.1:8081", "offers"),
+        Start(PRIVATE, "rtunnel connect --signal ws://127.0.0.1:8081", CONNECTED),
+        Fetch(PRIVATE, "127.0.0.1"),
+        Stop(),
+        Start(PRIVATE, "RTUNNEL_VALID_TOKENS=laptop:0123456789abcdef rtunnel server", "127.0.0.1:7000"),
+        Start(PRIVATE, "RTUNNEL_TOKEN=0123456789abcdef rtunnel client", r"127\.0\.0\.1:8080 "),
+        Fetch(PRIVATE, "127.0.0.1"),
+    ],
+    "several services, a shared port, and the old programs' way": [
+        Run(PUBLIC, "rtunnel pki init --name tunnel.example.org"),
+        Run(PUBLIC, "rtunnel pki client laptop -o laptop.pem     # on the public machine"),
+        Carry("laptop.pem", PUBLIC, PRIVATE),
+        Run(PRIVATE, "rtunnel pki import laptop.pem               # on the private machine"),
+        Start(PUBLIC, "rtunnel server --tls --allow-ports 8080", TUNNEL),
+        Start(
+            PRIVATE, "rtunnel client --tls --server tunnel.example.org:7000 --tunnel 8080:80 --tunnel 2222", ":8080 "
+        ),
+        Fetch(USER, SERVER),
+        Stop(),
+        Start(PUBLIC, "rtunnel server --tls --public-listen :8080", TUNNEL),
+        Start(PRIVATE, "rtunnel client --tls --server tunnel.example.org:7000 --local 127.0.0.1:80", "0.1:80"),
+        Fetch(USER, SERVER),
+        Stop(),
+        Start(PUBLIC, "rtunnel server --tls --control-listen haproxy:tcp:7000", "control port listening on"),
+        Stop(),
+        Start(PUBLIC, "rtunnel server --control-listen :7000", "ANYBODY WHO REACHES 0.0.0.0:7000 CAN OPEN PORTS"),
+        Start(PRIVATE, "rtunnel client --server tunnel.example.org:7000 --local 127.0.0.1:80 --remote", ":8080 "),
+        Fetch(USER, SERVER),
+    ],
+    "certificates": [
+        Run(PUBLIC, "rtunnel pki init --name tunnel.example.org 192.0.2.1"),
+        Run(PUBLIC, "rtunnel pki client laptop -o laptop.pem"),
+        Carry("laptop.pem", PUBLIC, PRIVATE),
+        Run(PRIVATE, "rtunnel pki import laptop.pem"),
+        Run(PUBLIC, "rtunnel pki bundle server -o server.pem"),
+        Carry("server.pem", PUBLIC, USER),
+        Run(USER, "rtunnel pki import server.pem --group rtunnel"),
+        Run(PUBLIC, "rtunnel pki renew server --name tunnel.example.org --name tunnel.example.net"),
+        Run(PUBLIC, "rtunnel pki renew            # all"),
+        Run(PUBLIC, "rtunnel pki renew laptop"),
+        Run(PUBLIC, "rtunnel pki revoke laptop"),
+    ],
+    "certificates for services": [
+        Run(PUBLIC, "rtunnel pki init --name tunnel.example.org --group rtunnel"),
+        Run(PUBLIC, "rtunnel pki client laptop -o - | ssh laptop rtunnel pki import -"),
+    ],
+    "operations": [
+        Sample(PUBLIC, "server.yaml"),
+        Sample(PRIVATE, "client.yaml"),
+        Sample(PRIVATE, "rtc.yaml"),
+        Run(PUBLIC, "rtunnel pki init --name tunnel.example.org"),
+        Run(PUBLIC, "rtunnel pki client laptop -o laptop.pem"),
+        Carry("laptop.pem", PUBLIC, PRIVATE),
+        Run(PRIVATE, "rtunnel pki import laptop.pem --group rtunnel"),
+        Start(PUBLIC, "rtunnel server --config server.yaml", TUNNEL),
+        Stop(),
+        Start(PUBLIC, "twistd -n --pidfile= rtunnel-server --config server.yaml", TUNNEL),
+        Stop(),
+        Run(PUBLIC, "mkdir -p run log"),
+        Run(PUBLIC, "twistd --pidfile=run/server.pid"),
+        Logged(PUBLIC, "log/server.log", TUNNEL),
+        Run(PUBLIC, 'kill "$(cat run/server.pid)"'),
+        Logged(PUBLIC, "log/server.log", "SIGTERM: stopping"),
+        Start(PUBLIC, "RTUNNEL_CONFIG=server.yaml twistd -ny", TUNNEL),
+        Start(PRIVATE, "RTUNNEL_CONFIG=client.yaml twistd -ny", r"example\.org:8080 "),
+        Fetch(USER, SERVER),
+        Stop(),
+        Start(PRIVATE, "RTUNNEL_CONFIG=rtc.yaml twistd -ny", "cannot reach signaling server ws://signal.example.org"),
+    ],
+}
+
+
+def command(beginning: str) -> Printed:
+    """The printed command that begins like this; of several, the one that is no longer than that."""
+    found = {one.text: one for one in printed() if not one.why_not and one.text.startswith(beginning)}
+    if beginning in found:
+        return found[beginning]
+    assert len(found) == 1, f"{len(found)} commands of the documents begin with {beginning!r}: {list(found)}"
+    return next(iter(found.values()))
+
+
+def named() -> set[str]:
+    """The texts of all commands that the scenarios name."""
+    steps = [step for scenario in SCENARIOS.values() for step in scenario]
+    return {command(step.beginning).text for step in steps if isinstance(step, Run | Start | Export)}
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    need_root()
+    built = Machines(tmp_path)
+    yield built
+    built.close()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_commands_as_printed(scenario: str, machines: Machines, tmp_path: Path) -> None:
+    for step in SCENARIOS[scenario]:
+        perform(step, machines, tmp_path)
+
+
+def perform(step: Step, machines: Machines, tmp_path: Path) -> None:
+    """Do one step."""
+    by_name = machines.by_name
+    match step:
+        case Run(machine, beginning):
+            process = by_name[machine].start(command(beginning).text)
+            assert process.wait() == 0, process
+        case Start(machine, beginning, says):
+            by_name[machine].start(command(beginning).text).wait_for(says)
+        case Export(beginning):
+            name, _, value = command(beginning).text.removeprefix("export ").partition("=")
+            for each in by_name.values():
+                each.environment[name] = value
+        case Stop():
+            for each in reversed(by_name.values()):
+                each.stop()
+        case Fetch(machine, host, port):
+            assert by_name[machine].fetch(host, port) == PAGE
+        case Ask(machine, port):
+            assert by_name[machine].ask(port) == b"answer to ask"
+        case Carry(name, machine, other):
+            shutil.copy(by_name[machine].home / name, by_name[other].home / name)
+        case Sample(machine, name):
+            shutil.copy(PACKAGED / name, by_name[machine].home / name)
+        case PublicCa():
+            authority = Authority(tmp_path / "public-ca", kind="RSA")
+            holder = authority.server(hosts=["signal.example.org"], kind="RSA")
+            shutil.copy(holder.cert, by_name[PUBLIC].home / "fullchain.pem")
+            shutil.copy(holder.key, by_name[PUBLIC].home / "privkey.pem")
+            for each in by_name.values():
+                each.environment["SSL_CERT_FILE"] = str(authority.cert)
+        case Logged(machine, name, text):
+            log = by_name[machine].home / name
+            poll(lambda: log.exists() and text in log.read_text(), 60, f"{text} in {log}")

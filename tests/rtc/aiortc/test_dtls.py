@@ -1,0 +1,91 @@
+"""Peers whose DTLS is not that of our own ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import pytest_twisted
+from aiortc.rtcdtlstransport import RTCCertificate, generate_certificate
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from OpenSSL import SSL
+
+from rtunnel.rtc.aiortc import dtls
+from tests.rtc.aiortc import test_peer_connection
+from tests.rtc.aiortc.test_peer_connection import End, Ends
+
+ends = test_peer_connection.ends
+
+GCM = b"ECDHE-ECDSA-AES128-GCM-SHA256"
+
+
+class ForeignCertificate(RTCCertificate):
+    """What a peer of another make brings: a key, and what it may negotiate.
+
+    :ivar suites: in the form of OpenSSL.
+    :ivar srtp: whether it also speaks of media.
+    """
+
+    suites: bytes
+    srtp: bool
+
+    def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
+        context = SSL.Context(SSL.DTLS_METHOD)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
+        context.use_certificate(self._cert)
+        context.use_privatekey(self._key)
+        context.set_cipher_list(self.suites)
+        if self.srtp:
+            context.set_tlsext_use_srtp(b"SRTP_AES128_CM_SHA1_80")
+        return context
+
+
+def foreign(ends: Ends, monkeypatch: pytest.MonkeyPatch, key: Any, suites: bytes, *, srtp: bool = True) -> End:
+    """An end with such a certificate."""
+    certificate = ForeignCertificate(key, generate_certificate(key))
+    certificate.suites, certificate.srtp = suites, srtp
+    with monkeypatch.context() as patch:
+        patch.setattr(dtls.Certificate, "generateCertificate", lambda: certificate)
+        return ends.make()
+
+
+async def connect(one: End, two: End) -> None:
+    one.connection.offer()
+    two.connection.take_offer(await one.description())
+    one.connection.take_answer(await two.description())
+    await Ends.connected(one, two)
+
+
+@pytest.mark.parametrize(
+    "suite",
+    [
+        "AES128-GCM-SHA256",
+        "CHACHA20-POLY1305",
+        "AES256-GCM-SHA384",
+        "AES128-CCM",
+        "AES256-CCM",
+        "AES256-SHA",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_peers_with_one_cipher_suite(ends: Ends, monkeypatch: pytest.MonkeyPatch, suite: str) -> None:
+    key, suites = ec.generate_private_key(ec.SECP256R1()), f"ECDHE-ECDSA-{suite}".encode()
+    # The one that answers is the client.
+    await connect(foreign(ends, monkeypatch, key, suites), ends.make())
+    await connect(ends.make(), foreign(ends, monkeypatch, key, suites))
+
+
+@pytest.mark.parametrize("suite", ["AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA"])
+@pytest_twisted.ensureDeferred
+async def test_peers_with_an_rsa_certificate(ends: Ends, monkeypatch: pytest.MonkeyPatch, suite: str) -> None:
+    key, suites = rsa.generate_private_key(65537, 2048), f"ECDHE-RSA-{suite}".encode()
+    await connect(foreign(ends, monkeypatch, key, suites), ends.make())
+    # As a client it meets our certificate, which is not RSA.
+    await connect(ends.make(), foreign(ends, monkeypatch, key, suites + b":" + GCM))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_knows_no_media(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    await connect(foreign(ends, monkeypatch, key, GCM, srtp=False), ends.make())
+    await connect(ends.make(), foreign(ends, monkeypatch, key, GCM, srtp=False))

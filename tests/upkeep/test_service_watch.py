@@ -1,0 +1,243 @@
+"""Whether a local service answers: tried now and then, and learnt from visitors."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
+from twisted.python.failure import Failure
+
+from rtunnel.addresses import DialAddress
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.service_watch import (
+    LONGEST_WAIT,
+    MOST_AT_ONCE,
+    WHILE_IT_ANSWERS,
+    ServiceWatch,
+    may_try,
+    try_service,
+)
+from tests.leftovers import TestLog
+from tests.patience import PATIENCE
+from tests.ports import free_port
+
+REFUSED = "web; it does not answer (connection refused): visitors get a reset until it does"
+ANSWERS = "web; it answers"
+
+
+def refusal() -> Failure:
+    return Failure(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+
+
+class Endpoint:
+    """Connects when the test says so."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Deferred[Any]] = []
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        self.attempts.append(Deferred())
+        return self.attempts[-1]
+
+    def accept(self) -> StringTransport:
+        protocol: Any = Protocol()
+        protocol.transport = transport = StringTransport()
+        self.attempts[-1].callback(protocol)
+        return transport
+
+    def refuse(self) -> None:
+        self.attempts[-1].errback(refusal())
+
+
+class Watched:
+    """A watch, its clock and its service."""
+
+    log = Logger()
+
+    def __init__(self, turns: Any = ..., address: str = "127.0.0.1:80") -> None:
+        self.clock = Clock()
+        self.endpoint = Endpoint()
+        turns = may_try(True) if turns is ... else turns
+        self.watch = ServiceWatch(self.clock, DialAddress.parse(address), 5.0, turns)
+        if self.watch._endpoint is not None:
+            self.watch._endpoint = self.endpoint  # type: ignore[assignment]
+
+    def start(self) -> None:
+        self.watch.start(self.log, LogLimiter(self.log, self.clock), "{name}; it", name="web")
+
+    @property
+    def tried(self) -> int:
+        return len(self.endpoint.attempts)
+
+
+@pytest.fixture
+def lines(_nothing_left_behind: TestLog) -> Any:
+    events: deque[LogEvent] = _nothing_left_behind.events
+    return lambda: [(event["log_level"], formatEvent(event)) for event in events if "name" in event]
+
+
+def test_a_service_that_answers_is_said_once_and_tried_seldom(lines: Any) -> None:
+    it = Watched()
+    it.start()
+    assert lines() == []
+    transport = it.endpoint.accept()
+    assert (transport.value(), transport.disconnecting) == (b"", True)
+    assert lines() == [(LogLevel.info, ANSWERS)]
+    it.clock.advance(WHILE_IT_ANSWERS - 1)
+    assert it.tried == 1
+    it.clock.advance(1)
+    assert it.tried == 2
+    it.endpoint.accept()
+    assert len(lines()) == 1
+    it.watch.stop()
+    assert not it.clock.getDelayedCalls()
+
+
+def test_a_service_that_is_down_is_tried_ever_less_often_and_said_when_it_is_back(lines: Any) -> None:
+    it = Watched()
+    it.start()
+    it.endpoint.refuse()
+    assert lines() == [(LogLevel.warn, REFUSED)]
+    waits = []
+    for _ in range(12):
+        (call,) = it.clock.getDelayedCalls()
+        waits.append(call.getTime() - it.clock.seconds())
+        it.clock.advance(waits[-1])
+        it.endpoint.refuse()
+    assert waits[0] >= 5.0
+    assert 30.0 < waits[-1] <= LONGEST_WAIT
+    assert len(lines()) == 1
+    it.clock.advance(LONGEST_WAIT)
+    it.endpoint.accept()
+    assert lines()[1:] == [(LogLevel.info, ANSWERS)]
+    it.watch.stop()
+
+
+def test_visitors_are_observations(lines: Any) -> None:
+    it = Watched()
+    it.start()
+    it.endpoint.accept()
+    it.clock.advance(WHILE_IT_ANSWERS - 1)
+    it.watch.answered()
+    it.clock.advance(1)
+    assert it.tried == 1, "a visitor has just reached it"
+    it.watch.failed(refusal())
+    it.watch.failed(refusal())
+    assert [text for _, text in lines()] == [ANSWERS, REFUSED]
+    it.clock.advance(7.0)
+    assert it.tried == 2, "looks soon whether it is back"
+    it.watch.answered()
+    assert [text for _, text in lines()] == [ANSWERS, REFUSED, ANSWERS]
+    it.watch.stop()
+
+
+def test_a_lack_of_descriptors_says_nothing_of_the_service(lines: Any) -> None:
+    it = Watched()
+    it.start()
+    it.endpoint.attempts[-1].errback(Failure(ConnectError(errno.EMFILE, "Too many open files")))
+    assert lines() == [(LogLevel.info, "web; it has not been tried")]
+    it.endpoint.attempts.clear()
+    assert not it.watch.failed(Failure(OSError(errno.ENFILE, "x")))
+    it.watch.answered()
+    assert lines()[1:] == [(LogLevel.info, ANSWERS)]
+    it.watch.stop()
+
+
+@pytest.mark.parametrize("why", ["the option", "an endpoint that would send bytes"])
+def test_what_may_not_be_tried_is_only_learnt_from_visitors(lines: Any, why: str) -> None:
+    it = Watched(None) if why == "the option" else Watched(address="tls:app.example:443")
+    it.start()
+    it.watch.answered()
+    assert lines() == [(LogLevel.info, "web; it has not been tried")]
+    it.watch.failed(refusal())
+    assert lines()[1:] == [(LogLevel.warn, REFUSED)]
+    assert not it.clock.getDelayedCalls()
+    assert it.tried == 0
+
+
+def test_a_link_that_comes_and_goes_does_not_try_it_each_time(lines: Any) -> None:
+    it = Watched()
+    for _ in range(3):
+        it.start()
+        if it.tried == 1 and not it.endpoint.attempts[0].called:
+            it.endpoint.accept()
+        it.watch.stop()
+    assert it.tried == 1
+    assert [text for _, text in lines()] == [ANSWERS] * 3
+
+
+def test_stopped_while_it_tries(lines: Any) -> None:
+    it = Watched()
+    it.start()
+    it.watch.stop()
+    it.start()
+    it.watch.stop()
+    assert it.tried == 2
+    assert lines() == []
+    assert not it.clock.getDelayedCalls()
+
+
+def test_many_services_are_not_tried_all_at_once() -> None:
+    turns = may_try(True)
+    watches = [Watched(turns) for _ in range(MOST_AT_ONCE + 2)]
+    for it in watches:
+        it.start()
+    assert sum(it.tried for it in watches) == MOST_AT_ONCE
+    watches[0].endpoint.accept()
+    assert sum(it.tried for it in watches) == MOST_AT_ONCE + 1
+    for it in watches:
+        it.watch.stop()
+
+
+@ensureDeferred
+async def test_a_connection_to_itself_is_nobody() -> None:
+    class Same:
+        def connect(self, factory: Any) -> Deferred[Any]:
+            protocol: Any = factory.buildProtocol(None)
+            protocol.transport = StringTransport(hostAddress=HERE, peerAddress=HERE)
+            return succeed(protocol)
+
+    from twisted.internet.address import IPv4Address
+
+    HERE = IPv4Address("TCP", "127.0.0.1", 40000)
+    same: Any = Same()
+    with pytest.raises(ConnectionRefusedError):
+        await try_service(same)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@ensureDeferred
+async def test_real_services(kind: str, tmp_path: Any) -> None:
+    """A bare connection: no byte comes, and then a clean end."""
+    from twisted.internet import reactor
+
+    if kind == "tcp":
+        address = ("127.0.0.1", free_port())
+        listening = socket.create_server(address)
+        there = DialAddress.parse(f"{address[0]}:{address[1]}")
+    else:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(tmp_path / "x.sock"))
+        listening.listen()
+        there = DialAddress.parse(f"unix:{tmp_path}/x.sock")
+    with listening:
+        await try_service(there.endpoint(reactor, PATIENCE))
+        listening.settimeout(PATIENCE)
+        connection, _ = listening.accept()
+        with connection:
+            from twisted.internet.threads import deferToThread
+
+            connection.settimeout(PATIENCE)
+            assert await deferToThread(connection.recv, 100) == b""
+    with pytest.raises(ConnectError):
+        await try_service(there.endpoint(reactor, PATIENCE))
