@@ -9,6 +9,7 @@ A block that no test runs has a comment before it, with the reason::
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,9 +36,10 @@ class Printed:
     why_not: str
 
 
-def printed() -> list[Printed]:
+@functools.cache
+def printed() -> tuple[Printed, ...]:
     """All commands of all documents."""
-    return [command for path in DOCUMENTS for command in commands_of(path.name, path.read_text())]
+    return tuple(command for path in DOCUMENTS for command in commands_of(path.name, path.read_text()))
 
 
 def commands_of(document: str, content: str) -> list[Printed]:
