@@ -2,8 +2,8 @@
 
 Twisted and asyncio look names up in a few threads that everything shares, and wait for these threads when the process
 ends. So the names of one silent name server hold up all others, and the end of the process too. The :class:`Resolver`
-here takes their place (:mod:`rtunnel.options.plugins.run` installs it). It asks the system too, so ``/etc/hosts`` and
-``nsswitch.conf`` count as ever.
+here takes their place; :mod:`rtunnel.options.plugins.reactor` installs it. It asks the system too, so ``/etc/hosts``
+and ``nsswitch.conf`` count as ever.
 """
 
 from __future__ import annotations
