@@ -41,6 +41,9 @@ from rtunnel.wire.opening import MAX_ATTACH, Kind, Opening, read_opening
 SILENT_AFTER = 1.0
 #: The answer to a TLS client: its first byte is none of TLS, and it means nothing to anybody else.
 NO_TLS_HERE = encode_frame(CLOSE_CONN, 0)
+#: Why a link whose TLS session is resumed is refused. Resumption does not tell which CAs vouch for the client, so the
+#: link would outlive their revocation.
+RESUMED = "it resumes a TLS session for a link, which needs a whole handshake"
 _log = DebugLog()
 
 
@@ -118,6 +121,10 @@ class Incoming(Protocol):
         """The other end's address, for logs."""
         return format_address(self.transport.getPeer())
 
+    @property
+    def _is_resumed(self) -> bool:
+        return isinstance(self.transport, TlsTransport) and self.transport.is_resumed
+
     def connectionMade(self) -> None:
         """Give the client a bounded time to say what it wants."""
         house = self._door.house
@@ -138,6 +145,9 @@ class Incoming(Protocol):
             return
         session = self.session
         if opening.kind is Kind.LINK or (session is not None and not session.may_be_no_link):
+            if session is None and self._is_resumed:
+                self._refuse(RESUMED)
+                return
             session = session or self._build_session()
             # From now on nothing stands between the connection and its session.
             self.dataReceived = session.dataReceived  # type: ignore[method-assign]
@@ -147,7 +157,9 @@ class Incoming(Protocol):
             session.was_no_link()
             self.session = None
         if opening.problem:
-            self._refuse(opening)
+            if opening.kind in (Kind.TLS, Kind.TLS_ALERT):
+                self.transport.write(NO_TLS_HERE)
+            self._refuse(opening.problem)
         else:
             self._door.take_data_connection(self, opening, was_link=session is not None)
 
@@ -159,6 +171,9 @@ class Incoming(Protocol):
 
     def _silent(self) -> None:
         """Take a client that says nothing for one of the reference protocol that wants the shared port."""
+        if self._is_resumed:
+            self._refuse(RESUMED)
+            return
         house = self._door.house
         self._timer = house.reactor.callLater(house.handshake_timeout - SILENT_AFTER, self._late)
         session = self.session or self._build_session()
@@ -182,13 +197,9 @@ class Incoming(Protocol):
         session.makeConnection(self.transport)
         return session
 
-    def _refuse(self, opening: Opening) -> None:
+    def _refuse(self, why: str) -> None:
         """Close a connection that is of no use here, with one line in the log that says why."""
-        self._door.house.log_limiter.warn(
-            "connection from {peer} closed: {why}", peer=self.peer_name, why=opening.problem
-        )
-        if opening.kind in (Kind.TLS, Kind.TLS_ALERT):
-            self.transport.write(NO_TLS_HERE)
+        self._door.house.log_limiter.warn("connection from {peer} closed: {why}", peer=self.peer_name, why=why)
         self.close()
 
     def close(self) -> None:
