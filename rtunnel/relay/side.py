@@ -259,7 +259,7 @@ class Side:
         if self.number < 0:
             return
         self._watch_bytes(False)
-        if self.broken:
+        if self.broken or self.was_reset:
             self.relay.lost(self)
 
     # What waits for this socket

@@ -379,9 +379,10 @@ async def test_reader_that_goes_away_ends_the_sender(turns: Turns, side: str) ->
         assert sending.error is not None
 
 
+@pytest.mark.parametrize("first", ["to_left", "to_right"])
 @pytest_twisted.ensureDeferred
-async def test_relay_of_a_socket_that_is_reset_already(turns: Turns) -> None:
-    with Rig(turns, start=False, to_left=b"x") as rig:
+async def test_relay_of_a_socket_that_is_reset_already(turns: Turns, first: str) -> None:
+    with Rig(turns, start=False, **{first: b"x"}) as rig:
         rig.left.reset()
         rig.relay.start()
         await rig.until(lambda: rig.ends and rig.right.is_over)
