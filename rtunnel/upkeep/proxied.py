@@ -15,14 +15,16 @@ from zope.interface import implementer
 
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.proxy_header import BadHeader, ProxyHeader
-from rtunnel.relay.sockets import close_socket, format_address
+from rtunnel.relay.sockets import close_socket, descriptor_limit, format_address
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: Seconds in which the header must be there. A balancer sends it at once.
 PATIENCE = 10.0
-#: How many connections may be without one; one more replaces the oldest.
+#: How many connections may be without one, and which share of our descriptors they may hold. One more replaces the
+#: oldest.
 MAX_WAITING = 1024
+WAITERS_SHARE = 1 / 4
 #: Bytes that are looked at in one go.
 LOOK = 512
 _log = DebugLog()
@@ -56,9 +58,10 @@ class ProxiedFactory(LandingFactory):
         reader.doRead()
         if reader.is_done:
             return
-        if len(self.waiting) >= MAX_WAITING:
+        count = len(self.waiting)
+        if count >= min(MAX_WAITING, descriptor_limit() * WAITERS_SHARE):
             oldest = next(iter(self.waiting))
-            oldest.refuse(f"it has no PROXY header yet, like {MAX_WAITING} others")
+            oldest.refuse(f"it has no PROXY header yet, like {count} others")
         reader.wait()
 
     def pass_on(self, accepted: Accepted, address: Any, header: ProxyHeader) -> None:

@@ -205,10 +205,14 @@ async def test_silence(bare: Rig, logged: TestLog) -> None:
     assert "closed: it has sent no PROXY header within 10 s; let" in logged.text()
 
 
+@pytest.mark.parametrize(("most", "descriptors"), [(3, 1 << 20), (1024, 12)])
 @ensureDeferred
-async def test_how_many_may_be_silent(bare: Rig, monkeypatch: pytest.MonkeyPatch, logged: TestLog) -> None:
+async def test_how_many_may_be_silent(
+    most: int, descriptors: int, bare: Rig, monkeypatch: pytest.MonkeyPatch, logged: TestLog
+) -> None:
     port, factory = bare
-    monkeypatch.setattr(proxied, "MAX_WAITING", 3)
+    monkeypatch.setattr(proxied, "MAX_WAITING", most)
+    monkeypatch.setattr(proxied, "descriptor_limit", lambda: descriptors)
     first = port.connect()
     await until(lambda: port.waiting == 1)
     for _ in range(3):
