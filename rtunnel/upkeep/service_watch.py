@@ -1,7 +1,8 @@
 """Whether a local service answers, so that an operator learns it before a visitor does.
 
-A watch connects now and then, sends nothing, and closes the connection. Services log such connections, so it does that
-seldom while the service answers, and what visitors see counts too: a service that they reach needs no attempt.
+A watch connects now and then, sends nothing, and closes the connection. Services log such connections, and some count
+them: MySQL blocks a host after 100 without a login in between. So while the service answers, the watch tries ever less
+often, and what visitors see counts too: a service that they reach needs no attempt.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from rtunnel.relay.sockets import QuietFactory
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
 
-#: Seconds between two attempts while the service answers, and the bounds of the wait while it does not.
-WHILE_IT_ANSWERS = 900.0
+#: Seconds from one attempt to the next while the service answers, at first and at most; and while it does not.
+WHILE_IT_ANSWERS, LONGEST_REST = 900.0, 86400.0
 SHORTEST_WAIT, LONGEST_WAIT = 5.0, 60.0
-#: How many seconds old an observation may be to do without an attempt, when a link comes back.
+#: How many seconds old a failure may be to do without an attempt, when a link comes back. An answer may be as old as
+#: :data:`WHILE_IT_ANSWERS`.
 FRESH = 60.0
 #: Attempts at once, of all services of a process.
 MOST_AT_ONCE = 16
@@ -72,6 +74,7 @@ class ServiceWatch:
         is_bare = address.host is not None or address.description.startswith("unix:")
         self._endpoint = address.endpoint(reactor, timeout) if is_bare and turns is not None else None
         self._backoff = Backoff(SHORTEST_WAIT, LONGEST_WAIT)
+        self._rest = Backoff(WHILE_IT_ANSWERS, LONGEST_REST)
         self._seen = float("-inf")
         self._tell: Callable[[], None] | None = None
         self._timer: IDelayedCall | None = None
@@ -100,7 +103,8 @@ class ServiceWatch:
                 target.info(what + " answers", **fields)
 
         self._tell = tell
-        if self._endpoint is None or self._reactor.seconds() - self._seen < FRESH:
+        fresh = WHILE_IT_ANSWERS if self.problem == "" else FRESH
+        if self._endpoint is None or self._reactor.seconds() - self._seen < fresh:
             tell()
             self._wait()
         else:
@@ -118,11 +122,12 @@ class ServiceWatch:
     # What has been seen
 
     def answered(self) -> None:
-        """Note that the service accepted a connection."""
+        """Note that the service accepted a visitor."""
+        self._rest.reset()
         self._observe("")
 
     def failed(self, failure: Failure) -> bool:
-        """Note that the service did not accept a connection.
+        """Note that the service did not accept a visitor, or an attempt.
 
         :returns: False if the fault is this process's own, such as a lack of descriptors, and nothing was noted.
         """
@@ -140,6 +145,7 @@ class ServiceWatch:
         if bool(before) == bool(problem) and (before is not None or self._endpoint is None):
             return
         self._backoff.reset()
+        self._rest.reset()
         if self._tell is not None:
             self._tell()
             if self._trying is None:
@@ -152,8 +158,8 @@ class ServiceWatch:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         if self._endpoint is not None:
-            seconds = self._backoff.next_wait() if self.problem else WHILE_IT_ANSWERS
-            self._timer = self._reactor.callLater(seconds, self._look)
+            wait = (self._backoff if self.problem else self._rest).next_wait()
+            self._timer = self._reactor.callLater(wait, self._look)
 
     def _look(self) -> None:
         if self.problem or self._reactor.seconds() - self._seen >= WHILE_IT_ANSWERS:
@@ -175,7 +181,7 @@ class ServiceWatch:
         if isinstance(result, Failure):
             self.failed(result)
         else:
-            self.answered()
+            self._observe("")
         self._trying = None
         if self._tell is not None:
             if self.problem is None:

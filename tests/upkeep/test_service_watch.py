@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from rtunnel.addresses import DialAddress
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.service_watch import (
+    LONGEST_REST,
     LONGEST_WAIT,
     MOST_AT_ONCE,
     WHILE_IT_ANSWERS,
@@ -75,6 +76,13 @@ class Watched:
     def start(self) -> None:
         self.watch.start(self.log, LogLimiter(self.log, self.clock), "{name}; it", name="web")
 
+    def wait(self) -> float:
+        """Let the time pass until the timer fires; return how long that was."""
+        (call,) = self.clock.getDelayedCalls()
+        seconds: float = call.getTime() - self.clock.seconds()
+        self.clock.advance(seconds)
+        return seconds
+
     @property
     def tried(self) -> int:
         return len(self.endpoint.attempts)
@@ -95,12 +103,30 @@ def test_a_service_that_answers_is_said_once_and_tried_seldom(lines: Any) -> Non
     assert lines() == [(LogLevel.info, ANSWERS)]
     it.clock.advance(WHILE_IT_ANSWERS - 1)
     assert it.tried == 1
-    it.clock.advance(1)
+    it.wait()
     assert it.tried == 2
     it.endpoint.accept()
     assert len(lines()) == 1
     it.watch.stop()
     assert not it.clock.getDelayedCalls()
+
+
+def test_a_service_that_nobody_visits_is_tried_ever_less_often(lines: Any) -> None:
+    """MySQL blocks a host after 100 connections without a login in between."""
+    it = Watched()
+    it.start()
+    it.endpoint.accept()
+    waits = []
+    while it.clock.seconds() < 30 * LONGEST_REST:
+        waits.append(it.wait())
+        it.endpoint.accept()
+    assert len(waits) < 50
+    assert waits[0] < 2 * WHILE_IT_ANSWERS < LONGEST_REST / 2 < waits[-1] <= LONGEST_REST
+    it.watch.answered()
+    it.wait()
+    it.endpoint.accept()
+    assert it.wait() < 2 * WHILE_IT_ANSWERS
+    it.watch.stop()
 
 
 def test_a_service_that_is_down_is_tried_ever_less_often_and_said_when_it_is_back(lines: Any) -> None:
@@ -110,9 +136,7 @@ def test_a_service_that_is_down_is_tried_ever_less_often_and_said_when_it_is_bac
     assert lines() == [(LogLevel.warn, REFUSED)]
     waits = []
     for _ in range(12):
-        (call,) = it.clock.getDelayedCalls()
-        waits.append(call.getTime() - it.clock.seconds())
-        it.clock.advance(waits[-1])
+        waits.append(it.wait())
         it.endpoint.refuse()
     assert waits[0] >= 5.0
     assert 30.0 < waits[-1] <= LONGEST_WAIT
@@ -129,7 +153,7 @@ def test_visitors_are_observations(lines: Any) -> None:
     it.endpoint.accept()
     it.clock.advance(WHILE_IT_ANSWERS - 1)
     it.watch.answered()
-    it.clock.advance(1)
+    it.wait()
     assert it.tried == 1, "a visitor has just reached it"
     it.watch.failed(refusal())
     it.watch.failed(refusal())
@@ -172,6 +196,7 @@ def test_a_link_that_comes_and_goes_does_not_try_it_each_time(lines: Any) -> Non
         if it.tried == 1 and not it.endpoint.attempts[0].called:
             it.endpoint.accept()
         it.watch.stop()
+        it.clock.advance(WHILE_IT_ANSWERS / 3)
     assert it.tried == 1
     assert [text for _, text in lines()] == [ANSWERS] * 3
 
