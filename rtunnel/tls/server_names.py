@@ -93,5 +93,5 @@ def _patterns(certificate: x509.Certificate) -> Iterator[CertificatePattern]:
         with suppress(CertificateError):
             if isinstance(name, x509.DNSName):
                 yield DNSPattern.from_bytes(name.value.encode())
-            elif isinstance(name, x509.IPAddress):
-                yield IPAddressPattern(ipaddress.ip_address(str(name.value)))
+            elif isinstance(name.value, ipaddress.IPv4Address | ipaddress.IPv6Address):  # and not a whole network
+                yield IPAddressPattern(name.value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from rtunnel.errors import ConfigError
 from rtunnel.tls.server_names import check_server_name, why_not_for
@@ -30,6 +32,20 @@ def test_names_that_are_none_do_no_harm(name: str, odd: str, shared: Authority) 
     assert why_not_for(found, "other.example") == (
         f"the certificate of 'server' is for localhost, {odd[4:]}, 127.0.0.1, *.example.org, not for other.example"
     )
+
+
+def test_a_network_does_no_harm(shared: Authority) -> None:
+    """Some CAs write their name constraints there."""
+    networks = [x509.IPAddress(ip_network(text)) for text in ("10.0.0.0/8", "fd00::/8")]
+    names = x509.SubjectAlternativeName([*networks, x509.DNSName("localhost")])
+    before = certificate(shared, "localhost")
+    key = ed25519.Ed25519PrivateKey.generate()
+    built = x509.CertificateBuilder(
+        before.issuer, before.subject, key.public_key(), 1, before.not_valid_before_utc, before.not_valid_after_utc
+    )
+    found = built.add_extension(names, critical=False).sign(key, None)
+    assert why_not_for(found, "localhost") is None
+    assert "not for 10.0.0.1" in (why_not_for(found, "10.0.0.1") or "")
 
 
 def test_a_dns_name_is_never_an_address(shared: Authority) -> None:
