@@ -146,7 +146,7 @@ class Incoming(Protocol):
         session = self.session
         if opening.kind is Kind.LINK or (session is not None and not session.may_be_no_link):
             if session is None and self._is_resumed:
-                self._refuse(RESUMED)
+                self.refuse(RESUMED)
                 return
             session = session or self._build_session()
             # From now on nothing stands between the connection and its session.
@@ -159,7 +159,7 @@ class Incoming(Protocol):
         if opening.problem:
             if opening.kind in (Kind.TLS, Kind.TLS_ALERT):
                 self.transport.write(NO_TLS_HERE)
-            self._refuse(opening.problem)
+            self.refuse(opening.problem)
         else:
             self._door.take_data_connection(self, opening, was_link=session is not None)
 
@@ -172,7 +172,7 @@ class Incoming(Protocol):
     def _silent(self) -> None:
         """Take a client that says nothing for one of the reference protocol that wants the shared port."""
         if self._is_resumed:
-            self._refuse(RESUMED)
+            self.refuse(RESUMED)
             return
         house = self._door.house
         self._timer = house.reactor.callLater(house.handshake_timeout - SILENT_AFTER, self._late)
@@ -197,7 +197,7 @@ class Incoming(Protocol):
         session.makeConnection(self.transport)
         return session
 
-    def _refuse(self, why: str) -> None:
+    def refuse(self, why: str) -> None:
         """Close a connection that is of no use here, with one line in the log that says why."""
         self._door.house.log_limiter.warn("connection from {peer} closed: {why}", peer=self.peer_name, why=why)
         self.close()

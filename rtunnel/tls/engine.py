@@ -223,10 +223,15 @@ class TlsEngine:
         else:
             # Nothing is verified from here on. A reference cycle would wait for the garbage collector.
             connection.set_app_data(None)
+            chain = None if is_resumed else connection.get_verified_chain(as_cryptography=True)
+            peer = Peer.of(certificate, group, None if chain is None else tuple(chain[1:]))
+            # The peer may have waited for a new revocation list after its certificate was verified.
+            if why := self._credentials.now.why_revoked(peer):
+                self.failure = f"the {self.role.other.value}'s certificate is refused: {why}"
+                return
             self._shook_hands = True
             self.is_resumed = is_resumed
-            chain = None if is_resumed else connection.get_verified_chain(as_cryptography=True)
-            self.peer = Peer.of(certificate, group, None if chain is None else tuple(chain[1:]))
+            self.peer = peer
             if self.role is Role.CLIENT and not is_resumed:
                 self._before_ticket = connection.get_session()
                 if self._offered is not None:

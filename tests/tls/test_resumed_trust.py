@@ -66,6 +66,22 @@ def test_a_client_that_is_revoked_in_its_handshake(resumed: bool, authority: Aut
     assert first.failure == "the client's certificate is refused: the certificate of 'laptop' is revoked"
 
 
+def test_a_client_that_ends_its_handshake_after_it_was_revoked(authority: Authority, server: Credentials) -> None:
+    """It has shown its certificate, and waits for the new list with the rest."""
+    holder = authority.client()
+    first, second = TlsEngine(server), TlsEngine(client_of(authority, holder))
+    second.start()
+    first.receive(second.output())
+    second.receive(first.output())
+    last = second.output()
+    first.receive(last[:-1])
+    authority.revoke(holder)
+    look(server)
+    first.receive(last[-1:])
+    assert first.peer is None
+    assert first.failure == "the client's certificate is refused: the certificate of 'laptop' is revoked"
+
+
 def test_a_server_that_was_revoked(authority: Authority, client: Credentials) -> None:
     holder = authority.server()
     server = server_of(authority, holder)

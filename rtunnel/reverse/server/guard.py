@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
 from rtunnel.errors import Code, ConfigError, Refused
-from rtunnel.reverse.door import TlsListener
+from rtunnel.reverse.door import Door, TlsListener
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
@@ -28,6 +28,7 @@ class IGuarded(Protocol):
     """The server, as its guard sees it."""
 
     admission: Admission
+    door: Door
     log_limiter: LogLimiter
     sessions: Roster[ServerSession]
 
@@ -87,6 +88,9 @@ class Guard(TimerService):
         for session in list(self._server.sessions):
             if session.identity is not None and (why := tls.credentials.now.why_revoked(session.identity)):
                 session.fail(Code.UNAUTHORIZED, why)
+        for incoming in list(self._server.door.incoming):
+            if incoming.identity is not None and (why := tls.credentials.now.why_revoked(incoming.identity)):
+                incoming.refuse(why)
 
     def _enforce_rights(self) -> None:
         for session in list(self._server.sessions):

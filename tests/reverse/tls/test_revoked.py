@@ -1,4 +1,4 @@
-"""Links that resume a TLS session, as no client of ours does: a CA that is revoked later would not be missed."""
+"""Clients that would escape the revocation of their certificate, or of a CA that vouches for them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,22 @@ class Client(Peer):
         self.transport.writeSequence(link.data_to_send(1 << 16, 0.0))
 
 
+@ensureDeferred
+async def test_revoked_before_it_says_what_it_wants(authority: Authority, ends: Ends) -> None:
+    ends.start_server(authority.trusts(authority.server()))
+    holder = authority.client()
+    dialler = TlsDialler(reactor, authority.trusts(holder, server_name=HOST), 5.0)
+    endpoint = DialAddress.parse(f"{HOST}:{ends.control}").endpoint(reactor, 5.0)
+    client = await dialler.connect(endpoint, Client)
+    await ends.lines.wait_for("connection from .* to the control port")
+    authority.revoke(holder)
+    await ends.lines.wait_for("connection from .* closed: the certificate of 'laptop' is revoked")
+    await client.ends()
+
+
 @pytest.mark.parametrize("speaks", [True, False])
 @ensureDeferred
-async def test_refused(speaks: bool, authority: Authority, ends: Ends) -> None:
+async def test_a_link_that_resumes_a_session(speaks: bool, authority: Authority, ends: Ends) -> None:
     server = ends.start_server(authority.trusts(authority.server()), public_listen=ListenAddress.parse(f"{HOST}:0"))
     dialler = TlsDialler(reactor, authority.trusts(authority.client(), server_name=HOST), 5.0)
     endpoint = DialAddress.parse(f"{HOST}:{ends.control}").endpoint(reactor, 5.0)
