@@ -123,7 +123,7 @@ def _address(version: Literal[4, 6], host: str | bytes, port: str | int) -> IPv4
     number = int(port) if isinstance(port, int) or (port.isascii() and port.isdigit()) else -1
     if not 0 <= number <= 65535:
         raise ValueError(port)
-    if "%" in str(host):
+    if isinstance(host, str) and "%" in host:
         raise ValueError(host)  # the scope behind it could be any text
     address: ipaddress.IPv4Address | ipaddress.IPv6Address
     if version == 4:

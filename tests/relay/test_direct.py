@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -382,7 +383,8 @@ async def test_reader_that_goes_away_ends_the_sender(turns: Turns, side: str) ->
 @pytest.mark.parametrize("first", ["to_left", "to_right"])
 @pytest_twisted.ensureDeferred
 async def test_relay_of_a_socket_that_is_reset_already(turns: Turns, first: str) -> None:
-    with Rig(turns, start=False, **{first: b"x"}) as rig:
+    more: Any = {first: b"x"}
+    with Rig(turns, start=False, **more) as rig:
         rig.left.reset()
         rig.relay.start()
         await rig.until(lambda: rig.ends and rig.right.is_over)

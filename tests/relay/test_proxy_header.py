@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import struct
+from ipaddress import ip_address
+from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from rtunnel.relay.proxy_header import SIGNATURE, BadHeader, ProxyHeader
@@ -68,6 +70,22 @@ def test_pieces(one: tuple[bytes, object], sizes: list[int]) -> None:
     assert header.is_complete
     assert left == b"and more"
     assert (header.source, header.destination) == addresses
+
+
+@given(st.sampled_from([4, 6]).flatmap(lambda v: st.tuples(st.ip_addresses(v=v), st.ip_addresses(v=v))), st.booleans())
+@example((ip_address("37.0.2.7"), ip_address("198.51.100.1")), True)  # 37 is "%"
+@example((ip_address("2001:db8::25"), ip_address("::1")), True)
+def test_all_addresses(addresses: tuple[Any, Any], binary: bool) -> None:
+    source, destination = addresses
+    if binary:
+        packed = source.packed + destination.packed + struct.pack("!HH", 1234, 443)
+        data = v2(0x21, 0x11 if source.version == 4 else 0x21, packed)
+    else:
+        data = f"PROXY TCP{source.version} {source} {destination} 1234 443\r\n".encode()
+    header = ProxyHeader()
+    assert header.take(data) == len(data)
+    assert header.source is not None
+    assert header.source.host == str(getattr(source, "ipv4_mapped", None) or source)
 
 
 @pytest.mark.parametrize(
