@@ -48,11 +48,6 @@ class ProxyHeader:
         self._taken = 0
         self._size = _V2_FIXED
 
-    @property
-    def is_begun(self) -> bool:
-        """Whether any of it has come."""
-        return self._taken > 0
-
     def take(self, data: bytes) -> int:
         """Take what belongs to the header from the beginning of *data*; return how many bytes these are.
 
