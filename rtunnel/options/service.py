@@ -11,6 +11,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +21,7 @@ from twisted.python import usage
 
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import RtunnelError
+from rtunnel.options.plugins import rtc_signal
 from rtunnel.options.verbs import Verb, Verbs
 from rtunnel.pki.locations import default_pki_dir
 
@@ -111,6 +113,7 @@ class Install(_Command):
     def __init__(self) -> None:
         super().__init__()
         self.with_socket = False
+        self.group = -1
 
     def opt_socket(self) -> None:
         """Let systemd hold the control port of the server, so that clients wait while it restarts."""
@@ -130,7 +133,7 @@ class Install(_Command):
         pki = self._keep_pki()
         # The service could not write Twisted's cache of plugins.
         list(getPlugins(IPlugin))
-        text = _packaged(f"systemd/{self.unit}").replace("/opt/rtunnel/bin/twistd", str(_twistd()))
+        text = _packaged(f"systemd/{self.unit}").replace("/opt/rtunnel/bin/twistd", str(_program("twistd")))
         self._write(self.units / self.unit, text)
         if self.with_socket:
             for path in self.socket_files():
@@ -144,6 +147,7 @@ class Install(_Command):
         self._write(declaration, _packaged("sysusers.d/rtunnel.conf"))
         if os.geteuid() == 0:
             _call("systemd-sysusers", *([] if self.live else [f"--root={self.root}"]), str(declaration))
+            self.group = _group(self.root)
 
     def _add_config(self) -> Path:
         name = CONFIGS.get(self.name, "rtc.yaml")
@@ -154,9 +158,12 @@ class Install(_Command):
             text = _packaged(name)
             if self.name == "signal":
                 text = _with_token(text, secrets.token_hex(16))
-            self._write(path, text)
-            # It may hold tokens.
+            # It may hold tokens, so nobody else may read it, not even before it is given to the group.
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(0o600)
             self._give(path, 0o640)
+            path.write_text(text)
+            _say(f"wrote    {path}")
         return path
 
     def _keep_pki(self) -> Path:
@@ -182,17 +189,17 @@ class Install(_Command):
     def _give(self, path: Path, mode: int) -> None:
         path.chmod(mode)
         if os.geteuid() == 0:
-            os.chown(path, 0, _group(self.root))
+            os.chown(path, 0, self.group)
 
     def _say_next(self, config: Path, pki: Path) -> None:
         steps = [f"edit {config}"]
-        command = Path(sys.prefix) / "bin" / "rtunnel"
+        command = _program("rtunnel")
         if self.name == "server" and not (pki / "server.crt").exists():
             steps.append(f"{command} pki init --name tunnel.example.org --group {GROUP}    # the name of this machine")
         if self.name == "client" and not (pki / "client.crt").exists():
             steps.append(f"{command} pki import laptop.pem --group {GROUP}    # made by 'rtunnel pki client laptop'")
         if self.name == "signal":
-            steps[0] += "    # hosts and clients need the token that is in it"
+            steps[0] += f"    # {_about_tokens(config)}"
         also = f"{PLUGINS[self.name]}.socket " if self.with_socket else ""
         steps.append(f"systemctl enable --now {also}{self.unit}")
         _say("Next, as root:", *(f"    {step}" for step in steps))
@@ -249,8 +256,20 @@ def _with_token(text: str, token: str) -> str:
     return text
 
 
-def _twistd() -> Path:
-    return Path(sys.prefix) / "bin" / "twistd"
+def _about_tokens(config: Path) -> str:
+    options = rtc_signal.Options()
+    try:
+        options.parseOptions(["--config", str(config)])
+    except usage.UsageError as error:
+        return str(error)
+    if options["valid-tokens"]:
+        return "hosts and clients need the token that is in it"
+    return "it has no server.auth.valid_tokens, so everybody may use the signaling server"
+
+
+def _program(name: str) -> Path:
+    """Return the path of a program of this installation."""
+    return Path(sysconfig.get_path("scripts")) / name
 
 
 def _pki_of_caller(root: Path) -> Path | None:

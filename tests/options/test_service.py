@@ -8,7 +8,7 @@ import shlex
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = tmp_path / "machine"
     (made / "etc").mkdir(parents=True)
     return made
+
+
+@pytest.fixture
+def umask_of_most() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture
@@ -133,6 +140,40 @@ def test_signaling_server_is_not_open(root: Path, run: Install) -> None:
         tokens.add(token)
         config.unlink()
     assert len(tokens) == 2
+
+
+@pytest.mark.process
+def test_settings_without_a_token_are_no_secret_of_the_signaling_server(root: Path, run: Install) -> None:
+    """All ends of the WebRTC tunnel share a file, and that of a host has no tokens."""
+    run("install", "host")
+    out = run("install", "signal")
+    assert "it has no server.auth.valid_tokens, so everybody may use the signaling server" in out
+
+
+@pytest.mark.process
+@pytest.mark.usefixtures("umask_of_most")
+def test_nobody_else_can_ever_read_the_settings(root: Path, run: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    write = Path.write_text
+
+    def write_text(path: Path, text: str) -> int:
+        done = write(path, text)
+        if path.name == "rtc.yaml":
+            seen.append(stat.S_IMODE(path.stat().st_mode))
+        return done
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    run("install", "signal")
+    assert seen == [0o640]
+
+
+@pytest.mark.process
+def test_programs_need_not_be_beside_the_interpreter(root: Path, run: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of Debian installs those of pip in /usr/local/bin."""
+    monkeypatch.setattr("sysconfig.get_path", {"scripts": "/usr/local/bin"}.__getitem__)
+    assert "/usr/local/bin/rtunnel pki init" in run("install", "server")
+    unit = (root / "etc/systemd/system/rtunnel-server.service").read_text()
+    assert "\nExecStart=/usr/local/bin/twistd -n " in unit
 
 
 @pytest.mark.process
