@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from twisted.python import usage
@@ -41,6 +44,18 @@ class BaseOptions(usage.Options):
         text = super().getUsage(width)
         examples = "".join(f"    {line}\n" for line in self.examples)
         return f"{text}\nExamples:\n{examples}" if examples else text
+
+
+def take_all_output() -> None:
+    """Let standard output take whatever is written to it. A character that its encoding lacks becomes an escape, such
+    as ``\\u4f8b``. A stream that the caller has closed is replaced by one that goes nowhere.
+    """
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def option_hint(name: str, known: Iterable[str]) -> str:

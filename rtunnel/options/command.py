@@ -14,7 +14,7 @@ from typing import ClassVar
 from twisted.python import usage
 
 from rtunnel.errors import RtunnelError
-from rtunnel.options.base import BaseOptions
+from rtunnel.options.base import BaseOptions, take_all_output
 from rtunnel.options.verbs import Verbs
 
 OVERVIEW = """\
@@ -73,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the arguments; None: those of the process.
     :returns: the exit code.
     """
+    take_all_output()
     options = Options()
     try:
         options.parseOptions(arguments)

@@ -17,6 +17,7 @@ from twisted.logger import LogEvent, LogLevel
 from twisted.python.failure import Failure
 
 from rtunnel.options.command import main
+from rtunnel.options.plugins import common
 from rtunnel.options.plugins.terminal import terminal_line
 from tests.patience import PATIENCE
 from tests.ports import free_port
@@ -139,6 +140,33 @@ def test_mistakes_are_one_line(arguments: list[str], complaint: str, capsys: pyt
     assert out == ""
     assert err.startswith(complaint)
     assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("nothing_from_outside")
+def test_ctrl_c_while_options_are_read_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twisted's search for plugins, which reading an address may begin, would swallow a KeyboardInterrupt."""
+    seen = []
+    monkeypatch.setattr(common, "find_config_file", lambda *_, **__: seen.append(signal.getsignal(signal.SIGINT)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["client"]) == 1
+        after = signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (seen, after) == ([signal.SIG_DFL], signal.default_int_handler)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_output_that_the_caller_has_closed(closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" {closed}', twistd_program("rtunnel")],
+        capture_output=True,
+        env=clean_environment(),
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("end", ENDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,14 @@ def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
         assert space
         assert len(stamp) == len("2026-11-22T01:02:03+0000")
         assert rest == f"[rtunnel.reverse.server.service#{level}] an event at {level}"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_the_encoding_lacks_is_escaped(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    observer_for("text", "info", TwistdLogging(terminal=terminal))(event(log_format="例 is up"))
+    assert written.getvalue().endswith(b" \\u4f8b is up\n")
 
 
 def test_lines_are_flushed(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from rtunnel.coercions import show_seconds, show_size
 from rtunnel.errors import ConfigError
 from rtunnel.options.base import BaseOptions, option_hint
 from rtunnel.options.plugins.pid_file import check_pid_file
+from rtunnel.options.plugins.run import ctrl_c_ends, run_in_foreground
 from rtunnel.options.settings import reverse, rtc
 from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.sources import Resolved, find_config_file, resolve
@@ -69,7 +71,8 @@ class PluginOptions(BaseOptions):
         :raises usage.UsageError: something is wrong; its one line says where, and what to write instead.
         """
         try:
-            super().parseOptions(options)
+            with ctrl_c_ends() if isinstance(self.parent, BaseOptions) else nullcontext():
+                super().parseOptions(options)
         except usage.UsageError as error:
             self._is_mistaken = True
             unknown = re.match(r"option --?([^ ]+) not recognized", str(error))
@@ -121,8 +124,6 @@ class PluginOptions(BaseOptions):
 
         :raises StartupError: it cannot start; the message is one line.
         """
-        from rtunnel.options.plugins.run import run_in_foreground
-
         run_in_foreground(partial(sys.modules[type(self).__module__].makeService, self))
 
     def getSynopsis(self) -> str:

@@ -39,7 +39,7 @@ from twisted.logger import (
 )
 from twisted.python.failure import Failure
 
-from rtunnel.options.base import BaseOptions
+from rtunnel.options.base import BaseOptions, take_all_output
 from rtunnel.options.plugins.log_file import ignore_sigusr1, open_log_file
 from rtunnel.options.plugins.terminal import terminal_line
 from rtunnel.upkeep.accepting import AcceptErrorObserver
@@ -122,6 +122,8 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
         syslog: Any = SyslogObserver
         target = LegacyLogObserverWrapper(syslog(twistd.syslog).emit)
     else:
+        if twistd.to_stdout:
+            take_all_output()
         file: Any = sys.stdout if twistd.to_stdout else _log_file(twistd)
         if log_format == "json":
             target = FileLogObserver(file, json_line)

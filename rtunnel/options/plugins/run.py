@@ -20,8 +20,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -164,23 +164,36 @@ class ExitSignals(Service):
             stop_now()
 
 
+@contextmanager
+def ctrl_c_ends() -> Iterator[None]:
+    """Let Ctrl-C end the process here. Twisted's search for plugins of endpoints would swallow a KeyboardInterrupt."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, before)
+
+
 def run_in_foreground(make_service: Callable[[], MultiService]) -> None:
     """Run a service without ``twistd`` until it has stopped: no daemon, no pid file, the log on standard output.
 
     :raises StartupError: it cannot start; the message is one line.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Until ExitSignals takes over, Ctrl-C ends the process. Twisted's search for plugins of endpoints would swallow
-        # a KeyboardInterrupt.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    service = make_service()
-    from twisted.internet import reactor
+    with ctrl_c_ends():
+        # ExitSignals takes over.
+        service = make_service()
+        from twisted.internet import reactor
 
-    tree = Application(service.name)
-    service.setServiceParent(tree)
-    globalLogBeginner.beginLoggingTo([tree.getComponent(ILogObserver)], redirectStandardIO=False)
-    IService(tree).privilegedStartService()
-    startApplication(tree, False)
+        tree = Application(service.name)
+        service.setServiceParent(tree)
+        globalLogBeginner.beginLoggingTo([tree.getComponent(ILogObserver)], redirectStandardIO=False)
+        IService(tree).privilegedStartService()
+        startApplication(tree, False)
     reactor.run()
 
 
