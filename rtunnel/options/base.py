@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,9 +42,14 @@ class BaseOptions(usage.Options):
     def getUsage(self, width: int | None = None) -> str:
         """Return the help: options, description, examples."""
         self.longdesc = " ".join((type(self).__doc__ or "").split())
-        text = super().getUsage(width)
+        text = super().getUsage(width or help_width())
         examples = "".join(f"    {line}\n" for line in self.examples)
         return f"{text}\nExamples:\n{examples}" if examples else text
+
+
+def help_width() -> int:
+    """Return the width of help, in columns: that of the terminal, but enough for two columns of text."""
+    return max(40, shutil.get_terminal_size().columns)
 
 
 def take_all_output() -> None:

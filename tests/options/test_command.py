@@ -123,6 +123,18 @@ def test_help_begins_with_what_people_need(
     assert len(re.findall(r"^ +--log-level=", text, re.MULTILINE)) == 1
 
 
+@pytest.mark.parametrize("width", ["5", "0", "-1", "x"])
+@pytest.mark.parametrize("command", [["server"], ["pki"], ["pki", "init"], ["service", "install"], []])
+def test_help_whatever_the_width(
+    command: list[str], width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("Usage: rtunnel")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

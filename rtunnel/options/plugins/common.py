@@ -15,7 +15,7 @@ from twisted.python import usage
 
 from rtunnel.coercions import show_seconds, show_size
 from rtunnel.errors import ConfigError
-from rtunnel.options.base import BaseOptions, option_hint
+from rtunnel.options.base import BaseOptions, help_width, option_hint
 from rtunnel.options.plugins.pid_file import check_pid_file
 from rtunnel.options.plugins.run import ctrl_c_ends, run_in_foreground
 from rtunnel.options.settings import reverse, rtc
@@ -140,7 +140,7 @@ class PluginOptions(BaseOptions):
         command = getattr(self.parent, "subCommand", None)
         if self._is_mistaken and command:
             return f"'twistd {command} --help' lists the options of {command}.\n"
-        width = width or int(os.environ.get("COLUMNS", "80"))
+        width = width or help_width()
         needed = [self._in_help(name) for name in (*self.needed, "config")]
         others = [self._in_help(name) for option in self.longOpt if (name := option.rstrip("=")) not in self.needed]
         return "\n".join(
