@@ -159,7 +159,7 @@ class Install(_Command):
             if self.name == "signal":
                 text = _with_token(text, secrets.token_hex(16))
             # It may hold tokens, so nobody else may read it, not even before it is given to the group.
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_parents(path)
             path.touch(0o600)
             self._give(path, 0o640)
             path.write_text(text)
@@ -181,7 +181,7 @@ class Install(_Command):
         return directory
 
     def _write(self, path: Path, content: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(path)
         path.write_text(content)
         path.chmod(0o644)
         _say(f"wrote    {path}")
@@ -280,9 +280,17 @@ def _pki_of_caller(root: Path) -> Path | None:
     return found if found.is_dir() else None
 
 
+def _make_parents(path: Path) -> None:
+    """Make the directories above *path*. The service may enter them, whatever root's umask is."""
+    missing = [directory for directory in path.parents if not directory.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for directory in missing:
+        directory.chmod(0o755)
+
+
 def _move(source: Path, target: Path) -> None:
     """Move a directory of certificates, so that there is one of it, and give it to root."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_parents(target)
     shutil.move(source, target)
     if os.geteuid() == 0:
         for path in (target, *target.rglob("*")):

@@ -41,9 +41,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-@pytest.fixture
-def umask_of_most() -> Iterator[None]:
-    before = os.umask(0o022)
+@pytest.fixture(params=[0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
     yield
     os.umask(before)
 
@@ -151,8 +151,8 @@ def test_settings_without_a_token_are_no_secret_of_the_signaling_server(root: Pa
 
 
 @pytest.mark.process
-@pytest.mark.usefixtures("umask_of_most")
-def test_nobody_else_can_ever_read_the_settings(root: Path, run: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("umask")
+def test_only_the_service_can_read_the_settings(root: Path, run: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     write = Path.write_text
 
@@ -165,6 +165,8 @@ def test_nobody_else_can_ever_read_the_settings(root: Path, run: Install, monkey
     monkeypatch.setattr(Path, "write_text", write_text)
     run("install", "signal")
     assert seen == [0o640]
+    directories = [path for path in root.rglob("*") if path.is_dir() and path != root / "etc"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in directories} == {0o755}
 
 
 @pytest.mark.process
