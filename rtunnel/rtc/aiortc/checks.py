@@ -11,6 +11,7 @@ until it is closed.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,10 @@ from aioice.stun import Message
 CHECK_EVERY = 0.005
 #: Beyond so many pairs (RFC 8445, section 6.1.2.5) a failure is put down to their number.
 MANY_PAIRS = 100
+
+#: How often one pair is checked anew because the peer reports a conflict of roles (RFC 8445, section 7.2.5.1). Two ends
+#: that are right about it need one.
+MAX_CONFLICTS = 8
 
 _TO_BEGIN = (CandidatePair.State.WAITING, CandidatePair.State.FROZEN)
 
@@ -55,6 +60,7 @@ class PatientConnection(Connection):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._pacing: asyncio.Task[None] | None = None
+        self._checks: Counter[asyncio.Task[Any] | None] = Counter()
 
     @property
     def checks_take(self) -> float:
@@ -79,6 +85,19 @@ class PatientConnection(Connection):
         # Every 20 ms aioice begins a check as well.
         while any(pair.state in _TO_BEGIN for pair in self._check_list) and self._check_periodic():
             await asyncio.sleep(CHECK_EVERY * 4 / 3)
+
+    async def check_start(self, pair: CandidatePair) -> None:
+        """See aioice, which calls it once more, from within, whenever the peer reports a conflict of roles."""
+        task = asyncio.current_task()
+        self._checks[task] += 1
+        try:
+            if self._checks[task] <= MAX_CONFLICTS:
+                await super().check_start(pair)
+            else:
+                self.check_state(pair, CandidatePair.State.FAILED)
+                self.check_complete(pair)
+        finally:
+            self._checks.pop(task, None)
 
     def _remote_candidates_expected(self) -> bool:
         """Return whether there may be more paths. There always may: a check of the peer can bring one."""

@@ -11,6 +11,7 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from aioice import Candidate, stun
+from aioice.ice import CandidatePair
 from twisted.internet.defer import Deferred
 
 from rtunnel.rtc.aiortc import addresses as local, ice
@@ -620,6 +622,32 @@ async def test_a_check_without_a_priority_is_dropped(agents: Agents) -> None:
         answer, _ = await datagram(other)
         assert stun.parse_message(answer).message_class == stun.Class.RESPONSE
     assert len(one.remote_candidates) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_insists_on_a_conflict_of_roles(agents: Agents, silent: Silent) -> None:
+    """It cannot keep this end busy, nor go below its recursion limit."""
+    agent = agents.make(controlling=True)
+    await agents.gather(agent)
+    agent.remote_username, agent.remote_password = "abcd", "x" * 22
+    await agent.add_remote_candidate(Candidate("1", 1, "udp", 1, HOST, silent.port, "host"))
+    agents.start(agent.connect())
+    silent.socket.setblocking(False)
+    checks = 0
+
+    def insist() -> bool:
+        nonlocal checks
+        with suppress(BlockingIOError):
+            data, source = silent.socket.recvfrom(2000)
+            checks += 1
+            answer = stun.Message(stun.Method.BINDING, stun.Class.ERROR, stun.parse_message(data).transaction_id)
+            answer.attributes["ERROR-CODE"] = (487, "Role Conflict")
+            answer.add_message_integrity(b"x" * 22)
+            silent.socket.sendto(bytes(answer), source)
+        return checks > 100 or [pair.state for pair in agent._check_list] == [CandidatePair.State.FAILED]
+
+    await until(insist, "the end of the check")
+    assert 2 <= checks <= 100
 
 
 @pytest_twisted.ensureDeferred
