@@ -77,6 +77,8 @@ class ServiceWatch:
         self._rest = Backoff(WHILE_IT_ANSWERS, LONGEST_REST)
         self._seen = float("-inf")
         self._tell: Callable[[], None] | None = None
+        #: Whether nothing was logged since the watch began.
+        self._is_silent = False
         self._timer: IDelayedCall | None = None
         self._trying: Deferred[Any] | None = None
 
@@ -88,12 +90,11 @@ class ServiceWatch:
         :param fields: its fields.
         """
         self.stop()
-        is_first = True
+        self._is_silent = True
 
         def tell() -> None:
-            nonlocal is_first
-            target = log if is_first else limiter
-            is_first = False
+            target = log if self._is_silent else limiter
+            self._is_silent = False
             if self.problem is None:
                 target.info(what + " has not been tried", **fields)
             elif self.problem:
@@ -142,7 +143,8 @@ class ServiceWatch:
         self._seen = self._reactor.seconds()
         before, self.problem = self.problem, problem
         # That it accepts a visitor is no news where nobody has asked.
-        if bool(before) == bool(problem) and (before is not None or self._endpoint is None):
+        is_news = bool(before) != bool(problem) or (before is None and self._endpoint is not None)
+        if not (is_news or self._is_silent):
             return
         self._backoff.reset()
         self._rest.reset()
@@ -184,7 +186,7 @@ class ServiceWatch:
             self._observe("")
         self._trying = None
         if self._tell is not None:
-            if self.problem is None:
+            if self._is_silent:
                 # It was not the service that failed.
                 self._tell()
             self._wait()

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from rtunnel.addresses import DialAddress
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.service_watch import (
+    FRESH,
     LONGEST_REST,
     LONGEST_WAIT,
     MOST_AT_ONCE,
@@ -266,3 +267,29 @@ async def test_real_services(kind: str, tmp_path: Any) -> None:
             assert await deferToThread(connection.recv, 100) == b""
     with pytest.raises(ConnectError):
         await try_service(there.endpoint(reactor, PATIENCE))
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_link_that_comes_back_later_says_it_again(lines: Any, answers: bool) -> None:
+    it = Watched()
+    for _ in range(2):
+        it.start()
+        if answers:
+            it.endpoint.accept()
+        else:
+            it.endpoint.refuse()
+        it.watch.stop()
+        it.clock.advance(2 * FRESH)
+    assert [text for _, text in lines()] == [ANSWERS if answers else REFUSED] * 2
+
+
+def test_a_link_that_comes_back_says_what_was_known_if_it_cannot_be_tried(lines: Any) -> None:
+    it = Watched()
+    it.start()
+    it.endpoint.accept()
+    it.watch.stop()
+    it.clock.advance(2 * FRESH)
+    it.start()
+    it.endpoint.attempts[-1].errback(Failure(ConnectError(errno.EMFILE, "Too many open files")))
+    assert [text for _, text in lines()] == [ANSWERS, ANSWERS]
+    it.watch.stop()
