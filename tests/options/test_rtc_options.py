@@ -28,6 +28,7 @@ from rtunnel.rtc.settings import (
 )
 from tests.options.conftest import Write
 from tests.options.rtc_parts import DECLARED, STUN, URL, nested, parse, parse_client, parse_host, parse_signal
+from tests.tls.parts import Authority
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
@@ -256,7 +257,10 @@ class TestHelp:
             assert word in words
 
     @pytest.mark.parametrize("module", [rtc_signal, rtc_host, rtc_client])
-    def test_its_examples_work(self, module: Any) -> None:
+    def test_its_examples_work(self, module: Any, tmp_path: Path) -> None:
+        server = Authority(tmp_path / "ca", kind="RSA").server(kind="RSA")
+        server.cert.rename(tmp_path / "cert.pem")
+        server.key.rename(tmp_path / "key.pem")
         for example in module.Options.examples:
             words = shlex.split(example)
             start = words.index("rtunnel")
