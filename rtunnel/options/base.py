@@ -16,6 +16,9 @@ from rtunnel import __version__
 from rtunnel.endpoint_strings import suggestion
 from twisted import copyright
 
+#: Stands for a hyphen while the help is wrapped: lines are not broken after it.
+HYPHEN = "\N{NON-BREAKING HYPHEN}"
+
 
 class BaseOptions(usage.Options):
     """Options whose help is the docstring of the class, with examples at the end."""
@@ -41,8 +44,8 @@ class BaseOptions(usage.Options):
 
     def getUsage(self, width: int | None = None) -> str:
         """Return the help: options, description, examples."""
-        self.longdesc = " ".join((type(self).__doc__ or "").split())
-        text = super().getUsage(width or help_width())
+        self.longdesc = unbroken(type(self).__doc__ or "")
+        text = super().getUsage(width or help_width()).replace(HYPHEN, "-")
         examples = "".join(f"    {line}\n" for line in self.examples)
         return f"{text}\nExamples:\n{examples}" if examples else text
 
@@ -62,6 +65,11 @@ def take_all_output() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+
+
+def unbroken(text: str) -> str:
+    """Return *text* on one line. When it is wrapped, no line ends within a word such as ``--allow-ports``."""
+    return " ".join(text.split()).replace("-", HYPHEN)
 
 
 def option_hint(name: str, known: Iterable[str]) -> str:

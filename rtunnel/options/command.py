@@ -6,6 +6,7 @@ Any error is one line on standard error, with exit code 1.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -18,16 +19,16 @@ from rtunnel.options.base import BaseOptions, take_all_output
 from rtunnel.options.verbs import Verbs
 
 OVERVIEW = """\
-rtunnel makes a service behind a NAT or firewall reachable, in one of two ways.
+rtunnel makes a service behind a NAT reachable; 'rtunnel --help' says more.
 The reverse tunnel: visitors come to a public machine, which passes them on.
-  public machine  rtunnel pki init --name tunnel.example.org
-                  rtunnel server --tls --allow-ports 8080
-  private machine rtunnel client --tls --server HOST:7000 --tunnel 8080:80
+  public:   rtunnel pki init --name HOST; rtunnel pki client laptop -o FILE
+            rtunnel server --tls --allow-ports 8080
+  private:  rtunnel pki import FILE
+            rtunnel client --tls --server HOST:7000 --tunnel 8080:80
 The WebRTC tunnel: two machines connect directly; a public one introduces them.
-  public machine  rtunnel signal --valid-tokens TOKEN
-  private machine rtunnel host --signal URL --token TOKEN --id ID --remote :80
-  user's machine  rtunnel connect --signal URL --token TOKEN --id ID --local :80
-See 'rtunnel --help' for all commands, 'rtunnel server --help' for one of them.
+  public:   rtunnel signal --valid-tokens TOKEN     # its URL is ws://HOST:8080
+  private:  rtunnel host --signal URL --token TOKEN --id ID --remote :80
+  user:     rtunnel connect --signal URL --token TOKEN --id ID --local :8080
 """
 
 
@@ -77,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = Options()
     try:
         options.parseOptions(arguments)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            # From here on, a command tidies up before it ends.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         options.run()
         sys.stdout.flush()
     except (usage.UsageError, RtunnelError) as error:

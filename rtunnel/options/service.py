@@ -66,7 +66,8 @@ class _Command(Verb):
             raise usage.UsageError(f"name a service: {', '.join(PLUGINS)}")
         self.name, *others = arguments
         if self.name not in PLUGINS:
-            raise usage.UsageError(f"'{self.name}' is not a service{suggestion(self.name, PLUGINS)}")
+            hint = suggestion(self.name, PLUGINS) or f"; name one of {', '.join(PLUGINS)}"
+            raise usage.UsageError(f"'{self.name}' is not a service{hint}")
         if others:
             raise usage.UsageError(f"one service at a time; remove '{others[0]}'")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from twisted.python import usage
 
 from rtunnel.endpoint_strings import suggestion
-from rtunnel.options.base import BaseOptions, option_hint
+from rtunnel.options.base import BaseOptions, option_hint, unbroken
 
 
 class Verb(BaseOptions):
@@ -19,7 +19,7 @@ class Verb(BaseOptions):
     def __init__(self) -> None:
         super().__init__()
         # The help wraps the docstrings of options but keeps their indentation.
-        self.docs = {option: " ".join((text or "").split()) for option, text in self.docs.items()}
+        self.docs = {option: unbroken(text or "") for option, text in self.docs.items()}
 
     def opt_help(self) -> None:
         """Print this help, and exit."""
@@ -77,7 +77,8 @@ class Verbs(Verb):
             unknown = text.removeprefix("Unknown command: ")
             if unknown == text:
                 raise
-            raise usage.UsageError(f"'{unknown}' is not a command{suggestion(unknown, self._names())}") from None
+            hint = suggestion(unknown, self._names()) or f"; see '{' '.join(self.words())} --help'"
+            raise usage.UsageError(f"'{unknown}' is not a command{hint}") from None
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse a command line that does not name a command.

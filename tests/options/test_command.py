@@ -16,7 +16,8 @@ import pytest
 from twisted.logger import LogEvent, LogLevel
 from twisted.python.failure import Failure
 
-from rtunnel.options.command import main
+import rtunnel.__main__
+from rtunnel.options.command import Options, main
 from rtunnel.options.plugins import common
 from rtunnel.options.plugins.terminal import terminal_line
 from tests.patience import PATIENCE
@@ -24,6 +25,7 @@ from tests.ports import free_port
 from tests.process.harness import Twistds, clean_environment, twistd_program
 
 ENDS = ["server", "client", "signal", "host", "connect"]
+FIRST_OPTIONS = {"server": "tls", "client": "server", "signal": "addr", "host": "signal", "connect": "signal"}
 WIDTH = 80
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 LISTENS = {
@@ -105,9 +107,9 @@ def test_alone_it_explains_both_tunnels_in_ten_lines(capsys: pytest.CaptureFixtu
         assert any(word in line for line in lines), word
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(("end", "first"), FIRST_OPTIONS.items())
 def test_help_begins_with_what_people_need(
-    end: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    end: str, first: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     with pytest.raises(SystemExit) as ended:
@@ -120,7 +122,20 @@ def test_help_begins_with_what_people_need(
     assert places == sorted(places)
     assert f"    rtunnel {end} " in text[places[0] : places[1]]
     assert "--drain=" in text[places[2] :] or end == "signal"
-    assert len(re.findall(r"^ +--log-level=", text, re.MULTILINE)) == 1
+    options = re.findall(r"^ {6}--([a-z-]+)", text, re.MULTILINE)
+    assert len(options) == len(set(options)), "each once"
+    assert options[0] == first
+    assert not re.search(r"\w-$", text, re.MULTILINE), "a line that ends within a word"
+
+
+def test_help_has_a_short_option(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = set()
+    for option in ("-h", "--help"):
+        with pytest.raises(SystemExit) as ended:
+            main(["client", option])
+        assert ended.value.code == 0
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("width", ["5", "0", "-1", "x"])
@@ -143,6 +158,8 @@ def test_help_whatever_the_width(
         (["signal", "--log-level=x"], "rtunnel signal: flag --log-level: 'x' is not one of"),
         (["host", "x"], "rtunnel host: 'x' is not an option"),
         (["conect"], "rtunnel: 'conect' is not a command; did you mean 'connect'?"),
+        (["help"], "rtunnel: 'help' is not a command; see 'rtunnel --help'"),
+        (["pki", "xyz"], "rtunnel pki: 'xyz' is not a command; see 'rtunnel pki --help'"),
     ],
 )
 @pytest.mark.usefixtures("nothing_from_outside")
@@ -179,6 +196,20 @@ def test_output_that_the_caller_has_closed(closed: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_interrupt_ends_the_process_until_the_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later it raises KeyboardInterrupt, so that a command can tidy up."""
+    seen = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(Options, "parseOptions", lambda *_: seen.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr(Options, "run", lambda _: seen.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr("sys.argv", ["rtunnel"])
+    try:
+        assert rtunnel.__main__.main() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIG_DFL, signal.default_int_handler]
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -236,8 +267,8 @@ class TestForeground:
         options = ("--control-listen", "tcp:0", "--public-listen", LOOPBACK)
         process = warm.rtunnel("server", *options) if how == "rtunnel" else warm("rtunnel-server", *options)
         process.wait_for("through SSH$")
-        listening, last = process.output.splitlines()[-2:]
-        assert "listening on" in listening
+        *_, before, last = process.output.splitlines()
+        assert "shared public port 127.0.0.1:" in before
         assert re.search(r"ANYBODY WHO REACHES 0\.0\.0\.0:\d+ CAN OPEN PORTS ON THIS MACHINE: ", last)
         assert "--tls" in last
         assert "--control-listen 127.0.0.1:7000" in last
@@ -266,5 +297,5 @@ class TestForeground:
             process.kill()
             process.wait(PATIENCE)
             os.close(ours)
-        assert output.startswith("\x1b[33m")
+        assert re.search(r"^\x1b\[33m[0-9:]{8} warning: ", output, re.MULTILINE)
         assert all(len(re.sub(r"\x1b\[\d+m", "", line)) <= WIDTH for line in output.splitlines())

@@ -62,6 +62,7 @@ INI = (
         ("t:\n  - {x: 1, x: 2}\n", "x.yaml: line 2: key 'x' occurs twice; keep one"),
         ("a-b: 1\na_b: 2\n", "x.yaml: keys 'a-b' and 'a_b' are the same; keep one"),
         ("a: [1\n", "x.yaml: line 2:"),
+        ("a: 1\nb 2\n", "x.yaml: line 2: has no ': ' after the key; write 'key: value'"),
         ("a: 1\n\tb: 2\n", "x.yaml: line 2: has a tab; YAML is indented by spaces only"),
         ("t:\n  - a: 1\n\tb: 2\n", "x.yaml: line 3: has a tab; YAML is indented by spaces only"),
         ("# c\n\n[client]\nserver = x\n", INI),

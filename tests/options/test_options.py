@@ -273,8 +273,8 @@ def test_server_errors(arguments: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--server is missing; write for example --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080"),
-        (["--server=:7000"], "nothing to publish: --local or --tunnel is missing; write for example --server"),
+        ([], "--server is missing; write for example --server tunnel.example.org:7000"),
+        (["--server=:7000"], "nothing to publish: --tunnel or --local is missing; write for example --tunnel 8080:80"),
         (
             ["--server=:7000", "--remote-port=80"],
             "flag --remote-port: has no effect without a local service; add --local 127.0.0.1:80",

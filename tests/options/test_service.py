@@ -230,6 +230,10 @@ def test_uninstall_leaves_settings_and_certificates(root: Path, run: Install) ->
     [
         ("", "rtunnel service: name a command: install, uninstall; see --help"),
         ("install", "rtunnel service install: name a service: server, client, signal, host, connect"),
+        (
+            "install x",
+            "rtunnel service install: 'x' is not a service; name one of server, client, signal, host, connect",
+        ),
         ("install servr", "rtunnel service install: 'servr' is not a service; did you mean 'server'?"),
         ("install server client", "rtunnel service install: one service at a time; remove 'client'"),
         ("install host --socket --root x", "rtunnel service install: --socket is for 'server' only"),

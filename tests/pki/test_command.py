@@ -88,7 +88,7 @@ def test_from_nothing_to_two_machines(run: Run, tmp_path: Path) -> None:
     assert "rtunnel pki import laptop.pem" in printed
     assert stat.S_IMODE((tmp_path / "laptop.pem").stat().st_mode) == 0o600
     printed = right(run("pki", "import", "laptop.pem", pki_dir="there"))
-    assert "twistd rtunnel-client --tls --server t.example.org:7000" in printed
+    assert "Next: rtunnel client --tls --server t.example.org:7000" in printed
     assert "Now delete laptop.pem." in printed
     there = Store(tmp_path / "there")
     assert there.own_client.load()

@@ -143,11 +143,11 @@ class Import(Command):
         if source != STANDARD:
             say(f"Now delete {source}.")
         if arrived.kind is Kind.SERVER:
-            say(f"Next: twistd rtunnel-server --tls{self._environment_hint()}")
+            say(f"Next: rtunnel server --tls{self._environment_hint()}")
         else:
             host = next(iter(arrived.servers), "HOST")
             address = f"[{host}]:7000" if ":" in host else f"{host}:7000"
-            say(f"Next: twistd rtunnel-client --tls --server {address} --tunnel 8080:80{self._environment_hint()}")
+            say(f"Next: rtunnel client --tls --server {address} --tunnel 8080:80{self._environment_hint()}")
 
     def _environment_hint(self) -> str:
         """Return what to add to a command if the service would look in another directory by default."""

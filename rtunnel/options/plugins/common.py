@@ -15,7 +15,7 @@ from twisted.python import usage
 
 from rtunnel.coercions import show_seconds, show_size
 from rtunnel.errors import ConfigError
-from rtunnel.options.base import BaseOptions, help_width, option_hint
+from rtunnel.options.base import HYPHEN, BaseOptions, help_width, option_hint, unbroken
 from rtunnel.options.plugins.pid_file import check_pid_file
 from rtunnel.options.plugins.run import ctrl_c_ends, run_in_foreground
 from rtunnel.options.settings import reverse, rtc
@@ -60,6 +60,8 @@ class PluginOptions(BaseOptions):
         super().__init__()
         # For the help only; postOptions decides the values.
         self.defaults.update({setting.name: setting.shown_default or None for setting in self.declared})
+
+    opt_h = usage.Options.opt_help
 
     def opt_config(self, value: str) -> None:
         """A YAML or JSON file with settings; its keys are the names of the options, with underscores."""
@@ -141,21 +143,29 @@ class PluginOptions(BaseOptions):
         if self._is_mistaken and command:
             return f"'twistd {command} --help' lists the options of {command}.\n"
         width = width or help_width()
-        needed = [self._in_help(name) for name in (*self.needed, "config")]
-        others = [self._in_help(name) for option in self.longOpt if (name := option.rstrip("=")) not in self.needed]
-        return "\n".join(
+        needed = [*self.needed, "config"]
+        others = sorted({option.rstrip("=") for option in self.longOpt}.difference(needed))
+        text = "\n".join(
             (
-                "\n" + textwrap.fill(" ".join((type(self).__doc__ or "").split()), width) + "\n",
+                "\n" + textwrap.fill(unbroken(type(self).__doc__ or ""), width) + "\n",
                 "Examples:\n" + "".join(f"    {line}\n" for line in self.examples),
-                "What most people need:\n" + "".join(usage.docMakeChunks(needed, width)),
-                "All other options:\n" + "".join(usage.docMakeChunks(others, width)),
-                textwrap.fill(self._sources(), width) + "\n",
+                "What most people need:\n" + self._list(needed, width),
+                "All other options:\n" + self._list(others, width),
+                textwrap.fill(unbroken(self._sources()), width) + "\n",
             )
         )
+        return text.replace(HYPHEN, "-")
+
+    def _list(self, names: Sequence[str], width: int) -> str:
+        chunks = usage.docMakeChunks([self._in_help(name) for name in names], width)
+        # Twisted sorts them.
+        return "".join(sorted(chunks, key=lambda chunk: names.index(chunk.split()[0].strip("-="))))
 
     def _in_help(self, name: str) -> dict[str, Any]:
         kind = "parameter" if f"{name}=" in self.longOpt else "flag"
-        return {"long": name, "doc": self.docs[name], "optType": kind, "default": self.defaults.get(name)}
+        default = self.defaults.get(name)
+        shown = unbroken(default) if default else None
+        return {"long": name, "doc": unbroken(self.docs[name]), "optType": kind, "default": shown}
 
     def _sources(self) -> str:
         text = (

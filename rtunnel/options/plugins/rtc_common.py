@@ -47,7 +47,7 @@ class RtcOptions(PluginOptions):
     log = Logger()
 
     def opt_config(self, value: str) -> None:
-        """A YAML or JSON file with settings, in the layout of etc/rtc.yaml."""
+        """A YAML or JSON file with settings, in the layout of rtunnel/etc/rtc.yaml."""
         super().opt_config(value)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ class Options(PluginOptions):
     """The private end of a reverse tunnel. It connects to an rtunnel-server, asks it for public ports, and connects
     their visitors to local services. When the connection is lost, it reconnects by itself."""
 
-    synopsis = "--server HOST:PORT --local HOST:PORT [options]"
+    synopsis = "--server HOST:PORT --tunnel REMOTE_PORT:LOCAL [options]"
     declared = CLIENT
     needed = ("server", "tunnel", "tls", "local", "remote-port", "token")
     examples = (
@@ -38,9 +38,7 @@ class Options(PluginOptions):
 
     def build(self, resolved: Resolved) -> None:
         if resolved.values["server"] is None:
-            raise ConfigError(
-                "--server is missing; write for example --server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080"
-            )
+            raise ConfigError("--server is missing; write for example --server tunnel.example.org:7000")
         check_order(resolved, "reconnect-min", "reconnect-max")
         tls = decide_tls(resolved, Role.CLIENT)
         check_token_use(resolved, tls)

@@ -63,10 +63,7 @@ def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
     if listed.rank >= pair.rank:
         found.extend(resolved.values["tunnel"])
     if not found:
-        raise ConfigError(
-            "nothing to publish: --local or --tunnel is missing; write for example "
-            "--server 1.2.3.4:7000 --local 127.0.0.1:80 --remote-port 8080"
-        )
+        raise ConfigError("nothing to publish: --tunnel or --local is missing; write for example --tunnel 8080:80")
     _check_unique(found, resolved)
     return tuple(found)
 
