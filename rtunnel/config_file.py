@@ -166,10 +166,14 @@ def _parse_yaml(content: str, path: str, notes: list[str] | None) -> object:
         loader.notes = notes
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # Where a colon is missing, YAML sees that only on a later line.
+        is_key = error.context == "while scanning a simple key"
+        mark = error.context_mark if is_key else error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}:" if mark else ""
         if "'\\t'" in (error.problem or ""):
             raise ConfigError(f"{path}:{line} has a tab; YAML is indented by spaces only") from error
+        if is_key:
+            raise ConfigError(f"{path}:{line} has no ': ' after the key; write 'key: value'") from error
         raise ConfigError(f"{path}:{line} {error.problem or error.context or 'is not YAML'}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error

@@ -31,6 +31,10 @@ _LOOK_AT = {
     "network is unreachable": "does this machine have a network, and a route to that address?",
     "no route to host": "is that machine up, and the address right?",
 }
+#: What to do when the system does not let this process listen on a port.
+LOW_PORTS = (
+    "low ports need the capability CAP_NET_BIND_SERVICE, in a systemd unit AmbientCapabilities=CAP_NET_BIND_SERVICE"
+)
 #: How many addresses of this machine an error lists.
 _MOST_ADDRESSES = 8
 
@@ -102,10 +106,7 @@ def _remedy(option: str, error: BaseException | None) -> str:
         case errno.EADDRINUSE:
             return f"stop what holds it, or choose another address with {option}"
         case errno.EACCES:
-            return (
-                "low ports need the capability CAP_NET_BIND_SERVICE, in a systemd unit "
-                f"AmbientCapabilities=CAP_NET_BIND_SERVICE; or choose a port from 1024 on with {option}"
-            )
+            return f"{LOW_PORTS}; or choose a port from 1024 on with {option}"
         case errno.EADDRNOTAVAIL:
             return f"this machine has {_addresses()}; choose one of these with {option}"
     return f"choose another address with {option}"

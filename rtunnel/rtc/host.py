@@ -29,6 +29,7 @@ from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import HostSettings, ServiceSettings, UdpAddress
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
+from rtunnel.rtc.udp_client import show_service
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -118,9 +119,9 @@ class HostPeer(Peer):
             self._streams.refuse(channel, Code.SHUTTING_DOWN)
         elif service is None or service.settings.protocol != kind:
             self._host.log_limiter.warn(
-                "client {client} asks for the service '{service}' over {kind}, which is not offered",
+                "client {client} asks for {service} over {kind}, which is not offered",
                 client=clean_text(self.name),
-                service=clean_text(channel.protocol),
+                service=show_service(clean_text(channel.protocol)),
                 kind=kind,
             )
             self._streams.refuse(channel, Code.UNKNOWN_SERVICE)

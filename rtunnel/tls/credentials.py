@@ -227,6 +227,8 @@ def _read(path: Path, fix: str) -> bytes:
             raise ConfigError(f"{path} is too large; {fix}")
         return path.read_bytes()
     except OSError as error:
+        if isinstance(error, PermissionError):
+            fix = "let the user that runs this read it"
         raise ConfigError(f"{path} cannot be read: {error.strerror}; {fix}") from error
 
 

@@ -6,6 +6,8 @@ import errno
 
 import pytest
 from pytest_twisted import ensureDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import CannotListenError
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import PortRanges
@@ -40,6 +42,21 @@ async def test_port_of_another_program(world: World) -> None:
     assert str(other.port) in error["message"]
     assert await world.logged(f"port {other.port} refused: port-in-use", LogLevel.warn)
     await link.is_alive()
+
+
+@ensureDeferred
+async def test_port_that_the_system_keeps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise CannotListenError("", 80, PermissionError(errno.EACCES, "Permission denied"))
+
+    link = await world.raw_extended(world.server(allow_ports=PortRanges.parse("80")))
+    monkeypatch.setattr(TCP4ServerEndpoint, "listen", refuse)
+    link.put(INIT, 0, b"80:x")
+    error = await link.take_json(ERROR, 0)
+    assert error["code"] == "port-unavailable"
+    assert error["message"].startswith(
+        "port 80: Permission denied; at the server, low ports need the capability CAP_NET_"
+    )
 
 
 @ensureDeferred

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -163,3 +165,15 @@ def test_a_list_past_its_day_still_counts(authority: Authority) -> None:
         exchange(first, second)
         assert failure in first.failure
         assert bool(first.peer) == (not failure)
+
+
+def test_file_of_another_user(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody should make a new one."""
+    tls = authority.trusts(authority.server())
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied; let the user that runs this read it"):
+        load(tls, Role.SERVER)

@@ -60,7 +60,9 @@ class _Tunnel:
     @property
     def name(self) -> str:
         """The tunnel's name in logs."""
-        return self.settings.name or f"port {self.settings.remote_port or '0 (shared)'}"
+        return self.settings.name or (
+            f"port {self.settings.remote_port}" if self.settings.remote_port else "the shared port"
+        )
 
 
 class ClientSession(LinkProtocol):

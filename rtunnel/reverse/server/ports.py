@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from rtunnel.addresses import BACKLOG
 from rtunnel.errors import Code, Refused
-from rtunnel.reasons import why_not_listening
+from rtunnel.reasons import LOW_PORTS, why_not_listening
 from rtunnel.relay.bare_port import Accepted, LandingFactory, give_sockets
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
@@ -120,9 +120,10 @@ class PublicPorts:
             give_sockets(listening[0], factory)
         except (CannotListenError, OSError) as error:
             cause = error.socketError if isinstance(error, CannotListenError) else error
-            in_use = getattr(cause, "errno", None) == errno.EADDRINUSE
-            code = Code.PORT_IN_USE if in_use else Code.PORT_UNAVAILABLE
-            raise Refused(code, f"port {number}: {why_not_listening(error)}") from None
+            number_of_error = getattr(cause, "errno", None)
+            code = Code.PORT_IN_USE if number_of_error == errno.EADDRINUSE else Code.PORT_UNAVAILABLE
+            remedy = f"; at the server, {LOW_PORTS}" if number_of_error == errno.EACCES else ""
+            raise Refused(code, f"port {number}: {why_not_listening(error)}{remedy}") from None
         self._held[number] = _Held(backend, listening[0])
         self._numbers[backend] = number
         return format_address(listening[0].getHost())

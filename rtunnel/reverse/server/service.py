@@ -214,10 +214,15 @@ class TunnelServer(DrainingService):
             backend.public = SHARED
             return self.shared.local_address
         if request.port == 0:
-            raise Refused(Code.NO_SHARED_PORT, "the server has no shared public port; ask for one of your own")
+            raise Refused(
+                Code.NO_SHARED_PORT,
+                "the server has no shared public port; ask for a port of your own, with --remote-port",
+            )
         if request.port not in self._settings.allow_ports:
             allowed = self._settings.allow_ports
-            raise Refused(Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed}")
+            raise Refused(
+                Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed} (--allow-ports)"
+            )
         public = Public(request.port)
         self._check_tunnel(backend, public)
         address = await self.ports.claim(request.port, backend)
