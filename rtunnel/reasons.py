@@ -44,7 +44,8 @@ def reason_of(error: BaseException | Failure) -> str:
     if isinstance(error, Failure):
         error = error.value if isinstance(error.value, BaseException) else ConnectionLost()
     if isinstance(error, ConnectTimeout):
-        return _TIMEOUT
+        # Ours may say what took so long; Twisted's have no text.
+        return str(next(iter(error.args), "")) or _TIMEOUT
     if isinstance(error, DNSLookupError | socket.gaierror):
         return _LOOKUP
     if isinstance(error, ConnectError):

@@ -26,6 +26,7 @@ from tests.ports import free_port
             error.TimeoutError(),
             "no answer in time (is the port open in all firewalls on the way, and the address",
         ),
+        (error.TimeoutError(string="nas.lan is still being looked up"), "nas.lan is still being looked up"),
         (error.TCPTimedOutError(errno.ETIMEDOUT, "x"), "no answer in time (is the port open in"),
         (error.NoRouteError(errno.ENETUNREACH, "x"), "network is unreachable (does this machine have a network, and a"),
         (error.ConnectError(errno.EHOSTUNREACH, "x"), "no route to host (is that machine up, and the address right?)"),

@@ -127,6 +127,13 @@ def test_server_without_certificates_is_told_to_make_them(run: Install) -> None:
 
 
 @pytest.mark.process
+def test_signaling_server_with_settings_that_have_no_token(run: Install) -> None:
+    """Those that were written for the host, say."""
+    run("install", "host")
+    assert "it has no server.auth.valid_tokens, so everybody may use the signaling server" in run("install", "signal")
+
+
+@pytest.mark.process
 def test_signaling_server_is_not_open(root: Path, run: Install) -> None:
     """Its sample of settings has a token, another one each time."""
     tokens = set()
