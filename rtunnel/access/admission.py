@@ -112,12 +112,11 @@ class Admission:
         if wanted:
             found = find_token(wanted, claim.token)
             if found is None:
-                return Decision(
-                    name, "it has no token, and needs one" if claim.token is None else "its token is not valid"
-                )
+                why = "client has no token, and needs one" if claim.token is None else "client's token is not valid"
+                return Decision(name, f"the {why}")
             if claim.certificate is None:
                 if not self._settings.token_over_plain_tcp and not claim.is_local:
-                    why = "its token came over plain TCP; use --tls, or allow it with --token-over-plain-tcp"
+                    why = "the client's token came over plain TCP; use --tls, or allow it with --token-over-plain-tcp"
                     return Decision(name, why)
                 name = found.name
         if self._rights_of(name) is None:

@@ -73,7 +73,7 @@ async def test_the_right_token(ends: Ends) -> None:
 
 @pytest.mark.parametrize(
     ("token", "why"),
-    [("wrong-horse", "its token is not valid"), (None, "it has no token, and needs one")],
+    [("wrong-horse", "the client's token is not valid"), (None, "the client has no token, and needs one")],
 )
 @pytest_twisted.ensureDeferred
 async def test_another_token(token: str | None, why: str, ends: Ends) -> None:
@@ -91,7 +91,7 @@ async def test_a_reference_client_has_no_token(ends: Ends) -> None:
     server = ends.start_server(admission=settings(tokens=TOKEN))
     client = ReferenceClient(ends.reactor, ends.control, 9, free_port(), reconnect_delay=60)
     ends.start(client)
-    await ends.lines.wait_for("closed by us: unauthorized: it has no token, and needs one")
+    await ends.lines.wait_for("closed by us: unauthorized: the client has no token, and needs one")
     await ends.lines.until(lambda: not server.sessions and not len(server.ports), "the session is gone")
 
 
@@ -116,7 +116,7 @@ async def test_a_token_with_tls_is_asked_for_too(authority: Authority, ends: End
     server, client = authority.trusts(authority.server()), authority.trusts(authority.client())
     ends.start_server(server, admission=settings(tokens=TOKEN))
     ends.start_client(client, remote_port=free_port())
-    await ends.lines.wait_for("unauthorized: it has no token, and needs one", count=2)
+    await ends.lines.wait_for("unauthorized: the client has no token, and needs one", count=2)
     await reachable(ends, client, token=TOKEN)
 
 
@@ -125,7 +125,7 @@ async def test_a_token_over_plain_tcp(ends: Ends, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("rtunnel.reverse.server.session.is_local", lambda _: False)
     ends.start_server(admission=settings(tokens=TOKEN))
     ends.start_client(token=TOKEN, remote_port=free_port())
-    await ends.lines.wait_for("unauthorized: its token came over plain TCP; use --tls", count=2)
+    await ends.lines.wait_for("unauthorized: the client's token came over plain TCP; use --tls", count=2)
     ends.control = 0
     ends.start_server(admission=settings(tokens=TOKEN, token_over_plain_tcp=True))
     await reachable(ends, token=TOKEN)
@@ -167,7 +167,7 @@ async def test_ports_by_token(ends: Ends, clients: Any) -> None:
     ends.start_client(token=TOKEN, remote_port=port)
     await ends.lines.wait_for(rf"127.0.0.1:{port} is published")
     ends.start_client(remote_port=port)
-    await ends.lines.wait_for("unauthorized: it has no token, and needs one", count=2)
+    await ends.lines.wait_for("unauthorized: the client has no token, and needs one", count=2)
 
 
 @pytest_twisted.ensureDeferred
@@ -259,5 +259,5 @@ async def test_warning_of_an_open_server(entry: str, ends: Ends, clients: Any) -
 async def test_a_client_that_is_not_let_in_waits_longer_each_time(ends: Ends) -> None:
     ends.start_server(admission=settings(tokens=TOKEN))
     client = ends.start_client(token="wrong-horse", remote_port=free_port(), reconnect_min=0.02)
-    await ends.lines.wait_for("unauthorized: its token is not valid; next attempt", count=4)
+    await ends.lines.wait_for("unauthorized: the client's token is not valid; next attempt", count=4)
     assert client.link._backoff._attempts >= 4
