@@ -55,6 +55,7 @@ def test_clients_file(clients: Any) -> None:
     ("text", "problem"),
     [
         ("- laptop", "is not a mapping; write lines such as 'laptop: "),
+        ("[laptop]", "is INI or TOML, and not YAML; "),
         ("laptop: 8000", "'laptop': is a single value and not a mapping"),
         ("laptop: {port: 8000}", "'laptop': unknown key 'port'; did you mean 'ports'?"),
         ("laptop: {ports: 80-70}", "'laptop': key 'ports': '80-70' ends before it begins"),

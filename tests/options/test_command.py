@@ -267,8 +267,9 @@ class TestForeground:
         options = ("--control-listen", "tcp:0", "--public-listen", LOOPBACK)
         process = warm.rtunnel("server", *options) if how == "rtunnel" else warm("rtunnel-server", *options)
         process.wait_for("through SSH$")
-        *_, before, last = process.output.splitlines()
-        assert "shared public port 127.0.0.1:" in before
+        control, shared, last = process.output.splitlines()[-3:]
+        assert "control port listening on" in control
+        assert "is closed until somebody serves it" in shared
         assert re.search(r"ANYBODY WHO REACHES 0\.0\.0\.0:\d+ CAN OPEN PORTS ON THIS MACHINE: ", last)
         assert "--tls" in last
         assert "--control-listen 127.0.0.1:7000" in last
