@@ -27,6 +27,8 @@ from rtunnel.upkeep.log_limiter import LogLimiter
 #: Seconds from one attempt to the next while the service answers, at first and at most; and while it does not.
 WHILE_IT_ANSWERS, LONGEST_REST = 900.0, 86400.0
 SHORTEST_WAIT, LONGEST_WAIT = 5.0, 60.0
+#: Seconds after which the log says that the first attempt takes its time.
+SOON = 2.0
 #: How many seconds old a failure may be to do without an attempt, when a link comes back. An answer may be as old as
 #: :data:`WHILE_IT_ANSWERS`.
 FRESH = 60.0
@@ -77,24 +79,26 @@ class ServiceWatch:
         self._rest = Backoff(WHILE_IT_ANSWERS, LONGEST_REST)
         self._seen = float("-inf")
         self._tell: Callable[[], None] | None = None
-        #: Whether nothing was logged since the watch began.
-        self._is_silent = False
+        self._told = False
         self._timer: IDelayedCall | None = None
         self._trying: Deferred[Any] | None = None
 
     def start(self, log: Logger, limiter: LogLimiter, what: str, **fields: object) -> None:
         """Watch the service: log whether it answers once that is known, maybe now, and again whenever it changes.
 
+        If nothing is known after :data:`SOON` seconds, as with a firewall that drops or a name server that is silent,
+        log that first.
+
         :param limiter: for the changes. When descriptors run out, there may be one with each visitor.
         :param what: the format of the beginning of the line, which ends with the subject: ``...; the service``.
         :param fields: its fields.
         """
         self.stop()
-        self._is_silent = True
+        self._told = False
 
         def tell() -> None:
-            target = log if self._is_silent else limiter
-            self._is_silent = False
+            target = limiter if self._told else log
+            self._told = True
             if self.problem is None:
                 target.info(what + " has not been tried", **fields)
             elif self.problem:
@@ -109,13 +113,13 @@ class ServiceWatch:
             tell()
             self._wait()
         else:
+            self._timer = self._reactor.callLater(SOON, log.info, what + " has not answered yet", **fields)
             self._try()
 
     def stop(self) -> None:
         """Watch it no more. May be called again."""
         self._tell = None
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._cancel_timer()
         trying, self._trying = self._trying, None
         if trying is not None:
             trying.cancel()
@@ -144,12 +148,12 @@ class ServiceWatch:
         before, self.problem = self.problem, problem
         # That it accepts a visitor is no news where nobody has asked.
         is_news = bool(before) != bool(problem) or (before is None and self._endpoint is not None)
-        if not (is_news or self._is_silent):
-            return
-        self._backoff.reset()
-        self._rest.reset()
-        if self._tell is not None:
+        if is_news:
+            self._backoff.reset()
+            self._rest.reset()
+        if self._tell is not None and (is_news or not self._told):
             self._tell()
+            self._cancel_timer()
             if self._trying is None:
                 self._wait()
 
@@ -157,11 +161,14 @@ class ServiceWatch:
 
     def _wait(self) -> None:
         """Set the timer for the next attempt."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._cancel_timer()
         if self._endpoint is not None:
             wait = (self._backoff if self.problem else self._rest).next_wait()
             self._timer = self._reactor.callLater(wait, self._look)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
     def _look(self) -> None:
         if self.problem or self._reactor.seconds() - self._seen >= WHILE_IT_ANSWERS:
@@ -186,7 +193,7 @@ class ServiceWatch:
             self._observe("")
         self._trying = None
         if self._tell is not None:
-            if self._is_silent:
+            if not self._told:
                 # It was not the service that failed.
                 self._tell()
             self._wait()

@@ -24,6 +24,7 @@ from rtunnel.upkeep.service_watch import (
     LONGEST_REST,
     LONGEST_WAIT,
     MOST_AT_ONCE,
+    SOON,
     WHILE_IT_ANSWERS,
     ServiceWatch,
     may_try,
@@ -200,6 +201,48 @@ def test_a_link_that_comes_and_goes_does_not_try_it_each_time(lines: Any) -> Non
         it.clock.advance(WHILE_IT_ANSWERS / 3)
     assert it.tried == 1
     assert [text for _, text in lines()] == [ANSWERS] * 3
+
+
+@pytest.mark.parametrize("how", ["accept", "refuse"])
+def test_a_link_that_comes_back_late_is_told_what_is_still_so(lines: Any, how: str) -> None:
+    it = Watched()
+    for _ in range(3):
+        it.start()
+        getattr(it.endpoint, how)()
+        it.watch.stop()
+        it.clock.advance(FRESH)
+    assert it.tried == 3
+    assert [text for _, text in lines()] == [ANSWERS if how == "accept" else REFUSED] * 3
+
+
+@pytest.mark.parametrize("before", ["nothing", "it answered"])
+@pytest.mark.parametrize("how", ["accept", "refuse"])
+def test_a_service_that_takes_its_time(lines: Any, how: str, before: str) -> None:
+    """It is behind a firewall that drops, its name server is silent, or others are tried first."""
+    it = Watched()
+    if before == "it answered":
+        it.watch.answered()
+        it.clock.advance(FRESH)
+    for _ in range(8):
+        it.start()
+        it.clock.advance(SOON)
+        assert lines()[-1] == (LogLevel.info, "web; it has not answered yet")
+        getattr(it.endpoint, how)()
+        assert lines()[-1] == ((LogLevel.info, ANSWERS) if how == "accept" else (LogLevel.warn, REFUSED))
+        it.watch.stop()
+        it.clock.advance(FRESH)
+    assert len(lines()) == 16
+
+
+def test_a_visitor_reaches_it_before_the_first_attempt_ends(lines: Any) -> None:
+    it = Watched()
+    it.start()
+    it.watch.answered()
+    it.clock.advance(SOON)
+    it.endpoint.accept()
+    assert lines() == [(LogLevel.info, ANSWERS)]
+    it.watch.stop()
+    assert not it.clock.getDelayedCalls()
 
 
 def test_stopped_while_it_tries(lines: Any) -> None:
