@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -21,6 +22,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def pytest_configure() -> None:
     take_descriptors()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell does that to a job in the background, and the processes that tests start would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
