@@ -40,7 +40,7 @@ class Turns:
             self.reactor = reactor
         self._own = name == "epoll"
         self.poller = Poller(self.reactor) if watch else None
-        self.relays: Any = self.poller or ReactorPoller(self.reactor)
+        self.relays: Any = ReactorPoller(self.reactor) if self.poller is None else self.poller
 
     async def turn(self, pause: float = 0) -> None:
         """Let the reactor do what is to be done, and wait for up to *pause* seconds if there is nothing."""

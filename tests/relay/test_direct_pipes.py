@@ -176,6 +176,7 @@ async def test_splice_that_finds_the_connection_broken(
     with Rig(turns) as rig:
         rig.left.send(bytes(BULK))
         if not into_the_pipe:
+            await rig.until(lambda: rig.relay._right.broken)
             # What the system says of a broken connection once the error is taken. The relay reads on until then.
             rig.right.send(b"", end=True)
         await rig.until_over()

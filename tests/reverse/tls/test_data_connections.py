@@ -16,6 +16,7 @@ from pytest_twisted import ensureDeferred
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay
+from rtunnel.relay.sockets import PROBE_AFTER
 from rtunnel.reverse import public
 from rtunnel.reverse.carriers import data_connections as data_server
 from rtunnel.reverse.carriers.raw_stream import RawStream
@@ -331,7 +332,7 @@ async def test_waiting_connections_are_kept_alive(tunnel: Tunnel) -> None:
         # By PINGs, and only so: the kernel would cut one whose reader stalls.
         below = data.wire._socket._socket
         assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
-        assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) >= 60
+        assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == PROBE_AFTER
     await turns(800)
     assert {*tunnel.pool._idle, *tunnel.pool._asked} == kept
     visitor, peer = await tunnel.visit()
