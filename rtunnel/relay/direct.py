@@ -103,6 +103,7 @@ class DirectRelay:
         # Under TLS, a peer whose write fails cannot read what we have sent it. An end without a goodbye is a reset too,
         # and leaves its writes alone until it has read that.
         cut()
+        side.broken = True  # so its end is the last that we wait for
         self._last_bytes = LastBytes(self.reactor.reactor, lambda: 1, self.abort, PATIENCE_AFTER_CUT)
         self._last_bytes.start()
 

@@ -116,11 +116,6 @@ class TlsEngine:
             return None
         return TlsSession(self._loaded.context, openssl.write_session(session))
 
-    @property
-    def was_ended(self) -> bool:
-        """Whether the peer has sent close_notify, even if :class:`~rtunnel.tls.socket.TlsSocket` has read it."""
-        return bool(self.connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
-
     def start(self) -> None:
         """Begin the handshake, which the client does; see :meth:`output`."""
         if self.role is Role.CLIENT:
@@ -149,6 +144,16 @@ class TlsEngine:
             self._fail(error)
         # One piece costs the link less than one for each record.
         return received[0] if len(received) == 1 else b"".join(received)
+
+    def look(self) -> None:
+        """Set :attr:`ended` or :attr:`failure` if :class:`~rtunnel.tls.socket.TlsSocket` has read the last record."""
+        if self.connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
+            try:
+                self.connection.recv(1)
+            except SSL.ZeroReturnError:
+                self.ended = True
+            except SSL.Error as error:
+                self._fail(error)
 
     def send(self, data: bytes) -> None:
         """Encrypt bytes of the link, once :attr:`peer` is known; they become part of :meth:`output`."""

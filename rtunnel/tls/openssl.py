@@ -29,9 +29,8 @@ _NEEDED_SIGNATURES = ("mldsa65",)
 _NEEDED_FOR_SESSIONS = ("SSL_session_reused", "SSL_set_session", "d2i_SSL_SESSION", "i2d_SSL_SESSION")
 _NEEDED_FOR_SOCKETS = (
     "SSL_set_fd",
-    "SSL_want_read",
+    "SSL_get_error",
     "SSL_want_write",
-    "SSL_get_shutdown",
     "SSL_clear_mode",
     "SSL_set_mode",
     "SSL_MODE_AUTO_RETRY",
@@ -199,13 +198,15 @@ class Records:
             count = read(ssl, start + filled, RECORD)
             filled += max(count, 0)
         if count <= 0:
-            self.is_over = not _lib.SSL_want_read(ssl)
+            # Not SSL_get_shutdown: it does not tell a fatal alert from close_notify.
+            why = _lib.SSL_get_error(ssl, count)
+            self.is_over = why != _lib.SSL_ERROR_WANT_READ
             _lib.ERR_clear_error()
         if filled > 0:
             return int(filled)
         if not self.is_over:
             raise BlockingIOError
-        if _lib.SSL_get_shutdown(ssl) & _lib.SSL_RECEIVED_SHUTDOWN:
+        if why == _lib.SSL_ERROR_ZERO_RETURN:
             return 0
         raise ConnectionResetError("the connection was cut")
 

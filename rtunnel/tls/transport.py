@@ -103,8 +103,13 @@ class TlsTransport(Protocol):
         return transport
 
     def look(self) -> None:
-        """Tell the protocol of the other end's goodbye, if that was read before."""
-        if self._state is not _State.LOST and self._engine.was_ended:
+        """Tell the protocol of the other end's goodbye, if that was read before; an alert ends the connection."""
+        if self._state is _State.LOST:
+            return
+        self._engine.look()
+        if self._engine.failure:
+            self._fail(self._engine.failure)
+        elif self._engine.ended:
             self._peer_ended()
 
     def take_socket(self) -> TlsSocket:

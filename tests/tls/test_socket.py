@@ -19,13 +19,14 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay import pipes
+from rtunnel.relay import direct, pipes
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.sockets import close_socket
 from rtunnel.reverse.carriers.sockets import adopt
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.openssl import RECORD
 from rtunnel.tls.socket import TlsSocket
+from tests.patience import PATIENCE
 from tests.relay.direct_rig import Far, Turns, connected, random_bytes
 from tests.tls.parts import Authority, client_of, server_of
 
@@ -468,6 +469,58 @@ async def test_network_that_spoils_a_byte(turns: Turns, authority: Authority) ->
         assert isinstance(rig.left.error, ConnectionResetError)
 
 
+@pytest.mark.parametrize("how", ["cut", "spoilt"])
+def test_alert_is_no_goodbye(authority: Authority, how: str) -> None:
+    """An end that finds the records broken says so before it closes. What it has sent before is not the whole."""
+    near, far = connected("tcp")
+    near.setblocking(False)
+    mine, theirs = (TlsSocket(sock, engine) for sock, engine in zip((near, far), proved(authority), strict=True))
+    theirs.send(b"not all")
+    if how == "cut":
+        mine.cut()
+    else:
+        near.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(ConnectionResetError):
+        theirs.recv(RECORD)
+    assert select.select([near], [], [], PATIENCE)[0]
+    assert mine.recv(RECORD) == b"not all"
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            mine.recv(RECORD)
+    mine.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("how", ["alert", "goodbye", "reset"])
+@pytest_twisted.ensureDeferred
+async def test_cut_that_the_other_end_answers(
+    turns: Turns, authority: Authority, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then there is nothing more to wait for."""
+    monkeypatch.setattr(direct, "PATIENCE_AFTER_CUT", float("inf"))
+    (near, far), (outer, inner) = connected("tcp"), connected("tcp")
+    for sock in (near, far, inner):
+        sock.setblocking(False)
+    mine, theirs = (TlsSocket(sock, engine) for sock, engine in zip((near, far), proved(authority), strict=True))
+    ends: list[DirectRelay] = []
+    relay = DirectRelay(turns.relays, mine, inner, ends.append)
+    relay.start()
+    Far(outer).reset()
+    # The bare socket shows the end, and OpenSSL does not see it.
+    await turns.until(lambda: select.select([far], [], [], 0)[0])
+    await turns.settle()
+    assert not ends
+    if how == "alert":
+        with pytest.raises(ConnectionResetError):
+            theirs.recv(RECORD)
+    elif how == "goodbye":
+        theirs.shutdown(socket.SHUT_WR)
+    else:
+        close_socket(theirs, reset=True)
+    await turns.until(lambda: ends)
+    theirs.close()
+
+
 @pytest_twisted.ensureDeferred
 async def test_fault_of_one_connection_is_no_fault_of_another(turns: Turns, authority: Authority) -> None:
     """OpenSSL has one list of errors for all."""
@@ -580,3 +633,26 @@ async def test_back_in_the_hands_of_twisted(authority: Authority, read: bool) ->
     await turns.until(is_answered)
     await turns.until(lambda: "lost" in protocol.told)
     other.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_back_in_the_hands_of_twisted_with_an_alert(authority: Authority) -> None:
+    """It was read before, and is no goodbye."""
+    from twisted.internet import reactor
+
+    turns = Turns("running")
+    near, far = connected("tcp")
+    for sock in (near, far):
+        sock.setblocking(False)
+    one, other = (TlsSocket(sock, engine) for sock, engine in zip((near, far), proved(authority), strict=True))
+    near.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(ConnectionResetError):
+        other.recv(RECORD)
+    await turns.until(lambda: select.select([near], [], [], 0)[0])
+    with pytest.raises(ConnectionResetError):
+        one.recv(RECORD)
+    protocol = Noted()
+    assert adopt(reactor, one, protocol)
+    other.close()
+    await turns.until(lambda: "lost" in protocol.told)
+    assert protocol.told == ["lost"]
