@@ -338,6 +338,10 @@ async def test_waiting_connections_are_kept_alive(tunnel: Tunnel) -> None:
     visitor, peer = await tunnel.visit()
     visitor.send(b"x")
     await peer.has(b"x")
+    (used,) = tunnel.pool._used
+    assert isinstance(used, DirectRelay)
+    below = used._left.socket._socket  # type: ignore[attr-defined]
+    assert below.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 1, "as on the link, to the next second"
     visitor.close()
     peer.close()
     await tunnel.is_empty()
