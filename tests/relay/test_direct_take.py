@@ -252,7 +252,14 @@ async def test_taken_sockets_are_relayed(turns: Turns, tmp_path: Path) -> None:
         assert bytes(left.kept) == b"welcome, visitor"
 
 
+@pytest.fixture
+def collected() -> None:
+    """What earlier tests have left is collected before ``turns`` counts the descriptors."""
+    gc.collect()
+
+
 @KINDS
+@pytest.mark.usefixtures("collected")
 @pytest_twisted.ensureDeferred
 async def test_thousands_of_relays(turns: Turns, kind: str) -> None:
     """Run many relays, one after the other and at once: they need little memory, and the fixture checks descriptors."""
