@@ -25,12 +25,11 @@ from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: Seconds from one attempt to the next while the service answers, at first and at most; and while it does not.
-WHILE_IT_ANSWERS, LONGEST_REST = 900.0, 86400.0
+WHILE_IT_ANSWERS, LONGEST_REST = 900.0, 7200.0
 SHORTEST_WAIT, LONGEST_WAIT = 5.0, 60.0
 #: Seconds after which the log says that the first attempt takes its time.
 SOON = 2.0
-#: How many seconds old a failure may be to do without an attempt, when a link comes back. An answer may be as old as
-#: :data:`WHILE_IT_ANSWERS`.
+#: How many seconds old an observation may be to do without an attempt, when a link comes back.
 FRESH = 60.0
 #: Attempts at once, of all services of a process.
 MOST_AT_ONCE = 16
@@ -108,8 +107,7 @@ class ServiceWatch:
                 target.info(what + " answers", **fields)
 
         self._tell = tell
-        fresh = WHILE_IT_ANSWERS if self.problem == "" else FRESH
-        if self._endpoint is None or self._reactor.seconds() - self._seen < fresh:
+        if self._endpoint is None or self._reactor.seconds() - self._seen < FRESH:
             tell()
             self._wait()
         else:

@@ -198,7 +198,7 @@ def test_a_link_that_comes_and_goes_does_not_try_it_each_time(lines: Any) -> Non
         if it.tried == 1 and not it.endpoint.attempts[0].called:
             it.endpoint.accept()
         it.watch.stop()
-        it.clock.advance(WHILE_IT_ANSWERS / 3)
+        it.clock.advance(FRESH / 3)
     assert it.tried == 1
     assert [text for _, text in lines()] == [ANSWERS] * 3
 
