@@ -25,11 +25,12 @@ from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: Seconds from one attempt to the next while the service answers, at first and at most; and while it does not.
-WHILE_IT_ANSWERS, LONGEST_REST = 900.0, 7200.0
+WHILE_IT_ANSWERS, LONGEST_REST = 900.0, 86400.0
 SHORTEST_WAIT, LONGEST_WAIT = 5.0, 60.0
 #: Seconds after which the log says that the first attempt takes its time.
 SOON = 2.0
-#: How many seconds old an observation may be to do without an attempt, when a link comes back.
+#: How many seconds old a failure may be to do without an attempt, when a link comes back. An answer may be as old as
+#: :data:`WHILE_IT_ANSWERS`: MySQL, for one, locks out a host after 100 connections without a login.
 FRESH = 60.0
 #: Attempts at once, of all services of a process.
 MOST_AT_ONCE = 16
@@ -107,7 +108,8 @@ class ServiceWatch:
                 target.info(what + " answers", **fields)
 
         self._tell = tell
-        if self._endpoint is None or self._reactor.seconds() - self._seen < FRESH:
+        fresh = FRESH if self.problem else WHILE_IT_ANSWERS
+        if self._endpoint is None or self._reactor.seconds() - self._seen < fresh:
             tell()
             self._wait()
         else:

@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 from rtunnel.addresses import DialAddress
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.service_watch import (
-    FRESH,
     LONGEST_REST,
     LONGEST_WAIT,
     MOST_AT_ONCE,
@@ -198,7 +197,7 @@ def test_a_link_that_comes_and_goes_does_not_try_it_each_time(lines: Any) -> Non
         if it.tried == 1 and not it.endpoint.attempts[0].called:
             it.endpoint.accept()
         it.watch.stop()
-        it.clock.advance(FRESH / 3)
+        it.clock.advance(WHILE_IT_ANSWERS / 3)
     assert it.tried == 1
     assert [text for _, text in lines()] == [ANSWERS] * 3
 
@@ -210,7 +209,7 @@ def test_a_link_that_comes_back_late_is_told_what_is_still_so(lines: Any, how: s
         it.start()
         getattr(it.endpoint, how)()
         it.watch.stop()
-        it.clock.advance(FRESH)
+        it.clock.advance(WHILE_IT_ANSWERS)
     assert it.tried == 3
     assert [text for _, text in lines()] == [ANSWERS if how == "accept" else REFUSED] * 3
 
@@ -222,7 +221,7 @@ def test_a_service_that_takes_its_time(lines: Any, how: str, before: str) -> Non
     it = Watched()
     if before == "it answered":
         it.watch.answered()
-        it.clock.advance(FRESH)
+        it.clock.advance(WHILE_IT_ANSWERS)
     for _ in range(8):
         it.start()
         it.clock.advance(SOON)
@@ -230,7 +229,7 @@ def test_a_service_that_takes_its_time(lines: Any, how: str, before: str) -> Non
         getattr(it.endpoint, how)()
         assert lines()[-1] == ((LogLevel.info, ANSWERS) if how == "accept" else (LogLevel.warn, REFUSED))
         it.watch.stop()
-        it.clock.advance(FRESH)
+        it.clock.advance(WHILE_IT_ANSWERS)
     assert len(lines()) == 16
 
 
@@ -322,7 +321,7 @@ def test_a_link_that_comes_back_later_says_it_again(lines: Any, answers: bool) -
         else:
             it.endpoint.refuse()
         it.watch.stop()
-        it.clock.advance(2 * FRESH)
+        it.clock.advance(WHILE_IT_ANSWERS)
     assert [text for _, text in lines()] == [ANSWERS if answers else REFUSED] * 2
 
 
@@ -331,7 +330,7 @@ def test_a_link_that_comes_back_says_what_was_known_if_it_cannot_be_tried(lines:
     it.start()
     it.endpoint.accept()
     it.watch.stop()
-    it.clock.advance(2 * FRESH)
+    it.clock.advance(WHILE_IT_ANSWERS)
     it.start()
     it.endpoint.attempts[-1].errback(Failure(ConnectError(errno.EMFILE, "Too many open files")))
     assert [text for _, text in lines()] == [ANSWERS, ANSWERS]
