@@ -221,6 +221,8 @@ def become(request: dict[str, Any], output: int) -> None:
         os.dup2(descriptor, number)
     os.close(nothing)
     os.close(output)
+    # The one that is there believes that it can seek.
+    sys.stdout = os.fdopen(1, "w", closefd=False)
     resource.setrlimit(resource.RLIMIT_NOFILE, tuple(request["descriptors"]))
     signal.signal(signal.SIGINT, signal.SIG_IGN if request["ignores_sigint"] else signal.default_int_handler)
     if request["network"]:
