@@ -152,6 +152,11 @@ class DialAddress:
         _attempt(lambda reactor: address.endpoint(reactor, 1.0), text, DIAL_FORMS)
         return address
 
+    @property
+    def in_full(self) -> str:
+        """The address as the operator wrote it; if that is a port only, with the host."""
+        return f"{self.host}:{self.port}" if self.text.lstrip(":").isdecimal() else self.text
+
     def endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:
         """Return the endpoint to connect with. An IP address never waits for the resolver's threads.
 

@@ -113,6 +113,14 @@ def test_listen_endpoints_have_a_long_backlog() -> None:
     assert [(server[0], server[2]) for server in reactor.unixServers] == [("/x", BACKLOG)]
 
 
+@pytest.mark.parametrize(
+    ("text", "in_full"),
+    [("80", "127.0.0.1:80"), (":80", "127.0.0.1:80"), ("nas:80", "nas:80"), ("unix:/run/x.sock", "unix:/run/x.sock")],
+)
+def test_dialled_address_in_full(text: str, in_full: str) -> None:
+    assert DialAddress.parse(text).in_full == in_full
+
+
 @pytest.mark.process
 def test_listen_on_a_socket_of_systemd() -> None:
     with socket.create_server(("127.0.0.1", 0)) as passed:

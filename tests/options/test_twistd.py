@@ -184,7 +184,7 @@ def test_a_log_file_that_cannot_be_opened(run_twistd: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (["rtunnel-client"], {}, "--server is missing; write for example --server 1.2.3.4:7000"),
+        (["rtunnel-client"], {}, "--server is missing; write for example --server tunnel.example.org:7000"),
         (["rtunnel-server", "--allow-ports=x"], {}, "flag --allow-ports: 'x' is not a port number"),
         (["rtunnel-server"], {"RTUNNEL_DRAIN": "x"}, "environment variable RTUNNEL_DRAIN: 'x' is not a time"),
         (["rtunnel-server", "--config=bad.yaml"], {}, "bad.yaml: unknown key 'contol_listen'; did you mean"),

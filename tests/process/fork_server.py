@@ -221,8 +221,6 @@ def become(request: dict[str, Any], output: int) -> None:
         os.dup2(descriptor, number)
     os.close(nothing)
     os.close(output)
-    # The one that is there believes that it can seek.
-    sys.stdout = os.fdopen(1, "w", closefd=False)
     resource.setrlimit(resource.RLIMIT_NOFILE, tuple(request["descriptors"]))
     signal.signal(signal.SIGINT, signal.SIG_IGN if request["ignores_sigint"] else signal.default_int_handler)
     if request["network"]:
@@ -236,6 +234,8 @@ def become(request: dict[str, Any], output: int) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    # The one that is there believes that it can seek.
+    sys.stdout = os.fdopen(1, "w", buffering=1 if os.environ.get("PYTHONUNBUFFERED") else -1, closefd=False)
     sys.argv = request["argv"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
 

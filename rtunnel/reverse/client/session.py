@@ -227,7 +227,7 @@ class ClientSession(LinkProtocol):
             self.log_limiter,
             what + "; the service at {local}",
             public=tunnel.public,
-            local=tunnel.settings.local,
+            local=tunnel.settings.local.in_full,
             tunnel=tunnel.name,
         )
 
