@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import select
 import socket
 import subprocess
 import time
@@ -25,17 +26,21 @@ Address = tuple[str, int]
 USER = "user"
 PASSWORD = "a password"
 SECRET = "a secret"
+RETRANSMIT = 0.5
+"""Seconds until a STUN request is sent again."""
 
 
 def mapped(probe: socket.socket, server: str) -> Address:
-    """How a STUN server sees this socket (RFC 8489)."""
+    """How a STUN server sees this socket. A datagram may be lost, so requests are repeated (RFC 8489, section 6.2.1)."""
     request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
-    probe.sendto(bytes(request), (server, STUN_PORT))
-    while True:
-        answer = stun.parse_message(probe.recv(2048))
-        if answer.transaction_id == request.transaction_id:
-            address: Address = answer.attributes["XOR-MAPPED-ADDRESS"]
-            return address
+    for _ in range(int(PATIENCE / RETRANSMIT)):
+        probe.sendto(bytes(request), (server, STUN_PORT))
+        while select.select([probe], [], [], RETRANSMIT)[0]:
+            answer = stun.parse_message(probe.recv(2048))
+            if answer.transaction_id == request.transaction_id:
+                address: Address = answer.attributes["XOR-MAPPED-ADDRESS"]
+                return address
+    raise TimeoutError(f"no STUN server answers at {server}")
 
 
 def kernel_state() -> tuple[str, str, str]:

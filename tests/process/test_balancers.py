@@ -138,9 +138,9 @@ def test_clients_and_visitors_by_way_of_a_balancer(
         assert read_all(visitor) == expected(AMOUNT, 7)
     server.wait_for(rf"visitor {re.escape(source)} of tunnel 0 of client 127\.0\.0\.1:\d+.*on a connection of its own")
     server.wait_for(r"client 127\.0\.0\.1:\d+( \(.*\))? connected")
+    # It looks whether the ports are open, which is nothing to be warned of.
+    assert not lines_with(server, "#warn")
     before = len(balancer.output)
     assert client.terminate() == 0
     if looks:
         balancer.wait_for(rf"Server port{public}/s is DOWN", after=before)
-    # It looks whether the ports are open, which is nothing to be warned of.
-    assert not lines_with(server, "#warn")

@@ -154,8 +154,8 @@ async def test_one_line_says_what_is_published_where(world: World) -> None:
     await link.take(INIT, 1)
     link.put(READY, 0, b'{"address": "0.0.0.0:8080"}')
     link.put(READY, 1, b'{"address": "203.0.113.5:8081"}')
-    await world.logged("203.0.113.5:8081 is published; the service at :81 has not been tried", LogLevel.info)
-    assert len(world.lines("localhost:8080 is published; the service at :80 has not", LogLevel.info)) == 1
+    await world.logged("203.0.113.5:8081 is published; the service at 127.0.0.1:81 has not been tried", LogLevel.info)
+    assert len(world.lines("localhost:8080 is published; the service at 127.0.0.1:80 has not", LogLevel.info)) == 1
 
 
 @ensureDeferred
