@@ -31,7 +31,7 @@ RETRANSMIT = 0.5
 
 
 def mapped(probe: socket.socket, server: str) -> Address:
-    """How a STUN server sees this socket. A datagram may be lost, so requests are repeated (RFC 8489, section 6.2.1)."""
+    """How a STUN server sees this socket. Requests are repeated, as datagrams get lost (RFC 8489, section 6.2.1)."""
     request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
     for _ in range(int(PATIENCE / RETRANSMIT)):
         probe.sendto(bytes(request), (server, STUN_PORT))
