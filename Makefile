@@ -29,7 +29,7 @@ test: $(VENV)/.installed-dev ## The test suite, on all cores; PYTEST_ARGS adds a
 	$(PYTEST) -n auto $(PYTEST_ARGS)
 
 test-quick: $(VENV)/.installed-dev ## Those tests that start no other process
-	$(PYTEST) -n logical -m "not process" $(PYTEST_ARGS)
+	$(PYTEST) -n auto -m "not process" $(PYTEST_ARGS)
 
 stress: $(VENV)/.installed-dev ## The suite ten times beside busy loops, then on one core (STRESS_ARGS="--rounds 3 --seed 1")
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.stress $(STRESS_ARGS)

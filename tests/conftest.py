@@ -43,13 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cold", action="store_true", help="start each twistd with all its imports, as a user does")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three for each core, as most of the time a test waits for another process; one for each with ``-n logical``.
-
-    xdist's own variable wins.
-    """
+def pytest_xdist_auto_num_workers() -> int:
+    """Three for each core, as most of the time a test waits for another process; xdist's own variable wins."""
     wanted = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
     if wanted:
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if config.option.numprocesses == "logical" else 3 * cores
+    return 3 * cores
