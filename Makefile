@@ -12,9 +12,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Each worker imports every test. Without files of bytecode, each would compile them first, at 8 s of a core.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist worksteal
 
-# An environment whose interpreter has gone, or is too old, is made anew.
+# An environment whose interpreter has gone, or is too old, counts as not built; building clears it, and nothing else.
 $(shell test ! -e $(VENV)/pyvenv.cfg || $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
-	|| rm -rf $(VENV))
+	|| rm -f $(BIN)/python $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-docs)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-quick stress bench docs lint format types clean
@@ -59,7 +59,7 @@ clean: ## Remove the virtual environment, builds and caches
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("rtunnel needs Python 3.11 or later, and $(PYTHON) is %d.%d: say which to use, as in `make PYTHON=python3.11 ...`" % v[:2])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(wildcard $(VENV)/pyvenv.cfg),--clear) $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) install --editable .

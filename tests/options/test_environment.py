@@ -39,5 +39,19 @@ def test_make_and_the_interpreter_of_its_environment(tmp_path: Path, interpreter
         python.chmod(0o755)
     argv = [need("make"), "-n", "-f", str(MAKEFILE), f"VENV={tmp_path}/venv", "demo"]
     plan = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
-    assert (f"-m venv {tmp_path}/venv" in plan) is (interpreter != "fine")
+    assert (f"-m venv --clear {tmp_path}/venv" in plan) is (interpreter != "fine")
     assert ("install --editable" in plan) is (interpreter != "fine")
+
+
+@pytest.mark.process
+def test_make_clears_no_directory_that_is_no_environment(tmp_path: Path) -> None:
+    mine = tmp_path / "home" / "letters"
+    mine.parent.mkdir()
+    mine.touch()
+    argv = [need("make"), "-n", "-f", str(MAKEFILE), f"VENV={mine.parent}", "demo"]
+    for name in ("setup.cfg", "pyproject.toml"):
+        (tmp_path / name).touch()
+    plan = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    assert f"-m venv  {mine.parent}" in plan
+    assert "--clear" not in plan
+    assert mine.exists()
