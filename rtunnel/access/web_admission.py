@@ -1,4 +1,4 @@
-"""Who may open a WebSocket to the signaling server, by the origin and the address of the request.
+"""Who may open a WebSocket to the signaling server, by the origin of the request.
 
 The ``Authorization`` header is checked by :class:`rtunnel.access.tokens.BearerTokens`.
 """
@@ -8,9 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
-
-from twisted.internet.interfaces import IAddress
 
 from rtunnel.errors import ConfigError
 
@@ -67,18 +64,3 @@ class Origins:
 
 def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, text.split(_ANY))))
-
-
-def address_prefix(address: IAddress | None) -> str:
-    """Return the key for the limit on connections: an IPv4 address, or the /64 of an IPv6 address.
-
-    :returns: text; empty if *address* is not an IP address.
-    """
-    text = getattr(address, "host", None)
-    if not isinstance(text, str):
-        return ""
-    host = ip_address(text.partition("%")[0])
-    mapped = getattr(host, "ipv4_mapped", None)
-    if host.version == 6 and mapped is None:
-        return str(IPv6Address(int(host) >> 64 << 64))
-    return str(mapped or host)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import IPv6Address as IPv6, ip_address
 from typing import Any, Protocol
 
 from twisted.internet import tcp
@@ -196,6 +196,21 @@ def format_host_port(host: str, port: int) -> str:
     """Return ``host:port``, with brackets round an IPv6 address. An IPv4-mapped address is shown as IPv4."""
     host = host.removeprefix("::ffff:") if "." in host else host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_prefix(address: IAddress | None) -> str:
+    """Return the key under which budgets and limits count an address: an IPv4 address, or the /64 of an IPv6 address.
+
+    :returns: text; empty if *address* is not an IP address.
+    """
+    text = getattr(address, "host", None)
+    if not isinstance(text, str):
+        return ""
+    host = ip_address(text.partition("%")[0])
+    mapped = getattr(host, "ipv4_mapped", None)
+    if host.version == 6 and mapped is None:
+        return str(IPv6(int(host) >> 64 << 64))
+    return str(mapped or host)
 
 
 def is_local(address: IAddress) -> bool:

@@ -1,36 +1,11 @@
-"""Who may open a WebSocket: origins, and what counts as one address."""
+"""Who may open a WebSocket: origins."""
 
 from __future__ import annotations
 
 import pytest
-from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.interfaces import IAddress
 
-from rtunnel.access.web_admission import Origins, address_prefix
+from rtunnel.access.web_admission import Origins
 from rtunnel.errors import ConfigError
-
-
-def ipv6(host: str) -> IPv6Address:
-    return IPv6Address("TCP", host, 1)
-
-
-@pytest.mark.parametrize(
-    ("address", "counts_as"),
-    [
-        (IPv4Address("TCP", "192.0.2.1", 1), "192.0.2.1"),
-        (ipv6("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::"),
-        (ipv6("2001:db8:1:2::"), "2001:db8:1:2::"),
-        (ipv6("2001:db8:1:3::"), "2001:db8:1:3::"),
-        (ipv6("::ffff:192.0.2.1"), "192.0.2.1"),
-        (ipv6("fe80::1%eth0"), "fe80::"),
-        (ipv6("::1"), "::"),
-        (UNIXAddress(b"/run/x"), ""),
-        (HostnameAddress(b"x", 1), ""),
-        (None, ""),
-    ],
-)
-def test_what_counts_as_one_address(address: IAddress | None, counts_as: str) -> None:
-    assert address_prefix(address) == counts_as
 
 
 @pytest.mark.parametrize(

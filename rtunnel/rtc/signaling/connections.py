@@ -9,8 +9,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 
-from rtunnel.access.web_admission import address_prefix
-from rtunnel.relay.sockets import format_address
+from rtunnel.relay.sockets import address_prefix, format_address
 from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: How many connections may be unregistered at once; one more replaces the oldest.

@@ -22,8 +22,8 @@ from txaio import tx
 from zope.interface import implementer
 
 from rtunnel.access.tokens import BearerTokens
-from rtunnel.access.web_admission import Origins, address_prefix
-from rtunnel.relay.sockets import format_address
+from rtunnel.access.web_admission import Origins
+from rtunnel.relay.sockets import address_prefix, format_address
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.limits import MessageRate, Times
