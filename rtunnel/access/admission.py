@@ -127,6 +127,16 @@ class Admission:
     def _rights_of(self, name: str) -> Rights | None:
         return _EVERYTHING if self._clients is None else self._clients.rights_of(name)
 
+    def check_link(self, name: str, others: int) -> None:
+        """Check whether the client *name* may have one more link.
+
+        :param others: how many it has besides this one.
+        :raises Refused: it may not.
+        """
+        rights = self._rights_of(name)
+        if rights is not None and rights.links is not None and others >= rights.links:
+            raise Refused(Code.LIMIT, f"this client may have {rights.links} links")
+
     def check_tunnel(self, name: str, public: Public, tunnels: int) -> None:
         """Check whether the client *name* may have its tunnels, one of which is at *public*.
 

@@ -6,6 +6,7 @@ The file is a mapping from names to rights::
       ports: 8000-8010,9443     # or a list; without this key all that --allow-ports allows
       tunnels: 2
       streams: 100
+      links: 2
       shared: false             # may it serve the shared public port; true without this key
     phone:
       token: 4f7a...            # identifies this client on a link without a certificate
@@ -30,7 +31,7 @@ from rtunnel.errors import ConfigError
 #: The name of the entry for all clients without an entry of their own.
 EVERYBODY = "*"
 _MANY = 1_000_000
-_KEYS = ("ports", "tunnels", "streams", "shared", "token")
+_KEYS = ("ports", "tunnels", "streams", "links", "shared", "token")
 
 _count = integer(0, _MANY)
 
@@ -43,12 +44,14 @@ class Rights:
     :ivar tunnels: how many tunnels it may have at once, over all its links.
     :ivar streams: how many visitors it may serve at once, over all its links.
     :ivar shared: whether it may serve the shared public port.
+    :ivar links: how many links it may have at once; of a client without a name, how many its address may have.
     """
 
     ports: PortRanges | None = None
     tunnels: int | None = None
     streams: int | None = None
     shared: bool = True
+    links: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +93,13 @@ def read_clients(path: Path) -> Clients:
             tunnels = _count(values[key]) if key in values else None
             key = "streams"
             streams = _count(values[key]) if key in values else None
+            key = "links"
+            links = _count(values[key]) if key in values else None
             key = "shared"
             shared = boolean(values[key]) if key in values else True
         except ConfigError as error:
             raise ConfigError(f"{where}: key '{key}': {error}") from error
-        rights[name] = Rights(ports, tunnels, streams, shared)
+        rights[name] = Rights(ports, tunnels, streams, shared, links)
     return Clients(rights, tokens)
 
 

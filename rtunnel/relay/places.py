@@ -6,7 +6,7 @@ places are taken, one of whoever has most gives way: a flood from one address th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Hashable, Iterator, KeysView
 from typing import Generic, TypeVar
 
 PlaceT = TypeVar("PlaceT")
@@ -16,10 +16,10 @@ class Places(Generic[PlaceT]):
     """What takes places, in order, and whose each is. Every call takes the same time, however many there are."""
 
     def __init__(self) -> None:
-        self._holders: dict[PlaceT, str] = {}
-        self._of: dict[str, dict[PlaceT, None]] = {}
+        self._holders: dict[PlaceT, Hashable] = {}
+        self._of: dict[Hashable, dict[PlaceT, None]] = {}
         # The holders that have so many places, those that have had so many for longest first.
-        self._with: list[dict[str, None]] = [{}]
+        self._with: list[dict[Hashable, None]] = [{}]
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -30,7 +30,7 @@ class Places(Generic[PlaceT]):
     def __contains__(self, place: object) -> bool:
         return place in self._holders
 
-    def add(self, place: PlaceT, holder: str) -> None:
+    def add(self, place: PlaceT, holder: Hashable) -> None:
         """Give *holder* one more place.
 
         :param holder: whose it is, such as :func:`~rtunnel.relay.sockets.address_prefix` or a client's name.
@@ -52,7 +52,7 @@ class Places(Generic[PlaceT]):
         self._move(holder, len(places) + 1, len(places))
         return True
 
-    def _move(self, holder: str, before: int, after: int) -> None:
+    def _move(self, holder: Hashable, before: int, after: int) -> None:
         self._with[before].pop(holder, None)
         if after == len(self._with):
             self._with.append({})
@@ -61,12 +61,12 @@ class Places(Generic[PlaceT]):
         while len(self._with) > 1 and not self._with[-1]:
             self._with.pop()
 
-    def of(self, holder: str) -> Collection[PlaceT]:
+    def of(self, holder: Hashable) -> KeysView[PlaceT]:
         """Return the places of *holder*, the oldest first."""
         return self._of.get(holder, {}).keys()
 
     @property
-    def heaviest(self) -> str:
+    def heaviest(self) -> Hashable:
         """Who has most places; of several, who was the first to have so many. Only where there are any."""
         return next(iter(self._with[-1]))
 

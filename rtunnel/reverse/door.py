@@ -9,29 +9,35 @@
 (:mod:`rtunnel.wire.opening`). A client of the reference protocol that wants the shared port says nothing at all: after
 a second of silence a connection is taken for one. What asks for nothing in time is closed.
 
-A TLS handshake that does not come to its end costs a place among ``--max-handshakes`` and disturbs nobody else: when
-all places are taken, the handshake that has taken longest gives way, so a flood of connections keeps no client out.
+A connection counts to ``--max-links`` once its client is let in. Until then it is in a table of its own. When that is
+full, the oldest connection of the address that has most gives way, so whoever only connects keeps no client out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol as TypingProtocol
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.relay.bare_port import Accepted, LandingFactory
-from rtunnel.relay.sockets import QuietFactory, StreamSocket, clear_user_timeout, format_address, take_socket
+from rtunnel.relay.places import Places
+from rtunnel.relay.sockets import (
+    StreamSocket,
+    address_prefix,
+    clear_user_timeout,
+    descriptor_limit,
+    format_address,
+    take_socket,
+)
 from rtunnel.reverse.carriers.sockets import WireUser, give_socket
 from rtunnel.reverse.secured import log_data_connection
-from rtunnel.tls.credentials import Credentials
-from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
-from rtunnel.tls.policy import Role, TlsSettings
-from rtunnel.tls.transport import Secured, TlsTransport
+from rtunnel.tls.transport import TlsTransport
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.frames import CLOSE_CONN, HEADER_SIZE, encode_frame
@@ -44,18 +50,27 @@ NO_TLS_HERE = encode_frame(CLOSE_CONN, 0)
 #: Why a link whose TLS session is resumed is refused. Resumption does not tell which CAs vouch for the client, so the
 #: link would outlive their revocation.
 RESUMED = "it resumes a TLS session for a link, which needs a whole handshake"
+#: Connections that may be at the door at once. An honest one is there for a round trip.
+MAX_UNPROVED = 1024
+#: The share of our descriptors that they may hold.
+UNPROVED_SHARE = 1 / 8
 _log = DebugLog()
 
 
 class ILinkSession(TypingProtocol):
-    """A session, as the door sees it."""
+    """A session, as the door sees it.
+
+    :ivar on_dropped: called when the link has lost its place, and its connection is still there.
+    """
+
+    on_dropped: Callable[[], None]
 
     def makeConnection(self, transport: Any) -> None: ...
     def dataReceived(self, data: bytes) -> None: ...
     def connectionLost(self, reason: Failure = ...) -> None: ...
     @property
     def has_place(self) -> bool:
-        """Whether the link has one of the places of ``--max-links``."""
+        """Whether the client is let in, so that its link has one of the places of ``--max-links``."""
 
     @property
     def may_be_no_link(self) -> bool:
@@ -88,9 +103,6 @@ class IHouse(TypingProtocol):
     def reactor(self) -> Any: ...
     @property
     def poller(self) -> Any: ...
-    def has_room(self) -> bool:
-        """Whether there may be another connection; if not, that is logged."""
-
     def serves_silent_client(self, *, has_certificate: bool) -> bool:
         """Whether a client that says nothing can be of use."""
 
@@ -128,6 +140,7 @@ class Incoming(Protocol):
     def connectionMade(self) -> None:
         """Give the client a bounded time to say what it wants."""
         house = self._door.house
+        self._door.enter(self)
         if DebugLog.is_wanted:
             _log.debug("connection from {peer} to the control port", peer=self.peer_name)
         patience = house.handshake_timeout
@@ -148,10 +161,9 @@ class Incoming(Protocol):
             if session is None and self._is_resumed:
                 self.refuse(RESUMED)
                 return
-            session = session or self._build_session()
-            # From now on nothing stands between the connection and its session.
-            self.dataReceived = session.dataReceived  # type: ignore[method-assign]
-            session.dataReceived(self._held)
+            self.session = session or self._build_session()
+            self.dataReceived = self._link_received  # type: ignore[method-assign]
+            self._link_received(self._held)
             return
         if session is not None:
             session.was_no_link()
@@ -162,6 +174,15 @@ class Incoming(Protocol):
             self.refuse(opening.problem)
         else:
             self._door.take_data_connection(self, opening, was_link=session is not None)
+
+    def _link_received(self, data: bytes) -> None:
+        session = self.session
+        assert session is not None
+        session.dataReceived(data)
+        if session.has_place:
+            self._door.incoming.discard(self)
+            # From now on nothing stands between the connection and its session.
+            self.dataReceived = session.dataReceived  # type: ignore[method-assign]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is lost, perhaps before anything was built for it."""
@@ -178,6 +199,8 @@ class Incoming(Protocol):
         self._timer = house.reactor.callLater(house.handshake_timeout - SILENT_AFTER, self._late)
         session = self.session or self._build_session()
         session.was_silent()
+        if session.has_place:
+            self._door.incoming.discard(self)
 
     def _late(self) -> None:
         if self.session is not None:
@@ -192,8 +215,7 @@ class Incoming(Protocol):
 
     def _build_session(self) -> ILinkSession:
         session = self.session = self._door.house.build_session(self.identity)
-        if session.has_place:
-            self._door.incoming.pop(self, None)
+        session.on_dropped = partial(self._door.enter, self)
         session.makeConnection(self.transport)
         return session
 
@@ -201,6 +223,17 @@ class Incoming(Protocol):
         """Close a connection that is of no use here, with one line in the log that says why."""
         self._door.house.log_limiter.warn("connection from {peer} closed: {why}", peer=self.peer_name, why=why)
         self.close()
+
+    def give_way(self, count: int) -> None:
+        """Cut the connection, as there are *count* of them and another one has come."""
+        self._door.house.log_limiter.warn(
+            "connection from {peer} closed: no client is let in by it yet, like {count} others",
+            peer=self.peer_name,
+            count=count,
+        )
+        self.leave()
+        self.dataReceived = _ignore  # type: ignore[method-assign,assignment]
+        self.transport.abortConnection()
 
     def close(self) -> None:
         """Close the connection, and look at no more of its bytes."""
@@ -210,7 +243,7 @@ class Incoming(Protocol):
 
     def leave(self) -> None:
         """Forget about it: it is somebody else's now, or nobody's."""
-        self._door.incoming.pop(self, None)
+        self._door.incoming.discard(self)
         self._stop_timer()
 
     def _stop_timer(self) -> None:
@@ -226,25 +259,28 @@ def _ignore(_data: bytes) -> None:
 class Door(LandingFactory):
     """Accepts connections to the control port; under TLS, those whose client is proved.
 
-    Its length is the number of connections that have no session with a place among ``--max-links``, nor anything else.
+    Its length is the number of connections whose clients are not let in yet.
 
-    :ivar incoming: these connections, in the order of their arrival.
+    :ivar incoming: these connections, by address.
     """
 
     def __init__(self, house: IHouse) -> None:
         self.house = house
-        self.incoming: dict[Incoming, None] = {}
+        self.incoming: Places[Incoming] = Places()
 
     def __len__(self) -> int:
         return len(self.incoming)
 
-    def build(self, address: IAddress | None, identity: Peer | None = None) -> Incoming | None:
+    def build(self, address: IAddress | None, identity: Peer | None = None) -> Incoming:
         """See :class:`LandingFactory`."""
-        if not self.house.has_room():
-            return None
-        incoming = Incoming(self, identity)
-        self.incoming[incoming] = None
-        return incoming
+        return Incoming(self, identity)
+
+    def enter(self, incoming: Incoming) -> None:
+        """Count a connection that was just made. If there are too many already, one of them gives way."""
+        count = len(self.incoming)
+        if count >= min(MAX_UNPROVED, descriptor_limit() * UNPROVED_SHARE):
+            self.incoming.first_to_go.give_way(count)
+        self.incoming.add(incoming, address_prefix(incoming.transport.getPeer()))
 
     def landed(self, accepted: Accepted, address: Any) -> None:
         """See :class:`LandingFactory`. A data connection whose ticket is there already never needs a transport."""
@@ -259,17 +295,15 @@ class Door(LandingFactory):
                 accepted.socket.close()
             else:
                 give_socket(accepted.socket, house.poller, user)
-        elif (incoming := self.build(address)) is not None:
-            try:
-                accepted.give(incoming)
-            except OSError as error:
-                _log.debug("connection from {peer} is lost: {why}", peer=format_address(address), why=error)
-                incoming.leave()
-                return
-            if data:
-                incoming.dataReceived(data)
-        else:
-            accepted.socket.close()
+            return
+        incoming = self.build(address)
+        try:
+            accepted.give(incoming)
+        except OSError as error:
+            _log.debug("connection from {peer} is lost: {why}", peer=format_address(address), why=error)
+            return
+        if data:
+            incoming.dataReceived(data)
 
     def take_data_connection(self, incoming: Incoming, opening: Opening, *, was_link: bool) -> None:
         """Give a connection to the link whose ticket it shows, or close it.
@@ -298,58 +332,3 @@ class Door(LandingFactory):
         """Cut the connections that are counted here."""
         for incoming in list(self.incoming):
             incoming.transport.abortConnection()
-
-
-class TlsListener(QuietFactory, Secured):
-    """Accepts connections under TLS.
-
-    :param patience: seconds that a handshake may take.
-    :param most: handshakes that may be under way at once.
-    :param build: gives the protocol for a connection whose client is proved; None: it is closed.
-    :ivar credentials: of the server.
-    :ivar log_limiter: for what strangers can cause as often as they like.
-    """
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        settings: TlsSettings,
-        patience: float,
-        most: int,
-        build: Callable[[Peer], IProtocol | None],
-    ) -> None:
-        self._clock = clock
-        self._patience = patience
-        self._most = most
-        self._build = build
-        self._pending: dict[TlsTransport, None] = {}
-        self.credentials = Credentials(settings, Role.SERVER)
-        self.log_limiter = LogLimiter(_log, clock)
-
-    def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
-        """Begin a handshake, in place of the oldest one if there are too many."""
-        if len(self._pending) >= self._most:
-            oldest = next(iter(self._pending))
-            self.log_limiter.warn(
-                "connection from {peer} closed in its TLS handshake: there are more than {count} (--max-handshakes)",
-                peer=oldest.peer_name,
-                count=self._most,
-            )
-            self.gone(oldest)
-            oldest.abortConnection()
-        transport = TlsTransport(TlsEngine(self.credentials), Role.SERVER, self, self._clock, self._patience)
-        self._pending[transport] = None
-        return transport
-
-    def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
-        """See :class:`Secured`."""
-        del self._pending[transport]
-        return self._build(peer)
-
-    def failed(self, transport: TlsTransport, why: str) -> None:
-        """See :class:`Secured`."""
-        self.log_limiter.warn("connection from {peer} closed: {why}", peer=transport.peer_name, why=why)
-
-    def gone(self, transport: TlsTransport) -> None:
-        """See :class:`Secured`."""
-        self._pending.pop(transport, None)

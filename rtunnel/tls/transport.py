@@ -140,6 +140,11 @@ class TlsTransport(Protocol):
         return format_address(self.tcp.getPeer()) if self.transport is not None else ""
 
     @property
+    def in_handshake(self) -> bool:
+        """Whether the other end is neither proved nor refused yet."""
+        return self._state is _State.HANDSHAKE
+
+    @property
     def is_resumed(self) -> bool:
         """Whether the other end is proved by a session, and not by a whole handshake."""
         return self._engine.is_resumed

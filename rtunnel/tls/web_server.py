@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel.relay.sockets import address_prefix
 from rtunnel.tls.credentials import read_certificates, read_private_key, use_certificate
 from rtunnel.tls.explanations import openssl_reason
 from rtunnel.tls.identity import expiry_warning
+from rtunnel.tls.turns import Turn, Turns
 from rtunnel.upkeep.watched_files import WatchedFiles
 
 #: For TLS 1.2: ciphers with forward secrecy that are not known to be weak.
@@ -104,3 +110,38 @@ class WebCredentials(WatchedFiles[WebFiles]):
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         """See :class:`IOpenSSLServerConnectionCreator`."""
         return SSL.Connection(self.now.context, None)
+
+
+class _WebConnection(TLSMemoryBIOProtocol):
+    """A connection whose handshake takes turns with others."""
+
+    factory: WebTlsFactory
+    _turn: Turn
+
+    def makeConnection(self, transport: Any) -> None:
+        """Begin the handshake."""
+        self._turn = Turn(self.factory.turns, address_prefix(transport.getPeer()), False, super().dataReceived)
+        self._turn.transport = transport
+        super().makeConnection(transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes of TLS: in the handshake, when it is their turn."""
+        if self._handshakeDone:
+            super().dataReceived(data)
+        else:
+            self._turn.received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Take note that the connection is gone."""
+        self._turn.leave()
+        super().connectionLost(reason)
+
+
+class WebTlsFactory(TLSMemoryBIOFactory):
+    """Puts TLS below the protocols of *inner*."""
+
+    protocol = _WebConnection
+
+    def __init__(self, credentials: WebCredentials, inner: IProtocolFactory, clock: Any) -> None:
+        super().__init__(credentials, False, inner, clock)
+        self.turns = Turns(clock)

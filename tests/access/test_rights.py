@@ -31,7 +31,7 @@ def test_clients_file(clients: Any) -> None:
     found = read_clients(
         clients(
             """
-            laptop: {ports: "8000-8010,9443", tunnels: 2, streams: 100, shared: no}
+            laptop: {ports: "8000-8010,9443", tunnels: 2, streams: 100, shared: no, links: 3}
             my-phone:
               ports: [80, 443]
               token: correct-horse
@@ -40,7 +40,7 @@ def test_clients_file(clients: Any) -> None:
             """
         )
     )
-    assert found.rights_of("laptop") == Rights(PortRanges.parse("8000-8010,9443"), 2, 100, False)
+    assert found.rights_of("laptop") == Rights(PortRanges.parse("8000-8010,9443"), 2, 100, False, 3)
     assert found.rights_of("my-phone") == Rights(PortRanges.parse("80,443"))
     assert found.rights_of("old") == Rights()
     assert found.rights_of("stranger") == found.rights_of("") == found.rights_of("*") == Rights(PortRanges(()))

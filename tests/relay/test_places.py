@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import pytest
 from hypothesis import given, strategies as st
 
 from rtunnel.relay.places import Places
 
 
-@given(st.lists(st.one_of(st.tuples(st.just("add"), st.sampled_from("abcd")), st.tuples(st.just("go"), st.integers(0)))))
+@given(
+    st.lists(st.one_of(st.tuples(st.just("add"), st.sampled_from("abcd")), st.tuples(st.just("go"), st.integers(0))))
+)
 def test_the_heaviest_is_that_of_a_look_at_all(steps: list[tuple[str, str | int]]) -> None:
     places: Places[int] = Places()
     there: list[tuple[int, str]] = []
@@ -23,7 +27,9 @@ def test_the_heaviest_is_that_of_a_look_at_all(steps: list[tuple[str, str | int]
         assert not places.discard(-1)
         assert list(places) == [place for place, _ in there]
         assert len(places) == len(there)
-        counts = {holder: [place for place, of in there if of == holder] for holder in "abcd"}
+        counts: dict[Hashable, list[int]] = {
+            holder: [place for place, of in there if of == holder] for holder in "abcd"
+        }
         for holder, of_it in counts.items():
             assert list(places.of(holder)) == of_it
         if there:

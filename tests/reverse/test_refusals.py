@@ -24,7 +24,6 @@ from tests.reverse.net import (
     READY,
     Peer,
     can_bind,
-    connect,
     is_refused,
     turns,
     until,
@@ -184,10 +183,10 @@ async def test_links_beyond_the_limit(world: World) -> None:
     server = world.server(max_links=2)
     links = [await world.raw_extended(server) for _ in range(2)]
     for _ in range(3):
-        late = Peer()
-        await connect(world.control_port(server), late)
+        late = await world.raw(server)
+        late.send(hello())
+        assert (await late.take_json(ERROR))["code"] == "limit"
         await late.ends()
-        late.close()
     assert len(world.lines("2 links, the limit", LogLevel.warn)) == 1
     for link in links:
         await link.is_alive()

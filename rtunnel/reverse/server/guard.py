@@ -12,10 +12,11 @@ from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
 from rtunnel.errors import Code, ConfigError, Refused
-from rtunnel.reverse.door import Door, TlsListener
+from rtunnel.reverse.door import Door
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
+from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: Seconds between two checks of the files.

@@ -17,7 +17,10 @@ class ISession(Protocol):
     link: ServerLink
     client_name: str
     peer_name: str
+    address: str
 
+    @property
+    def holder(self) -> tuple[str, str]: ...
     @property
     def backends(self) -> Mapping[int, Any]: ...
     @property

@@ -23,9 +23,9 @@ from rtunnel.access.admission import Admission
 from rtunnel.access.public import SHARED, Public
 from rtunnel.errors import Code, Refused
 from rtunnel.relay.poller import poller_for
-from rtunnel.relay.sockets import format_address
+from rtunnel.relay.sockets import descriptor_limit, format_address
 from rtunnel.reverse.carriers.data_connections import ALL_PER_SECOND, DataPool, ServerData
-from rtunnel.reverse.door import Door, TlsListener
+from rtunnel.reverse.door import Door
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import PublicPorts, VisitorFactory
@@ -34,6 +34,7 @@ from rtunnel.reverse.server.routing import POLICIES
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.tls.identity import Peer
+from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep.agent import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
@@ -44,6 +45,9 @@ from rtunnel.wire.data_connection import Tickets
 from rtunnel.wire.messages import DIRECT_ONLY, Hello, TunnelRequest
 from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
+
+#: The share of our descriptors that links may hold, however high ``--max-links`` is: visitors need some too.
+LINKS_SHARE = 1 / 2
 
 
 class TunnelServer(DrainingService):
@@ -93,6 +97,7 @@ class TunnelServer(DrainingService):
                 settings.handshake_timeout,
                 settings.max_handshakes,
                 partial(self.door.build, None),
+                self.sessions.has_link_from,
             )
         self.control = Listener(reactor, settings.control_listen, factory, "control port", "--control-listen")
         self.control.setServiceParent(self)
@@ -123,33 +128,57 @@ class TunnelServer(DrainingService):
 
     # Clients
 
-    def has_room(self) -> bool:
-        """See :class:`~rtunnel.reverse.door.IHouse`."""
-        # Connections beyond the limit may be data connections, as their first bytes will show.
-        if len(self.sessions) + len(self.door) < self._settings.max_links + len(self.tickets):
-            return True
-        self.say_full()
-        return False
-
-    def say_full(self) -> None:
-        """Log that there are too many links. Do so only once until there is room again."""
-        if not self._full:
-            self._full = True
-            self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
-
     def serves_silent_client(self, *, has_certificate: bool) -> bool:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
         can_serve = self.shared is not None and not self._stopping
         return can_serve and not self.admission.needs_hello(has_certificate=has_certificate)
 
     def build_session(self, identity: Peer | None) -> ServerSession:
-        """Build a session for a link. If there are too many, it gets no place in the roster."""
+        """Build a session for a link. It has no place in the roster before its client is let in."""
         link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self.ids)
-        session = ServerSession(self, link, self.reactor, identity)
-        if len(self.sessions) < self._settings.max_links:
+        return ServerSession(self, link, self.reactor, identity)
+
+    def take_in(self, session: ServerSession) -> None:
+        """Give the link of a client that is let in a place, or check whether it may keep it.
+
+        A link that the same client had before is dropped as dead.
+
+        :raises Refused: it may have no place.
+        """
+        former = self._former(session)
+        if former is not None:
+            former.lose(f"the same client came back from {session.peer_name}")
+        self.sessions.rename(session)
+        try:
+            self.admission.check_link(session.client_name, self.sessions.links_besides(session))
+        except Refused as refusal:
+            self.log_limiter.warn("client {peer} refused: {why}", peer=session.peer_name, why=refusal.message)
+            raise
+        if session not in self.sessions:
+            self._make_room(session)
             self.sessions.add(session)
             self._full = False
-        return session
+        if session.known_as is not None:
+            self._by_session[session.known_as] = session
+
+    def _former(self, session: ServerSession) -> ServerSession | None:
+        """Find out by what the client is known once it is back; return the link that it has had up to now."""
+        if session.link.peer is None or session.known_as is not None:
+            return None
+        proof = session.identity.fingerprint if session.identity is not None else session.client_name
+        session.known_as = (session.link.peer.session, proof)
+        return self._by_session.get(session.known_as)
+
+    def _make_room(self, session: ServerSession) -> None:
+        if len(self.sessions) < min(self._settings.max_links, descriptor_limit() * LINKS_SHARE):
+            return
+        first_to_go = self.sessions.first_to_go_for(session)
+        if first_to_go is None:
+            if not self._full:
+                self._full = True
+                self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
+            raise Refused(Code.LIMIT, "the server has no room for another link")
+        first_to_go.lose("all links are taken, and another client has fewer", session.peer_name, Code.LIMIT)
 
     def streams_changed(self, session: ServerSession, change: int) -> None:
         """Take note that the link of *session* has *change* more streams."""
@@ -157,17 +186,6 @@ class TunnelServer(DrainingService):
         self.shared_backends.load_changed(session)
         if self._stopping:
             self.stream_ended()
-
-    def session_established(self, session: ServerSession) -> None:
-        """Take note that the client is identified. If it has come back over a new link, drop the old one as dead."""
-        if session.link.peer is None:
-            return
-        proof = session.identity.fingerprint if session.identity is not None else session.client_name
-        name = session.known_as = (session.link.peer.session, proof)
-        before = self._by_session.get(name)
-        if before is not None and before is not session:
-            before.lose(f"the same client came back from {session.peer_name}")
-        self._by_session[name] = session
 
     def expect(self, opening: Opening, identity: Peer | None, address: IAddress) -> ServerData | None:
         """See :class:`~rtunnel.reverse.door.IHouse`."""

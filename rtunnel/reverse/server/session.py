@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from twisted.python.failure import Failure
 from rtunnel.access.admission import Admission, Claim
 from rtunnel.access.public import SHARED, Public
 from rtunnel.errors import Code, Refused
-from rtunnel.relay.sockets import is_local, tune_link
+from rtunnel.relay.sockets import address_prefix, is_local, tune_link
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.interface import ICarrier, ICarrierServer
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol
@@ -45,9 +46,8 @@ class IServer(ICarrierServer, Protocol):
     data_plane: str
     sessions: Roster[Any]
 
-    def say_full(self) -> None: ...
+    def take_in(self, session: ServerSession) -> None: ...
     def streams_changed(self, session: ServerSession, change: int) -> None: ...
-    def session_established(self, session: ServerSession) -> None: ...
     def session_lost(self, session: ServerSession) -> None: ...
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str: ...
     def close_tunnel(self, backend: Backend) -> int | None: ...
@@ -60,6 +60,8 @@ class ServerSession(LinkProtocol):
     :ivar backends: the tunnels that the client serves or has asked for, by tunnel number.
     :ivar known_as: identifies the client when it comes back over another link.
     :ivar client_name: the name to which the operator gives rights; empty if unknown.
+    :ivar address: see :func:`~rtunnel.relay.sockets.address_prefix`.
+    :ivar on_dropped: called when the link has lost its place but has still to say why.
     :ivar carriers: the carriers of its visitors, in the order in which they are asked.
     """
 
@@ -74,6 +76,8 @@ class ServerSession(LinkProtocol):
         self.backends: dict[int, Backend] = {}
         self.known_as: tuple[str, str] | None = None
         self.client_name = ""
+        self.address = ""
+        self.on_dropped: Callable[[], None] = lambda: None
         self._is_said = False
         self.carriers: list[ICarrier] = [Mux(self, link, server.visitors)]
         self._opening = 0
@@ -104,8 +108,18 @@ class ServerSession(LinkProtocol):
 
     @property
     def has_place(self) -> bool:
-        """Whether the link has one of the places of ``--max-links``."""
+        """Whether the client is let in, so that its link has one of the places of ``--max-links``."""
         return self in self._server.sessions
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        """Whose links it counts among: those of the client's name or, if that is unknown, of its address."""
+        return self.client_name, "" if self.client_name else self.address
+
+    def connectionMade(self) -> None:
+        """See :class:`LinkProtocol`."""
+        self.address = address_prefix(self.transport.getPeer())
+        super().connectionMade()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Free the client's ports, then reset its streams."""
@@ -127,14 +141,16 @@ class ServerSession(LinkProtocol):
         for carrier in self.carriers:
             carrier.tick(self.clock.seconds())
 
-    def lose(self, why: str, detail: str = "") -> None:
-        """Drop the client, which is gone, and free at once what it has.
+    def lose(self, why: str, detail: str = "", code: str = Code.TAKEN_OVER) -> None:
+        """Drop the client, and free at once what it has.
 
         :param detail: what the client is not told.
         """
         if self.is_live:
             self.log.warn("client {peer} dropped: {why}", peer=self.peer_name, why=_with_detail(why, detail))
-            self.close(Code.TAKEN_OVER, why)
+            self.close(code, why)
+        if self.connected_now and self.has_place:
+            self.on_dropped()
         self._server.session_lost(self)
 
     # Before the client has identified itself
@@ -179,10 +195,6 @@ class ServerSession(LinkProtocol):
 
     def check_admission(self) -> bool:
         """Return whether the client may stay. If not, tell it why and close the link."""
-        if not self.has_place:
-            self._server.say_full()
-            self.close(Code.LIMIT, "the server has no room for another link")
-            return False
         decision = self._server.admission.decide(
             Claim(
                 certificate=self.identity.name if self.identity is not None else None,
@@ -191,10 +203,16 @@ class ServerSession(LinkProtocol):
             )
         )
         self.client_name = decision.name
-        self._server.sessions.rename(self)
         if decision.why_not is not None:
             self.fail(Code.UNAUTHORIZED, decision.why_not)
-        return decision.why_not is None
+            return False
+        try:
+            self._server.take_in(self)
+        except Refused as refusal:
+            self.close(refusal.code, refusal.message)
+            self._server.session_lost(self)
+            return False
+        return True
 
     # Events of the link
 
@@ -207,7 +225,6 @@ class ServerSession(LinkProtocol):
                 # The client was silent for so long that it was taken for a reference client.
                 self._server.close_tunnel(backend)
             self.backends.clear()
-            self._server.session_established(self)
             self.link.ping(self.clock.seconds())
             self.log.info("client {peer} connected ({agent})", peer=self.peer_name, agent=event.peer.agent or "unnamed")
         wants_direct = self._server.data_plane == "direct"

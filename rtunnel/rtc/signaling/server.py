@@ -16,7 +16,6 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from rtunnel.errors import ConfigError
 from rtunnel.relay.sockets import QuietFactory
@@ -24,7 +23,7 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.limits import TIMES, Times
 from rtunnel.rtc.signaling.server_protocol import ServerFactory
-from rtunnel.tls.web_server import WebCredentials
+from rtunnel.tls.web_server import WebCredentials, WebTlsFactory
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
 
@@ -64,7 +63,7 @@ class SignalServer(MultiService):
             raise ConfigError("TLS needs a certificate and its key; give both --tls-cert-file and --tls-key-file")
         if settings.cert is not None and settings.key is not None:
             self._credentials = WebCredentials(settings.cert, settings.key)
-            factory = TLSMemoryBIOFactory(self._credentials, False, factory, reactor)
+            factory = WebTlsFactory(self._credentials, factory, reactor)
         self.listener = Listener(reactor, settings.addr, _Door(self.connections, factory), "signaling port", "--addr")
         self.listener.setServiceParent(self)
         watch = TimerService(times.look_every, self._look)

@@ -15,8 +15,8 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import ConfigError, TlsFailed
 from rtunnel.reverse.client.tls_dialler import TlsDialler
-from rtunnel.reverse.door import TlsListener
 from rtunnel.tls.identity import Peer
+from rtunnel.tls.listener import TlsListener
 from rtunnel.tls.policy import TlsSettings
 from tests.patience import PATIENCE
 from tests.tls.parts import Authority, Holder, Lines, wait_for_second

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from rtunnel.reverse.door import TlsListener
+from rtunnel.tls.listener import TlsListener
 from rtunnel.tls.policy import GROUPS, TlsSettings
 from tests.ports import free_port
 from tests.tls.parts import DAY, Authority, EchoService, Ends, visit

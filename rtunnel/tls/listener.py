@@ -1,0 +1,117 @@
+"""The server's end of TLS: accepts connections, bounds their handshakes, and gives them turns.
+
+A handshake that does not come to its end costs a place among ``--max-handshakes`` and disturbs nobody else. When all
+places are taken, one gives way: the oldest of the address that has most, among the addresses that are known or among
+the others, whichever have more. So a flood of connections keeps no client out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
+
+from rtunnel.relay.places import Places
+from rtunnel.relay.sockets import QuietFactory, address_prefix
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.identity import Peer
+from rtunnel.tls.policy import Role, TlsSettings
+from rtunnel.tls.transport import Secured, TlsTransport
+from rtunnel.tls.turns import Turn, Turns
+from rtunnel.upkeep.debug_log import DebugLog
+from rtunnel.upkeep.log_limiter import LogLimiter
+
+_log = DebugLog()
+
+
+class _Accepted(TlsTransport):
+    """A connection whose handshake takes turns with others."""
+
+    turn: Turn
+
+    def connectionMade(self) -> None:
+        """See :class:`TlsTransport`."""
+        super().connectionMade()
+        self.turn.transport = self.tcp
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes of TLS: in the handshake, when it is their turn."""
+        if self.in_handshake:
+            self.turn.received(data)
+        else:
+            super().dataReceived(data)
+
+    def have_turn(self, data: bytes) -> None:
+        """Take bytes of the handshake."""
+        if self.in_handshake:
+            super().dataReceived(data)
+
+
+class TlsListener(QuietFactory, Secured):
+    """Accepts connections under TLS.
+
+    :param patience: seconds that a handshake may take.
+    :param most: handshakes that may be under way at once.
+    :param build: gives the protocol for a connection whose client is proved; None: it is closed.
+    :param is_known: whether an address is that of a link, see :func:`~rtunnel.relay.sockets.address_prefix`.
+    :ivar credentials: of the server.
+    :ivar log_limiter: for what strangers can cause as often as they like.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        settings: TlsSettings,
+        patience: float,
+        most: int,
+        build: Callable[[Peer], IProtocol | None],
+        is_known: Callable[[str], bool] = lambda _address: False,
+    ) -> None:
+        self._clock = clock
+        self._patience = patience
+        self._most = most
+        self._is_known = is_known
+        self._build = build
+        self._known: Places[_Accepted] = Places()
+        self._strange: Places[_Accepted] = Places()
+        self._turns = Turns(clock)
+        self.credentials = Credentials(settings, Role.SERVER)
+        self.log_limiter = LogLimiter(_log, clock)
+
+    def __len__(self) -> int:
+        return len(self._known) + len(self._strange)
+
+    def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
+        """Begin a handshake, in place of another one if there are too many."""
+        if len(self) >= self._most:
+            crowd = self._known if len(self._known) > len(self._strange) else self._strange
+            first_to_go = crowd.first_to_go
+            self.log_limiter.warn(
+                "connection from {peer} closed in its TLS handshake: there are more than {count} (--max-handshakes)",
+                peer=first_to_go.peer_name,
+                count=self._most,
+            )
+            self.gone(first_to_go)
+            first_to_go.abortConnection()
+        transport = _Accepted(TlsEngine(self.credentials), Role.SERVER, self, self._clock, self._patience)
+        address = address_prefix(addr)
+        is_known = self._is_known(address)
+        transport.turn = Turn(self._turns, address, is_known, transport.have_turn)
+        (self._known if is_known else self._strange).add(transport, address)
+        return transport
+
+    def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
+        """See :class:`Secured`."""
+        self.gone(transport)
+        return self._build(peer)
+
+    def failed(self, transport: TlsTransport, why: str) -> None:
+        """See :class:`Secured`."""
+        self.log_limiter.warn("connection from {peer} closed: {why}", peer=transport.peer_name, why=why)
+
+    def gone(self, transport: TlsTransport) -> None:
+        """See :class:`Secured`."""
+        assert isinstance(transport, _Accepted)
+        (self._known if transport.turn.is_known else self._strange).discard(transport)
+        transport.turn.leave()

@@ -1,0 +1,145 @@
+"""Handshakes take turns, so that a flood of them holds up neither everything else nor anybody else's.
+
+A thousand bytes from a stranger make a server sign and exchange keys, which takes milliseconds in which the reactor
+does nothing else. So what comes in a handshake waits for its turn. All turns together get half of the processor's time,
+and an address as many turns as any other that waits. Nothing is refused: a thousand clients that come back from one
+address at the same time are served one after the other.
+
+Addresses that are known, because a link comes from them, and all others take alternate turns. So strangers, however
+many, hold up no data connection of a link, and neither can a client shut strangers out.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from time import thread_time
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+#: The share of the time that handshakes may take, ...
+SHARE = 1 / 2
+#: ... and the seconds that they may take at once after a pause.
+BURST = 0.05
+#: Bytes of one handshake that wait, plus what one more read brings. What comes from a client at a time is less.
+MAX_WAITING = 32768
+
+
+class Turn:
+    """The bytes of one handshake that wait for its turn.
+
+    :param is_known: whether a link comes from *address*.
+    :param take: is given the bytes.
+    :ivar transport: the connection's, which reads no more while too many bytes wait.
+    """
+
+    __slots__ = ("_held", "_paused", "_take", "_turns", "address", "is_known", "transport")
+
+    def __init__(self, turns: Turns, address: str, is_known: bool, take: Callable[[bytes], None]) -> None:
+        self.transport: Any = None
+        self.address = address
+        self.is_known = is_known
+        self._turns = turns
+        self._take = take
+        self._held = b""
+        self._paused = False
+
+    def received(self, data: bytes) -> None:
+        """Pass on bytes when it is their turn, perhaps at once."""
+        self._held += data
+        if len(self._held) >= MAX_WAITING and not self._paused:
+            self._paused = True
+            self.transport.pauseProducing()
+        self._turns.join(self)
+
+    def have(self) -> None:
+        """Pass on the bytes that wait: it is their turn."""
+        if self._paused:
+            self._paused = False
+            self.transport.resumeProducing()
+        data, self._held = self._held, b""
+        self._take(data)
+
+    def leave(self) -> None:
+        """Forget the bytes that wait: the handshake is over."""
+        self._held = b""
+        self._turns.leave(self)
+
+
+class Turns:
+    """Whose turn it is.
+
+    :param cost: the clock that measures what a turn costs, in seconds.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, cost: Callable[[], float] = thread_time) -> None:
+        self._clock = clock
+        self._cost = cost
+        # Those that wait, by address, in the order of their turns: of known addresses, and of others.
+        self._known: OrderedDict[str, dict[Turn, None]] = OrderedDict()
+        self._strange: OrderedDict[str, dict[Turn, None]] = OrderedDict()
+        self._known_is_next = True
+        self._budget = BURST
+        self._budgeted_at = clock.seconds()
+        self._has_turn = False
+        self._call: IDelayedCall | None = None
+
+    def _line_of(self, turn: Turn) -> OrderedDict[str, dict[Turn, None]]:
+        return self._known if turn.is_known else self._strange
+
+    def join(self, turn: Turn) -> None:
+        """Give *turn* its turn when it is its turn, which may be at once."""
+        self._line_of(turn).setdefault(turn.address, {})[turn] = None
+        if not self._has_turn and self._call is None:
+            self._go_on()
+
+    def leave(self, turn: Turn) -> None:
+        """Take *turn* out of the line, if it is in it."""
+        line = self._line_of(turn)
+        of_address = line.get(turn.address)
+        if of_address is not None and turn in of_address:
+            del of_address[turn]
+            if not of_address:
+                del line[turn.address]
+        if self._call is not None and not self._known and not self._strange:
+            self._call.cancel()
+            self._call = None
+
+    def _next(self) -> Turn | None:
+        both = (self._known, self._strange) if self._known_is_next else (self._strange, self._known)
+        line = both[0] or both[1]
+        if not line:
+            return None
+        self._known_is_next = line is self._strange
+        address, of_address = next(iter(line.items()))
+        turn = next(iter(of_address))
+        line.move_to_end(address)
+        self.leave(turn)
+        return turn
+
+    def _go_on(self) -> None:
+        self._call = None
+        while (self._known or self._strange) and not self._has_turn:
+            now = self._clock.seconds()
+            self._budget = min(BURST, self._budget + (now - self._budgeted_at) * SHARE)
+            self._budgeted_at = now
+            if self._budget <= 0:
+                self._call = self._clock.callLater(-self._budget / SHARE, self._go_on)
+                return
+            turn = self._next()
+            assert turn is not None
+            began = self._cost()
+            self._has_turn = True
+            try:
+                turn.have()
+            except Exception:
+                # It is no fault of those who come next, nor of whoever's bytes have just come.
+                self._log.failure("in a handshake of {address}", address=turn.address)
+                turn.transport.abortConnection()
+            finally:
+                self._has_turn = False
+                self._budget -= self._cost() - began
