@@ -24,6 +24,7 @@ from tests.reverse.net import (
     READY,
     Peer,
     can_bind,
+    hello,
     is_refused,
     turns,
     until,
