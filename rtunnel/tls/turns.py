@@ -23,6 +23,8 @@ from twisted.logger import Logger
 SHARE = 1 / 2
 #: ... and the seconds that they may take at once after a pause.
 BURST = 0.05
+#: The shortest time that is waited, in seconds: what the reactor can tell from none.
+SHORTEST = 0.001
 #: Bytes of one handshake that wait, plus what one more read brings. What comes from a client at a time is less.
 MAX_WAITING = 32768
 
@@ -128,7 +130,7 @@ class Turns:
             self._budget = min(BURST, self._budget + (now - self._budgeted_at) * SHARE)
             self._budgeted_at = now
             if self._budget <= 0:
-                self._call = self._clock.callLater(-self._budget / SHARE, self._go_on)
+                self._call = self._clock.callLater(max(-self._budget / SHARE, SHORTEST), self._go_on)
                 return
             turn = self._next()
             assert turn is not None

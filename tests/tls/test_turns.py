@@ -1,0 +1,165 @@
+"""Handshakes take turns: by address, in half of the time, known addresses and others alternately."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from rtunnel.tls.turns import BURST, MAX_WAITING, SHARE, Turn, Turns
+from tests.leftovers import TestLog
+
+
+class Transport:
+    """What a turn does with its transport."""
+
+    def __init__(self) -> None:
+        self.paused = self.aborted = False
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class Crowd:
+    """Handshakes whose turns all cost the same.
+
+    :ivar served: whose turns there were, in their order.
+    """
+
+    def __init__(self, cost: float = 0.004) -> None:
+        self.clock = Clock()
+        self.spent = 0.0
+        self.cost = cost
+        self.served: list[str] = []
+        self.turns = Turns(self.clock, lambda: self.spent)
+
+    def turn(self, address: str, *, known: bool = False, says: str = "") -> Turn:
+        def take(data: bytes) -> None:
+            assert data
+            self.spent += self.cost
+            self.served.append(says or address)
+
+        turn = Turn(self.turns, address, known, take)
+        turn.transport = Transport()
+        return turn
+
+    def come(self, address: str, count: int = 1, *, known: bool = False, says: str = "") -> None:
+        for _ in range(count):
+            self.turn(address, known=known, says=says).received(b"hello")
+
+    def use_up_the_burst(self) -> None:
+        while self.spent < BURST:
+            self.come("burst")
+        self.served.clear()
+
+    def wait_for(self, count: int) -> list[str]:
+        while len(self.served) < count:
+            self.clock.advance(0.001)
+        return self.served[:count]
+
+
+def test_a_few_handshakes_wait_for_nothing() -> None:
+    crowd = Crowd()
+    crowd.come("a", 5)
+    assert crowd.served == ["a"] * 5
+    assert not crowd.clock.getDelayedCalls()
+
+
+def test_a_flood_has_half_of_the_time() -> None:
+    crowd = Crowd()
+    crowd.come("a", 1000)
+    assert crowd.spent <= BURST + crowd.cost
+    crowd.wait_for(1000)
+    assert crowd.spent / (crowd.clock.seconds() + BURST / SHARE) == pytest.approx(SHARE, rel=0.05)
+    assert not crowd.clock.getDelayedCalls(), "nothing goes on when nobody waits"
+
+
+def test_burst_is_there_again_after_a_pause() -> None:
+    crowd = Crowd()
+    crowd.use_up_the_burst()
+    crowd.clock.advance(3600)
+    crowd.come("a", 100)
+    assert len(crowd.served) == pytest.approx(BURST / crowd.cost, abs=1), "and no more than once"
+
+
+def test_turns_go_round_by_address() -> None:
+    crowd = Crowd()
+    crowd.use_up_the_burst()
+    crowd.come("flood", 1000)
+    crowd.come("a", 3)
+    crowd.come("b")
+    assert crowd.wait_for(8) == ["flood", "a", "b", "flood", "a", "flood", "a", "flood"]
+
+
+def test_first_come_first_served_within_an_address() -> None:
+    crowd = Crowd()
+    crowd.use_up_the_burst()
+    for number in range(9):
+        crowd.come("a", says=str(number))
+    assert crowd.wait_for(9) == list("012345678")
+
+
+def test_known_addresses_and_others_alternate() -> None:
+    """So many strangers hold up no client, and one client holds up no stranger."""
+    crowd = Crowd()
+    crowd.use_up_the_burst()
+    for number in range(100):
+        crowd.come(str(number), says="stranger")
+    crowd.come("link", 50, known=True)
+    found = crowd.wait_for(100)
+    assert found.count("link") == 50
+    assert crowd.wait_for(150)[100:] == ["stranger"] * 50
+
+
+def test_what_comes_while_it_waits_is_passed_on_together() -> None:
+    crowd = Crowd()
+    crowd.use_up_the_burst()
+    got: list[bytes] = []
+    turn = Turn(crowd.turns, "a", False, got.append)
+    turn.transport = transport = Transport()
+    for piece in (b"one", b"two", b"three"):
+        turn.received(piece)
+    assert not transport.paused
+    turn.received(bytes(MAX_WAITING))
+    assert transport.paused, "more is not read"
+    crowd.clock.advance(1)
+    assert got == [b"onetwothree" + bytes(MAX_WAITING)]
+    assert not transport.paused
+
+
+def test_who_leaves_has_no_turn() -> None:
+    crowd = Crowd()
+    crowd.use_up_the_burst()
+    leaves, stays = crowd.turn("a", says="leaves"), crowd.turn("a", says="stays")
+    leaves.received(b"hello")
+    stays.received(b"hello")
+    leaves.leave()
+    leaves.leave()
+    crowd.wait_for(1)
+    assert crowd.served == ["stays"]
+    leaves.received(b"hello")
+    leaves.leave()
+    assert not crowd.clock.getDelayedCalls()
+
+
+def test_an_error_ends_only_its_own_connection(_nothing_left_behind: TestLog) -> None:
+    crowd = Crowd()
+    crowd.use_up_the_burst()
+
+    def fail(_data: bytes) -> None:
+        raise ValueError("no")
+
+    bad: Any = Turn(crowd.turns, "a", False, fail)
+    bad.transport = Transport()
+    bad.received(b"hello")
+    crowd.come("b")
+    assert crowd.wait_for(1) == ["b"]
+    assert bad.transport.aborted
+    assert len(_nothing_left_behind.flush_errors(ValueError)) == 1
