@@ -1,8 +1,8 @@
 """Handshakes take turns, so that a flood of them holds up neither everything else nor anybody else's.
 
 A thousand bytes from a stranger make a server sign and exchange keys, which takes milliseconds in which the reactor
-does nothing else. So what comes in a handshake waits for its turn. All turns together get half of the processor's time,
-and an address as many turns as any other that waits. Nothing is refused: a thousand clients that come back from one
+does nothing else. So what comes in a handshake waits for its turn. All turns together get half of the time, and an address as
+many turns as any other that waits. Nothing is refused: a thousand clients that come back from one
 address at the same time are served one after the other.
 
 Addresses that are known, because a link comes from them, and all others take alternate turns. So strangers, however
@@ -13,15 +13,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from time import thread_time
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-#: The share of the time that handshakes may take, ...
-SHARE = 1 / 2
-#: ... and the seconds that they may take at once after a pause.
+#: Seconds that handshakes may take at once after a pause.
 BURST = 0.05
 #: The shortest time that is waited, in seconds: what the reactor can tell from none.
 SHORTEST = 0.001
@@ -71,22 +68,19 @@ class Turn:
 
 
 class Turns:
-    """Whose turn it is.
-
-    :param cost: the clock that measures what a turn costs, in seconds.
-    """
+    """Whose turn it is."""
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, cost: Callable[[], float] = thread_time) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._cost = cost
         # Those that wait, by address, in the order of their turns: of known addresses, and of others.
         self._known: OrderedDict[str, dict[Turn, None]] = OrderedDict()
         self._strange: OrderedDict[str, dict[Turn, None]] = OrderedDict()
         self._known_is_next = True
+        # Seconds that handshakes may take now. It grows by the time that everything else has had.
         self._budget = BURST
-        self._budgeted_at = clock.seconds()
+        self._free_since = clock.seconds()
         self._has_turn = False
         self._call: IDelayedCall | None = None
 
@@ -127,14 +121,13 @@ class Turns:
         self._call = None
         while (self._known or self._strange) and not self._has_turn:
             now = self._clock.seconds()
-            self._budget = min(BURST, self._budget + (now - self._budgeted_at) * SHARE)
-            self._budgeted_at = now
+            self._budget = min(BURST, self._budget + now - self._free_since)
+            self._free_since = now
             if self._budget <= 0:
-                self._call = self._clock.callLater(max(-self._budget / SHARE, SHORTEST), self._go_on)
+                self._call = self._clock.callLater(max(-self._budget, SHORTEST), self._go_on)
                 return
             turn = self._next()
             assert turn is not None
-            began = self._cost()
             self._has_turn = True
             try:
                 turn.have()
@@ -144,4 +137,6 @@ class Turns:
                 turn.transport.abortConnection()
             finally:
                 self._has_turn = False
-                self._budget -= self._cost() - began
+                # Not the processor's time: on a busy machine all others wait for longer.
+                self._free_since = self._clock.seconds()
+                self._budget -= self._free_since - now
