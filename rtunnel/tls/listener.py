@@ -12,7 +12,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 
 from rtunnel.relay.places import Places
-from rtunnel.relay.sockets import QuietFactory, address_prefix
+from rtunnel.relay.sockets import QuietFactory, address_prefix, descriptor_limit
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
@@ -22,6 +22,8 @@ from rtunnel.tls.turns import Turn, Turns
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
 
+#: The share of our descriptors that handshakes may hold, however many ``--max-handshakes`` allows.
+SHARE = 1 / 8
 _log = DebugLog()
 
 
@@ -84,13 +86,13 @@ class TlsListener(QuietFactory, Secured):
 
     def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
         """Begin a handshake, in place of another one if there are too many."""
-        if len(self) >= self._most:
+        if len(self) >= min(self._most, descriptor_limit() * SHARE):
             crowd = self._known if len(self._known) > len(self._strange) else self._strange
             first_to_go = crowd.first_to_go
             self.log_limiter.warn(
                 "connection from {peer} closed in its TLS handshake: there are more than {count} (--max-handshakes)",
                 peer=first_to_go.peer_name,
-                count=self._most,
+                count=len(self),
             )
             self.gone(first_to_go)
             first_to_go.abortConnection()

@@ -1,9 +1,9 @@
 """Handshakes take turns, so that a flood of them holds up neither everything else nor anybody else's.
 
 A thousand bytes from a stranger make a server sign and exchange keys, which takes milliseconds in which the reactor
-does nothing else. So what comes in a handshake waits for its turn. All turns together get half of the time, and an address as
-many turns as any other that waits. Nothing is refused: a thousand clients that come back from one
-address at the same time are served one after the other.
+does nothing else. So what comes in a handshake waits for its turn. All turns together get as much time as everything
+else, and an address as many turns as any other that waits. Nothing is refused: a thousand clients that come back from
+one address at the same time are served one after the other.
 
 Addresses that are known, because a link comes from them, and all others take alternate turns. So strangers, however
 many, hold up no data connection of a link, and neither can a client shut strangers out.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from rtunnel.tls.turns import BURST, MAX_WAITING, Turn, Turns
-from tests.leftovers import TestLog
 
 
 class Transport:
@@ -150,7 +151,7 @@ def test_who_leaves_has_no_turn() -> None:
     assert not crowd.clock.getDelayedCalls()
 
 
-def test_an_error_ends_only_its_own_connection(_nothing_left_behind: TestLog) -> None:
+def test_an_error_ends_only_its_own_connection(flush_logged_errors: Callable[..., list[Failure]]) -> None:
     crowd = Crowd()
     crowd.use_up_the_burst()
 
@@ -163,4 +164,4 @@ def test_an_error_ends_only_its_own_connection(_nothing_left_behind: TestLog) ->
     crowd.come("b")
     assert crowd.wait_for(1) == ["b"]
     assert bad.transport.aborted
-    assert len(_nothing_left_behind.flush_errors(ValueError)) == 1
+    assert len(flush_logged_errors(ValueError)) == 1
