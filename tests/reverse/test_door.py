@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
+from rtunnel.access.admission import AdmissionSettings
 from rtunnel.reverse import door
 from rtunnel.reverse.server.service import TunnelServer
 from tests.ports import free_port
 from tests.reverse.data import CAPABILITIES
-from tests.reverse.net import HELLO, Peer, hello, until
+from tests.reverse.net import ERROR, HELLO, Peer, hello, until
 from tests.reverse.world import World
 
 FOREIGN = [
@@ -114,3 +116,78 @@ async def test_links_beyond_the_limit_are_told_so(world: World) -> None:
     assert len(server.sessions) == 1
     assert len(world.lines("1 links, the limit (--max-links)", LogLevel.warn)) == 1
     await first.is_alive()
+
+
+@ensureDeferred
+async def test_the_oldest_stranger_gives_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MAX_UNPROVED", 3)
+    server = world.server()
+    link = await world.raw_extended(server)
+    strangers = []
+    for number in range(5):
+        strangers.append(await world.raw(server))
+        await until(lambda count=number + 1: len(server.door) == min(3, count))  # type: ignore[misc]
+    for stranger in strangers[:2]:
+        await stranger.ends()
+    assert len(world.lines("closed: no client is let in by it yet, like 3 others", LogLevel.warn)) == 2
+    # Those that are left may still become links.
+    for stranger in strangers[2:]:
+        stranger.send(hello())
+        await stranger.take(HELLO)
+    await world.sessions(server, 4)
+    assert not server.door
+    await link.is_alive()
+
+
+@ensureDeferred
+async def test_who_is_refused_and_stays_gives_way_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(door, "MAX_UNPROVED", 3)
+    (tmp_path / "clients.yaml").write_text("laptop: {token: 1234-5678}\n")
+    server = world.server(max_links=2, admission=AdmissionSettings(tmp_path / "clients.yaml"))
+    refused = []
+    for _ in range(6):
+        refused.append(await world.raw(server))
+        refused[-1].send(hello(token="wrong-token"))
+        assert (await refused[-1].take_json(ERROR))["code"] == "unauthorized"
+    assert not server.sessions
+    assert len(server.door) <= 3
+    link = await world.raw_extended(server, token="1234-5678")
+    await link.is_alive()
+
+
+@ensureDeferred
+async def test_links_of_one_client_have_a_limit(world: World, tmp_path: Path) -> None:
+    (tmp_path / "clients.yaml").write_text("laptop: {token: 1234-5678, links: 2}\nphone: {token: 8765-4321}\n")
+    server = world.server(admission=AdmissionSettings(tmp_path / "clients.yaml"))
+    session = "0123456789abcdef0123456789abcdef"
+    first = await world.raw_extended(server, token="1234-5678", session=session)
+    await world.raw_extended(server, token="1234-5678")
+    late = await world.raw(server)
+    late.send(hello(token="1234-5678"))
+    assert (await late.take_json(ERROR))["message"] == "this client may have 2 links"
+    await world.logged("refused: this client may have 2 links", LogLevel.warn)
+    # The link that it had before does not count against whoever comes back.
+    again = await world.raw_extended(server, token="1234-5678", session=session)
+    assert (await first.take_json(ERROR))["code"] == "taken-over"
+    await again.is_alive()
+    await (await world.raw_extended(server, token="8765-4321")).is_alive()
+    await world.sessions(server, 3)
+    # A smaller right counts for links that are there.
+    (tmp_path / "clients.yaml").write_text("laptop: {token: 1234-5678, links: 1}\nphone: {token: 8765-4321}\n")
+    await world.sessions(server, 2)
+    await until(lambda: sorted(each.client_name for each in server.sessions) == ["laptop", "phone"])
+
+
+@ensureDeferred
+async def test_a_dropped_link_is_with_the_strangers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may still say why it was dropped, and is bounded while it does."""
+    monkeypatch.setattr(door, "MAX_UNPROVED", 2)
+    server = world.server()
+    links = [await world.raw_extended(server, session="0123456789abcdef0123456789abcdef") for _ in range(6)]
+    await links[-1].is_alive()
+    assert len(server.sessions) == 1
+    assert len(server.door) <= 2
+    for link in links[:3]:
+        await link.ends()

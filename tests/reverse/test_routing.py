@@ -14,7 +14,8 @@ from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.routing import LAP, MOST_IN_LAP, POLICIES, Backends, LeastConnections, RoundRobin
 from tests.ports import free_port
-from tests.reverse.net import BOTH_PLANES, INIT, NEW_CONN, READY, RawLink, until
+from tests.reverse.data import AUTO, CAPABILITIES, attach, pool_of, tickets_of
+from tests.reverse.net import BOTH_PLANES, ERROR, INIT, NEW_CONN, READY, RawLink, until
 from tests.reverse.world import World, port_of
 
 
@@ -357,3 +358,37 @@ async def test_visitors_of_one_name_are_counted_over_its_links(world: World, tmp
     await world.sessions(server, 2)
     check()
     assert [server.sessions.streams_of(each) for each in server.sessions if each.client_name == "laptop"] == [2]
+
+
+@AUTO
+@ensureDeferred
+async def test_visitors_that_outlive_their_link_still_count(world: World, tmp_path: Any) -> None:
+    """A client leaves in good order, and comes back while its visitors get their last bytes."""
+    clients = tmp_path / "clients.yaml"
+    clients.write_text("laptop: {token: 1234-5678, streams: 2}\n")
+    server, port = world.server(admission=AdmissionSettings(clients)), free_port()
+
+    async def come() -> tuple[RawLink, list[Any]]:
+        link = await world.raw_extended(server, port, token="1234-5678", capabilities=CAPABILITIES)
+        return link, [await attach(world, server, ticket) for ticket in (await tickets_of(link))[:2]]
+
+    link, before = await come()
+    await pool_of(world, server, 2)
+    visitors = [await world.visitor(port) for _ in range(2)]
+    for each in before:
+        await each.is_used()
+    link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
+    await world.sessions(server, 0)
+    assert not any(visitor.over for visitor in visitors)
+    link, data = await come()
+    await pool_of(world, server, 2)
+    await (await world.visitor(port)).ends()
+    await world.logged("this client may serve 2 visitors at once")
+    (session,) = server.sessions
+    assert server.sessions.streams_of(session) == 2
+    for each in before:
+        each.abort()
+    await until(lambda: len(server.visitors) == 0)
+    assert server.sessions.streams_of(session) == 0
+    await world.visitor(port)
+    await until(lambda: any(each.visitor for each in data), "a visitor on a data connection")
