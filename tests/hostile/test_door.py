@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rtunnel.wire.frames import ERROR, HEADER, HELLO, INIT, READY, encode_frame
-from tests.hostile.harness import Honest, connect, gauge
+from tests.hostile.harness import Honest, connect, gauge, is_closed
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Twistds, poll
@@ -60,7 +60,7 @@ def test_silent_strangers_take_no_place_of_a_client(
 ) -> None:
     """Where there is a shared port, their silence is taken for that of a client of the reference protocol."""
     more = [f"--public-listen=tcp:{free_port()}:interface=127.0.0.1"] if is_shared else []
-    tunnel = start_tunnel(echo, server=["--max-links=4", *more])
+    tunnel = start_tunnel(echo, server=["--max-links=4", "--handshake-timeout=100", *more])
     with ExitStack() as stack:
         honest = stack.enter_context(Honest(tunnel.public))
         used = stack.enter_context(gauge(tunnel.server))
@@ -70,6 +70,8 @@ def test_silent_strangers_take_no_place_of_a_client(
         other = free_port()
         twistd("rtunnel-client", f"--server=127.0.0.1:{tunnel.control}", f"--local={echo}", f"--remote-port={other}")
         tunnel.server.wait_for(rf"127.0.0.1:{other} -> .*: published")
+        # It had not to wait until they had gone.
+        assert is_shared or not any(map(is_closed, strangers))
         honest.go_on()
         used.look()
     assert used.cpu_seconds < len(strangers) * 0.05
