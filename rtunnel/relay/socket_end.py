@@ -80,6 +80,21 @@ class SocketEnd(Protocol):
         self._paused = False
         self._read_open = True
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._connected
+
+    def call_when_lost(self, call: Callable[[], None]) -> None:
+        """Call *call* too when the connection is lost."""
+        before = self._on_lost
+
+        def both(end: SocketEnd) -> None:
+            before(end)
+            call()
+
+        self._on_lost = both
+
     def attach(self, stream: IStream) -> None:
         """Relay between the connection and *stream* from now on."""
         self._stream = stream

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.routing import LAP, MOST_IN_LAP, POLICIES, Backends, LeastConnections, RoundRobin
 from tests.ports import free_port
 from tests.reverse.data import AUTO, CAPABILITIES, attach, pool_of, tickets_of
-from tests.reverse.net import BOTH_PLANES, ERROR, INIT, NEW_CONN, READY, RawLink, until
+from tests.reverse.net import BOTH_PLANES, DATA, ERROR, HOST, INIT, NEW_CONN, READY, RawLink, until
 from tests.reverse.world import World, port_of
 
 
@@ -28,6 +30,10 @@ class Session:
         self.address = f"192.0.2.{id(self)}"
         self.stream_count = 0
         self.backends: dict[int, Any] = {}
+
+    @property
+    def visitor_count(self) -> int:
+        return self.stream_count
 
     @property
     def holder(self) -> tuple[str, str]:
@@ -235,7 +241,7 @@ def test_the_counts_are_those_of_a_look_at_all(steps: list[tuple[str, int, str]]
         for session in there:
             same = [each for each in there if each.client_name == session.client_name] if session.client_name else []
             late = [each for each in gone if session.client_name and each.client_name == session.client_name]
-            assert roster.streams_of(session) == sum(each.stream_count for each in [*(same or [session]), *late])
+            assert roster.visitors_of(session) == sum(each.stream_count for each in [*(same or [session]), *late])
             assert roster.tunnels_of(session) == sum(len(each.backends) for each in same or [session])
             assert roster.links_besides(session) == sum(each.holder == session.holder for each in there) - 1
             assert roster.has_link_from(session.address)
@@ -244,7 +250,7 @@ def test_the_counts_are_those_of_a_look_at_all(steps: list[tuple[str, int, str]]
     for session in {*there, *gone}:
         change, session.stream_count = -session.stream_count, 0
         roster.count(session, change)
-    assert not roster._streams
+    assert not roster._visitors
     assert not roster._names
     assert not roster._addresses
     assert not roster._nameless
@@ -334,7 +340,7 @@ async def test_visitors_of_one_name_are_counted_over_its_links(world: World, tmp
     def check() -> None:
         for session in server.sessions:
             same = [each for each in server.sessions if each.client_name == session.client_name]
-            assert server.sessions.streams_of(session) == sum(each.link.stream_count for each in same)
+            assert server.sessions.visitors_of(session) == sum(each.link.stream_count for each in same)
 
     laptops = [await is_served(ports[number]) for number in (0, 0, 1)]
     assert all(laptops)
@@ -357,7 +363,7 @@ async def test_visitors_of_one_name_are_counted_over_its_links(world: World, tmp
     lost.drop()
     await world.sessions(server, 2)
     check()
-    assert [server.sessions.streams_of(each) for each in server.sessions if each.client_name == "laptop"] == [2]
+    assert [server.sessions.visitors_of(each) for each in server.sessions if each.client_name == "laptop"] == [2]
 
 
 @AUTO
@@ -385,10 +391,35 @@ async def test_visitors_that_outlive_their_link_still_count(world: World, tmp_pa
     await (await world.visitor(port)).ends()
     await world.logged("this client may serve 2 visitors at once")
     (session,) = server.sessions
-    assert server.sessions.streams_of(session) == 2
+    assert server.sessions.visitors_of(session) == 2
     for each in before:
         each.abort()
     await until(lambda: len(server.visitors) == 0)
-    assert server.sessions.streams_of(session) == 0
+    assert server.sessions.visitors_of(session) == 0
     await world.visitor(port)
     await until(lambda: any(each.visitor for each in data), "a visitor on a data connection")
+
+
+@ensureDeferred
+async def test_visitors_that_outlive_their_stream_still_count(world: World, tmp_path: Any) -> None:
+    """They do not read what came before the reset, and get half a minute for it."""
+    clients = tmp_path / "clients.yaml"
+    clients.write_text("laptop: {token: 1234-5678, streams: 2}\n")
+    server, port = world.server(admission=AdmissionSettings(clients)), free_port()
+    link = await world.raw_extended(server, port, token="1234-5678")
+    (session,) = server.sessions
+    with ExitStack() as stack:
+        for _ in range(2):
+            visitor = stack.enter_context(socket.socket())
+            visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            visitor.connect((HOST, port))
+            number, _payload = await link.take(NEW_CONN)
+            link.put(DATA, number, bytes(60_000))
+            link.put(ERROR, number, b'{"scope": "stream", "code": "connection-lost", "message": ""}')
+        await link.is_alive()
+        assert not session.link.streams
+        assert len(server.visitors) == server.sessions.visitors_of(session) == 2
+        await (await world.visitor(port)).ends()
+        await world.logged("this client may serve 2 visitors at once")
+    await until(lambda: not len(server.visitors))
+    assert server.sessions.visitors_of(session) == 0

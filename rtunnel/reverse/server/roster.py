@@ -24,9 +24,9 @@ class Roster(Generic[SessionT]):
         self._sessions: Places[SessionT] = Places()
         self._nameless: Places[SessionT] = Places()
         self._addresses: Counter[str] = Counter()
-        # Visitors outlive a link whose client has left in good order, and count for its name until they are gone.
+        # Visitors may outlive their link, and count for the client's name until they are gone.
         self._names: dict[ISession, str] = {}
-        self._streams: Counter[str] = Counter()
+        self._visitors: Counter[str] = Counter()
         self._gone: list[Deferred[None]] = []
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Roster(Generic[SessionT]):
         self._addresses[session.address] -= 1
         if not self._addresses[session.address]:
             del self._addresses[session.address]
-        if not session.link.stream_count:
+        if not session.visitor_count:
             self._forget_name(session)
         if not self._sessions:
             waiting, self._gone = self._gone, []
@@ -82,7 +82,7 @@ class Roster(Generic[SessionT]):
             self._nameless.add(session, session.holder)
         else:
             self._names[session] = name
-            self._streams[name] += session.link.stream_count
+            self._visitors[name] += session.visitor_count
 
     def _leave_place(self, session: SessionT) -> bool:
         self._nameless.discard(session)
@@ -91,40 +91,40 @@ class Roster(Generic[SessionT]):
     def _forget_name(self, session: ISession) -> None:
         name = self._names.pop(session, None)
         if name is not None:
-            self._add_streams(name, -session.link.stream_count)
+            self._add_visitors(name, -session.visitor_count)
 
-    def _add_streams(self, name: str, change: int) -> None:
-        self._streams[name] += change
-        if not self._streams[name]:
-            del self._streams[name]
+    def _add_visitors(self, name: str, change: int) -> None:
+        self._visitors[name] += change
+        if not self._visitors[name]:
+            del self._visitors[name]
 
     def first_to_go_for(self, newcomer: SessionT) -> SessionT | None:
         """Return the link that gives way to that of *newcomer* when all places are taken; None if none has to.
 
         It is one of the client that has most links, if those are at least two more than the newcomer's, or one of a
-        client without a name, if the newcomer has one: of these links, the newest of those with the fewest streams.
+        client without a name, if the newcomer has one: of these links, the newest of those with the fewest visitors.
         """
         links = self._sessions.of(self._sessions.heaviest)
         if len(links) <= len(self._sessions.of(newcomer.holder)) + 1:
             if not newcomer.client_name or not self._nameless:
                 return None
             links = self._nameless.of(self._nameless.heaviest)
-        return min(reversed(list(links)), key=lambda session: session.link.stream_count)
+        return min(reversed(list(links)), key=lambda session: session.visitor_count)
 
     # Totals of one client
 
     def count(self, session: ISession, change: int) -> None:
-        """Take note that a link has *change* more streams."""
+        """Take note that a link has *change* more visitors."""
         name = self._names.get(session)
         if name is not None:
-            self._add_streams(name, change)
-            if not session.link.stream_count and session not in self._sessions:
+            self._add_visitors(name, change)
+            if not session.visitor_count and session not in self._sessions:
                 del self._names[session]
 
-    def streams_of(self, session: ISession) -> int:
-        """Return how many streams all links of the client's name have; without a name, those of its own link."""
+    def visitors_of(self, session: ISession) -> int:
+        """Return how many visitors all links of the client's name have; without a name, those of its own link."""
         name = self._names.get(session)
-        return session.link.stream_count if name is None else self._streams[name]
+        return session.visitor_count if name is None else self._visitors[name]
 
     def tunnels_of(self, session: ISession) -> int:
         """Return how many tunnels those links have or are asking for."""

@@ -78,6 +78,7 @@ class ServerSession(LinkProtocol):
         self.client_name = ""
         self.address = ""
         self.on_dropped: Callable[[], None] = lambda: None
+        self._outliving = 0
         self._is_said = False
         self.carriers: list[ICarrier] = [Mux(self, link, server.visitors)]
         self._opening = 0
@@ -121,8 +122,34 @@ class ServerSession(LinkProtocol):
         self.address = address_prefix(self.transport.getPeer())
         super().connectionMade()
 
+    @property
+    def visitor_count(self) -> int:
+        """How many visitors the client has: a stream for each, or only a connection that still gets last bytes."""
+        return self.link.stream_count + self._outliving
+
+    def _may_outlive(self, end: Any) -> None:
+        """Count a visitor whose stream is over until its connection is gone."""
+        if end is not None and end.is_connected:
+            self._outliving += 1
+            self._server.sessions.count(self, 1)
+            end.call_when_lost(self._outlived)
+
+    def _outlived(self) -> None:
+        self._outliving -= 1
+        self._server.sessions.count(self, -1)
+
+    def _stream_closed(self, event: events.StreamClosed) -> None:
+        super()._stream_closed(event)
+        self._may_outlive(event.stream.owner)
+
+    def _stream_reset(self, event: events.StreamReset) -> None:
+        super()._stream_reset(event)
+        self._may_outlive(event.stream.owner)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Free the client's ports, then reset its streams."""
+        for stream in self.link.streams.values():
+            self._may_outlive(stream.owner)
         self._server.session_lost(self)
         self._close_carriers()
         super().connectionLost(reason)
@@ -337,7 +364,7 @@ class ServerSession(LinkProtocol):
             if backend is not None:
                 sessions = self._server.sessions
                 self._server.admission.check_stream(
-                    self.client_name, backend.public or SHARED, sessions.streams_of(self)
+                    self.client_name, backend.public or SHARED, sessions.visitors_of(self)
                 )
             for carrier in self.carriers:
                 if carrier.open(tunnel, visitor):
