@@ -3,7 +3,10 @@
 A thousand bytes from a stranger make a server sign and exchange keys, which takes milliseconds in which the reactor
 does nothing else. So what comes in a handshake waits for its turn. All turns together get as much time as everything
 else, and an address as many turns as any other that waits. Nothing is refused: a thousand clients that come back from
-one address at the same time are served one after the other.
+one address at the same time are all served.
+
+Of one address the last to come goes first. In a crowd whoever came first may have given up by the time of his turn, or
+is about to; and an answer that comes back from a client is dealt with at once, before its handshake is too old.
 
 Addresses that are known, because a link comes from them, and all others take alternate turns. So strangers, however
 many, hold up no data connection of a link, and neither can a client shut strangers out.
@@ -112,7 +115,7 @@ class Turns:
             return None
         self._known_is_next = line is self._strange
         address, of_address = next(iter(line.items()))
-        turn = next(iter(of_address))
+        turn = next(reversed(of_address))
         line.move_to_end(address)
         self.leave(turn)
         return turn

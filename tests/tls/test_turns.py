@@ -98,12 +98,13 @@ def test_turns_go_round_by_address() -> None:
     assert crowd.wait_for(8) == ["flood", "a", "b", "flood", "a", "flood", "a", "flood"]
 
 
-def test_first_come_first_served_within_an_address() -> None:
+def test_within_an_address_the_last_to_come_goes_first() -> None:
+    """First come, first served would have all of a crowd wait until they give up."""
     crowd = Crowd()
     crowd.use_up_the_burst()
     for number in range(9):
         crowd.come("a", says=str(number))
-    assert crowd.wait_for(9) == list("012345678")
+    assert crowd.wait_for(9) == list("876543210")
 
 
 def test_known_addresses_and_others_alternate() -> None:
