@@ -20,7 +20,7 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.last_bytes import LastBytes, ReadOn, connection_of, unsent
+from rtunnel.relay.last_bytes import LastBytes, connection_of, read_on, unsent
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
 #: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
@@ -125,7 +125,7 @@ class SocketEnd(Protocol):
         connection = connection_of(self.transport)
         # Somebody may have taken its socket.
         if connection is not None and connection.connected:
-            ReadOn(connection)
+            read_on(connection)
         if self._paused:
             self.transport.pauseProducing()
         self._drain()
