@@ -6,6 +6,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 STRESS_ARGS ?=
 FUZZ_ARGS ?=
+SOAK_ARGS ?=
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -18,7 +19,7 @@ $(shell test ! -e $(VENV)/pyvenv.cfg || $(BIN)/python -c 'import sys; sys.exit(s
 	|| rm -f $(BIN)/python $(VENV)/.installed $(VENV)/.installed-*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick stress fuzz bench docs lint format types clean
+.PHONY: help demo test test-quick stress fuzz soak bench docs lint format types clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -37,6 +38,9 @@ stress: $(VENV)/.installed-dev ## The suite ten times beside busy loops, then on
 
 fuzz: $(VENV)/.installed-fuzz ## Each parser against odd bytes for a minute (FUZZ_ARGS="--seconds 3600 config clients")
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+soak: $(VENV)/.installed-dev ## Mixed traffic and restarts for ten minutes; does memory grow? (SOAK_ARGS="--minutes 60")
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 bench: $(VENV)/.installed ## What the tunnels cost, beside nginx and ssh -R (wants iperf3, nginx and wrk; BENCH_ARGS=--quick)
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
