@@ -204,8 +204,18 @@ def address_prefix(address: IAddress | None) -> str:
     :returns: text; empty if *address* is not an IP address.
     """
     text = getattr(address, "host", None)
-    if not isinstance(text, str):
-        return ""
+    return _prefix(text) if isinstance(text, str) else ""
+
+
+def text_prefix(text: str) -> str:
+    """Return :func:`address_prefix` for *text*, which :func:`format_address` has returned; *text* if it has none."""
+    try:
+        return _prefix(text.partition(" ")[0].rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return text
+
+
+def _prefix(text: str) -> str:
     host = ip_address(text.partition("%")[0])
     mapped = getattr(host, "ipv4_mapped", None)
     if host.version == 6 and mapped is None:
