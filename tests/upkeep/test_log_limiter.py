@@ -166,7 +166,9 @@ class Budget:
         for second in range(seconds):
             self.now += 1
             for source in sources * 2:
-                self.log.warn("{peer}: bad: {second} {what}", peer=source.key, second=second, what=LONG, log_from=source)
+                self.log.warn(
+                    "{peer}: bad: {second} {what}", peer=source.key, second=second, what=LONG, log_from=source
+                )
         return sum(map(len, self.taken()))
 
 

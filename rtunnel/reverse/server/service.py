@@ -135,7 +135,8 @@ class TunnelServer(DrainingService):
         """Log that there are too many links. Do so only once until there is room again."""
         if not self._full:
             self._full = True
-            self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
+            limit = "{count} links, the limit (--max-links): others are closed"
+            self.log_limiter.warn(limit, count=len(self.sessions))
 
     def serves_silent_client(self, *, has_certificate: bool) -> bool:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
@@ -194,7 +195,9 @@ class TunnelServer(DrainingService):
         freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
         if session.link.peer is not None or session.backends:
             freed_ports = f"; ports freed: {', '.join(map(str, freed))}" if freed else ""
-            self.log.info("client {peer} gone{freed}", peer=session.peer_name, freed=freed_ports)
+            self.log_limiter.info(
+                "client {peer} gone{freed}", admitted=session.admitted, peer=session.peer_name, freed=freed_ports
+            )
         session.backends.clear()
 
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str:
