@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import format_host_port, tune_link
+from rtunnel.relay.sockets import format_host_port, text_prefix, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
@@ -264,7 +264,7 @@ class ClientSession(LinkProtocol):
         if self._draining:
             stream.reset(Code.SHUTTING_DOWN, "the client is going down")
             return
-        self._visitors.add(end)
+        self._visitors.add(end, text_prefix(event.visitor), tunnel.number)
         self.log.debug(
             "visitor {visitor} of {tunnel}: stream {stream}",
             visitor=event.visitor or "unknown",

@@ -66,7 +66,6 @@ class TunnelServer(DrainingService):
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
         self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
-        self.waiting = 0
         self.bucket = TokenBucket(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
         self.log_limiter = LogLimiter(self.log, reactor)
         self.poller = poller_for(reactor)
@@ -172,6 +171,7 @@ class TunnelServer(DrainingService):
 
     def expect(self, opening: Opening, identity: Peer | None, address: IAddress) -> ServerData | None:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
+        self.descriptors.make_room()
         pool = self.tickets.take(opening.ticket, self.reactor.seconds())
         if pool is not None and pool.is_of(identity):
             return pool.expect(opening.ping_every)
