@@ -71,6 +71,8 @@ def test_no_descriptor_is_left(twistd: Twistds, start_tunnel: StartTunnel, end: 
         poll(lambda: crowd.open(1, tunnel.public)["there"], PATIENCE, "a visitor is served")
         assert crowd.open(LIMIT // 4, tunnel.public, at_once=1)["there"] == LIMIT // 4
     assert re.search(SAYS, exhausted.output)
+    # One who gives way is gone before the next is accepted. (Data connections may come faster than that.)
+    assert plane != "mux" or "no file descriptor is left" not in exhausted.output
     most_lines = MOST_LINES + MORE_LINES * ((time.monotonic() - began) // 10)
     for process in (tunnel.client, tunnel.server):
         assert "Traceback" not in process.output
