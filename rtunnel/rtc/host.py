@@ -94,7 +94,7 @@ class HostPeer(Peer):
             host.settings.max_flows,
             host.settings.udp_idle,
             host.log_limiter,
-            name,
+            clean_text(name),
             host.descriptors,
         )
 
@@ -147,7 +147,7 @@ class HostPeer(Peer):
 
         end = SocketEnd(lambda _end: watch.answered(), self._host.visitors.discard)
         end.attach(streams.attach(channel, end))
-        self._host.visitors.add(end, self.name, channel.protocol)
+        self._host.visitors.add(end, clean_text(self.name), channel.protocol)
         self.log.debug("{label} of client {client}", label=clean_text(channel.label), client=clean_text(self.name))
         end.dial(service.endpoint, failed)
 
