@@ -47,6 +47,14 @@ def connection_of(transport: Any) -> tcp.Connection | None:
     return transport
 
 
+def abort_at_once(transport: Any) -> None:
+    """Reset a connection and close its socket now, where Twisted would wait for the reactor's next turn."""
+    transport.abortConnection()
+    connection = connection_of(transport)
+    if connection is not None:
+        connection.connectionLost(Failure(ConnectionAborted()))
+
+
 def unacknowledged(number: int) -> int:
     """Return how many bytes the system has taken for a TCP socket and the other end's has not acknowledged.
 

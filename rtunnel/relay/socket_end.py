@@ -20,7 +20,7 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.last_bytes import LastBytes, connection_of, read_on, unsent
+from rtunnel.relay.last_bytes import LastBytes, abort_at_once, connection_of, read_on, unsent
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
 #: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
@@ -112,6 +112,13 @@ class SocketEnd(Protocol):
         elif self._dialling is not None:
             self._given_up = True
             self._dialling.cancel()
+
+    def cut(self) -> None:
+        """Like :meth:`abort`, but close the socket at once: its descriptor is needed."""
+        if self._connected:
+            abort_at_once(self.transport)
+        else:
+            self.abort()
 
     # From the socket
 

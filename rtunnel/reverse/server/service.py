@@ -66,7 +66,6 @@ class TunnelServer(DrainingService):
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
         self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
-        self.waiting = 0
         self.bucket = TokenBucket(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
         self.log_limiter = LogLimiter(self.log, reactor)
         self.poller = poller_for(reactor)
@@ -135,7 +134,8 @@ class TunnelServer(DrainingService):
         """Log that there are too many links. Do so only once until there is room again."""
         if not self._full:
             self._full = True
-            self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
+            limit = "{count} links, the limit (--max-links): others are closed"
+            self.log_limiter.warn(limit, count=len(self.sessions))
 
     def serves_silent_client(self, *, has_certificate: bool) -> bool:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
@@ -171,6 +171,7 @@ class TunnelServer(DrainingService):
 
     def expect(self, opening: Opening, identity: Peer | None, address: IAddress) -> ServerData | None:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
+        self.descriptors.make_room()
         pool = self.tickets.take(opening.ticket, self.reactor.seconds())
         if pool is not None and pool.is_of(identity):
             return pool.expect(opening.ping_every)
@@ -194,7 +195,9 @@ class TunnelServer(DrainingService):
         freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
         if session.link.peer is not None or session.backends:
             freed_ports = f"; ports freed: {', '.join(map(str, freed))}" if freed else ""
-            self.log.info("client {peer} gone{freed}", peer=session.peer_name, freed=freed_ports)
+            self.log_limiter.info(
+                "client {peer} gone{freed}", admitted=session.admitted, peer=session.peer_name, freed=freed_ports
+            )
         session.backends.clear()
 
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str:
