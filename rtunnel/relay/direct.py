@@ -79,6 +79,8 @@ class DirectRelay:
         """Reset both connections at once."""
         self.close(reset=True)
 
+    cut = abort
+
     def lost(self, side: Side) -> None:
         """Close the socket of *side*, which is broken, and reset the other once that has everything."""
         other = side.other

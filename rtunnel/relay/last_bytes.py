@@ -17,6 +17,7 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from twisted.internet import tcp
@@ -44,6 +45,14 @@ def connection_of(transport: Any) -> tcp.Connection | None:
     while transport is not None and not isinstance(transport, tcp.Connection):
         transport = getattr(transport, "tcp", None) or getattr(transport, "transport", None)
     return transport
+
+
+def abort_at_once(transport: Any) -> None:
+    """Reset a connection and close its socket now, where Twisted would wait for the reactor's next turn."""
+    transport.abortConnection()
+    connection = connection_of(transport)
+    if connection is not None:
+        connection.connectionLost(Failure(ConnectionAborted()))
 
 
 def unacknowledged(number: int) -> int:
@@ -112,63 +121,32 @@ class LastBytes:
             self._then()
 
 
-class ReadOn:
-    """Makes Twisted's transport read to the end or error of a connection, although writes to it fail.
+class ReadOn(tcp.Connection):
+    """A transport that reads to the end or error of its connection, although writes to it fail.
 
     What is written after the first failure is dropped. Then the end of reading ends the connection. It also makes the
     system reset the connection if this process is killed.
-
-    :param transport: connected; its protocol supports half-close, or takes an end for the end of both directions.
     """
 
-    #: The attributes of the transport that are replaced.
-    REPLACED = (
-        "writeSomeData",
-        "write",
-        "writeSequence",
-        "connectionLost",
-        "readConnectionLost",
-        "_closeWriteConnection",
-    )
+    #: The end of reading has come.
+    _read_ended = False
+    #: Writes fail.
+    _is_broken = False
+    #: They do because of a reset, not because the other end had closed before.
+    _was_reset = False
 
-    __slots__ = ("_close_write", "_is_broken", "_lost", "_read_ended", "_reading_ended", "_transport", "_was_reset")
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self._lost = transport.connectionLost
-        self._reading_ended = transport.readConnectionLost
-        self._close_write = transport._closeWriteConnection
-        self._read_ended = False
-        # Writes fail; and so because of a reset, not because the other end had closed before.
-        self._is_broken = self._was_reset = False
-        transport.writeSomeData = self._write
-        transport.connectionLost = self._connection_lost
-        transport.readConnectionLost = self._read_connection_lost
-        transport._closeWriteConnection = self._end_writing
-        self._set_linger(RESET_ON_CLOSE)
-
-    @classmethod
-    def leave(cls, transport: Any) -> None:
-        """Give *transport* its own methods back."""
-        for name in cls.REPLACED:
-            vars(transport).pop(name, None)
-
-    def _set_linger(self, value: bytes) -> None:
-        set_linger(self._transport.socket, value)
-
-    # In place of the transport's methods
-
-    def _write(self, data: bytes) -> int | BaseException:
+    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+        """See :class:`twisted.internet.tcp.Connection`."""
         if self._is_broken:
             return len(data)
         try:
-            return int(self._transport.socket.send(memoryview(data)[: self._transport.SEND_LIMIT]))
+            return int(self.socket.send(memoryview(data)[: self.SEND_LIMIT]))
         except BlockingIOError:
             return 0
         except OSError as error:
             if error.errno == errno.ENOBUFS:
                 return 0
-            if self._read_ended or self._transport.disconnecting:
+            if self._read_ended or self.disconnecting:
                 return CONNECTION_LOST
             # EPIPE: the other end had ended its direction, and the system tells that by an end.
             self._was_reset = error.errno != errno.EPIPE
@@ -177,43 +155,59 @@ class ReadOn:
 
     def _break(self) -> None:
         self._is_broken = True
-        self._transport.write = self._transport.writeSequence = _drop
+        self.write = self.writeSequence = _drop  # type: ignore[method-assign]
 
-    def _end_writing(self) -> None:
-        self._close_write()
+    def _closeWriteConnection(self) -> None:
+        super()._closeWriteConnection()
         # All that we had to say is with the system, which delivers it even if this process is killed.
-        self._set_linger(SEND_ON_CLOSE)
+        set_linger(self.socket, SEND_ON_CLOSE)
 
-    def _connection_lost(self, reason: Failure) -> None:
-        transport = self._transport
+    def connectionLost(self, reason: Failure) -> None:
+        """See :class:`twisted.internet.tcp.Connection`."""
         is_abort = reason.check(ConnectionAborted)
         if reason.check(ConnectionLost) and not is_abort and not self._read_ended and self._has_unread():
             # The transport is paused. It reads the rest when it is resumed.
             self._break()
-            transport.dataBuffer, transport.offset = b"", 0
-            transport._tempDataBuffer, transport._tempDataLen = [], 0
-            if transport.producer is not None and transport.producerPaused:
-                transport.producerPaused = False
-                transport.producer.resumeProducing()
+            self.dataBuffer, self.offset = b"", 0
+            self._tempDataBuffer, self._tempDataLen = [], 0
+            if self.producer is not None and self.producerPaused:
+                self.producerPaused = False
+                self.producer.resumeProducing()  # type: ignore[attr-defined]
             return
-        self.leave(transport)
         if reason.check(ConnectionDone):
-            self._set_linger(SEND_ON_CLOSE)
-        self._lost(reason)
+            set_linger(self.socket, SEND_ON_CLOSE)
+        super().connectionLost(reason)
 
-    def _read_connection_lost(self, reason: Failure) -> None:
+    def readConnectionLost(self, reason: Failure) -> None:
+        """See :class:`twisted.internet.tcp.Connection`."""
         self._read_ended = True
         if not self._was_reset:
-            self._reading_ended(reason)
-        if self._is_broken and self._transport.connected:
-            self._transport.stopWriting()
-            self._connection_lost(Failure(CONNECTION_LOST))
+            super().readConnectionLost(reason)
+        if self._is_broken and self.connected:
+            self.stopWriting()
+            self.connectionLost(Failure(CONNECTION_LOST))
 
     def _has_unread(self) -> bool:
         try:
-            return bool(self._transport.socket.recv(1, socket.MSG_PEEK))
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
         except OSError:
             return False
+
+
+@cache
+def _reading_on(kind: Any) -> Any:
+    return type(f"ReadOn{kind.__name__}", (ReadOn, kind), {})
+
+
+def read_on(transport: tcp.Connection) -> None:
+    """Make a transport of Twisted a :class:`ReadOn`, if it is none yet.
+
+    :param transport: connected; its protocol supports half-close, or takes an end for the end of both directions.
+    """
+    if not isinstance(transport, ReadOn):
+        kind: Any = type(transport)  # to mypy, a transport's type cannot be hashed
+        transport.__class__ = _reading_on(kind)
+    set_linger(transport.socket, RESET_ON_CLOSE)
 
 
 def _drop(_data: object) -> None:

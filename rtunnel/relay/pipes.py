@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from rtunnel.relay.sockets import descriptor_limit
+
 try:
     import fcntl
 except ImportError:  # this system has no splice
@@ -19,8 +21,9 @@ HAVE_SPLICE = hasattr(os, "splice") and hasattr(os, "pipe2") and hasattr(fcntl, 
 
 #: The capacities to ask for, in bytes, best first. Linux gives an unprivileged user 64 pipes of the first size.
 SIZES = (1 << 20, 1 << 18)
-#: How many pipes may be in use at once.
+#: How many pipes may be in use at once, and which part of our descriptors they may take.
 MAX_IN_USE = 64
+SHARE = 1 / 16
 #: How many empty pipes are kept open for later.
 MAX_IDLE = 8
 
@@ -69,7 +72,7 @@ class Pipes:
 
     def take(self) -> Pipe | None:
         """Return an empty pipe, or None if too many are in use or the system gives none."""
-        if self.in_use >= MAX_IN_USE:
+        if self.in_use >= min(MAX_IN_USE, descriptor_limit() * SHARE / 2):
             return None
         try:
             pipe = self._idle.pop() if self._idle else Pipe()

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.last_bytes import LastBytes, ReadOn, connection_of, unsent
+from rtunnel.relay.last_bytes import LastBytes, abort_at_once, connection_of, read_on, unsent
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
 #: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
@@ -128,6 +128,13 @@ class SocketEnd(Protocol):
             self._given_up = True
             self._dialling.cancel()
 
+    def cut(self) -> None:
+        """Like :meth:`abort`, but close the socket at once: its descriptor is needed."""
+        if self._connected:
+            abort_at_once(self.transport)
+        else:
+            self.abort()
+
     # From the socket
 
     def connectionMade(self) -> None:
@@ -140,7 +147,7 @@ class SocketEnd(Protocol):
         connection = connection_of(self.transport)
         # Somebody may have taken its socket.
         if connection is not None and connection.connected:
-            ReadOn(connection)
+            read_on(connection)
         if self._paused:
             self.transport.pauseProducing()
         self._drain()

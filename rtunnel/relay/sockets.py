@@ -178,6 +178,23 @@ def clear_user_timeout(sock: StreamSocket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
 
+#: How many descriptors a process takes if the system lets it: as many as our units ask for.
+ENOUGH = 65536
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many descriptors as the hard limit allows, but no more than :data:`ENOUGH`.
+
+    A low soft limit is for programs that use ``select()``. A shell's is often 1,024, which is few for a server.
+    """
+    if hasattr(resource, "setrlimit"):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            with suppress(OSError, ValueError):  # macOS has a limit below the hard one
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def descriptor_limit() -> int:
     """Return how many descriptors this process may open; a million if the system has no limit or does not say."""
     if not hasattr(resource, "getrlimit"):
@@ -204,8 +221,18 @@ def address_prefix(address: IAddress | None) -> str:
     :returns: text; empty if *address* is not an IP address.
     """
     text = getattr(address, "host", None)
-    if not isinstance(text, str):
-        return ""
+    return _prefix(text) if isinstance(text, str) else ""
+
+
+def text_prefix(text: str) -> str:
+    """Return :func:`address_prefix` for *text*, which :func:`format_address` has returned; *text* if it has none."""
+    try:
+        return _prefix(text.partition(" ")[0].rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return text
+
+
+def _prefix(text: str) -> str:
     host = ip_address(text.partition("%")[0])
     mapped = getattr(host, "ipv4_mapped", None)
     if host.version == 6 and mapped is None:

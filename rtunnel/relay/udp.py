@@ -258,6 +258,7 @@ class Flow:
     :ivar received: datagrams from the service that were passed on.
     :ivar dropped: datagrams that were lost.
     :ivar waiting: datagrams that cannot be sent yet.
+    :ivar touched: set whenever a datagram passes; the search for idle connections clears it.
     :ivar ended: why the flow has ended; empty until then.
     """
 
@@ -271,6 +272,7 @@ class Flow:
         self.received = 0
         self.dropped = 0
         self.waiting = WaitingDatagrams()
+        self.touched = True
         self.ended = ""
         self._lost = lost
 
@@ -296,6 +298,10 @@ class Flow:
             dropped=self.dropped,
         )
         self.close()
+
+    def cut(self) -> None:
+        """End the flow, as its descriptor is needed."""
+        self.end("made room for another")
 
     def close(self) -> None:
         """Close what the flow holds. Called once, when it ends."""
@@ -344,6 +350,7 @@ class FlowTable:
         :param answer: it came from the service.
         """
         flow.last_used = self._clock.seconds()
+        flow.touched = True
         self._remove(flow)
         flow.exchanges += answer and flow.asked
         flow.asked = not answer

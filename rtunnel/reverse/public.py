@@ -8,7 +8,7 @@ from typing import Any
 
 from rtunnel.relay.bare_port import Accepted
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import close_socket, format_address, take_socket
+from rtunnel.relay.sockets import address_prefix, close_socket, format_address, take_socket
 from rtunnel.reverse.carriers.sockets import has_socket
 
 
@@ -18,15 +18,15 @@ class Visitor:
     :param address: the visitor's address.
     :param on_lost: passed to the :class:`SocketEnd`, if one is needed.
     :ivar name: *address* as logs and the wire show it.
-    :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
+    :ivar prefix: the key under which *address* is counted.
     """
 
-    __slots__ = ("_accepted", "_end", "_on_lost", "address", "name", "touched")
+    __slots__ = ("_accepted", "_end", "_on_lost", "address", "name", "prefix")
 
     def __init__(self, address: Any, connection: Accepted | SocketEnd, on_lost: Callable[[SocketEnd], None]) -> None:
         self.address = address
         self.name = format_address(address)
-        self.touched = True
+        self.prefix = address_prefix(address)
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None
         self._on_lost = on_lost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rtunnel.tls.identity import Peer, expiry_warning
@@ -24,12 +25,16 @@ def log_data_connection(transport: Any, peer: Peer) -> None:
         )
 
 
-def log_secured(transport: Any, peer: Peer) -> None:
+def log_secured(
+    transport: Any, peer: Peer, info: Callable[..., None] = _log.info, warn: Callable[..., None] = _log.warn
+) -> None:
     """Log how a link is protected, and who is at its other end.
 
     :param transport: a :class:`~rtunnel.tls.transport.TlsTransport`.
+    :param info: logs a line, as :meth:`twisted.logger.Logger.info` does.
+    :param warn: logs a warning.
     """
-    _log.info(
+    info(
         "link {peer}: TLS 1.3, key exchange {group}, certificate of {name} ({signature})",
         peer=transport.peer_name,
         group=peer.group,
@@ -38,4 +43,4 @@ def log_secured(transport: Any, peer: Peer) -> None:
     )
     warning = expiry_warning(peer.certificate)
     if warning:
-        _log.warn("link {peer}: {warning}", peer=transport.peer_name, warning=warning)
+        warn("link {peer}: {warning}", peer=transport.peer_name, warning=warning)

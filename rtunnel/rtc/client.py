@@ -25,7 +25,7 @@ from zope.interface import implementer
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import QuietFactory, format_address
+from rtunnel.relay.sockets import QuietFactory, address_prefix, format_address
 from rtunnel.relay.udp import FlowTable
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
@@ -62,7 +62,7 @@ class _LocalConnection(SocketEnd):
         self._service = service
 
     def _arrived(self, _end: SocketEnd) -> None:
-        self._client.visitors.add(self)
+        self._client.visitors.add(self, address_prefix(self.transport.getPeer()), self._service)
         self._client.forward(self, self._service)
 
     def was_reset(self, code: str, message: str) -> None:

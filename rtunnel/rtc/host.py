@@ -89,7 +89,13 @@ class HostPeer(Peer):
         self._peer_extension = extension
         self._streams = self.use_streams(extension)
         self._flows = HostFlows(
-            host.reactor, self.connection, host.settings.max_flows, host.settings.udp_idle, host.log_limiter
+            host.reactor,
+            self.connection,
+            host.settings.max_flows,
+            host.settings.udp_idle,
+            host.log_limiter,
+            clean_text(name),
+            host.descriptors,
         )
 
     @property
@@ -141,7 +147,7 @@ class HostPeer(Peer):
 
         end = SocketEnd(lambda _end: watch.answered(), self._host.visitors.discard)
         end.attach(streams.attach(channel, end))
-        self._host.visitors.add(end)
+        self._host.visitors.add(end, clean_text(self.name), channel.protocol)
         self.log.debug("{label} of client {client}", label=clean_text(channel.label), client=clean_text(self.name))
         end.dial(service.endpoint, failed)
 

@@ -26,6 +26,7 @@ from rtunnel.relay.udp import Address, Flow, FlowTable, UdpSocket, WaitingDatagr
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import UdpAddress
 from rtunnel.tls.server_names import is_ip_address
+from rtunnel.upkeep.descriptors import Descriptors, Place
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 
@@ -47,6 +48,7 @@ class _HostFlow(Flow):
         self._owner = owner
         self._channel = channel
         self._remote = remote
+        self._place: Place | None = None
         self._looking_up: Deferred[Any] | None = None
         self._socket: UdpSocket | None = None
         self._trouble = ""
@@ -61,6 +63,8 @@ class _HostFlow(Flow):
 
     def dial(self) -> None:
         """Open the socket, now or when the name has been looked up."""
+        if self._place is None:
+            self._place = self._owner.descriptors.add(self, self._owner.client, str(self._remote))
         host = self._remote.host or LOOPBACK
         if is_ip_address(host):
             self._open(host)
@@ -170,6 +174,8 @@ class _HostFlow(Flow):
             self._looking_up.cancel()
         if self._socket is not None:
             self._socket.close()
+        if self._place is not None:
+            self._owner.descriptors.remove(self._place)
         self._channel.close()
 
 
@@ -178,6 +184,8 @@ class HostFlows:
 
     :param idle: see :class:`~rtunnel.relay.udp.FlowTable`.
     :param log_limiter: for log lines that clients can cause.
+    :param client: the client's name.
+    :param descriptors: has a place for each flow.
     :ivar dropped: datagrams that were dropped, by reason.
     :ivar worked: the IP address that answered last, of each service that has more than one.
     """
@@ -185,9 +193,18 @@ class HostFlows:
     log = Logger()
 
     def __init__(
-        self, reactor: Any, connection: IPeerConnection, max_flows: int, idle: float | None, log_limiter: LogLimiter
+        self,
+        reactor: Any,
+        connection: IPeerConnection,
+        max_flows: int,
+        idle: float | None,
+        log_limiter: LogLimiter,
+        client: str,
+        descriptors: Descriptors,
     ) -> None:
         self.reactor = reactor
+        self.client = client
+        self.descriptors = descriptors
         self.connection = connection
         self.table = FlowTable(reactor, max_flows, idle)
         self.dropped: Counter[str] = Counter()

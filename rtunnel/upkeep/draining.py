@@ -8,6 +8,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.visitors import Visitors
 
 
@@ -16,6 +17,7 @@ class DrainingService(MultiService):
 
     :param reactor: provides the time.
     :param drain: seconds that streams have to finish.
+    :ivar descriptors: who has how many.
     :ivar visitors: the connections that are relayed.
     """
 
@@ -25,7 +27,9 @@ class DrainingService(MultiService):
         super().__init__()
         self.setName(name)
         self.reactor = reactor
-        self.visitors = Visitors()
+        self.descriptors = Descriptors(reactor)
+        self.descriptors.service().setServiceParent(self)
+        self.visitors = Visitors(self.descriptors)
         self._drain = drain
         self._stream_ended: Deferred[None] | None = None
 

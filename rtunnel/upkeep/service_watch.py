@@ -83,7 +83,7 @@ class ServiceWatch:
         self._timer: IDelayedCall | None = None
         self._trying: Deferred[Any] | None = None
 
-    def start(self, log: Logger, limiter: LogLimiter, what: str, **fields: object) -> None:
+    def start(self, log: Logger, limiter: LogLimiter, what: str, **fields: Any) -> None:
         """Watch the service: log whether it answers once that is known, maybe now, and again whenever it changes.
 
         If nothing is known after :data:`SOON` seconds, as with a firewall that drops or a name server that is silent,

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from rtunnel.upkeep.descriptors import Descriptors, IHolder, Place
 
-class IVisitor(Protocol):
+
+class IVisitor(IHolder, Protocol):
     """Relays one connection, as :class:`~rtunnel.relay.socket_end.SocketEnd` and
     :class:`~rtunnel.relay.direct.DirectRelay` do. Hashed by identity.
-
-    :ivar touched: set whenever a byte passes.
     """
-
-    touched: bool
 
     def abort(self) -> None:
         """Reset the connection."""
 
 
 class Visitors:
-    """The set of visitors that a service relays."""
+    """The set of visitors that a service relays.
 
-    def __init__(self) -> None:
-        self._ends: set[IVisitor] = set()
+    :param descriptors: has a place for each of them.
+    """
+
+    def __init__(self, descriptors: Descriptors) -> None:
+        self._descriptors = descriptors
+        self._ends: dict[IVisitor, Place] = {}
         self._drained: Deferred[None] | None = None
         self._empty: Deferred[None] | None = None
 
@@ -35,13 +38,23 @@ class Visitors:
     def __contains__(self, end: object) -> bool:
         return end in self._ends
 
-    def add(self, end: IVisitor) -> None:
-        """Count a connection that is now relayed."""
-        self._ends.add(end)
+    def add(self, end: IVisitor, address: str, owner: Hashable, count: int = 1) -> None:
+        """Count a connection that is now relayed. Another one may have to make room for it.
+
+        The parameters are those of :meth:`~rtunnel.upkeep.descriptors.Descriptors.add`.
+        """
+        self._ends[end] = self._descriptors.add(end, address, owner, count)
+
+    def replace(self, end: IVisitor, other: IVisitor) -> None:
+        """Count *other* instead of *end*, whose descriptors it has now."""
+        place = self._ends[other] = self._ends.pop(end)
+        place.holder = other
 
     def discard(self, end: IVisitor) -> None:
         """Forget a connection that is over."""
-        self._ends.discard(end)
+        place = self._ends.pop(end, None)
+        if place is not None:
+            self._descriptors.remove(place)
         if not self._ends:
             self.stop_draining()
             empty, self._empty = self._empty, None
@@ -55,9 +68,10 @@ class Visitors:
 
     def abort_idle(self) -> int:
         """Reset every connection on which nothing has passed since the last call; return how many."""
-        idle = [end for end in self._ends if not end.touched]
-        for end in self._ends:
-            end.touched = False
+        self._descriptors.look()
+        idle = [end for end, place in self._ends.items() if not place.is_active]
+        for place in self._ends.values():
+            place.is_active = False
         for end in idle:
             end.abort()
         return len(idle)

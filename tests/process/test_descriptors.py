@@ -1,4 +1,6 @@
-"""A flood of visitors takes every descriptor of the server, or of the client, for as long as it lasts and no longer."""
+"""A flood of visitors takes what the server, or the client, can spare of its descriptors: the first make room for the
+last.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +22,16 @@ LIMIT = 128
 """Descriptors that the process under test may have."""
 POOL = 4
 """Data connections that may wait for visitors."""
-WAIT = LIMIT // 4
-"""Visitors who may wait for data connections, and so descriptors that are free again once they have given up."""
 FLOOD = 400
 """Visitors, all together: more than that on either plane."""
 QUIET = 2.0
 """Seconds in which it must have nothing to do."""
 MOST_LINES = 60
-"""Of the log, for 1,200 visitors who were turned away ..."""
+"""Of the log, for 1,200 visitors ..."""
 MORE_LINES = 20
 """... and for each ten seconds beyond the first, as the log limits its lines by time."""
 
-SAYS = {
-    "server": r"#warn\] no file descriptor is left: new connections are closed until there are some again; allow more ",
-    "client": r"#warn\] .* cannot be (?:reached|made): .*too many open files",
-}
+SAYS = r"#warn\] there are too few file descriptors for all: .* allow more with LimitNOFILE= or ulimit -n"
 """The line that tells the operator what to do."""
 
 
@@ -51,15 +48,15 @@ def test_no_descriptor_is_left(twistd: Twistds, start_tunnel: StartTunnel, end: 
     limit_descriptors(exhausted)
     began = time.monotonic()
     with Crowd() as crowd:
-        there = 0
         for _ in range(3):
             came = crowd.open(FLOOD, tunnel.public, at_once=FLOOD)
             print(came)
-            there += came["there"]
-            # Nobody is left to wait for nothing.
+            # Each wave finds room, and nobody is left to wait for nothing.
+            assert came["there"] > LIMIT / 4
             assert came["late"] == 0
+        there = crowd.echo()
         assert LIMIT / 4 < there < LIMIT
-        assert exhausted.descriptors() > LIMIT - 10 - WAIT
+        assert LIMIT / 2 < exhausted.descriptors() < LIMIT
 
         # Those who are there do not notice, and the process does not run in circles.
         assert crowd.echo() == there
@@ -73,9 +70,9 @@ def test_no_descriptor_is_left(twistd: Twistds, start_tunnel: StartTunnel, end: 
         crowd.close()
         poll(lambda: crowd.open(1, tunnel.public)["there"], PATIENCE, "a visitor is served")
         assert crowd.open(LIMIT // 4, tunnel.public, at_once=1)["there"] == LIMIT // 4
-    found = re.findall(SAYS[end], exhausted.output)
-    assert found
-    assert end != "server" or len(found) == 1
+    assert re.search(SAYS, exhausted.output)
+    # One who gives way is gone before the next is accepted. (Data connections may come faster than that.)
+    assert plane != "mux" or "no file descriptor is left" not in exhausted.output
     most_lines = MOST_LINES + MORE_LINES * ((time.monotonic() - began) // 10)
     for process in (tunnel.client, tunnel.server):
         assert "Traceback" not in process.output

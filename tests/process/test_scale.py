@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from rtunnel.upkeep.descriptors import MOST_RESERVE
 from tests.patience import PATIENCE
 from tests.process.crowd import Crowd, echo_service, raise_limit
 from tests.process.harness import Process, Twistds, poll
@@ -35,7 +36,7 @@ FEW = 300
 """Visitors or links who come first, for all that there is only once."""
 SLACK = 8 * MIB
 """By which a process may grow besides: the allocator takes memory in large pieces."""
-SPARE = 500
+SPARE = MOST_RESERVE + 500
 """Descriptors of a process besides those of visitors."""
 
 PER_VISITOR = 16 * KIB

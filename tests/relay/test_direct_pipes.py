@@ -270,3 +270,13 @@ def test_few_pipes_are_kept() -> None:
     assert len(pool) == pipes.MAX_IDLE - 1
     close_idle(pool)
     assert open_descriptors() == before
+
+
+def test_pipes_take_a_small_part_of_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipes, "descriptor_limit", lambda: 128)
+    some = Pipes()
+    taken = [pipe for pipe in (some.take() for _ in range(10)) if pipe is not None]
+    assert len(taken) == 4
+    for pipe in taken:
+        some.give_back(pipe)
+        pipe.close()

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay.last_bytes import STALLED, LastBytes, ReadOn, unacknowledged
+from rtunnel.relay.last_bytes import STALLED, LastBytes, read_on, unacknowledged
 from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, QuietFactory, close_socket
 from tests.relay.direct_rig import Turns, connected
 
@@ -58,7 +58,7 @@ def connect(turns: Turns) -> tuple[Near, socket.socket]:
     near = Near()
     turns.reactor.adoptStreamConnection(ours.fileno(), ours.family, QuietFactory.forProtocol(lambda: near))
     ours.close()
-    ReadOn(near.transport)
+    read_on(near.transport)
     return near, far
 
 

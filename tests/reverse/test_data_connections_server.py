@@ -11,6 +11,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.reverse import door
 from rtunnel.reverse.carriers import data_connections as pool, sockets
+from rtunnel.upkeep.descriptors import LEAST_RESERVE
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
 from tests.reverse.data import (
@@ -433,24 +434,23 @@ async def test_waiting_visitors_go_with_the_link_and_count_as_streams(world: Wor
 
 @DIRECT
 @ensureDeferred
-async def test_no_more_wait_than_a_quarter_of_the_descriptors(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else they could have all of them, and no connection could come for them."""
-    monkeypatch.setattr(pool, "descriptor_limit", lambda: 32)
-    server, link, port, tickets = await client_by_hand(world, pool=2)
-    session = session_of(server)
-    waiting = [await world.visitor(port) for _ in range(8)]
-    await until(lambda: session.link.stream_count == 8)
-    for _ in range(3):
-        one_more = await world.visitor(port)
-        await until(lambda: one_more.was_reset)  # noqa: B023
-    assert len(world.lines("8 visitors wait for data connections, the limit", LogLevel.warn)) == 1
-    assert session.link.stream_count == len(server.visitors) == 8
+async def test_waiting_visitors_of_one_client_leave_room_for_those_of_another(world: World) -> None:
+    """Even if all of them come from one address."""
+    server, _link, port, tickets = await client_by_hand(world, pool=2)
+    other = free_port()
+    await world.raw_extended(server, other, capabilities=CAPABILITIES)
+    budget = server.descriptors
+    budget._limit, budget._count_open = lambda: 30 + LEAST_RESERVE, lambda: budget.held
+    flood = [await world.visitor(port) for _ in range(40)]
+    await until(lambda: all(each.was_reset for each in flood[:10]))
+    few = [await world.visitor(other) for _ in range(10)]
+    await until(lambda: all(each.was_reset for each in flood[:20]))
+    await turns()
+    assert len(server.visitors) == budget.held == 30
+    assert not any(each.over for each in [*flood[20:], *few])
+    # They wait for something.
     data = await attach(world, server, tickets[0])
-    assert (await data.is_used())["visitor"] == waiting[0].name
-    ninth = await world.visitor(port)
-    await until(lambda: session.link.stream_count == 9)
-    assert not ninth.over
-    assert NEW_CONN not in link.seen
+    assert (await data.is_used())["visitor"] == flood[20].name
 
 
 @DIRECT

@@ -8,7 +8,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse.server import session
+from rtunnel.upkeep import log_limiter
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
 from tests.reverse.net import (
@@ -74,12 +74,12 @@ async def test_visitors_of_a_full_link_do_not_fill_the_log(world: World) -> None
 
 @ensureDeferred
 async def test_tunnels_that_come_and_go_do_not_fill_the_log(world: World, monkeypatch: Any) -> None:
-    monkeypatch.setattr(session, "MAX_LINES_SAID", 50)
+    monkeypatch.setattr(log_limiter, "MOST_ADMITTED", 25)
     server = world.server(shared=True)
     link = await world.raw_extended(server)
     link.send((frame(INIT, 0, b"0:x") + frame(ERROR, 0, WITHDRAWN)) * 500)
     await link.is_alive()
-    assert len(world.lines("withdrawn", LogLevel.info)) + len(world.lines("published", LogLevel.info)) < 50
+    assert len(world.lines("withdrawn", LogLevel.info)) + len(world.lines("published", LogLevel.info)) == 50
 
 
 @ensureDeferred

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from rtunnel.addresses import DialAddress
 from rtunnel.reverse.client.service import LinkService, TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
@@ -44,7 +45,7 @@ from tests.reverse.world import World, port_of
 async def test_link_is_stopped_twice_and_started_again(world: World, host: str, wait: int) -> None:
     tunnels = (TunnelSettings(0, DialAddress.parse(":1")),)
     server = DialAddress.parse(f"{host}:{free_port()}")
-    service = LinkService(reactor, ClientSettings(server, tunnels), Visitors())
+    service = LinkService(reactor, ClientSettings(server, tunnels), Visitors(Descriptors(reactor)))
     for _ in range(2):
         service.startService()
         await turns(wait)

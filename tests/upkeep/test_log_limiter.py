@@ -5,8 +5,21 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
+from twisted.python.failure import Failure
 
-from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.log_limiter import (
+    BURST,
+    LEFT_OUT_EVERY,
+    MOST_ADMITTED,
+    MOST_COUNTED,
+    RATE,
+    STRANGER_BURST,
+    STRANGERS_BURST,
+    STRANGERS_RATE,
+    LogBudget,
+    LogLimiter,
+    Source,
+)
 
 
 class Log:
@@ -71,3 +84,152 @@ def test_nothing_to_tell(log: Log) -> None:
         log.clock.advance(10)
         log.limiter.tick()
     assert log.taken() == []
+
+
+def test_one_source_that_floods_does_not_hide_the_lines_about_another(log: Log) -> None:
+    for number in range(100):
+        log.limiter.warn("{peer}: bad {number}", peer=f"192.0.2.1:{number}", number=number)
+    assert len(log.taken()) == 3
+    log.limiter.warn("{peer}: bad {number}", peer="192.0.2.2:1", number=0)
+    log.limiter.warn("{peer}: worse", peer="192.0.2.1:1")
+    assert log.taken() == ["192.0.2.2:1: bad 0", "192.0.2.1:1: worse"]
+    log.clock.advance(10)
+    log.limiter.tick()
+    assert log.taken() == ["97 more times in 10 s, the last one: 192.0.2.1:99: bad 99"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_one"),
+    [
+        ({"peer": "192.0.2.1:1"}, {"peer": "192.0.2.1:2"}, True),
+        ({"peer": "192.0.2.1:1"}, {"peer": "192.0.2.2:1"}, False),
+        ({"peer": "[2001:db8::1]:1"}, {"peer": "[2001:db8::2]:1"}, True),
+        ({"peer": "[2001:db8::1]:1"}, {"peer": "[2001:db8:0:1::1]:1"}, False),
+        ({"peer": "192.0.2.1:1 (alice)"}, {"peer": "192.0.2.1:2"}, True),
+        ({"peer": "local"}, {"peer": "unix:/run/other"}, False),
+        ({"client": "a"}, {"client": "b"}, False),
+        ({"client": "a"}, {"client": "a", "what": "else"}, True),
+        ({}, {}, True),
+    ],
+)
+def test_who_is_the_source(log: Log, first: dict[str, str], second: dict[str, str], are_one: bool) -> None:
+    for _ in range(3):
+        log.limiter.warn("bad", **first)
+    log.limiter.warn("bad", **second)
+    assert len(log.taken()) == 3 + (not are_one)
+
+
+def test_admitted_clients_are_counted_by_name_and_may_say_more(log: Log) -> None:
+    for number in range(MOST_ADMITTED + 10):
+        log.limiter.info("{peer} serves {number}", admitted="alice", peer="192.0.2.1:1", number=number)
+    assert len(log.taken()) == MOST_ADMITTED
+    log.limiter.info("{peer} serves {number}", admitted="bob", peer="192.0.2.1:1", number=0)
+    assert len(log.taken()) == 1
+    log.limiter.info("{peer} serves {number}", peer="192.0.2.1:1", number=0)
+    assert len(log.taken()) == 1
+
+
+def test_what_is_counted_is_bounded(log: Log) -> None:
+    for number in range(2 * MOST_COUNTED):
+        log.limiter.warn("bad", client=str(number))
+    assert len(log.taken()) == MOST_COUNTED + 3
+    assert len(log.limiter._counts) <= MOST_COUNTED + 1
+
+
+# Bytes
+
+LONG = "x" * 200
+STRANGER = Source("192.0.2.1")
+
+
+class Budget:
+    """A budget, and what comes through."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.events: list[LogEvent] = []
+        self.budget = LogBudget(
+            self.events.append,  # type: ignore[arg-type]
+            lambda event: len(formatEvent(event)),
+            lambda: self.now,
+        )
+        self.log = Logger("test", observer=self.budget)
+        self.limiter = LogLimiter(self.log, Clock())
+
+    def taken(self) -> list[str]:
+        lines = [formatEvent(event) for event in self.events]
+        self.events.clear()
+        return lines
+
+    def flood(self, seconds: int, *sources: Source) -> int:
+        """Two lines a second from each source; how many bytes came through."""
+        for second in range(seconds):
+            self.now += 1
+            for source in sources * 2:
+                self.log.warn(
+                    "{peer}: bad: {second} {what}", peer=source.key, second=second, what=LONG, log_from=source
+                )
+        return sum(map(len, self.taken()))
+
+
+@pytest.fixture
+def budget() -> Budget:
+    return Budget()
+
+
+def test_so_many_bytes_about_one_stranger(budget: Budget) -> None:
+    written = budget.flood(1000, STRANGER)
+    # Beside its own lines, one about those left out in every minute.
+    assert 0.9 * (STRANGER_BURST + 1000 * RATE) < written < STRANGER_BURST + 1000 * RATE + 17 * 400
+
+
+def test_a_stranger_that_floods_hides_no_other(budget: Budget) -> None:
+    budget.flood(1000, STRANGER)
+    budget.limiter.warn("{peer}: bad", peer="192.0.2.2:1")
+    assert "192.0.2.2:1: bad" in budget.taken()
+
+
+def test_so_many_bytes_about_all_strangers(budget: Budget) -> None:
+    sources = [Source(f"192.0.2.{number}") for number in range(50)]
+    written = budget.flood(200, *sources)
+    assert written < STRANGERS_BURST + 200 * STRANGERS_RATE + 5 * 400
+    for now in range(60):
+        budget.flood(1, *sources)
+        if now % 20 == 0:
+            budget.limiter.warn("{peer}: bad", peer="198.51.100.1:1")
+            assert "198.51.100.1:1: bad" in budget.taken()
+
+
+def test_an_admitted_client_that_floods_hides_no_other_and_no_stranger(budget: Budget) -> None:
+    written = budget.flood(3000, Source("192.0.2.1", True))
+    assert 0.9 * (BURST + 3000 * RATE) < written < BURST + 3000 * RATE + 51 * 400
+    budget.limiter.warn("bad", admitted="bob")
+    budget.limiter.warn("{peer} is bad", peer="192.0.2.1:1")
+    assert budget.taken() == ["bad", "192.0.2.1:1 is bad"]
+
+
+def test_what_is_left_out_is_counted(budget: Budget) -> None:
+    budget.flood(100, STRANGER)
+    budget.now += LEFT_OUT_EVERY
+    budget.log.info("something else")
+    first, second = budget.taken()
+    assert first == "something else"
+    assert "lines are not in this log" in second
+    budget.log.info("something else")
+    assert budget.taken() == ["something else"]
+
+
+def test_our_own_lines_and_tracebacks_are_bounded_by_their_format(budget: Budget) -> None:
+    for number in range(3000):
+        budget.log.failure("in {number}", Failure(ValueError("x")), number=LONG)
+        budget.log.info("{number} " + "y" * 10, number=number)
+    written = budget.taken()
+    assert 0.9 * BURST < sum(len(line) for line in written if line.startswith("in")) <= BURST
+    assert len([line for line in written if line.endswith("y")]) == 3000
+
+
+def test_debug_lines_are_not_bounded(budget: Budget) -> None:
+    budget.flood(100, STRANGER)
+    for _ in range(2000):
+        budget.log.debug(LONG)
+    assert budget.taken().count(LONG) == 2000

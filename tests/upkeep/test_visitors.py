@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.visitors import Visitors
 
 
@@ -20,17 +21,19 @@ class Visitor:
         self.visitors = visitors
         self.aborted = 0
         self.lingers = lingers
-        visitors.add(self)
+        visitors.add(self, "192.0.2.1", "tunnel")
 
     def abort(self) -> None:
         self.aborted += 1
         if not self.lingers:
             self.visitors.discard(self)
 
+    cut = abort
+
 
 @pytest.fixture
 def visitors() -> Visitors:
-    return Visitors()
+    return Visitors(Descriptors(Clock()))
 
 
 def results(coroutine: Any) -> list[Any]:

@@ -21,6 +21,7 @@ import getopt
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,11 +45,15 @@ from rtunnel.options.plugins.log_file import ignore_sigusr1, open_log_file
 from rtunnel.options.plugins.terminal import terminal_line
 from rtunnel.upkeep.accepting import AcceptErrorObserver
 from rtunnel.upkeep.debug_log import DebugLog
+from rtunnel.upkeep.log_limiter import LogBudget
 
 # Fields that Twisted's legacy logging adds to every event. The JSON line has them under other names.
 _LEGACY_FIELDS = frozenset(
     ("message", "time", "system", "isError", "format", "failure", "why", "logLevel", "printed", "eventSource")
 )
+
+#: About how long a line of text is without its message.
+TIME_AND_SYSTEM = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +143,19 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
         level.setLogLevelForNamespace("log_legacy", LogLevel.warn)
         if twistd.terminal:
             level.setLogLevelForNamespace("twisted", LogLevel.warn)
+    measure = _json_length if log_format == "json" else _text_length
+    target = LogBudget(target, measure, time.monotonic)
     observer: ILogObserver = AcceptErrorObserver(FilteringLogObserver(target, [level]))
     return observer
+
+
+def _json_length(event: LogEvent) -> int:
+    return len(json_line(event) or "")
+
+
+def _text_length(event: LogEvent) -> int:
+    failure = event.get("log_failure")
+    return TIME_AND_SYSTEM + len(formatEvent(event)) + (len(_traceback(failure)) if failure is not None else 0)
 
 
 def _log_file(twistd: TwistdLogging) -> Any:

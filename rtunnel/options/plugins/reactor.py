@@ -3,6 +3,7 @@
 - Its timers go by a clock that nobody can set. Twisted's own go by the time of day: when that is set back by an hour,
   no timer fires for an hour.
 - Names are looked up by :class:`~rtunnel.names.Resolver`.
+- It may watch as many descriptors as the system allows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from typing import Any
 
 from rtunnel.names import Resolver
+from rtunnel.relay.sockets import raise_descriptor_limit
 
 
 def prepared_reactor(*first: str | None) -> Any:
@@ -25,7 +27,10 @@ def prepared_reactor(*first: str | None) -> Any:
 
 
 def prepare(reactor: Any, *first: str | None) -> None:
-    """Change the clock and the resolver of *reactor*. May be called again, with other names."""
+    """Change the clock and the resolver of *reactor*, and raise the process's soft limit of descriptors.
+
+    May be called again, with other names.
+    """
     if reactor.seconds is not time.monotonic:
         before = reactor.seconds()
         reactor.seconds = time.monotonic
@@ -33,6 +38,9 @@ def prepare(reactor: Any, *first: str | None) -> None:
             left = call.getTime() - before
             call.seconds = time.monotonic
             call.reset(left)
+    # select() watches none above 1,023.
+    if type(reactor).__module__ != "twisted.internet.selectreactor":
+        raise_descriptor_limit()
     if not isinstance(reactor.nameResolver, Resolver):
         reactor.installNameResolver(Resolver(reactor))
     reactor.nameResolver.first.update(name for name in first if name)

@@ -18,9 +18,7 @@ from math import inf
 
 from twisted.internet.interfaces import IDelayedCall
 
-from rtunnel.errors import Code, Refused
 from rtunnel.relay.direct import DirectRelay
-from rtunnel.relay.sockets import descriptor_limit
 from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
 from rtunnel.reverse.carriers.raw_stream import RawStream
 from rtunnel.reverse.carriers.sockets import TAIL, SocketWire, adopt
@@ -36,8 +34,6 @@ AT_FIRST = 4
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
-#: The share of our descriptors that waiting visitors may hold: with all of them, no data connection could come.
-WAITERS_SHARE = 1 / 4
 #: Seconds after which unused tickets count as lost, for example because an end had no descriptor left.
 LOST_AFTER = 10.0
 #: Under TLS: connections of one link that may be made in a second, ...
@@ -95,12 +91,21 @@ class ServerData:
         self._pool.gone(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
-    """A visitor that waits for a data connection."""
+    """A visitor that waits for a data connection; see :class:`~rtunnel.upkeep.visitors.IVisitor`."""
 
-    until: float
+    pool: DataPool
+    visitor: Visitor
     tunnel: int
+    until: float
+    touched: bool = True
+
+    def abort(self) -> None:
+        """Turn the visitor away."""
+        self.pool.turn_away(self)
+
+    cut = abort
 
 
 class DataPool:
@@ -133,7 +138,7 @@ class DataPool:
         self._idle: dict[ServerData, None] = {}
         self._asked: dict[ServerData, None] = {}
         self._used: dict[DirectRelay | RawStream, int] = {}
-        self._waiting: dict[Visitor, _Waiting] = {}
+        self._waiting: dict[_Waiting, None] = {}
         self._closed = False
         self._tail: IDelayedCall | None = None
 
@@ -154,11 +159,10 @@ class DataPool:
         """Use *data*, which can take a visitor, for one that waits; else keep it."""
         self._asked.pop(data, None)
         while self._waiting:
-            visitor, waiting = next(iter(self._waiting.items()))
-            del self._waiting[visitor]
-            self._server.waiting -= 1
-            used = self._use(data, waiting.tunnel, visitor)
-            self._server.visitors.discard(visitor)
+            waiting = next(iter(self._waiting))
+            del self._waiting[waiting]
+            used = self._use(data, waiting.tunnel, waiting.visitor)
+            self._server.visitors.discard(waiting)
             if used:
                 self.refill()
                 return
@@ -180,7 +184,7 @@ class DataPool:
     # Visitors
 
     def open(self, tunnel: int, visitor: Visitor) -> bool:
-        """See :class:`ICarrier`. A visitor is refused that may not go by the link when too many wait already."""
+        """See :class:`ICarrier`. A visitor that may not go by the link waits if it finds no data connection."""
         link = self._session.link
         if len(self._used) >= self._most_used or link.stream_count >= link.limits.max_streams:
             return False
@@ -197,12 +201,10 @@ class DataPool:
         self.refill()
         if not self._waits or self._closed:
             return False
-        if self._server.waiting >= descriptor_limit() * WAITERS_SHARE:
-            raise Refused(Code.LIMIT, f"{self._server.waiting} visitors wait for data connections, the limit")
         visitor.wait()
-        self._server.waiting += 1
-        self._waiting[visitor] = _Waiting(self.reactor.seconds() + PATIENCE, tunnel)
-        self._server.visitors.add(visitor)
+        waiting = _Waiting(self, visitor, tunnel, self.reactor.seconds() + PATIENCE)
+        self._waiting[waiting] = None
+        self._server.visitors.add(waiting, visitor.prefix, (self._session, tunnel))
         self._count()
         return True
 
@@ -229,14 +231,14 @@ class DataPool:
         if theirs is not None:
             relay = DirectRelay(self._server.poller, wire.take_watched(), theirs, self._ended, to_left=opening)
             self._used[relay] = conn_id
-            self._server.visitors.add(relay)
+            self._server.visitors.add(relay, visitor.prefix, (self._session, tunnel), 2)
             self._count()
             relay.start(instead_of=wire)
             return True
         end = visitor.socket_end()
         stream = RawStream(end, self._ended)
         self._used[stream] = conn_id
-        self._server.visitors.add(end)
+        self._server.visitors.add(end, visitor.prefix, (self._session, tunnel), 2)
         self._count()
         end.attach(stream)
         if adopt(self.reactor, wire.take(), stream):
@@ -252,12 +254,12 @@ class DataPool:
         if isinstance(used, DirectRelay):
             self._server.visitors.discard(used)
 
-    def _turn_away(self, visitor: Visitor) -> None:
-        del self._waiting[visitor]
-        self._server.waiting -= 1
-        self._server.visitors.discard(visitor)
-        visitor.abort()
-        self._count()
+    def turn_away(self, waiting: _Waiting) -> None:
+        """Close a visitor that waits."""
+        if self._waiting.pop(waiting, waiting) is None:
+            self._server.visitors.discard(waiting)
+            waiting.visitor.abort()
+            self._count()
 
     def _count(self) -> None:
         self._session.link.direct_streams = len(self._used) + len(self._waiting)
@@ -302,16 +304,16 @@ class DataPool:
                 may_ping -= 1
                 del self._idle[data]
                 self._asked[data] = None
-        for visitor, waiting in list(self._waiting.items()):
+        for waiting in list(self._waiting):
             if waiting.until > now:
                 break
             self._server.log_limiter.warn(
                 "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s",
-                visitor=visitor.name,
+                visitor=waiting.visitor.name,
                 peer=self._session.peer_name,
                 seconds=PATIENCE,
             )
-            self._turn_away(visitor)
+            self.turn_away(waiting)
         if now >= self._shrink_at:
             self._shrink_at = now + SHRINK_EVERY
             self._target = max(self._fewest, self._target - (self._least_idle + 1) // 2)
@@ -332,8 +334,8 @@ class DataPool:
             data.wire.cut()
         self._idle.clear()
         self._asked.clear()
-        for visitor in list(self._waiting):
-            self._turn_away(visitor)
+        for waiting in list(self._waiting):
+            self.turn_away(waiting)
         if cut:
             for used in list(self._used):
                 used.abort()

@@ -41,7 +41,6 @@ class ICarrierServer(Protocol):
 
     :ivar poller: watches sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar pool_size: data connections of one link that may wait for visitors.
-    :ivar waiting: visitors of all links that wait for data connections.
     :ivar bucket: limits how fast data connections are made, over all links; None: no limit, because they cost little.
     """
 
@@ -51,7 +50,6 @@ class ICarrierServer(Protocol):
     tickets: Tickets[Any]
     ids: StreamIds
     pool_size: int
-    waiting: int
     bucket: TokenBucket | None
     log_limiter: LogLimiter
 

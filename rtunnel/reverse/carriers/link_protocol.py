@@ -16,6 +16,7 @@ from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport, below_tls, format_address, tune
 from rtunnel.tls.identity import Peer
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire import events
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
@@ -72,6 +73,8 @@ class LinkProtocol(Protocol):
     :ivar identity: the other end as authenticated by TLS; None without TLS. Set before there is a connection.
     :ivar peer_name: the connection's other end, for logs.
     :ivar connected_now: whether there is a connection.
+    :ivar log_limiter: for log lines that the peer can cause. Set before there is a connection.
+    :ivar admitted: by which name or address the peer's lines are counted; None: it is a stranger.
     :ivar why_lost: why the link was lost, if one of the ends gave a reason.
     :ivar peer_has_left: whether the peer is going down, and has told us so after everything else.
     """
@@ -79,6 +82,7 @@ class LinkProtocol(Protocol):
     log = Logger()
     #: Whether :attr:`why_lost` is in a line of the service that holds the link, so that another line would repeat it.
     owner_says_why = False
+    log_limiter: LogLimiter
     transport: SocketTransport  # type: ignore[assignment]
 
     def __init__(self, link: Link, clock: IReactorTime) -> None:
@@ -86,6 +90,7 @@ class LinkProtocol(Protocol):
         self.clock = clock
         self.identity: Peer | None = None
         self.peer_name = ""
+        self.admitted: str | None = None
         self.connected_now = False
         self.why_lost = ""
         self.peer_has_left = False
@@ -183,6 +188,21 @@ class LinkProtocol(Protocol):
     def stopProducing(self) -> None:
         """Do nothing: the connection is lost, and ``connectionLost`` follows."""
 
+    # The log
+
+    def _emit(self, level: object, format: str, **fields: object) -> None:
+        """Log a line about ``{peer}``. Above level debug the peer causes no more of them than its share."""
+        if level is LogLevel.debug:
+            self.log.debug(format, **{"peer": self.peer_name, **fields})
+        else:
+            self.log_limiter.emit(level, format, admitted=self.admitted, **{"peer": self.peer_name, **fields})
+
+    def _warn(self, format: str, **fields: object) -> None:
+        self._emit(LogLevel.warn, format, **fields)
+
+    def _info(self, format: str, **fields: object) -> None:
+        self._emit(LogLevel.info, format, **fields)
+
     # Ends
 
     def close(self, code: str, message: str) -> None:
@@ -252,17 +272,17 @@ class LinkProtocol(Protocol):
         event.stream.owner.resume()
 
     def _frame_ignored(self, event: events.FrameIgnored) -> None:
-        log = self.log.debug if event.is_normal else self.log.warn
-        log("link {peer}: ignored: {what}", peer=self.peer_name, what=event.what)
+        self._emit(
+            LogLevel.debug if event.is_normal else LogLevel.warn, "link {peer}: ignored: {what}", what=event.what
+        )
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         self.why_lost = f"{event.code}: {event.message}"
         self.peer_has_left = event.by_peer and event.code == Code.SHUTTING_DOWN
         level = LogLevel.info if event.code == Code.SHUTTING_DOWN else LogLevel.warn
-        self.log.emit(
+        self._emit(
             LogLevel.debug if self.owner_says_why else level,
             "link {peer}: closed by {side}: {code}: {text}",
-            peer=self.peer_name,
             side="the peer" if event.by_peer else "us",
             code=event.code,
             text=event.message,

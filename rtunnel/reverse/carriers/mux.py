@@ -36,7 +36,7 @@ class Mux:
             self.log.debug("visitor {visitor} is lost: {why}", visitor=visitor.name, why=error)
             self._link.reset(stream, Code.CONNECTION_LOST, "the visitor is lost")
         else:
-            self._visitors.add(end)
+            self._visitors.add(end, visitor.prefix, (self._protocol, tunnel))
             end.attach(LinkStream(self._protocol, stream, end))
         self._protocol.flush()
         return True

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.last_bytes import LastBytes, ReadOn, connection_of, unsent
+from rtunnel.relay.last_bytes import LastBytes, connection_of, read_on, unsent
 from rtunnel.relay.sockets import SocketTransport
 
 #: Undelivered bytes at which reading pauses, and at which it resumes.
@@ -54,7 +54,7 @@ class RawStream(Protocol):
         self.transport.registerProducer(self, True)
         connection = connection_of(self.transport)
         if connection is not None:
-            ReadOn(connection)
+            read_on(connection)
 
     def dataReceived(self, data: bytes) -> None:
         """Pass bytes of the stream to the user."""

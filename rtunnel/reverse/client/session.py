@@ -8,13 +8,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import format_host_port, tune_link
+from rtunnel.relay.sockets import format_host_port, text_prefix, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
@@ -103,6 +103,7 @@ class ClientSession(LinkProtocol):
             for number, tunnel in enumerate(settings.tunnels)
         ]
         self.log_limiter = LogLimiter(self.log, reactor, most=MOST_ALIKE)
+        self.admitted = "server"
         self.data = DataConnections(self, dialler, settings.pool, visitors)
         self._silence: IDelayedCall | None = None
         self._draining = False
@@ -170,7 +171,7 @@ class ClientSession(LinkProtocol):
     def _server_is_silent(self) -> None:
         """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise."""
         if self.link.mode is Mode.AWAITING:
-            self.log.info("server {peer} does not answer HELLO: the reference protocol is assumed", peer=self.peer_name)
+            self._info("server {peer} does not answer HELLO: the reference protocol is assumed")
             self._say_reference_tunnels()
 
     def _say_reference_tunnels(self) -> None:
@@ -182,7 +183,7 @@ class ClientSession(LinkProtocol):
         tunnel.public = self._public(port) if port else f"the shared port of {self._settings.server}"
         self._watch(tunnel, "{public} is asked for, and a reference server does not say whether it is served")
         for other in others:
-            self.log.warn("{tunnel}: not served; a reference server carries one tunnel per link", tunnel=other.name)
+            self._warn("{tunnel}: not served; a reference server carries one tunnel per link", tunnel=other.name)
 
     def _public(self, port: int) -> str:
         return format_host_port(self._settings.server.host or "server", port)
@@ -195,9 +196,9 @@ class ClientSession(LinkProtocol):
             return
         self.was_useful = True
         self.link.ping(self.clock.seconds())
-        self.log.info("connected to {peer} ({agent})", peer=self.peer_name, agent=event.peer.agent or "unnamed")
+        self._info("connected to {peer} ({agent})", agent=event.peer.agent or "unnamed")
         if self._settings.data_plane == "direct" and DIRECT not in self.link.capabilities:
-            self.log.warn("server {peer} knows no data connections: visitors go by the link", peer=self.peer_name)
+            self._warn("server {peer} knows no data connections: visitors go by the link")
 
     def _tickets_received(self, event: events.TicketsReceived) -> None:
         self.data.take_tickets(event.tickets, event.expires)
@@ -241,9 +242,10 @@ class ClientSession(LinkProtocol):
         wait = tunnel.backoff.next_wait()
         tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
         refusal = f"{event.code}: {event.message}"
-        log = self.log.debug if refusal == tunnel.refusal else self.log.warn
+        level = LogLevel.debug if refusal == tunnel.refusal else LogLevel.warn
         tunnel.refusal = refusal
-        log(
+        self._emit(
+            level,
             "{tunnel} refused by the server: {refusal}; next attempt in {wait:.1f} s",
             tunnel=tunnel.name,
             refusal=refusal,
@@ -262,7 +264,7 @@ class ClientSession(LinkProtocol):
         if self._draining:
             stream.reset(Code.SHUTTING_DOWN, "the client is going down")
             return
-        self._visitors.add(end)
+        self._visitors.add(end, text_prefix(event.visitor), tunnel.number)
         self.log.debug(
             "visitor {visitor} of {tunnel}: stream {stream}",
             visitor=event.visitor or "unknown",

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import close_socket, take_socket
+from rtunnel.relay.sockets import close_socket, take_socket, text_prefix
 from rtunnel.reverse.carriers.raw_stream import RawStream
 from rtunnel.reverse.carriers.sockets import READ_SIZE, TAIL, SocketWire, adopt, has_socket
 from rtunnel.upkeep.debug_log import DebugLog
@@ -119,6 +119,8 @@ class _Visit:
         """Give up dialling, and turn the visitor away."""
         self._visits.gone(self, None)
 
+    cut = abort
+
     # Called by the reactor
 
     def fileno(self) -> int:
@@ -193,7 +195,8 @@ class Visits:
         until = self._user.clock.seconds() + self._dial_timeout
         visit = _Visit(self, self._poller, wire, service, used.rest, until)
         self._dialling[visit] = None
-        self._visitors.add(visit)
+        # Two descriptors: this connection, and the one to the service.
+        self._visitors.add(visit, text_prefix(used.visitor), used.tunnel, 2)
         self._count()
         if service.address is None:
             self.dial_endpoint(visit)
@@ -224,7 +227,7 @@ class Visits:
         # Twisted's TLS, for example.
         self._user.dialled(visit.service)
         stream = self._relay_here(end)
-        self._visitors.add(end)
+        self._visitors.replace(visit, end)
         self._forget(visit)
         visit.leave()
         adopt(self._reactor, visit.sock, stream, visit.rest)
@@ -238,7 +241,7 @@ class Visits:
         self._user.dialled(visit.service)
         relay = DirectRelay(self._poller, visit.sock, theirs, self._ended, to_right=visit.rest)
         self._used.add(relay)
-        self._visitors.add(relay)
+        self._visitors.replace(visit, relay)
         self._forget(visit)
         relay.start(instead_of=visit if visit.is_watched else None)
 

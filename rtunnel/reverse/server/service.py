@@ -70,7 +70,6 @@ class TunnelServer(DrainingService):
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
         self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
-        self.waiting = 0
         self.bucket = TokenBucket(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
         self.log_limiter = LogLimiter(self.log, reactor)
         self.poller = poller_for(reactor)
@@ -176,7 +175,8 @@ class TunnelServer(DrainingService):
         if first_to_go is None:
             if not self._full:
                 self._full = True
-                self.log.warn("{count} links, the limit (--max-links): others are closed", count=len(self.sessions))
+                limit = "{count} links, the limit (--max-links): others are closed"
+                self.log_limiter.warn(limit, count=len(self.sessions))
             raise Refused(Code.LIMIT, "the server has no room for another link")
         first_to_go.lose("all links are taken, and another client has fewer", session.peer_name, Code.LIMIT)
 
@@ -189,6 +189,7 @@ class TunnelServer(DrainingService):
 
     def expect(self, opening: Opening, identity: Peer | None, address: IAddress) -> ServerData | None:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
+        self.descriptors.make_room()
         pool = self.tickets.take(opening.ticket, self.reactor.seconds())
         if pool is not None and pool.is_of(identity):
             return pool.expect(opening.ping_every)
@@ -212,7 +213,9 @@ class TunnelServer(DrainingService):
         freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
         if session.link.peer is not None or session.backends:
             freed_ports = f"; ports freed: {', '.join(map(str, freed))}" if freed else ""
-            self.log.info("client {peer} gone{freed}", peer=session.peer_name, freed=freed_ports)
+            self.log_limiter.info(
+                "client {peer} gone{freed}", admitted=session.admitted, peer=session.peer_name, freed=freed_ports
+            )
         session.backends.clear()
 
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str:

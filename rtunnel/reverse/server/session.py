@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from rtunnel.access.admission import Admission, Claim
@@ -32,8 +32,6 @@ from rtunnel.wire.server_link import ServerLink
 
 #: How many refused tunnels of one link are logged as warnings; the rest are logged at debug level.
 MAX_REFUSALS_SAID = 1024
-#: How many tunnels of one link that come or go are logged at info level; the rest are logged at debug level.
-MAX_LINES_SAID = 2048
 #: Seconds between two warnings that a link cannot take visitors.
 FULL_SAID_EVERY = 60.0
 
@@ -71,6 +69,8 @@ class ServerSession(LinkProtocol):
     def __init__(self, server: IServer, link: ServerLink, clock: IReactorTime, identity: Peer | None) -> None:
         super().__init__(link, clock)
         self.identity = identity
+        self.log_limiter = server.log_limiter
+        self.admitted = (identity.name or identity.fingerprint) if identity is not None else None
         self._server = server
         link.on_stream_count = partial(server.streams_changed, self)
         self.backends: dict[int, Backend] = {}
@@ -83,7 +83,6 @@ class ServerSession(LinkProtocol):
         self.carriers: list[ICarrier] = [Mux(self, link, server.visitors)]
         self._opening = 0
         self._refusals: set[tuple[int, str]] = set()
-        self._lines_left = MAX_LINES_SAID
         self._full_said_at: float | None = None
         self._handlers |= {
             events.Established: self._established,
@@ -174,7 +173,7 @@ class ServerSession(LinkProtocol):
         :param detail: what the client is not told.
         """
         if self.is_live:
-            self.log.warn("client {peer} dropped: {why}", peer=self.peer_name, why=_with_detail(why, detail))
+            self._warn("client {peer} dropped: {why}", why=_with_detail(why, detail))
             self.close(code, why)
         if self.connected_now and self.has_place:
             self.on_dropped()
@@ -204,9 +203,8 @@ class ServerSession(LinkProtocol):
     def check_asked(self) -> None:
         """Close the link unless the client has asked for something."""
         if self.is_live and not self.link.is_extended and not self.backends:
-            self._server.log_limiter.info(
+            self._info(
                 "connection from {peer} closed: it asked for nothing within {seconds:g} s",
-                peer=self.peer_name,
                 seconds=self._server.handshake_timeout,
             )
             self.close(Code.TIMEOUT, "no HELLO and no INIT in time")
@@ -218,7 +216,7 @@ class ServerSession(LinkProtocol):
         self._is_said = True
         tune_link(self.transport, self.link.limits.dead_after)
         if self.identity is not None:
-            log_secured(self.transport, self.identity)
+            log_secured(self.transport, self.identity, self._info, self._warn)
 
     def check_admission(self) -> bool:
         """Return whether the client may stay. If not, tell it why and close the link."""
@@ -233,6 +231,8 @@ class ServerSession(LinkProtocol):
         if decision.why_not is not None:
             self.fail(Code.UNAUTHORIZED, decision.why_not)
             return False
+        if self.admitted is None:
+            self.admitted = decision.name or self.address
         try:
             self._server.take_in(self)
         except Refused as refusal:
@@ -253,15 +253,13 @@ class ServerSession(LinkProtocol):
                 self._server.close_tunnel(backend)
             self.backends.clear()
             self.link.ping(self.clock.seconds())
-            self.log.info("client {peer} connected ({agent})", peer=self.peer_name, agent=event.peer.agent or "unnamed")
+            self._info("client {peer} connected ({agent})", agent=event.peer.agent or "unnamed")
         wants_direct = self._server.data_plane == "direct"
         if DIRECT in self.link.capabilities:
             waits = wants_direct or DIRECT_ONLY in self.link.capabilities
             self.carriers.insert(0, DataPool(self, self._server, waits=waits))
         elif wants_direct:
-            self._server.log_limiter.warn(
-                "client {peer} knows no data connections: its visitors go by the link", peer=self.peer_name
-            )
+            self._warn("client {peer} knows no data connections: its visitors go by the link")
 
     def send_tickets(self, tickets: list[str], expires: float) -> None:
         """Ask the client for a data connection for each ticket."""
@@ -282,15 +280,15 @@ class ServerSession(LinkProtocol):
         is_news = (number, refusal) not in self._refusals and len(self._refusals) < MAX_REFUSALS_SAID
         if is_news:
             self._refusals.add((number, refusal))
-        log = self.log.warn if is_news else self.log.debug
-        log("client {peer}: {what} refused: {refusal}", peer=self.peer_name, what=what, refusal=refusal)
+        level = LogLevel.warn if is_news else LogLevel.debug
+        self._emit(level, "client {peer}: {what} refused: {refusal}", what=what, refusal=refusal)
 
     def _tunnel_withdrawn(self, event: events.TunnelWithdrawn) -> None:
         backend = self.backends.pop(event.number, None)
         if backend is not None:
             place = backend.place
             self._server.close_tunnel(backend)
-            self._loud()("client {peer}: {place} withdrawn", peer=self.peer_name, place=place)
+            self._info("client {peer}: {place} withdrawn", place=place)
 
     def _ask_for(self, number: int, request: TunnelRequest) -> None:
         if not self.is_live:
@@ -324,12 +322,7 @@ class ServerSession(LinkProtocol):
             if self.backends.get(number) is not backend or not self.is_live:
                 self._server.close_tunnel(backend)
                 return
-            self._loud()(
-                "{address} -> {local} of client {peer}: published",
-                address=address,
-                local=request.local,
-                peer=self.peer_name,
-            )
+            self._info("{address} -> {local} of client {peer}: published", address=address, local=request.local)
             self.link.accept_tunnel(number, address)
             for carrier in self.carriers:
                 carrier.tunnels_changed()
@@ -347,11 +340,6 @@ class ServerSession(LinkProtocol):
             self.link.refuse_tunnel(backend.number, refusal.code, refusal.message)
             self.handle_events()
             self.flush()
-
-    def _loud(self) -> Any:
-        """Return how to log what a client can cause: at info level, up to :data:`MAX_LINES_SAID` times."""
-        self._lines_left -= 1
-        return self.log.info if self._lines_left > 0 else self.log.debug
 
     # Visitors
 
@@ -374,10 +362,9 @@ class ServerSession(LinkProtocol):
             is_news = self._full_said_at is None or now - self._full_said_at >= FULL_SAID_EVERY
             if is_news:
                 self._full_said_at = now
-            log = self.log.warn if is_news else self.log.debug
-            log(
+            self._emit(
+                LogLevel.warn if is_news else LogLevel.debug,
                 "client {peer} cannot take a visitor of {place}: {text}",
-                peer=self.peer_name,
                 place=backend.place if backend is not None else f"tunnel {tunnel}",
                 text=refusal.message,
             )

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 
 from rtunnel.relay.sockets import address_prefix, format_address
+from rtunnel.upkeep.descriptors import Descriptors, Place
 from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: How many connections may be unregistered at once; one more replaces the oldest.
@@ -20,9 +21,11 @@ class Connection(Protocol):
     """One connection to the server.
 
     :ivar address_prefix: the key under which its address is counted; empty if it is not counted.
+    :ivar touched: see :class:`~rtunnel.upkeep.descriptors.IHolder`.
     """
 
     address_prefix: str
+    touched: bool
 
     def tick(self, now: float) -> None:
         """Check the time-outs."""
@@ -33,19 +36,24 @@ class Connection(Protocol):
     def abort(self) -> None:
         """Drop the connection now. It is removed when it is lost."""
 
+    def cut(self) -> None:
+        """See :class:`~rtunnel.upkeep.descriptors.IHolder`."""
+
 
 class Connections:
     """All connections of the server.
 
     :param max_per_address: how many may come from one address at once; 0: any number.
     :param log_limiter: for log lines that strangers can cause.
+    :param descriptors: has a place for each connection that has not registered; the others do not give way.
     """
 
-    def __init__(self, max_per_address: int, log_limiter: LogLimiter) -> None:
+    def __init__(self, max_per_address: int, log_limiter: LogLimiter, descriptors: Descriptors) -> None:
         self._max_per_address = max_per_address
         self._log_limiter = log_limiter
         self._all: set[Connection] = set()
-        self._unregistered: dict[Connection, None] = {}
+        self._descriptors = descriptors
+        self._unregistered: dict[Connection, Place] = {}
         self._per_address: Counter[str] = Counter()
         self._closed: Deferred[None] | None = None
 
@@ -71,21 +79,23 @@ class Connections:
         """Add a connection that was just made. It counts as unregistered."""
         if len(self._unregistered) >= MAX_UNREGISTERED:
             oldest = next(iter(self._unregistered))
-            del self._unregistered[oldest]
+            self.has_registered(oldest)
             oldest.abort()
         self._all.add(connection)
-        self._unregistered[connection] = None
+        self._unregistered[connection] = self._descriptors.add(connection, connection.address_prefix, "signaling")
         if connection.address_prefix:
             self._per_address[connection.address_prefix] += 1
 
     def has_registered(self, connection: Connection) -> None:
         """Take note that *connection* has registered, so that others no longer replace it."""
-        self._unregistered.pop(connection, None)
+        place = self._unregistered.pop(connection, None)
+        if place is not None:
+            self._descriptors.remove(place)
 
     def remove(self, connection: Connection) -> None:
         """Remove a connection that was lost."""
         self._all.discard(connection)
-        self._unregistered.pop(connection, None)
+        self.has_registered(connection)
         if connection.address_prefix:
             self._per_address[connection.address_prefix] -= 1
             if not self._per_address[connection.address_prefix]:

@@ -66,6 +66,7 @@ class SignalServer(MultiService):
             factory = WebTlsFactory(self._credentials, factory, reactor)
         self.listener = Listener(reactor, settings.addr, _Door(self.connections, factory), "signaling port", "--addr")
         self.listener.setServiceParent(self)
+        self.factory.descriptors.service().setServiceParent(self)
         watch = TimerService(times.look_every, self._look)
         watch.clock = reactor
         watch.setName("watch")

@@ -23,12 +23,14 @@ from zope.interface import implementer
 
 from rtunnel.access.tokens import BearerTokens
 from rtunnel.access.web_admission import Origins
+from rtunnel.relay.last_bytes import abort_at_once
 from rtunnel.relay.sockets import address_prefix, format_address
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.limits import MessageRate, Times
 from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State, Switchboard
 from rtunnel.tls.web_server import explain_web_failure
+from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
@@ -61,6 +63,7 @@ class ServerProtocol(WebSocketServerProtocol):
     """A connection to the signaling server: of a host, a client, or a stranger.
 
     :ivar address_prefix: the key under which its address is counted.
+    :ivar touched: set whenever bytes come; the search for idle connections clears it.
     """
 
     # This class logs what bad peers do, in fewer lines than Autobahn.
@@ -76,6 +79,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self._switchboard = factory.switchboard
         self._connections = factory.connections
         self.address_prefix = ""
+        self.touched = True
         self.party = Party(self)
         self.peer_name = ""
         # The deadline of the current step (the upgrade, the first message, closing).
@@ -107,6 +111,7 @@ class ServerProtocol(WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
         self._heard = self._clock.seconds()
+        self.touched = True
         if not self._deaf:
             super().dataReceived(data)
 
@@ -170,6 +175,11 @@ class ServerProtocol(WebSocketServerProtocol):
         if not self._aborted:
             self._aborted = True
             self.transport.abortConnection()
+
+    def cut(self) -> None:
+        """Drop the connection, and close its socket at once."""
+        self.abort()
+        abort_at_once(self.transport)
 
     # HTTP
 
@@ -356,7 +366,8 @@ class ServerFactory(WebSocketServerFactory):
         self.log_limiter = log_limiter
         self.tokens = BearerTokens(settings.valid_tokens)
         self.origins = Origins(settings.allowed_origins)
-        self.connections = Connections(settings.max_per_address, log_limiter)
+        self.descriptors = Descriptors(reactor)
+        self.connections = Connections(settings.max_per_address, log_limiter, self.descriptors)
         max_message = settings.max_message
         self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, max_message, log_limiter)
         self.setProtocolOptions(

@@ -111,7 +111,7 @@ async def test_there_are_more_as_time_goes_by(crowd: Crowd, monkeypatch: pytest.
     (pool,) = await crowd.start()
     await crowd.come(12)
     before = crowd.direct() + len(pool._idle)
-    pool._buckets[1]._rate = 10
+    pool._buckets[1].rate = 10
     await until(lambda: crowd.direct() + len(pool._idle) >= before + 4)
     by_link = crowd.by_link()
     await crowd.come(1)

@@ -10,11 +10,14 @@ from twisted.logger import Logger
 
 from rtunnel.rtc.signaling import connections as connections_module
 from rtunnel.rtc.signaling.connections import Connections
+from rtunnel.upkeep.descriptors import LEAST_RESERVE, Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 
 
 class Fake:
     """A connection that is lost when the test says so, or at once when it is aborted."""
+
+    touched = False
 
     def __init__(self, connections: Connections, address_prefix: str = "192.0.2.1") -> None:
         self.address_prefix = address_prefix
@@ -32,6 +35,10 @@ class Fake:
         self.told += "abort"
         self._connections.remove(self)
 
+    def cut(self) -> None:
+        self.told += "cut"
+        self._connections.remove(self)
+
 
 @pytest.fixture
 def clock() -> Clock:
@@ -40,7 +47,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def connections(clock: Clock) -> Connections:
-    return Connections(2, LogLimiter(Logger(), clock))
+    return Connections(2, LogLimiter(Logger(), clock), Descriptors(clock))
 
 
 def test_so_many_of_one_address(connections: Connections) -> None:
@@ -71,6 +78,19 @@ def test_the_oldest_that_has_not_registered_gives_way(
     assert (oldest.told, other.told) == ("", "")
     Fake(connections)
     assert (oldest.told, other.told) == ("", "abort")
+
+
+def test_descriptors_are_taken_from_those_that_have_not_registered(clock: Clock) -> None:
+    descriptors = Descriptors(clock, lambda: LEAST_RESERVE + 2, lambda: len(server))
+    server = Connections(0, LogLimiter(Logger(), clock), descriptors)
+    host, stranger, other = (Fake(server, f"192.0.2.{number}") for number in range(3))
+    assert [each.told for each in (host, stranger, other)] == ["cut", "", ""]
+    server.has_registered(stranger)
+    newcomers = [Fake(server) for _ in range(3)]
+    assert [each.told for each in (stranger, other, *newcomers)] == ["", "cut", "cut", "cut", ""]
+    for each in list(server):
+        server.remove(each)
+    assert not descriptors.held
 
 
 def test_nobody_is_waited_for_where_nobody_is(connections: Connections, clock: Clock) -> None:

@@ -14,6 +14,7 @@ from rtunnel.relay.udp import BRIEF_IDLE, LASTING_IDLE, FlowTable
 from rtunnel.rtc.settings import ForwardSettings, UdpAddress
 from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.rtc.udp_host import HostFlows
+from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, turns, until
@@ -68,7 +69,7 @@ class Tunnel:
     def connect(self, host_flows: int = 100) -> None:
         self.near, self.far = MemoryConnection.pair()
         lines = LogLimiter(Logger("host"), reactor)
-        self.host = HostFlows(self.reactor, self.far, host_flows, self._idle, lines)
+        self.host = HostFlows(self.reactor, self.far, host_flows, self._idle, lines, "client", Descriptors(reactor))
         self.hosts.append(self.host)
         self.far.accept = self._accept
         for flows in self.forwards:

@@ -14,6 +14,7 @@ from rtunnel.relay.udp import MAX_WAITING, UdpSocket
 from rtunnel.rtc.settings import UdpAddress
 from rtunnel.rtc.udp_host import TRY_AGAIN, HostFlows
 from rtunnel.tls.server_names import is_ip_address
+from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.leftovers import TestLog
 from tests.needs import needs_ipv6
@@ -82,7 +83,8 @@ class Host:
         self.log = log
         self.names = Names()
         self.near, self.far = MemoryConnection.pair()
-        self.flows = HostFlows(self.names, self.far, 10, 60.0, LogLimiter(Logger("host"), reactor, most=1))
+        lines = LogLimiter(Logger("host"), reactor, most=1)
+        self.flows = HostFlows(self.names, self.far, 10, 60.0, lines, "client", Descriptors(reactor))
         self.service = Program()
         self.remote = udp_address(*self.service.address)
 

@@ -1,0 +1,318 @@
+"""One budget of file descriptors for the process, and who gives way when it is used up.
+
+Every connection that a stranger can cause holds a place here: visitors of public ports, the connections that are
+dialled for them, local connections, and so on. Everything else that is open (links, listening sockets, files, ICE,
+pipes) is counted by asking the system, so nobody has to report it. A part of the limit is kept free for all that, so a
+crowd of visitors keeps no client out.
+
+There is no idle time after which a connection has to go: an SSH session may be idle for hours. Only when the budget is
+used up does somebody give way to the newcomer: the longest-idle connection of the heaviest *address*; within that
+address, of the heaviest *owner* (the tunnel or service that the connection belongs to). If no address has more than a
+:data:`FEW`, the crowd comes from everywhere, and then the heaviest owner gives way. So an address that is alone may use
+everything, and one that floods replaces its own connections.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from twisted.application.internet import TimerService
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from rtunnel.relay.sockets import descriptor_limit
+from rtunnel.upkeep.log_limiter import LogLimiter
+
+#: The part of the limit that strangers leave to links, signaling, ICE and files, and its bounds, in descriptors.
+RESERVE = 1 / 8
+LEAST_RESERVE, MOST_RESERVE = 16, 1024
+#: Descriptors of one address that are no sign of a flood: a browser opens six connections, each of which may take two.
+FEW = 16
+#: Asking the system how many descriptors are open may take this part of our time. Old systems have to list them.
+ASKING = 1 / 100
+#: Seconds between two looks at whom bytes have passed for. Idle times are known as exactly as that.
+LOOK_EVERY = 10.0
+
+_FOLDERS = Path("/proc/self/fd"), Path("/dev/fd")
+
+
+class IHolder(Protocol):
+    """What holds descriptors, and can give way.
+
+    :ivar touched: set whenever a byte passes; cleared here.
+    """
+
+    touched: bool
+
+    def cut(self) -> None:
+        """Reset the connection, and close its descriptors now if possible. The place is given back as always."""
+
+
+def open_descriptors() -> int:
+    """Return how many descriptors this process has open; 0 if that is unknown, or none is left to find out."""
+    for folder in _FOLDERS:
+        with suppress(OSError):
+            return sum(1 for _ in folder.iterdir())
+    return 0
+
+
+def quick_count() -> Callable[[], int]:
+    """Return :func:`open_descriptors`, or what tells the same at once, where the system can (Linux since 6.2)."""
+
+    def size_of_folder() -> int:
+        with suppress(OSError):  # in a chroot, say
+            return _FOLDERS[0].stat().st_size
+        return 0
+
+    with suppress(OSError):
+        # The list has one more: the folder itself.
+        if 0 <= open_descriptors() - size_of_folder() <= 1:
+            return size_of_folder
+    return open_descriptors
+
+
+# Where visitors come one by one, these are made for each of them. So they have no __init__, which would cost a call.
+
+
+class _Part(OrderedDict["Place", None]):
+    """The places of one address with one owner, the longest idle first."""
+
+    __slots__ = ("address", "owner")
+
+    address: _Share
+    owner: _Share
+
+
+class _Share(OrderedDict["_Share", _Part]):
+    """What one address has of each owner, or one owner of each address; there, what was used longest ago is first.
+
+    :ivar held: how many descriptors that is.
+    """
+
+    __slots__ = ("held", "key")
+
+    key: Hashable
+    held: int
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+
+class _Shares(dict[Hashable, _Share]):
+    """The shares of all addresses or of all owners. The heaviest is found without a look at the others.
+
+    :ivar most: what the heaviest holds.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._by_weight: dict[int, dict[_Share, None]] = {}
+
+    def __missing__(self, key: Hashable) -> _Share:
+        share = self[key] = _Share()
+        share.key, share.held = key, 0
+        return share
+
+    def change(self, share: _Share, count: int) -> None:
+        """Let *share* hold *count* descriptors more."""
+        before = share.held
+        share.held = now = before + count
+        if before:
+            alike = self._by_weight[before]
+            del alike[share]
+            if not alike:
+                del self._by_weight[before]
+        if now:
+            self._by_weight.setdefault(now, {})[share] = None
+            if now > self.most:
+                self.most = now
+        else:
+            del self[share.key]
+        # As it grows by what one place holds, this goes down no more steps than it has gone up.
+        while self.most and self.most not in self._by_weight:
+            self.most -= 1
+
+    def heaviest(self) -> _Share:
+        """Return the share that holds most; of several, the one that has held so much for longest."""
+        return next(iter(self._by_weight[self.most]))
+
+
+class Place:
+    """The descriptors that one holder has.
+
+    :ivar is_active: a byte has passed since the last search for idle connections, which clears it.
+    """
+
+    __slots__ = ("count", "holder", "is_active", "part")
+
+    def __init__(self, holder: IHolder, part: _Part, count: int) -> None:
+        self.holder = holder
+        self.count = count
+        self.is_active = False
+        # None once it was told to give way.
+        self.part: _Part | None = part
+
+
+class Descriptors:
+    """The budget of descriptors, and all places.
+
+    :param clock: provides the time.
+    :param limit: returns how many descriptors the process may open.
+    :param count_open: returns how many it has open.
+    :ivar held: how many the holders have, including those that were told to give way and have not gone yet.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        limit: Callable[[], int] = descriptor_limit,
+        count_open: Callable[[], int] | None = None,
+    ) -> None:
+        self.held = 0
+        self._leaving = 0
+        self._clock = clock
+        self._seconds = clock.seconds
+        self._limit = limit
+        self._count_open = count_open or quick_count()
+        self._log_limiter = LogLimiter(self.log, clock, most=1)
+        self._addresses = _Shares()
+        self._owners = _Shares()
+        # How many the holders may have, and up to how many nothing need be asked.
+        self._room = self._unasked = 0
+        # How many are open that have no place here, when that was last known.
+        self._others = 0
+        self._ask_at = 0.0
+        self._look_at = self._seconds() + LOOK_EVERY
+
+    # Places
+
+    def add(self, holder: IHolder, address: str, owner: Hashable, count: int = 1) -> Place:
+        """Give *holder* a place, if need be in place of another one.
+
+        :param address: whose it is: an :func:`~rtunnel.relay.sockets.address_prefix`, or the name of a peer.
+        :param owner: what it is for: a tunnel, a service.
+        :param count: how many descriptors it has, or is about to open.
+        """
+        share, owned = self._addresses[address], self._owners[owner]
+        part = share.get(owned)
+        if part is None:
+            part = share[owned] = owned[share] = _Part()
+            part.address, part.owner = share, owned
+        else:
+            owned.move_to_end(share)
+        place = Place(holder, part, count)
+        part[place] = None
+        self.held += count
+        self._addresses.change(share, count)
+        self._owners.change(owned, count)
+        if self.held - self._leaving > self._unasked:
+            self._ask()
+            self._shrink(place)
+        return place
+
+    def remove(self, place: Place) -> None:
+        """Take back the place of a holder that has closed its descriptors."""
+        self.held -= place.count
+        if place.part is None:
+            self._leaving -= place.count
+        else:
+            self._leave(place.part, place)
+
+    def _leave(self, part: _Part, place: Place) -> None:
+        place.part = None
+        del part[place]
+        if not part:
+            del part.address[part.owner], part.owner[part.address]
+        self._addresses.change(part.address, -place.count)
+        self._owners.change(part.owner, -place.count)
+
+    # Who gives way
+
+    def service(self) -> TimerService:
+        """Return the service that calls :meth:`tick` once a second."""
+        service = TimerService(1.0, self.tick)
+        service.clock = self._clock
+        service.setName("descriptors")
+        return service
+
+    def tick(self) -> None:
+        """Give others what they need of the descriptors, and look who is idle. Call this once a second."""
+        self._ask()
+        self._shrink()
+        self._log_limiter.tick()
+        if self._seconds() >= self._look_at:
+            self.look()
+
+    def look(self) -> None:
+        """Look for whom bytes have passed."""
+        self._look_at = self._seconds() + LOOK_EVERY
+        for place in self._touched():
+            place.holder.touched = False
+            place.is_active = True
+            part = place.part
+            assert part is not None
+            part.move_to_end(place)
+            part.owner.move_to_end(part.address)
+
+    def _touched(self) -> list[Place]:
+        return [
+            place
+            for share in self._owners.values()
+            for part in share.values()
+            for place in part
+            if place.holder.touched
+        ]
+
+    def make_room(self) -> None:
+        """Take note that a stranger has opened something that has no place here, and may need one of ours."""
+        if 2 * self.held > self._room:
+            self._ask()
+            self._shrink()
+
+    def _ask(self) -> None:
+        """Find out how many descriptors the holders may have."""
+        now = self._seconds()
+        if now >= self._ask_at:
+            limit = self._limit()
+            reserve = min(max(int(limit * RESERVE), LEAST_RESERVE), MOST_RESERVE)
+            if count := self._count_open():
+                self._others = max(0, count - self.held)
+            self._room = limit - reserve - self._others
+            took = self._seconds() - now
+            self._ask_at = now + took / ASKING
+            # Others may open as many as these do.
+            self._unasked = min(self._room, self.held - self._leaving + LEAST_RESERVE)
+
+    def _shrink(self, newcomer: Place | None = None) -> None:
+        """Let holders other than *newcomer* give way until they have no more than they may have."""
+        while self.held - self._leaving > self._room and (place := self._next()) not in (None, newcomer):
+            self._give_way(place)
+
+    def _next(self) -> Place | None:
+        """Return who gives way next."""
+        if self._addresses.most > FEW:
+            part = max(self._addresses.heaviest().values(), key=len)
+        elif self._owners.most:
+            part = next(iter(self._owners.heaviest().values()))
+        else:
+            return None
+        return next(iter(part))
+
+    def _give_way(self, place: Place) -> None:
+        part = place.part
+        assert part is not None
+        self._log_limiter.warn(
+            "there are too few file descriptors for all: a connection of {address} is closed, the one that was idle "
+            "for longest of {count} descriptors there; allow more with LimitNOFILE= or ulimit -n",
+            address=part.address.key or "unknown",
+            count=part.address.held,
+        )
+        self._leave(part, place)
+        self._leaving += place.count
+        place.holder.cut()
