@@ -11,7 +11,6 @@ until it is closed.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,10 +23,6 @@ from aioice.stun import Message
 CHECK_EVERY = 0.005
 #: Beyond so many pairs (RFC 8445, section 6.1.2.5) a failure is put down to their number.
 MANY_PAIRS = 100
-
-#: How often one pair is checked anew because the peer reports a conflict of roles (RFC 8445, section 7.2.5.1). Two ends
-#: that are right about it need one.
-MAX_CONFLICTS = 8
 
 _TO_BEGIN = (CandidatePair.State.WAITING, CandidatePair.State.FROZEN)
 
@@ -60,7 +55,9 @@ class PatientConnection(Connection):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._pacing: asyncio.Task[None] | None = None
-        self._checks: Counter[asyncio.Task[Any] | None] = Counter()
+        #: The role in which each check was sent.
+        self._roles: dict[asyncio.Task[Any] | None, bool] = {}
+        self._has_switched = False
 
     @property
     def checks_take(self) -> float:
@@ -86,18 +83,27 @@ class PatientConnection(Connection):
         while any(pair.state in _TO_BEGIN for pair in self._check_list) and self._check_periodic():
             await asyncio.sleep(CHECK_EVERY * 4 / 3)
 
+    def switch_role(self, ice_controlling: bool) -> None:
+        """See aioice. One switch settles a conflict (RFC 8445, section 7.3.1.1); a peer that wants another is wrong."""
+        if ice_controlling != self.ice_controlling and not self._has_switched:
+            self._has_switched = True
+            super().switch_role(ice_controlling)
+
     async def check_start(self, pair: CandidatePair) -> None:
-        """See aioice, which calls it once more, from within, whenever the peer reports a conflict of roles."""
+        """See aioice, which calls it once more, from within, whenever the peer reports a conflict of roles.
+
+        Another check makes sense only in the other role (RFC 8445, section 7.2.5.1).
+        """
         task = asyncio.current_task()
-        self._checks[task] += 1
+        if self._roles.get(task) == self.ice_controlling:
+            self.check_state(pair, CandidatePair.State.FAILED)
+            self.check_complete(pair)
+            return
+        self._roles[task] = self.ice_controlling
         try:
-            if self._checks[task] <= MAX_CONFLICTS:
-                await super().check_start(pair)
-            else:
-                self.check_state(pair, CandidatePair.State.FAILED)
-                self.check_complete(pair)
+            await super().check_start(pair)
         finally:
-            self._checks.pop(task, None)
+            self._roles.pop(task, None)
 
     def _remote_candidates_expected(self) -> bool:
         """Return whether there may be more paths. There always may: a check of the peer can bring one."""

@@ -17,17 +17,17 @@ import copy
 import ipaddress
 import random
 import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 from aioice import Candidate, TransportPolicy, turn
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
-from aioice.stun import Message, TransactionError
+from aioice.stun import Class, Message, TransactionError
 from aioice.turn import create_turn_endpoint
 from twisted.logger import Logger
 
@@ -57,17 +57,36 @@ SOCKET_BUFFER = 1024 * 1024
 MAX_REMOTE_CANDIDATES = 64
 #: How many packets are kept for DTLS, which reads none before there is a path.
 MAX_WAITING = 1024
+#: The largest packet that is looked at, in bytes. Those of WebRTC stacks fit into an Ethernet frame.
+MAX_PACKET = 2048
 
 
 class _Port(StunProtocol):
-    """A socket to which strangers may send anything."""
+    """A socket to which strangers may send anything. What is not the peer's is dropped before it is parsed."""
+
+    receiver: IceAgent
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        try:
-            super().datagram_received(data, addr)
-        except (AssertionError, LookupError, ValueError, struct.error):
-            # A malformed STUN message.
-            pass
+        """Tell STUN from DTLS by the first byte (RFC 7983). DTLS may come from proved addresses only."""
+        assert isinstance(data, bytes)
+        kind = data[0] if 0 < len(data) <= MAX_PACKET else 255
+        if 19 < kind < 64:
+            if self.receiver.is_proved(addr):
+                self.receiver.data_received(data, 1)
+        elif kind < 4 and self._is_expected(data):
+            with suppress(Exception):
+                # aioice's parser raises many kinds of exceptions.
+                super().datagram_received(data, addr)
+
+    def _is_expected(self, message: bytes) -> bool:
+        """Return whether it may be a check of the peer, which names us, or the answer to a request of ours."""
+        return message[8:20] in self.transactions or self.receiver.check_name in message
+
+    def send_stun(self, message: Message, addr: tuple[str, int]) -> None:
+        """Take note of an address whose check was authenticated: only then is there a success response."""
+        if message.message_class == Class.RESPONSE:
+            self.receiver.prove(addr)
+        super().send_stun(message, addr)
 
 
 class IceAgent(PatientConnection):
@@ -99,7 +118,10 @@ class IceAgent(PatientConnection):
         self._names = LocalNames([])
         self._unusable: Counter[str] = Counter()
         self._silent = 0
+        self._proved: set[tuple[Any, ...]] = set()
         self.heard = False
+        #: What the username of the peer's checks begins with (RFC 8445, section 7.2.2).
+        self.check_name = f"{self.local_username}:".encode()
 
     # Gathering
 
@@ -281,9 +303,27 @@ class IceAgent(PatientConnection):
         if known or self._has_room():
             super().check_incoming(message, addr, protocol)
 
+    def check_state(self, pair: CandidatePair, state: CandidatePair.State) -> None:
+        """See aioice. An address is proved when the peer has answered a check there."""
+        super().check_state(pair, state)
+        if state is CandidatePair.State.SUCCEEDED:
+            self.prove(pair.remote_addr)
+
+    def prove(self, addr: tuple[Any, ...]) -> None:
+        """Take note that the peer is at an address: a check, or the answer to one, was authenticated.
+
+        There can be no more such addresses than candidates.
+        """
+        if len(self._proved) < MAX_REMOTE_CANDIDATES:
+            self._proved.add(addr[:2])
+
+    def is_proved(self, addr: tuple[Any, ...]) -> bool:
+        """Return whether the peer is known to be at this address."""
+        return addr[:2] in self._proved
+
     def data_received(self, data: bytes, component: int) -> None:
-        """See aioice. Strangers can send anything; what is not DTLS is dropped (RFC 7983)."""
-        if data and 19 < data[0] < 64 and self._queue.qsize() < MAX_WAITING:
+        """See aioice. At most :data:`MAX_WAITING` packets are kept."""
+        if self._queue.qsize() < MAX_WAITING:
             self.heard = True
             super().data_received(data, component)
 
