@@ -708,7 +708,7 @@ async def test_a_peer_changes_its_mind_about_the_roles(agents: Agents) -> None:
     agent._tie_breaker = 2**32
     roles = []
     for number in range(20):
-        claim: dict[str, int] = {"ICE-CONTROLLED": 0} if number % 2 else {"ICE-CONTROLLING": 2**64 - 1}
+        claim: dict[str, Any] = {"ICE-CONTROLLED": 0} if number % 2 else {"ICE-CONTROLLING": 2**64 - 1}
         agent._protocols[0].datagram_received(binding(agent, USERNAME=name, PRIORITY=1, **claim), (HOST, 4000))
         roles.append(agent.ice_controlling)
     # The first was a conflict, and it is settled.
