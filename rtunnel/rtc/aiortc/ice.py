@@ -60,7 +60,13 @@ MAX_WAITING = 1024
 
 
 class _Port(StunProtocol):
-    """A socket to which strangers may send anything."""
+    """A socket to which strangers may send anything, and from which a peer may want anything sent to strangers."""
+
+    receiver: PatientConnection
+
+    def send_stun(self, message: Message, addr: tuple[str, int]) -> None:
+        if self.receiver.may_send(self, message, addr[0]):
+            super().send_stun(message, addr)
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         try:

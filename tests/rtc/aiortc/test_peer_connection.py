@@ -293,7 +293,7 @@ async def test_candidates_of_which_none_can_be_used(ends: Ends, monkeypatch: pyt
     monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.3)
     one, two = ends.make(), ends.make()
     one.connection.offer()
-    useless = "a=candidate:1 1 tcp 1 127.0.0.1 9 typ host\r\na=candidate:1 1 udp 1 ::1 9 typ host\r\n"
+    useless = "a=candidate:1 1 tcp 1 127.0.0.1 9 typ host\r\na=candidate:1 1 udp 1 2001:db8::1 5000 typ host\r\n"
     two.connection.take_offer(re.sub("(a=candidate:.*\r\n)+", useless, await one.description()))
     two.connection.take_candidate(Candidate("candidate:1 1 udp 1 host.example.org 9 typ host"))
     assert await two.ends() == (
