@@ -33,7 +33,7 @@ from twisted.logger import Logger
 
 from rtunnel.relay.sockets import format_host_port
 from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, NoAddress, local_addresses, show_interfaces
-from rtunnel.rtc.aiortc.checks import PatientConnection, explain_no_path, local_preference
+from rtunnel.rtc.aiortc.checks import MAX_REMOTE_CANDIDATES, PatientConnection, explain_no_path, local_preference
 from rtunnel.rtc.aiortc.mdns import LocalNames, is_local_name
 from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate, show_candidate
 from rtunnel.rtc.aiortc.turn import explain, tls_context, turn_credentials
@@ -53,8 +53,6 @@ SERVER_TIMEOUT = 10.0
 MAX_REFLEXIVE = 8
 #: The size of the kernel's buffer in each direction, in bytes.
 SOCKET_BUFFER = 1024 * 1024
-#: How many candidates of the peer are accepted.
-MAX_REMOTE_CANDIDATES = 64
 #: How many packets are kept for DTLS, which reads none before there is a path.
 MAX_WAITING = 1024
 #: The largest packet that is looked at, in bytes. Those of WebRTC stacks fit into an Ethernet frame.
@@ -62,7 +60,10 @@ MAX_PACKET = 2048
 
 
 class _Port(StunProtocol):
-    """A socket to which strangers may send anything. What is not the peer's is dropped before it is parsed."""
+    """A socket to which strangers may send anything, and from which a peer may want anything sent to strangers.
+
+    What is not the peer's is dropped before it is parsed.
+    """
 
     receiver: IceAgent
 
@@ -83,10 +84,11 @@ class _Port(StunProtocol):
         return message[8:20] in self.transactions or self.receiver.check_name in message
 
     def send_stun(self, message: Message, addr: tuple[str, int]) -> None:
-        """Take note of an address whose check was authenticated: only then is there a success response."""
+        """Send it if it may be sent. Whoever gets a success response has sent an authenticated check."""
         if message.message_class == Class.RESPONSE:
             self.receiver.prove(addr)
-        super().send_stun(message, addr)
+        if self.receiver.may_send(self, message, addr[0]):
+            super().send_stun(message, addr)
 
 
 class IceAgent(PatientConnection):
@@ -118,10 +120,7 @@ class IceAgent(PatientConnection):
         self._names = LocalNames([])
         self._unusable: Counter[str] = Counter()
         self._silent = 0
-        self._proved: set[tuple[Any, ...]] = set()
         self.heard = False
-        #: What the username of the peer's checks begins with (RFC 8445, section 7.2.2).
-        self.check_name = f"{self.local_username}:".encode()
 
     # Gathering
 
@@ -302,24 +301,6 @@ class IceAgent(PatientConnection):
         known = any((one._network_host, one.port) == addr for one in self._remote_candidates)
         if known or self._has_room():
             super().check_incoming(message, addr, protocol)
-
-    def check_state(self, pair: CandidatePair, state: CandidatePair.State) -> None:
-        """See aioice. An address is proved when the peer has answered a check there."""
-        super().check_state(pair, state)
-        if state is CandidatePair.State.SUCCEEDED:
-            self.prove(pair.remote_addr)
-
-    def prove(self, addr: tuple[Any, ...]) -> None:
-        """Take note that the peer is at an address: a check, or the answer to one, was authenticated.
-
-        There can be no more such addresses than candidates.
-        """
-        if len(self._proved) < MAX_REMOTE_CANDIDATES:
-            self._proved.add(addr[:2])
-
-    def is_proved(self, addr: tuple[Any, ...]) -> bool:
-        """Return whether the peer is known to be at this address."""
-        return addr[:2] in self._proved
 
     def data_received(self, data: bytes, component: int) -> None:
         """See aioice. At most :data:`MAX_WAITING` packets are kept."""

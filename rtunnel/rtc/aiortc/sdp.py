@@ -33,6 +33,11 @@ _MAX_READ = 64
 _READ = ("m=", "a=ice-", "a=fingerprint:", "a=setup:", "a=mid:", "a=sctp-port:", "a=max-message-size:", "a=end-of-")
 
 _ICE_CHARACTERS = re.compile(r"[a-zA-Z0-9+/]{4,256}")
+#: The longest description, in characters. One of a browser with 64 candidates has 10,000.
+MAX_DESCRIPTION = 32_768
+#: The longest username fragment. RFC 8839 allows 256 characters. But this is text of the peer's choice that our checks
+#: take to any address that it names; browsers choose 4 or 8 characters, Pion 16.
+MAX_FRAGMENT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,8 @@ def read_description(text: str) -> PeerDescription:
 
     :raises BadDescription: it is not SDP, has media or no data channel, or lacks what ICE and DTLS need.
     """
+    if len(text) > MAX_DESCRIPTION:
+        raise BadDescription(f"a session description of more than {MAX_DESCRIPTION:,} characters")
     # Candidates are parsed one by one, so that one that cannot be parsed does not spoil the rest.
     lines = text.replace("\r\n", "\n").split("\n")
     candidates = [line.removeprefix("a=candidate:") for line in lines if line.startswith("a=candidate:")]
@@ -110,6 +117,8 @@ def read_description(text: str) -> PeerDescription:
     ice, dtls = media.ice, media.dtls
     if ice is None or not _is_ice_text(ice.usernameFragment, 4) or not _is_ice_text(ice.password, 22):
         raise BadDescription("a session description without ICE credentials")
+    if len(ice.usernameFragment or "") > MAX_FRAGMENT:
+        raise BadDescription(f"a session description whose ice-ufrag has more than {MAX_FRAGMENT} characters")
     if dtls is None or not dtls.fingerprints or dtls.role not in ("auto", "client", "server"):
         raise BadDescription("a session description without a DTLS fingerprint or role")
     port = media.sctp_port

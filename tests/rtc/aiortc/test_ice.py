@@ -25,7 +25,7 @@ from twisted.internet.defer import Deferred
 from rtunnel.rtc.aiortc import addresses as local, ice
 from rtunnel.rtc.aiortc.addresses import NoAddress, local_addresses, missing_interfaces, show_interfaces
 from rtunnel.rtc.aiortc.bridge import adopt_python_logging, as_deferred
-from rtunnel.rtc.aiortc.checks import explain_no_path
+from rtunnel.rtc.aiortc.checks import MAX_REMOTE_CANDIDATES, explain_no_path
 from rtunnel.rtc.aiortc.ice import IceAgent
 from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate
 from rtunnel.rtc.aiortc.turn import explain, turn_credentials
@@ -595,7 +595,7 @@ async def test_packets_of_strangers_are_dropped(agents: Agents, packet: bytes, m
             stranger.sendto(packet, (candidate.host, candidate.port))
         # Whoever answers this has seen the others. None of them is answered: the source may be forged.
         name = f"{agent.local_username}:{other.local_username}"
-        stranger.sendto(binding(agent, b"wrong", USERNAME="x:y", PRIORITY=1), (candidate.host, candidate.port))
+        stranger.sendto(binding(agent, b"wrong", USERNAME=name, PRIORITY=1), (candidate.host, candidate.port))
         stranger.sendto(binding(agent, USERNAME="x:y", PRIORITY=1), (candidate.host, candidate.port))
         stranger.sendto(binding(agent, USERNAME=name), (candidate.host, candidate.port))
         answer, _ = await datagram(stranger)
@@ -696,7 +696,7 @@ async def test_a_peer_is_in_no_more_places_than_it_may_have_candidates(agents: A
     for port in range(1, 300):
         agent._protocols[0].datagram_received(binding(agent, USERNAME=name, PRIORITY=1), (HOST, port))
         agent._protocols[0].datagram_received(DTLS, (HOST, port))
-    assert agent._queue.qsize() <= ice.MAX_REMOTE_CANDIDATES
+    assert agent._queue.qsize() <= MAX_REMOTE_CANDIDATES
 
 
 @pytest_twisted.ensureDeferred
@@ -748,8 +748,8 @@ async def test_checks_from_many_places_are_bounded(agents: Agents) -> None:
     protocol = one._protocols[0]
     for port in range(1, 300):
         protocol.datagram_received(binding(one, USERNAME=name, PRIORITY=1), (HOST, port))
-    assert len(one.remote_candidates) == ice.MAX_REMOTE_CANDIDATES
-    assert len(one._check_list) <= ice.MAX_REMOTE_CANDIDATES
+    assert len(one.remote_candidates) == MAX_REMOTE_CANDIDATES
+    assert len(one._check_list) <= MAX_REMOTE_CANDIDATES
     # The one that is used is known, and goes on.
     checked = len(one._check_list)
     where = (two.local_candidates[0].host, two.local_candidates[0].port)
@@ -761,9 +761,9 @@ async def test_checks_from_many_places_are_bounded(agents: Agents) -> None:
 async def test_candidates_are_bounded(agents: Agents) -> None:
     agent = agents.make()
     await agents.gather(agent)
-    for port in range(1, 500):
+    for port in range(5001, 5500):
         await agent.add_remote_candidate(parse_candidate(f"candidate:1 1 udp 1 192.0.2.1 {port} typ host"))
-    assert len(agent.remote_candidates) == ice.MAX_REMOTE_CANDIDATES
+    assert len(agent.remote_candidates) == MAX_REMOTE_CANDIDATES
     await agent.add_remote_candidate(None)
     assert agent._remote_candidates_end
     await agent.add_remote_candidate(None)
@@ -778,8 +778,9 @@ async def test_candidates_with_odd_addresses(agents: Agents, host: str) -> None:
     one, two = agents.make(controlling=True), agents.make()
     for agent in (one, two):
         await agents.gather(agent)
-    await one.add_remote_candidate(Candidate("x", 1, "udp", 10**30, host, 9, "host"))
-    await one.add_remote_candidate(Candidate("x", 1, "udp", -5, HOST, 9, "strange"))
+    with pytest.raises(UnusableCandidate):
+        await one.add_remote_candidate(Candidate("x", 1, "udp", 10**30, host, 5000, "host"))
+    await one.add_remote_candidate(Candidate("x", 1, "udp", -5, HOST, 5000, "strange"))
     await introduce(one, two)
     connecting = [agents.start(agent.connect()) for agent in (one, two)]
     await until(lambda: all(task.done() for task in connecting), "a path")
