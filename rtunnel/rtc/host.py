@@ -4,7 +4,8 @@
      +-- signaling     a SignalLink, registered under the host's ID
      +-- watch         once a second, checks for streams that do not move
 
-Each client's offer makes a peer connection, a :class:`HostPeer`. Peer connections stay when signaling is lost.
+When the turn of a client's offer comes, it makes a peer connection, a :class:`HostPeer`. Peer connections stay when
+signaling is lost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from twisted.application.internet import TimerService
 from twisted.internet.defer import DeferredSemaphore
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -23,8 +24,20 @@ from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import descriptor_limit
+from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, local_addresses
 from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.dtls import SharedCertificate
+from rtunnel.rtc.aiortc.sdp import read_description as read_session
 from rtunnel.rtc.interfaces import ISignalUser
+from rtunnel.rtc.offers import (
+    MAX_CONNECTING,
+    OFFERS_AT_ONCE,
+    OFFERS_PER_SECOND,
+    Offer,
+    WaitingOffers,
+    who_gives_way,
+)
 from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import HostSettings, ServiceSettings, UdpAddress
 from rtunnel.rtc.signaling.link import SignalLink
@@ -34,6 +47,7 @@ from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.service_watch import ServiceWatch, may_try
+from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
@@ -51,6 +65,10 @@ CONTROL = "rtunnel-control"
 #: How many clients' candidates are kept before their offer comes, and how many candidates are kept for each client.
 EARLY_CLIENTS = 64
 EARLY_CANDIDATES = 32
+#: The share of this process's descriptors that clients may use that are not connected yet.
+CONNECTING_SHARE = 1 / 8
+#: A host with few descriptors and many addresses still lets so many clients connect at once.
+MIN_CONNECTING = 4
 
 
 class Service:
@@ -71,26 +89,36 @@ class Service:
 
 
 class HostPeer(Peer):
-    """The peer connection to one client."""
+    """The peer connection to one client.
+
+    :ivar since: when its offer was taken up, by the reactor's clock.
+    """
 
     log = Logger()
 
-    def __init__(self, host: RtcHost, name: str, extension: Extension | None) -> None:
+    def __init__(self, host: RtcHost, offer: Offer) -> None:
         super().__init__(
             host.reactor,
             host.settings,
-            name,
+            offer.sender,
             host.signaling.send,
             host.peer_ended,
             host.stream_ended,
             host.log_limiter,
+            host.certificate.for_connection(),
         )
+        self.since = host.reactor.seconds()
         self._host = host
-        self._peer_extension = extension
-        self._streams = self.use_streams(extension)
+        self._peer_extension = offer.description.extension
+        self._streams = self.use_streams(self._peer_extension)
         self._flows = HostFlows(
             host.reactor, self.connection, host.settings.max_flows, host.settings.udp_idle, host.log_limiter
         )
+
+    @property
+    def heard_from(self) -> str:
+        """See :attr:`rtunnel.rtc.interfaces.IPeerConnection.heard_from`."""
+        return self.connection.heard_from
 
     @property
     def extension(self) -> Extension | None:
@@ -99,6 +127,9 @@ class HostPeer(Peer):
 
     def connected(self) -> None:
         """See :class:`Peer`."""
+        if not self._host.has_room():
+            self.give_up("there is no room for it (--max-clients)")
+            return
         super().connected()
         self._host.log_limiter.info(
             "client {client} connected: {path}{protocol}",
@@ -169,6 +200,11 @@ class RtcHost(DrainingService):
         self._peers: dict[str, HostPeer] = {}
         self._leaving = Leaving()
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
+        self._waiting = WaitingOffers()
+        self._turns = TokenBucket(OFFERS_PER_SECOND, OFFERS_AT_ONCE, reactor.seconds())
+        self._next_turn: IDelayedCall | None = None
+        self._places = MAX_CONNECTING
+        self.certificate = SharedCertificate()
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         watch = TimerService(1.0, self._watch)
@@ -185,6 +221,11 @@ class RtcHost(DrainingService):
 
     def signaling_up(self) -> None:
         """Log what this host offers, now that clients can find it, and whether its TCP services answer."""
+        # Each client that connects takes a socket on each address.
+        sockets = min(len(local_addresses(self.settings.ice.interfaces)), MAX_ADDRESSES)
+        sockets += len(self.settings.ice.turn_servers)
+        places = int(descriptor_limit() * CONNECTING_SHARE) // max(sockets, 1)
+        self._places = max(MIN_CONNECTING, min(MAX_CONNECTING, places))
         for service in self.offered.values():
             settings = service.settings
             what = "host '{id}' offers {kind} {remote}{name}"
@@ -229,33 +270,78 @@ class RtcHost(DrainingService):
         if self.is_draining or not signal.sender_id:
             return
         description = read_description(OFFER, signal.payload)
-        early = self._early.pop(signal.sender_id, [])
-        before = self._peers.pop(signal.sender_id, None)
+        read_session(description.sdp)
+        if not self.has_room(signal.sender_id):
+            return
+        offer = Offer(signal.sender_id, description, self._early.pop(signal.sender_id, []))
+        dropped = self._waiting.add(offer, self.reactor.seconds())
+        if dropped:
+            self.log_limiter.warn(
+                "offers come faster than they can be answered; one of client {client} is dropped",
+                client=clean_text(dropped),
+            )
+        if self._next_turn is None:
+            self._take_turns()
+
+    def has_room(self, client: str = "") -> bool:
+        """Return whether one more client may be connected; log it if not.
+
+        :param client: one that may already be.
+        """
+        count = sum(peer.is_connected for peer in self._peers.values() if peer.name != client)
+        if count < self.settings.max_clients:
+            return True
+        self.log_limiter.warn("{count} clients, the limit (--max-clients): others are not answered", count=count)
+        return False
+
+    def _take_turns(self) -> None:
+        """Take up as many of the offers that wait as may be now, and see to the others later."""
+        self._next_turn = None
+        now = self.reactor.seconds()
+        while len(self._waiting) and self._turns.left(now) and self._make_place(now):
+            self._turns.spend(1)
+            offer = self._waiting.next()
+            assert offer is not None
+            self._answer(offer)
+        if len(self._waiting):
+            self._next_turn = self.reactor.callLater(1 / OFFERS_PER_SECOND, self._take_turns)
+
+    def _make_place(self, now: float) -> bool:
+        connecting = [peer for peer in self._peers.values() if not peer.is_connected]
+        if len(connecting) < self._places and len(self._leaving) < self._places:
+            return True
+        peer = who_gives_way(connecting, now)
+        if peer is not None:
+            peer.give_up("it gives way to others that want to connect")
+        return peer is not None
+
+    def _answer(self, offer: Offer) -> None:
+        before = self._peers.pop(offer.sender, None)
         if before is not None:
             # The client has given up this connection, or it would not send another offer.
             self._leaving.close(before)
-        if len(self._peers) >= self.settings.max_clients:
-            self.log_limiter.warn(
-                "{count} clients, the limit (--max-clients): others are not answered", count=len(self._peers)
-            )
-            return
-        peer = HostPeer(self, signal.sender_id, description.extension)
-        try:
-            peer.connection.take_offer(description.sdp)
-        except BadDescription:
-            self._leaving.close(peer)
-            raise
-        self._peers[signal.sender_id] = peer
-        for candidate in early:
+        peer = self._peers[offer.sender] = HostPeer(self, offer)
+        peer.connection.take_offer(offer.description.sdp)
+        for candidate in offer.candidates:
             peer.connection.take_candidate(candidate)
 
+    def _stop_turns(self) -> None:
+        self._waiting.clear()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+
     def _take_candidate(self, signal: Signal) -> None:
+        candidate = read_candidate(signal.payload)
+        waiting = self._waiting.get(signal.sender_id)
+        if waiting is not None:
+            waiting.take_candidate(candidate)
+            return
         peer = self._peers.get(signal.sender_id)
         if peer is not None:
-            peer.take_candidate(signal.payload)
+            peer.connection.take_candidate(candidate)
             return
         # A candidate may overtake its offer.
-        candidate = read_candidate(signal.payload)
         early = self._early.setdefault(signal.sender_id, [])
         if len(early) < EARLY_CANDIDATES:
             early.append(candidate)
@@ -263,6 +349,7 @@ class RtcHost(DrainingService):
             self._early.popitem(last=False)
 
     def _take_error(self, signal: Signal) -> None:
+        self._waiting.discard(signal.sender_id)
         peer = self._peers.get(signal.sender_id)
         if peer is not None and not peer.is_connected:
             peer.give_up("it has left the signaling server")
@@ -282,6 +369,7 @@ class RtcHost(DrainingService):
     async def refuse_visitors(self) -> None:
         """Leave the signaling server, which frees the ID, and accept no new channels."""
         self.is_draining = True
+        self._stop_turns()
         self._stop_watches()
         await self.signaling.stopService()
 
