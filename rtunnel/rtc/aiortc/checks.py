@@ -31,12 +31,10 @@ from rtunnel.rtc.aiortc.sdp import UnusableCandidate
 
 #: Seconds from one check to the next (RFC 8445, section 14.2).
 CHECK_EVERY = 0.005
+#: How many candidates of the peer are accepted.
+MAX_REMOTE_CANDIDATES = 64
 #: Beyond so many pairs (RFC 8445, section 6.1.2.5) a failure is put down to their number.
 MANY_PAIRS = 100
-
-#: How often one pair is checked anew because the peer reports a conflict of roles (RFC 8445, section 7.2.5.1). Two ends
-#: that are right about it need one.
-MAX_CONFLICTS = 8
 
 #: How many checks one socket sends to one address (the /64 of an IPv6 address) before anything has answered from there.
 #: For up to two ports these are all that would be sent in 20 s; for eight ports it is enough for two each.
@@ -136,9 +134,14 @@ class PatientConnection(Connection):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._pacing: asyncio.Task[None] | None = None
-        self._checks: Counter[asyncio.Task[Any] | None] = Counter()
+        #: The role in which each check was sent.
+        self._roles: dict[asyncio.Task[Any] | None, bool] = {}
+        self._has_switched = False
         self._budget = CheckBudget()
         self.heard_from = ""
+        self._proved: set[tuple[Any, ...]] = set()
+        #: What the username of the peer's checks begins with (RFC 8445, section 7.2.2).
+        self.check_name = f"{self.local_username}:".encode()
 
     @property
     def checks_take(self) -> float:
@@ -164,18 +167,27 @@ class PatientConnection(Connection):
         while any(pair.state in _TO_BEGIN for pair in self._check_list) and self._check_periodic():
             await asyncio.sleep(CHECK_EVERY * 4 / 3)
 
+    def switch_role(self, ice_controlling: bool) -> None:
+        """See aioice. One switch settles a conflict (RFC 8445, section 7.3.1.1); a peer that wants another is wrong."""
+        if ice_controlling != self.ice_controlling and not self._has_switched:
+            self._has_switched = True
+            super().switch_role(ice_controlling)
+
     async def check_start(self, pair: CandidatePair) -> None:
-        """See aioice, which calls it once more, from within, whenever the peer reports a conflict of roles."""
+        """See aioice, which calls it once more, from within, whenever the peer reports a conflict of roles.
+
+        Another check makes sense only in the other role (RFC 8445, section 7.2.5.1).
+        """
         task = asyncio.current_task()
-        self._checks[task] += 1
+        if self._roles.get(task) == self.ice_controlling:
+            self.check_state(pair, CandidatePair.State.FAILED)
+            self.check_complete(pair)
+            return
+        self._roles[task] = self.ice_controlling
         try:
-            if self._checks[task] <= MAX_CONFLICTS:
-                await super().check_start(pair)
-            else:
-                self.check_state(pair, CandidatePair.State.FAILED)
-                self.check_complete(pair)
+            await super().check_start(pair)
         finally:
-            self._checks.pop(task, None)
+            self._roles.pop(task, None)
 
     def may_send(self, protocol: StunProtocol, message: Message, host: str) -> bool:
         """Return whether a STUN message may be sent to an address now, and take note that it is.
@@ -194,6 +206,7 @@ class PatientConnection(Connection):
         if state is CandidatePair.State.SUCCEEDED:
             self._heard(pair.remote_addr[0])
             self._budget.answered(pair.remote_addr[0])
+            self.prove(pair.remote_addr)
         super().check_state(pair, state)
 
     def check_incoming(self, message: Message, addr: tuple[str, int], protocol: StunProtocol) -> None:
@@ -206,6 +219,18 @@ class PatientConnection(Connection):
                     pair.task = None
                     self.check_state(pair, CandidatePair.State.WAITING)
         super().check_incoming(message, addr, protocol)
+
+    def prove(self, addr: tuple[Any, ...]) -> None:
+        """Take note that the peer is at an address: a check, or the answer to one, was authenticated.
+
+        There can be no more such addresses than candidates.
+        """
+        if len(self._proved) < MAX_REMOTE_CANDIDATES:
+            self._proved.add(addr[:2])
+
+    def is_proved(self, addr: tuple[Any, ...]) -> bool:
+        """Return whether the peer is known to be at this address."""
+        return addr[:2] in self._proved
 
     def _heard(self, host: str) -> None:
         self.heard_from = self.heard_from or _prefix(host)
