@@ -95,6 +95,7 @@ class HostPeer(Peer):
     """
 
     log = Logger()
+    was_connected = False
 
     def __init__(self, host: RtcHost, offer: Offer) -> None:
         super().__init__(
@@ -131,6 +132,7 @@ class HostPeer(Peer):
             self.give_up("there is no room for it (--max-clients)")
             return
         super().connected()
+        self.was_connected = True
         self._host.log_limiter.info(
             "client {client} connected: {path}{protocol}",
             client=clean_text(self.name),
@@ -261,8 +263,8 @@ class RtcHost(DrainingService):
                 self._take_error(signal)
         except (BadSignal, BadDescription) as error:
             self.log_limiter.warn(
-                "client {client} sent an unusable message: {error}",
-                client=clean_text(signal.sender_id),
+                "client {sender} sent an unusable message: {error}",
+                sender=clean_text(signal.sender_id),
                 error=str(error),
             )
 
@@ -277,8 +279,8 @@ class RtcHost(DrainingService):
         dropped = self._waiting.add(offer, self.reactor.seconds())
         if dropped:
             self.log_limiter.warn(
-                "offers come faster than they can be answered; one of client {client} is dropped",
-                client=clean_text(dropped),
+                "offers come faster than they can be answered; one of client {sender} is dropped",
+                sender=clean_text(dropped),
             )
         if self._next_turn is None:
             self._take_turns()
@@ -362,7 +364,11 @@ class RtcHost(DrainingService):
             del self._peers[peer.name]
             self.stream_ended()
         self._leaving.close(peer)
-        self.log_limiter.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
+        if peer.was_connected:
+            self.log_limiter.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
+        else:
+            # IDs cost nothing, so all senders are counted as one.
+            self.log_limiter.info("client {sender} lost: {reason}", sender=clean_text(peer.name), reason=reason)
 
     # Stopping
 
