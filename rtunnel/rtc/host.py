@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.application.internet import TimerService
 from twisted.internet.defer import DeferredSemaphore
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -30,14 +30,7 @@ from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.dtls import SharedCertificate
 from rtunnel.rtc.aiortc.sdp import read_description as read_session
 from rtunnel.rtc.interfaces import ISignalUser
-from rtunnel.rtc.offers import (
-    MAX_CONNECTING,
-    OFFERS_AT_ONCE,
-    OFFERS_PER_SECOND,
-    Offer,
-    WaitingOffers,
-    who_gives_way,
-)
+from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
 from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import HostSettings, ServiceSettings, UdpAddress
 from rtunnel.rtc.signaling.link import SignalLink
@@ -47,7 +40,6 @@ from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.service_watch import ServiceWatch, may_try
-from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
@@ -65,10 +57,6 @@ CONTROL = "rtunnel-control"
 #: How many clients' candidates are kept before their offer comes, and how many candidates are kept for each client.
 EARLY_CLIENTS = 64
 EARLY_CANDIDATES = 32
-#: The share of this process's descriptors that clients may use that are not connected yet.
-CONNECTING_SHARE = 1 / 8
-#: A host with few descriptors and many addresses still lets so many clients connect at once.
-MIN_CONNECTING = 4
 
 
 class Service:
@@ -202,9 +190,7 @@ class RtcHost(DrainingService):
         self._peers: dict[str, HostPeer] = {}
         self._leaving = Leaving()
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
-        self._waiting = WaitingOffers()
-        self._turns = TokenBucket(OFFERS_PER_SECOND, OFFERS_AT_ONCE, reactor.seconds())
-        self._next_turn: IDelayedCall | None = None
+        self._turns = Turns(reactor, self._make_place, self._answer)
         self._places = MAX_CONNECTING
         self.certificate = SharedCertificate()
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
@@ -225,9 +211,7 @@ class RtcHost(DrainingService):
         """Log what this host offers, now that clients can find it, and whether its TCP services answer."""
         # Each client that connects takes a socket on each address.
         sockets = min(len(local_addresses(self.settings.ice.interfaces)), MAX_ADDRESSES)
-        sockets += len(self.settings.ice.turn_servers)
-        places = int(descriptor_limit() * CONNECTING_SHARE) // max(sockets, 1)
-        self._places = max(MIN_CONNECTING, min(MAX_CONNECTING, places))
+        self._places = count_places(sockets + len(self.settings.ice.turn_servers), descriptor_limit())
         for service in self.offered.values():
             settings = service.settings
             what = "host '{id}' offers {kind} {remote}{name}"
@@ -275,15 +259,12 @@ class RtcHost(DrainingService):
         read_session(description.sdp)
         if not self.has_room(signal.sender_id):
             return
-        offer = Offer(signal.sender_id, description, self._early.pop(signal.sender_id, []))
-        dropped = self._waiting.add(offer, self.reactor.seconds())
+        dropped = self._turns.add(Offer(signal.sender_id, description, self._early.pop(signal.sender_id, [])))
         if dropped:
             self.log_limiter.warn(
                 "offers come faster than they can be answered; one of client {sender} is dropped",
                 sender=clean_text(dropped),
             )
-        if self._next_turn is None:
-            self._take_turns()
 
     def has_room(self, client: str = "") -> bool:
         """Return whether one more client may be connected; log it if not.
@@ -295,18 +276,6 @@ class RtcHost(DrainingService):
             return True
         self.log_limiter.warn("{count} clients, the limit (--max-clients): others are not answered", count=count)
         return False
-
-    def _take_turns(self) -> None:
-        """Take up as many of the offers that wait as may be now, and see to the others later."""
-        self._next_turn = None
-        now = self.reactor.seconds()
-        while len(self._waiting) and self._turns.left(now) and self._make_place(now):
-            self._turns.spend(1)
-            offer = self._waiting.next()
-            assert offer is not None
-            self._answer(offer)
-        if len(self._waiting):
-            self._next_turn = self.reactor.callLater(1 / OFFERS_PER_SECOND, self._take_turns)
 
     def _make_place(self, now: float) -> bool:
         connecting = [peer for peer in self._peers.values() if not peer.is_connected]
@@ -327,15 +296,9 @@ class RtcHost(DrainingService):
         for candidate in offer.candidates:
             peer.connection.take_candidate(candidate)
 
-    def _stop_turns(self) -> None:
-        self._waiting.clear()
-        if self._next_turn is not None:
-            self._next_turn.cancel()
-            self._next_turn = None
-
     def _take_candidate(self, signal: Signal) -> None:
         candidate = read_candidate(signal.payload)
-        waiting = self._waiting.get(signal.sender_id)
+        waiting = self._turns.waiting.get(signal.sender_id)
         if waiting is not None:
             waiting.take_candidate(candidate)
             return
@@ -351,7 +314,7 @@ class RtcHost(DrainingService):
             self._early.popitem(last=False)
 
     def _take_error(self, signal: Signal) -> None:
-        self._waiting.discard(signal.sender_id)
+        self._turns.waiting.discard(signal.sender_id)
         peer = self._peers.get(signal.sender_id)
         if peer is not None and not peer.is_connected:
             peer.give_up("it has left the signaling server")
@@ -375,7 +338,7 @@ class RtcHost(DrainingService):
     async def refuse_visitors(self) -> None:
         """Leave the signaling server, which frees the ID, and accept no new channels."""
         self.is_draining = True
-        self._stop_turns()
+        self._turns.stop()
         self._stop_watches()
         await self.signaling.stopService()
 

@@ -18,10 +18,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.webrtc.signaling import Candidate, Description
 
 #: How many offers are taken up in a second, and at once after a pause. One costs 2 ms of processor time.
@@ -29,6 +32,9 @@ OFFERS_PER_SECOND = 32
 OFFERS_AT_ONCE = 64
 #: How many clients may be on their way at once: as many as come while one is patiently waited for.
 MAX_CONNECTING = 96
+#: The share of this process's descriptors that they may use, and how many there may be whatever it is.
+CONNECTING_SHARE = 1 / 8
+MIN_CONNECTING = 4
 #: Seconds after which a client of which nothing has come over the network may have to give way. The first check of one
 #: behind a relay comes a second after our answer, and then there is the way of the answer itself.
 SILENT_FOR = 3.0
@@ -121,6 +127,59 @@ class WaitingOffers:
         """Forget all offers."""
         self._again.clear()
         self._first.clear()
+
+
+class Turns:
+    """Takes up the offers that wait, when it is time and there is a place.
+
+    :param make_place: returns whether there is a place at this time, in seconds; it may make one.
+    :param answer: takes up an offer.
+    :ivar waiting: those that wait.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, make_place: Callable[[float], bool], answer: Callable[[Offer], None]
+    ) -> None:
+        self.waiting = WaitingOffers()
+        self._clock = clock
+        self._make_place = make_place
+        self._answer = answer
+        self._bucket = TokenBucket(OFFERS_PER_SECOND, OFFERS_AT_ONCE, clock.seconds())
+        self._next: IDelayedCall | None = None
+
+    def add(self, offer: Offer) -> str:
+        """Let an offer wait for its turn, which may be now. See :meth:`WaitingOffers.add`."""
+        dropped = self.waiting.add(offer, self._clock.seconds())
+        if self._next is None:
+            self._take()
+        return dropped
+
+    def _take(self) -> None:
+        self._next = None
+        now = self._clock.seconds()
+        while len(self.waiting) and self._bucket.left(now) and self._make_place(now):
+            self._bucket.spend(1)
+            offer = self.waiting.next()
+            assert offer is not None
+            self._answer(offer)
+        if len(self.waiting):
+            self._next = self._clock.callLater(1 / OFFERS_PER_SECOND, self._take)
+
+    def stop(self) -> None:
+        """Forget all offers."""
+        self.waiting.clear()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+
+def count_places(sockets: int, descriptors: int) -> int:
+    """Return how many clients may be on their way at once.
+
+    :param sockets: how many each of them takes.
+    :param descriptors: how many this process may open.
+    """
+    return max(MIN_CONNECTING, min(MAX_CONNECTING, int(descriptors * CONNECTING_SHARE) // max(sockets, 1)))
 
 
 class Connecting(Protocol):

@@ -5,16 +5,24 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import pytest
+from twisted.internet.task import Clock
+
 from rtunnel.rtc.offers import (
     ALIVE_FOR,
     ASKS_AGAIN,
     MAX_CANDIDATES,
+    MAX_CONNECTING,
     MAX_DROPPED,
     MAX_WAITING,
+    MIN_CONNECTING,
+    OFFERS_AT_ONCE,
     OFFERS_PER_SECOND,
     SILENT_FOR,
     Offer,
+    Turns,
     WaitingOffers,
+    count_places,
     who_gives_way,
 )
 from rtunnel.wire.webrtc.signaling import Candidate, Description
@@ -135,6 +143,41 @@ def test_an_honest_client_among_new_senders_all_the_time() -> None:
                     taken = now
         assert taken > 0, seed
         assert attempts <= 2, seed
+
+
+@pytest.mark.parametrize(
+    ("sockets", "descriptors", "places"),
+    [(1, 20_000, MAX_CONNECTING), (0, 20_000, MAX_CONNECTING), (2, 1024, 64), (48, 1024, MIN_CONNECTING)],
+)
+def test_clients_on_their_way_take_few_descriptors(sockets: int, descriptors: int, places: int) -> None:
+    assert count_places(sockets, descriptors) == places
+
+
+def test_offers_are_taken_up_at_a_rate_and_when_there_is_a_place() -> None:
+    clock, taken = Clock(), []
+    places = OFFERS_AT_ONCE + 3
+
+    def answer(one: Offer) -> None:
+        taken.append(one.sender)
+
+    turns = Turns(clock, lambda now: len(taken) < places, answer)
+    for number in range(OFFERS_AT_ONCE + 10):
+        turns.add(offer(f"{number}"))
+    assert len(taken) == OFFERS_AT_ONCE
+    clock.pump([1 / OFFERS_PER_SECOND] * 2)
+    assert len(taken) == OFFERS_AT_ONCE + 2
+    clock.pump([1 / OFFERS_PER_SECOND] * 20)
+    assert len(taken) == places
+    places += 100
+    clock.pump([1 / OFFERS_PER_SECOND] * 2)
+    assert taken == [f"{number}" for number in range(OFFERS_AT_ONCE + 10)]
+    assert not clock.getDelayedCalls()
+    places = 0
+    turns.add(offer("late"))
+    turns.stop()
+    turns.stop()
+    assert not len(turns.waiting)
+    assert not clock.getDelayedCalls()
 
 
 @dataclass
