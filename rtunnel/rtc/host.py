@@ -86,10 +86,11 @@ class HostPeer(Peer):
     was_connected = False
 
     def __init__(self, host: RtcHost, offer: Offer) -> None:
+        name = offer.sender
         super().__init__(
             host.reactor,
             host.settings,
-            offer.sender,
+            name,
             host.signaling.send,
             host.peer_ended,
             host.stream_ended,
