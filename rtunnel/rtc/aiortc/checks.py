@@ -76,8 +76,8 @@ class CheckBudget:
 
     An answer repeats a random number from the check, so whoever answers has received it. Until then a candidate is only
     what the peer claims. One of our sockets sends at most 16 checks of 116 bytes (with the longest username fragment)
-    to one address, for an offer of 600 bytes or more, so 3 bytes for one. To all addresses together it is 6 bytes for
-    one: two checks for each candidate of 42 bytes or more, and 16 for the offer itself.
+    to one address, for an offer that has at least 350 bytes, and 42 for each of three candidates or more: 4 bytes for
+    one. To all addresses together it is 6 bytes for one: two checks for each candidate, and 16 for the offer itself.
     """
 
     def __init__(self) -> None:

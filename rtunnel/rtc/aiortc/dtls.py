@@ -8,6 +8,7 @@ aiortc also reads one record of each packet and leaves the others in memory, and
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsParameters, RTCDtlsTransport, State
@@ -86,6 +87,27 @@ class Certificate(RTCCertificate):
         context.set_cipher_list(":".join(CIPHER_SUITES).encode())
         context.set_info_callback(self.failures.happened)
         return context
+
+
+class SharedCertificate:
+    """A host's certificate, which all of its connections present; each is bound to it by the fingerprint in its answer.
+
+    To make one costs as much as reading four offers, and a host need not hide that it is the same as before: it has an
+    ID. A client makes a new one for each connection, so that nobody can recognize it by that.
+    """
+
+    #: aiortc's certificates are good for 30 days. A new one is made when so much is left.
+    RENEW = timedelta(days=15)
+
+    def __init__(self) -> None:
+        self._current: Certificate | None = None
+
+    def for_connection(self) -> Certificate:
+        """Return the certificate, with a record of failures of its own."""
+        current = self._current
+        if current is None or current.expires - datetime.now(UTC) < self.RENEW:
+            current = self._current = Certificate.generateCertificate()
+        return Certificate(current._key, current._cert)
 
 
 class DtlsTransport(RTCDtlsTransport):

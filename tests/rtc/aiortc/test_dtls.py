@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -91,6 +92,29 @@ async def test_a_peer_that_knows_no_media(ends: Ends, monkeypatch: pytest.Monkey
     key = ec.generate_private_key(ec.SECP256R1())
     await connect(foreign(ends, monkeypatch, key, GCM, srtp=False), ends.make())
     await connect(ends.make(), foreign(ends, monkeypatch, key, GCM, srtp=False))
+
+
+def fingerprint(certificate: dtls.Certificate) -> str:
+    return certificate.getFingerprints()[0].value
+
+
+def test_connections_of_a_host_share_a_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = dtls.SharedCertificate()
+    one, two = shared.for_connection(), shared.for_connection()
+    assert fingerprint(one) == fingerprint(two)
+    assert one.failures is not two.failures
+    # It is good for 30 days.
+    monkeypatch.setattr(dtls.SharedCertificate, "RENEW", timedelta(days=29, hours=23))
+    assert fingerprint(shared.for_connection()) == fingerprint(one)
+    monkeypatch.setattr(dtls.SharedCertificate, "RENEW", timedelta(days=31))
+    assert fingerprint(shared.for_connection()) != fingerprint(one)
+    assert fingerprint(dtls.SharedCertificate().for_connection()) != fingerprint(one)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_end_that_is_given_no_certificate_makes_its_own(ends: Ends) -> None:
+    one, two = ends.make(), ends.make()
+    assert fingerprint(one.connection._certificate) != fingerprint(two.connection._certificate)
 
 
 def send_records(end: End, *records: bytes) -> None:

@@ -197,6 +197,9 @@ BAD = {
     "a port below zero": changed("sctp-port:5000", "sctp-port:-5"),
     "an old port of many digits": OLD.replace("SCTP 5001", "SCTP " + "9" * 5000),
     "an old port that is none": OLD.replace("SCTP 5001", "SCTP ٥٠٠"),
+    "a fingerprint of no known kind": changed("fingerprint:sha-256", "fingerprint:sha-1"),
+    "a fingerprint that is too short": changed(f"sha-256 {PRINT}", f"sha-512 {PRINT}"),
+    "a fingerprint of something else": changed(PRINT, PRINT[:-1] + "X"),
     "a size below zero": changed("size:262144", "size:-1"),
     "a size that is none": changed("size:262144", "size:big"),
     "a size of many digits": changed("size:262144", "size:" + "9" * 5000),
@@ -216,6 +219,11 @@ def test_what_cannot_be_used_is_refused(text: str) -> None:
 def test_what_is_not_needed_may_be_anything() -> None:
     odd = "a=extmap:x\na=rtcp:x\na=ssrc:\na=fmtp:9\na=rtpmap:\na=group:\nc=nothing\na=sctpmap:x\nb=AS:x\na=\nx\n"
     assert read_description(CHROME + odd) == read_description(CHROME)
+
+
+def test_one_fingerprint_of_a_known_kind_is_enough() -> None:
+    several = f"a=fingerprint:sha-1 AB:CD\na=fingerprint:SHA-512 {':'.join(['ab'] * 64)}\n"
+    assert len(read_description(changed(f"a=fingerprint:sha-256 {PRINT}\n", several)).dtls.fingerprints) == 2
 
 
 def test_sizes_that_are_large_are_not_ours_to_judge() -> None:
