@@ -74,7 +74,7 @@ ONLY_IN = {
 
 LONGEST = 400
 """Lines of a module."""
-LONGER = {"rtc/aiortc/sctp.py": 500}
+LONGER = {"rtc/aiortc/sctp.py": 420}
 """Modules that are longer for now."""
 MOST_FILES = 16
 """Files of a folder."""

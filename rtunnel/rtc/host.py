@@ -4,7 +4,8 @@
      +-- signaling     a SignalLink, registered under the host's ID
      +-- watch         once a second, checks for streams that do not move
 
-Each client's offer makes a peer connection, a :class:`HostPeer`. Peer connections stay when signaling is lost.
+When the turn of a client's offer comes, it makes a peer connection, a :class:`HostPeer`. Peer connections stay when
+signaling is lost.
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ from rtunnel.addresses import DialAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import descriptor_limit
+from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, local_addresses
 from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.dtls import SharedCertificate
+from rtunnel.rtc.aiortc.sdp import read_description as read_session
 from rtunnel.rtc.interfaces import ISignalUser
+from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
 from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import HostSettings, ServiceSettings, UdpAddress
 from rtunnel.rtc.signaling.link import SignalLink
@@ -71,11 +77,16 @@ class Service:
 
 
 class HostPeer(Peer):
-    """The peer connection to one client."""
+    """The peer connection to one client.
+
+    :ivar since: when its offer was taken up, by the reactor's clock.
+    """
 
     log = Logger()
+    was_connected = False
 
-    def __init__(self, host: RtcHost, name: str, extension: Extension | None) -> None:
+    def __init__(self, host: RtcHost, offer: Offer) -> None:
+        name = offer.sender
         super().__init__(
             host.reactor,
             host.settings,
@@ -84,10 +95,12 @@ class HostPeer(Peer):
             host.peer_ended,
             host.stream_ended,
             host.log_limiter,
+            host.certificate.for_connection(),
         )
+        self.since = host.reactor.seconds()
         self._host = host
-        self._peer_extension = extension
-        self._streams = self.use_streams(extension)
+        self._peer_extension = offer.description.extension
+        self._streams = self.use_streams(self._peer_extension)
         self._flows = HostFlows(
             host.reactor,
             self.connection,
@@ -99,13 +112,22 @@ class HostPeer(Peer):
         )
 
     @property
+    def heard_from(self) -> str:
+        """See :attr:`rtunnel.rtc.interfaces.IPeerConnection.heard_from`."""
+        return self.connection.heard_from
+
+    @property
     def extension(self) -> Extension | None:
         """The extension that our description announces; None for a client that speaks the reference protocol."""
         return super().extension if self._peer_extension is not None else None
 
     def connected(self) -> None:
         """See :class:`Peer`."""
+        if not self._host.has_room():
+            self.give_up("there is no room for it (--max-clients)")
+            return
         super().connected()
+        self.was_connected = True
         self._host.log_limiter.info(
             "client {client} connected: {path}{protocol}",
             client=clean_text(self.name),
@@ -175,6 +197,9 @@ class RtcHost(DrainingService):
         self._peers: dict[str, HostPeer] = {}
         self._leaving = Leaving()
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
+        self._turns = Turns(reactor, self._make_place, self._answer)
+        self._places = MAX_CONNECTING
+        self.certificate = SharedCertificate()
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         watch = TimerService(1.0, self._watch)
@@ -191,6 +216,9 @@ class RtcHost(DrainingService):
 
     def signaling_up(self) -> None:
         """Log what this host offers, now that clients can find it, and whether its TCP services answer."""
+        # Each client that connects takes a socket on each address.
+        sockets = min(len(local_addresses(self.settings.ice.interfaces)), MAX_ADDRESSES)
+        self._places = count_places(sockets + len(self.settings.ice.turn_servers), descriptor_limit())
         for service in self.offered.values():
             settings = service.settings
             what = "host '{id}' offers {kind} {remote}{name}"
@@ -226,8 +254,8 @@ class RtcHost(DrainingService):
                 self._take_error(signal)
         except (BadSignal, BadDescription) as error:
             self.log_limiter.warn(
-                "client {client} sent an unusable message: {error}",
-                client=clean_text(signal.sender_id),
+                "client {sender} sent an unusable message: {error}",
+                sender=clean_text(signal.sender_id),
                 error=str(error),
             )
 
@@ -235,33 +263,57 @@ class RtcHost(DrainingService):
         if self.is_draining or not signal.sender_id:
             return
         description = read_description(OFFER, signal.payload)
-        early = self._early.pop(signal.sender_id, [])
-        before = self._peers.pop(signal.sender_id, None)
+        read_session(description.sdp)
+        if not self.has_room(signal.sender_id):
+            return
+        dropped = self._turns.add(Offer(signal.sender_id, description, self._early.pop(signal.sender_id, [])))
+        if dropped:
+            self.log_limiter.warn(
+                "offers come faster than they can be answered; one of client {sender} is dropped",
+                sender=clean_text(dropped),
+            )
+
+    def has_room(self, client: str = "") -> bool:
+        """Return whether one more client may be connected; log it if not.
+
+        :param client: one that may already be.
+        """
+        count = sum(peer.is_connected for peer in self._peers.values() if peer.name != client)
+        if count < self.settings.max_clients:
+            return True
+        self.log_limiter.warn("{count} clients, the limit (--max-clients): others are not answered", count=count)
+        return False
+
+    def _make_place(self, now: float) -> bool:
+        connecting = [peer for peer in self._peers.values() if not peer.is_connected]
+        if len(connecting) < self._places and len(self._leaving) < self._places:
+            return True
+        peer = who_gives_way(connecting, now)
+        if peer is not None:
+            peer.give_up("it gives way to others that want to connect")
+        return peer is not None
+
+    def _answer(self, offer: Offer) -> None:
+        before = self._peers.pop(offer.sender, None)
         if before is not None:
             # The client has given up this connection, or it would not send another offer.
             self._leaving.close(before)
-        if len(self._peers) >= self.settings.max_clients:
-            self.log_limiter.warn(
-                "{count} clients, the limit (--max-clients): others are not answered", count=len(self._peers)
-            )
-            return
-        peer = HostPeer(self, signal.sender_id, description.extension)
-        try:
-            peer.connection.take_offer(description.sdp)
-        except BadDescription:
-            self._leaving.close(peer)
-            raise
-        self._peers[signal.sender_id] = peer
-        for candidate in early:
+        peer = self._peers[offer.sender] = HostPeer(self, offer)
+        peer.connection.take_offer(offer.description.sdp)
+        for candidate in offer.candidates:
             peer.connection.take_candidate(candidate)
 
     def _take_candidate(self, signal: Signal) -> None:
+        candidate = read_candidate(signal.payload)
+        waiting = self._turns.waiting.get(signal.sender_id)
+        if waiting is not None:
+            waiting.take_candidate(candidate)
+            return
         peer = self._peers.get(signal.sender_id)
         if peer is not None:
-            peer.take_candidate(signal.payload)
+            peer.connection.take_candidate(candidate)
             return
         # A candidate may overtake its offer.
-        candidate = read_candidate(signal.payload)
         early = self._early.setdefault(signal.sender_id, [])
         if len(early) < EARLY_CANDIDATES:
             early.append(candidate)
@@ -269,6 +321,7 @@ class RtcHost(DrainingService):
             self._early.popitem(last=False)
 
     def _take_error(self, signal: Signal) -> None:
+        self._turns.waiting.discard(signal.sender_id)
         peer = self._peers.get(signal.sender_id)
         if peer is not None and not peer.is_connected:
             peer.give_up("it has left the signaling server")
@@ -281,13 +334,18 @@ class RtcHost(DrainingService):
             del self._peers[peer.name]
             self.stream_ended()
         self._leaving.close(peer)
-        self.log_limiter.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
+        if peer.was_connected:
+            self.log_limiter.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
+        else:
+            # IDs cost nothing, so all senders are counted as one.
+            self.log_limiter.info("client {sender} lost: {reason}", sender=clean_text(peer.name), reason=reason)
 
     # Stopping
 
     async def refuse_visitors(self) -> None:
         """Leave the signaling server, which frees the ID, and accept no new channels."""
         self.is_draining = True
+        self._turns.stop()
         self._stop_watches()
         await self.signaling.stopService()
 

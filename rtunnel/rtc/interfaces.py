@@ -77,6 +77,10 @@ class IPeerConnection(Interface):
     max_message: int = Attribute("The largest message that the peer accepts, in bytes; known once it is connected.")
     datagrams_dropped: int = Attribute("Messages on unreliable channels that were dropped because they came too fast.")
     path: str = Attribute("'direct' or 'relayed' and the candidate pair, for a log line; empty before it is connected.")
+    heard_from: str = Attribute(
+        "The IP address, or the /64 of an IPv6 address, from which the peer has shown over the network that it has our "
+        "description; empty before that."
+    )
 
     def offer() -> None:
         """Make an offer. :meth:`IPeerConnectionUser.description_ready` follows."""

@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.dtls import Certificate
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.interfaces import IPeerConnectionUser
 from rtunnel.rtc.settings import EndSettings
@@ -48,6 +49,7 @@ class Peer:
     :param on_end: called with this peer and the reason when it is lost; not after :meth:`close`.
     :param stream_ended: called whenever a stream is over.
     :param log_limiter: for log lines that peers can cause.
+    :param certificate: see :class:`PeerConnection`.
     :ivar is_connected: whether channels can be used.
     """
 
@@ -62,6 +64,7 @@ class Peer:
         on_end: Callable[[Any, str], None],
         stream_ended: Callable[[], None],
         log_limiter: LogLimiter,
+        certificate: Certificate | None = None,
     ) -> None:
         self.reactor = reactor
         self.settings = settings
@@ -76,7 +79,7 @@ class Peer:
         self._dropped = 0
         # At each end, as many channels may be closing as are in use.
         channels = 2 * (settings.limits.max_streams + settings.max_flows) + SPARE_CHANNELS
-        self.connection = PeerConnection(settings.ice, self, channels, log_limiter)
+        self.connection = PeerConnection(settings.ice, self, channels, log_limiter, certificate)
 
     @property
     def extension(self) -> Extension | None:

@@ -23,8 +23,7 @@ from rtunnel.errors import BadDescription, BadSignal, ConfigError, PkiError
 from rtunnel.pki import bundle
 from rtunnel.relay.proxy_header import BadHeader, ProxyHeader
 from rtunnel.rtc.aiortc import mdns, sdp
-from rtunnel.rtc.aiortc.sctp import BROKEN
-from rtunnel.rtc.aiortc.sctp_packets import parameters_are_sound
+from rtunnel.rtc.aiortc.inbound import parameters_are_sound
 from rtunnel.wire import messages
 from rtunnel.wire.data_connection import ClientDataConnection, ServerDataConnection
 from rtunnel.wire.limits import LinkLimits
@@ -137,7 +136,8 @@ def sctp_packet(data: bytes) -> None:
     packet = data[:8] + bytes(4) + data[12:]
     packet = data[:8] + struct.pack("<L", crc32c(packet)) + data[12:]
     if parameters_are_sound(packet):
-        with suppress(*BROKEN):
+        # Whatever it raises ends the association.
+        with suppress(Exception):
             rtcsctptransport.parse_packet(packet)
 
 

@@ -148,7 +148,7 @@ class FakeConnection:
         self.buffered = 0
         self.max_message = 0
         self.datagrams_dropped = 0
-        self.path = ""
+        self.path = self.heard_from = ""
         self.silent = False
         self.is_closed = False
         self.candidates: list[object] = []

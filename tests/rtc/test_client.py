@@ -10,7 +10,7 @@ import pytest_twisted
 
 from rtunnel.addresses import DialAddress
 from rtunnel.rtc import client as client_module
-from rtunnel.rtc.aiortc import ice, peer_connection
+from rtunnel.rtc.aiortc import checks, ice, peer_connection
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
 from rtunnel.wire.limits import ChannelLimits
@@ -243,7 +243,7 @@ async def test_no_signal_raises(rtc: World) -> None:
     visitor.send(b"x")
     await visitor.has(b"x")
     assert peer is not None
-    assert len(peer.connection._ice.remote_candidates) <= ice.MAX_REMOTE_CANDIDATES
+    assert len(peer.connection._ice.remote_candidates) <= checks.MAX_REMOTE_CANDIDATES
 
 
 @pytest_twisted.ensureDeferred

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,11 @@ from twisted.internet.task import deferLater
 
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.errors import Code
-from rtunnel.rtc import host as host_module
+from rtunnel.rtc import host as host_module, offers
 from rtunnel.rtc.aiortc import addresses as local, peer_connection
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.host import RtcHost
+from rtunnel.rtc.offers import MAX_CONNECTING, OFFERS_AT_ONCE
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.channel_messages import decode_control
@@ -257,6 +259,87 @@ async def test_more_clients_than_there_may_be(rtc: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_more_clients_on_their_way_than_there_may_be_connected(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port, max_clients=1)
+    await rtc.registered(host)
+    peers = [ByHand(host, name) for name in ("one", "two", "three")]
+    for peer in peers:
+        peer.connection.offer()
+    await until(lambda: all(peer.told for peer in peers), "their offers")
+    await rtc.lines.wait_for(r"lost: there is no room for it \(--max-clients\)")
+    await until(lambda: len(host._peers) == 1, "one that stays")
+    assert next(iter(host._peers.values())).is_connected
+    for peer in peers:
+        await peer.connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_stays_silent_gives_way(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offers, "SILENT_FOR", 0.05)
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    host._places = 2
+    # Nobody says that ghosts do not exist.
+    monkeypatch.setattr(host.signaling, "send", lambda signal: True)
+    peer = ByHand(host)
+    peer.connection.offer()
+    await until(lambda: ("connected",) in peer.told, "a client that is connected")
+    offer = description_payload(OFFER, Description(str(peer.told[0][1]), None))
+    for number in range(3):
+        host.signal_received(Signal(OFFER, offer, ID, f"ghost {number}"))
+    assert list(host._peers) == [peer.name, "ghost 0", "ghost 1"]
+    another = await ByHand(host, "another").connect()
+    await rtc.lines.wait_for("client ghost 0 lost: it gives way to others that want to connect")
+    await rtc.lines.wait_for("client ghost 1 lost: it gives way to others that want to connect")
+    await peer.open()
+    await another.open()
+    for one in (peer, another):
+        await one.connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_offer_that_waits_is_forgotten_when_its_client_leaves(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    host._places = 0
+    peer = ByHand(host)
+    peer.connection.offer()
+    await until(lambda: len(host._turns.waiting), "an offer that waits")
+    candidate = Candidate("candidate:1 1 udp 1 127.0.0.1 5000 typ host")
+    host.signal_received(Signal(CANDIDATE, candidate_payload(candidate), ID, peer.name))
+    waiting = host._turns.waiting.get(peer.name)
+    assert waiting is not None
+    assert waiting.candidates == [candidate]
+    assert not host._early
+    host.signal_received(Signal(ERROR, "gone", "", peer.name))
+    await until(lambda: not len(host._turns.waiting) and host._turns._next is None, "nobody to wait")
+    assert not host._peers
+    # And whatever waits when the host stops is forgotten too.
+    peer.description_ready(OFFER, str(peer.told[0][1]))
+    assert len(host._turns.waiting) == 1
+    await peer.connection.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_with_few_descriptors_few_are_on_their_way(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "descriptor_limit", lambda: 64)
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    assert host._places == 8
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_clients_are_shown_one_certificate(rtc: World) -> None:
+    host = rtc.host(rtc.signal(), (await rtc.echo()).port)
+    await rtc.registered(host)
+    peers = [await ByHand(host, name).connect() for name in ("one", "two")]
+    prints = [re.findall("a=fingerprint:.*", peer.answers[0].sdp) for peer in peers]
+    assert prints[0] == prints[1] != []
+    for peer in peers:
+        await peer.connection.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_clients_that_come_and_go_cannot_fill_the_log(rtc: World) -> None:
     host = rtc.host(rtc.signal(), (await rtc.echo()).port)
     host.log_limiter = log_limiter(most=1)
@@ -307,10 +390,9 @@ async def test_offers_one_after_the_other_leave_no_socket(rtc: World, monkeypatc
     await peer.connection.close()
 
 
-@pytest.mark.parametrize(("sdp", "count"), [("", 1), ("v=0", 2)], ids=["replaced", "refused"])
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_stops_waits_for_peers_that_never_came_about(
-    rtc: World, monkeypatch: pytest.MonkeyPatch, sdp: str, count: int
+    rtc: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = rtc.host(rtc.signal(), (await rtc.echo()).port)
     await rtc.registered(host)
@@ -318,8 +400,8 @@ async def test_a_host_that_stops_waits_for_peers_that_never_came_about(
     monkeypatch.setattr(peer, "got", lambda signal: None)
     peer.connection.offer()
     await until(lambda: peer.told, "an offer")
-    peer.description_ready(OFFER, sdp or str(peer.told[0][1]))
-    assert len(host._leaving) == count
+    peer.description_ready(OFFER, str(peer.told[0][1]))
+    assert len(host._leaving) == 1
     await host._leaving.closed()
     assert not host._leaving
     await peer.connection.close()
@@ -335,10 +417,11 @@ async def test_a_hundred_clients_that_vanish(rtc: World, monkeypatch: pytest.Mon
     await until(lambda: ("connected",) in peer.told, "one that does not vanish")
     before = open_sockets()
     offer = description_payload(OFFER, Description(str(peer.told[0][1]), None))
-    for number in range(100):
+    for number in range(150):
         host.signal_received(Signal(OFFER, offer, ID, f"ghost {number}"))
-    assert len(host._peers) == 101
-    await until(lambda: len(host._peers) == 1, "all of them to be given up")
+    assert OFFERS_AT_ONCE <= len(host._peers) <= 1 + MAX_CONNECTING
+    assert len(host._peers) + len(host._turns.waiting) == 1 + 150
+    await until(lambda: len(host._peers) == 1 and not len(host._turns.waiting), "all of them to be given up")
     await until(lambda: open_sockets() <= before and not host._leaving, "their sockets to be closed")
     await peer.open()
     await peer.connection.close()
@@ -431,6 +514,8 @@ async def test_no_signal_raises_and_all_of_it_costs_nothing(rtc: World) -> None:
             for payload in PAYLOADS:
                 host.signal_received(Signal(kind, payload, ID, sender))
     assert list(host._peers) == ["fine"]
+    assert not host._leaving, "nothing is made for an offer that cannot be used"
+    assert not len(host._turns.waiting)
     for payload in PAYLOADS:
         host.signal_received(Signal(CANDIDATE, payload, ID, "fine"))
         host.signal_received(Signal(ANSWER, payload, ID, "fine"))

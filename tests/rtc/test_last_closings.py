@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.rtc.client import ClientPeer, RtcClient
 from rtunnel.rtc.host import HostPeer, RtcHost
+from rtunnel.rtc.offers import Offer
 from rtunnel.rtc.settings import (
     ClientSettings,
     ForwardSettings,
@@ -21,6 +22,7 @@ from rtunnel.rtc.settings import (
     SignalClientSettings,
     SignalUrl,
 )
+from rtunnel.wire.webrtc.signaling import Description
 from tests.leftovers import TestLog
 from tests.rtc.signaling.link_parts import OwnServer, World
 
@@ -61,7 +63,7 @@ async def test_of_a_host(world: World) -> None:
     settings = HostSettings(id="cottage", signal=signaling(world), ice=ICE, services=services)
     host: RtcHost = world.start(RtcHost(world.reactor, settings))
     before = asyncio.all_tasks()
-    peer = HostPeer(host, "somebody", None)
+    peer = HostPeer(host, Offer("somebody", Description("")))
     peer.connection.offer()
     peer.give_up("tired")
     assert asyncio.all_tasks() > before

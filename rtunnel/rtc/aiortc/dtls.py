@@ -2,13 +2,16 @@
 
 aiortc offers four cipher suites, all for ECDSA certificates, and insists on keys for media (SRTP). This end speaks DTLS
 1.2 only, as OpenSSL has no DTLS 1.3.
+
+aiortc also reads one record of each packet and leaves the others in memory, and lets a peer have the handshake again.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport
+from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsParameters, RTCDtlsTransport, State
 from OpenSSL import SSL
 
 #: With ephemeral keys only. Those for RSA are for peers with an RSA certificate; ours is always ECDSA.
@@ -27,6 +30,8 @@ CIPHER_SUITES = (
     "ECDHE-RSA-AES256-SHA",
 )
 
+#: The most that one record holds, in bytes (RFC 6347, section 4.1).
+MAX_RECORD = 2**14
 
 _PERHAPS_1_3 = "it may speak DTLS 1.3 only, and this end speaks 1.2"
 _NOTHING_IN_COMMON = "it has no cipher suite of DTLS 1.2, or no kind of certificate, in common with this end"
@@ -77,9 +82,32 @@ class Certificate(RTCCertificate):
 
     def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
         context = super()._create_ssl_context(srtp_profiles)
+        # Each handshake costs milliseconds, and nothing needs a second one.
+        context.set_options(SSL.OP_NO_RENEGOTIATION)
         context.set_cipher_list(":".join(CIPHER_SUITES).encode())
         context.set_info_callback(self.failures.happened)
         return context
+
+
+class SharedCertificate:
+    """A host's certificate, which all of its connections present; each is bound to it by the fingerprint in its answer.
+
+    To make one costs as much as reading four offers, and a host need not hide that it is the same as before: it has an
+    ID. A client makes a new one for each connection, so that nobody can recognize it by that.
+    """
+
+    #: aiortc's certificates are good for 30 days. A new one is made when so much is left.
+    RENEW = timedelta(days=15)
+
+    def __init__(self) -> None:
+        self._current: Certificate | None = None
+
+    def for_connection(self) -> Certificate:
+        """Return the certificate, with a record of failures of its own."""
+        current = self._current
+        if current is None or current.expires - datetime.now(UTC) < self.RENEW:
+            current = self._current = Certificate.generateCertificate()
+        return Certificate(current._key, current._cert)
 
 
 class DtlsTransport(RTCDtlsTransport):
@@ -87,3 +115,32 @@ class DtlsTransport(RTCDtlsTransport):
 
     def _setup_srtp(self) -> None:
         """Do nothing: there is no media, and a peer that has none either may not have agreed on SRTP."""
+
+    def _validate_peer_identity(self, remoteParameters: RTCDtlsParameters) -> None:
+        """See aiortc. A certificate that OpenSSL takes may still be one that cannot be read."""
+        try:
+            super()._validate_peer_identity(remoteParameters)
+        except Exception:
+            # The parser of certificates raises many kinds of exceptions.
+            self._set_state(State.FAILED)
+
+    async def _recv_next(self) -> None:
+        """Take a packet, and all of its records.
+
+        :raises ConnectionError: the peer has closed the connection, or has broken it.
+        """
+        connection = self._ssl
+        if not self.encrypted or connection is None:
+            await super()._recv_next()
+            return
+        connection.bio_write(await self.transport._recv())
+        try:
+            while True:
+                data = connection.recv(MAX_RECORD)
+                if self._data_receiver is not None:
+                    await self._data_receiver._handle_data(data)
+        except SSL.WantReadError:
+            # There is no other record.
+            await self._write_ssl()
+        except SSL.Error as error:
+            raise ConnectionError("DTLS is closed") from error

@@ -17,23 +17,23 @@ import copy
 import ipaddress
 import random
 import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 from aioice import Candidate, TransportPolicy, turn
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
-from aioice.stun import Message, TransactionError
+from aioice.stun import Class, Message, TransactionError
 from aioice.turn import create_turn_endpoint
 from twisted.logger import Logger
 
 from rtunnel.relay.sockets import format_host_port
 from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, NoAddress, local_addresses, show_interfaces
-from rtunnel.rtc.aiortc.checks import PatientConnection, explain_no_path, local_preference
+from rtunnel.rtc.aiortc.checks import MAX_REMOTE_CANDIDATES, PatientConnection, explain_no_path, local_preference
 from rtunnel.rtc.aiortc.mdns import LocalNames, is_local_name
 from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate, show_candidate
 from rtunnel.rtc.aiortc.turn import explain, tls_context, turn_credentials
@@ -53,21 +53,42 @@ SERVER_TIMEOUT = 10.0
 MAX_REFLEXIVE = 8
 #: The size of the kernel's buffer in each direction, in bytes.
 SOCKET_BUFFER = 1024 * 1024
-#: How many candidates of the peer are accepted.
-MAX_REMOTE_CANDIDATES = 64
 #: How many packets are kept for DTLS, which reads none before there is a path.
 MAX_WAITING = 1024
+#: The largest packet that is looked at, in bytes. Those of WebRTC stacks fit into an Ethernet frame.
+MAX_PACKET = 2048
 
 
 class _Port(StunProtocol):
-    """A socket to which strangers may send anything."""
+    """A socket to which strangers may send anything, and from which a peer may want anything sent to strangers.
+
+    What is not the peer's is dropped before it is parsed.
+    """
+
+    receiver: IceAgent
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        try:
-            super().datagram_received(data, addr)
-        except (AssertionError, LookupError, ValueError, struct.error):
-            # A malformed STUN message.
-            pass
+        """Tell STUN from DTLS by the first byte (RFC 7983). DTLS may come from proved addresses only."""
+        assert isinstance(data, bytes)
+        kind = data[0] if 0 < len(data) <= MAX_PACKET else 255
+        if 19 < kind < 64:
+            if self.receiver.is_proved(addr):
+                self.receiver.data_received(data, 1)
+        elif kind < 4 and self._is_expected(data):
+            with suppress(Exception):
+                # aioice's parser raises many kinds of exceptions.
+                super().datagram_received(data, addr)
+
+    def _is_expected(self, message: bytes) -> bool:
+        """Return whether it may be a check of the peer, which names us, or the answer to a request of ours."""
+        return message[8:20] in self.transactions or self.receiver.check_name in message
+
+    def send_stun(self, message: Message, addr: tuple[str, int]) -> None:
+        """Send it if it may be sent. Whoever gets a success response has sent an authenticated check."""
+        if message.message_class == Class.RESPONSE:
+            self.receiver.prove(addr)
+        if self.receiver.may_send(self, message, addr[0]):
+            super().send_stun(message, addr)
 
 
 class IceAgent(PatientConnection):
@@ -282,8 +303,8 @@ class IceAgent(PatientConnection):
             super().check_incoming(message, addr, protocol)
 
     def data_received(self, data: bytes, component: int) -> None:
-        """See aioice. Strangers can send anything; what is not DTLS is dropped (RFC 7983)."""
-        if data and 19 < data[0] < 64 and self._queue.qsize() < MAX_WAITING:
+        """See aioice. At most :data:`MAX_WAITING` packets are kept."""
+        if self._queue.qsize() < MAX_WAITING:
             self.heard = True
             super().data_received(data, component)
 

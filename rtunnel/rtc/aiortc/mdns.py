@@ -3,6 +3,8 @@
 They are looked up by multicast DNS (RFC 6762, draft-ietf-mmusic-mdns-ice-candidates), over IPv4, and only in the
 networks of those addresses that ICE may use. aioice's own lookup asks in the network of the default route, whichever
 that is, only once, and it does not understand Chromium's answers.
+
+Strangers choose the names, and everybody in the network hears the questions. So there are few of them, whoever asks.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ import asyncio
 import re
 import socket
 import sys
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 
-import dns.flags
 import dns.message
 import dns.name
 import dns.rdataclass
 import dns.rdatatype
 from twisted.logger import Logger
+
+from rtunnel.upkeep.token_bucket import TokenBucket
 
 GROUP = "224.0.0.251"
 PORT = 5353
@@ -28,8 +32,20 @@ WAITS = (1.0, 2.0)
 #: How many names of one peer are looked up, and how many of all peers at once.
 MAX_NAMES = 8
 MAX_AT_ONCE = 16
+#: How many names are looked up in a second, and in a burst. A browser has one to four.
+RATE, BURST = 4.0, 32
+#: How many networks are asked, that of the default route first.
+MAX_NETWORKS = 8
+#: For how many seconds, and for how many names, it is remembered what came out.
+REMEMBER = 10.0
+MAX_REMEMBERED = 64
+#: The largest message (RFC 6762, section 17), and how many messages that have the name are parsed for one question.
+MAX_ANSWER = 9000
+MAX_PARSED = 16
 
-_NAME = re.compile(r"[A-Za-z0-9-]{1,63}\.local")
+#: A random UUID; see section 3.1.1 of the draft. Other names are those of the machines of this network, about which a
+#: stranger has nothing to learn.
+_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.local", re.IGNORECASE | re.ASCII)
 _FAMILIES = {dns.rdatatype.A: (socket.AF_INET, 4), dns.rdatatype.AAAA: (socket.AF_INET6, 16)}
 #: In multicast DNS the highest bit of a class has a meaning of its own (RFC 6762, section 10.2).
 _CLASS = 0x7FFF
@@ -37,7 +53,6 @@ _CLASS = 0x7FFF
 _IP_MULTICAST_ALL = 49
 
 _log = Logger()
-_at_once = asyncio.Semaphore(MAX_AT_ONCE)
 
 
 def is_local_name(name: str) -> bool:
@@ -52,7 +67,7 @@ class LocalNames:
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self._addresses = [address for address in addresses if ":" not in address]
+        self._addresses = tuple(address for address in addresses if ":" not in address)
         self._lookups: dict[str, asyncio.Task[str | None]] = {}
 
     @property
@@ -61,32 +76,89 @@ class LocalNames:
         return [task for task in self._lookups.values() if not task.done()]
 
     async def look_up(self, name: str) -> str | None:
-        """Return the address of *name*; None if nobody tells, or if it is one name too many."""
+        """Return the address of *name*; None if nobody tells, or if it is one name too many.
+
+        :param name: see :func:`is_local_name`.
+        """
         name = name.lower()
         if name not in self._lookups:
             if len(self._lookups) >= MAX_NAMES:
                 return None
-            self._lookups[name] = asyncio.create_task(_look_up(name, self._addresses))
+            self._lookups[name] = asyncio.create_task(_lookups.look_up(name, self._addresses))
         return await asyncio.shield(self._lookups[name])
 
 
-async def _look_up(name: str, addresses: Sequence[str]) -> str | None:
-    if _at_once.locked():
-        return None
-    async with _at_once:
+class Lookups:
+    """The lookups of all peers. Each name is looked up once, and the question that has waited longest gives way."""
+
+    def __init__(self) -> None:
+        self._running: OrderedDict[tuple[str, tuple[str, ...]], _Lookup] = OrderedDict()
+        self._known: OrderedDict[tuple[str, tuple[str, ...]], tuple[str | None, float]] = OrderedDict()
+        self._bucket = TokenBucket(RATE, BURST, 0.0)
+
+    async def look_up(self, name: str, addresses: tuple[str, ...]) -> str | None:
+        """See :meth:`LocalNames.look_up`."""
+        key, now = (name, addresses), asyncio.get_running_loop().time()
+        known, until = self._known.get(key, (None, 0.0))
+        if now < until:
+            return known
+        lookup = self._running.get(key)
+        if lookup is None:
+            if not self._bucket.take(now):
+                return None
+            if len(self._running) >= MAX_AT_ONCE:
+                self._running.popitem(last=False)[1].give_up()
+            lookup = self._running[key] = _Lookup(name, addresses)
+        lookup.waiting += 1
+        try:
+            answer = await asyncio.shield(lookup.task)
+        finally:
+            lookup.waiting -= 1
+            if not lookup.waiting:
+                lookup.task.cancel()
+                if self._running.get(key) is lookup:
+                    del self._running[key]
+        if not lookup.given_up:
+            self._remember(key, answer)
+        return answer
+
+    def _remember(self, key: tuple[str, tuple[str, ...]], answer: str | None) -> None:
+        self._known[key] = answer, asyncio.get_running_loop().time() + REMEMBER
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.popitem(last=False)
+
+
+class _Lookup:
+    """One name that is being looked up.
+
+    :ivar waiting: how many wait for the answer.
+    :ivar given_up: whether it has made room for another.
+    """
+
+    def __init__(self, name: str, addresses: Sequence[str]) -> None:
+        self._question = _Question(name)
+        self.waiting = 0
+        self.given_up = False
+        self.task = asyncio.create_task(self._ask(addresses))
+
+    def give_up(self) -> None:
+        self.given_up = True
+        self._question.end(None)
+
+    async def _ask(self, addresses: Sequence[str]) -> str | None:
+        question = self._question
         try:
             sock, joined = _open(addresses)
+            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: question, sock=sock)
         except OSError as error:
             _log.debug("no multicast DNS here: {error}", error=str(error))
             return None
-        question = _Question(name)
-        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: question, sock=sock)
         try:
             for wait in WAITS:
                 for address in joined:
-                    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
-                    # A network that is down now may be up for the next one.
+                    # A network that is gone, or is down now, may be up for the next question.
                     with suppress(OSError):
+                        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
                         for packet in question.packets:
                             sock.sendto(packet, (GROUP, PORT))
                 await asyncio.wait({question.answer}, timeout=wait)
@@ -95,6 +167,9 @@ async def _look_up(name: str, addresses: Sequence[str]) -> str | None:
             return None
         finally:
             transport.close()
+
+
+_lookups = Lookups()
 
 
 def _open(addresses: Sequence[str]) -> tuple[socket.socket, list[str]]:
@@ -112,8 +187,10 @@ def _open(addresses: Sequence[str]) -> tuple[socket.socket, list[str]]:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
         # What is sent to this machine alone is for others. Only Linux can send from a group's address.
         sock.bind((GROUP if is_linux else "", PORT))
-        joined = []
+        joined = list[str]()
         for address in addresses:
+            if len(joined) == MAX_NETWORKS:
+                break
             # Fails for further addresses of the same network.
             with suppress(OSError):
                 request = socket.inet_aton(GROUP) + socket.inet_aton(address)
@@ -130,23 +207,33 @@ class _Question(asyncio.DatagramProtocol):
 
     def __init__(self, name: str) -> None:
         self._name = dns.name.from_text(name)
-        self.answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        # As it is in a message: names can be compressed, but not their first part.
+        first = name.partition(".")[0].encode()
+        self._label = bytes([len(first)]) + first
+        self._parsed = 0
+        self.answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         # One message for each kind of address: Chromium does not answer a message with two questions.
         queries = [dns.message.make_query(self._name, kind, flags=0, id=0) for kind in _FAMILIES]
         self.packets = [query.to_wire() for query in queries]
 
+    def end(self, answer: str | None) -> None:
+        """Wait no longer."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """Take an answer, which may be one to somebody else's question."""
-        if self.answer.done() or addr[1] != PORT:
+        """Take an answer, which may be one to somebody else's question. Everybody in the network can send any."""
+        is_answer = 12 < len(data) <= MAX_ANSWER and data[2] & 0x80 and addr[1] == PORT
+        if not is_answer or self.answer.done() or self._label not in data.lower() or self._parsed >= MAX_PARSED:
             return
-        try:
-            # dnspython does not take the NSEC record, with a compressed name, that Chromium adds to its answers.
-            message = dns.message.from_wire(data, ignore_trailing=True, continue_on_error=True)
-        except Exception:
-            # Its parser raises many kinds of exceptions.
-            return
-        if not message.flags & dns.flags.QR:
-            return
+        self._parsed += 1
+        # dnspython raises many kinds of exceptions.
+        with suppress(Exception):
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        # dnspython does not take the NSEC record, with a compressed name, that Chromium adds to its answers.
+        message = dns.message.from_wire(data, ignore_trailing=True, continue_on_error=True)
         for rrset in message.answer:
             family, length = _FAMILIES.get(rrset.rdtype, (None, 0))
             if family is None or rrset.name != self._name or rrset.rdclass & _CLASS != dns.rdataclass.IN:
@@ -154,5 +241,5 @@ class _Question(asyncio.DatagramProtocol):
             for rdata in rrset:
                 packed = rdata.to_wire() or b""
                 if len(packed) == length:
-                    self.answer.set_result(socket.inet_ntop(family, packed))
+                    self.end(socket.inet_ntop(family, packed))
                     return

@@ -40,6 +40,8 @@ CONNECT_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 2.0
 #: How many candidates are kept until their description comes.
 MAX_EARLY_CANDIDATES = 64
+#: How many candidates are read, of which most may be useless.
+MAX_CANDIDATES_READ = 256
 
 
 class State(Enum):
@@ -59,13 +61,21 @@ class PeerConnection:
     :param user: an :class:`~rtunnel.rtc.interfaces.IPeerConnectionUser`.
     :param max_channels: channels that may be open at once.
     :param log_limiter: for log lines that peers can cause.
+    :param certificate: what this end presents; None: a new one.
     """
 
     log = Logger()
 
     _SILENT = "the peer no longer answers"
 
-    def __init__(self, settings: IceSettings, user: Any, max_channels: int, log_limiter: LogLimiter) -> None:
+    def __init__(
+        self,
+        settings: IceSettings,
+        user: Any,
+        max_channels: int,
+        log_limiter: LogLimiter,
+        certificate: Certificate | None = None,
+    ) -> None:
         adopt_python_logging()
         self._settings = settings
         self._user = user
@@ -73,7 +83,7 @@ class PeerConnection:
         self._tasks = Tasks(self._task_failed)
         self._closing: Deferred[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._certificate = Certificate.generateCertificate()
+        self._certificate = certificate or Certificate.generateCertificate()
         # aiortc's transport around our agent. The agent's role is set when it is known which end offers.
         gatherer = RTCIceGatherer(iceServers=[])
         self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, log_limiter)
@@ -84,6 +94,7 @@ class PeerConnection:
         self._ice_transport.on("statechange", self._ice_changed)
         self._peer: PeerDescription | None = None
         self._early: list[Candidate] = []
+        self._read = 0
         self._takes_candidates = False
         self._described = False
         self._found_early: list[IceCandidate | None] = []
@@ -115,6 +126,11 @@ class PeerConnection:
     def path(self) -> str:
         """See :class:`IPeerConnection`."""
         return self._ice.path
+
+    @property
+    def heard_from(self) -> str:
+        """See :class:`IPeerConnection`."""
+        return self._ice.heard_from
 
     # Offer and answer
 
@@ -159,6 +175,9 @@ class PeerConnection:
         self._use_candidate(candidate)
 
     def _use_candidate(self, candidate: Candidate) -> None:
+        self._read += 1
+        if self._read > MAX_CANDIDATES_READ:
+            return
         # This may be a late candidate of an earlier attempt. Above all, the earlier attempt's end of candidates must
         # not end these.
         if self._peer is not None and candidate.fragment not in (None, "", self._peer.ice.usernameFragment):

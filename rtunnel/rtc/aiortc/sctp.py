@@ -6,17 +6,18 @@ no priorities, and a hostile peer makes its assertions fail. The differences:
 - Nothing is queued ahead: when the association can send, it asks its user for more (:meth:`AssociationUser.has_room`).
 - Messages on unreliable channels, and those that open channels, go before messages on reliable channels.
 - The receive window is enforced, and shrinks by bytes that wait for a reader.
+- What a peer sends costs no more work than its bytes are worth (:mod:`rtunnel.rtc.aiortc.inbound`).
 - Whatever a peer sends ends as an event of a channel, or as one call of :meth:`AssociationUser.association_broken`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from aiortc import rtcsctptransport
 from aiortc.rtcdatachannel import RTCDataChannel
@@ -34,10 +35,12 @@ from aiortc.rtcsctptransport import (
     WEBRTC_DCEP,
     WEBRTC_STRING,
     WEBRTC_STRING_EMPTY,
+    BaseInitChunk,
     Chunk,
+    CookieAckChunk,
+    CookieEchoChunk,
     DataChunk,
-    InboundStream,
-    InitChunk,
+    ReconfigChunk,
     RTCSctpCapabilities,
     RTCSctpTransport,
     SackChunk,
@@ -45,26 +48,16 @@ from aiortc.rtcsctptransport import (
 )
 from aiortc.utils import uint32_gt
 from OpenSSL import SSL
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.congestion import DelayLimit
-from rtunnel.rtc.aiortc.sctp_packets import parameters_are_sound
+from rtunnel.rtc.aiortc.inbound import MAX_CONTROL, RECEIVE_WINDOW, Receiver, parameters_are_sound
 from rtunnel.rtc.aiortc.send_queue import SendQueue
 from rtunnel.wire.webrtc.channel_open import decode_open, encode_open
 
 # aiortc takes round trips and the age of cookies by the time of day, which may be set back.
 vars(rtcsctptransport)["time"] = SimpleNamespace(time=time.monotonic)
 
-#: What aiortc raises when it reads a packet that is not valid.
-BROKEN = (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, struct.error)
-#: The receive window, in bytes.
-RECEIVE_WINDOW = 1024 * 1024
-#: Bytes beyond the window up to which chunks are accepted; others are dropped, as RFC 9260, section 6.2, allows.
-WINDOW_SLACK = LOCAL_MAX_MESSAGE_SIZE
-#: Seconds by which an acknowledgement may be delayed.
-SACK_DELAY = 0.02
 #: The shortest retransmission time-out, in seconds. RFC 9260 recommends 1; browsers use 0.4.
 RTO_MIN = 0.4
 #: The initial slow-start threshold, in bytes. Beyond what a socket of the peer holds (208 KiB of kernel memory by
@@ -72,13 +65,8 @@ RTO_MIN = 0.4
 FIRST_THRESHOLD = 256 * 1024
 #: The most bytes that are sent in one burst.
 BURST = 4 * USERDATA_MAX_LENGTH
-#: How many chunks received out of order are kept: a receive window full of them, if they have full size.
-MAX_MISORDERED = 1024
-#: How many chunks are kept because their message is incomplete or not the next one. A peer sends one message after
-#: another, so an honest peer causes no more than those out of order and those of the largest message.
-MAX_KEPT = 2 * MAX_MISORDERED
-#: How many gaps and duplicates fit into one SACK.
-MAX_REPORTED = 128
+#: How many bytes may be in flight, whatever window the peer advertises.
+MAX_FLIGHT = 2 * 1024 * 1024
 
 
 class AssociationUser(Protocol):
@@ -91,36 +79,27 @@ class AssociationUser(Protocol):
     def has_room(self) -> None: ...
 
 
-class Association(RTCSctpTransport):
+class Association(Receiver):
     """An SCTP association over DTLS, with data channels.
 
     :param max_channels: channels that may be open at once, ours and the peer's together; a peer that opens more loses
         the connection.
     """
 
-    log = Logger()
-
     def __init__(self, transport: RTCDtlsTransport, user: AssociationUser, max_channels: int) -> None:
-        super().__init__(transport)
+        super().__init__(transport, max_channels)
         self._user = user
-        self._max_channels = max_channels
-        self._advertised_rwnd = RECEIVE_WINDOW
-        self._window_is_small = False
         self._delay_limit = DelayLimit(time.monotonic())
         #: Whether there may be chunks to retransmit.
         self._retransmits = False
-        self._sack_timer: asyncio.TimerHandle | None = None
         #: The receive window that the peer last advertised. With nothing in flight, one message may be sent even if it
         #: is 0 (RFC 9260, section 6.1, rule A).
         self._peer_window = RECEIVE_WINDOW
         self._queue = SendQueue()
-        #: An upper bound on the chunks kept for reassembly.
-        self._kept = 0
+        #: How many chunks of each kind were in the present packet.
+        self._control: Counter[int] = Counter()
         self._flushing = False
         self._flush_is_due = False
-        self._up = False
-        #: Whether packets of the peer are ignored from now on.
-        self._over = False
         #: Whether channels and queues were dropped.
         self._dropped = False
 
@@ -191,15 +170,6 @@ class Association(RTCSctpTransport):
     def _flush_now(self) -> None:
         self._flush_is_due = False
         self._run(self._data_channel_flush())
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine as a task. A lost path is reported elsewhere, so its errors are ignored here."""
-        asyncio.ensure_future(work).add_done_callback(self._ran)
-
-    def _ran(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, ConnectionError):
-            self.log.failure("in an association", Failure(error))
 
     async def _data_channel_flush(self) -> None:
         """Send messages while the congestion window lets them start at once."""
@@ -287,60 +257,24 @@ class Association(RTCSctpTransport):
 
     # Receiving
 
-    def hold(self, count: int) -> None:
-        """Shrink the receive window by *count* bytes that were received and wait in memory."""
-        self._advertised_rwnd -= count
-
-    def release(self, count: int) -> None:
-        """Widen the window again. Tell the peer at once if its window was nearly closed and no longer is."""
-        self._advertised_rwnd += count
-        if self._window_is_small and self._advertised_rwnd > RECEIVE_WINDOW // 2 and self._up:
-            self._window_is_small = False
-            self._run(self._send_sack_now())
-
-    async def _send_sack(self) -> None:
-        """Acknowledge every second packet at once, and others after :data:`SACK_DELAY` unless they show a loss (RFC
-        9260, section 6.2)."""
-        if self._over:
-            return
-        if self._sack_timer is None and not (self._sack_misordered or self._sack_duplicates or self._window_is_small):
-            self._sack_needed = False
-            self._sack_timer = asyncio.get_running_loop().call_later(SACK_DELAY, self._sack_is_late)
-        else:
-            await self._send_sack_now()
-
-    async def _send_sack_now(self) -> None:
-        self._stop_sack_timer()
-        self._window_is_small = self._advertised_rwnd < RECEIVE_WINDOW // 4
-        await super()._send_sack()
-
     async def _send_chunk(self, chunk: Chunk) -> None:
-        if isinstance(chunk, SackChunk):
-            # A later packet reports what does not fit into this one.
-            del chunk.gaps[MAX_REPORTED:], chunk.duplicates[MAX_REPORTED:]
         try:
             await super()._send_chunk(chunk)
         except SSL.Error as error:
             # DTLS is closed; this chunk comes too late.
             raise ConnectionError(str(error)) from error
 
-    def _sack_is_late(self) -> None:
-        self._run(self._send_sack_now())
-
-    def _stop_sack_timer(self) -> None:
-        timer, self._sack_timer = self._sack_timer, None
-        if timer is not None:
-            timer.cancel()
-
     async def _handle_data(self, data: bytes) -> None:
         if self._over or not parameters_are_sound(data):
             return
+        self._control.clear()
         try:
             await super()._handle_data(data)
         except ConnectionError:
             # The answer cannot be sent because the transport below is closing. It reports that itself.
             pass
-        except BROKEN as error:
+        except Exception as error:
+            # aiortc raises many kinds of exceptions. Those of our users do not come here; see tell().
             self._break(f"an invalid SCTP packet ({type(error).__name__})")
 
     def _break(self, reason: str) -> None:
@@ -349,29 +283,24 @@ class Association(RTCSctpTransport):
             self._user.association_broken(reason)
 
     async def _receive_chunk(self, chunk: Chunk) -> None:
-        # An earlier chunk of the packet may have ended the association. Once it is established, an INIT is a late copy.
-        if not (self._over or (self._up and isinstance(chunk, InitChunk))):
-            await super()._receive_chunk(chunk)
-
-    def _get_inbound_stream(self, stream_id: int) -> InboundStream:
-        if stream_id not in self._inbound_streams and len(self._inbound_streams) >= self._max_channels:
-            raise ValueError("more streams than channels are possible")
-        return super()._get_inbound_stream(stream_id)
-
-    async def _receive_data_chunk(self, chunk: DataChunk) -> None:
-        if not chunk.user_data:
-            raise ValueError("a DATA chunk without data")
-        in_order = (chunk.tsn - (self._last_received_tsn or 0)) % SCTP_TSN_MODULO == 1
-        room = self._advertised_rwnd + (WINDOW_SLACK if in_order else 0)
-        if len(chunk.user_data) > room or (not in_order and len(self._sack_misordered) >= MAX_MISORDERED):
-            self._sack_needed = True
+        # An earlier chunk of the packet may have ended the association.
+        if self._over:
             return
-        await super()._receive_data_chunk(chunk)
-        self._kept += 1
-        if self._kept > 2 * MAX_KEPT:
-            self._kept = sum(len(stream.reassembly) for stream in self._inbound_streams.values())
-            if self._kept > MAX_KEPT:
-                raise ValueError("too many fragments")
+        if not isinstance(chunk, DataChunk):
+            self._control[chunk.type] += 1
+            if self._control[chunk.type] > MAX_CONTROL:
+                return
+        if isinstance(chunk, BaseInitChunk) and (self._up or self._inbound_streams):
+            # A late copy. The numbers of what has come stay as they are.
+            return
+        if isinstance(chunk, CookieEchoChunk) and self._up:
+            # A copy: our answer was lost. It changes nothing.
+            await self._send_chunk(CookieAckChunk())
+            return
+        if isinstance(chunk, ReconfigChunk):
+            # There are no more in an honest one (RFC 6525, section 3.1).
+            del chunk.params[2:]
+        await super()._receive_chunk(chunk)
 
     async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
         outstanding = (self._local_tsn - chunk.cumulative_tsn) % SCTP_TSN_MODULO
@@ -386,7 +315,7 @@ class Association(RTCSctpTransport):
         chunk.gaps = gaps
         if gaps:
             self._retransmits = True
-        self._peer_window = chunk.advertised_rwnd
+        self._peer_window = min(chunk.advertised_rwnd, MAX_FLIGHT)
         await super()._receive_sack_chunk(chunk)
         if not self._outbound_queue:
             await self._data_channel_flush()

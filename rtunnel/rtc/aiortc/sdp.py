@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from aioice import Candidate
 from aioice.ice import validate_remote_candidate
-from aiortc.rtcdtlstransport import RTCDtlsFingerprint, RTCDtlsParameters
+from aiortc.rtcdtlstransport import X509_DIGEST_ALGORITHMS, RTCDtlsFingerprint, RTCDtlsParameters
 from aiortc.rtcicetransport import RTCIceParameters
 from aiortc.rtcsctptransport import LOCAL_MAX_MESSAGE_SIZE
 from aiortc.sdp import SessionDescription
@@ -33,6 +33,13 @@ _MAX_READ = 64
 _READ = ("m=", "a=ice-", "a=fingerprint:", "a=setup:", "a=mid:", "a=sctp-port:", "a=max-message-size:", "a=end-of-")
 
 _ICE_CHARACTERS = re.compile(r"[a-zA-Z0-9+/]{4,256}")
+#: The longest description, in characters. One of a browser with 64 candidates has 10,000.
+MAX_DESCRIPTION = 32_768
+#: The longest username fragment. RFC 8839 allows 256 characters. But this is text of the peer's choice that our checks
+#: take to any address that it names; browsers choose 4 or 8 characters, Pion 16.
+MAX_FRAGMENT = 32
+#: The digests by which aiortc checks a peer's certificate, and their sizes in bytes.
+_DIGEST_SIZES = {name: digest.digest_size for name, digest in X509_DIGEST_ALGORITHMS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,8 @@ def read_description(text: str) -> PeerDescription:
 
     :raises BadDescription: it is not SDP, has media or no data channel, or lacks what ICE and DTLS need.
     """
+    if len(text) > MAX_DESCRIPTION:
+        raise BadDescription(f"a session description of more than {MAX_DESCRIPTION:,} characters")
     # Candidates are parsed one by one, so that one that cannot be parsed does not spoil the rest.
     lines = text.replace("\r\n", "\n").split("\n")
     candidates = [line.removeprefix("a=candidate:") for line in lines if line.startswith("a=candidate:")]
@@ -110,8 +119,12 @@ def read_description(text: str) -> PeerDescription:
     ice, dtls = media.ice, media.dtls
     if ice is None or not _is_ice_text(ice.usernameFragment, 4) or not _is_ice_text(ice.password, 22):
         raise BadDescription("a session description without ICE credentials")
-    if dtls is None or not dtls.fingerprints or dtls.role not in ("auto", "client", "server"):
-        raise BadDescription("a session description without a DTLS fingerprint or role")
+    if len(ice.usernameFragment or "") > MAX_FRAGMENT:
+        raise BadDescription(f"a session description whose ice-ufrag has more than {MAX_FRAGMENT} characters")
+    if dtls is None or not any(_is_fingerprint(one) for one in dtls.fingerprints):
+        raise BadDescription("a session description without a DTLS fingerprint that can be checked")
+    if dtls.role not in ("auto", "client", "server"):
+        raise BadDescription("a session description without a DTLS role")
     port = media.sctp_port
     if media.profile == "DTLS/SCTP" and media.fmt and re.fullmatch("[0-9]{1,5}", media.fmt[0]):
         # The syntax of older browsers (draft-ietf-mmusic-sctp-sdp-12).
@@ -129,6 +142,12 @@ def read_description(text: str) -> PeerDescription:
 
 def _is_ice_text(text: str | None, shortest: int) -> bool:
     return text is not None and len(text) >= shortest and _ICE_CHARACTERS.fullmatch(text) is not None
+
+
+def _is_fingerprint(print_: RTCDtlsFingerprint) -> bool:
+    size = _DIGEST_SIZES.get(print_.algorithm.lower(), 0)
+    parts = print_.value.split(":")
+    return len(parts) == size > 0 and all(re.fullmatch("[0-9a-fA-F]{2}", part) for part in parts)
 
 
 class UnusableCandidate(ValueError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from OpenSSL import SSL
 
 from rtunnel.rtc.aiortc import dtls
+from tests.reverse.net import until
 from tests.rtc.aiortc import test_peer_connection
 from tests.rtc.aiortc.test_peer_connection import End, Ends
 
@@ -89,3 +92,107 @@ async def test_a_peer_that_knows_no_media(ends: Ends, monkeypatch: pytest.Monkey
     key = ec.generate_private_key(ec.SECP256R1())
     await connect(foreign(ends, monkeypatch, key, GCM, srtp=False), ends.make())
     await connect(ends.make(), foreign(ends, monkeypatch, key, GCM, srtp=False))
+
+
+def fingerprint(certificate: dtls.Certificate) -> str:
+    return certificate.getFingerprints()[0].value
+
+
+def test_connections_of_a_host_share_a_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = dtls.SharedCertificate()
+    one, two = shared.for_connection(), shared.for_connection()
+    assert fingerprint(one) == fingerprint(two)
+    assert one.failures is not two.failures
+    # It is good for 30 days.
+    monkeypatch.setattr(dtls.SharedCertificate, "RENEW", timedelta(days=29, hours=23))
+    assert fingerprint(shared.for_connection()) == fingerprint(one)
+    monkeypatch.setattr(dtls.SharedCertificate, "RENEW", timedelta(days=31))
+    assert fingerprint(shared.for_connection()) != fingerprint(one)
+    assert fingerprint(dtls.SharedCertificate().for_connection()) != fingerprint(one)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_end_that_is_given_no_certificate_makes_its_own(ends: Ends) -> None:
+    one, two = ends.make(), ends.make()
+    assert fingerprint(one.connection._certificate) != fingerprint(two.connection._certificate)
+
+
+def send_records(end: End, *records: bytes) -> None:
+    """Send all of them in one packet."""
+    connection = end.connection._dtls._ssl
+    assert connection is not None
+    for record in records:
+        connection.send(record)
+    end.connection._tasks.start(end.connection._ice.send(connection.bio_read(60_000)))
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_records_of_a_packet_are_read(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiortc would read one and keep the others in memory for ever, as many as a peer likes to send."""
+    one, two = await ends.pair()
+    seen: list[bytes] = []
+
+    async def note(data: bytes) -> None:
+        if data.startswith(b"record"):
+            seen.append(data)
+
+    monkeypatch.setattr(two.connection._sctp, "_handle_data", note)
+    records = [b"record %d" % number for number in range(30)]
+    for _ in range(3):
+        send_records(one, *records)
+    await until(lambda: len(seen) >= 90, "all records")
+    assert seen == 3 * records
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_goodbye_behind_other_records(ends: Ends) -> None:
+    one, two = await ends.pair()
+    connection = one.connection._dtls._ssl
+    assert connection is not None
+    connection.send(b"x")
+    connection.shutdown()
+    send_records(one)
+    assert await two.ends() == "the peer closed the connection"
+
+
+@pytest_twisted.ensureDeferred
+async def test_there_is_no_second_handshake(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The one that answers is the client.
+    one = foreign(ends, monkeypatch, ec.generate_private_key(ec.SECP256R1()), GCM)
+    two = ends.make()
+    await connect(one, two)
+    server, client = one.connection._dtls._ssl, two.connection._dtls._ssl
+    assert server is not None
+    assert client is not None
+    server.renegotiate()
+    with suppress(SSL.WantReadError):
+        server.do_handshake()
+    said: list[bytes] = []
+    read = client.bio_read
+
+    def note(most: int) -> bytes:
+        said.append(read(most))
+        return said[-1]
+
+    monkeypatch.setattr(client, "bio_read", note)
+    send_records(one)
+    await until(lambda: said, "an answer")
+    # An alert, and not the beginning of a handshake.
+    assert said[0][0] == 21
+    assert client.get_state_string() == b"SSL negotiation finished successfully"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_that_cannot_be_read(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL takes some that the library for certificates refuses. There is one reason, and no traceback."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("error parsing asn1 value")
+
+    one, two = ends.make(), ends.make()
+    one.connection.offer()
+    two.connection.take_offer(await one.description())
+    monkeypatch.setattr(SSL.Connection, "get_peer_certificate", refuse)
+    one.connection.take_answer(await two.description())
+    why = "its certificate is not the one that its description promises"
+    assert await one.ends() == f"the DTLS handshake failed: {why}"

@@ -18,10 +18,10 @@ from rtunnel.rtc.aiortc.mdns import LocalNames
 from tests.leftovers import TestLog
 from tests.ports import free_port
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.aiortc.test_ice import HIDDEN, asyncio_tasks, open_sockets, run
+from tests.rtc.aiortc.test_ice import HIDDEN, Agents, agents, asyncio_tasks, open_sockets, run
 from tests.rtc.aiortc.test_peer_connection import Ends, ends
 
-__all__ = ["ends"]
+__all__ = ["agents", "ends"]
 
 A, AAAA, IN, UNIQUE = 1, 28, 1, 0x8001
 ADDRESS = socket.inet_aton("192.0.2.7")
@@ -72,6 +72,7 @@ class Network:
 @pytest.fixture
 def network(_nothing_left_behind: TestLog, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
     monkeypatch.setattr(mdns, "PORT", free_port())
+    monkeypatch.setattr(mdns, "_lookups", mdns.Lookups())
     before = open_sockets()
     made = Network()
     yield made
@@ -172,22 +173,171 @@ async def test_other_networks_are_not_asked(
     assert network.asked == []
 
 
+def hidden(number: int) -> str:
+    """A name as browsers choose them."""
+    return f"00000000-0000-4000-8000-{number:012x}.local"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "printer.local",
+        "a.b.local",
+        ".local",
+        "local",
+        HIDDEN + ".",
+        HIDDEN + "\n",
+        "x" + HIDDEN,
+        "x" * 64 + ".local",
+        "x" * 300 + ".local",
+        "xn--mnchen-3ya.local",
+        "münchen.local",
+        "４a1b7c1e-66a3-4d8b-b1ae-7b2f0e35b1a1.local",
+        "\\052.local",
+        "4a1b7c1e66a34d8bb1ae7b2f0e35b1a1.local",
+        HIDDEN.replace(".local", ".LOCAL.example"),
+    ],
+)
+def test_names_that_browsers_do_not_choose_are_not_looked_up(name: str) -> None:
+    assert not mdns.is_local_name(name)
+    assert mdns.is_local_name(HIDDEN)
+    assert mdns.is_local_name(HIDDEN.upper())
+
+
 @pytest_twisted.ensureDeferred
-async def test_the_lookups_of_a_peer_are_few(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_lookups_of_a_peer_are_few(network: Network) -> None:
     network.answers = lambda name: [response(name, (A, UNIQUE, ADDRESS))]
-    names = [f"name-{number}.local" for number in range(20)]
-    found = await look_up(*names, *names, "NAME-0.local")
+    names = [hidden(number) for number in range(20)]
+    found = await look_up(*names, *names, names[0].upper())
     expected = ["192.0.2.7"] * mdns.MAX_NAMES + [None] * (20 - mdns.MAX_NAMES)
     assert found == [*expected, *expected, "192.0.2.7"]
-    assert sorted(network.asked) == sorted(names[: mdns.MAX_NAMES])
+    assert sorted(network.asked) == names[: mdns.MAX_NAMES]
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_lookups_of_all_peers_are_few(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mdns, "_at_once", asyncio.Semaphore(2))
+async def test_the_questions_of_all_peers_are_few(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offers with names of which nobody knows any: 100 peers, 800 names."""
+    monkeypatch.setattr(mdns, "WAITS", (0.05,))
+    monkeypatch.setattr(mdns, "RATE", 0.0)
+    monkeypatch.setattr(mdns, "_lookups", mdns.Lookups())
+    for peer in range(100):
+        await look_up(*(hidden(8 * peer + number) for number in range(8)))
+    assert len(network.asked) <= mdns.BURST
+    assert len(set(network.asked)) == len(network.asked)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_asked_for_once_and_remembered_for_a_while(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network.answers = lambda name: [response(name, (A, UNIQUE, ADDRESS))]
-    assert await look_up("a.local", "b.local", "c.local") == ["192.0.2.7", "192.0.2.7", None]
-    assert await look_up("c.local") == ["192.0.2.7"]
+    peers = [LocalNames((HOST,)) for _ in range(20)]
+    found: list[str | None] = []
+
+    async def ask(peers: list[LocalNames]) -> None:
+        found.extend(await asyncio.gather(*(peer.look_up(HIDDEN) for peer in peers)))
+
+    await run(ask(peers))
+    await run(ask([LocalNames((HOST,))]))
+    assert found == ["192.0.2.7"] * 21
+    assert network.asked == [HIDDEN]
+    # In another network it may be somebody else's.
+    assert await look_up(HIDDEN, addresses=(HOST, "127.0.0.2")) == ["192.0.2.7"]
+    monkeypatch.setattr(mdns, "REMEMBER", 0.0)
+    monkeypatch.setattr(mdns, "_lookups", mdns.Lookups())
+    for _ in range(2):
+        assert await look_up(HIDDEN) == ["192.0.2.7"]
+    assert network.asked == [HIDDEN] * 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_question_that_has_waited_longest_gives_way(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mdns, "WAITS", (1000.0,))
+    network.answers = lambda name: [response(name, (A, UNIQUE, ADDRESS))] if name == HIDDEN else []
+    peers = [LocalNames((HOST,)) for _ in range(3)]
+    strangers = [
+        asyncio.ensure_future(peers[number // 8].look_up(hidden(number))) for number in range(mdns.MAX_AT_ONCE)
+    ]
+    await until(lambda: len(network.asked) == mdns.MAX_AT_ONCE, "questions")
+    assert await look_up(HIDDEN) == ["192.0.2.7"]
+    await until(strangers[0].done, "the first one's end")
+    assert strangers[0].result() is None
+    assert not any(task.done() for task in strangers[1:])
+    for task in (*strangers, *peers[0].unfinished, *peers[1].unfinished):
+        task.cancel()
+    await turns(5)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_leaves_takes_no_question_of_another_with_it(network: Network) -> None:
+    one, two = LocalNames((HOST,)), LocalNames((HOST,))
+    waiting = [asyncio.ensure_future(peer.look_up(HIDDEN)) for peer in (one, two)]
+    await until(lambda: network.asked, "a question")
+    for task in one.unfinished:
+        task.cancel()
+    await turns(3)
+    network._socket.sendto(response(HIDDEN, (A, UNIQUE, ADDRESS)), (mdns.GROUP, mdns.PORT))
+    await until(waiting[1].done, "the other's answer")
+    assert waiting[1].result() == "192.0.2.7"
+    assert waiting[0].cancelled()
+    assert network.asked == [HIDDEN]
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_answers_that_have_the_name_are_parsed(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns, "WAITS", (0.2,))
+    parsed: list[bytes] = []
+
+    def parse(data: bytes, **_: object) -> None:
+        parsed.append(data)
+        raise RecursionError("or whatever else a parser raises")
+
+    monkeypatch.setattr(dns.message, "from_wire", parse)
+    wanted = response(HIDDEN, (A, UNIQUE, ADDRESS))
+    question = mdns._Question(HIDDEN)
+    for data in (
+        b"",
+        response(hidden(1), (A, UNIQUE, ADDRESS)),
+        response(HIDDEN, (A, UNIQUE, ADDRESS), flags=0),
+        wanted + bytes(mdns.MAX_ANSWER),
+    ):
+        question.datagram_received(data, (HOST, mdns.PORT))
+    question.datagram_received(wanted, (HOST, mdns.PORT + 1))
+    assert parsed == []
+    for _ in range(100):
+        question.datagram_received(wanted, (HOST, mdns.PORT))
+    assert parsed == [wanted] * mdns.MAX_PARSED
+    assert not question.answer.done()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_network_that_vanishes_is_no_error(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns, "WAITS", (0.05, 0.05))
+    open_ = mdns._open
+
+    def with_another(addresses: tuple[str, ...]) -> tuple[socket.socket, list[str]]:
+        handle, joined = open_(addresses)
+        # This machine does not have this address any more.
+        return handle, ["192.0.2.77", *joined]
+
+    monkeypatch.setattr(mdns, "_open", with_another)
+    assert await look_up(HIDDEN) == [None]
+    await until(lambda: len(network.asked) == 2, "questions in the other network")
+
+
+@pytest_twisted.ensureDeferred
+async def test_names_are_asked_for_where_addresses_are_offered(agents: Agents) -> None:
+    agent = agents.make()
+    await agents.gather(agent)
+    assert agent._names._addresses == (HOST,)
+
+
+def test_few_networks_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle, joined = mdns._open([HOST] + [f"127.0.0.{number}" for number in range(2, 100)])
+    handle.close()
+    assert len(joined) <= mdns.MAX_NETWORKS
 
 
 @pytest_twisted.ensureDeferred

@@ -16,7 +16,7 @@ from aiortc.rtcsctptransport import ReconfigChunk
 from twisted.internet.defer import Deferred
 
 from rtunnel.errors import BadDescription
-from rtunnel.rtc.aiortc import addresses as local, ice, peer_connection
+from rtunnel.rtc.aiortc import addresses as local, checks, ice, peer_connection
 from rtunnel.rtc.aiortc.ice import IceAgent
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings, TurnServer
@@ -206,7 +206,7 @@ async def test_a_flood_of_candidates_is_bounded(ends: Ends) -> None:
     for port in range(1, 2000):
         two.connection.take_candidate(Candidate(f"candidate:1 1 udp 1 192.0.2.2 {port} typ host"))
     await turns(5)
-    assert len(two.connection._ice.remote_candidates) <= ice.MAX_REMOTE_CANDIDATES
+    assert len(two.connection._ice.remote_candidates) <= checks.MAX_REMOTE_CANDIDATES
 
 
 @pytest_twisted.ensureDeferred
@@ -293,7 +293,7 @@ async def test_candidates_of_which_none_can_be_used(ends: Ends, monkeypatch: pyt
     monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT", 0.3)
     one, two = ends.make(), ends.make()
     one.connection.offer()
-    useless = "a=candidate:1 1 tcp 1 127.0.0.1 9 typ host\r\na=candidate:1 1 udp 1 ::1 9 typ host\r\n"
+    useless = "a=candidate:1 1 tcp 1 127.0.0.1 9 typ host\r\na=candidate:1 1 udp 1 2001:db8::1 5000 typ host\r\n"
     two.connection.take_offer(re.sub("(a=candidate:.*\r\n)+", useless, await one.description()))
     two.connection.take_candidate(Candidate("candidate:1 1 udp 1 host.example.org 9 typ host"))
     assert await two.ends() == (

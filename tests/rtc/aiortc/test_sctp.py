@@ -11,8 +11,9 @@ import pytest
 import pytest_twisted
 from OpenSSL import SSL
 
-from rtunnel.rtc.aiortc import sctp
-from rtunnel.rtc.aiortc.sctp import RECEIVE_WINDOW, WINDOW_SLACK
+from rtunnel.rtc.aiortc import inbound
+from rtunnel.rtc.aiortc.inbound import RECEIVE_WINDOW, WINDOW_SLACK
+from rtunnel.rtc.aiortc.sctp import Association
 from rtunnel.rtc.aiortc.send_queue import DATAGRAM_SHARE, MAX_DATAGRAM_BYTES
 from tests.reverse.net import turns, until
 from tests.rtc.aiortc.sctp_parts import ChannelTold, Pair, ended, kinds
@@ -319,7 +320,7 @@ async def test_bytes_that_are_held_shut_the_window_and_those_released_open_it() 
 
 @pytest_twisted.ensureDeferred
 async def test_one_packet_in_flight_is_acknowledged_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sctp, "SACK_DELAY", 0.01)
+    monkeypatch.setattr(inbound, "SACK_DELAY", 0.01)
     with ended(Pair()) as pair:
         await pair.connect()
         channel, _, other = await pair.open()
@@ -362,13 +363,13 @@ async def test_every_second_packet_is_acknowledged(monkeypatch: pytest.MonkeyPat
         sent: list[int] = []
         acknowledged: list[int] = []
         late: list[object] = []
-        when_late = sctp.Association._sack_is_late
+        when_late = Association._sack_is_late
 
-        def note_late(association: sctp.Association) -> None:
+        def note_late(association: Association) -> None:
             late.append(association)
             when_late(association)
 
-        monkeypatch.setattr(sctp.Association, "_sack_is_late", note_late)
+        monkeypatch.setattr(Association, "_sack_is_late", note_late)
 
         def note(kind: int, seen: list[int]) -> Callable[[bytes], bool]:
             def passes(packet: bytes) -> bool:

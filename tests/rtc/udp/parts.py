@@ -157,6 +157,7 @@ class MemoryConnection:
         self.round_trip = 0.0
         self.datagrams_dropped = 0
         self.path = "direct"
+        self.heard_from = ""
         self.other: MemoryConnection
 
     @classmethod
