@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
+import re
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Any
 
-from autobahn.asyncio.websocket import (
-    WebSocketClientFactory,
-    WebSocketClientProtocol,
-    WebSocketServerFactory,
-    WebSocketServerProtocol,
-)
-
+from tests.hostile.harness import connect
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import poll
 from tests.process.rtc import ID
 from tests.process.services import LOOPBACK
+from tests.rtc.signaling.server_parts import CLOSE, PING, PONG, TEXT, UPGRADE, frame, frames
 
 ELSEWHERE = "127.0.0.9"
 """Where strangers come from."""
@@ -45,71 +44,83 @@ def message(sender: str, payload: dict[str, object]) -> bytes:
     return json.dumps({"type": "offer", "payload": payload, "target_id": ID, "sender_id": sender}).encode()
 
 
-class Loop:
-    """An event loop in a thread of its own, for the time of the ``with`` block."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, work: Any) -> Any:
-        """Run a coroutine in it to its end."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
-
-    def close(self, *lines: Any) -> None:
-        """End these connections, and stop the loop."""
-
-        async def end() -> None:
-            for line in lines:
-                line.dropConnection(True)
-                await line.is_closed
-
-        self.run(end())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(PATIENCE)
-        self.loop.close()
+def server_frame(payload: bytes, opcode: int = TEXT) -> bytes:
+    """A frame of a server, which is not masked."""
+    size = bytes([len(payload)]) if len(payload) < 126 else b"\x7e" + struct.pack("!H", len(payload))
+    return bytes([0x80 | opcode]) + size + payload
 
 
-class ForeignServer(Loop):
+async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """A frame of a client: opcode and payload."""
+    first, length = await reader.readexactly(2)
+    length &= 127
+    if length > 125:
+        length = int.from_bytes(await reader.readexactly(2 if length == 126 else 8))
+    mask, data = await reader.readexactly(4), await reader.readexactly(length)
+    return first & 15, bytes(byte ^ mask[place % 4] for place, byte in enumerate(data))
+
+
+class ForeignServer:
     """Sends every message to its target, as a reference server does, whoever it says it is from. A client too must
-    have registered as a host to be one.
+    have registered as a host to be one. It runs in a thread, for the time of the ``with`` block.
 
     :ivar answers: of the host, to senders that are not connected.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.port = free_port()
         self.answers = 0
-        self._lines: dict[str, WebSocketServerProtocol] = {}
-        server = self
+        self._lines: dict[str, asyncio.StreamWriter] = {}
+        self._loop = asyncio.new_event_loop()
+        self._over = asyncio.Event()
+        self._listens = threading.Event()
+        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._run()), daemon=True)
+        self._thread.start()
+        assert self._listens.wait(PATIENCE)
 
-        class Line(WebSocketServerProtocol):
-            def onMessage(self, payload: bytes, isBinary: bool) -> None:
-                signal = json.loads(payload)
-                if signal["type"] == "register-host":
-                    server._lines[signal["sender_id"]] = self
-                elif signal.get("target_id") in server._lines:
-                    server._lines[signal["target_id"]].sendMessage(payload)
-                elif signal["type"] == "answer":
-                    server.answers += 1
+    async def _run(self) -> None:
+        server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
+        self._listens.set()
+        await self._over.wait()
+        server.close()
+        # Each ends its task.
+        for line in self._lines.values():
+            line.transport.abort()
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0.01)
 
-        async def listen() -> None:
-            factory = WebSocketServerFactory(loop=self.loop)
-            factory.protocol = Line
-            self._server = await self.loop.create_server(factory, LOOPBACK, self.port)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            request = await reader.readuntil(b"\r\n\r\n")
+            found = re.search(rb"(?i)sec-websocket-key: *(\S+)", request)
+            assert found is not None
+            accept = base64.b64encode(hashlib.sha1(found[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+            writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            writer.write(b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+            while True:
+                opcode, payload = await read_frame(reader)
+                if opcode == TEXT:
+                    self._route(payload, writer)
+                elif opcode == PING:
+                    writer.write(server_frame(payload, PONG))
+                elif opcode == CLOSE:
+                    writer.write(server_frame(payload, CLOSE))
+                    break
+        writer.close()
 
-        self.run(listen())
-
-    def has(self, count: int) -> None:
-        """Wait until so many are registered."""
-        poll(lambda: len(self._lines) >= count, PATIENCE, f"{count} ends at the signaling server")
+    def _route(self, payload: bytes, writer: asyncio.StreamWriter) -> None:
+        signal = json.loads(payload)
+        if signal["type"] == "register-host":
+            self._lines[signal["sender_id"]] = writer
+        elif signal.get("target_id") in self._lines:
+            self._lines[signal["target_id"]].write(server_frame(payload))
+        elif signal["type"] == "answer":
+            self.answers += 1
 
     def forge(self, messages: Sequence[bytes]) -> None:
         """Send these to the host."""
-        for one in messages:
-            self.loop.call_soon_threadsafe(self._lines[ID].sendMessage, one)
+        data = b"".join(server_frame(one) for one in messages)
+        self._loop.call_soon_threadsafe(self._lines[ID].write, data)
 
     def __enter__(self) -> ForeignServer:
         return self
@@ -117,8 +128,9 @@ class ForeignServer(Loop):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.loop.call_soon_threadsafe(self._server.close)
-        self.close(*self._lines.values())
+        self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join(PATIENCE)
+        self._loop.close()
 
 
 class Flood:
@@ -157,39 +169,32 @@ class Flood:
         self._thread.join(PATIENCE)
 
 
-class Strangers(Loop):
-    """Clients of a signaling server.
+class Strangers:
+    """Clients of a signaling server, for the time of the ``with`` block.
 
     :param port: of the server.
-    :ivar answers: of the host.
     """
 
     def __init__(self, port: int, count: int) -> None:
-        super().__init__()
-        self.answers = 0
-        self.open: list[WebSocketClientProtocol] = []
-        strangers = self
-
-        class Stranger(WebSocketClientProtocol):
-            def onOpen(self) -> None:
-                strangers.open.append(self)
-
-            def onMessage(self, payload: bytes, isBinary: bool) -> None:
-                strangers.answers += json.loads(payload)["type"] == "answer"
-
-        async def connect() -> None:
-            for _ in range(count):
-                factory = WebSocketClientFactory(f"ws://{LOOPBACK}:{port}", loop=self.loop)
-                factory.protocol = Stranger
-                await self.loop.create_connection(factory, LOOPBACK, port, local_addr=(ELSEWHERE, 0))
-
-        self.run(connect())
-        poll(lambda: len(self.open) == count, PATIENCE, f"{count} strangers at the signaling server")
+        self._sockets = [connect(port, ELSEWHERE, data=UPGRADE + b"\r\n") for _ in range(count)]
 
     def send(self, payload: dict[str, object]) -> None:
         """Let each of them send an offer."""
-        for number, one in enumerate(self.open):
-            self.loop.call_soon_threadsafe(one.sendMessage, message(f"stranger {number}", payload))
+        for number, one in enumerate(self._sockets):
+            one.sendall(frame(message(f"stranger {number}", payload)))
+
+    @property
+    def answers(self) -> int:
+        """How many answers of the host have come; ask once."""
+        found = 0
+        for one in self._sockets:
+            one.setblocking(False)
+            received = b""
+            with suppress(BlockingIOError):
+                while data := one.recv(65536):
+                    received += data
+            found += sum(b'"type":"answer"' in payload for _, payload in frames(received))
+        return found
 
     def __enter__(self) -> Strangers:
         return self
@@ -197,4 +202,5 @@ class Strangers(Loop):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(*self.open)
+        for one in self._sockets:
+            one.close()
