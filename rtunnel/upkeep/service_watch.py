@@ -187,13 +187,15 @@ class ServiceWatch:
     def _tried(self, result: object, trying: Deferred[Any]) -> None:
         if self._trying is not trying:
             return  # stopped
-        if isinstance(result, Failure):
-            self.failed(result)
-        else:
-            self._observe("")
-        self._trying = None
-        if self._tell is not None:
-            if not self._told:
+        try:
+            if isinstance(result, Failure):
+                self.failed(result)
+            else:
+                self._observe("")
+            if self._tell is not None and not self._told:
                 # It was not the service that failed.
                 self._tell()
-            self._wait()
+        finally:
+            self._trying = None
+            if self._tell is not None:
+                self._wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -20,6 +21,7 @@ from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import do_all
 from rtunnel.upkeep.service_watch import ServiceWatch
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
@@ -143,10 +145,12 @@ class ClientSession(LinkProtocol):
         for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
             if call is not None and call.active():
                 call.cancel()
-        self._rest_watches()
-        self.data.close(cut=not self.peer_has_left)
-        super().connectionLost(reason)
-        self.ended.callback(self.why_lost or reason_of(reason))
+        close_data = partial(self.data.close, cut=not self.peer_has_left)
+        try:
+            do_all([self._rest_watches, close_data, partial(super().connectionLost, reason)])
+        finally:
+            # Whatever happens, the service dials again.
+            self.ended.callback(self.why_lost or reason_of(reason))
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. Close the data connections with the link."""
@@ -154,10 +158,11 @@ class ClientSession(LinkProtocol):
         super()._close_connection(half=half)
 
     def _tick(self) -> None:
-        super()._tick()
-        self.data.tick(self.clock.seconds())
-        self.log_limiter.tick()
-        self._dialler.look_at_files()
+        data_tick = partial(self.data.tick, self.clock.seconds())
+        look = self._dialler.look_at_files
+        do_all([super()._tick, data_tick, self.log_limiter.tick, look, self._look_at_certificates])
+
+    def _look_at_certificates(self) -> None:
         if self.link.is_closed:
             return
         if self.identity is not None and (why := self._dialler.why_revoked(self.identity)):

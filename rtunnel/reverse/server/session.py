@@ -24,6 +24,7 @@ from rtunnel.reverse.secured import log_secured
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.tls.identity import Peer
+from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, TunnelRequest
@@ -109,9 +110,8 @@ class ServerSession(LinkProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Free the client's ports, then reset its streams."""
-        self._server.session_lost(self)
-        self._close_carriers()
-        super().connectionLost(reason)
+        lost = partial(super().connectionLost, reason)
+        do_all([partial(self._server.session_lost, self), self._close_carriers, lost])
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. Close the data connections with the link."""
@@ -123,9 +123,8 @@ class ServerSession(LinkProtocol):
             carrier.close(cut=not self.peer_has_left)
 
     def _tick(self) -> None:
-        super()._tick()
-        for carrier in self.carriers:
-            carrier.tick(self.clock.seconds())
+        now = self.clock.seconds()
+        do_all([super()._tick, *(partial(carrier.tick, now) for carrier in self.carriers)])
 
     def lose(self, why: str, detail: str = "") -> None:
         """Drop the client, which is gone, and free at once what it has.
