@@ -30,6 +30,7 @@ from rtunnel.reverse.secured import log_data_connection
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
+from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.policy import Role, TlsSettings
 from rtunnel.tls.transport import Secured, TlsTransport
 from rtunnel.upkeep.debug_log import DebugLog
@@ -127,6 +128,7 @@ class Incoming(Protocol):
 
     def connectionMade(self) -> None:
         """Give the client a bounded time to say what it wants."""
+        limit_messages(self.transport)
         house = self._door.house
         if DebugLog.is_wanted:
             _log.debug("connection from {peer} to the control port", peer=self.peer_name)

@@ -31,6 +31,7 @@ from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import ClientSettings, ForwardSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.udp_client import ClientFlows, show_service
+from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
@@ -62,6 +63,7 @@ class _LocalConnection(SocketEnd):
         self._service = service
 
     def _arrived(self, _end: SocketEnd) -> None:
+        limit_messages(self.transport)
         self._client.visitors.add(self)
         self._client.forward(self, self._service)
 

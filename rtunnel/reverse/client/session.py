@@ -19,6 +19,7 @@ from rtunnel.relay.sockets import format_host_port, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
@@ -121,6 +122,7 @@ class ClientSession(LinkProtocol):
 
     def connectionMade(self) -> None:
         """Say HELLO and ask for the first tunnel; the others wait for the answer."""
+        limit_messages(self.transport)
         for tunnel in self._tunnels:
             self.link.request_tunnel(tunnel.number, tunnel.request)
         self._held = b""

@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from rtunnel.reasons import reason_of
 from rtunnel.rtc.settings import SignalClientSettings
+from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.web_client import ServerCheck
 from rtunnel.upkeep import AGENT
 from rtunnel.wire.messages import clean_text
@@ -116,6 +117,7 @@ class ClientProtocol(WebSocketClientProtocol):
 
     def connectionMade(self) -> None:
         """Start the handshake and its time-out."""
+        limit_messages(self.transport)
         self._wait(max(0.0, self._deadline - self._reactor.seconds()), self._too_slow)
         super().connectionMade()
 

@@ -29,6 +29,7 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.limits import MessageRate, Times
 from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State, Switchboard
+from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.web_server import explain_web_failure
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
@@ -96,6 +97,7 @@ class ServerProtocol(WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
+        limit_messages(self.transport)
         address = self.transport.getPeer()
         self.peer_name = format_address(address)
         self.address_prefix = address_prefix(address)
