@@ -219,8 +219,8 @@ class ClientProtocol(WebSocketClientProtocol):
         self._heard = False
         # The complaint did not end the connection.
         self._complaint = ""
-        self.sendPing(_ALIVE)
         self._wait(PING_EVERY, self._look)
+        self.sendPing(_ALIVE)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Called by Autobahn."""
