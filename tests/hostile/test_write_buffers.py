@@ -12,7 +12,7 @@ from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.policy import Role
 from tests.hostile.harness import LOOPBACK, Honest, gauge
 from tests.patience import PATIENCE
-from tests.process.harness import Twistds, poll
+from tests.process.harness import Twistds
 from tests.process.services import Tunnel
 from tests.reverse.net import INIT, frame, hello
 from tests.tls.key_updates import Hand
@@ -97,11 +97,10 @@ def test_new_keys_of_a_web_server(twistd: Twistds, authority: Authority) -> None
 
 
 def test_tunnels_asked_for_again_and_again(echo: str, start_tunnel: Callable[..., Tunnel]) -> None:
-    tunnel = start_tunnel(echo, server=["--keepalive-interval=1", "--dead-after=2"])
+    tunnel = start_tunnel(echo)
     with ExitStack() as stack:
         honest = stack.enter_context(Honest(tunnel.public))
         used = stack.enter_context(gauge(tunnel.server))
-        before = tunnel.server.descriptors()
         for _ in range(GREEDY):
             greedy = stack.enter_context(deaf(tunnel.control))
             greedy.sendall(hello())
@@ -110,8 +109,6 @@ def test_tunnels_asked_for_again_and_again(echo: str, start_tunnel: Callable[...
                 for _ in range(70):
                     greedy.sendall(frame(INIT, 1, b"nonsense") * 600)
         honest.go_on()
-        assert used.rss_bytes < GREEDY * 2_500_000
-        # They are heard no more, and so are dead in the end.
-        poll(lambda: tunnel.server.descriptors() <= before + 2, PATIENCE, "the links are closed")
-        honest.go_on()
-    assert used.cpu_seconds < 5 * GREEDY * 0.3
+    # They are heard no more. Otherwise 5 MiB would wait for each, which is --dead-after's to end.
+    assert used.rss_bytes < GREEDY * 2_500_000
+    assert used.cpu_seconds < 5 * GREEDY * 0.2

@@ -244,12 +244,11 @@ def test_a_client_that_asks_and_does_not_read_is_not_read(payload: bytes) -> Non
         open_on_server(lone)
         lone.link.send(next(iter(lone.link.streams.values())), bytes(100_000))
     assert not lone.link.reading_paused, "an honest client asks for all its tunnels at once"
-    asked = 0
-    while not lone.link.reading_paused:
+    for _ in range(100):
         lone.feed(raw(frames.INIT, 1, payload))
         lone.link.refuse_tunnel(1, Code.PORT_IN_USE, "no")
-        asked += 1
-        assert asked < 100
+        if lone.link.reading_paused:
+            break
     assert 8 * MAX_ANSWER < lone.link._outbox.control_waiting < 12 * MAX_ANSWER
     lone.sent()
     assert not lone.link.reading_paused
