@@ -68,6 +68,8 @@ class ServiceWatch:
     :ivar problem: why the service does not answer; empty: it answers; None: nobody has tried.
     """
 
+    log = Logger()
+
     def __init__(self, reactor: Any, address: DialAddress, timeout: float, turns: DeferredSemaphore | None) -> None:
         self.problem: str | None = None
         self._reactor = reactor
@@ -183,6 +185,7 @@ class ServiceWatch:
         endpoint = self._endpoint
         self._trying = trying = self._turns.run(lambda: Deferred.fromCoroutine(try_service(endpoint)))
         trying.addBoth(self._tried, trying)
+        trying.addErrback(lambda failure: self.log.failure("in the watch of a service", failure))
 
     def _tried(self, result: object, trying: Deferred[Any]) -> None:
         if self._trying is not trying:
