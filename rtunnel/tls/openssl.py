@@ -141,14 +141,14 @@ def end(connection: Any) -> None:
     _lib.SSL_set_shutdown(connection._ssl, _lib.SSL_SENT_SHUTDOWN | _lib.SSL_RECEIVED_SHUTDOWN)
 
 
-#: How many steps OpenSSL may take in one connection, the handshake's 20 or 30 included; a message after it takes two to
-#: five. A request for new keys costs as much time as 25 records of data, and its answer waits in memory until the peer
-#: reads it. OpenSSL sends no such requests, other libraries do after 2**24 records: no honest peer sends 800 of them.
+#: How many steps OpenSSL may take in one connection for what :class:`Messages` counts; a message takes two to five. A
+#: request for new keys costs as much time as 25 records of data, and its answer waits in memory until the peer reads.
+#: OpenSSL sends no such requests, other libraries do after 2**24 records: no honest peer sends 800 of them.
 MAX_STEPS = 4096
 
 
 class Messages:
-    """Counts what a peer says of TLS itself, and above all after the handshake: requests for new keys, tickets, hellos.
+    """Counts what a peer says of TLS itself, beside its data: requests for new keys, tickets, hellos.
 
     :param connection: counted from now on, and as long as this object is kept.
     :param then: called when there are too many, in the middle of a call of OpenSSL.
