@@ -69,6 +69,9 @@ ONLY_IN = {
     "aiortc": "rtunnel.rtc.aiortc",
     "aioice": "rtunnel.rtc.aiortc",
     "autobahn": "rtunnel.rtc.signaling",
+    # Both end at the first exception.
+    "twisted.application.internet.TimerService": "rtunnel.upkeep.periodic",
+    "twisted.internet.task.LoopingCall": "rtunnel.upkeep.periodic",
 }
 """What only one folder may import."""
 

@@ -21,6 +21,14 @@ CRL = "X509 CRL"
 PRIVATE_KEY = "PRIVATE KEY"
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
+#: What cryptography raises for bytes that it cannot read, apart from :exc:`ValueError`.
+_OTHER_ERRORS = (
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _LOCKED = re.compile(rb"-----BEGIN ENCRYPTED|^Proc-Type: 4,ENCRYPTED", re.MULTILINE)
 
 
@@ -47,7 +55,10 @@ def load_certificate(content: bytes) -> x509.Certificate:
 def load_certificates(content: bytes) -> list[x509.Certificate]:
     """Return all certificates, of which there is at least one."""
     with _as_value_error():
-        return x509.load_pem_x509_certificates(content)
+        certificates = x509.load_pem_x509_certificates(content)
+        # cryptography decodes these on first use.
+        _ = [(each.subject, each.issuer) for each in certificates]
+        return certificates
 
 
 def load_key(content: bytes) -> PrivateKeyTypes:
@@ -77,5 +88,5 @@ def load_crl(content: bytes) -> x509.CertificateRevocationList:
 def _as_value_error() -> Iterator[None]:
     try:
         yield
-    except (TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except _OTHER_ERRORS as error:
         raise ValueError(str(error)) from error

@@ -37,8 +37,10 @@ from rtunnel.relay.sockets import (
 from rtunnel.reverse.carriers.sockets import WireUser, give_socket
 from rtunnel.reverse.secured import log_data_connection
 from rtunnel.tls.identity import Peer
+from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.transport import TlsTransport
 from rtunnel.upkeep.debug_log import DebugLog
+from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.frames import CLOSE_CONN, HEADER_SIZE, encode_frame
 from rtunnel.wire.opening import MAX_ATTACH, Kind, Opening, read_opening
@@ -103,6 +105,8 @@ class IHouse(TypingProtocol):
     def reactor(self) -> Any: ...
     @property
     def poller(self) -> Any: ...
+    @property
+    def descriptors(self) -> Descriptors: ...
     def serves_silent_client(self, *, has_certificate: bool) -> bool:
         """Whether a client that says nothing can be of use."""
 
@@ -139,6 +143,7 @@ class Incoming(Protocol):
 
     def connectionMade(self) -> None:
         """Give the client a bounded time to say what it wants."""
+        limit_messages(self.transport)
         house = self._door.house
         self._door.enter(self)
         if DebugLog.is_wanted:
@@ -277,6 +282,7 @@ class Door(LandingFactory):
 
     def enter(self, incoming: Incoming) -> None:
         """Count a connection that was just made. If there are too many already, one of them gives way."""
+        self.house.descriptors.make_room()
         count = len(self.incoming)
         if count >= min(MAX_UNPROVED, descriptor_limit() * UNPROVED_SHARE):
             self.incoming.first_to_go.give_way(count)

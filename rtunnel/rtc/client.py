@@ -17,7 +17,6 @@ import uuid
 from collections import deque
 from typing import Any
 
-from twisted.application.internet import TimerService
 from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -32,10 +31,12 @@ from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import ClientSettings, ForwardSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.udp_client import ClientFlows, show_service
+from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, read_description
 
@@ -62,6 +63,7 @@ class _LocalConnection(SocketEnd):
         self._service = service
 
     def _arrived(self, _end: SocketEnd) -> None:
+        limit_messages(self.transport)
         self._client.visitors.add(self, address_prefix(self.transport.getPeer()), self._service)
         self._client.forward(self, self._service)
 
@@ -164,23 +166,27 @@ class RtcClient(DrainingService):
                 flows = ClientFlows(reactor, forward, table, self.log_limiter)
                 flows.listener.setServiceParent(self)
                 self._udp.append(flows)
-        watch = TimerService(1.0, self._watch)
-        watch.clock = reactor
-        watch.setName("watch")
-        watch.setServiceParent(self)
+        PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
 
     def _watch(self) -> None:
-        now = self.reactor.seconds()
+        do_all([self._watch_peer, self._watch_waiting, self.log_limiter.tick])
+
+    def _watch_peer(self) -> None:
         peer = self._peer
-        if peer is not None:
-            peer.tick()
-            if not peer.is_answered and now - self._last_attempt >= ANSWER_TIMEOUT:
-                peer.give_up(f"no answer within {ANSWER_TIMEOUT:.0f} s")
+        if peer is None:
+            # If an attempt could not even begin, nothing else would begin another.
+            self._connect()
+            return
+        peer.tick()
+        if not peer.is_answered and self.reactor.seconds() - self._last_attempt >= ANSWER_TIMEOUT:
+            peer.give_up(f"no answer within {ANSWER_TIMEOUT:.0f} s")
+
+    def _watch_waiting(self) -> None:
+        now = self.reactor.seconds()
         while self._waiting and self._waiting[0][0] <= now:
             _, end, _ = self._waiting.popleft()
             self.log_limiter.warn("a local connection is closed: host '{id}' is not connected", id=self.settings.id)
             end.abort()
-        self.log_limiter.tick()
 
     # Local connections
 
@@ -251,9 +257,12 @@ class RtcClient(DrainingService):
         if peer is not self._peer:
             return
         self._peer = None
-        self.stream_ended()
-        for flows in self._udp:
-            flows.disconnected()
+        try:
+            do_all([self.stream_ended, *(flows.disconnected for flows in self._udp)])
+        finally:
+            self._back_off(peer, reason)
+
+    def _back_off(self, peer: ClientPeer, reason: str) -> None:
         if self._is_draining:
             return
         wait = self._backoff.next_wait()

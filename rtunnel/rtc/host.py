@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from twisted.application.internet import TimerService
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
@@ -39,6 +38,7 @@ from rtunnel.rtc.udp_client import show_service
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.upkeep.service_watch import ServiceWatch, may_try
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
@@ -202,15 +202,10 @@ class RtcHost(DrainingService):
         self.certificate = SharedCertificate()
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
-        watch = TimerService(1.0, self._watch)
-        watch.clock = reactor
-        watch.setName("watch")
-        watch.setServiceParent(self)
+        PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
 
     def _watch(self) -> None:
-        for peer in list(self._peers.values()):
-            peer.tick()
-        self.log_limiter.tick()
+        do_all([*(peer.tick for peer in self._peers.values()), self.log_limiter.tick])
 
     # Called by signaling
 

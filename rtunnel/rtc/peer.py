@@ -140,7 +140,7 @@ class Peer:
 
     def lost(self, reason: str) -> None:
         """Tell the owner that the connection is lost, or could not be established."""
-        self._ended()
+        self._end()
         self._on_end(self, reason)
 
     # Closing
@@ -153,8 +153,15 @@ class Peer:
     def close(self) -> Deferred[None]:
         """End the connection. Return a Deferred that fires when everything is closed."""
         closed = self.connection.close()
-        self._ended()
+        self._end()
         return closed
+
+    def _end(self) -> None:
+        # Whatever it raises, the owner is told, and a client makes another connection.
+        try:
+            self._ended()
+        except Exception:
+            self.log.failure("at the end of a peer connection")
 
     def _ended(self) -> None:
         self.is_connected = False

@@ -169,8 +169,11 @@ def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
     use_certificate(context, own.chain, own.key, settings.cert, settings.key)
     store = context.get_cert_store()
     assert store is not None
-    for ca in authorities:
-        store.add_cert(crypto.X509.from_cryptography(ca))
+    try:
+        for ca in authorities:
+            store.add_cert(crypto.X509.from_cryptography(ca))
+    except crypto.Error as error:
+        raise ConfigError(f"{settings.ca} holds a CA that cannot be used: {openssl_reason(error)}") from None
     lists = _revocation_lists(settings.crl, authorities)
     for revocations in lists:
         store.add_crl(revocations)
@@ -189,7 +192,10 @@ def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
             revoked.setdefault(entry.serial_number, []).append(each.issuer)
     listed = frozenset(each.issuer for each in lists)
     open_key = settings.key if is_in_files and settings.key.stat().st_mode & 0o007 else None
-    return Loaded(context, own, (certificate, *authorities), listed, revoked, SessionBounds(certificate), open_key)
+    loaded = Loaded(context, own, (certificate, *authorities), listed, revoked, SessionBounds(certificate), open_key)
+    # cryptography decodes names on first use: let it fail now, and not in a warning later.
+    _ = loaded.warnings
+    return loaded
 
 
 def use_certificate(
@@ -210,7 +216,7 @@ def use_certificate(
         context.use_certificate(chain[0])
         for intermediate in chain[1:]:
             context.add_extra_chain_cert(intermediate)
-    except SSL.Error as error:
+    except (SSL.Error, crypto.Error) as error:
         reason = openssl_reason(error)
         why = _UNUSABLE.get(reason, f"cannot be used: {reason}")
         raise ConfigError(f"{cert_file} {why}") from None
@@ -303,6 +309,12 @@ def _revocation_lists(path: Path, authorities: Sequence[x509.Certificate]) -> li
         except ValueError as error:
             raise ConfigError(f"{path} is not a revocation list in PEM: {error}") from error
         if not any(is_from(revocations, ca) for ca in authorities):
+            issuer = next((ca for ca in authorities if ca.subject == revocations.issuer), None)
+            if issuer is not None and key_kind(issuer).startswith("SLH-DSA"):
+                raise ConfigError(
+                    f"{path} is signed with {key_kind(issuer)}, which cannot be checked here; for revocation take a CA "
+                    "with a key of ML-DSA"
+                )
             raise ConfigError(
                 f"{path} is not signed by a CA of --tls-ca, so it revokes nothing; put the list of that CA there"
             )

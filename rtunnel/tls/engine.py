@@ -32,6 +32,8 @@ _READ = 32768
 _reader = openssl.Reader(256 * 1024)
 _HANDSHAKE = 32768
 
+TOO_MANY_MESSAGES = "it asks for new keys again and again"
+
 #: Takes the peer's certificate; returns why it is not accepted, or None.
 Judge = Callable[[x509.Certificate], str | None]
 
@@ -48,6 +50,7 @@ class TlsEngine:
     :ivar role: which end this is.
     :ivar peer: who is at the other end; None until that is authenticated.
     :ivar is_resumed: whether the handshake resumed a session.
+    :ivar messages: counts what the peer says after the handshake, beside its data; None before that.
     :ivar failure: why the connection cannot go on; empty while it can.
     :ivar ended: whether the peer has sent close_notify.
     """
@@ -66,6 +69,7 @@ class TlsEngine:
         "ended",
         "failure",
         "is_resumed",
+        "messages",
         "peer",
         "role",
     )
@@ -93,6 +97,7 @@ class TlsEngine:
         self._offered: TlsSession | None = None
         self.connection = SSL.Connection(self._loaded.context, None)
         self.connection.set_app_data(self)
+        self.messages: openssl.Messages | None = None
         may_resume = not self._loaded.sessions.are_over
         if self.role is Role.SERVER:
             self.connection.set_accept_state()
@@ -142,6 +147,8 @@ class TlsEngine:
             self.ended = True
         except SSL.Error as error:
             self._fail(error)
+        if self.messages is not None and self.messages.are_too_many:
+            self.failure = self.failure or TOO_MANY_MESSAGES
         # One piece costs the link less than one for each record.
         return received[0] if len(received) == 1 else b"".join(received)
 
@@ -237,6 +244,7 @@ class TlsEngine:
             self._shook_hands = True
             self.is_resumed = is_resumed
             self.peer = peer
+            self.messages = openssl.Messages(connection)
             if self.role is Role.CLIENT and not is_resumed:
                 self._before_ticket = connection.get_session()
                 if self._offered is not None:

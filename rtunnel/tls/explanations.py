@@ -7,7 +7,7 @@ that we did, an alert that the peer did.
 from __future__ import annotations
 
 from cryptography import x509
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from rtunnel.tls.identity import show_end, show_subject
 from rtunnel.tls.policy import CLASSICAL_OPTION, Role
@@ -94,7 +94,7 @@ def explain_failure(error: SSL.Error, role: Role, allow_classical: bool, *, in_h
     return f"the {other} is refused: {_OURS.get(reason, reason)}"
 
 
-def openssl_reason(error: SSL.Error) -> str:
+def openssl_reason(error: SSL.Error | crypto.Error) -> str:
     """Return OpenSSL's first reason in lower case; empty if the connection just ended."""
     if isinstance(error, SSL.SysCallError) or not error.args or not error.args[0]:
         return ""

@@ -1,16 +1,17 @@
 """The only module that goes below pyOpenSSL's public interface.
 
-It uses the binding of ``cryptography`` to set groups and signature algorithms, to resume a session more than once, and
-to let OpenSSL read and write a socket. If the binding or the OpenSSL behind it lacks any of that, the program does not
-start: no link is ever weaker than it should be.
+It uses the binding of ``cryptography`` to set groups and signature algorithms, to resume a session more than once, to
+let OpenSSL read and write a socket, and to count what a peer says after the handshake. If the binding or the OpenSSL
+behind it lacks any of that, the program does not start: no link is ever weaker than it should be.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from OpenSSL import SSL, crypto
@@ -36,6 +37,7 @@ _NEEDED_FOR_SOCKETS = (
     "SSL_MODE_AUTO_RETRY",
 )
 _NEEDED_FOR_MEMORY = ("SSL_set_bio", "BIO_get_mem_data")
+_NEEDED_FOR_COUNTING = ("SSL_set_info_callback", "SSL_CB_LOOP", "SSL_CB_ALERT")
 _REMEDY = "install the wheels of cryptography 50 or later and pyOpenSSL 26 or later"
 
 
@@ -90,7 +92,7 @@ def require_post_quantum() -> None:
     context = SSL.Context(SSL.TLS_METHOD)
     set_groups(context, _NEEDED_GROUPS)
     set_signatures(context, _NEEDED_SIGNATURES)
-    for name in (*_NEEDED_FOR_SESSIONS, *_NEEDED_FOR_SOCKETS, *_NEEDED_FOR_MEMORY):
+    for name in (*_NEEDED_FOR_SESSIONS, *_NEEDED_FOR_SOCKETS, *_NEEDED_FOR_MEMORY, *_NEEDED_FOR_COUNTING):
         if not hasattr(_lib, name):
             raise ConfigError(f"TLS needs {name}, which this cryptography does not have; {_REMEDY}")
 
@@ -139,6 +141,53 @@ def end(connection: Any) -> None:
     _lib.SSL_set_shutdown(connection._ssl, _lib.SSL_SENT_SHUTDOWN | _lib.SSL_RECEIVED_SHUTDOWN)
 
 
+#: How many steps OpenSSL may take in one connection for what :class:`Messages` counts; a message takes two to five. A
+#: request for new keys costs as much time as 25 records of data, and its answer waits in memory until the peer reads.
+#: OpenSSL sends no such requests, other libraries do after 2**24 records: no honest peer sends 800 of them.
+MAX_STEPS = 4096
+
+
+class Messages:
+    """Counts what a peer says of TLS itself, beside its data: requests for new keys, tickets, hellos.
+
+    :param connection: counted from now on, and as long as this object is kept.
+    :param then: called when there are too many, in the middle of a call of OpenSSL.
+    """
+
+    __slots__ = ("__weakref__", "_steps", "_then")
+
+    def __init__(self, connection: Any, then: Callable[[], object] | None = None) -> None:
+        self._steps = 0
+        self._then = then
+        _counted[_number_of(connection._ssl)] = self
+        _lib.SSL_set_info_callback(connection._ssl, _took_step)
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether the connection should be closed."""
+        return self._steps > MAX_STEPS
+
+    def took_step(self) -> None:
+        """Called by OpenSSL."""
+        self._steps += 1
+        if self._then is not None and self._steps == MAX_STEPS + 1:
+            self._then()
+
+
+_counted: WeakValueDictionary[int, Messages] = WeakValueDictionary()
+
+
+def _number_of(ssl: Any) -> int:
+    return int(_ffi.cast("uintptr_t", ssl))
+
+
+@_ffi.callback("void (*)(SSL *, int, int)")  # type: ignore[untyped-decorator]
+def _took_step(ssl: Any, where: int, _value: int) -> None:
+    messages = _counted.get(_number_of(ssl))
+    if messages is not None and where & (_lib.SSL_CB_LOOP | _lib.SSL_CB_ALERT):
+        messages.took_step()
+
+
 class Reader:
     """Reads all records of a connection into one buffer; pyOpenSSL allocates and copies one for each record.
 
@@ -169,13 +218,15 @@ class Records:
 
     :param connection: its memory buffers must be empty in both directions.
     :param number: the socket's file descriptor, which must stay open while this is used.
+    :param messages: counts what the peer says beside its data.
     :ivar is_over: whether the next read returns the end or raises an error that was already read. The socket may show
         no event.
     """
 
-    __slots__ = ("_connection", "_ssl", "is_over")
+    __slots__ = ("_connection", "_messages", "_ssl", "is_over")
 
-    def __init__(self, connection: Any, number: int) -> None:
+    def __init__(self, connection: Any, number: int, messages: Messages) -> None:
+        self._messages = messages
         self._connection: Any = connection
         self._ssl: Any = connection._ssl
         self.is_over = False
@@ -200,7 +251,7 @@ class Records:
         if count <= 0:
             # Not SSL_get_shutdown: it does not tell a fatal alert from close_notify.
             why = _lib.SSL_get_error(ssl, count)
-            self.is_over = why != _lib.SSL_ERROR_WANT_READ
+            self.is_over = why != _lib.SSL_ERROR_WANT_READ or self._messages.are_too_many
             _lib.ERR_clear_error()
         if filled > 0:
             return int(filled)

@@ -32,7 +32,8 @@ class TlsSocket(Records):
     __slots__ = ("_engine", "_socket", "fileno", "setsockopt")
 
     def __init__(self, sock: socket.socket, engine: TlsEngine) -> None:
-        super().__init__(engine.connection, sock.fileno())
+        assert engine.messages is not None
+        super().__init__(engine.connection, sock.fileno(), engine.messages)
         self._socket = sock
         self._engine: TlsEngine | None = engine
         self.fileno = sock.fileno

@@ -9,8 +9,9 @@ the link this is its transport; the TCP transport is below, as :attr:`TlsTranspo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
+from functools import partial
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import (
@@ -31,6 +32,7 @@ from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role
 from rtunnel.tls.socket import TlsSocket
+from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire.opening import foreign_protocol
 
 #: Seconds that the other end is given to read our last words.
@@ -255,11 +257,11 @@ class TlsTransport(Protocol):
         both_ended = self._read_ended and self._write_ended
         if was is _State.UP and not both_ended and reason.check(ConnectionLost, type(connectionDone.value)):
             reason = Failure(TlsFailed("the connection was cut"))
-        self._user.gone(self)
-        self._engine.close()
         above, self.protocol = self.protocol, None
+        ends: list[Callable[[], object]] = [partial(self._user.gone, self), self._engine.close]
         if above is not None:
-            above.connectionLost(self._reason or reason)
+            ends.append(partial(above.connectionLost, self._reason or reason))
+        do_all(ends)
 
     # For the link
 

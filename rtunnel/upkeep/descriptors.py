@@ -20,12 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from twisted.application.internet import TimerService
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rtunnel.relay.sockets import descriptor_limit
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import PeriodicService
 
 #: The part of the limit that strangers leave to links, signaling, ICE and files, and its bounds, in descriptors.
 RESERVE = 1 / 8
@@ -234,12 +234,9 @@ class Descriptors:
 
     # Who gives way
 
-    def service(self) -> TimerService:
+    def service(self) -> PeriodicService:
         """Return the service that calls :meth:`tick` once a second."""
-        service = TimerService(1.0, self.tick)
-        service.clock = self._clock
-        service.setName("descriptors")
-        return service
+        return PeriodicService(self._clock, "descriptors", 1.0, self.tick)
 
     def tick(self) -> None:
         """Give others what they need of the descriptors, and look who is idle. Call this once a second."""

@@ -87,7 +87,14 @@ class HeldConnection(Service, Generic[C]):
         # Where a firewall drops the packets, nothing else is logged for a while.
         self.log.info("connecting to {peer}", peer=self._peer)
         while True:
-            reason = await self._hold()
+            try:
+                reason = await self._hold()
+            except CancelledError:
+                raise
+            except Exception:
+                # A bug; but a service that dials no more would be worse.
+                self.log.failure("the connection to {peer} has failed; please report this", peer=self._peer)
+                reason = f"lost {self._peer}: an internal error"
             if not self._dials:
                 return
             wait = self._backoff.next_wait()
@@ -105,8 +112,10 @@ class HeldConnection(Service, Generic[C]):
         except Exception as error:
             return f"cannot reach {self._peer}: {reason_and_advice(error)}"
         self.connection = connection
-        reason = await connection.ended
-        self.connection = None
+        try:
+            reason = await connection.ended
+        finally:
+            self.connection = None
         return self.lost(connection, reason)
 
     def was_useful(self) -> None:

@@ -68,6 +68,8 @@ class ServiceWatch:
     :ivar problem: why the service does not answer; empty: it answers; None: nobody has tried.
     """
 
+    log = Logger()
+
     def __init__(self, reactor: Any, address: DialAddress, timeout: float, turns: DeferredSemaphore | None) -> None:
         self.problem: str | None = None
         self._reactor = reactor
@@ -183,17 +185,20 @@ class ServiceWatch:
         endpoint = self._endpoint
         self._trying = trying = self._turns.run(lambda: Deferred.fromCoroutine(try_service(endpoint)))
         trying.addBoth(self._tried, trying)
+        trying.addErrback(lambda failure: self.log.failure("in the watch of a service", failure))
 
     def _tried(self, result: object, trying: Deferred[Any]) -> None:
         if self._trying is not trying:
             return  # stopped
-        if isinstance(result, Failure):
-            self.failed(result)
-        else:
-            self._observe("")
-        self._trying = None
-        if self._tell is not None:
-            if not self._told:
+        try:
+            if isinstance(result, Failure):
+                self.failed(result)
+            else:
+                self._observe("")
+            if self._tell is not None and not self._told:
                 # It was not the service that failed.
                 self._tell()
-            self._wait()
+        finally:
+            self._trying = None
+            if self._tell is not None:
+                self._wait()

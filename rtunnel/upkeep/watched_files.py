@@ -10,6 +10,9 @@ from rtunnel.errors import ConfigError
 
 T = TypeVar("T")
 
+#: The longest text of an error that nobody has expected, in characters.
+MAX_TEXT = 1000
+
 
 class WatchedFiles(Generic[T]):
     """The parsed content of some files. If they become unusable, the last usable version stays in use.
@@ -17,20 +20,21 @@ class WatchedFiles(Generic[T]):
     Nothing runs by itself: call :meth:`refresh` regularly.
 
     :param paths: the files. A missing one counts as changed once it appears.
-    :param read: reads all of them, and raises :exc:`ConfigError` if they cannot be used.
+    :param read: reads all of them, and raises :exc:`ConfigError` if they cannot be used. Whatever else it raises, as
+        libraries do for files that they do not expect, becomes one.
     :raises ConfigError: see *read*.
     :ivar now: what *read* last returned.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], T]) -> None:
         self._paths = paths
-        self._read = read
+        self._parse = read
         # Several files, such as a key and its certificate, cannot be replaced at the same moment. Between the two
         # writes they do not fit together, so complain only if the next look finds the same.
         self._patience = min(len(paths), 2)
         self._failures = 0
         self._states = self._look()
-        self.now = read()
+        self.now = self._read()
 
     def refresh(self) -> bool:
         """Read the files again if they have changed, or could not be used the last time.
@@ -54,6 +58,15 @@ class WatchedFiles(Generic[T]):
             return False
         self._failures = 0
         return self.now != before
+
+    def _read(self) -> T:
+        try:
+            return self._parse()
+        except ConfigError:
+            raise
+        except Exception as error:
+            files = ", ".join(map(str, self._paths))
+            raise ConfigError(f"one of {files} cannot be used: {error!r}"[:MAX_TEXT]) from error
 
     def _look(self) -> list[object]:
         return [_state_of(path) for path in self._paths]

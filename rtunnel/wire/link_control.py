@@ -168,14 +168,15 @@ class LinkControl:
 
     # Control frames on their way out
 
-    def _send(self, frame_type: int, conn_id: int, payload: bytes = b"") -> None:
+    def _send(self, frame_type: int, conn_id: int, payload: bytes = b"", *, is_answer: bool = False) -> None:
         """Queue a control frame. The link fails if the peer does not read them."""
         if self.mode is Mode.CLOSED:
             return
         try:
-            self._outbox.add_control(frame_type, conn_id, payload)
+            self._outbox.add_control(frame_type, conn_id, payload, is_answer=is_answer)
         except TooMuchWaiting as error:
             self.fail(error.code, str(error))
 
     def _send_error(self, scope: str, conn_id: int, code: str, message: str) -> None:
-        self._send(frames.ERROR, conn_id, messages.encode_error(WireError(scope, code, message)))
+        error = messages.encode_error(WireError(scope, code, message))
+        self._send(frames.ERROR, conn_id, error, is_answer=scope == messages.SCOPE_TUNNEL)

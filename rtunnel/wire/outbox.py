@@ -23,11 +23,12 @@ class Outbox:
     :param max_streams: how many streams the link may have.
     :ivar control_waiting: how many bytes of control frames wait.
     :ivar max_control: how many bytes of control frames may wait.
+    :ivar answers_waiting: how many of them are answers that the peer has asked for, one by one.
     """
 
     def __init__(self, max_streams: int) -> None:
         self.max_control = MAX_CONTROL_WAITING + max_streams * MAX_CONTROL_PER_STREAM
-        self.control_waiting = 0
+        self.control_waiting = self.answers_waiting = 0
         self._control: list[bytes] = []
         self._pong: bytes | None = None
         self._turns: deque[Stream] = deque()
@@ -40,13 +41,15 @@ class Outbox:
         """Whether a control frame waits."""
         return bool(self._control) or self._pong is not None
 
-    def add_control(self, frame_type: int, conn_id: int, payload: bytes = b"") -> None:
+    def add_control(self, frame_type: int, conn_id: int, payload: bytes = b"", *, is_answer: bool = False) -> None:
         """Queue a control frame.
 
+        :param is_answer: the peer can cause as many as it likes.
         :raises TooMuchWaiting: too many bytes of control frames wait, because the peer does not read.
         """
         frame = frames.encode_frame(frame_type, conn_id, payload)
         self.control_waiting += len(frame)
+        self.answers_waiting += len(frame) * is_answer
         if self.control_waiting > self.max_control:
             raise TooMuchWaiting("our answers are not read")
         self._control.append(frame)
@@ -64,7 +67,7 @@ class Outbox:
     def take_control(self) -> list[bytes]:
         """Return all control frames, and empty their queue."""
         out, self._control = self._control, []
-        self.control_waiting = 0
+        self.control_waiting = self.answers_waiting = 0
         if self._pong is not None:
             out.append(frames.encode_frame(frames.PONG, 0, self._pong))
             self._pong = None

@@ -12,6 +12,10 @@ from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, TunnelRequest, WireError
 from rtunnel.wire.stream import Stream
 
+#: Bytes of an answer to INIT that may wait while the client does not read, for each tunnel that it may have: no honest
+#: client asks for a tunnel again before it has the answer.
+MAX_ANSWER = 256
+
 
 class StreamIds:
     """The conn_ids of all links of one server (docs/wire.rst, "conn_ids").
@@ -58,6 +62,15 @@ class ServerLink(Link):
             self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(self.hello))
         super()._settle(peer)
 
+    @property
+    def reading_paused(self) -> bool:
+        """See :class:`~rtunnel.wire.link.Link`. A server also stops reading a client that asks and does not read.
+
+        Only a server does, and only for answers: an extended client always reads, so the answers get there.
+        """
+        most = MAX_ANSWER * self.limits.max_tunnels
+        return super().reading_paused or (self._outbox.answers_waiting > most and self.mode is Mode.EXTENDED)
+
     def send_tickets(self, tickets: list[str], expires: float) -> None:
         """Ask the client for a data connection for each ticket, if both ends know data connections.
 
@@ -95,7 +108,7 @@ class ServerLink(Link):
     def accept_tunnel(self, number: int, address: str) -> None:
         """Tell the client that tunnel *number* is served at *address* (``host:port``)."""
         if self.peer is not None:
-            self._send(frames.READY, number, messages.encode_ready(address))
+            self._send(frames.READY, number, messages.encode_ready(address), is_answer=True)
 
     def refuse_tunnel(self, number: int, code: str, message: str) -> None:
         """Tell the client that tunnel *number* is not served, or no longer. Close a reference link.

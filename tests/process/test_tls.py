@@ -73,7 +73,7 @@ def start_tls(
 
 def test_200_megabytes_each_way(start_tls: Start, serve: Callable[..., Service]) -> None:
     tunnel = start_tls(serve(get=get, count=count).address)
-    assert "key exchange X25519MLKEM768, certificate of 'laptop' (ML-DSA-65)" in tunnel.server.output
+    tunnel.server.wait_for(r"key exchange X25519MLKEM768, certificate of 'laptop' \(ML-DSA-65\)")
     with tunnel.visit(b"get %d 7" % AMOUNT) as down:
         assert read_all(down) == expected(AMOUNT, 7)
     with tunnel.visit(b"count") as up:

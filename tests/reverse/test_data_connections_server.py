@@ -280,7 +280,7 @@ async def test_half_of_those_that_wait_are_not_asked_at_the_same_time(world: Wor
     server, link, port, tickets = await client_by_hand(world)
     session = session_of(server)
     # It is looked at when this test says so.
-    session._tick_call.cancel()
+    session._ticks.stop()
     waiting = [await attach(world, server, ticket) for ticket in tickets]
     await until(lambda: len(session.carriers[0]._idle) == pool.AT_FIRST == 4)
     session.carriers[0].tick(reactor.seconds())

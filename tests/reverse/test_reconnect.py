@@ -135,3 +135,20 @@ async def test_streams_of_a_lost_link_are_reset_at_both_ends(world: World) -> No
     await until(lambda: all(peer.was_reset for peer in service.peers))
     await world.reachable(2)
     assert not server.visitors
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_dials_again_whatever_the_end_of_a_link_raises(
+    world: World, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    server = world.server()
+    client = world.client(server, reconnect_min=0.01, reconnect_max=0.01)
+    await until(lambda: len(server.sessions) == 1)
+    session = client.link.session
+    assert session is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(session.data, "close", lambda **_: 1 / 0)
+        session.drop()
+        await until(lambda: client.link.session not in (None, session), "another link")
+    assert flush_logged_errors()

@@ -419,3 +419,43 @@ async def test_many_connections_one_after_the_other_leave_nothing(rtc: World) ->
         assert not sctp._outbound_stream_seq
         assert one.connection.buffered == 0
     assert attempts(rtc) == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_goes_on_after_an_attempt_that_could_not_even_begin(
+    rtc: World, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    server, service = rtc.signal(), await rtc.service()
+    rtc.host(server, service.port)
+    fails = iter([True])
+    make = client_module.ClientPeer
+
+    def fail_once(*arguments: Any) -> Any:
+        if next(fails, False):
+            raise OSError("no descriptor is left")
+        return make(*arguments)
+
+    client = rtc.client(server)
+    await rtc.connected(client)
+    monkeypatch.setattr(client_module, "ClientPeer", fail_once)
+    assert client._peer is not None
+    client._peer.give_up("a test says so")
+    await rtc.connected(client)
+    assert not next(fails, False)
+    flush_logged_errors()
+
+
+@pytest_twisted.ensureDeferred
+async def test_comes_back_whatever_the_end_of_a_connection_raises(
+    rtc: World, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    server, service = rtc.signal(), await rtc.service()
+    rtc.host(server, service.port)
+    client = rtc.client(server)
+    await rtc.connected(client)
+    peer = client._peer
+    assert peer is not None
+    monkeypatch.setattr(peer, "_ended", lambda: 1 / 0)
+    peer.give_up("a test says so")
+    await until(lambda: client._peer not in (None, peer) and client._peer.is_connected, "another connection")
+    flush_logged_errors()

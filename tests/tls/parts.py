@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -173,6 +174,19 @@ def _builder(name: str, key: Any, begin: datetime, end: datetime) -> x509.Certif
     builder = x509.CertificateBuilder().subject_name(_name(name)).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number())
     return builder.not_valid_before(begin).not_valid_after(end)
+
+
+def pem(der: bytes) -> str:
+    """A certificate's file."""
+    return f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(der).decode()}-----END CERTIFICATE-----\n"
+
+
+def with_version(certificate: x509.Certificate, version: int) -> str:
+    """The file of a certificate that says it is of this version, less one. Libraries have an exception of their own."""
+    third = bytes.fromhex("a003020102")
+    der = certificate.public_bytes(Encoding.DER)
+    assert third in der
+    return pem(der.replace(third, third[:-1] + bytes([version]), 1))
 
 
 class Lines:

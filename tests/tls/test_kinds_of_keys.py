@@ -18,7 +18,7 @@ from rtunnel.tls.credentials import Credentials, load
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import Role, TlsSettings
 from rtunnel.tls.web_server import load_web_files
-from tests.tls.parts import Authority, Holder
+from tests.tls.parts import Authority, Holder, pem, with_version
 from tests.tls.test_engine import exchange
 
 #: A self-signed certificate with a key on prime239v1, the default curve of Bouncy Castle, and its key.
@@ -162,6 +162,31 @@ def test_a_kind_that_nobody_knows(authority: Authority) -> None:
     assert classical_problem(ca) == (
         "has a key of an unknown algorithm (2.16.840.1.101.3.4.3.99), which is not known to resist quantum computers"
     )
+
+
+def test_a_version_that_nobody_knows(authority: Authority) -> None:
+    """cryptography has an exception of its own for it."""
+    holder = authority.server()
+    for path in (holder.cert, authority.cert):
+        good = path.read_bytes()
+        path.write_text(with_version(x509.load_pem_x509_certificate(good), 7))
+        with pytest.raises(ConfigError, match=f"{path} is not a certificate in PEM"):
+            load(authority.trusts(holder), Role.SERVER)
+        path.write_bytes(good)
+
+
+def test_a_name_that_openssl_cannot_read(authority: Authority) -> None:
+    """cryptography reads it, as it does not look at it in time."""
+    holder = authority.server("server\N{SNOWMAN}", file="odd")
+    for path, name in ((holder.cert, "server\N{SNOWMAN}"), (authority.cert, "test CA")):
+        good = path.read_bytes()
+        der = x509.load_pem_x509_certificate(good).public_bytes(Encoding.DER)
+        text = name.encode()
+        assert text in der
+        path.write_text(pem(der.replace(text, b"\xff" * len(text))))
+        with pytest.raises(ConfigError, match=f"{path} "):
+            load(authority.trusts(holder), Role.SERVER)
+        path.write_bytes(good)
 
 
 def test_the_key_of_another_certificate(authority: Authority) -> None:

@@ -210,11 +210,13 @@ def test_dials_no_more_and_ends_what_it_was_at(clock: Clock) -> None:
     assert not clock.getDelayedCalls()
 
 
-def test_a_mistake_of_ours_is_logged(
+def test_a_mistake_of_ours_is_logged_and_does_not_end_the_dialling(
     clock: Clock, log: deque[LogEvent], monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Callable[..., object]
 ) -> None:
     held = start(clock)
     monkeypatch.setattr(held, "lost", lambda connection, reason: 1 / 0)
     held.connect().ended.callback("cut")
-    assert ["please report this" in event["log_format"] for event in after_start(log)] == [True]
+    assert ["please report this" in event["log_format"] for event in after_start(log)] == [True, False]
+    clock.advance(60.0)
+    held.connect()
     assert flush_logged_errors(ZeroDivisionError)

@@ -148,6 +148,24 @@ def test_a_service_that_is_down_is_tried_ever_less_often_and_said_when_it_is_bac
     it.watch.stop()
 
 
+def test_a_mistake_of_ours_does_not_end_the_watch(
+    lines: Any, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Any
+) -> None:
+    it = Watched()
+    it.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(it.watch, "failed", lambda _failure: 1 / 0)
+        it.endpoint.refuse()
+    assert flush_logged_errors(ZeroDivisionError)
+    it.wait()
+    # In the meantime the log says that there is no answer yet.
+    while it.tried < 2:
+        it.wait()
+    it.endpoint.accept()
+    assert lines()[-1] == (LogLevel.info, ANSWERS)
+    it.watch.stop()
+
+
 def test_visitors_are_observations(lines: Any) -> None:
     it = Watched()
     it.start()

@@ -127,6 +127,18 @@ def test_a_failure_that_ends_without_a_change(one: Reader, monkeypatch: pytest.M
     assert not one.files.refresh()
 
 
+def test_what_a_library_raises_is_an_error_like_others(one: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(one.files, "_parse", lambda: int("x"))
+        replace(one.paths[0], "2")
+        with pytest.raises(ConfigError, match=r"one of .*/one cannot be used: ValueError.*'x'"):
+            one.files.refresh()
+        assert not one.files.refresh()
+    assert one.files.refresh()
+    with pytest.raises(ConfigError, match=r"cannot be used: ZeroDivisionError"):
+        WatchedFiles(one.paths, lambda: 1 / 0)
+
+
 def test_files_that_cannot_be_used_at_the_start(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("1")

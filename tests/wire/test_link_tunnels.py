@@ -19,6 +19,7 @@ from rtunnel.wire.events import (
 )
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import TunnelRequest
+from rtunnel.wire.server_link import MAX_ANSWER
 from tests.wire.pair import (
     REQUEST,
     Pair,
@@ -27,6 +28,7 @@ from tests.wire.pair import (
     lone_client,
     lone_server,
     open_on_client,
+    open_on_server,
     raw,
     raw_error,
     raw_hello,
@@ -230,6 +232,39 @@ def test_a_reference_visitor_without_tunnel_0() -> None:
     del lone.link.tunnels[0]
     assert lone.feed(raw(frames.NEW_CONN, 9)) == []
     assert lone.sent() == [(frames.CLOSE_CONN, 9, b"")]
+
+
+@pytest.mark.parametrize("payload", [b"nonsense", b"80:x"])
+def test_a_client_that_asks_and_does_not_read_is_not_read(payload: bytes) -> None:
+    """So little of it waits, and the client is dead in the end. No other frames, and no data, have this effect."""
+    lone = extended_server(LinkLimits(max_tunnels=8))
+
+    def is_read() -> bool:
+        return not lone.link.reading_paused
+
+    for number in range(8):
+        lone.feed(raw(frames.INIT, number, b"80:x"))
+        lone.link.refuse_tunnel(number, Code.PORT_IN_USE, "x" * 150)
+        open_on_server(lone)
+        lone.link.send(next(iter(lone.link.streams.values())), bytes(100_000))
+    assert is_read(), "an honest client asks for all its tunnels at once"
+    for _ in range(100):
+        lone.feed(raw(frames.INIT, 1, payload))
+        lone.link.refuse_tunnel(1, Code.PORT_IN_USE, "no")
+        if not is_read():
+            break
+    assert 8 * MAX_ANSWER < lone.link._outbox.control_waiting < 12 * MAX_ANSWER
+    lone.sent()
+    assert is_read()
+
+
+def test_a_client_always_reads() -> None:
+    """If both ends stopped when their answers waited, both might wait for ever."""
+    lone = extended_client(LinkLimits(max_streams=1))
+    for number in range(1, 1000):
+        lone.feed(raw(frames.NEW_CONN, number, b'{"tunnel":5}'))
+    assert lone.link._outbox.control_waiting > 60_000
+    assert not lone.link.reading_paused
 
 
 def test_events_of_an_unread_flood_are_bounded_by_the_link() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -17,6 +18,7 @@ from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.sockets import SocketTransport, below_tls, format_address, tune
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import Repeated, do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
@@ -97,7 +99,7 @@ class LinkProtocol(Protocol):
         self._handling = False
         self._connection_full = False
         self._reading_paused = False
-        self._tick_call: IDelayedCall | None = None
+        self._ticks = Repeated(clock, "the tick of a link", self._tick)
         self._linger_call: IDelayedCall | None = None
         self._handlers: dict[type[events.Event], Callable[[Any], None]] = {
             events.DataReceived: self._data_received,
@@ -119,7 +121,7 @@ class LinkProtocol(Protocol):
         self.connected_now = True
         tune(self.transport)
         self.transport.registerProducer(self, True)
-        self._tick_call = self.clock.callLater(self.link.liveness.tick_every, self._tick)
+        self._ticks.start(self.link.liveness.tick_every)
         self.flush()
 
     def dataReceived(self, data: bytes) -> None:
@@ -133,14 +135,11 @@ class LinkProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Reset every stream that has not ended."""
         self.connected_now = False
-        for call in (self._tick_call, self._linger_call):
-            if call is not None and call.active():
-                call.cancel()
+        self._ticks.stop()
+        if self._linger_call is not None and self._linger_call.active():
+            self._linger_call.cancel()
         self.link.close(Code.CONNECTION_LOST, reason_of(reason))
-        for stream in list(self.link.streams.values()):
-            self.link.reset(stream, Code.CONNECTION_LOST, "the link is lost")
-            if stream.owner is not None:
-                stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
+        do_all([partial(self._lose_stream, stream) for stream in self.link.streams.values()])
         ignored = self.link.ignored
         if ignored:
             self.log.debug(
@@ -150,8 +149,12 @@ class LinkProtocol(Protocol):
                 kinds=", ".join(f"{count} x {what}" for what, count in ignored.most_common(5)),
             )
 
+    def _lose_stream(self, stream: Stream) -> None:
+        self.link.reset(stream, Code.CONNECTION_LOST, "the link is lost")
+        if stream.owner is not None:
+            stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
+
     def _tick(self) -> None:
-        self._tick_call = self.clock.callLater(self.link.liveness.tick_every, self._tick)
         self.link.tick(self.clock.seconds())
         self.handle_events()
         self.flush()

@@ -29,7 +29,7 @@ from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.tls.identity import Peer
-from rtunnel.upkeep.agent import AGENT
+from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.held_connection import HeldConnection
 from rtunnel.upkeep.service_watch import ServiceWatch, may_try

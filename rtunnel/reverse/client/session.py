@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,8 +19,10 @@ from rtunnel.relay.sockets import format_host_port, text_prefix, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import do_all
 from rtunnel.upkeep.service_watch import ServiceWatch
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
@@ -120,6 +123,7 @@ class ClientSession(LinkProtocol):
 
     def connectionMade(self) -> None:
         """Say HELLO and ask for the first tunnel; the others wait for the answer."""
+        limit_messages(self.transport)
         for tunnel in self._tunnels:
             self.link.request_tunnel(tunnel.number, tunnel.request)
         self._held = b""
@@ -144,10 +148,12 @@ class ClientSession(LinkProtocol):
         for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
             if call is not None and call.active():
                 call.cancel()
-        self._rest_watches()
-        self.data.close(cut=not self.peer_has_left)
-        super().connectionLost(reason)
-        self.ended.callback(self.why_lost or reason_of(reason))
+        close_data = partial(self.data.close, cut=not self.peer_has_left)
+        try:
+            do_all([self._rest_watches, close_data, partial(super().connectionLost, reason)])
+        finally:
+            # Whatever happens, the service dials again.
+            self.ended.callback(self.why_lost or reason_of(reason))
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. Close the data connections with the link."""
@@ -155,10 +161,11 @@ class ClientSession(LinkProtocol):
         super()._close_connection(half=half)
 
     def _tick(self) -> None:
-        super()._tick()
-        self.data.tick(self.clock.seconds())
-        self.log_limiter.tick()
-        self._dialler.look_at_files()
+        data_tick = partial(self.data.tick, self.clock.seconds())
+        look = self._dialler.look_at_files
+        do_all([super()._tick, data_tick, self.log_limiter.tick, look, self._look_at_certificates])
+
+    def _look_at_certificates(self) -> None:
         if self.link.is_closed:
             return
         if self.identity is not None and (why := self._dialler.why_revoked(self.identity)):

@@ -5,19 +5,21 @@ A change takes effect at once, also for open links.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
-from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
 from rtunnel.errors import Code, ConfigError, Refused
-from rtunnel.reverse.door import Door
+from rtunnel.reverse.door import Door, Incoming
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
+from rtunnel.tls.credentials import Loaded
 from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import PeriodicService, do_all
 
 #: Seconds between two checks of the files.
 LOOK_EVERY = 1.0
@@ -36,7 +38,7 @@ class IGuarded(Protocol):
     def check_tunnel(self, backend: Backend) -> None: ...
 
 
-class Guard(TimerService):
+class Guard(PeriodicService):
     """Checks the files regularly, and enforces what they say.
 
     :param tls: the server's TLS, if it has any.
@@ -45,9 +47,7 @@ class Guard(TimerService):
     log = Logger()
 
     def __init__(self, reactor: Any, server: IGuarded, tls: TlsListener | None) -> None:
-        super().__init__(LOOK_EVERY, self.look)
-        self.clock = reactor
-        self.setName("guard")
+        super().__init__(reactor, "guard", LOOK_EVERY, self.look)
         self._reactor = reactor
         self._server = server
         self._tls = tls
@@ -55,9 +55,9 @@ class Guard(TimerService):
 
     def look(self) -> None:
         """Check the files, and enforce what they say."""
-        self._server.log_limiter.tick()
-        if self._tls is not None:
-            self._look_at_tls(self._tls)
+        do_all([self._server.log_limiter.tick, self._look_at_tls, self._look_at_rights])
+
+    def _look_at_rights(self) -> None:
         try:
             changed = self._server.admission.refresh()
         except ConfigError as error:
@@ -67,7 +67,10 @@ class Guard(TimerService):
                 self.log.info("the clients file has changed, and is in use now")
                 self._enforce_rights()
 
-    def _look_at_tls(self, tls: TlsListener) -> None:
+    def _look_at_tls(self) -> None:
+        tls = self._tls
+        if tls is None:
+            return
         credentials = tls.credentials
         tls.log_limiter.tick()
         now = self._reactor.seconds()
@@ -78,27 +81,32 @@ class Guard(TimerService):
             self.log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=error)
         if changed:
             self.log.info("the TLS files have changed; new links use them")
-            self._close_revoked(tls)
+            self._close_revoked(tls.credentials.now)
         elif self._warned_at is not None and now - self._warned_at < WARN_EVERY:
             return
         self._warned_at = now
         for warning in credentials.now.warnings:
             self.log.warn("{warning}", warning=warning)
 
-    def _close_revoked(self, tls: TlsListener) -> None:
-        for session in list(self._server.sessions):
-            if session.identity is not None and (why := tls.credentials.now.why_revoked(session.identity)):
-                session.fail(Code.UNAUTHORIZED, why)
-        for incoming in list(self._server.door.incoming):
-            if incoming.identity is not None and (why := tls.credentials.now.why_revoked(incoming.identity)):
-                incoming.refuse(why)
+    def _close_revoked(self, now: Loaded) -> None:
+        def close(connection: ServerSession | Incoming) -> None:
+            if connection.identity is None or not (why := now.why_revoked(connection.identity)):
+                return
+            if isinstance(connection, Incoming):
+                connection.refuse(why)
+            else:
+                connection.fail(Code.UNAUTHORIZED, why)
+
+        do_all([partial(close, each) for each in (*self._server.sessions, *self._server.door.incoming)])
 
     def _enforce_rights(self) -> None:
-        for session in list(self._server.sessions):
-            if not session.is_asked_for or not session.check_admission():
-                continue
-            for backend in list(session.backends.values()):
-                try:
-                    self._server.check_tunnel(backend)
-                except Refused as refusal:
-                    session.revoke_tunnel(backend, refusal)
+        do_all([partial(self._enforce_rights_of, session) for session in self._server.sessions])
+
+    def _enforce_rights_of(self, session: ServerSession) -> None:
+        if not session.is_asked_for or not session.check_admission():
+            return
+        for backend in list(session.backends.values()):
+            try:
+                self._server.check_tunnel(backend)
+            except Refused as refusal:
+                session.revoke_tunnel(backend, refusal)

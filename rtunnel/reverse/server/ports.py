@@ -22,6 +22,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.interfaces import Backend, ISession
+from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.accepting import pause_when_full
 from rtunnel.upkeep.visitors import Visitors
 
@@ -48,6 +49,7 @@ class VisitorFactory(LandingFactory):
         return SocketEnd(self._connected, self._visitors.discard)
 
     def _connected(self, end: SocketEnd) -> None:
+        limit_messages(end.transport)
         self._arrived(Visitor(end.transport.getPeer(), end, self._visitors.discard))
 
     def landed(self, accepted: Accepted, address: Any) -> None:

@@ -15,7 +15,6 @@ import secrets
 from functools import partial
 from typing import Any
 
-from twisted.application.internet import TimerService
 from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.logger import Logger
 
@@ -35,10 +34,11 @@ from rtunnel.reverse.server.session import ServerSession
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.listener import TlsListener
-from rtunnel.upkeep.agent import AGENT
+from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.data_connection import Tickets
@@ -109,9 +109,7 @@ class TunnelServer(DrainingService):
             )
             self.shared.setServiceParent(self)
         if settings.visitor_idle:
-            idle = TimerService(settings.visitor_idle, self._abort_idle_visitors)
-            idle.clock = reactor
-            idle.setName("idle visitors")
+            idle = PeriodicService(reactor, "idle visitors", settings.visitor_idle, self._abort_idle_visitors)
             idle.setServiceParent(self)
 
     def startService(self) -> None:

@@ -25,6 +25,7 @@ from rtunnel.reverse.secured import log_secured
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.tls.identity import Peer
+from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, TunnelRequest
@@ -149,9 +150,8 @@ class ServerSession(LinkProtocol):
         """Free the client's ports, then reset its streams."""
         for stream in self.link.streams.values():
             self._may_outlive(stream.owner)
-        self._server.session_lost(self)
-        self._close_carriers()
-        super().connectionLost(reason)
+        lost = partial(super().connectionLost, reason)
+        do_all([partial(self._server.session_lost, self), self._close_carriers, lost])
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. Close the data connections with the link."""
@@ -163,9 +163,8 @@ class ServerSession(LinkProtocol):
             carrier.close(cut=not self.peer_has_left)
 
     def _tick(self) -> None:
-        super()._tick()
-        for carrier in self.carriers:
-            carrier.tick(self.clock.seconds())
+        now = self.clock.seconds()
+        do_all([super()._tick, *(partial(carrier.tick, now) for carrier in self.carriers)])
 
     def lose(self, why: str, detail: str = "", code: str = Code.TAKEN_OVER) -> None:
         """Drop the client, and free at once what it has.

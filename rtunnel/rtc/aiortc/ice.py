@@ -180,7 +180,10 @@ class IceAgent(PatientConnection):
         best = protocols[:MAX_REFLEXIVE] if self._settings.stun_server else []
         asking = [self._reflexive(protocol) for protocol in best]
         asking += [self._relayed(server) for server in self._settings.turn_servers]
-        await asyncio.gather(*asking)
+        for error in await asyncio.gather(*asking, return_exceptions=True):
+            if error is not None:
+                # A server may answer anything, and this must not end the others' candidates.
+                self._log_limiter.warn("a STUN or TURN server cannot be used: {error}", error=repr(error)[:200])
         self._gathering = None
         self._on_candidate(None)
 

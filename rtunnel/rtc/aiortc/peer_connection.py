@@ -338,9 +338,11 @@ class PeerConnection:
             return
         # Channels end first; what their users still send is dropped.
         self._state = State.CLOSED
-        self._sctp.drop()
-        self.close()
-        self._user.lost(reason)
+        try:
+            self._sctp.drop()
+            self.close()
+        finally:
+            self._user.lost(reason)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -22,8 +22,9 @@ from zope.interface import implementer
 
 from rtunnel.reasons import reason_of
 from rtunnel.rtc.settings import SignalClientSettings
+from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.web_client import ServerCheck
-from rtunnel.upkeep.agent import AGENT
+from rtunnel.upkeep import AGENT
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL
 
@@ -116,6 +117,7 @@ class ClientProtocol(WebSocketClientProtocol):
 
     def connectionMade(self) -> None:
         """Start the handshake and its time-out."""
+        limit_messages(self.transport)
         self._wait(max(0.0, self._deadline - self._reactor.seconds()), self._too_slow)
         super().connectionMade()
 
@@ -217,8 +219,8 @@ class ClientProtocol(WebSocketClientProtocol):
         self._heard = False
         # The complaint did not end the connection.
         self._complaint = ""
-        self.sendPing(_ALIVE)
         self._wait(PING_EVERY, self._look)
+        self.sendPing(_ALIVE)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Called by Autobahn."""
@@ -261,8 +263,13 @@ class ClientProtocol(WebSocketClientProtocol):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         was_open = self.state not in (self.STATE_CONNECTING, self.STATE_PROXY_CONNECTING)
-        super().connectionLost(reason)
-        self.ended.callback(self._why_lost(reason, was_open))
+        why = reason_of(reason)
+        try:
+            super().connectionLost(reason)
+            why = self._why_lost(reason, was_open)
+        finally:
+            # Whatever happens, the owner dials again.
+            self.ended.callback(why)
 
     def _why_lost(self, reason: Failure, was_open: bool) -> str:
         if self._complaint:

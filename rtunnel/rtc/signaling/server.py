@@ -9,9 +9,9 @@ The :class:`~rtunnel.rtc.signaling.switchboard.Switchboard` keeps track of who i
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
@@ -26,6 +26,7 @@ from rtunnel.rtc.signaling.server_protocol import ServerFactory
 from rtunnel.tls.web_server import WebCredentials, WebTlsFactory
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import PeriodicService, do_all
 
 
 class _Door(QuietFactory):
@@ -67,10 +68,7 @@ class SignalServer(MultiService):
         self.listener = Listener(reactor, settings.addr, _Door(self.connections, factory), "signaling port", "--addr")
         self.listener.setServiceParent(self)
         self.factory.descriptors.service().setServiceParent(self)
-        watch = TimerService(times.look_every, self._look)
-        watch.clock = reactor
-        watch.setName("watch")
-        watch.setServiceParent(self)
+        PeriodicService(reactor, "watch", times.look_every, self._look).setServiceParent(self)
 
     def startService(self) -> None:
         """Start, and warn if anybody can use this server or read its tokens."""
@@ -92,10 +90,11 @@ class SignalServer(MultiService):
             )
 
     def _look(self) -> None:
-        self._log_limiter.tick()
         now = self.reactor.seconds()
-        for connection in self.connections:
-            connection.tick(now)
+        ticks = [partial(connection.tick, now) for connection in self.connections]
+        do_all([self._log_limiter.tick, *ticks, self._look_at_files])
+
+    def _look_at_files(self) -> None:
         if self._credentials is None:
             return
         try:

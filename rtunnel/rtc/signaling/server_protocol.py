@@ -8,6 +8,7 @@ time-outs, which the server's one timer checks (:meth:`ServerProtocol.tick`).
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -29,9 +30,11 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.limits import MessageRate, Times
 from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State, Switchboard
+from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.web_server import explain_web_failure
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 
@@ -98,6 +101,7 @@ class ServerProtocol(WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
+        limit_messages(self.transport)
         address = self.transport.getPeer()
         self.peer_name = format_address(address)
         self.address_prefix = address_prefix(address)
@@ -117,14 +121,15 @@ class ServerProtocol(WebSocketServerProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
-        super().connectionLost(reason)
-        if self._in_handshake:
-            self._tell_failure(reason)
-        self._switchboard.left(self.party)
-        self._connections.remove(self)
+        lost = partial(super().connectionLost, reason)
+        tell = partial(self._tell_failure, reason)
+        left = partial(self._switchboard.left, self.party)
+        do_all([lost, tell, left, partial(self._connections.remove, self)])
 
     def _tell_failure(self, reason: Failure) -> None:
         """Log why there is no TLS, unless this end did not wait for it."""
+        if not self._in_handshake:
+            return
         why = explain_web_failure(reason.value)
         if self._aborted:
             if self._deadline is None or self._clock.seconds() < self._deadline:

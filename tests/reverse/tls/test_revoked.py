@@ -13,8 +13,9 @@ from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import Hello, TunnelRequest
+from tests.leftovers import LoggedError
 from tests.reverse.net import HOST, Peer, until
-from tests.tls.parts import Authority, Ends
+from tests.tls.parts import Authority, Ends, with_version
 
 
 class Client(Peer):
@@ -66,3 +67,38 @@ async def test_a_link_that_resumes_a_session(speaks: bool, authority: Authority,
         assert len(server.sessions) == 1
     finally:
         first.abort()
+
+
+@ensureDeferred
+async def test_one_that_cannot_be_closed_does_not_save_the_others(
+    authority: Authority, ends: Ends, flush_logged_errors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard goes on whatever happens, and so does the list of those to close."""
+    server = ends.start_server(authority.trusts(authority.server()))
+    holders = [authority.client(f"client {number}", file=f"client{number}") for number in range(3)]
+    for holder in holders:
+        ends.start_client(authority.trusts(holder))
+    await until(lambda: len(server.sessions) == 3)
+    first = next(iter(server.sessions))
+    monkeypatch.setattr(first, "fail", lambda *_: 1 / 0)
+    authority.revoke(*holders)
+    await until(lambda: len(server.sessions) == 1)
+    assert list(server.sessions) == [first]
+    await ends.lines.wait_for("guard has failed and goes on; please report this: ZeroDivisionError.* at guard.py")
+    assert flush_logged_errors(LoggedError)
+    # It looks again.
+    await ends.lines.wait_for("guard works again")
+
+
+@ensureDeferred
+async def test_files_that_no_library_reads_do_not_end_the_guard(authority: Authority, ends: Ends) -> None:
+    server = ends.start_server(authority.trusts(authority.server()))
+    holder = authority.client()
+    ends.start_client(authority.trusts(holder))
+    await until(lambda: server.sessions)
+    good = authority.cert.read_bytes()
+    authority.cert.write_text(with_version(authority.certificate, 7))
+    await ends.lines.wait_for("the TLS files cannot be used, and those from before stay in use")
+    authority.cert.write_bytes(good)
+    authority.revoke(holder)
+    await ends.lines.wait_for("closed by us: unauthorized: the certificate of 'laptop' is revoked")

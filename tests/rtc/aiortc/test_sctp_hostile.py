@@ -645,6 +645,27 @@ async def test_channels_of_a_peer_that_resets_nothing_do_not_pile_up_for_ever() 
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_waits_for_a_peer_that_acknowledges_nothing_is_bounded() -> None:
+    """It opens channels and resets them, over and over."""
+    with ended(Pair(max_channels=50)) as pair:
+        peer = await hostile(pair)
+        pair.wires[1].passes = lambda packet: False
+        sequence = pair.two._reconfig_response_seq
+        waiting = 0
+        for number in range(150):
+            stream = 2 * (number % 40)
+            await peer.put(peer.data(stream, DCEP, opening()))
+            await peer.put(peer.data(stream, BINARY, b"x"))
+            sequence = (sequence + 1) % 2**32
+            await peer.put(reset(sequence, pair.one._last_sacked_tsn, stream))
+            await peer.settle()
+            two = pair.two
+            queued = sum(map(len, two._queue._queues)) + len(two._outbound_queue) + len(two._reconfig_queue)
+            waiting = max(waiting, queued)
+        assert waiting <= 100
+
+
+@pytest_twisted.ensureDeferred
 async def test_nothing_is_logged_when_the_way_out_is_gone() -> None:
     with ended(Pair()) as pair:
         await pair.connect()

@@ -16,7 +16,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.rtc.signaling import client_protocol, link as signal_link
 from rtunnel.rtc.signaling.client_protocol import ClientProtocol
-from rtunnel.upkeep.agent import AGENT
+from rtunnel.upkeep import AGENT
 from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, REFERENCE_MAX_MESSAGE, SUBPROTOCOL, Signal, encode_signal
 from tests.leftovers import TestLog
 from tests.ports import free_port

@@ -1,0 +1,150 @@
+"""Peers that ask for new keys again and again, under every kind of TLS that we have."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from OpenSSL import SSL
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from rtunnel.tls.credentials import Credentials
+from rtunnel.tls.engine import TOO_MANY_MESSAGES, TlsEngine
+from rtunnel.tls.messages import limit_messages
+from rtunnel.tls.openssl import MAX_STEPS
+from rtunnel.tls.socket import TlsSocket
+from rtunnel.tls.web_server import WebCredentials
+from tests.relay.direct_rig import connected
+from tests.tls.key_updates import Hand
+from tests.tls.parts import Authority, client_of, server_of
+from tests.tls.test_engine import exchange, pair
+
+#: Far more than one connection may have.
+MANY = 20_000
+#: What we may be made to say: what comes of one read, and a little.
+MOST_ANSWERED = 65536 + 32768
+
+
+def test_new_keys_now_and_then(server: Credentials, client: Credentials) -> None:
+    """As other libraries take them, after so many records."""
+    hand = Hand(client.now.context)
+    first, second = pair(server, client)
+    for number in range(MAX_STEPS // 10):
+        assert first.receive(hand.update() + hand.data(b"x" * number)) == b"x" * number
+        second.receive(first.output())
+    assert not first.failure
+    first.send(b"answer")
+    assert second.receive(first.output()) == b"answer"
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("asks", [False, True])
+def test_new_keys_again_and_again(asks: bool, mixed: bool, server: Credentials, client: Credentials) -> None:
+    hand = Hand(client.now.context)
+    first, _ = pair(server, client)
+    answered = sent = 0
+    while not first.failure:
+        records = [hand.update(request=asks) + (hand.data(b"x") if mixed else b"") for _ in range(100)]
+        sent += len(records)
+        first.receive(b"".join(records))
+        answered += len(first.output())
+        assert sent < MANY
+    assert first.failure == TOO_MANY_MESSAGES
+    assert answered < MOST_ANSWERED
+    assert first.receive(hand.update()) == first.output() == b""
+
+
+def test_a_socket_under_tls(authority: Authority) -> None:
+    """OpenSSL writes the answers within a read. What the peer does not read is bounded, or ends the connection."""
+    here, there = connected("tcp")
+    here.setblocking(False)
+    credentials = client_of(authority)
+    hand = Hand(credentials.now.context)
+    first, second = TlsEngine(server_of(authority)), TlsEngine(credentials)
+    second.start()
+    exchange(first, second)
+    wire = TlsSocket(here, first)
+    count = 0
+    while not wire.is_over:
+        there.sendall(hand.update())
+        with suppress(BlockingIOError, ConnectionResetError):
+            wire.recv(1 << 14)
+        count += 1
+        assert count < MANY
+    assert count > MAX_STEPS // 10
+    with pytest.raises(ConnectionResetError):
+        wire.recv(1 << 14)
+    wire.close()
+    there.close()
+
+
+def test_a_full_socket_under_tls(authority: Authority) -> None:
+    """There is no room for the answer: the connection ends, and nothing is kept."""
+    here, there = connected("tcp", 4096)
+    here.setblocking(False)
+    credentials = client_of(authority)
+    hand = Hand(credentials.now.context)
+    first, second = TlsEngine(server_of(authority)), TlsEngine(credentials)
+    second.start()
+    exchange(first, second)
+    wire = TlsSocket(here, first)
+    with suppress(BlockingIOError):
+        while True:
+            wire.send(bytes(1 << 14))
+    # OpenSSL answers when there is room, but not twice.
+    for _ in range(3):
+        there.sendall(hand.update())
+        with suppress(BlockingIOError, ConnectionResetError):
+            wire.recv(1 << 14)
+    assert wire.is_over
+    wire.close()
+    there.close()
+
+
+class Above(Protocol):
+    """What is above Twisted's TLS."""
+
+    def connectionMade(self) -> None:
+        limit_messages(self.transport)
+        limit_messages(self.transport)
+
+
+class Below(StringTransport):
+    """What is below it, and does not send anything."""
+
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+def test_twisteds_tls(authority: Authority) -> None:
+    holder = authority.server()
+    credentials = WebCredentials(holder.cert, holder.key)
+    tls: Any = TLSMemoryBIOFactory(credentials, False, Factory.forProtocol(Above), Clock()).buildProtocol(None)
+    below: Any = Below()
+    tls.makeConnection(below)
+    context = SSL.Context(SSL.TLS_METHOD)
+    hand = Hand(context)
+    client = SSL.Connection(context, None)
+    client.set_connect_state()
+    for _ in range(3):
+        with suppress(SSL.WantReadError):
+            client.do_handshake()
+        with suppress(SSL.WantReadError):
+            tls.dataReceived(client.bio_read(1 << 16))
+        if below.value():
+            client.bio_write(below.value())
+        below.clear()
+    tls.dataReceived(hand.update() + hand.data(b"hello"))
+    assert not below.aborted
+    count = 0
+    while not below.aborted:
+        tls.dataReceived(hand.update())
+        count += 1
+        assert count < MANY
+    assert len(below.value()) < MOST_ANSWERED
