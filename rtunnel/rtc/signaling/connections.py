@@ -9,10 +9,11 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 
+from rtunnel.relay.places import Places
 from rtunnel.relay.sockets import address_prefix, format_address
 from rtunnel.upkeep.log_limiter import LogLimiter
 
-#: How many connections may be unregistered at once; one more replaces the oldest.
+#: How many connections may be unregistered at once. One more replaces the oldest of the address that has most.
 MAX_UNREGISTERED = 1024
 
 
@@ -45,7 +46,7 @@ class Connections:
         self._max_per_address = max_per_address
         self._log_limiter = log_limiter
         self._all: set[Connection] = set()
-        self._unregistered: dict[Connection, None] = {}
+        self._unregistered: Places[Connection] = Places()
         self._per_address: Counter[str] = Counter()
         self._closed: Deferred[None] | None = None
 
@@ -70,22 +71,22 @@ class Connections:
     def add(self, connection: Connection) -> None:
         """Add a connection that was just made. It counts as unregistered."""
         if len(self._unregistered) >= MAX_UNREGISTERED:
-            oldest = next(iter(self._unregistered))
-            del self._unregistered[oldest]
-            oldest.abort()
+            first = self._unregistered.first_to_go
+            self._unregistered.discard(first)
+            first.abort()
         self._all.add(connection)
-        self._unregistered[connection] = None
+        self._unregistered.add(connection, connection.address_prefix)
         if connection.address_prefix:
             self._per_address[connection.address_prefix] += 1
 
     def has_registered(self, connection: Connection) -> None:
         """Take note that *connection* has registered, so that others no longer replace it."""
-        self._unregistered.pop(connection, None)
+        self._unregistered.discard(connection)
 
     def remove(self, connection: Connection) -> None:
         """Remove a connection that was lost."""
         self._all.discard(connection)
-        self._unregistered.pop(connection, None)
+        self._unregistered.discard(connection)
         if connection.address_prefix:
             self._per_address[connection.address_prefix] -= 1
             if not self._per_address[connection.address_prefix]:
