@@ -38,8 +38,8 @@ def websocket(port: int, source: str, name: str = "") -> socket.socket:
     return connection
 
 
-def ask(port: int, name: str, host: socket.socket) -> None:
-    """An honest client comes, makes an offer to the host, and goes."""
+def ask(port: int, name: str, host: socket.socket) -> bytes:
+    """An honest client comes, makes an offer to the host, and goes; what the host receives up to that offer."""
     with websocket(port, HONEST) as client:
         client.sendall(message(type="offer", sender_id=name, target_id="host", payload={"sdp": name}))
         received = b"\r\n\r\n"
@@ -48,6 +48,7 @@ def ask(port: int, name: str, host: socket.socket) -> None:
             data = host.recv(65536)
             assert data, "the host is still there"
             received += data
+    return received
 
 
 @contextmanager
@@ -88,10 +89,9 @@ def test_offers_to_a_host(twistd: Twistds) -> None:
     server, port = start(twistd)
     offer = message(type="offer", target_id="host", payload={"sdp": "x"})
     with websocket(port, HONEST, "host") as host:
-        received = b"\r\n\r\n"
         with gauge(server) as used, websocket(port, FLOODER, "flooder") as flooder:
             flooder.sendall(offer * 450)
-            ask(port, "honest", host)
+            received = ask(port, "honest", host)
             flooder.sendall(message(type="candidate", target_id="host", payload="the last"))
             while b"the last" not in received:
                 received += host.recv(65536)
