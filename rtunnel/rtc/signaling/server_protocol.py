@@ -273,7 +273,9 @@ class ServerProtocol(WebSocketServerProtocol):
     def _fail_connection(self, code: int = GOING_AWAY, reason: str = "going away") -> None:
         # Autobahn would either drop the connection without a close frame, or go on parsing.
         self.failedByMe = True
-        self._log_limiter.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
+        self._log_limiter.warn(
+            "{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=clean_text(reason)
+        )
         self._switchboard.left(self.party)
         self.close(code, reason)
         self._stop_listening()
