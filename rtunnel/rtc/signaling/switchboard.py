@@ -58,8 +58,10 @@ class Line(Protocol):
 
     #: The other end's address, for the log.
     peer_name: str
-    #: By what its offers are counted.
-    budget_key: Hashable
+
+    @property
+    def budget_key(self) -> Hashable:
+        """By what the offers of the other end are counted."""
 
     @property
     def is_slow(self) -> bool:
