@@ -52,8 +52,8 @@ _LEGACY_FIELDS = frozenset(
     ("message", "time", "system", "isError", "format", "failure", "why", "logLevel", "printed", "eventSource")
 )
 
-#: About how long a line of text is without its message.
-TIME_AND_SYSTEM = 64
+#: About how long a line of text is without its message and its source.
+TIME_AND_LEVEL = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,8 @@ def _json_length(event: LogEvent) -> int:
 
 def _text_length(event: LogEvent) -> int:
     failure = event.get("log_failure")
-    return TIME_AND_SYSTEM + len(formatEvent(event)) + (len(_traceback(failure)) if failure is not None else 0)
+    message = formatEvent(event) + (_traceback(failure) if failure is not None else "")
+    return TIME_AND_LEVEL + len(event.get("log_namespace") or "") + len(message)
 
 
 def _log_file(twistd: TwistdLogging) -> Any:

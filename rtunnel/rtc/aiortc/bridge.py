@@ -19,6 +19,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from rtunnel.names import look_up
+from rtunnel.wire.messages import clean_text
 
 _log = Logger()
 
@@ -100,6 +101,7 @@ class _ToTwisted(logging.Handler):
             message = record.getMessage()
         except (TypeError, ValueError):
             message = str(record.msg)
+        message = clean_text(message)
         if mistake and error is not None:
             _log.failure("{library}: {text}", Failure(error), library=record.name, text=message)
         else:

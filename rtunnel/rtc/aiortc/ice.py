@@ -39,6 +39,7 @@ from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate, show_cand
 from rtunnel.rtc.aiortc.turn import explain, tls_context, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.wire.messages import clean_text
 
 # aioice renews TURN channels by the time of day, which may be set back.
 vars(turn)["time"] = SimpleNamespace(time=time.monotonic)
@@ -268,7 +269,7 @@ class IceAgent(PatientConnection):
         try:
             await self.add_remote_candidate(parse_candidate(text) if text else None)
         except UnusableCandidate as error:
-            self.log.debug("a candidate of the peer cannot be used: it is {error}", error=str(error))
+            self.log.debug("a candidate of the peer cannot be used: it is {error}", error=clean_text(str(error)))
             self._unusable[str(error)] += 1
 
     async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
@@ -292,7 +293,7 @@ class IceAgent(PatientConnection):
             self._remote_candidates_resolving -= 1
         if address is None:
             raise UnusableCandidate("hidden behind a name in .local that nobody in our network knows")
-        self.log.debug("{name} is {address}", name=candidate.host, address=address)
+        self.log.debug("{name} is {address}", name=clean_text(candidate.host), address=address)
         if not self._closing:
             self._add_remote_candidate(candidate, address)
 

@@ -9,11 +9,12 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 
+from rtunnel.relay.places import Places
 from rtunnel.relay.sockets import address_prefix, format_address
 from rtunnel.upkeep.descriptors import Descriptors, Place
 from rtunnel.upkeep.log_limiter import LogLimiter
 
-#: How many connections may be unregistered at once; one more replaces the oldest.
+#: How many connections may be unregistered at once. One more replaces the oldest of the address that has most.
 MAX_UNREGISTERED = 1024
 
 
@@ -53,7 +54,8 @@ class Connections:
         self._log_limiter = log_limiter
         self._all: set[Connection] = set()
         self._descriptors = descriptors
-        self._unregistered: dict[Connection, Place] = {}
+        self._unregistered: Places[Connection] = Places()
+        self._held: dict[Connection, Place] = {}
         self._per_address: Counter[str] = Counter()
         self._closed: Deferred[None] | None = None
 
@@ -78,17 +80,19 @@ class Connections:
     def add(self, connection: Connection) -> None:
         """Add a connection that was just made. It counts as unregistered."""
         if len(self._unregistered) >= MAX_UNREGISTERED:
-            oldest = next(iter(self._unregistered))
-            self.has_registered(oldest)
-            oldest.abort()
+            first = self._unregistered.first_to_go
+            self.has_registered(first)
+            first.abort()
         self._all.add(connection)
-        self._unregistered[connection] = self._descriptors.add(connection, connection.address_prefix, "signaling")
+        self._unregistered.add(connection, connection.address_prefix)
+        self._held[connection] = self._descriptors.add(connection, connection.address_prefix, "signaling")
         if connection.address_prefix:
             self._per_address[connection.address_prefix] += 1
 
     def has_registered(self, connection: Connection) -> None:
         """Take note that *connection* has registered, so that others no longer replace it."""
-        place = self._unregistered.pop(connection, None)
+        self._unregistered.discard(connection)
+        place = self._held.pop(connection, None)
         if place is not None:
             self._descriptors.remove(place)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
-from rtunnel.upkeep.token_bucket import TokenBucket
+from rtunnel.upkeep.token_bucket import KeyedBuckets, TokenBucket
 
 #: How many seconds' worth of messages may come at once.
 BURST = 10
@@ -13,6 +14,12 @@ BURST = 10
 ANSWER = 8
 #: The most extra messages at any time: nobody answers more than a thousand offers at once.
 MAX_ANSWERS = 1024 * ANSWER
+
+#: Offers to one party from one address, a second and in a burst: two attempts of all connections that an address may
+#: have by default, since they may come back at the same time. And offers to one party from all: as many as a host may
+#: have clients by default. Each costs the host milliseconds, and a socket for each of its addresses.
+OFFERS, OFFERS_BURST = 5.0, 128
+ALL_OFFERS, ALL_OFFERS_BURST = 20.0, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +51,28 @@ TIMES = Times()
 class MessageRate:
     """How fast a peer may send: a token bucket, plus an allowance for answers to the offers that it was sent.
 
+    It bounds these offers too.
+
     :param rate: messages per second; :data:`BURST` times as many in a burst.
     """
 
     def __init__(self, rate: int, now: float) -> None:
         self._bucket = TokenBucket(rate, rate * BURST, now)
         self._answers = 0
+        self._offers: KeyedBuckets | None = None
 
-    def allow_answer(self) -> None:
-        """Let the peer send :data:`ANSWER` more messages, whenever it likes."""
+    def takes_offer_of(self, sender: Hashable, now: float) -> bool:
+        """Count an offer to the peer, and let it send :data:`ANSWER` more messages, whenever it likes.
+
+        :param sender: by what the offers of its sender are counted.
+        :returns: False if there are too many offers.
+        """
+        if self._offers is None:
+            self._offers = KeyedBuckets(OFFERS, OFFERS_BURST, ALL_OFFERS, ALL_OFFERS_BURST, now)
+        if not self._offers.take(sender, 1, now):
+            return False
         self._answers = min(self._answers + ANSWER, MAX_ANSWERS)
+        return True
 
     def take(self, now: float) -> bool:
         """Count a message. Return False if the peer sends too fast."""

@@ -1,13 +1,14 @@
 """One connection to the signaling server: HTTP at first, then a WebSocket.
 
 Autobahn parses the handshake and the frames. This module adds the rest: a bound on the size of the request, paths other
-than ``/``, who may connect, how often a peer may send, how much may wait for a peer that does not read, and all
-time-outs, which the server's one timer checks (:meth:`ServerProtocol.tick`).
+than ``/``, who may connect, how often and how much a peer may send, how much may wait for a peer that does not read,
+and all time-outs, which the server's one timer checks (:meth:`ServerProtocol.tick`).
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Hashable
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -28,8 +29,10 @@ from rtunnel.relay.last_bytes import abort_at_once
 from rtunnel.relay.sockets import address_prefix, format_address
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
+from rtunnel.rtc.signaling.http import NO_TLS_HERE, Step, encode_answer, read_request
 from rtunnel.rtc.signaling.limits import MessageRate, Times
-from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State, Switchboard
+from rtunnel.rtc.signaling.pace import Pace, Paces
+from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Line, Party, State, Switchboard
 from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.web_server import explain_web_failure
 from rtunnel.upkeep.descriptors import Descriptors
@@ -38,8 +41,6 @@ from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 
-#: The longest head of a request, in bytes.
-MAX_HEAD = 16384
 #: Bytes that may wait for a peer that does not read, beyond what the transport buffers before it pauses us.
 MAX_UNSENT = 1024 * 1024
 #: Above this, messages from other peers are refused. Otherwise they could get a peer dropped by sending it more than
@@ -49,16 +50,7 @@ SLOW = MAX_UNSENT // 2
 GOING_AWAY = 1001
 UNSUPPORTED_DATA = 1003
 
-#: How a TLS ClientHello begins. It may or may not contain an empty line, so do not look for the end of an HTTP head.
-_TLS_HANDSHAKE = b"\x16\x03"
-_NO_TLS_HERE = (
-    "it speaks TLS, which this server does not; write ws:// there, or give this server --tls-cert-file and "
-    "--tls-key-file"
-)
-
 _log = Logger()
-
-_HEADERS = {401: "WWW-Authenticate: Bearer\r\n", 426: "Upgrade: websocket\r\n"}
 
 
 @implementer(IPushProducer, IHandshakeListener)
@@ -67,11 +59,13 @@ class ServerProtocol(WebSocketServerProtocol):
 
     :ivar address_prefix: the key under which its address is counted.
     :ivar touched: set whenever bytes come; the search for idle connections clears it.
+    :ivar budget_key: whose budgets it uses: its address's, or its own if all come from the address of a proxy.
     """
 
     # This class logs what bad peers do, in fewer lines than Autobahn.
     log = tx.make_logger(level="none")
     transport: Any
+    _pace: Pace
 
     def __init__(self, factory: ServerFactory) -> None:
         super().__init__()
@@ -83,6 +77,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self._connections = factory.connections
         self.address_prefix = ""
         self.touched = True
+        self.budget_key: Hashable = self
         self.party = Party(self)
         self.peer_name = ""
         # The deadline of the current step (the upgrade, the first message, closing).
@@ -105,6 +100,9 @@ class ServerProtocol(WebSocketServerProtocol):
         address = self.transport.getPeer()
         self.peer_name = format_address(address)
         self.address_prefix = address_prefix(address)
+        if self.address_prefix and self.factory.settings.max_per_address:
+            self.budget_key = self.address_prefix
+        self._pace = Pace(self.factory.paces, self.budget_key, self.transport, self._handle)
         super().connectionMade()
         self._connections.add(self)
 
@@ -116,6 +114,13 @@ class ServerProtocol(WebSocketServerProtocol):
         """See :class:`twisted.internet.protocol.Protocol`."""
         self._heard = self._clock.seconds()
         self.touched = True
+        if self._deaf:
+            return
+        self._pace.received(data)
+        if self._pace.is_waiting:
+            self._log_limiter.warn("{peer} is read slowly: its address keeps this server busy", peer=self.peer_name)
+
+    def _handle(self, data: bytes) -> None:
         if not self._deaf:
             super().dataReceived(data)
 
@@ -142,6 +147,12 @@ class ServerProtocol(WebSocketServerProtocol):
 
     def tick(self, now: float) -> None:
         """Check the time-outs, and ping when it is time."""
+        self._pace.go_on()
+        if self._pace.is_waiting:
+            # We do not hear what it says, and that is no fault of its own.
+            self._heard = now
+            if self._probe is not None:
+                self._probe = (self._probe[0], now + self._times.answer)
         is_open = self.state == self.STATE_OPEN
         if is_open and self.party.state in (State.WAITING, State.REGISTERED):
             self._deadline = None
@@ -190,25 +201,12 @@ class ServerProtocol(WebSocketServerProtocol):
 
     def processHandshake(self) -> None:
         """Called by Autobahn before there is a WebSocket. Requests for other paths are answered here."""
-        head, end, _ = self.data.partition(b"\r\n\r\n")
-        if len(head) > MAX_HEAD:
-            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-            return
-        if self.data.startswith(_TLS_HANDSHAKE):
-            # Read the whole hello: closing with unread bytes resets the connection, and the answer may be lost.
-            if len(self.data) >= 5 + int.from_bytes(self.data[3:5], "big"):
-                self.failHandshake(_NO_TLS_HERE)
-            return
-        if not end:
-            return
-        words = head.partition(b"\r\n")[0].split(b" ")
-        path = words[1].partition(b"?")[0] if len(words) == 3 else b"/"
-        if path == b"/healthz":
-            is_read = words[0] in (b"GET", b"HEAD")
-            self._answer(HTTPStatus.OK if is_read else HTTPStatus.METHOD_NOT_ALLOWED, "ok", words[0] != b"HEAD")
-        elif path != b"/":
-            self._answer(HTTPStatus.NOT_FOUND)
-        else:
+        step, answer = read_request(self.data)
+        if step is Step.ANSWER:
+            self._answer(answer)
+        elif step is Step.NO_TLS:
+            self.failHandshake(NO_TLS_HERE)
+        elif step is Step.WEBSOCKET:
             super().processHandshake()
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
@@ -225,15 +223,10 @@ class ServerProtocol(WebSocketServerProtocol):
         self._log_limiter.warn(
             "{peer} gets no WebSocket ({code:d}): {why}", peer=self.peer_name, code=code, why=clean_text(reason)
         )
-        self._answer(HTTPStatus(code))
+        self._answer(encode_answer(HTTPStatus(code)))
 
-    def _answer(self, status: HTTPStatus, body: str = "", with_body: bool = True) -> None:
-        page = (body if status == HTTPStatus.OK else status.phrase) + "\n"
-        head = (
-            f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            f"Content-Length: {len(page)}\r\nConnection: close\r\n{_HEADERS.get(status, '')}\r\n"
-        )
-        self.sendData((head + page * with_body).encode("ascii"))
+    def _answer(self, answer: bytes) -> None:
+        self.sendData(answer)
         self._deadline = self._clock.seconds() + self._times.close
         self._deaf = True
         self.dropConnection()
@@ -261,6 +254,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self._switchboard.receive(self.party, payload)
         if self.party.state in (State.WAITING, State.REGISTERED):
             self._connections.has_registered(self)
+        self._pace.is_registered = self.party.state is State.REGISTERED
 
     def onPing(self, payload: bytes) -> None:
         """Called by Autobahn."""
@@ -289,11 +283,14 @@ class ServerProtocol(WebSocketServerProtocol):
         """Ignore everything that the peer sends from now on."""
         self._deaf = True
         self.data = b""
+        self._pace.drop()
 
     def _fail_connection(self, code: int = GOING_AWAY, reason: str = "going away") -> None:
         # Autobahn would either drop the connection without a close frame, or go on parsing.
         self.failedByMe = True
-        self._log_limiter.warn("{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=reason)
+        self._log_limiter.warn(
+            "{peer} broke the WebSocket protocol: {why}", peer=self.peer_name, why=clean_text(reason)
+        )
         self._switchboard.left(self.party)
         self.close(code, reason)
         self._stop_listening()
@@ -325,9 +322,9 @@ class ServerProtocol(WebSocketServerProtocol):
             self._probe = (secrets.token_bytes(8), self._clock.seconds() + self._times.answer)
             self.sendPing(self._probe[0])
 
-    def expect_answer(self) -> None:
+    def takes_offer_of(self, sender: Line) -> bool:
         """See :class:`~rtunnel.rtc.signaling.switchboard.Line`."""
-        self._rate.allow_answer()
+        return self._rate.takes_offer_of(sender.budget_key, self._clock.seconds())
 
     # Sending
 
@@ -369,6 +366,7 @@ class ServerFactory(WebSocketServerFactory):
         self.settings = settings
         self.times = times
         self.log_limiter = log_limiter
+        self.paces = Paces(reactor)
         self.tokens = BearerTokens(settings.valid_tokens)
         self.origins = Origins(settings.allowed_origins)
         self.descriptors = Descriptors(reactor)

@@ -20,6 +20,7 @@ No message is stored, except those of a party that waits for its ID.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -59,6 +60,10 @@ class Line(Protocol):
     peer_name: str
 
     @property
+    def budget_key(self) -> Hashable:
+        """By what the offers of the other end are counted."""
+
+    @property
     def is_slow(self) -> bool:
         """Whether the other end does not read, so that others should not be able to send it more."""
 
@@ -71,8 +76,11 @@ class Line(Protocol):
     def probe(self) -> None:
         """Ping the other end. :meth:`Switchboard.probe_answered` or :meth:`Switchboard.left` follows."""
 
-    def expect_answer(self) -> None:
-        """Do not count the other end's answer to an offer against its message rate."""
+    def takes_offer_of(self, sender: Line) -> bool:
+        """Count an offer of *sender* to the other end; return False if there are too many.
+
+        The answer to it does not count against the other end's message rate.
+        """
 
 
 class State(Enum):
@@ -277,8 +285,15 @@ class Switchboard:
             self._mistake(party, "a message that is too large")
             return
         if signal.type == OFFER:
+            if not target.line.takes_offer_of(party.line):
+                self._log_limiter.warn(
+                    "{peer} makes too many offers to '{id}'; some are refused",
+                    peer=party.line.peer_name,
+                    id=clean_text(target.id),
+                )
+                self._send_error(party, f"'{target.id}' gets too many offers", about=target.id)
+                return
             self._remember_offer(party, target)
-            target.line.expect_answer()
         elif signal.type == ANSWER:
             party.offers_from.pop(target, None)
             target.offers_to.pop(party, None)

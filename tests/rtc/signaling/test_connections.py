@@ -93,6 +93,17 @@ def test_descriptors_are_taken_from_those_that_have_not_registered(clock: Clock)
     assert not descriptors.held
 
 
+def test_whoever_has_most_gives_way(connections: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood from one address costs that address its own connections."""
+    monkeypatch.setattr(connections_module, "MAX_UNREGISTERED", 4)
+    honest = Fake(connections, "198.51.100.1")
+    flood = [Fake(connections) for _ in range(20)]
+    assert honest.told == ""
+    assert [one.told for one in flood] == ["abort"] * 17 + [""] * 3
+    other = Fake(connections, "203.0.113.1")
+    assert (honest.told, other.told, flood[17].told) == ("", "", "abort")
+
+
 def test_nobody_is_waited_for_where_nobody_is(connections: Connections, clock: Clock) -> None:
     assert Deferred.fromCoroutine(connections.close(clock, 2.0)).called
 

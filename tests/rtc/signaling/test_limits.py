@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from rtunnel.rtc.signaling.limits import ANSWER, BURST, MAX_ANSWERS, MessageRate
+import pytest
+
+from rtunnel.rtc.signaling import limits
+from rtunnel.rtc.signaling.limits import (
+    ALL_OFFERS,
+    ALL_OFFERS_BURST,
+    ANSWER,
+    BURST,
+    MAX_ANSWERS,
+    OFFERS,
+    OFFERS_BURST,
+    MessageRate,
+)
 
 
 def test_so_many_messages_a_second_and_a_burst() -> None:
@@ -15,13 +27,33 @@ def test_so_many_messages_a_second_and_a_burst() -> None:
     assert not rate.take(700.0)
 
 
-def test_answers_do_not_count_but_there_is_an_end_to_them() -> None:
+def test_answers_do_not_count_but_there_is_an_end_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ALL_OFFERS_BURST", 2 * MAX_ANSWERS)
     rate = MessageRate(2, 100.0)
-    rate.allow_answer()
+    assert rate.takes_offer_of("somebody", 100.0)
     assert all(rate.take(100.0) for _ in range(2 * BURST + ANSWER))
     assert not rate.take(100.0)
     rate = MessageRate(1, 100.0)
-    for _ in range(MAX_ANSWERS):
-        rate.allow_answer()
+    for number in range(MAX_ANSWERS):
+        assert rate.takes_offer_of(number, 100.0)
     assert all(rate.take(100.0) for _ in range(BURST + MAX_ANSWERS))
     assert not rate.take(100.0)
+
+
+def test_so_many_offers_of_one_address() -> None:
+    rate = MessageRate(50, 100.0)
+    assert [rate.takes_offer_of("flood", 100.0) for _ in range(OFFERS_BURST + 1)] == [True] * OFFERS_BURST + [False]
+    taken = sum(rate.takes_offer_of("flood", 100.0 + number / 450) for number in range(4500))
+    assert OFFERS * 10 - 1 <= taken <= OFFERS * 10 + 1
+    assert rate.takes_offer_of("honest", 110.0)
+
+
+def test_so_many_offers_of_all_addresses_and_whoever_makes_few_goes_first() -> None:
+    rate = MessageRate(50, 100.0)
+    taken = 0
+    for number in range(100_000):
+        now = 100 + number / 1000
+        taken += rate.takes_offer_of(number % 50, now)
+        if number % 10_000 == 9_999:
+            assert rate.takes_offer_of("honest", now)
+    assert taken <= ALL_OFFERS_BURST + ALL_OFFERS * 100

@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
+from rtunnel.rtc.signaling import limits, pace
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.rtc.signaling.switchboard import MAX_MISTAKES
 from tests.reverse.net import Peer, reactor, turns, until
@@ -25,6 +26,15 @@ from tests.rtc.signaling.server_parts import (
     frame,
     short,
 )
+
+
+@pytest.fixture
+def much_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One address may send a lot before it is read slowly, and make many offers."""
+    monkeypatch.setattr(pace, "ADDRESS_BURST", 1e6)
+    monkeypatch.setattr(pace, "BURST", 1e9)
+    monkeypatch.setattr(limits, "OFFERS_BURST", 1000)
+    monkeypatch.setattr(limits, "ALL_OFFERS_BURST", 1_000_000)
 
 
 async def websocket(signaling: SignalWorld, data: bytes = b"") -> Peer:
@@ -276,6 +286,7 @@ async def test_a_burst_is_all_right(signaling: SignalWorld) -> None:
         assert (await host.take())["payload"] == number
 
 
+@pytest.mark.usefixtures("much_is_allowed")
 @pytest_twisted.ensureDeferred
 async def test_clients_cannot_make_a_host_say_too_much(signaling: SignalWorld) -> None:
     await signaling.start(max_rate=10)
@@ -294,6 +305,38 @@ async def test_clients_cannot_make_a_host_say_too_much(signaling: SignalWorld) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_an_offer_too_many_is_refused(signaling: SignalWorld) -> None:
+    await signaling.start(max_rate=10_000)
+    host = await signaling.host()
+    peer = await signaling.host("peer")
+    for _ in range(limits.OFFERS_BURST + 50):
+        peer.put("offer", "host")
+    assert "too many offers" in await peer.take_error(about="host")
+    await until(lambda: len(host.messages) + len(peer.messages) == limits.OFFERS_BURST + 49)
+    assert len(host.messages) >= limits.OFFERS_BURST
+    assert not peer.over
+    assert "makes too many offers to 'host'" in str(signaling.lines("warn"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_keeps_the_server_busy_is_read_slowly(
+    signaling: SignalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that it has sent is lost, and it is not taken for dead meanwhile."""
+    monkeypatch.setattr(pace, "ADDRESS_BURST", 0.001)
+    await signaling.start(short(ping_every=0.2, silent=0.5), max_rate=10_000, max_per_address=0)
+    host = await signaling.host()
+    peer = await signaling.host("peer")
+    for number in range(100):
+        peer.put("candidate", "host", payload=[number, "x" * 3000])
+    await until(lambda: "is read slowly" in str(signaling.lines("warn")))
+    for number in range(100):
+        assert (await host.take())["payload"][0] == number
+    await peer.is_alive()
+
+
+@pytest.mark.usefixtures("much_is_allowed")
+@pytest_twisted.ensureDeferred
 async def test_others_cannot_have_a_peer_dropped_that_reads_slowly(signaling: SignalWorld) -> None:
     await signaling.start(max_rate=1000)
     host = await signaling.host()
@@ -310,6 +353,7 @@ async def test_others_cannot_have_a_peer_dropped_that_reads_slowly(signaling: Si
     assert (message["type"], message["sender_id"]) == ("error", "nobody at all")
 
 
+@pytest.mark.usefixtures("much_is_allowed")
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_read_the_errors_it_causes(signaling: SignalWorld) -> None:
     await signaling.start(max_rate=100_000)

@@ -16,6 +16,7 @@ from rtunnel.rtc.signaling.switchboard import (
     MAX_UNANSWERED,
     POLICY_VIOLATION,
     TRY_AGAIN_LATER,
+    Line,
     Party,
     State,
     Switchboard,
@@ -39,6 +40,8 @@ class FakeLine:
         self.offers = 0
 
     is_slow = False
+    has_room = True
+    budget_key = "192.0.2.1"
 
     def send(self, text: bytes) -> None:
         assert not self.close_code
@@ -51,8 +54,9 @@ class FakeLine:
     def probe(self) -> None:
         self.asked += 1
 
-    def expect_answer(self) -> None:
-        self.offers += 1
+    def takes_offer_of(self, sender: Line) -> bool:
+        self.offers += self.has_room
+        return self.has_room
 
     # What the other end does
 
@@ -508,6 +512,20 @@ def test_who_gets_an_offer_may_answer() -> None:
     assert (host.offers, client.offers) == (1, 0)
     client.say("candidate", "client", "host")
     assert host.offers == 1
+
+
+def test_too_many_offers_are_refused_and_the_connection_stays() -> None:
+    board = Board()
+    host, client = board.host(), board.client()
+    host.sent.clear()
+    host.has_room = False
+    client.say("offer", "client", "host", SDP)
+    assert "too many offers" in client.take_error(about="host")
+    client.say("candidate", "client", "host", {})
+    assert [message["type"] for message in host.sent] == ["candidate"]
+    host.has_room = True
+    client.say("offer", "client", "host", SDP)
+    assert host.sent[-1]["type"] == "offer"
 
 
 def test_hosts_that_come_and_go_cannot_fill_the_log(log: TestLog) -> None:
