@@ -10,6 +10,7 @@ Each client's offer makes a peer connection, a :class:`HostPeer`. Peer connectio
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -33,6 +34,7 @@ from rtunnel.rtc.udp_client import show_service
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.service_watch import ServiceWatch, may_try
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
@@ -84,6 +86,7 @@ class HostPeer(Peer):
             host.peer_ended,
             host.stream_ended,
             host.log_limiter,
+            host.memory,
         )
         self._host = host
         self._peer_extension = extension
@@ -145,6 +148,11 @@ class HostPeer(Peer):
         self.log.debug("{label} of client {client}", label=clean_text(channel.label), client=clean_text(self.name))
         end.dial(service.endpoint, failed)
 
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`Peer`."""
+        yield from super().holdings()
+        yield from self._flows.table.holdings()
+
     def _ended(self) -> None:
         super()._ended()
         self._flows.close()
@@ -163,6 +171,7 @@ class RtcHost(DrainingService):
         super().__init__(reactor, "rtc-host", settings.drain)
         self.settings = settings
         self.log_limiter = LogLimiter(self.log, reactor)
+        self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.is_draining = False
         turns = may_try(settings.check_services)
         self.offered = {one.name: Service(one, reactor, settings.dial_timeout, turns) for one in settings.services}
@@ -179,6 +188,8 @@ class RtcHost(DrainingService):
     def _watch(self) -> None:
         for peer in list(self._peers.values()):
             peer.tick()
+        # What SCTP keeps is not announced; it comes slowly enough for this.
+        self.memory.look()
         self.log_limiter.tick()
 
     # Called by signaling

@@ -35,6 +35,15 @@ LOG = (
     ),
 )
 
+MEMORY = Setting(
+    "memory",
+    sizes(16 * MIB, 1024 * GIB),
+    "Most memory that visitors and peers can make this process use, beyond what it needs when it is idle; a quarter of "
+    "the machine's if not given.",
+    EndSettings,
+    no_default="a quarter of the machine's",
+)
+
 #: Settings of both ends.
 BOTH = (
     Setting(
@@ -72,6 +81,7 @@ BOTH = (
         "of a link.",
         LinkLimits,
     ),
+    MEMORY,
     Setting("max-frame", sizes(64 * KIB, 16 * MIB), "Largest frame that is accepted, 64K to 16M.", LinkLimits),
     Setting(
         "keepalive-interval",

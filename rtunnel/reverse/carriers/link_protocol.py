@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -14,8 +14,10 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.sockets import SocketTransport, below_tls, format_address, tune
+from rtunnel.relay.last_bytes import buffered
+from rtunnel.relay.sockets import SocketTransport, address_prefix, below_tls, format_address, tune
 from rtunnel.tls.identity import Peer
+from rtunnel.upkeep.memory import STREAM, Memory
 from rtunnel.wire import events
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
@@ -37,10 +39,12 @@ class LinkStream:
         self._user = user
         self.stream = stream
         stream.owner = user
+        protocol.memory.add(STREAM)
 
     def write(self, data: bytes) -> None:
         """See :class:`IStream`."""
         protocol, stream = self._protocol, self.stream
+        protocol.memory.add(len(data))
         protocol.link.send(stream, data)
         protocol.flush()
         if stream.wants_pause and not stream.paused:
@@ -69,6 +73,7 @@ class LinkProtocol(Protocol):
 
     :param link: a new state machine, which nothing else has used.
     :param clock: provides the time for keepalive.
+    :param memory: what the process may hold.
     :ivar identity: the other end as authenticated by TLS; None without TLS. Set before there is a connection.
     :ivar peer_name: the connection's other end, for logs.
     :ivar connected_now: whether there is a connection.
@@ -81,9 +86,11 @@ class LinkProtocol(Protocol):
     owner_says_why = False
     transport: SocketTransport  # type: ignore[assignment]
 
-    def __init__(self, link: Link, clock: IReactorTime) -> None:
+    def __init__(self, link: Link, clock: IReactorTime, memory: Memory) -> None:
         self.link = link
         self.clock = clock
+        self.memory = memory
+        link.windows.growth = memory.growth
         self.identity: Peer | None = None
         self.peer_name = ""
         self.connected_now = False
@@ -112,6 +119,7 @@ class LinkProtocol(Protocol):
         if self.identity is not None and self.identity.name:
             self.peer_name += f" ({self.identity.name})"
         self.connected_now = True
+        self.memory.join(self)
         tune(self.transport)
         self.transport.registerProducer(self, True)
         self._tick_call = self.clock.callLater(self.link.liveness.tick_every, self._tick)
@@ -121,6 +129,7 @@ class LinkProtocol(Protocol):
         """Pass bytes to the state machine."""
         if not self.connected_now:
             return
+        self.memory.add(len(data))
         self.link.receive_data(data, self.clock.seconds())
         self.handle_events()
         self.flush()
@@ -128,6 +137,7 @@ class LinkProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Reset every stream that has not ended."""
         self.connected_now = False
+        self.memory.leave(self)
         for call in (self._tick_call, self._linger_call):
             if call is not None and call.active():
                 call.cancel()
@@ -182,6 +192,43 @@ class LinkProtocol(Protocol):
 
     def stopProducing(self) -> None:
         """Do nothing: the connection is lost, and ``connectionLost`` follows."""
+
+    # Memory, see IParty
+
+    @property
+    def payer(self) -> str:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        return address_prefix(self.transport.getPeer()) or self.peer_name
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        link = self.link
+        yield link.held + buffered(self.transport), self
+        for streams in (link.streams.values(), link.lingering):
+            for stream in streams:
+                theirs = 0 if stream.owner is None else stream.owner.buffered()
+                yield STREAM + stream.queued + stream.receive_window.waiting + theirs, stream
+
+    def free(self, holding: Any) -> None:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        if holding is self:
+            self.drop()
+        elif not isinstance(holding, Stream):
+            holding.abort()
+        elif holding.open or holding.lingering:
+            why = "the process is short of memory (--memory)"
+            self.link.reset(holding, Code.STALLED, why)
+            if holding.owner is not None:
+                holding.owner.was_reset(Code.STALLED, why)
+            self.flush()
+
+    def set_short(self, is_short: bool, is_full: bool) -> None:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        self.link.windows.is_short, self.link.windows.is_full = is_short, is_full
+
+    def measure_growth(self) -> int:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        return self.link.windows.measure(stream.receive_window for stream in self.link.streams.values())
 
     # Ends
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -88,7 +88,7 @@ class ClientSession(LinkProtocol):
         dialler: IDialler,
         watches: Sequence[ServiceWatch],
     ) -> None:
-        super().__init__(link, reactor)
+        super().__init__(link, reactor, dialler.memory)
         self._settings = settings
         self._dialler = dialler
         self._visitors = visitors
@@ -157,6 +157,7 @@ class ClientSession(LinkProtocol):
         super()._tick()
         self.data.tick(self.clock.seconds())
         self.log_limiter.tick()
+        self.memory.tick()
         self._dialler.look_at_files()
         if self.link.is_closed:
             return
@@ -186,6 +187,16 @@ class ClientSession(LinkProtocol):
 
     def _public(self, port: int) -> str:
         return format_host_port(self._settings.server.host or "server", port)
+
+    @property
+    def payer(self) -> str:
+        """See :class:`LinkProtocol`."""
+        return f"the link to {self.peer_name}"
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`LinkProtocol`."""
+        yield from super().holdings()
+        yield from self.data.holdings()
 
     # Events of the link
 

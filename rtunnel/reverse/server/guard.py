@@ -17,6 +17,7 @@ from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 
 #: Seconds between two checks of the files.
 LOOK_EVERY = 1.0
@@ -30,6 +31,7 @@ class IGuarded(Protocol):
     admission: Admission
     door: Door
     log_limiter: LogLimiter
+    memory: Memory
     sessions: Roster[ServerSession]
 
     def check_tunnel(self, backend: Backend) -> None: ...
@@ -55,6 +57,7 @@ class Guard(TimerService):
     def look(self) -> None:
         """Check the files, and enforce what they say."""
         self._server.log_limiter.tick()
+        self._server.memory.tick()
         if self._tls is not None:
             self._look_at_tls(self._tls)
         try:

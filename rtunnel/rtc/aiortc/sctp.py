@@ -75,6 +75,8 @@ MAX_MISORDERED = 1024
 #: How many chunks are kept because their message is incomplete or not the next one. A peer sends one message after
 #: another, so an honest peer causes no more than those out of order and those of the largest message.
 MAX_KEPT = 2 * MAX_MISORDERED
+#: What a chunk costs in memory at most, in bytes: its object, and 1,200 bytes.
+CHUNK_COST = 2048
 #: How many gaps and duplicates fit into one SACK.
 MAX_REPORTED = 128
 
@@ -126,6 +128,12 @@ class Association(RTCSctpTransport):
     def buffered(self) -> int:
         """How many bytes were sent on reliable channels and have not been transmitted yet."""
         return self._queue.stream_bytes + sum(len(chunk.user_data) for chunk in self._outbound_queue)
+
+    @property
+    def kept(self) -> int:
+        """How many bytes of memory take the chunks that are in flight, or were received in parts or too early."""
+        kept = sum(len(stream.reassembly) for stream in self._inbound_streams.values())
+        return (len(self._sent_queue) + len(self._outbound_queue) + kept) * CHUNK_COST
 
     @property
     def datagrams_dropped(self) -> int:

@@ -27,6 +27,7 @@ from rtunnel.rtc.signaling.server_protocol import ServerFactory
 from rtunnel.tls.web_server import WebCredentials
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory, default_memory
 
 
 class _Door(QuietFactory):
@@ -55,7 +56,8 @@ class SignalServer(MultiService):
         self.reactor = reactor
         self._times = times
         self._log_limiter = LogLimiter(self.log, reactor)
-        self.factory = ServerFactory(reactor, settings, times, self._log_limiter)
+        memory = Memory(settings.memory or default_memory(), reactor, self.log)
+        self.factory = ServerFactory(reactor, settings, times, self._log_limiter, memory)
         self.connections = self.factory.connections
         self.switchboard = self.factory.switchboard
         factory: IProtocolFactory = self.factory
@@ -93,6 +95,7 @@ class SignalServer(MultiService):
 
     def _look(self) -> None:
         self._log_limiter.tick()
+        self.factory.memory.tick()
         now = self.reactor.seconds()
         for connection in self.connections:
             connection.tick(now)

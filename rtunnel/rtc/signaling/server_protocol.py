@@ -27,9 +27,11 @@ from rtunnel.relay.sockets import address_prefix, format_address
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.limits import MessageRate, Times
+from rtunnel.rtc.signaling.share import Share
 from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Party, State, Switchboard
 from rtunnel.tls.web_server import explain_web_failure
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
 
@@ -75,6 +77,8 @@ class ServerProtocol(WebSocketServerProtocol):
         self._log_limiter = factory.log_limiter
         self._switchboard = factory.switchboard
         self._connections = factory.connections
+        self._memory = factory.memory
+        self._share = Share(self)
         self.address_prefix = ""
         self.party = Party(self)
         self.peer_name = ""
@@ -99,6 +103,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self.address_prefix = address_prefix(address)
         super().connectionMade()
         self._connections.add(self)
+        self._memory.join(self._share)
 
     def handshakeCompleted(self) -> None:
         """See :class:`IHandshakeListener`."""
@@ -107,6 +112,7 @@ class ServerProtocol(WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         """See :class:`twisted.internet.protocol.Protocol`."""
         self._heard = self._clock.seconds()
+        self._memory.add(len(data))
         if not self._deaf:
             super().dataReceived(data)
 
@@ -117,6 +123,7 @@ class ServerProtocol(WebSocketServerProtocol):
             self._tell_failure(reason)
         self._switchboard.left(self.party)
         self._connections.remove(self)
+        self._memory.leave(self._share)
 
     def _tell_failure(self, reason: Failure) -> None:
         """Log why there is no TLS, unless this end did not wait for it."""
@@ -320,6 +327,7 @@ class ServerProtocol(WebSocketServerProtocol):
         """Called by Autobahn for everything that is sent."""
         if self._aborted:
             return
+        self._memory.add(len(data))
         if self._paused:
             self._unsent += len(data)
             if self._unsent > MAX_UNSENT:
@@ -349,11 +357,14 @@ class ServerFactory(WebSocketServerFactory):
 
     noisy = False
 
-    def __init__(self, reactor: Any, settings: SignalSettings, times: Times, log_limiter: LogLimiter) -> None:
+    def __init__(
+        self, reactor: Any, settings: SignalSettings, times: Times, log_limiter: LogLimiter, memory: Memory
+    ) -> None:
         super().__init__(reactor=reactor, server="")
         self.settings = settings
         self.times = times
         self.log_limiter = log_limiter
+        self.memory = memory
         self.tokens = BearerTokens(settings.valid_tokens)
         self.origins = Origins(settings.allowed_origins)
         self.connections = Connections(settings.max_per_address, log_limiter)
