@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from rtunnel.addresses import ListenAddress
-from rtunnel.coercions import dial_address, integer, interface, listen_address, optional, port_ranges, server_address
+from rtunnel.coercions import (
+    dial_address,
+    integer,
+    interface,
+    listen_address,
+    optional,
+    port_ranges,
+    server_address,
+    size,
+)
 from rtunnel.options.settings.declaration import (
     COUNT,
     GIB,
@@ -37,7 +46,7 @@ LOG = (
 
 MEMORY = Setting(
     "memory",
-    sizes(16 * MIB, 1024 * GIB),
+    Kind(optional(size(16 * MIB, 1024 * GIB), None), "16M to 1024G"),
     "Most memory that visitors and peers can make this process use, beyond what it needs when it is idle; a quarter of "
     "the machine's if not given.",
     EndSettings,
