@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": {"errors"},
     "relay": {"errors", "reasons"},
     "pki": SHARED,
-    "upkeep": {"relay", *SHARED},
+    "upkeep": {"wire", "relay", *SHARED},
     "tls": {"wire", "relay", "pki", "upkeep", *SHARED},
     "access": {"relay", "upkeep", "tls", *SHARED},
     "reverse": {"wire", "relay", "tls", "access", "upkeep", *SHARED},

@@ -19,6 +19,12 @@ from rtunnel.relay.sockets import StreamSocket
 
 #: Seconds that a peer under TLS gets to read what comes before a cut, and to close.
 PATIENCE_AFTER_CUT = 3.0
+#: What a relay costs in itself, in bytes, and what OpenSSL adds for each socket under TLS.
+COST, TLS_COST = 2 * 1024, 54 * 1024
+
+
+def _ignore(_count: int) -> None:
+    pass
 
 
 class DirectRelay:
@@ -30,12 +36,14 @@ class DirectRelay:
     :param reactor: watches the sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :param on_end: called once, with this relay, when both sockets are closed, maybe within :meth:`start` or
         :meth:`abort`.
+    :param kept: called with the number of bytes that a socket does not take at once, and that stay in memory;
+        it may abort this or another relay.
     :param to_left: bytes for the left socket that were read from the right one before.
     :param to_right: bytes for the right socket that were read from the left one before.
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.
     """
 
-    __slots__ = ("_last_bytes", "_left", "_on_end", "_right", "reactor", "touched")
+    __slots__ = ("_last_bytes", "_left", "_on_end", "_right", "kept", "reactor", "touched")
 
     def __init__(
         self,
@@ -44,11 +52,13 @@ class DirectRelay:
         right: StreamSocket,
         on_end: Callable[[DirectRelay], None],
         *,
+        kept: Callable[[int], None] = _ignore,
         to_left: bytes = b"",
         to_right: bytes = b"",
     ) -> None:
         self.reactor = reactor
         self.touched = True
+        self.kept = kept
         self._on_end: Callable[[DirectRelay], None] | None = on_end
         self._last_bytes: LastBytes | None = None
         self._left = Side(self, left, to_left)
@@ -74,6 +84,12 @@ class DirectRelay:
             self._right.start()
         except OSError:
             self.abort()
+
+    @property
+    def held(self) -> int:
+        """How many bytes of memory this takes. What is in pipes is the kernel's."""
+        sides = self._left, self._right
+        return COST + sum(len(side.pending) + (0 if side.is_plain else TLS_COST) for side in sides)
 
     def abort(self) -> None:
         """Reset both connections at once."""

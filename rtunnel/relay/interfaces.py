@@ -58,3 +58,6 @@ class IStreamUser(Interface):
 
     def resume() -> None:
         """Write bytes to the stream again."""
+
+    def buffered() -> int:
+        """Return how many bytes of memory are taken by what has been delivered and not sent yet."""

@@ -36,6 +36,8 @@ except ImportError:  # not a Unix
 
 #: Seconds after which bytes that the other end does not take are given up.
 STALLED = 30.0
+#: What each piece that was written costs besides its bytes.
+PIECE = 48
 #: Seconds between two looks at them: at first, and at most.
 FIRST_LOOK, LAST_LOOK = 0.005, 0.5
 
@@ -67,6 +69,15 @@ def unacknowledged(number: int) -> int:
         return int(struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))[0])
     except OSError:
         return 0
+
+
+def buffered(transport: Any) -> int:
+    """Return how many bytes Twisted's transport below *transport* holds, as they were written and not sent yet."""
+    connection = connection_of(transport)
+    if connection is None:
+        return 0
+    pieces = len(connection._tempDataBuffer) * PIECE
+    return len(connection.dataBuffer) - connection.offset + connection._tempDataLen + pieces
 
 
 def unsent(connection: tcp.Connection) -> int:

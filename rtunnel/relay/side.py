@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReadWriteDescriptor
@@ -60,6 +61,7 @@ class Relay(Protocol):
 
     reactor: Any
     touched: bool
+    kept: Callable[[int], None]
 
     def abort(self) -> None: ...
     def close(self, reset: bool) -> None: ...
@@ -198,7 +200,7 @@ class Side:
         if other.pipe is not None or other.pending:
             self._watch_bytes(False)
             other._watch_room(True)
-        elif not self.is_plain and getattr(self.socket, "is_over", False) and not self.ended:
+        elif not self.is_plain and self.number >= 0 and getattr(self.socket, "is_over", False) and not self.ended:
             # TLS has read the end already, so no event will announce it.
             self._copy()
 
@@ -220,9 +222,10 @@ class Side:
         except OSError as error:
             other._write_failed(error)
             return
+        self.bulk = count == BUFFER_SIZE and self.may_splice
         if sent < count:
             other.pending = memoryview(bytes(_BUFFER[sent:count]))
-        self.bulk = count == BUFFER_SIZE and self.may_splice
+            self.relay.kept(count - sent)  # which may abort the relay
 
     def _splice(self) -> bool:
         """Move bytes through a pipe. Return False if they must go through the buffer."""

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.last_bytes import LastBytes, abort_at_once, connection_of, read_on, unsent
+from rtunnel.relay.last_bytes import LastBytes, abort_at_once, buffered, connection_of, read_on, unsent
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
 
 #: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
@@ -232,6 +232,10 @@ class SocketEnd(Protocol):
         self._paused = False
         if self._connected and self._read_open:
             self.transport.resumeProducing()
+
+    def buffered(self) -> int:
+        """Return how many bytes wait in the transport."""
+        return buffered(self.transport) if self._connected else 0
 
     # From the transport's buffer
 

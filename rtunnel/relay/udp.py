@@ -40,6 +40,8 @@ _CONTROL_SIZE = 128
 
 #: Larger than any datagram, so that none is cut.
 READ_SIZE = 65536
+#: What a flow costs in itself, in bytes.
+COST = 4 * 1024
 #: Datagrams that are read from one socket before others get their turn.
 READS_IN_A_ROW = 64
 #: The receive buffer, in bytes, that the kernel is asked for; it grants what its own limit allows.
@@ -223,26 +225,29 @@ def _answer_from(control: list[tuple[int, int, bytes]]) -> tuple[_Local, ...]:
 
 
 class WaitingDatagrams:
-    """A short queue of the first datagrams of a flow that cannot send yet."""
+    """A short queue of the first datagrams of a flow that cannot send yet.
+
+    :ivar bytes: their sizes together.
+    """
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
-        self._bytes = 0
+        self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, data: bytes) -> bool:
         """Keep *data*; return False if there is no room."""
-        if len(self._waiting) >= MAX_WAITING or self._bytes + len(data) > MAX_WAITING_BYTES:
+        if len(self._waiting) >= MAX_WAITING or self.bytes + len(data) > MAX_WAITING_BYTES:
             return False
         self._waiting.append(data)
-        self._bytes += len(data)
+        self.bytes += len(data)
         return True
 
     def take(self) -> list[bytes]:
         """Remove and return all datagrams."""
-        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        waiting, self._waiting, self.bytes = self._waiting, [], 0
         return waiting
 
 
@@ -275,6 +280,11 @@ class Flow:
         self.touched = True
         self.ended = ""
         self._lost = lost
+
+    @property
+    def held(self) -> int:
+        """How many bytes of memory it takes."""
+        return COST + self.waiting.bytes
 
     def lose(self, why: str) -> None:
         """Count a datagram that is lost."""
@@ -330,6 +340,11 @@ class FlowTable:
 
     def __len__(self) -> int:
         return sum(map(len, self._flows))
+
+    def holdings(self) -> Iterator[tuple[int, Flow]]:
+        """Yield how many bytes of memory each flow takes."""
+        for flow in self:
+            yield flow.held, flow
 
     def __iter__(self) -> Iterator[Flow]:
         return iter([flow for flows in self._flows for flow in flows])

@@ -31,12 +31,14 @@ class EndSettings:
     :ivar limits: bounds of each link.
     :ivar tls: how links are protected; None: they are plain TCP.
     :ivar data_plane: how visitors travel; see :data:`DATA_PLANES`.
+    :ivar memory: the most bytes that all links may hold together, or nearly; None: a quarter of the machine's memory.
     :ivar pool: data connections of one link that may wait for visitors; at the client, those being made count too.
     """
 
     drain: float = 10.0
     limits: LinkLimits = field(default_factory=LinkLimits)
     tls: TlsSettings | None = None
+    memory: int | None = None
     data_plane: str = "auto"
     pool: int = 64
 

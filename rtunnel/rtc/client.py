@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IDelayedCall
@@ -36,6 +37,7 @@ from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, read_description
@@ -100,6 +102,7 @@ class ClientPeer(Peer):
             client.peer_ended,
             client.stream_ended,
             client.log_limiter,
+            client.memory,
         )
         self._client = client
 
@@ -120,6 +123,11 @@ class ClientPeer(Peer):
         self.was_connected = True
         self.use_streams(self.peer_extension)
         self._client.peer_connected(self)
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`Peer`."""
+        yield from super().holdings()
+        yield from self._client.flow_table.holdings()
 
     def forward(self, end: SocketEnd, service: str) -> None:
         """Open a stream for a local connection."""
@@ -142,6 +150,7 @@ class RtcClient(DrainingService):
         super().__init__(reactor, "rtc-client", settings.drain)
         self.settings = settings
         self.log_limiter = LogLimiter(self.log, reactor)
+        self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self._peer: ClientPeer | None = None
         self._leaving = Leaving()
         self._is_draining = False
@@ -153,7 +162,7 @@ class RtcClient(DrainingService):
         self._waiting: deque[tuple[float, SocketEnd, str]] = deque()
         self.signaling = SignalLink(reactor, settings.signal, str(uuid.uuid4()), self, is_host=False)
         self.signaling.setServiceParent(self)
-        table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
+        self.flow_table = table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
         self._listeners: list[Listener] = []
         self._udp: list[ClientFlows] = []
         for forward in settings.forwards:
@@ -187,6 +196,8 @@ class RtcClient(DrainingService):
             _, end, _ = self._waiting.popleft()
             self.log_limiter.warn("a local connection is closed: host '{id}' is not connected", id=self.settings.id)
             end.abort()
+        # What SCTP keeps is not announced; it comes slowly enough for this.
+        self.memory.look()
 
     # Local connections
 

@@ -11,6 +11,7 @@ signaling is lost.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.defer import DeferredSemaphore
@@ -38,6 +39,7 @@ from rtunnel.rtc.udp_client import show_service
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.upkeep.service_watch import ServiceWatch, may_try
 from rtunnel.wire.messages import clean_text
@@ -95,6 +97,7 @@ class HostPeer(Peer):
             host.peer_ended,
             host.stream_ended,
             host.log_limiter,
+            host.memory,
             host.certificate.for_connection(),
         )
         self.since = host.reactor.seconds()
@@ -173,6 +176,11 @@ class HostPeer(Peer):
         self.log.debug("{label} of client {client}", label=clean_text(channel.label), client=clean_text(self.name))
         end.dial(service.endpoint, failed)
 
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`Peer`."""
+        yield from super().holdings()
+        yield from self._flows.table.holdings()
+
     def _ended(self) -> None:
         super()._ended()
         self._flows.close()
@@ -191,6 +199,7 @@ class RtcHost(DrainingService):
         super().__init__(reactor, "rtc-host", settings.drain)
         self.settings = settings
         self.log_limiter = LogLimiter(self.log, reactor)
+        self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.is_draining = False
         turns = may_try(settings.check_services)
         self.offered = {one.name: Service(one, reactor, settings.dial_timeout, turns) for one in settings.services}
@@ -205,7 +214,8 @@ class RtcHost(DrainingService):
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
 
     def _watch(self) -> None:
-        do_all([*(peer.tick for peer in self._peers.values()), self.log_limiter.tick])
+        # What SCTP keeps is not announced; it comes slowly enough for a look each second.
+        do_all([*(peer.tick for peer in self._peers.values()), self.memory.look, self.log_limiter.tick])
 
     # Called by signaling
 

@@ -73,6 +73,9 @@ class IPeerConnection(Interface):
     """A connection to one peer: ICE, DTLS, SCTP, and data channels on top."""
 
     buffered: int = Attribute("Bytes that were sent on reliable channels and not transmitted yet.")
+    kept: int = Attribute(
+        "Bytes of memory taken by what is being sent, and by what was received in parts or too early."
+    )
     round_trip: float = Attribute("Smoothed round-trip time in seconds; 0.0 while it is not known.")
     max_message: int = Attribute("The largest message that the peer accepts, in bytes; known once it is connected.")
     datagrams_dropped: int = Attribute("Messages on unreliable channels that were dropped because they came too fast.")

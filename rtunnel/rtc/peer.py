@@ -9,7 +9,7 @@ A peer is made for one attempt to connect, and is not reused. It ends once, by :
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.errors import Code
+from rtunnel.relay.udp import Flow
 from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.dtls import Certificate
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
@@ -24,6 +25,7 @@ from rtunnel.rtc.interfaces import IPeerConnectionUser
 from rtunnel.rtc.settings import EndSettings
 from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
@@ -50,6 +52,7 @@ class Peer:
     :param stream_ended: called whenever a stream is over.
     :param log_limiter: for log lines that peers can cause.
     :param certificate: see :class:`PeerConnection`.
+    :param memory: what the process may hold.
     :ivar is_connected: whether channels can be used.
     """
 
@@ -64,6 +67,7 @@ class Peer:
         on_end: Callable[[Any, str], None],
         stream_ended: Callable[[], None],
         log_limiter: LogLimiter,
+        memory: Memory,
         certificate: Certificate | None = None,
     ) -> None:
         self.reactor = reactor
@@ -71,6 +75,7 @@ class Peer:
         self.name = name
         self.is_connected = False
         self.streams: ChannelStreams | None = None
+        self.memory = memory
         self._send = send
         self._on_end = on_end
         self._stream_ended = stream_ended
@@ -95,7 +100,10 @@ class Peer:
 
     def use_streams(self, peer: Extension | None) -> ChannelStreams:
         """Make the streams of this connection, once it is known what the peer supports."""
-        self.streams = ChannelStreams(self.connection, self.reactor, self.settings.limits, peer, self._stream_ended)
+        self.streams = ChannelStreams(
+            self.connection, self.reactor, self.settings.limits, peer, self._stream_ended, self.memory
+        )
+        self.memory.join(self)
         return self.streams
 
     def tick(self) -> None:
@@ -110,6 +118,38 @@ class Peer:
                 peer=clean_text(self.name),
             )
             self._dropped = dropped
+
+    # Memory, see IParty
+
+    @property
+    def payer(self) -> str:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        return clean_text(self.name)
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        yield self.connection.kept, self
+        if self.streams is not None:
+            yield from self.streams.holdings()
+
+    def free(self, holding: Any) -> None:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        if holding is self:
+            self.give_up("it holds too much memory (--memory)")
+        elif isinstance(holding, Flow):
+            holding.end("it holds too much memory")
+        elif self.streams is not None:
+            self.streams.give_up(holding)
+
+    def set_short(self, is_short: bool, is_full: bool) -> None:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        if self.streams is not None:
+            windows = self.streams.buffer.windows
+            windows.is_short, windows.is_full = is_short, is_full
+
+    def measure_growth(self) -> int:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        return 0 if self.streams is None else self.streams.measure_growth()
 
     # Called by the connection
 
@@ -165,6 +205,7 @@ class Peer:
 
     def _ended(self) -> None:
         self.is_connected = False
+        self.memory.leave(self)
         if self.streams is not None:
             self.streams.reset_all(Code.CONNECTION_LOST)
 

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from rtunnel.errors import Code
 from rtunnel.rtc.interfaces import IChannel, IPeerConnection
 from rtunnel.rtc.sending import LOW
+from rtunnel.wire.credit import Windows
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.channel_messages import encode_credit
 from rtunnel.wire.webrtc.channel_stream import ChannelStream
@@ -48,7 +49,8 @@ class ReceiveBuffer:
     :param extended: whether the peer knows credit.
     :ivar reserved: how many bytes are granted to the peer; with a reference peer, how many wait for readers.
     :ivar credit_due: streams that should grant credit, and wait for room to send it.
-    :ivar waiting: with a reference peer, the streams that have bytes waiting.
+    :ivar holding: the streams for which something is reserved.
+    :ivar windows: how the streams' windows grow and shrink.
     """
 
     def __init__(
@@ -60,12 +62,13 @@ class ReceiveBuffer:
         self._extended = extended
         self.reserved = 0
         self.credit_due: dict[Receiver, None] = {}
-        self.waiting: dict[Receiver, None] = {}
+        self.holding: dict[Receiver, None] = {}
+        self.windows = Windows(limits.initial_credit, limits.max_window, limits.peer_buffer)
 
     @property
     def has_room(self) -> bool:
         """Whether there is room for another stream."""
-        return self.reserved + self._initial_credit <= self._limits.peer_buffer
+        return not self.windows.is_full and self.reserved + self._initial_credit <= self._limits.peer_buffer
 
     @property
     def _initial_credit(self) -> int:
@@ -92,7 +95,7 @@ class ReceiveBuffer:
             stream.delivered_at = self._clock.seconds()
         self._reserve(stream, waiting)
         if self.reserved > self._limits.peer_buffer:
-            worst = max(self.waiting, key=lambda stream: stream.reserved)
+            worst = max(self.holding, key=lambda stream: stream.reserved)
             self._give_up(worst)
 
     def delivered(self, stream: Receiver, count: int) -> None:
@@ -127,14 +130,12 @@ class ReceiveBuffer:
 
     def grant_due(self) -> None:
         """Grant the credit that is due, while the connection has room."""
-        connection, limits, due = self._connection, self._limits, self.credit_due
+        connection, due = self._connection, self.credit_due
         while due and connection.buffered < CREDIT_ROOM:
             stream = next(iter(due))
             del due[stream]
             window = stream.machine.receive_window
-            # As with links, windows grow up to half of the buffer, so that there is room for new streams.
-            growth = min(limits.max_window - window.size, limits.peer_buffer // 2 - self.reserved)
-            window.grant(self._clock.seconds(), connection.round_trip, growth)
+            self.windows.grant(window, self._clock.seconds(), connection.round_trip, self.reserved)
             self._reserve(stream, window.size)
             stream.channel.send_text(encode_credit(window.limit))
 
@@ -143,7 +144,7 @@ class ReceiveBuffer:
         if self._extended or self.reserved <= STALLING:
             return
         late = self._clock.seconds() - MAX_STALL
-        stalled = [stream for stream in self.waiting if stream.delivered_at <= late]
+        stalled = [stream for stream in self.holding if stream.delivered_at <= late]
         for stream in sorted(stalled, key=lambda stream: stream.reserved, reverse=True):
             self._give_up(stream)
             if self.reserved <= STALLING:
@@ -159,12 +160,13 @@ class ReceiveBuffer:
             return
         stream.reserved = amount
         self.reserved += change
+        if not amount:
+            del self.holding[stream]
+        elif change == amount:
+            self.holding[stream] = None
         if self._extended:
             return
         if change > 0:
-            self.waiting[stream] = None
             self._connection.hold(change)
-            return
-        if not amount:
-            del self.waiting[stream]
-        self._connection.release(-change)
+        else:
+            self._connection.release(-change)

@@ -27,6 +27,8 @@ class SignalSettings:
     :ivar max_rate: messages per second that one connection may send; ten times as many in a burst.
     :ivar max_per_address: connections from one IP address at once; 0: any number.
     :ivar max_message: bytes that one message may have.
+    :ivar memory: the most bytes that all connections may hold together, or nearly; None: a quarter of the machine's
+        memory.
     """
 
     addr: ListenAddress
@@ -39,6 +41,7 @@ class SignalSettings:
     max_rate: int = 50
     max_per_address: int = 64
     max_message: int = 65536
+    memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,7 @@ class EndSettings:
     :ivar signal: how to reach the signaling server.
     :ivar ice: how to find a path to the peer.
     :ivar limits: bounds of each peer connection.
+    :ivar memory: the most bytes that all peers may hold together, or nearly; None: a quarter of the machine's memory.
     :ivar drain: time that open streams get to finish when the process stops.
     :ivar udp_idle: time without a datagram after which a UDP flow is dropped; None: see
         :class:`~rtunnel.relay.udp.FlowTable`.
@@ -183,6 +187,7 @@ class EndSettings:
     signal: SignalClientSettings
     ice: IceSettings = field(default_factory=IceSettings)
     limits: ChannelLimits = field(default_factory=ChannelLimits)
+    memory: int | None = None
     drain: float = 10.0
     udp_idle: float | None = None
     max_flows: int = 1024

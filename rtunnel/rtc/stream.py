@@ -12,6 +12,7 @@ from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.rtc.interfaces import IChannel, IChannelUser
 from rtunnel.rtc.receiving import ReceiveBuffer
 from rtunnel.rtc.sending import Turns
+from rtunnel.upkeep.memory import STREAM, Memory
 from rtunnel.wire.halves import HIGH_WATER, LOW_WATER
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.channel_messages import decode_control, encode_fin, encode_reset
@@ -26,6 +27,7 @@ class Streams(Protocol):
 
     turns: Turns
     buffer: ReceiveBuffer
+    memory: Memory
 
     def close_soon(self, stream: DataChannelStream) -> None:
         """Call :meth:`DataChannelStream.close` in the next turn, unless the connection is lost in this one."""
@@ -57,6 +59,11 @@ class DataChannelStream:
         self.reserved = 0
         self.delivered_at = 0.0
 
+    @property
+    def held(self) -> int:
+        """How many bytes of memory it takes, with what its user has delivered and not sent yet."""
+        return STREAM + self.machine.queued + self.machine.receive_window.waiting + self._user.buffered()
+
     # From the user
 
     def write(self, data: bytes) -> None:
@@ -64,6 +71,7 @@ class DataChannelStream:
         machine = self.machine
         if not machine.put(data):
             return
+        self._streams.memory.add(len(data))
         if machine.can_send and not machine.scheduled:
             self._send()
         if machine.queued >= HIGH_WATER and not machine.paused:
@@ -120,6 +128,7 @@ class DataChannelStream:
         if machine.broken is not None:
             self.delivered(len(data))
             return
+        self._streams.memory.add(len(data))
         self._user.data_received(data)
         if not machine.extended and machine.open:
             self._buffer.received(self)
@@ -172,6 +181,13 @@ class DataChannelStream:
             self._tell_reset(code, message)
         elif not self.machine.extended and self.reserved:
             self._tell_reset(code, message)
+
+    def give_up(self, code: str, message: str) -> None:
+        """Reset the stream at once. What was received is not delivered any more."""
+        if self.machine.open:
+            self._send_reset(code, message)
+        self._tell_reset(code, message)
+        self._buffer.remove(self)
 
     # Sending, when it is this stream's turn
 

@@ -8,7 +8,7 @@ Streams share the connection: :mod:`rtunnel.rtc.sending` decides whose turn it i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -18,6 +18,7 @@ from rtunnel.rtc.interfaces import IChannel, IPeerConnection
 from rtunnel.rtc.receiving import ReceiveBuffer
 from rtunnel.rtc.sending import Turns
 from rtunnel.rtc.stream import DataChannelStream
+from rtunnel.upkeep.memory import STREAM, Memory
 from rtunnel.wire.halves import BROKEN_MAX_STALL
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.channel_messages import encode_reset
@@ -33,6 +34,7 @@ class ChannelStreams:
 
     :param peer: the extension that the other end announced; None: it speaks the reference protocol.
     :param on_end: called when a stream is over, and no longer counted.
+    :param memory: what the process may hold.
     :ivar turns: the sending half.
     :ivar buffer: the receiving half.
     """
@@ -44,9 +46,12 @@ class ChannelStreams:
         limits: ChannelLimits,
         peer: Extension | None,
         on_end: Callable[[], None],
+        memory: Memory,
     ) -> None:
+        self.memory = memory
         self.turns = Turns(connection)
         self.buffer = ReceiveBuffer(connection, clock, limits, extended=peer is not None)
+        self.buffer.windows.growth = memory.growth
         self._clock = clock
         self._limits = limits
         self._peer = peer
@@ -75,6 +80,7 @@ class ChannelStreams:
             self._clock.callLater(0, user.was_reset, Code.LIMIT, "the peer connection has no room for another stream")
             return stream
         self._streams.add(stream)
+        self.memory.add(STREAM)
         self.buffer.add(stream)
         machine.opened = channel.is_open
         channel.use(stream)
@@ -85,6 +91,20 @@ class ChannelStreams:
         if self._peer is not None:
             channel.send_text(encode_reset(code, ""))
         channel.close()
+
+    def holdings(self) -> Iterator[tuple[int, DataChannelStream]]:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        for stream in self._streams | self.buffer.holding.keys():
+            assert isinstance(stream, DataChannelStream)
+            yield stream.held, stream
+
+    def give_up(self, stream: DataChannelStream) -> None:
+        """Reset *stream*, to free the memory that it holds."""
+        stream.give_up(Code.STALLED, "the process is short of memory (--memory)")
+
+    def measure_growth(self) -> int:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        return self.buffer.windows.measure(stream.machine.receive_window for stream in self._streams)
 
     def reset_all(self, code: Code) -> None:
         """Reset every stream that has not ended."""

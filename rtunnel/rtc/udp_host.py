@@ -61,6 +61,11 @@ class _HostFlow(Flow):
         self._is_news = False
         channel.use(self)
 
+    @property
+    def held(self) -> int:
+        """See :class:`Flow`."""
+        return super().held + self._for_others.bytes
+
     def dial(self) -> None:
         """Open the socket, now or when the name has been looked up."""
         if self._place is None:

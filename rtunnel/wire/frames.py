@@ -85,6 +85,11 @@ class FrameDecoder:
         self._data_left = 0
         self._data_id = 0
 
+    @property
+    def held(self) -> int:
+        """How many bytes are held back."""
+        return len(self._held)
+
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes. Return the frames, and the pieces of DATA frames, that end in them.
 

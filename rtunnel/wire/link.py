@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from rtunnel.errors import Code, PeerError
 from rtunnel.wire import frames, messages
-from rtunnel.wire.credit import CREDIT_PAYLOAD, FIN_PAYLOAD, ReceiveWindow, SendWindow
+from rtunnel.wire.credit import CREDIT_PAYLOAD, FIN_PAYLOAD, ReceiveWindow, SendWindow, Windows
 from rtunnel.wire.events import (
     DataReceived,
     LinkFailed,
@@ -47,20 +47,22 @@ class Link(LinkControl):
     :param limits: the bounds of this end.
     :param now: the time, in seconds on any clock that does not run backwards.
     :ivar streams: the open streams, by conn_id.
+    :ivar lingering: streams that are over on the wire, while some of what they received is still to be delivered.
     :ivar on_stream_count: called with each change of :attr:`stream_count`.
+    :ivar windows: how the streams' windows grow and shrink.
     """
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
         super().__init__(hello, limits, now)
         self.streams: dict[int, Stream] = {}
+        self.lingering: set[Stream] = set()
         self.on_stream_count: Callable[[int], None] = _ignore_count
+        self.windows = Windows(limits.initial_credit, limits.max_window, limits.link_buffer)
         self._direct = 0
-        self._decoder = frames.FrameDecoder(limits.max_frame)
         self._handlers[frames.CLOSE_CONN] = self._receive_close
         self._credit_due: dict[int, Stream] = {}
         # How many bytes all streams may come to hold: their windows, or on a reference link what waits.
         self._granted = 0
-        self._lingering = 0
         self._stalled: dict[int, tuple[Stream, float]] = {}
         # What they had sent, and when that was first seen.
         self._broken: dict[Stream, tuple[int, float]] = {}
@@ -82,7 +84,7 @@ class Link(LinkControl):
     @property
     def stream_count(self) -> int:
         """How many streams there are: open, with bytes still to deliver, or on data connections."""
-        return len(self.streams) + self._lingering + self._direct
+        return len(self.streams) + len(self.lingering) + self._direct
 
     @property
     def direct_streams(self) -> int:
@@ -179,6 +181,8 @@ class Link(LinkControl):
             return f"the link has {self.stream_count} streams, its limit"
         if self.is_extended and self._granted + self.limits.initial_credit > self.limits.link_buffer:
             return f"the link may come to hold {self._granted} bytes, near its limit"
+        if self.windows.is_full:
+            return "this link holds too much of the process's memory (--memory)"
         return None
 
     def send(self, stream: Stream, data: bytes) -> None:
@@ -243,13 +247,13 @@ class Link(LinkControl):
             window.end()
             self._granted += window.waiting
             stream.lingering = True
-            self._lingering += 1
+            self.lingering.add(stream)
         else:
             self.on_stream_count(-1)
 
     def _end_lingering(self, stream: Stream) -> None:
         stream.lingering = False
-        self._lingering -= 1
+        self.lingering.discard(stream)
         self.on_stream_count(-1)
         self._granted -= stream.receive_window.waiting
 
@@ -280,12 +284,10 @@ class Link(LinkControl):
         stream = self.streams.get(conn_id)
         if stream is None:
             self._ignore_late(frames.CLOSE_CONN)
-        elif self.peer is None:
-            self._remove(stream, linger=True)
-            self._events.append(StreamClosed(stream))
         else:
             self._remove(stream, linger=True)
-            self._events.append(StreamReset(stream, Code.CONNECTION_LOST, "closed by the peer"))
+            lost = StreamReset(stream, Code.CONNECTION_LOST, "closed by the peer")
+            self._events.append(StreamClosed(stream) if self.peer is None else lost)
 
     def _receive_credit(self, conn_id: int, payload: bytes) -> None:
         stream = self.streams.get(conn_id)
@@ -367,12 +369,9 @@ class Link(LinkControl):
         return out
 
     def _take_credits(self, out: list[bytes], now: float) -> None:
-        limits = self.limits
         for stream in self._credit_due.values():
             window = stream.receive_window
-            # Windows may grow into half of the link's buffer; the other half is left for new streams.
-            growth = min(limits.max_window - window.size, limits.link_buffer // 2 - self._granted)
-            self._granted += window.grant(now, self.liveness.round_trip, growth)
+            self._granted += self.windows.grant(window, now, self.liveness.round_trip, self._granted)
             payload = CREDIT_PAYLOAD.pack(window.limit, window.delivered)
             out.append(frames.encode_frame(frames.CREDIT, stream.conn_id, payload))
         self._credit_due.clear()

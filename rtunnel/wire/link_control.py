@@ -59,6 +59,7 @@ class LinkControl:
         self._events: list[Event] = []
         self._handlers: dict[int, Callable[[int, bytes], None]] = {}
         self._outbox = Outbox(limits.max_streams)
+        self._decoder = frames.FrameDecoder(limits.max_frame)
 
     @property
     def is_extended(self) -> bool:
@@ -69,6 +70,11 @@ class LinkControl:
     def is_closed(self) -> bool:
         """Whether the link takes no more bytes, and sends only the control frames that are already queued."""
         return self.mode is Mode.CLOSED
+
+    @property
+    def held(self) -> int:
+        """How many bytes of control frames are here: those that wait to be sent, and what has come of one."""
+        return self._outbox.control_waiting + self._decoder.held
 
     @property
     def has_events(self) -> bool:

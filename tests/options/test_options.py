@@ -58,6 +58,7 @@ LINK_VALUES: dict[str, tuple[str, object, object]] = {
     "initial-credit": ("2K", 2048, 2048),
     "max-window": ("1M", "1M", 1 << 20),
     "link-buffer": ("1G", "1G", 1 << 30),
+    "memory": ("1G", "1G", 1 << 30),
     "max-frame": ("16M", "16M", 16 << 20),
     "data-plane": ("direct", "direct", "direct"),
     "pool": ("5", 5, 5),

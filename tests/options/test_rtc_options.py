@@ -85,6 +85,7 @@ END_VALUES: dict[str, tuple[str, object, object, str]] = {
     "initial-credit": ("2K", 2048, 2048, "limits.initial_credit"),
     "max-window": ("1M", "1M", 1 << 20, "limits.max_window"),
     "peer-buffer": ("2M", "2M", 2 << 20, "limits.peer_buffer"),
+    "memory": ("1G", "1G", 1 << 30, "memory"),
     **LOG_VALUES,
 }
 VALUES: dict[type[RtcOptions], dict[str, tuple[str, object, object, str]]] = {
@@ -97,6 +98,7 @@ VALUES: dict[type[RtcOptions], dict[str, tuple[str, object, object, str]]] = {
         "max-rate": ("3", 3, 3, "max_rate"),
         "max-per-address": ("0", 0, 0, "max_per_address"),
         "max-message": ("32K", "32K", 32768, "max_message"),
+        "memory": ("1G", "1G", 1 << 30, "memory"),
         **LOG_VALUES,
     },
     rtc_host.Options: {

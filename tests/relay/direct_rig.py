@@ -191,9 +191,7 @@ def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket
 class Rig:
     """Two far ends with a relay between them: ``left`` <-> relay <-> ``right``."""
 
-    def __init__(
-        self, turns: Turns, kind: str = "tcp", buffers: int = 0, *, start: bool = True, **first: bytes
-    ) -> None:
+    def __init__(self, turns: Turns, kind: str = "tcp", buffers: int = 0, *, start: bool = True, **first: Any) -> None:
         self.turns = turns
         left, self.inner_left = connected(kind, buffers)
         right, self.inner_right = connected(kind, buffers)

@@ -71,6 +71,9 @@ class Recorder:
         turns = [what for what in self.told if what in ("paused", "resumed")]
         return turns[-1:] == ["paused"]
 
+    def buffered(self) -> int:
+        return 0
+
     def data_received(self, data: bytes) -> None:
         assert data
         assert not {"finished", "closed", "reset"} & set(self.told), "bytes behind the end"

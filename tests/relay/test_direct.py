@@ -389,3 +389,25 @@ async def test_relay_of_a_socket_that_is_reset_already(turns: Turns, first: str)
         rig.relay.start()
         await rig.until(lambda: rig.ends and rig.right.is_over)
         assert isinstance(rig.right.error, ConnectionResetError)
+
+
+@KINDS
+@pytest_twisted.ensureDeferred
+async def test_what_a_socket_does_not_take_is_announced(turns: Turns, kind: str) -> None:
+    """Whoever is told may abort the relay at once, in the middle of its read."""
+    kept: list[int] = []
+
+    def keep(count: int) -> None:
+        kept.append(count)
+        assert rig.relay.held > count
+        rig.relay.abort()
+
+    with Rig(turns, kind, buffers=4096, kept=keep) as rig:
+        # Otherwise most of it goes through a pipe.
+        rig.relay._left.may_splice = False
+        rig.right.reads = 0
+        rig.left.send(bytes(TOO_MUCH))
+        await rig.until(lambda: rig.ends)
+    assert len(kept) == 1
+    assert 0 < kept[0] <= BUFFER_SIZE
+    assert rig.relay.held < BUFFER_SIZE

@@ -14,6 +14,7 @@ from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import Hello, TunnelRequest
 from rtunnel.wire.server_link import ServerLink, StreamIds
+from tests.plenty import plenty
 from tests.relay.fakes import Recorder
 from tests.relay.stream_contract import End, StreamContract
 from tests.reverse.net import HOST, QuietFactory, connect, reactor, until
@@ -31,8 +32,9 @@ class Ends:
         server = ServerLink(hellos[0], LIMITS, reactor.seconds(), StreamIds())
         client = ClientLink(hellos[1], LIMITS, reactor.seconds())
         client.request_tunnel(0, TunnelRequest(8080, ":80"))
-        self.server: Any = LinkProtocol(server, reactor)
-        self.client: Any = LinkProtocol(client, reactor)
+        memory = plenty(reactor)
+        self.server: Any = LinkProtocol(server, reactor, memory)
+        self.client: Any = LinkProtocol(client, reactor, memory)
         for protocol in (self.server, self.client):
             protocol._handlers |= {
                 events.Established: lambda _event: None,

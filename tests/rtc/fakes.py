@@ -145,7 +145,7 @@ class FakeConnection:
         self.network = network
         self.user: IPeerConnectionUser = user
         self.number = number
-        self.buffered = 0
+        self.buffered = self.kept = 0
         self.max_message = 0
         self.datagrams_dropped = 0
         self.path = self.heard_from = ""

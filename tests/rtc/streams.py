@@ -12,6 +12,7 @@ from rtunnel.errors import Code
 from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.signaling import Extension
+from tests.plenty import plenty
 from tests.relay.fakes import Recorder
 from tests.rtc.fakes import FakeChannelUser, FakeNetwork, FakePeer, connected_pair
 
@@ -72,6 +73,7 @@ class Pair:
                 mine,
                 None if reference else Extension(other.initial_credit),
                 partial(self.ended.append, connection),
+                plenty(self.clock),
             )
             for connection, mine, other in ((self.one, limits, second), (self.two, second, limits))
         ]
@@ -119,7 +121,7 @@ class Pair:
             assert streams.buffer.reserved == connection.held == connection.buffered == 0
             assert not streams.turns
             assert not streams.buffer.credit_due
-            assert not streams.buffer.waiting
+            assert not streams.buffer.holding
 
 
 class Lone(Pair):

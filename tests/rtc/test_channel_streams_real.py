@@ -11,6 +11,7 @@ from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings
 from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.wire.webrtc.signaling import Extension
+from tests.plenty import plenty
 from tests.relay.stream_contract import End, StreamContract
 from tests.reverse.net import reactor, turns, until
 from tests.rtc.fakes import FakePeer, log_limiter
@@ -27,7 +28,8 @@ class RealPair:
         self.connections = [PeerConnection(LOOPBACK, peer, 100, log_limiter()) for peer in self.peers]
         extension = None if reference else Extension(LIMITS.initial_credit)
         self.ends = [
-            ChannelStreams(connection, reactor, LIMITS, extension, lambda: None) for connection in self.connections
+            ChannelStreams(connection, reactor, LIMITS, extension, lambda: None, plenty(reactor))
+            for connection in self.connections
         ]
         for peer, streams in zip(self.peers, self.ends, strict=True):
             peer.on_room = streams.has_room

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from rtunnel.wire.credit import CREDIT_PAYLOAD, FIN_PAYLOAD, MAX_OFFSET, ReceiveWindow, SendWindow
+from rtunnel.wire.credit import (
+    CREDIT_PAYLOAD,
+    FIN_PAYLOAD,
+    MAX_OFFSET,
+    SMALLEST_WINDOW,
+    Growth,
+    ReceiveWindow,
+    SendWindow,
+    Windows,
+)
 
 
 def test_payloads_are_u64_big_endian() -> None:
@@ -158,3 +167,89 @@ def test_a_receive_limit_never_falls(initial: int, steps: list[tuple[int, int, f
             assert window.limit == window.delivered + window.size
         assert window.size == initial + grown
         assert window.delivered <= window.received <= window.limit <= window.delivered + window.size
+
+
+# All windows of a link
+
+
+KIB = 1024
+INITIAL, LARGEST = 64 * KIB, 1024 * KIB
+
+
+def used_up(window: ReceiveWindow) -> ReceiveWindow:
+    """Let half of what is granted be delivered."""
+    window.received = window.delivered = (window.limit + window.delivered + 1) // 2
+    assert window.grant_is_due
+    return window
+
+
+def grown(windows: Windows, times: int = 4) -> ReceiveWindow:
+    """A window that has grown as far as it may."""
+    window, granted = ReceiveWindow(INITIAL, 0.0), INITIAL
+    for _ in range(times):
+        granted += windows.grant(used_up(window), 0.0, 1.0, granted)
+    return window
+
+
+def test_windows_grow_and_shrink() -> None:
+    windows = Windows(INITIAL, LARGEST, 100 * LARGEST)
+    window = grown(windows)
+    assert window.size == LARGEST
+    windows.is_short = True
+    sizes = []
+    for _ in range(8):
+        limit = window.limit
+        windows.grant(used_up(window), 0.0, 1.0, window.size)
+        sizes.append(window.size // KIB)
+        assert limit <= window.limit == window.delivered + window.size
+    assert sizes == [512, 256, 128, 64, 32, 16, 16, 16]
+    assert window.size == SMALLEST_WINDOW
+    windows.is_short = False
+    windows.grant(used_up(window), 0.0, 1.0, window.size)
+    assert window.size == 2 * SMALLEST_WINDOW
+
+
+def test_windows_that_are_small_anyway_do_not_shrink() -> None:
+    windows = Windows(KIB, LARGEST, LARGEST)
+    windows.is_short = True
+    window = ReceiveWindow(KIB, 0.0)
+    assert windows.grant(used_up(window), 0.0, 1.0, KIB) == 0
+    assert window.size == KIB
+
+
+def test_each_link_grows_by_as_much_as_it_leaves_to_others() -> None:
+    growth = Growth(1024 * KIB)
+    links = [Windows(INITIAL, LARGEST, 100 * LARGEST) for _ in range(3)]
+    for link in links:
+        link.growth = growth
+    sizes = [grown(link).size // KIB for link in links]
+    assert sizes == [64 + 512, 64 + 256, 64 + 128]
+    assert growth.left == 128 * KIB
+    # The first has more than twice what is left, and gives way when it is next granted credit.
+    window = ReceiveWindow(INITIAL, 0.0)
+    window.size = window.limit = 64 * KIB + 512 * KIB
+    assert links[0].grant(used_up(window), 0.0, 1.0, window.size) == -window.size
+    assert growth.left == (128 + 288) * KIB
+
+
+def test_what_windows_have_grown_is_measured() -> None:
+    windows = Windows(INITIAL, LARGEST, LARGEST)
+    sizes = [16 * KIB, 64 * KIB, 65 * KIB, 128 * KIB]
+    assert windows.measure([ReceiveWindow(size, 0.0) for size in sizes]) == windows.grown == 65 * KIB
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**20), st.booleans(), st.integers(0, 3)), max_size=60))
+def test_a_limit_never_falls_and_a_window_holds_what_is_granted(steps: list[tuple[int, bool, int]]) -> None:
+    windows = Windows(INITIAL, LARGEST, 4 * LARGEST)
+    windows.growth = Growth(LARGEST)
+    window, granted = ReceiveWindow(INITIAL, 0.0), INITIAL
+    for count, is_short, seconds in steps:
+        windows.is_short = is_short
+        window.received = min(window.limit, window.received + count)
+        window.delivered = window.received
+        if window.grant_is_due:
+            before = window.limit
+            granted += windows.grant(window, float(seconds), 1.0, granted)
+            assert before <= window.limit
+        assert granted == window.size == window.reserved
+        assert window.limit - window.delivered <= window.size <= LARGEST

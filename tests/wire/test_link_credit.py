@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from rtunnel.errors import Code, Refused
@@ -280,6 +282,37 @@ def test_a_link_that_is_full_takes_no_visitor() -> None:
     pair.server.delivered(second, 20)
     pair.open()
     assert first.open
+
+
+def test_a_link_that_holds_too_much_of_the_memory_takes_no_visitor() -> None:
+    pair = Pair()
+    pair.client.windows.is_full = True
+    refused, why = pair.server.open_stream(0, ""), "this link holds too much of the process's memory (--memory)"
+    pair.settle()
+    (reset,) = only(pair.server.take_events(), StreamReset)
+    assert reset == StreamReset(refused, "limit", why)
+    pair.client.windows.is_full = False
+    pair.server.windows.is_full = True
+    with pytest.raises(Refused, match=re.escape(why)):
+        pair.server.open_stream(0, "")
+    pair.server.windows.is_full = False
+    pair.open()
+
+
+def test_while_memory_is_short_a_stream_goes_on_with_a_small_window() -> None:
+    limits = LinkLimits(initial_credit=64 * KIB)
+    pair = Pair(client=limits)
+    at_server, at_client = pair.open()
+    measured(pair, 0.1)
+    bulk(pair, [at_server], 8, 0.1)
+    before = at_client.receive_window.size
+    assert before > 64 * KIB
+    pair.client.windows.is_short = True
+    bulk(pair, [at_server], 12, 0.1)
+    assert at_client.receive_window.size == pair.client._granted == 16 * KIB
+    pair.client.windows.is_short = False
+    bulk(pair, [at_server], 12, 0.1)
+    assert at_client.receive_window.size > 64 * KIB
 
 
 def test_a_turn_brings_control_and_credit_first() -> None:

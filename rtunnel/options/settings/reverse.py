@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from rtunnel.addresses import ListenAddress
-from rtunnel.coercions import dial_address, integer, interface, listen_address, optional, port_ranges, server_address
+from rtunnel.coercions import (
+    dial_address,
+    integer,
+    interface,
+    listen_address,
+    optional,
+    port_ranges,
+    server_address,
+    size,
+)
 from rtunnel.options.settings.declaration import (
     COUNT,
     GIB,
@@ -33,6 +42,15 @@ LOG = (
         "Lowest level that is logged: debug (one or more lines for each connection), info, warn or error.",
         default="info",
     ),
+)
+
+MEMORY = Setting(
+    "memory",
+    Kind(optional(size(16 * MIB, 1024 * GIB), None), "16M to 1024G"),
+    "Most memory that visitors and peers can make this process use, beyond what it needs when it is idle; a quarter of "
+    "the machine's if not given.",
+    EndSettings,
+    no_default="a quarter of the machine's",
 )
 
 #: Settings of both ends.
@@ -72,6 +90,7 @@ BOTH = (
         "of a link.",
         LinkLimits,
     ),
+    MEMORY,
     Setting("max-frame", sizes(64 * KIB, 16 * MIB), "Largest frame that is accepted, 64K to 16M.", LinkLimits),
     Setting(
         "keepalive-interval",

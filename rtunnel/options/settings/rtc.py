@@ -5,6 +5,8 @@ Their file has the layout of the reference program's file; one file may serve al
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rtunnel.addresses import ListenAddress
 from rtunnel.coercions import integer, optional, seconds, text
 from rtunnel.options.settings.declaration import (
@@ -23,7 +25,7 @@ from rtunnel.options.settings.declaration import (
     sizes,
     words,
 )
-from rtunnel.options.settings.reverse import LOG
+from rtunnel.options.settings.reverse import LOG, MEMORY
 from rtunnel.options.settings.rtc_coercions import (
     bearer_token,
     host_id,
@@ -121,6 +123,7 @@ SIGNAL_OWN = (
     Setting(
         "max-message", sizes(4 * KIB, MAX_MESSAGE), "Largest message that is accepted.", SignalSettings, key="server."
     ),
+    replace(MEMORY, owner=SignalSettings, key="server.memory"),
 )
 
 #: Settings of both host and client.
@@ -262,6 +265,7 @@ ENDS = (
         ChannelLimits,
         key="limits.",
     ),
+    replace(MEMORY, owner=EndSettings, key="limits.memory"),
     *LOG,
 )
 

@@ -13,14 +13,15 @@ one by one get one, and most of a crowd goes by the link.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
 from twisted.internet.interfaces import IDelayedCall
 
-from rtunnel.relay.direct import DirectRelay
+from rtunnel.relay.direct import COST as RELAY, TLS_COST, DirectRelay
 from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
-from rtunnel.reverse.carriers.raw_stream import RawStream
+from rtunnel.reverse.carriers.raw_stream import COST as RAW_STREAM, RawStream
 from rtunnel.reverse.carriers.sockets import TAIL, SocketWire, adopt
 from rtunnel.reverse.public import Visitor
 from rtunnel.tls.identity import Peer
@@ -186,7 +187,7 @@ class DataPool:
     def open(self, tunnel: int, visitor: Visitor) -> bool:
         """See :class:`ICarrier`. A visitor that may not go by the link waits if it finds no data connection."""
         link = self._session.link
-        if len(self._used) >= self._most_used or link.stream_count >= link.limits.max_streams:
+        if len(self._used) >= self._most_used or link.stream_count >= link.limits.max_streams or link.windows.is_full:
             return False
         if self._idle:
             data, _ = self._idle.popitem()
@@ -229,13 +230,18 @@ class DataPool:
         # From now on no PING keeps it alive.
         wire.keep_alive(limits.keepalive_interval, limits.dead_after)
         if theirs is not None:
-            relay = DirectRelay(self._server.poller, wire.take_watched(), theirs, self._ended, to_left=opening)
+            kept = self._session.memory.add
+            kept(RELAY if self._session.identity is None else RELAY + TLS_COST)
+            relay = DirectRelay(
+                self._server.poller, wire.take_watched(), theirs, self._ended, kept=kept, to_left=opening
+            )
             self._used[relay] = conn_id
             self._server.visitors.add(relay, visitor.prefix, (self._session, tunnel), 2)
             self._count()
             relay.start(instead_of=wire)
             return True
         end = visitor.socket_end()
+        self._session.memory.add(RAW_STREAM)
         stream = RawStream(end, self._ended)
         self._used[stream] = conn_id
         self._server.visitors.add(end, visitor.prefix, (self._session, tunnel), 2)
@@ -291,6 +297,11 @@ class DataPool:
     def tunnels_changed(self) -> None:
         """See :class:`ICarrier`."""
         self.refill()
+
+    def holdings(self) -> Iterator[tuple[int, DirectRelay | RawStream]]:
+        """See :class:`ICarrier`."""
+        for used in self._used:
+            yield used.held, used
 
     def tick(self, now: float) -> None:
         """See :class:`ICarrier`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rtunnel.reverse.public import Visitor
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.data_connection import Tickets
@@ -24,6 +26,9 @@ class ICarrier(Protocol):
 
     def tunnels_changed(self) -> None:
         """Take note that the client serves another tunnel."""
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """Yield the visitors that hold memory of their own; see :class:`~rtunnel.upkeep.memory.IParty`."""
 
     def tick(self, now: float) -> None:
         """Check time-outs. Called about once a second."""
@@ -64,6 +69,7 @@ class ICarrierSession(Protocol):
     link: ServerLink
     peer_name: str
     identity: Peer | None
+    memory: Memory
 
     @property
     def wants_visitors(self) -> bool: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,11 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.sockets import SocketTransport, below_tls, format_address, tune
+from rtunnel.relay.last_bytes import buffered
+from rtunnel.relay.sockets import SocketTransport, address_prefix, below_tls, format_address, tune
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import STREAM, Memory
 from rtunnel.upkeep.periodic import Repeated, do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Link
@@ -40,10 +42,12 @@ class LinkStream:
         self._user = user
         self.stream = stream
         stream.owner = user
+        protocol.memory.add(STREAM)
 
     def write(self, data: bytes) -> None:
         """See :class:`IStream`."""
         protocol, stream = self._protocol, self.stream
+        protocol.memory.add(len(data))
         protocol.link.send(stream, data)
         protocol.flush()
         if stream.wants_pause and not stream.paused:
@@ -72,6 +76,7 @@ class LinkProtocol(Protocol):
 
     :param link: a new state machine, which nothing else has used.
     :param clock: provides the time for keepalive.
+    :param memory: what the process may hold.
     :ivar identity: the other end as authenticated by TLS; None without TLS. Set before there is a connection.
     :ivar peer_name: the connection's other end, for logs.
     :ivar connected_now: whether there is a connection.
@@ -87,9 +92,11 @@ class LinkProtocol(Protocol):
     log_limiter: LogLimiter
     transport: SocketTransport  # type: ignore[assignment]
 
-    def __init__(self, link: Link, clock: IReactorTime) -> None:
+    def __init__(self, link: Link, clock: IReactorTime, memory: Memory) -> None:
         self.link = link
         self.clock = clock
+        self.memory = memory
+        link.windows.growth = memory.growth
         self.identity: Peer | None = None
         self.peer_name = ""
         self.admitted: str | None = None
@@ -119,6 +126,7 @@ class LinkProtocol(Protocol):
         if self.identity is not None and self.identity.name:
             self.peer_name += f" ({self.identity.name})"
         self.connected_now = True
+        self.memory.join(self)
         tune(self.transport)
         self.transport.registerProducer(self, True)
         self._ticks.start(self.link.liveness.tick_every)
@@ -128,6 +136,7 @@ class LinkProtocol(Protocol):
         """Pass bytes to the state machine."""
         if not self.connected_now:
             return
+        self.memory.add(len(data))
         self.link.receive_data(data, self.clock.seconds())
         self.handle_events()
         self.flush()
@@ -135,6 +144,7 @@ class LinkProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Reset every stream that has not ended."""
         self.connected_now = False
+        self.memory.leave(self)
         self._ticks.stop()
         if self._linger_call is not None and self._linger_call.active():
             self._linger_call.cancel()
@@ -205,6 +215,43 @@ class LinkProtocol(Protocol):
 
     def _info(self, format: str, **fields: object) -> None:
         self._emit(LogLevel.info, format, **fields)
+
+    # Memory, see IParty
+
+    @property
+    def payer(self) -> str:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        return address_prefix(self.transport.getPeer()) or self.peer_name
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        link = self.link
+        yield link.held + buffered(self.transport), self
+        for streams in (link.streams.values(), link.lingering):
+            for stream in streams:
+                theirs = 0 if stream.owner is None else stream.owner.buffered()
+                yield STREAM + stream.queued + stream.receive_window.waiting + theirs, stream
+
+    def free(self, holding: Any) -> None:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        if holding is self:
+            self.drop()
+        elif not isinstance(holding, Stream):
+            holding.abort()
+        elif holding.open or holding.lingering:
+            why = "the process is short of memory (--memory)"
+            self.link.reset(holding, Code.STALLED, why)
+            if holding.owner is not None:
+                holding.owner.was_reset(Code.STALLED, why)
+            self.flush()
+
+    def set_short(self, is_short: bool, is_full: bool) -> None:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        self.link.windows.is_short, self.link.windows.is_full = is_short, is_full
+
+    def measure_growth(self) -> int:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        return self.link.windows.measure(stream.receive_window for stream in self.link.streams.values())
 
     # Ends
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from rtunnel.errors import Code
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.public import Visitor
@@ -43,6 +46,10 @@ class Mux:
 
     def tunnels_changed(self) -> None:
         """See :class:`ICarrier`."""
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`ICarrier`. The streams are the link's."""
+        return iter(())
 
     def tick(self, now: float) -> None:
         """See :class:`ICarrier`."""

@@ -19,12 +19,14 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.last_bytes import LastBytes, connection_of, read_on, unsent
+from rtunnel.relay.last_bytes import LastBytes, buffered, connection_of, read_on, unsent
 from rtunnel.relay.sockets import SocketTransport
 
 #: Undelivered bytes at which reading pauses, and at which it resumes.
 HIGH_WATER = 128 * 1024
 LOW_WATER = 32 * 1024
+#: What a stream costs in itself, in bytes, with the two TLS connections below it.
+COST = 128 * 1024
 
 
 @implementer(IStream, IHalfCloseableProtocol, IPushProducer)
@@ -135,6 +137,12 @@ class RawStream(Protocol):
         if not self._reading and self._waiting <= LOW_WATER and self._user is not None:
             self._reading = True
             self.transport.resumeProducing()
+
+    @property
+    def held(self) -> int:
+        """How many bytes of memory this takes, with what its user has delivered and not sent yet."""
+        theirs = 0 if self._user is None else self._user.buffered()
+        return COST + self._waiting + theirs + buffered(self.transport)
 
     def abort(self) -> None:
         """Cut the connection, and tell the user."""

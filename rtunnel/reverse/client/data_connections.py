@@ -9,7 +9,7 @@ When none can be made, the link stays: visitors go by the link then, unless an e
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from twisted.logger import Logger
@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from rtunnel.reverse.carriers.sockets import SocketWire
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
 from rtunnel.tls.identity import Peer
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.data_connection import ClientDataConnection, Used
 from rtunnel.wire.messages import DIRECT_ONLY
@@ -30,6 +31,7 @@ class IDialler(Protocol):
     """Makes connections.
 
     :ivar reactor: of the process.
+    :ivar memory: what the process may hold.
     :ivar poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar connect_timeout: seconds that a connection to the server may take.
     :ivar dial_timeout: seconds that one to a local service may take.
@@ -37,6 +39,7 @@ class IDialler(Protocol):
     """
 
     reactor: Any
+    memory: Memory
     poller: Any
     connect_timeout: float
     dial_timeout: float
@@ -182,6 +185,10 @@ class DataConnections:
                 data.cut()
                 data.lost("nothing is heard of the server")
         self._visits.tick(now)
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        return self._visits.holdings()
 
     def used(self, data: ClientData, wire: SocketWire, used: Used) -> None:
         """Serve a visitor that has come over *data*."""

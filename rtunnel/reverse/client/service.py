@@ -32,6 +32,7 @@ from rtunnel.tls.identity import Peer
 from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.held_connection import HeldConnection
+from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.service_watch import ServiceWatch, may_try
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
@@ -58,6 +59,7 @@ class LinkService(HeldConnection[ClientSession]):
         self._visitors = visitors
         self.connect_timeout = settings.connect_timeout
         self.dial_timeout = settings.dial_timeout
+        self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
         # Where the current link leads.
         self._server_now: DialAddress | None = None

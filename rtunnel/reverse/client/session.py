@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -91,7 +91,7 @@ class ClientSession(LinkProtocol):
         dialler: IDialler,
         watches: Sequence[ServiceWatch],
     ) -> None:
-        super().__init__(link, reactor)
+        super().__init__(link, reactor, dialler.memory)
         self._settings = settings
         self._dialler = dialler
         self._visitors = visitors
@@ -163,7 +163,8 @@ class ClientSession(LinkProtocol):
     def _tick(self) -> None:
         data_tick = partial(self.data.tick, self.clock.seconds())
         look = self._dialler.look_at_files
-        do_all([super()._tick, data_tick, self.log_limiter.tick, look, self._look_at_certificates])
+        limits = [self.log_limiter.tick, self.memory.tick]
+        do_all([super()._tick, data_tick, *limits, look, self._look_at_certificates])
 
     def _look_at_certificates(self) -> None:
         if self.link.is_closed:
@@ -194,6 +195,16 @@ class ClientSession(LinkProtocol):
 
     def _public(self, port: int) -> str:
         return format_host_port(self._settings.server.host or "server", port)
+
+    @property
+    def payer(self) -> str:
+        """See :class:`LinkProtocol`."""
+        return f"the link to {self.peer_name}"
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`LinkProtocol`."""
+        yield from super().holdings()
+        yield from self.data.holdings()
 
     # Events of the link
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,13 +18,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.relay.dial import Dial
-from rtunnel.relay.direct import DirectRelay
+from rtunnel.relay.direct import COST as RELAY, DirectRelay
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import close_socket, take_socket, text_prefix
-from rtunnel.reverse.carriers.raw_stream import RawStream
+from rtunnel.reverse.carriers.raw_stream import COST as RAW_STREAM, RawStream
 from rtunnel.reverse.carriers.sockets import READ_SIZE, TAIL, SocketWire, adopt, has_socket
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.data_connection import Used
@@ -52,6 +53,7 @@ class IUser(Protocol):
     link: ClientLink
     clock: Any
     log_limiter: LogLimiter
+    memory: Memory
 
     def service_of(self, tunnel: int) -> IService | None: ...
     def dialled(self, service: Any) -> None: ...
@@ -80,12 +82,12 @@ class _Visit:
     :param poller: watches it.
     :param wire: has watched the socket until now.
     :ivar is_watched: whether it is still watched.
-    :ivar rest: its first bytes.
+    :ivar kept: how many of its bytes have been read.
     :ivar until: when the service has had its time.
     :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
     """
 
-    __slots__ = ("_poller", "_visits", "dial", "is_watched", "rest", "service", "sock", "touched", "until")
+    __slots__ = ("_pieces", "_poller", "_visits", "dial", "is_watched", "kept", "service", "sock", "touched", "until")
 
     def __init__(
         self, visits: Visits, poller: Any, wire: SocketWire, service: IService, rest: bytes, until: float
@@ -94,12 +96,19 @@ class _Visit:
         self._poller = poller
         self.sock = wire.take_watched()
         self.service = service
-        self.rest = rest
+        # Pieces, because bytes that grow piece by piece leave holes in memory.
+        self._pieces = [rest]
+        self.kept = len(rest)
         self.until = until
         self.touched = True
         self.dial: Cancellable | None = None
         self.is_watched = True
         poller.replace(wire, self)
+
+    @property
+    def rest(self) -> bytes:
+        """Its first bytes."""
+        return b"".join(self._pieces)
 
     def leave(self) -> None:
         """Stop watching the visitor."""
@@ -142,10 +151,12 @@ class _Visit:
         except OSError:
             self.abort()
             return
-        self.rest += data
-        if not data or len(self.rest) >= MOST_EARLY:
+        self._pieces.append(data)
+        self.kept += len(data)
+        if not data or self.kept >= MOST_EARLY:
             # The rest can wait, and an end will show again.
             self.leave()
+        self._visits.kept(len(data))  # which may abort this
 
     def doWrite(self) -> None:
         """Do nothing: writing is not watched."""
@@ -161,6 +172,7 @@ class Visits:
     :param user: the link. Its ``direct_streams`` are counted here.
     :param poller: watches sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :param dial_timeout: seconds that a service has to accept a connection.
+    :ivar kept: called with the number of bytes that are kept for a visitor.
     """
 
     log = DebugLog()
@@ -171,15 +183,17 @@ class Visits:
         self._poller = poller
         self._dial_timeout = dial_timeout
         self._visitors = visitors
+        self.kept = user.memory.add
         self._dialling: dict[_Visit, None] = {}
         self._used: set[DirectRelay | RawStream] = set()
         self._tail: IDelayedCall | None = None
 
     def serve(self, wire: SocketWire, used: Used) -> None:
         """Serve a visitor that has come over *wire*."""
+        self.kept(RELAY + len(used.rest))
         link = self._user.link
         service = self._user.service_of(used.tunnel)
-        if service is None or link.stream_count >= link.limits.max_streams:
+        if service is None or link.stream_count >= link.limits.max_streams or link.windows.is_full:
             self.log.debug("visitor {visitor} refused: no such tunnel, or the limit", visitor=used.visitor)
             wire.cut()
             return
@@ -239,7 +253,7 @@ class Visits:
     def made(self, visit: _Visit, theirs: socket.socket) -> None:
         """Relay between a visitor and its service, which has accepted."""
         self._user.dialled(visit.service)
-        relay = DirectRelay(self._poller, visit.sock, theirs, self._ended, to_right=visit.rest)
+        relay = DirectRelay(self._poller, visit.sock, theirs, self._ended, kept=self.kept, to_right=visit.rest)
         self._used.add(relay)
         self._visitors.replace(visit, relay)
         self._forget(visit)
@@ -254,6 +268,7 @@ class Visits:
         close_socket(visit.sock, reset=True)
         if visit.dial is not None:
             visit.dial.cancel()
+            visit.dial = None  # no circle, so that its bytes are free now
         if failure is not None:
             self._user.dial_failed(visit.service, failure)
 
@@ -267,6 +282,7 @@ class Visits:
     def _relay_here(self, end: SocketEnd) -> RawStream:
         """Relay in user space."""
         stream = RawStream(end, self._ended)
+        self.kept(RAW_STREAM)
         self._used.add(stream)
         end.attach(stream)
         self._count()
@@ -279,6 +295,13 @@ class Visits:
         self._count()
         if self._tail is not None and not self._used and self._tail.active():
             self._tail.cancel()
+
+    def holdings(self) -> Iterator[tuple[int, DirectRelay | RawStream | _Visit]]:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        for visit in self._dialling:
+            yield RELAY + visit.kept, visit
+        for used in self._used:
+            yield used.held, used
 
     def _count(self) -> None:
         self._user.link.direct_streams = len(self._used) + len(self._dialling)

@@ -19,6 +19,7 @@ from rtunnel.reverse.server.session import ServerSession
 from rtunnel.tls.credentials import Loaded
 from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 
 #: Seconds between two checks of the files.
@@ -33,6 +34,7 @@ class IGuarded(Protocol):
     admission: Admission
     door: Door
     log_limiter: LogLimiter
+    memory: Memory
     sessions: Roster[ServerSession]
 
     def check_tunnel(self, backend: Backend) -> None: ...
@@ -55,7 +57,7 @@ class Guard(PeriodicService):
 
     def look(self) -> None:
         """Check the files, and enforce what they say."""
-        do_all([self._server.log_limiter.tick, self._look_at_tls, self._look_at_rights])
+        do_all([self._server.log_limiter.tick, self._server.memory.tick, self._look_at_tls, self._look_at_rights])
 
     def _look_at_rights(self) -> None:
         try:

@@ -38,6 +38,7 @@ from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.client_link import WITHDRAW
@@ -72,6 +73,7 @@ class TunnelServer(DrainingService):
         self.tickets: Tickets[DataPool] = Tickets()
         self.bucket = TokenBucket(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
         self.log_limiter = LogLimiter(self.log, reactor)
+        self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
         capabilities = DATA_PLANES[settings.data_plane]
         self._hello = Hello(

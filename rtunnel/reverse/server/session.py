@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from rtunnel.reverse.secured import log_secured
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.tls.identity import Peer
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
@@ -43,6 +44,7 @@ class IServer(ICarrierServer, Protocol):
     handshake_timeout: float
     admission: Admission
     data_plane: str
+    memory: Memory
     sessions: Roster[Any]
 
     def take_in(self, session: ServerSession) -> None: ...
@@ -68,7 +70,7 @@ class ServerSession(LinkProtocol):
     link: ServerLink
 
     def __init__(self, server: IServer, link: ServerLink, clock: IReactorTime, identity: Peer | None) -> None:
-        super().__init__(link, clock)
+        super().__init__(link, clock, server.memory)
         self.identity = identity
         self.log_limiter = server.log_limiter
         self.admitted = (identity.name or identity.fingerprint) if identity is not None else None
@@ -106,6 +108,17 @@ class ServerSession(LinkProtocol):
     def wants_visitors(self) -> bool:
         """Whether the client serves any tunnel."""
         return self.is_live and any(backend.public is not None for backend in self.backends.values())
+
+    @property
+    def payer(self) -> str:
+        """See :class:`LinkProtocol`: all links of a client's name pay together."""
+        return self.client_name or super().payer
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`LinkProtocol`."""
+        yield from super().holdings()
+        for carrier in self.carriers:
+            yield from carrier.holdings()
 
     @property
     def has_place(self) -> bool:

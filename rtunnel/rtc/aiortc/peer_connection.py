@@ -108,6 +108,11 @@ class PeerConnection:
         return self._sctp.buffered
 
     @property
+    def kept(self) -> int:
+        """See :class:`IPeerConnection`."""
+        return self._sctp.kept
+
+    @property
     def round_trip(self) -> float:
         """See :class:`IPeerConnection`."""
         return self._sctp.round_trip

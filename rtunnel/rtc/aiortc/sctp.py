@@ -65,6 +65,8 @@ RTO_MIN = 0.4
 FIRST_THRESHOLD = 256 * 1024
 #: The most bytes that are sent in one burst.
 BURST = 4 * USERDATA_MAX_LENGTH
+#: What a chunk costs in memory at most, in bytes: its object, and 1,200 bytes.
+CHUNK_COST = 2048
 #: How many bytes may be in flight, whatever window the peer advertises.
 MAX_FLIGHT = 2 * 1024 * 1024
 
@@ -107,6 +109,11 @@ class Association(Receiver):
     def buffered(self) -> int:
         """How many bytes were sent on reliable channels and have not been transmitted yet."""
         return self._queue.stream_bytes + sum(len(chunk.user_data) for chunk in self._outbound_queue)
+
+    @property
+    def kept(self) -> int:
+        """How many bytes of memory take the chunks that are in flight, or were received in parts or too early."""
+        return (len(self._sent_queue) + len(self._outbound_queue) + len(self._reassembly)) * CHUNK_COST
 
     @property
     def datagrams_dropped(self) -> int:

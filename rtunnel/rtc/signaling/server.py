@@ -26,6 +26,7 @@ from rtunnel.rtc.signaling.server_protocol import ServerFactory
 from rtunnel.tls.web_server import WebCredentials, WebTlsFactory
 from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 
 
@@ -55,7 +56,8 @@ class SignalServer(MultiService):
         self.reactor = reactor
         self._times = times
         self._log_limiter = LogLimiter(self.log, reactor)
-        self.factory = ServerFactory(reactor, settings, times, self._log_limiter)
+        memory = Memory(settings.memory or default_memory(), reactor, self.log)
+        self.factory = ServerFactory(reactor, settings, times, self._log_limiter, memory)
         self.connections = self.factory.connections
         self.switchboard = self.factory.switchboard
         factory: IProtocolFactory = self.factory
@@ -92,7 +94,7 @@ class SignalServer(MultiService):
     def _look(self) -> None:
         now = self.reactor.seconds()
         ticks = [partial(connection.tick, now) for connection in self.connections]
-        do_all([self._log_limiter.tick, *ticks, self._look_at_files])
+        do_all([self._log_limiter.tick, self.factory.memory.tick, *ticks, self._look_at_files])
 
     def _look_at_files(self) -> None:
         if self._credentials is None:

@@ -32,11 +32,13 @@ from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.http import NO_TLS_HERE, Step, encode_answer, read_request
 from rtunnel.rtc.signaling.limits import MessageRate, Times
 from rtunnel.rtc.signaling.pace import Pace, Paces
+from rtunnel.rtc.signaling.share import Share
 from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Line, Party, State, Switchboard
 from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.web_server import explain_web_failure
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
@@ -75,6 +77,8 @@ class ServerProtocol(WebSocketServerProtocol):
         self._log_limiter = factory.log_limiter
         self._switchboard = factory.switchboard
         self._connections = factory.connections
+        self._memory = factory.memory
+        self._share = Share(self)
         self.address_prefix = ""
         self.touched = True
         self.budget_key: Hashable = self
@@ -105,6 +109,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self._pace = Pace(self.factory.paces, self.budget_key, self.transport, self._handle)
         super().connectionMade()
         self._connections.add(self)
+        self._memory.join(self._share)
 
     def handshakeCompleted(self) -> None:
         """See :class:`IHandshakeListener`."""
@@ -116,6 +121,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self.touched = True
         if self._deaf:
             return
+        self._memory.add(len(data))
         self._pace.received(data)
         if self._pace.is_waiting:
             self._log_limiter.warn("{peer} is read slowly: its address keeps this server busy", peer=self.peer_name)
@@ -129,7 +135,8 @@ class ServerProtocol(WebSocketServerProtocol):
         lost = partial(super().connectionLost, reason)
         tell = partial(self._tell_failure, reason)
         left = partial(self._switchboard.left, self.party)
-        do_all([lost, tell, left, partial(self._connections.remove, self)])
+        forget = partial(self._memory.leave, self._share)
+        do_all([lost, tell, left, forget, partial(self._connections.remove, self)])
 
     def _tell_failure(self, reason: Failure) -> None:
         """Log why there is no TLS, unless this end did not wait for it."""
@@ -332,6 +339,7 @@ class ServerProtocol(WebSocketServerProtocol):
         """Called by Autobahn for everything that is sent."""
         if self._aborted:
             return
+        self._memory.add(len(data))
         if self._paused:
             self._unsent += len(data)
             if self._unsent > MAX_UNSENT:
@@ -361,12 +369,15 @@ class ServerFactory(WebSocketServerFactory):
 
     noisy = False
 
-    def __init__(self, reactor: Any, settings: SignalSettings, times: Times, log_limiter: LogLimiter) -> None:
+    def __init__(
+        self, reactor: Any, settings: SignalSettings, times: Times, log_limiter: LogLimiter, memory: Memory
+    ) -> None:
         super().__init__(reactor=reactor, server="")
         self.settings = settings
         self.times = times
         self.log_limiter = log_limiter
         self.paces = Paces(reactor)
+        self.memory = memory
         self.tokens = BearerTokens(settings.valid_tokens)
         self.origins = Origins(settings.allowed_origins)
         self.descriptors = Descriptors(reactor)

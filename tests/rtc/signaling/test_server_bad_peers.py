@@ -366,6 +366,21 @@ async def test_a_peer_that_does_not_read_the_errors_it_causes(signaling: SignalW
     assert "does not read" in str(signaling.lines("warn"))
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_peer_that_holds_too_much_of_the_memory(signaling: SignalWorld) -> None:
+    """It has begun a message, and does not end it. That is more than there is."""
+    await signaling.start()
+    signaling.server.factory.memory.total = 40_000
+    modest = await websocket(signaling, frame(bytes(10_000), fin=False))
+    peer = await websocket(signaling, frame(bytes(1000), fin=False, length=60_000))
+    await until(lambda: len(signaling.server.connections) == 2)
+    while not peer.over:
+        signaling.server.factory.memory.look()
+        await turns(1)
+    assert not modest.over
+    assert "memory is used up: 127.0.0.1 held 0 MiB" in str(signaling.lines("warn"))
+
+
 # Time
 
 

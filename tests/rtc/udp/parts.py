@@ -153,7 +153,7 @@ class MemoryConnection:
         self.accept: Callable[[Any], None] = lambda channel: None
         self.opens = True
         self.max_message = MAX_MESSAGE
-        self.buffered = 0
+        self.buffered = self.kept = 0
         self.round_trip = 0.0
         self.datagrams_dropped = 0
         self.path = "direct"
