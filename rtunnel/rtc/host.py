@@ -85,7 +85,6 @@ class HostPeer(Peer):
     """
 
     log = Logger()
-    was_connected = False
 
     def __init__(self, host: RtcHost, offer: Offer) -> None:
         name = offer.sender
@@ -130,10 +129,10 @@ class HostPeer(Peer):
             self.give_up("there is no room for it (--max-clients)")
             return
         super().connected()
-        self.was_connected = True
         self._host.log_limiter.info(
             "client {client} connected: {path}{protocol}",
             client=clean_text(self.name),
+            peer=self.heard_from,
             path=self.connection.path,
             protocol="" if self._peer_extension is not None else " (reference protocol)",
         )
@@ -152,6 +151,7 @@ class HostPeer(Peer):
             self._host.log_limiter.warn(
                 "client {client} asks for {service} over {kind}, which is not offered",
                 client=clean_text(self.name),
+                peer=self.heard_from,
                 service=show_service(clean_text(channel.protocol)),
                 kind=kind,
             )
@@ -339,11 +339,9 @@ class RtcHost(DrainingService):
             del self._peers[peer.name]
             self.stream_ended()
         self._leaving.close(peer)
-        if peer.was_connected:
-            self.log_limiter.info("client {client} lost: {reason}", client=clean_text(peer.name), reason=reason)
-        else:
-            # IDs cost nothing, so all senders are counted as one.
-            self.log_limiter.info("client {sender} lost: {reason}", sender=clean_text(peer.name), reason=reason)
+        # IDs cost nothing. So lines are counted by address, and if there is none, all senders are counted as one.
+        name, address = clean_text(peer.name), peer.heard_from
+        self.log_limiter.info("client {sender} lost: {reason}", sender=name, peer=address, reason=reason)
 
     # Stopping
 

@@ -113,9 +113,10 @@ class Peer:
         dropped = self.connection.datagrams_dropped
         if dropped > self._dropped:
             self._log_limiter.warn(
-                "{count} UDP datagrams for {peer} are dropped: they come faster than they can be sent",
+                "{count} UDP datagrams for {name} are dropped: they come faster than they can be sent",
                 count=dropped - self._dropped,
-                peer=clean_text(self.name),
+                name=clean_text(self.name),
+                peer=self.connection.heard_from,
             )
             self._dropped = dropped
 
