@@ -102,7 +102,7 @@ def read_all(descriptor: int, most: int) -> bytes:
     """
     status = os.fstat(descriptor)
     too_large = OSError(errno.EFBIG, f"it is larger than {most >> 20} MB" if most >> 20 else "it is too large")
-    if status.st_size > most:
+    if stat.S_ISREG(status.st_mode) and status.st_size > most:
         raise too_large
     pieces: list[bytes] = []
     left = most + 1

@@ -1,7 +1,11 @@
-"""Files that are read again when they change."""
+"""Files that are read again when they change.
+
+A pipe, such as ``<(command)`` of a shell, can be read only once. It never counts as changed.
+"""
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -46,6 +50,7 @@ class WatchedFiles(Generic[T]):
             self._states, self._failures = states, 0
         before = self.now
         try:
+            self._refuse_pipes()
             self.now = self._read()
         except ConfigError:
             self._failures += 1
@@ -55,14 +60,41 @@ class WatchedFiles(Generic[T]):
         self._failures = 0
         return self.now != before
 
+    def _refuse_pipes(self) -> None:
+        """Check that nothing that is read again could hold up everybody.
+
+        :raises ConfigError: something could.
+        """
+        for path in self._paths:
+            if _is_once(path):
+                raise ConfigError(f"{path} is no file that can be read again; put one there, or restart this")
+
     def _look(self) -> list[object]:
         return [_state_of(path) for path in self._paths]
+
+
+def _is_once(path: Path) -> bool:
+    """Return whether a file is none that can be read again and again."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _state_of(path: Path) -> object:
     """Return a value that differs when a file has changed, was replaced, appeared or disappeared."""
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError as error:
         return error.errno
-    return (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)
+    if not stat.S_ISREG(status.st_mode):
+        return (status.st_ino, status.st_dev)
+    # Who may write it decides whether it is used.
+    return (
+        status.st_mtime_ns,
+        status.st_size,
+        status.st_ino,
+        status.st_dev,
+        status.st_mode,
+        status.st_uid,
+    )
