@@ -15,7 +15,7 @@ import pytest
 from rtunnel import trusted_files
 from rtunnel.access.rights import read_clients
 from rtunnel.config_file import read_config_file
-from rtunnel.errors import ConfigError
+from rtunnel.errors import MAX_TEXT, ConfigError, PeerError, PkiError, StartupError, one_line
 from rtunnel.options.command import main
 from rtunnel.tls.credentials import read_certificates, read_private_key
 from rtunnel.tls.web_client import client_context
@@ -179,6 +179,25 @@ def test_a_command_says_it_in_one_line(option: str, path: Path, capsys: pytest.C
     assert capsys.readouterr().err == (
         f"rtunnel server: every user of this machine may change {path}; run: chmod o-w '{path}'\n"
     )
+
+
+@pytest.mark.parametrize("text", ["", "short", "x" * 1000, "\n" * 1000, "\ud800" * 5000, "x\n" * 1_000_000])
+def test_a_line_of_bounded_length(text: str) -> None:
+    line = one_line(text)
+    assert len(line) <= MAX_TEXT
+    assert line.isprintable()
+    assert (line == text) == (len(text) <= MAX_TEXT and text.isprintable())
+
+
+@pytest.mark.parametrize("error", [ConfigError, PkiError, PeerError, StartupError])
+def test_the_text_of_any_error(error: type[Exception]) -> None:
+    assert str(error("begin" + "\n" * 1_000_000 + "end")) == one_line("begin" + "\n" * 1_000_000 + "end")
+
+
+@pytest.mark.parametrize("words", [["server", "x" * 100_000], ["server", "--" + "x" * 100_000], ["x" * 100_000]])
+def test_a_command_line_is_quoted_in_part(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    assert len(capsys.readouterr().err) < 1100
 
 
 def test_an_error_is_one_line_whatever_it_quotes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from twisted.python import usage
 
 from rtunnel.coercions import show_seconds, show_size
-from rtunnel.errors import ConfigError
+from rtunnel.errors import ConfigError, one_line
 from rtunnel.options.base import HYPHEN, BaseOptions, help_width, option_hint, unbroken
 from rtunnel.options.plugins.pid_file import check_pid_file, close_to_others
 from rtunnel.options.plugins.run import ctrl_c_ends, run_in_foreground
@@ -80,13 +80,13 @@ class PluginOptions(BaseOptions):
             self._is_mistaken = True
             unknown = re.match(r"option --?([^ ]+) not recognized", str(error))
             if unknown is None:
-                raise
+                raise usage.UsageError(one_line(str(error))) from error
             name = unknown[1]
             if len(name) == 1:
                 hint = "; options begin with two dashes"
             else:
                 hint = option_hint(name, [setting.name for setting in self.declared] + ["config"])
-            raise usage.UsageError(f"{error}{hint}") from error
+            raise usage.UsageError(one_line(f"{error}{hint}")) from error
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse arguments that are not options.
