@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 STRESS_ARGS ?=
+FUZZ_ARGS ?=
+SOAK_ARGS ?=
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -14,10 +16,10 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist worksteal
 
 # An environment whose interpreter has gone, or is too old, counts as not built; building clears it, and nothing else.
 $(shell test ! -e $(VENV)/pyvenv.cfg || $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
-	|| rm -f $(BIN)/python $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-docs)
+	|| rm -f $(BIN)/python $(VENV)/.installed $(VENV)/.installed-*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick stress bench docs lint format types clean
+.PHONY: help demo test test-quick stress fuzz soak bench docs lint format types clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -33,6 +35,12 @@ test-quick: $(VENV)/.installed-dev ## Those tests that start no other process
 
 stress: $(VENV)/.installed-dev ## The suite ten times beside busy loops, then on one core (STRESS_ARGS="--rounds 3 --seed 1")
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.stress $(STRESS_ARGS)
+
+fuzz: $(VENV)/.installed-fuzz ## Each parser against odd bytes for a minute (FUZZ_ARGS="--seconds 3600 config clients")
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+soak: $(VENV)/.installed-dev ## Mixed traffic and restarts for ten minutes; does memory grow? (SOAK_ARGS="--minutes 60")
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 bench: $(VENV)/.installed ## What the tunnels cost, beside nginx and ssh -R (wants iperf3, nginx and wrk; BENCH_ARGS=--quick)
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
@@ -53,7 +61,7 @@ types: $(VENV)/.installed-dev ## Static types
 	$(BIN)/mypy
 
 clean: ## Remove the virtual environment, builds and caches
-	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
 	rm -f twisted/plugins/dropin.cache
 	find rtunnel twisted tests etc benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -68,6 +76,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-fuzz: $(VENV)/.installed-dev
+	$(PIP) install --editable '.[fuzz]'
+	@touch $@
 
 $(VENV)/.installed-docs: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) install --editable '.[docs]'

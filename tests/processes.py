@@ -14,7 +14,7 @@ import pytest
 
 FIXTURES = {"twistd", "pytester", "lab", "venv", "wheel"}
 """Whoever takes one of these starts processes."""
-FOLDERS = {"process", "chrome", "nat", "packaging"}
+FOLDERS = {"process", "chrome", "hostile", "nat", "packaging"}
 """What is here starts processes."""
 EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
 """Audit events of the interpreter that say that a process is about to be started."""

@@ -183,7 +183,7 @@ class Incoming(Protocol):
         if self.session is not None:
             self.session.check_asked()
             return
-        _log.info(
+        self._door.house.log_limiter.info(
             "connection from {peer} closed: it asked for nothing within {seconds:g} s",
             peer=self.peer_name,
             seconds=self._door.house.handshake_timeout,

@@ -161,7 +161,7 @@ class ServerSession(LinkProtocol):
     def check_asked(self) -> None:
         """Close the link unless the client has asked for something."""
         if self.is_live and not self.link.is_extended and not self.backends:
-            self.log.info(
+            self._server.log_limiter.info(
                 "connection from {peer} closed: it asked for nothing within {seconds:g} s",
                 peer=self.peer_name,
                 seconds=self._server.handshake_timeout,

@@ -57,6 +57,8 @@ from rtunnel.wire.webrtc.channel_open import decode_open, encode_open
 # aiortc takes round trips and the age of cookies by the time of day, which may be set back.
 vars(rtcsctptransport)["time"] = SimpleNamespace(time=time.monotonic)
 
+#: What aiortc raises when it reads a packet that is not valid.
+BROKEN = (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, struct.error)
 #: The receive window, in bytes.
 RECEIVE_WINDOW = 1024 * 1024
 #: Bytes beyond the window up to which chunks are accepted; others are dropped, as RFC 9260, section 6.2, allows.
@@ -338,7 +340,7 @@ class Association(RTCSctpTransport):
         except ConnectionError:
             # The answer cannot be sent because the transport below is closing. It reports that itself.
             pass
-        except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
+        except BROKEN as error:
             self._break(f"an invalid SCTP packet ({type(error).__name__})")
 
     def _break(self, reason: str) -> None:

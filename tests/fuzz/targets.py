@@ -1,0 +1,245 @@
+"""One function for each parser. It takes any bytes, and raises only what means a fault in the parser."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from aiortc import rtcsctptransport
+from google_crc32c import value as crc32c
+
+from rtunnel.access.rights import read_clients
+from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
+from rtunnel.coercions import boolean, seconds, size
+from rtunnel.config_file import read_config_file
+from rtunnel.errors import BadDescription, BadSignal, ConfigError, PkiError
+from rtunnel.pki import bundle
+from rtunnel.relay.proxy_header import BadHeader, ProxyHeader
+from rtunnel.rtc.aiortc import mdns, sdp
+from rtunnel.rtc.aiortc.sctp import BROKEN
+from rtunnel.rtc.aiortc.sctp_packets import parameters_are_sound
+from rtunnel.wire import messages
+from rtunnel.wire.data_connection import ClientDataConnection, ServerDataConnection
+from rtunnel.wire.limits import LinkLimits
+from rtunnel.wire.opening import read_opening
+from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
+from tests.wire.test_link_fuzz import MAKERS, live
+
+NOW = 1000.0
+NAME = "01234567-89ab-cdef-0123-456789abcdef.local"
+LINKS = list(MAKERS.values())
+
+
+def pieces(data: bytes, length: int) -> list[bytes]:
+    """Cut *data* into pieces of *length* bytes; 0: one piece."""
+    step = length or len(data) or 1
+    return [data[start : start + step] for start in range(0, len(data), step)]
+
+
+def text_of(data: bytes) -> str:
+    """Return text that the bytes decide."""
+    return data.decode("utf-8", "surrogateescape" if data[:1] == b"\xff" else "replace")
+
+
+def link(data: bytes) -> None:
+    """A link in one of eight states. The first byte chooses the state and whether the peer reads, the second how the
+    bytes are cut.
+    """
+    if len(data) >= 2:
+        live(LINKS[data[0] % len(LINKS)](), pieces(data[2:], data[1]), reads=data[0] < 128)
+
+
+def data_connection(data: bytes) -> None:
+    """Both ends of a data connection."""
+    limits = LinkLimits(keepalive_interval=5.0, dead_after=15.0)
+    parts = pieces(data[1:], data[0] if data else 0)
+    server = ServerDataConnection(limits, NOW, 5.0)
+    for part in parts:
+        server.tick(NOW)
+        server.receive_data(part, NOW)
+        server.data_to_send()
+        if server.error:
+            break
+        if server.is_available:
+            server.open(1, 0, "192.0.2.1:5000")
+            break
+    client = ClientDataConnection("00112233445566778899aabbccddeeff", limits, NOW)
+    for part in parts:
+        client.tick(NOW)
+        if client.receive_data(part, NOW) is not None or client.error:
+            break
+        client.data_to_send()
+
+
+def opening(data: bytes) -> None:
+    """The first bytes of a connection to the control port. Once they mean something, more bytes do not change that."""
+    for is_on in (True, False):
+        found = None
+        for end in range(len(data[:600]) + 1):
+            found = found or read_opening(data[:end], 65536, data_connections=is_on)
+        assert found is not None or len(data) < 600
+
+
+def frame_payloads(data: bytes) -> None:
+    """The payloads of all frames of a link."""
+    for decode in (
+        messages.decode_init,
+        messages.decode_hello,
+        messages.decode_visitor,
+        messages.decode_ready,
+        messages.decode_error,
+        messages.decode_tickets,
+        messages.decode_attach,
+    ):
+        with suppress(ValueError):
+            decode(data)
+
+
+def signal(data: bytes) -> None:
+    """A message of signaling, with the description or candidate in it."""
+    try:
+        message = signaling.decode_signal(data)
+    except BadSignal:
+        return
+    # A server passes it on.
+    assert signaling.decode_signal(signaling.encode_signal(message)) == message
+    for kind in (signaling.OFFER, signaling.ANSWER):
+        with suppress(BadSignal):
+            signaling.read_description(kind, message.payload)
+    with suppress(BadSignal):
+        signaling.read_candidate(message.payload)
+
+
+def description(data: bytes) -> None:
+    """A session description (SDP)."""
+    with suppress(BadDescription):
+        sdp.read_description(text_of(data))
+
+
+def candidate(data: bytes) -> None:
+    """An ICE candidate."""
+    try:
+        found = sdp.parse_candidate(text_of(data))
+    except sdp.UnusableCandidate:
+        return
+    assert found.component == 1
+
+
+def sctp_packet(data: bytes) -> None:
+    """An SCTP packet that our guard lets pass to aiortc's parser. Its checksum is put right."""
+    packet = data[:8] + bytes(4) + data[12:]
+    packet = data[:8] + struct.pack("<L", crc32c(packet)) + data[12:]
+    if parameters_are_sound(packet):
+        with suppress(*BROKEN):
+            rtcsctptransport.parse_packet(packet)
+
+
+def channel(data: bytes) -> None:
+    """What opens a data channel, and the control messages on it."""
+    with suppress(ValueError):
+        channel_open.decode_open(data)
+    with suppress(ValueError):
+        channel_messages.decode_control(data)
+
+
+@cache
+def _path(name: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix="fuzz-")) / name
+
+
+def _file(data: bytes, name: str) -> Path:
+    path = _path(name)
+    path.write_bytes(data)
+    return path
+
+
+def config(data: bytes) -> None:
+    """A configuration file, YAML or (from the second byte on, if the first is 0) JSON."""
+    name, content = ("x.json", data[1:]) if data[:1] == b"\0" else ("x.yaml", data)
+    for merge in (False, True):
+        with suppress(ConfigError):
+            read_config_file(str(_file(content, name)), merge=merge)
+
+
+def clients(data: bytes) -> None:
+    """A clients file."""
+    with suppress(ConfigError):
+        read_clients(_file(data, "clients.yaml"))
+
+
+def pki_bundle(data: bytes) -> None:
+    """A bundle with a client's certificate."""
+    with suppress(PkiError):
+        bundle.parse(data, "bundle", datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def proxy_header(data: bytes) -> None:
+    """A PROXY header, in pieces and whole."""
+    results = []
+    for length in (1, 7, 0):
+        header = ProxyHeader()
+        taken = 0
+        try:
+            for part in pieces(data, length):
+                taken += header.take(part)
+                if header.is_complete:
+                    break
+            results.append((header.is_complete, taken, header.source))
+        except BadHeader:
+            results.append((False, -1, None))
+    assert len(set(results)) == 1
+
+
+def setting(data: bytes) -> None:
+    """Values that operators write: addresses, ports, sizes, times."""
+    text = text_of(data)
+    for coerce in (
+        ListenAddress.parse,
+        DialAddress.parse,
+        PortRanges.parse,
+        boolean,
+        size(0, 1 << 40),
+        seconds(zero=True),
+    ):
+        with suppress(ConfigError):
+            coerce(text)
+
+
+def mdns_answer(data: bytes) -> None:
+    """A packet of multicast DNS."""
+
+    async def ask() -> None:
+        mdns._Question(NAME).datagram_received(data, ("192.0.2.1", mdns.PORT))
+
+    # In a thread of its own, as this one may have a running loop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, ask()).result()
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    each.__name__: each
+    for each in (
+        link,
+        data_connection,
+        opening,
+        frame_payloads,
+        signal,
+        description,
+        candidate,
+        sctp_packet,
+        channel,
+        config,
+        clients,
+        pki_bundle,
+        proxy_header,
+        setting,
+        mdns_answer,
+    )
+}

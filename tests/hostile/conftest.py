@@ -1,0 +1,47 @@
+"""The fixtures of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process.conftest import serve, start_rtc, start_tunnel, twistd, udp_service
+from tests.process.crowd import echo_service
+from tests.process.harness import Twistds
+from tests.process.services import Tunnel
+from tests.tls.parts import Authority
+
+__all__ = ["authority", "echo", "serve", "start_rtc", "start_tls", "start_tunnel", "twistd", "udp_service"]
+
+
+@pytest.fixture
+def echo(twistd: Twistds) -> str:
+    """The address of a service that echoes."""
+    return echo_service(twistd)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """A CA, which has given the server a certificate, and a client, ``laptop``, another one."""
+    authority = Authority(tmp_path / "pki")
+    authority.server()
+    authority.client("laptop", file="client")
+    return authority
+
+
+@pytest.fixture
+def start_tls(twistd: Twistds, authority: Authority) -> Callable[..., Tunnel]:
+    """``start_tls(local, server=[...], client=[...])``: a server and a client that work, under TLS."""
+
+    class WithCertificates(Twistds):
+        def __call__(self, *arguments: str, **more: Any) -> Any:
+            return twistd(*arguments, **{**more, "env": {"RTUNNEL_PKI_DIR": str(authority.directory)}})
+
+    def start(local: str, server: Any = (), client: Any = (), **more: Any) -> Tunnel:
+        starter = WithCertificates(twistd.directory)
+        return Tunnel(starter, local, server=["--tls", *server], client=["--tls", *client], **more)
+
+    return start
