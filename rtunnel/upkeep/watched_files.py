@@ -1,6 +1,6 @@
 """Files that are read again when they change.
 
-A pipe, such as ``<(command)`` of a shell, can be read only once. It never counts as changed.
+A pipe, such as ``<(command)`` of a shell, can be read only once, and could hold up everybody. So there is none here.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class WatchedFiles(Generic[T]):
         self._patience = min(len(paths), 2)
         self._failures = 0
         self._states = self._look()
+        self._refuse_pipes()
         self.now = read()
 
     def refresh(self) -> bool:
@@ -61,22 +62,17 @@ class WatchedFiles(Generic[T]):
         return self.now != before
 
     def _refuse_pipes(self) -> None:
-        """Check that nothing that is read again could hold up everybody.
-
-        :raises ConfigError: something could.
-        """
         for path in self._paths:
-            if _is_once(path):
-                raise ConfigError(f"{path} is no file that can be read again; put one there, or restart this")
+            if _is_pipe(path):
+                raise ConfigError(f"{path} is a pipe, which cannot be read again later; put a file in its place")
 
     def _look(self) -> list[object]:
         return [_state_of(path) for path in self._paths]
 
 
-def _is_once(path: Path) -> bool:
-    """Return whether a file is none that can be read again and again."""
+def _is_pipe(path: Path) -> bool:
     try:
-        return not stat.S_ISREG(path.stat().st_mode)
+        return stat.S_ISFIFO(path.stat().st_mode)
     except OSError:
         return False
 
@@ -87,8 +83,6 @@ def _state_of(path: Path) -> object:
         status = path.stat()
     except OSError as error:
         return error.errno
-    if not stat.S_ISREG(status.st_mode):
-        return (status.st_ino, status.st_dev)
     # Who may write it decides whether it is used.
     return (
         status.st_mtime_ns,
