@@ -47,6 +47,8 @@ from rtunnel.name_endpoint import NameEndpoint
 
 #: Connections that the kernel holds for a listening socket until they are accepted.
 BACKLOG = 1024
+#: Permissions of a UNIX socket that we listen on, unless its address has others: Twisted's own let every user connect.
+SOCKET_MODE = "600"
 #: Stands in front of an address at which a load balancer passes connections on, each with a PROXY header.
 PROXIED = "haproxy:"
 #: Kinds of endpoint that accept connections of the system, with nothing in between.
@@ -108,6 +110,8 @@ class ListenAddress:
         positional, named = split_description(self.description.removeprefix(PROXIED if self.is_proxied else ""))
         if positional[0] in ("tcp", "tcp6", "unix"):
             named.setdefault("backlog", str(BACKLOG))
+        if positional[0] == "unix":
+            named.setdefault("mode", SOCKET_MODE)
         build: Any = serverFromString
         endpoint: IStreamServerEndpoint = build(reactor, join_description(positional, named))
         return endpoint

@@ -2,7 +2,7 @@
 
 YAML is read as most people believe it works: decimal numbers, ``true`` and ``false`` in their usual spellings, and
 text. ``8080:22`` is text and not a number in base 60, ``0700`` is not octal, ``2026-11-22`` is not a date, and a
-duplicate key is an error.
+duplicate key is an error. So is an alias (``*name``), by which a few lines could stand for billions.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rtunnel.errors import ConfigError
+from rtunnel.errors import ConfigError, one_line
+from rtunnel.trusted_files import read_trusted
+
+#: How deep a file may nest lists and mappings; ours nest three.
+MAX_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,12 @@ def load_file(path: str, notes: list[str] | None = None) -> object:
     """Parse a YAML or JSON file that should have a mapping; the caller checks that it has.
 
     :param notes: if given, sections of a YAML file that have the same name are merged, and notes on that go here.
-    :raises ConfigError: it cannot be read, or is neither YAML nor JSON.
+    :raises ConfigError: it cannot be read, other users can write it, or it is neither YAML nor JSON.
     """
     try:
-        content = Path(path).read_text(encoding="utf-8-sig")
+        content = read_trusted(path).decode("utf-8-sig")
+    except ConfigError:
+        raise
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except (OSError, ValueError) as error:
@@ -102,6 +107,22 @@ class _Loader(yaml.SafeLoader):
     """
 
     notes: list[str] | None = None
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        mark: Any = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"'*{event.anchor}' repeats another part of the file, which is not allowed; write that part out"
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        if self._depth > MAX_DEPTH:
+            problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -112,19 +133,26 @@ class _Loader(yaml.SafeLoader):
     def _merge(self, node: yaml.MappingNode, notes: list[str], *, is_merged: bool = False) -> None:
         """Merge the sections in *node* that have the same name; of other values in merged sections, the last counts."""
         found: dict[object, tuple[yaml.Node, yaml.Node]] = {}
+        merged: dict[object, yaml.MappingNode] = {}
         for key, value in node.value:
             name = key.value if isinstance(key, yaml.ScalarNode) else id(key)
+            line = f"line {key.start_mark.line + 1}"
             before = found.get(name, (key, None))[1]
             if isinstance(before, yaml.MappingNode) and isinstance(value, yaml.MappingNode):
-                notes.append(f"line {key.start_mark.line + 1}: section '{name}' is there twice; the two count as one")
-                value = yaml.MappingNode(value.tag, before.value + value.value, before.start_mark, value.end_mark)
-                self._merge(value, notes, is_merged=True)
+                notes.append(one_line(f"{line}: section '{name}' is there twice; the two count as one"))
+                if name not in merged:
+                    merged[name] = yaml.MappingNode(value.tag, [*before.value], before.start_mark, value.end_mark)
+                merged[name].value += value.value
+                value = merged[name]
             elif before is not None and is_merged:
-                notes.append(f"line {key.start_mark.line + 1}: key '{name}' is there twice; this one counts")
+                notes.append(one_line(f"{line}: key '{name}' is there twice; this one counts"))
+                merged.pop(name, None)
             elif before is not None:
                 name = id(key)  # the error comes later
             found[name] = (key, value)
         node.value = list(found.values())
+        for section in merged.values():
+            self._merge(section, notes, is_merged=True)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         if isinstance(node, yaml.MappingNode):
@@ -175,7 +203,7 @@ def _parse_yaml(content: str, path: str, notes: list[str] | None) -> object:
         if is_key:
             raise ConfigError(f"{path}:{line} has no ': ' after the key; write 'key: value'") from error
         raise ConfigError(f"{path}:{line} {error.problem or error.context or 'is not YAML'}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -183,8 +211,8 @@ def _parse_json(content: str, path: str) -> object:
     def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
         mapping = dict(pairs)
         if len(mapping) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
             raise ConfigError(f"{path}: key '{twice}' occurs twice; keep one")
         return mapping
 
@@ -192,7 +220,9 @@ def _parse_json(content: str, path: str) -> object:
         return json.loads(content, object_pairs_hook=no_duplicates) if content.strip() else None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}: is not JSON: {error.msg}") from error
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is not JSON that can be used: it is nested too deeply") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
         raise ConfigError(f"{path}: is not JSON: {error}") from error

@@ -24,6 +24,8 @@ from twisted.plugin import getPlugins
 from rtunnel.errors import ConfigError
 
 MAX_PORT = 65535
+#: Most characters of a DNS name, without a dot at its end. An international name in ASCII is never shorter.
+MAX_NAME = 253
 
 # The positional arguments of Twisted's own endpoint types, in Twisted's order.
 _SERVER_ARGUMENTS: Mapping[str, Sequence[str]] = {
@@ -173,7 +175,9 @@ def host_name(host: str, text: str) -> str:
     except ValueError:
         ascii_host = ""
     labels = ascii_host.removesuffix(".").split(".")
-    if len(ascii_host) > 253 or not all(re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", label) for label in labels):
+    if len(ascii_host) > MAX_NAME or not all(
+        re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", label) for label in labels
+    ):
         raise ConfigError(f"'{host}' in '{text}' is not a host name")
     return ascii_host
 
@@ -183,6 +187,9 @@ def ascii_name(name: str) -> str:
 
     :raises ValueError: it has none.
     """
+    if len(name) > MAX_NAME and not name.isascii():
+        # The time that idna takes grows faster than the name.
+        raise ValueError("too long")
     labels = re.split("[.\u3002\uff0e\uff61]", name)
     return ".".join(each if each.isascii() else idna.encode(each, uts46=True).decode("ascii") for each in labels)
 

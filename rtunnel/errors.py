@@ -52,8 +52,29 @@ class Code(StrEnum):
     UNAUTHORIZED = "unauthorized"
 
 
+#: Most characters of the text of an error. Ours have a few hundred, and what they quote may have millions.
+MAX_TEXT = 1000
+
+
+def one_line(text: str) -> str:
+    """Return *text* as one printable line of at most :data:`MAX_TEXT` characters.
+
+    Its middle is cut out, since our errors begin with the place of a mistake and end with the remedy.
+    """
+    if len(text) > 2 * MAX_TEXT:
+        text = text[:MAX_TEXT] + text[-MAX_TEXT:]
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    half = MAX_TEXT // 2
+    return text if len(text) <= MAX_TEXT else f"{text[:half]} ... {text[5 - half :]}"
+
+
 class RtunnelError(Exception):
-    """The base of all errors of this package."""
+    """The base of all errors of this package. Their texts may quote any input, and are still one line; see
+    :func:`one_line`."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(one_line(each) if isinstance(each, str) else each for each in args))
 
 
 class ConfigError(RtunnelError, ValueError):
@@ -70,6 +91,9 @@ class StartupError(SystemExit, RtunnelError):
     It is an ``Exception``, so that ``twistd`` cleans up (pid file, waiting parent), and a ``SystemExit``, so that the
     interpreter prints the line without a traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class PeerError(RtunnelError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 
@@ -37,3 +38,9 @@ def has_ipv6() -> bool:
 
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+
+
+def need_root() -> None:
+    """Skip a test that makes files of other users."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files to another user")

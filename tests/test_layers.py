@@ -28,6 +28,7 @@ SHARED = {
     "name_endpoint",
     "names",
     "reasons",
+    "trusted_files",
 }
 """Modules beside the rooms."""
 

@@ -73,7 +73,7 @@ def read_clients(path: Path) -> Clients:
     :raises ConfigError: it cannot be read, or something in it is wrong; the message says where.
     """
     rights: dict[str, Rights] = {}
-    tokens: list[Token] = []
+    tokens: dict[bytes, Token] = {}
     for name, entry in _entries(path).items():
         where = f"{path}: '{name}'"
         values = keys_with_underscores(entry, where)
@@ -100,7 +100,7 @@ def read_clients(path: Path) -> Clients:
         except ConfigError as error:
             raise ConfigError(f"{where}: key '{key}': {error}") from error
         rights[name] = Rights(ports, tunnels, streams, shared, links)
-    return Clients(rights, tokens)
+    return Clients(rights, tuple(tokens.values()))
 
 
 def _entries(path: Path) -> Mapping[str, object]:

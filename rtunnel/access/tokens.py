@@ -85,7 +85,7 @@ def parse_tokens(value: object) -> tuple[Token, ...]:
     :raises ConfigError: one is wrong, or two are the same.
     """
     parts = value if isinstance(value, list) else [part for part in str(value).split(",") if part.strip()]
-    found: list[Token] = []
+    found: dict[bytes, Token] = {}
     for number, part in enumerate(parts, 1):
         written = text(part)
         name, colon, token = written.rpartition(":")
@@ -93,18 +93,18 @@ def parse_tokens(value: object) -> tuple[Token, ...]:
             add_token(found, name.strip() if colon else "", token)
         except ConfigError as error:
             raise ConfigError(f"entry {number} {error}") from None
-    return tuple(found)
+    return tuple(found.values())
 
 
-def add_token(found: list[Token], name: str, value: object) -> None:
-    """Append the token of the client *name*.
+def add_token(found: dict[bytes, Token], name: str, value: object) -> None:
+    """Add the token of the client *name* to those that were found, which are there by their digests.
 
     :raises ConfigError: it is not a token, or is already in *found*.
     """
-    token = check_token(value)
-    if find_token(found, token) is not None:
+    token = Token.of(name, check_token(value))
+    if token.digest in found:
         raise ConfigError("is a token that occurs twice; each client needs its own")
-    found.append(Token.of(name, token))
+    found[token.digest] = token
 
 
 class BearerTokens:

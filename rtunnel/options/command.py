@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from twisted.python import usage
 
-from rtunnel.errors import RtunnelError
+from rtunnel.errors import RtunnelError, one_line
 from rtunnel.options.base import BaseOptions, take_all_output
 from rtunnel.options.verbs import Verbs
 
@@ -102,5 +102,5 @@ def _complain(options: BaseOptions, message: str) -> int:
     # Name the command as far as it was understood, such as "rtunnel pki init".
     while isinstance(options, Verbs) and options.subCommand is not None:
         options = options.subOptions
-    sys.stderr.write(f"{' '.join(options.words())}: {message}\n")
+    sys.stderr.write(f"{' '.join(options.words())}: {one_line(message)}\n")
     return 1

@@ -175,7 +175,7 @@ class Install(_Command):
                 _move(own, directory)
                 _say(f"moved    {own} to {directory}: run 'rtunnel pki' as root from now on")
         if directory.exists():
-            self._give(directory, 0o750)
+            self._give(directory.resolve(), 0o750)
             for name in ("server.key", "client.key"):
                 if (directory / name).exists():
                     self._give(directory / name, 0o640)
@@ -188,9 +188,19 @@ class Install(_Command):
         _say(f"wrote    {path}")
 
     def _give(self, path: Path, mode: int) -> None:
-        path.chmod(mode)
-        if os.geteuid() == 0:
-            os.chown(path, 0, self.group)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if not path.is_symlink():
+                raise
+            # It may come from a user, and could lead to any file of the system.
+            raise ServiceError(f"{path} is a link; put what it leads to in its place") from error
+        try:
+            if os.geteuid() == 0:
+                os.fchown(descriptor, 0, self.group)
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
 
     def _say_next(self, config: Path, pki: Path) -> None:
         steps = [f"edit {config}"]
@@ -291,11 +301,21 @@ def _make_parents(path: Path) -> None:
 
 def _move(source: Path, target: Path) -> None:
     """Move a directory of certificates, so that there is one of it, and give it to root."""
-    _make_parents(target)
-    shutil.move(source, target)
+    if not source.is_symlink():
+        _make_parents(target)
+        shutil.move(source, target)
+    if source.is_symlink() or target.is_symlink():
+        raise ServiceError(f"{source} is a link; move what it leads to, to {target}")
     if os.geteuid() == 0:
-        for path in (target, *target.rglob("*")):
-            os.chown(path, 0, 0, follow_symlinks=False)
+        _take(target)
+
+
+def _take(path: Path) -> None:
+    """Give a directory, and then all that is in it, to root, so that its former owner adds nothing meanwhile."""
+    os.chown(path, 0, 0, follow_symlinks=False)
+    if path.is_dir() and not path.is_symlink():
+        for each in path.iterdir():
+            _take(each)
 
 
 def _group(root: Path) -> int:

@@ -83,7 +83,7 @@ def parse(content: bytes, source: str, now: datetime) -> Bundle:
     if content.count(b"-----BEGIN ") != len(certificates) + len(keys) + len(lists):
         raise PkiError(f"{source} is damaged: it ends too early, or was changed on its way; copy it again")
     authorities = [one for one in certificates if kind_of(one) is Kind.CA]
-    own = [one for one in certificates if one not in authorities]
+    own = [one for one in certificates if kind_of(one) is not Kind.CA]
     if (len(authorities), len(own), len(keys)) != (1, 1, 1) or len(lists) > 1:
         raise PkiError(
             f"{source} is not a bundle, which has a CA, one certificate and its key; make one with 'rtunnel pki bundle'"

@@ -4,7 +4,7 @@ A file is written under a temporary name, flushed to the disk, and then renamed.
 written before the first is renamed, so a full disk leaves everything as it was. A new file never overwrites another. A
 file that replaces another keeps its owner and permissions, so the operator sets these only once.
 
-Permissions do not depend on the umask.
+Permissions do not depend on the umask. :mod:`rtunnel.pki.directories` keeps other users from leading us elsewhere.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shlex
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rtunnel.errors import PkiError
+from rtunnel.pki import directories
+from rtunnel.pki.directories import Directory, opened
+from rtunnel.trusted_files import open_to_read, read_all
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -52,90 +56,126 @@ class Draft:
     group: int | None = None
 
 
-def publish(drafts: Sequence[Draft]) -> None:
+def publish(drafts: Sequence[Draft], *, is_ours: bool = True) -> None:
     """Write files: first the new ones, then those that replace others.
 
+    :param is_ours: whether no other user may have a say in where the files are; see :mod:`rtunnel.pki.directories`.
     :raises PkiError: a file is in the way, or the system refuses; nothing has changed.
     """
-    staged: list[tuple[Path, Draft]] = []
+    with ExitStack() as stack:
+        places: dict[Path, Directory] = {}
+        for draft in drafts:
+            if draft.path.parent not in places:
+                with complaints(draft.path):
+                    places[draft.path.parent] = stack.enter_context(opened(draft.path.parent, is_ours=is_ours))
+        _publish(drafts, places)
+
+
+def _publish(drafts: Sequence[Draft], places: Mapping[Path, Directory]) -> None:
+    staged: list[tuple[str, Draft]] = []
     appeared: list[Path] = []
     try:
         try:
             for draft in drafts:
                 with complaints(draft.path):
-                    staged.append((_stage(draft), draft))
+                    staged.append((_stage(draft, places[draft.path.parent]), draft))
             for temporary, draft in staged:
                 if not draft.replaces:
                     with complaints(draft.path):
-                        _appear(temporary, draft.path)
+                        _appear(temporary, draft.path.name, places[draft.path.parent])
                     appeared.append(draft.path)
-            _sync_directories(drafts)
+            _sync_directories(places.values())
         except BaseException:
             for path in appeared:
-                path.unlink(missing_ok=True)
+                _unlink(path.name, places[path.parent])
             raise
         # The new files hold copies of those that are replaced, so from here on they stay even after an error.
         for temporary, draft in staged:
             if draft.replaces:
                 with complaints(draft.path):
-                    temporary.replace(draft.path)
-        _sync_directories(drafts)
+                    _rename(temporary, draft.path.name, places[draft.path.parent])
+        _sync_directories(places.values())
     finally:
-        for temporary, _ in staged:
-            temporary.unlink(missing_ok=True)
+        for temporary, draft in staged:
+            _unlink(temporary, places[draft.path.parent])
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, *, is_ours: bool = True) -> bytes:
     """Return the content of a file.
 
+    :param is_ours: whether no other user may have a say in where it is; see :mod:`rtunnel.pki.directories`.
     :raises PkiError: it does not exist, is too large, or cannot be read.
     """
-    with complaints(path, "read"), path.open("rb") as file:
-        content = file.read(MAX_SIZE + 1)
-    if len(content) > MAX_SIZE:
-        raise PkiError(f"{path} is too large to be a certificate or a key")
-    return content
+    with complaints(path, "read"):
+        if is_ours:
+            with opened(path.parent) as directory:
+                descriptor = directory.read(path.name)
+        else:
+            descriptor = open_to_read(path)
+        try:
+            return read_all(descriptor, MAX_SIZE)
+        finally:
+            os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file.
+
+    :raises PkiError: the system refuses.
+    """
+    with complaints(path, "remove"), opened(path.parent) as directory:
+        os.unlink(directory.at(path.name), dir_fd=directory.descriptor)
 
 
 def make_directory(path: Path, group: int | None = None) -> None:
     """Make a directory that only its owner may enter, unless it exists. Its parents get the usual permissions.
 
     :param group: the number of a group that may enter too.
-    :raises PkiError: the system refuses, or there is a file of that name.
+    :raises PkiError: the system refuses, there is a file of that name, or another user has a say in where it is.
     """
     with complaints(path):
-        for above in reversed(path.parents):
-            if not above.exists():
-                above.mkdir(0o755, exist_ok=True)
-        try:
-            path.mkdir(PRIVATE_DIRECTORY)
-        except FileExistsError:
-            if not path.is_dir():
-                raise
-        else:
-            path.chmod(PRIVATE_DIRECTORY)
-        if group is not None:
-            os.chown(path, -1, group)
-            path.chmod(0o750)
+        directories.make(path, PRIVATE_DIRECTORY, group)
+
+
+def check_directory(path: Path) -> None:
+    """Check that no other user has a say in where a directory is, and thus in what is in it.
+
+    :raises PkiError: another user has, or it cannot be opened. That it does not exist is no error.
+    """
+    with complaints(path, "read"), suppress(FileNotFoundError), opened(path):
+        pass
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Keep other commands from changing a directory. Temporary files of an earlier command are removed.
 
     :raises PkiError: another command does not finish, or other users may write in the directory.
     """
-    with complaints(directory):
-        if hasattr(os, "geteuid") and stat.S_IMODE(directory.stat().st_mode) & 0o022:
-            raise PkiError(f"other users may write in {directory}; first run: chmod go-w {directory}")
-        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | _O_NOFOLLOW, PRIVATE)
-    try:
-        _wait_for(lock, directory)
-        for leftover in (*directory.glob(f".*{_TEMPORARY}"), *directory.glob(f"*/.*{_TEMPORARY}")):
-            leftover.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        with complaints(path):
+            directory = stack.enter_context(opened(path))
+            if directory.descriptor is not None and os.fstat(directory.descriptor).st_mode & 0o022:
+                raise PkiError(f"other users may write in {path}; first run: chmod go-w {shlex.quote(str(path))}")
+            lock = os.open(
+                directory.at(_LOCK), os.O_RDWR | os.O_CREAT | _O_NOFOLLOW, PRIVATE, dir_fd=directory.descriptor
+            )
+        stack.callback(os.close, lock)
+        _wait_for(lock, path)
+        with complaints(path):
+            _remove_leftovers(directory)
         yield
-    finally:
-        os.close(lock)
+
+
+def _remove_leftovers(directory: Directory, *, also_below: bool = True) -> None:
+    for name in directory.names():
+        if name.startswith(".") and name.endswith(_TEMPORARY):
+            _unlink(name, directory)
+        elif also_below:
+            status = os.stat(directory.at(name), dir_fd=directory.descriptor, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                with opened(directory.path / name) as below:
+                    _remove_leftovers(below, also_below=False)
 
 
 @contextmanager
@@ -156,14 +196,19 @@ def complaints(path: Path, verb: str = "write") -> Iterator[None]:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
 
 
-def _stage(draft: Draft) -> Path:
-    """Write a file under a temporary name in its directory; return that path."""
-    replaced = draft.path.stat() if draft.replaces and draft.path.exists() else None
-    temporary = draft.path.parent / f".{draft.path.name}.{secrets.token_hex(8)}{_TEMPORARY}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_NOFOLLOW, PRIVATE)
+def _stage(draft: Draft, directory: Directory) -> str:
+    """Write a file under a temporary name in its directory; return that name."""
+    place, replaced = directory.descriptor, None
+    if draft.replaces:
+        with suppress(FileNotFoundError):
+            replaced = os.stat(directory.at(draft.path.name), dir_fd=place)
+    temporary = f".{draft.path.name}.{secrets.token_hex(8)}{_TEMPORARY}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_NOFOLLOW
+    descriptor = os.open(directory.at(temporary), flags, PRIVATE, dir_fd=place)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(draft.content)
@@ -171,7 +216,7 @@ def _stage(draft: Draft) -> Path:
             _give(descriptor, draft, replaced)
             os.fsync(descriptor)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _unlink(temporary, directory)
         raise
     return temporary
 
@@ -192,31 +237,38 @@ def _give(descriptor: int, draft: Draft, replaced: os.stat_result | None) -> Non
         os.fchmod(descriptor, mode)
 
 
-def _appear(temporary: Path, path: Path) -> None:
+def _appear(temporary: str, name: str, directory: Directory) -> None:
     """Rename a file, unless the new name exists."""
+    place = directory.descriptor
     try:
-        os.link(temporary, path)
+        os.link(directory.at(temporary), directory.at(name), src_dir_fd=place, dst_dir_fd=place)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
             raise
         # This file system has no hard links. Replace an empty file of that name, which only one process can create.
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+        os.close(os.open(directory.at(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE, dir_fd=place))
         try:
-            temporary.replace(path)
+            _rename(temporary, name, directory)
         except BaseException:
-            path.unlink(missing_ok=True)
+            _unlink(name, directory)
             raise
 
 
-def _sync_directories(drafts: Sequence[Draft]) -> None:
-    for directory in {draft.path.parent for draft in drafts}:
+def _rename(temporary: str, name: str, directory: Directory) -> None:
+    place = directory.descriptor
+    os.replace(directory.at(temporary), directory.at(name), src_dir_fd=place, dst_dir_fd=place)
+
+
+def _unlink(name: str, directory: Directory) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(directory.at(name), dir_fd=directory.descriptor)
+
+
+def _sync_directories(places: Iterable[Directory]) -> None:
+    for directory in places:
         # Not every system can sync a directory. Without it, files may be lost if the power fails now.
-        with suppress(OSError):
-            descriptor = os.open(directory, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        with suppress(OSError), directory.readable() as descriptor:
+            os.fsync(descriptor)
 
 
 def _wait_for(lock: int, directory: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography import x509
 
 from rtunnel.errors import PkiError
-from rtunnel.pki import names
+from rtunnel.pki import files, names
 from rtunnel.pki.certificates import Kind, common_name, expires_soon, fits, kind_of, revocations, signed_by
 from rtunnel.pki.store import Pair, Store, parse_certificate, parse_key
 
@@ -55,9 +55,10 @@ def take(store: Store, *, everything: bool = False, now: datetime | None = None)
     """List what a directory holds. Nothing is changed.
 
     :param everything: whether to list replaced certificates that are no longer valid, too.
-    :raises PkiError: the directory is empty.
+    :raises PkiError: the directory is empty, or another user has a say in what is in it.
     """
     now = now or datetime.now(UTC)
+    files.check_directory(store.directory)
     problems: list[str] = []
     ca = _read(store.ca, problems)
     crl = None
@@ -115,9 +116,7 @@ def _read(pair: Pair, problems: list[str]) -> x509.Certificate | None:
             problems.append(f"{pair.key} exists without its certificate")
         return None
     try:
-        return parse_certificate(pair.certificate.read_bytes(), pair.certificate)
-    except OSError as error:
-        problems.append(f"cannot read {pair.certificate}: {error.strerror}")
+        return parse_certificate(files.read(pair.certificate), pair.certificate)
     except PkiError as error:
         problems.append(str(error))
     return None
@@ -147,8 +146,8 @@ def _key_problems(pair: Pair, certificate: x509.Certificate, remedy: str) -> Ite
             return
         if pair.key.stat().st_mode & 0o007:
             yield f"its key is open to every user of this machine; run: chmod 600 {pair.key}"
-        content = pair.key.read_bytes()
-    except OSError:
+        content = files.read(pair.key)
+    except (OSError, PkiError):
         # This user may read certificates, but not keys.
         return
     try:

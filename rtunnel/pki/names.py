@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from rtunnel.endpoint_strings import ascii_name, is_ipv4, is_ipv6
+from rtunnel.endpoint_strings import MAX_NAME, ascii_name, is_ipv4, is_ipv6
 from rtunnel.errors import PkiError
 
 #: The names of the CA and the server in commands that take a client's name too.
@@ -21,7 +21,6 @@ MAX_COMMON_NAME = 64
 
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
-_MAX_HOST = 253
 
 
 def client_name(text: str) -> str:
@@ -68,7 +67,7 @@ def host(text: str) -> str:
         name = ""
     labels = name.split(".")
     # Some programs take a name that ends in digits for an IPv4 address, and some do not.
-    if len(name) > _MAX_HOST or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
+    if len(name) > MAX_NAME or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
         raise PkiError(f"'{shown(text)}' is neither a DNS name nor an IP address")
     return name
 

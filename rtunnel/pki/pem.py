@@ -20,7 +20,9 @@ CERTIFICATE = "CERTIFICATE"
 CRL = "X509 CRL"
 PRIVATE_KEY = "PRIVATE KEY"
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s.*?-----END \1-----", re.DOTALL)
+# Each line is looked at by itself. One expression for a whole block would look for the end of each beginning anew, all
+# the way to the end of the file.
+_MARK = re.compile(rb"-----(?:(BEGIN) ([A-Z0-9 ]{1,64})-----(?=\s)|END ([A-Z0-9 ]{1,64})-----)")
 #: What cryptography raises for bytes that it cannot read, apart from :exc:`ValueError`.
 _OTHER_ERRORS = (
     TypeError,
@@ -34,8 +36,13 @@ _LOCKED = re.compile(rb"-----BEGIN ENCRYPTED|^Proc-Type: 4,ENCRYPTED", re.MULTIL
 
 def blocks(content: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield the label and the whole text of each complete block, in order."""
-    for match in _BLOCK.finditer(content):
-        yield match[1].decode("ascii"), match[0]
+    label, begin = b"", 0
+    for mark in _MARK.finditer(content):
+        if mark[1]:
+            label, begin = mark[2], mark.start()
+        elif mark[3] == label:
+            yield label.decode("ascii"), content[begin : mark.end()]
+            label = b""
 
 
 def is_encrypted(content: bytes) -> bool:

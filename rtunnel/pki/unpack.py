@@ -68,8 +68,7 @@ def unpack(
         ]
         files.publish([*aside, *replacing])
         if stale_list:
-            with files.complaints(store.crl, "remove"):
-                store.crl.unlink()
+            files.remove(store.crl)
     return Unpacked([draft.path for draft in drafts], [draft.path for draft in aside])
 
 

@@ -32,6 +32,7 @@ from rtunnel.tls.identity import Peer, expiry_warning, show_name, show_subject
 from rtunnel.tls.openssl import use_private_key
 from rtunnel.tls.policy import CLASSICAL_OPTION, Role, TlsSettings, make_context
 from rtunnel.tls.resumption import SessionBounds
+from rtunnel.trusted_files import read_trusted
 from rtunnel.upkeep.watched_files import WatchedFiles
 
 _FIXES = {
@@ -229,9 +230,7 @@ def use_certificate(
 
 def _read(path: Path, fix: str) -> bytes:
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise ConfigError(f"{path} is too large; {fix}")
-        return path.read_bytes()
+        return read_trusted(path, _MAX_FILE)
     except OSError as error:
         if isinstance(error, PermissionError):
             fix = "let the user that runs this read it"
@@ -302,18 +301,21 @@ def _revocation_lists(path: Path, authorities: Sequence[x509.Certificate]) -> li
     blocks = [block for label, block in pem.blocks(content) if label == pem.CRL]
     if not blocks:
         raise ConfigError(f"{path} is not a revocation list in PEM; repair it, or remove it")
+    by_name: dict[x509.Name, list[x509.Certificate]] = {}
+    for ca in dict.fromkeys(authorities):
+        by_name.setdefault(ca.subject, []).append(ca)
     lists = []
     for block in blocks:
         try:
             revocations = pem.load_crl(block)
         except ValueError as error:
             raise ConfigError(f"{path} is not a revocation list in PEM: {error}") from error
-        if not any(is_from(revocations, ca) for ca in authorities):
-            issuer = next((ca for ca in authorities if ca.subject == revocations.issuer), None)
-            if issuer is not None and key_kind(issuer).startswith("SLH-DSA"):
+        named = by_name.get(revocations.issuer, [])
+        if not any(is_from(revocations, ca) for ca in named):
+            if named and key_kind(named[0]).startswith("SLH-DSA"):
                 raise ConfigError(
-                    f"{path} is signed with {key_kind(issuer)}, which cannot be checked here; for revocation take a CA "
-                    "with a key of ML-DSA"
+                    f"{path} is signed with {key_kind(named[0])}, which cannot be checked here; for revocation take a "
+                    "CA with a key of ML-DSA"
                 )
             raise ConfigError(
                 f"{path} is not signed by a CA of --tls-ca, so it revokes nothing; put the list of that CA there"

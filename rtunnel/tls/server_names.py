@@ -26,6 +26,7 @@ from rtunnel.errors import ConfigError
 from rtunnel.pki.certificates import alternative_names, fingerprint, hosts_of
 from rtunnel.tls.engine import Judge
 from rtunnel.tls.identity import show_subject
+from rtunnel.wire.messages import clean_text
 
 
 def is_ip_address(name: str) -> bool:
@@ -83,7 +84,8 @@ def why_not_for(certificate: x509.Certificate, name: str) -> str | None:
     try:
         verify_service_identity(list(_patterns(certificate)), [wanted], [])
     except (VerificationError, CertificateError):
-        return f"{show_subject(certificate)} is for {', '.join(hosts_of(certificate)[:5]) or 'no host'}, not for {name}"
+        theirs = clean_text(", ".join(hosts_of(certificate)[:5])) or "no host"
+        return f"{show_subject(certificate)} is for {theirs}, not for {name}"
     return None
 
 

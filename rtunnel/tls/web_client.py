@@ -17,6 +17,7 @@ from zope.interface import implementer
 from rtunnel.errors import ConfigError
 from rtunnel.tls.explanations import explain_certificate, openssl_reason
 from rtunnel.tls.server_names import sni, why_not_for
+from rtunnel.trusted_files import read_trusted
 from rtunnel.wire.messages import clean_text
 
 #: The option to name when a server is not trusted.
@@ -29,7 +30,7 @@ def client_context(ca_file: Path | None) -> SSL.Context:
     """Return a context that trusts these CAs. It does not check the name of the server.
 
     :param ca_file: PEM file with the CAs to trust; None: those of the system.
-    :raises ConfigError: the file does not exist, or has no certificate.
+    :raises ConfigError: the file does not exist, has no certificate, or other users can write it.
     """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
@@ -40,7 +41,7 @@ def client_context(ca_file: Path | None) -> SSL.Context:
         return context
     try:
         # OpenSSL would not say whether the file is missing or cannot be read.
-        ca_file.open("rb").close()
+        read_trusted(ca_file)
         context.load_verify_locations(str(ca_file))
     except OSError as error:
         raise ConfigError(f"cannot read {ca_file}: {error.strerror} (see {CA_OPTION})") from None

@@ -1,7 +1,11 @@
-"""Files that are read again when they change."""
+"""Files that are read again when they change.
+
+A pipe, such as ``<(command)`` of a shell, can be read only once, and could hold up everybody. So there is none here.
+"""
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -60,6 +64,9 @@ class WatchedFiles(Generic[T]):
         return self.now != before
 
     def _read(self) -> T:
+        for path in self._paths:
+            if _is_pipe(path):
+                raise ConfigError(f"{path} is a pipe, which cannot be read again later; put a file in its place")
         try:
             return self._parse()
         except ConfigError:
@@ -72,10 +79,25 @@ class WatchedFiles(Generic[T]):
         return [_state_of(path) for path in self._paths]
 
 
+def _is_pipe(path: Path) -> bool:
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except OSError:
+        return False
+
+
 def _state_of(path: Path) -> object:
     """Return a value that differs when a file has changed, was replaced, appeared or disappeared."""
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError as error:
         return error.errno
-    return (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev)
+    # Who may write it decides whether it is used.
+    return (
+        status.st_mtime_ns,
+        status.st_size,
+        status.st_ino,
+        status.st_dev,
+        status.st_mode,
+        status.st_uid,
+    )

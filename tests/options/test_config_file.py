@@ -42,7 +42,7 @@ def read(tmp_path: Path, content: str | bytes, name: str = "x.yaml") -> dict[str
         ("local: '[::1]:80'", {"local": "[::1]:80"}),
         ("tls: {enabled: no}", {"tls": {"enabled": False}}),
         ("\ufeffdrain: 1", {"drain": 1}),
-        ("base: &b {x: 1}\nother: *b", {"base": {"x": 1}, "other": {"x": 1}}),
+        ("base: &b {x: 1}", {"base": {"x": 1}}),
     ],
 )
 def test_yaml(tmp_path: Path, content: str, values: dict[str, object]) -> None:
@@ -78,7 +78,14 @@ INI = (
         ("? [a]\n: b\n", "x.yaml: line 1: found unhashable key"),
         ("a: 1\n---\nb: 2\n", "x.yaml: line 2: but found another document"),
         ("a: !!python/object/apply:os.getcwd []\n", "x.yaml: line 1: could not determine a constructor"),
-        ("a: *b\n", "x.yaml: line 1: found undefined alias"),
+        (
+            "a: &b {x: 1}\nc: *b\n",
+            "x.yaml: line 2: '*b' repeats another part of the file, which is not allowed; write that part out",
+        ),
+        ("a:\n  - {b: [*c]}\n", "x.yaml: line 2: '*c' repeats another part of the file"),
+        ("a:\n  <<: *b\n", "x.yaml: line 2: '*b' repeats another part of the file"),
+        ("a: " + "[" * 100_000, "x.yaml: line 1: lists and mappings are nested more than 32 deep"),
+        ("- " * 40 + "a", "x.yaml: line 1: lists and mappings are nested more than 32 deep"),
         ("a: \x01\n", "x.yaml: is not YAML: unacceptable character"),
         (b"a: \xff\n", "x.yaml: is not UTF-8 text"),
     ],
@@ -110,7 +117,7 @@ def test_json(tmp_path: Path, content: str, values: dict[str, object] | None) ->
         ('{"t": {"a": 1, "a": 2}}', "x.json: key 'a' occurs twice; keep one"),
         ('{"a": 1,\n}', "x.json: line 2: is not JSON"),
         ("[1]", "x.json: is a list and not a mapping"),
-        ("[" * 100_000, "x.json: is not JSON"),
+        ("[" * 100_000, "x.json: is not JSON that can be used: it is nested too deeply"),
         (b"\xff", "x.json: is not UTF-8 text"),
     ],
 )
@@ -119,6 +126,10 @@ def test_json_errors(tmp_path: Path, content: str | bytes, message: str) -> None
         read(tmp_path, content, "x.json")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_nesting_that_is_deep_enough(tmp_path: Path) -> None:
+    assert read(tmp_path, "a: " + "[" * 31 + "]" * 31)["a"]
 
 
 def test_json_is_yaml_too(tmp_path: Path) -> None:

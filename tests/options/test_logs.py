@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,6 +226,32 @@ def test_a_renewed_log_file_is_rotated(log_file: BoundedLogFile) -> None:
     log_file.renew()
     log_file.write("two")
     assert content(log_file) == {"x.log": "two", "x.log.1": "one"}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o000, 0o640), (0o022, 0o640), (0o077, 0o600)])
+def test_who_may_read_the_log(umask: int, mode: int, tmp_path: Path) -> None:
+    """Also once it is rotated, when a daemon has an umask of its own."""
+    before = os.umask(umask)
+    try:
+        file = BoundedLogFile("x.log", str(tmp_path))
+        os.umask(0o000)
+        file.renew()
+        path = Path(file.path)
+        path.rename(path.with_name("x.log-20261129"))
+        file.renew()
+    finally:
+        os.umask(before)
+    file.close()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(["x.log", "x.log.1", "x.log-20261129"], mode)
+
+
+def test_a_log_file_keeps_its_permissions(tmp_path: Path) -> None:
+    """Those that logrotate gave it; or it may be /dev/null."""
+    (tmp_path / "x.log").touch()
+    (tmp_path / "x.log").chmod(0o604)
+    BoundedLogFile("x.log", str(tmp_path)).close()
+    assert stat.S_IMODE((tmp_path / "x.log").stat().st_mode) == 0o604
 
 
 @pytest.mark.parametrize("creates", [False, True])

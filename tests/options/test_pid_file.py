@@ -85,7 +85,18 @@ def test_a_directory_that_may_not_be_written(path: Path, monkeypatch: pytest.Mon
 
 def test_a_file_that_cannot_be_read(path: Path) -> None:
     path.mkdir()
-    assert complaint(path).endswith(f"Is a directory: '{path}'); {OTHERWISE}")
+    assert complaint(path).endswith(f"cannot be read (Is a directory); {OTHERWISE}")
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), (0o000, 0o002), (0o077, 0o077)])
+def test_not_everybody_may_write_it(given: int | None, expected: int | None) -> None:
+    twistd: dict[str, object] = {"umask": given}
+    before = os.umask(0o020)
+    try:
+        pid_file.close_to_others(twistd)
+    finally:
+        umask = os.umask(before)
+    assert (umask, twistd["umask"]) == (0o022, expected)
 
 
 @pytest.mark.process

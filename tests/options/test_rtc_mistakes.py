@@ -67,7 +67,7 @@ class TestFileErrors:
         (rtc_client.Options, [], "--id is missing; write for example --id myhost"),
         (rtc_host.Options, ["--id="], "flag --id: is empty"),
         (rtc_host.Options, [f"--id={'x' * 129}"], "flag --id: 'xxx"),
-        (rtc_host.Options, ["--id=a\tb"], "flag --id: 'a\tb' is not an ID; write printable text of up to 128"),
+        (rtc_host.Options, ["--id=a\tb"], "flag --id: 'a\\tb' is not an ID; write printable text of up to 128"),
         (rtc_host.Options, ["--iid=x"], "option --iid not recognized; did you mean '--id'?"),
         (rtc_host.Options, ["--id=x", "--local=:1"], "option --local not recognized"),
         (rtc_host.Options, ["--id=x", "--protocol=sctp"], "flag --protocol: 'sctp' is not one of tcp, udp"),

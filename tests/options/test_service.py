@@ -209,6 +209,19 @@ class TestCertificates:
         self.check(root / "etc/rtunnel/pki", root, before)
         assert "pki init" not in out
 
+    @pytest.mark.parametrize("name", ["server.key", "."])
+    def test_links_of_the_user_lead_nowhere(self, name: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Root would change who may read any file of the system."""
+        own = root / "home/me/.config/rtunnel/pki"
+        self.make(own)
+        victim = root / "victim"
+        (own / name).rename(victim)
+        (own / name).symlink_to(victim)
+        victim.chmod(0o700)
+        assert main(["service", "install", "server", "--root", str(root)]) == 1
+        assert "is a link; " in capsys.readouterr().err
+        assert (stat.S_IMODE(victim.stat().st_mode), victim.stat().st_gid) == (0o700, os.getegid())
+
     def test_of_the_machine_stay(self, root: Path, run: Install) -> None:
         own = root / "home/me/.config/rtunnel/pki"
         theirs = self.make(own)

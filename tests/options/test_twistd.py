@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,10 +70,12 @@ def test_a_tac_honours_logfile(twistd: Twistds, standin: dict[str, str]) -> None
 
 
 def test_a_daemon(run_twistd: Run, tmp_path: Path) -> None:
-    result = run_twistd("standin", "--log-format=json")
+    result = run_twistd("--umask=000", "standin", "--log-format=json")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     pid = int((tmp_path / "twistd.pid").read_text())
     log = tmp_path / "twistd.log"
+    # Whoever can write the pid file chooses whom a script kills that reads it.
+    assert not (tmp_path / "twistd.pid").stat().st_mode & stat.S_IWOTH
     try:
         poll(lambda: "ready as" in log.read_text(), PATIENCE, "the log file")
         os.kill(pid, signal.SIGHUP)
@@ -90,6 +93,7 @@ def test_a_daemon(run_twistd: Run, tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
     messages = [json.loads(line)["message"] for line in log.read_text().splitlines()]
     assert messages[:3] == ["SIGTERM: stopping", "draining", "drained"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("twistd.log*")} == {0o640}
 
 
 #: Makes standard input the terminal of its session, and becomes another program.

@@ -115,12 +115,17 @@ def test_a_replacement_keeps_its_owner(tmp_path: Path) -> None:
     assert (key.stat().st_uid, key.stat().st_gid) == (owner, group)
 
 
+os_open = os.open
+
+
 def failing(function: Callable[..., Any], after: int, number: int) -> Callable[..., Any]:
-    """A system call that fails after a few times."""
+    """A system call that fails after a few times; of those that open, only what makes a file counts."""
     left = after
 
     def call(*arguments: Any, **keywords: Any) -> Any:
         nonlocal left
+        if function is os_open and not arguments[1] & os.O_CREAT:
+            return function(*arguments, **keywords)
         left -= 1
         if left < 0:
             raise OSError(number, os.strerror(number))
@@ -215,5 +220,5 @@ def test_reading(tmp_path: Path) -> None:
         read(tmp_path / "key")
     with pytest.raises(PkiError, match="is a directory"):
         read(tmp_path)
-    with pytest.raises(PkiError, match="too large"):
+    with pytest.raises(PkiError, match="cannot read /dev/zero: it is larger than 16 MB"):
         read(Path("/dev/zero"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -52,7 +52,7 @@ def forged_list(authority: Authority, tls: TlsSettings) -> None:
         (lambda _, tls: tls.cert.write_text("hello"), "server.crt is not a certificate in PEM"),
         (lambda _, tls: tls.ca.write_bytes(b"\xff" * 100), "ca.crt is not a certificate in PEM"),
         (lambda _, tls: tls.key.write_text("hello"), "server.key is not a private key in PEM"),
-        (lambda _, tls: tls.key.write_bytes(bytes(5_000_000)), "server.key is too large"),
+        (lambda _, tls: tls.key.write_bytes(bytes(5_000_000)), "server.key cannot be read: it is larger than 4 MB"),
         (lambda ca, tls: tls.key.write_bytes(ca.key.read_bytes()), "server.key is not the key of .*server.crt"),
         (locked, "server.key is locked by a passphrase"),
         (
@@ -171,9 +171,9 @@ def test_file_of_another_user(authority: Authority, monkeypatch: pytest.MonkeyPa
     """Nobody should make a new one."""
     tls = authority.trusts(authority.server())
 
-    def refuse(_: Path) -> bytes:
+    def refuse(*_: object, **__: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ConfigError, match="cannot be read: Permission denied; let the user that runs this read it"):
         load(tls, Role.SERVER)

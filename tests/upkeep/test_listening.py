@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import stat
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -178,6 +180,23 @@ async def test_port_that_cannot_be_closed_stays_open(tmp_path: Path, logged: Tes
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(f"{tmp_path}/door")
     assert f"control port listening on unix:{tmp_path}/door" in logged.text()
+    await service.stopService()
+
+
+@pytest.mark.parametrize(
+    ("address", "mode"), [("unix:{}", 0o600), ("unix:{}:mode=660", 0o660), ("haproxy:unix:{}", 0o600)]
+)
+@ensureDeferred
+async def test_who_may_connect_to_a_unix_socket(address: str, mode: int, tmp_path: Path) -> None:
+    """Twisted's own let every user of the machine."""
+    path = tmp_path / "door"
+    before = os.umask(0)
+    service = listener(address.format(path))
+    try:
+        service.startService()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
     await service.stopService()
 
 

@@ -72,6 +72,31 @@ def test_a_change_of_the_same_size_at_the_same_time(one: Reader) -> None:
     assert one.files.refresh()
 
 
+def test_a_change_of_who_may_write_it(one: Reader) -> None:
+    assert not one.files.refresh()
+    reads = one.reads
+    one.paths[0].chmod(0o666)
+    one.files.refresh()
+    assert one.reads == reads + 1
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """It would be empty the second time."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="pipe is a pipe, which cannot be read again later; put a file in its place"):
+        WatchedFiles([path], lambda: 1)
+
+
+def test_a_file_that_becomes_a_pipe_holds_nobody_up(one: Reader) -> None:
+    one.paths[0].unlink()
+    os.mkfifo(one.paths[0])
+    with pytest.raises(ConfigError, match="is a pipe, which cannot be read again"):
+        one.files.refresh()
+    assert not one.files.refresh()
+    assert (one.reads, one.files.now) == (1, "1")
+
+
 def test_a_file_that_goes_and_comes_back(one: Reader) -> None:
     one.paths[0].unlink()
     assert one.files.refresh()

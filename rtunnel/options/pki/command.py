@@ -128,7 +128,7 @@ class Import(Command):
         if source == STANDARD:
             content, called = sys.stdin.buffer.read(files.MAX_SIZE), "the bundle on standard input"
         else:
-            content, called = files.read(Path(source)), source
+            content, called = files.read(Path(source), is_ours=False), source
         arrived = bundle.parse(content, called, datetime.now(UTC))
         store = self.store
         done = unpack.unpack(store, arrived, replace=self.replace, group=self.group)

@@ -119,7 +119,8 @@ class Carrying(Command):
             sys.stdout.buffer.write(bundle.write(made))
             sys.stdout.buffer.flush()
             return
-        files.publish([Draft(Path(self.output), bundle.write(made), PRIVATE)])
+        # It may go to the directory of another user, who is to carry it.
+        files.publish([Draft(Path(self.output), bundle.write(made), PRIVATE)], is_ours=False)
         say(f"{self.output} has everything that '{made.name}' needs, including its private key.")
         say(f"Next: carry it to the {made.kind}'s machine over a secure channel, and delete it here. There:")
         say(f"    rtunnel pki import {shlex.quote(Path(self.output).name)}")

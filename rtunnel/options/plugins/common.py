@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 from twisted.python import usage
 
 from rtunnel.coercions import show_seconds, show_size
-from rtunnel.errors import ConfigError
+from rtunnel.errors import ConfigError, one_line
 from rtunnel.options.base import HYPHEN, BaseOptions, help_width, option_hint, unbroken
-from rtunnel.options.plugins.pid_file import check_pid_file
+from rtunnel.options.plugins.pid_file import check_pid_file, close_to_others
 from rtunnel.options.plugins.run import ctrl_c_ends, run_in_foreground
 from rtunnel.options.settings import reverse, rtc
 from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.sources import Resolved, find_config_file, resolve
+from rtunnel.trusted_files import trust
 from rtunnel.wire.limits import LinkLimits
 
 #: The environment variables of all plugins. A variable that means something to another plugin is not an error.
@@ -79,13 +80,13 @@ class PluginOptions(BaseOptions):
             self._is_mistaken = True
             unknown = re.match(r"option --?([^ ]+) not recognized", str(error))
             if unknown is None:
-                raise
+                raise usage.UsageError(one_line(str(error))) from error
             name = unknown[1]
             if len(name) == 1:
                 hint = "; options begin with two dashes"
             else:
                 hint = option_hint(name, [setting.name for setting in self.declared] + ["config"])
-            raise usage.UsageError(f"{error}{hint}") from error
+            raise usage.UsageError(one_line(f"{error}{hint}")) from error
 
     def parseArgs(self, *arguments: str) -> None:
         """Refuse arguments that are not options.
@@ -101,8 +102,8 @@ class PluginOptions(BaseOptions):
         :raises usage.UsageError: a setting is wrong.
         """
         try:
-            if self.parent is not None and not self.parent.get("chroot"):
-                check_pid_file(self.parent.get("pidfile") or "")
+            if self.parent is not None:
+                self._heed_twistd(self.parent)
             file = find_config_file(self.flags, os.environ, self.default_config, merge=self.merges_sections)
             keys = [key for setting in self.file_settings for key in setting.keys]
             resolved = resolve(self.declared, self.flags, os.environ, file, VARIABLES, keys)
@@ -113,6 +114,14 @@ class PluginOptions(BaseOptions):
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
         self.update(resolved.values)
+
+    def _heed_twistd(self, twistd: usage.Options) -> None:
+        if not twistd.get("chroot"):
+            check_pid_file(twistd.get("pidfile") or "")
+        if twistd.get("pidfile"):
+            close_to_others(twistd)
+        if isinstance(twistd.get("uid"), int):
+            trust(twistd["uid"])
 
     def build(self, resolved: Resolved) -> None:
         """Store the settings in the form that the service takes.

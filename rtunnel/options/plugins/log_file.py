@@ -1,4 +1,8 @@
-"""The log file: what is kept of it is bounded, and SIGUSR1 works for ``twistd``'s users and for logrotate."""
+"""The log file: what is kept of it is bounded, and SIGUSR1 works for ``twistd``'s users and for logrotate.
+
+The log names clients and their addresses, so a new file can be read by its owner and group only. A file that exists
+keeps its permissions, which logrotate or the operator gave it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +21,8 @@ from twisted.python.logfile import LogFile
 #: Bytes after which the file is rotated, and how many old files are kept.
 ROTATE_AT = 1_000_000
 MOST_OLD = 20
+#: Permissions of a new file, less what the umask takes away when the process starts; a daemon has another one later.
+MODE = 0o640
 
 
 class BoundedLogFile(LogFile):
@@ -24,6 +31,9 @@ class BoundedLogFile(LogFile):
     log = Logger()
 
     def __init__(self, name: str, directory: str) -> None:
+        umask = os.umask(0o077)
+        os.umask(umask)
+        self._mode = MODE & ~umask
         super().__init__(name, directory, rotateLength=ROTATE_AT, maxRotatedFiles=MOST_OLD)
 
     def renew(self) -> None:
@@ -42,6 +52,17 @@ class BoundedLogFile(LogFile):
             )
         else:
             before.close()
+
+    def _openFile(self) -> None:
+        # Not by Twisted's parameter defaultMode, which also changes files that exist, such as /dev/null.
+        with suppress(FileExistsError):
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode)
+            try:
+                if hasattr(os, "fchmod"):
+                    os.fchmod(descriptor, self._mode)
+            finally:
+                os.close(descriptor)
+        super()._openFile()
 
     def _is_renamed(self) -> bool:
         try:
