@@ -59,7 +59,8 @@ class LogLimiter:
     """Logs the first lines of each format and source, and counts the rest.
 
     The source is what the caller gives as *admitted*: the name or address of a client that was let in. Without it, the
-    source is a stranger: the address in the field ``peer``, or else the field ``client``.
+    source is a stranger: the address in the field ``peer``. All others are one: who comes through a signaling server
+    chooses a new ID each time.
 
     :param most: lines of one format about one stranger that are logged in each :data:`PERIOD`.
     """
@@ -117,7 +118,7 @@ class LogLimiter:
 
 def _stranger(fields: dict[str, object]) -> Source:
     peer = fields.get("peer")
-    return Source(text_prefix(peer) if isinstance(peer, str) else str(fields.get("client", "")))
+    return Source(text_prefix(peer) if isinstance(peer, str) else "")
 
 
 @implementer(ILogObserver)

@@ -107,8 +107,7 @@ def test_one_source_that_floods_does_not_hide_the_lines_about_another(log: Log) 
         ({"peer": "[2001:db8::1]:1"}, {"peer": "[2001:db8:0:1::1]:1"}, False),
         ({"peer": "192.0.2.1:1 (alice)"}, {"peer": "192.0.2.1:2"}, True),
         ({"peer": "local"}, {"peer": "unix:/run/other"}, False),
-        ({"client": "a"}, {"client": "b"}, False),
-        ({"client": "a"}, {"client": "a", "what": "else"}, True),
+        ({"client": "a"}, {"client": "b"}, True),
         ({}, {}, True),
     ],
 )
@@ -131,7 +130,7 @@ def test_admitted_clients_are_counted_by_name_and_may_say_more(log: Log) -> None
 
 def test_what_is_counted_is_bounded(log: Log) -> None:
     for number in range(2 * MOST_COUNTED):
-        log.limiter.warn("bad", client=str(number))
+        log.limiter.warn("bad", peer=str(number))
     assert len(log.taken()) == MOST_COUNTED + 3
     assert len(log.limiter._counts) <= MOST_COUNTED + 1
 
