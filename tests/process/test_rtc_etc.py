@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import http.client
 import os
 import re
 import socket
-import ssl
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +16,7 @@ from rtunnel.options.plugins.common import PluginOptions
 from rtunnel.options.settings.rtc import ALL
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.process.harness import Process, Twistds, twistd_program, wait_until_open
+from tests.process.harness import Process, Twistds, wait_until_open
 from tests.process.services import Service, expected, get, read_all
 from tests.process.test_etc import ETC, LOOPBACK, PACKAGED, read_unit
 from tests.tls.parts import Authority
@@ -30,13 +26,6 @@ pytestmark = pytest.mark.cold
 LISTENS = r"signaling port listening on (?P<host>\S+):(?P<port>\d+)"
 REGISTERED = r"connected to signaling server "
 
-PR_GET_MDWE = 66
-DENY = """
-import ctypes, os, sys
-assert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-"""What systemd does for MemoryDenyWriteExecute, by the kernel's own means: PR_SET_MDWE."""
 
 PLUGINS: list[type[PluginOptions]] = [rtc_signal.Options, rtc_host.Options, rtc_client.Options]
 NAMES = ["rtc-signal", "rtc-host", "rtc-client"]
@@ -155,27 +144,10 @@ class TestUnits:
         assert ("AF_NETLINK" in service["RestrictAddressFamilies"]) == (name != "rtc-signal")
         assert f" {name} --config /etc/rtunnel/rtc.yaml" in service["ExecStart"]
 
-    @pytest.mark.parametrize("name", ["rtunnel-server", "rtunnel-client", "rtc-host", "rtc-client"])
-    def test_memory_may_be_written_and_executed_where_certificates_are_checked(self, name: str) -> None:
-        """pyOpenSSL needs it for ``set_verify``; without it the process ends with a MemoryError."""
+    @pytest.mark.parametrize("name", ["rtunnel-server", "rtunnel-client", *NAMES])
+    def test_memory_may_be_written_and_executed(self, name: str) -> None:
+        """pyOpenSSL needs it for callbacks; without it the process ends with a MemoryError."""
         assert "MemoryDenyWriteExecute" not in read_unit(PACKAGED / "systemd" / f"{name}.service")["Service"]
-
-    def test_signal_needs_no_such_memory(self, twistd: Twistds, authority: Authority) -> None:
-        assert read_unit(PACKAGED / "systemd" / "rtc-signal.service")["Service"]["MemoryDenyWriteExecute"] == "yes"
-        prctl = getattr(ctypes.CDLL(None), "prctl", None)
-        if prctl is None or prctl(PR_GET_MDWE, 0, 0, 0, 0) < 0:
-            pytest.skip("this kernel cannot forbid such memory")
-        holder = authority.server(kind="RSA")
-        files = (f"--tls-cert-file={holder.cert}", f"--tls-key-file={holder.key}")
-        argv = [twistd_program(), "-n", "--pidfile=", "rtc-signal", "--addr", LOOPBACK, *files]
-        process = twistd.program(sys.executable, "-c", DENY, *argv)
-        port = int(process.wait_for(LISTENS)["port"])
-        context = ssl.create_default_context(cafile=str(authority.cert))
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE, context=context)
-        connection.request("GET", "/healthz")
-        assert connection.getresponse().status == 200
-        connection.close()
-        assert process.terminate() == 0
 
     @pytest.mark.parametrize("name", ["rtc-host", "rtc-client"])
     def test_systemd_has_longer_than_the_drain(self, name: str) -> None:

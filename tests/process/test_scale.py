@@ -156,9 +156,6 @@ for number in range({count}):
 """Many clients in one process: one for each would only say what a Python costs."""
 
 
-PUBLISHED = re.compile(r"client (\S+): published$", re.MULTILINE)
-
-
 def test_1000_links(twistd: Twistds, tmp_path: Path, limit: int) -> None:
     """Each of them serves one visitor of the shared port, as it may have no more than one. They connect all at once."""
     # A link, four data connections that wait, and a visitor with the connection to the service.
@@ -176,9 +173,7 @@ def test_1000_links(twistd: Twistds, tmp_path: Path, limit: int) -> None:
         tac.write_text(CLIENTS.format(arguments=arguments, count=more))
         twistd(twistd_options=["-n", "--pidfile=", f"--python={tac}"])
         there += more
-        # On a busy machine some say HELLO so late that they are taken for silent clients first, and published twice.
-        poll(lambda there=there: len(set(PUBLISHED.findall(server.output))) == there, PATIENCE, f"{there} links")  # type: ignore[misc]
-        # Their data connections come behind.
+        # The log does not name all of them, as they have one address.
         poll(lambda there=there: server.descriptors() >= 5 * there, PATIENCE, "data connections")  # type: ignore[misc]
         costs.look(f"{there} links")
     costs.check(count - FEW, PER_LINK, "link with its data connections")
