@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from time import monotonic
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -141,10 +142,14 @@ def end(connection: Any) -> None:
     _lib.SSL_set_shutdown(connection._ssl, _lib.SSL_SENT_SHUTDOWN | _lib.SSL_RECEIVED_SHUTDOWN)
 
 
-#: How many steps OpenSSL may take in one connection for what :class:`Messages` counts; a message takes two to five. A
-#: request for new keys costs as much time as 25 records of data, and its answer waits in memory until the peer reads.
-#: OpenSSL sends no such requests, other libraries do after 2**24 records: no honest peer sends 800 of them.
+#: How many steps OpenSSL may take in one connection at once for what :class:`Messages` counts; a message takes two to
+#: five. A request for new keys costs as much time as 25 records of data, and its answer waits in memory until the peer
+#: reads.
 MAX_STEPS = 4096
+#: How many more each second allows. OpenSSL sends no such requests; other libraries do after 2**20 (Bouncy Castle) or
+#: 2**24 records (rustls), as often as it takes: a connection may live for months. One step a second is enough for
+#: 200,000 records a second.
+STEPS_PER_SECOND = 1.0
 
 
 class Messages:
@@ -152,26 +157,28 @@ class Messages:
 
     :param connection: counted from now on, and as long as this object is kept.
     :param then: called when there are too many, in the middle of a call of OpenSSL.
+    :ivar are_too_many: the connection should be closed.
     """
 
-    __slots__ = ("__weakref__", "_steps", "_then")
+    __slots__ = ("__weakref__", "_counted_at", "_steps", "_then", "are_too_many")
 
     def __init__(self, connection: Any, then: Callable[[], object] | None = None) -> None:
-        self._steps = 0
+        self.are_too_many = False
+        self._steps = 0.0
+        self._counted_at = monotonic()
         self._then = then
         _counted[_number_of(connection._ssl)] = self
         _lib.SSL_set_info_callback(connection._ssl, _took_step)
 
-    @property
-    def are_too_many(self) -> bool:
-        """Whether the connection should be closed."""
-        return self._steps > MAX_STEPS
-
     def took_step(self) -> None:
         """Called by OpenSSL."""
-        self._steps += 1
-        if self._then is not None and self._steps == MAX_STEPS + 1:
-            self._then()
+        now = monotonic()
+        self._steps = max(0.0, self._steps - (now - self._counted_at) * STEPS_PER_SECOND) + 1
+        self._counted_at = now
+        if self._steps > MAX_STEPS and not self.are_too_many:
+            self.are_too_many = True
+            if self._then is not None:
+                self._then()
 
 
 _counted: WeakValueDictionary[int, Messages] = WeakValueDictionary()

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from rtunnel.tls import openssl
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TOO_MANY_MESSAGES, TlsEngine
 from rtunnel.tls.messages import limit_messages
@@ -39,6 +40,22 @@ def test_new_keys_now_and_then(server: Credentials, client: Credentials) -> None
     assert not first.failure
     first.send(b"answer")
     assert second.receive(first.output()) == b"answer"
+
+
+def test_new_keys_for_months(server: Credentials, client: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some libraries change them after 2**20 records: at 20,000 a second, once in 52 seconds."""
+    now = 0.0
+    monkeypatch.setattr(openssl, "monotonic", lambda: now)
+    hand = Hand(client.now.context)
+    first, _ = pair(server, client)
+    for _ in range(3 * MAX_STEPS):
+        now += 2**20 / 20_000
+        assert first.receive(hand.update() + hand.data(b"x")) == b"x", first.failure
+        first.output()
+    # They may not be saved up.
+    for _ in range(MAX_STEPS):
+        first.receive(hand.update())
+    assert first.failure == TOO_MANY_MESSAGES
 
 
 @pytest.mark.parametrize("mixed", [False, True])
