@@ -119,6 +119,15 @@ async def test_links_beyond_the_limit_are_told_so(world: World) -> None:
 
 
 @ensureDeferred
+async def test_who_has_no_place_waits_longer_each_time(world: World) -> None:
+    """A thousand clients beyond the limit would keep the server busy with their handshakes."""
+    server, port = world.server(max_links=1), free_port()
+    await world.raw_extended(server, port)
+    client = world.client(server, (free_port(), 9), reconnect_min=0.01, reconnect_max=0.1)
+    await until(lambda: client.link._backoff._attempts >= 4)
+
+
+@ensureDeferred
 async def test_the_oldest_stranger_gives_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "MAX_UNPROVED", 3)
     server = world.server()

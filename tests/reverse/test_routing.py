@@ -284,6 +284,17 @@ def test_who_gives_way_when_all_links_are_taken() -> None:
     assert roster.first_to_go_for(Session()) is None
 
 
+def test_who_gives_way_does_not_come_back_in_place_of_the_newcomer() -> None:
+    roster: Roster[Any] = Roster()
+    fleet = named(roster, "fleet", 0, 0, 0)
+    newcomer: Any = Session()
+    gone = roster.first_to_go_for(newcomer)
+    assert gone is fleet[2]
+    roster.discard(gone)
+    roster.add(newcomer)
+    assert roster.first_to_go_for(gone) is None, "or the two would take each other's place for ever"
+
+
 # In a server
 
 

@@ -222,8 +222,8 @@ class ClientSession(LinkProtocol):
         self.data.take_tickets(event.tickets, event.expires)
 
     def _link_failed(self, event: events.LinkFailed) -> None:
-        if event.code == Code.UNAUTHORIZED:
-            # Dial it again, but with a growing wait.
+        if event.code in (Code.UNAUTHORIZED, Code.LIMIT):
+            # Dial it again, but with a growing wait: it may refuse many others too.
             self.was_useful = False
         super()._link_failed(event)
 

@@ -102,13 +102,17 @@ class Roster(Generic[SessionT]):
         """Return the link that gives way to that of *newcomer* when all places are taken; None if none has to.
 
         It is one of the client that has most links, if those are at least two more than the newcomer's, or one of a
-        client without a name, if the newcomer has one: of these links, the newest of those with the fewest visitors.
+        client without a name, if the newcomer has one and no more links: of these links, the newest of those with the
+        fewest visitors. So whoever gives way does not come back in place of the newcomer, and the other way round.
         """
+        own = len(self._sessions.of(newcomer.holder))
         links = self._sessions.of(self._sessions.heaviest)
-        if len(links) <= len(self._sessions.of(newcomer.holder)) + 1:
+        if len(links) <= own + 1:
             if not newcomer.client_name or not self._nameless:
                 return None
             links = self._nameless.of(self._nameless.heaviest)
+            if len(links) <= own:
+                return None
         return min(reversed(list(links)), key=lambda session: session.visitor_count)
 
     # Totals of one client
