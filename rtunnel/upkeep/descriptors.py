@@ -30,6 +30,10 @@ from rtunnel.upkeep.periodic import PeriodicService
 #: The part of the limit that strangers leave to links, signaling, ICE and files, and its bounds, in descriptors.
 RESERVE = 1 / 8
 LEAST_RESERVE, MOST_RESERVE = 16, 1024
+#: What is opened in advance, to wait for whoever comes, leaves this part of the limit free, ...
+SPARE = 1 / 4
+#: ... and some of it is closed again when less than this part is.
+SHORT = 1 / 8
 #: Descriptors of one address that are no sign of a flood: a browser opens six connections, each of which may take two.
 FEW = 16
 #: Asking the system how many descriptors are open may take this part of our time. Old systems have to list them.
@@ -271,6 +275,17 @@ class Descriptors:
         if 2 * self.held > self._room:
             self._ask()
             self._shrink()
+
+    @property
+    def spare(self) -> int:
+        """How many may be opened in advance. Below 0: none, as those who come need the rest."""
+        self._ask()
+        return int(self._room - self.held - self._limit() * SPARE)
+
+    @property
+    def are_short(self) -> bool:
+        """Whether what was opened in advance should be closed."""
+        return self._room - self.held < self._limit() * SHORT
 
     def _ask(self) -> None:
         """Find out how many descriptors the holders may have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from math import inf
 from typing import Any
 
 import pytest
@@ -115,6 +116,29 @@ async def test_tickets_come_with_the_first_tunnel_and_not_before(world: World) -
     assert TICKETS not in link.seen
     link.put(INIT, 0, b"%d:local" % free_port())
     await link.take(READY, 0)
+    assert await tickets_of(link)
+
+
+@AUTO
+@ensureDeferred
+async def test_where_descriptors_are_scarce_none_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that wait for visitors leave the rest to visitors and other links."""
+    server, link, port, tickets = await client_by_hand(world)
+    budget, session = server.descriptors, session_of(server)
+    waiting = [await attach(world, server, ticket) for ticket in tickets]
+    await until(lambda: len(session.carriers[0]._idle) == len(waiting) == pool.AT_FIRST)
+    monkeypatch.setattr(budget, "_ask_at", inf)
+    monkeypatch.setattr(budget, "_room", LEAST_RESERVE)
+    for _ in range(3):
+        session.carriers[0].tick(reactor.seconds())
+    assert not session.carriers[0]._idle
+    visitor = await world.visitor(port)
+    visitor.send(b"by the link")
+    await link.take(NEW_CONN)
+    await turns(20)
+    assert not len(server.tickets)
+    monkeypatch.undo()
+    session.carriers[0].tick(reactor.seconds())
     assert await tickets_of(link)
 
 

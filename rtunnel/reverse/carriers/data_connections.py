@@ -8,7 +8,7 @@ whenever a visitor finds none, lowers it when some were not needed for a while, 
 
 Under TLS each costs a handshake, as much as half a dozen short visitors over the link, and ten times the memory. So
 where visitors may go by the link, connections are made at a bounded rate, however many visitors come: visitors who come
-one by one get one, and most of a crowd goes by the link.
+one by one get one, and most of a crowd goes by the link. The same holds where descriptors are scarce.
 """
 
 from __future__ import annotations
@@ -288,6 +288,9 @@ class DataPool:
             tickets.revoke(self)
         for bucket in self._buckets:
             missing = min(missing, bucket.left(now))
+        if missing > 0:
+            # Visitors and other links need descriptors too; whoever waits for a connection has his own.
+            missing = min(missing, max(self._server.descriptors.spare - len(tickets), len(self._waiting)))
         if not self._closed and missing > 0 and (whole or 4 * missing >= target):
             self._wished_at = now
             for bucket in self._buckets:
@@ -330,6 +333,8 @@ class DataPool:
             self._target = max(self._fewest, self._target - (self._least_idle + 1) // 2)
             self._least_idle = len(self._idle)
         wanted = self._target if self._session.wants_visitors else 0
+        if self._server.descriptors.are_short:
+            wanted = min(wanted, len(self._idle) // 2)
         for data in list(self._idle)[: max(0, len(self._idle) - wanted)]:
             del self._idle[data]
             data.wire.cut()

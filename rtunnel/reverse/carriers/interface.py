@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from rtunnel.reverse.public import Visitor
 from rtunnel.tls.identity import Peer
+from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.token_bucket import TokenBucket
@@ -46,11 +47,13 @@ class ICarrierServer(Protocol):
 
     :ivar poller: watches sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar pool_size: data connections of one link that may wait for visitors.
+    :ivar descriptors: who has how many.
     :ivar bucket: limits how fast data connections are made, over all links; None: no limit, because they cost little.
     """
 
     reactor: Any
     poller: Any
+    descriptors: Descriptors
     visitors: Visitors
     tickets: Tickets[Any]
     ids: StreamIds
