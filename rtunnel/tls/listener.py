@@ -31,9 +31,11 @@ class _Accepted(TlsTransport):
     """A connection whose handshake takes turns with others."""
 
     turn: Turn
+    enter: Callable[[_Accepted], None]
 
     def connectionMade(self) -> None:
         """See :class:`TlsTransport`."""
+        self.enter(self)
         super().connectionMade()
         self.turn.transport = self.tcp
 
@@ -85,7 +87,15 @@ class TlsListener(QuietFactory, Secured):
         return len(self._known) + len(self._strange)
 
     def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
-        """Begin a handshake, in place of another one if there are too many."""
+        """Make the transport of a connection, which may still fail."""
+        transport = _Accepted(TlsEngine(self.credentials), Role.SERVER, self, self._clock, self._patience)
+        address = address_prefix(addr)
+        transport.turn = Turn(self._turns, address, self._is_known(address), transport.have_turn)
+        transport.enter = self._enter
+        return transport
+
+    def _enter(self, transport: _Accepted) -> None:
+        """Count a handshake, in place of another one if there are too many."""
         if len(self) >= min(self._most, descriptor_limit() * SHARE):
             crowd = self._known if len(self._known) > len(self._strange) else self._strange
             first_to_go = crowd.first_to_go
@@ -96,12 +106,7 @@ class TlsListener(QuietFactory, Secured):
             )
             self.gone(first_to_go)
             first_to_go.abortConnection()
-        transport = _Accepted(TlsEngine(self.credentials), Role.SERVER, self, self._clock, self._patience)
-        address = address_prefix(addr)
-        is_known = self._is_known(address)
-        transport.turn = Turn(self._turns, address, is_known, transport.have_turn)
-        (self._known if is_known else self._strange).add(transport, address)
-        return transport
+        (self._known if transport.turn.is_known else self._strange).add(transport, transport.turn.address)
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
         """See :class:`Secured`."""

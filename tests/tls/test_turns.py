@@ -6,10 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from rtunnel.tls.listener import TlsListener
 from rtunnel.tls.turns import BURST, MAX_WAITING, Turn, Turns
+from tests.tls.parts import Authority
 
 
 class Transport:
@@ -166,3 +170,17 @@ def test_an_error_ends_only_its_own_connection(flush_logged_errors: Callable[...
     assert crowd.wait_for(1) == ["b"]
     assert bad.transport.aborted
     assert len(flush_logged_errors(ValueError)) == 1
+
+
+def test_a_connection_that_the_system_does_not_let_us_watch_takes_no_place(authority: Authority) -> None:
+    settings = authority.trusts(authority.server())
+    listener = TlsListener(Clock(), settings, patience=10.0, most=2, build=lambda _peer: None)
+    address = IPv4Address("TCP", "192.0.2.1", 1234)
+    for _ in range(3):
+        listener.buildProtocol(address)
+        assert not len(listener)
+    there: list[Any] = [StringTransport(peerAddress=address) for _ in range(3)]
+    for number, transport in enumerate(there):
+        listener.buildProtocol(address).makeConnection(transport)
+        assert len(listener) == min(number + 1, 2)
+    assert [transport.disconnected for transport in there] == [True, False, False]
