@@ -104,7 +104,7 @@ def test_one_client_takes_no_more_than_its_turns(
             visitor = stack.enter_context(connect(port, data=b"hello"))
             served += visitor.recv(5) == b"hello"
     assert sum(thief.taken for thief in thieves) == VISITORS - served
-    # A half of them with turns; with least connections three eighths, for it has the fewest always.
-    assert served >= VISITORS * (0.5 if route == "round-robin" else 0.375) - 1
+    # A half of them with turns; with least connections a quarter, for it has the fewest always.
+    assert served >= VISITORS * (0.5 if route == "round-robin" else 0.25) - 1
     used.stop()
     assert used.cpu_seconds < VISITORS * 0.05

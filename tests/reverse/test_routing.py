@@ -180,6 +180,22 @@ def test_one_who_leaves_while_others_are_asked(policy: type[Backends]) -> None:
     assert members[1] not in pool
 
 
+def test_one_that_hangs_gets_no_more_visitors_than_it_has() -> None:
+    """Three clients, two of which serve each visitor within a moment."""
+    pool, members = LeastConnections(), [backend(name) for name in ("first", "second", "hangs")]
+    for member in members:
+        pool.join(member)
+    lost = 0
+    for _ in range(300):
+        chosen = next(pool.candidates())
+        change_load(pool, chosen, 1)
+        if chosen is members[2]:
+            lost += 1
+        else:
+            change_load(pool, chosen, -1)
+    assert lost <= 2 * LAP
+
+
 def test_what_is_kept_is_bounded() -> None:
     pool, members = LeastConnections(), [backend() for _ in range(10)]
     for member in members:

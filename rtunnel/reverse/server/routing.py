@@ -20,8 +20,8 @@ T = TypeVar("T")
 #: With least-connections, of so many visitors for each client ...
 LAP = 4
 #: ... a client gets no more than so many, if others can serve them. One that ends its streams at once has always the
-#: fewest, and would get all.
-MOST_IN_LAP = 5
+#: fewest, and would get all. But the others must be able to make up for one of three that hangs.
+MOST_IN_LAP = 6
 
 
 class Backends(ABC):
