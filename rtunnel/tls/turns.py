@@ -25,6 +25,8 @@ from twisted.logger import Logger
 BURST = 0.05
 #: The shortest time that is waited, in seconds: what the reactor can tell from none.
 SHORTEST = 0.001
+#: No turn counts for longer, in seconds: the process was stopped in it, or the machine was.
+LONGEST = 0.5
 #: Bytes of one handshake that wait, plus what one more read brings. What comes from a client at a time is less.
 MAX_WAITING = 32768
 
@@ -142,4 +144,4 @@ class Turns:
                 self._has_turn = False
                 # Not the processor's time: on a busy machine all others wait for longer.
                 self._free_since = self._clock.seconds()
-                self._budget -= self._free_since - now
+                self._budget -= min(self._free_since - now, LONGEST)

@@ -12,7 +12,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from rtunnel.tls.listener import TlsListener
-from rtunnel.tls.turns import BURST, MAX_WAITING, Turn, Turns
+from rtunnel.tls.turns import BURST, LONGEST, MAX_WAITING, Turn, Turns
 from tests.tls.parts import Authority
 
 
@@ -170,6 +170,14 @@ def test_an_error_ends_only_its_own_connection(flush_logged_errors: Callable[...
     assert crowd.wait_for(1) == ["b"]
     assert bad.transport.aborted
     assert len(flush_logged_errors(ValueError)) == 1
+
+
+def test_a_process_that_was_stopped_in_a_turn_does_not_wait_as_long_again() -> None:
+    crowd = Crowd(cost=3600.0)
+    crowd.come("a", 2)
+    assert len(crowd.served) == 1
+    crowd.clock.advance(LONGEST)
+    assert len(crowd.served) == 2
 
 
 def test_a_connection_that_the_system_does_not_let_us_watch_takes_no_place(authority: Authority) -> None:
