@@ -36,8 +36,7 @@ class DirectRelay:
     :param reactor: watches the sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :param on_end: called once, with this relay, when both sockets are closed, maybe within :meth:`start` or
         :meth:`abort`.
-    :param kept: called with the number of bytes that a socket does not take at once, and that stay in memory;
-        it may abort this or another relay.
+    :param kept: called with the number of bytes that a socket does not take at once, and that stay in memory.
     :param to_left: bytes for the left socket that were read from the right one before.
     :param to_right: bytes for the right socket that were read from the left one before.
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.

@@ -73,7 +73,7 @@ def unacknowledged(number: int) -> int:
 
 def buffered(transport: Any) -> int:
     """Return how many bytes Twisted's transport below *transport* holds, as they were written and not sent yet."""
-    connection = connection_of(transport)
+    connection = transport if isinstance(transport, tcp.Connection) else connection_of(transport)
     if connection is None:
         return 0
     pieces = len(connection._tempDataBuffer) * PIECE

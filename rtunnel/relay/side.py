@@ -225,7 +225,7 @@ class Side:
         self.bulk = count == BUFFER_SIZE and self.may_splice
         if sent < count:
             other.pending = memoryview(bytes(_BUFFER[sent:count]))
-            self.relay.kept(count - sent)  # which may abort the relay
+            self.relay.kept(count - sent)
 
     def _splice(self) -> bool:
         """Move bytes through a pipe. Return False if they must go through the buffer."""

@@ -2,7 +2,8 @@
 
 Nobody counts bytes as they come and go, which would cost every read and every write something. What a process holds can
 only grow by what comes in. So what comes in is added up, and when that is enough to change the picture, everybody is
-asked what he holds (:meth:`Memory.look`).
+asked what he holds (:meth:`Memory.look`). That happens in a turn of the reactor of its own, so nobody loses a stream
+that he is just working on.
 
 A payer is a client, an address or a peer. One that holds too much gets smaller windows. If all of them together hold
 more than the budget, those that hold most lose streams, those with the most bytes first. Where that would hit streams
@@ -18,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from rtunnel.coercions import show_size
@@ -42,8 +43,10 @@ TIMES_FREE = 3
 AFTERWARDS = 7 / 8
 #: Whose streams all hold no more than this, in bytes, has too many rather than too large ones.
 LITTLE = 16 * 1024
-#: No look before this share of the budget has come in, because a look costs a microsecond for each stream.
+#: No look before this share of the budget has come in, because a look costs more than a microsecond for each stream.
 STEP = 1 / 16
+#: Looks may take this part of our time. A small budget with thousands of streams would otherwise cost most of it.
+LOOKING = 1 / 5
 #: Seconds between two log lines of a kind.
 SAID_EVERY = 60.0
 
@@ -91,7 +94,8 @@ class Memory:
         self._parties: set[IParty] = set()
         self._came = 0
         self._look_at = total // 4
-        self._looking = False
+        self._call: IDelayedCall | None = None
+        self._not_before = 0.0
         self._anyone_is_short = False
         self._said: dict[str, float] = {}
 
@@ -106,8 +110,9 @@ class Memory:
     def add(self, count: int) -> None:
         """Take note that *count* bytes have come in, and may have to be kept."""
         self._came += count
-        if self._came >= self._look_at:
-            self.look()
+        if self._came >= self._look_at and self._call is None:
+            wait = max(0.0, self._not_before - self._clock.seconds())
+            self._call = self._clock.callLater(wait, self.look)
 
     def tick(self) -> None:
         """Look whether memory is free again. Call this about once a second."""
@@ -116,13 +121,13 @@ class Memory:
 
     def look(self) -> None:
         """Find out who holds how much, and do something about it."""
-        if self._looking:
-            return
-        self._looking = True
-        try:
-            self._look()
-        finally:
-            self._looking = False
+        call, self._call = self._call, None
+        if call is not None and call.active():
+            call.cancel()
+        started = self._clock.seconds()
+        self._look()
+        now = self._clock.seconds()
+        self._not_before = now + (now - started) * (1 / LOOKING - 1)
 
     def _look(self) -> None:
         held: Counter[str] = Counter()
@@ -171,7 +176,10 @@ class Memory:
             for count, party, thing in things:
                 if held[payer] <= level:
                     break
-                party.free(thing)
+                try:
+                    party.free(thing)
+                except Exception:  # no fault of those who come next
+                    self._log.failure("when {peer} was to give up memory", peer=payer)
                 held[payer] -= count
                 given_up += 1
             freed += before - held[payer]

@@ -177,5 +177,6 @@ class Windows:
 
     def measure(self, windows: Iterable[ReceiveWindow]) -> int:
         """Return by how many bytes *windows*, all that there are, exceed the initial credit."""
-        self.grown = sum(max(0, window.size - self._initial) for window in windows)
+        initial = self._initial
+        self.grown = sum(window.size - initial for window in windows if window.size > initial)
         return self.grown

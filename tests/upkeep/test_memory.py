@@ -63,6 +63,11 @@ class Rig:
         self.memory.join(party)
         return party
 
+    def come(self, size: int) -> None:
+        """Let bytes come in, and the reactor have its next turn."""
+        self.memory.add(size)
+        self.clock.advance(0)
+
     @property
     def lines(self) -> list[str]:
         return [formatEvent(event) for event in self.events]
@@ -150,15 +155,15 @@ def test_the_link_itself_goes_last(rig: Rig) -> None:
 
 def test_there_is_no_look_before_enough_has_come(rig: Rig) -> None:
     party = rig.join("one", 13 * MIB)
-    rig.memory.add(TOTAL // 4 - 1)
+    rig.come(TOTAL // 4 - 1)
     assert party.state == (False, False)
-    rig.memory.add(1)
+    rig.come(1)
     assert party.state == (True, False)
     # Little is free; a sixteenth of all may come unseen.
     party.sizes = {0: MIB}
-    rig.memory.add(TOTAL // 16 - 1)
+    rig.come(TOTAL // 16 - 1)
     assert party.state == (True, False)
-    rig.memory.add(1)
+    rig.come(1)
     assert party.state == (False, False)
 
 
@@ -168,7 +173,7 @@ def test_what_comes_never_exceeds_the_budget_by_much(sizes: list[int]) -> None:
     hog, honest = rig.join("hog"), rig.join("honest", MIB)
     for number, size in enumerate(sizes):
         hog.sizes[number] = size
-        rig.memory.add(size)
+        rig.come(size)
         assert hog.held + honest.held <= TOTAL + max(int(TOTAL * memory.STEP), 256 * KIB) + 256 * KIB
     assert not honest.freed
 
@@ -183,6 +188,45 @@ def test_a_stream_that_is_freed_may_bring_more(rig: Rig) -> None:
     rig.memory.join(party)
     rig.memory.look()
     assert party.held == TOTAL * memory.AFTERWARDS
+
+
+def test_nobody_loses_a_stream_that_he_is_working_on(rig: Rig) -> None:
+    party = rig.join("one", *[MIB] * 20)
+    rig.memory.add(TOTAL)
+    assert not party.freed
+    rig.clock.advance(0)
+    assert party.freed
+
+
+def test_a_stream_that_cannot_be_freed_costs_nobody_else(rig: Rig) -> None:
+    class Broken(Party):
+        def free(self, holding: Any) -> None:
+            raise RuntimeError("oh")
+
+    rig.memory.join(Broken("one", *[MIB] * 20))
+    other = rig.join("two", *[MIB] * 20)
+    rig.come(TOTAL)
+    assert other.held <= TOTAL // 2
+    assert any("give up memory" in line for line in rig.lines)
+
+
+def test_looks_take_a_bounded_part_of_the_time(rig: Rig) -> None:
+    """With thousands of streams a look is slow, and bytes may come fast."""
+
+    class Slow(Party):
+        looks = 0
+
+        def holdings(self) -> Iterator[tuple[int, Any]]:
+            self.looks += 1
+            rig.clock.rightNow += 0.02
+            yield from super().holdings()
+
+    party = Slow("one")
+    rig.memory.join(party)
+    for _ in range(1000):
+        rig.memory.add(TOTAL)
+        rig.clock.advance(0.001)
+    assert 1 < party.looks <= rig.clock.seconds() * memory.LOOKING / 0.02 + 1
 
 
 def test_windows_may_grow_into_half_of_the_budget(rig: Rig) -> None:

@@ -229,8 +229,9 @@ class LinkProtocol(Protocol):
         yield link.held + buffered(self.transport), self
         for streams in (link.streams.values(), link.lingering):
             for stream in streams:
-                theirs = 0 if stream.owner is None else stream.owner.buffered()
-                yield STREAM + stream.queued + stream.receive_window.waiting + theirs, stream
+                owner, window = stream.owner, stream.receive_window
+                theirs = 0 if owner is None else owner.buffered()
+                yield STREAM + stream.queued + window.received - window.delivered + theirs, stream
 
     def free(self, holding: Any) -> None:
         """See :class:`~rtunnel.upkeep.memory.IParty`."""

@@ -156,7 +156,7 @@ class _Visit:
         if not data or self.kept >= MOST_EARLY:
             # The rest can wait, and an end will show again.
             self.leave()
-        self._visits.kept(len(data))  # which may abort this
+        self._visits.kept(len(data))
 
     def doWrite(self) -> None:
         """Do nothing: writing is not watched."""
