@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import IPv6Address as IPv6, ip_address
 from typing import Any, Protocol
 
@@ -232,6 +233,7 @@ def text_prefix(text: str) -> str:
         return text
 
 
+@lru_cache(1024)
 def _prefix(text: str) -> str:
     host = ip_address(text.partition("%")[0])
     mapped = getattr(host, "ipv4_mapped", None)

@@ -38,7 +38,7 @@ SHORT = 1 / 8
 FEW = 16
 #: Asking the system how many descriptors are open may take this part of our time. Old systems have to list them.
 ASKING = 1 / 100
-#: Seconds between two looks at whom bytes have passed for. Idle times are known as exactly as that.
+#: Seconds between two looks at whom bytes have passed for. The order of idle times is as exact as that.
 LOOK_EVERY = 10.0
 
 _FOLDERS = Path("/proc/self/fd"), Path("/dev/fd")
@@ -110,55 +110,31 @@ class _Shares(dict[Hashable, _Share]):
     """The shares of all addresses or of all owners. The heaviest is found without a look at the others.
 
     :ivar most: what the heaviest holds.
+    :ivar by_weight: the shares that hold so much, those that have held so much for longest first.
     """
 
     def __init__(self) -> None:
         self.most = 0
-        self._by_weight: dict[int, dict[_Share, None]] = {}
-
-    def __missing__(self, key: Hashable) -> _Share:
-        share = self[key] = _Share()
-        share.key, share.held = key, 0
-        return share
-
-    def change(self, share: _Share, count: int) -> None:
-        """Let *share* hold *count* descriptors more."""
-        before = share.held
-        share.held = now = before + count
-        if before:
-            alike = self._by_weight[before]
-            del alike[share]
-            if not alike:
-                del self._by_weight[before]
-        if now:
-            self._by_weight.setdefault(now, {})[share] = None
-            if now > self.most:
-                self.most = now
-        else:
-            del self[share.key]
-        # As it grows by what one place holds, this goes down no more steps than it has gone up.
-        while self.most and self.most not in self._by_weight:
-            self.most -= 1
+        self.by_weight: dict[int, dict[_Share, None]] = {}
 
     def heaviest(self) -> _Share:
         """Return the share that holds most; of several, the one that has held so much for longest."""
-        return next(iter(self._by_weight[self.most]))
+        return next(iter(self.by_weight[self.most]))
 
 
 class Place:
     """The descriptors that one holder has.
 
-    :ivar is_active: a byte has passed since the last search for idle connections, which clears it.
+    :ivar is_active: it is new, or a byte has passed, since the last search for idle connections, which clears it.
+    :ivar part: where it is counted; None once it was told to give way.
     """
 
     __slots__ = ("count", "holder", "is_active", "part")
 
-    def __init__(self, holder: IHolder, part: _Part, count: int) -> None:
-        self.holder = holder
-        self.count = count
-        self.is_active = False
-        # None once it was told to give way.
-        self.part: _Part | None = part
+    count: int
+    holder: IHolder
+    is_active: bool
+    part: _Part | None
 
 
 class Descriptors:
@@ -168,6 +144,7 @@ class Descriptors:
     :param limit: returns how many descriptors the process may open.
     :param count_open: returns how many it has open.
     :ivar held: how many the holders have, including those that were told to give way and have not gone yet.
+    :ivar half: half of what the holders may have. Where more is held, it is time to be sparing.
     """
 
     log = Logger()
@@ -178,7 +155,7 @@ class Descriptors:
         limit: Callable[[], int] = descriptor_limit,
         count_open: Callable[[], int] | None = None,
     ) -> None:
-        self.held = 0
+        self.held = self.half = 0
         self._leaving = 0
         self._clock = clock
         self._seconds = clock.seconds
@@ -203,18 +180,25 @@ class Descriptors:
         :param owner: what it is for: a tunnel, a service.
         :param count: how many descriptors it has, or is about to open.
         """
-        share, owned = self._addresses[address], self._owners[owner]
+        share, owned = self._addresses.get(address), self._owners.get(owner)
+        if share is None:
+            share = self._addresses[address] = _Share()
+            share.key, share.held = address, 0
+        if owned is None:
+            owned = self._owners[owner] = _Share()
+            owned.key, owned.held = owner, 0
         part = share.get(owned)
         if part is None:
             part = share[owned] = owned[share] = _Part()
             part.address, part.owner = share, owned
         else:
             owned.move_to_end(share)
-        place = Place(holder, part, count)
+        place = Place()
+        place.holder, place.count, place.is_active, place.part = holder, count, True, part
+        holder.touched = False
         part[place] = None
         self.held += count
-        self._addresses.change(share, count)
-        self._owners.change(owned, count)
+        self._count(part, count)
         if self.held - self._leaving > self._unasked:
             self._ask()
             self._shrink(place)
@@ -233,8 +217,30 @@ class Descriptors:
         del part[place]
         if not part:
             del part.address[part.owner], part.owner[part.address]
-        self._addresses.change(part.address, -place.count)
-        self._owners.change(part.owner, -place.count)
+        self._count(part, -place.count)
+
+    def _count(self, part: _Part, count: int) -> None:
+        """Let *part* hold *count* descriptors more."""
+        for shares, share in ((self._addresses, part.address), (self._owners, part.owner)):
+            by_weight = shares.by_weight
+            before = share.held
+            share.held = now = before + count
+            if before:
+                alike = by_weight[before]
+                del alike[share]
+                if not alike:
+                    del by_weight[before]
+            if now in by_weight:
+                by_weight[now][share] = None
+            elif now:
+                by_weight[now] = {share: None}
+            else:
+                del shares[share.key]
+            if now > shares.most:
+                shares.most = now
+            # As it grows by what one place holds, this goes down no more steps than it has gone up.
+            while shares.most and shares.most not in by_weight:
+                shares.most -= 1
 
     # Who gives way
 
@@ -254,12 +260,7 @@ class Descriptors:
         """Look for whom bytes have passed."""
         self._look_at = self._seconds() + LOOK_EVERY
         for place in self._touched():
-            place.holder.touched = False
-            place.is_active = True
-            part = place.part
-            assert part is not None
-            part.move_to_end(place)
-            part.owner.move_to_end(part.address)
+            self._was_active(place)
 
     def _touched(self) -> list[Place]:
         return [
@@ -270,9 +271,20 @@ class Descriptors:
             if place.holder.touched
         ]
 
+    def _was_active(self, place: Place) -> None:
+        place.holder.touched = False
+        place.is_active = True
+        self._go_last(place)
+
+    def _go_last(self, place: Place) -> None:
+        part = place.part
+        assert part is not None
+        part.move_to_end(place)
+        part.owner.move_to_end(part.address)
+
     def make_room(self) -> None:
         """Take note that a stranger has opened something that has no place here, and may need one of ours."""
-        if 2 * self.held > self._room:
+        if self.held > self.half:
             self._ask()
             self._shrink()
 
@@ -296,6 +308,7 @@ class Descriptors:
             if count := self._count_open():
                 self._others = max(0, count - self.held)
             self._room = limit - reserve - self._others
+            self.half = self._room // 2
             took = self._seconds() - now
             self._ask_at = now + took / ASKING
             # Others may open as many as these do.
@@ -303,18 +316,26 @@ class Descriptors:
 
     def _shrink(self, newcomer: Place | None = None) -> None:
         """Let holders other than *newcomer* give way until they have no more than they may have."""
-        while self.held - self._leaving > self._room and (place := self._next()) not in (None, newcomer):
+        while self.held - self._leaving > self._room and (place := self._next(newcomer)) not in (None, newcomer):
             self._give_way(place)
 
-    def _next(self) -> Place | None:
-        """Return who gives way next."""
-        if self._addresses.most > FEW:
-            part = max(self._addresses.heaviest().values(), key=len)
-        elif self._owners.most:
-            part = next(iter(self._owners.heaviest().values()))
-        else:
-            return None
-        return next(iter(part))
+    def _next(self, newcomer: Place | None) -> Place | None:
+        """Return who gives way next: *newcomer* only if there is nobody else."""
+        while True:
+            if self._addresses.most > FEW:
+                part = max(self._addresses.heaviest().values(), key=len)
+            elif self._owners.most:
+                part = next(iter(self._owners.heaviest().values()))
+            else:
+                return None
+            place = next(iter(part))
+            if place.holder.touched:  # since the last look
+                self._was_active(place)
+            elif place is newcomer:
+                newcomer = None
+                self._go_last(place)
+            else:
+                return place
 
     def _give_way(self, place: Place) -> None:
         part = place.part
@@ -327,4 +348,7 @@ class Descriptors:
         )
         self._leave(part, place)
         self._leaving += place.count
-        place.holder.cut()
+        try:
+            place.holder.cut()
+        except Exception:  # no fault of the newcomer
+            self.log.failure("when a connection was to give way")

@@ -84,6 +84,9 @@ class Memory:
     :param total: in bytes.
     :param log: for the few lines about those who hold too much.
     :ivar growth: how much windows may grow: all together by half of the budget.
+    :ivar came: how many bytes have come in since the last look. Where calls cost too much, add to this; call
+        :meth:`look_soon` when it has reached *look_at*.
+    :ivar look_at: how many are enough for a look.
     """
 
     def __init__(self, total: int, clock: IReactorTime, log: Logger) -> None:
@@ -92,8 +95,8 @@ class Memory:
         self._clock = clock
         self._log = log
         self._parties: set[IParty] = set()
-        self._came = 0
-        self._look_at = total // 4
+        self.came = 0
+        self.look_at = total // 4
         self._call: IDelayedCall | None = None
         self._not_before = 0.0
         self._anyone_is_short = False
@@ -109,8 +112,13 @@ class Memory:
 
     def add(self, count: int) -> None:
         """Take note that *count* bytes have come in, and may have to be kept."""
-        self._came += count
-        if self._came >= self._look_at and self._call is None:
+        self.came += count
+        if self.came >= self.look_at:
+            self.look_soon()
+
+    def look_soon(self) -> None:
+        """Look in a turn of the reactor to come."""
+        if self._call is None:
             wait = max(0.0, self._not_before - self._clock.seconds())
             self._call = self._clock.callLater(wait, self.look)
 
@@ -144,8 +152,8 @@ class Memory:
         if used > self.total:
             used -= self._relieve(held)
         free = max(0, self.total - used)
-        self._came = 0
-        self._look_at = max(int(self.total * STEP), free // 4)
+        self.came = 0
+        self.look_at = max(int(self.total * STEP), free // 4)
         self.growth.left = max(0, self.total // 2 - sum(party.measure_growth() for party in self._parties))
         short = {payer for payer, count in held.items() if count > TIMES_FREE * free}
         self._anyone_is_short = bool(short)

@@ -49,6 +49,7 @@ class Visitors:
         """Count *other* instead of *end*, whose descriptors it has now."""
         place = self._ends[other] = self._ends.pop(end)
         place.holder = other
+        other.touched = end.touched
 
     def discard(self, end: IVisitor) -> None:
         """Forget a connection that is over."""

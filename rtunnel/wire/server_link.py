@@ -55,21 +55,13 @@ class ServerLink(Link):
         super().__init__(hello, limits, now)
         self.tunnels: dict[int, TunnelRequest] = {}
         self._ids = ids
+        self._most_answers = MAX_ANSWER * limits.max_tunnels
         self._handlers[frames.INIT] = self._receive_init
 
     def _settle(self, peer: Hello | None) -> None:
         if peer is not None:
             self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(self.hello))
         super()._settle(peer)
-
-    @property
-    def reading_paused(self) -> bool:
-        """See :class:`~rtunnel.wire.link.Link`. A server also stops reading a client that asks and does not read.
-
-        Only a server does, and only for answers: an extended client always reads, so the answers get there.
-        """
-        most = MAX_ANSWER * self.limits.max_tunnels
-        return super().reading_paused or (self._outbox.answers_waiting > most and self.mode is Mode.EXTENDED)
 
     def send_tickets(self, tickets: list[str], expires: float) -> None:
         """Ask the client for a data connection for each ticket, if both ends know data connections.

@@ -118,6 +118,41 @@ def test_longest_idle_goes_first(budget: Budget) -> None:
     assert first.was_cut
 
 
+def test_who_is_active_between_two_looks_does_not_go(budget: Budget) -> None:
+    """Neither in a flood from its own address nor in a crowd from everywhere."""
+    shell, *_ = budget.fill(ROOM - 1)
+    crowd = Holder(budget, LIGHT)
+    for number in range(3 * ROOM):
+        shell.touched = crowd.touched = True
+        Holder(budget, f"198.51.100.{number}" if number > 2 * ROOM else HEAVY)
+    assert not cut([shell, crowd])
+
+
+def test_where_all_are_active_the_oldest_goes(budget: Budget) -> None:
+    holders = budget.fill()
+    for number in range(1, 4):
+        for holder in holders:
+            holder.touched = True
+        holders.append(Holder(budget))
+        assert cut(holders[:number]) == cut(holders) == number
+        assert budget.open == ROOM
+
+
+def test_connection_that_cannot_be_cut_costs_nobody_else(budget: Budget, logged: TestLog) -> None:
+    class Broken(Holder):
+        def cut(self) -> None:
+            super().cut()
+            raise RuntimeError("oh")
+
+    broken = Broken(budget)
+    budget.fill(ROOM - 1)
+    newcomer = Holder(budget)
+    assert broken.was_cut
+    newcomer.leave()
+    assert budget.descriptors.held == ROOM - 1
+    assert len(logged.flush_errors(RuntimeError)) == 1
+
+
 def test_heaviest_tunnel_of_an_address_gives_way(budget: Budget) -> None:
     """All come from a proxy in front: whose tunnel is flooded loses, not whose visitors have been idle for hours."""
     shell = budget.fill(5, owner="ssh")
@@ -235,7 +270,7 @@ def test_at_random() -> None:
         each.leave()
     assert not budget.descriptors._addresses
     assert not budget.descriptors._owners
-    assert not budget.descriptors._addresses._by_weight
+    assert not budget.descriptors._addresses.by_weight
 
 
 @pytest.mark.parametrize("size", [200, 20_000])

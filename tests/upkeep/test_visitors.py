@@ -63,6 +63,8 @@ def test_all_are_reset(visitors: Visitors) -> None:
 
 def test_those_on_which_nothing_passes_are_reset(visitors: Visitors) -> None:
     busy, idle, late = Visitor(visitors), Visitor(visitors), Visitor(visitors)
+    # They have only just come.
+    assert visitors.abort_idle() == 0
     busy.touched = late.touched = True
     assert visitors.abort_idle() == 1
     assert (busy.aborted, idle.aborted) == (0, 1)

@@ -189,6 +189,10 @@ class DataPool:
         link = self._session.link
         if len(self._used) >= self._most_used or link.stream_count >= link.limits.max_streams or link.windows.is_full:
             return False
+        descriptors = self._server.descriptors
+        if descriptors.held > descriptors.half and not self._waits:
+            # By the link it takes one, and here two.
+            return False
         if self._idle:
             data, _ = self._idle.popitem()
             self._least_idle = min(self._least_idle, len(self._idle))

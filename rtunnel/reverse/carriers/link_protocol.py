@@ -42,12 +42,12 @@ class LinkStream:
         self._user = user
         self.stream = stream
         stream.owner = user
-        protocol.memory.add(STREAM)
+        protocol.memory.came += STREAM
 
     def write(self, data: bytes) -> None:
         """See :class:`IStream`."""
         protocol, stream = self._protocol, self.stream
-        protocol.memory.add(len(data))
+        protocol.memory.came += len(data)
         protocol.link.send(stream, data)
         protocol.flush()
         if stream.wants_pause and not stream.paused:
@@ -136,7 +136,7 @@ class LinkProtocol(Protocol):
         """Pass bytes to the state machine."""
         if not self.connected_now:
             return
-        self.memory.add(len(data))
+        self.memory.came += len(data)
         self.link.receive_data(data, self.clock.seconds())
         self.handle_events()
         self.flush()
@@ -176,6 +176,9 @@ class LinkProtocol(Protocol):
         link = self.link
         if self._handling or not self.connected_now:
             return
+        memory = self.memory
+        if memory.came >= memory.look_at:
+            memory.look_soon()
         while True:
             while link.has_data_to_send and not self._connection_full:
                 self.transport.writeSequence(link.data_to_send(TURN, self.clock.seconds()))
