@@ -42,7 +42,7 @@ class Visitor:
                 accepted.socket.close()
                 raise ValueError("the visitor is gone")
             return accepted.socket
-        if self._end is None:
+        if self._end is None or not self._end.is_connected:
             raise ValueError("the visitor is gone")
         return take_socket(self._end.transport)[0] if has_socket(self._end.transport) else None
 

@@ -36,15 +36,17 @@ class Turn:
 
     :param is_known: whether a link comes from *address*.
     :param take: is given the bytes.
+    :ivar line: where it waits.
     :ivar transport: the connection's, which reads no more while too many bytes wait.
     """
 
-    __slots__ = ("_held", "_paused", "_take", "_turns", "address", "is_known", "transport")
+    __slots__ = ("_held", "_paused", "_take", "_turns", "address", "is_known", "line", "transport")
 
     def __init__(self, turns: Turns, address: str, is_known: bool, take: Callable[[bytes], None]) -> None:
         self.transport: Any = None
         self.address = address
         self.is_known = is_known
+        self.line = turns.known if is_known else turns.strange
         self._turns = turns
         self._take = take
         self._held = b""
@@ -73,15 +75,18 @@ class Turn:
 
 
 class Turns:
-    """Whose turn it is."""
+    """Whose turn it is.
+
+    :ivar known: those of known addresses that wait, by address, in the order of their turns.
+    :ivar strange: the same, of other addresses.
+    """
 
     _log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        # Those that wait, by address, in the order of their turns: of known addresses, and of others.
-        self._known: OrderedDict[str, dict[Turn, None]] = OrderedDict()
-        self._strange: OrderedDict[str, dict[Turn, None]] = OrderedDict()
+        self.known: OrderedDict[str, dict[Turn, None]] = OrderedDict()
+        self.strange: OrderedDict[str, dict[Turn, None]] = OrderedDict()
         self._known_is_next = True
         # Seconds that handshakes may take now. It grows by the time that everything else has had.
         self._budget = BURST
@@ -89,33 +94,30 @@ class Turns:
         self._has_turn = False
         self._call: IDelayedCall | None = None
 
-    def _line_of(self, turn: Turn) -> OrderedDict[str, dict[Turn, None]]:
-        return self._known if turn.is_known else self._strange
-
     def join(self, turn: Turn) -> None:
         """Give *turn* its turn when it is its turn, which may be at once."""
-        self._line_of(turn).setdefault(turn.address, {})[turn] = None
+        turn.line.setdefault(turn.address, {})[turn] = None
         if not self._has_turn and self._call is None:
             self._go_on()
 
     def leave(self, turn: Turn) -> None:
         """Take *turn* out of the line, if it is in it."""
-        line = self._line_of(turn)
+        line = turn.line
         of_address = line.get(turn.address)
         if of_address is not None and turn in of_address:
             del of_address[turn]
             if not of_address:
                 del line[turn.address]
-        if self._call is not None and not self._known and not self._strange:
+        if self._call is not None and not self.known and not self.strange:
             self._call.cancel()
             self._call = None
 
     def _next(self) -> Turn | None:
-        both = (self._known, self._strange) if self._known_is_next else (self._strange, self._known)
+        both = (self.known, self.strange) if self._known_is_next else (self.strange, self.known)
         line = both[0] or both[1]
         if not line:
             return None
-        self._known_is_next = line is self._strange
+        self._known_is_next = line is self.strange
         address, of_address = next(iter(line.items()))
         turn = next(reversed(of_address))
         line.move_to_end(address)
@@ -124,7 +126,7 @@ class Turns:
 
     def _go_on(self) -> None:
         self._call = None
-        while (self._known or self._strange) and not self._has_turn:
+        while (self.known or self.strange) and not self._has_turn:
             now = self._clock.seconds()
             self._budget = min(BURST, self._budget + now - self._free_since)
             self._free_since = now

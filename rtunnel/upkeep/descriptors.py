@@ -32,6 +32,8 @@ RESERVE = 1 / 8
 LEAST_RESERVE, MOST_RESERVE = 16, 1024
 #: What is opened in advance, to wait for whoever comes, leaves this part of the limit free, ...
 SPARE = 1 / 4
+#: Seconds between two looks at how much that is.
+SPARE_EVERY = 0.05
 #: ... and some of it is closed again when less than this part is.
 SHORT = 1 / 8
 #: Descriptors of one address that are no sign of a flood: a browser opens six connections, each of which may take two.
@@ -144,7 +146,6 @@ class Descriptors:
     :param limit: returns how many descriptors the process may open.
     :param count_open: returns how many it has open.
     :ivar held: how many the holders have, including those that were told to give way and have not gone yet.
-    :ivar half: half of what the holders may have. Where more is held, it is time to be sparing.
     """
 
     log = Logger()
@@ -155,7 +156,7 @@ class Descriptors:
         limit: Callable[[], int] = descriptor_limit,
         count_open: Callable[[], int] | None = None,
     ) -> None:
-        self.held = self.half = 0
+        self.held = 0
         self._leaving = 0
         self._clock = clock
         self._seconds = clock.seconds
@@ -168,7 +169,9 @@ class Descriptors:
         self._room = self._unasked = 0
         # How many are open that have no place here, when that was last known.
         self._others = 0
-        self._ask_at = 0.0
+        self._ask_at = self._spare_at = 0.0
+        # How many of what the holders may have is not for what is opened in advance.
+        self._needed = 0
         self._look_at = self._seconds() + LOOK_EVERY
 
     # Places
@@ -284,15 +287,18 @@ class Descriptors:
 
     def make_room(self) -> None:
         """Take note that a stranger has opened something that has no place here, and may need one of ours."""
-        if self.held > self.half:
+        if 2 * self.held > self._room:
             self._ask()
             self._shrink()
 
     @property
     def spare(self) -> int:
         """How many may be opened in advance. Below 0: none, as those who come need the rest."""
-        self._ask()
-        return int(self._room - self.held - self._limit() * SPARE)
+        if self._seconds() >= self._spare_at:
+            self._ask()
+            self._spare_at = self._seconds() + SPARE_EVERY
+            self._needed = int(self._limit() * SPARE)
+        return self._room - self.held - self._needed
 
     @property
     def are_short(self) -> bool:
@@ -308,7 +314,6 @@ class Descriptors:
             if count := self._count_open():
                 self._others = max(0, count - self.held)
             self._room = limit - reserve - self._others
-            self.half = self._room // 2
             took = self._seconds() - now
             self._ask_at = now + took / ASKING
             # Others may open as many as these do.

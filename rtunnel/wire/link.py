@@ -10,7 +10,6 @@ credit (docs/wire.rst, "With a reference peer"): the I/O must not read while :at
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 
 from rtunnel.errors import Code, PeerError
 from rtunnel.wire import frames, messages
@@ -60,8 +59,6 @@ class Link(LinkControl):
         self.on_stream_count: Callable[[int], None] = _ignore_count
         self.windows = Windows(limits.initial_credit, limits.max_window, limits.link_buffer)
         self._direct = 0
-        # How many bytes of answers may wait for the other end to read them.
-        self._most_answers = inf
         self._handlers[frames.CLOSE_CONN] = self._receive_close
         self._credit_due: dict[int, Stream] = {}
         # How many bytes all streams may come to hold: their windows, or on a reference link what waits.
@@ -74,13 +71,9 @@ class Link(LinkControl):
 
     @property
     def reading_paused(self) -> bool:
-        """Whether the I/O must stop reading: too many bytes wait for a stream of this reference link.
-
-        A server also stops reading a client that asks and does not read. Only a server does, and only for answers: an
-        extended client always reads, so the answers get there.
-        """
-        outbox = self._outbox
-        return (bool(self._stalled) or outbox.answers_waiting > self._most_answers) and self.mode is not Mode.CLOSED
+        """Whether the I/O must stop reading: too many bytes wait for a stream of this reference link, or answers."""
+        too_many = bool(self._stalled) or self._outbox.answers_waiting > self._most_answers
+        return too_many and self.mode is not Mode.CLOSED
 
     @property
     def has_data_to_send(self) -> bool:

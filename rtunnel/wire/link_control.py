@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
+from math import inf
 
 from rtunnel.errors import Code, TooMuchWaiting
 from rtunnel.wire import frames, messages
@@ -59,6 +60,8 @@ class LinkControl:
         self._events: list[Event] = []
         self._handlers: dict[int, Callable[[int, bytes], None]] = {}
         self._outbox = Outbox(limits.max_streams)
+        # How many bytes of answers may wait for the peer to read them. A client's end always reads.
+        self._most_answers: float = inf
         self._decoder = frames.FrameDecoder(limits.max_frame)
 
     @property

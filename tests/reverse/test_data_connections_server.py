@@ -107,27 +107,6 @@ async def test_way_of_a_visitor(world: World) -> None:
     await by_link.ends()
 
 
-@pytest.mark.parametrize("plane", ["auto", "direct"])
-@AUTO
-@ensureDeferred
-async def test_where_descriptors_are_short_a_visitor_takes_one(
-    world: World, monkeypatch: pytest.MonkeyPatch, plane: str
-) -> None:
-    """By the link, if it may."""
-    server, link, port, tickets = await client_by_hand(world, data_plane=plane)
-    data = await attach(world, server, tickets[0])
-    await until(lambda: session_of(server).carriers[0]._idle)
-    for name, value in {"_ask": lambda: None, "_room": 100, "_unasked": 100, "half": -1}.items():
-        monkeypatch.setattr(server.descriptors, name, value)
-    await world.visitor(port)
-    if plane == "direct":
-        await data.is_used()
-    else:
-        await link.take(NEW_CONN)
-        assert data.visitor is None
-    assert server.descriptors.held == (2 if plane == "direct" else 1)
-
-
 @AUTO
 @ensureDeferred
 async def test_tickets_come_with_the_first_tunnel_and_not_before(world: World) -> None:
@@ -149,6 +128,7 @@ async def test_where_descriptors_are_scarce_none_waits(world: World, monkeypatch
     waiting = [await attach(world, server, ticket) for ticket in tickets]
     await until(lambda: len(session.carriers[0]._idle) == len(waiting) == pool.AT_FIRST)
     monkeypatch.setattr(budget, "_ask_at", inf)
+    monkeypatch.setattr(budget, "_spare_at", 0.0)
     monkeypatch.setattr(budget, "_room", LEAST_RESERVE)
     for _ in range(3):
         session.carriers[0].tick(reactor.seconds())

@@ -6,18 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
+from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocol
+from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
+from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.raw_stream import HIGH_WATER, RawStream
+from rtunnel.reverse.public import Visitor
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer as Proved
 from rtunnel.tls.policy import Role
 from rtunnel.tls.transport import Secured, TlsTransport
-from tests.relay.fakes import Recorder
+from tests.relay.fakes import FakeSocket, Recorder
 from tests.relay.stream_contract import BULK, End, StreamContract
 from tests.reverse.net import HOST, QuietFactory, connect, reactor, turns, until
 from tests.tls.parts import Authority, client_of, server_of
@@ -180,3 +186,16 @@ class TestTls(RawStreamContract):
         await pairs.start()
         yield pairs
         await pairs.stop()
+
+
+def test_visitor_that_left_while_it_waited_is_gone() -> None:
+    """Behind TLS of Twisted's, where only its end knows: nothing would ever end its stream, or give back its place."""
+    lost: list[SocketEnd] = []
+    end = SocketEnd(lambda _end: None, lost.append)
+    end.makeConnection(FakeSocket())
+    visitor = Visitor(IPv4Address("TCP", "192.0.2.1", 5000), end, lost.append)
+    assert visitor.take_socket() is None
+    end.connectionLost(Failure(ConnectionDone()))
+    assert lost == [end]
+    with pytest.raises(ValueError, match="gone"):
+        visitor.take_socket()

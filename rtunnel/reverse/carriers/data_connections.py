@@ -189,10 +189,6 @@ class DataPool:
         link = self._session.link
         if len(self._used) >= self._most_used or link.stream_count >= link.limits.max_streams or link.windows.is_full:
             return False
-        descriptors = self._server.descriptors
-        if descriptors.held > descriptors.half and not self._waits:
-            # By the link it takes one, and here two.
-            return False
         if self._idle:
             data, _ = self._idle.popitem()
             self._least_idle = min(self._least_idle, len(self._idle))
@@ -292,10 +288,11 @@ class DataPool:
             tickets.revoke(self)
         for bucket in self._buckets:
             missing = min(missing, bucket.left(now))
+        if self._closed or missing <= 0 or not (whole or 4 * missing >= target):
+            return
+        # Visitors and other links need descriptors too; whoever waits for a connection has his own.
+        missing = min(missing, max(self._server.descriptors.spare - len(tickets), len(self._waiting)))
         if missing > 0:
-            # Visitors and other links need descriptors too; whoever waits for a connection has his own.
-            missing = min(missing, max(self._server.descriptors.spare - len(tickets), len(self._waiting)))
-        if not self._closed and missing > 0 and (whole or 4 * missing >= target):
             self._wished_at = now
             for bucket in self._buckets:
                 bucket.spend(missing)
