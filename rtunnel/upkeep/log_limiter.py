@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.relay.sockets import text_prefix
@@ -37,6 +38,8 @@ STRANGERS_RATE, STRANGERS_BURST = 256, 256 * 1024
 TOTAL_RATE, TOTAL_BURST = 1024 * RATE, 64 * BURST
 #: Seconds between two lines about what was left out.
 LEFT_OUT_EVERY = 60.0
+#: The longest text in such a line, and of the exception in it, in characters.
+MAX_TEXT = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +74,9 @@ class LogLimiter:
         self._most = most
         self._since = clock.seconds()
         self._counts: Counter[tuple[str, Source]] = Counter()
-        # How many lines of each format were left out, and the fields of the last one.
+        # How many lines of each format were left out, and the level and the fields of the last one.
         self._left_out: Counter[str] = Counter()
-        self._last: dict[str, dict[str, object]] = {}
+        self._last: dict[str, tuple[Any, dict[str, object]]] = {}
 
     def warn(self, format: str, *, admitted: str | None = None, **fields: object) -> None:
         """Log a warning, or count it."""
@@ -95,7 +98,7 @@ class LogLimiter:
             self._log.emit(level, format, log_from=source, **fields)  # type: ignore[arg-type]
         else:
             self._left_out[format] += 1
-            self._last[format] = fields
+            self._last[format] = level, fields
 
     def tick(self) -> None:
         """If the period is over, log how many lines were left out, and begin a new one. Call this regularly."""
@@ -103,11 +106,13 @@ class LogLimiter:
         if now - self._since < PERIOD:
             return
         for format, count in self._left_out.items():
-            self._log.warn(
+            level, fields = self._last[format]
+            self._log.emit(
+                level,
                 "{count} more times in {seconds:.0f} s, the last one: {what}",
                 count=count,
                 seconds=now - self._since,
-                what=formatEvent({"log_format": format, **self._last[format]}),
+                what=formatEvent({"log_format": format, **fields}),
                 log_from=SUMMARIES,
             )
         self._since = now
@@ -125,7 +130,8 @@ def _stranger(fields: dict[str, object]) -> Source:
 class LogBudget:
     """Bounds the bytes of a process's log, except at level debug, which nobody runs with for long.
 
-    Lines that name no source, such as our own, Twisted's and tracebacks, are counted by their format.
+    Lines that name no source, such as our own, Twisted's and tracebacks, are counted by their format, and by the kind of
+    the exception: one bug does not hide another.
 
     :param target: receives what is within the bounds.
     :param measure: returns how long an event is in the log.
@@ -141,6 +147,7 @@ class LogBudget:
         self._strangers = KeyedBuckets(RATE, STRANGER_BURST, STRANGERS_RATE, STRANGERS_BURST, now)
         self._others = KeyedBuckets(RATE, BURST, TOTAL_RATE, TOTAL_BURST, now)
         self._left_out = 0
+        self._last = ""
         self._said_at = now - LEFT_OUT_EVERY
 
     def __call__(self, event: LogEvent) -> None:
@@ -151,17 +158,30 @@ class LogBudget:
         now = self._clock()
         source = event.get("log_from")
         if not isinstance(source, Source):
-            source = Source(f"{event.get('log_namespace')}: {event.get('log_format')}", True)
+            kind = getattr(_failure(event), "type", "")
+            source = Source(f"{event.get('log_namespace')}: {event.get('log_format')} {kind}", True)
         buckets = self._others if source.is_admitted else self._strangers
         if buckets.take(source, self._measure(event), now):
             self._target(event)
         else:
             self._left_out += 1
+            self._last = _text(event)
         if self._left_out and now - self._said_at >= LEFT_OUT_EVERY:
             self._said_at = now
             count, self._left_out = self._left_out, 0
             self._log.warn(
                 "{count} lines are not in this log: too many are about the same; the last one: {what}",
                 count=count,
-                what=formatEvent(event),
+                what=self._last,
             )
+
+
+def _text(event: LogEvent) -> str:
+    failure = _failure(event)
+    return formatEvent(event)[:MAX_TEXT] + (f" ({failure.getErrorMessage()})"[:MAX_TEXT] if failure else "")
+
+
+def _failure(event: LogEvent) -> Failure | None:
+    """Return the failure that an event tells about, in Twisted's legacy form too."""
+    failure = event.get("log_failure") or event.get("failure")
+    return failure if isinstance(failure, Failure) else None

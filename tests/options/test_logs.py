@@ -20,6 +20,7 @@ from zope.interface.verify import verifyObject
 
 from rtunnel.options.plugins.log_file import MOST_OLD, BoundedLogFile, on_sigusr1
 from rtunnel.options.plugins.logs import TwistdLogging, json_line, observer_for, twistd_logging
+from rtunnel.upkeep.log_limiter import STRANGER_BURST, Source
 
 WHEN = 1793926923.4567
 
@@ -115,6 +116,18 @@ def write(log_format: str, log_level: str, monkeypatch: pytest.MonkeyPatch) -> l
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_level(log_format: str, log_level: str, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(write(log_format, log_level, monkeypatch)) == lines
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_lines_are_counted_in_bytes(log_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in characters, which may have four."""
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    log = Logger("test", observer=observer_for(log_format, "info", TwistdLogging()))
+    for _ in range(1000):
+        log.warn("{what}", what="\N{SPARKLES}" * 60, log_from=Source("192.0.2.1"))
+    written = len(out.getvalue().encode())
+    assert 0.8 * STRANGER_BURST < written < STRANGER_BURST + 1000
 
 
 def test_text(monkeypatch: pytest.MonkeyPatch) -> None:

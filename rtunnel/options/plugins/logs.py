@@ -156,7 +156,7 @@ def _json_length(event: LogEvent) -> int:
 def _text_length(event: LogEvent) -> int:
     failure = event.get("log_failure")
     message = formatEvent(event) + (_traceback(failure) if failure is not None else "")
-    return TIME_AND_LEVEL + len(event.get("log_namespace") or "") + len(message)
+    return TIME_AND_LEVEL + len(event.get("log_namespace") or "") + len(message.encode("utf-8", "replace"))
 
 
 def _log_file(twistd: TwistdLogging) -> Any:
