@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
-from rtunnel.errors import Code, ConfigError, Refused
+from rtunnel.errors import ConfigError, Refused
 from rtunnel.reverse.door import Door, Incoming
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
@@ -97,7 +97,7 @@ class Guard(PeriodicService):
             if isinstance(connection, Incoming):
                 connection.refuse(why)
             else:
-                connection.fail(Code.UNAUTHORIZED, why)
+                connection.expel(why)
 
         do_all([partial(close, each) for each in (*self._server.sessions, *self._server.door.incoming)])
 

@@ -191,6 +191,13 @@ class ServerSession(LinkProtocol):
             self.on_dropped()
         self._server.session_lost(self)
 
+    def expel(self, why: str) -> None:
+        """Close the link because the client may not stay, or come in."""
+        # Its share of the log may be used up, and this line matters.
+        if self.admitted is not None:
+            self.admitted += " (expelled)"
+        self.fail(Code.UNAUTHORIZED, why)
+
     # Before the client has identified itself
 
     @property
@@ -241,7 +248,7 @@ class ServerSession(LinkProtocol):
         )
         self.client_name = decision.name
         if decision.why_not is not None:
-            self.fail(Code.UNAUTHORIZED, decision.why_not)
+            self.expel(decision.why_not)
             return False
         if self.admitted is None:
             self.admitted = decision.name or self.address

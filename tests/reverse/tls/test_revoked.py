@@ -10,6 +10,7 @@ from twisted.internet import reactor
 
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.reverse.client.tls_dialler import TlsDialler
+from rtunnel.upkeep.log_limiter import MOST_ADMITTED
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import Hello, TunnelRequest
@@ -43,6 +44,20 @@ async def test_revoked_before_it_says_what_it_wants(authority: Authority, ends: 
     authority.revoke(holder)
     await ends.lines.wait_for("connection from .* closed: the certificate of 'laptop' is revoked")
     await client.ends()
+
+
+@ensureDeferred
+async def test_that_a_client_is_revoked_is_logged_even_if_it_has_used_up_its_share(
+    authority: Authority, ends: Ends
+) -> None:
+    server = ends.start_server(authority.trusts(authority.server()))
+    holder = authority.client()
+    ends.start_client(authority.trusts(holder))
+    await until(lambda: server.sessions)
+    for _ in range(MOST_ADMITTED):
+        server.log_limiter.warn("link {peer}: closed by {side}: {code}: {text}", admitted="laptop")
+    authority.revoke(holder)
+    await ends.lines.wait_for(r"\] link \S+ \(laptop\): closed by us: unauthorized: the certificate of .* is revoked")
 
 
 @pytest.mark.parametrize("speaks", [True, False])
@@ -80,7 +95,7 @@ async def test_one_that_cannot_be_closed_does_not_save_the_others(
         ends.start_client(authority.trusts(holder))
     await until(lambda: len(server.sessions) == 3)
     first = next(iter(server.sessions))
-    monkeypatch.setattr(first, "fail", lambda *_: 1 / 0)
+    monkeypatch.setattr(first, "expel", lambda *_: 1 / 0)
     authority.revoke(*holders)
     await until(lambda: len(server.sessions) == 1)
     assert list(server.sessions) == [first]
