@@ -62,8 +62,8 @@ class LogLimiter:
     """Logs the first lines of each format and source, and counts the rest.
 
     The source is what the caller gives as *admitted*: the name or address of a client that was let in. Without it, the
-    source is a stranger: the address in the field ``peer``. All others are one: who comes through a signaling server
-    chooses a new ID each time.
+    source is a stranger: the address in the field ``peer``. Where there is none, all lines of a format have one source:
+    who comes through a signaling server chooses a new ID each time.
 
     :param most: lines of one format about one stranger that are logged in each :data:`PERIOD`.
     """
@@ -89,7 +89,7 @@ class LogLimiter:
     def emit(self, level: object, format: str, *, admitted: str | None = None, **fields: object) -> None:
         """Log a line of any level, or count it."""
         self.tick()
-        source = Source(admitted, True) if admitted is not None else _stranger(fields)
+        source = Source(admitted, True) if admitted is not None else _stranger(format, fields)
         most = MOST_ADMITTED if source.is_admitted else self._most
         if (format, source) not in self._counts and len(self._counts) >= MOST_COUNTED:
             source = Source("", source.is_admitted)
@@ -121,17 +121,17 @@ class LogLimiter:
         self._last.clear()
 
 
-def _stranger(fields: dict[str, object]) -> Source:
+def _stranger(format: str, fields: dict[str, object]) -> Source:
     peer = fields.get("peer")
-    return Source(text_prefix(peer) if isinstance(peer, str) else "")
+    return Source(text_prefix(peer) if isinstance(peer, str) else format)
 
 
 @implementer(ILogObserver)
 class LogBudget:
     """Bounds the bytes of a process's log, except at level debug, which nobody runs with for long.
 
-    Lines that name no source, such as our own, Twisted's and tracebacks, are counted by their format, and by the kind of
-    the exception: one bug does not hide another.
+    Lines that name no source, such as our own, Twisted's and tracebacks, are counted by their format, and by the kind
+    of the exception: one bug does not hide another.
 
     :param target: receives what is within the bounds.
     :param measure: returns how long an event is in the log.
