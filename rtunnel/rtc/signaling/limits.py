@@ -15,10 +15,10 @@ ANSWER = 8
 #: The most extra messages at any time: nobody answers more than a thousand offers at once.
 MAX_ANSWERS = 1024 * ANSWER
 
-#: Offers to one party from one address, a second and in a burst: two attempts of all connections that an address may
-#: have by default, since they may come back at the same time. And offers to one party from all: as many as a host may
-#: have clients by default. Each costs the host milliseconds, and a socket for each of its addresses.
-OFFERS, OFFERS_BURST = 5.0, 128
+#: Offers to one party from one address, a second and in a burst: at least so many, and two attempts of all connections
+#: that the address may have, since they may come back at the same time. And offers to one party from all: as many as a
+#: host may have clients by default. Each costs the host milliseconds, and a socket for each of its addresses.
+OFFERS, OFFERS_BURST, ATTEMPTS = 5.0, 128, 2
 ALL_OFFERS, ALL_OFFERS_BURST = 20.0, 512
 
 
@@ -54,11 +54,13 @@ class MessageRate:
     It bounds these offers too.
 
     :param rate: messages per second; :data:`BURST` times as many in a burst.
+    :param max_per_address: connections that one address may have; 0: any number, each counted by itself.
     """
 
-    def __init__(self, rate: int, now: float) -> None:
+    def __init__(self, rate: int, now: float, max_per_address: int = 0) -> None:
         self._bucket = TokenBucket(rate, rate * BURST, now)
         self._answers = 0
+        self._offers_burst = max(OFFERS_BURST, ATTEMPTS * max_per_address)
         self._offers: KeyedBuckets | None = None
 
     def takes_offer_of(self, sender: Hashable, now: float) -> bool:
@@ -68,7 +70,7 @@ class MessageRate:
         :returns: False if there are too many offers.
         """
         if self._offers is None:
-            self._offers = KeyedBuckets(OFFERS, OFFERS_BURST, ALL_OFFERS, ALL_OFFERS_BURST, now)
+            self._offers = KeyedBuckets(OFFERS, self._offers_burst, ALL_OFFERS, ALL_OFFERS_BURST, now)
         if not self._offers.take(sender, 1, now):
             return False
         self._answers = min(self._answers + ANSWER, MAX_ANSWERS)

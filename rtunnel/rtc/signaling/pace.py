@@ -61,6 +61,9 @@ class Pace:
         self._is_waiting = False
         paces.strangers.spend(key, CONNECTION, paces.clock.seconds())
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     @property
     def is_waiting(self) -> bool:
         """Whether there are bytes that wait for the budget."""
@@ -87,11 +90,6 @@ class Pace:
             finally:
                 self._is_busy = False
                 budget.spend(self._key, self._paces.cost() - began + len(piece) / BYTES, now)
-        self._wait(False)
-
-    def drop(self) -> None:
-        """Forget the bytes that wait."""
-        self._held = b""
         self._wait(False)
 
     def _wait(self, is_waiting: bool) -> None:

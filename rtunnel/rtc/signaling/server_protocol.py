@@ -67,7 +67,7 @@ class ServerProtocol(WebSocketServerProtocol):
     # This class logs what bad peers do, in fewer lines than Autobahn.
     log = tx.make_logger(level="none")
     transport: Any
-    _pace: Pace
+    pace: Pace
 
     def __init__(self, factory: ServerFactory) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self._share = Share(self)
         self.address_prefix = ""
         self.touched = True
-        self.budget_key: Hashable = self
+        self.budget_key: Hashable = object()  # not self, as budgets keep it for longer
         self.party = Party(self)
         self.peer_name = ""
         # The deadline of the current step (the upgrade, the first message, closing).
@@ -89,7 +89,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self._heard = self._pinged = self._clock.seconds()
         self._probe: tuple[bytes, float] | None = None
         self._delayed_pong: bytes | None = None
-        self._rate = MessageRate(factory.settings.max_rate, self._clock.seconds())
+        self._rate = MessageRate(factory.settings.max_rate, self._clock.seconds(), factory.settings.max_per_address)
         self._in_handshake = factory.settings.cert is not None
         self._deaf = False
         self._aborted = False
@@ -106,7 +106,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self.address_prefix = address_prefix(address)
         if self.address_prefix and self.factory.settings.max_per_address:
             self.budget_key = self.address_prefix
-        self._pace = Pace(self.factory.paces, self.budget_key, self.transport, self._handle)
+        self.pace = Pace(self.factory.paces, self.budget_key, self.transport, self._handle)
         super().connectionMade()
         self._connections.add(self)
         self._memory.join(self._share)
@@ -119,14 +119,15 @@ class ServerProtocol(WebSocketServerProtocol):
         """See :class:`twisted.internet.protocol.Protocol`."""
         self._heard = self._clock.seconds()
         self.touched = True
-        if self._deaf:
-            return
         self._memory.add(len(data))
-        self._pace.received(data)
-        if self._pace.is_waiting:
-            self._log_limiter.warn("{peer} is read slowly: its address keeps this server busy", peer=self.peer_name)
+        self.pace.received(data)
+        if self.pace.is_waiting and not self._deaf:
+            self._log_limiter.warn(
+                "{peer} is read slowly: its address, or all together, keep this server busy", peer=self.peer_name
+            )
 
     def _handle(self, data: bytes) -> None:
+        # What is ignored counts too: to receive it is not for nothing.
         if not self._deaf:
             super().dataReceived(data)
 
@@ -154,8 +155,8 @@ class ServerProtocol(WebSocketServerProtocol):
 
     def tick(self, now: float) -> None:
         """Check the time-outs, and ping when it is time."""
-        self._pace.go_on()
-        if self._pace.is_waiting:
+        self.pace.go_on()
+        if self.pace.is_waiting:
             # We do not hear what it says, and that is no fault of its own.
             self._heard = now
             if self._probe is not None:
@@ -261,7 +262,7 @@ class ServerProtocol(WebSocketServerProtocol):
         self._switchboard.receive(self.party, payload)
         if self.party.state in (State.WAITING, State.REGISTERED):
             self._connections.has_registered(self)
-        self._pace.is_registered = self.party.state is State.REGISTERED
+        self.pace.is_registered = self.party.state is State.REGISTERED
 
     def onPing(self, payload: bytes) -> None:
         """Called by Autobahn."""
@@ -290,7 +291,6 @@ class ServerProtocol(WebSocketServerProtocol):
         """Ignore everything that the peer sends from now on."""
         self._deaf = True
         self.data = b""
-        self._pace.drop()
 
     def _fail_connection(self, code: int = GOING_AWAY, reason: str = "going away") -> None:
         # Autobahn would either drop the connection without a close frame, or go on parsing.

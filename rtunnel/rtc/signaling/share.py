@@ -23,12 +23,13 @@ class Share:
         return str(self._connection.address_prefix or self._connection.peer_name)
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
-        """Yield how much is kept of messages that are not whole yet, and of those that wait to be sent."""
+        """Yield how much is kept: of messages that wait for a turn, for an ID, or for their rest, and for sending."""
         connection = self._connection
         part = 0
         if connection.inside_message:
             part = connection.message_data_total_length + PIECE * len(connection.frame_data or ())
-        yield len(connection.data) + part + buffered(connection.transport), self
+        waiting = len(connection.pace) + sum(map(len, connection.party.held))
+        yield len(connection.data) + part + waiting + buffered(connection.transport), self
 
     def free(self, _holding: Any) -> None:
         """Drop the connection."""

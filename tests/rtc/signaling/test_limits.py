@@ -48,6 +48,12 @@ def test_so_many_offers_of_one_address() -> None:
     assert rate.takes_offer_of("honest", 110.0)
 
 
+def test_all_connections_that_an_address_may_have_can_come_back_at_once() -> None:
+    rate = MessageRate(50, 100.0, 300)
+    assert all(rate.takes_offer_of("behind a NAT", 100.0) for _ in range(300))
+    assert rate.takes_offer_of("another", 100.0)
+
+
 def test_so_many_offers_of_all_addresses_and_whoever_makes_few_goes_first() -> None:
     rate = MessageRate(50, 100.0)
     taken = 0

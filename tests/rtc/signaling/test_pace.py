@@ -119,22 +119,3 @@ def test_bytes_count_even_if_they_cost_nothing(world: World) -> None:
     connection = Connection(world)
     handled_by(world, [connection], 10)
     assert len(connection.handled) <= BYTES * (ADDRESS_BURST + 11 * ADDRESS_SHARE)
-
-
-def test_what_is_dropped_is_not_handled(world: World) -> None:
-    connection = Connection(world, cost=10.0)
-    connection.pace.received(b"x" * 3 * PIECE)
-    connection.pace.drop()
-    assert connection.is_read
-    world.clock.advance(1000)
-    connection.pace.go_on()
-    assert len(connection.handled) == PIECE
-
-
-def test_what_is_dropped_while_it_is_handled(world: World) -> None:
-    connection = Connection(world)
-    pace = Pace(world.paces, "x", connection.transport, lambda _: pace.drop())
-    pace.received(b"x" * 3 * PIECE)
-    pace.received(b"x")
-    assert connection.is_read
-    assert not pace.is_waiting

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from typing import Any
+from weakref import ref
 
 import pytest
 from twisted.internet.task import Clock
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
+from rtunnel.rtc.signaling.pace import ADDRESS_BURST, BYTES, PIECE
 from rtunnel.rtc.signaling.server import SignalServer
+from rtunnel.rtc.signaling.share import Share
 from tests.rtc.signaling.server_parts import CLOSE, PING, PONG, TEXT, UPGRADE, FakeTransport, close_code, frame, frames
 
 REGISTER = frame(b'{"type":"register-host","sender_id":"host"}')
@@ -18,9 +23,9 @@ REGISTER = frame(b'{"type":"register-host","sender_id":"host"}')
 class Setting:
     """A server of which only the clock is a fake."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.clock = Clock()
-        self.server = SignalServer(self.clock, SignalSettings(ListenAddress.parse("127.0.0.1:0")))
+        self.server = SignalServer(self.clock, SignalSettings(ListenAddress.parse("127.0.0.1:0"), **settings))
 
     def connect(self, data: bytes = b"") -> Connection:
         return Connection(self, data)
@@ -132,3 +137,38 @@ def test_a_holder_has_3_s_to_answer(setting: Setting, end: Callable[[Connection]
     assert new.payloads(PONG) == ([] if old_stays else [b"am I in?"])
     assert new.close_code() == (1008 if old_stays else None)
     assert setting.server.switchboard.hosts == 1
+
+
+def test_what_is_ignored_counts_too(setting: Setting) -> None:
+    """Until the connection ends, which takes 2 s, its peer could keep the server busy for nothing."""
+    connection = setting.connect(UPGRADE + b"\r\n" + REGISTER + b"\xff" * 10)
+    assert connection.close_code() == 1002
+    for _ in range(int(BYTES * ADDRESS_BURST / PIECE) + 1):
+        connection.say(bytes(PIECE))
+    assert connection.transport.producerState == "paused"
+    setting.wait(2.1)
+    assert connection.aborted()
+
+
+def test_a_connection_is_forgotten_even_if_its_budgets_are_not() -> None:
+    """Behind a proxy each connection has its own."""
+    setting = Setting(max_per_address=0)
+    host = setting.connect(UPGRADE + b"\r\n" + REGISTER)
+    client = setting.connect(UPGRADE + b"\r\n" + frame(b'{"type":"offer","sender_id":"client","target_id":"host"}'))
+    assert host.payloads(TEXT)
+    gone = ref(client.protocol)
+    client.protocol.connectionLost()
+    del client
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_waits_for_a_turn_or_an_id_is_held(setting: Setting) -> None:
+    setting.connect(UPGRADE + b"\r\n" + REGISTER)
+    claimant = setting.connect(UPGRADE + b"\r\n" + REGISTER)
+    share = Share(claimant.protocol)
+    before = sum(size for size, _ in share.holdings())
+    claimant.say(frame(b"x" * 60_000))
+    assert sum(size for size, _ in share.holdings()) - before == 60_000
+    claimant.protocol.pace._held = b"x" * 1000
+    assert sum(size for size, _ in share.holdings()) - before == 61_000
