@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
+from rtunnel.upkeep.periodic import do_all
 from rtunnel.upkeep.token_bucket import KeyedBuckets
 
 #: Seconds of processor time a second, and in a burst: of one address, and of all. An upgrade takes 0.4 ms, all messages
@@ -39,6 +40,12 @@ class Paces:
         self.cost = cost
         self.strangers = KeyedBuckets(ADDRESS_SHARE, ADDRESS_BURST, SHARE, BURST, now)
         self.registered = KeyedBuckets(ADDRESS_SHARE, ADDRESS_BURST, SHARE, BURST, now)
+        #: The connections that wait for their budget, in the order of their turns.
+        self.waiting: dict[Pace, None] = {}
+
+    def go_on(self) -> None:
+        """Handle what waits, as far as the budgets allow. Call this regularly."""
+        do_all([pace.go_on for pace in self.waiting])
 
 
 class Pace:
@@ -58,7 +65,6 @@ class Pace:
         self._handle = handle
         self._held = b""
         self._is_busy = False
-        self._is_waiting = False
         paces.strangers.spend(key, CONNECTION, paces.clock.seconds())
 
     def __len__(self) -> int:
@@ -67,7 +73,7 @@ class Pace:
     @property
     def is_waiting(self) -> bool:
         """Whether there are bytes that wait for the budget."""
-        return self._is_waiting
+        return self in self._paces.waiting
 
     def received(self, data: bytes) -> None:
         """Handle bytes, now or later. After those of one read nothing more is read until they are handled."""
@@ -75,7 +81,7 @@ class Pace:
         self.go_on()
 
     def go_on(self) -> None:
-        """Handle what waits, as far as the budget allows. Call this regularly."""
+        """Handle what waits, as far as the budget allows. Then read on, and wait behind the others."""
         now = self._paces.clock.seconds()
         while self._held and not self._is_busy:
             budget = self._paces.registered if self.is_registered else self._paces.strangers
@@ -92,11 +98,17 @@ class Pace:
                 budget.spend(self._key, self._paces.cost() - began + len(piece) / BYTES, now)
         self._wait(False)
 
+    def leave(self) -> None:
+        """Forget the bytes that wait: the connection is lost."""
+        self._held = b""
+        self._paces.waiting.pop(self, None)
+
     def _wait(self, is_waiting: bool) -> None:
-        if is_waiting == self._is_waiting:
+        if is_waiting == self.is_waiting:
             return
-        self._is_waiting = is_waiting
         if is_waiting:
+            self._paces.waiting[self] = None
             self._transport.pauseProducing()
         else:
+            del self._paces.waiting[self]
             self._transport.resumeProducing()

@@ -94,7 +94,9 @@ class SignalServer(MultiService):
     def _look(self) -> None:
         now = self.reactor.seconds()
         ticks = [partial(connection.tick, now) for connection in self.connections]
-        do_all([self._log_limiter.tick, self.factory.memory.tick, *ticks, self._look_at_files])
+        do_all(
+            [self._log_limiter.tick, self.factory.memory.tick, self.factory.paces.go_on, *ticks, self._look_at_files]
+        )
 
     def _look_at_files(self) -> None:
         if self._credentials is None:

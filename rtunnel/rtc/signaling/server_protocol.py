@@ -137,7 +137,7 @@ class ServerProtocol(WebSocketServerProtocol):
         tell = partial(self._tell_failure, reason)
         left = partial(self._switchboard.left, self.party)
         forget = partial(self._memory.leave, self._share)
-        do_all([lost, tell, left, forget, partial(self._connections.remove, self)])
+        do_all([lost, tell, left, forget, self.pace.leave, partial(self._connections.remove, self)])
 
     def _tell_failure(self, reason: Failure) -> None:
         """Log why there is no TLS, unless this end did not wait for it."""
@@ -155,7 +155,6 @@ class ServerProtocol(WebSocketServerProtocol):
 
     def tick(self, now: float) -> None:
         """Check the time-outs, and ping when it is time."""
-        self.pace.go_on()
         if self.pace.is_waiting:
             # We do not hear what it says, and that is no fault of its own.
             self._heard = now

@@ -47,8 +47,8 @@ def handled_by(world: World, connections: list[Connection], seconds: float) -> f
     before = world.used
     for _ in range(int(seconds * 4)):
         world.clock.advance(0.25)
+        world.paces.go_on()
         for connection in connections:
-            connection.pace.go_on()
             while connection.is_read:
                 connection.pace.received(b"x" * PIECE)
     return world.used - before
@@ -78,8 +78,9 @@ def test_nothing_is_lost_or_comes_out_of_order(world: World) -> None:
     assert not connection.is_read
     for _ in range(260):
         world.clock.advance(1 / ADDRESS_SHARE)
-        connection.pace.go_on()
+        world.paces.go_on()
     assert connection.handled == data
+    assert not world.paces.waiting
     assert connection.transport.producerState == "producing"
 
 
@@ -111,7 +112,7 @@ def test_connections_cost_even_if_they_say_nothing(world: World) -> None:
     connection.pace.received(b"x")
     assert connection.handled == b""
     world.clock.advance(1)
-    connection.pace.go_on()
+    world.paces.go_on()
     assert connection.handled == b"x"
 
 
@@ -119,3 +120,26 @@ def test_bytes_count_even_if_they_cost_nothing(world: World) -> None:
     connection = Connection(world)
     handled_by(world, [connection], 10)
     assert len(connection.handled) <= BYTES * (ADDRESS_BURST + 11 * ADDRESS_SHARE)
+
+
+def test_connections_from_one_address_take_turns(world: World) -> None:
+    """One that sends all the time does not keep what another has sent once."""
+    flood = [Connection(world, cost=0.1) for _ in range(5)]
+    handled_by(world, flood, 30)
+    honest = Connection(world)
+    honest.pace.received(b"x")
+    assert honest.handled == b""
+    handled_by(world, flood, 30)
+    assert honest.handled == b"x"
+    assert len({len(connection.handled) for connection in flood}) <= 3
+
+
+def test_a_connection_that_is_lost_does_not_wait(world: World) -> None:
+    connection = Connection(world, cost=10.0)
+    connection.pace.received(b"x" * 3 * PIECE)
+    assert world.paces.waiting
+    connection.pace.leave()
+    assert not world.paces.waiting
+    world.clock.advance(1000)
+    world.paces.go_on()
+    assert len(connection.handled) == PIECE
