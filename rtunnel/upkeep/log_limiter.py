@@ -123,7 +123,7 @@ class LogLimiter:
 
 def _stranger(format: str, fields: dict[str, object]) -> Source:
     peer = fields.get("peer")
-    return Source(text_prefix(peer) if isinstance(peer, str) else format)
+    return Source(text_prefix(peer) if isinstance(peer, str) and peer else format)
 
 
 @implementer(ILogObserver)

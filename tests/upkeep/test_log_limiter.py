@@ -195,7 +195,7 @@ def test_a_stranger_that_floods_hides_no_other(budget: Budget) -> None:
 def test_a_stranger_without_an_address_hides_no_other_kind_of_line(budget: Budget) -> None:
     for _ in range(1000):
         budget.limiter._counts.clear()
-        budget.limiter.warn("client {sender} sent nonsense " + LONG, sender="x")
+        budget.limiter.warn("client {sender} sent nonsense " + LONG, sender="x", peer="")
     assert len("".join(budget.taken())) < STRANGER_BURST + 500
     budget.limiter.warn("the service does not answer " + LONG)
     assert budget.taken() == ["the service does not answer " + LONG]
