@@ -76,14 +76,16 @@ def read_trusted(path: str | Path, most: int = MAX_SIZE) -> bytes:
 def _check(path: str | Path, status: os.stat_result) -> None:
     if not hasattr(os, "geteuid") or stat.S_ISCHR(status.st_mode):
         return
-    quoted = shlex.quote(str(path))
+    own, quoted = os.geteuid(), shlex.quote(str(path))
+    run = "run" if own == 0 else "as root, run"
     if status.st_mode & stat.S_IWOTH:
-        raise ConfigError(f"every user of this machine may change {path}; run: chmod o-w {quoted}")
+        run = "run" if own == status.st_uid else run
+        raise ConfigError(f"every user of this machine may change {path}; {run}: chmod o-w {quoted}")
     if not is_trusted(status.st_uid):
-        owner, own = user_name(status.st_uid), user_name(os.geteuid())
+        owner = user_name(status.st_uid)
         raise ConfigError(
-            f"{path} belongs to the user {owner}, who could change what this process does; run: chown {own} {quoted}, "
-            f"or run this as {owner}"
+            f"{path} belongs to the user {owner}, who could change what this process does; "
+            f"{run}: chown {user_name(own)} {quoted}, or run this as {owner}"
         )
 
 

@@ -67,7 +67,13 @@ def test_a_file_of_root_or_of_this_user(path: Path, monkeypatch: pytest.MonkeyPa
     os.chown(path, SOMEBODY, -1)
     assert read_trusted(path) == b"x"
     os.chown(path, SOMEBODY + 1, -1)
-    with pytest.raises(ConfigError, match=f"run: chown {SOMEBODY} "):
+    with pytest.raises(ConfigError, match=f"; as root, run: chown {SOMEBODY} "):
+        read_trusted(path)
+    path.chmod(0o666)
+    with pytest.raises(ConfigError, match="; as root, run: chmod o-w "):
+        read_trusted(path)
+    os.chown(path, SOMEBODY, -1)
+    with pytest.raises(ConfigError, match="; run: chmod o-w "):
         read_trusted(path)
 
 
