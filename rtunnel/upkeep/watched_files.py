@@ -37,13 +37,14 @@ class WatchedFiles(Generic[T]):
         # writes they do not fit together, so complain only if the next look finds the same.
         self._patience = min(len(paths), 2)
         self._failures = 0
+        self._has_raised = False
         self._states = self._look()
         self.now = self._read()
 
     def refresh(self) -> bool:
         """Read the files again if they have changed, or could not be used the last time.
 
-        :returns: whether :attr:`now` differs from before.
+        :returns: whether :attr:`now` differs from before, or is that of the files again after an error was raised.
         :raises ConfigError: they cannot be used. It is raised once for each change of the files.
         """
         states = self._look()
@@ -58,10 +59,11 @@ class WatchedFiles(Generic[T]):
         except ConfigError:
             self._failures += 1
             if self._failures == self._patience:
+                self._has_raised = True
                 raise
             return False
-        self._failures = 0
-        return self.now != before
+        is_mended, self._has_raised, self._failures = self._has_raised, False, 0
+        return is_mended or self.now != before
 
     def _read(self) -> T:
         for path in self._paths:

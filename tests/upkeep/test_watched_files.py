@@ -65,6 +65,15 @@ def test_a_change_that_says_the_same(one: Reader) -> None:
     assert one.reads == 2
 
 
+def test_what_is_usable_again_is_reported(one: Reader) -> None:
+    replace(one.paths[0], "bad")
+    with pytest.raises(ConfigError):
+        one.files.refresh()
+    replace(one.paths[0], "1")
+    assert one.files.refresh()
+    assert not one.files.refresh()
+
+
 def test_a_change_of_the_same_size_at_the_same_time(one: Reader) -> None:
     stat = one.paths[0].stat()
     replace(one.paths[0], "2")
