@@ -336,7 +336,8 @@ def _call(*argv: str) -> None:
     except FileNotFoundError:
         raise ServiceError(f"there is no {argv[0]} here; is this a system with systemd?") from None
     if done.returncode:
-        raise ServiceError(f"{' '.join(argv)} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
+        why = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise ServiceError(f"{' '.join(argv)} failed: {why}")
 
 
 def _say(*lines: str) -> None:
