@@ -32,7 +32,6 @@ def stack() -> Iterator[ExitStack]:
 @pytest.fixture
 def hello(authority: Authority) -> bytes:
     """What a client says first: 1.4 kB that anybody can send again and again."""
-    authority.client("phone")
     settings = authority.trusts(authority.client("phone"))
     engine = TlsEngine(Credentials(settings, Role.CLIENT), server_name="localhost")
     engine.start()
