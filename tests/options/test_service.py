@@ -298,5 +298,5 @@ class TestRunningSystem:
             service._call("not-there")
         with pytest.raises(service.ServiceError, match="false failed: exit code 1"):
             service._call("false")
-        with pytest.raises(service.ServiceError, match="failed: not booted by systemd$"):
+        with pytest.raises(service.ServiceError, match=r"failed: not booted by systemd$"):
             service._call("sh", "-c", "printf 'not booted\n  by systemd\n' >&2; exit 1")
