@@ -93,13 +93,13 @@ class Listener(Service):
         give_sockets(port, self._factory)
         if self._is_open or not refuse_connections(port):
             self._is_open = True
-            self._say("{what} listening on {address}")
+            self._say("{what} listening on {address}", self.log)
         else:
-            self._say("{what} {address} is closed until somebody serves it")
+            self._say("{what} {address} is closed until somebody serves it", self.log)
         return port
 
-    def _say(self, text: str) -> None:
-        self._log_limiter.info(text, what=self._what, address=self.local_address)
+    def _say(self, text: str, log: Logger | LogLimiter) -> None:
+        log.info(text, what=self._what, address=self.local_address)
 
     def refuse(self) -> None:
         """Refuse connections until :meth:`accept`, where the system can, and keep the port. Accepted ones continue.
@@ -109,7 +109,7 @@ class Listener(Service):
         """
         if self._port is not None and self._is_open and refuse_connections(self._port):
             self._is_open = False
-            self._say("{what} {address} is closed: nobody serves it")
+            self._say("{what} {address} is closed: nobody serves it", self._log_limiter)
 
     def accept(self) -> None:
         """Accept connections, if they are refused now.
@@ -119,7 +119,7 @@ class Listener(Service):
         if self._port is not None and not self._is_open:
             accept_connections(self._port)
             self._is_open = True
-            self._say("{what} listening on {address}")
+            self._say("{what} listening on {address}", self._log_limiter)
 
     async def stop_listening(self) -> None:
         """Accept no more connections. Accepted ones continue."""

@@ -16,10 +16,12 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.tcp import Port
+from twisted.logger import LogEvent
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
 from rtunnel.upkeep.listening import Listener
+from rtunnel.upkeep.log_limiter import LogBudget
 from tests.leftovers import TestLog
 from tests.needs import needs_ipv6
 from tests.ports import free_port
@@ -70,6 +72,20 @@ async def test_it_listens_before_it_starts_and_once(logged: TestLog) -> None:
         await service.stopService()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address).close()
+
+
+@ensureDeferred
+async def test_a_thousand_that_start_at_once_are_all_in_the_log(logged: TestLog) -> None:
+    """They are not counted as lines that strangers cause."""
+    service = listener("127.0.0.1:0")
+    service.startService()
+    (said,) = [event for event in logged.events if event.get("what") == "control port"]
+    written: list[LogEvent] = []
+    budget = LogBudget(written.append, lambda _event: 120, lambda: 0.0)  # type: ignore[arg-type]
+    for _ in range(1000):
+        budget(said)
+    assert written == [said] * 1000
+    await service.stopService()
 
 
 @ensureDeferred
