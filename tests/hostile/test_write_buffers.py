@@ -52,7 +52,7 @@ def shake_hands(sock: socket.socket, context: SSL.Context) -> None:
 
 
 def ask_for_keys(sock: socket.socket, hand: Hand) -> int:
-    """Ask for new keys far too often, and wait until the other end has closed; return how many bytes it has answered."""
+    """Ask for new keys far too often, and wait until the other end has closed; return how many bytes it answered."""
     answered = 0
     with suppress(ConnectionError):
         for _ in range(ASKS // 500):
