@@ -157,13 +157,16 @@ class Turns:
     def _take(self) -> None:
         self._next = None
         now = self._clock.seconds()
-        while len(self.waiting) and self._bucket.left(now) and self._make_place(now):
-            self._bucket.spend(1)
-            offer = self.waiting.next()
-            assert offer is not None
-            self._answer(offer)
-        if len(self.waiting):
-            self._next = self._clock.callLater(1 / OFFERS_PER_SECOND, self._take)
+        try:
+            while len(self.waiting) and self._bucket.left(now) and self._make_place(now):
+                self._bucket.spend(1)
+                offer = self.waiting.next()
+                assert offer is not None
+                self._answer(offer)
+        finally:
+            # Whatever went wrong with one, the others have their turn.
+            if len(self.waiting):
+                self._next = self._clock.callLater(1 / OFFERS_PER_SECOND, self._take)
 
     def stop(self) -> None:
         """Forget all offers."""

@@ -180,6 +180,25 @@ def test_offers_are_taken_up_at_a_rate_and_when_there_is_a_place() -> None:
     assert not clock.getDelayedCalls()
 
 
+def test_one_offer_that_fails_does_not_end_the_turns_of_others() -> None:
+    clock, taken = Clock(), list[str]()
+    has_place = False
+
+    def answer(one: Offer) -> None:
+        if one.sender == "bad":
+            raise RuntimeError
+        taken.append(one.sender)
+
+    turns = Turns(clock, lambda now: has_place, answer)
+    turns.add(offer("bad"))
+    turns.add(offer("good"))
+    has_place = True
+    with pytest.raises(RuntimeError):
+        clock.advance(1 / OFFERS_PER_SECOND)
+    clock.advance(1 / OFFERS_PER_SECOND)
+    assert taken == ["good"]
+
+
 @dataclass
 class Client:
     since: float
