@@ -750,6 +750,12 @@ def forward_of_one_stream(peer: Hostile) -> list[bytes]:
     return kept + packed((forward(first + number, [(4, 0)] * 280) for number in range(3)), 1)
 
 
+def forward_behind_many(peer: Hostile) -> list[bytes]:
+    first = peer.end._local_tsn
+    ahead = [peer.data(4, BINARY, b"x", UNORDERED, tsn=(first + 2000 + 2 * one) % 2**32) for one in range(1000)]
+    return packed(ahead, 50) + packed((forward(first + number) for number in range(500)), 1)
+
+
 def heartbeats(_peer: Hostile) -> list[bytes]:
     return packed([HeartbeatChunk(body=struct.pack("!HH", 1, 8) + b"1234")] * 900, 90)
 
@@ -782,6 +788,7 @@ def cookies(peer: Hostile) -> list[bytes]:
         behind_incomplete_ones,
         forward_with_many_streams,
         forward_of_one_stream,
+        forward_behind_many,
         heartbeats,
         resets,
         cookies,
