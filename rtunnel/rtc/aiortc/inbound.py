@@ -33,6 +33,7 @@ from aiortc.rtcsctptransport import (
     ReconfigChunk,
     RTCSctpTransport,
     SackChunk,
+    StreamResetOutgoingParam,
     tsn_minus_one,
     tsn_plus_one,
 )
@@ -358,6 +359,14 @@ class Receiver(RTCSctpTransport):
             await self._deliver(self._reassembly.skip(self._get_inbound_stream(stream_id), number))
         self._release_after(self._reassembly.prune, self._last_received_tsn)
         await self._reset_deferred_streams()
+
+    async def _receive_reconfig_param(self, param: Any) -> None:
+        """See aiortc. A request that arrives behind a later one was answered: a copy must not reset anything anew."""
+        if isinstance(param, StreamResetOutgoingParam):
+            last = self._reconfig_response_seq
+            if last is not None and uint32_gt(last, param.request_sequence):
+                return
+        await super()._receive_reconfig_param(param)
 
     async def _reset_deferred_streams(self) -> None:
         request = self._reconfig_deferred

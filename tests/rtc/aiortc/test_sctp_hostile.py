@@ -258,6 +258,22 @@ async def test_a_reset_of_streams_that_are_none_is_ignored() -> None:
         await still_works(peer)
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_late_copy_of_a_reset_does_not_close_the_next_channel() -> None:
+    with ended(Pair()) as pair:
+        peer = await hostile(pair)
+        sequence = (pair.two._reconfig_response_seq + 1) % 2**32
+        first = reset(sequence, (peer.end._local_tsn - 1) % 2**32, 4)
+        await peer.put(first)
+        await peer.put(reset((sequence + 1) % 2**32, (peer.end._local_tsn - 1) % 2**32, 6))
+        await peer.put(peer.data(4, DCEP, opening()))
+        await peer.settle()
+        assert pair.two._data_channels[4].readyState == "open"
+        await peer.put(first)
+        await peer.settle()
+        assert pair.two._data_channels[4].readyState == "open"
+
+
 @pytest.mark.parametrize(
     "parameter",
     [(13, b""), (13, bytes(11)), (13, bytes(13)), (16, b"\0"), (17, b"\0\0")],
