@@ -45,7 +45,8 @@ AFTERWARDS = 7 / 8
 LITTLE = 16 * 1024
 #: No look before this share of the budget has come in, because a look costs more than a microsecond for each stream.
 STEP = 1 / 16
-#: Looks may take this part of our time. A small budget with thousands of streams would otherwise cost most of it.
+#: Looks may take this part of our time while there is enough for all. A small budget with thousands of streams would
+#: otherwise cost most of it.
 LOOKING = 1 / 5
 #: Seconds between two log lines of a kind.
 SAID_EVERY = 60.0
@@ -99,6 +100,9 @@ class Memory:
         self.look_at = total // 4
         self._call: IDelayedCall | None = None
         self._not_before = 0.0
+        self._is_late = False
+        # How much was free at the last look.
+        self._free = total
         self._anyone_is_short = False
         self._said: dict[str, float] = {}
 
@@ -117,10 +121,15 @@ class Memory:
             self.look_soon()
 
     def look_soon(self) -> None:
-        """Look in a turn of the reactor to come."""
+        """Look in the next turn of the reactor; later if looks take too long, and there is still enough for all."""
+        is_urgent = self.came >= self._free
         if self._call is None:
-            wait = max(0.0, self._not_before - self._clock.seconds())
+            wait = 0.0 if is_urgent else max(0.0, self._not_before - self._clock.seconds())
             self._call = self._clock.callLater(wait, self.look)
+            self._is_late = wait > 0.0
+        elif is_urgent and self._is_late:
+            self._is_late = False
+            self._call.reset(0.0)
 
     def tick(self) -> None:
         """Look whether memory is free again. Call this about once a second."""
@@ -151,7 +160,7 @@ class Memory:
         used = held.total()
         if used > self.total:
             used -= self._relieve(held)
-        free = max(0, self.total - used)
+        self._free = free = max(0, self.total - used)
         self.came = 0
         self.look_at = max(int(self.total * STEP), free // 4)
         self.growth.left = max(0, self.total // 2 - sum(party.measure_growth() for party in self._parties))
