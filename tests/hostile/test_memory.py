@@ -20,7 +20,7 @@ from tests.process.services import Tunnel
 MIB = 1 << 20
 BUDGET = 16 * MIB
 """The smallest that there is."""
-VISITORS = 400
+VISITORS = 800
 """Each makes an end hold 64 KiB and more."""
 HOSTILE = "127.0.0.3"
 
@@ -72,7 +72,7 @@ def test_a_client_that_grants_no_credit(echo: str, start_tunnel: Callable[..., T
         talkers(stack, client_without_credit(stack, tunnel.control))
         tunnel.server.wait_for(f"memory is used up: {HOSTILE} held ")
         honest.go_on()
-    assert used.rss_bytes < 1.5 * BUDGET
+    assert used.rss_bytes < 2 * BUDGET
 
 
 @pytest.mark.parametrize("plane", ["mux", "direct"])
@@ -94,8 +94,8 @@ def test_a_crowd_at_a_service_that_does_not_answer(echo: str, start_tunnel: Call
             "room is made",
         )
         honest.go_on()
-    assert at_server.rss_bytes < 1.5 * BUDGET
-    assert at_client.rss_bytes < 1.5 * BUDGET
+    assert at_server.rss_bytes < 2 * BUDGET
+    assert at_client.rss_bytes < 2 * BUDGET
 
 
 def test_a_crowd_at_a_service_of_a_host(echo: str, start_rtc: Callable[..., RtcTunnel]) -> None:
@@ -110,5 +110,6 @@ def test_a_crowd_at_a_service_of_a_host(echo: str, start_rtc: Callable[..., RtcT
         talkers(stack, tunnel.local)
         tunnel.client.wait_for("memory is used up")
         honest.go_on()
-    assert at_host.rss_bytes < 1.5 * BUDGET
-    assert at_client.rss_bytes < 1.5 * BUDGET
+    # Asyncio reads from all of them in one turn before anybody can look. Without a budget it is 55 MiB.
+    assert at_host.rss_bytes < 2.75 * BUDGET
+    assert at_client.rss_bytes < 2.75 * BUDGET
