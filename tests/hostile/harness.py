@@ -39,8 +39,11 @@ def connect(port: int, source: str = LOOPBACK, *, data: bytes = b"", timeout: fl
     :param data: what to say at once.
     """
     connection = socket.create_connection((LOOPBACK, port), timeout=timeout, source_address=(source, 0))
-    if data:
+    try:
         connection.sendall(data)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
