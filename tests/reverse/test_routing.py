@@ -364,24 +364,28 @@ async def test_visitors_of_one_name_are_counted_over_its_links(world: World, tmp
         await until(lambda: visitor.over or visitor.received)
         return None if visitor.over else visitor
 
-    def check() -> None:
-        for session in server.sessions:
-            same = [each for each in server.sessions if each.client_name == session.client_name]
-            assert server.sessions.visitors_of(session) == sum(each.link.stream_count for each in same)
+    def is_right(session: Any) -> bool:
+        same = [each for each in server.sessions if each.client_name == session.client_name]
+        return server.sessions.visitors_of(session) == sum(each.link.stream_count for each in same)
+
+    async def check() -> None:
+        # A visitor that is leaving counts until its connection is gone.
+        await until(lambda: all(map(is_right, server.sessions)))
 
     laptops = [await is_served(ports[number]) for number in (0, 0, 1)]
     assert all(laptops)
-    check()
+    await check()
     assert await is_served(ports[0]) is None
     assert await is_served(ports[1]) is None
     assert world.lines("this client may serve 3 visitors at once")
     assert await is_served(ports[2])
     laptops[0].abort()
-    await until(lambda: len(server.visitors) == 3)
+    laptop = next(each for each in server.sessions if each.client_name == "laptop")
+    await until(lambda: server.sessions.visitors_of(laptop) == 2)
     laptops.append(await is_served(ports[1]))
     assert laptops[-1]
     assert await is_served(ports[1]) is None
-    check()
+    await check()
     # With its link a client's visitors are gone.
     (lost, _) = sorted(
         (each for each in server.sessions if each.client_name == "laptop"), key=lambda each: each.link.stream_count
@@ -389,7 +393,7 @@ async def test_visitors_of_one_name_are_counted_over_its_links(world: World, tmp
     assert lost.link.stream_count == 1
     lost.drop()
     await world.sessions(server, 2)
-    check()
+    await check()
     assert [server.sessions.visitors_of(each) for each in server.sessions if each.client_name == "laptop"] == [2]
 
 

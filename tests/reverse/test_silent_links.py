@@ -8,6 +8,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.reverse import door
 from tests.needs import need_descriptors
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.net import HELLO, INIT, NEW_CONN, READY, Peer, RawLink, hello, is_refused, turns, until
 from tests.reverse.world import World, port_of
@@ -30,10 +31,12 @@ async def test_silence_is_taken_for_a_reference_client_after_one_second(world: W
     await link.take(NEW_CONN)
 
 
-@pytest.mark.usefixtures("quick")
 @ensureDeferred
-async def test_no_visitor_goes_to_a_link_that_may_still_say_hello(world: World) -> None:
-    server = world.server(shared=True)
+async def test_no_visitor_goes_to_a_link_that_may_still_say_hello(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "SILENT_AFTER", PATIENCE)
+    server = world.server(shared=True, handshake_timeout=2 * PATIENCE)
     links = [await world.raw(server) for _ in range(5)]
     assert len(server.shared_backends) == 0
     for link in links:

@@ -21,6 +21,7 @@ from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.limits import LinkLimits
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.net import (
     CREDIT,
@@ -175,7 +176,7 @@ async def test_tail_of_a_finished_stream_survives_the_stop_of_its_client(world: 
     server = world.server(limits=LinkLimits(initial_credit=1_000_000))
     path = SlowPath(port_of(server.control), rate=2_000_000)
     try:
-        client = world.client(path.port, (port, service.port), drain=20.0)
+        client = world.client(path.port, (port, service.port), drain=PATIENCE)
         await world.reachable()
         visitor = await world.visitor(port, keep=False)
         visitor.send(b"GET")

@@ -240,6 +240,8 @@ class Intruder:
 async def test_ticket_is_good_for_the_certificate_of_its_link_only(tunnel: Tunnel, own: bool, lines: Lines) -> None:
     await tunnel.start()
     pool = tunnel.pool
+    # Otherwise its own connections would be taken for this one.
+    await until(lambda: len(pool._idle) == pool._fewest)
     (ticket,) = tunnel.server.tickets.issue(pool, 1, reactor.seconds())
     authority = tunnel.authority
     holder = tunnel.holder if own else authority.client("intruder")
