@@ -32,10 +32,10 @@ RESERVE = 1 / 8
 LEAST_RESERVE, MOST_RESERVE = 16, 1024
 #: What is opened in advance, to wait for whoever comes, leaves this part of the limit free, ...
 SPARE = 1 / 8
-#: Seconds between two looks at how much that is.
-SPARE_EVERY = 0.05
 #: ... and some of it is closed again when less than this part is.
 SHORT = 1 / 16
+#: Seconds between two looks at how much is free for that.
+SPARE_EVERY = 0.05
 #: Descriptors of one address that are no sign of a flood: a browser opens six connections, each of which may take two.
 FEW = 16
 #: Asking the system how many descriptors are open may take this part of our time. Old systems have to list them.
