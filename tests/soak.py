@@ -33,7 +33,7 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds
 from tests.process.rtc import Asker, RtcTunnel, UdpService
-from tests.process.services import LOOPBACK, Service, Tunnel, count, expected, get, read_all, send_bytes
+from tests.process.services import LOOPBACK, Service, Tunnel, UnderTls, count, expected, get, read_all, send_bytes
 from tests.tls.parts import Authority
 
 LEAST_MINUTES = 10.0
@@ -159,18 +159,15 @@ def tunnels(directory: Path, load: Load) -> Iterator[tuple[dict[str, Process], S
     authority.server()
     authority.client("laptop", file="client")
 
-    class WithCertificates(Twistds):
-        def __call__(self, *arguments: str, **more: Any) -> Any:
-            return super().__call__(*arguments, **{**more, "env": {"RTUNNEL_PKI_DIR": str(authority.directory)}})
-
-    twistd = WithCertificates(directory)
+    started = Twistds(directory)
+    twistd = UnderTls(started, authority.directory)
     service = Service({"echo": echo, "get": get, "count": count})
     datagrams = UdpService()
     quick = ["--drain=0"]
     back = [*quick, "--reconnect-max=2"]
     udp = free_port()
     try:
-        secure = Tunnel(twistd, service.address, server=["--tls", *quick], client=["--tls", *back])
+        secure = twistd.tunnel(service.address, quick, back)
         plain = Tunnel(twistd, service.address, server=quick, client=back)
         hosts = [f"--service=mirror=udp:{datagrams.address}"]
         users = [f"--forward=udp:{LOOPBACK}:{udp}=mirror"]
@@ -224,7 +221,7 @@ def tunnels(directory: Path, load: Load) -> Iterator[tuple[dict[str, Process], S
     finally:
         load.stop()
         with redirect_stdout(StringIO()):  # what all of them logged
-            twistd.end_all()
+            started.end_all()
         datagrams.close()
         service.close()
 

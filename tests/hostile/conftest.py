@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.process.conftest import serve, start_rtc, start_tunnel, twistd, udp_service
 from tests.process.crowd import echo_service
 from tests.process.harness import Twistds
-from tests.process.services import Tunnel
+from tests.process.services import Tunnel, UnderTls
 from tests.tls.parts import Authority
 
 __all__ = ["authority", "echo", "serve", "start_rtc", "start_tls", "start_tunnel", "twistd", "udp_service"]
@@ -35,13 +34,4 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def start_tls(twistd: Twistds, authority: Authority) -> Callable[..., Tunnel]:
     """``start_tls(local, server=[...], client=[...])``: a server and a client that work, under TLS."""
-
-    class WithCertificates(Twistds):
-        def __call__(self, *arguments: str, **more: Any) -> Any:
-            return twistd(*arguments, **{**more, "env": {"RTUNNEL_PKI_DIR": str(authority.directory)}})
-
-    def start(local: str, server: Any = (), client: Any = (), **more: Any) -> Tunnel:
-        starter = WithCertificates(twistd.directory)
-        return Tunnel(starter, local, server=["--tls", *server], client=["--tls", *client], **more)
-
-    return start
+    return UnderTls(twistd, authority.directory).tunnel

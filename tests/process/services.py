@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
 
@@ -348,6 +349,26 @@ class Tunnel:
     def visit(self, line: bytes = b"") -> Visitor:
         """Connect as a visitor, and say what is wanted."""
         return Visitor(self.public, line)
+
+
+class UnderTls(Twistds):
+    """Starts processes as *twistd* does, with the files of TLS where ``--tls`` alone looks for them.
+
+    :param pki: the directory with these files.
+    """
+
+    def __init__(self, twistd: Twistds, pki: Path) -> None:
+        super().__init__(twistd.directory)
+        self._twistd = twistd
+        self._pki = pki
+
+    def __call__(self, *arguments: str, **more: Any) -> Twistd:
+        """See :class:`Twistds`."""
+        return self._twistd(*arguments, **{**more, "env": {"RTUNNEL_PKI_DIR": str(self._pki)}})
+
+    def tunnel(self, local: str, server: Sequence[str] = (), client: Sequence[str] = (), **more: Any) -> Tunnel:
+        """Start a server and a client under TLS that work."""
+        return Tunnel(self, local, server=["--tls", *server], client=["--tls", *client], **more)
 
 
 class Background:

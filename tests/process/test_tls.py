@@ -20,6 +20,7 @@ from tests.process.services import (
     Background,
     Service,
     Tunnel,
+    UnderTls,
     Visitor,
     count,
     expected,
@@ -59,16 +60,7 @@ def start_tls(
     twistd: Twistds, authority: Authority, server_holder: Holder, client_holder: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> Start:
     """A tunnel under TLS, whose files are where ``--tls`` alone looks for them."""
-
-    class WithCertificates(Twistds):
-        def __call__(self, *arguments: str, **more: Any) -> Any:
-            return twistd(*arguments, **{**more, "env": {"RTUNNEL_PKI_DIR": str(authority.directory)}})
-
-    def start(local: str, server: Any = (), client: Any = (), **more: Any) -> Tunnel:
-        starter = WithCertificates(twistd.directory)
-        return Tunnel(starter, local, server=["--tls", *server], client=["--tls", *client], **more)
-
-    return start
+    return UnderTls(twistd, authority.directory).tunnel
 
 
 def test_200_megabytes_each_way(start_tls: Start, serve: Callable[..., Service]) -> None:
