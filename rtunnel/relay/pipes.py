@@ -6,6 +6,7 @@ two descriptors and a part of the user's pipe buffers, so their number is bounde
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 
@@ -18,6 +19,10 @@ except ImportError:  # this system has no splice
 
 #: Whether this system and this Python can splice.
 HAVE_SPLICE = hasattr(os, "splice") and hasattr(os, "pipe2") and hasattr(fcntl, "F_SETPIPE_SZ")
+
+#: Errors of ``splice`` for a socket, or a system, on which it does not work.
+CANNOT_SPLICE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if HAVE_SPLICE else 0
 
 #: The capacities to ask for, in bytes, best first. Linux gives an unprivileged user 64 pipes of the first size.
 SIZES = (1 << 20, 1 << 18)
@@ -49,6 +54,27 @@ class Pipe:
             except OSError:
                 continue  # the user has too many large ones; a pipe of any size will do
             break
+
+    def send_to(self, number: int) -> bytes:
+        """Move what is in the pipe to the socket with this descriptor, as far as that accepts it.
+
+        :return: what is in the pipe, if it cannot be spliced to that socket; else nothing.
+        :raises OSError: the connection is lost.
+        """
+        try:
+            while self.count:
+                # Ask for exactly what the pipe holds: asked for more, the kernel would hold back the last packet and
+                # wait.
+                self.count -= os.splice(self.read_end, number, self.count, flags=SPLICE_FLAGS)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno not in CANNOT_SPLICE:
+                raise
+            rest = os.read(self.read_end, self.count)
+            self.count -= len(rest)
+            return rest
+        return b""
 
     def close(self) -> None:
         """Close both ends. Bytes in the pipe are lost."""

@@ -1,0 +1,1 @@
+"""Data connections: keys, tickets, records, and the streams that follow one another on one connection."""

@@ -1,0 +1,247 @@
+"""Records: what travels on a data connection (docs/wire.rst, "Records").
+
+    record = kind length number payload
+    kind   = u8
+    length = u24             ; big-endian, bytes of payload, with the tag of a sealed one
+    number = u32             ; big-endian, of the stream
+
+Bytes are read where the reader wants them (``target``), and ``feed`` tells which records are complete. Buffers are shared by
+all readers, so what ``feed`` returns is good until the next call.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Protocol
+
+from rtunnel.wire.data.seal import TAG, Seal
+from rtunnel.wire.messages import clean_text
+
+HEADER = Struct("!II")
+HEADER_SIZE = HEADER.size
+
+DATA = 0x01
+END = 0x02
+RESET = 0x03
+ALIVE = 0x04
+OPEN = 0x05
+#: A kind with this bit means nothing bad to whoever does not know it.
+IGNORABLE = 0x80
+
+#: The longest payload of a plain DATA record, in bytes. It is passed on in pieces as they come.
+MAX_PLAIN = 1024 * 1024
+#: The longest payload of a sealed DATA record, in bytes. It has to be complete before it can be opened.
+MAX_SEALED = 256 * 1024
+#: The longest payload of any other record.
+MAX_CONTROL = 4096
+#: The longest record that is taken before both ends are proved, with its tag.
+MAX_UNPROVED = 64
+
+#: The size of a read, in bytes. Each event causes one read only, so that no connection holds up the others.
+READ_SIZE = 128 * 1024
+
+_IN = memoryview(bytearray(READ_SIZE))
+_OPENED = memoryview(bytearray(READ_SIZE + MAX_SEALED))
+_OPENING = Struct("!II")
+
+#: ``(kind, number, payload)``; of a plain DATA record, the payload may be a part.
+Record = tuple[int, int, memoryview]
+
+
+def head(kind: int, length: int) -> int:
+    """Return the first half of a header."""
+    return kind << 24 | length
+
+
+def _check(kind: int, length: int, most: int) -> None:
+    """Check the length of a payload.
+
+    :raises ValueError: it is too long, or a DATA record is empty.
+    """
+    if length > (most if kind == DATA else MAX_CONTROL):
+        raise ValueError(f"a record of kind 0x{kind:02x} of {length} bytes")
+    if kind == DATA and not length:
+        raise ValueError("an empty DATA record")
+
+
+class Reader(Protocol):
+    """Cuts what comes into records.
+
+    :ivar left: bytes that are still to come of the payload of a plain DATA record.
+    :ivar number: of that record's stream.
+    :ivar most: the longest record that is taken, in bytes; set it lower before the ends are proved.
+    """
+
+    left: int
+    number: int
+    most: int
+
+    def target(self) -> memoryview:
+        """Return where the next bytes are to be read to."""
+
+    def feed(self, count: int) -> list[Record]:
+        """Take note that *count* bytes were read to :meth:`target`, and return the records that they complete.
+
+        :raises ValueError: this is no record that an honest peer sends.
+        """
+
+    @property
+    def held(self) -> int:
+        """How many bytes of memory are taken by an incomplete record."""
+
+
+class PlainReader:
+    """Reads plain records."""
+
+    __slots__ = ("_held", "left", "most", "number")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self.left = self.number = 0
+        self.most = MAX_PLAIN
+
+    def target(self) -> memoryview:
+        """See :class:`Reader`."""
+        return _IN
+
+    def feed(self, count: int) -> list[Record]:
+        """See :class:`Reader`."""
+        data = _IN[:count]
+        if self._held:
+            data = memoryview(self._held + data)
+            self._held = b""
+        records: list[Record] = []
+        size = len(data)
+        offset = 0
+        if self.left:
+            offset = min(self.left, size)
+            self.left -= offset
+            records.append((DATA, self.number, data[:offset]))
+        while size - offset >= HEADER_SIZE:
+            first, number = HEADER.unpack_from(data, offset)
+            kind, length = first >> 24, first & 0xFFFFFF
+            start = offset + HEADER_SIZE
+            end = start + length
+            _check(kind, length, self.most)
+            if end > size:
+                if kind != DATA:
+                    break
+                self.left, self.number = end - size, number
+                end = size
+            if end > start or kind != DATA:
+                records.append((kind, number, data[start:end]))
+            offset = end
+        if offset < size:
+            self._held = bytes(data[offset:])
+        return records
+
+    @property
+    def held(self) -> int:
+        """See :class:`Reader`."""
+        return len(self._held)
+
+
+class SealedReader:
+    """Reads sealed records, and opens them.
+
+    :param seal: of what the other end sends.
+    """
+
+    __slots__ = ("_have", "_record", "_seal", "left", "most", "number")
+
+    def __init__(self, seal: Seal) -> None:
+        self._seal = seal
+        # The record of which a part has come; as long as it is not known how long it is, only its header.
+        self._record: memoryview | None = None
+        self._have = 0
+        self.left = self.number = 0
+        self.most = MAX_SEALED
+
+    def target(self) -> memoryview:
+        """See :class:`Reader`."""
+        return _IN if self._record is None else self._record[self._have :]
+
+    def feed(self, count: int) -> list[Record]:
+        """See :class:`Reader`."""
+        if self._record is None:
+            return self._cut(_IN[:count])
+        self._have += count
+        record = self._record
+        if self._have < len(record):
+            return []
+        self._record = None
+        return self._cut(record)
+
+    def _cut(self, data: memoryview) -> list[Record]:
+        records: list[Record] = []
+        size = len(data)
+        offset = opened = 0
+        while size - offset >= HEADER_SIZE:
+            first, number = HEADER.unpack_from(data, offset)
+            start = offset + HEADER_SIZE
+            end = start + (first & 0xFFFFFF)
+            kind, length = first >> 24, end - start - TAG
+            if length < 0 or length > self.most:
+                raise ValueError(f"a sealed record of {end - start} bytes")
+            if end > size:
+                break
+            _check(kind, length, self.most)
+            payload = _OPENED[opened : opened + length]
+            self._seal.unseal(data[offset:start], data[start:end], payload)
+            records.append((kind, number, payload))
+            opened += length
+            offset = end
+        if offset < size:
+            self._hold(data[offset:])
+        return records
+
+    def _hold(self, data: memoryview) -> None:
+        """Keep a part of a record, with room for the rest."""
+        have = len(data)
+        needed = HEADER_SIZE
+        if have >= HEADER_SIZE:
+            needed += HEADER.unpack_from(data)[0] & 0xFFFFFF
+        self._record = memoryview(bytearray(needed))
+        self._record[:have] = data
+        self._have = have
+
+    @property
+    def held(self) -> int:
+        """See :class:`Reader`."""
+        return 0 if self._record is None else len(self._record)
+
+
+def encode_opening(tunnel: int, moved: int, visitor: str) -> bytes:
+    """Return the payload of OPEN.
+
+    :param tunnel: the number of the tunnel.
+    :param moved: the conn_id of the link's stream that goes on here; 0 for a new one.
+    :param visitor: the visitor's address, ``host:port``.
+    """
+    return _OPENING.pack(tunnel, moved) + visitor.encode()
+
+
+def decode_opening(payload: bytes) -> tuple[int, int, str]:
+    """Return what :func:`encode_opening` was given.
+
+    :raises ValueError: it is malformed.
+    """
+    if len(payload) < _OPENING.size:
+        raise ValueError("a malformed OPEN record")
+    tunnel, moved = _OPENING.unpack_from(payload)
+    return tunnel, moved, clean_text(payload[_OPENING.size :].decode("utf-8", "replace"))
+
+
+def encode_reason(code: str, message: str) -> bytes:
+    """Return the payload of RESET.
+
+    :param code: an :class:`rtunnel.errors.Code`.
+    :param message: the reason, for logs.
+    """
+    return f"{code}\0{message}".encode("utf-8", "replace")[:MAX_CONTROL]
+
+
+def decode_reason(payload: bytes) -> tuple[str, str]:
+    """Return what :func:`encode_reason` was given, in a form that can be logged."""
+    code, _, message = payload.decode("utf-8", "replace").partition("\0")
+    return clean_text(code) or "unknown", clean_text(message)
