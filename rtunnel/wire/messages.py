@@ -21,6 +21,9 @@ MAX_TICKETS = 64
 MAX_TICKETS_PAYLOAD = 4096
 #: The longest time for which a ticket may be good, in seconds.
 MAX_EXPIRES = 3600.0
+# The lengths of a ticket's id and of a random number in ATTACH, in bytes.
+_TICKET_ID = 16
+_RANDOM = 32
 
 #: Capability: streams may travel on data connections.
 DIRECT = "direct"
@@ -295,3 +298,50 @@ def decode_attach(payload: bytes) -> tuple[str, float | None]:
     if not wish.isdigit() or len(wish) > 7:
         raise ValueError("no number of milliseconds after the ticket")
     return ticket, int(wish) / 1000
+
+
+def encode_ticket_range(first: int, count: int, expires: float) -> bytes:
+    """Encode TICKETS.
+
+    :param first: the index of the first ticket.
+    :param count: how many there are, 1 to :data:`MAX_TICKETS`.
+    :param expires: for how many seconds they are good.
+    """
+    return _dump({"first": first, "count": count, "expires": expires})
+
+
+def decode_ticket_range(payload: bytes) -> tuple[int, int, float]:
+    """Decode TICKETS. Return the index of the first ticket, how many there are, and for how many seconds they are good.
+
+    :raises ValueError: it is malformed, or a value is out of range.
+    """
+    if len(payload) > MAX_TICKETS_PAYLOAD:
+        raise ValueError(f"more than {MAX_TICKETS_PAYLOAD} bytes")
+    value = _load(payload)
+    first, count, expires = value.get("first"), value.get("count"), value.get("expires")
+    if not isinstance(first, int) or isinstance(first, bool) or not 0 <= first < 2**62:
+        raise ValueError("no index of the first ticket, or one out of range")
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 < count <= MAX_TICKETS:
+        raise ValueError("no number of tickets, or one out of range")
+    if not isinstance(expires, int | float) or isinstance(expires, bool) or not 0 < expires <= MAX_EXPIRES:
+        raise ValueError("no lifetime of the tickets, or one out of range")
+    return first, count, float(expires)
+
+
+def encode_attach_id(id: bytes, client_random: bytes = b"") -> bytes:
+    """Encode ATTACH.
+
+    :param id: the 16 bytes that name the ticket.
+    :param client_random: 32 random bytes if records will be sealed, else none.
+    """
+    return id + client_random
+
+
+def decode_attach_id(payload: bytes) -> tuple[bytes, bytes]:
+    """Decode ATTACH. Return the ticket's id, and the client's 32 random bytes, or none.
+
+    :raises ValueError: it is malformed.
+    """
+    if len(payload) not in (_TICKET_ID, _TICKET_ID + _RANDOM):
+        raise ValueError(f"{len(payload)} bytes where {_TICKET_ID} or {_TICKET_ID + _RANDOM} belong")
+    return payload[:_TICKET_ID], payload[_TICKET_ID:]

@@ -1,0 +1,239 @@
+"""The keys of a link's record connections (docs/wire.rst, "Keys of a link" and "Tickets").
+
+    ephemeral keys of both ends, and the link's exporter --> root --> ticket 0, ticket 1, ... --> two secrets each
+
+Without TLS on the link the root is a random number that the server sends, and no record is sealed.
+
+A key that is done with is forgotten: the private keys with the root, and each ticket's chain with the next ticket.
+Python cannot wipe memory; nothing here keeps a reference, and no representation shows a key.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from rtunnel.wire.data.seal import Cipher, Seal, expand
+
+#: The label for the link's exporter (RFC 8446, section 7.5), and how many bytes are wanted of it.
+EXPORTER_LABEL = b"EXPORTER-rtunnel-records"
+EXPORTER_LENGTH = 32
+#: The length of a ticket's id, in bytes.
+TICKET_ID = 16
+#: How many random bytes each end puts into the keys of a connection.
+RANDOM = 32
+
+_X25519 = 32
+_ENCAPSULATION_KEY = 1184
+_CIPHERTEXT = 1088
+
+
+def exporter_context(server_der: bytes, client_der: bytes) -> bytes:
+    """Return the context for the link's exporter. It names both ends, as TLS 1.3's exporter leaves out the client.
+
+    :param server_der: the server's certificate, in DER.
+    :param client_der: the client's.
+    """
+    return sha256(server_der).digest() + sha256(client_der).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """What both ends of a link have agreed on.
+
+    :ivar root: 32 secret bytes, where the chain of tickets begins.
+    :ivar cipher: how records are sealed.
+    """
+
+    root: bytes = field(repr=False)
+    cipher: Cipher
+
+
+def _cut(payload: bytes, *lengths: int) -> tuple[Cipher, list[bytes]]:
+    """Cut KEYS into the cipher and what follows it.
+
+    :raises ValueError: the length is another, or the cipher is unknown.
+    """
+    if len(payload) != 1 + sum(lengths):
+        raise ValueError(f"KEYS of {len(payload)} bytes where {1 + sum(lengths)} belong")
+    parts, start = [], 1
+    for length in lengths:
+        parts.append(payload[start : start + length])
+        start += length
+    try:
+        return Cipher(payload[0]), parts
+    except ValueError:
+        raise ValueError(f"KEYS with the unknown cipher {payload[0]}") from None
+
+
+def _cut_sealed(payload: bytes, kem_length: int) -> tuple[Cipher, bytes, bytes]:
+    cipher, (x25519, kem) = _cut(payload, _X25519, kem_length)
+    if cipher is Cipher.NONE:
+        raise ValueError("KEYS without a cipher on a link with TLS")
+    return cipher, x25519, kem
+
+
+def _exchange(own: X25519PrivateKey, other: bytes) -> bytes:
+    """Return the shared secret of X25519.
+
+    :raises ValueError: it is all zero, which a contributory exchange never gives (RFC 7748, section 6.1).
+    """
+    try:
+        return own.exchange(X25519PublicKey.from_public_bytes(other))
+    except ValueError:
+        raise ValueError("KEYS with a bad X25519 key") from None
+
+
+def _root(exported: bytes, x25519: bytes, kem: bytes) -> bytes:
+    return HKDF(SHA256(), 32, exported, b"rtunnel root").derive(x25519 + kem)
+
+
+class ClientAgreement:
+    """The client's half of the agreement on a link with TLS.
+
+    :param wished: the cipher that this machine prefers; see :func:`wish`.
+    :ivar message: the payload of the client's KEYS.
+    """
+
+    __slots__ = ("_kem", "_wished", "_x25519", "message")
+
+    def __init__(self, wished: Cipher) -> None:
+        self._wished = wished
+        self._x25519: X25519PrivateKey | None = X25519PrivateKey.generate()
+        self._kem: MLKEM768PrivateKey | None = MLKEM768PrivateKey.generate()
+        self.message = b"%c%b%b" % (
+            wished,
+            self._x25519.public_key().public_bytes_raw(),
+            self._kem.public_key().public_bytes_raw(),
+        )
+
+    def finish(self, payload: bytes, exported: bytes) -> Root:
+        """Take the server's KEYS, and forget the private keys.
+
+        :param payload: the payload of the server's KEYS.
+        :param exported: the 32 bytes of the link's exporter.
+        :raises ValueError: the payload is malformed, or not the first.
+        """
+        x25519, kem = self._x25519, self._kem
+        self._x25519 = self._kem = None
+        if x25519 is None or kem is None:
+            raise ValueError("a second KEYS")
+        cipher, other, ciphertext = _cut_sealed(payload, _CIPHERTEXT)
+        if cipher < self._wished:
+            raise ValueError("KEYS with a cipher that this end did not wish for")
+        return Root(_root(exported, _exchange(x25519, other), kem.decapsulate(ciphertext)), cipher)
+
+
+def answer(payload: bytes, exported: bytes, wished: Cipher) -> tuple[bytes, Root]:
+    """Do the server's half of the agreement on a link with TLS. Return the payload of its KEYS, and the root.
+
+    :param payload: the payload of the client's KEYS.
+    :param exported: the 32 bytes of the link's exporter.
+    :param wished: the cipher that this machine prefers; see :func:`wish`.
+    :raises ValueError: the payload is malformed.
+    """
+    cipher, other, encapsulation_key = _cut_sealed(payload, _ENCAPSULATION_KEY)
+    cipher = max(cipher, wished)
+    own = X25519PrivateKey.generate()
+    shared = _exchange(own, other)
+    try:
+        kem, ciphertext = MLKEM768PublicKey.from_public_bytes(encapsulation_key).encapsulate()
+    except ValueError:
+        raise ValueError("KEYS with a bad ML-KEM key") from None
+    message = b"%c%b%b" % (cipher, own.public_key().public_bytes_raw(), ciphertext)
+    return message, Root(_root(exported, shared, kem), cipher)
+
+
+def plain_keys() -> tuple[bytes, Root]:
+    """Return the payload of the server's KEYS on a link without TLS, and the root."""
+    root = secrets.token_bytes(32)
+    return b"%c%b" % (Cipher.NONE, root), Root(root, Cipher.NONE)
+
+
+def read_plain_keys(payload: bytes) -> Root:
+    """Read the server's KEYS on a link without TLS.
+
+    :raises ValueError: it is malformed, or names a cipher.
+    """
+    cipher, (root,) = _cut(payload, 32)
+    if cipher is not Cipher.NONE:
+        raise ValueError("KEYS with a cipher on a link without TLS")
+    return Root(root, cipher)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What lets a client make one data connection.
+
+    :ivar index: its number on its link, from 0.
+    :ivar id: 16 bytes that name it in ATTACH.
+    :ivar key: 32 secret bytes, from which the keys of the connection come.
+    """
+
+    index: int
+    id: bytes
+    key: bytes = field(repr=False)
+
+
+class Ratchet:
+    """The chain of a link's tickets. What it has given can't be computed from what it holds.
+
+    :param root: the 32 bytes of :class:`Root`.
+    :ivar index: the number of the next ticket.
+    """
+
+    __slots__ = ("_chain", "index")
+
+    def __init__(self, root: bytes) -> None:
+        self._chain = root
+        self.index = 0
+
+    def next(self) -> Ticket:
+        """Return the next ticket."""
+        chain = self._chain
+        ticket = Ticket(self.index, expand(chain, b"rtunnel ticket", TICKET_ID), expand(chain, b"rtunnel key"))
+        self._chain = expand(chain, b"rtunnel chain")
+        self.index += 1
+        return ticket
+
+
+def connection_seals(
+    ticket_key: bytes, client_random: bytes, server_random: bytes, cipher: Cipher, *, is_client: bool
+) -> tuple[Seal, Seal]:
+    """Return the seals of one connection: for what this end sends, and for what it receives.
+
+    :param ticket_key: the key of the ticket in ATTACH.
+    :param client_random: the 32 random bytes of ATTACH.
+    :param server_random: the 32 random bytes of the server's answer.
+    :param cipher: the link's cipher, which is not ``NONE``.
+    :param is_client: whether this end is the client.
+    """
+    secret = HKDF.extract(SHA256(), client_random + server_random, ticket_key)
+    client = Seal(expand(secret, b"rtunnel client"), cipher)
+    server = Seal(expand(secret, b"rtunnel server"), cipher)
+    return (client, server) if is_client else (server, client)
+
+
+@cache
+def wish() -> Cipher:
+    """Return the cipher that is faster on this machine: ChaCha20 if its processor has no instructions for AES."""
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return Cipher.AES_256_GCM
+    return _wish_of(cpuinfo)
+
+
+def _wish_of(cpuinfo: str) -> Cipher:
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    # The first is x86's, the second is ARM's. Other processors say it elsewhere.
+    features = [words.split() for name, _, words in lines if name.strip() in ("flags", "Features")]
+    return Cipher.AES_256_GCM if all("aes" in words for words in features) else Cipher.CHACHA20_POLY1305
