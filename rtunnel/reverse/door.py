@@ -15,6 +15,7 @@ full, the oldest connection of the address that has most gives way, so whoever o
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -27,31 +28,25 @@ from twisted.python.failure import Failure
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.places import Places
 from rtunnel.relay.sockets import (
-    StreamSocket,
     address_prefix,
     clear_user_timeout,
     descriptor_limit,
     format_address,
     take_socket,
 )
-from rtunnel.reverse.carriers.sockets import WireUser, give_socket
-from rtunnel.reverse.secured import log_data_connection
 from rtunnel.tls.identity import Peer
+from rtunnel.tls.listener import TlsListener
 from rtunnel.tls.messages import limit_messages
-from rtunnel.tls.transport import TlsTransport
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.frames import CLOSE_CONN, HEADER_SIZE, encode_frame
-from rtunnel.wire.opening import MAX_ATTACH, Kind, Opening, read_opening
+from rtunnel.wire.opening import ATTACH_START, MAX_ATTACH, Kind, Opening, read_opening
 
 #: Seconds of silence after which a connection is taken for a reference client that waits on the shared port.
 SILENT_AFTER = 1.0
 #: The answer to a TLS client: its first byte is none of TLS, and it means nothing to anybody else.
 NO_TLS_HERE = encode_frame(CLOSE_CONN, 0)
-#: Why a link whose TLS session is resumed is refused. Resumption does not tell which CAs vouch for the client, so the
-#: link would outlive their revocation.
-RESUMED = "it resumes a TLS session for a link, which needs a whole handshake"
 #: Connections that may be at the door at once. An honest one is there for a round trip.
 MAX_UNPROVED = 1024
 #: The share of our descriptors that they may hold.
@@ -104,8 +99,6 @@ class IHouse(TypingProtocol):
     @property
     def reactor(self) -> Any: ...
     @property
-    def poller(self) -> Any: ...
-    @property
     def descriptors(self) -> Descriptors: ...
     def serves_silent_client(self, *, has_certificate: bool) -> bool:
         """Whether a client that says nothing can be of use."""
@@ -113,20 +106,22 @@ class IHouse(TypingProtocol):
     def build_session(self, identity: Peer | None) -> ILinkSession:
         """Build a session for a link, or what is taken for one."""
 
-    def expect(self, opening: Opening, identity: Peer | None, address: IAddress) -> WireUser | None:
-        """Return whose data connection it is; None if its ticket is not good, which is logged."""
+    def expect(self, opening: Opening, address: IAddress) -> Callable[[socket.socket], None] | None:
+        """Return what takes a data connection; None if its ticket is not good, which is logged."""
 
 
 class Incoming(Protocol):
     """One connection, until its first bytes tell what it is.
 
     :param identity: who TLS has proved to be at the other end; None without TLS.
+    :param is_link: it may be a link; otherwise only a data connection, as links have TLS here.
     """
 
     transport: Any
 
-    def __init__(self, door: Door, identity: Peer | None) -> None:
+    def __init__(self, door: Door, identity: Peer | None, *, is_link: bool = True) -> None:
         self.identity = identity
+        self._may_be_link = is_link
         self.session: ILinkSession | None = None
         self._door = door
         self._held = b""
@@ -137,10 +132,6 @@ class Incoming(Protocol):
         """The other end's address, for logs."""
         return format_address(self.transport.getPeer())
 
-    @property
-    def _is_resumed(self) -> bool:
-        return isinstance(self.transport, TlsTransport) and self.transport.is_resumed
-
     def connectionMade(self) -> None:
         """Give the client a bounded time to say what it wants."""
         limit_messages(self.transport)
@@ -149,7 +140,11 @@ class Incoming(Protocol):
         if DebugLog.is_wanted:
             _log.debug("connection from {peer} to the control port", peer=self.peer_name)
         patience = house.handshake_timeout
-        if patience > SILENT_AFTER and house.serves_silent_client(has_certificate=self.identity is not None):
+        if (
+            self._may_be_link
+            and patience > SILENT_AFTER
+            and house.serves_silent_client(has_certificate=self.identity is not None)
+        ):
             self._timer = house.reactor.callLater(SILENT_AFTER, self._silent)
         else:
             self._timer = house.reactor.callLater(patience, self._late)
@@ -158,14 +153,13 @@ class Incoming(Protocol):
         """Take first bytes; once they tell what the connection is, see that it gets there."""
         house = self._door.house
         self._held += data
-        opening = read_opening(self._held, house.max_frame, data_connections=house.takes_data_connections)
+        # What comes by TLS is a link.
+        may_be_data = house.takes_data_connections and self.identity is None
+        opening = read_opening(self._held, house.max_frame, data_connections=may_be_data)
         if opening is None:
             return
         session = self.session
         if opening.kind is Kind.LINK or (session is not None and not session.may_be_no_link):
-            if session is None and self._is_resumed:
-                self.refuse(RESUMED)
-                return
             self.session = session or self._build_session()
             self.dataReceived = self._link_received  # type: ignore[method-assign]
             self._link_received(self._held)
@@ -197,9 +191,6 @@ class Incoming(Protocol):
 
     def _silent(self) -> None:
         """Take a client that says nothing for one of the reference protocol that wants the shared port."""
-        if self._is_resumed:
-            self.refuse(RESUMED)
-            return
         house = self._door.house
         self._timer = house.reactor.callLater(house.handshake_timeout - SILENT_AFTER, self._late)
         session = self.session or self._build_session()
@@ -267,18 +258,33 @@ class Door(LandingFactory):
     Its length is the number of connections whose clients are not let in yet.
 
     :ivar incoming: these connections, by address.
+    :ivar tls: makes the transports of links, if they have TLS.
     """
 
     def __init__(self, house: IHouse) -> None:
         self.house = house
         self.incoming: Places[Incoming] = Places()
+        self.tls: TlsListener | None = None
 
     def __len__(self) -> int:
         return len(self.incoming)
 
-    def build(self, address: IAddress | None, identity: Peer | None = None) -> Incoming:
+    def build(self, address: IAddress | None) -> Protocol:
         """See :class:`LandingFactory`."""
-        return Incoming(self, identity)
+        return Incoming(self, None) if self.tls is None else self.tls.buildProtocol(address)
+
+    def proved(self, peer: Peer) -> Incoming:
+        """Return the protocol of a connection whose client is proved by TLS."""
+        return Incoming(self, peer)
+
+    def heard_no_tls(self, transport: Any, data: bytes) -> bool:
+        """Take over a connection that was expected to begin with TLS, if it may be a data connection."""
+        if not (self.house.takes_data_connections and data.startswith(ATTACH_START)):
+            return False
+        incoming = transport.protocol = Incoming(self, None, is_link=False)
+        incoming.makeConnection(transport)
+        incoming.dataReceived(data)
+        return True
 
     def enter(self, incoming: Incoming) -> None:
         """Count a connection that was just made. If there are too many already, one of them gives way."""
@@ -296,20 +302,20 @@ class Door(LandingFactory):
             data = accepted.socket.recv(HEADER_SIZE + MAX_ATTACH + 1)
         opening = read_opening(data, house.max_frame, data_connections=house.takes_data_connections)
         if opening is not None and opening.kind is Kind.DATA_CONNECTION and not opening.problem:
-            user = house.expect(opening, None, address)
-            if user is None:
+            take = house.expect(opening, address)
+            if take is None:
                 accepted.socket.close()
             else:
-                give_socket(accepted.socket, house.poller, user)
+                take(accepted.socket)
             return
-        incoming = self.build(address)
+        protocol = self.build(address)
         try:
-            accepted.give(incoming)
+            accepted.give(protocol)
         except OSError as error:
             _log.debug("connection from {peer} is lost: {why}", peer=format_address(address), why=error)
             return
         if data:
-            incoming.dataReceived(data)
+            protocol.dataReceived(data)
 
     def take_data_connection(self, incoming: Incoming, opening: Opening, *, was_link: bool) -> None:
         """Give a connection to the link whose ticket it shows, or close it.
@@ -317,22 +323,18 @@ class Door(LandingFactory):
         :param was_link: it was silent for so long that it was taken for a link.
         """
         transport = incoming.transport
-        if DebugLog.is_wanted and incoming.identity is not None:
-            log_data_connection(transport, incoming.identity)
-        user = self.house.expect(opening, incoming.identity, transport.getPeer())
-        if user is None:
-            incoming.close()
-            return
-        sock: StreamSocket
+        take = self.house.expect(opening, transport.getPeer())
         try:
-            sock = transport.take_socket() if isinstance(transport, TlsTransport) else take_socket(transport)[0]
+            sock = take_socket(transport)[0] if take is not None else None
         except ValueError:
+            sock = None
+        if take is None or sock is None:
             incoming.close()
             return
         incoming.leave()
         if was_link:
             clear_user_timeout(sock)
-        give_socket(sock, self.house.poller, user)
+        take(sock)
 
     def close(self) -> None:
         """Cut the connections that are counted here."""

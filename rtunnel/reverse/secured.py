@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from rtunnel.tls.identity import Peer, expiry_warning
+from rtunnel.tls.policy import Role
 from rtunnel.upkeep.debug_log import DebugLog
+from rtunnel.wire.data.keys import EXPORTER_LABEL, EXPORTER_LENGTH, exporter_context
 
 _log = DebugLog()
 
 
-def log_data_connection(transport: Any, peer: Peer) -> None:
-    """Log a data connection at debug level, since there may be many, and their link was logged.
+def export_for_records(transport: Any, peer: Peer) -> bytes:
+    """Return what a link's TLS adds to the keys of its data connections (docs/wire.rst, "Keys of a link").
 
     :param transport: a :class:`~rtunnel.tls.transport.TlsTransport`.
+    :param peer: its other end.
     """
-    if DebugLog.is_wanted:
-        _log.debug(
-            "data connection {peer}: TLS 1.3, key exchange {group}, {how}",
-            peer=transport.peer_name,
-            group=peer.group,
-            how="resumed" if transport.is_resumed else "a whole handshake",
-        )
+    own, other = transport.certificate, peer.certificate
+    server, client = (own, other) if transport.role is Role.SERVER else (other, own)
+    context = exporter_context(server.public_bytes(Encoding.DER), client.public_bytes(Encoding.DER))
+    return transport.export(EXPORTER_LABEL, EXPORTER_LENGTH, context)  # type: ignore[no-any-return]
 
 
 def log_secured(

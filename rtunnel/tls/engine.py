@@ -121,6 +121,11 @@ class TlsEngine:
             return None
         return TlsSession(self._loaded.context, openssl.write_session(session))
 
+    @property
+    def certificate(self) -> x509.Certificate:
+        """Our own certificate."""
+        return self._loaded.own.chain[0]
+
     def start(self) -> None:
         """Begin the handshake, which the client does; see :meth:`output`."""
         if self.role is Role.CLIENT:

@@ -8,6 +8,7 @@ the others, whichever have more. So a flood of connections keeps no client out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 
@@ -32,6 +33,8 @@ class _Accepted(TlsTransport):
 
     turn: Turn
     enter: Callable[[_Accepted], None]
+    hears_no_tls: Callable[[_Accepted, bytes], bool]
+    _is_begun = False
 
     def connectionMade(self) -> None:
         """See :class:`TlsTransport`."""
@@ -41,6 +44,10 @@ class _Accepted(TlsTransport):
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes of TLS: in the handshake, when it is their turn."""
+        if not self._is_begun:
+            self._is_begun = True
+            if self.hears_no_tls(self, data):
+                return
         if self.in_handshake:
             self.turn.received(data)
         else:
@@ -59,6 +66,8 @@ class TlsListener(QuietFactory, Secured):
     :param most: handshakes that may be under way at once.
     :param build: gives the protocol for a connection whose client is proved; None: it is closed.
     :param is_known: whether an address is that of a link, see :func:`~rtunnel.relay.sockets.address_prefix`.
+    :param hears_no_tls: called with the transport below and the first bytes of a connection; returns whether it has taken
+        the connection over.
     :ivar credentials: of the server.
     :ivar log_limiter: for what strangers can cause as often as they like.
     """
@@ -71,11 +80,13 @@ class TlsListener(QuietFactory, Secured):
         most: int,
         build: Callable[[Peer], IProtocol | None],
         is_known: Callable[[str], bool] = lambda _address: False,
+        hears_no_tls: Callable[[Any, bytes], bool] = lambda _transport, _data: False,
     ) -> None:
         self._clock = clock
         self._patience = patience
         self._most = most
         self._is_known = is_known
+        self._hears_no_tls = hears_no_tls
         self._build = build
         self._known: Places[_Accepted] = Places()
         self._strange: Places[_Accepted] = Places()
@@ -92,7 +103,14 @@ class TlsListener(QuietFactory, Secured):
         address = address_prefix(addr)
         transport.turn = Turn(self._turns, address, self._is_known(address), transport.have_turn)
         transport.enter = self._enter
+        transport.hears_no_tls = self._look_at_first_bytes
         return transport
+
+    def _look_at_first_bytes(self, transport: _Accepted, data: bytes) -> bool:
+        if not self._hears_no_tls(transport.tcp, data):
+            return False
+        transport.leave()
+        return True
 
     def _enter(self, transport: _Accepted) -> None:
         """Count a handshake, in place of another one if there are too many."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from functools import partial
 
+from cryptography import x509
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
@@ -27,11 +28,10 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import TlsFailed
 from rtunnel.reasons import reason_of
-from rtunnel.relay.sockets import SocketTransport, format_address, take_socket, tune
+from rtunnel.relay.sockets import SocketTransport, format_address, tune
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role
-from rtunnel.tls.socket import TlsSocket
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire.opening import foreign_protocol
 
@@ -95,46 +95,22 @@ class TlsTransport(Protocol):
         self._write_ended = False
         self.tcp: SocketTransport
 
-    @classmethod
-    def above(cls, engine: TlsEngine, user: Secured, clock: IReactorTime, protocol: IProtocol) -> TlsTransport:
-        """For a connection whose handshake is over, see :meth:`TlsSocket.leave`; *protocol* is what is above."""
-        transport = cls(engine, engine.role, user, clock, 0.0)
-        transport._state = _State.UP
-        transport._heard = True
-        transport.protocol = protocol
-        return transport
+    @property
+    def role(self) -> Role:
+        """Which end this is."""
+        return self._role
 
-    def look(self) -> None:
-        """Tell the protocol of the other end's goodbye, if that was read before; an alert ends the connection."""
-        if self._state is _State.LOST:
-            return
-        self._engine.look()
-        if self._engine.failure:
-            self._fail(self._engine.failure)
-        elif self._engine.ended:
-            self._peer_ended()
+    @property
+    def certificate(self) -> x509.Certificate:
+        """Our own certificate, as the other end has seen it."""
+        return self._engine.certificate
 
-    def take_socket(self) -> TlsSocket:
-        """Return the connection as a socket. The protocol is called no more.
+    def export(self, label: bytes, length: int, context: bytes) -> bytes:
+        """Return keying material of this connection (RFC 8446, section 7.5).
 
-        :raises ValueError: it is closed, or about to be, or one direction is.
+        :param length: in bytes.
         """
-        if self._state is not _State.UP or self._read_ended or self._write_ended:
-            raise ValueError("the connection is closed, or about to be")
-        self.tcp.write(self._engine.output(is_last=True))
-        sock, unsent = take_socket(self.tcp)
-        self._state = _State.LOST
-        self.protocol = None  # no circle
-        try:
-            # The last of the handshake; Twisted sends nothing at once.
-            sent = sock.send(unsent) if unsent else 0
-        except OSError:
-            sent = -1
-        if sent != len(unsent):
-            sock.close()
-            raise ValueError("the connection takes nothing")
-        engine, self._engine = self._engine, None  # type: ignore[assignment]
-        return TlsSocket(sock, engine)
+        return self._engine.connection.export_keying_material(label, length, context)
 
     @property
     def peer_name(self) -> str:
@@ -146,10 +122,12 @@ class TlsTransport(Protocol):
         """Whether the other end is neither proved nor refused yet."""
         return self._state is _State.HANDSHAKE
 
-    @property
-    def is_resumed(self) -> bool:
-        """Whether the other end is proved by a session, and not by a whole handshake."""
-        return self._engine.is_resumed
+    def leave(self) -> None:
+        """Forget the connection, which somebody else has taken over before any handshake."""
+        self._stop_timer()
+        self._state = _State.LOST
+        self._user.gone(self)
+        self._engine.close()
 
     # From TCP
 
@@ -157,10 +135,6 @@ class TlsTransport(Protocol):
         """Begin the handshake."""
         self.tcp = self.transport  # type: ignore[assignment]
         tune(self.tcp)
-        if self._state is _State.UP:
-            assert self.protocol is not None
-            self.protocol.makeConnection(self)  # type: ignore[arg-type]
-            return
         self._timer = self._clock.callLater(self._patience, self._too_slow)
         if self._role is Role.CLIENT:
             self._engine.start()

@@ -13,7 +13,7 @@ from rtunnel.upkeep.descriptors import Descriptors, IHolder, Place
 
 class IVisitor(IHolder, Protocol):
     """Relays one connection, as :class:`~rtunnel.relay.socket_end.SocketEnd` and
-    :class:`~rtunnel.relay.direct.DirectRelay` do. Hashed by identity.
+    :class:`~rtunnel.relay.local_socket.LocalSocket` do. Hashed by identity.
     """
 
     def abort(self) -> None:

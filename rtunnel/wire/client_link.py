@@ -55,7 +55,7 @@ class ClientLink(Link):
         if peer is not None:
             self._handlers[frames.READY] = self._receive_ready
             if messages.DIRECT in self.capabilities:
-                self._handlers[frames.TICKETS] = self._receive_tickets
+                self._handlers |= {frames.KEYS: self._receive_keys, frames.TICKETS: self._receive_tickets}
             for number, request in unsent.items():
                 self._send(frames.INIT, number, messages.encode_init(request))
         else:
@@ -99,12 +99,11 @@ class ClientLink(Link):
 
     def _receive_tickets(self, _conn_id: int, payload: bytes) -> None:
         try:
-            tickets, expires = messages.decode_tickets(payload)
+            first, count, expires = messages.decode_tickets(payload)
         except ValueError as error:
             self._ignore(f"malformed TICKETS ({error})")
             return
-        if tickets:
-            self._events.append(TicketsReceived(tickets, expires))
+        self._events.append(TicketsReceived(first, count, expires))
 
     def _receive_tunnel_error(self, number: int, error: WireError) -> None:
         if self.tunnels.pop(number, None) is None:

@@ -16,10 +16,18 @@ class Established:
 
 
 @dataclass(slots=True)
-class TicketsReceived:
-    """At the client: the server wants a data connection for each of *tickets*, within *expires* seconds."""
+class KeysReceived:
+    """KEYS has come; see :mod:`rtunnel.wire.data.keys`."""
 
-    tickets: list[str]
+    payload: bytes
+
+
+@dataclass(slots=True)
+class TicketsReceived:
+    """At the client: the server wants *count* data connections, with the tickets from *first*, within *expires* seconds."""
+
+    first: int
+    count: int
     expires: float
 
 
@@ -124,6 +132,7 @@ class LinkFailed:
 
 Event = (
     Established
+    | KeysReceived
     | TicketsReceived
     | TunnelRequested
     | TunnelReady

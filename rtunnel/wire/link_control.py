@@ -19,7 +19,7 @@ from math import inf
 
 from rtunnel.errors import Code, TooMuchWaiting
 from rtunnel.wire import frames, messages
-from rtunnel.wire.events import Established, Event, FrameIgnored, LinkFailed
+from rtunnel.wire.events import Established, Event, FrameIgnored, KeysReceived, LinkFailed
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.liveness import MAX_PING, Liveness
 from rtunnel.wire.messages import Hello, WireError
@@ -154,6 +154,15 @@ class LinkControl:
     def _receive_pong(self, _conn_id: int, payload: bytes) -> None:
         if not self.liveness.take_pong(payload, self._now):
             self._ignore("PONG without a PING", is_normal=True)
+
+    # Data connections
+
+    def send_keys(self, payload: bytes) -> None:
+        """Send KEYS; see :mod:`rtunnel.wire.data.keys`."""
+        self._send(frames.KEYS, 0, payload)
+
+    def _receive_keys(self, _conn_id: int, payload: bytes) -> None:
+        self._events.append(KeysReceived(payload))
 
     # Errors and the end
 

@@ -249,58 +249,7 @@ def decode_error(payload: bytes) -> WireError:
 # Data connections
 
 
-def encode_tickets(tickets: list[str], expires: float) -> bytes:
-    """Encode TICKETS.
-
-    :param tickets: up to :data:`MAX_TICKETS` tickets.
-    :param expires: for how many seconds they are good.
-    """
-    return _dump({"tickets": tickets, "expires": expires})
-
-
-def decode_tickets(payload: bytes) -> tuple[list[str], float]:
-    """Decode TICKETS. Return the tickets, and for how many seconds they are good.
-
-    :raises ValueError: it is malformed, or a value is out of range.
-    """
-    if len(payload) > MAX_TICKETS_PAYLOAD:
-        raise ValueError(f"more than {MAX_TICKETS_PAYLOAD} bytes")
-    value = _load(payload)
-    tickets, expires = value.get("tickets"), value.get("expires")
-    if not isinstance(tickets, list) or not all(map(_is_random, tickets)):
-        raise ValueError("not a list of tickets with 32 hexadecimal digits each")
-    if not isinstance(expires, int | float) or isinstance(expires, bool) or not 0 < expires <= MAX_EXPIRES:
-        raise ValueError("no lifetime of the tickets, or one out of range")
-    return tickets[:MAX_TICKETS], float(expires)
-
-
-def encode_attach(ticket: str, ping_every: float) -> bytes:
-    """Encode ATTACH: ``<ticket>:<milliseconds>`` in ASCII.
-
-    :param ticket: a ticket from TICKETS.
-    :param ping_every: after how many seconds of silence the client wants a PING.
-    """
-    return f"{ticket}:{min(max(int(ping_every * 1000), 1), 9999999)}".encode("ascii")
-
-
-def decode_attach(payload: bytes) -> tuple[str, float | None]:
-    """Decode ATTACH.
-
-    :return: the ticket, and after how many seconds of silence the client wants a PING; None if it leaves that to the
-        server.
-    :raises ValueError: it is malformed.
-    """
-    ticket, colon, wish = payload.decode("ascii", "replace").partition(":")
-    if not _is_random(ticket):
-        raise ValueError("no ticket of 32 hexadecimal digits")
-    if not colon:
-        return ticket, None
-    if not wish.isdigit() or len(wish) > 7:
-        raise ValueError("no number of milliseconds after the ticket")
-    return ticket, int(wish) / 1000
-
-
-def encode_ticket_range(first: int, count: int, expires: float) -> bytes:
+def encode_tickets(first: int, count: int, expires: float) -> bytes:
     """Encode TICKETS.
 
     :param first: the index of the first ticket.
@@ -310,7 +259,7 @@ def encode_ticket_range(first: int, count: int, expires: float) -> bytes:
     return _dump({"first": first, "count": count, "expires": expires})
 
 
-def decode_ticket_range(payload: bytes) -> tuple[int, int, float]:
+def decode_tickets(payload: bytes) -> tuple[int, int, float]:
     """Decode TICKETS. Return the index of the first ticket, how many there are, and for how many seconds they are good.
 
     :raises ValueError: it is malformed, or a value is out of range.
@@ -328,7 +277,7 @@ def decode_ticket_range(payload: bytes) -> tuple[int, int, float]:
     return first, count, float(expires)
 
 
-def encode_attach_id(id: bytes, client_random: bytes = b"") -> bytes:
+def encode_attach(id: bytes, client_random: bytes = b"") -> bytes:
     """Encode ATTACH.
 
     :param id: the 16 bytes that name the ticket.
@@ -337,7 +286,7 @@ def encode_attach_id(id: bytes, client_random: bytes = b"") -> bytes:
     return id + client_random
 
 
-def decode_attach_id(payload: bytes) -> tuple[bytes, bytes]:
+def decode_attach(payload: bytes) -> tuple[bytes, bytes]:
     """Decode ATTACH. Return the ticket's id, and the client's 32 random bytes, or none.
 
     :raises ValueError: it is malformed.

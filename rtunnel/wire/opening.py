@@ -18,8 +18,10 @@ from enum import Enum
 from rtunnel.wire.frames import ATTACH, HEADER, HEADER_SIZE, NAMES, frame_name
 from rtunnel.wire.messages import decode_attach
 
-#: No ATTACH has a longer payload, in bytes: a ticket, a colon and seven digits.
-MAX_ATTACH = 40
+#: No ATTACH has a longer payload, in bytes: the id of a ticket, and a random number.
+MAX_ATTACH = 48
+#: How every ATTACH begins. No record of TLS does.
+ATTACH_START = bytes([ATTACH, 0])
 
 
 class Kind(Enum):
@@ -41,15 +43,14 @@ class Opening:
     """What a connection is.
 
     :ivar problem: why it cannot be served, for the operator; empty if it can.
-    :ivar ticket: of a data connection; see :class:`rtunnel.wire.data_connection.Tickets`.
-    :ivar ping_every: of a data connection: seconds of silence after which the client wants a PING; None if it leaves
-        that to the server.
+    :ivar ticket: of a data connection: the id of its ticket; see :class:`rtunnel.wire.data.tickets.Tickets`.
+    :ivar client_random: of a data connection whose records will be sealed: its client's random number.
     """
 
     kind: Kind
     problem: str = ""
-    ticket: str = ""
-    ping_every: float | None = None
+    ticket: bytes = b""
+    client_random: bytes = b""
 
 
 _LINK = Opening(Kind.LINK)
@@ -85,7 +86,7 @@ def read_opening(data: bytes, max_frame: int, *, data_connections: bool) -> Open
         if length > MAX_ATTACH:
             return Opening(Kind.DATA_CONNECTION, f"malformed ATTACH (no ticket is {length} bytes long)")
         if len(data) > HEADER_SIZE + length:
-            # An honest client waits for the PING.
+            # An honest client waits for the answer.
             return Opening(Kind.DATA_CONNECTION, "bytes after ATTACH")
         if len(data) < HEADER_SIZE + length:
             return None

@@ -62,17 +62,18 @@ class ServerLink(Link):
         if peer is not None:
             self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(self.hello))
         super()._settle(peer)
+        if messages.DIRECT in self.capabilities:
+            self._handlers[frames.KEYS] = self._receive_keys
 
-    def send_tickets(self, tickets: list[str], expires: float) -> None:
-        """Ask the client for a data connection for each ticket, if both ends know data connections.
+    def send_tickets(self, first: int, count: int, expires: float) -> None:
+        """Ask the client for *count* data connections.
 
+        :param first: the index of the first ticket.
         :param expires: for how many seconds the tickets are good.
         """
-        if messages.DIRECT not in self.capabilities:
-            return
-        for start in range(0, len(tickets), messages.MAX_TICKETS):
-            part = tickets[start : start + messages.MAX_TICKETS]
-            self._send(frames.TICKETS, 0, messages.encode_tickets(part, expires))
+        for start in range(0, count, messages.MAX_TICKETS):
+            part = min(count - start, messages.MAX_TICKETS)
+            self._send(frames.TICKETS, 0, messages.encode_tickets(first + start, part, expires))
 
     def open_stream(self, tunnel: int, visitor: str) -> Stream:
         """Open a stream for a visitor. A link that has received nothing yet becomes a reference link.

@@ -6,14 +6,12 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rtunnel.reverse.public import Visitor
-from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
-from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.upkeep.visitors import Visitors
-from rtunnel.wire.data_connection import Tickets
-from rtunnel.wire.server_link import ServerLink, StreamIds
+from rtunnel.wire.data.tickets import Tickets
+from rtunnel.wire.server_link import ServerLink
 
 
 class ICarrier(Protocol):
@@ -48,7 +46,6 @@ class ICarrierServer(Protocol):
     :ivar poller: watches sockets; see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar pool_size: data connections of one link that may wait for visitors.
     :ivar descriptors: who has how many.
-    :ivar bucket: limits how fast data connections are made, over all links; None: no limit, because they cost little.
     """
 
     reactor: Any
@@ -56,9 +53,7 @@ class ICarrierServer(Protocol):
     descriptors: Descriptors
     visitors: Visitors
     tickets: Tickets[Any]
-    ids: StreamIds
     pool_size: int
-    bucket: TokenBucket | None
     log_limiter: LogLimiter
 
 
@@ -66,14 +61,12 @@ class ICarrierSession(Protocol):
     """The part of a session that its carriers use.
 
     :ivar peer_name: the client, for logs.
-    :ivar identity: the client as authenticated by TLS; None without TLS.
     """
 
     link: ServerLink
     peer_name: str
-    identity: Peer | None
     memory: Memory
 
     @property
     def wants_visitors(self) -> bool: ...
-    def send_tickets(self, tickets: list[str], expires: float) -> None: ...
+    def send_tickets(self, first: int, count: int, expires: float) -> None: ...

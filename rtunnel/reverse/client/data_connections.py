@@ -1,25 +1,36 @@
-"""Data connections at the client: made when the server sends tickets, and kept until a visitor comes.
+"""Data connections at the client: made when the server sends tickets, and used by one visitor after the other.
 
-    ClientSession -> DataConnections -> ClientData  one for each that is made or waits
-                                     -> Visits      for those in use
+    ClientSession -> DataConnections -> _Attempt      one for each that is made
+                                     -> RecordSocket  one for each that there is
+                                     -> Visits        the visitors
 
 When none can be made, the link stays: visitors go by the link then, unless an end forbids it.
 """
 
 from __future__ import annotations
 
+import secrets
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from rtunnel.reverse.carriers.sockets import SocketWire
+from rtunnel.reasons import reason_of
+from rtunnel.reverse.carriers.record_socket import COST, RecordSocket
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
-from rtunnel.wire.data_connection import ClientDataConnection, Used
+from rtunnel.wire import frames, messages
+from rtunnel.wire.data.connection import Opened
+from rtunnel.wire.data.keys import RANDOM, Ratchet, Root, Ticket, connection_seals
+from rtunnel.wire.data.seal import Cipher, Seal
+from rtunnel.wire.data.tickets import ClientTickets
 from rtunnel.wire.messages import DIRECT_ONLY
 
 #: Seconds that a ticket is kept until there is room for its connection: it was sent because a visitor had taken one,
@@ -35,7 +46,6 @@ class IDialler(Protocol):
     :ivar poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar connect_timeout: seconds that a connection to the server may take.
     :ivar dial_timeout: seconds that one to a local service may take.
-    :ivar is_outdated: the link would be another if it were made now, and as it is it is of little use.
     """
 
     reactor: Any
@@ -44,173 +54,238 @@ class IDialler(Protocol):
     connect_timeout: float
     dial_timeout: float
 
-    @property
-    def is_outdated(self) -> bool: ...
     def why_revoked(self, server: Peer) -> str: ...
     def look_at_files(self) -> None: ...
-    def dial_server(self, data: ClientData) -> Cancellable: ...
+    def dial_server(self, made: Callable[[socket.socket], None], failed: Callable[[str], None]) -> Cancellable: ...
 
 
-class ClientData:
-    """A data connection from its ticket to its visitor.
+@implementer(IReadDescriptor)
+class _Attempt:
+    """A data connection from its ticket to the server's answer.
 
     :ivar began: when it was dialled.
-    :ivar wire: the connection, once there is one.
+    :ivar dialling: the attempt to connect.
     """
 
-    __slots__ = ("_connections", "began", "machine", "wire")
-
-    def __init__(self, connections: DataConnections, machine: ClientDataConnection, began: float) -> None:
+    def __init__(self, connections: DataConnections, ticket: Ticket, cipher: Cipher, began: float) -> None:
         self._connections = connections
-        self.machine = machine
+        self._ticket = ticket
+        self._cipher = cipher
+        self._random = secrets.token_bytes(RANDOM) if cipher is not Cipher.NONE else b""
+        self._answer = b""
+        self._socket: socket.socket | None = None
         self.began = began
-        self.wire: SocketWire | None = None
+        self.dialling: Cancellable | None = None
 
-    def connected(self, wire: SocketWire) -> None:
+    def connected(self, sock: socket.socket) -> None:
         """Show the ticket."""
-        self.wire = wire
-        self._connections.made(self)
-        wire.send(self.machine.data_to_send())
-
-    def received(self, data: bytes) -> None:
-        """Take a PING of the server, or a visitor."""
-        machine, wire = self.machine, self.wire
-        assert wire is not None
-        is_news = not machine.is_attached
-        used = machine.receive_data(data, self._connections.seconds())
-        if machine.error:
-            wire.cut()
-            self.lost(machine.error)
+        self._socket = sock
+        self.dialling = None
+        attach = messages.encode_attach(self._ticket.id, self._random)
+        try:
+            sock.send(frames.encode_frame(frames.ATTACH, 0, attach))
+            if self._random:
+                self._connections.poller.addReader(self)
+        except OSError as error:
+            self.failed(reason_of(error))
             return
-        if is_news and machine.is_attached:
-            self._connections.works()
-        if used is not None:
-            self._connections.used(self, wire, used)
-        elif answer := machine.data_to_send():
-            wire.send(answer)
+        if not self._random:
+            self._connections.attached(self, sock, None)
 
-    def lost(self, why: str) -> None:
-        """Take note that the connection is lost before a visitor came, or cannot be made."""
-        self._connections.gone(self, why)
+    def failed(self, why: str) -> None:
+        """Take note that the connection cannot be made, or is lost."""
+        self.cancel()
+        self._connections.failed(self, why)
 
-    def cut(self) -> None:
-        """End it."""
-        if self.wire is not None:
-            self.wire.cut()
+    def cancel(self) -> None:
+        """Give up."""
+        dialling, self.dialling = self.dialling, None
+        if dialling is not None:
+            dialling.cancel()
+        if self._socket is not None:
+            self._connections.poller.forget(self)
+            self._socket.close()
+            self._socket = None
+
+    # Called by the reactor
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 if there is none."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    def logPrefix(self) -> str:
+        """Return the name under which the reactor logs errors."""
+        return "data connection"
+
+    def doRead(self) -> None:
+        """Read the server's random number, and nothing behind it."""
+        sock = self._socket
+        if sock is None:
+            return
+        try:
+            data = sock.recv(RANDOM - len(self._answer))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.failed(reason_of(error))
+            return
+        if not data:
+            self.failed("it was closed")
+            return
+        self._answer += data
+        if len(self._answer) == RANDOM:
+            self._connections.poller.removeReader(self)
+            self._socket = None
+            seals = connection_seals(self._ticket.key, self._random, self._answer, self._cipher, is_client=True)
+            self._connections.attached(self, sock, seals)
+
+    def doWrite(self) -> None:
+        """Do nothing: writing is not watched."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Take note that the reactor found the socket broken, or is stopping."""
+        self.failed(reason_of(reason))
 
 
 class DataConnections:
     """The data connections of one link.
 
     :param user: the link.
+    :param root: what both ends of the link have agreed on.
     :param most: connections that may be made or wait at once.
-    :ivar seconds: returns the time, in seconds.
     """
 
     log = Logger()
 
-    def __init__(self, user: IUser, dialler: IDialler, most: int, visitors: Visitors) -> None:
+    def __init__(self, user: IUser, dialler: IDialler, root: Root, most: int, visitors: Visitors) -> None:
         self._user = user
-        self.seconds: Callable[[], float] = user.clock.seconds
+        self._seconds: Callable[[], float] = user.clock.seconds
         self._dialler = dialler
+        self.poller = dialler.poller
+        self._cipher = root.cipher
+        self._tickets = ClientTickets(Ratchet(root.root))
         self._most = most
         self._visits = Visits(user, dialler.reactor, dialler.poller, dialler.dial_timeout, visitors)
-        self._there: set[ClientData] = set()
-        self._dialling: dict[ClientData, Cancellable] = {}
-        # Those with which no connection is made yet, and until when they are kept.
-        self._tickets: deque[tuple[str, float]] = deque(maxlen=most)
+        self._attempts: set[_Attempt] = set()
+        self._connections: set[RecordSocket] = set()
+        # Tickets with which no connection is made yet, and until when they are kept.
+        self._kept: deque[tuple[Ticket, float]] = deque(maxlen=most)
         self._said = False
         self._closed = False
 
     # Making them
 
-    def take_tickets(self, tickets: list[str], expires: float) -> None:
-        """Make a connection for each of *tickets*; those for which there is no room are kept for a while.
+    def take_tickets(self, first: int, count: int, expires: float) -> None:
+        """Make *count* connections; tickets for which there is no room are kept for a while.
 
+        :param first: the index of the first ticket.
         :param expires: seconds for which they are good.
+        :raises ValueError: these are not the next tickets.
         """
-        until = self.seconds() + min(expires, KEPT)
-        for ticket in tickets:
-            self._tickets.append((ticket, until))
+        until = self._seconds() + min(expires, KEPT)
+        for ticket in self._tickets.take(first, count):
+            self._kept.append((ticket, until))
             self._make()
 
     def _make(self) -> None:
-        now = self.seconds()
-        while self._tickets and len(self._there) < self._most and not self._closed:
-            ticket, until = self._tickets.popleft()
+        now = self._seconds()
+        while self._kept and not self._closed:
+            idle = sum(connection.state.is_free for connection in self._connections)
+            if len(self._attempts) + idle >= self._most:
+                return
+            ticket, until = self._kept.popleft()
             if until <= now:
                 continue
-            data = ClientData(self, ClientDataConnection(ticket, self._user.link.limits, now), now)
-            self._there.add(data)
-            dialling = self._dialler.dial_server(data)
-            if data.wire is None and data in self._there:
-                self._dialling[data] = dialling
+            attempt = _Attempt(self, ticket, self._cipher, now)
+            self._attempts.add(attempt)
+            dialling = self._dialler.dial_server(attempt.connected, attempt.failed)
+            if attempt in self._attempts and attempt.fileno() < 0:
+                attempt.dialling = dialling
 
-    def made(self, data: ClientData) -> None:
-        """Take note that *data* is connected."""
-        self._dialling.pop(data, None)
+    def attached(self, attempt: _Attempt, sock: socket.socket, seals: tuple[Seal, Seal] | None) -> None:
+        """Take a connection on which the ticket was shown."""
+        self._attempts.discard(attempt)
+        limits, memory = self._user.link.limits, self._user.memory
+        try:
+            connection = RecordSocket(self.poller, sock, self, limits, self._seconds(), seals, is_server=False)
+        except OSError as error:
+            sock.close()
+            self._say(reason_of(error))
+            return
+        memory.add(COST)
+        self._connections.add(connection)
 
-    def works(self) -> None:
-        """Take note that the server has taken a ticket."""
+    def failed(self, attempt: _Attempt, why: str) -> None:
+        """Forget a connection that could not be made."""
+        if attempt in self._attempts:
+            self._attempts.discard(attempt)
+            self._say(why)
+
+    def _say(self, why: str) -> None:
+        """Log that a connection could not be made: loud once, until one can be made."""
+        log = self.log.debug if self._said else self._user.log_limiter.warn
+        self._said = True
+        waits = DIRECT_ONLY in self._user.link.capabilities
+        log(
+            "data connections cannot be made: {why}; visitors {what}",
+            why=why,
+            what="are closed (--data-plane=direct)" if waits else "go by the link",
+        )
+
+    # Their life, see IUser of RecordSocket
+
+    def proved(self, connection: RecordSocket) -> None:
+        """Take note that the server has taken the ticket. If records are sealed, prove this end too."""
+        if self._cipher is not Cipher.NONE:
+            connection.say_alive()
         if self._said:
             self._said = False
             self._user.log_limiter.info("data connections can be made again")
 
-    def gone(self, data: ClientData, why: str) -> None:
-        """Forget *data*, which is closed or could not be made."""
-        self._dialling.pop(data, None)
-        if data not in self._there:
-            return
-        self._there.discard(data)
-        if data.machine.error or not data.machine.is_attached:
-            # Loud once, until one can be made.
-            log = self.log.debug if self._said else self._user.log_limiter.warn
-            self._said = True
-            waits = DIRECT_ONLY in self._user.link.capabilities
-            log(
-                "data connections cannot be made: {why}; visitors {what}",
-                why=why,
-                what="are closed (--data-plane=direct)" if waits else "go by the link",
-            )
+    def opened(self, connection: RecordSocket, opened: Opened) -> None:
+        """Serve a visitor."""
+        self._visits.serve(connection, opened)
+        # The server knew of this one before we did, and may have asked for the next meanwhile.
+        if self._kept:
+            self._make()
+
+    def freed(self, connection: RecordSocket) -> None:
+        """Wait for the next visitor."""
+        if self._closed:
+            self._connections.discard(connection)
+            connection.cut()
+
+    def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
+        """Forget a connection."""
+        self._connections.discard(connection)
+        if is_breach or not connection.is_proved:
+            self._say(why)
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
-        for data in list(self._there):
-            data.machine.tick(now)
-            if data in self._dialling and now - data.began >= self._dialler.connect_timeout:
-                dialling = self._dialling[data]
-                data.lost("no connection in time")
-                dialling.cancel()
-            elif data.machine.is_dead and data.wire is not None:
-                data.cut()
-                data.lost("nothing is heard of the server")
+        for attempt in list(self._attempts):
+            if now - attempt.began >= self._dialler.connect_timeout:
+                attempt.failed("no connection in time")
+        for connection in list(self._connections):
+            connection.tick(now)
         self._visits.tick(now)
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`~rtunnel.upkeep.memory.IParty`."""
         return self._visits.holdings()
 
-    def used(self, data: ClientData, wire: SocketWire, used: Used) -> None:
-        """Serve a visitor that has come over *data*."""
-        self._there.discard(data)
-        if self._closed:
-            wire.cut()
-        else:
-            self._visits.serve(wire, used)
-            # The server knew of this one before we did, and may have asked for the next meanwhile.
-            self._make()
-
     # The end
 
     def withdraw(self) -> None:
         """Take no more visitors; those there are go on."""
         self._closed = True
-        dialling, self._dialling = self._dialling, {}
-        there, self._there = self._there, set()
-        for attempt in dialling.values():
+        attempts, self._attempts = self._attempts, set()
+        for attempt in attempts:
             attempt.cancel()
-        for data in there:
-            data.cut()
+        for connection in list(self._connections):
+            if connection.state.is_free:
+                self._connections.discard(connection)
+                connection.cut()
 
     def close(self, *, cut: bool = True) -> None:
         """End everything, as the link is gone. May be called twice.
@@ -219,3 +294,7 @@ class DataConnections:
         """
         self.withdraw()
         self._visits.close(cut=cut)
+        if cut:
+            connections, self._connections = self._connections, set()
+            for connection in connections:
+                connection.cut()

@@ -7,6 +7,8 @@ TunnelClient
 from __future__ import annotations
 
 import secrets
+import socket
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -22,8 +24,7 @@ from rtunnel.reasons import reason_of
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.reverse.carriers.sockets import Taker, give_socket
-from rtunnel.reverse.client.data_connections import ClientData
+from rtunnel.reverse.carriers.sockets import Taker
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.visits import Cancellable
@@ -89,11 +90,6 @@ class LinkService(HeldConnection[ClientSession]):
         link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
         return ClientSession(self._settings, link, self.reactor, self._visitors, self, self._watches)
 
-    @property
-    def is_outdated(self) -> bool:
-        """See :class:`TlsDialler`."""
-        return self._tls is not None and self._tls.is_outdated
-
     def why_revoked(self, server: Peer) -> str:
         """See :class:`TlsDialler`."""
         return self._tls.why_revoked(server) if self._tls is not None else ""
@@ -103,8 +99,8 @@ class LinkService(HeldConnection[ClientSession]):
         if self._tls is not None:
             self._tls.look_at_files()
 
-    def dial_server(self, data: ClientData) -> Cancellable:
-        """Make a data connection for the current link."""
+    def dial_server(self, made: Callable[[socket.socket], None], failed: Callable[[str], None]) -> Cancellable:
+        """Connect to the server of the current link, for a data connection."""
         if self._server_now is None:
             self._server_now = self._settings.server
             peer: Any = self.session.transport.getPeer() if self.session is not None else None
@@ -113,21 +109,12 @@ class LinkService(HeldConnection[ClientSession]):
                 self._server_now = replace(self._server_now, host=peer.host)
             self._address_now = self._server_now.socket_address()
             self._endpoint_now = self._server_now.endpoint(self.reactor, self.connect_timeout)
-        if self._tls is None and self._address_now is not None:
-            dial = Dial(
-                self.poller,
-                lambda sock: give_socket(sock, self.poller, data),
-                lambda error: data.lost(reason_of(error)),
-            )
+        if self._address_now is not None:
+            dial = Dial(self.poller, made, lambda error: failed(reason_of(error)))
             dial.start(*self._address_now)
             return dial
-        endpoint = self._endpoint_now
-        dialling: Deferred[Any]
-        if self._tls is not None:
-            dialling = Deferred.fromCoroutine(self._tls.connect_data(endpoint, partial(Taker, self.poller, data)))
-        else:
-            dialling = endpoint.connect(QuietFactory.forProtocol(partial(Taker, self.poller, data)))
-        dialling.addErrback(lambda failure: data.lost(reason_of(failure)))
+        dialling: Deferred[Any] = self._endpoint_now.connect(QuietFactory.forProtocol(partial(Taker, made, failed)))
+        dialling.addErrback(lambda failure: failed(reason_of(failure)))
         return dialling
 
     async def dial(self) -> ClientSession:

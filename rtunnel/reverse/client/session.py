@@ -18,6 +18,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_host_port, text_prefix, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
+from rtunnel.reverse.secured import export_for_records
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.backoff import Backoff
@@ -27,6 +28,7 @@ from rtunnel.upkeep.service_watch import ServiceWatch
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
+from rtunnel.wire.data.keys import ClientAgreement, read_plain_keys, wish
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, TunnelRequest
 from rtunnel.wire.opening import read_opening
@@ -107,7 +109,9 @@ class ClientSession(LinkProtocol):
         ]
         self.log_limiter = LogLimiter(self.log, reactor, most=MOST_ALIKE)
         self.admitted = "server"
-        self.data = DataConnections(self, dialler, settings.pool, visitors)
+        # None until both ends have agreed on keys.
+        self.data: DataConnections | None = None
+        self._agreement: ClientAgreement | None = None
         self._silence: IDelayedCall | None = None
         self._draining = False
         self._said_reference = False
@@ -118,12 +122,16 @@ class ClientSession(LinkProtocol):
             events.TunnelReady: self._tunnel_ready,
             events.TunnelRefused: self._tunnel_refused,
             events.StreamOpened: self._stream_opened,
+            events.KeysReceived: self._keys_received,
             events.TicketsReceived: self._tickets_received,
         }
 
     def connectionMade(self) -> None:
         """Say HELLO and ask for the first tunnel; the others wait for the answer."""
         limit_messages(self.transport)
+        if self.identity is not None and DIRECT in self.link.hello.capabilities:
+            self._agreement = ClientAgreement(wish())
+            self.link.send_keys(self._agreement.message)
         for tunnel in self._tunnels:
             self.link.request_tunnel(tunnel.number, tunnel.request)
         self._held = b""
@@ -148,33 +156,33 @@ class ClientSession(LinkProtocol):
         for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
             if call is not None and call.active():
                 call.cancel()
-        close_data = partial(self.data.close, cut=not self.peer_has_left)
         try:
-            do_all([self._rest_watches, close_data, partial(super().connectionLost, reason)])
+            do_all([self._rest_watches, self._close_data, partial(super().connectionLost, reason)])
         finally:
             # Whatever happens, the service dials again.
             self.ended.callback(self.why_lost or reason_of(reason))
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. Close the data connections with the link."""
-        self.data.close(cut=not self.peer_has_left)
+        self._close_data()
         super()._close_connection(half=half)
 
-    def _tick(self) -> None:
-        data_tick = partial(self.data.tick, self.clock.seconds())
-        look = self._dialler.look_at_files
-        limits = [self.log_limiter.tick, self.memory.tick]
-        do_all([super()._tick, data_tick, *limits, look, self._look_at_certificates])
+    def _close_data(self) -> None:
+        if self.data is not None:
+            self.data.close(cut=not self.peer_has_left)
 
-    def _look_at_certificates(self) -> None:
-        if self.link.is_closed:
-            return
-        if self.identity is not None and (why := self._dialler.why_revoked(self.identity)):
+    def _tick(self) -> None:
+        do_all([super()._tick, self._tick_data, self.log_limiter.tick, self.memory.tick, self._look_at_files])
+
+    def _tick_data(self) -> None:
+        if self.data is not None:
+            self.data.tick(self.clock.seconds())
+
+    def _look_at_files(self) -> None:
+        self._dialler.look_at_files()
+        is_revoked = not self.link.is_closed and self.identity is not None
+        if is_revoked and (why := self._dialler.why_revoked(self.identity)):  # type: ignore[arg-type]
             self.fail(Code.UNAUTHORIZED, why)
-        elif not self.link.stream_count and self._dialler.is_outdated:
-            # The server takes no more data connections for this link, and there is no visitor to notice.
-            self.why_lost = "its certificate has expired, and the files have another"
-            self.close(Code.SHUTTING_DOWN, "the client has another certificate")
 
     def _server_is_silent(self) -> None:
         """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise."""
@@ -204,7 +212,8 @@ class ClientSession(LinkProtocol):
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`LinkProtocol`."""
         yield from super().holdings()
-        yield from self.data.holdings()
+        if self.data is not None:
+            yield from self.data.holdings()
 
     # Events of the link
 
@@ -218,8 +227,32 @@ class ClientSession(LinkProtocol):
         if self._settings.data_plane == "direct" and DIRECT not in self.link.capabilities:
             self._warn("server {peer} knows no data connections: visitors go by the link")
 
+    def _keys_received(self, event: events.KeysReceived) -> None:
+        """Take what both ends agree on, and make data connections from now on."""
+        agreement, self._agreement = self._agreement, None
+        try:
+            if self.data is not None:
+                raise ValueError("a second KEYS")
+            if self.identity is None:
+                root = read_plain_keys(event.payload)
+            elif agreement is None:
+                raise ValueError("KEYS where none belong")
+            else:
+                root = agreement.finish(event.payload, export_for_records(self.transport, self.identity))
+        except ValueError as error:
+            self.fail(Code.PROTOCOL, str(error))
+            return
+        self.data = DataConnections(self, self._dialler, root, self._settings.pool, self._visitors)
+        if self._draining:
+            self.data.withdraw()
+
     def _tickets_received(self, event: events.TicketsReceived) -> None:
-        self.data.take_tickets(event.tickets, event.expires)
+        try:
+            if self.data is None:
+                raise ValueError("TICKETS before KEYS")
+            self.data.take_tickets(event.first, event.count, event.expires)
+        except ValueError as error:
+            self.fail(Code.PROTOCOL, str(error))
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         if event.code in (Code.UNAUTHORIZED, Code.LIMIT):
@@ -323,5 +356,6 @@ class ClientSession(LinkProtocol):
             if tunnel.retry is not None and tunnel.retry.active():
                 tunnel.retry.cancel()
             self.link.withdraw_tunnel(tunnel.number)
-        self.data.withdraw()
+        if self.data is not None:
+            self.data.withdraw()
         self.flush()

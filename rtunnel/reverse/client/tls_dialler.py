@@ -1,7 +1,4 @@
-"""Links and data connections over TLS, as the client makes them.
-
-A link is a whole handshake. A data connection resumes the session of its link, where both ends still may.
-"""
+"""Links over TLS, as the client makes them."""
 
 from __future__ import annotations
 
@@ -15,12 +12,11 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import ConfigError, TlsFailed
 from rtunnel.relay.sockets import QuietFactory
-from rtunnel.reverse.secured import log_data_connection, log_secured
-from rtunnel.tls.credentials import Credentials, Loaded, Own
+from rtunnel.reverse.secured import log_secured
+from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.policy import Role, TlsSettings
-from rtunnel.tls.resumption import TlsSession
 from rtunnel.tls.server_names import judge_of, sni
 from rtunnel.tls.transport import Secured, TlsTransport
 
@@ -43,20 +39,17 @@ class _Attempt(QuietFactory, Secured, Generic[P]):
     """One attempt to connect: the factory of one connection, and its user until the server is proved.
 
     :param build: builds the protocol of the connection.
-    :param log: logs that the server is proved.
     :param patience: seconds that the handshake may take.
     """
 
     def __init__(
         self,
         build: Callable[[], P],
-        log: Callable[[TlsTransport, Peer], None],
         engine: TlsEngine,
         clock: Any,
         patience: float,
     ) -> None:
         self._build = build
-        self._log = log
         self._transport = TlsTransport(engine, Role.CLIENT, self, clock, patience)
         self._session: Deferred[P] = Deferred(self._cancel)
 
@@ -81,7 +74,7 @@ class _Attempt(QuietFactory, Secured, Generic[P]):
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
         """See :class:`Secured`."""
-        self._log(transport, peer)
+        log_secured(transport, peer)
         session = self._build()
         session.identity = peer
         self._session.callback(session)
@@ -106,57 +99,15 @@ class TlsDialler:
         self._judge = judge_of(settings.server_name, settings.pins)
         self._sni = sni(settings.server_name)
         self._warned: tuple[str, ...] = ()
-        # What the present link has shown of us, and the newest files with that.
-        self._shown: Own | None = None
-        self._kept: Credentials | None = None
-        self._kept_of: Loaded | None = None
-        self._session: TlsSession | None = None
-        self._next_session: TlsEngine | None = None
 
     async def connect(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
-        """Connect, and give the link's protocol once the server is proved, by a whole handshake.
+        """Connect, and give the link's protocol once the server is proved.
 
         :raises TlsFailed: it is not.
         """
         self.look_at_files()
-        self._shown, self._kept = self.credentials.now.own, None
         engine = TlsEngine(self.credentials, self._judge, self._sni)
-        link = await _Attempt(build, log_secured, engine, self._clock, self._patience).connect(endpoint)
-        # Its session comes with the server's next bytes.
-        self._next_session = engine
-        return link
-
-    async def connect_data(self, endpoint: IStreamClientEndpoint, build: Callable[[], P]) -> P:
-        """Connect, and give the protocol of a data connection once the server is proved.
-
-        The connection resumes the newest session that there is, if both ends still may, and shows the certificate that
-        the link has shown, by which the server knows whose it is. The files are those of the last
-        :meth:`look_at_files`. The server may still refuse us when this returns; the connection is lost then.
-
-        :raises TlsFailed: the server is not proved. The next data connection is then a whole handshake.
-        """
-        if self._next_session is not None and (session := self._next_session.session) is not None:
-            self._session, self._next_session = session, None
-        credentials = self.credentials
-        if self._shown is not None:
-            if self._kept is None or self._kept_of is not credentials.now:
-                self._kept, self._kept_of = credentials.keeping(self._shown), credentials.now
-            credentials = self._kept
-        engine = TlsEngine(credentials, self._judge, self._sni, self._session)
-        attempt = _Attempt(build, log_data_connection, engine, self._clock, self._patience)
-        try:
-            data = await attempt.connect(endpoint)
-        except TlsFailed:
-            self._session = None
-            raise
-        if not engine.is_resumed:
-            self._next_session = engine
-        return data
-
-    @property
-    def is_outdated(self) -> bool:
-        """The certificate that the link has shown is over, and there is another in the files."""
-        return self._shown is not None and self._shown.is_over and not self.credentials.now.own.is_over
+        return await _Attempt(build, engine, self._clock, self._patience).connect(endpoint)
 
     def why_revoked(self, server: Peer) -> str:
         """Return which certificate of the server's chain is revoked, by the present files; empty if none is."""

@@ -1,34 +1,38 @@
 """Visitors on data connections, at the client: dials their service and relays them.
 
-DataConnections -> Visits -> _Visit       while the local service is dialled
-                          -> DirectRelay  one for each in use
+DataConnections -> Visits -> _Visit                       while the local service is dialled
+                          -> LocalSocket or RecordStream  one for each in use
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.error import TimeoutError as ConnectTimeout, getConnectError
-from twisted.internet.interfaces import IDelayedCall, IReadDescriptor, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
+from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
 from rtunnel.relay.dial import Dial
-from rtunnel.relay.direct import COST as RELAY, DirectRelay
+from rtunnel.relay.local_socket import COST, LocalSocket
+from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import close_socket, take_socket, text_prefix
-from rtunnel.reverse.carriers.raw_stream import COST as RAW_STREAM, RawStream
-from rtunnel.reverse.carriers.sockets import READ_SIZE, TAIL, SocketWire, adopt, has_socket
+from rtunnel.relay.sockets import take_socket, text_prefix
+from rtunnel.reverse.carriers.record_socket import RecordSocket
+from rtunnel.reverse.carriers.record_stream import RecordStream
+from rtunnel.reverse.carriers.sockets import TAIL, has_socket
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
-from rtunnel.wire.data_connection import Used
+from rtunnel.wire.data.connection import Opened
 
 #: Bytes of a visitor that are read before its service is connected.
 MOST_EARLY = 65536
@@ -75,46 +79,39 @@ class _Cancel:
         self.cancel = cancel
 
 
-@implementer(IReadDescriptor)
 class _Visit:
-    """A visitor whose service is being dialled. The visitor is watched meanwhile, in case it leaves.
+    """A visitor whose service is being dialled: the local side of its stream meanwhile.
 
-    :param poller: watches it.
-    :param wire: has watched the socket until now.
-    :ivar is_watched: whether it is still watched.
-    :ivar kept: how many of its bytes have been read.
+    :ivar kept: how many of its bytes have come.
     :ivar until: when the service has had its time.
     :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
+    :ivar is_over: the stream broke.
     """
 
-    __slots__ = ("_pieces", "_poller", "_visits", "dial", "is_watched", "kept", "service", "sock", "touched", "until")
+    may_splice = False
 
-    def __init__(
-        self, visits: Visits, poller: Any, wire: SocketWire, service: IService, rest: bytes, until: float
-    ) -> None:
+    __slots__ = ("_pieces", "_visits", "connection", "dial", "has_ended", "kept", "service", "touched", "until")
+
+    def __init__(self, visits: Visits, connection: RecordSocket, service: IService, until: float) -> None:
         self._visits = visits
-        self._poller = poller
-        self.sock = wire.take_watched()
+        self.connection = connection
         self.service = service
         # Pieces, because bytes that grow piece by piece leave holes in memory.
-        self._pieces = [rest]
-        self.kept = len(rest)
+        self._pieces: list[bytes] = []
+        self.kept = 0
+        self.has_ended = False
         self.until = until
         self.touched = True
         self.dial: Cancellable | None = None
-        self.is_watched = True
-        poller.replace(wire, self)
 
-    @property
-    def rest(self) -> bytes:
-        """Its first bytes."""
-        return b"".join(self._pieces)
-
-    def leave(self) -> None:
-        """Stop watching the visitor."""
-        if self.is_watched:
-            self._poller.removeReader(self)
-            self.is_watched = False
+    def give_to(self, local: LocalSocket | RecordStream) -> None:
+        """Let *local* take the place of this, with what has come so far."""
+        self.connection.carry(local)
+        self.connection.resume_reading()
+        if self._pieces:
+            local.deliver(memoryview(b"".join(self._pieces)))
+        if self.has_ended:
+            local.far_ended()
 
     def failed(self, error: OSError) -> None:
         """Take note that the service cannot be reached."""
@@ -130,40 +127,36 @@ class _Visit:
 
     cut = abort
 
-    # Called by the reactor
+    # From the data connection, see ILocal
 
-    def fileno(self) -> int:
-        """Return the descriptor; -1 when it is not watched."""
-        return self.sock.fileno() if self.is_watched else -1
-
-    def logPrefix(self) -> str:
-        """Return the name under which the reactor logs errors."""
-        return "visitor"
-
-    def doRead(self) -> None:
-        """Read bytes, the end, or an error."""
-        if not self.is_watched:
-            return
-        try:
-            data = self.sock.recv(READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.abort()
-            return
-        self._pieces.append(data)
+    def deliver(self, data: memoryview) -> None:
+        """Keep first bytes."""
+        self._pieces.append(bytes(data))
         self.kept += len(data)
-        if not data or self.kept >= MOST_EARLY:
-            # The rest can wait, and an end will show again.
-            self.leave()
+        if self.kept >= MOST_EARLY:
+            self.connection.stop_reading()
         self._visits.kept(len(data))
 
-    def doWrite(self) -> None:
-        """Do nothing: writing is not watched."""
+    def deliver_pipe(self, pipe: Pipe) -> None:
+        """Keep first bytes that are in a pipe."""
+        data = os.read(pipe.read_end, pipe.count)
+        pipe.count -= len(data)
+        PIPES.give_back(pipe)
+        self.deliver(memoryview(data))
 
-    def connectionLost(self, reason: Failure) -> None:
-        """Take note that the reactor found the socket broken, or is stopping."""
-        self.abort()
+    def far_ended(self) -> None:
+        """Take note that the visitor sends no more."""
+        self.has_ended = True
+
+    def far_over(self) -> None:
+        """Do nothing: this end has not ended."""
+
+    def far_reset(self, code: str, message: str) -> None:
+        """Give up dialling: the visitor is gone."""
+        self._visits.gone(self, None)
+
+    def has_room(self) -> None:
+        """Do nothing: nothing is sent."""
 
 
 class Visits:
@@ -185,32 +178,31 @@ class Visits:
         self._visitors = visitors
         self.kept = user.memory.add
         self._dialling: dict[_Visit, None] = {}
-        self._used: set[DirectRelay | RawStream] = set()
+        self._used: set[LocalSocket | RecordStream] = set()
         self._tail: IDelayedCall | None = None
 
-    def serve(self, wire: SocketWire, used: Used) -> None:
-        """Serve a visitor that has come over *wire*."""
-        self.kept(RELAY + len(used.rest))
+    def serve(self, connection: RecordSocket, opened: Opened) -> None:
+        """Serve a visitor that has come over *connection*."""
+        self.kept(COST)
         link = self._user.link
-        service = self._user.service_of(used.tunnel)
+        service = self._user.service_of(opened.tunnel)
         if service is None or link.stream_count >= link.limits.max_streams or link.windows.is_full:
-            self.log.debug("visitor {visitor} refused: no such tunnel, or the limit", visitor=used.visitor)
-            wire.cut()
+            self.log.debug("visitor {visitor} refused: no such tunnel, or the limit", visitor=opened.visitor)
+            code = Code.UNKNOWN_TUNNEL if service is None else Code.LIMIT
+            connection.reset(
+                code, "there is no such tunnel" if service is None else "the client has its limit of streams"
+            )
             return
         if DebugLog.is_wanted:
             self.log.debug(
-                "visitor {visitor} of {tunnel}: stream {stream}, on a connection of its own",
-                visitor=used.visitor or "unknown",
+                "visitor {visitor} of {tunnel} has a connection of its own",
+                visitor=opened.visitor or "unknown",
                 tunnel=service.name,
-                stream=used.conn_id,
             )
-        # From now on no PING keeps it alive.
-        wire.keep_alive(link.limits.keepalive_interval, link.limits.dead_after)
-        until = self._user.clock.seconds() + self._dial_timeout
-        visit = _Visit(self, self._poller, wire, service, used.rest, until)
+        visit = _Visit(self, connection, service, self._user.clock.seconds() + self._dial_timeout)
+        connection.carry(visit)
         self._dialling[visit] = None
-        # Two descriptors: this connection, and the one to the service.
-        self._visitors.add(visit, text_prefix(used.visitor), used.tunnel, 2)
+        self._visitors.add(visit, text_prefix(opened.visitor), opened.tunnel)
         self._count()
         if service.address is None:
             self.dial_endpoint(visit)
@@ -239,12 +231,9 @@ class Visits:
             self.made(visit, theirs)
             return
         # Twisted's TLS, for example.
-        self._user.dialled(visit.service)
-        stream = self._relay_here(end)
-        self._visitors.replace(visit, end)
-        self._forget(visit)
-        visit.leave()
-        adopt(self._reactor, visit.sock, stream, visit.rest)
+        stream = RecordStream(visit.connection, end, self._ended)
+        end.attach(stream)
+        self._relay(visit, stream, end)
 
     def _endpoint_gone(self, visit: _Visit, end: SocketEnd) -> None:
         self._visitors.discard(end)
@@ -252,25 +241,33 @@ class Visits:
 
     def made(self, visit: _Visit, theirs: socket.socket) -> None:
         """Relay between a visitor and its service, which has accepted."""
+        relay = LocalSocket(self._poller, theirs, visit.connection, self._ended, self.kept)
+        self._relay(visit, relay, relay)
+        relay.start()
+
+    def _relay(self, visit: _Visit, local: LocalSocket | RecordStream, end: LocalSocket | SocketEnd) -> None:
         self._user.dialled(visit.service)
-        relay = DirectRelay(self._poller, visit.sock, theirs, self._ended, kept=self.kept, to_right=visit.rest)
-        self._used.add(relay)
-        self._visitors.replace(visit, relay)
+        self.kept(local.held)
+        self._used.add(local)
+        self._visitors.replace(visit, end)
+        visit.dial = None  # no circle
         self._forget(visit)
-        relay.start(instead_of=visit if visit.is_watched else None)
+        visit.give_to(local)
 
     def gone(self, visit: _Visit, failure: Failure | None) -> None:
         """Drop a visitor whose service cannot be reached, or that has left."""
         if visit not in self._dialling:
             return
         self._forget(visit)
-        visit.leave()
-        close_socket(visit.sock, reset=True)
         if visit.dial is not None:
             visit.dial.cancel()
             visit.dial = None  # no circle, so that its bytes are free now
-        if failure is not None:
-            self._user.dial_failed(visit.service, failure)
+        if failure is None:
+            visit.connection.reset(Code.CONNECTION_LOST, "the visitor is turned away")
+            return
+        code = Code.LOCAL_TIMEOUT if failure.check(ConnectTimeout) else Code.LOCAL_UNREACHABLE
+        visit.connection.reset(code, reason_of(failure))
+        self._user.dial_failed(visit.service, failure)
 
     def _forget(self, visit: _Visit) -> None:
         del self._dialling[visit]
@@ -279,27 +276,18 @@ class Visits:
 
     # Relays
 
-    def _relay_here(self, end: SocketEnd) -> RawStream:
-        """Relay in user space."""
-        stream = RawStream(end, self._ended)
-        self.kept(RAW_STREAM)
-        self._used.add(stream)
-        end.attach(stream)
-        self._count()
-        return stream
-
-    def _ended(self, used: DirectRelay | RawStream) -> None:
+    def _ended(self, used: LocalSocket | RecordStream) -> None:
         self._used.discard(used)
-        if isinstance(used, DirectRelay):
+        if isinstance(used, LocalSocket):
             self._visitors.discard(used)
         self._count()
         if self._tail is not None and not self._used and self._tail.active():
             self._tail.cancel()
 
-    def holdings(self) -> Iterator[tuple[int, DirectRelay | RawStream | _Visit]]:
+    def holdings(self) -> Iterator[tuple[int, LocalSocket | RecordStream | _Visit]]:
         """See :class:`~rtunnel.upkeep.memory.IParty`."""
         for visit in self._dialling:
-            yield RELAY + visit.kept, visit
+            yield COST + visit.kept, visit
         for used in self._used:
             yield used.held, used
 

@@ -12,10 +12,12 @@ Ports that clients ask for come and go with them, in ``PublicPorts``.
 from __future__ import annotations
 
 import secrets
+import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IProtocolFactory
+from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
@@ -23,7 +25,7 @@ from rtunnel.access.public import SHARED, Public
 from rtunnel.errors import Code, Refused
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import descriptor_limit, format_address
-from rtunnel.reverse.carriers.data_connections import ALL_PER_SECOND, DataPool, ServerData
+from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.door import Door
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.interfaces import Backend
@@ -40,9 +42,8 @@ from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService
-from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.client_link import WITHDRAW
-from rtunnel.wire.data_connection import Tickets
+from rtunnel.wire.data.tickets import Tickets
 from rtunnel.wire.messages import DIRECT_ONLY, Hello, TunnelRequest
 from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
@@ -71,7 +72,6 @@ class TunnelServer(DrainingService):
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
         self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
-        self.bucket = TokenBucket(ALL_PER_SECOND, ALL_PER_SECOND, reactor.seconds()) if settings.tls else None
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
@@ -89,18 +89,18 @@ class TunnelServer(DrainingService):
         self.ports = PublicPorts(reactor, settings.public_interface, self.visitors)
         self.shared_backends = POLICIES[settings.route]()
         self.door = Door(self)
-        factory: IProtocolFactory = self.door
         tls = None
         if settings.tls is not None:
-            factory = tls = TlsListener(
+            tls = self.door.tls = TlsListener(
                 reactor,
                 settings.tls,
                 settings.handshake_timeout,
                 settings.max_handshakes,
-                partial(self.door.build, None),
+                self.door.proved,
                 self.sessions.has_link_from,
+                self.door.heard_no_tls,
             )
-        self.control = Listener(reactor, settings.control_listen, factory, "control port", "--control-listen")
+        self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
         Guard(reactor, self, tls).setServiceParent(self)
         self.shared: Listener | None = None
@@ -187,18 +187,20 @@ class TunnelServer(DrainingService):
         if self._stopping:
             self.stream_ended()
 
-    def expect(self, opening: Opening, identity: Peer | None, address: IAddress) -> ServerData | None:
+    def expect(self, opening: Opening, address: IAddress) -> Callable[[socket.socket], None] | None:
         """See :class:`~rtunnel.reverse.door.IHouse`."""
         self.descriptors.make_room()
-        pool = self.tickets.take(opening.ticket, self.reactor.seconds())
-        if pool is not None and pool.is_of(identity):
-            return pool.expect(opening.ping_every)
+        found = self.tickets.find(opening.ticket, self.reactor.seconds())
+        if found is not None:
+            pool, ticket = found
+            if pool.is_sealed == bool(opening.client_random):
+                return partial(pool.take, ticket, opening.client_random)
         self.log_limiter.warn(
             "data connection from {peer} closed: {why}",
             peer=format_address(address),
-            why="its ticket was given to another client"
-            if pool is not None
-            else "its ticket is unknown, was used, or has expired",
+            why="its ticket is unknown, was used, or has expired"
+            if found is None
+            else "one end seals its records, and the other does not",
         )
         return None
 

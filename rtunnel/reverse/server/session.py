@@ -21,13 +21,14 @@ from rtunnel.reverse.carriers.interface import ICarrier, ICarrierServer
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.carriers.mux import Mux
 from rtunnel.reverse.public import Visitor
-from rtunnel.reverse.secured import log_secured
+from rtunnel.reverse.secured import export_for_records, log_secured
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
+from rtunnel.wire.data.keys import Root, answer, plain_keys, wish
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, TunnelRequest
 from rtunnel.wire.server_link import ServerLink
@@ -92,6 +93,7 @@ class ServerSession(LinkProtocol):
             events.TunnelRequested: self._tunnel_requested,
             events.TunnelRefused: self._tunnel_refused,
             events.TunnelWithdrawn: self._tunnel_withdrawn,
+            events.KeysReceived: self._keys_received,
         }
 
     @property
@@ -273,16 +275,35 @@ class ServerSession(LinkProtocol):
             self.backends.clear()
             self.link.ping(self.clock.seconds())
             self._info("client {peer} connected ({agent})", agent=event.peer.agent or "unnamed")
-        wants_direct = self._server.data_plane == "direct"
-        if DIRECT in self.link.capabilities:
-            waits = wants_direct or DIRECT_ONLY in self.link.capabilities
-            self.carriers.insert(0, DataPool(self, self._server, waits=waits))
-        elif wants_direct:
-            self._warn("client {peer} knows no data connections: its visitors go by the link")
+        if DIRECT not in self.link.capabilities:
+            if self._server.data_plane == "direct":
+                self._warn("client {peer} knows no data connections: its visitors go by the link")
+        elif self.identity is None:
+            keys, root = plain_keys()
+            self._make_pool(keys, root)
 
-    def send_tickets(self, tickets: list[str], expires: float) -> None:
-        """Ask the client for a data connection for each ticket."""
-        self.link.send_tickets(tickets, expires)
+    def _keys_received(self, event: events.KeysReceived) -> None:
+        """Agree with the client on the keys of data connections; without TLS there is nothing to agree on."""
+        if not self.is_live or self.identity is None or len(self.carriers) > 1:
+            self.fail(Code.PROTOCOL, "KEYS where none belong")
+            return
+        try:
+            keys, root = answer(event.payload, export_for_records(self.transport, self.identity), wish())
+        except ValueError as error:
+            self.fail(Code.PROTOCOL, str(error))
+            return
+        self._make_pool(keys, root)
+
+    def _make_pool(self, keys: bytes, root: Root) -> None:
+        waits = self._server.data_plane == "direct" or DIRECT_ONLY in self.link.capabilities
+        self.link.send_keys(keys)
+        pool = DataPool(self, self._server, root, waits=waits)
+        self.carriers.insert(0, pool)
+        pool.tunnels_changed()
+
+    def send_tickets(self, first: int, count: int, expires: float) -> None:
+        """Ask the client for *count* data connections."""
+        self.link.send_tickets(first, count, expires)
         self.flush()
 
     def _tunnel_requested(self, event: events.TunnelRequested) -> None:
