@@ -1,8 +1,8 @@
 """Ports that hand out what they accept as bare sockets.
 
-Most connections end up in a :class:`~rtunnel.relay.local_socket.LocalSocket`, so a Twisted transport would be made only to be
-taken apart again. On a plain Twisted port, an accepted connection therefore stays a bare socket until something needs a
-transport.
+Most connections end up in a :class:`~rtunnel.relay.local_socket.LocalSocket`, so a Twisted transport would be made only
+to be taken apart again. On a plain Twisted port, an accepted connection therefore stays a bare socket until something
+needs a transport.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
     LocalSocket <-> IFar (a connection that carries the stream)
 
-Small reads go through one buffer, which all relays share, straight to the far side. When a read fills the buffer, more is
-waiting: then bytes go through a pipe with ``splice``, without a copy, until reads are small again, if the far side can take
-them so. What the far side does not accept is kept there, and nothing more is read until it is gone; the same holds the other
-way round. So the kernel's flow control works from end to end.
+Small reads go through one buffer, which all relays share, straight to the far side. When a read fills the buffer, more
+is waiting: then bytes go through a pipe with ``splice``, without a copy, until reads are small again, if the far side
+can take them so. What the far side does not accept is kept there, and nothing more is read until it is gone; the same
+holds the other way round. So the kernel's flow control works from end to end.
 
-Each direction has its own end, which is passed on as a half-close. When the stream breaks, the socket is reset, so that its
-peer does not mistake a part for the whole; but first it gets everything that came before. A socket that cannot be written to
-is still read to its end or error.
+Each direction has its own end, which is passed on as a half-close. When the stream breaks, the socket is reset, so that
+its peer does not mistake a part for the whole; but first it gets everything that came before. A socket that cannot be
+written to is still read to its end or error.
 """
 
 from __future__ import annotations

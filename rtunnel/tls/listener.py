@@ -66,8 +66,8 @@ class TlsListener(QuietFactory, Secured):
     :param most: handshakes that may be under way at once.
     :param build: gives the protocol for a connection whose client is proved; None: it is closed.
     :param is_known: whether an address is that of a link, see :func:`~rtunnel.relay.sockets.address_prefix`.
-    :param hears_no_tls: called with the transport below and the first bytes of a connection; returns whether it has taken
-        the connection over.
+    :param hears_no_tls: called with the transport below and the first bytes of a connection; returns whether it has
+        taken the connection over.
     :ivar credentials: of the server.
     :ivar log_limiter: for what strangers can cause as often as they like.
     """

@@ -24,7 +24,7 @@ class KeysReceived:
 
 @dataclass(slots=True)
 class TicketsReceived:
-    """At the client: the server wants *count* data connections, with the tickets from *first*, within *expires* seconds."""
+    """At the client: the server wants *count* data connections, with the tickets from *first*, within *expires* s."""
 
     first: int
     count: int

@@ -4,8 +4,8 @@
                               -> LocalSocket or RecordStream  one for each visitor
 
 The server decides how many there are: each ticket that it sends asks for one more. It doubles the number that wait
-whenever a visitor finds none, lowers it when some were not needed for a while, and closes surplus ones. A connection whose
-stream is over waits for the next visitor.
+whenever a visitor finds none, lowers it when some were not needed for a while, and closes surplus ones. A connection
+whose stream is over waits for the next visitor.
 """
 
 from __future__ import annotations
@@ -142,8 +142,9 @@ class DataPool:
 
     def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
         """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`."""
-        for table in (self._unproved, self._idle, self._busy):
-            table.pop(connection, None)  # type: ignore[attr-defined]
+        self._unproved.pop(connection, None)
+        self._idle.pop(connection, None)
+        self._busy.pop(connection, None)
         if is_breach:
             self._server.log_limiter.warn(
                 "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
@@ -280,9 +281,8 @@ class DataPool:
 
     def tick(self, now: float) -> None:
         """See :class:`ICarrier`."""
-        for table in (self._unproved, self._idle, self._busy):
-            for connection in list(table):
-                connection.tick(now)
+        for connection in (*self._unproved, *self._idle, *self._busy):
+            connection.tick(now)
         for waiting in list(self._waiting):
             if waiting.until > now:
                 break
@@ -313,12 +313,13 @@ class DataPool:
         self._server.tickets.leave(self)
         for waiting in list(self._waiting):
             self.turn_away(waiting)
-        tables = [self._unproved, self._idle]
+        gone = [*self._unproved, *self._idle]
+        self._unproved.clear()
+        self._idle.clear()
         if cut:
-            tables.append(self._busy)
+            gone += self._busy
+            self._busy.clear()
         elif self._used and self._tail is None:
             self._tail = self.reactor.callLater(TAIL, self.close)
-        for table in tables:
-            for connection in list(table):
-                connection.cut()
-            table.clear()
+        for connection in gone:
+            connection.cut()

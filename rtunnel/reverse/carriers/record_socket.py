@@ -2,9 +2,9 @@
 
     visitor -- LocalSocket or RecordStream <-> RecordSocket ==== records ==== RecordSocket <-> ... -- service
 
-The rules are those of :mod:`rtunnel.wire.data.connection`; here bytes are moved. A small record leaves in one ``send`` with its
-header. Plain bulk is spliced: into a pipe, the header, and out of the pipe. It waits in the epoll of the relays
-(:mod:`rtunnel.relay.poller`), where it costs little.
+The rules are those of :mod:`rtunnel.wire.data.connection`; here bytes are moved. A small record leaves in one ``send``
+with its header. Plain bulk is spliced: into a pipe, the header, and out of the pipe. It waits in the epoll of the
+relays (:mod:`rtunnel.relay.poller`), where it costs little.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ PAYLOAD_SIZE = 64 * 1024
 #: What a connection costs in itself, in bytes.
 COST = 2 * 1024
 
-# One buffer serves all connections: the reactor runs one read at a time, and what stays is copied out. A header comes before
-# the payload, and the sealed record has a buffer of its own.
+# One buffer serves all connections: the reactor runs one read at a time, and what stays is copied out. A header comes
+# before the payload, and the sealed record has a buffer of its own.
 _OUT = memoryview(bytearray(HEADER_SIZE + PAYLOAD_SIZE))
 _PAYLOAD = _OUT[HEADER_SIZE:]
 _SEALED = memoryview(bytearray(HEADER_SIZE + PAYLOAD_SIZE + TAG))
@@ -136,8 +136,10 @@ class RecordSocket:
         self._socket = sock
         self._number = sock.fileno()
         self.user = user
-        self._seal, opener = seals or (None, None)
-        self._reader: Reader = PlainReader() if opener is None else SealedReader(opener)
+        self._seal: Seal | None = None
+        self._reader: Reader = PlainReader()
+        if seals is not None:
+            self._seal, self._reader = seals[0], SealedReader(seals[1])
         self.state = DataConnection(limits, self._seal, now, is_server=is_server)
         self._local: ILocal | None = None
         self.payload = _PAYLOAD
@@ -282,8 +284,8 @@ class RecordSocket:
     def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """Reset the stream, and forget the local side.
 
-        :param behind: what waits goes out first. Otherwise, if anything waits, the connection is closed: it would not say
-            in time what this end has decided.
+        :param behind: what waits goes out first. Otherwise, if anything waits, the connection is closed: it would not
+            say in time what this end has decided.
         """
         self._local = None
         record = self.state.reset(code, message)

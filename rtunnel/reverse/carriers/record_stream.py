@@ -1,7 +1,7 @@
 """A stream of a data connection as an :class:`~rtunnel.relay.interfaces.IStream`.
 
-This is for visitors and services whose own socket cannot be taken, because Twisted's TLS or a PROXY header is above it, and for
-streams that have moved from the link.
+This is for visitors and services whose own socket cannot be taken, because Twisted's TLS or a PROXY header is above it,
+and for streams that have moved from the link.
 
     SocketEnd <-> RecordStream <-> RecordSocket
 

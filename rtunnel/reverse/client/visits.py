@@ -188,10 +188,7 @@ class Visits:
         service = self._user.service_of(opened.tunnel)
         if service is None or link.stream_count >= link.limits.max_streams or link.windows.is_full:
             self.log.debug("visitor {visitor} refused: no such tunnel, or the limit", visitor=opened.visitor)
-            code = Code.UNKNOWN_TUNNEL if service is None else Code.LIMIT
-            connection.reset(
-                code, "there is no such tunnel" if service is None else "the client has its limit of streams"
-            )
+            connection.reset(Code.LIMIT if service is not None else Code.UNKNOWN_TUNNEL, "the client cannot serve it")
             return
         if DebugLog.is_wanted:
             self.log.debug(

@@ -1,7 +1,8 @@
 """One end of a data connection after ATTACH: its streams, one after the other, their ends, and signs of life.
 
-The rules are in docs/wire.rst, "Records". The I/O hands in all records but DATA of the open stream, sends what the methods
-return, and says when bytes have come or gone. Nothing that a peer sends makes a method raise anything but ``ValueError``.
+The rules are in docs/wire.rst, "Records". The I/O hands in all records but DATA of the open stream, sends what the
+methods return, and says when bytes have come or gone. Nothing that a peer sends makes a method raise anything but
+``ValueError``.
 
     free --- OPEN ---> open --- END both ways, or RESET both ways ---> free
 """

@@ -5,8 +5,8 @@
     length = u24             ; big-endian, bytes of payload, with the tag of a sealed one
     number = u32             ; big-endian, of the stream
 
-Bytes are read where the reader wants them (``target``), and ``feed`` tells which records are complete. Buffers are shared by
-all readers, so what ``feed`` returns is good until the next call.
+Bytes are read where the reader wants them (``target``), and ``feed`` tells which records are complete. Buffers are
+shared by all readers, so what ``feed`` returns is good until the next call.
 """
 
 from __future__ import annotations

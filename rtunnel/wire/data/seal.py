@@ -63,6 +63,8 @@ class Seal:
         self._make = _AEADS[cipher]
         self._secret = secret
         self._nonce = self._bytes = 0
+        self._records = RECORDS_PER_KEY
+        self._aead: AESGCM | ChaCha20Poly1305
         self._wake()
 
     def seal(self, header: bytes | memoryview, payload: bytes | memoryview, out: memoryview) -> None:
