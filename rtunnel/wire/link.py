@@ -16,7 +16,6 @@ from rtunnel.wire import frames, messages
 from rtunnel.wire.credit import CREDIT_PAYLOAD, FIN_PAYLOAD, ReceiveWindow, SendWindow, Windows
 from rtunnel.wire.events import (
     DataReceived,
-    LinkFailed,
     StreamClosed,
     StreamFinished,
     StreamReset,
@@ -149,7 +148,6 @@ class Link(LinkControl):
             self._handlers |= {
                 frames.CREDIT: self._receive_credit,
                 frames.FIN: self._receive_fin,
-                frames.ERROR: self._receive_error,
             }
 
     def _ignore_stray(self, frame_type: int) -> None:
@@ -323,28 +321,12 @@ class Link(LinkControl):
         if stream.sent_end:
             self._remove(stream, linger=True)
 
-    # Errors
-
-    def _receive_error(self, conn_id: int, payload: bytes) -> None:
-        try:
-            error = messages.decode_error(payload)
-        except ValueError as reason:
-            self._ignore(f"malformed ERROR ({reason})")
-            return
-        if error.scope == messages.SCOPE_LINK:
-            self.mode = Mode.CLOSED
-            self._events.append(LinkFailed(error.code, error.message, by_peer=True))
-        elif error.scope == messages.SCOPE_TUNNEL:
-            self._receive_tunnel_error(conn_id, error)
-        elif (stream := self.streams.get(conn_id)) is None:
+    def _receive_stream_error(self, conn_id: int, error: WireError) -> None:
+        if (stream := self.streams.get(conn_id)) is None:
             self._ignore_late(frames.ERROR)
         else:
             self._remove(stream, linger=True)
             self._events.append(StreamReset(stream, error.code, error.message))
-
-    def _receive_tunnel_error(self, number: int, error: WireError) -> None:
-        """Take an ERROR with scope tunnel. Server and client read it differently."""
-        raise NotImplementedError
 
     # Bytes out
 
