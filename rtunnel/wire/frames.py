@@ -35,6 +35,7 @@ READY = 0x15
 ERROR = 0x16
 ATTACH = 0x17
 TICKETS = 0x18
+MOVE = 0x1A
 
 NAMES = {
     NEW_CONN: "NEW_CONN",
@@ -50,6 +51,7 @@ NAMES = {
     ERROR: "ERROR",
     ATTACH: "ATTACH",
     TICKETS: "TICKETS",
+    MOVE: "MOVE",
 }
 
 #: ``(type, conn_id, payload)``. With DATA the payload is one piece of the frame's.
