@@ -171,6 +171,9 @@ class ClientSession(LinkProtocol):
         super()._close_connection(half=half)
 
     def _close_data(self) -> None:
+        moved, self.moved_early = self.moved_early, {}
+        for stream, _ in moved.values():
+            stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
         if self.data is not None:
             self.data.close(cut=not self.peer_has_left)
 
