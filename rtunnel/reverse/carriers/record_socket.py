@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
-from rtunnel.relay.last_bytes import STALLED, unacknowledged
+from rtunnel.relay.last_bytes import unacknowledged
 from rtunnel.relay.pipes import Pipe
 from rtunnel.relay.polled_socket import BULK, SPLICE_SIZE
 from rtunnel.reverse.carriers.record_writer import RecordWriter
@@ -89,7 +89,6 @@ class RecordSocket(RecordWriter):
     __slots__ = (
         "_local",
         "_reader",
-        "_since",
         "_told_free",
         "_unsent",
         "is_proved",
@@ -114,9 +113,10 @@ class RecordSocket(RecordWriter):
         self._local: ILocal | None = None
         self._told_free = True
         self.is_proved = False
-        self._reader.most = MAX_UNPROVED
-        # How many bytes had not arrived when that changed last, after the local side was gone.
-        self._unsent, self._since = -1, now
+        if seals is not None:
+            self._reader.most = MAX_UNPROVED
+        # How many bytes had not arrived when this end looked last, without a local side.
+        self._unsent = 0
         self._watch_bytes(True)
 
     @property
@@ -133,6 +133,11 @@ class RecordSocket(RecordWriter):
     def held(self) -> int:
         """How many bytes of memory this takes. What is in a pipe is the kernel's."""
         return COST + self._reader.held + len(self._pending) + len(self._behind)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether nothing waits to be sent, so that the local side may send. It is told when that is so again."""
+        return not self._writing
 
     # For the user
 
@@ -163,23 +168,19 @@ class RecordSocket(RecordWriter):
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
+        if self._local is None and not self.is_idle:
+            # A slow reader at the other end takes what came before a reset first.
+            unsent = self.waiting + unacknowledged(self._number)
+            if unsent != self._unsent:
+                self._unsent = unsent
+                self.state.progressed()
         alive = self.state.tick(now, is_reading=self._reading, can_send=not self._writing)
         if self.state.is_dead:
             self._lost(f"nothing was heard of the other end for {self.state.silence:.0f} s")
-        elif self._is_stalled(now):
-            self._lost("the last bytes of a stream were not taken")
+        elif self.state.is_stalled:
+            self._lost("the other end does not answer a reset")
         else:
             self._send(alive)
-
-    def _is_stalled(self, now: float) -> bool:
-        """Return whether the local side is gone, and the other end has taken no more of what it left for too long."""
-        if self._local is not None or self.is_idle:
-            self._unsent = -1
-            return False
-        unsent = self.waiting + unacknowledged(self._number)
-        if unsent != self._unsent:
-            self._unsent, self._since = unsent, now
-        return now - self._since >= STALLED
 
     # For the local side, see IFar
 
@@ -297,6 +298,7 @@ class RecordSocket(RecordWriter):
             self.user.proved(self)
         event = self.state.receive(kind, number, payload)
         if isinstance(event, Ended):
+            self._send(event.answer)
             if self._local is not None:
                 self._local.far_ended()
         elif isinstance(event, Opened):
