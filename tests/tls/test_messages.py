@@ -19,7 +19,7 @@ from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.openssl import MAX_STEPS
 from rtunnel.tls.socket import TlsSocket
 from rtunnel.tls.web_server import WebCredentials
-from tests.relay.direct_rig import connected
+from tests.relay.turns import connected
 from tests.tls.key_updates import Hand
 from tests.tls.parts import Authority, client_of, server_of
 from tests.tls.test_engine import exchange, pair

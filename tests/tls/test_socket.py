@@ -27,7 +27,7 @@ from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.openssl import RECORD
 from rtunnel.tls.socket import TlsSocket
 from tests.patience import PATIENCE
-from tests.relay.direct_rig import Far, Turns, connected, random_bytes
+from tests.relay.turns import Far, Turns, connected, random_bytes
 from tests.tls.parts import Authority, client_of, server_of
 
 SIDES = pytest.mark.parametrize("side", ["left", "right"])
