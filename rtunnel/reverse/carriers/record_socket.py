@@ -168,13 +168,16 @@ class RecordSocket(RecordWriter):
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
-        if self._local is None and not self.is_idle:
+        is_left = self._local is None and not self.is_idle
+        if is_left:
             # A slow reader at the other end takes what came before a reset first.
             unsent = self.waiting + unacknowledged(self._number)
             if unsent != self._unsent:
                 self._unsent = unsent
                 self.state.progressed()
-        alive = self.state.tick(now, is_reading=self._reading, can_send=not self._writing)
+        # A sign of life would count as progress.
+        can_send = not (self._writing or is_left)
+        alive = self.state.tick(now, is_reading=self._reading, can_send=can_send)
         if self.state.is_dead:
             self._lost(f"nothing was heard of the other end for {self.state.silence:.0f} s")
         elif self.state.is_stalled:

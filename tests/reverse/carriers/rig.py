@@ -30,12 +30,14 @@ def seals(*, is_server: bool) -> tuple[Seal, Seal]:
 class Visit:
     """One stream, with its two local sockets.
 
+    :param kind: ``tcp`` or ``unix``; or one for each side, with a space.
     :ivar ends: those of the two that have closed.
     """
 
     def __init__(self, pair: Pair, kind: str, buffers: int) -> None:
-        left, self.inner_left = connected(kind, buffers)
-        right, self.inner_right = connected(kind, buffers)
+        left_kind, _, right_kind = kind.partition(" ")
+        left, self.inner_left = connected(left_kind, buffers)
+        right, self.inner_right = connected(right_kind or left_kind, buffers)
         for inner in (self.inner_left, self.inner_right):
             inner.setblocking(False)
         self.left, self.right = Far(left), Far(right)
@@ -142,7 +144,10 @@ class Pair:
     async def until(self, condition: Callable[[], object], *fars: Far) -> None:
         await self.turns.until(condition, *fars)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for visit in self.visits:
             visit.close()
         for end in self.both:
@@ -162,11 +167,6 @@ class Rig(Pair, Visit):
         self.server.open(0, "", 0, self.near_left)
         self.near_left.start()
 
-    def close(self) -> None:
-        Visit.close(self)
-        for end in self.both:
-            end.cut()
-
     async def __aenter__(self) -> Self:
         if self._starts:
             self.start()
@@ -175,6 +175,8 @@ class Rig(Pair, Visit):
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
+        for end in self.both:
+            end.cut()
 
     async def until(self, condition: Callable[[], object], *fars: Far) -> None:
         await self.turns.until(condition, *(fars or self.fars))

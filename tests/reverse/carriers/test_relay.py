@@ -290,7 +290,7 @@ async def test_end_before_a_reset_comes_before_it(turns: Turns, side: str) -> No
 
 @pytest_twisted.ensureDeferred
 async def test_peer_that_takes_no_more_is_still_read(turns: Turns) -> None:
-    async with Rig(turns, "unix") as rig:
+    async with Rig(turns, "unix tcp") as rig:
         rig.left.socket.shutdown(socket.SHUT_RD)
         rig.left.reads = 0
         rig.right.send(bytes(TOO_MUCH))
@@ -298,6 +298,7 @@ async def test_peer_that_takes_no_more_is_still_read(turns: Turns) -> None:
         rig.left.send(b"answer", end=True)
         await rig.until(lambda: rig.right.is_over)
         assert bytes(rig.right.kept) == b"answer"
+        assert rig.right.ended, "its end comes before the reset"
 
 
 @pytest_twisted.ensureDeferred
