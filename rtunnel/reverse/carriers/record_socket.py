@@ -152,7 +152,8 @@ class RecordSocket:
         self._is_broken = False
         self._told_free = True
         self.is_proved = False
-        self._reader.most = MAX_UNPROVED
+        if seals is not None:
+            self._reader.most = MAX_UNPROVED
         self._writing = False
         self._reading = True
         poller.addReader(self)
@@ -171,6 +172,11 @@ class RecordSocket:
     def held(self) -> int:
         """How many bytes of memory this takes."""
         return COST + self._reader.held + len(self._pending) + len(self._tail)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether nothing waits to be sent, so that the local side may send. It is told when that is so again."""
+        return not self._waits
 
     @property
     def _waits(self) -> bool:
@@ -208,6 +214,8 @@ class RecordSocket:
         alive = self.state.tick(now, is_reading=self._reading, can_send=not self._waits)
         if self.state.is_dead:
             self._lost(f"nothing was heard of the other end for {self.state.silence:.0f} s")
+        elif self.state.is_stalled:
+            self._lost("the other end does not answer a reset")
         elif alive:
             self._send(alive)
 
@@ -395,6 +403,7 @@ class RecordSocket:
             self.user.proved(self)
         event = self.state.receive(kind, number, payload)
         if isinstance(event, Ended):
+            self._send(event.answer)
             if self._local is not None:
                 self._local.far_ended()
         elif isinstance(event, Opened):

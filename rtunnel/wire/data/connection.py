@@ -4,7 +4,9 @@ The rules are in docs/wire.rst, "Records". The I/O hands in all records but DATA
 methods return, and says when bytes have come or gone. Nothing that a peer sends makes a method raise anything but
 ``ValueError``.
 
-    free --- OPEN ---> open --- END both ways, or RESET both ways ---> free
+    free --- OPEN ---> open --- END both ways, and DONE of the client; or RESET both ways ---> free
+
+Without DONE, the next visitor's bytes could lie behind those that a slow service has still to read of the last one's.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rtunnel.wire.data import records
-from rtunnel.wire.data.records import ALIVE, DATA, END, HEADER, HEADER_SIZE, IGNORABLE, OPEN, RESET
+from rtunnel.wire.data.records import ALIVE, DATA, DONE, END, HEADER, HEADER_SIZE, IGNORABLE, OPEN, RESET
 from rtunnel.wire.data.seal import TAG, Seal
+from rtunnel.wire.halves import BROKEN_MAX_STALL
 from rtunnel.wire.limits import LinkLimits
 
 #: The last number that a stream can have.
@@ -36,7 +39,12 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The other end sends no more on this stream."""
+    """The other end sends no more on this stream.
+
+    :ivar answer: what to send now; it may be empty.
+    """
+
+    answer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,8 @@ class WasReset:
 
 
 Event = Opened | Ended | WasReset
-_ENDED = Ended()
+#: The payload of an END whose sender has the other end's.
+_DONE = b"\x01"
 
 
 class DataConnection:
@@ -72,6 +81,7 @@ class DataConnection:
     __slots__ = (
         "_got_end",
         "_got_reset",
+        "_is_done",
         "_is_server",
         "_limits",
         "_quiet",
@@ -80,6 +90,7 @@ class DataConnection:
         "_sent_reset",
         "_silence",
         "_ticked_at",
+        "_unanswered",
         "has_heard",
         "has_sent",
         "is_free",
@@ -94,11 +105,11 @@ class DataConnection:
         self.number = 0
         self.is_free = True
         self.takes_data = False
-        self._sent_end = self._got_end = self._sent_reset = self._got_reset = False
+        self._sent_end = self._got_end = self._sent_reset = self._got_reset = self._is_done = False
         self.has_sent = self.has_heard = False
         self._ticked_at = now
-        # Seconds for which this end has sent nothing, and has heard nothing.
-        self._quiet = self._silence = 0.0
+        # Seconds for which this end has sent nothing, has heard nothing, and has waited for the answer to its RESET.
+        self._quiet = self._silence = self._unanswered = 0.0
 
     # Records out
 
@@ -130,7 +141,8 @@ class DataConnection:
         """End the sending direction. Return the record; empty if it has ended before."""
         if self.is_free or self._sent_end or self._sent_reset:
             return b""
-        record = self.pack(END)
+        # Whoever has the server's END has read everything.
+        record = self.pack(END, _DONE if self._got_end and not self._is_server else b"")
         self._sent_end = True
         self._settle()
         return record
@@ -164,24 +176,35 @@ class DataConnection:
             return None
         if kind == OPEN:
             return self._receive_open(number, payload)
-        if kind not in (DATA, END, RESET):
+        if kind not in (DATA, END, RESET, DONE):
             if kind & IGNORABLE:
                 return None
             raise ValueError(f"a record of the unknown kind 0x{kind:02x}")
         if number != self.number or self.is_free:
-            # The client reset a stream when to us both its ends had come already.
-            if kind == RESET and (number == self.number or (self._is_server and number < self.number)):
+            # The server reset a stream before it knew that to us both its ends had come already.
+            if kind == RESET and number == self.number and not self._is_server:
                 return None
             raise ValueError(f"a record of stream {number} where {self.number} is the present one")
-        if self._got_end and kind != RESET:
-            raise ValueError("a record behind the end of a stream")
-        if kind == END:
-            self._got_end = True
-            self.takes_data = False
-            is_news = not self._sent_reset
+        if kind == RESET:
+            return self._receive_reset(payload)
+        if kind == DONE and self._is_server and self._got_end and self._sent_end and not payload:
+            self._is_done = True
             self._settle()
-            return _ENDED if is_news else None
-        return self._receive_reset(payload) if kind == RESET else None
+            return None
+        if self._got_end or kind == DONE:
+            raise ValueError("a record behind the end of a stream")
+        return self._receive_end(bytes(payload)) if kind == END else None
+
+    def _receive_end(self, payload: bytes) -> Ended | None:
+        if payload and not (self._is_server and self._sent_end and payload == _DONE):
+            raise ValueError("a malformed END")
+        self._got_end = True
+        self.takes_data = False
+        self._is_done = not self._is_server or bool(payload)
+        is_news = not self._sent_reset
+        answer = self.pack(DONE) if is_news and self._sent_end and not self._is_server else b""
+        self._settle()
+        return Ended(answer) if is_news else None
 
     def _receive_open(self, number: int, payload: memoryview) -> Opened:
         if self._is_server or not self.is_free or number != self.number + 1:
@@ -201,10 +224,10 @@ class DataConnection:
         self.number = number
         self.is_free = False
         self.takes_data = True
-        self._sent_end = self._got_end = self._sent_reset = self._got_reset = False
+        self._sent_end = self._got_end = self._sent_reset = self._got_reset = self._is_done = False
 
     def _settle(self) -> None:
-        if (self._sent_end and self._got_end) or (self._sent_reset and self._got_reset):
+        if (self._sent_end and self._got_end and self._is_done) or (self._sent_reset and self._got_reset):
             self.is_free = True
             self.takes_data = False
 
@@ -222,6 +245,7 @@ class DataConnection:
         self._ticked_at = now
         self._silence = 0.0 if self.has_heard or not is_reading else self._silence + passed
         self._quiet = 0.0 if self.has_sent else self._quiet + passed
+        self._unanswered = self._unanswered + passed if self._sent_reset and not self.is_free else 0.0
         self.has_heard = self.has_sent = False
         if can_send and self._quiet + self.tick_every > self._limits.keepalive_interval:
             self._quiet = 0.0
@@ -237,6 +261,11 @@ class DataConnection:
     def silence(self) -> float:
         """Seconds for which nothing was heard of the other end, although this end was listening."""
         return self._silence
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a RESET is not answered: the other end has not read it, because its own side takes nothing."""
+        return self._unanswered > BROKEN_MAX_STALL
 
     @property
     def is_dead(self) -> bool:

@@ -25,6 +25,7 @@ END = 0x02
 RESET = 0x03
 ALIVE = 0x04
 OPEN = 0x05
+DONE = 0x06
 #: A kind with this bit means nothing bad to whoever does not know it.
 IGNORABLE = 0x80
 
