@@ -25,6 +25,8 @@ from rtunnel.relay.proxy_header import BadHeader, ProxyHeader
 from rtunnel.rtc.aiortc import mdns, sdp
 from rtunnel.rtc.aiortc.inbound import parameters_are_sound
 from rtunnel.wire import messages
+from rtunnel.wire.data.keys import ClientAgreement, answer, read_plain_keys
+from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.data_connection import ClientDataConnection, ServerDataConnection
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.opening import read_opening
@@ -96,9 +98,23 @@ def frame_payloads(data: bytes) -> None:
         messages.decode_error,
         messages.decode_tickets,
         messages.decode_attach,
+        messages.decode_ticket_range,
+        messages.decode_attach_id,
     ):
         with suppress(ValueError):
             decode(data)
+
+
+def link_keys(data: bytes) -> None:
+    """KEYS, as each end of a link reads it, with and without TLS."""
+    with suppress(ValueError):
+        ClientAgreement(Cipher.AES_256_GCM).finish(data, bytes(32))
+    with suppress(ValueError):
+        payload, root = answer(data, bytes(32), Cipher.AES_256_GCM)
+        assert len(payload) == 1121
+        assert payload[0] == root.cipher
+    with suppress(ValueError):
+        read_plain_keys(data)
 
 
 def signal(data: bytes) -> None:
@@ -230,6 +246,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         data_connection,
         opening,
         frame_payloads,
+        link_keys,
         signal,
         description,
         candidate,

@@ -29,16 +29,31 @@ MALFORMED: dict[str, list[Any]] = {
     "token": [5, True, [], {}, "\ud800"],
 }
 KEYS = st.sampled_from(
-    [*MALFORMED, "agent", "tunnel", "visitor", "address", "scope", "code", "message", "tickets", "expires"]
+    [
+        *MALFORMED,
+        "agent",
+        "tunnel",
+        "visitor",
+        "address",
+        "scope",
+        "code",
+        "message",
+        "tickets",
+        "first",
+        "count",
+        "expires",
+    ]
 )
 DECODERS: list[Callable[[bytes], object]] = [
     messages.decode_init,
     messages.decode_attach,
+    messages.decode_attach_id,
     messages.decode_hello,
     messages.decode_visitor,
     messages.decode_ready,
     messages.decode_error,
     messages.decode_tickets,
+    messages.decode_ticket_range,
 ]
 NOT_AN_OBJECT = [b"", b"xy", b"\xff\xfe", b"[]", b"1", b"null", b'"text"', b"{", b"[" * 4096, b'{"a":' * 800, b"NaN"]
 
@@ -77,7 +92,7 @@ def test_any_json(value: dict[str, object]) -> None:
     check_all_decoders(json.dumps(value).encode("utf-8"))
 
 
-@pytest.mark.parametrize("decode", DECODERS[2:])
+@pytest.mark.parametrize("decode", DECODERS[3:])
 @pytest.mark.parametrize("payload", NOT_AN_OBJECT)
 def test_not_a_json_object(decode: Callable[[bytes], object], payload: bytes) -> None:
     with pytest.raises(ValueError, match=r"^(not JSON|nested too deeply|not a JSON object)$"):
@@ -252,3 +267,45 @@ def test_error_is_cleaned() -> None:
     payload = b'{"scope":"link","code":"a\\nb","message":"\\u001b[2J"}'
     assert messages.decode_error(payload) == WireError("link", "a?b", "?[2J")
     assert messages.decode_error(b'{"scope":"link","code":7}') == WireError("link", "unknown", "")
+
+
+# TICKETS, ATTACH
+
+
+@given(st.integers(0, 2**62 - 1), st.integers(1, messages.MAX_TICKETS), st.floats(0.001, messages.MAX_EXPIRES))
+def test_tickets_there_and_back(first: int, count: int, expires: float) -> None:
+    payload = messages.encode_ticket_range(first, count, expires)
+    assert messages.decode_ticket_range(payload) == (first, count, expires)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        *(({"first": bad}, "index") for bad in (None, -1, True, 1.0, "1", [0], 2**62)),
+        *(({"count": bad}, "number of tickets") for bad in (None, 0, -1, True, 1.0, "1", messages.MAX_TICKETS + 1)),
+        *(({"expires": bad}, "lifetime") for bad in (None, 0, -1, True, "30", 3600.5, float("nan"), float("inf"))),
+    ],
+)
+def test_tickets_out_of_range(change: dict[str, Any], reason: str) -> None:
+    payload = json.dumps({"first": 0, "count": 1, "expires": 30, **change}).encode()
+    with pytest.raises(ValueError, match=reason):
+        messages.decode_ticket_range(payload)
+
+
+def test_huge_tickets() -> None:
+    payload = messages.encode_ticket_range(0, 1, 30).ljust(messages.MAX_TICKETS_PAYLOAD)
+    assert messages.decode_ticket_range(payload) == (0, 1, 30.0)
+    with pytest.raises(ValueError, match="more than 4096 bytes"):
+        messages.decode_ticket_range(payload + b" ")
+
+
+@pytest.mark.parametrize("client_random", [b"", bytes(range(32))])
+def test_attach_there_and_back(client_random: bytes) -> None:
+    id = bytes(range(16))
+    assert messages.decode_attach_id(messages.encode_attach_id(id, client_random)) == (id, client_random)
+
+
+@pytest.mark.parametrize("length", [0, 15, 17, 47, 49, 64])
+def test_attach_of_another_length(length: int) -> None:
+    with pytest.raises(ValueError, match=rf"^{length} bytes where 16 or 48 belong$"):
+        messages.decode_attach_id(bytes(length))
