@@ -395,6 +395,7 @@ class RecordSocket:
             self.user.proved(self)
         event = self.state.receive(kind, number, payload)
         if isinstance(event, Ended):
+            self._send(event.answer)
             if self._local is not None:
                 self._local.far_ended()
         elif isinstance(event, Opened):
