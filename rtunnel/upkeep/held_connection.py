@@ -2,8 +2,8 @@
 
 dialling -> up -> lost -> waiting -> dialling ...
 
-A server that is restarted listens again within a second, so a lost connection is dialled again soon. As long as the
-attempts are refused, which costs the server's machine next to nothing, a few more follow. Then the waits of the
+A server that is restarted listens again within a second or two, so a lost connection is dialled again soon. As long as
+the attempts are refused, which costs the server's machine next to nothing, some more follow. Then the waits of the
 back-off begin. The waits are random from the first one on, so that a thousand clients do not come back at once.
 """
 
@@ -23,8 +23,9 @@ from rtunnel.upkeep.backoff import Backoff
 
 #: The longest wait before an attempt that comes soon, in seconds.
 SOON = 0.2
-#: How many attempts come soon after a connection was lost: about a second of them.
-SOON_ATTEMPTS = 8
+#: How many attempts come soon after a connection was lost: about two seconds of them, which a small machine may need to
+#: start a server.
+SOON_ATTEMPTS = 20
 
 
 class Connection(Protocol):

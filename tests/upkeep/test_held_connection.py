@@ -164,7 +164,7 @@ def test_is_dialled_again_soon_after_it_was_lost(clock: Clock, log: deque[LogEve
     assert len(waits) > 40
 
 
-def test_server_that_is_restarted_is_dialled_soon_for_about_a_second(clock: Clock, log: deque[LogEvent]) -> None:
+def test_server_that_is_restarted_is_dialled_soon_for_about_two_seconds(clock: Clock, log: deque[LogEvent]) -> None:
     held, took = start(clock), []
     for _ in range(20):
         lose(held, clock)
@@ -177,7 +177,7 @@ def test_server_that_is_restarted_is_dialled_soon_for_about_a_second(clock: Cloc
         took.append(clock.seconds() - began)
         assert 1.0 <= log[-1]["wait"] <= 1.4
         clock.advance(1.5)
-    assert 0.6 < sum(took) / len(took) < 1.0
+    assert 1.5 < sum(took) / len(took) < 2.5
 
 
 def test_attempts_that_come_soon_do_not_fill_the_log(clock: Clock, log: deque[LogEvent]) -> None:
