@@ -168,6 +168,8 @@ class RecordSocket(RecordWriter):
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
+        if self._number < 0:
+            return
         is_left = self._local is None and not self.is_idle
         if is_left:
             # A slow reader at the other end takes what came before a reset first.
