@@ -227,7 +227,8 @@ class LocalSocket(PolledSocket):
 
     def _leave_far(self, code: str, message: str, *, behind: bool) -> None:
         far, self.far = self.far, None
-        if far is not None:
+        # Of a socket that has closed, both ends have come, and only the far side does not know it yet.
+        if far is not None and self._number >= 0:
             far.reset(code, message, behind=behind)
 
     def close(self, *, reset: bool) -> None:
@@ -241,7 +242,6 @@ class LocalSocket(PolledSocket):
         if self._last_bytes is not None:
             self._last_bytes.cancel()
         self._close(reset=reset)
-        self.far = None
         on_end(self)
 
     # Called by the reactor

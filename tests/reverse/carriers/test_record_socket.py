@@ -177,7 +177,7 @@ async def test_loss_of_the_connection_resets_both_behind_what_came(turns: Turns)
         async with Rig(turns) as rig:
             for far, other in (rig.fars, rig.fars[::-1]):
                 far.send(b"before")
-                await rig.until(lambda other=other: other.received)
+                await rig.until(lambda: other.received)  # noqa: B023
             getattr(rig, end).cut()
             await rig.until(lambda: all(far.is_over for far in rig.fars))
             assert all(isinstance(far.error, ConnectionResetError) for far in rig.fars)
@@ -341,7 +341,7 @@ async def test_next_stream_after_every_kind_of_end(turns: Turns, moment: str) ->
             if moment == "talking":
                 for far in visit.fars:
                     far.send(random_bytes(100_000))
-                await pair.until(lambda fars=visit.fars: all(far.received == 100_000 for far in fars), *visit.fars)
+                await pair.until(lambda: all(far.received == 100_000 for far in visit.fars), *visit.fars)  # noqa: B023
             end(visit)
             await pair.until(lambda: pair.is_free, *visit.fars)
             assert not {"lost", "breach"} & {what for _, what in pair.told}, end
@@ -364,12 +364,12 @@ async def test_next_stream_while_the_last_ones_socket_is_full(turns: Turns, side
             await pair.until(lambda: pair.client.state.number == len(pair.visits))
             slow.reads = 0
             slow.send(b"request", end=True)
-            await pair.until(lambda other=other: other.ended, *visit.fars)
+            await pair.until(lambda: other.ended, *visit.fars)  # noqa: B023
             # The end must come in the same read as the last bytes; otherwise it is read when those are gone.
             end.stop_reading()
             other.send(each, end=True)
             source = visit.near_right if side == "left" else visit.near_left
-            await pair.until(lambda source=source: source._ended, *visit.fars)
+            await pair.until(lambda: source._ended, *visit.fars)  # noqa: B023
             await pair.turns.settle(*visit.fars)
             end.resume_reading()
             await pair.until(lambda: pair.is_free, *visit.fars)
@@ -381,7 +381,7 @@ async def test_next_stream_while_the_last_ones_socket_is_full(turns: Turns, side
         for visit, each in zip(pair.visits, data, strict=False):
             slow, _ = far_ends(visit, side)
             slow.reads = 1 << 16
-            await pair.until(lambda slow=slow: slow.is_over, slow)
+            await pair.until(lambda: slow.is_over, slow)  # noqa: B023
             assert slow.got(each)
             assert slow.ended
 
