@@ -128,8 +128,6 @@ class LocalSocket(PolledSocket):
 
         :param is_watched: the poller calls this object already.
         """
-        if self._number < 0:
-            return
         self._reading = is_watched
         try:
             self._watch_bytes(True)
@@ -344,8 +342,7 @@ class LocalSocket(PolledSocket):
     def _half_close(self) -> None:
         """Send the end of this direction, now that all bytes have gone out."""
         self._ending = False
-        is_over = self._ended and self._last_bytes is None
-        if not is_over:
+        if not self._ended:
             try:
                 self.socket.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -354,7 +351,7 @@ class LocalSocket(PolledSocket):
             # All that we had to say is with the system, which delivers it even if this process is killed.
             set_linger(self.socket, SEND_ON_CLOSE)
         self._finished = True
-        if is_over:
+        if self._ended:
             # Closing sends the end.
             self.close(reset=False)
 

@@ -123,7 +123,7 @@ async def test_socket_without_buffers_is_full(turns: Turns) -> None:
 async def test_connection_that_cannot_be_written_to_is_read_at_the_local_pace(turns: Turns, side: str) -> None:
     """A pipe with bytes for the local socket is not replaced by the next one, and no bytes pile up in memory."""
     data = random_bytes(TOO_MUCH)
-    async with Rig(turns, buffers=SMALL) as rig:
+    async with Rig(turns, buffers=4 * SMALL) as rig:
         far, other = far_ends(rig, side)
         end, near = (rig.server, rig.near_left) if side == "left" else (rig.client, rig.near_right)
         far.reads = 0
@@ -203,6 +203,22 @@ async def test_answer_to_a_reset_that_waits_does_not_cost_the_connection(turns: 
         visit.near_left.abort()
         await pair.until(lambda: pair.is_free)
         assert ("client", "lost") not in pair.told
+
+
+@pytest_twisted.ensureDeferred
+async def test_abort_of_a_socket_that_has_closed_is_no_reset(turns: Turns) -> None:
+    """The stream is over at the visitor's end, and the server waits for the client's word that it has read all."""
+    async with Rig(turns) as rig:
+        rig.right.send(b"answer", end=True)
+        await rig.until(lambda: rig.left.ended)
+        rig.client.stop_reading()
+        rig.left.send(b"late", end=True)
+        await rig.until(lambda: rig.ends)
+        rig.near_left.abort()
+        rig.client.resume_reading()
+        await rig.until(lambda: rig.right.is_over and rig.told.count(("server", "freed")))
+        assert bytes(rig.right.kept) == b"late"
+        assert rig.right.ended
 
 
 # Cuts and stalls
