@@ -214,7 +214,7 @@ async def test_abort_of_a_socket_that_has_closed_is_no_reset(turns: Turns) -> No
     async with Rig(turns) as rig:
         rig.right.send(b"answer", end=True)
         await rig.until(lambda: rig.left.ended)
-        full = Moody(rig.server, *[0] * 1000)
+        full = Moody(rig.server, 1000, *[0] * 1000)
         rig.left.send(b"late", end=True)
         await rig.until(lambda: rig.ends)
         assert rig.server.waiting
