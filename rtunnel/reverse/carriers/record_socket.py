@@ -168,7 +168,10 @@ class RecordSocket(RecordWriter):
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
-        if self._local is None and not self.is_idle:
+        if self._number < 0:
+            return
+        is_left = self._local is None and not self.is_idle
+        if is_left:
             # A slow reader at the other end takes what came before a reset first.
             unsent = self.waiting + unacknowledged(self._number)
             if unsent != self._unsent:
@@ -176,7 +179,9 @@ class RecordSocket(RecordWriter):
                 self.state.progressed()
         state = self.state
         is_quiet = not (state.has_heard or state.has_sent)
-        alive = state.tick(now, is_reading=self._reading, can_send=not self._writing)
+        # A sign of life would count as progress.
+        can_send = not (self._writing or is_left)
+        alive = state.tick(now, is_reading=self._reading, can_send=can_send)
         if state.is_dead:
             self._lost(f"nothing was heard of the other end for {state.silence:.0f} s")
             return
