@@ -7,6 +7,7 @@ before goes out before.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.last_bytes import LastBytes, abort_at_once, buffered, connection_of, read_on, unsent
-from rtunnel.relay.sockets import QuietFactory, SocketTransport, tune
+from rtunnel.relay.sockets import QuietFactory, SocketTransport, take_socket, tune
 
 #: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
 SMALL_CHUNK = 4096
@@ -84,6 +85,19 @@ class SocketEnd(Protocol):
     def is_connected(self) -> bool:
         """Whether there is a connection."""
         return self._connected
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether both directions are open, and nothing waits for the socket."""
+        is_open = self._connected and self._read_open and self._write_open and self._end_of_stream is None
+        return is_open and not (self._pending or self._is_breaking or buffered(self.transport))
+
+    def take_socket(self) -> socket.socket:
+        """Return the socket, for somebody else to relay. This end, which is :attr:`is_at_rest`, is of no more use."""
+        sock, _ = take_socket(self.transport)
+        self._connected = False
+        self._stream = None  # no circle
+        return sock
 
     def call_when_lost(self, call: Callable[[], None]) -> None:
         """Call *call* too when the connection is lost."""

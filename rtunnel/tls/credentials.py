@@ -7,9 +7,7 @@ never used: at startup it is an error, later the previous set stays in use.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -31,7 +29,6 @@ from rtunnel.tls.explanations import openssl_reason
 from rtunnel.tls.identity import Peer, expiry_warning, show_name, show_subject
 from rtunnel.tls.openssl import use_private_key
 from rtunnel.tls.policy import CLASSICAL_OPTION, Role, TlsSettings, make_context
-from rtunnel.tls.resumption import SessionBounds
 from rtunnel.trusted_files import read_trusted
 from rtunnel.upkeep.watched_files import WatchedFiles
 
@@ -52,41 +49,22 @@ _MAX_FILE = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """The certificate that this end of a connection presents.
-
-    :ivar chain: the certificate, followed by any intermediate certificates.
-    :ivar key: the certificate's private key.
-    """
-
-    chain: tuple[x509.Certificate, ...]
-    key: crypto.PKey
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the certificate has expired."""
-        return datetime.now(UTC) > self.chain[0].not_valid_after_utc
-
-
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """The content of one set of files.
 
     :ivar context: for new connections.
-    :ivar own: our certificate and key.
+    :ivar certificate: our own certificate.
     :ivar certificates: our certificate, then those of the CAs.
     :ivar listed: the CAs that have a revocation list.
     :ivar revoked: the issuers of the revoked certificates, by serial number.
-    :ivar sessions: how long sessions made with *context* may be resumed.
     :ivar open_key: the key's file, if every user of the machine can read or change it.
     """
 
     context: SSL.Context
-    own: Own
+    certificate: x509.Certificate
     certificates: tuple[x509.Certificate, ...]
     listed: frozenset[x509.Name]
     revoked: dict[int, list[x509.Name]]
-    sessions: SessionBounds
     open_key: Path | None
 
     @property
@@ -127,16 +105,6 @@ class Credentials(WatchedFiles[Loaded]):
             (settings.cert, settings.key, settings.ca, settings.crl), lambda: load(self.settings, self.role)
         )
 
-    def keeping(self, own: Own) -> Credentials:
-        """Return these credentials with *own* instead of the certificate and key in the files.
-
-        :raises ConfigError: the other files cannot be used.
-        """
-        kept = copy(self)
-        if own.chain != self.now.own.chain:
-            kept.now = load(self.settings, self.role, own)
-        return kept
-
     def saw_issuer(self, ca: x509.Certificate) -> None:
         """Log it once if a CA that vouches for a peer has no revocation list."""
         name, known = ca.subject, self._unlisted
@@ -151,23 +119,20 @@ class Credentials(WatchedFiles[Loaded]):
         )
 
 
-def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
+def load(settings: TlsSettings, role: Role) -> Loaded:
     """Read the files.
 
-    :param own: a certificate and key to use instead of those in the files.
     :raises ConfigError: they cannot be used; the message names the file and the fix.
     """
     context = make_context(settings)
-    is_in_files = own is None
-    if own is None:
-        chain = read_certificates(settings.cert, f"{_FIXES[role]} --tls-cert")
-        own = Own(tuple(chain), read_private_key(settings.key, f"{_FIXES[role]} --tls-key"))
+    chain = read_certificates(settings.cert, f"{_FIXES[role]} --tls-cert")
+    key = read_private_key(settings.key, f"{_FIXES[role]} --tls-key")
     authorities = read_certificates(settings.ca, f"{_FIXES[role]} --tls-ca")
-    certificate = own.chain[0]
+    certificate = chain[0]
     _check_own(certificate, settings, role)
     if not settings.allow_classical_certs and not any(is_post_quantum(ca) for ca in authorities):
         raise ConfigError(_classical_problem(settings.ca, authorities[0]))
-    use_certificate(context, own.chain, own.key, settings.cert, settings.key)
+    use_certificate(context, chain, key, settings.cert, settings.key)
     store = context.get_cert_store()
     assert store is not None
     try:
@@ -192,8 +157,8 @@ def load(settings: TlsSettings, role: Role, own: Own | None = None) -> Loaded:
         for entry in each:
             revoked.setdefault(entry.serial_number, []).append(each.issuer)
     listed = frozenset(each.issuer for each in lists)
-    open_key = settings.key if is_in_files and settings.key.stat().st_mode & 0o007 else None
-    loaded = Loaded(context, own, (certificate, *authorities), listed, revoked, SessionBounds(certificate), open_key)
+    open_key = settings.key if settings.key.stat().st_mode & 0o007 else None
+    loaded = Loaded(context, certificate, (certificate, *authorities), listed, revoked, open_key)
     # cryptography decodes names on first use: let it fail now, and not in a warning later.
     _ = loaded.warnings
     return loaded

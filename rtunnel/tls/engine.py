@@ -12,7 +12,6 @@ one time becomes records in one call, and one write.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -22,7 +21,6 @@ from rtunnel.tls import explanations, openssl
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.identity import Peer, show_subject
 from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, Role
-from rtunnel.tls.resumption import TlsSession
 
 #: Bytes that TLS adds to each record: header, content type, tag.
 RECORD_OVERHEAD = 22
@@ -45,11 +43,9 @@ class TlsEngine:
     :param judge: a further check of the peer's certificate, once it is valid and from a trusted CA. A server needs
         none: it checks later, by name, what a client may do.
     :param server_name: for a client, the SNI to send; empty: none.
-    :param session: for a client, the session to resume. The handshake is a full one if either end refuses that.
-    :ivar connection: the connection, for :class:`~rtunnel.tls.socket.TlsSocket`.
+    :ivar connection: the connection.
     :ivar role: which end this is.
     :ivar peer: who is at the other end; None until that is authenticated.
-    :ivar is_resumed: whether the handshake resumed a session.
     :ivar messages: counts what the peer says after the handshake, beside its data; None before that.
     :ivar failure: why the connection cannot go on; empty while it can.
     :ivar ended: whether the peer has sent close_notify.
@@ -57,18 +53,15 @@ class TlsEngine:
 
     __slots__ = (
         "_allow_classical",
-        "_before_ticket",
         "_credentials",
         "_judge",
         "_loaded",
-        "_offered",
         "_refusal",
         "_shook_hands",
         "_waiting",
         "connection",
         "ended",
         "failure",
-        "is_resumed",
         "messages",
         "peer",
         "role",
@@ -79,7 +72,6 @@ class TlsEngine:
         credentials: Credentials,
         judge: Judge | None = None,
         server_name: str = "",
-        session: TlsSession | None = None,
     ) -> None:
         self._credentials = credentials
         self._loaded = credentials.now
@@ -92,39 +84,20 @@ class TlsEngine:
         self.peer: Peer | None = None
         self.failure = ""
         self.ended = False
-        self.is_resumed = False
-        self._before_ticket: SSL.Session | None = None
-        self._offered: TlsSession | None = None
         self.connection = SSL.Connection(self._loaded.context, None)
         self.connection.set_app_data(self)
         self.messages: openssl.Messages | None = None
-        may_resume = not self._loaded.sessions.are_over
         if self.role is Role.SERVER:
             self.connection.set_accept_state()
-            if not may_resume:
-                self.connection.set_options(SSL.OP_NO_TICKET)
             return
         self.connection.set_connect_state()
         if server_name:
             self.connection.set_tlsext_host_name(server_name.encode("ascii"))
-        if session is not None and may_resume and session.context is self._loaded.context:
-            self._offered = session
-            session.offer(self.connection)
-
-    @property
-    def session(self) -> TlsSession | None:
-        """The session for further connections: at a client, after a full handshake and the server's ticket."""
-        if self._before_ticket is None:
-            return None
-        session = self.connection.get_session()
-        if session is None or openssl.is_same_session(session, self._before_ticket):
-            return None
-        return TlsSession(self._loaded.context, openssl.write_session(session))
 
     @property
     def certificate(self) -> x509.Certificate:
         """Our own certificate."""
-        return self._loaded.own.chain[0]
+        return self._loaded.certificate
 
     def start(self) -> None:
         """Begin the handshake, which the client does; see :meth:`output`."""
@@ -157,16 +130,6 @@ class TlsEngine:
         # One piece costs the link less than one for each record.
         return received[0] if len(received) == 1 else b"".join(received)
 
-    def look(self) -> None:
-        """Set :attr:`ended` or :attr:`failure` if :class:`~rtunnel.tls.socket.TlsSocket` has read the last record."""
-        if self.connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN:
-            try:
-                self.connection.recv(1)
-            except SSL.ZeroReturnError:
-                self.ended = True
-            except SSL.Error as error:
-                self._fail(error)
-
     def send(self, data: bytes) -> None:
         """Encrypt bytes of the link, once :attr:`peer` is known; they become part of :meth:`output`."""
         if self.failure or not data:
@@ -189,14 +152,9 @@ class TlsEngine:
     def close(self) -> None:
         """Release what OpenSSL holds, however the connection has ended."""
         self.connection.set_app_data(None)
-        if self.peer is not None:
-            openssl.end(self.connection)
 
-    def output(self, *, is_last: bool = False) -> bytes:
-        """Return the bytes that are to go to the network.
-
-        :param is_last: the connection leaves memory for a socket, see :class:`~rtunnel.tls.socket.TlsSocket`.
-        """
+    def output(self) -> bytes:
+        """Return the bytes that are to go to the network."""
         size = self._waiting + _SLACK
         self._waiting = 0
         pieces = []
@@ -209,7 +167,7 @@ class TlsEngine:
         except SSL.Error:
             # WantReadError: there is no more.
             pass
-        if self._shook_hands and not is_last:
+        if self._shook_hands:
             self._shook_hands = False
             openssl.renew_memory(self.connection)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -220,9 +178,6 @@ class TlsEngine:
         try:
             connection.do_handshake()
         except SSL.WantReadError:
-            if self.role is Role.SERVER and openssl.is_resumed(connection):
-                # OpenSSL sends another ticket all the same, but no session in it: resuming must not make one younger.
-                connection.set_options(SSL.OP_NO_TICKET)
             return
         except SSL.Error as error:
             self._fail(error)
@@ -235,37 +190,21 @@ class TlsEngine:
             self.failure = f"{version} with key exchange {group} was agreed on, which is not post-quantum TLS 1.3"
         elif certificate is None:
             self.failure = f"the {self.role.other.value} has no certificate"
-        elif (is_resumed := openssl.is_resumed(connection)) and not self._accepts_again(certificate):
-            self.failure = self._refusal
+        elif openssl.is_resumed(connection):
+            # OpenSSL would have verified no certificate.
+            self.failure = f"the {self.role.other.value} resumes a TLS session, which is not allowed"
         else:
             # Nothing is verified from here on. A reference cycle would wait for the garbage collector.
             connection.set_app_data(None)
-            chain = None if is_resumed else connection.get_verified_chain(as_cryptography=True)
-            peer = Peer.of(certificate, group, None if chain is None else tuple(chain[1:]))
+            chain = connection.get_verified_chain(as_cryptography=True)
+            peer = Peer.of(certificate, group, tuple(chain[1:]) if chain else ())
             # The peer may have waited for a new revocation list after its certificate was verified.
             if why := self._credentials.now.why_revoked(peer):
                 self.failure = f"the {self.role.other.value}'s certificate is refused: {why}"
                 return
             self._shook_hands = True
-            self.is_resumed = is_resumed
             self.peer = peer
             self.messages = openssl.Messages(connection)
-            if self.role is Role.CLIENT and not is_resumed:
-                self._before_ticket = connection.get_session()
-                if self._offered is not None:
-                    self._offered.was_refused()
-
-    def _accepts_again(self, certificate: x509.Certificate) -> bool:
-        """Check the certificate of a resumed session again, which OpenSSL does not."""
-        now = datetime.now(UTC)
-        error = 0
-        if now > certificate.not_valid_after_utc:
-            error = explanations.EXPIRED
-        elif now < certificate.not_valid_before_utc:
-            error = explanations.NOT_YET
-        elif self._credentials.now.is_revoked(certificate):
-            error = explanations.REVOKED
-        return self.accepts(certificate, error, 0)
 
     def _fail(self, error: SSL.Error) -> None:
         if self._refusal:
@@ -297,6 +236,5 @@ class TlsEngine:
         if why:
             self._refusal = f"the {self.role.other.value}'s certificate is refused: {why}"
         elif depth:
-            self._loaded.sessions.saw_issuer(certificate)
             self._credentials.saw_issuer(certificate)
         return not why

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from weakref import WeakValueDictionary
 
 from cryptography import x509
 
@@ -13,7 +12,7 @@ from rtunnel.pki.certificates import alternative_names, common_names, expires_so
 from rtunnel.wire.messages import clean_text
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
+@dataclass(frozen=True, slots=True)
 class Peer:
     """The holder of a certificate.
 
@@ -32,30 +31,19 @@ class Peer:
     issuers: tuple[x509.Certificate, ...]
 
     @classmethod
-    def of(cls, certificate: x509.Certificate, group: str, issuers: tuple[x509.Certificate, ...] | None) -> Peer:
+    def of(cls, certificate: x509.Certificate, group: str, issuers: tuple[x509.Certificate, ...]) -> Peer:
         """Return the holder of *certificate*, over a connection whose key exchange used *group*.
 
-        A link and its data connections share one object, since a certificate takes time to read and memory to keep.
-
-        :param issuers: None if the connection resumes a session, which does not tell them.
+        :param issuers: the rest of the chain, see :attr:`issuers`.
         """
-        if issuers is not None:
-            issuers = _shared(issuers)
-        peer = _known.get((certificate, group))
-        if peer is None or issuers not in (None, peer.issuers):
-            kind = key_kind(certificate)
-            peer = cls(peer_name(certificate), fingerprint(certificate), group, kind, certificate, issuers or ())
-            _known[certificate, group] = peer
-        return peer
+        kind = key_kind(certificate)
+        return cls(peer_name(certificate), fingerprint(certificate), group, kind, certificate, _shared(issuers))
 
 
 @lru_cache(maxsize=64)
 def _shared(issuers: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
     """Return equal certificates as the same objects, since thousands of links may have the same CAs."""
     return issuers
-
-
-_known: WeakValueDictionary[tuple[x509.Certificate, str], Peer] = WeakValueDictionary()
 
 
 def peer_name(certificate: x509.Certificate) -> str:

@@ -1,8 +1,8 @@
 """The only module that goes below pyOpenSSL's public interface.
 
-It uses the binding of ``cryptography`` to set groups and signature algorithms, to resume a session more than once, to
-let OpenSSL read and write a socket, and to count what a peer says after the handshake. If the binding or the OpenSSL
-behind it lacks any of that, the program does not start: no link is ever weaker than it should be.
+It uses the binding of ``cryptography`` to set groups and signature algorithms, to refuse the resumption of sessions, to
+read into one buffer, and to count what a peer says after the handshake. If the binding or the OpenSSL behind it lacks
+any of that, the program does not start: no link is ever weaker than it should be.
 """
 
 from __future__ import annotations
@@ -28,15 +28,7 @@ _ffi: Any = Binding().ffi
 #: If OpenSSL has these groups and this signature algorithm, it has the others too.
 _NEEDED_GROUPS = ("X25519MLKEM768", "MLKEM768")
 _NEEDED_SIGNATURES = ("mldsa65",)
-_NEEDED_FOR_SESSIONS = ("SSL_session_reused", "SSL_set_session", "d2i_SSL_SESSION", "i2d_SSL_SESSION")
-_NEEDED_FOR_SOCKETS = (
-    "SSL_set_fd",
-    "SSL_get_error",
-    "SSL_want_write",
-    "SSL_clear_mode",
-    "SSL_set_mode",
-    "SSL_MODE_AUTO_RETRY",
-)
+_NEEDED_AGAINST_SESSIONS = ("SSL_session_reused",)
 _NEEDED_FOR_MEMORY = ("SSL_set_bio", "BIO_get_mem_data")
 _NEEDED_FOR_COUNTING = ("SSL_set_info_callback", "SSL_CB_LOOP", "SSL_CB_ALERT")
 _REMEDY = "install the wheels of cryptography 50 or later and pyOpenSSL 26 or later"
@@ -93,53 +85,14 @@ def require_post_quantum() -> None:
     context = SSL.Context(SSL.TLS_METHOD)
     set_groups(context, _NEEDED_GROUPS)
     set_signatures(context, _NEEDED_SIGNATURES)
-    for name in (*_NEEDED_FOR_SESSIONS, *_NEEDED_FOR_SOCKETS, *_NEEDED_FOR_MEMORY, *_NEEDED_FOR_COUNTING):
+    for name in (*_NEEDED_AGAINST_SESSIONS, *_NEEDED_FOR_MEMORY, *_NEEDED_FOR_COUNTING):
         if not hasattr(_lib, name):
             raise ConfigError(f"TLS needs {name}, which this cryptography does not have; {_REMEDY}")
 
 
 def is_resumed(connection: Any) -> bool:
-    """Return whether *connection* resumes a session. A server knows once it has read the ClientHello."""
+    """Return whether *connection* has resumed a session."""
     return bool(_lib.SSL_session_reused(connection._ssl))
-
-
-def is_same_session(one: Any, other: Any) -> bool:
-    """Return whether both are the same object of OpenSSL, which makes a new one when a ticket arrives."""
-    return bool(one._session == other._session)
-
-
-def write_session(session: Any) -> bytes:
-    """Return *session* as bytes. They contain its secret."""
-    handle = session._session
-    size = _lib.i2d_SSL_SESSION(handle, _ffi.NULL)
-    buffer = _ffi.new("unsigned char[]", max(size, 1))
-    _lib.i2d_SSL_SESSION(handle, _ffi.new("unsigned char **", buffer))
-    return bytes(_ffi.buffer(buffer, max(size, 0)))
-
-
-def read_session(content: bytes) -> Any:
-    """Return the session that :func:`write_session` wrote, for :func:`offer_session`; None if it cannot be read."""
-    start = _ffi.new("unsigned char[]", content)
-    session = _lib.d2i_SSL_SESSION(_ffi.NULL, _ffi.new("unsigned char const **", start), len(content))
-    if session == _ffi.NULL:
-        _lib.ERR_clear_error()
-        return None
-    return _ffi.gc(session, _lib.SSL_SESSION_free)
-
-
-def offer_session(connection: Any, session: Any) -> None:
-    """Let a client's connection ask to resume *session*, which any number of connections may do.
-
-    OpenSSL invalidates the session if one of them is freed without :func:`end`.
-
-    :param session: from :func:`read_session`.
-    """
-    _lib.SSL_set_session(connection._ssl, session)
-
-
-def end(connection: Any) -> None:
-    """Mark *connection* as properly closed, so that OpenSSL does not invalidate its session."""
-    _lib.SSL_set_shutdown(connection._ssl, _lib.SSL_SENT_SHUTDOWN | _lib.SSL_RECEIVED_SHUTDOWN)
 
 
 #: How many steps OpenSSL may take in one connection at once for what :class:`Messages` counts; a message takes two to
@@ -218,101 +171,12 @@ class Reader:
         return bytes(_ffi.buffer(self._buffer, filled))
 
 
-class Records:
-    """A connection after its handshake, whose records OpenSSL itself reads from and writes to a non-blocking socket.
-
-    There is no copy and no Python in between. Each method does what a socket's method of that name does.
-
-    :param connection: its memory buffers must be empty in both directions.
-    :param number: the socket's file descriptor, which must stay open while this is used.
-    :param messages: counts what the peer says beside its data.
-    :ivar is_over: whether the next read returns the end or raises an error that was already read. The socket may show
-        no event.
-    """
-
-    __slots__ = ("_connection", "_messages", "_ssl", "is_over")
-
-    def __init__(self, connection: Any, number: int, messages: Messages) -> None:
-        self._messages = messages
-        self._connection: Any = connection
-        self._ssl: Any = connection._ssl
-        self.is_over = False
-        # SSL_set_fd frees the memory BIOs that pyOpenSSL refers to.
-        connection._into_ssl = connection._from_ssl = None
-        # Otherwise a read that finds only tickets or KeyUpdates goes on until there is data, which may be never.
-        _lib.SSL_clear_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
-        _lib.SSL_set_fd(self._ssl, number)
-
-    def recv_into(self, buffer: memoryview) -> int:
-        """Read what has arrived. Records are read whole: epoll would not report bytes that OpenSSL keeps.
-
-        :param buffer: has room for at least one record.
-        :returns: how many bytes were read; 0: the peer has sent close_notify.
-        :raises OSError: there is nothing now, or the connection is lost.
-        """
-        ssl, read, start = self._ssl, _lib.SSL_read, _ffi.from_buffer(buffer)
-        count = filled = read(ssl, start, RECORD)
-        while count == RECORD and filled + RECORD <= len(buffer):
-            count = read(ssl, start + filled, RECORD)
-            filled += max(count, 0)
-        if count <= 0:
-            # Not SSL_get_shutdown: it does not tell a fatal alert from close_notify.
-            why = _lib.SSL_get_error(ssl, count)
-            self.is_over = why != _lib.SSL_ERROR_WANT_READ or self._messages.are_too_many
-            _lib.ERR_clear_error()
-        if filled > 0:
-            return int(filled)
-        if not self.is_over:
-            raise BlockingIOError
-        if why == _lib.SSL_ERROR_ZERO_RETURN:
-            return 0
-        raise ConnectionResetError("the connection was cut")
-
-    def send(self, data: bytes | memoryview) -> int:
-        """Send all of *data*.
-
-        :returns: how many bytes that is.
-        :raises OSError: there is no room for all of it now, and the caller must send the same bytes again later; or
-            the connection is lost.
-        """
-        count = _lib.SSL_write(self._ssl, _ffi.from_buffer(data), len(data))
-        if count <= 0:
-            self._could_not_write()
-        return int(count)
-
-    def shutdown(self, _how: int) -> None:
-        """Send close_notify. The peer may continue to send.
-
-        :raises OSError: there is no room for that now, and the caller must try again; or the connection is lost.
-        """
-        if _lib.SSL_shutdown(self._ssl) < 0:
-            self._could_not_write()
-
-    def _could_not_write(self) -> None:
-        if _lib.SSL_want_write(self._ssl):
-            raise BlockingIOError
-        _lib.ERR_clear_error()
-        raise ConnectionResetError("the connection was cut")
-
-    def to_memory(self) -> None:
-        """Let the connection read and write memory instead of the socket."""
-        _use_new_memory(self._connection)
-        _lib.SSL_set_mode(self._ssl, _lib.SSL_MODE_AUTO_RETRY)
-
-    def release(self) -> None:
-        """Drop the reference to the connection."""
-        self._connection = self._ssl = None
-
-
 def renew_memory(connection: Any) -> None:
     """Free the buffers that a handshake used, tens of kilobytes, if they are empty."""
     start = _ffi.new("char **")
     waiting = _lib.BIO_get_mem_data(connection._into_ssl, start) or _lib.BIO_get_mem_data(connection._from_ssl, start)
-    if not waiting:
-        _use_new_memory(connection)
-
-
-def _use_new_memory(connection: Any) -> None:
+    if waiting:
+        return
     connection._into_ssl, connection._from_ssl = _lib.BIO_new(_lib.BIO_s_mem()), _lib.BIO_new(_lib.BIO_s_mem())
     _lib.SSL_set_bio(connection._ssl, connection._into_ssl, connection._from_ssl)
 

@@ -18,7 +18,6 @@ from OpenSSL import SSL, crypto
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 from rtunnel.tls import openssl
-from rtunnel.tls.resumption import SESSION_LIFETIME
 
 #: Hybrid groups first; then those that the reference programs offer, in their order.
 GROUPS = ("X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024", "MLKEM768", "MLKEM512", "MLKEM1024")
@@ -146,12 +145,10 @@ def make_context(settings: TlsSettings) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
-    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-    # The server's part of a session is in the ticket, so clients cost it no memory. OpenSSL makes the ticket key with
-    # the context. If clients have certificates, it refuses to resume without a session id context.
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)
+    # Nobody can resume a session: a ticket is only a number then, and no session is kept under it. So both ends verify
+    # whole chains each time.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_session_id(b"rtunnel")
-    context.set_timeout(SESSION_LIFETIME)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
     context.set_verify_depth(MAX_DEPTH)
     openssl.set_groups(context, settings.groups)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import lru_cache
 
 from cryptography import x509
 from service_identity import CertificateError, VerificationError
@@ -61,15 +60,12 @@ def check_server_name(name: str) -> str:
 def judge_of(name: str, pins: frozenset[str]) -> Judge:
     """Return a client's check of a server's certificate: it must have one of *pins*, or if there are none, *name*."""
 
-    # Every data connection presents the same certificate.
-    @lru_cache(maxsize=4)
     def by_pin(certificate: x509.Certificate) -> str | None:
         found = fingerprint(certificate)
         if found in pins:
             return None
         return f"{show_subject(certificate)} has the fingerprint {found}, which is not one of --tls-pin"
 
-    @lru_cache(maxsize=4)
     def by_name(certificate: x509.Certificate) -> str | None:
         why = why_not_for(certificate, name)
         return why and f"{why}; if this is the right server, say so with --tls-server-name or --tls-pin"

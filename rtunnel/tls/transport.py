@@ -1,8 +1,5 @@
 """The I/O of TLS: between a TCP connection and the protocol of a link, which is built once the other end is proved.
 
-A goodbye ends a link. To a protocol that is :class:`~twisted.internet.interfaces.IHalfCloseableProtocol`, as that of a
-stream's own connection is, it ends one direction, and the other goes on.
-
 A handshake is bounded in time, and a connection that fails in one is closed so that the other end gets to read why. To
 the link this is its transport; the TCP transport is below, as :attr:`TlsTransport.tcp`.
 """
@@ -15,14 +12,7 @@ from functools import partial
 
 from cryptography import x509
 from twisted.internet.error import ConnectionAborted, ConnectionLost
-from twisted.internet.interfaces import (
-    IAddress,
-    IDelayedCall,
-    IHalfCloseableProtocol,
-    IProtocol,
-    IPushProducer,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -90,9 +80,6 @@ class TlsTransport(Protocol):
         self._reason: Failure | None = None
         self._timer: IDelayedCall | None = None
         self._heard = False
-        # Of a connection that is half-closed.
-        self._read_ended = False
-        self._write_ended = False
         self.tcp: SocketTransport
 
     @property
@@ -143,7 +130,7 @@ class TlsTransport(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes of TLS."""
         state = self._state
-        if state is _State.LOST or self._read_ended:
+        if state is _State.LOST:
             return
         if not self._heard:
             self._heard = True
@@ -181,17 +168,7 @@ class TlsTransport(Protocol):
         kind = foreign_protocol(data) if data[0] != _ALERT_RECORD else None
         self._fail(kind.value if kind is not None else _NO_TLS[self._role])
 
-    def _half_closeable(self) -> IHalfCloseableProtocol | None:
-        return IHalfCloseableProtocol(self.protocol, None) if self._state is _State.UP else None
-
     def _peer_ended(self) -> None:
-        above = self._half_closeable()
-        if above is not None:
-            self._read_ended = True
-            # Whoever is above may have stopped reading; that TCP ends is still to be heard.
-            self.tcp.resumeProducing()
-            above.readConnectionLost()
-            return
         if self._state is _State.UP:
             self._reason = connectionDone
             self._engine.say_goodbye()
@@ -228,8 +205,7 @@ class TlsTransport(Protocol):
         if was is _State.HANDSHAKE and (self._heard or self._role is Role.CLIENT):
             other = self._role.other.value
             self._user.failed(self, f"the {other} closed the connection in the TLS handshake ({reason_of(reason)})")
-        both_ended = self._read_ended and self._write_ended
-        if was is _State.UP and not both_ended and reason.check(ConnectionLost, type(connectionDone.value)):
+        if was is _State.UP and reason.check(ConnectionLost, type(connectionDone.value)):
             reason = Failure(TlsFailed("the connection was cut"))
         above, self.protocol = self.protocol, None
         ends: list[Callable[[], object]] = [partial(self._user.gone, self), self._engine.close]
@@ -245,40 +221,23 @@ class TlsTransport(Protocol):
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """See :class:`~twisted.internet.interfaces.ITransport`."""
-        if self._state is _State.UP and not self._write_ended:
+        if self._state is _State.UP:
             self._engine.send(b"".join(data))
             self.tcp.write(self._engine.output())
-
-    def loseWriteConnection(self) -> None:
-        """Say goodbye behind what was written, and go on reading."""
-        above = self._half_closeable()
-        if above is not None and not self._write_ended:
-            self._write_ended = True
-            self._engine.say_goodbye()
-            self.tcp.write(self._engine.output())
-            above.writeConnectionLost()
 
     def loseConnection(self) -> None:
         """Say goodbye behind what was written, and wait for the other end's."""
         if self._state is _State.HANDSHAKE:
             self.abortConnection()
         elif self._state is _State.UP:
-            is_stream = self._half_closeable() is not None
             self._state = _State.CLOSING
-            if not is_stream:
-                self._reason = connectionDone
-            if not self._write_ended:
-                self._engine.say_goodbye()
-                self.tcp.write(self._engine.output())
-            if self._read_ended:
-                self.tcp.loseConnection()
-                return
+            self._reason = connectionDone
+            self._engine.say_goodbye()
+            self.tcp.write(self._engine.output())
             # The link may have stopped reading; the other end's goodbye is still to be heard. And a socket that is
             # closed with bytes unread, if only a ticket, is reset: the other end may lose what it has not read yet.
             self.tcp.resumeProducing()
-            # A stream's last bytes take as long as its reader, as with TCP alone.
-            end = self.tcp.loseConnection if is_stream else self.abortConnection
-            self._timer = self._clock.callLater(LINGER, end)
+            self._timer = self._clock.callLater(LINGER, self.abortConnection)
 
     def abortConnection(self) -> None:
         """End it at once."""
@@ -293,7 +252,7 @@ class TlsTransport(Protocol):
 
     def pauseProducing(self) -> None:
         """Read no more for now."""
-        if self._state is _State.UP and not self._read_ended:
+        if self._state is _State.UP:
             self.tcp.pauseProducing()
 
     def resumeProducing(self) -> None:

@@ -9,7 +9,7 @@ Of one address the last to come goes first. In a crowd whoever came first may ha
 is about to; and an answer that comes back from a client is dealt with at once, before its handshake is too old.
 
 Addresses that are known, because a link comes from them, and all others take alternate turns. So strangers, however
-many, hold up no data connection of a link, and neither can a client shut strangers out.
+many, hold up no client that comes back, and neither can a client shut strangers out.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from struct import Struct
 
 #: The payload of CREDIT: the limit, and how many bytes have been delivered.
 CREDIT_PAYLOAD = Struct("!QQ")
-#: The payload of FIN: how many bytes were sent in this direction.
+#: The payload of FIN and of MOVE: how many bytes were sent in this direction.
 FIN_PAYLOAD = Struct("!Q")
 #: While memory is short, a window shrinks to this many bytes, or to the initial credit if that is less.
 SMALLEST_WINDOW = 16 * 1024

@@ -88,6 +88,16 @@ class StreamFinished:
 
 
 @dataclass(slots=True)
+class StreamMoved:
+    """The peer sends no more of this stream on the link, and goes on on the stream's data connection.
+
+    Read that one only when nothing that came on the link waits to be delivered: ``stream.receive_window.waiting == 0``.
+    """
+
+    stream: Stream
+
+
+@dataclass(slots=True)
 class StreamClosed:
     """The stream of a reference link is over: deliver what came before, and send no more."""
 
@@ -141,6 +151,7 @@ Event = (
     | StreamOpened
     | DataReceived
     | StreamFinished
+    | StreamMoved
     | StreamClosed
     | StreamReset
     | StreamWritable

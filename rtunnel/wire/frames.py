@@ -36,6 +36,7 @@ ERROR = 0x16
 ATTACH = 0x17
 TICKETS = 0x18
 KEYS = 0x19
+MOVE = 0x1A
 
 NAMES = {
     NEW_CONN: "NEW_CONN",
@@ -52,6 +53,7 @@ NAMES = {
     ATTACH: "ATTACH",
     TICKETS: "TICKETS",
     KEYS: "KEYS",
+    MOVE: "MOVE",
 }
 
 #: ``(type, conn_id, payload)``. With DATA the payload is one piece of the frame's.

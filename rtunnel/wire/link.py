@@ -10,18 +10,12 @@ credit (docs/wire.rst, "With a reference peer"): the I/O must not read while :at
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from rtunnel.errors import Code, PeerError
 from rtunnel.wire import frames, messages
 from rtunnel.wire.credit import CREDIT_PAYLOAD, FIN_PAYLOAD, ReceiveWindow, SendWindow, Windows
-from rtunnel.wire.events import (
-    DataReceived,
-    LinkFailed,
-    StreamClosed,
-    StreamFinished,
-    StreamReset,
-    StreamWritable,
-)
+from rtunnel.wire.events import DataReceived, StreamClosed, StreamFinished, StreamMoved, StreamReset, StreamWritable
 from rtunnel.wire.halves import BROKEN_MAX_STALL, LOW_WATER
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link_control import LinkControl, Mode
@@ -148,8 +142,8 @@ class Link(LinkControl):
         if peer is not None:
             self._handlers |= {
                 frames.CREDIT: self._receive_credit,
-                frames.FIN: self._receive_fin,
-                frames.ERROR: self._receive_error,
+                frames.FIN: partial(self._receive_end, frames.FIN, StreamFinished),
+                frames.MOVE: partial(self._receive_end, frames.MOVE, StreamMoved),
             }
 
     def _ignore_stray(self, frame_type: int) -> None:
@@ -197,6 +191,19 @@ class Link(LinkControl):
             stream.ending = True
             self._outbox.schedule(stream)
 
+    def move(self, stream: Stream) -> None:
+        """End the sending direction of *stream* on this link behind what is queued: its source goes on elsewhere.
+
+        If the stream was finished, this does nothing (docs/wire.rst, "A stream that moves").
+
+        :raises RuntimeError: this is not an extended link.
+        """
+        if self.peer is None:
+            raise RuntimeError("streams move on extended links only")
+        if not stream.ending:
+            self.finish(stream)
+            stream.moving = stream.ending
+
     def reset(self, stream: Stream, code: str, message: str, *, behind: bool = False) -> None:
         """End both directions of *stream*.
 
@@ -208,6 +215,9 @@ class Link(LinkControl):
             self._end_lingering(stream)
         elif stream.open and behind and (stream.queued or (stream.ending and not stream.sent_end)):
             stream.broken = (code, message)
+            if stream.moving:
+                # The peer's stream may leave its link at MOVE, and then it would ignore the ERROR behind it.
+                stream.moving = stream.ending = False
             self._broken[stream] = (stream.send_window.sent, self._now)
             self.delivered(stream, stream.receive_window.waiting)
             self._outbox.schedule(stream)
@@ -265,7 +275,7 @@ class Link(LinkControl):
             if window.waiting + len(data) >= REFERENCE_MAX_WAITING or self._granted >= self.limits.link_buffer:
                 self._stalled.setdefault(stream.conn_id, (stream, self._now))
         elif stream.received_end:
-            self._reset_peer(stream, Code.PROTOCOL, "DATA after FIN")
+            self._reset_peer(stream, Code.PROTOCOL, "DATA after FIN or MOVE")
             return
         elif window.received + len(data) > window.limit:
             self._reset_peer(stream, Code.FLOW_CONTROL, "more DATA than credit")
@@ -305,46 +315,35 @@ class Link(LinkControl):
         if raised:
             self._outbox.schedule(stream)
 
-    def _receive_fin(self, conn_id: int, payload: bytes) -> None:
+    def _receive_end(
+        self, frame_type: int, event: type[StreamFinished | StreamMoved], conn_id: int, payload: bytes
+    ) -> None:
+        """Take FIN or MOVE."""
         stream = self.streams.get(conn_id)
         if stream is None:
-            self._ignore_late(frames.FIN)
+            self._ignore_late(frame_type)
             return
         window = stream.receive_window
         if stream.received_end or payload != FIN_PAYLOAD.pack(window.received):
-            self._reset_peer(stream, Code.PROTOCOL, f"FIN does not fit the {window.received} bytes received")
+            what = f"{frames.frame_name(frame_type)} does not fit the {window.received} bytes received"
+            self._reset_peer(stream, Code.PROTOCOL, what)
             return
         self._granted -= window.reserved
         window.end()
         self._granted += window.reserved
         stream.received_end = True
+        stream.received_move = frame_type == frames.MOVE
         self._credit_due.pop(conn_id, None)
-        self._events.append(StreamFinished(stream))
+        self._events.append(event(stream))
         if stream.sent_end:
             self._remove(stream, linger=True)
 
-    # Errors
-
-    def _receive_error(self, conn_id: int, payload: bytes) -> None:
-        try:
-            error = messages.decode_error(payload)
-        except ValueError as reason:
-            self._ignore(f"malformed ERROR ({reason})")
-            return
-        if error.scope == messages.SCOPE_LINK:
-            self.mode = Mode.CLOSED
-            self._events.append(LinkFailed(error.code, error.message, by_peer=True))
-        elif error.scope == messages.SCOPE_TUNNEL:
-            self._receive_tunnel_error(conn_id, error)
-        elif (stream := self.streams.get(conn_id)) is None:
+    def _receive_stream_error(self, conn_id: int, error: WireError) -> None:
+        if (stream := self.streams.get(conn_id)) is None:
             self._ignore_late(frames.ERROR)
         else:
             self._remove(stream, linger=True)
             self._events.append(StreamReset(stream, error.code, error.message))
-
-    def _receive_tunnel_error(self, number: int, error: WireError) -> None:
-        """Take an ERROR with scope tunnel. Server and client read it differently."""
-        raise NotImplementedError
 
     # Bytes out
 
@@ -384,8 +383,7 @@ class Link(LinkControl):
             self._events.append(StreamClosed(stream))
             return
         if stream.ending and not stream.sent_end:
-            out.append(frames.encode_frame(frames.FIN, stream.conn_id, FIN_PAYLOAD.pack(stream.send_window.sent)))
-            stream.sent_end = True
+            out.append(stream.take_end())
             if stream.received_end:
                 self._remove(stream, linger=True)
         if stream.broken is not None and stream.open:

@@ -113,7 +113,11 @@ class LinkControl:
         else:
             self.mode = Mode.EXTENDED
             self.capabilities = self.hello.capabilities & peer.capabilities
-            self._handlers |= {frames.PING: self._receive_ping, frames.PONG: self._receive_pong}
+            self._handlers |= {
+                frames.PING: self._receive_ping,
+                frames.PONG: self._receive_pong,
+                frames.ERROR: self._receive_error,
+            }
         self._events.append(Established(peer))
 
     def _ignore(self, what: str, *, is_normal: bool = False) -> None:
@@ -183,6 +187,28 @@ class LinkControl:
         if self.mode is not Mode.CLOSED:
             self.close(code, message)
             self._events.append(LinkFailed(code, message, by_peer=False))
+
+    def _receive_error(self, conn_id: int, payload: bytes) -> None:
+        try:
+            error = messages.decode_error(payload)
+        except ValueError as reason:
+            self._ignore(f"malformed ERROR ({reason})")
+            return
+        if error.scope == messages.SCOPE_LINK:
+            self.mode = Mode.CLOSED
+            self._events.append(LinkFailed(error.code, error.message, by_peer=True))
+        elif error.scope == messages.SCOPE_TUNNEL:
+            self._receive_tunnel_error(conn_id, error)
+        else:
+            self._receive_stream_error(conn_id, error)
+
+    def _receive_tunnel_error(self, number: int, error: WireError) -> None:
+        """Take an ERROR with scope tunnel. Server and client read it differently."""
+        raise NotImplementedError
+
+    def _receive_stream_error(self, conn_id: int, error: WireError) -> None:
+        """Take an ERROR with scope stream."""
+        raise NotImplementedError
 
     # Control frames on their way out
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtunnel.wire.credit import ReceiveWindow, SendWindow
+from rtunnel.wire import frames
+from rtunnel.wire.credit import FIN_PAYLOAD, ReceiveWindow, SendWindow
 from rtunnel.wire.halves import HIGH_WATER, StreamHalves
 
 
@@ -14,15 +15,17 @@ class Stream(StreamHalves):
     :ivar conn_id: its number on the wire.
     :ivar owner: set by the I/O, which finds it again with each event.
     :ivar lingering: the stream is over on the wire, but some of what it received has not been delivered yet.
+    :ivar moving: its source goes on elsewhere. So the end of this direction is a MOVE, not a FIN.
+    :ivar received_move: the end of the other direction was a MOVE.
     """
 
-    __slots__ = ("conn_id", "lingering", "owner")
+    __slots__ = ("conn_id", "lingering", "moving", "owner", "received_move")
 
     def __init__(self, conn_id: int, send_window: SendWindow, receive_window: ReceiveWindow) -> None:
         super().__init__(send_window, receive_window)
         self.conn_id = conn_id
         self.owner: Any = None
-        self.lingering = False
+        self.lingering = self.moving = self.received_move = False
 
     @property
     def wants_pause(self) -> bool:
@@ -35,3 +38,14 @@ class Stream(StreamHalves):
         if self.queued:
             return self.send_window.sent < self.send_window.limit
         return (self.ending and not self.sent_end) or self.broken is not None
+
+    @property
+    def sent_move(self) -> bool:
+        """Whether MOVE has gone out."""
+        return self.moving and self.sent_end
+
+    def take_end(self) -> bytes:
+        """Return the frame that ends this direction, FIN or MOVE. From now on it counts as sent."""
+        self.sent_end = True
+        frame_type = frames.MOVE if self.moving else frames.FIN
+        return frames.encode_frame(frame_type, self.conn_id, FIN_PAYLOAD.pack(self.send_window.sent))

@@ -98,8 +98,8 @@ def frame_payloads(data: bytes) -> None:
         messages.decode_error,
         messages.decode_tickets,
         messages.decode_attach,
-        messages.decode_ticket_range,
-        messages.decode_attach_id,
+        messages.decode_tickets,
+        messages.decode_attach,
     ):
         with suppress(ValueError):
             decode(data)

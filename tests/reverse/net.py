@@ -30,6 +30,7 @@ HEADER = Struct("!BII")
 
 NEW_CONN, DATA, CLOSE_CONN, INIT = 1, 2, 3, 4
 HELLO, CREDIT, FIN, PING, PONG, READY, ERROR = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16
+MOVE = 0x1A
 
 
 async def until(condition: Callable[[], object], what: str = "", timeout: float = PATIENCE) -> None:

@@ -20,6 +20,7 @@ from tests.reverse.net import (
     ERROR,
     FIN,
     HELLO,
+    MOVE,
     NEW_CONN,
     Peer,
     RawLink,
@@ -99,7 +100,14 @@ async def scene(world: World, request: pytest.FixtureRequest) -> AsyncIterator[S
 
 @pytest.mark.parametrize(
     ("kind", "payload"),
-    [(DATA, b"x" * 1000), (CLOSE_CONN, b""), (CREDIT, pack("!QQ", 2**20, 0)), (FIN, pack("!Q", 0)), (ERROR, RESET)],
+    [
+        (DATA, b"x" * 1000),
+        (CLOSE_CONN, b""),
+        (CREDIT, pack("!QQ", 2**20, 0)),
+        (FIN, pack("!Q", 0)),
+        (MOVE, pack("!Q", 0)),
+        (ERROR, RESET),
+    ],
 )
 @pytest.mark.parametrize("ever", ["never was", "over"])
 @ensureDeferred
@@ -195,6 +203,13 @@ async def test_fin_that_does_not_fit(scene: Scene, payload: bytes) -> None:
 async def test_fin_twice(scene: Scene) -> None:
     for _ in range(2):
         scene.link.put(FIN, scene.number, pack("!Q", 0))
+    await scene.is_reset("protocol-error")
+
+
+@ensureDeferred
+async def test_move_without_a_data_connection(scene: Scene) -> None:
+    scene.link.put(DATA, scene.number, b"abc")
+    scene.link.put(MOVE, scene.number, pack("!Q", 3))
     await scene.is_reset("protocol-error")
 
 

@@ -94,9 +94,9 @@ def test_a_binding_that_lacks_the_function(monkeypatch: pytest.MonkeyPatch, auth
         load(authority.trusts(authority.server()), Role.SERVER)
 
 
-def test_a_binding_that_cannot_resume(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> None:
-    """It could not tell whether a connection is resumed, so that nobody would look at its certificate again."""
-    monkeypatch.setattr(openssl, "_NEEDED_FOR_SESSIONS", ("SSL_session_reused", "SSL_missing"))
+def test_a_binding_that_cannot_see_sessions(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> None:
+    """It could not tell whether a connection resumes one, so that nobody would look at its certificate again."""
+    monkeypatch.setattr(openssl, "_NEEDED_AGAINST_SESSIONS", ("SSL_session_reused", "SSL_missing"))
     openssl.require_post_quantum.cache_clear()
     with pytest.raises(ConfigError, match="TLS needs SSL_missing, which this cryptography does not have"):
         load(authority.trusts(authority.server()), Role.SERVER)

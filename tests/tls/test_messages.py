@@ -14,15 +14,13 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from rtunnel.tls import openssl
 from rtunnel.tls.credentials import Credentials
-from rtunnel.tls.engine import TOO_MANY_MESSAGES, TlsEngine
+from rtunnel.tls.engine import TOO_MANY_MESSAGES
 from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.openssl import MAX_STEPS
-from rtunnel.tls.socket import TlsSocket
 from rtunnel.tls.web_server import WebCredentials
-from tests.relay.direct_rig import connected
 from tests.tls.key_updates import Hand
-from tests.tls.parts import Authority, client_of, server_of
-from tests.tls.test_engine import exchange, pair
+from tests.tls.parts import Authority
+from tests.tls.test_engine import pair
 
 #: Far more than one connection may have.
 MANY = 20_000
@@ -73,53 +71,6 @@ def test_new_keys_again_and_again(asks: bool, mixed: bool, server: Credentials, 
     assert first.failure == TOO_MANY_MESSAGES
     assert answered < MOST_ANSWERED
     assert first.receive(hand.update()) == first.output() == b""
-
-
-def test_a_socket_under_tls(authority: Authority) -> None:
-    """OpenSSL writes the answers within a read. What the peer does not read is bounded, or ends the connection."""
-    here, there = connected("tcp")
-    here.setblocking(False)
-    credentials = client_of(authority)
-    hand = Hand(credentials.now.context)
-    first, second = TlsEngine(server_of(authority)), TlsEngine(credentials)
-    second.start()
-    exchange(first, second)
-    wire = TlsSocket(here, first)
-    count = 0
-    while not wire.is_over:
-        there.sendall(hand.update())
-        with suppress(BlockingIOError, ConnectionResetError):
-            wire.recv(1 << 14)
-        count += 1
-        assert count < MANY
-    assert count > MAX_STEPS // 10
-    with pytest.raises(ConnectionResetError):
-        wire.recv(1 << 14)
-    wire.close()
-    there.close()
-
-
-def test_a_full_socket_under_tls(authority: Authority) -> None:
-    """There is no room for the answer: the connection ends, and nothing is kept."""
-    here, there = connected("tcp", 4096)
-    here.setblocking(False)
-    credentials = client_of(authority)
-    hand = Hand(credentials.now.context)
-    first, second = TlsEngine(server_of(authority)), TlsEngine(credentials)
-    second.start()
-    exchange(first, second)
-    wire = TlsSocket(here, first)
-    with suppress(BlockingIOError):
-        while True:
-            wire.send(bytes(1 << 14))
-    # OpenSSL answers when there is room, but not twice.
-    for _ in range(3):
-        there.sendall(hand.update())
-        with suppress(BlockingIOError, ConnectionResetError):
-            wire.recv(1 << 14)
-    assert wire.is_over
-    wire.close()
-    there.close()
 
 
 class Above(Protocol):

@@ -99,6 +99,13 @@ def test_data_is_not_held_back() -> None:
     assert decoder.feed(raw(frames.CLOSE_CONN, 5)) == [(frames.CLOSE_CONN, 5, b"")]
 
 
+def test_move() -> None:
+    """The bytes of docs/wire.rst, "A stream that moves"."""
+    found = bytes.fromhex("1a 00000007 00000008 0000000000010003")
+    assert FrameDecoder(MAX).feed(found) == [(frames.MOVE, 7, (65539).to_bytes(8, "big"))]
+    assert frames.encode_frame(frames.MOVE, 7, (65539).to_bytes(8, "big")) == found
+
+
 def test_empty_frames() -> None:
     decoder = FrameDecoder(0)
     assert decoder.feed(raw(frames.DATA, 1) + raw(frames.NEW_CONN, 2)) == [(frames.NEW_CONN, 2, b"")]
@@ -108,4 +115,4 @@ def test_empty_frames() -> None:
 def test_names() -> None:
     assert frame_name(frames.CLOSE_CONN) == "CLOSE_CONN"
     assert frame_name(0x99) == "type 0x99"
-    assert len(set(frames.NAMES.values())) == len(frames.NAMES) == 14
+    assert len(set(frames.NAMES.values())) == len(frames.NAMES) == 15

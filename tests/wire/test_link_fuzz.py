@@ -12,7 +12,15 @@ from hypothesis import given, settings, strategies as st
 
 from rtunnel.wire import frames
 from rtunnel.wire.client_link import ClientLink
-from rtunnel.wire.events import DataReceived, LinkFailed, StreamClosed, StreamOpened, StreamReset, TunnelRequested
+from rtunnel.wire.events import (
+    DataReceived,
+    LinkFailed,
+    StreamClosed,
+    StreamMoved,
+    StreamOpened,
+    StreamReset,
+    TunnelRequested,
+)
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import REFERENCE_MAX_WAITING, Link
 from rtunnel.wire.server_link import ServerLink
@@ -130,6 +138,8 @@ def live(lone: Lone[Any], chunks: list[bytes], reads: bool) -> None:
                 link.delivered(event.stream, len(event.data) if number % 2 else len(event.data) // 2)
             elif isinstance(event, StreamClosed | StreamReset):
                 link.reset(event.stream, "test", "nobody takes the rest")
+            elif isinstance(event, StreamMoved):
+                link.move(event.stream)
             elif isinstance(event, StreamOpened):
                 link.send(event.stream, b"hello")
             elif isinstance(event, TunnelRequested):
@@ -143,9 +153,9 @@ def live(lone: Lone[Any], chunks: list[bytes], reads: bool) -> None:
             lone.sent()
         over = link.is_closed
         link.take_events()
-    for stream in list(link.streams.values()):
+    for stream in [*link.streams.values(), *link.lingering]:
         link.reset(stream, "test", "the end")
-    assert link._granted == sum(0 for _ in link.streams)
+    assert link._granted == 0
     for _ in range(3):
         lone.sent()
     assert not link.has_data_to_send

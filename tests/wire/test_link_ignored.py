@@ -36,6 +36,7 @@ STRAYS = {
     "CLOSE_CONN": raw(frames.CLOSE_CONN, 77),
     "CREDIT": raw(frames.CREDIT, 77, CREDIT.pack(1, 2**64 - 1)),
     "FIN": raw(frames.FIN, 77, FIN.pack(9)),
+    "MOVE": raw(frames.MOVE, 77, FIN.pack(9)),
     "ERROR": raw_error("stream", 77),
 }
 

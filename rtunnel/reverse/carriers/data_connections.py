@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from twisted.internet.interfaces import IDelayedCall
 
 from rtunnel.relay.local_socket import LocalSocket
+from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
+from rtunnel.reverse.carriers.moving import STAYED, MovingStream, has_stayed
 from rtunnel.reverse.carriers.record_socket import COST, RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL
@@ -27,6 +29,7 @@ from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.data.connection import Opened
 from rtunnel.wire.data.keys import RANDOM, Ratchet, Root, Ticket, connection_seals
 from rtunnel.wire.data.seal import Cipher
+from rtunnel.wire.stream import Stream
 
 #: Connections that wait for the first visitors.
 AT_FIRST = 4
@@ -82,6 +85,9 @@ class DataPool:
         self._busy: dict[RecordSocket, None] = {}
         self._used: dict[LocalSocket | RecordStream, None] = {}
         self._waiting: dict[_Waiting, None] = {}
+        # Of those that are used, how many count as streams of the link still.
+        self._on_link = 0
+        self._move_call: IDelayedCall | None = None
         self._closed = False
         self._tail: IDelayedCall | None = None
         server.tickets.join(self, Ratchet(root.root))
@@ -161,6 +167,7 @@ class DataPool:
                 self.refill()
                 return
         self._idle[connection] = None
+        self._move_soon()
 
     # Visitors
 
@@ -181,6 +188,7 @@ class DataPool:
         self._target = min(2 * self._target, self._most)
         self.refill()
         if not self._waits or self._closed:
+            self._move_soon()
             return False
         visitor.wait()
         waiting = _Waiting(self, visitor, tunnel, self.reactor.seconds() + PATIENCE)
@@ -226,6 +234,51 @@ class DataPool:
         end.resume()
         return True
 
+    def _move_soon(self) -> None:
+        """Look soon which visitors on the link have stayed, and can have a connection of their own."""
+        if self._move_call is None and self._session.link.streams and not self._closed:
+            self._move_call = self.reactor.callLater(STAYED, self._move)
+
+    def _move(self) -> None:
+        self._move_call = None
+        now = self.reactor.seconds()
+        for stream in list(self._session.link.streams.values()) if not self._closed else ():
+            if not isinstance(stream.owner, SocketEnd):
+                continue
+            if not self._idle:
+                self._target = min(2 * self._target, self._most)
+                break
+            if has_stayed(stream, now):
+                self._move_one(stream)
+            else:
+                self._move_soon()
+        self.refill(whole=True)
+
+    def _move_one(self, stream: Stream) -> None:
+        connection, _ = self._idle.popitem()
+        self._busy[connection] = None
+        moving = MovingStream(self._session, stream, connection, self._left_link, self._taken, self._ended)
+        self._session.memory.add(moving.held)
+        self._used[moving] = None
+        self._on_link += 1
+        connection.open(0, "", stream.conn_id, moving)
+        moving.start()
+        self._count()
+
+    def _left_link(self) -> None:
+        self._on_link -= 1
+        self._count()
+
+    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> None:
+        """Relay a visitor who has moved."""
+        relay = LocalSocket(self._server.poller, sock, connection, self._ended, self._session.memory.add)
+        del self._used[moving]
+        self._used[relay] = None
+        self._server.visitors.replace(moving.end, relay)
+        connection.carry(relay)
+        if connection.has_room:
+            relay.start()
+
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]
         self._count()
@@ -242,7 +295,7 @@ class DataPool:
             self._count()
 
     def _count(self) -> None:
-        self._session.link.direct_streams = len(self._used) + len(self._waiting)
+        self._session.link.direct_streams = len(self._used) + len(self._waiting) - self._on_link
 
     # How many there are
 
@@ -310,6 +363,8 @@ class DataPool:
     def close(self, *, cut: bool = True) -> None:
         """See :class:`ICarrier`."""
         self._closed = True
+        if self._move_call is not None and self._move_call.active():
+            self._move_call.cancel()
         self._server.tickets.leave(self)
         for waiting in list(self._waiting):
             self.turn_away(waiting)

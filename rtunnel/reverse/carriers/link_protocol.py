@@ -111,6 +111,7 @@ class LinkProtocol(Protocol):
         self._handlers: dict[type[events.Event], Callable[[Any], None]] = {
             events.DataReceived: self._data_received,
             events.StreamFinished: self._stream_finished,
+            events.StreamMoved: self._stream_moved,
             events.StreamClosed: self._stream_closed,
             events.StreamReset: self._stream_reset,
             events.StreamWritable: self._stream_writable,
@@ -308,6 +309,16 @@ class LinkProtocol(Protocol):
 
     def _stream_finished(self, event: events.StreamFinished) -> None:
         event.stream.owner.finished()
+
+    def _stream_moved(self, event: events.StreamMoved) -> None:
+        moved = getattr(event.stream.owner, "moved", None)
+        if moved is not None:
+            moved()
+        else:
+            self._moved_early(event.stream)
+
+    def _moved_early(self, stream: Stream) -> None:
+        """The peer has moved a stream that is on no data connection yet."""
 
     def _stream_closed(self, event: events.StreamClosed) -> None:
         event.stream.owner.closed()

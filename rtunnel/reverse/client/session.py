@@ -32,6 +32,7 @@ from rtunnel.wire.data.keys import ClientAgreement, read_plain_keys, wish
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, TunnelRequest
 from rtunnel.wire.opening import read_opening
+from rtunnel.wire.stream import Stream
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
@@ -112,6 +113,8 @@ class ClientSession(LinkProtocol):
         # None until both ends have agreed on keys.
         self.data: DataConnections | None = None
         self._agreement: ClientAgreement | None = None
+        # Streams of which MOVE has come before OPEN, and since when.
+        self.moved_early: dict[int, tuple[Stream, float]] = {}
         self._silence: IDelayedCall | None = None
         self._draining = False
         self._said_reference = False
@@ -168,6 +171,9 @@ class ClientSession(LinkProtocol):
         super()._close_connection(half=half)
 
     def _close_data(self) -> None:
+        moved, self.moved_early = self.moved_early, {}
+        for stream, _ in moved.values():
+            stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
         if self.data is not None:
             self.data.close(cut=not self.peer_has_left)
 
@@ -177,6 +183,8 @@ class ClientSession(LinkProtocol):
     def _tick_data(self) -> None:
         if self.data is not None:
             self.data.tick(self.clock.seconds())
+        if self.moved_early:
+            self._give_up_moved()
 
     def _look_at_files(self) -> None:
         self._dialler.look_at_files()
@@ -323,6 +331,22 @@ class ClientSession(LinkProtocol):
             stream=event.stream.conn_id,
         )
         end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
+
+    def _moved_early(self, stream: Stream) -> None:
+        """Keep a stream that the server has moved to a data connection of which we have not read yet."""
+        if len(self.moved_early) >= self.link.limits.max_streams:
+            self.fail(Code.PROTOCOL, "more streams were moved than the link may have")
+        self.moved_early[stream.conn_id] = (stream, self.clock.seconds())
+
+    def _give_up_moved(self) -> None:
+        """Reset streams that are on no data connection, although those have been moved for long."""
+        now = self.clock.seconds()
+        for conn_id, (stream, since) in list(self.moved_early.items()):
+            if now - since < self.link.limits.dead_after:
+                break
+            del self.moved_early[conn_id]
+            self.link.reset(stream, Code.TIMEOUT, "no data connection carries it")
+            stream.owner.was_reset(Code.TIMEOUT, "no data connection carries it")
 
     def service_of(self, number: int) -> _Tunnel | None:
         """Return the tunnel with this number, if visitors may use it."""

@@ -24,6 +24,7 @@ from rtunnel.relay.local_socket import COST, LocalSocket
 from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import take_socket, text_prefix
+from rtunnel.reverse.carriers.moving import MovingStream
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL, has_socket
@@ -33,6 +34,7 @@ from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.data.connection import Opened
+from rtunnel.wire.stream import Stream
 
 #: Bytes of a visitor that are read before its service is connected.
 MOST_EARLY = 65536
@@ -55,10 +57,12 @@ class IUser(Protocol):
     """The link, as its data connections see it."""
 
     link: ClientLink
+    moved_early: dict[int, tuple[Stream, float]]
     clock: Any
     log_limiter: LogLimiter
     memory: Memory
 
+    def flush(self) -> None: ...
     def service_of(self, tunnel: int) -> IService | None: ...
     def dialled(self, service: Any) -> None: ...
     def dial_failed(self, service: Any, failure: Failure) -> None: ...
@@ -179,11 +183,16 @@ class Visits:
         self.kept = user.memory.add
         self._dialling: dict[_Visit, None] = {}
         self._used: set[LocalSocket | RecordStream] = set()
+        # Of those that are used, how many count as streams of the link still.
+        self._on_link = 0
         self._tail: IDelayedCall | None = None
 
     def serve(self, connection: RecordSocket, opened: Opened) -> None:
         """Serve a visitor that has come over *connection*."""
         self.kept(COST)
+        if opened.moved:
+            self._move(connection, opened.moved)
+            return
         link = self._user.link
         service = self._user.service_of(opened.tunnel)
         if service is None or link.stream_count >= link.limits.max_streams or link.windows.is_full:
@@ -271,6 +280,34 @@ class Visits:
         self._visitors.discard(visit)
         self._count()
 
+    # Streams that have begun on the link
+
+    def _move(self, connection: RecordSocket, conn_id: int) -> None:
+        early = self._user.moved_early.pop(conn_id, None)
+        stream = early[0] if early is not None else self._user.link.streams.get(conn_id)
+        if stream is None or stream.broken or not isinstance(stream.owner, SocketEnd):
+            connection.reset(Code.CONNECTION_LOST, "that stream is over")
+            return
+        moving = MovingStream(self._user, stream, connection, self._left_link, self._taken, self._ended)
+        self._used.add(moving)
+        self._on_link += 1
+        moving.start()
+        self._count()
+
+    def _left_link(self) -> None:
+        self._on_link -= 1
+        self._count()
+
+    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> None:
+        """Relay a service whose visitor has moved."""
+        relay = LocalSocket(self._poller, sock, connection, self._ended, self.kept)
+        self._used.discard(moving)
+        self._used.add(relay)
+        self._visitors.replace(moving.end, relay)
+        connection.carry(relay)
+        if connection.has_room:
+            relay.start()
+
     # Relays
 
     def _ended(self, used: LocalSocket | RecordStream) -> None:
@@ -289,7 +326,7 @@ class Visits:
             yield used.held, used
 
     def _count(self) -> None:
-        self._user.link.direct_streams = len(self._used) + len(self._dialling)
+        self._user.link.direct_streams = len(self._used) + len(self._dialling) - self._on_link
 
     def close(self, *, cut: bool = True) -> None:
         """End all visitors, because the link is lost. May be called twice.

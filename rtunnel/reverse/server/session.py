@@ -32,6 +32,7 @@ from rtunnel.wire.data.keys import Root, answer, plain_keys, wish
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, TunnelRequest
 from rtunnel.wire.server_link import ServerLink
+from rtunnel.wire.stream import Stream
 
 #: How many refused tunnels of one link are logged as warnings; the rest are logged at debug level.
 MAX_REFUSALS_SAID = 1024
@@ -160,6 +161,11 @@ class ServerSession(LinkProtocol):
     def _stream_reset(self, event: events.StreamReset) -> None:
         super()._stream_reset(event)
         self._may_outlive(event.stream.owner)
+
+    def _moved_early(self, stream: Stream) -> None:
+        code, text = Code.PROTOCOL, "MOVE without a data connection"
+        self.link.reset(stream, code, text)
+        self._stream_reset(events.StreamReset(stream, code, text))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Free the client's ports, then reset its streams."""

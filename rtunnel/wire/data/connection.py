@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from rtunnel.wire.data import records
 from rtunnel.wire.data.records import ALIVE, DATA, DONE, END, HEADER, HEADER_SIZE, IGNORABLE, OPEN, RESET
 from rtunnel.wire.data.seal import TAG, Seal
+from rtunnel.wire.halves import BROKEN_MAX_STALL
 from rtunnel.wire.limits import LinkLimits
 
 #: The last number that a stream can have.
@@ -87,6 +88,7 @@ class DataConnection:
         "_sent_reset",
         "_silence",
         "_ticked_at",
+        "_unanswered",
         "has_heard",
         "has_sent",
         "is_free",
@@ -104,8 +106,8 @@ class DataConnection:
         self._sent_end = self._got_end = self._sent_reset = self._got_reset = False
         self.has_sent = self.has_heard = False
         self._ticked_at = now
-        # Seconds for which this end has sent nothing, and has heard nothing.
-        self._quiet = self._silence = 0.0
+        # Seconds for which this end has sent nothing, has heard nothing, and has waited for the answer to its RESET.
+        self._quiet = self._silence = self._unanswered = 0.0
 
     # Records out
 
@@ -244,6 +246,7 @@ class DataConnection:
         self._ticked_at = now
         self._silence = 0.0 if self.has_heard or not is_reading else self._silence + passed
         self._quiet = 0.0 if self.has_sent else self._quiet + passed
+        self._unanswered = self._unanswered + passed if self._sent_reset and not self.is_free else 0.0
         self.has_heard = self.has_sent = False
         # At the last tick before the time is up. The half is for ticks that come a little early.
         if can_send and self._quiet > self._limits.keepalive_interval - 1.5 * self.tick_every:
@@ -260,6 +263,15 @@ class DataConnection:
     def silence(self) -> float:
         """Seconds for which nothing was heard of the other end, although this end was listening."""
         return self._silence
+
+    def progressed(self) -> None:
+        """Take note that the other end has taken some of what lies before our RESET."""
+        self._unanswered = 0.0
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a RESET is not answered: the other end has not read it, because its own side takes nothing."""
+        return self._unanswered > BROKEN_MAX_STALL
 
     @property
     def is_dead(self) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
-from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.addresses import DialAddress
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.upkeep.log_limiter import MOST_ADMITTED
 from rtunnel.wire.client_link import ClientLink
@@ -58,30 +58,6 @@ async def test_that_a_client_is_revoked_is_logged_even_if_it_has_used_up_its_sha
         server.log_limiter.warn("link {peer}: closed by {side}: {code}: {text}", admitted="laptop")
     authority.revoke(holder)
     await ends.lines.wait_for(r"\] link \S+ \(laptop\): closed by us: unauthorized: the certificate of .* is revoked")
-
-
-@pytest.mark.parametrize("speaks", [True, False])
-@ensureDeferred
-async def test_a_link_that_resumes_a_session(speaks: bool, authority: Authority, ends: Ends) -> None:
-    server = ends.start_server(authority.trusts(authority.server()), public_listen=ListenAddress.parse(f"{HOST}:0"))
-    dialler = TlsDialler(reactor, authority.trusts(authority.client(), server_name=HOST), 5.0)
-    endpoint = DialAddress.parse(f"{HOST}:{ends.control}").endpoint(reactor, 5.0)
-    first = await dialler.connect(endpoint, Client)
-    await until(lambda: first.transport)
-    try:
-        first.ask()
-        await until(lambda: first.count)
-        assert len(server.sessions) == 1
-        second = await dialler.connect_data(endpoint, Client)
-        await until(lambda: second.transport)
-        assert second.transport.is_resumed
-        if speaks:
-            second.ask()
-        await ends.lines.wait_for("it resumes a TLS session for a link, which needs a whole handshake")
-        await second.ends()
-        assert len(server.sessions) == 1
-    finally:
-        first.abort()
 
 
 @ensureDeferred

@@ -1,0 +1,253 @@
+"""A stream that has begun on the link and goes on on a data connection (docs/wire.rst, "A stream that moves").
+
+    SocketEnd <-> MovingStream <-> a stream of the link, until MOVE has come and what came before it is delivered
+                               <-> RecordSocket, from then on; what is sent goes there at once
+
+When the link has no more part in it, and nothing waits at the local side, that side's socket is taken from Twisted, and
+a
+:class:`~rtunnel.relay.local_socket.LocalSocket` relays it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.reverse.carriers.record_socket import RecordSocket
+from rtunnel.reverse.carriers.record_stream import HIGH_WATER, RecordStream
+from rtunnel.reverse.carriers.sockets import has_socket
+from rtunnel.wire.data.records import READ_SIZE
+from rtunnel.wire.link import Link
+from rtunnel.wire.stream import Stream
+
+#: Seconds for which a stream must have been there before it moves, and bytes that it must have carried otherwise: a
+#: short visitor would be over before.
+STAYED, CARRIED = 0.1, 64 * 1024
+
+
+def has_stayed(stream: Stream, now: float) -> bool:
+    """Return whether a stream of the link is worth a connection of its own."""
+    if stream.ending or stream.broken or stream.received_end or not isinstance(stream.owner, SocketEnd):
+        return False
+    received = stream.receive_window
+    return now - received.granted_at >= STAYED or received.received + stream.send_window.sent >= CARRIED
+
+
+class ILinkUser(Protocol):
+    """The link, as a stream that leaves it sees it."""
+
+    @property
+    def link(self) -> Link: ...
+    def flush(self) -> None: ...
+
+
+class MovingStream(RecordStream):
+    """The stream, to its user; and its user, to the link and to the data connection.
+
+    :param protocol: the link.
+    :param stream: of the link, still open there, with a :class:`SocketEnd` as its owner.
+    :param far: the data connection, on which OPEN was sent or has come. It is not read before MOVE has come.
+    :param on_left: called with this object when the link has no more part in the stream.
+    :param on_taken: called with this object, the data connection and the user's socket when that can be relayed without
+        this.
+    :param on_end: see :class:`RecordStream`.
+    """
+
+    def __init__(
+        self,
+        protocol: ILinkUser,
+        stream: Stream,
+        far: RecordSocket,
+        on_left: Callable[[], None],
+        on_taken: Callable[[MovingStream, RecordSocket, socket.socket], None],
+        on_end: Callable[[RecordStream], None],
+    ) -> None:
+        self.end: SocketEnd = stream.owner
+        super().__init__(far, self.end, on_end)
+        self._protocol = protocol
+        self._stream = stream
+        self._on_left: Callable[[], None] | None = on_left
+        self._held: deque[Callable[[], None]] = deque()
+        self._on_taken = on_taken
+        # The other end sends no more on the link; it has ended its direction, by FIN or by END.
+        self._has_moved = stream.received_end
+        self._has_ended = stream.received_end and not stream.received_move
+        stream.owner = self
+        self.end.attach(self)
+        far.carry(self)
+        if stream.paused:
+            # It waited for the link's queue, and may go on here.
+            stream.paused = False
+            self.end.resume()
+
+    def start(self) -> None:
+        """Send elsewhere from now on."""
+        stream = self._stream
+        self._protocol.link.move(stream)
+        self._protocol.flush()
+        if not stream.moving:
+            # It has ended before.
+            self.finish()
+        self._read_when_due()
+
+    # From the link, see IStreamUser
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what comes before MOVE."""
+        if self._user is not None:
+            self._user.data_received(data)
+        else:
+            self._protocol.link.delivered(self._stream, len(data))
+
+    def moved(self) -> None:
+        """Read the data connection, once what came before is delivered."""
+        self._has_moved = True
+        self._read_when_due()
+
+    def finished(self) -> None:
+        """Pass on the end, which came on the link before the other end knew of the data connection."""
+        self._has_moved = True
+        self._pass_on_end()
+        self._read_when_due()
+
+    def closed(self) -> None:
+        """Do nothing: only streams of a reference link are closed so."""
+
+    def was_reset(self, code: str, message: str) -> None:
+        """Reset the data connection's stream too: the link's was reset, or the link is lost."""
+        far = self._far
+        self._held.clear()
+        self._leave_link()
+        super().far_reset(code, message)
+        if far is not None:
+            far.reset(code, message)
+
+    def pause(self) -> None:
+        """Do nothing: what is sent goes elsewhere."""
+
+    resume = pause
+
+    def buffered(self) -> int:
+        """See :class:`IStreamUser`."""
+        return 0 if self._user is None else self._user.buffered()
+
+    # From the data connection, see ILocal. What comes before its time, in the same read as OPEN, is held.
+
+    def deliver(self, data: memoryview) -> None:
+        """See :class:`RecordStream`."""
+        if self._is_due:
+            super().deliver(data)
+        else:
+            kept = bytes(data)
+            self._held.append(lambda: RecordStream.deliver(self, memoryview(kept)))
+
+    def far_ended(self) -> None:
+        """See :class:`RecordStream`. An end may come on both carriers."""
+        self._in_turn(self._pass_on_end)
+
+    def far_over(self) -> None:
+        """See :class:`RecordStream`."""
+        # From now on the connection is somebody else's.
+        self._far = None
+        self._in_turn(super().far_over)
+
+    def far_reset(self, code: str, message: str) -> None:
+        """See :class:`RecordStream`. Reset the link's part too."""
+        self._far = None
+        self._in_turn(partial(self._break, code, message))
+
+    def _in_turn(self, call: Callable[[], None]) -> None:
+        if self._is_due:
+            call()
+        else:
+            self._held.append(call)
+
+    def _pass_on_end(self) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            super().far_ended()
+
+    def _break(self, code: str, message: str) -> None:
+        self._reset_link(code, message)
+        super().far_reset(code, message)
+
+    # From the user
+
+    def write(self, data: bytes) -> None:
+        """See :class:`IStream`."""
+        super().write(data)
+        self._look()
+
+    def reset(self, code: str, message: str, *, behind: bool = False) -> None:
+        """See :class:`IStream`. What waits on the link goes first if it is *behind*."""
+        self._held.clear()
+        if not behind or self._far is None:
+            self._reset_link(code, message)
+        else:
+            self._protocol.link.delivered(self._stream, self._stream.receive_window.waiting)
+        super().reset(code, message, behind=behind)
+
+    def delivered(self, count: int) -> None:
+        """See :class:`IStream`. What came on the link was delivered first."""
+        waiting = self._stream.receive_window.waiting
+        if waiting:
+            self._protocol.link.delivered(self._stream, min(count, waiting))
+            self._protocol.flush()
+            count -= min(count, waiting)
+            self._read_when_due()
+        if count:
+            super().delivered(count)
+        self._look()
+
+    @property
+    def held(self) -> int:
+        """See :class:`RecordStream`."""
+        return super().held + (READ_SIZE if self._held else 0)
+
+    # The way from one to the other
+
+    def _reset_link(self, code: str, message: str) -> None:
+        stream = self._stream
+        if stream.open or stream.lingering:
+            self._protocol.link.reset(stream, code, message)
+            self._protocol.flush()
+        self._leave_link()
+
+    def _read_when_due(self) -> None:
+        if self._is_due:
+            while self._held:
+                self._held.popleft()()
+            if self._far is not None and self._waiting < HIGH_WATER:
+                self._far.resume_reading()
+        elif self._far is not None:
+            self._far.stop_reading()
+        self._look()
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether all that came on the link is delivered, and the data connection is to be read."""
+        return self._has_moved and not self._stream.receive_window.waiting
+
+    def _look(self) -> None:
+        """Leave the link when it has no more part in the stream, and then Twisted when nothing waits."""
+        if self._stream.open or self._stream.lingering or self._far is None:
+            return
+        self._leave_link()
+        end, far = self.end, self._far
+        if self._waiting or self._finished or self._has_ended or not end.is_at_rest or not has_socket(end.transport):
+            return
+        self._user = self._far = self._on_end = None
+        self._on_taken(self, far, end.take_socket())
+
+    def _leave_link(self) -> None:
+        on_left, self._on_left = self._on_left, None
+        if on_left is not None:
+            on_left()
+
+    def _end(self) -> None:
+        self._leave_link()
+        super()._end()
