@@ -174,7 +174,9 @@ class RecordSocket(RecordWriter):
             if unsent != self._unsent:
                 self._unsent = unsent
                 self.state.progressed()
-        alive = self.state.tick(now, is_reading=self._reading, can_send=not self._writing)
+        # The first signs of life prove the ends, in their order.
+        can_send = self.is_proved and not self._writing
+        alive = self.state.tick(now, is_reading=self._reading, can_send=can_send)
         if self.state.is_dead:
             self._lost(f"nothing was heard of the other end for {self.state.silence:.0f} s")
         elif self.state.is_stalled:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -42,6 +44,7 @@ from tests.wire.data.ends import (
     seals,
 )
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "wire.rst"
 NUMBERS = st.sampled_from([0, 1, 7, 2**32 - 1]) | st.integers(0, 2**32 - 1)
 RECORDS = st.lists(
     st.one_of(
@@ -317,3 +320,31 @@ def test_texts_of_any_bytes_can_be_logged(payload: bytes) -> None:
     for text in (*decode_reason(payload), decode_opening(bytes(8) + payload)[2]):
         assert text.isprintable()
         assert len(text) <= MAX_TEXT
+
+
+# The document
+
+
+def test_the_examples_of_the_document() -> None:
+    text = DOCUMENT.read_text()
+    block = text[text.index("For example, stream 1 begins") :].split("::\n\n")[1].split("\n\n")[0]
+    examples = [bytes.fromhex(re.split(r"\s{3,}", line.strip())[0]) for line in block.splitlines()]
+    assert list(feed(PlainReader(), b"".join(examples))) == [
+        (OPEN, 1, encode_opening(3, 0, "192.0.2.1:5000")),
+        (DATA, 1, b"hello"),
+        (END, 1, b""),
+        (DONE, 1, b""),
+        (RESET, 2, encode_reason("limit", "full")),
+    ]
+
+
+@pytest.mark.parametrize("name", ["DATA", "END", "RESET", "ALIVE", "OPEN", "DONE"])
+def test_the_kinds_of_the_document(name: str) -> None:
+    assert re.search(rf"^0x{getattr(records, name):02x}  +{name}  ", DOCUMENT.read_text(), re.MULTILINE)
+
+
+def test_the_bounds_of_the_document() -> None:
+    text = DOCUMENT.read_text()
+    assert f"1 to {MAX_PLAIN:,} bytes of the stream; at most {MAX_SEALED - TAG:,} if records are sealed" in text
+    assert f"at most {MAX_CONTROL} bytes: a visitor has come" in text
+    assert f"   {HEADER.size + MAX_CONTROL} bytes; if sealed, 256 KiB and {HEADER.size + TAG} bytes" in text
