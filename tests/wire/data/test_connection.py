@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from rtunnel.errors import Code
 from rtunnel.wire.data.connection import LAST, DataConnection, Ended, Opened, WasReset
 from rtunnel.wire.data.records import SealedReader
+from rtunnel.wire.halves import BROKEN_MAX_STALL
 from rtunnel.wire.limits import LinkLimits
 from tests.wire.data.ends import (
     ALIVE,
@@ -554,3 +555,23 @@ def test_records_that_show_nothing_but_life() -> None:
         for number in (0, 1, 2, LAST):
             assert receive(end, ALIVE, number) is None
         assert (end.number, end.is_free, end.takes_data) == before
+
+
+@pytest.mark.parametrize("make", [server, client])
+def test_a_reset_that_is_not_answered(make: Callable[[], DataConnection]) -> None:
+    """Signs of life do not help, and progress of the bytes before RESET does."""
+    end = make()
+    silent(end, 100)
+    end.reset(Code.LIMIT, "")
+    for second in range(1, int(BROKEN_MAX_STALL) + 1):
+        end.has_heard = True
+        end.tick(NOW + 100 + second, is_reading=True, can_send=False)
+        assert not end.is_stalled
+    end.progressed()
+    silent(end, 30, NOW + 130)
+    assert not end.is_stalled
+    silent(end, 1, NOW + 160)
+    assert end.is_stalled
+    receive(end, RESET, 1)
+    silent(end, 1, NOW + 161)
+    assert not end.is_stalled
