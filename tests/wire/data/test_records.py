@@ -26,7 +26,7 @@ from rtunnel.wire.data.records import (
     encode_opening,
     encode_reason,
 )
-from rtunnel.wire.data.seal import TAG, Cipher
+from rtunnel.wire.data.seal import TAG, Cipher, Seal
 from rtunnel.wire.messages import MAX_TEXT
 from tests.wire.data.ends import (
     ALIVE,
@@ -67,7 +67,7 @@ def joined(found: list[Record]) -> list[Record]:
     return result
 
 
-def sealed_pair(cipher: Cipher = Cipher.AES_256_GCM) -> tuple[records.Seal, SealedReader]:
+def sealed_pair(cipher: Cipher = Cipher.AES_256_GCM) -> tuple[Seal, SealedReader]:
     """Return the seal of an end, and the reader of the other one, to which it has proved itself."""
     (sender, _), (_, receiver) = seals(cipher)
     reader = SealedReader(receiver)
