@@ -179,8 +179,8 @@ class RecordSocket(RecordWriter):
                 self.state.progressed()
         state = self.state
         is_quiet = not (state.has_heard or state.has_sent)
-        # A sign of life would count as progress.
-        can_send = not (self._writing or is_left)
+        # The first signs of life prove the ends, in their order; behind a RESET, one would count as progress.
+        can_send = self.is_proved and not (self._writing or is_left)
         alive = state.tick(now, is_reading=self._reading, can_send=can_send)
         if state.is_dead:
             self._lost(f"nothing was heard of the other end for {state.silence:.0f} s")
