@@ -15,7 +15,6 @@ written to is still read to its end or error.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -26,32 +25,30 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
-from rtunnel.relay import pipes
 from rtunnel.relay.last_bytes import LastBytes, unacknowledged
-from rtunnel.relay.pipes import CANNOT_SPLICE, PIPES, SPLICE_FLAGS, Pipe
-from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, close_socket, set_linger
+from rtunnel.relay.pipes import Pipe
+from rtunnel.relay.polled_socket import BULK, SPLICE_SIZE, PolledSocket, is_full
+from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
 
-#: The most that is moved through a pipe at a time, in bytes.
-SPLICE_SIZE = 1 << 20
-#: Reads smaller than this, in bytes, cost no more through the buffer.
-BULK = 32 * 1024
 #: What a relayed socket costs in itself, in bytes.
 COST = 1024
 #: Resets that do not wait for what is pending: nobody takes it, or the peer broke the protocol.
 AT_ONCE = (Code.STALLED, Code.PROTOCOL, Code.FLOW_CONTROL)
-
-_NOTHING = memoryview(b"")
 
 
 class IFar(Protocol):
     """The stream on the far side, as a local socket sees it.
 
     :ivar payload: where bytes are read to that are to be sent.
-    :ivar takes_pipes: it can send what is in a pipe.
+    :ivar may_splice: it can send what is in a pipe.
     """
 
     payload: memoryview
-    takes_pipes: bool
+    may_splice: bool
+
+    @property
+    def held(self) -> int:
+        """How many bytes of memory the far side takes, without what is in pipes."""
 
     def send_data(self, count: int) -> bool:
         """Send the first *count* bytes of :attr:`payload`. Return False if no more is to be read for now."""
@@ -76,23 +73,8 @@ def _ignore(_count: int) -> None:
     pass
 
 
-def send_some(sock: socket.socket, data: memoryview) -> int:
-    """Send what the socket accepts of *data*. Return how many bytes that is.
-
-    :raises OSError: the connection is lost.
-    """
-    try:
-        return sock.send(data)
-    except BlockingIOError:
-        return 0
-    except OSError as error:
-        if error.errno == errno.ENOBUFS:
-            return 0
-        raise
-
-
 @implementer(IReadWriteDescriptor)
-class LocalSocket:
+class LocalSocket(PolledSocket):
     """A connected, non-blocking TCP or UNIX socket, which this owns from now on.
 
     :param poller: watches the socket; see :func:`~rtunnel.relay.poller.poller_for`.
@@ -100,7 +82,6 @@ class LocalSocket:
     :param kept: called with the number of bytes that the socket does not take at once, and that stay in memory.
     :ivar far: the stream; None once that is over or broken.
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.
-    :ivar may_splice: as far as we know, ``splice`` works with this socket.
     """
 
     __slots__ = (
@@ -110,18 +91,10 @@ class LocalSocket:
         "_finished",
         "_kept",
         "_last_bytes",
-        "_number",
         "_on_end",
-        "_pending",
-        "_pipe",
-        "_poller",
-        "_reading",
         "_was_reset",
-        "_writing",
         "far",
         "is_broken",
-        "may_splice",
-        "socket",
         "touched",
     )
 
@@ -133,28 +106,19 @@ class LocalSocket:
         on_end: Callable[[LocalSocket], None],
         kept: Callable[[int], None] = _ignore,
     ) -> None:
-        self._poller = poller
-        self.socket = sock
+        super().__init__(poller, sock)
         self.far: IFar | None = far
         self.touched = True
         self._on_end: Callable[[LocalSocket], None] | None = on_end
         self._kept = kept
-        self._number = sock.fileno()
-        # From the far side: what this socket has not accepted yet, before what is in the pipe.
-        self._pending = _NOTHING
-        self._pipe: Pipe | None = None
-        self._writing = False
-        # The end of that direction is due behind it; it has gone out.
+        # The end of what comes from the far side is due behind what waits; it has gone out.
         self._ending = self._finished = False
         # Writes fail. What comes from the far side is dropped.
         self.is_broken = False
-        # To the far side.
-        self._reading = False
-        self._bulk = False
-        self._ended = False
+        # To the far side: reads go through a pipe; the end has come.
+        self._bulk = self._ended = False
         # A failed call has taken the error of this socket, so that the next read returns an end.
         self._was_reset = False
-        self.may_splice = pipes.HAVE_SPLICE
         self._last_bytes: LastBytes | None = None
         # If this process is killed, the peer must not take that for the end of a stream.
         set_linger(sock, RESET_ON_CLOSE)
@@ -164,6 +128,8 @@ class LocalSocket:
 
         :param is_watched: the poller calls this object already.
         """
+        if self._number < 0:
+            return
         self._reading = is_watched
         try:
             self._watch_bytes(True)
@@ -172,8 +138,8 @@ class LocalSocket:
 
     @property
     def held(self) -> int:
-        """How many bytes of memory this takes. What is in a pipe is the kernel's."""
-        return COST + len(self._pending)
+        """How many bytes of memory this and the far side take. What is in a pipe is the kernel's."""
+        return COST + len(self._pending) + len(self._behind) + (0 if self.far is None else self.far.held)
 
     # From the far side
 
@@ -183,24 +149,23 @@ class LocalSocket:
         if self.is_broken:
             return
         sent = 0
-        if not (self._pending or self._pipe):
+        if not self._writing:
             try:
-                sent = send_some(self.socket, data)
+                sent = self.socket.send(data)
             except OSError as error:
-                self._write_failed(error)
-                return
+                if not is_full(error):
+                    self._write_failed(error)
+                    return
         if sent < len(data):
-            self._keep(data[sent:])
+            self._append(data[sent:])
+            self._hold_far(len(data) - sent)
 
-    def _keep(self, data: memoryview) -> None:
-        self._kept(len(data))
-        self._pending = memoryview(bytes(self._pending) + data)
-        self._is_full()
-
-    def _is_full(self) -> None:
-        self._watch_room(True)
+    def _hold_far(self, kept: int) -> None:
+        """Let nothing more be delivered until there is room."""
         if self.far is not None:
             self.far.stop_reading()
+        # Last, because this may close the socket.
+        self._kept(kept)
 
     def deliver_pipe(self, pipe: Pipe) -> None:
         """Write what is in *pipe*, and give the pipe back. Nothing may be pending."""
@@ -209,11 +174,12 @@ class LocalSocket:
         if self.is_broken:
             self._drop_pipe()
         elif not self._flush():
-            self._is_full()
+            self._watch_room(True)
+            self._hold_far(len(self._pending))
 
     def far_ended(self) -> None:
         """Half-close the socket behind what is pending."""
-        if self._pending or self._pipe:
+        if self._writing:
             self._ending = True
         else:
             self._half_close()
@@ -239,7 +205,7 @@ class LocalSocket:
 
     def has_room(self) -> None:
         """Read again: the far side takes more."""
-        if not self._ended and self._number >= 0:
+        if not self._ended:
             self._watch_bytes(True)
 
     # Ends of our own
@@ -274,19 +240,10 @@ class LocalSocket:
             return
         if self._last_bytes is not None:
             self._last_bytes.cancel()
-        self._poller.forget(self)
-        self._reading = self._writing = False
-        self._number = -1
-        self._pending = _NOTHING
-        self._drop_pipe()
-        close_socket(self.socket, reset=reset)
+        self._close(reset=reset)
         on_end(self)
 
     # Called by the reactor
-
-    def fileno(self) -> int:
-        """Return the descriptor, or -1 when the socket is closed."""
-        return self._number
 
     def logPrefix(self) -> str:
         """Return the name under which the reactor logs errors."""
@@ -317,9 +274,10 @@ class LocalSocket:
             return
         self.touched = True
         if far is not None:
-            self._bulk = count == len(buffer) and far.takes_pipes and self.may_splice
+            self._bulk = count == len(buffer) and far.may_splice and self.may_splice
             if not far.send_data(count):
                 self._watch_bytes(False)
+                self._kept(far.held)
 
     def doWrite(self) -> None:
         """Write what waits, and then deliver more."""
@@ -339,28 +297,16 @@ class LocalSocket:
 
     def _splice(self, far: IFar) -> bool:
         """Move bytes through a pipe. Return False if they must go through the buffer."""
-        pipe = PIPES.take()
-        if pipe is None:
-            return False
         try:
-            pipe.count = os.splice(self._number, pipe.write_end, SPLICE_SIZE, flags=SPLICE_FLAGS)
+            pipe = self._fill_pipe(SPLICE_SIZE)
         except BlockingIOError:
-            PIPES.give_back(pipe)
             self._bulk = False
             return True
         except OSError as error:
-            PIPES.give_back(pipe)
-            if error.errno in CANNOT_SPLICE:
-                self.may_splice = False
-            # Another error shows again where the buffer is read, unless this call has taken it.
-            else:
-                self._lost(reason_of(error))
-                return True
-            return False
-        self._bulk = pipe.count >= BULK
-        if not pipe.count:
-            # This is the end, which is handled where the buffer is read.
-            PIPES.give_back(pipe)
+            self._lost(reason_of(error))
+            return True
+        self._bulk = pipe is not None and pipe.count >= BULK
+        if pipe is None:
             return False
         self.touched = True
         if not far.send_pipe(pipe):
@@ -371,63 +317,32 @@ class LocalSocket:
         """Pass on the end of what this socket receives."""
         self._ended = True
         self._watch_bytes(False)
+        if self.far is not None and not self._was_reset:
+            self.far.finish()
         if self.is_broken or self._was_reset:
             self._lost("the other end closed the connection")
-            return
-        if self.far is not None:
-            self.far.finish()
-        elif self._last_bytes is not None:
-            return
-        if self._finished:
+        elif self._finished and self._last_bytes is None:
             self.close(reset=False)
 
     # What waits for this socket
-
-    def _flush(self) -> bool:
-        """Write what waits. Return whether nothing waits any more."""
-        pipe = self._pipe
-        try:
-            if self._pending:
-                self._pending = self._pending[send_some(self.socket, self._pending) :] or _NOTHING
-            if pipe is not None and not self._pending:
-                self._flush_pipe(pipe)
-        except OSError as error:
-            self._write_failed(error)
-            return False
-        if pipe is not None and not pipe.count:
-            self._drop_pipe()
-        return self._pipe is None and not self._pending
-
-    def _flush_pipe(self, pipe: Pipe) -> None:
-        rest = pipe.send_to(self._number)
-        if rest:
-            self.may_splice = False
-            self._pending = memoryview(rest)
-
-    def _drop_pipe(self) -> None:
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            PIPES.give_back(pipe)
 
     def _write_failed(self, error: OSError) -> None:
         """Drop what waits for this socket and what will come for it. What it has received before is still read."""
         self.is_broken = True
         # EPIPE: the peer had ended its direction before, and the system tells that by an end. ENOTCONN takes no error.
         self._was_reset = self._was_reset or error.errno not in (errno.EPIPE, errno.ENOTCONN)
-        self._pending, self._ending = _NOTHING, False
-        self._drop_pipe()
-        self._watch_room(False)
-        self._bulk = False
+        self._ending = self._bulk = self.may_splice = False
+        self._drop()
         if self._ended or self.far is None:
             self._lost(reason_of(error))
-            return
-        self._watch_bytes(True)
-        self.far.resume_reading()
+        else:
+            self.far.resume_reading()
 
     def _half_close(self) -> None:
         """Send the end of this direction, now that all bytes have gone out."""
         self._ending = False
-        if not self._ended:
+        is_over = self._ended and self._last_bytes is None
+        if not is_over:
             try:
                 self.socket.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -436,7 +351,7 @@ class LocalSocket:
             # All that we had to say is with the system, which delivers it even if this process is killed.
             set_linger(self.socket, SEND_ON_CLOSE)
         self._finished = True
-        if self._ended:
+        if is_over:
             # Closing sends the end.
             self.close(reset=False)
 
@@ -444,20 +359,7 @@ class LocalSocket:
         """Return how many bytes wait for this socket or, as far as we know, have not arrived at its peer's system."""
         if self._number < 0:
             return 0
-        waiting = len(self._pending) + (0 if self._pipe is None else self._pipe.count)
-        return waiting + (0 if self.socket.family == socket.AF_UNIX else unacknowledged(self._number))
-
-    # What the reactor watches
-
-    def _watch_bytes(self, wanted: bool) -> None:
-        if wanted != self._reading:
-            self._reading = wanted
-            (self._poller.addReader if wanted else self._poller.removeReader)(self)
-
-    def _watch_room(self, wanted: bool) -> None:
-        if wanted != self._writing:
-            self._writing = wanted
-            (self._poller.addWriter if wanted else self._poller.removeWriter)(self)
+        return self.waiting + (0 if self.socket.family == socket.AF_UNIX else unacknowledged(self._number))
 
 
 #: Where bytes are read to that nobody wants.

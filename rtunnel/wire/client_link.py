@@ -101,7 +101,8 @@ class ClientLink(Link):
         try:
             first, count, expires = messages.decode_tickets(payload)
         except ValueError as error:
-            self._ignore(f"malformed TICKETS ({error})")
+            # Without knowing how many there are, this end can derive no later ones.
+            self.fail(Code.PROTOCOL, f"malformed TICKETS ({error})")
             return
         self._events.append(TicketsReceived(first, count, expires))
 

@@ -150,9 +150,9 @@ class Link(LinkControl):
         if frame_type == frames.DATA:
             self._ignore_late(frame_type)
         else:
-            self._ignore(
-                f"{frames.frame_name(frame_type)} on {'an extended' if self.is_extended else 'a reference'} link"
-            )
+            kind = "an extended" if self.is_extended else "a reference"
+            # A client sends KEYS before it knows whether the server wants data connections.
+            self._ignore(f"{frames.frame_name(frame_type)} on {kind} link", is_normal=frame_type == frames.KEYS)
 
     def _ignore_late(self, frame_type: int) -> None:
         self._ignore(f"{frames.frame_name(frame_type)} for a stream that is not open", is_normal=True)

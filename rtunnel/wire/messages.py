@@ -15,7 +15,7 @@ VERSION = 1
 MAX_HELLO = 4096
 #: The longest text that is accepted from a peer, in characters; the rest is cut off.
 MAX_TEXT = 200
-#: How many tickets of one frame are accepted; the rest is dropped.
+#: How many tickets one frame may announce.
 MAX_TICKETS = 64
 #: The longest TICKETS that is accepted, in bytes.
 MAX_TICKETS_PAYLOAD = 4096
@@ -173,7 +173,7 @@ def decode_hello(payload: bytes) -> Hello:
 
 
 def encode_visitor(tunnel: int, visitor: str) -> bytes:
-    """Encode NEW_CONN of an extended link or a data connection.
+    """Encode NEW_CONN of an extended link.
 
     :param tunnel: the number of the tunnel.
     :param visitor: the visitor's address, such as ``192.0.2.1:5000``.

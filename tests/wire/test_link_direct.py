@@ -1,4 +1,4 @@
-"""Tickets on a link; ATTACH means nothing there, as what shows it is no link (see test_opening)."""
+"""KEYS and TICKETS on a link; ATTACH means nothing there, because it shows that this is no link (see test_opening)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.events import (
     Established,
     FrameIgnored,
+    KeysReceived,
+    LinkFailed,
     StreamOpened,
     TicketsReceived,
     TunnelRequested,
@@ -35,15 +37,23 @@ from tests.wire.pair import (
     reference_client,
 )
 
-TICKET = "00112233445566778899aabbccddeeff"
-ATTACH = raw(frames.ATTACH, 0, TICKET.encode() + b":5000")
+ATTACH = raw(frames.ATTACH, 0, bytes(range(16)))
+KEYS = raw(frames.KEYS, 0, b"keys")
 OURS = hello(capabilities=(WITHDRAW, DIRECT))
-TICKETS = raw(frames.TICKETS, 0, json.dumps({"tickets": [TICKET], "expires": 30}).encode())
+TICKETS = raw(frames.TICKETS, 0, b'{"first":3,"count":5,"expires":30}')
 
 
 def direct_server(limits: LinkLimits = LIMITS) -> Lone[ServerLink]:
     """Return a server's link that knows data connections, and on which nothing has come."""
     return Lone(ServerLink(OURS, limits, NOW, StreamIds(1)))
+
+
+def agreed_server() -> Lone[ServerLink]:
+    """Return a server's link with a client that knows data connections too."""
+    lone = direct_server()
+    lone.feed(raw_hello(capabilities=[DIRECT]))
+    lone.sent()
+    return lone
 
 
 def direct_client() -> Lone[ClientLink]:
@@ -54,72 +64,69 @@ def direct_client() -> Lone[ClientLink]:
     return lone
 
 
-def many(count: int) -> list[str]:
-    """Return *count* tickets."""
-    return [f"{number:032x}" for number in range(count)]
+# KEYS
+
+
+def test_keys_go_out_right_behind_hello() -> None:
+    lone = Lone(ClientLink(OURS, LIMITS, NOW))
+    lone.link.send_keys(b"keys")
+    (kind, _, _), keys = lone.sent()
+    assert kind == frames.HELLO
+    assert keys == (frames.KEYS, 0, b"keys")
+
+
+@pytest.mark.parametrize("make", [agreed_server, direct_client])
+def test_keys_are_handed_on_as_they_are(make) -> None:
+    lone = make()
+    assert lone.feed(KEYS, KEYS) == [KeysReceived(b"keys"), KeysReceived(b"keys")]
+    lone.link.send_keys(b"others")
+    assert lone.sent() == [(frames.KEYS, 0, b"others")]
+
+
+def test_keys_in_one_read_with_hello() -> None:
+    events = direct_server().feed(raw_hello(capabilities=[DIRECT]), KEYS, raw(frames.INIT, 0, b"80:x"))
+    assert [type(event) for event in events] == [Established, KeysReceived, TunnelRequested]
+
+
+@pytest.mark.parametrize("make", [extended_server, extended_client, reference_client])
+def test_keys_are_nothing_unusual_where_data_connections_are_not_agreed_on(make) -> None:
+    """A client does not know yet what its server wants when it sends them."""
+    lone = make()
+    kind = "an extended" if lone.link.is_extended else "a reference"
+    assert lone.feed(KEYS, KEYS) == [FrameIgnored(f"KEYS on {kind} link", is_normal=True)]
 
 
 # TICKETS
 
 
-def test_tickets_reach_a_client_that_knows_them() -> None:
-    client, server = Lone(ClientLink(OURS, LIMITS, NOW)), direct_server()
-    server.feed(*client.link.data_to_send(0, NOW))
-    client.feed(*server.link.data_to_send(0, NOW))
-    assert client.link.capabilities == server.link.capabilities == {WITHDRAW, DIRECT}
-    client.link.take_events()
-    server.link.send_tickets([TICKET], 30.0)
-    server.link.send_tickets([], 30.0)
-    assert client.feed(*server.link.data_to_send(0, NOW)) == [TicketsReceived([TICKET], 30.0)]
+def test_tickets_reach_a_client() -> None:
+    client, server = direct_client(), agreed_server()
+    server.link.send_tickets(3, 5, 30.0)
+    assert client.feed(*server.link.data_to_send(0, NOW)) == [TicketsReceived(3, 5, 30.0)]
+
+
+def test_no_ticket_is_no_frame() -> None:
+    server = agreed_server()
+    server.link.send_tickets(3, 0, 30.0)
+    assert server.sent() == []
 
 
 def test_many_tickets_are_several_frames() -> None:
-    client, server = direct_client(), direct_server()
-    server.feed(raw_hello(capabilities=[DIRECT]))
-    server.sent()
-    tickets = many(2 * MAX_TICKETS + 1)
-    server.link.send_tickets(tickets, 30.0)
+    client, server = direct_client(), agreed_server()
+    server.link.send_tickets(7, 2 * MAX_TICKETS + 1, 30.0)
     events = client.feed(*server.link.data_to_send(0, NOW))
-    assert [len(event.tickets) for event in only(events, TicketsReceived)] == [MAX_TICKETS, MAX_TICKETS, 1]
-    assert [ticket for event in only(events, TicketsReceived) for ticket in event.tickets] == tickets
-
-
-def server_of_an_old_client() -> Lone[ServerLink]:
-    lone = direct_server()
-    lone.feed(raw_hello(capabilities=[WITHDRAW]))
-    lone.sent()
-    return lone
-
-
-def server_without_direct() -> Lone[ServerLink]:
-    lone = lone_server()
-    lone.feed(raw_hello(capabilities=[DIRECT]))
-    lone.sent()
-    return lone
-
-
-def server_of_a_reference_client() -> Lone[ServerLink]:
-    lone = direct_server()
-    lone.feed(raw(frames.INIT, 0, b"8080:127.0.0.1:80"))
-    return lone
-
-
-@pytest.mark.parametrize(
-    "make",
-    [direct_server, server_of_an_old_client, server_without_direct, server_of_a_reference_client, extended_server],
-)
-def test_nobody_else_is_sent_tickets(make) -> None:
-    lone = make()
-    lone.link.send_tickets([TICKET], 30.0)
-    assert lone.sent() == []
+    assert events == [
+        TicketsReceived(7, MAX_TICKETS, 30.0),
+        TicketsReceived(7 + MAX_TICKETS, MAX_TICKETS, 30.0),
+        TicketsReceived(7 + 2 * MAX_TICKETS, 1, 30.0),
+    ]
 
 
 def test_a_closed_link_sends_none() -> None:
-    lone = direct_server()
-    lone.feed(raw_hello(capabilities=[DIRECT]))
+    lone = agreed_server()
     lone.link.close(Code.SHUTTING_DOWN, "bye")
     lone.sent()
-    lone.link.send_tickets([TICKET], 30.0)
+    lone.link.send_tickets(0, 1, 30.0)
     assert lone.sent() == []
 
 
@@ -131,52 +138,40 @@ def test_tickets_mean_nothing_to_a_client_that_did_not_agree(make) -> None:
 
 
 def test_tickets_mean_nothing_to_a_server() -> None:
-    lone = direct_server()
-    lone.feed(raw_hello(capabilities=[DIRECT]))
-    assert lone.feed(TICKETS) == [FrameIgnored("TICKETS on an extended link", is_normal=False)]
+    assert agreed_server().feed(TICKETS) == [FrameIgnored("TICKETS on an extended link", is_normal=False)]
 
 
 @pytest.mark.parametrize(
-    "value",
+    "payload",
     [
-        {},
-        [],
-        {"tickets": [TICKET]},
-        {"expires": 30},
-        {"tickets": TICKET, "expires": 30},
-        {"tickets": {TICKET: 1}, "expires": 30},
-        {"tickets": [TICKET, 5], "expires": 30},
-        {"tickets": [TICKET, TICKET[1:]], "expires": 30},
-        {"tickets": [TICKET.upper()], "expires": 30},
-        {"tickets": ["\u0660" * 32], "expires": 30},
-        {"tickets": [[TICKET]], "expires": 30},
-        {"tickets": [TICKET], "expires": 0},
-        {"tickets": [TICKET], "expires": -1},
-        {"tickets": [TICKET], "expires": True},
-        {"tickets": [TICKET], "expires": "30"},
-        {"tickets": [TICKET], "expires": 3601},
-        {"tickets": [TICKET], "expires": 10**400},
-        {"tickets": [TICKET], "expires": float("nan")},
-        {"tickets": [TICKET], "expires": float("inf")},
-        {"tickets": many(1000), "expires": 30},
+        b"",
+        b"not JSON",
+        b"[]",
+        b"{}",
+        b'{"first":0,"expires":30}',
+        b'{"first":0,"count":1}',
+        b'{"count":1,"expires":30}',
+        b'{"first":-1,"count":1,"expires":30}',
+        b'{"first":0,"count":0,"expires":30}',
+        b'{"first":0,"count":65,"expires":30}',
+        b'{"first":0,"count":1,"expires":0}',
+        b'{"tickets":["00112233445566778899aabbccddeeff"],"expires":30}',
+        TICKETS[9:].ljust(MAX_TICKETS_PAYLOAD + 1),
     ],
 )
-def test_malformed_tickets_are_ignored(value: object) -> None:
+def test_malformed_tickets_end_the_link(payload: bytes) -> None:
+    """This end could not derive the tickets that follow them."""
     lone = direct_client()
-    payload = json.dumps(value).encode()
-    (event,) = lone.feed(*[raw(frames.TICKETS, 0, payload)] * 3)
-    assert isinstance(event, FrameIgnored)
-    assert event.what.startswith("malformed TICKETS (")
-    assert not event.is_normal
-    assert lone.feed(TICKETS) == [TicketsReceived([TICKET], 30.0)]
+    (event,) = lone.feed(raw(frames.TICKETS, 0, payload), TICKETS)
+    assert isinstance(event, LinkFailed)
+    assert event.code == Code.PROTOCOL
+    assert event.message.startswith("malformed TICKETS (")
+    assert [kind for kind, _, _ in lone.sent()] == [frames.ERROR]
 
 
-def test_tickets_beyond_the_bound_of_a_frame_are_dropped() -> None:
-    lone = direct_client()
-    payload = json.dumps({"tickets": many(100), "expires": 0.5, "future": 1}, separators=(",", ":")).encode()
-    assert len(payload) <= MAX_TICKETS_PAYLOAD
-    assert lone.feed(raw(frames.TICKETS, 0, payload)) == [TicketsReceived(many(MAX_TICKETS), 0.5)]
-    assert lone.feed(raw(frames.TICKETS, 0, b'{"tickets":[],"expires":1}')) == []
+def test_unknown_keys_of_tickets_are_ignored() -> None:
+    payload = json.dumps({"first": 2**40, "count": 1, "expires": 0.5, "future": [1]}).encode()
+    assert direct_client().feed(raw(frames.TICKETS, 0, payload)) == [TicketsReceived(2**40, 1, 0.5)]
 
 
 # ATTACH

@@ -40,7 +40,7 @@ from tests.wire.pair import (
     reference_client,
     reference_server,
 )
-from tests.wire.test_link_direct import TICKET, direct_client, direct_server
+from tests.wire.test_link_direct import TICKETS, direct_client, direct_server
 
 LIMITS = LinkLimits(max_frame=2000, initial_credit=100, link_buffer=1000, max_streams=6, max_tunnels=4)
 
@@ -96,8 +96,7 @@ HELLO = raw_hello()[9:]
 PAYLOADS = st.one_of(
     st.just(b""),
     st.just(HELLO),
-    st.just(TICKET.encode()),
-    st.just(b'{"tickets":["%s"],"expires":30}' % TICKET.encode()),
+    st.just(TICKETS[9:]),
     st.binary(max_size=30),
     st.builds(CREDIT.pack, U64, U64),
     st.builds(FIN.pack, U64),

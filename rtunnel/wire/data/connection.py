@@ -4,9 +4,10 @@ The rules are in docs/wire.rst, "Records". The I/O hands in all records but DATA
 methods return, and says when bytes have come or gone. Nothing that a peer sends makes a method raise anything but
 ``ValueError``.
 
-    free --- OPEN ---> open --- END both ways, and DONE of the client; or RESET both ways ---> free
+    free --- OPEN ---> open --- END of the server and DONE of the client, or RESET both ways ---> free
 
-Without DONE, the next visitor's bytes could lie behind those that a slow service has still to read of the last one's.
+The client sends END if it has not got the server's END yet, and DONE as soon as both directions have ended. Without
+DONE, the next visitor's bytes could lie behind those of the last one that a slow service has still to read.
 """
 
 from __future__ import annotations
@@ -62,8 +63,6 @@ class WasReset:
 
 
 Event = Opened | Ended | WasReset
-#: The payload of an END whose sender has the other end's.
-_DONE = b"\x01"
 
 
 class DataConnection:
@@ -81,7 +80,6 @@ class DataConnection:
     __slots__ = (
         "_got_end",
         "_got_reset",
-        "_is_done",
         "_is_server",
         "_limits",
         "_quiet",
@@ -105,7 +103,7 @@ class DataConnection:
         self.number = 0
         self.is_free = True
         self.takes_data = False
-        self._sent_end = self._got_end = self._sent_reset = self._got_reset = self._is_done = False
+        self._sent_end = self._got_end = self._sent_reset = self._got_reset = False
         self.has_sent = self.has_heard = False
         self._ticked_at = now
         # Seconds for which this end has sent nothing, has heard nothing, and has waited for the answer to its RESET.
@@ -141,10 +139,11 @@ class DataConnection:
         """End the sending direction. Return the record; empty if it has ended before."""
         if self.is_free or self._sent_end or self._sent_reset:
             return b""
-        # Whoever has the server's END has read everything.
-        record = self.pack(END, _DONE if self._got_end and not self._is_server else b"")
+        is_over = self._got_end and not self._is_server
+        record = self.pack(DONE if is_over else END)
         self._sent_end = True
-        self._settle()
+        if is_over:
+            self._over()
         return record
 
     def reset(self, code: str, message: str) -> bytes:
@@ -153,13 +152,11 @@ class DataConnection:
         :param code: an :class:`rtunnel.errors.Code`.
         :param message: the reason, for the other end's log.
         """
-        self.takes_data = False
         if self.is_free or self._sent_reset:
             return b""
-        record = self.pack(RESET, records.encode_reason(code, message))
         self._sent_reset = True
-        self._settle()
-        return record
+        self.takes_data = False
+        return self.pack(RESET, records.encode_reason(code, message))
 
     def alive(self) -> bytes:
         """Return a sign of life."""
@@ -180,31 +177,17 @@ class DataConnection:
             if kind & IGNORABLE:
                 return None
             raise ValueError(f"a record of the unknown kind 0x{kind:02x}")
-        if number != self.number or self.is_free:
-            # The server reset a stream before it knew that to us both its ends had come already.
-            if kind == RESET and number == self.number and not self._is_server:
-                return None
+        if number != self.number or not number:
             raise ValueError(f"a record of stream {number} where {self.number} is the present one")
         if kind == RESET:
             return self._receive_reset(payload)
-        if kind == DONE and self._is_server and self._got_end and self._sent_end and not payload:
-            self._is_done = True
-            self._settle()
+        if self._sent_reset and not self._got_reset:
             return None
-        if self._got_end or kind == DONE:
+        if self.is_free or (self._got_end and kind != DONE):
             raise ValueError("a record behind the end of a stream")
-        return self._receive_end(bytes(payload)) if kind == END else None
-
-    def _receive_end(self, payload: bytes) -> Ended | None:
-        if payload and not (self._is_server and self._sent_end and payload == _DONE):
-            raise ValueError("a malformed END")
-        self._got_end = True
-        self.takes_data = False
-        self._is_done = not self._is_server or bool(payload)
-        is_news = not self._sent_reset
-        answer = self.pack(DONE) if is_news and self._sent_end and not self._is_server else b""
-        self._settle()
-        return Ended(answer) if is_news else None
+        if kind == DATA:
+            return None
+        return self._receive_end() if kind == END else self._receive_done()
 
     def _receive_open(self, number: int, payload: memoryview) -> Opened:
         if self._is_server or not self.is_free or number != self.number + 1:
@@ -213,23 +196,41 @@ class DataConnection:
         self._begin(number)
         return opened
 
+    def _receive_end(self) -> Ended:
+        self._got_end = True
+        self.takes_data = False
+        if self._is_server or not self._sent_end:
+            return Ended()
+        self._over()
+        return Ended(self.pack(DONE))
+
+    def _receive_done(self) -> Ended | None:
+        if not (self._is_server and self._sent_end):
+            raise ValueError("DONE before END")
+        is_news = not self._got_end
+        self._over()
+        return Ended() if is_news else None
+
     def _receive_reset(self, payload: memoryview) -> WasReset | None:
+        # To a client, the stream may have been over already when the server reset it.
+        if self._got_reset or (self.is_free and self._is_server):
+            raise ValueError("RESET of a stream that is over")
         self._got_reset = True
+        self._over()
+        if self._sent_reset:
+            return None
         code, message = records.decode_reason(bytes(payload))
-        answer = b"" if self._sent_reset else self.reset(code, "")
-        self._settle()
-        return WasReset(code, message, answer) if answer else None
+        return WasReset(code, message, self.pack(RESET, records.encode_reason(code, "")))
 
     def _begin(self, number: int) -> None:
         self.number = number
         self.is_free = False
         self.takes_data = True
-        self._sent_end = self._got_end = self._sent_reset = self._got_reset = self._is_done = False
+        self._sent_end = self._got_end = self._sent_reset = self._got_reset = False
 
-    def _settle(self) -> None:
-        if (self._sent_end and self._got_end and self._is_done) or (self._sent_reset and self._got_reset):
-            self.is_free = True
-            self.takes_data = False
+    def _over(self) -> None:
+        self.is_free = True
+        self.takes_data = False
 
     # Life
 
@@ -247,7 +248,8 @@ class DataConnection:
         self._quiet = 0.0 if self.has_sent else self._quiet + passed
         self._unanswered = self._unanswered + passed if self._sent_reset and not self.is_free else 0.0
         self.has_heard = self.has_sent = False
-        if can_send and self._quiet + self.tick_every > self._limits.keepalive_interval:
+        # At the last tick before the time is up. The half is for ticks that come a little early.
+        if can_send and self._quiet > self._limits.keepalive_interval - 1.5 * self.tick_every:
             self._quiet = 0.0
             return self.alive()
         return b""
@@ -262,6 +264,10 @@ class DataConnection:
         """Seconds for which nothing was heard of the other end, although this end was listening."""
         return self._silence
 
+    def progressed(self) -> None:
+        """Take note that the other end has taken some of what lies before our RESET."""
+        self._unanswered = 0.0
+
     @property
     def is_stalled(self) -> bool:
         """Whether a RESET is not answered: the other end has not read it, because its own side takes nothing."""
@@ -269,5 +275,5 @@ class DataConnection:
 
     @property
     def is_dead(self) -> bool:
-        """Whether that is too long."""
-        return self._silence > self._limits.dead_after
+        """Whether that is too long, or would be before the next tick."""
+        return self._silence > self._limits.dead_after - self.tick_every

@@ -31,12 +31,13 @@ IGNORABLE = 0x80
 
 #: The longest payload of a plain DATA record, in bytes. It is passed on in pieces as they come.
 MAX_PLAIN = 1024 * 1024
-#: The longest payload of a sealed DATA record, in bytes. It has to be complete before it can be opened.
-MAX_SEALED = 256 * 1024
-#: The longest payload of any other record.
-MAX_CONTROL = 4096
-#: The longest record that is taken before both ends are proved, with its tag.
+#: The longest sealed record, in bytes of payload and tag. It has to be complete before it can be unsealed.
+MAX_SEALED = 256 * 1024 + TAG
+#: The same before both ends are proved.
 MAX_UNPROVED = 64
+#: The longest payload of a record that is not DATA, in bytes.
+MAX_CONTROL = 4096
+_LONGEST = {END: 0, ALIVE: 0, DONE: 0}
 
 #: The size of a read, in bytes. Each event causes one read only, so that no connection holds up the others.
 READ_SIZE = 128 * 1024
@@ -59,10 +60,8 @@ def _check(kind: int, length: int, most: int) -> None:
 
     :raises ValueError: it is too long, or a DATA record is empty.
     """
-    if length > (most if kind == DATA else MAX_CONTROL):
+    if not (0 < length <= most if kind == DATA else length <= _LONGEST.get(kind, MAX_CONTROL)):
         raise ValueError(f"a record of kind 0x{kind:02x} of {length} bytes")
-    if kind == DATA and not length:
-        raise ValueError("an empty DATA record")
 
 
 class Reader(Protocol):
@@ -182,11 +181,11 @@ class SealedReader:
             start = offset + HEADER_SIZE
             end = start + (first & 0xFFFFFF)
             kind, length = first >> 24, end - start - TAG
-            if length < 0 or length > self.most:
+            if not TAG <= end - start <= self.most:
                 raise ValueError(f"a sealed record of {end - start} bytes")
+            _check(kind, length, self.most)
             if end > size:
                 break
-            _check(kind, length, self.most)
             payload = _OPENED[opened : opened + length]
             self._seal.unseal(data[offset:start], data[start:end], payload)
             records.append((kind, number, payload))
