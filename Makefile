@@ -42,7 +42,7 @@ fuzz: $(VENV)/.installed-fuzz ## Each parser against odd bytes for a minute (FUZ
 soak: $(VENV)/.installed-dev ## Mixed traffic and restarts for ten minutes; does memory grow? (SOAK_ARGS="--minutes 60")
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
-bench: $(VENV)/.installed ## What the tunnels cost, beside nginx and ssh -R (wants iperf3, nginx and wrk; BENCH_ARGS=--quick)
+bench: $(VENV)/.installed ## What the tunnels cost, beside nginx, ssh -R and others (wants iperf3, nginx, wrk; BENCH_ARGS=--quick)
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 docs: $(VENV)/.installed-docs ## The documents as HTML, in docs/_build/html; a warning is an error

@@ -18,11 +18,20 @@ WIDTH, MARGIN, BAR, GAP, LABEL = 920, 20, 12, 18, 36
 LONGEST = 10.0
 COLOURS = {
     "rtunnel": "#1f6feb",
-    "mux": "#8ab8ff",
     "rtunnel-tls": "#1a7f4b",
     "mux-tls": "#86cfa6",
+    "baseline": "#8ab8ff",
+    "baseline-tls": "#b7e0c7",
     "nginx": "#d97706",
     "ssh": "#8c8f94",
+    "rathole": "#8250df",
+    "rathole-noise": "#c297ff",
+    "frp": "#bf3989",
+    "frp-tls": "#ff80c8",
+    "bore": "#9a6700",
+    "wstunnel": "#0e8a8a",
+    "wstunnel-tls": "#7fd1d1",
+    "chisel": "#cf222e",
 }
 HEADS = ("Ratio to direct: more is better", f"Ratio to direct, cut at {LONGEST:.0f}: less is better")
 #: The picture has its own background, so that it can be read on any page.

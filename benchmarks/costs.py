@@ -14,6 +14,8 @@ from benchmarks.parts import Failed
 #: Seconds to wait before memory is read, so that the processes settle.
 REST = 0.7
 WARM_UP = 20
+#: How many seconds a tunnel has to come back.
+PATIENCE = 20.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
@@ -73,6 +75,23 @@ def visitors(port: int, count: int) -> Iterator[socket.socket]:
         except OSError as error:
             raise Failed(f"a visitor was turned away: {error}") from error
         yield connection
+
+
+def wait_for_visitor(port: int) -> None:
+    """Wait until a visitor is served.
+
+    :raises Failed: none was within :data:`PATIENCE`.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+                ask(connection)
+            return
+        except (OSError, Failed) as error:
+            if time.monotonic() > deadline:
+                raise Failed(f"no visitor is served: {error}") from error
+        time.sleep(0.01)
 
 
 def memory_per_visitor(port: int, pids: Iterable[int], count: int) -> float:

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ http {{
 GRACE = 20.0
 #: How many seconds iperf3's server may take to finish the previous test.
 BUSY = 10.0
+#: Names a folder with programs to compare with, beside those on the PATH.
+RIVALS = "BENCH_RIVALS"
 
 
 class Failed(Exception):
@@ -58,8 +60,9 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Answers:
-    """The result of wrk: requests per second, and two latencies in milliseconds."""
+    """The result of wrk: how many requests, how many per second, and two latencies in milliseconds."""
 
+    count: int
     per_second: float
     p50: float
     p99: float
@@ -86,7 +89,8 @@ def find(program: str) -> str:
 
     :raises Failed: it is not installed.
     """
-    path = shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin:/sbin")
+    folders = [os.environ.get(RIVALS, ""), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]
+    path = shutil.which(program, path=os.pathsep.join(filter(None, folders)))
     if path is None:
         raise Failed(f"{program} is not installed")
     return path
@@ -101,23 +105,60 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-@contextmanager
-def running(argv: Sequence[str], log: Path) -> Iterator[int]:
-    """Run a process while the block runs. Yield its id."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
+class Program:
+    """A running process.
+
+    :param log: receives what it prints.
+    :param env: variables that are set for it alone.
+    """
+
+    def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+        self._argv = argv
+        self._log = log
+        # Bytecode is kept, as it is for users, or each start of a Python program would take a second longer.
+        self._env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        self._env.update(env)
+        log.write_bytes(b"")
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                self._argv, env=self._env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    def kill_and_restart(self) -> None:
+        """Kill it, so that it cannot say goodbye to anybody, and start it again at once."""
+        self._process.kill()
+        self._process.wait()
+        self._process = self._start()
+
+    def stop(self) -> None:
+        """End it, by force if it takes too long."""
+        self._process.terminate()
         try:
-            process.wait(15)
+            self._process.wait(15)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._process.kill()
+            self._process.wait()
 
 
-def wait_for(port: int, log: Path) -> None:
+@contextmanager
+def running(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> Iterator[Program]:
+    """Run a process while the block runs. See :class:`Program`."""
+    program = Program(argv, log, env or {})
+    try:
+        yield program
+    finally:
+        program.stop()
+
+
+def wait_for(port: int, log: Path, host: str = "127.0.0.1") -> None:
     """Wait until *port* accepts connections.
 
     :raises Failed: it did not accept in time; the message contains the content of *log*.
@@ -125,7 +166,7 @@ def wait_for(port: int, log: Path) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
         except OSError:
             time.sleep(0.05)
         else:
@@ -179,14 +220,15 @@ def parse_wrk(report: str) -> Answers:
 
     :raises Failed: requests went wrong, or it contains no figures.
     """
+    count = re.search(r"(\d+) requests in", report)
     per_second = re.search(r"Requests/sec:\s+([\d.]+)", report)
     shares = {share: re.search(rf"\s{share}%\s+([\d.]+)(us|ms|s|m)\n", report) for share in (50, 99)}
     wrong = re.search(r"Non-2xx.*|Socket errors: .*[1-9].*", report)
-    if wrong is not None or per_second is None:
+    if wrong is not None or per_second is None or count is None:
         raise Failed(f"wrk said: {wrong[0] if wrong else report.strip()[:200]}")
     factors = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
     p50, p99 = (float(found[1]) * factors[found[2]] if found else 0.0 for found in shares.values())
-    return Answers(float(per_second[1]), p50, p99)
+    return Answers(int(count[1]), float(per_second[1]), p50, p99)
 
 
 def throughput(seconds: float, *options: str) -> Callable[[int], Transfer]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import socket
+import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.costs import cpu_seconds, memory_per_visitor
-from benchmarks.parts import Failed, Transfer, requests, throughput
+from benchmarks.costs import cpu_seconds, memory_per_visitor, wait_for_visitor
+from benchmarks.parts import Answers, Transfer, requests, throughput
 from benchmarks.ways import Way
-from rtunnel.tls.credentials import Credentials
-from rtunnel.tls.engine import TlsEngine
-from rtunnel.tls.policy import Role, TlsSettings
-from rtunnel.tls.resumption import TlsSession
 
 VISITORS = 500
 WRK_CLOSE = 'wrk.headers["Connection"] = "close"\n'
-ROUND_TRIP = "round trip, 1 connection"
-ADDED = "added round trip"
+#: How many seconds a bulk stream runs before requests are made beside it, and how many it runs longer than they do.
+LEAD = 0.5
+#: How many seconds a link is up before the server is killed. What is lost sooner, no end should dial again at once.
+LASTED = 1.5
 
 
 @dataclass(frozen=True)
@@ -66,16 +65,46 @@ def bulk(name: str, measure: Callable[[int], Transfer], cpu: str = "") -> Measur
     return Measurement(rows if cpu else rows[:1], take)
 
 
-def web(seconds: float, connections: int) -> Measurement:
-    """Measure requests on persistent connections."""
+def crowd(name: str, cpu: str, measure: Callable[[int], Answers], latency: str = "") -> Measurement:
+    """Measure requests of a crowd that comes at once, on a way that is fresh and again on one that has carried much.
+
+    :param cpu: the row of the microseconds of CPU time for each request, while the way is fresh.
+    :param latency: if there are rows of latencies, what their names end with.
+    """
 
     def take(case: Case) -> tuple[float | None, ...]:
-        answers = requests(seconds, connections)(case.way.web)
-        return answers.per_second, answers.p50, answers.p99
+        with case.fresh() as way:
+            before = cpu_seconds(way.pids)
+            cold = measure(way.web)
+            spent = cpu_seconds(way.pids) - before
+        each = spent / cold.count * 1e6 if way.pids and cold.count else None
+        latencies = (cold.p50, cold.p99) if latency else ()
+        return cold.per_second, measure(case.way.web).per_second, each, *latencies
 
-    name = f"{connections} connections"
-    latencies = (Row(f"latency {share}, {name}", "ms", lower_is_better=True) for share in ("p50", "p99"))
-    return Measurement((Row(f"requests, {name}", "1/s"), *latencies), take)
+    rows = [Row(name, "1/s"), Row(f"{name}, warm", "1/s"), Row(cpu, "us", lower_is_better=True)]
+    shares = ("p50", "p99") if latency else ()
+    rows += [Row(f"latency {share}, {latency}", "ms", lower_is_better=True) for share in shares]
+    return Measurement(tuple(rows), take)
+
+
+def beside(seconds: float) -> Measurement:
+    """Measure requests, one after the other, alone and beside a bulk stream that comes from the service."""
+    ask = requests(seconds, 1)
+    stream = throughput(seconds + 2 * LEAD, "-R")
+
+    def take(case: Case) -> tuple[float | None, ...]:
+        alone = ask(case.way.web)
+        with ThreadPoolExecutor(1) as pool:
+            transfer = pool.submit(stream, case.way.iperf)
+            time.sleep(LEAD)
+            busy = ask(case.way.web)
+            # What failed there was no load.
+            transfer.result()
+        return alone.p50, alone.p99, busy.p99, busy.p99 / alone.p99 if alone.p99 else None
+
+    names = ("round trip, 1 connection", "latency p99, 1 connection", "latency p99, beside a stream")
+    rows = [Row(name, "ms", lower_is_better=True) for name in names]
+    return Measurement((*rows, Row("latency p99, beside : alone", "", lower_is_better=True)), take)
 
 
 def memory(case: Case) -> tuple[float | None, ...]:
@@ -86,6 +115,30 @@ def memory(case: Case) -> tuple[float | None, ...]:
         return (memory_per_visitor(way.web, way.pids, VISITORS) / 1024,)
 
 
+def recovery(seconds: float) -> Measurement:
+    """Measure how long no visitor is served when the server is killed and started again at once.
+
+    One kill for each of these *seconds*.
+    """
+
+    def take(case: Case) -> tuple[float | None, ...]:
+        if case.way.server is None:
+            return (None,)
+        taken = []
+        with case.fresh() as way:
+            for _ in range(max(1, round(seconds))):
+                wait_for_visitor(way.web)
+                time.sleep(LASTED)
+                assert way.server is not None
+                began = time.monotonic()
+                way.server.kill_and_restart()
+                wait_for_visitor(way.web)
+                taken.append(time.monotonic() - began)
+        return (statistics.median(taken),)
+
+    return Measurement((Row("back after the server is killed", "s", lower_is_better=True),), take)
+
+
 def measurements(seconds: float, directory: Path) -> list[Measurement]:
     """Return all measurements of a way. Each load lasts for that many *seconds*."""
     close = directory / "close.lua"
@@ -94,51 +147,9 @@ def measurements(seconds: float, directory: Path) -> list[Measurement]:
         bulk("throughput to the service", throughput(seconds), "CPU, to the service"),
         bulk("throughput from the service", throughput(seconds, "-R"), "CPU, from the service"),
         bulk("throughput, 16 streams", throughput(seconds, "-P", "16")),
-        web(seconds, 32),
-        web(seconds, 256),
-        Measurement(
-            (Row("new connections, 32 at once", "1/s"),),
-            lambda case: (requests(seconds, 32, close)(case.way.web).per_second,),
-        ),
-        Measurement(
-            (Row(ROUND_TRIP, "ms", lower_is_better=True),), lambda case: (requests(seconds, 1)(case.way.web).p50,)
-        ),
+        crowd("requests, 32 at once", "CPU, a request", requests(seconds, 32), "32 at once"),
+        crowd("new connections, 32 at once", "CPU, a new connection", requests(seconds, 32, close)),
+        beside(seconds),
         Measurement((Row("memory, idle visitor", "KiB", lower_is_better=True),), memory),
+        recovery(seconds),
     ]
-
-
-def shake_hands(credentials: Credentials, port: int, session: TlsSession | None = None) -> TlsSession | None:
-    """Make one mutual handshake with the server on *port*.
-
-    :param session: a session to resume, or None.
-    :return: a session that can be resumed; None after a resumed handshake.
-    :raises Failed: the handshake failed, or *session* was not resumed.
-    """
-    engine = TlsEngine(credentials, session=session)
-    engine.start()
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        while not engine.failure and (engine.peer is None if session else engine.session is None):
-            connection.sendall(engine.output())
-            engine.receive(connection.recv(65536))
-        connection.sendall(engine.output())
-        engine.say_goodbye()
-        connection.sendall(engine.output())
-    if engine.failure or (session and not engine.is_resumed):
-        raise Failed(engine.failure or "the handshake was not resumed")
-    return engine.session
-
-
-def handshakes(directory: Path, port: int, seconds: float, resumed: bool) -> float:
-    """Return how many mutual handshakes per second are made, one after the other, with a server in another process.
-
-    :param directory: the directory of the client's certificate.
-    :param resumed: whether they resume a first one, as the handshakes of data connections do.
-    """
-    settings = TlsSettings(directory / "client.crt", directory / "client.key", directory / "ca.crt")
-    credentials = Credentials(settings, Role.CLIENT)
-    session = shake_hands(credentials, port)
-    count, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
-        shake_hands(credentials, port, session if resumed else None)
-        count += 1
-    return count / seconds

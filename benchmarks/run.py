@@ -2,6 +2,9 @@
 
     python -m benchmarks.run [--quick] [--seconds 3] [--rounds 3] [--only throughput] [--json results/last.json]
 
+If the variable BENCH_BASELINE names a git revision of this package, that runs too, in the same rounds. If BENCH_RIVALS
+names a folder, the programs to compare with are looked for there too.
+
 Everything runs on this machine, over loopback: iperf3's server and nginx as the services, both ends of each tunnel, and
 the programs that make the load. All share the same cores, so a figure by itself means little; its ratio to the direct
 figure of the same round means more.
@@ -15,7 +18,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import product
@@ -23,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import table, webrtc
+from benchmarks.others import OTHERS
 from benchmarks.parts import Failed, attempt, find, free_ports, median, nginx, running, wait_for
-from benchmarks.rows import ADDED, ROUND_TRIP, Case, Measurement, Row, handshakes, measurements
-from benchmarks.ways import COLUMNS, Column, Way, fresh, make_certificates
+from benchmarks.rivals import RIVALS
+from benchmarks.rows import Case, Measurement, Row, measurements
+from benchmarks.ways import DIRECT, OURS, Column, Way, baseline, fresh, make_certificates
 
 HERE = Path(__file__).parent
-HANDSHAKES = "TLS handshakes, one by one"
 
 
 def machine() -> str:
@@ -56,29 +60,15 @@ def services(directory: Path) -> Iterator[Way]:
         yield Way(iperf, web)
 
 
-def added(report: dict[str, Any]) -> None:
-    """Add the row that is computed from another one: what each way adds to the round trip."""
-    for number, row in enumerate(report["rows"]):
-        if row["name"] == ROUND_TRIP:
-            direct = row["figures"][table.DIRECT]
-            figures = {
-                key: [this - that if this and that else None for this, that in zip(these, direct, strict=True)]
-                for key, these in row["figures"].items()
-                if key != table.DIRECT
-            }
-            report["rows"].insert(number + 1, {**row, "name": ADDED, "figures": figures})
-            return
-
-
 @contextmanager
-def ways(directory: Path, ends: Way) -> Iterator[tuple[dict[Column, Way], dict[str, str]]]:
+def ways(columns: Iterable[Column], directory: Path, ends: Way) -> Iterator[tuple[dict[Column, Way], dict[str, str]]]:
     """Start all columns. Yield them, and the reasons why other programs are left out, by title.
 
     :raises Failed: one of this package's own columns did not start.
     """
     open_ways, missing = {}, {}
     with ExitStack() as stack:
-        for column in COLUMNS:
+        for column in columns:
             try:
                 open_ways[column] = stack.enter_context(fresh(column, directory, ends))
             except Failed as failure:
@@ -88,33 +78,32 @@ def ways(directory: Path, ends: Way) -> Iterator[tuple[dict[Column, Way], dict[s
         yield open_ways, missing
 
 
-def measure(seconds: float, rounds: int, only: str) -> dict[str, Any]:
+def measure(seconds: float, rounds: int, only: str, revision: str) -> dict[str, Any]:
     """Measure all columns, one load after the other, and return the report.
 
+    :param revision: see :func:`benchmarks.ways.baseline`.
     :raises Failed: a required program is missing or did not start.
     """
     report: dict[str, Any] = {"machine": machine(), "load_before": os.getloadavg(), "seconds": seconds}
-    shakes: dict[str, list[float | None]] = {"whole": [], "resumed": []}
-    with tempfile.TemporaryDirectory(prefix="rtunnel-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="rtunnel-bench-") as name, ExitStack() as stack:
         directory = Path(name)
         make_certificates(directory)
         os.environ["RTUNNEL_PKI_DIR"] = name
         wanted = [each for each in measurements(seconds, directory) if any(only in row.name for row in each.rows)]
-        with services(directory) as ends, ways(directory, ends) as (columns, missing):
-            figures: dict[Row, dict[str, list[float | None]]] = {
-                row: {column.key: [] for column in columns} for each in wanted for row in each.rows
-            }
-            (tls,) = (way for column, way in columns.items() if column.key == "mux-tls")
-            for turn in range(rounds):
-                print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
-                for each, (column, way) in product(wanted, columns.items()):
-                    taken = take(each, Case(way, partial(fresh, column, directory, ends)), column.title)
-                    for row, figure in zip(each.rows, taken, strict=True):
-                        figures[row][column.key].append(figure)
-                for kind, rates in shakes.items() if only in HANDSHAKES else ():
-                    shake = partial(handshakes, directory, tls.control, seconds, kind == "resumed")
-                    rates.append(attempt(f"{HANDSHAKES}, {kind}", shake))
-    report |= {
+        ends = stack.enter_context(services(directory))
+        before = stack.enter_context(baseline(revision, directory))
+        started = ways((DIRECT, *OURS, *before, *OTHERS, *RIVALS), directory, ends)
+        columns, missing = stack.enter_context(started)
+        figures: dict[Row, dict[str, list[float | None]]] = {
+            row: {column.key: [] for column in columns} for each in wanted for row in each.rows
+        }
+        for turn in range(rounds):
+            print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
+            for each, (column, way) in product(wanted, columns.items()):
+                taken = take(each, Case(way, partial(fresh, column, directory, ends)), column.title)
+                for row, figure in zip(each.rows, taken, strict=True):
+                    figures[row][column.key].append(figure)
+    return report | {
         "rounds": rounds,
         "columns": [{"key": column.key, "title": column.title, "about": column.about} for column in columns],
         "missing": missing,
@@ -123,10 +112,7 @@ def measure(seconds: float, rounds: int, only: str) -> dict[str, Any]:
             for row in figures
             if only in row.name
         ],
-        "handshakes": shakes,
     }
-    added(report)
-    return report
 
 
 def take(measurement: Measurement, case: Case, title: str) -> tuple[float | None, ...]:
@@ -153,7 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     seconds, rounds = (1.0, 1) if options.quick else (options.seconds, options.rounds)
     try:
-        report = measure(seconds, rounds, options.only)
+        report = measure(seconds, rounds, options.only, os.environ.get("BENCH_BASELINE", ""))
     except Failed as failure:
         sys.exit(f"the benchmark cannot run: {failure}")
     summarise(report)
@@ -162,9 +148,6 @@ def main() -> None:
     print(f"{report['machine']}; median of {rounds} rounds of {seconds:g} s{busy}\n")
     if report["rows"]:
         print("\n".join(table.lines(report)))
-    if options.only in HANDSHAKES:
-        rates = (f"{table.short(median(rates))} 1/s {kind}" for kind, rates in report["handshakes"].items())
-        print(f"\n{HANDSHAKES}: {', '.join(rates)}")
     report["webrtc"] = attempt("WebRTC", partial(webrtc.measure, seconds, rounds, options.only))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report, indent=2))

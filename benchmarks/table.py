@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from benchmarks.parts import median, ratio
 
 DIRECT = "direct"
+#: Which column shows an earlier state of another one.
+BASELINES = {"rtunnel": "baseline", "rtunnel-tls": "baseline-tls"}
 
 
 def short(figure: float | None) -> str:
@@ -41,9 +44,17 @@ def times(share: float | None) -> str:
 def lines(report: dict[str, Any]) -> list[str]:
     """Return the lines of the table, and of its legend."""
     columns = report["columns"]
-    text = [f"{'':34}" + "".join(f"{each['title']:>{8 if each['key'] == DIRECT else 12}}" for each in columns)]
-    for row in report["rows"]:
-        line = f"{row['name']}, {row['unit']:{32 - len(row['name'])}}"
+    widths = [8 if column["key"] == DIRECT else 12 for column in columns]
+    names = [", ".join(filter(None, (row["name"], row["unit"]))) for row in report["rows"]]
+    first = max(map(len, names), default=0) + 1
+    titles = [wrap(column["title"], 11, break_on_hyphens=False) for column in columns]
+    high = max(map(len, titles))
+    text = [
+        (" " * first + "".join(f"{title:>{width}}" for title, width in zip(line, widths, strict=True))).rstrip()
+        for line in zip(*([""] * (high - len(title)) + title for title in titles), strict=True)
+    ]
+    for row, name in zip(report["rows"], names, strict=True):
+        line = f"{name:{first}}"
         for column in columns:
             key = column["key"]
             figure, share = median(row["figures"].get(key, [])), to_direct(row, key)
@@ -52,9 +63,24 @@ def lines(report: dict[str, Any]) -> list[str]:
             else:
                 line += f"{short(figure):>7}{'' if share is None else times(share):>5}"
         text.append(line.rstrip())
+    text += against_baseline(report)
+    width = max(len(title) for title in (*(column["title"] for column in columns), *report["missing"])) + 2
     text.append("")
-    text += [f"{column['title']:12}{column['about']}" for column in columns]
-    text += [f"{title:12}left out: {reason}" for title, reason in report["missing"].items()]
+    text += [f"{column['title']:{width}}{column['about']}" for column in columns]
+    text += [f"{title:{width}}left out: {reason}" for title, reason in report["missing"].items()]
+    return text
+
+
+def against_baseline(report: dict[str, Any]) -> list[str]:
+    """Return the lines about the ratios to the baseline, if there is one: the medians of the rounds' ratios."""
+    titles = {column["key"]: column["title"] for column in report["columns"]}
+    text = []
+    for now, before in BASELINES.items():
+        if before in titles:
+            text += ["", f"{titles[now]} in relation to {titles[before]}:"]
+            for row in report["rows"]:
+                share = ratio(row["figures"][now], row["figures"][before])
+                text.append(f"{times(share):>7}  {row['name']}")
     return text
 
 

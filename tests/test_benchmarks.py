@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import chart, costs, parts, run, table
-from benchmarks.rows import ADDED, ROUND_TRIP, Case, Measurement, Row
-from benchmarks.ways import COLUMNS, Way, stream_module
+from benchmarks import chart, costs, parts, rivals, rows, run, table, ways
+from benchmarks.others import OTHERS, stream_module
+from benchmarks.rivals import RIVALS
+from benchmarks.rows import Case, Measurement, Row
+from benchmarks.ways import OURS, Way
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,7 +42,7 @@ Transfer/sec:      8.53MB
 def report() -> dict[str, Any]:
     """Return three rounds of three columns. Something failed in two of the columns."""
     direct, own = "direct", "rtunnel"
-    rows: list[dict[str, Any]] = [
+    measured: list[dict[str, Any]] = [
         {
             "name": "throughput to the service",
             "unit": "Gbit/s",
@@ -52,25 +56,22 @@ def report() -> dict[str, Any]:
             "figures": {direct: [None, None, None], own: [0.4, 0.5, 0.6], "ssh": [3.0, 3.0, 3.0]},
         },
         {
-            "name": ROUND_TRIP,
+            "name": "round trip, 1 connection",
             "unit": "ms",
             "lower_is_better": True,
             "figures": {direct: [0.05, 0.05, 0.05], own: [0.15, 0.20, 0.10], "ssh": [5.0, None, 15.0]},
         },
     ]
-    kept = {
+    return {
         "machine": "2 cores of a <test>",
         "columns": [{"key": key, "title": key, "about": f"about {key}"} for key in (direct, own, "ssh")],
         "missing": {"nginx": "nginx is not installed"},
-        "rows": rows,
-        "handshakes": {},
+        "rows": measured,
     }
-    run.added(kept)
-    return kept
 
 
 def test_wrk_report_is_read_in_all_its_units() -> None:
-    assert parts.parse_wrk(WRK) == parts.Answers(34156.72, 0.355, 1200.0)
+    assert parts.parse_wrk(WRK) == parts.Answers(37683, 34156.72, 0.355, 1200.0)
 
 
 @pytest.mark.parametrize(
@@ -133,18 +134,35 @@ def test_table_has_medians_ratios_and_who_was_left_out() -> None:
         "throughput to the service, Gbit/s 20.0 9.00 0.65 -",
         "CPU, to the service, s/GB 0.500 3.00",
         "round trip, 1 connection, ms 0.050 0.150 3.00 10.0 200",
-        "added round trip, ms 0.100 9.95",
+        "",
     ]
     assert squeezed[-1] == "nginx left out: nginx is not installed"
     assert text[0].index("rtunnel") + len("rtunnel") == text[1].index("0.65") + len("0.65")
 
 
-def test_added_round_trip_is_that_of_the_same_round() -> None:
-    (row,) = (row for row in report()["rows"] if row["name"] == ADDED)
-    assert row["figures"] == {
-        "rtunnel": [pytest.approx(0.10), pytest.approx(0.15), pytest.approx(0.05)],
-        "ssh": [pytest.approx(4.95), None, pytest.approx(14.95)],
-    }
+def test_long_title_takes_several_lines_of_the_table() -> None:
+    kept = report()
+    kept["columns"][1]["title"] = "rtunnel --tls 1234567"
+    text = table.lines(kept)
+    assert [" ".join(line.split()) for line in text[:3]] == ["rtunnel", "--tls", "direct 1234567 ssh"]
+    words = ("rtunnel", "--tls", "1234567")
+    assert len({line.index(word) + len(word) for line, word in zip(text[:3], words, strict=True)}) == 1
+
+
+def test_table_has_the_ratios_to_the_baseline() -> None:
+    """Each is the median of the rounds in which both gave a figure."""
+    kept = report()
+    assert not table.against_baseline(kept)
+    kept["columns"].append({"key": "baseline", "title": "rtunnel abc", "about": "rtunnel at abc"})
+    for row, figures in zip(kept["rows"], ([5.0, 2.0, 1.0], [None, 1.0, 1.2], [None] * 3), strict=True):
+        row["figures"]["baseline"] = figures
+    assert table.against_baseline(kept) == [
+        "",
+        "rtunnel in relation to rtunnel abc:",
+        "   3.00  throughput to the service",
+        "   0.50  CPU, to the service",
+        "      -  round trip, 1 connection",
+    ]
 
 
 def test_what_is_kept_has_medians_and_ratios() -> None:
@@ -181,16 +199,130 @@ def test_chart_and_table_are_made_by_their_commands(tmp_path: Path) -> None:
     assert said.splitlines()[2:] == table.lines(report())
 
 
-def test_every_column_has_a_colour_and_a_short_title() -> None:
-    assert set(chart.COLOURS) == {column.key for column in COLUMNS} - {table.DIRECT}
-    assert all(len(column.title) < 12 for column in COLUMNS)
+def test_every_column_has_a_colour_of_its_own() -> None:
+    keys = [column.key for column in (*OURS, *OTHERS, *RIVALS)]
+    assert sorted(chart.COLOURS) == sorted([*keys, *table.BASELINES.values()])
+    assert len(set(chart.COLOURS.values())) == len(chart.COLOURS)
+    assert set(table.BASELINES) < set(keys)
 
 
-def test_readme_shows_a_chart_of_all_columns() -> None:
-    assert ".. image:: docs/benchmark.svg" in (ROOT / "README.rst").read_text()
-    inside = "".join(ET.parse(ROOT / "docs/benchmark.svg").getroot().itertext())
-    missing = [each.title for each in COLUMNS if each.key != table.DIRECT and f"{each.title}:" not in inside]
-    assert not missing
+def test_chart_and_table_of_the_readme_are_of_one_run() -> None:
+    readme = (ROOT / "README.rst").read_text()
+    assert ".. image:: docs/benchmark.svg" in readme
+    texts = [(part.get("class"), part.text or "") for part in ET.parse(ROOT / "docs/benchmark.svg").getroot()]
+    names = [text for kind, text in texts if kind == "name"]
+    assert len(names) > 5
+    assert not [name for name in names if f"    {name}, " not in readme]
+    titles = [text.partition(": ")[0] for kind, text in texts if kind == "" and ": " in text]
+    assert len(titles) > 3
+    assert not [title for title in titles if not all(word in readme for word in title.split())]
+
+
+@pytest.mark.process
+def test_killed_program_is_started_again(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", "import signal; print('here', flush=True); signal.pause()"]
+    with parts.running(argv, tmp_path / "log") as program:
+        before = program.pid
+        program.kill_and_restart()
+        assert program.pid != before
+        assert costs.family([before]) == {before}
+        assert costs.stat(program.pid)
+    assert not costs.stat(program.pid)
+
+
+def test_figures_of_a_crowd_and_of_a_request_beside_a_bulk_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crowd meets a fresh way first. The stream lasts longer than the requests beside it."""
+    asked = []
+
+    def ask(port: int) -> parts.Answers:
+        asked.append(port)
+        return parts.Answers(10, 5.0 * port, 0.1, float(len(asked)))
+
+    case = Case(Way(1, 2), lambda: nullcontext(Way(3, 4)))
+    assert rows.crowd("requests", "CPU", ask, "all").take(case) == (20.0, 10.0, None, 0.1, 1.0)
+    assert asked == [4, 2]
+    lasted = []
+    monkeypatch.setattr(rows, "LEAD", 0.01)
+    monkeypatch.setattr(rows, "requests", lambda seconds, connections: ask)
+    monkeypatch.setattr(rows, "throughput", lambda seconds, *options: lambda port: lasted.append((seconds, port)))
+    assert rows.beside(1.0).take(case) == (0.1, 3.0, 4.0, 4.0 / 3.0)
+    assert lasted == [(1.02, 1)]
+
+
+def test_rivals_are_also_looked_for_in_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(parts.RIVALS, str(tmp_path))
+    for name in ("rathole", "frps", "frpc", "bore", "wstunnel", "chisel"):
+        (tmp_path / name).touch(0o755)
+        assert parts.find(name) == str(tmp_path / name)
+    monkeypatch.delenv(parts.RIVALS)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(parts.Failed, match="rathole is not installed"):
+        parts.find("rathole")
+
+
+def test_rivals_get_a_forward_for_each_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "find", lambda name: name)
+    ports = {41: 51, 42: 52}
+    chisel = rivals.chisel(tmp_path, ports)
+    assert chisel.clients[0][-2:] == ["R:127.0.0.1:41:127.0.0.1:51", "R:127.0.0.1:42:127.0.0.1:52"]
+    assert [client[2] for client in rivals.bore(tmp_path, ports).clients] == ["51", "52"]
+    rivals.rathole(True)(tmp_path, ports)
+    rivals.frp(True)(tmp_path, ports)
+    written = {
+        name: tomllib.loads((tmp_path / f"{name}.toml").read_text()) for name in ("server", "client", "frps", "frpc")
+    }
+    assert [each["bind_addr"] for each in written["server"]["server"]["services"].values()] == [
+        "127.0.0.1:41",
+        "127.0.0.1:42",
+    ]
+    assert written["client"]["client"]["services"]["s1"] == {"local_addr": "127.0.0.1:52"}
+    assert written["client"]["client"]["remote_addr"] == written["server"]["server"]["bind_addr"]
+    assert [(each["localPort"], each["remotePort"]) for each in written["frpc"]["proxies"]] == [(51, 41), (52, 42)]
+    assert written["frpc"]["serverPort"] == written["frps"]["bindPort"]
+    assert written["frpc"]["transport"]["tls"]["enable"]
+
+
+@pytest.mark.process
+def test_baseline_is_checked_out_while_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        return subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "--quiet")
+    (tmp_path / "file").write_text("before")
+    git("add", "file")
+    git("commit", "--quiet", "--message=a")
+    (tmp_path / "file").write_text("now")
+    monkeypatch.setattr(ways, "ROOT", tmp_path)
+    with ways.baseline("", tmp_path) as columns:
+        assert columns == ()
+    with ways.baseline("HEAD", tmp_path) as columns:
+        assert (tmp_path / "baseline/file").read_text() == "before"
+        assert [column.key for column in columns] == list(table.BASELINES.values())
+        assert all(git("rev-parse", "--short", "HEAD") in column.title for column in columns)
+    assert not (tmp_path / "baseline").exists()
+    assert len(git("worktree", "list").splitlines()) == 1
+    with pytest.raises(parts.Failed, match="the baseline no-such: "), ways.baseline("no-such", tmp_path):
+        pytest.fail("there is no such revision")
+
+
+@pytest.mark.process
+def test_visitor_is_waited_for_until_one_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = parts.free_ports(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(costs, "PATIENCE", 0.0)
+        with pytest.raises(parts.Failed, match=r"no visitor is served: .*refused"):
+            costs.wait_for_visitor(port)
+    script = (
+        f"import socket; server = socket.create_server(('127.0.0.1', {port})); server.accept()[0].close(); "
+        "visitor = server.accept()[0]; visitor.recv(999); visitor.sendall(b'x' * 100); visitor.recv(1)"
+    )
+    with parts.running([sys.executable, "-c", script], tmp_path / "log"):
+        costs.wait_for_visitor(port)
 
 
 @pytest.mark.process

@@ -1,19 +1,31 @@
 """A connection that a service holds for as long as it runs: when lost, it is dialled again.
 
 dialling -> up -> lost -> waiting -> dialling ...
+
+A server that is restarted listens again within a second or two, so a lost connection is dialled again soon. As long as
+the attempts are refused, which costs the server's machine next to nothing, some more follow. Then the waits of the
+back-off begin. The waits are random from the first one on, so that a thousand clients do not come back at once.
 """
 
 from __future__ import annotations
 
+import random
 from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger, LogLevel
 
 from rtunnel.reasons import reason_and_advice
 from rtunnel.upkeep.backoff import Backoff
+
+#: The longest wait before an attempt that comes soon, in seconds.
+SOON = 0.2
+#: How many attempts come soon after a connection was lost: about two seconds of them, which a small machine may need to
+#: start a server.
+SOON_ATTEMPTS = 20
 
 
 class Connection(Protocol):
@@ -33,7 +45,8 @@ class HeldConnection(Service, Generic[C]):
 
     :param reactor: provides the time.
     :param peer: what the connection leads to, for log lines: ``server 192.0.2.1:7000``.
-    :param shortest: the first wait between two attempts, in seconds.
+    :param shortest: the first wait of the back-off, in seconds. Only a useful connection that lasted at least as long
+        is dialled again soon, so a server that drops each connection at once is not dialled more often than that.
     :param longest: the longest wait, in seconds.
     :param repeated: the level of the log line about an attempt that failed for the same reason as the one before.
     :ivar connection: the current connection, or None.
@@ -47,7 +60,10 @@ class HeldConnection(Service, Generic[C]):
         self.reactor = reactor
         self.connection: C | None = None
         self._peer = peer
+        self._shortest = shortest
         self._backoff = Backoff(shortest, longest)
+        self._soon = 0
+        self._connected_at = 0.0
         self._repeated = repeated
         self._last_reason = ""
         self._dials = False
@@ -97,11 +113,18 @@ class HeldConnection(Service, Generic[C]):
                 reason = f"lost {self._peer}: an internal error"
             if not self._dials:
                 return
-            wait = self._backoff.next_wait()
-            level = self._repeated if reason == self._last_reason else LogLevel.warn
+            repeated = LogLevel.debug if self._soon else self._repeated
+            level = repeated if reason == self._last_reason else LogLevel.warn
             self._last_reason = reason
+            wait = self._next_wait()
             self.log.emit(level, "{why}; next attempt in {wait:.1f} s", why=reason, wait=wait)
             await deferLater(self.reactor, wait)
+
+    def _next_wait(self) -> float:
+        if not self._soon:
+            return self._backoff.next_wait()
+        self._soon -= 1
+        return random.uniform(0.0, min(SOON, self._shortest))
 
     async def _hold(self) -> str:
         """Dial, and wait until the connection is lost; return the reason."""
@@ -110,7 +133,11 @@ class HeldConnection(Service, Generic[C]):
         except CancelledError:
             raise
         except Exception as error:
+            if not isinstance(error, ConnectionRefusedError):
+                self._soon = 0
             return f"cannot reach {self._peer}: {reason_and_advice(error)}"
+        self._soon = 0
+        self._connected_at = self.reactor.seconds()
         self.connection = connection
         try:
             reason = await connection.ended
@@ -119,8 +146,12 @@ class HeldConnection(Service, Generic[C]):
         return self.lost(connection, reason)
 
     def was_useful(self) -> None:
-        """Start again with the shortest wait, and log the next failure even if it repeats the last one."""
+        """Forget earlier failures: start again with the shortest wait, and log the next failure even if it repeats the
+        last one. If the connection has lasted, dial again soon.
+        """
         self._backoff.reset()
+        if self.reactor.seconds() - self._connected_at >= self._shortest:
+            self._soon = SOON_ATTEMPTS
         self._last_reason = ""
 
     # Stopping

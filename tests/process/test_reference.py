@@ -103,11 +103,11 @@ def test_reference_server(twistd: Twistds, serve: Serve, reference: Callable[[st
     check(public)
     server.kill()
     client.wait_for("next attempt in")
+    started = time.monotonic()
     reference(f"ReferenceServer(reactor, control_port={control})")
-    wait_until_open(control)
-    back = time.monotonic()
+    # Do not look whether its control port is open: it serves whoever connected last.
     wait_for_page(public, "here", PATIENCE)
-    print(f"in service {time.monotonic() - back:.2f} s after the reference server's return")
+    print(f"in service {time.monotonic() - started:.2f} s after the reference server was started again")
     check(public)
     assert client.terminate() == 0
     assert "Traceback" not in client.output

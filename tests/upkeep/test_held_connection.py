@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.error import ConnectionRefusedError, TimeoutError as ConnectTimeout
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, Logger, LogLevel
 from twisted.python.failure import Failure
 
-from rtunnel.upkeep.held_connection import HeldConnection
+from rtunnel.upkeep.held_connection import SOON, SOON_ATTEMPTS, HeldConnection
 from tests.leftovers import TestLog
 
 
@@ -48,6 +48,10 @@ class Held(HeldConnection[FakeConnection]):
 
     def refuse(self, why: str = "refused.") -> None:
         self.attempts[-1].errback(Failure(OSError(why)))
+
+    def restart(self) -> None:
+        """Refuse as a machine does on which the server does not listen yet."""
+        self.attempts[-1].errback(Failure(ConnectionRefusedError()))
 
     def drop(self) -> None:
         self.attempts[-1].errback(Failure(ConnectTimeout()))
@@ -136,6 +140,84 @@ def test_waits_longer_each_time_and_starts_again_after_a_useful_connection(clock
     clock.advance(30.0)
     held.connect().ended.callback("useful")
     assert log[-1]["wait"] <= 1.4
+
+
+def lose(held: Held, clock: Clock, lasted: float = 60.0) -> None:
+    """Connect, and lose the useful connection that has *lasted* so many seconds."""
+    held.useful = True
+    connection = held.connect()
+    clock.advance(lasted)
+    connection.ended.callback("cut")
+
+
+def test_is_dialled_again_soon_after_it_was_lost(clock: Clock, log: deque[LogEvent]) -> None:
+    """The waits differ: a thousand clients that lose their server together come back one after the other."""
+    held, waits = start(clock), set()
+    for _ in range(50):
+        lose(held, clock)
+        waits.add(log[-1]["wait"])
+        count = len(held.attempts)
+        clock.advance(SOON)
+        assert len(held.attempts) == count + 1
+    assert min(waits) < SOON / 3
+    assert max(waits) > SOON / 3 * 2
+    assert len(waits) > 40
+
+
+def test_server_that_is_restarted_is_dialled_soon_for_about_two_seconds(clock: Clock, log: deque[LogEvent]) -> None:
+    held, took = start(clock), []
+    for _ in range(20):
+        lose(held, clock)
+        began = clock.seconds()
+        for _attempt in range(SOON_ATTEMPTS):
+            count = len(held.attempts)
+            while len(held.attempts) == count:
+                clock.advance(0.001)
+            held.restart()
+        took.append(clock.seconds() - began)
+        assert 1.0 <= log[-1]["wait"] <= 1.4
+        clock.advance(1.5)
+    assert 1.5 < sum(took) / len(took) < 2.5
+
+
+def test_attempts_that_come_soon_do_not_fill_the_log(clock: Clock, log: deque[LogEvent]) -> None:
+    held = start(clock)
+    lose(held, clock)
+    for _ in range(SOON_ATTEMPTS + 2):
+        clock.advance(2.0)
+        held.restart()
+    levels = [event["log_level"] for event in after_start(log)]
+    # The loss and the first refusal; the other attempts that come soon; the one that ends them, and the next two.
+    assert levels == [LogLevel.warn] * 2 + [LogLevel.debug] * (SOON_ATTEMPTS - 2) + [LogLevel.warn] * 3
+
+
+@pytest.mark.parametrize("fails", [Held.refuse, Held.drop, lambda held: held.connect().ended.callback("rejected")])
+def test_only_refusals_are_followed_by_another_attempt_soon(
+    clock: Clock, log: deque[LogEvent], fails: Callable[[Held], None]
+) -> None:
+    held = start(clock)
+    lose(held, clock)
+    held.useful = False
+    clock.advance(SOON)
+    fails(held)
+    assert 1.0 <= log[-1]["wait"] <= 1.4
+
+
+def test_server_that_drops_each_connection_at_once_is_not_dialled_soon(clock: Clock, log: deque[LogEvent]) -> None:
+    held = start(clock)
+    for _ in range(10):
+        lose(held, clock, lasted=0.9)
+        assert 1.0 <= log[-1]["wait"] <= 1.4
+        clock.advance(1.5)
+
+
+def test_no_attempt_comes_later_than_the_shortest_wait_says(clock: Clock, log: deque[LogEvent]) -> None:
+    held = start(clock)
+    held._shortest = 0.01
+    for _ in range(10):
+        lose(held, clock)
+        assert log[-1]["wait"] <= 0.01
+        clock.advance(1.5)
 
 
 @pytest.mark.parametrize("repeated", [LogLevel.warn, LogLevel.debug])

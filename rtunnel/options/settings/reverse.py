@@ -189,7 +189,12 @@ CLIENT_OWN = (
         key="tunnels",
         repeatable=True,
     ),
-    Setting("reconnect-min", TIME, "Seconds before the first attempt to reconnect.", ClientSettings),
+    Setting(
+        "reconnect-min",
+        TIME,
+        "The shortest wait after an attempt that failed, in seconds. A lost link is dialled again sooner.",
+        ClientSettings,
+    ),
     Setting(
         "reconnect-max",
         TIME,

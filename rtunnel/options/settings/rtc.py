@@ -207,7 +207,12 @@ ENDS = (
         key="ice.interfaces",
         repeatable=True,
     ),
-    Setting("reconnect-min", TIME, "Seconds before the first attempt to reconnect.", SignalClientSettings),
+    Setting(
+        "reconnect-min",
+        TIME,
+        "The shortest wait after an attempt that failed, in seconds. A lost connection is dialled again sooner.",
+        SignalClientSettings,
+    ),
     Setting(
         "reconnect-max",
         TIME,

@@ -126,6 +126,15 @@ class MovingStream(RecordStream):
         if far is not None:
             far.reset(code, message)
 
+    @property
+    def is_connected(self) -> bool:
+        """See :class:`SocketEnd`."""
+        return self.end.is_connected
+
+    def call_when_lost(self, call: Callable[[], None]) -> None:
+        """See :class:`SocketEnd`."""
+        self.end.call_when_lost(call)
+
     def pause(self) -> None:
         """Do nothing: what is sent goes elsewhere."""
 
