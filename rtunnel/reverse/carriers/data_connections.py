@@ -130,10 +130,15 @@ class DataPool:
 
     def proved(self, connection: RecordSocket) -> None:
         """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`. Spend the ticket."""
-        if self._server.tickets.spend(self._unproved.pop(connection)):
-            self._available(connection)
-        else:
+        id = self._unproved.pop(connection)
+        if not self._server.tickets.spend(id):
             connection.cut()
+            return
+        # Somebody on the path may have shown the ticket too.
+        for other in [each for each, shown in self._unproved.items() if shown == id]:
+            del self._unproved[other]
+            other.cut()
+        self._available(connection)
 
     def opened(self, connection: RecordSocket, opened: Opened) -> None:
         """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`. Only a client gets visitors."""
@@ -321,7 +326,7 @@ class DataPool:
         target = self._target if self._session.wants_visitors else 0
         now = self.reactor.seconds()
         tickets = self._server.tickets
-        missing = target - len(self._idle) - len(self._unproved)
+        missing = target - len(self._idle)
         if now - self._wished_at < LOST_AFTER:
             missing -= tickets.outstanding(self, now)
         else:

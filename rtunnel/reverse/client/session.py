@@ -222,8 +222,10 @@ class ClientSession(LinkProtocol):
 
     def _look_at_files(self) -> None:
         self._dialler.look_at_files()
-        is_revoked = not self.link.is_closed and self.identity is not None
-        if is_revoked and (why := self._dialler.why_revoked(self.identity)):  # type: ignore[arg-type]
+        server = self.identity
+        if server is None or self.link.is_closed:
+            return
+        if why := server.why_expired or self._dialler.why_revoked(server):
             self.fail(Code.UNAUTHORIZED, why)
 
     def _server_is_silent(self) -> None:
