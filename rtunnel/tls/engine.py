@@ -96,7 +96,6 @@ class TlsEngine:
         self._before_ticket: SSL.Session | None = None
         self._offered: TlsSession | None = None
         self.connection = SSL.Connection(self._loaded.context, None)
-        self.connection.set_app_data(self)
         self.messages: openssl.Messages | None = None
         may_resume = not self._loaded.sessions.are_over
         if self.role is Role.SERVER:
@@ -183,7 +182,6 @@ class TlsEngine:
 
     def close(self) -> None:
         """Release what OpenSSL holds, however the connection has ended."""
-        self.connection.set_app_data(None)
         if self.peer is not None:
             openssl.end(self.connection)
 
@@ -212,6 +210,8 @@ class TlsEngine:
     def _shake_hands(self) -> None:
         self._waiting = _HANDSHAKE
         connection = self.connection
+        # For the verification, and no longer: a reference cycle would keep OpenSSL's memory until the collector comes.
+        connection.set_app_data(self)
         try:
             connection.do_handshake()
         except SSL.WantReadError:
@@ -222,6 +222,8 @@ class TlsEngine:
         except SSL.Error as error:
             self._fail(error)
             return
+        finally:
+            connection.set_app_data(None)
         # Only what is allowed was offered; check the outcome all the same.
         group = connection.get_group_name() or "none"
         certificate = connection.get_peer_certificate(as_cryptography=True)
@@ -233,8 +235,6 @@ class TlsEngine:
         elif (is_resumed := openssl.is_resumed(connection)) and not self._accepts_again(certificate):
             self.failure = self._refusal
         else:
-            # Nothing is verified from here on. A reference cycle would wait for the garbage collector.
-            connection.set_app_data(None)
             chain = None if is_resumed else connection.get_verified_chain(as_cryptography=True)
             peer = Peer.of(certificate, group, None if chain is None else tuple(chain[1:]))
             # The peer may have waited for a new revocation list after its certificate was verified.

@@ -124,7 +124,8 @@ class TlsTransport(Protocol):
         self.tcp.write(self._engine.output(is_last=True))
         sock, unsent = take_socket(self.tcp)
         self._state = _State.LOST
-        self.protocol = None  # no circle
+        self.protocol = None
+        del self._user  # no reference cycle
         try:
             # The last of the handshake; Twisted sends nothing at once.
             sent = sock.send(unsent) if unsent else 0
@@ -262,6 +263,7 @@ class TlsTransport(Protocol):
         if above is not None:
             ends.append(partial(above.connectionLost, self._reason or reason))
         do_all(ends)
+        del self._user  # no reference cycle
 
     # For the link
 
