@@ -27,6 +27,7 @@ from zope.interface import implementer
 from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.sockets import QuietFactory, take_socket
 from tests.needs import need_descriptors
+from tests.no_collector import Left, no_collector
 from tests.relay.direct_rig import Far, Turns, connected, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -298,3 +299,18 @@ async def test_thousands_of_relays(turns: Turns, kind: str) -> None:
     assert set(ends) == set(relays)
     for far in everyone:
         far.socket.close()
+
+
+@KINDS
+@ENDS
+@pytest_twisted.ensureDeferred
+async def test_what_the_socket_was_taken_from_goes_at_once(turns: Turns, kind: str, end: str, tmp_path: Path) -> None:
+    with no_collector():
+        async with Twisteds(turns, kind, tmp_path, Noted(), Noted()) as both:
+            taken, other = both.end(end)
+            left = Left([taken, taken.transport])
+            taken.take().socket.close()
+            setattr(both, end, other)
+            del taken
+            await turns.until(lambda: other.lost)
+            assert not left()
