@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import random
 import socket
 import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ class Far:
         self.end_behind = False
         self.sent = 0
         self.received = 0
-        self.digest = hashlib.blake2b()
+        self.checksum = 0
         self.kept = bytearray()
         self.ended = False
         self.error: OSError | None = None
@@ -161,7 +161,7 @@ class Far:
             data = self.socket.recv(self.reads)
             self.ended = not data
             self.received += len(data)
-            self.digest.update(data)
+            self.checksum = zlib.crc32(data, self.checksum)
             if self.received <= 1 << 20:
                 self.kept += data
 
@@ -170,7 +170,7 @@ class Far:
         self.socket.close()
 
     def got(self, data: bytes) -> bool:
-        return self.received == len(data) and self.digest.digest() == hashlib.blake2b(data).digest()
+        return self.received == len(data) and self.checksum == zlib.crc32(data)
 
 
 def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket]:
@@ -193,7 +193,9 @@ def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket
 
 
 def random_bytes(count: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(count)
+    """Return bytes that repeat themselves only after so many that no piece in a wrong place looks right."""
+    piece = random.Random(seed).randbytes(min(count, 1_000_003))
+    return (piece * (count // len(piece) + 1))[:count] if piece else b""
 
 
 def open_descriptors() -> int:
