@@ -13,7 +13,8 @@ from rtunnel.errors import Code
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.polled_socket import SPLICE_SIZE
 from rtunnel.reverse.carriers.record_socket import RecordSocket
-from rtunnel.wire.data.records import READ_SIZE
+from rtunnel.wire.data.connection import Opened
+from rtunnel.wire.data.records import DATA, OPEN, READ_SIZE, RESET, encode_opening, encode_reason
 from rtunnel.wire.halves import BROKEN_MAX_STALL
 from tests.relay.turns import Far, Turns, random_bytes
 from tests.reverse.carriers.rig import Pair, Rig, far_ends
@@ -223,6 +224,26 @@ async def test_abort_of_a_socket_that_has_closed_is_no_reset(turns: Turns) -> No
         await rig.until(lambda: rig.right.is_over and rig.told.count(("server", "freed")))
         assert bytes(rig.right.kept) == b"late"
         assert rig.right.ended
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_taken_behind_the_loss_of_the_connection(turns: Turns) -> None:
+    """In one read come bytes, and whoever keeps them aborts; then an opening that no honest server sends so early."""
+    opened: list[Opened] = []
+    async with Rig(turns) as rig:
+        Moody(rig.client, *[0] * 1000)
+        rig.right.send(b"x")
+        await rig.until(lambda: rig.client.waiting)
+        Moody(rig.near_right, 0)
+        rig.on_kept, rig.on_opened = rig.near_right.abort, opened.append
+        state = rig.server.state
+        records = state.pack(DATA, b"data") + state.pack(RESET, encode_reason("limit", ""))
+        state.number += 1
+        rig.server.socket.send(records + state.pack(OPEN, encode_opening(0, 0, "")))
+        await rig.until(lambda: rig.client.is_lost)
+        await rig.settle()
+        assert not opened
+        assert ("client", "lost") in rig.told
 
 
 # Cuts and stalls
