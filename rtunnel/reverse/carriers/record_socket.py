@@ -301,8 +301,6 @@ class RecordSocket(RecordWriter):
 
         :raises ValueError: an honest peer does not send this.
         """
-        if self._number < 0:
-            return False  # what came before it in the same read has closed it
         if not self.is_proved:
             if kind != ALIVE:
                 raise ValueError("a record other than the first sign of life")
