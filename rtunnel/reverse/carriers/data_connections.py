@@ -287,8 +287,10 @@ class DataPool:
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]
         self._count()
-        if self._tail is not None and not self._used and self._tail.active():
+        if not self._used and self._tail is not None and self._tail.active():
             self._tail.cancel()
+        if not self._used and self._closed:
+            self._session.leave(self)
         if isinstance(used, LocalSocket):
             self._server.visitors.discard(used)
 
@@ -299,8 +301,20 @@ class DataPool:
             waiting.visitor.abort()
             self._count()
 
+    @property
+    def stream_count(self) -> int:
+        """See :class:`ICarrier`."""
+        return len(self._used) + len(self._waiting) - self._on_link
+
     def _count(self) -> None:
-        self._session.link.direct_streams = len(self._used) + len(self._waiting) - self._on_link
+        self._session.count_streams()
+
+    def adopt(self, session: ICarrierSession) -> None:
+        """Go on as part of the next link of the same client."""
+        former, self._session = self._session, session
+        former.leave(self)
+        former.count_streams()
+        self._count()
 
     # How many there are
 
@@ -365,7 +379,7 @@ class DataPool:
 
     # The end
 
-    def close(self, *, cut: bool = True) -> None:
+    def close(self, *, cut: bool = True, tail: bool = False) -> None:
         """See :class:`ICarrier`."""
         self._closed = True
         if self._move_call is not None and self._move_call.active():
@@ -379,7 +393,7 @@ class DataPool:
         if cut:
             gone += self._busy
             self._busy.clear()
-        elif self._used and self._tail is None:
+        elif tail and self._used and self._tail is None:
             self._tail = self.reactor.callLater(TAIL, self.close)
         for connection in gone:
             connection.cut()
