@@ -62,6 +62,9 @@ class IFar(Protocol):
     def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """Reset the stream, and forget the local socket. *behind*: what was sent before goes first."""
 
+    def drop(self) -> None:
+        """Take note that descriptors are needed, behind a reset."""
+
     def stop_reading(self) -> None:
         """Deliver no more for now."""
 
@@ -213,7 +216,12 @@ class LocalSocket(PolledSocket):
         self._leave_far(Code.CONNECTION_LOST, "the connection was closed", behind=False)
         self.close(reset=True)
 
-    cut = abort
+    def cut(self) -> None:
+        """Reset the connection and the stream at once, because descriptors are needed."""
+        far = self.far
+        self.abort()
+        if far is not None:
+            far.drop()
 
     def _reset(self) -> None:
         self.close(reset=True)

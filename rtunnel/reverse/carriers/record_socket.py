@@ -218,6 +218,13 @@ class RecordSocket(RecordWriter):
         self._send(record)
         self._look_whether_over()
 
+    def drop(self) -> None:
+        """Close the connection, because descriptors are needed, and tell the user; the next visitor would come by it
+        at once. Not at the server: it has visitors who wait for it.
+        """
+        if not self.state.is_server:
+            self._lost("its descriptor is needed")
+
     def stop_reading(self) -> None:
         """Deliver no more for now: the local side is full."""
         self._watch_bytes(False)

@@ -159,8 +159,11 @@ class ClientSession(CarryingSession):
         server = self.identity
         if server is None or self.link.is_closed:
             return
-        if why := server.why_expired or self._dialler.why_revoked(server):
+        if why := self._dialler.why_void(server):
             self.fail(Code.UNAUTHORIZED, why)
+        elif not self.link.stream_count and self._dialler.has_later(self.transport.certificate):  # type: ignore[attr-defined]
+            self.why_lost = "its certificate expires soon, and the files have another"
+            self.close(Code.SHUTTING_DOWN, "the client has another certificate")
 
     def _server_is_silent(self) -> None:
         """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise."""
