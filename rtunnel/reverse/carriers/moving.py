@@ -29,12 +29,18 @@ from rtunnel.wire.stream import Stream
 STAYED, CARRIED = 0.1, 64 * 1024
 
 
-def has_stayed(stream: Stream, now: float) -> bool:
-    """Return whether a stream of the link is worth a connection of its own."""
+def has_stayed(stream: Stream, initial_credit: int, now: float) -> bool:
+    """Return whether a stream of the link is worth a connection of its own.
+
+    :param initial_credit: of the client. Bytes or CREDIT from there show that NEW_CONN has come, which OPEN could
+        otherwise overtake.
+    """
     if stream.ending or stream.broken or stream.received_end or not isinstance(stream.owner, SocketEnd):
         return False
-    received = stream.receive_window
-    return now - received.granted_at >= STAYED or received.received + stream.send_window.sent >= CARRIED
+    received, sent = stream.receive_window, stream.send_window
+    if not received.received and sent.limit == initial_credit:
+        return False
+    return now - received.granted_at >= STAYED or received.received + sent.sent >= CARRIED
 
 
 class ILinkUser(Protocol):
