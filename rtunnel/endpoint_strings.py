@@ -9,6 +9,7 @@ checks each argument of Twisted's own kinds of endpoint; of the kinds that plugi
 from __future__ import annotations
 
 import difflib
+import functools
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,10 +60,7 @@ def endpoint_kind(text: str, forms: str, server: bool) -> str | None:
         return None
     if kind in (_SERVER_ARGUMENTS if server else _CLIENT_ARGUMENTS):
         return kind
-    plugins: Iterable[Any] = getPlugins(
-        IStreamServerEndpointStringParser if server else IStreamClientEndpointStringParserWithReactor
-    )
-    if kind.lower() in {"ssl"} | {plugin.prefix.lower() for plugin in plugins}:
+    if kind.lower() in _kinds_of_plugins(server):
         return kind
     if ":" not in rest or is_ipv6(text) or is_ipv6(text.rpartition(":")[0]):
         return None
@@ -237,6 +235,15 @@ def suggestion(word: str, known: Iterable[str], cutoff: float | None = None) -> 
         longer = {one for one in known if one.endswith((f"_{word}", f"-{word}"))}
         close = list(longer) if len(longer) == 1 else []
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+@functools.cache
+def _kinds_of_plugins(server: bool) -> frozenset[str]:
+    """Return the kinds of endpoint that plugins provide, in lower case. Twisted reads its plugin folders each time."""
+    plugins: Iterable[Any] = getPlugins(
+        IStreamServerEndpointStringParser if server else IStreamClientEndpointStringParserWithReactor
+    )
+    return frozenset({"ssl"} | {plugin.prefix.lower() for plugin in plugins})
 
 
 def _arguments(kind: str, names: Sequence[str], text: str) -> dict[str, str]:

@@ -167,7 +167,7 @@ def outcomes(result: pytest.RunResult) -> dict[str, set[str]]:
 
 def test_leftovers(suite: pytest.Pytester) -> None:
     suite.makepyfile(LEFTOVERS)
-    result = suite.runpytest_subprocess("-rA", timeout=60)
+    result = suite.runpytest_subprocess("-rA", timeout=PATIENCE)
     seen = outcomes(result)
     every = {line.split("test_")[1].split("(")[0] for line in LEFTOVERS.splitlines() if "def test_" in line}
     assert seen["ERROR"] == {f"test_{name}" for name in every if name.startswith("bad_")}
@@ -179,12 +179,12 @@ def test_leftovers(suite: pytest.Pytester) -> None:
 
 def test_skips_are_skips_without_the_option(suite: pytest.Pytester) -> None:
     suite.makepyfile(SKIPS)
-    suite.runpytest_subprocess(timeout=60).assert_outcomes(skipped=3, xfailed=1)
+    suite.runpytest_subprocess(timeout=PATIENCE).assert_outcomes(skipped=3, xfailed=1)
 
 
 def test_no_skips(suite: pytest.Pytester) -> None:
     suite.makepyfile(SKIPS, test_module='import pytest\npytest.skip("no plums", allow_module_level=True)\n')
-    result = suite.runpytest_subprocess("--no-skips", "--continue-on-collection-errors", timeout=60)
+    result = suite.runpytest_subprocess("--no-skips", "--continue-on-collection-errors", timeout=PATIENCE)
     result.assert_outcomes(failed=1, errors=3, xfailed=1)
     for fruit in ("bananas", "apples", "pears", "plums"):
         result.stdout.fnmatch_lines([f"*no {fruit}*"])
@@ -192,10 +192,10 @@ def test_no_skips(suite: pytest.Pytester) -> None:
 
 def test_processes_need_the_marker(suite: pytest.Pytester) -> None:
     suite.makepyfile(PROCESSES)
-    result = suite.runpytest_subprocess("-rA", timeout=60)
+    result = suite.runpytest_subprocess("-rA", timeout=PATIENCE)
     assert outcomes(result)["ERROR"] == {"test_starts_one"}
     result.stdout.fnmatch_lines(["*needs the marker 'process': *subprocess.Popen*"])
-    quick = outcomes(suite.runpytest_subprocess("-rA", "-m", "not process", timeout=60))
+    quick = outcomes(suite.runpytest_subprocess("-rA", "-m", "not process", timeout=PATIENCE))
     assert quick["PASSED"] == {"test_starts_one", "test_starts_none"}
 
 

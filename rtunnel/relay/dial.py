@@ -87,11 +87,13 @@ class Dial:
         self._socket, self._number = None, -1
         if sock is None:
             return
+        on_made, on_failed = self._on_made, self._on_failed
+        del self._on_made, self._on_failed  # no cycle with whoever dials, who has this object
         if error:
             sock.close()
-            self._on_failed(OSError(error, os.strerror(error)))
+            on_failed(OSError(error, os.strerror(error)))
         else:
-            self._on_made(sock)
+            on_made(sock)
 
     def _leave(self) -> socket.socket | None:
         if self._socket is not None:

@@ -26,7 +26,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
-from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
+from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, break_cycles, set_linger
 
 try:
     import fcntl
@@ -120,6 +120,8 @@ class LastBytes:
         """Stop waiting; *then* is not called any more."""
         if self._call is not None and self._call.active():
             self._call.cancel()
+        # No reference cycle with whoever waits, who has this object.
+        self._waiting, self._then = int, _do_nothing
 
     def _look(self) -> None:
         waiting, now = self._waiting(), self._clock.seconds()
@@ -129,7 +131,9 @@ class LastBytes:
             self._call = self._clock.callLater(self._delay, self._look)
             self._delay = min(2 * self._delay, LAST_LOOK)
         else:
-            self._then()
+            then = self._then
+            self.cancel()
+            then()
 
 
 class ReadOn(tcp.Connection):
@@ -188,6 +192,7 @@ class ReadOn(tcp.Connection):
         if reason.check(ConnectionDone):
             set_linger(self.socket, SEND_ON_CLOSE)
         super().connectionLost(reason)
+        break_cycles(self)
 
     def readConnectionLost(self, reason: Failure) -> None:
         """See :class:`twisted.internet.tcp.Connection`."""
@@ -222,4 +227,8 @@ def read_on(transport: tcp.Connection) -> None:
 
 
 def _drop(_data: object) -> None:
+    pass
+
+
+def _do_nothing() -> None:
     pass

@@ -241,6 +241,7 @@ class LocalSocket(PolledSocket):
         if self._last_bytes is not None:
             self._last_bytes.cancel()
         self._close(reset=reset)
+        self.far = None
         on_end(self)
 
     # Called by the reactor
@@ -305,12 +306,14 @@ class LocalSocket(PolledSocket):
         except OSError as error:
             self._lost(reason_of(error))
             return True
-        self._bulk = pipe is not None and pipe.count >= BULK
         if pipe is None:
+            self._bulk = False
             return False
         self.touched = True
+        is_bulk = pipe.count >= BULK
         if not far.send_pipe(pipe):
             self._watch_bytes(False)
+        self._bulk = is_bulk and far.may_splice
         return True
 
     def _end(self) -> None:

@@ -119,8 +119,11 @@ class SocketEnd(Protocol):
         :param on_failed: called with the reason, unless :meth:`abort` gave the attempt up.
         """
 
+        factory = QuietFactory.forProtocol(lambda: self)
+
         def made(_protocol: IProtocol) -> None:
             self._dialling = None
+            factory.protocol = None  # no reference cycle
 
         def failed(failure: Failure) -> None:
             self._dialling = None
@@ -131,7 +134,7 @@ class SocketEnd(Protocol):
                 self._stream.reset(code, reason_of(failure))
             self._on_lost(self)
 
-        self._dialling = endpoint.connect(QuietFactory.forProtocol(lambda: self))
+        self._dialling = endpoint.connect(factory)
         self._dialling.addCallbacks(made, failed)
 
     def abort(self) -> None:
@@ -190,6 +193,7 @@ class SocketEnd(Protocol):
         self._pending.clear()
         if self._last_bytes is not None:
             self._last_bytes.cancel()
+            self._last_bytes = None
         stream, self._stream = self._stream, None
         # When both ends have come, what the stream still queues is on its way to a slow reader.
         if stream is not None and (self._read_open or self._write_open):

@@ -145,7 +145,19 @@ def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
     family, kind, proto = handle.family, handle.type, handle.proto
     sock = socket.socket(family, kind, proto, handle.detach())
     sock.setblocking(False)
+    transport.protocol = None  # type: ignore[assignment]
+    break_cycles(transport)
     return sock, unsent
+
+
+def break_cycles(transport: Any) -> None:
+    """Separate the transport of a connection that is over from what Twisted dialled it with.
+
+    They refer to each other and to the protocol, so all of it would stay until the garbage collector comes.
+    """
+    connector = getattr(transport, "connector", None)
+    if connector is not None:
+        connector.factory = connector.transport = None
 
 
 def _do_nothing() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IDelayedCall
@@ -59,15 +59,10 @@ _REFUSALS = {
 class _LocalConnection(SocketEnd):
     """A connection to a local port, which the host may refuse."""
 
-    def __init__(self, client: RtcClient, service: str) -> None:
-        super().__init__(self._arrived, client.visitors.discard)
+    def __init__(self, client: RtcClient, service: str, on_made: Callable[[SocketEnd], None]) -> None:
+        super().__init__(on_made, client.visitors.discard)
         self._client = client
         self._service = service
-
-    def _arrived(self, _end: SocketEnd) -> None:
-        limit_messages(self.transport)
-        self._client.visitors.add(self, address_prefix(self.transport.getPeer()), self._service)
-        self._client.forward(self, self._service)
 
     def was_reset(self, code: str, message: str) -> None:
         """See :class:`SocketEnd`. Log it if the host refused the connection."""
@@ -83,7 +78,12 @@ class _Forward(QuietFactory):
         self.service = settings.service
 
     def buildProtocol(self, addr: IAddress | None) -> SocketEnd:
-        return _LocalConnection(self._client, self.service)
+        return _LocalConnection(self._client, self.service, self._arrived)
+
+    def _arrived(self, end: SocketEnd) -> None:
+        limit_messages(end.transport)
+        self._client.visitors.add(end, address_prefix(end.transport.getPeer()), self.service)
+        self._client.forward(end, self.service)
 
 
 class ClientPeer(Peer):

@@ -85,7 +85,6 @@ class TlsEngine:
         self.failure = ""
         self.ended = False
         self.connection = SSL.Connection(self._loaded.context, None)
-        self.connection.set_app_data(self)
         self.messages: openssl.Messages | None = None
         if self.role is Role.SERVER:
             self.connection.set_accept_state()
@@ -149,10 +148,6 @@ class TlsEngine:
             except SSL.Error as error:
                 self._fail(error)
 
-    def close(self) -> None:
-        """Release what OpenSSL holds, however the connection has ended."""
-        self.connection.set_app_data(None)
-
     def output(self) -> bytes:
         """Return the bytes that are to go to the network."""
         size = self._waiting + _SLACK
@@ -175,6 +170,8 @@ class TlsEngine:
     def _shake_hands(self) -> None:
         self._waiting = _HANDSHAKE
         connection = self.connection
+        # For the verification, and no longer: a reference cycle would keep OpenSSL's memory until the collector comes.
+        connection.set_app_data(self)
         try:
             connection.do_handshake()
         except SSL.WantReadError:
@@ -182,6 +179,8 @@ class TlsEngine:
         except SSL.Error as error:
             self._fail(error)
             return
+        finally:
+            connection.set_app_data(None)
         # Only what is allowed was offered; check the outcome all the same.
         group = connection.get_group_name() or "none"
         certificate = connection.get_peer_certificate(as_cryptography=True)
@@ -194,8 +193,6 @@ class TlsEngine:
             # OpenSSL would have verified no certificate.
             self.failure = f"the {self.role.other.value} resumes a TLS session, which is not allowed"
         else:
-            # Nothing is verified from here on. A reference cycle would wait for the garbage collector.
-            connection.set_app_data(None)
             chain = connection.get_verified_chain(as_cryptography=True)
             peer = Peer.of(certificate, group, tuple(chain[1:]) if chain else ())
             # The peer may have waited for a new revocation list after its certificate was verified.

@@ -21,6 +21,7 @@ class Peer:
     :ivar group: the group of the key exchange, such as ``X25519MLKEM768``.
     :ivar signature: the algorithm of the certificate's key, such as ``ML-DSA-65``.
     :ivar issuers: the CAs of the verified chain, the issuer of the certificate first.
+    :ivar valid_until: when the first certificate of the chain expires.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Peer:
     signature: str
     certificate: x509.Certificate
     issuers: tuple[x509.Certificate, ...]
+    valid_until: datetime
 
     @classmethod
     def of(cls, certificate: x509.Certificate, group: str, issuers: tuple[x509.Certificate, ...]) -> Peer:
@@ -37,13 +39,26 @@ class Peer:
         :param issuers: the rest of the chain, see :attr:`issuers`.
         """
         kind = key_kind(certificate)
-        return cls(peer_name(certificate), fingerprint(certificate), group, kind, certificate, _shared(issuers))
+        until = min(each.not_valid_after_utc for each in (certificate, *issuers))
+        return cls(peer_name(certificate), fingerprint(certificate), group, kind, certificate, _shared(issuers), until)
+
+    @property
+    def why_expired(self) -> str:
+        """Which certificate of the chain has expired; empty if none has."""
+        if datetime.now(UTC) <= self.valid_until:
+            return ""
+        chain = (self.certificate, *self.issuers)
+        return next(f"{show_subject(each)} expired on {show_end(each)}" for each in chain if _is_over(each))
 
 
 @lru_cache(maxsize=64)
 def _shared(issuers: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
     """Return equal certificates as the same objects, since thousands of links may have the same CAs."""
     return issuers
+
+
+def _is_over(certificate: x509.Certificate) -> bool:
+    return datetime.now(UTC) > certificate.not_valid_after_utc
 
 
 def peer_name(certificate: x509.Certificate) -> str:

@@ -114,7 +114,6 @@ class TlsTransport(Protocol):
         self._stop_timer()
         self._state = _State.LOST
         self._user.gone(self)
-        self._engine.close()
 
     # From TCP
 
@@ -208,10 +207,11 @@ class TlsTransport(Protocol):
         if was is _State.UP and reason.check(ConnectionLost, type(connectionDone.value)):
             reason = Failure(TlsFailed("the connection was cut"))
         above, self.protocol = self.protocol, None
-        ends: list[Callable[[], object]] = [partial(self._user.gone, self), self._engine.close]
+        ends: list[Callable[[], object]] = [partial(self._user.gone, self)]
         if above is not None:
             ends.append(partial(above.connectionLost, self._reason or reason))
         do_all(ends)
+        del self._user  # no reference cycle
 
     # For the link
 

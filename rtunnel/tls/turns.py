@@ -71,7 +71,12 @@ class Turn:
     def leave(self) -> None:
         """Forget the bytes that wait: the handshake is over."""
         self._held = b""
+        self._take = _ignore  # no reference cycle with the connection
         self._turns.leave(self)
+
+
+def _ignore(_data: bytes) -> None:
+    pass
 
 
 class Turns:

@@ -20,8 +20,8 @@ from rtunnel.wire.messages import decode_attach
 
 #: No ATTACH has a longer payload, in bytes: the id of a ticket, and a random number.
 MAX_ATTACH = 48
-#: How every ATTACH begins. No record of TLS does.
-ATTACH_START = bytes([ATTACH, 0])
+#: How ATTACH begins. A connection with TLS does not begin so.
+ATTACH_START = bytes([ATTACH])
 
 
 class Kind(Enum):

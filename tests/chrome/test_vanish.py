@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 from tests.chrome.ends import Ends
+from tests.patience import PATIENCE
 from tests.process.harness import descriptors, poll
 from tests.process.services import Service, page, read_all, read_bytes, wait_for_page
 
@@ -66,7 +67,7 @@ def test_a_host_that_takes_its_leave_and_returns(ends: Ends, serve: Serve) -> No
     """Our client's port stays open, and new connections work when there is a host again."""
     page_service = serve(GET=page("here again"))
     ends.start("ours", "chrome", page_service.address)
-    wait_for_page(ends.local, "here again", 10)
+    wait_for_page(ends.local, "here again", PATIENCE)
     ends.host.terminate()
     ends.start_host("chrome", page_service.address)
-    wait_for_page(ends.local, "here again", 30)
+    wait_for_page(ends.local, "here again", PATIENCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,14 +26,13 @@ from rtunnel.rtc.aiortc import mdns, sdp
 from rtunnel.rtc.aiortc.inbound import parameters_are_sound
 from rtunnel.wire import messages
 from rtunnel.wire.data.keys import ClientAgreement, answer, read_plain_keys
+from rtunnel.wire.data.records import decode_opening, decode_reason
 from rtunnel.wire.data.seal import Cipher
-from rtunnel.wire.data_connection import ClientDataConnection, ServerDataConnection
-from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.opening import read_opening
 from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
+from tests.wire.data.ends import End, sealed, seals, survives
 from tests.wire.test_link_fuzz import MAKERS, live
 
-NOW = 1000.0
 NAME = "01234567-89ab-cdef-0123-456789abcdef.local"
 LINKS = list(MAKERS.values())
 
@@ -58,25 +57,26 @@ def link(data: bytes) -> None:
 
 
 def data_connection(data: bytes) -> None:
-    """Both ends of a data connection."""
-    limits = LinkLimits(keepalive_interval=5.0, dead_after=15.0)
-    parts = pieces(data[1:], data[0] if data else 0)
-    server = ServerDataConnection(limits, NOW, 5.0)
-    for part in parts:
-        server.tick(NOW)
-        server.receive_data(part, NOW)
-        server.data_to_send()
-        if server.error:
-            break
-        if server.is_available:
-            server.open(1, 0, "192.0.2.1:5000")
-            break
-    client = ClientDataConnection("00112233445566778899aabbccddeeff", limits, NOW)
-    for part in parts:
-        client.tick(NOW)
-        if client.receive_data(part, NOW) is not None or client.error:
-            break
-        client.data_to_send()
+    """One end of a data connection. The first byte chooses which end it is, whether its records are sealed, and whether
+    the peer has the keys; the second how the bytes are cut.
+    """
+    if len(data) < 2:
+        return
+    is_server, is_sealed, has_keys = bool(data[0] & 1), bool(data[0] & 2), bool(data[0] & 4)
+    ours, theirs = seals()[:: 1 if is_server else -1]
+    end = End(ours if is_sealed else None, is_server=is_server)
+    what = data[2:]
+    if is_sealed and has_keys:
+        what = b"".join(sealed(theirs[0], *record) for record in whole_records(what))
+    assert survives(end, pieces(what, data[1])).isprintable()
+
+
+def whole_records(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the plain records that *data* consists of, in which the length is one byte."""
+    while len(data) >= 8:
+        length = min(data[3], len(data) - 8)
+        yield data[0], int.from_bytes(data[4:8], "big"), data[8 : 8 + length]
+        data = data[8 + length :]
 
 
 def opening(data: bytes) -> None:
@@ -89,7 +89,7 @@ def opening(data: bytes) -> None:
 
 
 def frame_payloads(data: bytes) -> None:
-    """The payloads of all frames of a link."""
+    """The payloads of all frames of a link, and of the records that have any."""
     for decode in (
         messages.decode_init,
         messages.decode_hello,
@@ -98,8 +98,8 @@ def frame_payloads(data: bytes) -> None:
         messages.decode_error,
         messages.decode_tickets,
         messages.decode_attach,
-        messages.decode_tickets,
-        messages.decode_attach,
+        decode_opening,
+        decode_reason,
     ):
         with suppress(ValueError):
             decode(data)

@@ -55,6 +55,6 @@ def test_the_server_by_its_link_local_address(cable: Cable, twistd: Twistds, tmp
         client.wait_for(r":8001 is published")
         with cable.public.inside():
             assert curl("http://127.0.0.1:8001/").decode() == PAGE
-        assert "(laptop)" in server.output
+        server.wait_for(r"\(laptop\)")
     finally:
         service.close()

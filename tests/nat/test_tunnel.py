@@ -128,7 +128,7 @@ def test_a_host_whose_address_has_changed_is_found_again(lab: Lab, twistd: Twist
     lab.nat1.change_address("198.51.100.77")
     # It needs some seconds to see that its signaling is dead, and more until its ID is given to it again.
     with lab.lan2.inside():
-        wait_for_page(LOCAL_PORT, PAGE, timeout=40)
+        wait_for_page(LOCAL_PORT, PAGE, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(("percent", "total"), [(1, 4_000_000), (5, 4_000_000)])
@@ -174,6 +174,6 @@ def test_a_host_that_vanishes_without_a_word_is_noticed(lab: Lab, twistd: Twistd
     with tunnel.visit(b"count") as visitor:
         assert tunnel.path.startswith("direct")
         lab.nat1.cut()
-        tunnel.client.wait_for(r"host 'myhost' lost: the peer no longer answers", timeout=15)
+        tunnel.client.wait_for(r"host 'myhost' lost: the peer no longer answers")
         with pytest.raises(ConnectionResetError):
             visitor.recv(1)

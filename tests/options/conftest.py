@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from twisted.logger import LogLevel, globalLogPublisher
 
+from tests.patience import PATIENCE
 from tests.process.harness import Twistds, clean_environment, twistd_program
 
 Write = Callable[..., str]
@@ -146,7 +147,7 @@ def run_twistd(tmp_path: Path, standin: dict[str, str]) -> Callable[..., subproc
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 

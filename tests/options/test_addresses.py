@@ -19,6 +19,7 @@ from rtunnel.addresses import BACKLOG, DialAddress, ListenAddress, PortRanges
 from rtunnel.endpoint_strings import ip_address, join_description, split_description
 from rtunnel.errors import ConfigError
 from rtunnel.name_endpoint import NameEndpoint
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -138,7 +139,7 @@ def test_listen_on_a_socket_of_systemd() -> None:
             pass_fds=(passed.fileno(),),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             check=False,
         )
     assert (result.stdout, result.stderr) == ("AdoptedStreamServerEndpoint\n", "")

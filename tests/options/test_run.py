@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -292,3 +293,13 @@ def test_application_of_a_tac(reactor: FakeReactor, monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit) as caught:
         run.application("rtunnel-test", rtunnel_server.Options, make, ["--drain=x"])
     assert str(caught.value.code).startswith("rtunnel-test: flag --drain: 'x' is not a time")
+
+
+def test_what_is_there_at_the_start_is_not_looked_at_by_the_collector(reactor: FakeReactor) -> None:
+    start(reactor, Service())
+    there: list[object] = []
+    for call in reactor.started:
+        call()
+    assert not any(thing is there for thing in gc.get_objects())
+    later: list[object] = []
+    assert any(thing is later for thing in gc.get_objects())

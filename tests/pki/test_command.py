@@ -20,6 +20,7 @@ from rtunnel.options.command import main
 from rtunnel.pki import operations
 from rtunnel.pki.certificates import Algorithm, algorithm_of, hosts_of
 from rtunnel.pki.store import Store
+from tests.patience import PATIENCE
 from tests.pki.parts import tree
 from tests.process.harness import clean_environment
 
@@ -44,7 +45,7 @@ def run(tmp_path: Path) -> Run:
             **({"stdout": subprocess.PIPE} | keywords),
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -184,7 +185,7 @@ def test_names_are_asked_for_on_a_terminal(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
     ) as process:
         os.write(ours, b"t.example.org 192.0.2.1\n")
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
     os.close(ours)
     os.close(theirs)
     assert process.returncode == 0
@@ -364,7 +365,7 @@ def test_two_at_once(tmp_path: Path) -> None:
         )
         for name in "abcdef"
     ]
-    assert [process.wait(60) for process in processes] == [0] * 6
+    assert [process.wait(PATIENCE) for process in processes] == [0] * 6
     revoked = store.load_crl(store.load_certificate("ca"))
     assert revoked is not None
     assert len(revoked) == 6

@@ -13,6 +13,7 @@ import pytest
 
 from rtunnel.pki import operations
 from rtunnel.pki.store import Store, parse_certificate, parse_crl, parse_key
+from tests.patience import PATIENCE
 from tests.pki.parts import HOSTS, crl
 from tests.process.harness import clean_environment
 
@@ -74,7 +75,7 @@ def kill_at_each_step(what: str, directory: Path, template: Path | None) -> Iter
         env=clean_environment({"PYTHONPATH": str(ROOT)}),
         stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=True,
     )
     codes = done.stdout.split()

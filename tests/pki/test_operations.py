@@ -108,7 +108,7 @@ def test_without_a_ca(what: str, store: Store, tmp_path: Path) -> None:
 
 def test_a_ca_of_another_make(tmp_path: Path) -> None:
     """A CA that somebody has had for years: no revocation list, no server."""
-    ca = make_ca("Our CA", algorithm=Algorithm.RSA_3072)
+    ca = make_ca("Our CA", algorithm=Algorithm.ECDSA_P256)
     store = Store(tmp_path)
     store.ca.certificate.write_bytes(ca.certificate_pem)
     store.ca.key.write_bytes(ca.key_pem)

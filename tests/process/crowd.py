@@ -167,9 +167,13 @@ class Visitors:
     def echo(self) -> dict[str, int]:
         """Send a byte on each, and wait for it."""
         deadline = time.monotonic() + PATIENCE
+        for number in list(self._there):
+            try:
+                self._there[number].send(b"y")
+            except OSError:
+                # It was there, and then gave way to another.
+                self._gone(number)
         asked = set(self._there)
-        for number in asked:
-            self._there[number].send(b"y")
         answered = 0
         while asked and time.monotonic() < deadline:
             for number, _ in self._epoll.poll(0.1):

@@ -30,6 +30,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from tests.patience import PATIENCE
+
 MODULES = (
     "twisted.scripts.twistd",
     "rtunnel.options.command",
@@ -151,7 +153,7 @@ class ForkServer:
                 socket.send_fds(self._socket, [message], [its_output])
             finally:
                 os.close(its_output)
-            forked = self._started.get(timeout=60)
+            forked = self._started.get(timeout=PATIENCE)
         forked.stdout = os.fdopen(output, "rb")
         return forked
 

@@ -34,6 +34,7 @@ def check_services(client: Process, server: Process, services: dict[int, Service
         client.wait_for(rf":{port} is published; the service at {service.address} answers$")
     assert sorted(fetch(port) for port in services) == ["blue", "green", "red"]
     assert len({fetch(port) for port in services}) == len(services)
+    server.wait_for(r"client \S+ connected")
     assert len(re.findall(r"client \S+ connected", server.output)) == 1
 
 

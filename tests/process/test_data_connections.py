@@ -34,7 +34,7 @@ StartTunnel = Callable[..., Tunnel]
 
 MIB = 1024 * 1024
 DEBUG = ["--log-level=debug"]
-OWN = r"stream \d+, on a connection of its own$"
+OWN = r"has a connection of its own$"
 
 
 def connections(pid: int) -> int:

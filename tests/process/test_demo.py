@@ -36,7 +36,7 @@ def all_gone(process: Process) -> bool:
 
 def test_demo(twistd: Twistds, temporary: Path) -> None:
     demo = twistd.program(sys.executable, str(ETC / "demo.py"), env={"TMPDIR": str(temporary)})
-    assert demo.wait(120) == 0, demo
+    assert demo.wait() == 0, demo
     assert demo.output.count("Hello through the tunnel") == 2
     assert demo.output.count(": exit code 0") == 5
     assert "connected to host 'demo': direct, 127.0.0.1:" in demo.output
@@ -52,7 +52,7 @@ def test_demo(twistd: Twistds, temporary: Path) -> None:
 def test_demo_without_nginx_and_curl(twistd: Twistds, temporary: Path) -> None:
     env = {"TMPDIR": str(temporary), "PYTHONPATH": str(ETC)}
     demo = twistd.program(sys.executable, "-B", "-c", WITHOUT_PROGRAMS, env=env)
-    assert demo.wait(120) == 0, demo
+    assert demo.wait() == 0, demo
     assert "$ twistd -n --pidfile= web " in demo.output
     assert demo.output.count("Hello through the tunnel") == 2
 
@@ -61,7 +61,7 @@ def test_demo_that_fails_shows_why(twistd: Twistds, temporary: Path) -> None:
     broken = WITHOUT_PROGRAMS.replace("sys.exit", "demo.free_ports = lambda count: [1] * count; sys.exit")
     env = {"TMPDIR": str(temporary), "PYTHONPATH": str(ETC)}
     demo = twistd.program(sys.executable, "-B", "-c", broken, env=env)
-    assert demo.wait(120) == 1, demo
+    assert demo.wait() == 1, demo
     assert "The demo failed: " in demo.output
     assert "--- web ---" in demo.output
     assert all_gone(demo)
@@ -75,6 +75,6 @@ def test_interrupted_demo_cleans_up(
 ) -> None:
     demo = twistd.program(sys.executable, str(ETC / "demo.py"), env={"TMPDIR": str(temporary)})
     demo.wait_for(rf"rtunnel {plugin} [^\n]*\n +\(process")
-    assert demo.terminate(60, number) == code
+    assert demo.terminate(number=number) == code
     poll(lambda: all_gone(demo), PATIENCE, f"the processes of the demo are gone\n{demo}")
     assert not list(temporary.iterdir())

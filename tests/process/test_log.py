@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds, wait_until_open
 from tests.process.services import LOOPBACK, Service, Tunnel, fetch, page, wait_for_page
@@ -99,7 +100,7 @@ def test_at_level_warn_a_run_without_trouble_says_nothing(twistd: Twistds, serve
     wait_until_open(control)
     options = [f"--server={address}", f"--local={service.address}", f"--remote-port={public}", "--log-level=warn"]
     client = twistd("rtunnel-client", *options)
-    wait_for_page(public, "here", 20)
+    wait_for_page(public, "here", PATIENCE)
     for process in (client, server):
         assert process.terminate() == 0
         assert process.output == ""

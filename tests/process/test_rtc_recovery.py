@@ -159,12 +159,14 @@ def test_killed_host_that_returns_at_once(serve: Serve, start_rtc: StartRtc) -> 
     old, new = serve(GET=page("old")), serve(GET=page("new"))
     tunnel = start_rtc(old.address, client=PATIENT)
     assert fetch(tunnel.local) == "old"
+    seen = len(tunnel.client.output)
     tunnel.host.kill()
     tunnel.start_host(new.address)
     tunnel.wait_for_host()
     assert "in use" not in tunnel.host.output
     took = wait_for_page(tunnel.local, "new", PATIENCE)
     print(f"served by the new host after {took:.2f} s")
+    tunnel.wait_for_client(after=seen)
     assert len(lines_with(tunnel.client, f"connected to host '{ID}'")) == 2
 
 

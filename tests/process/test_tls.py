@@ -118,7 +118,7 @@ def test_500_peers_that_never_finish_the_handshake(start_tls: Start, serve: Call
     load = Background(lambda: _read(tunnel, AMOUNT // 2))
     with ExitStack() as stack:
         for number in range(500):
-            peer = stack.enter_context(socket.create_connection(("127.0.0.1", tunnel.control), timeout=5))
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", tunnel.control), timeout=PATIENCE))
             if number % 2:
                 peer.sendall(b"\x16\x03\x01\x07\x00\x01")
         assert _read(tunnel, MEGABYTE) == expected(MEGABYTE, 3)

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from rtunnel.relay.last_bytes import STALLED, LastBytes, read_on, unacknowledged
 from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, QuietFactory, close_socket
-from tests.relay.direct_rig import Turns, connected
+from tests.relay.turns import Turns, connected
 
 MUCH = bytes(8 << 20)
 

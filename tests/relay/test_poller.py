@@ -1,4 +1,4 @@
-"""The epoll for relays, and what the reactor sees of it. The tests of the direct relay run with it too."""
+"""The epoll for relays, and what the reactor sees of it. The tests of data connections run with it too."""
 
 from __future__ import annotations
 

@@ -216,10 +216,12 @@ class RawLink(Peer):
 
     :ivar frames: whole frames that came and were not taken yet.
     :ivar seen: all types that ever came.
+    :ivar ratchet: where its tickets come from, once KEYS was read.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.ratchet: Any = None
         self.frames: list[tuple[int, int, bytes]] = []
         self.seen: list[int] = []
 

@@ -10,31 +10,30 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse.client import data_connections as pool
+from rtunnel.wire.data.keys import Ratchet
 from tests.ports import free_port
 from tests.reverse.data import (
-    ATTACH,
     AUTO,
     CAPABILITIES,
     DIRECT,
+    KEYS,
+    R_ALIVE,
+    R_DATA,
+    R_DONE,
+    R_END,
+    R_OPEN,
+    R_RESET,
     TICKETS,
     RawData,
+    opening,
+    record,
     relays,
 )
-from tests.reverse.net import (
-    HELLO,
-    INIT,
-    NEW_CONN,
-    PING,
-    PONG,
-    READY,
-    RawLink,
-    frame,
-    hello,
-    reactor,
-    turns,
-    until,
-)
+from tests.reverse.net import ERROR, HELLO, INIT, NEW_CONN, READY, RawLink, frame, hello, reactor, turns, until
 from tests.reverse.world import QUICK, World
+
+ROOT = bytes(range(32))
+VISITOR = "192.0.2.1:5000"
 
 
 class ServerByHand:
@@ -44,55 +43,81 @@ class ServerByHand:
     capabilities = CAPABILITIES
 
     async def start(self, world: World, *tunnels: tuple[int, int], **settings: Any) -> ServerByHand:
+        self.ratchet = Ratchet(ROOT)
         self.listening = await world.service(RawLink)
         self.client = world.client(self.listening.port, *tunnels, **settings)
         self.link = await self.listening.peer()
         said = await self.link.take_json(HELLO, 0)
         assert set(CAPABILITIES) <= set(said["capabilities"])
         # What comes from now on is a data connection.
-        self.listening._build = RawData
+        self.listening._build = lambda: RawData(is_server=True)
         self.link.send(hello(capabilities=self.capabilities))
+        self.link.put(KEYS, 0, b"\0" + ROOT)
         for number, (port, _local) in enumerate(tunnels):
             await self.link.take(INIT, number)
             self.link.put(READY, number, b'{"address": "127.0.0.1:%d"}' % port)
         return self
 
-    def send_tickets(self, count: int, expires: float = 30) -> list[str]:
-        tickets = [f"{number:032x}" for number in range(count)]
-        self.link.put(TICKETS, 0, json.dumps({"tickets": tickets, "expires": expires}).encode())
-        return tickets
+    def send_tickets(self, count: int, expires: float = 30) -> list[bytes]:
+        first = self.ratchet.index
+        self.link.put(TICKETS, 0, json.dumps({"first": first, "count": count, "expires": expires}).encode())
+        return [self.ratchet.next().id for _ in range(count)]
 
-    async def data(self, number: int = 0) -> RawData:
-        """The data connection with this number, once its ticket was shown."""
+    @property
+    def connections(self) -> Any:
+        """Those of our client."""
+        return self.client.link.session.data._connections
+
+    async def data(self, number: int = 0, *, takes: bool = True) -> RawData:
+        """The data connection with this number, once its ticket was shown.
+
+        :param takes: the server takes the ticket, and says so.
+        """
         data: Any = await self.listening.peer(1 + number)
-        _, payload = await data.take(ATTACH)
-        assert int(payload.partition(b":")[0], 16) < 64
-        found: RawData = data
-        return found
-
-
-def new_conn(tunnel: int = 0, conn_id: int = 7) -> bytes:
-    return frame(NEW_CONN, conn_id, b'{"tunnel": %d, "visitor": "192.0.2.1:5000"}' % tunnel)
+        await until(lambda: data.attached is not None or data.over, "ATTACH")
+        assert data.attached is not None
+        if takes:
+            data.say(R_ALIVE)
+        return data  # type: ignore[no-any-return]
 
 
 @AUTO
 @ensureDeferred
 async def test_each_ticket_is_a_connection_up_to_the_bound(world: World) -> None:
     server = await ServerByHand().start(world, (8080, 9), pool=3)
-    server.send_tickets(5)
+    tickets = server.send_tickets(5)
     for number in range(3):
-        data = await server.data(number)
-        data.put(PING, 0, b"there?")
-        assert await data.take(PONG) == (0, b"there?")
+        await server.data(number)
+    assert {data.attached for data in server.listening.peers[1:]} == set(tickets[:3])  # type: ignore[attr-defined]
     await turns()
     assert len(server.listening.peers) == 1 + 3
     server.listening.peers[1].abort()
-    await until(lambda: len(server.client.link.session.data._there) == 2)
+    await until(lambda: len(server.connections) == 2)
     server.send_tickets(5)
     await server.data(3)
     await turns()
     assert len(server.listening.peers) == 1 + 4
     assert not world.lines("cannot be made")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [(KEYS, b"\0" + ROOT)],
+        [(TICKETS, b'{"first": 1, "count": 1, "expires": 30}')],
+        [(TICKETS, b'{"first": 0, "count": 2, "expires": 30}'), (TICKETS, b'{"first": 3, "count": 1, "expires": 30}')],
+        [(TICKETS, b'{"first": 0, "count": 2, "expires": 30}'), (TICKETS, b'{"first": 1, "count": 1, "expires": 30}')],
+    ],
+)
+@AUTO
+@ensureDeferred
+async def test_server_whose_tickets_do_not_follow_one_another(world: World, bad: list[tuple[int, bytes]]) -> None:
+    """The ends do not agree, and would not on the next ones: the link ends, and another one is made."""
+    server = await ServerByHand().start(world, (8080, 9))
+    for kind, payload in bad:
+        server.link.put(kind, 0, payload)
+    assert (await server.link.take_json(ERROR, 0))["code"] == "protocol-error"
+    await server.link.ends()
 
 
 @AUTO
@@ -106,10 +131,8 @@ async def test_ticket_without_room_is_used_when_a_visitor_has_taken_a_connection
     await server.data(1)
     await turns()
     assert len(server.listening.peers) == 1 + 2
-    data.send(new_conn())
-    third: Any = await server.listening.peer(1 + 2)
-    _, payload = await third.take(ATTACH)
-    assert payload.partition(b":")[0].decode() == tickets[2]
+    data.open()
+    assert (await server.data(2)).attached == tickets[2]
     data.abort()
 
 
@@ -124,12 +147,12 @@ async def test_tickets_without_room_grow_old(
     server = await ServerByHand().start(world, (8080, service.port), pool=1)
     server.send_tickets(2, expires=expires)
     data = await server.data()
-    await until(lambda: server.client.link.session.data._tickets[0][1] < reactor.seconds(), "it has grown old")
-    data.send(new_conn())
+    await until(lambda: server.client.link.session.data._kept[0][1] < reactor.seconds(), "it has grown old")
+    data.open()
     await until(lambda: len(relays(server.client)) == 1)
     await turns()
     assert len(server.listening.peers) == 1 + 1
-    assert not server.client.link.session.data._tickets
+    assert not server.client.link.session.data._kept
     data.abort()
 
 
@@ -140,27 +163,55 @@ async def test_visitor_over_a_data_connection(world: World) -> None:
     server = await ServerByHand().start(world, (8080, 9), (8081, service.port))
     server.send_tickets(1)
     data = await server.data()
-    data.send(new_conn(1) + b"GET /")
+    data.send(record(R_OPEN, 1, opening(1)) + record(R_DATA, 1, b"GET /"))
+    data.number = 1
     peer = await service.peer()
     await peer.has(b"GET /")
-    data.send(b" HTTP/1.1")
+    data.say(R_DATA, b" HTTP/1.1")
     await peer.has(b"GET / HTTP/1.1")
     peer.send(b"200 OK")
-    await until(lambda: data.received == b"200 OK")
+    await data.has_stream(b"200 OK")
     assert len(relays(server.client)) == 1
+    peer.half_close()
+    await until(lambda: data.ended)
+    data.say(R_END)
+    await until(lambda: peer.eof)
+    await until(lambda: R_DONE in data.kinds, "DONE: the client had sent its END before it got ours")
+    data.open(1)
+    other = await service.peer(1)
     data.abort()
-    await until(lambda: peer.was_reset)
+    await until(lambda: other.was_reset)
+    assert not peer.was_reset
+
+
+@AUTO
+@ensureDeferred
+async def test_visitor_who_has_left_before_the_service_answers(world: World) -> None:
+    """What the service sends then reaches nobody, and the connection takes the next visitor."""
+    service = await world.service()
+    server = await ServerByHand().start(world, (8080, service.port))
+    server.send_tickets(1)
+    data = await server.data()
+    for number in range(3):
+        data.open()
+        peer = await service.peer(number)
+        data.say(R_RESET, b"connection-lost\0gone")
+        await until(lambda: peer.was_reset)  # noqa: B023
+        assert await data.is_reset(number + 1) == "connection-lost"
+        assert len(server.connections) == 1
+    assert len(server.listening.peers) == 1 + 1
 
 
 @AUTO
 @ensureDeferred
 async def test_visitor_of_a_tunnel_that_there_is_not(world: World) -> None:
     server = await ServerByHand().start(world, (8080, 9))
-    server.send_tickets(3)
-    for number, tunnel in enumerate((1, -1, 2**40)):
-        data = await server.data(number)
-        data.send(new_conn(tunnel))
-        await until(lambda: data.was_reset)  # noqa: B023
+    server.send_tickets(1)
+    data = await server.data()
+    for number, tunnel in enumerate((1, 2**31, 2**32 - 1)):
+        data.open(tunnel)
+        assert await data.is_reset(number + 1) == "unknown-tunnel"
+        data.say(R_RESET)
     await server.link.is_alive()
     assert not server.client.visitors
 
@@ -169,24 +220,41 @@ async def test_visitor_of_a_tunnel_that_there_is_not(world: World) -> None:
 @ensureDeferred
 async def test_service_that_is_down_is_one_line_and_a_reset(world: World) -> None:
     server = await ServerByHand().start(world, (8080, free_port()))
-    server.send_tickets(2)
+    server.send_tickets(1)
+    data = await server.data()
     for number in range(2):
-        data = await server.data(number)
-        data.send(new_conn() + b"GET /")
-        await until(lambda: data.was_reset)  # noqa: B023
+        data.open()
+        data.say(R_DATA, b"GET /")
+        assert await data.is_reset(number + 1) == "local-unreachable"
+        data.say(R_RESET)
     assert len(world.lines("does not answer (connection refused)", LogLevel.warn)) == 1
     assert server.client.link.session.link.stream_count == 0
+    assert len(server.connections) == 1
 
 
 @AUTO
+@pytest.mark.parametrize("proved", [False, True])
 @pytest.mark.parametrize(
-    "bad", [b"\xff" * 9, frame(PING, 0, bytes(17)), frame(NEW_CONN, 0, b"{}"), frame(NEW_CONN, 1, b"x"), frame(HELLO)]
+    "bad",
+    [
+        b"\xff" * 9,
+        record(R_OPEN, 2, opening()),
+        record(R_OPEN, 1, b"short"),
+        record(R_OPEN, 1, opening()) + record(R_OPEN, 2, opening()),
+        record(R_OPEN, 1, opening()) + record(R_DATA, 2, b"x"),
+        record(R_OPEN, 1, opening()) + record(R_END, 1) + record(R_DATA, 1, b"x"),
+        record(R_DATA, 0, b"x"),
+        record(R_DATA, 1),
+        record(0x42),
+        frame(HELLO),
+        frame(NEW_CONN, 1, b'{"tunnel": 0, "visitor": "x:1"}'),
+    ],
 )
 @ensureDeferred
-async def test_server_that_breaks_the_protocol_on_a_data_connection(world: World, bad: bytes) -> None:
+async def test_server_that_breaks_the_protocol_on_a_data_connection(world: World, bad: bytes, proved: bool) -> None:
     server = await ServerByHand().start(world, (8080, 9))
     server.send_tickets(1)
-    data = await server.data()
+    data = await server.data(takes=proved)
     data.send(bad)
     await data.ends()
     await world.logged("data connections cannot be made: ", LogLevel.warn)
@@ -201,19 +269,17 @@ async def test_connections_that_the_server_does_not_take_are_one_line_until_they
     for turn in range(2):
         server.send_tickets(3)
         for number in range(3):
-            (await server.data(4 * turn + number)).close()
-        await until(lambda: not server.client.link.session.data._there)
+            (await server.data(4 * turn + number, takes=False)).close()
+        await until(lambda: not server.connections)
         assert len(world.lines("data connections cannot be made: ", LogLevel.warn)) == turn + 1
         # Visitors are served meanwhile.
         server.link.put(NEW_CONN, 3 + turn, b'{"tunnel": 0, "visitor": "x:1"}')
         await until(lambda: len(server.client.visitors) == turn + 1)  # noqa: B023
         server.send_tickets(1)
         data = await server.data(4 * turn + 3)
-        data.put(PING)
-        await data.take(PONG)
         await until(lambda: len(world.lines("can be made again")) == turn + 1)  # noqa: B023
         data.close()
-        await until(lambda: not server.client.link.session.data._there)
+        await until(lambda: not server.connections)
 
 
 @DIRECT
@@ -225,7 +291,7 @@ async def test_the_line_says_what_becomes_of_visitors(world: World, knows: bool)
     by_hand.capabilities = [*CAPABILITIES, "direct-only"] if knows else CAPABILITIES
     server = await by_hand.start(world, (8080, 9))
     server.send_tickets(1)
-    (await server.data()).close()
+    (await server.data(takes=False)).close()
     await until(lambda: world.lines("data connections cannot be made: ", LogLevel.warn))
     (line,) = world.lines("data connections cannot be made: ")
     assert line.endswith("; visitors are closed (--data-plane=direct)" if knows else "; visitors go by the link")
@@ -237,19 +303,17 @@ async def test_connection_from_before_does_not_show_that_others_can_be_made(worl
     server = await ServerByHand().start(world, (8080, 9))
     server.send_tickets(1)
     before = await server.data()
-    before.put(PING)
-    await before.take(PONG)
+    await until(lambda: all(connection.is_proved for connection in server.connections))
     for number in range(1, 4):
         server.send_tickets(1)
-        (await server.data(number)).close()
-        await until(lambda: len(server.client.link.session.data._there) == 1)
-        before.put(PING)
-        await before.take(PONG)
+        (await server.data(number, takes=False)).close()
+        await until(lambda: len(server.connections) == 1)
+        before.say(R_ALIVE)
+        await turns()
     assert len(world.lines("data connections cannot be made: ", LogLevel.warn)) == 1
     assert not world.lines("can be made again")
-    before.send(new_conn())
     server.send_tickets(1)
-    (await server.data(4)).send(new_conn())
+    await server.data(4)
     await world.logged("can be made again", LogLevel.info)
 
 
@@ -261,7 +325,7 @@ async def test_server_of_which_nothing_is_heard_on_a_data_connection(world: Worl
     data = await server.data()
     while not data.over:
         await server.link.is_alive()
-    assert not server.client.link.session.data._there
+    assert not server.connections
 
 
 @AUTO
@@ -282,12 +346,11 @@ async def test_link_that_goes_takes_waiting_and_used_connections_with_it(world: 
     server = await ServerByHand().start(world, (8080, service.port))
     server.send_tickets(2)
     waiting, used = await server.data(0), await server.data(1)
-    used.send(new_conn())
+    used.open()
     peer = await service.peer()
     server.link.abort()
     for each in (waiting, used, peer):
         await until(lambda: each.lost is not None)  # noqa: B023
-    assert used.was_reset
     assert peer.was_reset
 
 
@@ -298,7 +361,7 @@ async def test_client_that_goes_down_makes_no_more_and_lets_the_running_ones_fin
     server = await ServerByHand().start(world, (8080, service.port), drain=20.0)
     server.send_tickets(2)
     waiting, used = await server.data(0), await server.data(1)
-    used.send(new_conn())
+    used.open()
     peer = await service.peer()
     stopped = server.client.stopService()
     await until(lambda: waiting.lost is not None)
@@ -306,14 +369,16 @@ async def test_client_that_goes_down_makes_no_more_and_lets_the_running_ones_fin
     await server.link.is_alive()
     assert len(server.listening.peers) == 1 + 2
     peer.send(b"answer")
-    await until(lambda: used.received == b"answer")
-    used.send(b"thanks")
+    await used.has_stream(b"answer")
+    used.say(R_DATA, b"thanks")
     await peer.has(b"thanks")
+    used.say(R_END)
+    await until(lambda: peer.eof)
     peer.close()
-    used.close()
     await stopped
+    assert used.ended
+    assert not used.resets
     assert not peer.was_reset
-    assert not used.was_reset
 
 
 @AUTO
@@ -323,13 +388,14 @@ async def test_visitor_whose_service_takes_its_time(world: World, full_backlog: 
     server.send_tickets(3)
     leaves, patient, many = [await server.data(number) for number in range(3)]
     for each in (leaves, patient, many):
-        each.send(new_conn() + b"GET /")
-    many.send(bytes(1_000_000))
+        each.open()
+        each.say(R_DATA, b"GET /")
+    many.say(R_DATA, bytes(1_000_000))
     await until(lambda: len(server.client.visitors) == 3)
-    leaves.abort()
+    leaves.say(R_RESET)
     await until(lambda: len(server.client.visitors) == 2)
-    while not (patient.over and many.over):
+    while not (patient.resets and many.resets):
         await server.link.is_alive()
-    assert patient.was_reset
+    assert patient.resets == many.resets == ["local-timeout"]
     assert len(world.lines("does not answer", LogLevel.warn)) == 1
     assert server.client.link.session.link.stream_count == 0

@@ -13,6 +13,7 @@ from twisted.logger import LogLevel
 from rtunnel.reverse import door
 from rtunnel.reverse.carriers import data_connections as pool, sockets
 from rtunnel.upkeep.descriptors import LEAST_RESERVE
+from rtunnel.wire.data.keys import Ticket
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
 from tests.reverse.data import (
@@ -20,9 +21,17 @@ from tests.reverse.data import (
     AUTO,
     CAPABILITIES,
     DIRECT,
+    R_ALIVE,
+    R_DATA,
+    R_DONE,
+    R_END,
+    R_OPEN,
+    R_RESET,
     TICKETS,
     RawData,
     attach,
+    opening,
+    record,
     relays,
     session_of,
     tickets_of,
@@ -32,8 +41,6 @@ from tests.reverse.net import (
     HELLO,
     INIT,
     NEW_CONN,
-    PING,
-    PONG,
     READY,
     RawLink,
     frame,
@@ -43,10 +50,10 @@ from tests.reverse.net import (
 )
 from tests.reverse.world import QUICK, World, port_of
 
-TICKET = "00112233445566778899aabbccddeeff"
+TICKET = bytes(range(16))
 
 
-async def client_by_hand(world: World, **settings: Any) -> tuple[Any, RawLink, int, list[str]]:
+async def client_by_hand(world: World, **settings: Any) -> tuple[Any, RawLink, int, list[Ticket]]:
     """Our server, a link by hand with a tunnel, its port, and the first tickets."""
     server, port = world.server(**settings), free_port()
     link = await world.raw_extended(server, port, capabilities=[*CAPABILITIES, *settings.get("more", [])])
@@ -64,7 +71,7 @@ async def test_reader_of_a_data_connection_may_stall(world: World, monkeypatch: 
     tickets = await tickets_of(link)
     session = session_of(server)
     assert session.transport.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-    attached = frame(ATTACH, 0, tickets[0].encode())
+    attached = frame(ATTACH, 0, tickets[0].id)
     data: RawData = await world.join(world.control_port(server), RawData())
     if how == "in two pieces":
         data.send(attached[:5])
@@ -74,37 +81,70 @@ async def test_reader_of_a_data_connection_may_stall(world: World, monkeypatch: 
     data.send(attached[5:] if how == "in two pieces" else attached)
     await until(lambda: session.carriers[0]._idle)
     (waiting,) = session.carriers[0]._idle
-    assert waiting.wire._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+    assert waiting._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+
+
+async def waiting_connection(world: World, server: Any, ticket: Ticket) -> RawData:
+    """A data connection that waits for a visitor."""
+    before = len(session_of(server).carriers[0]._idle)
+    data = await attach(world, server, ticket)
+    await until(lambda: len(session_of(server).carriers[0]._idle) > before)
+    return data
 
 
 @AUTO
 @ensureDeferred
 async def test_way_of_a_visitor(world: World) -> None:
-    server, link, port, tickets = await client_by_hand(world)
-    assert len(tickets) == len(set(tickets)) == pool.AT_FIRST
-    by_link = await world.visitor(port)
-    number, _ = await link.take(NEW_CONN)
-    data = await attach(world, server, tickets[0])
-    session = session_of(server)
-    await until(lambda: session.carriers[0]._idle)
+    server, _link, port, tickets = await client_by_hand(world)
+    assert len({ticket.id for ticket in tickets}) == len(tickets) == pool.AT_FIRST
+    data = await waiting_connection(world, server, tickets[0])
+    await data.is_taken()
     visitor = await world.visitor(port)
     visitor.send(b"GET /")
-    said = await data.is_used()
-    assert said == {"tunnel": 0, "visitor": visitor.name}
+    assert await data.is_used() == (0, visitor.name)
     await data.has_stream(b"GET /")
-    data.send(b"200 OK")
+    data.say(R_DATA, b"200 OK")
     await visitor.has(b"200 OK")
-    data.half_close()
+    data.say(R_END)
     await until(lambda: visitor.eof)
     visitor.send(b"more")
     await data.has_stream(b"GET /more")
     visitor.close()
-    await until(lambda: data.eof)
-    data.close()
-    await until(lambda: len(server.visitors) == 1)
-    assert not by_link.over
-    link.put(ERROR, number, b'{"scope": "stream", "code": "limit", "message": ""}')
-    await by_link.ends()
+    await until(lambda: data.ended)
+    await until(lambda: not server.visitors)
+    assert not session_of(server).carriers[0]._idle, "the client may have bytes to read yet"
+    data.say(R_DONE)
+    await until(lambda: session_of(server).carriers[0]._idle)
+    again = await world.visitor(port)
+    assert await data.is_used(2) == (0, again.name)
+
+
+@AUTO
+@ensureDeferred
+async def test_no_late_byte_reaches_the_next_visitor(world: World) -> None:
+    server, _link, port, tickets = await client_by_hand(world)
+    data = await waiting_connection(world, server, tickets[0])
+    first = await world.visitor(port)
+    await data.is_used()
+    first.abort()
+    await data.is_reset()
+    data.say(R_DATA, b"too late")
+    data.say(R_END)
+    await turns()
+    assert not session_of(server).carriers[0]._idle
+    data.say(R_RESET, b"connection-lost\0")
+    await until(lambda: session_of(server).carriers[0]._idle)
+    second = await world.visitor(port)
+    await data.is_used(2)
+    data.say(R_DATA, b"in time")
+    await second.has(b"in time")
+    # The other way round: the client resets, which is answered.
+    data.say(R_RESET, b"local-unreachable\0nobody is at home")
+    await until(lambda: second.was_reset)
+    assert await data.is_reset(2) == "local-unreachable"
+    await world.visitor(port)
+    await data.is_used(3)
+    assert not world.lines("a data connection is closed")
 
 
 @AUTO
@@ -161,7 +201,7 @@ async def test_no_tickets_without_the_capability(world: World) -> None:
 @ensureDeferred
 async def test_ticket_that_is_not_good(world: World, kind: str, pieces: int) -> None:
     server, link, _port, tickets = await client_by_hand(world)
-    ticket = tickets[0]
+    ticket = tickets[0].id
     if kind == "never given":
         ticket = TICKET
     elif kind == "used":
@@ -173,13 +213,13 @@ async def test_ticket_that_is_not_good(world: World, kind: str, pieces: int) -> 
         await world.sessions(server, 0)
     before = len(server.sessions)
     data = await world.join(world.control_port(server), RawData())
-    whole = frame(ATTACH, 0, ticket.encode())
+    whole = frame(ATTACH, 0, ticket)
     data.send(whole[:20])
     if pieces == 2:
         await turns()
     data.send(whole[20:])
     await data.ends()
-    assert not data.seen
+    assert not data.kinds
     await world.logged("its ticket is unknown, was used, or has expired", LogLevel.warn)
     await until(lambda: len(server.sessions) == before)
     gone = len(world.lines("gone"))
@@ -209,8 +249,7 @@ async def test_tickets_of_which_nothing_came_do_not_stand_in_the_way(
         assert len(tickets) == (pool.AT_FIRST if number == 0 else 1)
         assert server.tickets.outstanding(session.carriers[0], reactor.seconds()) == len(tickets)
         for ticket in tickets:
-            # The server asks each of them now and then; one that has not answered is not idle.
-            (await attach(world, server, ticket)).answers = True
+            await attach(world, server, ticket)
         await until(lambda: len(session.carriers[0]._idle) == pool.AT_FIRST)
         await world.visitor(port)
     await (await attach(world, server, lost[0])).ends()
@@ -237,91 +276,52 @@ async def test_data_connection_that_was_taken_for_a_client_of_the_shared_port(wo
     tickets = await tickets_of(link)
     data = await world.join(world.control_port(server), RawData())
     await until(lambda: len(server.shared_backends) == 2, "two clients of the shared port")
-    data.put(ATTACH, 0, tickets[0].encode())
+    data.attach(tickets[0].id)
     await until(lambda: len(server.shared_backends) == 1)
     visitor = await world.visitor(port_of(server.shared))
-    assert (await data.is_used())["visitor"] == visitor.name
+    assert (await data.is_used())[1] == visitor.name
     assert not world.lines("gone")
 
 
 @AUTO
 @pytest.mark.parametrize(
-    "early", [b"x", frame(PONG), frame(HELLO, 0, b"{}"), frame(INIT, 0, b"8080:x"), bytes(100_000)]
+    "early",
+    [
+        record(R_DATA, 1, b"x"),
+        record(R_END, 1),
+        record(R_RESET, 1),
+        record(R_OPEN, 1, opening()),
+        record(R_DONE, 0),
+        record(0x42),
+        record(R_ALIVE, 0, bytes(5000)),
+        frame(HELLO, 0, b"{}"),
+        bytes(100_000),
+    ],
 )
 @ensureDeferred
-async def test_client_that_speaks_unasked_on_a_data_connection(world: World, early: bytes) -> None:
+async def test_client_that_breaks_the_protocol_on_a_data_connection(world: World, early: bytes) -> None:
     server, link, _port, tickets = await client_by_hand(world)
-    data = await attach(world, server, tickets[0])
-    session = session_of(server)
-    await until(lambda: session.carriers[0]._idle)
+    data = await waiting_connection(world, server, tickets[0])
+    # What is alive may say so, and what is not known may be ignored if its kind says so.
+    data.send(record(R_ALIVE) + record(0x80, 7, b"news"))
     data.send(early)
     await data.ends()
-    await world.logged("a data connection is closed: bytes that answer no PING", LogLevel.warn)
-    assert not session.carriers[0]._idle
+    await world.logged("a data connection is closed: ", LogLevel.warn)
+    assert not session_of(server).carriers[0]._idle
     await link.is_alive()
 
 
 @AUTO
 @ensureDeferred
-async def test_waiting_connections_are_asked_and_dead_ones_are_closed(world: World) -> None:
+async def test_waiting_connections_are_kept_alive_and_dead_ones_are_closed(world: World) -> None:
     server, link, _port, tickets = await client_by_hand(world, limits=QUICK)
     alive, dead = [await attach(world, server, ticket) for ticket in tickets[:2]]
-    session = session_of(server)
-
-    async def answer() -> None:
-        for _ in range(3):
-            await alive.take(PING)
-            alive.put(PONG)
-            link.put(PING)
-
-    await answer()
     while not dead.over:
-        await answer()
-    assert dead.seen.count(PING) == 1
-    await until(lambda: len(session.carriers[0]._idle) + len(session.carriers[0]._asked) == 1)
+        alive.say(R_ALIVE)
+        await link.is_alive()
+    assert dead.kinds.count(R_ALIVE) >= 3
+    await until(lambda: len(session_of(server).carriers[0]._idle) == 1)
     assert not alive.over
-
-
-@AUTO
-@ensureDeferred
-async def test_connection_on_which_an_answer_is_due_is_not_used(world: World) -> None:
-    server, link, port, tickets = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.1, dead_after=5.0))
-    data = await attach(world, server, tickets[0])
-    await data.take(PING)
-    await world.visitor(port)
-    await link.take(NEW_CONN)
-    assert data.visitor is None
-    data.put(PONG)
-    session = session_of(server)
-    await until(lambda: session.carriers[0]._idle)
-    visitor = await world.visitor(port)
-    assert (await data.is_used())["visitor"] == visitor.name
-
-
-@AUTO
-@ensureDeferred
-async def test_half_of_those_that_wait_are_not_asked_at_the_same_time(world: World) -> None:
-    """A visitor of a client who is far away finds one, and does not go by the link."""
-    server, link, port, tickets = await client_by_hand(world)
-    session = session_of(server)
-    # It is looked at when this test says so.
-    session._ticks.stop()
-    waiting = [await attach(world, server, ticket) for ticket in tickets]
-    await until(lambda: len(session.carriers[0]._idle) == pool.AT_FIRST == 4)
-    session.carriers[0].tick(reactor.seconds())
-    assert len(session.carriers[0]._asked) == len(session.carriers[0]._idle) == 2
-    await until(lambda: sum(PING in data.seen for data in waiting) == 2)
-    await world.visitor(port)
-    await until(lambda: any(data.visitor for data in waiting))
-    assert NEW_CONN not in link.seen
-    rest = [data for data in waiting if not data.visitor]
-    # Those that do not answer do not keep the others from being asked.
-    session.carriers[0].tick(reactor.seconds())
-    await until(lambda: all(PING in data.seen for data in rest))
-    for data in rest:
-        data.put(PONG)
-    await until(lambda: len(session.carriers[0]._idle) == 3)
-    assert not any(data.over for data in waiting)
 
 
 @AUTO
@@ -357,8 +357,8 @@ async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
     link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
     await world.sessions(server, 0)
     await until(lambda: waiting.lost is not None)
-    used.send(b"the last bytes")
-    used.close()
+    used.say(R_DATA, b"the last bytes")
+    used.say(R_END)
     await visitor.has(b"the last bytes")
     await until(lambda: visitor.eof)
     visitor.close()
@@ -399,10 +399,10 @@ async def test_visitor_waits_for_a_connection(world: World) -> None:
     data = await attach(world, server, tickets[0])
     await data.is_used()
     await data.has_stream(b"GET /")
-    await until(lambda: data.eof)
+    await until(lambda: data.ended)
     assert session.link.stream_count == len(server.visitors) == len(relays(server)) == 1
-    data.send(b"200 OK")
-    data.close()
+    data.say(R_DATA, b"200 OK")
+    data.say(R_END)
     await visitor.has(b"200 OK")
 
 
@@ -422,7 +422,7 @@ async def test_visitor_who_has_left_costs_no_connection(world: World) -> None:
     await first.is_used()
     await first.has_stream(b"GET /")
     await until(lambda: len(session.carriers[0]._idle) == 1)
-    assert session.link.stream_count == len(server.visitors) == len(server.ids._live) == 1
+    assert session.link.stream_count == len(server.visitors) == 1
     await turns()
     assert not second.over
     assert second.visitor is None
@@ -475,7 +475,7 @@ async def test_waiting_visitors_of_one_client_leave_room_for_those_of_another(wo
     assert not any(each.over for each in [*flood[20:], *few])
     # They wait for something.
     data = await attach(world, server, tickets[0])
-    assert (await data.is_used())["visitor"] == flood[20].name
+    assert (await data.is_used())[1] == flood[20].name
 
 
 @DIRECT

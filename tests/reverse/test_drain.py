@@ -171,7 +171,7 @@ async def test_server_says_why_it_closes(world: World) -> None:
 
 @ensureDeferred
 async def test_server_that_drains_takes_no_tunnels_and_no_links(world: World) -> None:
-    server, port = world.server(drain=20.0, shared=True), free_port()
+    server, port = world.server(control=free_port(), drain=20.0, shared=True), free_port()
     link = await world.raw_extended(server, port)
     await world.visitor(port)
     await link.take(NEW_CONN)

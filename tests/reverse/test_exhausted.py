@@ -18,12 +18,10 @@ from twisted.logger import LogLevel
 
 from rtunnel.access.admission import Admission, AdmissionSettings
 from rtunnel.errors import ConfigError
-from rtunnel.reverse import public
-from rtunnel.reverse.client import visits
 from rtunnel.reverse.server.service import TunnelServer
-from rtunnel.upkeep import accepting, listening
+from rtunnel.upkeep import accepting
 from tests.ports import free_port
-from tests.reverse.data import ATTACH, AUTO, CAPABILITIES, FULL, Full, attach, session_of, tickets_of
+from tests.reverse.data import ATTACH, AUTO, CAPABILITIES, FULL, R_RESET, Full, attach, session_of, tickets_of
 from tests.reverse.net import (
     ERROR,
     HELLO,
@@ -38,8 +36,8 @@ from tests.reverse.net import (
     turns,
     until,
 )
-from tests.reverse.test_data_connections_client import ServerByHand, new_conn
-from tests.reverse.world import World, port_of
+from tests.reverse.test_data_connections_client import ServerByHand
+from tests.reverse.world import World
 
 
 @contextmanager
@@ -85,61 +83,6 @@ async def client_by_hand(world: World, server: TunnelServer, port: int) -> Any:
 # No descriptor
 
 
-@AUTO
-@ensureDeferred
-async def test_visitor_who_would_need_one_more_at_the_server(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A visitor below Twisted's TLS, say: its socket cannot be had, so Twisted is given the data connection's."""
-    monkeypatch.setattr(listening, "give_sockets", lambda _port, _factory: None)
-    monkeypatch.setattr(public, "has_socket", lambda _transport: False)
-    server = world.server(shared=True)
-    link, tickets = await client_by_hand(world, server, 0)
-    session = session_of(server)
-    data = await attach(world, server, tickets[0])
-    await until(lambda: session.carriers[0]._idle)
-    port = port_of(server.shared)
-    with socket.create_connection((HOST, port)) as visitor:
-        visitor.sendall(b"GET /")
-        with descriptors_left(1):
-            await until(lambda: data.was_reset and was_reset(visitor), "both ends are reset")
-    await until(lambda: not server.visitors)
-    assert not server.ids._live
-    assert not session.carriers[0]._used
-    assert session.link.stream_count == 0
-    await world.logged("a connection is reset: [Errno 24]", LogLevel.debug)
-    # As if nothing had happened.
-    data = await attach(world, server, tickets[1])
-    await until(lambda: session.carriers[0]._idle)
-    again = await world.visitor(port)
-    again.send(b"GET /")
-    await data.is_used()
-    await data.has_stream(b"GET /")
-    await link.is_alive()
-
-
-@AUTO
-@ensureDeferred
-async def test_visitor_who_would_need_one_more_at_the_client(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visits, "has_socket", lambda _transport: False)
-    with socket.create_server((HOST, 0)) as service:
-        server = await ServerByHand().start(world, (8080, service.getsockname()[1]))
-        session = server.client.link.session
-        session._tunnels[0].address = None
-        server.send_tickets(2)
-        data, other = await server.data(0), await server.data(1)
-        data.send(new_conn() + b"GET /")
-        with descriptors_left(1):
-            await until(lambda: data.was_reset)
-        with service.accept()[0] as dialled:
-            await until(lambda: was_reset(dialled))
-        assert not server.client.visitors
-        assert session.link.stream_count == 0
-        await world.logged("a connection is reset: [Errno 24]", LogLevel.debug)
-        other.send(new_conn() + b"GET /")
-        await until(lambda: session.link.stream_count == 1)
-        other.abort()
-        await until(lambda: not server.client.visitors)
-
-
 def test_clients_file_that_nobody_could_read_meanwhile(tmp_path: Path) -> None:
     """Whoever lost their rights in the meantime has lost them, as soon as it can be read."""
     path = tmp_path / "clients.yaml"
@@ -171,7 +114,7 @@ async def test_data_connection_that_cannot_be_watched_at_the_server(world: World
     with socket.create_connection((HOST, world.control_port(server))) as data:
         if not at_once:
             await until(lambda: len(server.door) == 1)
-        data.sendall(frame(ATTACH, 0, tickets[0].encode()))
+        data.sendall(frame(ATTACH, 0, tickets[0].id))
         data.setblocking(False)
 
         def is_over() -> bool:
@@ -207,8 +150,8 @@ async def test_data_connection_that_cannot_be_watched_at_the_client(
     service.poller = Full(poller := service.poller)
     server.send_tickets(1)
     assert FULL.lower() in await world.logged("data connections cannot be made: ", LogLevel.warn)
-    assert not service.session.data._there
-    assert not service.session.data._dialling
+    assert not service.session.data._connections
+    assert not service.session.data._attempts
     service.poller, service._address_now = poller, there
     before = len(server.listening.peers)
     server.send_tickets(1)
@@ -225,17 +168,18 @@ async def test_visitor_who_cannot_be_watched_at_the_client(world: World, full_ba
     session = server.client.link.session
     if way == "by an endpoint":
         session._tunnels[0].address = None
-    server.send_tickets(2)
-    data, other = await server.data(0), await server.data(1)
+    server.send_tickets(1)
+    data = await server.data(0)
     session.data._visits._poller = Full(poller := session.data._visits._poller)
-    data.send(new_conn() + b"GET /")
-    await until(lambda: data.was_reset)
-    assert not server.client.visitors
+    data.open()
+    await data.is_reset()
+    data.say(R_RESET)
+    await until(lambda: not server.client.visitors)
     assert session.link.stream_count == 0
     session.data._visits._poller = poller
-    other.send(new_conn() + b"GET /")
+    data.open()
     await until(lambda: session.link.stream_count == 1)
-    other.abort()
+    data.abort()
     await until(lambda: not server.client.visitors)
 
 
@@ -249,10 +193,10 @@ async def test_visitor_who_cannot_be_watched_at_the_server(world: World) -> None
     await until(lambda: session.carriers[0]._idle)
     server.poller = Full(poller := server.poller)
     visitor = await world.visitor(port)
-    await until(lambda: visitor.was_reset and data.was_reset)
+    await until(lambda: visitor.was_reset)
+    await data.is_reset()
     server.poller = poller
     assert not server.visitors
-    assert not server.ids._live
     assert session.link.stream_count == 0
 
 

@@ -13,7 +13,7 @@ from rtunnel.relay.proxy_header import SIGNATURE
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
 from tests.ports import free_port
-from tests.reverse.data import ATTACH, AUTO, CAPABILITIES, RawData, session_of, tickets_of
+from tests.reverse.data import AUTO, CAPABILITIES, R_DATA, RawData, session_of, tickets_of
 from tests.reverse.net import HELLO, HOST, INIT, READY, RawLink, hello, reactor, until
 from tests.reverse.world import World
 
@@ -52,14 +52,14 @@ async def test_link_and_data_connections(world: World, header: Any) -> None:
     assert session_of(server).peer_name == "192.0.2.7:1111"
     data: RawData = await world.join(world.control_port(server), RawData())
     data.send(header(2222))
-    data.put(ATTACH, 0, (await tickets_of(link))[0].encode())
+    data.attach((await tickets_of(link))[0].id)
     await until(lambda: session_of(server).carriers[0]._idle or data.over)
     assert not data.over
     visitor = await world.visitor(port)
     visitor.send(b"GET /")
     await data.is_used()
     await data.has_stream(b"GET /")
-    data.send(b"200 OK")
+    data.say(R_DATA, b"200 OK")
     await visitor.has(b"200 OK")
     await link.is_alive()
 

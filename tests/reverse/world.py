@@ -16,6 +16,7 @@ from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSetti
 from rtunnel.testing import ReferenceClient, ReferenceServer
 from rtunnel.wire.limits import LinkLimits
 from tests.leftovers import TestLog
+from tests.ports import free_port
 from tests.reverse.net import HELLO, HOST, INIT, READY, LocalService, Peer, RawLink, connect, hello, reactor, until
 
 #: As quick as tests can bear.
@@ -63,7 +64,8 @@ class World:
         settings.setdefault("public_interface", HOST)
         settings.setdefault("data_plane", self.plane)
         settings.setdefault("drain", 5.0)
-        public = ListenAddress.parse(f"{HOST}:0") if shared else None
+        # No port of the system's choice: what a test sees closed must not be somebody else's by then.
+        public = ListenAddress.parse(f"{HOST}:{free_port()}") if shared else None
         where = ListenAddress.parse(f"{HOST}:{control}")
         server: TunnelServer = self.start(TunnelServer(reactor, ServerSettings(where, public, **settings)))
         return server

@@ -15,6 +15,7 @@ from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, OFFER, Candidate, Signal, candidate_payload
+from tests.no_collector import Left, no_collector
 from tests.ports import free_port
 from tests.reverse.net import HOST, Peer, turns, until
 from tests.rtc.aiortc.test_ice import open_sockets
@@ -459,3 +460,28 @@ async def test_comes_back_whatever_the_end_of_a_connection_raises(
     peer.give_up("a test says so")
     await until(lambda: client._peer not in (None, peer) and client._peer.is_connected, "another connection")
     flush_logged_errors()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_over_goes_at_once(rtc: World) -> None:
+    """Both ends of a connection when it ends, and of a peer connection. The garbage collector may come late."""
+    server, service = rtc.signal(), await rtc.echo()
+    host = rtc.host(server, service.port)
+    client = rtc.client(server)
+    await rtc.connected(client)
+    with no_collector():
+        for how in (Peer.close, Peer.abort):
+            visitor = await rtc.visitor(client)
+            visitor.send(b"x")
+            await visitor.has(b"x")
+            ends = Left([*client.visitors._ends, *host.visitors._ends])
+            how(visitor)
+            await turns()
+            assert not ends()
+        [peer] = host._peers.values()
+        left = Left([peer, peer.connection, client._peer])
+        del peer
+        await rtc.stop(client)
+        await turns()
+        rtc.log.events.clear()  # they have their sources
+        assert not left()

@@ -15,9 +15,15 @@ from tests.leftovers import TestLog
 from tests.tls.parts import Authority, Ends, Lines, client_of, server_of
 
 
+@pytest.fixture(scope="session")
+def first_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path / "pki")
+def authority(first_authority: Authority, tmp_path: Path) -> Authority:
+    """The same CA for all tests, in a directory of each test's own."""
+    return first_authority.copy(tmp_path / "pki")
 
 
 @pytest.fixture

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -104,6 +107,16 @@ class Authority(Holder):
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         signer = key if issuer is None else issuer.private_key
         super().__init__(directory, "ca", builder.sign(signer, _hash(signer)), key)
+        self._made = cache(self._make)
+        self._issued: Counter[tuple[Any, ...]] = Counter()
+
+    def copy(self, directory: Path) -> Authority:
+        """The same CA in another directory. What the copies issue is made once: the n-th of a kind is the same."""
+        directory.mkdir(exist_ok=True)
+        found = copy(self)
+        found.directory, found._issued = directory, Counter()
+        Holder.__init__(found, directory, "ca", self.certificate, self.private_key)
+        return found
 
     def issue(
         self,
@@ -118,16 +131,31 @@ class Authority(Holder):
         common_name: bool = True,
     ) -> Holder:
         """A certificate, from *begin* to *end* as seen from now."""
+        wanted = (name if common_name else "", purpose, tuple(hosts), kind, begin, end)
+        self._issued[wanted] += 1
+        # What begins or ends while the test runs is its own.
+        make = self._made if min(abs(begin), abs(end)) >= DAY else self._make
+        return Holder(self.directory, file or name, *make(self._issued[wanted], *wanted))
+
+    def _make(
+        self,
+        number: int,
+        name: str,
+        purpose: x509.ObjectIdentifier | None,
+        hosts: Sequence[str],
+        kind: str,
+        begin: timedelta,
+        end: timedelta,
+    ) -> tuple[x509.Certificate, Any]:
         key = (KEYS | ODD_KEYS)[kind]()
         now = datetime.now(UTC)
-        builder = _builder(name if common_name else "", key, now + begin, now + end)
-        builder = builder.issuer_name(self.certificate.subject)
+        builder = _builder(name, key, now + begin, now + end).issuer_name(self.certificate.subject)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         if purpose is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), False)
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_host, hosts))), False)
-        return Holder(self.directory, file or name, builder.sign(self.private_key, _hash(self.private_key)), key)
+        return builder.sign(self.private_key, _hash(self.private_key)), key
 
     def server(self, name: str = "server", hosts: Sequence[str] = ("127.0.0.1", "localhost"), **more: Any) -> Holder:
         return self.issue(name, SERVER, hosts=hosts, **more)

@@ -9,6 +9,7 @@ import pytest
 
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
+from tests.no_collector import Left, no_collector
 
 
 def pair(server: Credentials, client: Credentials) -> tuple[TlsEngine, TlsEngine]:
@@ -113,3 +114,18 @@ def test_handshakes_are_quick(server: Credentials, client: Credentials) -> None:
     for _ in range(20):
         pair(server, client)
     assert (time.process_time() - started) / 20 < 0.1
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_an_engine_goes_at_once(steps: int, server: Credentials, client: Credentials) -> None:
+    """Whoever drops one may not have come to close it: an attempt to connect that fails has an engine too."""
+    with no_collector():
+        first, second = TlsEngine(server), TlsEngine(client)
+        left = Left([first.connection, second.connection])
+        if steps:
+            second.start()
+        for _ in range(steps - 1):
+            first.receive(second.output())
+            second.receive(first.output())
+        del first, second
+        assert not left()

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from rtunnel.tls.listener import TlsListener
 from rtunnel.tls.turns import BURST, LONGEST, MAX_WAITING, Turn, Turns
+from tests.no_collector import Left, no_collector
+from tests.relay.fakes import FakeSocket
 from tests.tls.parts import Authority
 
 
@@ -192,3 +195,19 @@ def test_a_connection_that_the_system_does_not_let_us_watch_takes_no_place(autho
         listener.buildProtocol(address).makeConnection(transport)
         assert len(listener) == min(number + 1, 2)
     assert [transport.disconnected for transport in there] == [True, False, False]
+
+
+@pytest.mark.parametrize("how", ["lost", "refused"])
+def test_a_connection_in_its_handshake_goes_at_once(how: str, authority: Authority) -> None:
+    settings = authority.trusts(authority.server())
+    with no_collector():
+        listener = TlsListener(Clock(), settings, patience=10.0, most=2, build=lambda _peer: None)
+        address = IPv4Address("TCP", "192.0.2.1", 1234)
+        transport = listener.buildProtocol(address)
+        transport.makeConnection(FakeSocket())
+        left = Left([transport, transport._engine.connection])
+        if how == "refused":
+            transport.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+        transport.connectionLost(Failure(ConnectionDone()))
+        del transport
+        assert not left()

@@ -17,6 +17,7 @@ In a ``.tac`` file :func:`application` also turns a wrong setting into one line:
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -50,6 +51,7 @@ class PluginService(MultiService):
         super().__init__()
         self.setName(name)
         self._options = options
+        self._reactor = reactor
         self._logging = TwistdLogging()
         # Children stop in reverse order: when ExitSignals is told to stop, the service is already stopping.
         ExitSignals(reactor, service).setServiceParent(self)
@@ -69,6 +71,7 @@ class PluginService(MultiService):
 
     def startService(self) -> None:
         self._start(super().startService)
+        self._reactor.callWhenRunning(spare_collector)
 
     def _start(self, start: Callable[[], None]) -> None:
         try:
@@ -79,6 +82,17 @@ class PluginService(MultiService):
                 self.log.critical("{error}", error=error)
             sys.stderr = sys.__stderr__
             raise
+
+
+def spare_collector() -> None:
+    """Keep the garbage collector from looking at what exists now, which is there to stay.
+
+    A full collection looks at everything, and nothing else happens meanwhile: 50 ms for the 75,000 objects of our
+    imports alone. And one does not come before there are a quarter as many new ones, so that garbage may lie for long.
+    """
+    gc.freeze()
+    # Costs nothing now, and lets it count from here.
+    gc.collect()
 
 
 def has_terminal() -> bool:

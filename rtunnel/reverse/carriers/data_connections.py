@@ -130,10 +130,15 @@ class DataPool:
 
     def proved(self, connection: RecordSocket) -> None:
         """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`. Spend the ticket."""
-        if self._server.tickets.spend(self._unproved.pop(connection)):
-            self._available(connection)
-        else:
+        id = self._unproved.pop(connection)
+        if not self._server.tickets.spend(id):
             connection.cut()
+            return
+        # Somebody on the path may have shown the ticket too.
+        for other in [each for each, shown in self._unproved.items() if shown == id]:
+            del self._unproved[other]
+            other.cut()
+        self._available(connection)
 
     def opened(self, connection: RecordSocket, opened: Opened) -> None:
         """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`. Only a client gets visitors."""
@@ -282,8 +287,10 @@ class DataPool:
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]
         self._count()
-        if self._tail is not None and not self._used and self._tail.active():
+        if not self._used and self._tail is not None and self._tail.active():
             self._tail.cancel()
+        if not self._used and self._closed:
+            self._session.leave(self)
         if isinstance(used, LocalSocket):
             self._server.visitors.discard(used)
 
@@ -294,8 +301,20 @@ class DataPool:
             waiting.visitor.abort()
             self._count()
 
+    @property
+    def stream_count(self) -> int:
+        """See :class:`ICarrier`."""
+        return len(self._used) + len(self._waiting) - self._on_link
+
     def _count(self) -> None:
-        self._session.link.direct_streams = len(self._used) + len(self._waiting) - self._on_link
+        self._session.count_streams()
+
+    def adopt(self, session: ICarrierSession) -> None:
+        """Go on as part of the next link of the same client."""
+        former, self._session = self._session, session
+        former.leave(self)
+        former.count_streams()
+        self._count()
 
     # How many there are
 
@@ -307,7 +326,7 @@ class DataPool:
         target = self._target if self._session.wants_visitors else 0
         now = self.reactor.seconds()
         tickets = self._server.tickets
-        missing = target - len(self._idle) - len(self._unproved)
+        missing = target - len(self._idle)
         if now - self._wished_at < LOST_AFTER:
             missing -= tickets.outstanding(self, now)
         else:
@@ -362,7 +381,7 @@ class DataPool:
 
     # The end
 
-    def close(self, *, cut: bool = True) -> None:
+    def close(self, *, cut: bool = True, tail: bool = False) -> None:
         """See :class:`ICarrier`."""
         self._closed = True
         if self._move_call is not None and self._move_call.active():
@@ -376,7 +395,7 @@ class DataPool:
         if cut:
             gone += self._busy
             self._busy.clear()
-        elif self._used and self._tail is None:
+        elif tail and self._used and self._tail is None:
             self._tail = self.reactor.callLater(TAIL, self.close)
         for connection in gone:
             connection.cut()

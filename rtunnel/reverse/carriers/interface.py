@@ -29,14 +29,18 @@ class ICarrier(Protocol):
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """Yield the visitors that hold memory of their own; see :class:`~rtunnel.upkeep.memory.IParty`."""
 
+    @property
+    def stream_count(self) -> int:
+        """How many visitors it carries that are no streams of the link."""
+
     def tick(self, now: float) -> None:
         """Check time-outs. Called about once a second."""
 
-    def close(self, *, cut: bool) -> None:
-        """Give up everything, because the link is lost. May be called twice.
+    def close(self, *, cut: bool, tail: bool = False) -> None:
+        """Take no more visitors, because the link is over. May be called twice.
 
-        :param cut: also cut the visitors that are being carried. Otherwise the client has ended or cut them, and their
-            last bytes may be on the way.
+        :param cut: also cut the visitors that are being carried.
+        :param tail: the client has ended or cut them, and their last bytes may be on the way for a while.
         """
 
 
@@ -70,4 +74,8 @@ class ICarrierSession(Protocol):
     @property
     def wants_visitors(self) -> bool: ...
     def flush(self) -> None: ...
+    def count_streams(self) -> None: ...
+    def leave(self, pool: Any) -> None:
+        """Forget a carrier that takes no more visitors and has none, or that goes on as part of another link."""
+
     def send_tickets(self, first: int, count: int, expires: float) -> None: ...

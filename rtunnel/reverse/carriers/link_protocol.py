@@ -82,6 +82,7 @@ class LinkProtocol(Protocol):
     :ivar connected_now: whether there is a connection.
     :ivar log_limiter: for log lines that the peer can cause. Set before there is a connection.
     :ivar admitted: by which name or address the peer's lines are counted; None: it is a stranger.
+    :ivar end_code: the code with which the link was closed; empty if its connection was lost without.
     :ivar why_lost: why the link was lost, if one of the ends gave a reason.
     :ivar peer_has_left: whether the peer is going down, and has told us so after everything else.
     """
@@ -101,6 +102,7 @@ class LinkProtocol(Protocol):
         self.peer_name = ""
         self.admitted: str | None = None
         self.connected_now = False
+        self.end_code = ""
         self.why_lost = ""
         self.peer_has_left = False
         self._handling = False
@@ -260,8 +262,14 @@ class LinkProtocol(Protocol):
 
     # Ends
 
+    @property
+    def streams_outlive(self) -> bool:
+        """Whether streams on data connections go on although the link is over: it was lost, or was taken over."""
+        return self.end_code in ("", Code.CONNECTION_LOST, Code.TIMEOUT, Code.TAKEN_OVER)
+
     def close(self, code: str, message: str) -> None:
         """End the link, and tell an extended peer why."""
+        self.end_code = self.end_code or code
         self.link.close(code, message)
         self._close_connection(half=True)
 
@@ -342,6 +350,7 @@ class LinkProtocol(Protocol):
         )
 
     def _link_failed(self, event: events.LinkFailed) -> None:
+        self.end_code = self.end_code or event.code
         self.why_lost = f"{event.code}: {event.message}"
         self.peer_has_left = event.by_peer and event.code == Code.SHUTTING_DOWN
         level = LogLevel.info if event.code == Code.SHUTTING_DOWN else LogLevel.warn

@@ -51,8 +51,13 @@ class Mux:
         """See :class:`ICarrier`. The streams are the link's."""
         return iter(())
 
+    @property
+    def stream_count(self) -> int:
+        """See :class:`ICarrier`."""
+        return 0
+
     def tick(self, now: float) -> None:
         """See :class:`ICarrier`."""
 
-    def close(self, *, cut: bool) -> None:
+    def close(self, *, cut: bool, tail: bool = False) -> None:
         """See :class:`ICarrier`. The streams end with the link."""

@@ -168,19 +168,31 @@ class RecordSocket(RecordWriter):
 
     def tick(self, now: float) -> None:
         """Look after what is due by time."""
-        if self._local is None and not self.is_idle:
+        if self._number < 0:
+            return
+        is_left = self._local is None and not self.is_idle
+        if is_left:
             # A slow reader at the other end takes what came before a reset first.
             unsent = self.waiting + unacknowledged(self._number)
             if unsent != self._unsent:
                 self._unsent = unsent
                 self.state.progressed()
-        alive = self.state.tick(now, is_reading=self._reading, can_send=not self._writing)
-        if self.state.is_dead:
-            self._lost(f"nothing was heard of the other end for {self.state.silence:.0f} s")
-        elif self.state.is_stalled:
+        state = self.state
+        is_quiet = not (state.has_heard or state.has_sent)
+        # The first signs of life prove the ends, in their order; behind a RESET, one would count as progress.
+        can_send = self.is_proved and not (self._writing or is_left)
+        alive = state.tick(now, is_reading=self._reading, can_send=can_send)
+        if state.is_dead:
+            self._lost(f"nothing was heard of the other end for {state.silence:.0f} s")
+            return
+        if state.is_stalled:
             self._lost("the other end does not answer a reset")
-        else:
-            self._send(alive)
+            return
+        self._send(alive)
+        if is_quiet and self._seal is not None:
+            # An idle connection needs no state of its ciphers, 5 KiB.
+            self._seal.rest()
+            self._reader.rest()
 
     # For the local side, see IFar
 

@@ -20,7 +20,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
+from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.record_socket import COST, RecordSocket
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
 from rtunnel.tls.identity import Peer
@@ -53,6 +55,8 @@ class IDialler(Protocol):
     poller: Any
     connect_timeout: float
     dial_timeout: float
+
+    kept: KeptConnections[DataConnections]
 
     def why_revoked(self, server: Peer) -> str: ...
     def look_at_files(self) -> None: ...
@@ -244,6 +248,9 @@ class DataConnections:
 
     def opened(self, connection: RecordSocket, opened: Opened) -> None:
         """Serve a visitor."""
+        if self._closed:
+            connection.reset(Code.SHUTTING_DOWN, "the client takes no more visitors")
+            return
         self._visits.serve(connection, opened)
         # The server knew of this one before we did, and may have asked for the next meanwhile.
         if self._kept:
@@ -287,13 +294,23 @@ class DataConnections:
                 self._connections.discard(connection)
                 connection.cut()
 
-    def close(self, *, cut: bool = True) -> None:
-        """End everything, as the link is gone. May be called twice.
+    @property
+    def stream_count(self) -> int:
+        """How many visitors there are, without those that count as streams of the link still."""
+        return self._visits.count
 
-        :param cut: see :meth:`Visits.close`.
+    def adopt(self, user: IUser) -> None:
+        """Go on as part of the next link to the same server."""
+        self._user = user
+        self._visits.adopt(user)
+
+    def close(self, *, cut: bool = True, tail: bool = False) -> None:
+        """Make no more connections, as the link is gone. May be called twice.
+
+        The parameters are those of :meth:`Visits.close`.
         """
         self.withdraw()
-        self._visits.close(cut=cut)
+        self._visits.close(cut=cut, tail=tail)
         if cut:
             connections, self._connections = self._connections, set()
             for connection in connections:

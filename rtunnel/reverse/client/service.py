@@ -24,7 +24,9 @@ from rtunnel.reasons import reason_of
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import QuietFactory
+from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.sockets import Taker
+from rtunnel.reverse.client.data_connections import DataConnections
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.visits import Cancellable
@@ -62,6 +64,9 @@ class LinkService(HeldConnection[ClientSession]):
         self.dial_timeout = settings.dial_timeout
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
+        self.kept: KeptConnections[DataConnections] = KeptConnections(
+            reactor, settings.limits.dead_after, self._may_stay
+        )
         # Where the current link leads.
         self._server_now: DialAddress | None = None
         self._address_now: tuple[int, Any] | None = None
@@ -89,6 +94,10 @@ class LinkService(HeldConnection[ClientSession]):
         """Return a session for a connection that is being made."""
         link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
         return ClientSession(self._settings, link, self.reactor, self._visitors, self, self._watches)
+
+    def _may_stay(self, session: ClientSession) -> bool:
+        self.look_at_files()
+        return session.identity is None or not self.why_revoked(session.identity)
 
     def why_revoked(self, server: Peer) -> str:
         """See :class:`TlsDialler`."""
@@ -132,11 +141,16 @@ class LinkService(HeldConnection[ClientSession]):
         """See :class:`HeldConnection`."""
         if session.was_useful:
             self.was_useful()
-        return f"link to {self._peer} lost: {reason}"
+        going_on = f"; {count} visitors go on without it" if (count := len(self.kept)) else ""
+        return f"link to {self._peer} lost: {reason}{going_on}"
 
     def leave(self, session: ClientSession) -> None:
         """See :class:`HeldConnection`."""
         session.close(Code.SHUTTING_DOWN, "the client is going down")
+
+    async def _stop(self) -> None:
+        await super()._stop()
+        self.kept.close()
 
     def withdraw(self) -> None:
         """Give up the tunnels, so that the server frees their ports, and dial no more."""
@@ -167,7 +181,8 @@ class TunnelClient(DrainingService):
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""
         session = self.link.session
-        return len(session.link.streams) + session.link.direct_streams if session is not None else 0
+        held = len(session.link.streams) + session.link.direct_streams if session is not None else 0
+        return held + len(self.link.kept)
 
     async def close_links(self) -> None:
         """Close the link to the server."""

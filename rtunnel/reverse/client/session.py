@@ -113,6 +113,9 @@ class ClientSession(LinkProtocol):
         # None until both ends have agreed on keys.
         self.data: DataConnections | None = None
         self._agreement: ClientAgreement | None = None
+        # Those of the last link, for as long as they have streams.
+        self._adopted: list[DataConnections] = []
+        self._has_closed = False
         # Streams of which MOVE has come before OPEN, and since when.
         self.moved_early: dict[int, tuple[Stream, float]] = {}
         self._silence: IDelayedCall | None = None
@@ -174,22 +177,55 @@ class ClientSession(LinkProtocol):
         moved, self.moved_early = self.moved_early, {}
         for stream, _ in moved.values():
             stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
-        if self.data is not None:
-            self.data.close(cut=not self.peer_has_left)
+        if self._has_closed:
+            return
+        self._has_closed = True
+        data = [*self._adopted, *([] if self.data is None else [self.data])]
+        if self.streams_outlive and self._known_as is not None:
+            self._dialler.kept.keep(self._known_as, self, data)
+            return
+        for each in data:
+            each.close(cut=not self.peer_has_left, tail=True)
+
+    @property
+    def _known_as(self) -> tuple[str, str] | None:
+        """By what the same server is known when this client is back."""
+        if self.link.peer is None:
+            return None
+        return self.link.peer.session, "" if self.identity is None else self.identity.fingerprint
+
+    def _adopt(self) -> None:
+        """Go on with the data connections of the last link to the same server; cut those to another one."""
+        kept = self._dialler.kept
+        self._adopted = kept.take(self._known_as)
+        for data in self._adopted:
+            data.adopt(self)
+        kept.close()
+
+    def count_streams(self) -> None:
+        """Count the visitors on data connections."""
+        own = 0 if self.data is None else self.data.stream_count
+        self.link.direct_streams = own + sum(data.stream_count for data in self._adopted)
 
     def _tick(self) -> None:
         do_all([super()._tick, self._tick_data, self.log_limiter.tick, self.memory.tick, self._look_at_files])
 
     def _tick_data(self) -> None:
+        now = self.clock.seconds()
         if self.data is not None:
-            self.data.tick(self.clock.seconds())
+            self.data.tick(now)
+        for data in self._adopted:
+            data.tick(now)
+        self._adopted = [data for data in self._adopted if data.stream_count]
         if self.moved_early:
             self._give_up_moved()
 
     def _look_at_files(self) -> None:
         self._dialler.look_at_files()
-        is_revoked = not self.link.is_closed and self.identity is not None
-        if is_revoked and (why := self._dialler.why_revoked(self.identity)):  # type: ignore[arg-type]
+        server = self.identity
+        if server is None or self.link.is_closed:
+            return
+        if why := server.why_expired or self._dialler.why_revoked(server):
             self.fail(Code.UNAUTHORIZED, why)
 
     def _server_is_silent(self) -> None:
@@ -220,8 +256,8 @@ class ClientSession(LinkProtocol):
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`LinkProtocol`."""
         yield from super().holdings()
-        if self.data is not None:
-            yield from self.data.holdings()
+        for data in (*self._adopted, *([] if self.data is None else [self.data])):
+            yield from data.holdings()
 
     # Events of the link
 
@@ -230,6 +266,7 @@ class ClientSession(LinkProtocol):
             self._say_reference_tunnels()
             return
         self.was_useful = True
+        self._adopt()
         self.link.ping(self.clock.seconds())
         self._info("connected to {peer} ({agent})", agent=event.peer.agent or "unnamed")
         if self._settings.data_plane == "direct" and DIRECT not in self.link.capabilities:

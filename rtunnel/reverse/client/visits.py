@@ -63,6 +63,7 @@ class IUser(Protocol):
     memory: Memory
 
     def flush(self) -> None: ...
+    def count_streams(self) -> None: ...
     def service_of(self, tunnel: int) -> IService | None: ...
     def dialled(self, service: Any) -> None: ...
     def dial_failed(self, service: Any, failure: Failure) -> None: ...
@@ -325,19 +326,30 @@ class Visits:
         for used in self._used:
             yield used.held, used
 
+    @property
+    def count(self) -> int:
+        """How many visitors there are, without those that count as streams of the link still."""
+        return len(self._used) + len(self._dialling) - self._on_link
+
     def _count(self) -> None:
-        self._user.link.direct_streams = len(self._used) + len(self._dialling) - self._on_link
+        self._user.count_streams()
 
-    def close(self, *, cut: bool = True) -> None:
-        """End all visitors, because the link is lost. May be called twice.
+    def adopt(self, user: IUser) -> None:
+        """Go on as part of the next link to the same server."""
+        former, self._user = self._user, user
+        former.count_streams()
+        user.count_streams()
 
-        :param cut: also cut the visitors that are being relayed. Otherwise the server has ended or cut them, and their
-            last bytes may be on the way.
+    def close(self, *, cut: bool = True, tail: bool = False) -> None:
+        """Take no more visitors, because the link is over. May be called twice.
+
+        :param cut: also cut the visitors that there are.
+        :param tail: the server has ended or cut them, and their last bytes may be on the way for a while.
         """
-        for visit in list(self._dialling):
+        for visit in list(self._dialling) if cut or tail else ():
             visit.abort()
         if cut:
             for used in list(self._used):
                 used.abort()
-        elif self._used and self._tail is None:
+        elif tail and self._used and self._tail is None:
             self._tail = self._user.clock.callLater(TAIL, self.close)

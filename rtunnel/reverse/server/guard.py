@@ -83,16 +83,22 @@ class Guard(PeriodicService):
             self.log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=error)
         if changed:
             self.log.info("the TLS files have changed; new links use them")
-            self._close_revoked(tls.credentials.now)
-        elif self._warned_at is not None and now - self._warned_at < WARN_EVERY:
+        self._close_void(credentials.now if changed else None)
+        if not changed and self._warned_at is not None and now - self._warned_at < WARN_EVERY:
             return
         self._warned_at = now
         for warning in credentials.now.warnings:
             self.log.warn("{warning}", warning=warning)
 
-    def _close_revoked(self, now: Loaded) -> None:
+    def _close_void(self, new: Loaded | None) -> None:
+        """Close the connections of those whose certificates have expired, or are revoked by the *new* files."""
+
         def close(connection: ServerSession | Incoming) -> None:
-            if connection.identity is None or not (why := now.why_revoked(connection.identity)):
+            identity = connection.identity
+            if identity is None:
+                return
+            why = identity.why_expired or (new.why_revoked(identity) if new is not None else "")
+            if not why:
                 return
             if isinstance(connection, Incoming):
                 connection.refuse(why)

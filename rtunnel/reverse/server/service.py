@@ -26,6 +26,7 @@ from rtunnel.errors import Code, Refused
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import descriptor_limit, format_address
 from rtunnel.reverse.carriers.data_connections import DataPool
+from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.door import Door
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.interfaces import Backend
@@ -72,6 +73,7 @@ class TunnelServer(DrainingService):
         self.pool_size = settings.pool if settings.data_plane != "mux" else 0
         self.takes_data_connections = bool(self.pool_size)
         self.tickets: Tickets[DataPool] = Tickets()
+        self.kept: KeptConnections[DataPool] = KeptConnections(reactor, settings.limits.dead_after, self._may_stay)
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
@@ -100,6 +102,7 @@ class TunnelServer(DrainingService):
                 self.sessions.has_link_from,
                 self.door.heard_no_tls,
             )
+        self._tls = tls
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
         Guard(reactor, self, tls).setServiceParent(self)
@@ -159,6 +162,13 @@ class TunnelServer(DrainingService):
             self._full = False
         if session.known_as is not None:
             self._by_session[session.known_as] = session
+            session.adopt(self.kept.take(session.known_as))
+
+    def _may_stay(self, session: ServerSession) -> bool:
+        """Whether the client of a lost link would still be let in."""
+        identity = session.identity
+        is_revoked = self._tls is not None and identity and self._tls.credentials.now.why_revoked(identity)
+        return not is_revoked and session.may_stay
 
     def _former(self, session: ServerSession) -> ServerSession | None:
         """Find out by what the client is known once it is back; return the link that it has had up to now."""
@@ -297,10 +307,12 @@ class TunnelServer(DrainingService):
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""
-        return sum(len(session.link.streams) + session.link.direct_streams for session in self.sessions)
+        held = sum(len(session.link.streams) + session.link.direct_streams for session in self.sessions)
+        return held + len(self.kept)
 
     async def close_links(self) -> None:
         """Tell every client that the server is going down, and close its link."""
+        self.kept.close()
         for session in list(self.sessions):
             session.close(Code.SHUTTING_DOWN, "the server is going down")
         await self.sessions.all_gone()

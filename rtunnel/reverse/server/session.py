@@ -18,6 +18,7 @@ from rtunnel.errors import Code, Refused
 from rtunnel.relay.sockets import address_prefix, is_local, tune_link
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.interface import ICarrier, ICarrierServer
+from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.carriers.mux import Mux
 from rtunnel.reverse.public import Visitor
@@ -48,6 +49,7 @@ class IServer(ICarrierServer, Protocol):
     data_plane: str
     memory: Memory
     sessions: Roster[Any]
+    kept: KeptConnections[DataPool]
 
     def take_in(self, session: ServerSession) -> None: ...
     def streams_changed(self, session: ServerSession, change: int) -> None: ...
@@ -86,6 +88,7 @@ class ServerSession(LinkProtocol):
         self._outliving = 0
         self._is_said = False
         self.carriers: list[ICarrier] = [Mux(self, link, server.visitors)]
+        self._has_pool = self._has_closed = False
         self._opening = 0
         self._refusals: set[tuple[int, str]] = set()
         self._full_said_at: float | None = None
@@ -180,8 +183,43 @@ class ServerSession(LinkProtocol):
         super()._close_connection(half=half)
 
     def _close_carriers(self) -> None:
-        for carrier in self.carriers:
-            carrier.close(cut=not self.peer_has_left)
+        if self._has_closed:
+            return
+        self._has_closed = True
+        if self.streams_outlive and self.known_as is not None:
+            pools = [carrier for carrier in self.carriers if isinstance(carrier, DataPool)]
+            self._server.kept.keep(self.known_as, self, pools)
+        else:
+            for carrier in self.carriers:
+                carrier.close(cut=not self.peer_has_left, tail=True)
+
+    def adopt(self, pools: list[DataPool]) -> None:
+        """Go on with the data connections of this client's last link."""
+        for pool in pools:
+            self.carriers.append(pool)
+            pool.adopt(self)
+
+    def leave(self, pool: DataPool) -> None:
+        """Forget data connections that are over, or that go on as part of another link."""
+        if pool in self.carriers:
+            self.carriers.remove(pool)
+
+    def count_streams(self) -> None:
+        """Count the visitors on data connections."""
+        self.link.direct_streams = sum(carrier.stream_count for carrier in self.carriers)
+
+    @property
+    def may_stay(self) -> bool:
+        """Whether the client would be let in now."""
+        return self._server.admission.decide(self._claim).why_not is None
+
+    @property
+    def _claim(self) -> Claim:
+        return Claim(
+            certificate=self.identity.name if self.identity is not None else None,
+            token=self.link.peer.token if self.link.peer is not None else None,
+            is_local=is_local(self.transport.getPeer()),
+        )
 
     def _tick(self) -> None:
         now = self.clock.seconds()
@@ -247,13 +285,7 @@ class ServerSession(LinkProtocol):
 
     def check_admission(self) -> bool:
         """Return whether the client may stay. If not, tell it why and close the link."""
-        decision = self._server.admission.decide(
-            Claim(
-                certificate=self.identity.name if self.identity is not None else None,
-                token=self.link.peer.token if self.link.peer is not None else None,
-                is_local=is_local(self.transport.getPeer()),
-            )
-        )
+        decision = self._server.admission.decide(self._claim)
         self.client_name = decision.name
         if decision.why_not is not None:
             self.expel(decision.why_not)
@@ -290,7 +322,7 @@ class ServerSession(LinkProtocol):
 
     def _keys_received(self, event: events.KeysReceived) -> None:
         """Agree with the client on the keys of data connections; without TLS there is nothing to agree on."""
-        if not self.is_live or self.identity is None or len(self.carriers) > 1:
+        if not self.is_live or self.identity is None or self._has_pool:
             self.fail(Code.PROTOCOL, "KEYS where none belong")
             return
         try:
@@ -304,6 +336,7 @@ class ServerSession(LinkProtocol):
         waits = self._server.data_plane == "direct" or DIRECT_ONLY in self.link.capabilities
         self.link.send_keys(keys)
         pool = DataPool(self, self._server, root, waits=waits)
+        self._has_pool = True
         self.carriers.insert(0, pool)
         pool.tunnels_changed()
 

@@ -364,7 +364,9 @@ class IceAgent(PatientConnection):
             await pair.protocol.request(
                 request, pair.remote_addr, integrity_key=self.remote_password.encode(), retransmissions=2
             )
-        except (TransactionError, OSError):
+        except (TransactionError, OSError) as error:
+            # No cycle: aioice's transaction has the error, and the traceback has the transaction.
+            error.__traceback__ = None
             return
         self._silent = 0
 
@@ -390,3 +392,11 @@ class IceAgent(PatientConnection):
         for protocol in self._protocols:
             protocol.transport.close()
         await super().close()
+        # No reference cycles: they would keep DTLS too until the garbage collector comes.
+        self._check_list.clear()
+        self._query_consent_task = None
+        self._on_candidate = _ignore
+
+
+def _ignore(_candidate: Candidate | None) -> None:
+    pass

@@ -300,7 +300,8 @@ class PeerConnection:
 
     def has_room(self) -> None:
         """Let the user send more."""
-        self._user.has_room()
+        if self._state is not State.CLOSED:
+            self._user.has_room()
 
     def _dtls_changed(self) -> None:
         # A failed handshake is reported where it is awaited.
@@ -374,6 +375,10 @@ class PeerConnection:
             end.result()
         if late:
             self.log.debug("a TURN server did not acknowledge the end in time; the request goes on")
+        # No reference cycles: DTLS and SCTP hold much, and would stay until the garbage collector comes.
+        self._dtls.remove_all_listeners()
+        self._ice_transport.remove_all_listeners()
+        del self._user, self._tasks
 
 
 def _pass_on(_result: None, done: Deferred[None]) -> None:

@@ -395,6 +395,11 @@ class Association(Receiver):
         if not self._dropped:
             self._set_state(self.State.CLOSED)
 
+    async def stop(self) -> None:
+        """See aiortc. The user is told of nothing more."""
+        await super().stop()
+        del self._user
+
     def _set_state(self, state: RTCSctpTransport.State) -> None:
         super()._set_state(state)
         if state == self.State.ESTABLISHED and not self._up:

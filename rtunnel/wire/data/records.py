@@ -85,6 +85,9 @@ class Reader(Protocol):
         :raises ValueError: this is no record that an honest peer sends.
         """
 
+    def rest(self) -> None:
+        """Free what is not needed before the next record."""
+
     @property
     def held(self) -> int:
         """How many bytes of memory are taken by an incomplete record."""
@@ -134,6 +137,9 @@ class PlainReader:
         if offset < size:
             self._held = bytes(data[offset:])
         return records
+
+    def rest(self) -> None:
+        """See :class:`Reader`."""
 
     @property
     def held(self) -> int:
@@ -204,6 +210,10 @@ class SealedReader:
         self._record = memoryview(bytearray(needed))
         self._record[:have] = data
         self._have = have
+
+    def rest(self) -> None:
+        """See :class:`Reader`."""
+        self._seal.rest()
 
     @property
     def held(self) -> int:

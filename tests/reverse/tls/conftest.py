@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.tls.conftest import _look_at_openssl_again, authority, client, ends, lines, server
+from tests.tls.conftest import _look_at_openssl_again, authority, client, ends, first_authority, lines, server
 
-__all__ = ["_look_at_openssl_again", "authority", "client", "ends", "lines", "server"]
+__all__ = ["_look_at_openssl_again", "authority", "client", "ends", "first_authority", "lines", "server"]

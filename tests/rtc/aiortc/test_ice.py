@@ -31,6 +31,7 @@ from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate
 from rtunnel.rtc.aiortc.turn import explain, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from tests.leftovers import TestLog
+from tests.no_collector import Left, no_collector
 from tests.ports import free_port
 from tests.reverse.net import HOST, turns, until
 from tests.rtc.fakes import log_limiter
@@ -819,6 +820,21 @@ async def test_no_question_outlives_the_sockets(agents: Agents, monkeypatch: pyt
     protocols = list(one._protocols)
     await run(one.close())
     assert not any(protocol.transactions for protocol in protocols)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_question_without_an_answer_goes_at_once(agents: Agents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the socket, which has the agent, and so on. The garbage collector may come late."""
+    monkeypatch.setattr(stun, "RETRY_RTO", 0.01)
+    one, two = await agents.pair()
+    monkeypatch.setattr(two, "request_received", lambda *message: None)
+    with no_collector():
+        one._asking.add(asyncio.ensure_future(one._ask_consent()))
+        await until(lambda: any(port.transactions for port in one._protocols), "the question")
+        left = Left(question for port in one._protocols for question in port.transactions.values())
+        await run(asyncio.wait(one._asking))
+        one._asking.clear()
+        assert not left()
 
 
 @pytest_twisted.ensureDeferred

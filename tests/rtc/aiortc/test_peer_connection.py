@@ -22,6 +22,7 @@ from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.wire.webrtc.signaling import Candidate
 from tests.leftovers import TestLog
+from tests.no_collector import Left, no_collector
 from tests.patience import PATIENCE
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.aiortc.test_ice import open_sockets, turn
@@ -650,3 +651,36 @@ async def test_channels_of_a_connection_that_is_closed_do_nothing(ends: Ends) ->
     await turns(5)
     assert user.told == ["opened", "closed"]
     assert one.connection.buffered == 0
+
+
+@pytest.mark.parametrize("opens", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_connection_goes_at_once(ends: Ends, opens: bool) -> None:
+    """OpenSSL's memory and the queues of SCTP are too much to lie until the garbage collector comes."""
+
+    def parts(end: End) -> list[object]:
+        connection = end.connection
+        return [end, connection, connection._ice, connection._dtls, connection._sctp]
+
+    async def connect() -> Left:
+        one, two = await ends.pair() if opens else (ends.make(), ends.make())
+        for end in (one, two):
+            # As a Peer does.
+            end.peer.connection = end.connection  # type: ignore[attr-defined]
+        left = Left([*parts(one), *parts(two)])
+        if opens:
+            channel = one.connection.open_channel("tcp-x", "web")
+            channel.send(bytes(100_000))
+            await until(lambda: two.peer.arrived, "a channel")
+        else:
+            one.connection.offer()
+            await one.description()
+        await one.connection.close()
+        await two.connection.close()
+        ends.all.clear()
+        return left
+
+    with no_collector():
+        left = await connect()
+        await turns()
+        assert not left()

@@ -13,6 +13,7 @@ from rtunnel.errors import ConfigError, StartupError
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL
+from tests.ports import free_port
 from tests.reverse.net import HOST, can_bind, reactor, until
 from tests.rtc.signaling.server_parts import UPGRADE, SignalWorld, short
 
@@ -302,8 +303,9 @@ async def test_warnings_at_start(
 
 @pytest_twisted.ensureDeferred
 async def test_stop_tells_everybody_and_frees_the_port(signaling: SignalWorld) -> None:
-    server = await signaling.start()
-    port = signaling.port
+    # No port of the system's choice: once it is free, the system may give it to any process.
+    port = free_port()
+    server = await signaling.start(addr=f"127.0.0.1:{port}")
     peers = [await signaling.host("host"), await signaling.open()]
     silent = await signaling.raw()
     await server.stopService()

@@ -1,9 +1,7 @@
-"""Sockets that are taken from Twisted, and many relays at once."""
+"""Sockets that are taken from Twisted."""
 
 from __future__ import annotations
 
-import gc
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +22,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.sockets import QuietFactory, take_socket
-from tests.needs import need_descriptors
-from tests.relay.direct_rig import Far, Turns, connected, random_bytes
+from tests.relay.turns import Far, Turns, random_bytes
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
 ENDS = pytest.mark.parametrize("end", ["accepted", "made"])
-RELAYS = 1000
-#: How much memory an idle relay may need, in bytes, including what the reactor keeps for it.
-IDLE_MEMORY = 4096
 
 
 @implementer(IPushProducer)
@@ -227,74 +220,3 @@ async def test_socket_under_tls_is_not_taken(turns: Turns, tmp_path: Path) -> No
         for transport in (over, both.made.transport, StringTransport()):
             with pytest.raises(ValueError, match="no socket of its own"):
                 take_socket(transport)
-
-
-@pytest_twisted.ensureDeferred
-async def test_taken_sockets_are_relayed(turns: Turns, tmp_path: Path) -> None:
-    """Do as the server does: accept a visitor and a data connection, and relay both without Twisted."""
-    async with (
-        Twisteds(turns, "tcp", tmp_path, Noted(), Noted("made")) as visitor,
-        Twisteds(turns, "unix", tmp_path, Noted(), Noted("made")) as service,
-    ):
-        left, right = visitor.made.far, service.made.far
-        assert left is not None
-        assert right is not None
-        left.send(b"request", end=True)
-        visitor.accepted.transport.write(b"welcome, ")
-        (one, to_left), (other, to_right) = map(take_socket, (visitor.accepted.transport, service.accepted.transport))
-        visitor.accepted.lost = service.accepted.lost = Failure(ConnectionAborted())
-        ends: list[DirectRelay] = []
-        DirectRelay(turns.relays, one, other, ends.append, to_left=to_left, to_right=to_right + b"early ").start()
-        await turns.until(lambda: right.ended, left, right)
-        assert bytes(right.kept) == b"early request"
-        right.send(b"visitor", end=True)
-        await turns.until(lambda: ends and left.ended, left, right)
-        assert bytes(left.kept) == b"welcome, visitor"
-
-
-@pytest.fixture
-def collected() -> None:
-    """What earlier tests have left is collected before ``turns`` counts the descriptors."""
-    gc.collect()
-
-
-@KINDS
-@pytest.mark.usefixtures("collected")
-@pytest_twisted.ensureDeferred
-async def test_thousands_of_relays(turns: Turns, kind: str) -> None:
-    """Run many relays, one after the other and at once: they need little memory, and the fixture checks descriptors."""
-    need_descriptors(4 * RELAYS + 100)
-    pairs = [(connected(kind), connected(kind)) for _ in range(RELAYS)]
-    ends: list[DirectRelay] = []
-    gc.collect()
-    tracemalloc.start()
-    before, _ = tracemalloc.get_traced_memory()
-    relays = [DirectRelay(turns.relays, left[1], right[1], ends.append) for left, right in pairs]
-    for relay in relays:
-        relay.start()
-    each = (tracemalloc.get_traced_memory()[0] - before) / RELAYS
-    tracemalloc.stop()
-    assert turns.watched() == 2 * RELAYS
-    assert each < IDLE_MEMORY
-    fars = [(Far(left[0]), Far(right[0])) for left, right in pairs]
-    for number, (left, right) in enumerate(fars):
-        left.send(b"%d" % number, end=number % 3 == 0)
-        right.send(b"-%d" % number, end=number % 3 != 1)
-    for far in (far for pair in fars for far in pair):
-        far.step()
-    everyone = [far for pair in fars for far in pair]
-    await turns.until(lambda: all(far.received for far in everyone), *everyone)
-    await turns.until(lambda: len(ends) == (RELAYS + 2) // 3, *everyone)
-    for number, (left, right) in enumerate(fars):
-        assert bytes(right.kept) == b"%d" % number
-        assert bytes(left.kept) == b"-%d" % number
-    for number, relay in enumerate(relays):
-        if number % 3 == 1:
-            relay.abort()
-    for number, (left, _) in enumerate(fars):
-        if number % 3 == 2:
-            left.reset()
-    await turns.until(lambda: len(ends) == RELAYS)
-    assert set(ends) == set(relays)
-    for far in everyone:
-        far.socket.close()

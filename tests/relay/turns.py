@@ -1,45 +1,49 @@
-"""A relay between two real connections, on a real reactor. The test controls the far ends."""
+"""A real reactor that the test turns, and far ends of real connections that it controls."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import random
 import socket
 import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+import pytest_twisted
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.task import deferLater
 
-from rtunnel.relay.direct import DirectRelay
 from rtunnel.relay.pipes import PIPES, Pipes
 from rtunnel.relay.poller import Poller, ReactorPoller
+from rtunnel.relay.sockets import QuietFactory
 from tests.patience import PATIENCE
 
 
 class Turns:
     """A reactor that the test turns.
 
-    :param name: ``running`` (the one of pytest-twisted, asyncio) or ``epoll`` (a separate one).
-    :param poller: whether relays use a :class:`Poller` over it.
+    :param which: words: ``running`` (the reactor of pytest-twisted, asyncio) or ``epoll`` (a separate one); ``watch``:
+        relays use a :class:`Poller` over it; ``sealed``: records are sealed.
     :ivar relays: what relays use as their reactor.
     """
 
-    def __init__(self, name: str, watch: bool = False) -> None:
+    def __init__(self, which: str) -> None:
+        words = which.split()
+        self._own = "epoll" in words
+        self.sealed = "sealed" in words
         self.reactor: Any
-        if name == "epoll":
+        if self._own:
             self.reactor = EPollReactor()
         else:
             from twisted.internet import reactor
 
             self.reactor = reactor
-        self._own = name == "epoll"
-        self.poller = Poller(self.reactor) if watch else None
+        self.poller = Poller(self.reactor) if "watch" in words else None
         self.relays: Any = ReactorPoller(self.reactor) if self.poller is None else self.poller
 
     async def turn(self, pause: float = 0) -> None:
@@ -106,7 +110,7 @@ class Far:
         self.end_behind = False
         self.sent = 0
         self.received = 0
-        self.digest = hashlib.blake2b()
+        self.checksum = 0
         self.kept = bytearray()
         self.ended = False
         self.error: OSError | None = None
@@ -157,7 +161,7 @@ class Far:
             data = self.socket.recv(self.reads)
             self.ended = not data
             self.received += len(data)
-            self.digest.update(data)
+            self.checksum = zlib.crc32(data, self.checksum)
             if self.received <= 1 << 20:
                 self.kept += data
 
@@ -166,7 +170,7 @@ class Far:
         self.socket.close()
 
     def got(self, data: bytes) -> bool:
-        return self.received == len(data) and self.digest.digest() == hashlib.blake2b(data).digest()
+        return self.received == len(data) and self.checksum == zlib.crc32(data)
 
 
 def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket]:
@@ -188,52 +192,10 @@ def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket
     return one, other
 
 
-class Rig:
-    """Two far ends with a relay between them: ``left`` <-> relay <-> ``right``."""
-
-    def __init__(self, turns: Turns, kind: str = "tcp", buffers: int = 0, *, start: bool = True, **first: Any) -> None:
-        self.turns = turns
-        left, self.inner_left = connected(kind, buffers)
-        right, self.inner_right = connected(kind, buffers)
-        for inner in (self.inner_left, self.inner_right):
-            inner.setblocking(False)
-        self.left, self.right = Far(left), Far(right)
-        self.fars = (self.left, self.right)
-        self.ends: list[DirectRelay] = []
-        self.relay = DirectRelay(turns.relays, self.inner_left, self.inner_right, self._ended, **first)
-        if start:
-            self.relay.start()
-
-    def _ended(self, relay: DirectRelay) -> None:
-        assert self.inner_left.fileno() == self.inner_right.fileno() == -1
-        self.ends.append(relay)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.relay.abort()
-        for far in self.fars:
-            far.socket.close()
-        assert self.ends == [self.relay]
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        await self.turns.until(condition, *self.fars)
-
-    async def settle(self) -> None:
-        await self.turns.settle(*self.fars)
-
-    async def until_over(self) -> None:
-        await self.until(lambda: self.ends and self.left.is_over and self.right.is_over)
-
-
-def far_ends(rig: Rig, side: str) -> tuple[Far, Far]:
-    """Return the far end on *side*, and the other one."""
-    return (rig.left, rig.right) if side == "left" else (rig.right, rig.left)
-
-
 def random_bytes(count: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(count)
+    """Return bytes that repeat themselves only after so many that no piece in a wrong place looks right."""
+    piece = random.Random(seed).randbytes(min(count, 1_000_003))
+    return (piece * (count // len(piece) + 1))[:count] if piece else b""
 
 
 def open_descriptors() -> int:
@@ -261,3 +223,21 @@ def no_descriptor_left(turns: Turns) -> Iterator[None]:
     finally:
         gc.enable()
     assert after == before, f"{after} descriptors are open and watched, not {before}"
+
+
+@contextlib.contextmanager
+def checked_turns(which: str) -> Iterator[Turns]:
+    """Return what the test turns, and check that nothing stays open.
+
+    :param which: see :class:`Turns`.
+    """
+    turns = Turns(which)
+    # Twisted opens descriptors of its own when a reactor first runs, and when a port is first opened.
+    pytest_twisted.blockon(ensureDeferred(Turns("running").turn()))
+    pytest_twisted.blockon(ensureDeferred(turns.turn()))
+    stopped: list[object] = []
+    turns.reactor.listenTCP(0, QuietFactory(), interface="127.0.0.1").stopListening().addBoth(stopped.append)
+    pytest_twisted.blockon(ensureDeferred(turns.until(lambda: stopped)))
+    with no_descriptor_left(turns):
+        yield turns
+    turns.close()

@@ -1,0 +1,423 @@
+"""Data connections between real sockets: what waits, what breaks, and one stream after the other."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from rtunnel.errors import Code
+from rtunnel.relay.local_socket import LocalSocket
+from rtunnel.relay.polled_socket import SPLICE_SIZE
+from rtunnel.reverse.carriers.record_socket import RecordSocket
+from rtunnel.wire.data.records import READ_SIZE
+from rtunnel.wire.halves import BROKEN_MAX_STALL
+from tests.relay.turns import Far, Turns, random_bytes
+from tests.reverse.carriers.rig import Pair, Rig, far_ends
+
+SIDES = pytest.mark.parametrize("side", ["left", "right"])
+#: The size of the kernel's buffers where a relay is to be full, and more bytes than it keeps then.
+SMALL, TOO_MUCH = 65536, 6 << 20
+
+
+class Moody:
+    """A socket that takes as many bytes as the test says, one number for each call; None: it says that it is broken."""
+
+    def __init__(self, end: RecordSocket | LocalSocket, *takes: int | None) -> None:
+        self._real: Any = end.socket
+        self._takes = list(takes)
+        end.socket = self  # type: ignore[assignment]
+
+    def send(self, data: Any, *flags: int) -> int:
+        if not self._takes:
+            return int(self._real.send(data, *flags))
+        count = self._takes.pop(0)
+        if count is None:
+            self._takes.append(None)
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        if not count:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return int(self._real.send(data[:count], *flags))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+async def answer_each_other(pair: Pair, left: Far, right: Far, size: int) -> None:
+    """Send bytes both ways, and end both directions."""
+    there, back = random_bytes(size, 1), random_bytes(size, 2)
+    left.send(there, end=True)
+    right.send(back, end=True)
+    await pair.until(lambda: left.is_over and right.is_over, left, right)
+    assert right.got(there)
+    assert left.got(back)
+    assert left.ended
+    assert right.ended
+
+
+# What waits
+
+
+@pytest.mark.parametrize("takes", [(0,), (3,), (3, 2), (0, 0, 8)])
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_bytes_go_behind_a_sign_of_life_that_waits(turns: Turns, side: str, takes: tuple[int, ...]) -> None:
+    async with Rig(turns) as rig:
+        near = rig.server if side == "left" else rig.client
+        sending, other = far_ends(rig, side)
+        Moody(near, *takes)
+        near.say_alive()
+        assert near.waiting
+        for size in (5, 3_000_000):
+            sending.send(random_bytes(size, size))
+        sending.end_behind = True
+        other.send(b"", end=True)
+        await rig.until_over()
+        assert other.got(random_bytes(5, 5) + random_bytes(3_000_000, 3_000_000))
+
+
+@pytest.mark.parametrize("takes", [(0,), (9,), (9, 2)])
+@pytest_twisted.ensureDeferred
+async def test_bytes_go_behind_an_opening_that_waits(turns: Turns, takes: tuple[int, ...]) -> None:
+    with Pair(turns) as pair:
+        Moody(pair.server, *takes)
+        visit = pair.open()
+        assert pair.server.waiting
+        await answer_each_other(pair, visit.left, visit.right, 500_000)
+
+
+@pytest.mark.parametrize("size", [5, 300_000])
+@pytest_twisted.ensureDeferred
+async def test_end_goes_behind_what_waits(turns: Turns, size: int) -> None:
+    async with Rig(turns) as rig:
+        Moody(rig.server, 0, 5, 0)
+        Moody(rig.client, 3, 2, 0)
+        await answer_each_other(rig, rig.left, rig.right, size)
+
+
+@pytest_twisted.ensureDeferred
+async def test_socket_without_buffers_is_full(turns: Turns) -> None:
+    """Some systems say so by ENOBUFS."""
+
+    class Short(Moody):
+        def send(self, data: Any, *flags: int) -> int:
+            try:
+                return super().send(data, *flags)
+            except BlockingIOError:
+                raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS)) from None
+
+    async with Rig(turns) as rig:
+        for end in (rig.server, rig.client, *rig.nears):
+            Short(end, 0, 1, 0)
+        await answer_each_other(rig, rig.left, rig.right, 300_000)
+
+
+# What breaks
+
+
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_connection_that_cannot_be_written_to_is_read_at_the_local_pace(turns: Turns, side: str) -> None:
+    """A pipe with bytes for the local socket is not replaced by the next one, and no bytes pile up in memory."""
+    data = random_bytes(TOO_MUCH)
+    async with Rig(turns, buffers=SMALL) as rig:
+        far, other = far_ends(rig, side)
+        end, near = (rig.server, rig.near_left) if side == "left" else (rig.client, rig.near_right)
+        far.reads = 0
+        other.send(data)
+        await rig.settle()
+        assert near.waiting
+        Moody(end, None)
+        for _ in range(5):
+            far.send(b"x" * 1000)
+            await rig.settle()
+        assert not end.waiting
+        assert near.waiting <= max(SPLICE_SIZE, READ_SIZE)
+        far.reads = 1 << 18
+        other.send(b"", end=True)
+        await rig.until(lambda: other.ended or far.received == len(data))
+        assert far.got(data)
+
+
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_socket_that_breaks_with_a_pipe_in_its_hands(turns: Turns, side: str) -> None:
+    """It had ended its direction, so nothing is left to be done with it. The connection is as good as before."""
+    async with Rig(turns) as rig:
+        far, other = far_ends(rig, side)
+        far.send(b"", end=True)
+        await rig.until(lambda: other.ended)
+        other.send(bytes(30 << 20))
+        await rig.until(lambda: far.received > 4 << 20)
+        far.reset()
+        await rig.until(lambda: len(rig.ends) == 2)
+        await rig.until(lambda: len(rig.told) == 2)
+        assert sorted(rig.told) == [("client", "freed"), ("server", "freed")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_broken_connection_is_not_offered_again(turns: Turns) -> None:
+    async with Rig(turns) as rig:
+        Moody(rig.server, None)
+        rig.near_left.abort()
+        rig.near_right.abort()
+        await rig.turns.until(lambda: rig.server.state.is_free)
+        assert rig.told == []
+        rig.client.cut()
+        await rig.turns.until(lambda: rig.told)
+        assert rig.told == [("server", "lost")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_loss_of_the_connection_resets_both_behind_what_came(turns: Turns) -> None:
+    for end in ("server", "client"):
+        async with Rig(turns) as rig:
+            for far, other in (rig.fars, rig.fars[::-1]):
+                far.send(b"before")
+                await rig.until(lambda other=other: other.received)
+            getattr(rig, end).cut()
+            await rig.until(lambda: all(far.is_over for far in rig.fars))
+            assert all(isinstance(far.error, ConnectionResetError) for far in rig.fars)
+            assert rig.told == [("client" if end == "server" else "server", "lost")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_answer_to_a_reset_that_waits_does_not_cost_the_connection(turns: Turns) -> None:
+    """Whoever dials a service resets the stream when told that its visitor is gone."""
+    with Pair(turns) as pair:
+
+        class Dialling(LocalSocket):
+            __slots__ = ()
+
+            def far_reset(self, code: str, message: str) -> None:
+                pair.client.reset(code, message)
+                super().far_reset(code, message)
+
+        visit = pair.open()
+        visit.near_right.__class__ = Dialling
+        await pair.until(lambda: pair.client.state.number)
+        Moody(pair.client, 0)
+        visit.near_left.abort()
+        await pair.until(lambda: pair.is_free)
+        assert ("client", "lost") not in pair.told
+
+
+# Cuts and stalls
+
+
+@pytest_twisted.ensureDeferred
+async def test_last_bytes_outlive_a_connection_that_is_cut_when_it_is_free(turns: Turns) -> None:
+    """The client is free when its last bytes are the system's; a slow visitor still gets them."""
+    with Pair(turns, 1 << 18) as pair:
+        pair.on_freed = lambda end: end.cut() if end is pair.client else None
+        data = random_bytes(300_000)
+        visit = pair.open("unix", 4096)
+        visit.left.reads = 0
+        visit.left.send(b"", end=True)
+        await pair.until(lambda: visit.right.ended, *visit.fars)
+        visit.right.send(data, end=True)
+        await pair.until(lambda: pair.client.is_lost, *visit.fars)
+        assert len(pair.told) == 1
+        visit.left.reads = 1 << 18
+        await pair.until(lambda: visit.left.is_over, *visit.fars)
+        assert visit.left.got(data)
+        assert visit.left.ended
+        await pair.until(lambda: pair.is_free)
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_behind_bytes_that_nobody_takes_is_given_up(turns: Turns) -> None:
+    async with Rig(turns, buffers=SMALL) as rig:
+        rig.right.reads = 0
+        rig.left.send(bytes(TOO_MUCH))
+        await rig.settle()
+        rig.left.reset()
+        await rig.until(lambda: rig.near_left in rig.ends or rig.near_left._reading is False)
+        rig.near_left._lost("the test says so")
+        now = 0.0
+
+        def tick(seconds: float) -> None:
+            nonlocal now
+            for _ in range(int(seconds)):
+                now += 1.0
+                rig.server.state.has_heard = True
+                rig.server.tick(now)
+
+        assert rig.server.waiting
+        tick(BROKEN_MAX_STALL - 2)
+        # A slow reader takes some of it.
+        before = rig.right.received
+        rig.right.reads = 4096
+        await rig.until(lambda: rig.right.received > before + (1 << 17))
+        rig.right.reads = 0
+        await rig.settle()
+        tick(BROKEN_MAX_STALL - 2)
+        assert rig.told == []
+        tick(3 * BROKEN_MAX_STALL)
+        assert rig.told == [("server", "lost")]
+
+
+# One stream after the other
+
+
+def both_end(visit: Any) -> None:
+    for far in visit.fars:
+        far.send(b"bye", end=True)
+
+
+def left_resets(visit: Any) -> None:
+    visit.left.reset()
+
+
+def right_resets(visit: Any) -> None:
+    visit.right.reset()
+
+
+def both_reset(visit: Any) -> None:
+    for far in visit.fars:
+        far.reset()
+
+
+def left_is_aborted(visit: Any) -> None:
+    visit.near_left.abort()
+
+
+def right_is_aborted(visit: Any) -> None:
+    visit.near_right.abort()
+
+
+def both_are_aborted(visit: Any) -> None:
+    for near in visit.nears:
+        near.abort()
+
+
+def left_ends_and_is_aborted(visit: Any) -> None:
+    visit.left.send(b"bye", end=True)
+    visit.left.step()
+    visit.near_left.doRead()
+    visit.near_left.doRead()
+    visit.near_left.abort()
+
+
+def right_ends_and_both_are_aborted(visit: Any) -> None:
+    visit.right.send(b"bye", end=True)
+    visit.right.step()
+    visit.near_right.doRead()
+    visit.near_right.doRead()
+    both_are_aborted(visit)
+
+
+def ended_and_aborted(visit: Any) -> None:
+    for far, near in zip(visit.fars, visit.nears, strict=True):
+        far.send(b"bye", end=True)
+        far.step()
+        near.doRead()
+        near.doRead()
+    both_are_aborted(visit)
+
+
+#: What may happen before the client has got the opening, and later.
+EARLY_ENDS = [both_end, left_resets, right_resets, both_reset, left_is_aborted, left_ends_and_is_aborted]
+ENDS = [
+    *EARLY_ENDS,
+    right_is_aborted,
+    both_are_aborted,
+    right_ends_and_both_are_aborted,
+    ended_and_aborted,
+]
+
+
+@pytest.mark.parametrize("moment", ["opening", "open", "talking"])
+@pytest_twisted.ensureDeferred
+async def test_next_stream_after_every_kind_of_end(turns: Turns, moment: str) -> None:
+    with Pair(turns) as pair:
+        for end in EARLY_ENDS if moment == "opening" else ENDS:
+            visit = pair.open()
+            if moment != "opening":
+                await pair.until(lambda: pair.client.state.number == len(pair.visits))
+            if moment == "talking":
+                for far in visit.fars:
+                    far.send(random_bytes(100_000))
+                await pair.until(lambda fars=visit.fars: all(far.received == 100_000 for far in fars), *visit.fars)
+            end(visit)
+            await pair.until(lambda: pair.is_free, *visit.fars)
+            assert not {"lost", "breach"} & {what for _, what in pair.told}, end
+            visit = pair.open()
+            await answer_each_other(pair, visit.left, visit.right, 200_000)
+            await pair.until(lambda: pair.is_free, *visit.fars)
+        assert pair.told.count(("client", "freed")) == len(pair.visits)
+
+
+@SIDES
+@pytest_twisted.ensureDeferred
+async def test_next_stream_while_the_last_ones_socket_is_full(turns: Turns, side: str) -> None:
+    """What a slow reader has to take stays with its socket."""
+    with Pair(turns) as pair:
+        data = [random_bytes(25_000, seed) for seed in range(5)]
+        end = pair.server if side == "left" else pair.client
+        for each in data:
+            visit = pair.open("unix", 4096)
+            slow, other = far_ends(visit, side)
+            await pair.until(lambda: pair.client.state.number == len(pair.visits))
+            slow.reads = 0
+            slow.send(b"request", end=True)
+            await pair.until(lambda other=other: other.ended, *visit.fars)
+            # The end must come in the same read as the last bytes; otherwise it is read when those are gone.
+            end.stop_reading()
+            other.send(each, end=True)
+            source = visit.near_right if side == "left" else visit.near_left
+            await pair.until(lambda source=source: source._ended, *visit.fars)
+            await pair.turns.settle(*visit.fars)
+            end.resume_reading()
+            await pair.until(lambda: pair.is_free, *visit.fars)
+            near = visit.near_left if side == "left" else visit.near_right
+            assert near.waiting
+            assert near.held > near.waiting
+        quick = pair.open()
+        await answer_each_other(pair, quick.left, quick.right, 3_000_000)
+        for visit, each in zip(pair.visits, data, strict=False):
+            slow, _ = far_ends(visit, side)
+            slow.reads = 1 << 16
+            await pair.until(lambda slow=slow: slow.is_over, slow)
+            assert slow.got(each)
+            assert slow.ended
+
+
+@pytest_twisted.ensureDeferred
+async def test_next_stream_is_opened_where_the_last_one_ends(turns: Turns) -> None:
+    """The server opens it inside the loop that reads records."""
+    with Pair(turns) as pair:
+        data = random_bytes(30_000)
+
+        def again(end: RecordSocket) -> None:
+            if end is pair.server and len(pair.visits) < 30:
+                visit = pair.open("unix")
+                visit.left.send(data, end=True)
+                visit.right.send(data, end=True)
+
+        pair.on_freed = again
+        again(pair.server)
+
+        def is_over() -> bool:
+            for far in pair.visits[-1].fars:
+                far.step()
+            return len(pair.visits) == 30 and pair.is_free
+
+        await pair.until(is_over)
+
+
+@pytest.mark.parametrize("code", [Code.UNKNOWN_TUNNEL, Code.CONNECTION_LOST])
+@pytest_twisted.ensureDeferred
+async def test_client_refuses_at_once(turns: Turns, code: str) -> None:
+    with Pair(turns) as pair:
+        pair.on_opened = lambda _opened: pair.client.reset(code, "no")
+        visit = pair.open()
+        visit.left.send(random_bytes(100_000), end=True)
+        await pair.until(lambda: pair.is_free and visit.left.is_over, visit.left)
+        assert visit.left.error is not None
+        pair.on_opened = pair.serve
+        visit = pair.open()
+        await answer_each_other(pair, visit.left, visit.right, 1000)
