@@ -274,7 +274,7 @@ class DataPool:
         self._on_link -= 1
         self._count()
 
-    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> None:
+    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> LocalSocket:
         """Relay a visitor who has moved."""
         relay = LocalSocket(self._server.poller, sock, connection, self._ended, self._session.memory.add)
         del self._used[moving]
@@ -283,6 +283,7 @@ class DataPool:
         connection.carry(relay)
         if connection.has_room:
             relay.start()
+        return relay
 
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]
