@@ -210,6 +210,11 @@ class ReadOn(tcp.Connection):
             return False
 
 
+def is_broken(connection: tcp.Connection) -> bool:
+    """Return whether writes to a transport fail. The failed one has taken the error, so reading may end without."""
+    return isinstance(connection, ReadOn) and connection._is_broken
+
+
 @cache
 def _reading_on(kind: Any) -> Any:
     return type(f"ReadOn{kind.__name__}", (ReadOn, kind), {})

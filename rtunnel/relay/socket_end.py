@@ -21,8 +21,8 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.relay.last_bytes import LastBytes, abort_at_once, buffered, connection_of, read_on, unsent
-from rtunnel.relay.sockets import QuietFactory, SocketTransport, take_socket, tune
+from rtunnel.relay.last_bytes import LastBytes, abort_at_once, buffered, connection_of, is_broken, read_on, unsent
+from rtunnel.relay.sockets import QuietFactory, SocketTransport, is_closing, take_socket, tune
 
 #: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
 SMALL_CHUNK = 4096
@@ -90,7 +90,15 @@ class SocketEnd(Protocol):
     def is_at_rest(self) -> bool:
         """Whether both directions are open, and nothing waits for the socket."""
         is_open = self._connected and self._read_open and self._write_open and self._end_of_stream is None
-        return is_open and not (self._pending or self._is_breaking or buffered(self.transport))
+        connection = connection_of(self.transport)
+        if not is_open or connection is None or is_closing(connection) or is_broken(connection):
+            return False
+        return not (self._pending or self._is_breaking or buffered(connection))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is lost, or could not be made."""
+        return not self._connected and self._dialling is None
 
     def take_socket(self) -> socket.socket:
         """Return the socket, for somebody else to relay. This end, which is :attr:`is_at_rest`, is of no more use."""

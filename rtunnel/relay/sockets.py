@@ -120,6 +120,13 @@ def tune_link(transport: Any, dead_after: float) -> None:
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def is_closing(transport: tcp.Connection) -> bool:
+    """Return whether a transport of Twisted is closed, half-closed, or about to be."""
+    # Only these private attributes tell that it was aborted or half-closed.
+    is_closing = transport.disconnecting or transport._aborting or transport._writeDisconnecting
+    return not transport.connected or is_closing
+
+
 def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
     """Take the socket of a connection away from Twisted. Its protocol is not called any more.
 
@@ -130,8 +137,7 @@ def take_socket(transport: Any) -> tuple[socket.socket, bytes]:
     # A TLS transport would hand out the socket below it.
     if not isinstance(transport, tcp.Connection) or transport.TLS:
         raise ValueError(f"{type(transport).__name__} has no socket of its own")
-    # Only these private attributes tell that a transport was aborted or half-closed.
-    if not transport.connected or transport.disconnecting or transport._aborting or transport._writeDisconnecting:
+    if is_closing(transport):
         raise ValueError("the connection is closed, or about to be")
     transport.stopReading()
     transport.stopWriting()

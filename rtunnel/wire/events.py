@@ -98,6 +98,13 @@ class StreamMoved:
 
 
 @dataclass(slots=True)
+class StreamLeft:
+    """Our MOVE has gone out, and nothing more of the stream comes on the link."""
+
+    stream: Stream
+
+
+@dataclass(slots=True)
 class StreamClosed:
     """The stream of a reference link is over: deliver what came before, and send no more."""
 
@@ -152,6 +159,7 @@ Event = (
     | DataReceived
     | StreamFinished
     | StreamMoved
+    | StreamLeft
     | StreamClosed
     | StreamReset
     | StreamWritable

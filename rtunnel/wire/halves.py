@@ -27,7 +27,8 @@ class StreamHalves:
     :ivar paused: its source was told to pause.
     :ivar ending: its source is done; the end is to be sent behind what is queued.
     :ivar broken: the code and the reason of a reset that is to be sent behind what is queued, and behind the end if the
-        source was done before; or None. What the peer sends is dropped.
+        source was done before; or None. What the peer sends is dropped. If the source goes on elsewhere, so does the
+        reset.
     :ivar open: the stream still accepts what the peer sends.
     """
 

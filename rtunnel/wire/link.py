@@ -15,7 +15,15 @@ from functools import partial
 from rtunnel.errors import Code, PeerError
 from rtunnel.wire import frames, messages
 from rtunnel.wire.credit import CREDIT_PAYLOAD, FIN_PAYLOAD, ReceiveWindow, SendWindow, Windows
-from rtunnel.wire.events import DataReceived, StreamClosed, StreamFinished, StreamMoved, StreamReset, StreamWritable
+from rtunnel.wire.events import (
+    DataReceived,
+    StreamClosed,
+    StreamFinished,
+    StreamLeft,
+    StreamMoved,
+    StreamReset,
+    StreamWritable,
+)
 from rtunnel.wire.halves import BROKEN_MAX_STALL, LOW_WATER
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link_control import LinkControl, Mode
@@ -204,18 +212,22 @@ class Link(LinkControl):
             self.finish(stream)
             stream.moving = stream.ending
 
-    def reset(self, stream: Stream, code: str, message: str, *, behind: bool = False) -> None:
+    def reset(self, stream: Stream, code: str, message: str, *, behind: bool = False, elsewhere: bool = False) -> None:
         """End both directions of *stream*.
 
         :param code: an :class:`rtunnel.errors.Code`.
         :param message: the reason, for the peer's log.
         :param behind: send what is queued first. What the peer sends is dropped from now on.
+        :param elsewhere: if the stream has moved, its reset goes out where it goes on, and so only bytes and MOVE here.
         """
+        if elsewhere and stream.open and stream.sent_move:
+            self.delivered(stream, stream.receive_window.waiting)
+            return
         if stream.lingering:
             self._end_lingering(stream)
         elif stream.open and behind and (stream.queued or (stream.ending and not stream.sent_end)):
             stream.broken = (code, message)
-            if stream.moving:
+            if stream.moving and not elsewhere:
                 # The peer's stream may leave its link at MOVE, and then it would ignore the ERROR behind it.
                 stream.moving = stream.ending = False
             self._broken[stream] = (stream.send_window.sent, self._now)
@@ -384,9 +396,13 @@ class Link(LinkControl):
             return
         if stream.ending and not stream.sent_end:
             out.append(stream.take_end())
+            if stream.moving:
+                self._broken.pop(stream, None)
             if stream.received_end:
                 self._remove(stream, linger=True)
-        if stream.broken is not None and stream.open:
+                if stream.moving:
+                    self._events.append(StreamLeft(stream))
+        if stream.broken is not None and stream.open and not stream.moving:
             error = messages.encode_error(WireError(messages.SCOPE_STREAM, *stream.broken))
             out.append(frames.encode_frame(frames.ERROR, stream.conn_id, error))
             self._remove(stream)

@@ -19,6 +19,7 @@ from rtunnel.wire.events import (
     FrameIgnored,
     LinkFailed,
     StreamFinished,
+    StreamLeft,
     StreamMoved,
     StreamOpened,
     StreamReset,
@@ -117,9 +118,9 @@ class End:
             # What was written may not arrive.
             self.outgoing.clear()
         self.outgoing.append(RESET)
-        if not (how == "behind" and self.has_moved):
-            self.link.reset(self.stream, "test", "a test", behind=how != "at once")
-        # Otherwise the link still sends its bytes and MOVE, and the reset comes behind what is on the data connection.
+        # The link still sends its bytes and MOVE, if the reset comes behind what is on the data connection.
+        elsewhere = how == "behind" and self.has_moved
+        self.link.reset(self.stream, "test", "a test", behind=how != "at once", elsewhere=elsewhere)
         self.link.delivered(self.stream, self.stream.receive_window.waiting)
         self.undelivered = 0
 
@@ -147,6 +148,10 @@ class End:
                 assert not self.was_reset
                 self.peer_left_link = True
                 self.saw_finish = isinstance(event, StreamFinished)
+            case StreamLeft():
+                assert self.has_moved
+                assert self.peer_left_link
+                assert not self.stream.open
             case StreamWritable():
                 assert not self.has_finished
                 assert not self.has_moved

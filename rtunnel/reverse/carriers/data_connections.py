@@ -246,17 +246,17 @@ class DataPool:
 
     def _move(self) -> None:
         self._move_call = None
-        now = self.reactor.seconds()
-        for stream in list(self._session.link.streams.values()) if not self._closed else ():
+        now, link = self.reactor.seconds(), self._session.link
+        for stream in list(link.streams.values()) if link.peer is not None and not self._closed else ():
             if not isinstance(stream.owner, SocketEnd):
                 continue
             if not self._idle:
                 self._target = min(2 * self._target, self._most)
                 break
-            if has_stayed(stream, now):
+            if has_stayed(stream, link.peer.initial_credit, now):
                 self._move_one(stream)
-            else:
-                self._move_soon()
+            elif now - stream.receive_window.granted_at < STAYED:
+                self._move_soon()  # the others are looked at once a second
         self.refill(whole=True)
 
     def _move_one(self, stream: Stream) -> None:
@@ -274,7 +274,7 @@ class DataPool:
         self._on_link -= 1
         self._count()
 
-    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> None:
+    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> LocalSocket:
         """Relay a visitor who has moved."""
         relay = LocalSocket(self._server.poller, sock, connection, self._ended, self._session.memory.add)
         del self._used[moving]
@@ -283,6 +283,7 @@ class DataPool:
         connection.carry(relay)
         if connection.has_room:
             relay.start()
+        return relay
 
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]
@@ -365,6 +366,8 @@ class DataPool:
                 seconds=PATIENCE,
             )
             self.turn_away(waiting)
+        if self._idle:
+            self._move_soon()
         if now >= self._shrink_at:
             self._shrink_at = now + SHRINK_EVERY
             self._target = max(self._fewest, self._target - (self._least_idle + 1) // 2)

@@ -114,6 +114,7 @@ class LinkProtocol(Protocol):
             events.DataReceived: self._data_received,
             events.StreamFinished: self._stream_finished,
             events.StreamMoved: self._stream_moved,
+            events.StreamLeft: self._stream_left,
             events.StreamClosed: self._stream_closed,
             events.StreamReset: self._stream_reset,
             events.StreamWritable: self._stream_writable,
@@ -324,6 +325,9 @@ class LinkProtocol(Protocol):
             moved()
         else:
             self._moved_early(event.stream)
+
+    def _stream_left(self, event: events.StreamLeft) -> None:
+        event.stream.owner.left()
 
     def _moved_early(self, stream: Stream) -> None:
         """The peer has moved a stream that is on no data connection yet."""

@@ -4,8 +4,7 @@
                                <-> RecordSocket, from then on; what is sent goes there at once
 
 When the link has no more part in it, and nothing waits at the local side, that side's socket is taken from Twisted, and
-a
-:class:`~rtunnel.relay.local_socket.LocalSocket` relays it.
+a :class:`~rtunnel.relay.local_socket.LocalSocket` relays it.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import HIGH_WATER, RecordStream
@@ -29,12 +29,18 @@ from rtunnel.wire.stream import Stream
 STAYED, CARRIED = 0.1, 64 * 1024
 
 
-def has_stayed(stream: Stream, now: float) -> bool:
-    """Return whether a stream of the link is worth a connection of its own."""
+def has_stayed(stream: Stream, initial_credit: int, now: float) -> bool:
+    """Return whether a stream of the link is worth a connection of its own.
+
+    :param initial_credit: of the client. Bytes or CREDIT from there show that NEW_CONN has come, which OPEN could
+        otherwise overtake.
+    """
     if stream.ending or stream.broken or stream.received_end or not isinstance(stream.owner, SocketEnd):
         return False
-    received = stream.receive_window
-    return now - received.granted_at >= STAYED or received.received + stream.send_window.sent >= CARRIED
+    received, sent = stream.receive_window, stream.send_window
+    if not received.received and sent.limit == initial_credit:
+        return False
+    return now - received.granted_at >= STAYED or received.received + sent.sent >= CARRIED
 
 
 class ILinkUser(Protocol):
@@ -53,7 +59,7 @@ class MovingStream(RecordStream):
     :param far: the data connection, on which OPEN was sent or has come. It is not read before MOVE has come.
     :param on_left: called with this object when the link has no more part in the stream.
     :param on_taken: called with this object, the data connection and the user's socket when that can be relayed without
-        this.
+        this. Returns what relays it then.
     :param on_end: see :class:`RecordStream`.
     """
 
@@ -63,7 +69,7 @@ class MovingStream(RecordStream):
         stream: Stream,
         far: RecordSocket,
         on_left: Callable[[], None],
-        on_taken: Callable[[MovingStream, RecordSocket, socket.socket], None],
+        on_taken: Callable[[MovingStream, RecordSocket, socket.socket], LocalSocket],
         on_end: Callable[[RecordStream], None],
     ) -> None:
         self.end: SocketEnd = stream.owner
@@ -79,14 +85,14 @@ class MovingStream(RecordStream):
         stream.owner = self
         self.end.attach(self)
         far.carry(self)
-        if stream.paused:
-            # It waited for the link's queue, and may go on here.
-            stream.paused = False
-            self.end.resume()
 
     def start(self) -> None:
         """Send elsewhere from now on."""
         stream = self._stream
+        if stream.paused:
+            # It waited for the link's queue, and may go on here.
+            stream.paused = False
+            self.end.resume()
         self._protocol.link.move(stream)
         self._protocol.flush()
         if not stream.moving:
@@ -113,6 +119,10 @@ class MovingStream(RecordStream):
         self._has_moved = True
         self._pass_on_end()
         self._read_when_due()
+
+    def left(self) -> None:
+        """Take note that the link has no more part in this, if all that came on it is delivered."""
+        self._look()
 
     def closed(self) -> None:
         """Do nothing: only streams of a reference link are closed so."""
@@ -149,7 +159,12 @@ class MovingStream(RecordStream):
     def deliver(self, data: memoryview) -> None:
         """See :class:`RecordStream`."""
         if self._is_due:
-            super().deliver(data)
+            # Between two reads, nothing may wait at the local side.
+            relay = self._look()
+            if relay is not None:
+                relay.deliver(data)
+            else:
+                super().deliver(data)
         else:
             kept = bytes(data)
             self._held.append(lambda: RecordStream.deliver(self, memoryview(kept)))
@@ -194,10 +209,7 @@ class MovingStream(RecordStream):
     def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """See :class:`IStream`. What waits on the link goes first if it is *behind*."""
         self._held.clear()
-        if not behind or self._far is None:
-            self._reset_link(code, message)
-        else:
-            self._protocol.link.delivered(self._stream, self._stream.receive_window.waiting)
+        self._reset_link(code, message, behind=behind)
         super().reset(code, message, behind=behind)
 
     def delivered(self, count: int) -> None:
@@ -219,10 +231,10 @@ class MovingStream(RecordStream):
 
     # The way from one to the other
 
-    def _reset_link(self, code: str, message: str) -> None:
+    def _reset_link(self, code: str, message: str, *, behind: bool = False) -> None:
         stream = self._stream
         if stream.open or stream.lingering:
-            self._protocol.link.reset(stream, code, message)
+            self._protocol.link.reset(stream, code, message, behind=behind, elsewhere=behind)
             self._protocol.flush()
         self._leave_link()
 
@@ -241,16 +253,20 @@ class MovingStream(RecordStream):
         """Whether all that came on the link is delivered, and the data connection is to be read."""
         return self._has_moved and not self._stream.receive_window.waiting
 
-    def _look(self) -> None:
-        """Leave the link when it has no more part in the stream, and then Twisted when nothing waits."""
+    def _look(self) -> LocalSocket | None:
+        """Leave the link when it has no more part in the stream, and then Twisted when nothing waits.
+
+        Return what takes the place of this.
+        """
         if self._stream.open or self._stream.lingering or self._far is None:
-            return
+            return None
         self._leave_link()
         end, far = self.end, self._far
-        if self._waiting or self._finished or self._has_ended or not end.is_at_rest or not has_socket(end.transport):
-            return
+        is_whole = not (self._waiting or self._held or self._finished or self._has_ended)
+        if not is_whole or not end.is_at_rest or not has_socket(end.transport):
+            return None
         self._user = self._far = self._on_end = None
-        self._on_taken(self, far, end.take_socket())
+        return self._on_taken(self, far, end.take_socket())
 
     def _leave_link(self) -> None:
         on_left, self._on_left = self._on_left, None

@@ -117,7 +117,8 @@ class CarryingSession(LinkProtocol):
     def _close_data(self) -> None:
         moved, self.moved_early = self.moved_early, {}
         for stream, _ in moved.values():
-            stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
+            if not stream.open:  # the others are reset with the link
+                stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
         if self._has_closed:
             return
         self._has_closed = True

@@ -289,7 +289,8 @@ class Visits:
     def _move(self, connection: RecordSocket, conn_id: int) -> None:
         early = self._user.moved_early.pop(conn_id, None)
         stream = early[0] if early is not None else self._user.link.streams.get(conn_id)
-        if stream is None or stream.broken or not isinstance(stream.owner, SocketEnd):
+        end = None if stream is None else stream.owner
+        if stream is None or stream.broken or not isinstance(end, SocketEnd) or end.is_lost:
             connection.reset(Code.CONNECTION_LOST, "that stream is over")
             return
         moving = MovingStream(self._user, stream, connection, self._left_link, self._taken, self._ended)
@@ -302,7 +303,7 @@ class Visits:
         self._on_link -= 1
         self._count()
 
-    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> None:
+    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> LocalSocket:
         """Relay a service whose visitor has moved."""
         relay = LocalSocket(self._poller, sock, connection, self._ended, self.kept)
         self._used.discard(moving)
@@ -311,6 +312,7 @@ class Visits:
         connection.carry(relay)
         if connection.has_room:
             relay.start()
+        return relay
 
     # Relays
 
