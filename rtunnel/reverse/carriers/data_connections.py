@@ -247,7 +247,9 @@ class DataPool:
     def _move(self) -> None:
         self._move_call = None
         now, link = self.reactor.seconds(), self._session.link
-        for stream in list(link.streams.values()) if link.peer is not None and not self._closed else ():
+        if link.peer is None or self._closed:
+            return
+        for stream in list(link.streams.values()):
             if not isinstance(stream.owner, SocketEnd):
                 continue
             if not self._idle:

@@ -200,7 +200,7 @@ class World:
 
     def freed(self, connection: RecordSocket) -> None:
         assert connection.is_idle
-        if connection.state.can_open and connection.state._is_server:
+        if connection.state.can_open and connection.state.is_server:
             self.told["freed"] += 1
             self.open(connection)
 
