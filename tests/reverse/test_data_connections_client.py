@@ -376,7 +376,7 @@ async def test_client_that_goes_down_makes_no_more_and_lets_the_running_ones_fin
     await until(lambda: peer.eof)
     peer.close()
     await stopped
-    assert used.ended
+    await until(lambda: used.ended)
     assert not used.resets
     assert not peer.was_reset
 
