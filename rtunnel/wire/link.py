@@ -212,9 +212,7 @@ class Link(LinkControl):
             self.finish(stream)
             stream.moving = stream.ending
 
-    def reset(
-        self, stream: Stream, code: str, message: str, *, behind: bool = False, elsewhere: bool = False
-    ) -> None:
+    def reset(self, stream: Stream, code: str, message: str, *, behind: bool = False, elsewhere: bool = False) -> None:
         """End both directions of *stream*.
 
         :param code: an :class:`rtunnel.errors.Code`.
