@@ -1,7 +1,7 @@
 """Streams that move at random moments, between our server and our client over real sockets.
 
-All visitors begin on the link, whose windows are small, so that its queues stand still while somebody does not read. The
-test decides who moves when, and which of the link and the data connections is read first.
+All visitors begin on the link, whose windows are small, so that its queues stand still while somebody does not read.
+The test decides who moves when, and which of the link and the data connections is read first.
 """
 
 from __future__ import annotations
