@@ -86,7 +86,9 @@ class Moving:
         await until(lambda: not self.server.visitors, "the visitor's end")
         await until(lambda: self.session.link.stream_count == 0, "the stream's end")
         pool = self.session.carriers[0]
-        assert not (pool._used or pool._on_link or self.server.ids._live)
+        assert not (pool._used)
+        assert not (pool._on_link)
+        assert not (self.server.ids._live)
 
 
 @pytest.mark.parametrize("kind", ["DATA", "CREDIT"])

@@ -16,7 +16,7 @@ from rtunnel.wire.data.seal import TAG, Seal
 
 #: The most that is read from a local socket at a time, in bytes. Where more is waiting, plain bytes are spliced from
 #: then on; sealed ones cost the less the longer their records are.
-PLAIN_SIZE, SEALED_SIZE = 64 * 1024, MAX_SEALED
+PLAIN_SIZE, SEALED_SIZE = 64 * 1024, MAX_SEALED - TAG
 # One buffer serves all connections: the reactor runs one read at a time, and what stays is copied out. A header comes
 # before the payload, and the sealed record has a buffer of its own.
 _OUT = memoryview(bytearray(HEADER_SIZE + SEALED_SIZE))
