@@ -126,6 +126,17 @@ class LinkControl:
         if self.ignored[what] == 1:
             self._events.append(FrameIgnored(what, is_normal))
 
+    def _ignore_stray(self, frame_type: int) -> None:
+        if frame_type == frames.DATA:
+            self._ignore_late(frame_type)
+        else:
+            kind = "an extended" if self.is_extended else "a reference"
+            # A client sends KEYS before it knows whether the server wants data connections.
+            self._ignore(f"{frames.frame_name(frame_type)} on {kind} link", is_normal=frame_type == frames.KEYS)
+
+    def _ignore_late(self, frame_type: int) -> None:
+        self._ignore(f"{frames.frame_name(frame_type)} for a stream that is not open", is_normal=True)
+
     # Liveness
 
     def ping(self, now: float) -> None:
@@ -224,3 +235,9 @@ class LinkControl:
     def _send_error(self, scope: str, conn_id: int, code: str, message: str) -> None:
         error = messages.encode_error(WireError(scope, code, message))
         self._send(frames.ERROR, conn_id, error, is_answer=scope == messages.SCOPE_TUNNEL)
+
+    def _send_reset(self, conn_id: int, code: str, message: str) -> None:
+        if self.peer is None:
+            self._send(frames.CLOSE_CONN, conn_id)
+        else:
+            self._send_error(messages.SCOPE_STREAM, conn_id, code, message)
