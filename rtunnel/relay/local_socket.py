@@ -62,6 +62,9 @@ class IFar(Protocol):
     def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """Reset the stream, and forget the local socket. *behind*: what was sent before goes first."""
 
+    def drop(self) -> None:
+        """Take note that descriptors are needed, behind a reset."""
+
     def stop_reading(self) -> None:
         """Deliver no more for now."""
 
@@ -128,8 +131,6 @@ class LocalSocket(PolledSocket):
 
         :param is_watched: the poller calls this object already.
         """
-        if self._number < 0:
-            return
         self._reading = is_watched
         try:
             self._watch_bytes(True)
@@ -215,7 +216,12 @@ class LocalSocket(PolledSocket):
         self._leave_far(Code.CONNECTION_LOST, "the connection was closed", behind=False)
         self.close(reset=True)
 
-    cut = abort
+    def cut(self) -> None:
+        """Reset the connection and the stream at once, because descriptors are needed."""
+        far = self.far
+        self.abort()
+        if far is not None:
+            far.drop()
 
     def _reset(self) -> None:
         self.close(reset=True)
@@ -227,7 +233,8 @@ class LocalSocket(PolledSocket):
 
     def _leave_far(self, code: str, message: str, *, behind: bool) -> None:
         far, self.far = self.far, None
-        if far is not None:
+        # Of a socket that has closed, both ends have come, and only the far side does not know it yet.
+        if far is not None and self._number >= 0:
             far.reset(code, message, behind=behind)
 
     def close(self, *, reset: bool) -> None:
@@ -241,7 +248,6 @@ class LocalSocket(PolledSocket):
         if self._last_bytes is not None:
             self._last_bytes.cancel()
         self._close(reset=reset)
-        self.far = None
         on_end(self)
 
     # Called by the reactor
@@ -344,8 +350,7 @@ class LocalSocket(PolledSocket):
     def _half_close(self) -> None:
         """Send the end of this direction, now that all bytes have gone out."""
         self._ending = False
-        is_over = self._ended and self._last_bytes is None
-        if not is_over:
+        if not self._ended:
             try:
                 self.socket.shutdown(socket.SHUT_WR)
             except OSError as error:
@@ -354,7 +359,7 @@ class LocalSocket(PolledSocket):
             # All that we had to say is with the system, which delivers it even if this process is killed.
             set_linger(self.socket, SEND_ON_CLOSE)
         self._finished = True
-        if is_over:
+        if self._ended:
             # Closing sends the end.
             self.close(reset=False)
 

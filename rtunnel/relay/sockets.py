@@ -124,7 +124,7 @@ def is_closing(transport: tcp.Connection) -> bool:
     """Return whether a transport of Twisted is closed, half-closed, or about to be."""
     # Only these private attributes tell that it was aborted or half-closed.
     is_closing = transport.disconnecting or transport._aborting or transport._writeDisconnecting
-    return bool(is_closing or not transport.connected)
+    return not transport.connected or bool(is_closing)
 
 
 def take_socket(transport: Any) -> tuple[socket.socket, bytes]:

@@ -19,6 +19,7 @@ from rtunnel.pki import pem
 from rtunnel.pki.certificates import (
     Kind,
     classical_problem,
+    expires_soon,
     has_tls_signature,
     is_from,
     is_post_quantum,
@@ -74,6 +75,10 @@ class Loaded:
         if self.open_key is not None:
             found.append(f"{self.open_key} is open to every user of this machine; chmod 600 {self.open_key}")
         return tuple(found)
+
+    def is_later(self, shown: x509.Certificate) -> bool:
+        """Return whether *shown*, an own certificate of before, expires soon, and the present one does not."""
+        return expires_soon(shown) and not expires_soon(self.certificate)
 
     def is_revoked(self, certificate: x509.Certificate) -> bool:
         """Return whether the issuer of *certificate* has revoked it."""

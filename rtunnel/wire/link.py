@@ -154,17 +154,6 @@ class Link(LinkControl):
                 frames.MOVE: partial(self._receive_end, frames.MOVE, StreamMoved),
             }
 
-    def _ignore_stray(self, frame_type: int) -> None:
-        if frame_type == frames.DATA:
-            self._ignore_late(frame_type)
-        else:
-            kind = "an extended" if self.is_extended else "a reference"
-            # A client sends KEYS before it knows whether the server wants data connections.
-            self._ignore(f"{frames.frame_name(frame_type)} on {kind} link", is_normal=frame_type == frames.KEYS)
-
-    def _ignore_late(self, frame_type: int) -> None:
-        self._ignore(f"{frames.frame_name(frame_type)} for a stream that is not open", is_normal=True)
-
     # Streams
 
     def _open(self, conn_id: int) -> Stream:

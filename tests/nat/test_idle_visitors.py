@@ -65,9 +65,9 @@ def test_nat_does_not_forget_the_connection_of_an_idle_visitor(
         assert before is not None
 
         def is_settled() -> bool:
-            """The NAT has forgotten the connection, or probes have passed for twice as long as it remembers.
+            """The NAT has forgotten the connection, or signs of life have passed for twice as long as it remembers.
 
-            Two packets a second, as both ends probe.
+            Two packets a second, as both ends send them.
             """
             packets = packets_of_visitor(lab)
             return packets is None or packets >= before + 2 * 2 * MEMORY

@@ -109,7 +109,7 @@ class RawData(RawLink):
             self.stream, self.ended = b"", False
         elif kind == R_DATA:
             self.stream += payload
-        elif kind == R_END:
+        elif kind in (R_END, R_DONE):
             self.ended = True
         elif kind == R_RESET:
             self.resets.append(payload.partition(b"\0")[0].decode())

@@ -59,7 +59,7 @@ async def test_visitor_has_a_connection_of_its_own(world: World) -> None:
     assert len(relays(server)) == len(relays(client)) == 1
     for end in (server, client):
         (relay,) = relays(end)
-        for sock in (relay.socket, relay.far._socket):
+        for sock in (relay.socket, relay.far.socket):
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert relay.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert probes(relay.socket) == (60, 60, 2)

@@ -364,7 +364,7 @@ async def test_client_that_goes_down_makes_no_more_and_lets_the_running_ones_fin
     used.open()
     peer = await service.peer()
     stopped = server.client.stopService()
-    await until(lambda: waiting.lost is not None)
+    await until(lambda: waiting.eof or waiting.lost is not None)
     server.send_tickets(3)
     await server.link.is_alive()
     assert len(server.listening.peers) == 1 + 2
@@ -376,7 +376,7 @@ async def test_client_that_goes_down_makes_no_more_and_lets_the_running_ones_fin
     await until(lambda: peer.eof)
     peer.close()
     await stopped
-    assert used.ended
+    await until(lambda: used.ended)
     assert not used.resets
     assert not peer.was_reset
 

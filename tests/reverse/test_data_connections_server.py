@@ -81,7 +81,7 @@ async def test_reader_of_a_data_connection_may_stall(world: World, monkeypatch: 
     data.send(attached[5:] if how == "in two pieces" else attached)
     await until(lambda: session.carriers[0]._idle)
     (waiting,) = session.carriers[0]._idle
-    assert waiting._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+    assert waiting.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
 
 
 async def waiting_connection(world: World, server: Any, ticket: Ticket) -> RawData:
@@ -356,7 +356,7 @@ async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
         waiting, used = used, waiting
     link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
     await world.sessions(server, 0)
-    await until(lambda: waiting.lost is not None)
+    await until(lambda: waiting.eof or waiting.lost is not None)
     used.say(R_DATA, b"the last bytes")
     used.say(R_END)
     await visitor.has(b"the last bytes")

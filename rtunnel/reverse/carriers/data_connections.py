@@ -247,14 +247,15 @@ class DataPool:
     def _move(self) -> None:
         self._move_call = None
         now, link = self.reactor.seconds(), self._session.link
-        credit = 0 if link.peer is None else link.peer.initial_credit
-        for stream in list(link.streams.values()) if not self._closed else ():
+        if link.peer is None or self._closed:
+            return
+        for stream in list(link.streams.values()):
             if not isinstance(stream.owner, SocketEnd):
                 continue
             if not self._idle:
                 self._target = min(2 * self._target, self._most)
                 break
-            if has_stayed(stream, credit, now):
+            if has_stayed(stream, link.peer.initial_credit, now):
                 self._move_one(stream)
             elif now - stream.receive_window.granted_at < STAYED:
                 self._move_soon()  # the others are looked at once a second
@@ -263,11 +264,7 @@ class DataPool:
     def _move_one(self, stream: Stream) -> None:
         connection, _ = self._idle.popitem()
         self._busy[connection] = None
-        self.log.debug(
-            "stream {stream} of client {peer} goes on on a connection of its own",
-            stream=stream.conn_id,
-            peer=self._session.peer_name,
-        )
+        self.log.debug("stream {stream} goes on on a connection of its own", stream=stream.conn_id)
         moving = MovingStream(self._session, stream, connection, self._left_link, self._taken, self._ended)
         self._session.memory.add(moving.held)
         self._used[moving] = None

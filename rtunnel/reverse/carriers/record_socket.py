@@ -218,6 +218,13 @@ class RecordSocket(RecordWriter):
         self._send(record)
         self._look_whether_over()
 
+    def drop(self) -> None:
+        """Close the connection, because descriptors are needed, and tell the user; the next visitor would come by it
+        at once. Not at the server: it has visitors who wait for it.
+        """
+        if not self.state.is_server:
+            self._lost("its descriptor is needed")
+
     def stop_reading(self) -> None:
         """Deliver no more for now: the local side is full."""
         self._watch_bytes(False)
@@ -301,8 +308,6 @@ class RecordSocket(RecordWriter):
 
         :raises ValueError: an honest peer does not send this.
         """
-        if self._number < 0:
-            return False  # what came before it in the same read has closed it
         if not self.is_proved:
             if kind != ALIVE:
                 raise ValueError("a record other than the first sign of life")

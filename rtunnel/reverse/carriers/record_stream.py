@@ -117,9 +117,9 @@ class RecordStream:
 
     @property
     def held(self) -> int:
-        """How many bytes of memory this takes, with what its user has delivered and not sent yet."""
+        """How many bytes of memory this and the far side take, with what its user has delivered and not sent yet."""
         theirs = 0 if self._user is None else self._user.buffered()
-        return COST + self._waiting + theirs
+        return COST + self._waiting + theirs + (0 if self._far is None else self._far.held)
 
     def abort(self) -> None:
         """Cut the stream, and tell the user."""

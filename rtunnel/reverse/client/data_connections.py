@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from cryptography import x509
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -58,7 +59,8 @@ class IDialler(Protocol):
 
     kept: KeptConnections[DataConnections]
 
-    def why_revoked(self, server: Peer) -> str: ...
+    def why_void(self, server: Peer) -> str: ...
+    def has_later(self, shown: x509.Certificate) -> bool: ...
     def look_at_files(self) -> None: ...
     def dial_server(self, made: Callable[[socket.socket], None], failed: Callable[[str], None]) -> Cancellable: ...
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
+from cryptography import x509
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
@@ -97,11 +98,15 @@ class LinkService(HeldConnection[ClientSession]):
 
     def _may_stay(self, session: ClientSession) -> bool:
         self.look_at_files()
-        return session.identity is None or not self.why_revoked(session.identity)
+        return session.identity is None or not self.why_void(session.identity)
 
-    def why_revoked(self, server: Peer) -> str:
+    def why_void(self, server: Peer) -> str:
         """See :class:`TlsDialler`."""
-        return self._tls.why_revoked(server) if self._tls is not None else ""
+        return self._tls.why_void(server) if self._tls is not None else ""
+
+    def has_later(self, shown: x509.Certificate) -> bool:
+        """See :class:`TlsDialler`."""
+        return self._tls is not None and self._tls.has_later(shown)
 
     def look_at_files(self) -> None:
         """See :class:`TlsDialler`."""

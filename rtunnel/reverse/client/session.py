@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,9 @@ from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_host_port, text_prefix, tune_link
-from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
-from rtunnel.reverse.client.data_connections import DataConnections, IDialler
-from rtunnel.reverse.secured import export_for_records
+from rtunnel.reverse.carriers.link_protocol import LinkStream
+from rtunnel.reverse.client.carrying import CarryingSession
+from rtunnel.reverse.client.data_connections import IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.backoff import Backoff
@@ -28,11 +28,9 @@ from rtunnel.upkeep.service_watch import ServiceWatch
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
-from rtunnel.wire.data.keys import ClientAgreement, read_plain_keys, wish
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, TunnelRequest
 from rtunnel.wire.opening import read_opening
-from rtunnel.wire.stream import Stream
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
@@ -71,7 +69,7 @@ class _Tunnel:
         )
 
 
-class ClientSession(LinkProtocol):
+class ClientSession(CarryingSession):
     """One link, from connection to loss.
 
     :param dialler: makes data connections.
@@ -94,10 +92,8 @@ class ClientSession(LinkProtocol):
         dialler: IDialler,
         watches: Sequence[ServiceWatch],
     ) -> None:
-        super().__init__(link, reactor, dialler.memory)
+        super().__init__(link, reactor, visitors, dialler, settings.pool)
         self._settings = settings
-        self._dialler = dialler
-        self._visitors = visitors
         self._tunnels = [
             _Tunnel(
                 number,
@@ -110,16 +106,7 @@ class ClientSession(LinkProtocol):
         ]
         self.log_limiter = LogLimiter(self.log, reactor, most=MOST_ALIKE)
         self.admitted = "server"
-        # None until both ends have agreed on keys.
-        self.data: DataConnections | None = None
-        self._agreement: ClientAgreement | None = None
-        # Those of the last link, for as long as they have streams.
-        self._adopted: list[DataConnections] = []
-        self._has_closed = False
-        # Streams of which MOVE has come before OPEN, and since when.
-        self.moved_early: dict[int, tuple[Stream, float]] = {}
         self._silence: IDelayedCall | None = None
-        self._draining = False
         self._said_reference = False
         self.ended: Deferred[str] = Deferred()
         self.was_useful = False
@@ -128,16 +115,12 @@ class ClientSession(LinkProtocol):
             events.TunnelReady: self._tunnel_ready,
             events.TunnelRefused: self._tunnel_refused,
             events.StreamOpened: self._stream_opened,
-            events.KeysReceived: self._keys_received,
-            events.TicketsReceived: self._tickets_received,
         }
 
     def connectionMade(self) -> None:
         """Say HELLO and ask for the first tunnel; the others wait for the answer."""
         limit_messages(self.transport)
-        if self.identity is not None and DIRECT in self.link.hello.capabilities:
-            self._agreement = ClientAgreement(wish())
-            self.link.send_keys(self._agreement.message)
+        self._offer_keys()
         for tunnel in self._tunnels:
             self.link.request_tunnel(tunnel.number, tunnel.request)
         self._held = b""
@@ -168,66 +151,19 @@ class ClientSession(LinkProtocol):
             # Whatever happens, the service dials again.
             self.ended.callback(self.why_lost or reason_of(reason))
 
-    def _close_connection(self, *, half: bool = False) -> None:
-        """See :class:`LinkProtocol`. Close the data connections with the link."""
-        self._close_data()
-        super()._close_connection(half=half)
-
-    def _close_data(self) -> None:
-        moved, self.moved_early = self.moved_early, {}
-        for stream, _ in moved.values():
-            if not stream.open:  # the others are reset with the link
-                stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
-        if self._has_closed:
-            return
-        self._has_closed = True
-        data = [*self._adopted, *([] if self.data is None else [self.data])]
-        if self.streams_outlive and self._known_as is not None:
-            self._dialler.kept.keep(self._known_as, self, data)
-            return
-        for each in data:
-            each.close(cut=not self.peer_has_left, tail=True)
-
-    @property
-    def _known_as(self) -> tuple[str, str] | None:
-        """By what the same server is known when this client is back."""
-        if self.link.peer is None:
-            return None
-        return self.link.peer.session, "" if self.identity is None else self.identity.fingerprint
-
-    def _adopt(self) -> None:
-        """Go on with the data connections of the last link to the same server; cut those to another one."""
-        kept = self._dialler.kept
-        self._adopted = kept.take(self._known_as)
-        for data in self._adopted:
-            data.adopt(self)
-        kept.close()
-
-    def count_streams(self) -> None:
-        """Count the visitors on data connections."""
-        own = 0 if self.data is None else self.data.stream_count
-        self.link.direct_streams = own + sum(data.stream_count for data in self._adopted)
-
     def _tick(self) -> None:
         do_all([super()._tick, self._tick_data, self.log_limiter.tick, self.memory.tick, self._look_at_files])
-
-    def _tick_data(self) -> None:
-        now = self.clock.seconds()
-        if self.data is not None:
-            self.data.tick(now)
-        for data in self._adopted:
-            data.tick(now)
-        self._adopted = [data for data in self._adopted if data.stream_count]
-        if self.moved_early:
-            self._give_up_moved()
 
     def _look_at_files(self) -> None:
         self._dialler.look_at_files()
         server = self.identity
         if server is None or self.link.is_closed:
             return
-        if why := server.why_expired or self._dialler.why_revoked(server):
+        if why := self._dialler.why_void(server):
             self.fail(Code.UNAUTHORIZED, why)
+        elif not self.link.stream_count and self._dialler.has_later(self.transport.certificate):  # type: ignore[attr-defined]
+            self.why_lost = "its certificate expires soon, and the files have another"
+            self.close(Code.SHUTTING_DOWN, "the client has another certificate")
 
     def _server_is_silent(self) -> None:
         """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise."""
@@ -254,12 +190,6 @@ class ClientSession(LinkProtocol):
         """See :class:`LinkProtocol`."""
         return f"the link to {self.peer_name}"
 
-    def holdings(self) -> Iterator[tuple[int, Any]]:
-        """See :class:`LinkProtocol`."""
-        yield from super().holdings()
-        for data in (*self._adopted, *([] if self.data is None else [self.data])):
-            yield from data.holdings()
-
     # Events of the link
 
     def _established(self, event: events.Established) -> None:
@@ -272,33 +202,6 @@ class ClientSession(LinkProtocol):
         self._info("connected to {peer} ({agent})", agent=event.peer.agent or "unnamed")
         if self._settings.data_plane == "direct" and DIRECT not in self.link.capabilities:
             self._warn("server {peer} knows no data connections: visitors go by the link")
-
-    def _keys_received(self, event: events.KeysReceived) -> None:
-        """Take what both ends agree on, and make data connections from now on."""
-        agreement, self._agreement = self._agreement, None
-        try:
-            if self.data is not None:
-                raise ValueError("a second KEYS")
-            if self.identity is None:
-                root = read_plain_keys(event.payload)
-            elif agreement is None:
-                raise ValueError("KEYS where none belong")
-            else:
-                root = agreement.finish(event.payload, export_for_records(self.transport, self.identity))
-        except ValueError as error:
-            self.fail(Code.PROTOCOL, str(error))
-            return
-        self.data = DataConnections(self, self._dialler, root, self._settings.pool, self._visitors)
-        if self._draining:
-            self.data.withdraw()
-
-    def _tickets_received(self, event: events.TicketsReceived) -> None:
-        try:
-            if self.data is None:
-                raise ValueError("TICKETS before KEYS")
-            self.data.take_tickets(event.first, event.count, event.expires)
-        except ValueError as error:
-            self.fail(Code.PROTOCOL, str(error))
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         if event.code in (Code.UNAUTHORIZED, Code.LIMIT):
@@ -369,22 +272,6 @@ class ClientSession(LinkProtocol):
             stream=event.stream.conn_id,
         )
         end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
-
-    def _moved_early(self, stream: Stream) -> None:
-        """Keep a stream that the server has moved to a data connection of which we have not read yet."""
-        if len(self.moved_early) >= self.link.limits.max_streams:
-            self.fail(Code.PROTOCOL, "more streams were moved than the link may have")
-        self.moved_early[stream.conn_id] = (stream, self.clock.seconds())
-
-    def _give_up_moved(self) -> None:
-        """Reset streams that are on no data connection, although those have been moved for long."""
-        now = self.clock.seconds()
-        for conn_id, (stream, since) in list(self.moved_early.items()):
-            if now - since < self.link.limits.dead_after:
-                break
-            del self.moved_early[conn_id]
-            self.link.reset(stream, Code.TIMEOUT, "no data connection carries it")
-            stream.owner.was_reset(Code.TIMEOUT, "no data connection carries it")
 
     def service_of(self, number: int) -> _Tunnel | None:
         """Return the tunnel with this number, if visitors may use it."""

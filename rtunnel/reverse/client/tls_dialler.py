@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
+from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IStreamClientEndpoint
 from twisted.logger import Logger
@@ -109,9 +110,13 @@ class TlsDialler:
         engine = TlsEngine(self.credentials, self._judge, self._sni)
         return await _Attempt(build, engine, self._clock, self._patience).connect(endpoint)
 
-    def why_revoked(self, server: Peer) -> str:
-        """Return which certificate of the server's chain is revoked, by the present files; empty if none is."""
-        return self.credentials.now.why_revoked(server)
+    def why_void(self, server: Peer) -> str:
+        """Return which certificate of the server's chain has expired, or is revoked by the present files, if any."""
+        return server.why_expired or self.credentials.now.why_revoked(server)
+
+    def has_later(self, shown: x509.Certificate) -> bool:
+        """Return whether *shown*, which a link has shown of us, expires soon, and the files have one that does not."""
+        return self.credentials.now.is_later(shown)
 
     def look_at_files(self) -> None:
         """Read the files again if they have changed. Call it about once a second while there is a link."""

@@ -130,7 +130,10 @@ class _Visit:
         """Give up dialling, and turn the visitor away."""
         self._visits.gone(self, None)
 
-    cut = abort
+    def cut(self) -> None:
+        """Turn the visitor away, and close the data connection too: descriptors are needed."""
+        self.abort()
+        self.connection.drop()
 
     # From the data connection, see ILocal
 
@@ -209,7 +212,7 @@ class Visits:
         visit = _Visit(self, connection, service, self._user.clock.seconds() + self._dial_timeout)
         connection.carry(visit)
         self._dialling[visit] = None
-        self._visitors.add(visit, text_prefix(opened.visitor), opened.tunnel)
+        self._visitors.add(visit, text_prefix(opened.visitor), opened.tunnel, 2)
         self._count()
         if service.address is None:
             self.dial_endpoint(visit)

@@ -167,8 +167,10 @@ class TunnelServer(DrainingService):
     def _may_stay(self, session: ServerSession) -> bool:
         """Whether the client of a lost link would still be let in."""
         identity = session.identity
-        is_revoked = self._tls is not None and identity and self._tls.credentials.now.why_revoked(identity)
-        return not is_revoked and session.may_stay
+        if identity is None or self._tls is None:
+            return session.may_stay
+        is_void = identity.why_expired or self._tls.credentials.now.why_revoked(identity)
+        return not is_void and session.may_stay
 
     def _former(self, session: ServerSession) -> ServerSession | None:
         """Find out by what the client is known once it is back; return the link that it has had up to now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,22 +16,16 @@ from rtunnel.access.admission import Admission, Claim
 from rtunnel.access.public import SHARED, Public
 from rtunnel.errors import Code, Refused
 from rtunnel.relay.sockets import address_prefix, is_local, tune_link
-from rtunnel.reverse.carriers.data_connections import DataPool
-from rtunnel.reverse.carriers.interface import ICarrier, ICarrierServer
-from rtunnel.reverse.carriers.kept import KeptConnections
-from rtunnel.reverse.carriers.link_protocol import LinkProtocol
-from rtunnel.reverse.carriers.mux import Mux
 from rtunnel.reverse.public import Visitor
-from rtunnel.reverse.secured import export_for_records, log_secured
+from rtunnel.reverse.secured import log_secured
+from rtunnel.reverse.server.carrying import CarryingSession, ICarryingServer
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.tls.identity import Peer
-from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
-from rtunnel.wire.data.keys import Root, answer, plain_keys, wish
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, TunnelRequest
+from rtunnel.wire.messages import TunnelRequest
 from rtunnel.wire.server_link import ServerLink
 from rtunnel.wire.stream import Stream
 
@@ -41,15 +35,12 @@ MAX_REFUSALS_SAID = 1024
 FULL_SAID_EVERY = 60.0
 
 
-class IServer(ICarrierServer, Protocol):
+class IServer(ICarryingServer, Protocol):
     """The part of the server that a session uses."""
 
     handshake_timeout: float
     admission: Admission
-    data_plane: str
-    memory: Memory
     sessions: Roster[Any]
-    kept: KeptConnections[DataPool]
 
     def take_in(self, session: ServerSession) -> None: ...
     def streams_changed(self, session: ServerSession, change: int) -> None: ...
@@ -58,37 +49,31 @@ class IServer(ICarrierServer, Protocol):
     def close_tunnel(self, backend: Backend) -> int | None: ...
 
 
-class ServerSession(LinkProtocol):
+class ServerSession(CarryingSession):
     """The server's end of a link.
 
     :ivar link: the state machine.
     :ivar backends: the tunnels that the client serves or has asked for, by tunnel number.
-    :ivar known_as: identifies the client when it comes back over another link.
     :ivar client_name: the name to which the operator gives rights; empty if unknown.
     :ivar address: see :func:`~rtunnel.relay.sockets.address_prefix`.
     :ivar on_dropped: called when the link has lost its place but has still to say why.
-    :ivar carriers: the carriers of its visitors, in the order in which they are asked.
     """
 
     log = Logger()
     link: ServerLink
 
     def __init__(self, server: IServer, link: ServerLink, clock: IReactorTime, identity: Peer | None) -> None:
-        super().__init__(link, clock, server.memory)
-        self.identity = identity
+        super().__init__(server, link, clock, identity)
         self.log_limiter = server.log_limiter
         self.admitted = (identity.name or identity.fingerprint) if identity is not None else None
         self._server = server
         link.on_stream_count = partial(server.streams_changed, self)
         self.backends: dict[int, Backend] = {}
-        self.known_as: tuple[str, str] | None = None
         self.client_name = ""
         self.address = ""
         self.on_dropped: Callable[[], None] = lambda: None
         self._outliving = 0
         self._is_said = False
-        self.carriers: list[ICarrier] = [Mux(self, link, server.visitors)]
-        self._has_pool = self._has_closed = False
         self._opening = 0
         self._refusals: set[tuple[int, str]] = set()
         self._full_said_at: float | None = None
@@ -97,7 +82,6 @@ class ServerSession(LinkProtocol):
             events.TunnelRequested: self._tunnel_requested,
             events.TunnelRefused: self._tunnel_refused,
             events.TunnelWithdrawn: self._tunnel_withdrawn,
-            events.KeysReceived: self._keys_received,
         }
 
     @property
@@ -119,12 +103,6 @@ class ServerSession(LinkProtocol):
     def payer(self) -> str:
         """See :class:`LinkProtocol`: all links of a client's name pay together."""
         return self.client_name or super().payer
-
-    def holdings(self) -> Iterator[tuple[int, Any]]:
-        """See :class:`LinkProtocol`."""
-        yield from super().holdings()
-        for carrier in self.carriers:
-            yield from carrier.holdings()
 
     @property
     def has_place(self) -> bool:
@@ -176,37 +154,6 @@ class ServerSession(LinkProtocol):
             self._may_outlive(stream.owner)
         lost = partial(super().connectionLost, reason)
         do_all([partial(self._server.session_lost, self), self._close_carriers, lost])
-
-    def _close_connection(self, *, half: bool = False) -> None:
-        """See :class:`LinkProtocol`. Close the data connections with the link."""
-        self._close_carriers()
-        super()._close_connection(half=half)
-
-    def _close_carriers(self) -> None:
-        if self._has_closed:
-            return
-        self._has_closed = True
-        if self.streams_outlive and self.known_as is not None:
-            pools = [carrier for carrier in self.carriers if isinstance(carrier, DataPool)]
-            self._server.kept.keep(self.known_as, self, pools)
-        else:
-            for carrier in self.carriers:
-                carrier.close(cut=not self.peer_has_left, tail=True)
-
-    def adopt(self, pools: list[DataPool]) -> None:
-        """Go on with the data connections of this client's last link."""
-        for pool in pools:
-            self.carriers.append(pool)
-            pool.adopt(self)
-
-    def leave(self, pool: DataPool) -> None:
-        """Forget data connections that are over, or that go on as part of another link."""
-        if pool in self.carriers:
-            self.carriers.remove(pool)
-
-    def count_streams(self) -> None:
-        """Count the visitors on data connections."""
-        self.link.direct_streams = sum(carrier.stream_count for carrier in self.carriers)
 
     @property
     def may_stay(self) -> bool:
@@ -313,37 +260,7 @@ class ServerSession(LinkProtocol):
             self.backends.clear()
             self.link.ping(self.clock.seconds())
             self._info("client {peer} connected ({agent})", agent=event.peer.agent or "unnamed")
-        if DIRECT not in self.link.capabilities:
-            if self._server.data_plane == "direct":
-                self._warn("client {peer} knows no data connections: its visitors go by the link")
-        elif self.identity is None:
-            keys, root = plain_keys()
-            self._make_pool(keys, root)
-
-    def _keys_received(self, event: events.KeysReceived) -> None:
-        """Agree with the client on the keys of data connections; without TLS there is nothing to agree on."""
-        if not self.is_live or self.identity is None or self._has_pool:
-            self.fail(Code.PROTOCOL, "KEYS where none belong")
-            return
-        try:
-            keys, root = answer(event.payload, export_for_records(self.transport, self.identity), wish())
-        except ValueError as error:
-            self.fail(Code.PROTOCOL, str(error))
-            return
-        self._make_pool(keys, root)
-
-    def _make_pool(self, keys: bytes, root: Root) -> None:
-        waits = self._server.data_plane == "direct" or DIRECT_ONLY in self.link.capabilities
-        self.link.send_keys(keys)
-        pool = DataPool(self, self._server, root, waits=waits)
-        self._has_pool = True
-        self.carriers.insert(0, pool)
-        pool.tunnels_changed()
-
-    def send_tickets(self, first: int, count: int, expires: float) -> None:
-        """Ask the client for *count* data connections."""
-        self.link.send_tickets(first, count, expires)
-        self.flush()
+        self._offer_data_connections()
 
     def _tunnel_requested(self, event: events.TunnelRequested) -> None:
         self._ask_for(event.number, event.request)

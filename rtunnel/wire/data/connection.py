@@ -70,6 +70,7 @@ class DataConnection:
 
     :param limits: the bounds of this end; only ``keepalive_interval`` and ``dead_after`` count.
     :param seal: of what this end sends; None: records are plain.
+    :ivar is_server: which end this is.
     :ivar number: of the present or last stream; 0 before the first one.
     :ivar takes_data: DATA of that stream is wanted.
     :ivar is_free: no stream is open.
@@ -80,7 +81,6 @@ class DataConnection:
     __slots__ = (
         "_got_end",
         "_got_reset",
-        "_is_server",
         "_limits",
         "_quiet",
         "_seal",
@@ -92,6 +92,7 @@ class DataConnection:
         "has_heard",
         "has_sent",
         "is_free",
+        "is_server",
         "number",
         "takes_data",
     )
@@ -99,7 +100,7 @@ class DataConnection:
     def __init__(self, limits: LinkLimits, seal: Seal | None, now: float, *, is_server: bool) -> None:
         self._limits = limits
         self._seal = seal
-        self._is_server = is_server
+        self.is_server = is_server
         self.number = 0
         self.is_free = True
         self.takes_data = False
@@ -130,7 +131,7 @@ class DataConnection:
 
         The parameters are those of :func:`~rtunnel.wire.data.records.encode_opening`.
         """
-        if not (self._is_server and self.can_open):
+        if not (self.is_server and self.can_open):
             raise RuntimeError("this data connection is not free")
         self._begin(self.number + 1)
         return self.pack(OPEN, records.encode_opening(tunnel, moved, visitor))
@@ -139,7 +140,7 @@ class DataConnection:
         """End the sending direction. Return the record; empty if it has ended before."""
         if self.is_free or self._sent_end or self._sent_reset:
             return b""
-        is_over = self._got_end and not self._is_server
+        is_over = self._got_end and not self.is_server
         record = self.pack(DONE if is_over else END)
         self._sent_end = True
         if is_over:
@@ -190,7 +191,7 @@ class DataConnection:
         return self._receive_end() if kind == END else self._receive_done()
 
     def _receive_open(self, number: int, payload: memoryview) -> Opened:
-        if self._is_server or not self.is_free or number != self.number + 1:
+        if self.is_server or not self.is_free or number != self.number + 1:
             raise ValueError(f"OPEN of stream {number} behind {self.number}")
         opened = Opened(*records.decode_opening(bytes(payload)))
         self._begin(number)
@@ -199,13 +200,13 @@ class DataConnection:
     def _receive_end(self) -> Ended:
         self._got_end = True
         self.takes_data = False
-        if self._is_server or not self._sent_end:
+        if self.is_server or not self._sent_end:
             return Ended()
         self._over()
         return Ended(self.pack(DONE))
 
     def _receive_done(self) -> Ended | None:
-        if not (self._is_server and self._sent_end):
+        if not (self.is_server and self._sent_end):
             raise ValueError("DONE before END")
         is_news = not self._got_end
         self._over()
@@ -213,7 +214,7 @@ class DataConnection:
 
     def _receive_reset(self, payload: memoryview) -> WasReset | None:
         # To a client, the stream may have been over already when the server reset it.
-        if self._got_reset or (self.is_free and self._is_server):
+        if self._got_reset or (self.is_free and self.is_server):
             raise ValueError("RESET of a stream that is over")
         self._got_reset = True
         self._over()

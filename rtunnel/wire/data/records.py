@@ -45,6 +45,8 @@ READ_SIZE = 128 * 1024
 _IN = memoryview(bytearray(READ_SIZE))
 _OPENED = memoryview(bytearray(READ_SIZE + MAX_SEALED))
 _OPENING = Struct("!II")
+#: The first half of the header of a DATA record that is so many bytes long, less that number.
+_WHOLE = (DATA << 24) - HEADER_SIZE
 
 #: ``(kind, number, payload)``; of a plain DATA record, the payload may be a part.
 Record = tuple[int, int, memoryview]
@@ -109,6 +111,11 @@ class PlainReader:
 
     def feed(self, count: int) -> list[Record]:
         """See :class:`Reader`."""
+        if not (self._held or self.left):
+            # Mostly it is one DATA record and nothing else.
+            first, number = HEADER.unpack_from(_IN)
+            if first == _WHOLE + count and HEADER_SIZE < count <= HEADER_SIZE + self.most:
+                return [(DATA, number, _IN[HEADER_SIZE:count])]
         data = _IN[:count]
         if self._held:
             data = memoryview(self._held + data)

@@ -13,7 +13,8 @@ from rtunnel.errors import Code
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.polled_socket import SPLICE_SIZE
 from rtunnel.reverse.carriers.record_socket import RecordSocket
-from rtunnel.wire.data.records import READ_SIZE
+from rtunnel.wire.data.connection import Opened
+from rtunnel.wire.data.records import DATA, OPEN, READ_SIZE, RESET, encode_opening, encode_reason
 from rtunnel.wire.halves import BROKEN_MAX_STALL
 from tests.relay.turns import Far, Turns, random_bytes
 from tests.reverse.carriers.rig import Pair, Rig, far_ends
@@ -24,19 +25,22 @@ SMALL, TOO_MUCH = 65536, 6 << 20
 
 
 class Moody:
-    """A socket that takes as many bytes as the test says, one number for each call; None: it says that it is broken."""
+    """A socket that takes as many bytes as the test says, one number for each call; None: it says that it is broken.
+
+    :ivar takes: those numbers; then it takes what the real one takes.
+    """
 
     def __init__(self, end: RecordSocket | LocalSocket, *takes: int | None) -> None:
         self._real: Any = end.socket
-        self._takes = list(takes)
+        self.takes = list(takes)
         end.socket = self  # type: ignore[assignment]
 
     def send(self, data: Any, *flags: int) -> int:
-        if not self._takes:
+        if not self.takes:
             return int(self._real.send(data, *flags))
-        count = self._takes.pop(0)
+        count = self.takes.pop(0)
         if count is None:
-            self._takes.append(None)
+            self.takes.append(None)
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         if not count:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
@@ -123,7 +127,7 @@ async def test_socket_without_buffers_is_full(turns: Turns) -> None:
 async def test_connection_that_cannot_be_written_to_is_read_at_the_local_pace(turns: Turns, side: str) -> None:
     """A pipe with bytes for the local socket is not replaced by the next one, and no bytes pile up in memory."""
     data = random_bytes(TOO_MUCH)
-    async with Rig(turns, buffers=SMALL) as rig:
+    async with Rig(turns, buffers=4 * SMALL) as rig:
         far, other = far_ends(rig, side)
         end, near = (rig.server, rig.near_left) if side == "left" else (rig.client, rig.near_right)
         far.reads = 0
@@ -177,7 +181,7 @@ async def test_loss_of_the_connection_resets_both_behind_what_came(turns: Turns)
         async with Rig(turns) as rig:
             for far, other in (rig.fars, rig.fars[::-1]):
                 far.send(b"before")
-                await rig.until(lambda other=other: other.received)
+                await rig.until(lambda: other.received)  # noqa: B023
             getattr(rig, end).cut()
             await rig.until(lambda: all(far.is_over for far in rig.fars))
             assert all(isinstance(far.error, ConnectionResetError) for far in rig.fars)
@@ -205,6 +209,43 @@ async def test_answer_to_a_reset_that_waits_does_not_cost_the_connection(turns: 
         assert ("client", "lost") not in pair.told
 
 
+@pytest_twisted.ensureDeferred
+async def test_abort_of_a_socket_that_has_closed_is_no_reset(turns: Turns) -> None:
+    """The stream is over at the visitor's end, and the server waits for the client's word that it has read all."""
+    async with Rig(turns) as rig:
+        rig.right.send(b"answer", end=True)
+        await rig.until(lambda: rig.left.ended)
+        full = Moody(rig.server, 1000, *[0] * 1000)
+        rig.left.send(b"late", end=True)
+        await rig.until(lambda: rig.ends)
+        assert rig.server.waiting
+        rig.near_left.abort()
+        full.takes.clear()
+        await rig.until(lambda: rig.right.is_over and rig.told.count(("server", "freed")))
+        assert bytes(rig.right.kept) == b"late"
+        assert rig.right.ended
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_taken_behind_the_loss_of_the_connection(turns: Turns) -> None:
+    """In one read come bytes, and whoever keeps them aborts; then an opening that no honest server sends so early."""
+    opened: list[Opened] = []
+    async with Rig(turns) as rig:
+        Moody(rig.client, *[0] * 1000)
+        rig.right.send(b"x")
+        await rig.until(lambda: rig.client.waiting)
+        Moody(rig.near_right, 0)
+        rig.on_kept, rig.on_opened = rig.near_right.abort, opened.append
+        state = rig.server.state
+        records = state.pack(DATA, b"data") + state.pack(RESET, encode_reason("limit", ""))
+        state.number += 1
+        rig.server.socket.send(records + state.pack(OPEN, encode_opening(0, 0, "")))
+        await rig.until(lambda: rig.client.is_lost)
+        await rig.settle()
+        assert not opened
+        assert ("client", "lost") in rig.told
+
+
 # Cuts and stalls
 
 
@@ -229,7 +270,7 @@ async def test_last_bytes_outlive_a_connection_that_is_cut_when_it_is_free(turns
 
 
 @pytest_twisted.ensureDeferred
-async def test_reset_behind_bytes_that_nobody_takes_is_given_up(turns: Turns) -> None:
+async def test_reset_behind_bytes_that_nobodytakes_is_given_up(turns: Turns) -> None:
     async with Rig(turns, buffers=SMALL) as rig:
         rig.right.reads = 0
         rig.left.send(bytes(TOO_MUCH))
@@ -341,7 +382,7 @@ async def test_next_stream_after_every_kind_of_end(turns: Turns, moment: str) ->
             if moment == "talking":
                 for far in visit.fars:
                     far.send(random_bytes(100_000))
-                await pair.until(lambda fars=visit.fars: all(far.received == 100_000 for far in fars), *visit.fars)
+                await pair.until(lambda: all(far.received == 100_000 for far in visit.fars), *visit.fars)  # noqa: B023
             end(visit)
             await pair.until(lambda: pair.is_free, *visit.fars)
             assert not {"lost", "breach"} & {what for _, what in pair.told}, end
@@ -364,12 +405,12 @@ async def test_next_stream_while_the_last_ones_socket_is_full(turns: Turns, side
             await pair.until(lambda: pair.client.state.number == len(pair.visits))
             slow.reads = 0
             slow.send(b"request", end=True)
-            await pair.until(lambda other=other: other.ended, *visit.fars)
+            await pair.until(lambda: other.ended, *visit.fars)  # noqa: B023
             # The end must come in the same read as the last bytes; otherwise it is read when those are gone.
             end.stop_reading()
             other.send(each, end=True)
             source = visit.near_right if side == "left" else visit.near_left
-            await pair.until(lambda source=source: source._ended, *visit.fars)
+            await pair.until(lambda: source._ended, *visit.fars)  # noqa: B023
             await pair.turns.settle(*visit.fars)
             end.resume_reading()
             await pair.until(lambda: pair.is_free, *visit.fars)
@@ -381,7 +422,7 @@ async def test_next_stream_while_the_last_ones_socket_is_full(turns: Turns, side
         for visit, each in zip(pair.visits, data, strict=False):
             slow, _ = far_ends(visit, side)
             slow.reads = 1 << 16
-            await pair.until(lambda slow=slow: slow.is_over, slow)
+            await pair.until(lambda: slow.is_over, slow)  # noqa: B023
             assert slow.got(each)
             assert slow.ended
 

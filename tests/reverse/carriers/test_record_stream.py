@@ -1,118 +1,97 @@
-"""A stream on a connection of its own, relayed in user space, keeps the promises of streams, plain and under TLS."""
+"""Streams of data connections, relayed in user space, keep the promises of streams, with plain and sealed records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.address import IPv4Address
-from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.reverse.carriers.raw_stream import HIGH_WATER, RawStream
+from rtunnel.reverse.carriers.record_stream import HIGH_WATER, RecordStream
 from rtunnel.reverse.public import Visitor
-from rtunnel.tls.engine import TlsEngine
-from rtunnel.tls.identity import Peer as Proved
-from rtunnel.tls.policy import Role
-from rtunnel.tls.transport import Secured, TlsTransport
+from rtunnel.wire.data.connection import Opened
+from rtunnel.wire.data.records import READ_SIZE
 from tests.relay.fakes import FakeSocket, Recorder
 from tests.relay.stream_contract import BULK, End, StreamContract
-from tests.reverse.net import HOST, QuietFactory, connect, reactor, turns, until
-from tests.tls.parts import Authority, client_of, server_of
+from tests.relay.turns import Turns
+from tests.reverse.carriers.rig import Pair
 
 
-class Pairs:
-    """Connections, each with a stream at both ends."""
+class StreamPair(Pair):
+    """A data connection with one stream after the other."""
 
-    def __init__(self) -> None:
-        self.lost: list[RawStream] = []
-        self.streams: list[RawStream] = []
-        self.listening: Any = None
-        self._accepted: list[End] = []
+    ends: tuple[End, End]
+    streams = 0
 
-    def end(self) -> End:
+    def __init__(self, turns: Turns, lost: list[RecordStream]) -> None:
+        super().__init__(turns)
+        self._lost = lost
+        self._opened = 0
+        self.on_opened = self._take
+
+    @property
+    def is_idle(self) -> bool:
+        return self.server.is_idle and not self.server.is_lost
+
+    def _end(self, far: Any) -> End:
         user = Recorder()
-        stream = RawStream(user, self.lost.append)
-        self.streams.append(stream)
-        return End(stream, user)
+        return End(RecordStream(far, user, self._lost.append), user)
 
-    def below(self, stream: RawStream, role: Role) -> Any:
-        """The protocol of the TCP connection."""
-        return stream
+    def _take(self, _opened: Opened) -> None:
+        self.client.carry(self.ends[1].stream)
+        self._opened += 1
 
-    async def start(self) -> None:
-        factory = QuietFactory()
-        factory.buildProtocol = self._accept  # type: ignore[method-assign,assignment]
-        self.listening = await TCP4ServerEndpoint(reactor, 0, interface=HOST).listen(factory)
+    async def open_stream(self) -> tuple[End, End]:
+        self.ends = self._end(self.server), self._end(self.client)
+        count = self._opened
+        self.server.open(0, "", 0, self.ends[0].stream)
+        await self.turns.until(lambda: self._opened > count)
+        return self.ends
 
-    def _accept(self, _address: Any) -> Any:
-        end = self.end()
-        self._accepted.append(end)
-        return self.below(end.stream, Role.SERVER)
+
+class Setting:
+    """Data connections, which are used again."""
+
+    def __init__(self, which: str) -> None:
+        self.turns = Turns(which)
+        self.pairs: list[StreamPair] = []
+        self.lost: list[RecordStream] = []
 
     async def open(self) -> tuple[End, End]:
-        one, count = self.end(), len(self._accepted)
-        await connect(self.listening.getHost().port, self.below(one.stream, Role.CLIENT))
-        await until(lambda: len(self._accepted) > count)
-        two = self._accepted[-1]
-        await until(lambda: one.stream.connected and two.stream.connected)
-        return one, two
+        for pair in self.pairs:
+            if pair.is_idle:
+                return await pair.open_stream()
+        self.pairs.append(StreamPair(self.turns, self.lost))
+        return await self.pairs[-1].open_stream()
 
-    async def stop(self) -> None:
-        await self.listening.stopListening()
-        for stream in self.streams:
-            if stream not in self.lost:
-                stream.abort()
-        await until(lambda: len(self.lost) == len(self.streams))
+    def stop(self) -> None:
+        for pair in self.pairs:
+            with pair:
+                pass
+        self.turns.close()
 
 
-class _Above(Secured):
-    def __init__(self, stream: RawStream) -> None:
-        self._stream = stream
+class TestRecordStream(StreamContract):
+    @pytest_twisted.async_yield_fixture(params=["running", "running watch", "running watch sealed"])
+    async def setting(self, request: Any) -> Any:
+        setting = Setting(request.param)
+        yield setting
+        setting.stop()
 
-    def build_protocol(self, transport: TlsTransport, peer: Proved) -> IProtocol | None:
-        return self._stream
-
-
-class TlsPairs(Pairs):
-    """The same under TLS."""
-
-    def __init__(self, authority: Authority) -> None:
-        super().__init__()
-        self._credentials = {Role.SERVER: server_of(authority), Role.CLIENT: client_of(authority)}
-
-    def below(self, stream: RawStream, role: Role) -> Any:
-        return TlsTransport(TlsEngine(self._credentials[role]), role, _Above(stream), reactor, 10.0)
-
-
-class RawStreamContract(StreamContract):
     async def open_stream(self, setting: Any) -> tuple[End, End]:
+        self.turns = setting.turns
         pair: tuple[End, End] = await setting.open()
         return pair
 
     async def until(self, condition: Callable[[], object]) -> None:
-        await until(condition)
-
-    @ensureDeferred
-    async def test_reset_ends_both_directions_with_the_reason(self, setting: Any) -> None:
-        """There is no place for the reason."""
-        for first in (0, 1):
-            ends = await self.open_stream(setting)
-            one, two = ends[first], ends[1 - first]
-            one.stream.reset(Code.LIMIT, "too many")
-            await self.until(lambda: two.user.told)  # noqa: B023
-            assert two.user.told == ["reset"]
-            assert two.user.reset is not None
-            assert two.user.reset[0] == Code.CONNECTION_LOST
-            assert one.user.told == [], "who resets knows"
+        await self.turns.until(condition)
 
     @ensureDeferred
     async def test_source_is_paused_and_resumed(self, setting: Any) -> None:
@@ -127,65 +106,102 @@ class RawStreamContract(StreamContract):
                 one.stream.write(bytes(10_000))
                 written += 10_000
                 assert written < 40_000_000, "nobody says stop"
-            await turns(1)
+            await self.turns.turn()
         two.read()
         await self.until(lambda: not one.user.paused)
         await self.until(lambda: len(two.user.received) == written)
 
     @ensureDeferred
     async def test_reset_overtakes_bytes_that_wait(self, setting: Any) -> None:
-        """Who does not read sees it when it reads on."""
+        """The connection is lost. Who does not read sees it when it reads on."""
         one, two = await self.open_stream(setting)
-        one.stream.write(bytes(BULK))
+        one.stream.write(bytes(4 * BULK))
         await self.until(lambda: two.user.received)
         one.stream.reset(Code.CONNECTION_LOST, "the socket broke")
         two.read()
         await self.until(lambda: two.user.told)
         assert two.user.told == ["reset"]
-        assert len(two.user.received) < BULK
+        assert len(two.user.received) < 4 * BULK
 
     @ensureDeferred
-    async def test_end_after_both_ends_is_no_reset(self, setting: Any) -> None:
-        one, two = await self.open_stream(setting)
-        for end in (one, two):
-            end.read()
-            end.stream.write(b"all")
-            end.stream.finish()
-        await self.until(lambda: len(setting.lost) == 2)
-        assert one.user.told == two.user.told == ["finished"]
-        assert one.user.received == two.user.received == b"all"
+    async def test_both_ends_free_the_connection(self, setting: Any) -> None:
+        for _ in range(10):
+            one, two = await self.open_stream(setting)
+            for end in (one, two):
+                end.read()
+                end.stream.write(b"all")
+                end.stream.finish()
+            await self.until(lambda: len(setting.lost) == 2)
+            setting.lost.clear()
+            for end in (one, two):
+                end.stream.write(b"late")
+                end.stream.finish()
+                end.stream.delivered(0)
+            assert one.user.told == two.user.told == ["finished"]
+            assert one.user.received == two.user.received == b"all"
+        assert len(setting.pairs) == 1
+
+    @ensureDeferred
+    async def test_reset_frees_the_connection(self, setting: Any) -> None:
+        for behind in (False, True):
+            for first in (0, 1):
+                ends = await self.open_stream(setting)
+                one, two = ends[first], ends[1 - first]
+                two.read()
+                one.stream.write(b"before")
+                one.stream.reset(Code.LIMIT, "too many", behind=behind)
+                await self.until(lambda: two.user.told and setting.pairs[0].is_idle)  # noqa: B023
+                assert two.user.reset == (Code.LIMIT, "too many")
+                assert two.user.received == b"before"
+        assert len(setting.pairs) == 1
 
     @ensureDeferred
     async def test_what_waits_in_memory_is_bounded(self, setting: Any) -> None:
         one, two = await self.open_stream(setting)
-        one.stream.write(bytes(BULK))
-        await self.until(lambda: not two.stream._reading)
-        assert len(two.user.received) <= HIGH_WATER + 65536
+        one.stream.write(bytes(5 * BULK))
+        await self.until(lambda: len(two.user.received) >= HIGH_WATER)
+        for _ in range(20):
+            await self.turns.turn()
+        assert len(two.user.received) <= HIGH_WATER + READ_SIZE
+        assert two.stream.held >= len(two.user.received)
+        assert one.stream.held > BULK
+
+    @ensureDeferred
+    async def test_next_stream_is_read_although_the_last_ones_user_is_slow(self, setting: Any) -> None:
+        """What it delivers later does not count for the next one either."""
+        one, two = await self.open_stream(setting)
+        two.stream.finish()
+        setting.pairs[0].client.stop_reading()
+        one.stream.write(bytes(30_000))
+        one.stream.finish()
+        for _ in range(20):
+            await self.turns.turn()
+        setting.pairs[0].client.resume_reading()
+        await self.until(lambda: setting.pairs[0].is_idle)
+        fresh_one, fresh_two = await self.open_stream(setting)
+        assert len(setting.pairs) == 1
+        fresh_one.stream.write(bytes(BULK))
+        await self.until(lambda: len(fresh_two.user.received) >= HIGH_WATER)
+        two.read()
+        for _ in range(20):
+            await self.turns.turn()
+        assert len(fresh_two.user.received) <= HIGH_WATER + READ_SIZE
 
     @ensureDeferred
     async def test_abort_tells_both_users(self, setting: Any) -> None:
         one, two = await self.open_stream(setting)
         one.stream.abort()
+        one.stream.abort()
         await self.until(lambda: one.user.told and two.user.told)
         assert one.user.told == two.user.told == ["reset"]
 
-
-class TestPlain(RawStreamContract):
-    @pytest_twisted.async_yield_fixture
-    async def setting(self) -> Any:
-        pairs = Pairs()
-        await pairs.start()
-        yield pairs
-        await pairs.stop()
-
-
-class TestTls(RawStreamContract):
-    @pytest_twisted.async_yield_fixture
-    async def setting(self, tmp_path: Path) -> Any:
-        pairs = TlsPairs(Authority(tmp_path / "pki"))
-        await pairs.start()
-        yield pairs
-        await pairs.stop()
+    @ensureDeferred
+    async def test_lost_connection_tells_both_users(self, setting: Any) -> None:
+        one, two = await self.open_stream(setting)
+        setting.pairs[0].server.cut()
+        await self.until(lambda: one.user.told and two.user.told)
+        assert one.user.told == two.user.told == ["reset"]
+        assert len(setting.lost) == 2
 
 
 def test_visitor_that_left_while_it_waited_is_gone() -> None:

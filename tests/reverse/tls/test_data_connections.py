@@ -373,7 +373,7 @@ async def test_record_that_somebody_on_the_path_has_touched(tunnel: Tunnel, how:
     await connect(tunnel.port, visitor)
     await data.is_used()
     sent: list[bytes] = []
-    send, data.send = data.send, sent.append  # type: ignore[method-assign]
+    send, data.send = data.send, sent.append  # type: ignore[method-assign,assignment]
     data.say(R_DATA, b"one")
     data.say(R_DATA, b"two")
     first, second = sent

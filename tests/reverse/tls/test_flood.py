@@ -81,7 +81,7 @@ async def test_a_peer_that_does_not_read(authority: Authority, ends: Ends, socke
     server = ends.start_server(authority.trusts(authority.server()), handshake_timeout=0.5)
     peer = stall(sockets, ends.control, b"GET / HTTP/1.0\r\n\r\n")
     await ends.lines.wait_for("closed: that is HTTP: visitors use the public port")
-    await ends.lines.until(lambda: not len(server.control._factory), "it is gone", 6)
+    await ends.lines.until(lambda: not server.door.tls, "it is gone", 6)
     peer.settimeout(1)
     assert peer.recv(100) == b"\x15\x03\x03\x00\x02\x02\x0a"
 

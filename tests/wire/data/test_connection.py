@@ -61,7 +61,7 @@ def takes_next(end: DataConnection) -> bool:
     number = end.number + 1
     if not end.is_free:
         return False
-    if end._is_server:
+    if end.is_server:
         end.open(0, "")
     else:
         receive(end, OPEN, number, opening(0))
@@ -184,7 +184,7 @@ def test_what_comes_before_the_answer_to_a_reset_is_dropped(
     end.end()
     end.reset(Code.LIMIT, "full")
     assert not end.takes_data
-    for kind, number in [*before, *([(DONE, 1)] if end._is_server else [])]:
+    for kind, number in [*before, *([(DONE, 1)] if end.is_server else [])]:
         assert receive(end, kind, number, b"x" if kind == DATA else b"") is None
         assert not end.is_free, "the other end has not seen RESET yet"
     receive(end, RESET, 1)

@@ -1,0 +1,166 @@
+"""The data connections of a client's link, and those of a link that it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from twisted.python.failure import Failure
+
+from rtunnel.errors import Code
+from rtunnel.reverse.carriers.link_protocol import LinkProtocol
+from rtunnel.reverse.client.data_connections import DataConnections, IDialler
+from rtunnel.reverse.secured import export_for_records
+from rtunnel.upkeep.visitors import Visitors
+from rtunnel.wire import events
+from rtunnel.wire.client_link import ClientLink
+from rtunnel.wire.data.keys import ClientAgreement, read_plain_keys, wish
+from rtunnel.wire.messages import DIRECT
+from rtunnel.wire.stream import Stream
+
+
+class CarryingSession(LinkProtocol):
+    """A client's link, as far as its data connections are concerned.
+
+    :param dialler: makes them.
+    :param pool: how many may be made or wait at once.
+    :ivar data: the data connections; None until both ends have agreed on keys.
+    :ivar moved_early: streams of which MOVE has come before OPEN, and since when.
+    """
+
+    link: ClientLink
+
+    def __init__(self, link: ClientLink, reactor: Any, visitors: Visitors, dialler: IDialler, pool: int) -> None:
+        super().__init__(link, reactor, dialler.memory)
+        self._dialler = dialler
+        self._visitors = visitors
+        self._pool = pool
+        self.data: DataConnections | None = None
+        self._agreement: ClientAgreement | None = None
+        # Those of the last link, for as long as they have streams.
+        self._adopted: list[DataConnections] = []
+        self._has_closed = False
+        self.moved_early: dict[int, tuple[Stream, float]] = {}
+        self._draining = False
+        self._handlers |= {events.KeysReceived: self._keys_received, events.TicketsReceived: self._tickets_received}
+
+    # What visitors need, see IUser
+
+    def service_of(self, number: int) -> Any:
+        """Return the local service of a tunnel, if visitors may use it; else None."""
+        raise NotImplementedError
+
+    def dialled(self, service: Any) -> None:
+        """Note that the service accepted a visitor."""
+        raise NotImplementedError
+
+    def dial_failed(self, service: Any, failure: Failure) -> None:
+        """Note that the service did not accept a visitor."""
+        raise NotImplementedError
+
+    # Keys
+
+    def _offer_keys(self) -> None:
+        """Send our half of the keys, if links have TLS."""
+        if self.identity is not None and DIRECT in self.link.hello.capabilities:
+            self._agreement = ClientAgreement(wish())
+            self.link.send_keys(self._agreement.message)
+
+    def _keys_received(self, event: events.KeysReceived) -> None:
+        """Take what both ends agree on, and make data connections from now on."""
+        agreement, self._agreement = self._agreement, None
+        try:
+            if self.data is not None:
+                raise ValueError("a second KEYS")
+            if self.identity is None:
+                root = read_plain_keys(event.payload)
+            elif agreement is None:
+                raise ValueError("KEYS where none belong")
+            else:
+                root = agreement.finish(event.payload, export_for_records(self.transport, self.identity))
+        except ValueError as error:
+            self.fail(Code.PROTOCOL, str(error))
+            return
+        self.data = DataConnections(self, self._dialler, root, self._pool, self._visitors)
+        if self._draining:
+            self.data.withdraw()
+
+    def _tickets_received(self, event: events.TicketsReceived) -> None:
+        try:
+            if self.data is None:
+                raise ValueError("TICKETS before KEYS")
+            self.data.take_tickets(event.first, event.count, event.expires)
+        except ValueError as error:
+            self.fail(Code.PROTOCOL, str(error))
+
+    def _moved_early(self, stream: Stream) -> None:
+        """Keep a stream that the server has moved to a data connection of which we have not read yet."""
+        if len(self.moved_early) >= self.link.limits.max_streams:
+            self.fail(Code.PROTOCOL, "more streams were moved than the link may have")
+        self.moved_early[stream.conn_id] = (stream, self.clock.seconds())
+
+    def _give_up_moved(self) -> None:
+        """Reset streams that are on no data connection, although those have been moved for long."""
+        now = self.clock.seconds()
+        for conn_id, (stream, since) in list(self.moved_early.items()):
+            if now - since < self.link.limits.dead_after:
+                break
+            del self.moved_early[conn_id]
+            self.link.reset(stream, Code.TIMEOUT, "no data connection carries it")
+            stream.owner.was_reset(Code.TIMEOUT, "no data connection carries it")
+
+    def _close_connection(self, *, half: bool = False) -> None:
+        """See :class:`LinkProtocol`. Close the data connections with the link."""
+        self._close_data()
+        super()._close_connection(half=half)
+
+    def _close_data(self) -> None:
+        moved, self.moved_early = self.moved_early, {}
+        for stream, _ in moved.values():
+            if not stream.open:  # the others are reset with the link
+                stream.owner.was_reset(Code.CONNECTION_LOST, "the link is lost")
+        if self._has_closed:
+            return
+        self._has_closed = True
+        data = [*self._adopted, *([] if self.data is None else [self.data])]
+        if self.streams_outlive and self._known_as is not None:
+            self._dialler.kept.keep(self._known_as, self, data)
+            return
+        for each in data:
+            each.close(cut=not self.peer_has_left, tail=True)
+
+    @property
+    def _known_as(self) -> tuple[str, str] | None:
+        """By what the same server is known when this client is back."""
+        if self.link.peer is None:
+            return None
+        return self.link.peer.session, "" if self.identity is None else self.identity.fingerprint
+
+    def _adopt(self) -> None:
+        """Go on with the data connections of the last link to the same server; cut those to another one."""
+        kept = self._dialler.kept
+        self._adopted = kept.take(self._known_as)
+        for data in self._adopted:
+            data.adopt(self)
+        kept.close()
+
+    def count_streams(self) -> None:
+        """Count the visitors on data connections."""
+        own = 0 if self.data is None else self.data.stream_count
+        self.link.direct_streams = own + sum(data.stream_count for data in self._adopted)
+
+    def _tick_data(self) -> None:
+        now = self.clock.seconds()
+        if self.data is not None:
+            self.data.tick(now)
+        for data in self._adopted:
+            data.tick(now)
+        self._adopted = [data for data in self._adopted if data.stream_count]
+        if self.moved_early:
+            self._give_up_moved()
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`LinkProtocol`."""
+        yield from super().holdings()
+        for data in (*self._adopted, *([] if self.data is None else [self.data])):
+            yield from data.holdings()
