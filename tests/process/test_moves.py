@@ -39,7 +39,6 @@ KIB = 1024
 #: Visitors who come at once, many more than connections wait.
 CROWD = 24
 DEBUG = ["--log-level=debug"]
-OWN = r"(has|goes on on) a connection of its own$"
 MOVED = r"goes on on a connection of its own$"
 
 
@@ -61,6 +60,14 @@ def start(request: pytest.FixtureRequest, twistd: Twistds, tmp_path: Path) -> St
 
 def moves(tunnel: Tunnel) -> int:
     return len(re.findall(MOVED, tunnel.server.output, re.MULTILINE))
+
+
+def has_own(tunnel: Tunnel, visitor: socket.socket) -> bool:
+    """Whether a visitor is on a connection of its own, from the beginning or by now."""
+    output, name = tunnel.server.output, ":".join(map(str, visitor.getsockname()))
+    stream = re.search(rf"visitor {name} of .*: stream (\d+)$", output, re.MULTILINE)
+    what = f"stream {stream[1]} goes on on" if stream is not None else f"visitor {name} of .* has"
+    return re.search(f"{what} a connection of its own$", output, re.MULTILINE) is not None
 
 
 def test_crowd_that_comes_at_once(serve: Serve, start: Start) -> None:
@@ -99,13 +106,8 @@ def test_crowd_that_comes_at_once(serve: Serve, start: Start) -> None:
     with ThreadPoolExecutor(CROWD) as pool, ExitStack() as stack:
         there = [stack.enter_context(visitor) for visitor in pool.map(visit, range(CROWD)) if visitor is not None]
         assert moves(tunnel)
-        # Those that are not used wait; so each of those who stay has one if that many are in use.
-        poll(
-            lambda: connections(tunnel.server.pid) - len(there) >= 1 + len(there),
-            PATIENCE,
-            "connections for all of them",
-        )
         for visitor in there:
+            poll(lambda: has_own(tunnel, visitor), PATIENCE, "a connection for each")  # noqa: B023
             visitor.sendall(b"still there")
             assert read_bytes(visitor, 11)[0] == 11
             visitor.shutdown(socket.SHUT_WR)

@@ -197,7 +197,8 @@ class Tunnel:
         await until(lambda: not any(session.link.stream_count for session in self.links), "the end of all streams")
         visits = client.link.session.data._visits
         await until(lambda: not self._pool._busy, "free connections")
-        assert not (self._pool._used or visits._used)
+        assert not self._pool._used
+        assert not visits._used
         assert self._pool._on_link == visits._on_link == 0
         assert not any(session.link.streams or session.link.lingering for session in self.links)
         assert not client.link.session.moved_early
