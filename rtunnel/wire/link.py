@@ -38,10 +38,6 @@ REFERENCE_MAX_WAITING = 1024 * 1024
 REFERENCE_MAX_STALL = 30.0
 
 
-def _ignore_count(_change: int) -> None:
-    pass
-
-
 class Link(LinkControl):
     """The base of :class:`~rtunnel.wire.server_link.ServerLink` and :class:`~rtunnel.wire.client_link.ClientLink`.
 
@@ -58,7 +54,7 @@ class Link(LinkControl):
         super().__init__(hello, limits, now)
         self.streams: dict[int, Stream] = {}
         self.lingering: set[Stream] = set()
-        self.on_stream_count: Callable[[int], None] = _ignore_count
+        self.on_stream_count: Callable[[int], None] = lambda _change: None
         self.windows = Windows(limits.initial_credit, limits.max_window, limits.link_buffer)
         self._direct = 0
         self._handlers[frames.CLOSE_CONN] = self._receive_close
@@ -209,11 +205,10 @@ class Link(LinkControl):
         :param behind: send what is queued first. What the peer sends is dropped from now on.
         :param elsewhere: if the stream has moved, its reset goes out where it goes on, and so only bytes and MOVE here.
         """
-        if elsewhere and stream.open and stream.sent_move:
-            self.delivered(stream, stream.receive_window.waiting)
-            return
         if stream.lingering:
             self._end_lingering(stream)
+        elif stream.open and elsewhere and stream.sent_move:
+            self.delivered(stream, stream.receive_window.waiting)
         elif stream.open and behind and (stream.queued or (stream.ending and not stream.sent_end)):
             stream.broken = (code, message)
             if stream.moving and not elsewhere:

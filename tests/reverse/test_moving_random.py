@@ -26,7 +26,7 @@ from tests.reverse.net import Peer, turns, until
 from tests.reverse.world import World
 
 #: More than the buffers of the system and the window of a stream take.
-BUFFER, STUCK = 2048, 40_000
+BUFFER, STUCK = 8192, 60_000
 LIMITS = LinkLimits(initial_credit=1500, max_window=3000)
 CREDIT = LIMITS.initial_credit
 #: Each end of each visitor sends its own part of this.
@@ -46,13 +46,19 @@ STEPS = st.lists(
         st.tuples(st.just("read"), WHO, SIDE, st.booleans()),
         st.tuples(st.just("half_close"), WHO, SIDE),
         st.tuples(st.just("abort"), WHO, SIDE),
+        st.tuples(st.just("abort"), WHO, SIDE),
         st.tuples(st.just("read_link"), SIDE, st.booleans()),
         st.tuples(st.just("read_data"), st.booleans()),
         st.tuples(st.just("wait"), st.integers(1, 5)),
         st.tuples(st.just("wait"), st.integers(1, 5)),
     ),
-    min_size=5,
-    max_size=40,
+    max_size=20,
+)
+#: What a visitor or its service does before it moves, and how it moves.
+BEGINNINGS = st.lists(
+    st.tuples(st.sampled_from(["stick", "send", "half_close"]), SIDE, st.sampled_from(["move", "move_early"])),
+    min_size=1,
+    max_size=3,
 )
 
 
@@ -191,10 +197,9 @@ class Tunnel:
         await until(lambda: not any(session.link.stream_count for session in self.links), "the end of all streams")
         visits = client.link.session.data._visits
         await until(lambda: not self._pool._busy, "free connections")
-        assert not (self._pool._used)
-        assert not (self._pool._on_link)
-        assert not (visits._used)
-        assert not (visits._on_link)
+        assert not self._pool._used
+        assert not visits._used
+        assert self._pool._on_link == visits._on_link == 0
         assert not any(session.link.streams or session.link.lingering for session in self.links)
         assert not client.link.session.moved_early
         assert not server.ids._live
@@ -224,10 +229,13 @@ def tunnel(world: World, monkeypatch: pytest.MonkeyPatch) -> Tunnel:
 
 
 @AUTO
-@given(count=st.integers(1, 3), steps=STEPS)
-@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+@given(beginnings=BEGINNINGS, steps=STEPS)
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @ensureDeferred
-async def test_streams_that_move(tunnel: Tunnel, count: int, steps: list[tuple[Any, ...]]) -> None:
-    await tunnel.come(count)
+async def test_streams_that_move(tunnel: Tunnel, beginnings: Any, steps: list[tuple[Any, ...]]) -> None:
+    await tunnel.come(len(beginnings))
+    for who, (what, side, move) in enumerate(beginnings):
+        more = (1000,) if what == "send" else ()
+        await tunnel.run([(what, who, side, *more), ("wait", 3), (move, who)])
     await tunnel.run(steps)
     await tunnel.wind_up()

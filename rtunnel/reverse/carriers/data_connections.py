@@ -260,6 +260,7 @@ class DataPool:
     def _move_one(self, stream: Stream) -> None:
         connection, _ = self._idle.popitem()
         self._busy[connection] = None
+        self.log.debug("stream {stream} goes on on a connection of its own", stream=stream.conn_id)
         moving = MovingStream(self._session, stream, connection, self._left_link, self._taken, self._ended)
         self._session.memory.add(moving.held)
         self._used[moving] = None
