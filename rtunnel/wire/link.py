@@ -390,9 +390,3 @@ class Link(LinkControl):
             error = messages.encode_error(WireError(messages.SCOPE_STREAM, *stream.broken))
             out.append(frames.encode_frame(frames.ERROR, stream.conn_id, error))
             self._remove(stream)
-
-    def _send_reset(self, conn_id: int, code: str, message: str) -> None:
-        if self.peer is None:
-            self._send(frames.CLOSE_CONN, conn_id)
-        else:
-            self._send_error(messages.SCOPE_STREAM, conn_id, code, message)

@@ -235,3 +235,9 @@ class LinkControl:
     def _send_error(self, scope: str, conn_id: int, code: str, message: str) -> None:
         error = messages.encode_error(WireError(scope, code, message))
         self._send(frames.ERROR, conn_id, error, is_answer=scope == messages.SCOPE_TUNNEL)
+
+    def _send_reset(self, conn_id: int, code: str, message: str) -> None:
+        if self.peer is None:
+            self._send(frames.CLOSE_CONN, conn_id)
+        else:
+            self._send_error(messages.SCOPE_STREAM, conn_id, code, message)

@@ -78,7 +78,8 @@ class RawData(RawLink):
         if self.attached is None:
             if len(held) < HEADER.size or len(held) < (end := HEADER.size + HEADER.unpack_from(held)[2]):
                 return
-            assert held[0] == ATTACH
+            if held[0] != ATTACH:
+                return  # the client is back with another link
             self.attached = bytes(held[HEADER.size : end])
             del held[:end]
         if self.agree is not None and self.seals is None:

@@ -206,6 +206,7 @@ async def test_fin_twice(scene: Scene) -> None:
     await scene.is_reset("protocol-error")
 
 
+@pytest.mark.parametrize("scene", [at_server], indirect=True)
 @ensureDeferred
 async def test_move_without_a_data_connection(scene: Scene) -> None:
     scene.link.put(DATA, scene.number, b"abc")

@@ -327,7 +327,7 @@ async def test_waiting_connections_are_kept_alive_and_dead_ones_are_closed(world
 @AUTO
 @ensureDeferred
 async def test_link_that_goes_takes_its_data_connections_with_it(world: World) -> None:
-    server, link, port, tickets = await client_by_hand(world)
+    server, link, port, tickets = await client_by_hand(world, limits=QUICK)
     waiting, used = [await attach(world, server, ticket) for ticket in tickets[:2]]
     session = session_of(server)
     await until(lambda: len(session.carriers[0]._idle) == 2)
@@ -335,7 +335,7 @@ async def test_link_that_goes_takes_its_data_connections_with_it(world: World) -
     await until(lambda: used.visitor is not None or waiting.visitor is not None)
     link.abort()
     for each in (waiting, used, visitor):
-        await until(lambda: each.lost is not None)  # noqa: B023
+        await until(lambda: each.over)  # noqa: B023
     assert visitor.was_reset
     assert not server.ids._live
     assert not len(server.tickets)
@@ -354,6 +354,7 @@ async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
     await until(lambda: used.visitor is not None or waiting.visitor is not None)
     if used.visitor is None:
         waiting, used = used, waiting
+    tail_of = session.carriers[0]
     link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
     await world.sessions(server, 0)
     await until(lambda: waiting.eof or waiting.lost is not None)
@@ -364,7 +365,7 @@ async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
     visitor.close()
     await until(lambda: not server.visitors)
     assert not visitor.was_reset
-    assert not session.carriers[0]._tail.active()
+    assert not tail_of._tail.active()
 
 
 @AUTO

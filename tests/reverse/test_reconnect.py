@@ -122,9 +122,9 @@ async def test_same_session_name_for_the_life_of_the_process(world: World) -> No
     assert len(names[0]) == 32
 
 
-@BOTH_PLANES
 @ensureDeferred
 async def test_streams_of_a_lost_link_are_reset_at_both_ends(world: World) -> None:
+    """Those that it carries itself."""
     server, service, port = world.server(), await world.service(), free_port()
     client = world.client(server, (port, service.port))
     await world.reachable()

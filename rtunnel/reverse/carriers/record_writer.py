@@ -11,16 +11,17 @@ from typing import Any
 from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.relay.polled_socket import PolledSocket, is_full
 from rtunnel.wire.data.connection import DataConnection
-from rtunnel.wire.data.records import DATA, HEADER, HEADER_SIZE
+from rtunnel.wire.data.records import DATA, HEADER, HEADER_SIZE, MAX_SEALED
 from rtunnel.wire.data.seal import TAG, Seal
 
-#: The most that is read from a local socket at a time, in bytes.
-PAYLOAD_SIZE = 64 * 1024
+#: The most that is read from a local socket at a time, in bytes. Where more is waiting, plain bytes are spliced from
+#: then on; sealed ones cost the less the longer their records are.
+PLAIN_SIZE, SEALED_SIZE = 64 * 1024, MAX_SEALED - TAG
 # One buffer serves all connections: the reactor runs one read at a time, and what stays is copied out. A header comes
 # before the payload, and the sealed record has a buffer of its own.
-_OUT = memoryview(bytearray(HEADER_SIZE + PAYLOAD_SIZE))
+_OUT = memoryview(bytearray(HEADER_SIZE + SEALED_SIZE))
 _PAYLOAD = _OUT[HEADER_SIZE:]
-_SEALED = memoryview(bytearray(HEADER_SIZE + PAYLOAD_SIZE + TAG))
+_SEALED = memoryview(bytearray(HEADER_SIZE + SEALED_SIZE + TAG))
 _MORE = getattr(socket, "MSG_MORE", 0)
 
 
@@ -38,7 +39,7 @@ class RecordWriter(PolledSocket):
         super().__init__(poller, sock)
         self.state = state
         self._seal = seal
-        self.payload = _PAYLOAD
+        self.payload = _PAYLOAD[: PLAIN_SIZE if seal is None else SEALED_SIZE]
         self.may_splice = self.may_splice and seal is None
         # Writes fail; what has come before is still read.
         self._is_broken = False
@@ -93,8 +94,8 @@ class RecordWriter(PolledSocket):
     def write(self, data: bytes) -> bool:
         """Send *data*, of any length, as records. Return False if the source should pause."""
         view = memoryview(data)
-        for start in range(0, len(view), PAYLOAD_SIZE):
-            piece = view[start : start + PAYLOAD_SIZE]
+        for start in range(0, len(view), len(self.payload)):
+            piece = view[start : start + len(self.payload)]
             _PAYLOAD[: len(piece)] = piece
             self.send_data(len(piece))
         return not self._writing

@@ -395,8 +395,4 @@ class IceAgent(PatientConnection):
         # No reference cycles: they would keep DTLS too until the garbage collector comes.
         self._check_list.clear()
         self._query_consent_task = None
-        self._on_candidate = _ignore
-
-
-def _ignore(_candidate: Candidate | None) -> None:
-    pass
+        self._on_candidate = lambda _candidate: None

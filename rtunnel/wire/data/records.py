@@ -39,10 +39,12 @@ MAX_UNPROVED = 64
 MAX_CONTROL = 4096
 _LONGEST = {END: 0, ALIVE: 0, DONE: 0}
 
-#: The size of a read, in bytes. Each event causes one read only, so that no connection holds up the others.
-READ_SIZE = 128 * 1024
+#: The size of a read of sealed records, in bytes, and of plain ones, of which more is spliced. Each event causes one
+#: read only, so that no connection holds up the others.
+READ_SIZE, READ_PLAIN = 512 * 1024, 128 * 1024
 
 _IN = memoryview(bytearray(READ_SIZE))
+_IN_PLAIN = _IN[:READ_PLAIN]
 _OPENED = memoryview(bytearray(READ_SIZE + MAX_SEALED))
 _OPENING = Struct("!II")
 #: The first half of the header of a DATA record that is so many bytes long, less that number.
@@ -107,7 +109,7 @@ class PlainReader:
 
     def target(self) -> memoryview:
         """See :class:`Reader`."""
-        return _IN
+        return _IN_PLAIN
 
     def feed(self, count: int) -> list[Record]:
         """See :class:`Reader`."""

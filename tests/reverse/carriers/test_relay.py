@@ -13,7 +13,7 @@ from twisted.internet.epollreactor import EPollReactor
 from rtunnel.relay.last_bytes import unacknowledged
 from rtunnel.relay.polled_socket import SPLICE_SIZE
 from rtunnel.relay.sockets import RESET_ON_CLOSE
-from rtunnel.reverse.carriers.record_writer import PAYLOAD_SIZE
+from rtunnel.reverse.carriers.record_writer import SEALED_SIZE
 from rtunnel.wire.data.records import READ_SIZE
 from tests.relay.turns import Far, Turns, random_bytes
 from tests.reverse.carriers.rig import Rig, far_ends
@@ -148,7 +148,7 @@ async def test_nothing_is_read_while_the_other_side_does_not_take(turns: Turns, 
         assert sending.sent < 16 * SMALL + 2 * SPLICE_SIZE
         assert sum(near.waiting for near in rig.nears) <= max(SPLICE_SIZE, READ_SIZE)
         assert sum(end.waiting for end in rig.both) <= SPLICE_SIZE + 64
-        assert sum(near.held for near in rig.nears) < READ_SIZE + 2 * PAYLOAD_SIZE + 16384
+        assert sum(near.held for near in rig.nears) < READ_SIZE + 2 * SEALED_SIZE + 16384
         # This does not hold up the other direction.
         slow.send(b"still there")
         await rig.until(lambda: sending.received)
@@ -372,4 +372,4 @@ async def test_what_a_socket_does_not_take_is_announced(turns: Turns, kind: str,
         sending.send(bytes(TOO_MUCH))
         await rig.until(lambda: len(rig.ends) == 2)
         assert len(rig.kept) == 1
-        assert sum(near.held for near in rig.nears) < PAYLOAD_SIZE
+        assert sum(near.held for near in rig.nears) < SEALED_SIZE

@@ -9,7 +9,14 @@ from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from rtunnel.errors import Code
 from rtunnel.wire.data.seal import Cipher
@@ -154,8 +161,8 @@ class TwoEnds(RuleBasedStateMachine):
         assert all(end.state.is_free and end.got[last].ended for end in self.ends)
 
 
-TestTwoEnds = TwoEnds.TestCase
-TestTwoEnds.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+def test_two_ends() -> None:
+    run_state_machine_as_test(TwoEnds, settings=settings(max_examples=120, stateful_step_count=60, deadline=None))
 
 
 # A peer that is not honest
