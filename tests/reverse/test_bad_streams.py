@@ -208,13 +208,10 @@ async def test_fin_twice(scene: Scene) -> None:
 
 @pytest.mark.parametrize("scene", [at_server], indirect=True)
 @ensureDeferred
-async def test_move_without_a_data_connection(world: World) -> None:
-    """To a client, OPEN may come later."""
-    scene = await at_server(world)
+async def test_move_without_a_data_connection(scene: Scene) -> None:
     scene.link.put(DATA, scene.number, b"abc")
     scene.link.put(MOVE, scene.number, pack("!Q", 3))
     await scene.is_reset("protocol-error")
-    await scene.goes_on()
 
 
 @pytest.mark.parametrize("payload", [b"", b"{}", b'{"scope": "world"}', b"\xff", b"[" * 9999])
