@@ -262,7 +262,6 @@ class DataPool:
         self._busy[connection] = None
         self.log.debug("stream {stream} goes on on a connection of its own", stream=stream.conn_id)
         moving = MovingStream(self._session, stream, connection, self._left_link, self._taken, self._ended)
-        self._session.memory.add(moving.held)
         self._used[moving] = None
         self._on_link += 1
         connection.open(0, "", stream.conn_id, moving)
