@@ -96,9 +96,11 @@ def test_a_daemon(run_twistd: Run, tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("twistd.log*")} == {0o640}
 
 
-#: Makes standard input the terminal of its session, and becomes another program.
+#: Makes standard input the terminal of its session, and becomes another program. If the tests run under ``nohup``, that
+#: one must not.
 WITH_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
