@@ -37,6 +37,8 @@ AT_FIRST = 4
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
+#: How many times the number that may wait a client may have not freed yet, although their visitors are gone.
+MOST_ENDING = 4
 #: Seconds after which unused tickets count as lost, for example because an end had no descriptor left.
 LOST_AFTER = 10.0
 
@@ -160,6 +162,10 @@ class DataPool:
             self._server.log_limiter.warn(
                 "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
             )
+
+    def holds(self, count: int) -> None:
+        """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`."""
+        self._session.memory.add(count)
 
     def _available(self, connection: RecordSocket) -> None:
         """Use a connection for a visitor that waits; else keep it."""
@@ -336,6 +342,9 @@ class DataPool:
             return
         # Visitors and other links need descriptors too; whoever waits for a connection has his own.
         missing = min(missing, max(self._server.descriptors.spare - len(tickets), len(self._waiting)))
+        # Those whose stream the client has still to end will be free again.
+        ending = len(self._busy) - len(self._used)
+        missing = min(missing, MOST_ENDING * self._most - ending)
         if missing > 0:
             first, count = tickets.issue(self, missing, now)
             if count:
@@ -346,10 +355,13 @@ class DataPool:
         """See :class:`ICarrier`."""
         self.refill()
 
-    def holdings(self) -> Iterator[tuple[int, LocalSocket | RecordStream]]:
+    def holdings(self) -> Iterator[tuple[int, LocalSocket | RecordStream | RecordSocket]]:
         """See :class:`ICarrier`."""
         for used in self._used:
             yield used.held, used
+        for connection in (*self._unproved, *self._idle, *self._busy):
+            if not connection.has_local:
+                yield connection.held, connection
 
     def tick(self, now: float) -> None:
         """See :class:`ICarrier`."""

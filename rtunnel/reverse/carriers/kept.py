@@ -6,7 +6,7 @@ or may not stay, takes its streams with it (docs/wire.rst, "Streams outlive thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -24,6 +24,7 @@ class IConnections(Protocol):
 
     @property
     def stream_count(self) -> int: ...
+    def holdings(self) -> Iterator[tuple[int, Any]]: ...
     def tick(self, now: float) -> None: ...
     def close(self, *, cut: bool) -> None: ...
 
@@ -31,11 +32,26 @@ class IConnections(Protocol):
 C = TypeVar("C", bound=IConnections)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Kept(Generic[C]):
+    """What one link has left, and a party to the budget of memory (see :class:`~rtunnel.upkeep.memory.IParty`)."""
+
     session: Any
+    payer: str
     connections: list[C]
     until: float
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        for each in self.connections:
+            yield from each.holdings()
+
+    def free(self, holding: Any) -> None:
+        holding.abort()
+
+    def set_short(self, is_short: bool, is_full: bool) -> None: ...
+
+    def measure_growth(self) -> int:
+        return 0
 
 
 class KeptConnections(Generic[C]):
@@ -66,14 +82,19 @@ class KeptConnections(Generic[C]):
         if connections and not self._kept:
             self._looks.start(LOOK_EVERY)
         if connections:
-            self._kept[peer] = _Kept(session, connections, self._clock.seconds() + self._patience)
+            kept = _Kept(session, session.payer, connections, self._clock.seconds() + self._patience)
+            self._kept[peer] = kept
+            session.memory.join(kept)
 
     def take(self, peer: Hashable) -> list[C]:
         """Return what was kept of *peer*, which has a link again."""
         kept = self._kept.pop(peer, None)
         if not self._kept:
             self._looks.stop()
-        return [] if kept is None else kept.connections
+        if kept is None:
+            return []
+        kept.session.memory.leave(kept)
+        return kept.connections
 
     def close(self) -> None:
         """Cut everything."""

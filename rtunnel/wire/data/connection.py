@@ -107,7 +107,7 @@ class DataConnection:
         self._sent_end = self._got_end = self._sent_reset = self._got_reset = False
         self.has_sent = self.has_heard = False
         self._ticked_at = now
-        # Seconds for which this end has sent nothing, has heard nothing, and has waited for the answer to its RESET.
+        # Seconds for which this end has sent nothing, has heard nothing, and has waited for something that is due.
         self._quiet = self._silence = self._unanswered = 0.0
 
     # Records out
@@ -247,7 +247,8 @@ class DataConnection:
         self._ticked_at = now
         self._silence = 0.0 if self.has_heard or not is_reading else self._silence + passed
         self._quiet = 0.0 if self.has_sent else self._quiet + passed
-        self._unanswered = self._unanswered + passed if self._sent_reset and not self.is_free else 0.0
+        is_due = not can_send if self.is_free else self._sent_reset
+        self._unanswered = self._unanswered + passed if is_due else 0.0
         self.has_heard = self.has_sent = False
         # At the last tick before the time is up. The half is for ticks that come a little early.
         if can_send and self._quiet > self._limits.keepalive_interval - 1.5 * self.tick_every:
@@ -266,12 +267,14 @@ class DataConnection:
         return self._silence
 
     def progressed(self) -> None:
-        """Take note that the other end has taken some of what lies before our RESET."""
+        """Take note that the other end has taken some of what lies before our RESET, or behind the last stream."""
         self._unanswered = 0.0
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a RESET is not answered: the other end has not read it, because its own side takes nothing."""
+        """Whether the other end is of no use: it does not answer a RESET, because its own side takes nothing; it does
+        not prove itself; or it does not take what waits although the stream is over.
+        """
         return self._unanswered > BROKEN_MAX_STALL
 
     @property
