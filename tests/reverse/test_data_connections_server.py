@@ -149,6 +149,30 @@ async def test_no_late_byte_reaches_the_next_visitor(world: World) -> None:
 
 @AUTO
 @ensureDeferred
+async def test_client_that_frees_no_connection_gets_no_more_of_them(world: World) -> None:
+    """Its connections count as no streams once their visitors are gone. Visitors go by the link then."""
+    server, link, port, tickets = await client_by_hand(world, pool=1)
+    carrier = session_of(server).carriers[0]
+    for count in range(1, pool.MOST_ENDING + 2):
+        data = await waiting_connection(world, server, tickets[0])
+        visitor = await world.visitor(port)
+        await data.is_used()
+        visitor.abort()
+        await data.is_reset()
+        await until(lambda: not server.visitors)
+        assert sum(holding in carrier._busy for _, holding in carrier.holdings()) == count
+        if count <= pool.MOST_ENDING:
+            tickets = await tickets_of(link)
+    await link.is_alive()
+    assert link.seen.count(TICKETS) == pool.MOST_ENDING + 1
+    await world.visitor(port)
+    await link.take(NEW_CONN)
+    data.say(R_RESET, b"connection-lost\0")
+    await until(lambda: carrier._idle)
+
+
+@AUTO
+@ensureDeferred
 async def test_tickets_come_with_the_first_tunnel_and_not_before(world: World) -> None:
     server = world.server()
     link = await world.raw_extended(server, capabilities=CAPABILITIES)
