@@ -39,6 +39,7 @@ from tests.reverse.data import (
 from tests.reverse.net import (
     ERROR,
     HELLO,
+    HOST,
     INIT,
     NEW_CONN,
     READY,
@@ -53,10 +54,11 @@ from tests.reverse.world import QUICK, World, port_of
 TICKET = bytes(range(16))
 
 
-async def client_by_hand(world: World, **settings: Any) -> tuple[Any, RawLink, int, list[Ticket]]:
+async def client_by_hand(world: World, *, session: str = "", **settings: Any) -> tuple[Any, RawLink, int, list[Ticket]]:
     """Our server, a link by hand with a tunnel, its port, and the first tickets."""
     server, port = world.server(**settings), free_port()
-    link = await world.raw_extended(server, port, capabilities=[*CAPABILITIES, *settings.get("more", [])])
+    more = settings.get("more", [])
+    link = await world.raw_extended(server, port, session=session, capabilities=[*CAPABILITIES, *more])
     return server, link, port, await tickets_of(link)
 
 
@@ -521,3 +523,38 @@ async def test_client_that_knows_none_is_served_by_the_link(world: World) -> Non
     await world.visitor(port)
     await link.take(NEW_CONN)
     assert len(world.lines("knows no data connections: its visitors go by the link", LogLevel.warn)) == 1
+
+
+@AUTO
+@ensureDeferred
+async def test_what_outlives_its_link_still_counts(world: World) -> None:
+    """The link is lost twice. The client's visitor goes on, and pays for what it holds; so does it in between."""
+    server, link, port, tickets = await client_by_hand(world, session="1" * 32)
+    data = await waiting_connection(world, server, tickets[0])
+    visitor = await world.visitor(port)
+    await data.is_used()
+    memory, lost = server.memory, session_of(server)
+
+    def held() -> int:
+        return sum(used is holding for each in memory._parties for _, holding in each.holdings())
+
+    (used,) = lost.carriers[0]._used
+    for question in (b"one", b"two"):
+        link.abort()
+        await world.sessions(server, 0)
+        assert len(server.kept) == lost.visitor_count == held() == 1
+        assert [party.payer for party in memory._parties] == [HOST]
+        visitor.send(question)
+        await until(lambda: data.stream.endswith(question))  # noqa: B023
+        link = await world.raw_extended(server, port, session="1" * 32, capabilities=CAPABILITIES)
+        (lost,) = server.sessions
+        assert lost.visitor_count == held() == len(memory._parties) == 1
+        assert not len(server.kept)
+    link.abort()
+    await world.sessions(server, 0)
+    (party,) = memory._parties
+    for _, holding in list(party.holdings()):
+        party.free(holding)
+    await until(lambda: visitor.was_reset)
+    await until(lambda: not memory._parties, "the look at what is kept")
+    assert not (len(server.kept) or lost.visitor_count or server.visitors)
