@@ -73,6 +73,7 @@ class DataConnection:
     :ivar is_server: which end this is.
     :ivar number: of the present or last stream; 0 before the first one.
     :ivar takes_data: DATA of that stream is wanted.
+    :ivar tick_every: seconds between two calls of :meth:`tick`.
     :ivar is_free: no stream is open.
     :ivar has_sent: set by the I/O when it sends, and cleared by :meth:`tick`.
     :ivar has_heard: the same, for bytes that come.
@@ -95,12 +96,14 @@ class DataConnection:
         "is_server",
         "number",
         "takes_data",
+        "tick_every",
     )
 
     def __init__(self, limits: LinkLimits, seal: Seal | None, now: float, *, is_server: bool) -> None:
         self._limits = limits
         self._seal = seal
         self.is_server = is_server
+        self.tick_every = min(1.0, limits.keepalive_interval / 2)
         self.number = 0
         self.is_free = True
         self.takes_data = False
@@ -255,11 +258,6 @@ class DataConnection:
             self._quiet = 0.0
             return self.alive()
         return b""
-
-    @property
-    def tick_every(self) -> float:
-        """Seconds between two calls of :meth:`tick`."""
-        return min(1.0, self._limits.keepalive_interval / 2)
 
     @property
     def silence(self) -> float:
