@@ -149,9 +149,10 @@ async def test_no_late_byte_reaches_the_next_visitor(world: World) -> None:
     assert not world.lines("a data connection is closed")
 
 
+@pytest.mark.parametrize("how", ["reset", "end"])
 @AUTO
 @ensureDeferred
-async def test_client_that_frees_no_connection_gets_no_more_of_them(world: World) -> None:
+async def test_client_that_frees_no_connection_gets_no_more_of_them(world: World, how: str) -> None:
     """Its connections count as no streams once their visitors are gone. Visitors go by the link then."""
     server, link, port, tickets = await client_by_hand(world, pool=1)
     carrier = session_of(server).carriers[0]
@@ -159,8 +160,13 @@ async def test_client_that_frees_no_connection_gets_no_more_of_them(world: World
         data = await waiting_connection(world, server, tickets[0])
         visitor = await world.visitor(port)
         await data.is_used()
-        visitor.abort()
-        await data.is_reset()
+        if how == "reset":
+            visitor.abort()
+            await data.is_reset()
+        else:
+            data.say(R_END)
+            visitor.close()
+            await until(lambda: data.ended)  # noqa: B023
         await until(lambda: not server.visitors)
         assert sum(holding in carrier._busy for _, holding in carrier.holdings()) == count
         if count <= pool.MOST_ENDING:
@@ -169,7 +175,7 @@ async def test_client_that_frees_no_connection_gets_no_more_of_them(world: World
     assert link.seen.count(TICKETS) == pool.MOST_ENDING + 1
     await world.visitor(port)
     await link.take(NEW_CONN)
-    data.say(R_RESET, b"connection-lost\0")
+    data.say(*((R_RESET, b"connection-lost\0") if how == "reset" else (R_DONE,)))
     await until(lambda: carrier._idle)
 
 
@@ -557,4 +563,4 @@ async def test_what_outlives_its_link_still_counts(world: World) -> None:
         party.free(holding)
     await until(lambda: visitor.was_reset)
     await until(lambda: not memory._parties, "the look at what is kept")
-    assert not (len(server.kept) or lost.visitor_count or server.visitors)
+    assert [len(server.kept), lost.visitor_count, len(server.visitors)] == [0, 0, 0]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from twisted.internet.interfaces import IDelayedCall
 
@@ -24,6 +23,7 @@ from rtunnel.reverse.carriers.moving import STAYED, MovingStream, has_stayed
 from rtunnel.reverse.carriers.record_socket import COST, RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL
+from rtunnel.reverse.carriers.waiting import Waiting
 from rtunnel.reverse.public import Visitor
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.data.connection import Opened
@@ -41,23 +41,6 @@ PATIENCE = 5.0
 MOST_ENDING = 4
 #: Seconds after which unused tickets count as lost, for example because an end had no descriptor left.
 LOST_AFTER = 10.0
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A visitor that waits for a data connection; see :class:`~rtunnel.upkeep.visitors.IVisitor`."""
-
-    pool: DataPool
-    visitor: Visitor
-    tunnel: int
-    until: float
-    touched: bool = True
-
-    def abort(self) -> None:
-        """Turn the visitor away."""
-        self.pool.turn_away(self)
-
-    cut = abort
 
 
 class DataPool:
@@ -86,7 +69,7 @@ class DataPool:
         self._idle: dict[RecordSocket, None] = {}
         self._busy: dict[RecordSocket, None] = {}
         self._used: dict[LocalSocket | RecordStream, None] = {}
-        self._waiting: dict[_Waiting, None] = {}
+        self._waiting: dict[Waiting, None] = {}
         # Of those that are used, how many count as streams of the link still.
         self._on_link = 0
         self._move_call: IDelayedCall | None = None
@@ -202,7 +185,7 @@ class DataPool:
             self._move_soon()
             return False
         visitor.wait()
-        waiting = _Waiting(self, visitor, tunnel, self.reactor.seconds() + PATIENCE)
+        waiting = Waiting(self.turn_away, visitor, tunnel, self.reactor.seconds() + PATIENCE)
         self._waiting[waiting] = None
         self._server.visitors.add(waiting, visitor.prefix, (self._session, tunnel))
         self._count()
@@ -300,7 +283,7 @@ class DataPool:
         if isinstance(used, LocalSocket):
             self._server.visitors.discard(used)
 
-    def turn_away(self, waiting: _Waiting) -> None:
+    def turn_away(self, waiting: Waiting) -> None:
         """Close a visitor that waits."""
         if self._waiting.pop(waiting, waiting) is None:
             self._server.visitors.discard(waiting)

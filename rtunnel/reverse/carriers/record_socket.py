@@ -137,8 +137,8 @@ class RecordSocket(RecordWriter):
 
     @property
     def has_local(self) -> bool:
-        """Whether the connection has a local side, which counts what this holds."""
-        return self._local is not None
+        """Whether a local side counts what this holds. When both have ended, it may be gone."""
+        return self._local is not None and not self.state.has_ended
 
     @property
     def held(self) -> int:

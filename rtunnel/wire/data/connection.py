@@ -129,6 +129,11 @@ class DataConnection:
         """Whether the next visitor can have this connection."""
         return self.is_free and self.number < LAST
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether both ends have ended the present or last stream, which may not be over yet."""
+        return self._sent_end and self._got_end
+
     def open(self, tunnel: int, visitor: str, moved: int = 0) -> bytes:
         """Open the next stream; only at the server, and if :attr:`can_open`. Return the record.
 
