@@ -133,6 +133,7 @@ class DataPool:
         self._busy.pop(connection, None)
         if self._closed or not connection.state.can_open:
             connection.cut()
+            self._look_whether_over()
         else:
             self._available(connection)
 
@@ -141,6 +142,7 @@ class DataPool:
         self._unproved.pop(connection, None)
         self._idle.pop(connection, None)
         self._busy.pop(connection, None)
+        self._look_whether_over()
         if is_breach:
             self._server.log_limiter.warn(
                 "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
@@ -276,12 +278,16 @@ class DataPool:
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]
         self._count()
-        if not self._used and self._tail is not None and self._tail.active():
-            self._tail.cancel()
-        if not self._used and self._closed:
-            self._session.leave(self)
+        self._look_whether_over()
         if isinstance(used, LocalSocket):
             self._server.visitors.discard(used)
+
+    def _look_whether_over(self) -> None:
+        """Leave the session once nothing is left. A client that frees no connection is not forgotten before."""
+        if self._closed and not (self._used or self._busy):
+            if self._tail is not None and self._tail.active():
+                self._tail.cancel()
+            self._session.leave(self)
 
     def turn_away(self, waiting: Waiting) -> None:
         """Close a visitor that waits."""
@@ -325,9 +331,7 @@ class DataPool:
             return
         # Visitors and other links need descriptors too; whoever waits for a connection has his own.
         missing = min(missing, max(self._server.descriptors.spare - len(tickets), len(self._waiting)))
-        # Those whose stream the client has still to end will be free again.
-        ending = len(self._busy) - len(self._used)
-        missing = min(missing, MOST_ENDING * self._most - ending)
+        missing = min(missing, MOST_ENDING * self._most - len(self._busy) + len(self._used))
         if missing > 0:
             first, count = tickets.issue(self, missing, now)
             if count:
@@ -390,7 +394,7 @@ class DataPool:
         if cut:
             gone += self._busy
             self._busy.clear()
-        elif tail and self._used and self._tail is None:
+        elif tail and (self._used or self._busy) and self._tail is None:
             self._tail = self.reactor.callLater(TAIL, self.close)
         for connection in gone:
             connection.cut()

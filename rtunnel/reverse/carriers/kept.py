@@ -78,7 +78,8 @@ class KeptConnections(Generic[C]):
         """
         connections = [*self.take(peer), *connections]
         for each in connections:
-            each.close(cut=False)
+            each.close(cut=not each.stream_count)
+        connections = [each for each in connections if each.stream_count]
         if connections and not self._kept:
             self._looks.start(LOOK_EVERY)
         if connections:
