@@ -566,5 +566,6 @@ async def test_what_outlives_its_link_still_counts(world: World) -> None:
     for _, holding in list(party.holdings()):
         party.free(holding)
     await until(lambda: visitor.was_reset)
+    data.abort()
     await until(lambda: not memory._parties, "the look at what is kept")
     assert [len(server.kept), lost.visitor_count, len(server.visitors)] == [0, 0, 0]

@@ -190,7 +190,7 @@ class DataPool:
         waiting = Waiting(self.turn_away, visitor, tunnel, self.reactor.seconds() + PATIENCE)
         self._waiting[waiting] = None
         self._server.visitors.add(waiting, visitor.prefix, (self._session, tunnel))
-        self._count()
+        self._session.count_streams()
         return True
 
     def _use(self, connection: RecordSocket, tunnel: int, visitor: Visitor) -> bool:
@@ -198,29 +198,27 @@ class DataPool:
         try:
             theirs = visitor.take_socket()
         except ValueError:
-            self._count()
+            self._session.count_streams()
             return False
         if DebugLog.is_wanted:
             what = "visitor {visitor} of client {peer} has a connection of its own"
             self.log.debug(what, visitor=visitor.name, peer=self._session.peer_name)
-        memory = self._session.memory
+        memory, owner = self._session.memory, (self._session, tunnel)
         self._busy[connection] = None
-        owner = (self._session, tunnel)
         if theirs is not None:
             relay = LocalSocket(self._server.poller, theirs, connection, self._ended, memory.add)
             memory.add(relay.held)
             self._used[relay] = None
             self._server.visitors.add(relay, visitor.prefix, owner)
-            self._count()
+            self._session.count_streams()
             connection.open(tunnel, visitor.name, 0, relay)
             relay.start()
             return True
-        end = visitor.socket_end()
-        stream = RecordStream(connection, end, self._ended)
+        stream = RecordStream(connection, end := visitor.socket_end(), self._ended)
         memory.add(stream.held)
         self._used[stream] = None
         self._server.visitors.add(end, visitor.prefix, owner)
-        self._count()
+        self._session.count_streams()
         end.attach(stream)
         connection.open(tunnel, visitor.name, 0, stream)
         end.resume()
@@ -258,11 +256,11 @@ class DataPool:
         self._on_link += 1
         connection.open(0, "", stream.conn_id, moving)
         moving.start()
-        self._count()
+        self._session.count_streams()
 
     def _left_link(self) -> None:
         self._on_link -= 1
-        self._count()
+        self._session.count_streams()
 
     def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> LocalSocket:
         """Relay a visitor who has moved."""
@@ -277,14 +275,14 @@ class DataPool:
 
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]
-        self._count()
+        self._session.count_streams()
         self._look_whether_over()
         if isinstance(used, LocalSocket):
             self._server.visitors.discard(used)
 
     def _look_whether_over(self) -> None:
         """Leave the session once nothing is left. A client that frees no connection is not forgotten before."""
-        if self._closed and not (self._used or self._busy):
+        if self._closed and self.is_over:
             if self._tail is not None and self._tail.active():
                 self._tail.cancel()
             self._session.leave(self)
@@ -294,22 +292,24 @@ class DataPool:
         if self._waiting.pop(waiting, waiting) is None:
             self._server.visitors.discard(waiting)
             waiting.visitor.abort()
-            self._count()
+            self._session.count_streams()
+
+    @property
+    def is_over(self) -> bool:
+        """See :class:`~rtunnel.reverse.carriers.kept.IConnections`."""
+        return not (self._used or self._busy)
 
     @property
     def stream_count(self) -> int:
         """See :class:`ICarrier`."""
         return len(self._used) + len(self._waiting) - self._on_link
 
-    def _count(self) -> None:
-        self._session.count_streams()
-
     def adopt(self, session: ICarrierSession) -> None:
         """Go on as part of the next link of the same client."""
         former, self._session = self._session, session
         former.leave(self)
         former.count_streams()
-        self._count()
+        self._session.count_streams()
 
     # How many there are
 

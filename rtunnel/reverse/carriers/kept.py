@@ -20,10 +20,13 @@ class IConnections(Protocol):
     """The data connections of one link, as they are kept.
 
     :ivar stream_count: how many streams they carry.
+    :ivar is_over: none is in use; the other end may have to read the last bytes of a stream that counts no more.
     """
 
     @property
     def stream_count(self) -> int: ...
+    @property
+    def is_over(self) -> bool: ...
     def holdings(self) -> Iterator[tuple[int, Any]]: ...
     def tick(self, now: float) -> None: ...
     def close(self, *, cut: bool) -> None: ...
@@ -78,8 +81,8 @@ class KeptConnections(Generic[C]):
         """
         connections = [*self.take(peer), *connections]
         for each in connections:
-            each.close(cut=not each.stream_count)
-        connections = [each for each in connections if each.stream_count]
+            each.close(cut=False)
+        connections = [each for each in connections if not each.is_over]
         if connections and not self._kept:
             self._looks.start(LOOK_EVERY)
         if connections:
@@ -111,9 +114,5 @@ class KeptConnections(Generic[C]):
         for peer, kept in list(self._kept.items()):
             for each in kept.connections:
                 each.tick(now)
-            if (
-                now >= kept.until
-                or not any(each.stream_count for each in kept.connections)
-                or not self._may_stay(kept.session)
-            ):
+            if now >= kept.until or all(each.is_over for each in kept.connections) or not self._may_stay(kept.session):
                 self._cut(peer)

@@ -314,6 +314,11 @@ class DataConnections:
         """How many visitors there are, without those that count as streams of the link still."""
         return self._visits.count
 
+    @property
+    def is_over(self) -> bool:
+        """See :class:`~rtunnel.reverse.carriers.kept.IConnections`."""
+        return not (self._visits.count or self._connections)
+
     def adopt(self, user: IUser) -> None:
         """Go on as part of the next link to the same server."""
         self._user = user
