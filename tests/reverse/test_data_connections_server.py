@@ -39,6 +39,7 @@ from tests.reverse.data import (
 from tests.reverse.net import (
     ERROR,
     HELLO,
+    HOST,
     INIT,
     NEW_CONN,
     READY,
@@ -53,10 +54,11 @@ from tests.reverse.world import QUICK, World, port_of
 TICKET = bytes(range(16))
 
 
-async def client_by_hand(world: World, **settings: Any) -> tuple[Any, RawLink, int, list[Ticket]]:
+async def client_by_hand(world: World, *, session: str = "", **settings: Any) -> tuple[Any, RawLink, int, list[Ticket]]:
     """Our server, a link by hand with a tunnel, its port, and the first tickets."""
     server, port = world.server(**settings), free_port()
-    link = await world.raw_extended(server, port, capabilities=[*CAPABILITIES, *settings.get("more", [])])
+    more = settings.get("more", [])
+    link = await world.raw_extended(server, port, session=session, capabilities=[*CAPABILITIES, *more])
     return server, link, port, await tickets_of(link)
 
 
@@ -145,6 +147,36 @@ async def test_no_late_byte_reaches_the_next_visitor(world: World) -> None:
     await world.visitor(port)
     await data.is_used(3)
     assert not world.lines("a data connection is closed")
+
+
+@pytest.mark.parametrize("how", ["reset", "end"])
+@AUTO
+@ensureDeferred
+async def test_client_that_frees_no_connection_gets_no_more_of_them(world: World, how: str) -> None:
+    """Its connections count as no streams once their visitors are gone. Visitors go by the link then."""
+    server, link, port, tickets = await client_by_hand(world, pool=1)
+    carrier = session_of(server).carriers[0]
+    for count in range(1, pool.MOST_ENDING + 2):
+        data = await waiting_connection(world, server, tickets[0])
+        visitor = await world.visitor(port)
+        await data.is_used()
+        if how == "reset":
+            visitor.abort()
+            await data.is_reset()
+        else:
+            data.say(R_END)
+            visitor.close()
+            await until(lambda: data.ended)  # noqa: B023
+        await until(lambda: not server.visitors)
+        assert sum(holding in carrier._busy for _, holding in carrier.holdings()) == count
+        if count <= pool.MOST_ENDING:
+            tickets = await tickets_of(link)
+    await link.is_alive()
+    assert link.seen.count(TICKETS) == pool.MOST_ENDING + 1
+    await world.visitor(port)
+    await link.take(NEW_CONN)
+    data.say(*((R_RESET, b"connection-lost\0") if how == "reset" else (R_DONE,)))
+    await until(lambda: carrier._idle)
 
 
 @AUTO
@@ -365,7 +397,10 @@ async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
     visitor.close()
     await until(lambda: not server.visitors)
     assert not visitor.was_reset
-    assert not tail_of._tail.active()
+    # The client has still to free its connection, and is not waited for without end.
+    assert tail_of._tail.active()
+    used.abort()
+    await until(lambda: not tail_of._tail.active())
 
 
 @AUTO
@@ -497,3 +532,40 @@ async def test_client_that_knows_none_is_served_by_the_link(world: World) -> Non
     await world.visitor(port)
     await link.take(NEW_CONN)
     assert len(world.lines("knows no data connections: its visitors go by the link", LogLevel.warn)) == 1
+
+
+@AUTO
+@ensureDeferred
+async def test_what_outlives_its_link_still_counts(world: World) -> None:
+    """The link is lost twice. The client's visitor goes on, and pays for what it holds; so does it in between."""
+    server, link, port, tickets = await client_by_hand(world, session="1" * 32)
+    data = await waiting_connection(world, server, tickets[0])
+    visitor = await world.visitor(port)
+    await data.is_used()
+    memory, lost = server.memory, session_of(server)
+
+    def held() -> int:
+        return sum(used is holding for each in memory._parties for _, holding in each.holdings())
+
+    (used,) = lost.carriers[0]._used
+    for question in (b"one", b"two"):
+        link.abort()
+        await world.sessions(server, 0)
+        assert len(server.kept) == lost.visitor_count == held() == 1
+        assert [party.payer for party in memory._parties] == [HOST]
+        visitor.send(question)
+        await until(lambda: data.stream.endswith(question))  # noqa: B023
+        link = await world.raw_extended(server, port, session="1" * 32, capabilities=CAPABILITIES)
+        (lost,) = server.sessions
+        assert len(lost.carriers) == 3, "what is empty is not kept"
+        assert lost.visitor_count == held() == len(memory._parties) == 1
+        assert not len(server.kept)
+    link.abort()
+    await world.sessions(server, 0)
+    (party,) = memory._parties
+    for _, holding in list(party.holdings()):
+        party.free(holding)
+    await until(lambda: visitor.was_reset)
+    data.abort()
+    await until(lambda: not memory._parties, "the look at what is kept")
+    assert [len(server.kept), lost.visitor_count, len(server.visitors)] == [0, 0, 0]

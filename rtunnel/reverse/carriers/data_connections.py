@@ -13,7 +13,6 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from twisted.internet.interfaces import IDelayedCall
 
@@ -24,6 +23,7 @@ from rtunnel.reverse.carriers.moving import STAYED, MovingStream, has_stayed
 from rtunnel.reverse.carriers.record_socket import COST, RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL
+from rtunnel.reverse.carriers.waiting import Waiting
 from rtunnel.reverse.public import Visitor
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.data.connection import Opened
@@ -37,25 +37,10 @@ AT_FIRST = 4
 SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
+#: How many times the number that may wait a client may have not freed yet, although their visitors are gone.
+MOST_ENDING = 4
 #: Seconds after which unused tickets count as lost, for example because an end had no descriptor left.
 LOST_AFTER = 10.0
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A visitor that waits for a data connection; see :class:`~rtunnel.upkeep.visitors.IVisitor`."""
-
-    pool: DataPool
-    visitor: Visitor
-    tunnel: int
-    until: float
-    touched: bool = True
-
-    def abort(self) -> None:
-        """Turn the visitor away."""
-        self.pool.turn_away(self)
-
-    cut = abort
 
 
 class DataPool:
@@ -84,7 +69,7 @@ class DataPool:
         self._idle: dict[RecordSocket, None] = {}
         self._busy: dict[RecordSocket, None] = {}
         self._used: dict[LocalSocket | RecordStream, None] = {}
-        self._waiting: dict[_Waiting, None] = {}
+        self._waiting: dict[Waiting, None] = {}
         # Of those that are used, how many count as streams of the link still.
         self._on_link = 0
         self._move_call: IDelayedCall | None = None
@@ -148,6 +133,7 @@ class DataPool:
         self._busy.pop(connection, None)
         if self._closed or not connection.state.can_open:
             connection.cut()
+            self._look_whether_over()
         else:
             self._available(connection)
 
@@ -156,10 +142,15 @@ class DataPool:
         self._unproved.pop(connection, None)
         self._idle.pop(connection, None)
         self._busy.pop(connection, None)
+        self._look_whether_over()
         if is_breach:
             self._server.log_limiter.warn(
                 "client {peer}: a data connection is closed: {why}", peer=self._session.peer_name, why=why
             )
+
+    def holds(self, count: int) -> None:
+        """See :class:`~rtunnel.reverse.carriers.record_socket.IUser`."""
+        self._session.memory.add(count)
 
     def _available(self, connection: RecordSocket) -> None:
         """Use a connection for a visitor that waits; else keep it."""
@@ -196,10 +187,10 @@ class DataPool:
             self._move_soon()
             return False
         visitor.wait()
-        waiting = _Waiting(self, visitor, tunnel, self.reactor.seconds() + PATIENCE)
+        waiting = Waiting(self.turn_away, visitor, tunnel, self.reactor.seconds() + PATIENCE)
         self._waiting[waiting] = None
         self._server.visitors.add(waiting, visitor.prefix, (self._session, tunnel))
-        self._count()
+        self._session.count_streams()
         return True
 
     def _use(self, connection: RecordSocket, tunnel: int, visitor: Visitor) -> bool:
@@ -207,29 +198,27 @@ class DataPool:
         try:
             theirs = visitor.take_socket()
         except ValueError:
-            self._count()
+            self._session.count_streams()
             return False
         if DebugLog.is_wanted:
             what = "visitor {visitor} of client {peer} has a connection of its own"
             self.log.debug(what, visitor=visitor.name, peer=self._session.peer_name)
-        memory = self._session.memory
+        memory, owner = self._session.memory, (self._session, tunnel)
         self._busy[connection] = None
-        owner = (self._session, tunnel)
         if theirs is not None:
             relay = LocalSocket(self._server.poller, theirs, connection, self._ended, memory.add)
             memory.add(relay.held)
             self._used[relay] = None
             self._server.visitors.add(relay, visitor.prefix, owner)
-            self._count()
+            self._session.count_streams()
             connection.open(tunnel, visitor.name, 0, relay)
             relay.start()
             return True
-        end = visitor.socket_end()
-        stream = RecordStream(connection, end, self._ended)
+        stream = RecordStream(connection, end := visitor.socket_end(), self._ended)
         memory.add(stream.held)
         self._used[stream] = None
         self._server.visitors.add(end, visitor.prefix, owner)
-        self._count()
+        self._session.count_streams()
         end.attach(stream)
         connection.open(tunnel, visitor.name, 0, stream)
         end.resume()
@@ -266,11 +255,11 @@ class DataPool:
         self._on_link += 1
         connection.open(0, "", stream.conn_id, moving)
         moving.start()
-        self._count()
+        self._session.count_streams()
 
     def _left_link(self) -> None:
         self._on_link -= 1
-        self._count()
+        self._session.count_streams()
 
     def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> LocalSocket:
         """Relay a visitor who has moved."""
@@ -285,35 +274,41 @@ class DataPool:
 
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]
-        self._count()
-        if not self._used and self._tail is not None and self._tail.active():
-            self._tail.cancel()
-        if not self._used and self._closed:
-            self._session.leave(self)
+        self._session.count_streams()
+        self._look_whether_over()
         if isinstance(used, LocalSocket):
             self._server.visitors.discard(used)
 
-    def turn_away(self, waiting: _Waiting) -> None:
+    def _look_whether_over(self) -> None:
+        """Leave the session once nothing is left. A client that frees no connection is not forgotten before."""
+        if self._closed and self.is_over:
+            if self._tail is not None and self._tail.active():
+                self._tail.cancel()
+            self._session.leave(self)
+
+    def turn_away(self, waiting: Waiting) -> None:
         """Close a visitor that waits."""
         if self._waiting.pop(waiting, waiting) is None:
             self._server.visitors.discard(waiting)
             waiting.visitor.abort()
-            self._count()
+            self._session.count_streams()
+
+    @property
+    def is_over(self) -> bool:
+        """See :class:`~rtunnel.reverse.carriers.kept.IConnections`."""
+        return not (self._used or self._busy)
 
     @property
     def stream_count(self) -> int:
         """See :class:`ICarrier`."""
         return len(self._used) + len(self._waiting) - self._on_link
 
-    def _count(self) -> None:
-        self._session.count_streams()
-
     def adopt(self, session: ICarrierSession) -> None:
         """Go on as part of the next link of the same client."""
         former, self._session = self._session, session
         former.leave(self)
         former.count_streams()
-        self._count()
+        self._session.count_streams()
 
     # How many there are
 
@@ -335,6 +330,7 @@ class DataPool:
             return
         # Visitors and other links need descriptors too; whoever waits for a connection has his own.
         missing = min(missing, max(self._server.descriptors.spare - len(tickets), len(self._waiting)))
+        missing = min(missing, MOST_ENDING * self._most - len(self._busy) + len(self._used))
         if missing > 0:
             first, count = tickets.issue(self, missing, now)
             if count:
@@ -345,10 +341,13 @@ class DataPool:
         """See :class:`ICarrier`."""
         self.refill()
 
-    def holdings(self) -> Iterator[tuple[int, LocalSocket | RecordStream]]:
+    def holdings(self) -> Iterator[tuple[int, LocalSocket | RecordStream | RecordSocket]]:
         """See :class:`ICarrier`."""
         for used in self._used:
             yield used.held, used
+        for connection in (*self._unproved, *self._idle, *self._busy):
+            if not connection.has_local:
+                yield connection.held, connection
 
     def tick(self, now: float) -> None:
         """See :class:`ICarrier`."""
@@ -394,7 +393,7 @@ class DataPool:
         if cut:
             gone += self._busy
             self._busy.clear()
-        elif tail and self._used and self._tail is None:
+        elif tail and (self._used or self._busy) and self._tail is None:
             self._tail = self.reactor.callLater(TAIL, self.close)
         for connection in gone:
             connection.cut()

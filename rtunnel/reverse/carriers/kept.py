@@ -6,7 +6,7 @@ or may not stay, takes its streams with it (docs/wire.rst, "Streams outlive thei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -20,10 +20,14 @@ class IConnections(Protocol):
     """The data connections of one link, as they are kept.
 
     :ivar stream_count: how many streams they carry.
+    :ivar is_over: none is in use; the other end may have to read the last bytes of a stream that counts no more.
     """
 
     @property
     def stream_count(self) -> int: ...
+    @property
+    def is_over(self) -> bool: ...
+    def holdings(self) -> Iterator[tuple[int, Any]]: ...
     def tick(self, now: float) -> None: ...
     def close(self, *, cut: bool) -> None: ...
 
@@ -31,11 +35,26 @@ class IConnections(Protocol):
 C = TypeVar("C", bound=IConnections)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Kept(Generic[C]):
+    """What one link has left, and a party to the budget of memory (see :class:`~rtunnel.upkeep.memory.IParty`)."""
+
     session: Any
+    payer: str
     connections: list[C]
     until: float
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        for each in self.connections:
+            yield from each.holdings()
+
+    def free(self, holding: Any) -> None:
+        holding.abort()
+
+    def set_short(self, is_short: bool, is_full: bool) -> None: ...
+
+    def measure_growth(self) -> int:
+        return 0
 
 
 class KeptConnections(Generic[C]):
@@ -63,17 +82,23 @@ class KeptConnections(Generic[C]):
         connections = [*self.take(peer), *connections]
         for each in connections:
             each.close(cut=False)
+        connections = [each for each in connections if not each.is_over]
         if connections and not self._kept:
             self._looks.start(LOOK_EVERY)
         if connections:
-            self._kept[peer] = _Kept(session, connections, self._clock.seconds() + self._patience)
+            kept = _Kept(session, session.payer, connections, self._clock.seconds() + self._patience)
+            self._kept[peer] = kept
+            session.memory.join(kept)
 
     def take(self, peer: Hashable) -> list[C]:
         """Return what was kept of *peer*, which has a link again."""
         kept = self._kept.pop(peer, None)
         if not self._kept:
             self._looks.stop()
-        return [] if kept is None else kept.connections
+        if kept is None:
+            return []
+        kept.session.memory.leave(kept)
+        return kept.connections
 
     def close(self) -> None:
         """Cut everything."""
@@ -89,9 +114,5 @@ class KeptConnections(Generic[C]):
         for peer, kept in list(self._kept.items()):
             for each in kept.connections:
                 each.tick(now)
-            if (
-                now >= kept.until
-                or not any(each.stream_count for each in kept.connections)
-                or not self._may_stay(kept.session)
-            ):
+            if now >= kept.until or all(each.is_over for each in kept.connections) or not self._may_stay(kept.session):
                 self._cut(peer)

@@ -67,6 +67,12 @@ class IUser(Protocol):
     def freed(self, connection: RecordSocket) -> None:
         """Take note that the stream is over, so that another one may follow."""
 
+    def holds(self, count: int) -> None:
+        """Take note that memory is taken by a record that is not complete.
+
+        :param count: in bytes.
+        """
+
     def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
         """Take note that the connection is lost. Not called after :meth:`RecordSocket.cut`.
 
@@ -130,6 +136,11 @@ class RecordSocket(RecordWriter):
         return self._number < 0
 
     @property
+    def has_local(self) -> bool:
+        """Whether a local side counts what this holds. When both have ended, it may be gone."""
+        return self._local is not None and not self.state.has_ended
+
+    @property
     def held(self) -> int:
         """How many bytes of memory this takes. What is in a pipe is the kernel's."""
         return COST + self._reader.held + len(self._pending) + len(self._behind)
@@ -186,7 +197,7 @@ class RecordSocket(RecordWriter):
             self._lost(f"nothing was heard of the other end for {state.silence:.0f} s")
             return
         if state.is_stalled:
-            self._lost("the other end does not answer a reset")
+            self._lost("the other end does not answer")
             return
         self._send(alive)
         if is_quiet and self._seal is not None:
@@ -223,7 +234,11 @@ class RecordSocket(RecordWriter):
         at once. Not at the server: it has visitors who wait for it.
         """
         if not self.state.is_server:
-            self._lost("its descriptor is needed")
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection, because what it holds is needed, and tell the user."""
+        self._lost("its descriptor or memory is needed")
 
     def stop_reading(self) -> None:
         """Deliver no more for now: the local side is full."""
@@ -269,6 +284,9 @@ class RecordSocket(RecordWriter):
                     return
         except ValueError as error:
             self._lost(str(error), is_breach=True)
+        if reader.taken:
+            taken, reader.taken = reader.taken, 0
+            self.user.holds(taken)
 
     def doWrite(self) -> None:
         """Send what waits, and then read more from the local side."""

@@ -155,7 +155,7 @@ class CarryingSession(LinkProtocol):
             self.data.tick(now)
         for data in self._adopted:
             data.tick(now)
-        self._adopted = [data for data in self._adopted if data.stream_count]
+        self._adopted = [data for data in self._adopted if not data.is_over]
         if self.moved_early:
             self._give_up_moved()
 

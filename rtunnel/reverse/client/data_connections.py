@@ -174,6 +174,8 @@ class DataConnections:
         self._visits = Visits(user, dialler.reactor, dialler.poller, dialler.dial_timeout, visitors)
         self._attempts: set[_Attempt] = set()
         self._connections: set[RecordSocket] = set()
+        # Of these, those that wait for a visitor.
+        self._idle: set[RecordSocket] = set()
         # Tickets with which no connection is made yet, and until when they are kept.
         self._kept: deque[tuple[Ticket, float]] = deque(maxlen=most)
         self._said = False
@@ -196,8 +198,7 @@ class DataConnections:
     def _make(self) -> None:
         now = self._seconds()
         while self._kept and not self._closed:
-            idle = sum(connection.state.is_free for connection in self._connections)
-            if len(self._attempts) + idle >= self._most:
+            if len(self._attempts) + len(self._idle) >= self._most:
                 return
             ticket, until = self._kept.popleft()
             if until <= now:
@@ -220,6 +221,7 @@ class DataConnections:
             return
         memory.add(COST)
         self._connections.add(connection)
+        self._idle.add(connection)
 
     def failed(self, attempt: _Attempt, why: str) -> None:
         """Forget a connection that could not be made."""
@@ -250,6 +252,7 @@ class DataConnections:
 
     def opened(self, connection: RecordSocket, opened: Opened) -> None:
         """Serve a visitor."""
+        self._idle.discard(connection)
         if self._closed:
             connection.reset(Code.SHUTTING_DOWN, "the client takes no more visitors")
             return
@@ -263,10 +266,17 @@ class DataConnections:
         if self._closed:
             self._connections.discard(connection)
             connection.cut()
+        else:
+            self._idle.add(connection)
+
+    def holds(self, count: int) -> None:
+        """Count what a record that is not complete takes."""
+        self._user.memory.add(count)
 
     def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
         """Forget a connection."""
         self._connections.discard(connection)
+        self._idle.discard(connection)
         if is_breach or not connection.is_proved:
             self._say(why)
 
@@ -281,7 +291,10 @@ class DataConnections:
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`~rtunnel.upkeep.memory.IParty`."""
-        return self._visits.holdings()
+        yield from self._visits.holdings()
+        for connection in self._connections:
+            if not connection.has_local:
+                yield connection.held, connection
 
     # The end
 
@@ -291,15 +304,20 @@ class DataConnections:
         attempts, self._attempts = self._attempts, set()
         for attempt in attempts:
             attempt.cancel()
-        for connection in list(self._connections):
-            if connection.state.is_free:
-                self._connections.discard(connection)
-                connection.cut()
+        idle, self._idle = self._idle, set()
+        self._connections -= idle
+        for connection in idle:
+            connection.cut()
 
     @property
     def stream_count(self) -> int:
         """How many visitors there are, without those that count as streams of the link still."""
         return self._visits.count
+
+    @property
+    def is_over(self) -> bool:
+        """See :class:`~rtunnel.reverse.carriers.kept.IConnections`."""
+        return not (self._visits.count or self._connections)
 
     def adopt(self, user: IUser) -> None:
         """Go on as part of the next link to the same server."""

@@ -327,7 +327,7 @@ class Visits:
     def holdings(self) -> Iterator[tuple[int, LocalSocket | RecordStream | _Visit]]:
         """See :class:`~rtunnel.upkeep.memory.IParty`."""
         for visit in self._dialling:
-            yield COST + visit.kept, visit
+            yield COST + visit.kept + visit.connection.held, visit
         for used in self._used:
             yield used.held, used
 

@@ -71,7 +71,7 @@ class CarryingSession(LinkProtocol):
             pools = [carrier for carrier in self.carriers if isinstance(carrier, DataPool)]
             self._carrier_server.kept.keep(self.known_as, self, pools)
         else:
-            for carrier in self.carriers:
+            for carrier in list(self.carriers):  # those with nothing left leave
                 carrier.close(cut=not self.peer_has_left, tail=True)
 
     def adopt(self, pools: list[DataPool]) -> None:

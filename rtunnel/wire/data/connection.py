@@ -73,6 +73,7 @@ class DataConnection:
     :ivar is_server: which end this is.
     :ivar number: of the present or last stream; 0 before the first one.
     :ivar takes_data: DATA of that stream is wanted.
+    :ivar tick_every: seconds between two calls of :meth:`tick`.
     :ivar is_free: no stream is open.
     :ivar has_sent: set by the I/O when it sends, and cleared by :meth:`tick`.
     :ivar has_heard: the same, for bytes that come.
@@ -95,19 +96,21 @@ class DataConnection:
         "is_server",
         "number",
         "takes_data",
+        "tick_every",
     )
 
     def __init__(self, limits: LinkLimits, seal: Seal | None, now: float, *, is_server: bool) -> None:
         self._limits = limits
         self._seal = seal
         self.is_server = is_server
+        self.tick_every = min(1.0, limits.keepalive_interval / 2)
         self.number = 0
         self.is_free = True
         self.takes_data = False
         self._sent_end = self._got_end = self._sent_reset = self._got_reset = False
         self.has_sent = self.has_heard = False
         self._ticked_at = now
-        # Seconds for which this end has sent nothing, has heard nothing, and has waited for the answer to its RESET.
+        # Seconds for which this end has sent nothing, has heard nothing, and has waited for something that is due.
         self._quiet = self._silence = self._unanswered = 0.0
 
     # Records out
@@ -125,6 +128,11 @@ class DataConnection:
     def can_open(self) -> bool:
         """Whether the next visitor can have this connection."""
         return self.is_free and self.number < LAST
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether both ends have ended the present or last stream, which may not be over yet."""
+        return self._sent_end and self._got_end
 
     def open(self, tunnel: int, visitor: str, moved: int = 0) -> bytes:
         """Open the next stream; only at the server, and if :attr:`can_open`. Return the record.
@@ -247,7 +255,8 @@ class DataConnection:
         self._ticked_at = now
         self._silence = 0.0 if self.has_heard or not is_reading else self._silence + passed
         self._quiet = 0.0 if self.has_sent else self._quiet + passed
-        self._unanswered = self._unanswered + passed if self._sent_reset and not self.is_free else 0.0
+        is_due = not can_send if self.is_free else self._sent_reset
+        self._unanswered = self._unanswered + passed if is_due else 0.0
         self.has_heard = self.has_sent = False
         # At the last tick before the time is up. The half is for ticks that come a little early.
         if can_send and self._quiet > self._limits.keepalive_interval - 1.5 * self.tick_every:
@@ -256,22 +265,19 @@ class DataConnection:
         return b""
 
     @property
-    def tick_every(self) -> float:
-        """Seconds between two calls of :meth:`tick`."""
-        return min(1.0, self._limits.keepalive_interval / 2)
-
-    @property
     def silence(self) -> float:
         """Seconds for which nothing was heard of the other end, although this end was listening."""
         return self._silence
 
     def progressed(self) -> None:
-        """Take note that the other end has taken some of what lies before our RESET."""
+        """Take note that the other end has taken some of what lies before our RESET, or behind the last stream."""
         self._unanswered = 0.0
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a RESET is not answered: the other end has not read it, because its own side takes nothing."""
+        """Whether the other end is of no use: it does not answer a RESET, because its own side takes nothing; it does
+        not prove itself; or it does not take what waits although the stream is over.
+        """
         return self._unanswered > BROKEN_MAX_STALL
 
     @property

@@ -74,11 +74,14 @@ class Reader(Protocol):
     :ivar left: bytes that are still to come of the payload of a plain DATA record.
     :ivar number: of that record's stream.
     :ivar most: the longest record that is taken, in bytes; set it lower before the ends are proved.
+    :ivar taken: how many bytes of memory incomplete records have taken since this was set to 0. A header is enough for
+        a whole record's.
     """
 
     left: int
     number: int
     most: int
+    taken: int
 
     def target(self) -> memoryview:
         """Return where the next bytes are to be read to."""
@@ -100,11 +103,12 @@ class Reader(Protocol):
 class PlainReader:
     """Reads plain records."""
 
-    __slots__ = ("_held", "left", "most", "number")
+    __slots__ = ("_held", "left", "most", "number", "taken")
 
     def __init__(self) -> None:
         self._held = b""
-        self.left = self.number = 0
+        # Nobody needs to know of what is held here, a control record at most.
+        self.left = self.number = self.taken = 0
         self.most = MAX_PLAIN
 
     def target(self) -> memoryview:
@@ -162,14 +166,14 @@ class SealedReader:
     :param seal: of what the other end sends.
     """
 
-    __slots__ = ("_have", "_record", "_seal", "left", "most", "number")
+    __slots__ = ("_have", "_record", "_seal", "left", "most", "number", "taken")
 
     def __init__(self, seal: Seal) -> None:
         self._seal = seal
         # The record of which a part has come; as long as it is not known how long it is, only its header.
         self._record: memoryview | None = None
         self._have = 0
-        self.left = self.number = 0
+        self.left = self.number = self.taken = 0
         self.most = MAX_SEALED
 
     def target(self) -> memoryview:
@@ -216,6 +220,7 @@ class SealedReader:
         needed = HEADER_SIZE
         if have >= HEADER_SIZE:
             needed += HEADER.unpack_from(data)[0] & 0xFFFFFF
+        self.taken += needed
         self._record = memoryview(bytearray(needed))
         self._record[:have] = data
         self._have = have

@@ -77,6 +77,7 @@ class Pair:
     def __init__(self, turns: Turns, buffers: int = 0) -> None:
         self.turns = turns
         self.told: list[tuple[str, str]] = []
+        self.held: list[int] = []
         self.visits: list[Visit] = []
         self.limits = LinkLimits()
         ends = connected("tcp", buffers)
@@ -122,6 +123,9 @@ class Pair:
         assert connection.is_idle
         self.told.append((self.side(connection), "freed"))
         self.on_freed(connection)
+
+    def holds(self, count: int) -> None:
+        self.held.append(count)
 
     def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
         assert connection.is_lost

@@ -204,6 +204,9 @@ class World:
             self.told["freed"] += 1
             self.open(connection)
 
+    def holds(self, count: int) -> None:
+        """Nobody asks."""
+
     def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
         assert not is_breach, why
         self.told["lost"] += 1

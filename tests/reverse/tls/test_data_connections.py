@@ -315,6 +315,32 @@ async def test_replayed_attach_gets_nothing(tunnel: Tunnel, lines: Lines) -> Non
     assert not tunnel.pool._unproved
 
 
+@pytest.mark.parametrize("is_used", [False, True])
+@pytest.mark.usefixtures("by_hand")
+@ensureDeferred
+async def test_header_that_announces_much_counts(tunnel: Tunnel, is_used: bool, lines: Lines) -> None:
+    """Eight bytes make the server take as much memory as the record will need, and its budget knows at once."""
+    await tunnel.start(by_hand=True)
+    data = await tunnel.attach(tunnel.tickets[0])
+    await data.is_taken()
+    data.say(R_ALIVE)
+    await until(lambda: tunnel.pool._idle)
+    if is_used:
+        visitor = Peer()
+        tunnel.visitors.append(visitor)
+        await connect(tunnel.port, visitor)
+        await data.is_used()
+    memory = tunnel.server.memory
+    assert sum(held for held, _ in tunnel.pool.holdings()) < MIB / 8
+    memory.total, memory.look_at = MIB // 8, MIB // 4
+    data.send(RECORD.pack(R_DATA << 24 | 256 * 1024 + 16, data.number))
+    if is_used:
+        await data.is_reset()
+        memory.look()  # that was the stream; this is the connection
+    await data.ends()
+    await lines.wait_for("memory is used up")
+
+
 @pytest.mark.parametrize(
     "said",
     [

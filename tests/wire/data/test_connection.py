@@ -574,3 +574,19 @@ def test_a_reset_that_is_not_answered(make: Callable[[], DataConnection]) -> Non
     receive(end, RESET, 1)
     silent(end, 1, NOW + 162)
     assert not end.is_stalled
+
+
+@pytest.mark.parametrize("make", [server, client])
+def test_a_stream_that_is_over_before_all_was_taken(make: Callable[[], DataConnection]) -> None:
+    """Who ends it and does not read on is no longer waited for than who does not answer RESET."""
+    end = make()
+    receive(end, RESET, 1, b"connection-lost\0")
+    assert end.is_free
+    stalled = []
+    for second in range(1, int(BROKEN_MAX_STALL) + 2):
+        end.has_heard = True
+        end.tick(NOW + second, is_reading=True, can_send=False)
+        stalled.append(end.is_stalled)
+    assert stalled == [False] * int(BROKEN_MAX_STALL) + [True]
+    silent(end, 1, NOW + 32)
+    assert not end.is_stalled

@@ -266,6 +266,14 @@ def test_what_is_kept_is_bounded() -> None:
     data = sealed(sender, DATA, 1, bytes(MAX_SEALED - TAG))
     assert list(feed(sealed_reader, data[:-1])) == []
     assert sealed_reader.held == len(data) == HEADER.size + MAX_SEALED
+    assert sealed_reader.taken == len(data)
+    assert not reader.taken
+
+
+def test_a_header_alone_takes_what_the_record_needs() -> None:
+    reader = sealed_pair()[1]
+    assert list(feed(reader, HEADER.pack(DATA << 24 | MAX_SEALED, 1))) == []
+    assert reader.taken == reader.held == HEADER.size + MAX_SEALED
 
 
 # Payloads
