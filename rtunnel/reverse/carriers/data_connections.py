@@ -109,12 +109,11 @@ class DataPool:
         if self.is_sealed:
             server_random = secrets.token_bytes(RANDOM)
             seals = connection_seals(ticket.key, client_random, server_random, self._cipher, is_client=False)
+        limits, now = self._session.link.limits, self.reactor.seconds()
         try:
             if seals is not None:
                 sock.send(server_random)
-            connection = RecordSocket(
-                self._server.poller, sock, self, self._session.link.limits, self.reactor.seconds(), seals, is_server=True
-            )
+            connection = RecordSocket(self._server.poller, sock, self, limits, now, seals, is_server=True)
         except OSError as error:
             self.log.debug("a data connection is closed: {why}", why=error)
             sock.close()
