@@ -63,6 +63,9 @@ class KeptConnections(Generic[C]):
         connections = [*self.take(peer), *connections]
         for each in connections:
             each.close(cut=False)
+            if not each.stream_count:
+                each.close(cut=True)
+        connections = [each for each in connections if each.stream_count]
         if connections and not self._kept:
             self._looks.start(LOOK_EVERY)
         if connections:
