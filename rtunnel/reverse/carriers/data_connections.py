@@ -208,8 +208,8 @@ class DataPool:
             self._count()
             return False
         if DebugLog.is_wanted:
-            what = "visitor {visitor} of client {peer} has a connection of its own"
-            self.log.debug(what, visitor=visitor.name, peer=self._session.peer_name)
+            what = "visitor {visitor} of tunnel {tunnel} of client {peer} has a connection of its own"
+            self.log.debug(what, visitor=visitor.name, tunnel=tunnel, peer=self._session.peer_name)
         memory = self._session.memory
         self._busy[connection] = None
         owner = (self._session, tunnel)
