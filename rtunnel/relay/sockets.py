@@ -55,7 +55,7 @@ def below_tls(transport: Any) -> Any:
 
 #: Keepalive of a socket that nothing else keeps alive, in seconds: the silence after which the kernel probes, and that
 #: after which it gives up. NATs and load balancers forget a silent connection after a few minutes.
-PROBE_AFTER, GIVE_UP_AFTER = 60.0, 180.0
+PROBE_AFTER, GIVE_UP_AFTER = 60, 180
 
 
 def tune(transport: Any) -> None:
@@ -65,7 +65,7 @@ def tune(transport: Any) -> None:
         transport.setTcpKeepAlive(True)
         handle: Any = ISystemHandle(transport, None)
         if handle is not None:
-            keep_alive(handle.getHandle())
+            _keep_alive(handle.getHandle())
 
 
 def tune_socket(sock: socket.socket) -> None:
@@ -73,20 +73,15 @@ def tune_socket(sock: socket.socket) -> None:
     with suppress(OSError):  # a lost connection shows at its first use
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    keep_alive(sock)
+    _keep_alive(sock)
 
 
-def keep_alive(sock: StreamSocket, probe_after: float = PROBE_AFTER, give_up_after: float = GIVE_UP_AFTER) -> None:
-    """Say when the kernel probes a silent TCP connection that has ``SO_KEEPALIVE``, where one can say so.
-
-    :param probe_after: seconds of silence before a probe.
-    :param give_up_after: about how many seconds of silence, probes included, end the connection.
-    """
-    probe = min(max(1, round(probe_after)), 32767)  # what Linux accepts
+def _keep_alive(sock: StreamSocket) -> None:
+    """Say when the kernel probes a silent TCP connection that has ``SO_KEEPALIVE``, where one can say so."""
     options = {
-        "TCP_KEEPIDLE": probe,
-        "TCP_KEEPINTVL": probe,
-        "TCP_KEEPCNT": min(max(1, round(give_up_after / probe) - 1), 127),
+        "TCP_KEEPIDLE": PROBE_AFTER,
+        "TCP_KEEPINTVL": PROBE_AFTER,
+        "TCP_KEEPCNT": GIVE_UP_AFTER // PROBE_AFTER - 1,
     }
     with suppress(OSError):  # not TCP; or a lost connection, which shows at its first use
         for name, value in options.items():

@@ -1,4 +1,4 @@
-"""Log lines about connections under TLS."""
+"""Links under TLS: what the keys of their data connections need of it, and log lines."""
 
 from __future__ import annotations
 

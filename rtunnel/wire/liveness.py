@@ -34,7 +34,9 @@ class Liveness:
     @property
     def is_silent(self) -> bool:
         """Whether the peer has been silent for so long that a PING is due."""
-        return self._silence >= self._limits.keepalive_interval
+        # The answer needs the time of a tick, even if there is hardly any between the two limits.
+        limits = self._limits
+        return self._silence >= min(limits.keepalive_interval, limits.dead_after - 2 * self.tick_every)
 
     @property
     def is_dead(self) -> bool:

@@ -198,6 +198,7 @@ async def test_visitor_who_has_left_before_the_service_answers(world: World) -> 
         data.say(R_RESET, b"connection-lost\0gone")
         await until(lambda: peer.was_reset)  # noqa: B023
         assert await data.is_reset(number + 1) == "connection-lost"
+        assert len(world.lines("the stream was reset: connection-lost: gone", LogLevel.debug)) == number + 1
         assert len(server.connections) == 1
     assert len(server.listening.peers) == 1 + 1
 

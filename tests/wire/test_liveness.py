@@ -68,6 +68,17 @@ def test_dead_no_later_than_dead_after_however_the_ticks_fall() -> None:
         assert 14 < now - liveness.last_heard <= 15
 
 
+@pytest.mark.parametrize(("interval", "dead_after"), [(5.0, 5.1), (5.0, 6.0), (5.0, 15.0), (0.2, 0.25), (2.0, 2.5)])
+@pytest.mark.parametrize("late", [0.0, 0.01])
+def test_the_peer_is_asked_before_it_counts_as_dead(interval: float, dead_after: float, late: float) -> None:
+    liveness = Liveness(LinkLimits(keepalive_interval=interval, dead_after=dead_after), NOW)
+    for number in range(1, 100):
+        liveness.tick(NOW + number * (liveness.tick_every + late))
+        if liveness.is_silent:
+            break
+    assert not liveness.is_dead
+
+
 def test_a_stopped_process_is_not_the_silence_of_the_peer() -> None:
     liveness = Liveness(LIMITS, NOW)
     liveness.tick(NOW + 1)

@@ -65,8 +65,8 @@ BOTH = (
     Setting(
         "data-plane",
         words(*DATA_PLANES),
-        "How visitors travel: auto (each on a data connection of its own if one is ready, else over the link), direct "
-        "(they wait for a data connection) or mux (all over the link).",
+        "How visitors travel: auto (each on a data connection of its own; without one that is ready, over the link at "
+        "first), direct (they wait for a data connection) or mux (all over the link).",
         EndSettings,
     ),
     Setting("pool", COUNT, "Most data connections of one link that wait for visitors.", EndSettings),
@@ -95,13 +95,14 @@ BOTH = (
     Setting(
         "keepalive-interval",
         TIME,
-        "Seconds of silence on a link after which this end sends a ping.",
+        "Seconds of silence on a link or data connection after which this end sends a sign of life.",
         LinkLimits,
     ),
     Setting(
         "dead-after",
         TIME,
-        "Seconds of silence after which a link is dropped; more than --keepalive-interval.",
+        "Seconds of silence after which a link or data connection is dropped, and for which visitors outlive a lost "
+        "link; more than --keepalive-interval.",
         LinkLimits,
     ),
     *LOG,

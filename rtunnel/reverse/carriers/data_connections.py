@@ -94,13 +94,11 @@ class DataPool:
         if self.is_sealed:
             server_random = secrets.token_bytes(RANDOM)
             seals = connection_seals(ticket.key, client_random, server_random, self._cipher, is_client=False)
-        limits = self._session.link.limits
+        limits, now = self._session.link.limits, self.reactor.seconds()
         try:
             if seals is not None:
                 sock.send(server_random)
-            connection = RecordSocket(
-                self._server.poller, sock, self, limits, self.reactor.seconds(), seals, is_server=True
-            )
+            connection = RecordSocket(self._server.poller, sock, self, limits, now, seals, is_server=True)
         except OSError as error:
             self.log.debug("a data connection is closed: {why}", why=error)
             sock.close()
@@ -201,8 +199,8 @@ class DataPool:
             self._session.count_streams()
             return False
         if DebugLog.is_wanted:
-            what = "visitor {visitor} of client {peer} has a connection of its own"
-            self.log.debug(what, visitor=visitor.name, peer=self._session.peer_name)
+            what = "visitor {visitor} of tunnel {tunnel} of client {peer} has a connection of its own"
+            self.log.debug(what, visitor=visitor.name, tunnel=tunnel, peer=self._session.peer_name)
         memory, owner = self._session.memory, (self._session, tunnel)
         self._busy[connection] = None
         if theirs is not None:

@@ -21,6 +21,7 @@ from rtunnel.relay.last_bytes import unacknowledged
 from rtunnel.relay.pipes import Pipe
 from rtunnel.relay.polled_socket import BULK, SPLICE_SIZE
 from rtunnel.reverse.carriers.record_writer import RecordWriter
+from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.data.connection import DataConnection, Ended, Opened, WasReset
 from rtunnel.wire.data.records import (
     ALIVE,
@@ -37,6 +38,7 @@ from rtunnel.wire.limits import LinkLimits
 
 #: What a connection costs in itself, in bytes.
 COST = 2 * 1024
+_log = DebugLog()
 
 
 class ILocal(Protocol):
@@ -97,6 +99,7 @@ class RecordSocket(RecordWriter):
         "_reader",
         "_told_free",
         "_unsent",
+        "_visitor",
         "is_proved",
         "user",
     )
@@ -117,6 +120,8 @@ class RecordSocket(RecordWriter):
         self.user = user
         self._reader: Reader = PlainReader() if opening is None else SealedReader(opening)
         self._local: ILocal | None = None
+        # Whose stream it is, for the log.
+        self._visitor = ""
         self._told_free = True
         self.is_proved = False
         if seals is not None:
@@ -161,16 +166,12 @@ class RecordSocket(RecordWriter):
         """Send a sign of life."""
         self._send(self.state.alive())
 
-    def open(self, tunnel: int, visitor: str, moved: int, local: ILocal, first: bytes = b"") -> None:
-        """Open a stream for *local*; see :meth:`~rtunnel.wire.data.connection.DataConnection.open`.
-
-        :param first: the first bytes of the stream, which leave in the same packet.
-        """
+    def open(self, tunnel: int, visitor: str, moved: int, local: ILocal) -> None:
+        """Open a stream for *local*; see :meth:`~rtunnel.wire.data.connection.DataConnection.open`."""
         record = self.state.open(tunnel, visitor, moved)
-        if first:
-            record += self.state.pack(DATA, first)
         self._told_free = False
         self._local = local
+        self._visitor = visitor or f"stream {moved}"
         self._send(record)
 
     def carry(self, local: ILocal) -> None:
@@ -338,6 +339,7 @@ class RecordSocket(RecordWriter):
                 self._local.far_ended()
         elif isinstance(event, Opened):
             self._told_free = False
+            self._visitor = event.visitor or f"stream {event.moved}"
             self.user.opened(self, event)
         elif isinstance(event, WasReset):
             self._send(event.answer)
@@ -348,6 +350,9 @@ class RecordSocket(RecordWriter):
     def _reset_local(self, code: str, message: str) -> None:
         local, self._local = self._local, None
         if local is not None:
+            if DebugLog.is_wanted:
+                what = "data connection of {visitor}: the stream was reset: {code}: {text}"
+                _log.debug(what, visitor=self._visitor, code=code, text=message)
             local.far_reset(code, message)
 
     def _look_whether_over(self) -> None:

@@ -146,8 +146,9 @@ class LinkService(HeldConnection[ClientSession]):
         """See :class:`HeldConnection`."""
         if session.was_useful:
             self.was_useful()
-        going_on = f"; {count} visitors go on without it" if (count := len(self.kept)) else ""
-        return f"link to {self._peer} lost: {reason}{going_on}"
+        count = len(self.kept)
+        who = "1 visitor goes" if count == 1 else f"{count} visitors go"
+        return f"link to {self._peer} lost: {reason}" + (f"; {who} on without it" if count else "")
 
     def leave(self, session: ClientSession) -> None:
         """See :class:`HeldConnection`."""

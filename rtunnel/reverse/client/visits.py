@@ -90,7 +90,6 @@ class _Visit:
     :ivar kept: how many of its bytes have come.
     :ivar until: when the service has had its time.
     :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
-    :ivar is_over: the stream broke.
     """
 
     may_splice = False
