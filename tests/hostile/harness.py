@@ -19,6 +19,7 @@ import resource
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from tests.patience import PATIENCE
@@ -76,6 +77,7 @@ class Honest:
         self._comes_anew = comes_anew
         self._over = threading.Event()
         self._error: BaseException | None = None
+        self._turn = threading.Lock()
         self.answers = 0
         self.visits = 0
         self._stays = connect(port, source)
@@ -85,12 +87,13 @@ class Honest:
     def _run(self) -> None:
         try:
             while not self._over.is_set():
-                self._ask(self._stays)
-                self.answers += 1
-                if self._comes_anew:
-                    with connect(self._port, self._source) as new:
-                        self._ask(new)
-                    self.visits += 1
+                with self._turn:
+                    self._ask(self._stays)
+                    self.answers += 1
+                    if self._comes_anew:
+                        with connect(self._port, self._source) as new:
+                            self._ask(new)
+                        self.visits += 1
                 self._over.wait(0.01)
         except BaseException as error:
             self._error = error
@@ -105,6 +108,12 @@ class Honest:
                 raise AssertionError(f"the connection ended after {self.answers} answers, {self.visits} visits")
             answer += data
         assert answer == question
+
+    @contextmanager
+    def rests(self) -> Iterator[None]:
+        """Keep the connection and ask nothing, so that what an attacker costs can be measured alone."""
+        with self._turn:
+            yield
 
     def go_on(self, times: int = 3) -> None:
         """Wait until it was served so often again, from now on."""

@@ -102,7 +102,7 @@ async def test_a_connected_peer_that_sends_chunks_of_every_bad_kind(
     with Honest(tunnel.local) as honest:
         attacker = await connect(client(tunnel.port))
         peer = attacker.peer
-        with gauge(tunnel.host) as used:
+        with honest.rests(), gauge(tunnel.host) as used:
             # Messages that are never complete, and whole ones behind them.
             flags = [UNORDERED] * 1500 + [UNORDERED | FIRST | LAST] * 1500
             await attacker.put(packed((peer.data(4, BINARY, b"x", one) for one in flags), 50))
@@ -121,8 +121,8 @@ async def test_a_connected_peer_that_sends_chunks_of_every_bad_kind(
             await attacker.put(packed(far, 50))
             heartbeat = HeartbeatChunk(body=struct.pack("!HH", 1, 8) + b"1234")
             await attacker.put(packed([heartbeat] * 5000, 90))
-            honest.go_on()
             await rest(tunnel.host)
+        honest.go_on()
         assert attacker.is_connected
         assert used.cpu_seconds < attacker.bytes * COST
         assert used.log_bytes < 2000
@@ -138,13 +138,13 @@ async def test_many_records_in_a_packet_stay_nowhere(
     with Honest(tunnel.local) as honest:
         attacker = await connect(client(tunnel.port))
         record = bytes(220)
-        with gauge(tunnel.host) as used:
+        with honest.rests(), gauge(tunnel.host) as used:
             for number in range(2500):
                 await attacker.put_records(*[record] * 7)
                 if not number % 20:
                     await turns(2)
-            honest.go_on()
             await rest(tunnel.host)
+        honest.go_on()
         assert attacker.is_connected
         assert attacker.bytes > 4_000_000
         assert used.rss_bytes < 1_500_000
@@ -163,12 +163,12 @@ async def test_strangers_at_the_ports_of_a_connection(
         record = b"\x16\xfe\xfd" + bytes(8) + b"\0\x2f" + bytes(47)
         stun = [struct.pack("!HHI12s", kind, 0, 0x2112A442, bytes(12)) for kind in (0x0001, 0x0011, 0x0101, 0x0111)]
         sent = 0
-        with gauge(tunnel.host) as used:
+        with honest.rests(), gauge(tunnel.host) as used:
             for _ in range(600):
                 for packet in (record, *stun):
                     sent += stranger.sendto(packet, (LOOPBACK, port))
-            honest.go_on()
             await rest(tunnel.host)
+        honest.go_on()
         with pytest.raises(BlockingIOError):
             stranger.recv(100, socket.MSG_DONTWAIT)
         # Each is a packet of its own.
