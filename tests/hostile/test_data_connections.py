@@ -100,7 +100,7 @@ class _Client:
 
 
 def _record(kind: int, number: int, payload: bytes = b"") -> bytes:
-    return records.HEADER.pack(records.head(kind, len(payload)), number) + payload
+    return records.HEADER.pack(kind << 24 | len(payload), number) + payload
 
 
 BREACHES = [
@@ -108,8 +108,8 @@ BREACHES = [
     _record(records.DATA, 1, b"x"),
     _record(records.OPEN, 1, bytes(8)),
     _record(0x33, 0),
-    records.HEADER.pack(records.head(records.DATA, 0xFFFFFF), 1),
-    records.HEADER.pack(records.head(records.ALIVE, 1), 0),
+    records.HEADER.pack(records.DATA << 24 | 0xFFFFFF, 1),
+    records.HEADER.pack(records.ALIVE << 24 | 1, 0),
 ]
 
 

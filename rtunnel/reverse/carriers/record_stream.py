@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from zope.interface import implementer
 
+from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.reverse.carriers.record_socket import RecordSocket
@@ -124,9 +125,9 @@ class RecordStream:
     def abort(self) -> None:
         """Cut the stream, and tell the user."""
         far, user = self._far, self._user
-        self.reset("connection-lost", "the connection was closed")
+        self.reset(Code.CONNECTION_LOST, "the connection was closed")
         if far is not None and user is not None:
-            user.was_reset("connection-lost", "the connection was closed")
+            user.was_reset(Code.CONNECTION_LOST, "the connection was closed")
 
     def _end(self) -> None:
         self._far = None

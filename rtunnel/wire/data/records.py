@@ -54,11 +54,6 @@ _WHOLE = (DATA << 24) - HEADER_SIZE
 Record = tuple[int, int, memoryview]
 
 
-def head(kind: int, length: int) -> int:
-    """Return the first half of a header."""
-    return kind << 24 | length
-
-
 def _check(kind: int, length: int, most: int) -> None:
     """Check the length of a payload.
 
