@@ -37,11 +37,11 @@ from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.rtc.udp_client import show_service
 from rtunnel.rtc.udp_host import HostFlows
+from rtunnel.services.watch import ServiceWatch, may_try
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
-from rtunnel.upkeep.service_watch import ServiceWatch, may_try
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
@@ -64,7 +64,7 @@ EARLY_CANDIDATES = 32
 class Service:
     """A service, and for TCP whether it answers.
 
-    :param turns: see :func:`~rtunnel.upkeep.service_watch.may_try`.
+    :param turns: see :func:`~rtunnel.services.watch.may_try`.
     """
 
     def __init__(

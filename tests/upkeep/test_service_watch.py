@@ -18,8 +18,7 @@ from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
 from twisted.python.failure import Failure
 
 from rtunnel.addresses import DialAddress
-from rtunnel.upkeep.log_limiter import LogLimiter
-from rtunnel.upkeep.service_watch import (
+from rtunnel.services.watch import (
     LONGEST_REST,
     LONGEST_WAIT,
     MOST_AT_ONCE,
@@ -29,6 +28,7 @@ from rtunnel.upkeep.service_watch import (
     may_try,
     try_service,
 )
+from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.leftovers import TestLog
 from tests.patience import PATIENCE
 from tests.ports import free_port

@@ -32,12 +32,12 @@ from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
+from rtunnel.services.watch import ServiceWatch, may_try
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.held_connection import HeldConnection
 from rtunnel.upkeep.memory import Memory, default_memory
-from rtunnel.upkeep.service_watch import ServiceWatch, may_try
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import Hello

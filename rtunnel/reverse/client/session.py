@@ -20,11 +20,11 @@ from rtunnel.reverse.carriers.link_protocol import LinkStream
 from rtunnel.reverse.client.carrying import CarryingSession
 from rtunnel.reverse.client.data_connections import IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.services.watch import ServiceWatch
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
-from rtunnel.upkeep.service_watch import ServiceWatch
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink

@@ -222,6 +222,16 @@ def connection_seals(
     return (client, server) if is_client else (server, client)
 
 
+def path_secrets(root: Root) -> tuple[bytes, bytes, Cipher]:
+    """Return the secrets of a link's UDP path, of what the client sends and of what the server sends, and its cipher.
+
+    Datagrams are always sealed. On a link without TLS that keeps out strangers who cannot read the link, no others.
+    """
+    secret = expand(root.root, b"rtunnel udp")
+    cipher = root.cipher if root.cipher is not Cipher.NONE else Cipher.AES_256_GCM
+    return expand(secret, b"rtunnel client"), expand(secret, b"rtunnel server"), cipher
+
+
 @cache
 def wish() -> Cipher:
     """Return the cipher that is faster on this machine: ChaCha20 if its processor has no instructions for AES."""

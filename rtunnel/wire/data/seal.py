@@ -48,6 +48,14 @@ def expand(secret: bytes, label: bytes, length: int = 32) -> bytes:
     return HKDFExpand(_SHA256, length, label).derive(secret)
 
 
+def aead(cipher: Cipher, key: bytes) -> AESGCM | ChaCha20Poly1305:
+    """Return the AEAD of *cipher* under *key*, 32 bytes.
+
+    :raises KeyError: the cipher is ``NONE``.
+    """
+    return _AEADS[cipher](key)
+
+
 class Seal:
     """Seal the records of one direction, or unseal them. An object does one of the two.
 

@@ -1,0 +1,162 @@
+"""UDP between two ends that send each other many packets: several of them in one system call, where the system can.
+
+Linux cuts one ``sendmsg`` into packets of equal size (``UDP_SEGMENT``), and hands packets that came together to one
+``recvmsg`` (``UDP_GRO``). Packets are never fragmented, and one that is too large for the way is refused or lost, so
+that whoever sends can find out what gets through (RFC 8899).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from twisted.python.failure import Failure
+
+from rtunnel.relay.udp import READS_IN_A_ROW, Address, UdpSocket, answer_from
+
+# From linux/udp.h and linux/in.h; not every Python names them.
+_SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
+_MTU_DISCOVER = {
+    socket.AF_INET: (socket.IPPROTO_IP, getattr(socket, "IP_MTU_DISCOVER", 10)),
+    socket.AF_INET6: (getattr(socket, "IPPROTO_IPV6", 41), getattr(socket, "IPV6_MTU_DISCOVER", 23)),
+}
+#: Do not fragment, and let the program find out what gets through.
+_PROBE = 3
+_IS_LINUX = sys.platform == "linux"
+_SEGMENT = struct.Struct("@H")
+_SIZE = struct.Struct("@i")
+#: How many packets, and how many bytes of them, one call takes.
+MAX_SEGMENTS, MAX_BYTES = 64, 65000
+#: What one read takes: a batch, or the largest packet.
+READ_SIZE = 65536
+_CONTROL_SIZE = 256
+#: The send buffer, in bytes, that the kernel is asked for.
+SEND_BUFFER = 1 << 20
+
+
+class BatchSocket(UdpSocket):
+    """One UDP socket whose packets go out, and come in, several at a time.
+
+    The parameters are those of :class:`UdpSocket`.
+
+    :param too_large: called with the size of each packet that this machine's interface does not take.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        received: Callable[[bytes, Address], None],
+        lost: Callable[[str], None],
+        done: Callable[[], None],
+        too_large: Callable[[int, Address | None], None],
+    ) -> None:
+        super().__init__(reactor, received, lost, done=done)
+        self._too_large = too_large
+        self._segments = _IS_LINUX
+
+    def _open(self, family: int, attach: Callable[[socket.socket], None]) -> None:
+        super()._open(family, attach)
+        handle = self._socket
+        if handle is not None and _IS_LINUX:
+            with suppress(OSError):
+                handle.setsockopt(*_MTU_DISCOVER[socket.AddressFamily(family)], _PROBE)
+            with suppress(OSError):
+                handle.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+            with suppress(OSError):
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+    def send_all(self, packets: Sequence[tuple[bytes, Address | None]]) -> None:
+        """Send packets, each to its address; None: the socket is connected. What cannot be sent is lost."""
+        start, count = 0, len(packets)
+        while start < count and self._socket is not None:
+            end = self._end_of_batch(packets, start) if self._segments else start + 1
+            data, address = packets[start]
+            if end == start + 1:
+                self._send_one(data, address)
+            elif not self._send_batch([packet for packet, _ in packets[start:end]], address):
+                continue  # one by one
+            start = end
+
+    @staticmethod
+    def _end_of_batch(packets: Sequence[tuple[bytes, Address | None]], start: int) -> int:
+        """Return where the packets end that can go out with the one at *start*: all but the last are of its size."""
+        first, address = packets[start]
+        size = total = len(first)
+        end = start + 1
+        most = min(len(packets), start + MAX_SEGMENTS)
+        while end < most:
+            data, other = packets[end]
+            total += len(data)
+            if other != address or len(data) > size or total > MAX_BYTES:
+                break
+            end += 1
+            if len(data) < size:
+                break
+        return end
+
+    def _send_one(self, data: bytes, address: Address | None) -> None:
+        try:
+            self._send(data, address)
+        except BlockingIOError:
+            self._lost("the socket is busy")
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                self._too_large(len(data), address)
+            else:
+                self._failed(error)
+
+    def _send_batch(self, batch: list[bytes], address: Address | None) -> bool:
+        """Send packets of equal size, but for the last one. Return False if they are to be sent one by one."""
+        assert self._socket is not None
+        control: list[Any] = [(_SOL_UDP, _UDP_SEGMENT, _SEGMENT.pack(len(batch[0])))]
+        if address is not None and isinstance(address[-1], tuple):
+            control.append(address[-1])
+            address = address[:-1]
+        try:
+            if address is None:
+                self._socket.sendmsg(batch, control)
+            else:
+                self._socket.sendmsg(batch, control, 0, address)
+        except BlockingIOError:
+            self._lost("the socket is busy")
+        except OSError as error:
+            if error.errno in (errno.EMSGSIZE, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP):
+                # The size, or an interface that cannot do it.
+                self._segments = error.errno == errno.EMSGSIZE and self._segments
+                for data in batch:
+                    self._send_one(data, address if len(control) == 1 else (*(address or ()), control[1]))
+                return True
+            self._failed(error)
+        return True
+
+    def doRead(self) -> Failure | None:
+        """Read up to :data:`~rtunnel.relay.udp.READS_IN_A_ROW` packets or batches."""
+        for _ in range(READS_IN_A_ROW):
+            if self._socket is None:
+                break
+            try:
+                data, control, _, source = self._socket.recvmsg(READ_SIZE, _CONTROL_SIZE)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._failed(error)
+                continue
+            size = len(data)
+            for level, kind, value in control:
+                if level == _SOL_UDP and kind == _UDP_GRO and len(value) >= _SIZE.size:
+                    size = _SIZE.unpack_from(value)[0]
+            if self._tells_local:
+                source += answer_from(control)
+            if size >= len(data):
+                self._received(data, source)
+            else:
+                for start in range(0, len(data), size):
+                    self._received(data[start : start + size], source)
+        if self._done is not None:
+            self._done()
+        return None
