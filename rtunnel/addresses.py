@@ -121,6 +121,18 @@ class ListenAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class UdpAddress:
+    """Host and port for UDP. An empty host means every IPv4 address (to listen) or loopback (to dial)."""
+
+    text: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
 class DialAddress:
     """Where to connect to.
 

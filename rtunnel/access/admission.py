@@ -167,6 +167,6 @@ class Admission:
             if not rights.shared:
                 raise Refused(Code.PORT_NOT_ALLOWED, "this client may not serve the shared public port")
         elif rights.ports is not None and public.port not in rights.ports:
-            text = f"port {public.port} is not among those allowed to this client: {rights.ports}"
+            text = f"{public} is not among those allowed to this client: {rights.ports}"
             raise Refused(Code.PORT_NOT_ALLOWED, text)
         return rights

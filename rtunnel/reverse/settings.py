@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rtunnel.access.admission import AdmissionSettings
-from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
+from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
 from rtunnel.tls.policy import TlsSettings
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY
@@ -57,6 +57,7 @@ class ServerSettings(EndSettings):
     :ivar visitor_idle: time without a byte in either direction after which a visitor is closed; 0: never.
     :ivar max_handshakes: connections that may be in the TLS handshake at once.
     :ivar admission: who may use the server.
+    :ivar udp_listen: where the UDP paths of clients arrive; None: at the address and number of the control port.
     """
 
     control_listen: ListenAddress
@@ -69,20 +70,23 @@ class ServerSettings(EndSettings):
     visitor_idle: float = 0.0
     max_handshakes: int = 256
     admission: AdmissionSettings = field(default_factory=AdmissionSettings)
+    udp_listen: UdpAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelSettings:
     """One service that a client publishes.
 
-    :ivar remote_port: public port to ask the server for; 0: the server's shared port.
-    :ivar local: where the service is.
+    :ivar remote_port: public port to ask the server for; 0: the server's shared port, which only TCP has.
+    :ivar local: where the service is; for UDP it has host and port.
     :ivar name: the name in the log; empty: the port.
+    :ivar protocol: ``tcp`` or ``udp``.
     """
 
     remote_port: int
     local: DialAddress
     name: str = ""
+    protocol: str = "tcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class ClientSettings(EndSettings):
     """Settings of ``rtunnel-client``. Times are in seconds.
 
     :ivar server: the server's control port.
-    :ivar tunnels: at least one, in the order of their tunnel numbers; no two have the same port.
+    :ivar tunnels: at least one, in the order of their tunnel numbers; no two have the same protocol and port.
     :ivar reconnect_min: shortest wait before the server is dialled again.
     :ivar reconnect_max: longest wait before the server is dialled again.
     :ivar connect_timeout: time that one attempt to reach the server may take.

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.addresses import DialAddress
+from rtunnel.addresses import DialAddress, UdpAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
@@ -32,7 +32,7 @@ from rtunnel.rtc.aiortc.sdp import read_description as read_session
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
 from rtunnel.rtc.peer import Leaving, Peer
-from rtunnel.rtc.settings import HostSettings, ServiceSettings, UdpAddress
+from rtunnel.rtc.settings import HostSettings, ServiceSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.rtc.udp_client import show_service

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
 from rtunnel.wire.limits import ChannelLimits
 
 
@@ -119,18 +119,6 @@ class IceSettings:
     turn_secret: str = field(default="", repr=False)
     interfaces: tuple[str, ...] = ()
     ca_file: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class UdpAddress:
-    """Host and port for UDP. An empty host means every IPv4 address (to listen) or loopback (to dial)."""
-
-    text: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True, slots=True)

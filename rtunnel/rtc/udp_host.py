@@ -15,9 +15,9 @@ from typing import Any
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from rtunnel.addresses import UdpAddress
 from rtunnel.relay.flows import FlowTable
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
-from rtunnel.rtc.settings import UdpAddress
 from rtunnel.services.flow import ServiceFlow
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter

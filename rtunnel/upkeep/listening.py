@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -56,6 +56,11 @@ class Listener(Service):
     def local_address(self) -> str:
         """The address that it listens on, with the real port if 0 was requested; before it listens, the setting."""
         return format_address(self._port.getHost()) if self._port is not None else str(self._address)
+
+    @property
+    def host(self) -> IAddress | None:
+        """The address that it listens on; None before it does."""
+        return self._port.getHost() if self._port is not None else None
 
     @property
     def is_public(self) -> bool:

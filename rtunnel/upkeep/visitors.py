@@ -23,11 +23,11 @@ class IVisitor(IHolder, Protocol):
 class Visitors:
     """The set of visitors that a service relays.
 
-    :param descriptors: has a place for each of them.
+    :ivar descriptors: has a place for each of them.
     """
 
     def __init__(self, descriptors: Descriptors) -> None:
-        self._descriptors = descriptors
+        self.descriptors = descriptors
         self._ends: dict[IVisitor, Place] = {}
         self._drained: Deferred[None] | None = None
         self._empty: Deferred[None] | None = None
@@ -43,7 +43,7 @@ class Visitors:
 
         The parameters are those of :meth:`~rtunnel.upkeep.descriptors.Descriptors.add`.
         """
-        self._ends[end] = self._descriptors.add(end, address, owner, count)
+        self._ends[end] = self.descriptors.add(end, address, owner, count)
 
     def replace(self, end: IVisitor, other: IVisitor) -> None:
         """Count *other* instead of *end*, whose descriptors it has now."""
@@ -55,7 +55,7 @@ class Visitors:
         """Forget a connection that is over."""
         place = self._ends.pop(end, None)
         if place is not None:
-            self._descriptors.remove(place)
+            self.descriptors.remove(place)
         if not self._ends:
             self.stop_draining()
             empty, self._empty = self._empty, None
@@ -69,7 +69,7 @@ class Visitors:
 
     def abort_idle(self) -> int:
         """Reset every connection on which nothing has passed since the last call; return how many."""
-        self._descriptors.look()
+        self.descriptors.look()
         idle = [end for end, place in self._ends.items() if not place.is_active]
         for place in self._ends.values():
             place.is_active = False

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from rtunnel.errors import Code
 from rtunnel.wire import frames, messages
-from rtunnel.wire.events import StreamOpened, TicketsReceived, TunnelReady, TunnelRefused
+from rtunnel.wire.events import PathOffered, StreamOpened, TicketsReceived, TunnelReady, TunnelRefused
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, TunnelRequest, WireError
 
 #: Capability: an ERROR with scope tunnel from the client gives up that tunnel.
 WITHDRAW = "withdraw"
+
+_REFERENCE = "the server speaks the reference protocol, which carries one TCP tunnel per link"
 
 
 class ClientLink(Link):
@@ -34,12 +36,15 @@ class ClientLink(Link):
         shared port sends no INIT (docs/wire.rst, "Reference protocol").
         """
         self.tunnels[number] = request
-        if self.mode is Mode.EXTENDED or (self.mode is Mode.AWAITING and number == 0 and request.port):
+        is_udp = request.protocol == "udp"
+        if self.mode is Mode.EXTENDED and is_udp and messages.UDP not in self.capabilities:
+            self._give_up(number, "the server carries no UDP")
+        elif self.mode is Mode.EXTENDED or (self.mode is Mode.AWAITING and number == 0 and request.port and not is_udp):
             self._send(frames.INIT, number, messages.encode_init(request))
         elif self.mode is Mode.AWAITING:
             self._unsent[number] = request
         elif self.mode is Mode.REFERENCE:
-            self._give_up(number)
+            self._give_up(number, _REFERENCE)
 
     def withdraw_tunnel(self, number: int) -> bool:
         """Give up tunnel *number*. Its streams continue. Return False if the server lacks the capability."""
@@ -54,19 +59,22 @@ class ClientLink(Link):
         unsent, self._unsent = self._unsent, {}
         if peer is not None:
             self._handlers[frames.READY] = self._receive_ready
-            if messages.DIRECT in self.capabilities:
-                self._handlers |= {frames.KEYS: self._receive_keys, frames.TICKETS: self._receive_tickets}
+            if self.has_keys:
+                self._handlers |= {
+                    frames.KEYS: self._receive_keys,
+                    frames.TICKETS: self._receive_tickets,
+                    frames.PATH: self._receive_path,
+                }
             for number, request in unsent.items():
-                self._send(frames.INIT, number, messages.encode_init(request))
+                self.request_tunnel(number, request)
         else:
-            for number in unsent:
-                if number:
-                    self._give_up(number)
+            for number, request in unsent.items():
+                if number or request.protocol == "udp":
+                    self._give_up(number, _REFERENCE)
 
-    def _give_up(self, number: int) -> None:
+    def _give_up(self, number: int, why: str) -> None:
         del self.tunnels[number]
-        message = "the server speaks the reference protocol, which carries one tunnel per link"
-        self._events.append(TunnelRefused(number, Code.NOT_SUPPORTED, message))
+        self._events.append(TunnelRefused(number, Code.NOT_SUPPORTED, why))
 
     def _receive_new_conn(self, conn_id: int, payload: bytes) -> None:
         if conn_id == 0 or conn_id in self.streams:
@@ -105,6 +113,14 @@ class ClientLink(Link):
             self.fail(Code.PROTOCOL, f"malformed TICKETS ({error})")
             return
         self._events.append(TicketsReceived(first, count, expires))
+
+    def _receive_path(self, _conn_id: int, payload: bytes) -> None:
+        try:
+            id, port = messages.decode_path(payload)
+        except ValueError as error:
+            self._ignore(f"malformed PATH ({error})")
+            return
+        self._events.append(PathOffered(id, port))
 
     def _receive_tunnel_error(self, number: int, error: WireError) -> None:
         if self.tunnels.pop(number, None) is None:

@@ -32,6 +32,14 @@ class TicketsReceived:
 
 
 @dataclass(slots=True)
+class PathOffered:
+    """At the client: the server takes packets of the UDP path *id*. *port* is as in PATH."""
+
+    id: int
+    port: int
+
+
+@dataclass(slots=True)
 class TunnelRequested:
     """At the server: the client asks for tunnel *number*."""
 
@@ -151,6 +159,7 @@ Event = (
     Established
     | KeysReceived
     | TicketsReceived
+    | PathOffered
     | TunnelRequested
     | TunnelReady
     | TunnelRefused

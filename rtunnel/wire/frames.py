@@ -37,6 +37,7 @@ ATTACH = 0x17
 TICKETS = 0x18
 KEYS = 0x19
 MOVE = 0x1A
+PATH = 0x1B
 
 NAMES = {
     NEW_CONN: "NEW_CONN",
@@ -54,6 +55,7 @@ NAMES = {
     TICKETS: "TICKETS",
     KEYS: "KEYS",
     MOVE: "MOVE",
+    PATH: "PATH",
 }
 
 #: ``(type, conn_id, payload)``. With DATA the payload is one piece of the frame's.

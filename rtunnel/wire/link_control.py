@@ -70,6 +70,11 @@ class LinkControl:
         return self.mode is Mode.EXTENDED
 
     @property
+    def has_keys(self) -> bool:
+        """Whether both ends agree on keys, for data connections or datagrams (docs/wire.rst, "Keys of a link")."""
+        return bool(self.capabilities & {messages.DIRECT, messages.UDP})
+
+    @property
     def is_closed(self) -> bool:
         """Whether the link takes no more bytes, and sends only the control frames that are already queued."""
         return self.mode is Mode.CLOSED

@@ -1,4 +1,4 @@
-"""The payloads of INIT, HELLO, NEW_CONN, READY, ERROR, TICKETS and ATTACH (docs/wire.rst, "Messages").
+"""The payloads of INIT, HELLO, NEW_CONN, READY, ERROR, TICKETS, ATTACH and PATH (docs/wire.rst, "Messages").
 
 Each message has a function that encodes it and one that decodes it. Whatever a peer sends, decoding returns a value or
 raises ``ValueError``. Text from the peer is cleaned so that it can be logged.
@@ -29,6 +29,8 @@ _RANDOM = 32
 DIRECT = "direct"
 #: Capability: the client wants no stream to travel on the link.
 DIRECT_ONLY = "direct-only"
+#: Capability: tunnels may be for UDP.
+UDP = "udp"
 
 SCOPE_LINK = "link"
 SCOPE_TUNNEL = "tunnel"
@@ -80,33 +82,44 @@ def _is_random(value: object) -> TypeGuard[str]:
 
 # INIT
 
+# In front of the port of a UDP tunnel.
+_UDP = "udp/"
+
 
 @dataclass(frozen=True, slots=True)
 class TunnelRequest:
     """INIT: the client asks for a tunnel.
 
-    :ivar port: the public port, 0 to 65535; 0 is the shared public port.
+    :ivar port: the public port, 0 to 65535; 0 is the shared public port, which only TCP has.
     :ivar local: the address of the client's local service, for logs.
+    :ivar protocol: ``tcp`` or ``udp``.
     """
 
     port: int
     local: str
+    protocol: str = "tcp"
 
 
 def encode_init(request: TunnelRequest) -> bytes:
-    """Return ``<public port>:<local address>`` in ASCII. Other characters become ``?``: the address is for logs."""
-    return f"{request.port}:{request.local}".encode("ascii", "replace")
+    """Return ``<public port>:<local address>`` in ASCII, for UDP with ``udp/`` in front. Other characters become ``?``:
+    the address is for logs.
+    """
+    prefix = _UDP if request.protocol == "udp" else ""
+    return f"{prefix}{request.port}:{request.local}".encode("ascii", "replace")
 
 
 def decode_init(payload: bytes) -> TunnelRequest:
     """Decode INIT.
 
-    :raises ValueError: there is no port number from 0 to 65535, or no colon after it.
+    :raises ValueError: there is no port number from 0 to 65535 (for UDP from 1), or no colon after it.
     """
-    port, colon, local = payload.decode("ascii", "replace").partition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
-        raise ValueError(f"INIT says {clean_text(port)!r} where a port from 0 to 65535 and a colon belong")
-    return TunnelRequest(int(port), clean_text(local))
+    asked, colon, local = payload.decode("ascii", "replace").partition(":")
+    protocol, lowest = ("udp", 1) if asked.startswith(_UDP) else ("tcp", 0)
+    port = asked.removeprefix(_UDP)
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    if not colon or not is_number or not lowest <= int(port) <= 65535:
+        raise ValueError(f"INIT says {clean_text(asked)!r} where a port from {lowest} to 65535 and a colon belong")
+    return TunnelRequest(int(port), clean_text(local), protocol)
 
 
 # HELLO
@@ -294,3 +307,31 @@ def decode_attach(payload: bytes) -> tuple[bytes, bytes]:
     if len(payload) not in (_TICKET_ID, _TICKET_ID + _RANDOM):
         raise ValueError(f"{len(payload)} bytes where {_TICKET_ID} or {_TICKET_ID + _RANDOM} belong")
     return payload[:_TICKET_ID], payload[_TICKET_ID:]
+
+
+# UDP
+
+
+def encode_path(id: int, port: int) -> bytes:
+    """Encode PATH: where the client's packets go.
+
+    :param id: of the path, 0 to 2**32 - 1.
+    :param port: the server's UDP port; 0: its number is that of the port to which the client has connected.
+    """
+    return _dump({"id": id, "port": port})
+
+
+def decode_path(payload: bytes) -> tuple[int, int]:
+    """Decode PATH. Return id and port.
+
+    :raises ValueError: it is malformed.
+    """
+    value = _load(payload)
+    id, port = value.get("id"), value.get("port")
+    if not _is_number(id, 2**32 - 1) or not _is_number(port, 65535):
+        raise ValueError("PATH without an id and a port")
+    return id, port
+
+
+def _is_number(value: object, most: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most

@@ -62,7 +62,7 @@ class ServerLink(Link):
         if peer is not None:
             self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(self.hello))
         super()._settle(peer)
-        if messages.DIRECT in self.capabilities:
+        if self.has_keys:
             self._handlers[frames.KEYS] = self._receive_keys
 
     def send_tickets(self, first: int, count: int, expires: float) -> None:
@@ -74,6 +74,13 @@ class ServerLink(Link):
         for start in range(0, count, messages.MAX_TICKETS):
             part = min(count - start, messages.MAX_TICKETS)
             self._send(frames.TICKETS, 0, messages.encode_tickets(first + start, part, expires))
+
+    def send_path(self, id: int, port: int) -> None:
+        """Tell the client where packets of the link's UDP path go.
+
+        The parameters are those of :func:`~rtunnel.wire.messages.encode_path`.
+        """
+        self._send(frames.PATH, 0, messages.encode_path(id, port))
 
     def open_stream(self, tunnel: int, visitor: str) -> Stream:
         """Open a stream for a visitor. A link that has received nothing yet becomes a reference link.
@@ -122,6 +129,8 @@ class ServerLink(Link):
             return
         try:
             request = messages.decode_init(payload)
+            if request.protocol == "udp" and messages.UDP not in self.capabilities:
+                raise Refused(Code.NOT_SUPPORTED, "the link carries no UDP")
             if len(self.tunnels) >= self.limits.max_tunnels:
                 raise Refused(Code.LIMIT, f"the link has {len(self.tunnels)} tunnels, its limit")
         except ValueError as error:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rtunnel.addresses import UdpAddress
 from rtunnel.options.plugins import rtc_client, rtc_host, rtc_signal
 from rtunnel.options.settings.rtc import CLIENT, HOST, SIGNAL
-from rtunnel.rtc.settings import (
-    ClientSettings,
-    HostSettings,
-    SignalSettings,
-    SignalUrl,
-    UdpAddress,
-)
+from rtunnel.rtc.settings import ClientSettings, HostSettings, SignalSettings, SignalUrl
 
 STUN = ("stun.l.google.com", 19302)
 URL = SignalUrl("ws://localhost:8080", False, "localhost", 8080)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from twisted.python import usage
 
-from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtc_client, rtc_host
 from rtunnel.options.settings.rtc_coercions import (
@@ -25,7 +25,7 @@ from rtunnel.options.settings.rtc_coercions import (
     udp_address,
 )
 from rtunnel.options.settings.rtc_services import dial, forwards, listen, services
-from rtunnel.rtc.settings import ForwardSettings, ServiceSettings, TurnServer, UdpAddress
+from rtunnel.rtc.settings import ForwardSettings, ServiceSettings, TurnServer
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 

@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogLevel
 
 from rtunnel.access.admission import Admission, AdmissionSettings
+from rtunnel.access.public import Public
 from rtunnel.errors import ConfigError
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.upkeep import accepting
@@ -217,7 +218,7 @@ async def test_link_that_cannot_be_watched(world: World) -> None:
 async def test_visitor_by_the_link_who_cannot_be_watched(world: World) -> None:
     server, port = world.server(), free_port()
     link = await world.raw_extended(server, port)
-    listening: Any = server.ports._held[port].port
+    listening: Any = server.ports._held[Public(port)].port
     listening.reactor = Full(reactor)
     visitor = await world.visitor(port)
     await until(lambda: visitor.was_reset)
@@ -262,7 +263,7 @@ async def test_port_does_not_run_in_circles(world: World, where: str, error: int
     world.client(server, *[(port, service.port) for port in ports])
     world.client(server, (0, service.port))
     await world.reachable(3)
-    port: Any = server.ports._held[ports[0]].port if where == "public" else getattr(server, where)._port
+    port: Any = server.ports._held[Public(ports[0])].port if where == "public" else getattr(server, where)._port
     port.socket._socket = full = NothingToGive(port.socket._socket, error)
     number = port.getHost().port
     waits: Any = await world.raw(number) if where == "control" else await world.visitor(number)
@@ -289,7 +290,7 @@ async def test_port_does_not_run_in_circles(world: World, where: str, error: int
 async def test_port_that_stops_while_it_rests(world: World) -> None:
     server, port = world.server(), free_port()
     link = await world.raw_extended(server, port)
-    listening: Any = server.ports._held[port].port
+    listening: Any = server.ports._held[Public(port)].port
     listening.socket._socket = full = NothingToGive(listening.socket._socket, errno.ENFILE)
     await world.visitor(port)
     await until(lambda: full.asked)

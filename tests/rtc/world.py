@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 
-from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.host import RtcHost
 from rtunnel.rtc.settings import (
@@ -19,7 +19,6 @@ from rtunnel.rtc.settings import (
     SignalClientSettings,
     SignalSettings,
     SignalUrl,
-    UdpAddress,
 )
 from rtunnel.rtc.signaling.server import SignalServer
 from tests.leftovers import TestLog

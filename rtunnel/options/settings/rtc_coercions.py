@@ -13,11 +13,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from rtunnel.access.tokens import MAX_TOKEN, token_word
 from rtunnel.access.web_admission import Origins
-from rtunnel.addresses import host_and_port
+from rtunnel.addresses import UdpAddress, host_and_port
 from rtunnel.coercions import shown, text
 from rtunnel.endpoint_strings import host_name, is_ipv4, is_ipv6
 from rtunnel.errors import ConfigError
-from rtunnel.rtc.settings import SignalUrl, TurnServer, UdpAddress
+from rtunnel.rtc.settings import SignalUrl, TurnServer
 from rtunnel.wire.webrtc.signaling import MAX_ID, is_id
 
 STUN_PORT = 3478

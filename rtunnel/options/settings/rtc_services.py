@@ -13,13 +13,13 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
 from rtunnel.coercions import choice, shown, text
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.entries import Entry, read_entries
 from rtunnel.options.settings.rtc_coercions import udp_address
 from rtunnel.options.settings.sources import Rank, Resolved
-from rtunnel.rtc.settings import ForwardSettings, ServiceSettings, UdpAddress
+from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
 
 _UDP = "udp:"
 _NAME_LENGTH = 64

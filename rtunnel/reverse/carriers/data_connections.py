@@ -20,7 +20,7 @@ from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
 from rtunnel.reverse.carriers.moving import STAYED, MovingStream, has_stayed
-from rtunnel.reverse.carriers.record_socket import COST, RecordSocket
+from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, ILocal, RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL
 from rtunnel.reverse.carriers.waiting import Waiting
@@ -221,6 +221,22 @@ class DataPool:
         connection.open(tunnel, visitor.name, 0, stream)
         end.resume()
         return True
+
+    def open_for_datagrams(self, local: ILocal) -> RecordSocket | None:
+        """Return a connection whose stream carries datagrams from now on; None if there is none.
+
+        :param local: the local side of the stream.
+        """
+        if self._closed:
+            return None
+        if not self._idle:
+            self.refill(whole=True)
+            return None
+        connection, _ = self._idle.popitem()
+        self._busy[connection] = None
+        connection.open(DATAGRAMS, "datagrams", 0, local)
+        self.refill()
+        return connection
 
     def _move_soon(self) -> None:
         """Look soon which visitors on the link have stayed, and can have a connection of their own."""

@@ -38,6 +38,8 @@ from rtunnel.wire.limits import LinkLimits
 
 #: What a connection costs in itself, in bytes.
 COST = 2 * 1024
+#: The number of the tunnel in OPEN of a stream that carries datagrams.
+DATAGRAMS = 2**32 - 1
 _log = DebugLog()
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol
+from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
+from rtunnel.reverse.datagrams.client_flows import ClientDatagrams
 from rtunnel.reverse.secured import export_for_records
+from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.data.keys import ClientAgreement, read_plain_keys, wish
-from rtunnel.wire.messages import DIRECT
+from rtunnel.wire.messages import DIRECT, UDP
 from rtunnel.wire.stream import Stream
 
 
@@ -37,12 +41,19 @@ class CarryingSession(LinkProtocol):
         self._pool = pool
         self.data: DataConnections | None = None
         self._agreement: ClientAgreement | None = None
+        self._has_keys = False
         # Those of the last link, for as long as they have streams.
         self._adopted: list[DataConnections] = []
         self._has_closed = False
         self.moved_early: dict[int, tuple[Stream, float]] = {}
         self._draining = False
-        self._handlers |= {events.KeysReceived: self._keys_received, events.TicketsReceived: self._tickets_received}
+        # Of UDP tunnels; None until both ends have agreed on keys, or without UDP.
+        self.datagrams: ClientDatagrams | None = None
+        self._handlers |= {
+            events.KeysReceived: self._keys_received,
+            events.TicketsReceived: self._tickets_received,
+            events.PathOffered: self._path_offered,
+        }
 
     # What visitors need, see IUser
 
@@ -62,7 +73,7 @@ class CarryingSession(LinkProtocol):
 
     def _offer_keys(self) -> None:
         """Send our half of the keys, if links have TLS."""
-        if self.identity is not None and DIRECT in self.link.hello.capabilities:
+        if self.identity is not None and self.link.hello.capabilities & {DIRECT, UDP}:
             self._agreement = ClientAgreement(wish())
             self.link.send_keys(self._agreement.message)
 
@@ -70,7 +81,7 @@ class CarryingSession(LinkProtocol):
         """Take what both ends agree on, and make data connections from now on."""
         agreement, self._agreement = self._agreement, None
         try:
-            if self.data is not None:
+            if self._has_keys:
                 raise ValueError("a second KEYS")
             if self.identity is None:
                 root = read_plain_keys(event.payload)
@@ -81,9 +92,13 @@ class CarryingSession(LinkProtocol):
         except ValueError as error:
             self.fail(Code.PROTOCOL, str(error))
             return
-        self.data = DataConnections(self, self._dialler, root, self._pool, self._visitors)
-        if self._draining:
-            self.data.withdraw()
+        self._has_keys = True
+        if UDP in self.link.capabilities:
+            self.datagrams = ClientDatagrams(self, self._dialler.flows, root)
+        if DIRECT in self.link.capabilities:
+            self.data = DataConnections(self, self._dialler, root, self._pool, self._visitors)
+            if self._draining:
+                self.data.withdraw()
 
     def _tickets_received(self, event: events.TicketsReceived) -> None:
         try:
@@ -92,6 +107,33 @@ class CarryingSession(LinkProtocol):
             self.data.take_tickets(event.first, event.count, event.expires)
         except ValueError as error:
             self.fail(Code.PROTOCOL, str(error))
+
+    # UDP
+
+    def _path_offered(self, event: events.PathOffered) -> None:
+        """Open the UDP path to the machine to which the link leads."""
+        server = self.transport.getPeer()
+        if self.datagrams is not None and isinstance(server, IPv4Address | IPv6Address):
+            self.datagrams.open_path(event.id, server.host, event.port or server.port)
+
+    def carry_datagrams(self, connection: RecordSocket) -> None:
+        """Use a data connection for datagrams."""
+        if self.datagrams is None:
+            connection.reset(Code.UNKNOWN_TUNNEL, "there are no UDP tunnels")
+        else:
+            self.datagrams.serve(connection)
+
+    def udp_tunnel(self, number: int) -> TunnelSettings | None:
+        """Return the settings of a UDP tunnel, if visitors may use it."""
+        service = self.service_of(number)
+        return service.settings if service is not None and service.settings.protocol == "udp" else None
+
+    def say_way(self, by_path: bool) -> None:
+        """Log how datagrams travel."""
+        if by_path:
+            self._info("datagrams to and from {peer} go by UDP")
+        else:
+            self._warn("datagrams to and from {peer} go by a data connection: UDP does not get through")
 
     def _moved_early(self, stream: Stream) -> None:
         """Keep a stream that the server has moved to a data connection of which we have not read yet."""
@@ -122,6 +164,8 @@ class CarryingSession(LinkProtocol):
         if self._has_closed:
             return
         self._has_closed = True
+        if self.datagrams is not None:
+            self.datagrams.close()
         data = [*self._adopted, *([] if self.data is None else [self.data])]
         if self.streams_outlive and self._known_as is not None:
             self._dialler.kept.keep(self._known_as, self, data)
@@ -164,3 +208,5 @@ class CarryingSession(LinkProtocol):
         yield from super().holdings()
         for data in (*self._adopted, *([] if self.data is None else [self.data])):
             yield from data.holdings()
+        if self.datagrams is not None:
+            yield from self._dialler.flows.holdings()

@@ -24,8 +24,9 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.reverse.carriers.kept import KeptConnections
-from rtunnel.reverse.carriers.record_socket import COST, RecordSocket
+from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, RecordSocket
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
+from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
@@ -49,6 +50,7 @@ class IDialler(Protocol):
     :ivar poller: watches sockets, see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar connect_timeout: seconds that a connection to the server may take.
     :ivar dial_timeout: seconds that one to a local service may take.
+    :ivar flows: those of UDP tunnels.
     """
 
     reactor: Any
@@ -57,6 +59,7 @@ class IDialler(Protocol):
     connect_timeout: float
     dial_timeout: float
 
+    flows: ClientFlows
     kept: KeptConnections[DataConnections]
 
     def why_void(self, server: Peer) -> str: ...
@@ -256,7 +259,10 @@ class DataConnections:
         if self._closed:
             connection.reset(Code.SHUTTING_DOWN, "the client takes no more visitors")
             return
-        self._visits.serve(connection, opened)
+        if opened.tunnel == DATAGRAMS:
+            self._user.carry_datagrams(connection)
+        else:
+            self._visits.serve(connection, opened)
         # The server knew of this one before we did, and may have asked for the next meanwhile.
         if self._kept:
             self._make()

@@ -31,6 +31,7 @@ from rtunnel.reverse.client.data_connections import DataConnections
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.visits import Cancellable
+from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.services.watch import ServiceWatch, may_try
 from rtunnel.tls.identity import Peer
@@ -40,7 +41,7 @@ from rtunnel.upkeep.held_connection import HeldConnection
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
-from rtunnel.wire.messages import Hello
+from rtunnel.wire.messages import UDP, Hello
 
 
 class _SessionFactory(QuietFactory):
@@ -65,6 +66,7 @@ class LinkService(HeldConnection[ClientSession]):
         self.dial_timeout = settings.dial_timeout
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
+        self.flows = ClientFlows(reactor, visitors.descriptors)
         self.kept: KeptConnections[DataConnections] = KeptConnections(
             reactor, settings.limits.dead_after, self._may_stay
         )
@@ -72,17 +74,19 @@ class LinkService(HeldConnection[ClientSession]):
         self._server_now: DialAddress | None = None
         self._address_now: tuple[int, Any] | None = None
         self._endpoint_now: Any = None
+        has_udp = any(tunnel.protocol == "udp" for tunnel in settings.tunnels)
         # One session name for the life of the process, by which the server recognises us when we come back.
         self._hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
-            capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW},
+            capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW} | ({UDP} if has_udp else set()),
             token=settings.token,
         )
         turns = may_try(settings.check_services)
         self._watches = [
-            ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns) for tunnel in settings.tunnels
+            ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns) if tunnel.protocol == "tcp" else None
+            for tunnel in settings.tunnels
         ]
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
 
@@ -157,6 +161,7 @@ class LinkService(HeldConnection[ClientSession]):
     async def _stop(self) -> None:
         await super()._stop()
         self.kept.close()
+        self.flows.close()
 
     def withdraw(self) -> None:
         """Give up the tunnels, so that the server frees their ports, and dial no more."""

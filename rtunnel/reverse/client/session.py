@@ -47,7 +47,7 @@ class _Tunnel:
         settings: TunnelSettings,
         endpoint: IStreamClientEndpoint,
         backoff: Backoff,
-        watch: ServiceWatch,
+        watch: ServiceWatch | None,
     ) -> None:
         self.number = number
         self.settings = settings
@@ -55,7 +55,7 @@ class _Tunnel:
         self.watch = watch
         self.address = settings.local.socket_address()
         self.backoff = backoff
-        self.request = TunnelRequest(settings.remote_port, str(settings.local))
+        self.request = TunnelRequest(settings.remote_port, str(settings.local), settings.protocol)
         self.refusal = ""
         self.is_served = False
         self.public = ""
@@ -64,9 +64,8 @@ class _Tunnel:
     @property
     def name(self) -> str:
         """The tunnel's name in logs."""
-        return self.settings.name or (
-            f"port {self.settings.remote_port}" if self.settings.remote_port else "the shared port"
-        )
+        port = f"{'UDP ' if self.settings.protocol == 'udp' else ''}port {self.settings.remote_port}"
+        return self.settings.name or (port if self.settings.remote_port else "the shared port")
 
 
 class ClientSession(CarryingSession):
@@ -90,7 +89,7 @@ class ClientSession(CarryingSession):
         reactor: Any,
         visitors: Visitors,
         dialler: IDialler,
-        watches: Sequence[ServiceWatch],
+        watches: Sequence[ServiceWatch | None],
     ) -> None:
         super().__init__(link, reactor, visitors, dialler, settings.pool)
         self._settings = settings
@@ -223,6 +222,9 @@ class ClientSession(CarryingSession):
 
     def _watch(self, tunnel: _Tunnel, what: str) -> None:
         """Log what the tunnel is, and whether its service answers; from then on, when that changes."""
+        if tunnel.watch is None:
+            self._info("{public} is published for UDP", public=tunnel.public)
+            return
         tunnel.watch.start(
             self.log,
             self.log_limiter,
@@ -238,7 +240,8 @@ class ClientSession(CarryingSession):
             return
         tunnel = self._tunnels[event.number]
         tunnel.is_served = False
-        tunnel.watch.stop()
+        if tunnel.watch is not None:
+            tunnel.watch.stop()
         wait = tunnel.backoff.next_wait()
         tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
         refusal = f"{event.code}: {event.message}"
@@ -279,11 +282,12 @@ class ClientSession(CarryingSession):
 
     def dialled(self, tunnel: _Tunnel) -> None:
         """Note that the service accepted a visitor."""
-        tunnel.watch.answered()
+        if tunnel.watch is not None:
+            tunnel.watch.answered()
 
     def dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
         """Note that the service did not accept a visitor."""
-        log = self.log.debug if tunnel.watch.failed(failure) else self.log_limiter.warn
+        log = self.log.debug if tunnel.watch is not None and tunnel.watch.failed(failure) else self.log_limiter.warn
         log(
             "{tunnel}: local service {local} cannot be reached: {error}",
             tunnel=tunnel.name,
@@ -295,7 +299,8 @@ class ClientSession(CarryingSession):
 
     def _rest_watches(self) -> None:
         for tunnel in self._tunnels:
-            tunnel.watch.stop()
+            if tunnel.watch is not None:
+                tunnel.watch.stop()
 
     def withdraw(self) -> None:
         """Take no more visitors. Those being served continue."""

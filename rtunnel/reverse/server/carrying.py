@@ -6,17 +6,22 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rtunnel.errors import Code
+from rtunnel.relay.udp import Address
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.interface import ICarrier, ICarrierServer
 from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.carriers.mux import Mux
+from rtunnel.reverse.datagrams.path_port import PathPort
+from rtunnel.reverse.datagrams.server_flows import ServerDatagrams
 from rtunnel.reverse.secured import export_for_records
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire import events
-from rtunnel.wire.data.keys import Root, answer, plain_keys, wish
-from rtunnel.wire.messages import DIRECT, DIRECT_ONLY
+from rtunnel.wire.data.keys import Root, answer, path_secrets, plain_keys, wish
+from rtunnel.wire.datagrams.packets import Opener, Sealer
+from rtunnel.wire.datagrams.path import Path
+from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, UDP
 from rtunnel.wire.server_link import ServerLink
 
 
@@ -26,6 +31,7 @@ class ICarryingServer(ICarrierServer, Protocol):
     data_plane: str
     memory: Memory
     kept: KeptConnections[DataPool]
+    path_port: PathPort
 
 
 class CarryingSession(LinkProtocol):
@@ -33,6 +39,7 @@ class CarryingSession(LinkProtocol):
 
     :param identity: the client as authenticated by TLS; None without TLS.
     :ivar carriers: the carriers of its visitors, in the order in which they are asked.
+    :ivar datagrams: those of its UDP tunnels; None until both ends have agreed on keys, or without UDP.
     :ivar known_as: identifies the client when it comes back over another link.
     """
 
@@ -44,7 +51,10 @@ class CarryingSession(LinkProtocol):
         self._carrier_server = server
         self.known_as: tuple[str, str] | None = None
         self.carriers: list[ICarrier] = [Mux(self, link, server.visitors)]
-        self._has_pool = self._has_closed = False
+        self.datagrams: ServerDatagrams | None = None
+        self._pool: DataPool | None = None
+        self._path_id: int | None = None
+        self._has_keys = self._has_closed = False
         self._handlers[events.KeysReceived] = self._keys_received
 
     @property
@@ -57,6 +67,8 @@ class CarryingSession(LinkProtocol):
         yield from super().holdings()
         for carrier in self.carriers:
             yield from carrier.holdings()
+        if self.datagrams is not None:
+            yield from self.datagrams.holdings()
 
     def _close_connection(self, *, half: bool = False) -> None:
         """See :class:`LinkProtocol`. Close the data connections with the link."""
@@ -67,6 +79,10 @@ class CarryingSession(LinkProtocol):
         if self._has_closed:
             return
         self._has_closed = True
+        if self.datagrams is not None:
+            self.datagrams.close()
+        if self._path_id is not None:
+            self._carrier_server.path_port.leave(self._path_id)
         if self.streams_outlive and self.known_as is not None:
             pools = [carrier for carrier in self.carriers if isinstance(carrier, DataPool)]
             self._carrier_server.kept.keep(self.known_as, self, pools)
@@ -93,15 +109,14 @@ class CarryingSession(LinkProtocol):
 
     def _offer_data_connections(self) -> None:
         """Begin with data connections, if both ends want them. Under TLS, the client's keys come first."""
-        if DIRECT not in self.link.capabilities:
-            if self._carrier_server.data_plane == "direct":
-                self._warn("client {peer} knows no data connections: its visitors go by the link")
-        elif self.identity is None:
-            self._make_pool(*plain_keys())
+        if DIRECT not in self.link.capabilities and self._carrier_server.data_plane == "direct":
+            self._warn("client {peer} knows no data connections: its visitors go by the link")
+        if self.link.has_keys and self.identity is None:
+            self._agreed(*plain_keys())
 
     def _keys_received(self, event: events.KeysReceived) -> None:
         """Agree with the client on the keys of data connections; without TLS there is nothing to agree on."""
-        if self.link.is_closed or self.identity is None or self._has_pool:
+        if self.link.is_closed or self.identity is None or self._has_keys:
             self.fail(Code.PROTOCOL, "KEYS where none belong")
             return
         try:
@@ -109,15 +124,57 @@ class CarryingSession(LinkProtocol):
         except ValueError as error:
             self.fail(Code.PROTOCOL, str(error))
             return
-        self._make_pool(keys, root)
+        self._agreed(keys, root)
 
-    def _make_pool(self, keys: bytes, root: Root) -> None:
-        waits = self._carrier_server.data_plane == "direct" or DIRECT_ONLY in self.link.capabilities
+    def _agreed(self, keys: bytes, root: Root) -> None:
+        """Send our KEYS, and use what both ends want of data connections and UDP.
+
+        :param keys: the payload of KEYS.
+        """
+        self._has_keys = True
         self.link.send_keys(keys)
-        pool = DataPool(self, self._carrier_server, root, waits=waits)
-        self._has_pool = True
-        self.carriers.insert(0, pool)
-        pool.tunnels_changed()
+        if UDP in self.link.capabilities:
+            self._offer_path(root)
+        if DIRECT in self.link.capabilities:
+            waits = self._carrier_server.data_plane == "direct" or DIRECT_ONLY in self.link.capabilities
+            self._pool = DataPool(self, self._carrier_server, root, waits=waits)
+            self.carriers.insert(0, self._pool)
+            self._pool.tunnels_changed()
+
+    # UDP
+
+    def _offer_path(self, root: Root) -> None:
+        self.datagrams = datagrams = ServerDatagrams(self, self.clock)
+        path_port = self._carrier_server.path_port
+        if (port := path_port.port) is None:
+            return
+        self._path_id = id = path_port.join(datagrams.carrier)
+        client, server, cipher = path_secrets(root)
+        path: Path[Address] = Path(
+            Sealer(id, server, cipher), Opener(id, client, cipher), self.clock.seconds(), is_server=True
+        )
+        datagrams.carrier.use_path(path, path_port.send_all)
+        self.link.send_path(id, port)
+
+    def need_connection(self) -> None:
+        """Give datagrams a data connection, because UDP does not get through."""
+        if self.datagrams is None:
+            return
+        if self._pool is None:
+            self._warn("UDP of client {peer} does not get through, and there are no data connections (--data-plane)")
+            return
+        fallback = self.datagrams.fallback()
+        connection = self._pool.open_for_datagrams(fallback)
+        if connection is not None:
+            fallback.use(connection)
+            self.datagrams.carrier.fall_back_on(fallback)
+
+    def say_way(self, by_path: bool) -> None:
+        """Log how datagrams travel."""
+        self._info(
+            "client {peer}: datagrams go {how}",
+            how="by UDP" if by_path else "by a data connection: UDP does not get through",
+        )
 
     def send_tickets(self, first: int, count: int, expires: float) -> None:
         """Ask the client for *count* data connections."""

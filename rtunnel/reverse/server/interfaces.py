@@ -18,6 +18,7 @@ class ISession(Protocol):
     client_name: str
     peer_name: str
     address: str
+    datagrams: Any
 
     @property
     def holder(self) -> tuple[str, str]: ...

@@ -14,16 +14,19 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from rtunnel.access.public import Public
 from rtunnel.addresses import BACKLOG
 from rtunnel.errors import Code, Refused
 from rtunnel.reasons import LOW_PORTS, why_not_listening
 from rtunnel.relay.bare_port import Accepted, LandingFactory, give_sockets
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
+from rtunnel.reverse.datagrams.server_flows import UdpPort
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.accepting import pause_when_full
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.visitors import Visitors
 
 #: Seconds that the holder of a port is given to show that it lives, when somebody else asks for the port.
@@ -67,68 +70,77 @@ class VisitorFactory(LandingFactory):
 @dataclass(frozen=True, slots=True)
 class _Held:
     backend: Backend
-    port: IListeningPort
+    port: IListeningPort | UdpPort
 
 
 class PublicPorts:
     """The ports that clients asked for: each has one holder, who may be taken over once it is gone.
 
     :param interface: IP address to listen on; empty for all IPv4 addresses.
+    :param limiter: for log lines that visitors can cause.
     """
 
-    def __init__(self, reactor: Any, interface: str, visitors: Visitors) -> None:
+    def __init__(self, reactor: Any, interface: str, visitors: Visitors, limiter: LogLimiter) -> None:
         self._reactor = reactor
         self._interface = interface
         self._visitors = visitors
-        self._held: dict[int, _Held] = {}
-        self._numbers: dict[Backend, int] = {}
-        self._closing: dict[int, Deferred[None]] = {}
+        self._limiter = limiter
+        self._held: dict[Public, _Held] = {}
+        self._publics: dict[Backend, Public] = {}
+        self._closing: dict[Public, Deferred[None]] = {}
         self._stopping = False
 
     def __len__(self) -> int:
         return len(self._held)
 
-    async def claim(self, number: int, backend: Backend) -> str:
-        """Listen on port *number* for *backend*; the address that visitors use, ``host:port``.
+    async def claim(self, public: Public, backend: Backend) -> str:
+        """Listen at *public*, not the shared port, for *backend*; return the address that visitors use, ``host:port``.
 
         :raises Refused: somebody else has it, or the system does not give it.
         """
         claimant = backend.session
-        held = self._held.get(number)
+        held = self._held.get(public)
         holder = held.backend.session if held is not None else None
         if holder is claimant:
-            raise Refused(Code.PORT_IN_USE, f"this client serves port {number} already")
+            raise Refused(Code.PORT_IN_USE, f"this client serves {public} already")
         if holder is not None:
             if not await self._is_gone(holder):
-                text = f"port {number} is served by another client"
+                text = f"{public} is served by another client"
                 raise Refused(Code.PORT_IN_USE, text, f"client {holder.peer_name}")
-            why = f"it does not answer, and another client asks for port {number}"
+            why = f"it does not answer, and another client asks for {public}"
             holder.lose(why, f"client {claimant.peer_name}")
-        while number in self._closing:
-            await self._closing[number]
-        if (held := self._held.get(number)) is not None:
-            text = f"port {number} was just taken by another client"
+        while public in self._closing:
+            await self._closing[public]
+        if (held := self._held.get(public)) is not None:
+            text = f"{public} was just taken by another client"
             raise Refused(Code.PORT_IN_USE, text, f"client {held.backend.session.peer_name}")
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
         if not claimant.is_live:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
-        factory = VisitorFactory(self._visitors, lambda: (backend,))
-        listening: list[IListeningPort] = []
         try:
             # Twisted binds before it returns: nobody comes in between the look at _held and the entry.
-            await self._endpoint(number).listen(factory).addCallback(listening.append)
-            pause_when_full(listening[0])
-            give_sockets(listening[0], factory)
+            port = await self._listen(public, backend)
         except (CannotListenError, OSError) as error:
             cause = error.socketError if isinstance(error, CannotListenError) else error
             number_of_error = getattr(cause, "errno", None)
             code = Code.PORT_IN_USE if number_of_error == errno.EADDRINUSE else Code.PORT_UNAVAILABLE
             remedy = f"; at the server, {LOW_PORTS}" if number_of_error == errno.EACCES else ""
-            raise Refused(code, f"port {number}: {why_not_listening(error)}{remedy}") from None
-        self._held[number] = _Held(backend, listening[0])
-        self._numbers[backend] = number
-        return format_address(listening[0].getHost())
+            raise Refused(code, f"{public}: {why_not_listening(error)}{remedy}") from None
+        self._held[public] = _Held(backend, port)
+        self._publics[backend] = public
+        return format_address(port.getHost())
+
+    async def _listen(self, public: Public, backend: Backend) -> IListeningPort | UdpPort:
+        number = public.port or 0
+        if public.protocol == "udp":
+            return UdpPort(self._reactor, self._interface, number, backend, self._limiter)
+        factory = VisitorFactory(self._visitors, lambda: (backend,))
+        listening: list[IListeningPort] = []
+        await self._endpoint(number).listen(factory).addCallback(listening.append)
+        pause_when_full(listening[0])
+        give_sockets(listening[0], factory)
+        return listening[0]
 
     def _endpoint(self, number: int) -> Any:
         kind = TCP6ServerEndpoint if ":" in self._interface else TCP4ServerEndpoint
@@ -147,29 +159,29 @@ class PublicPorts:
             await deferLater(self._reactor, TAKE_OVER_POLL)
         return not holder.is_live
 
-    def release(self, backend: Backend) -> int | None:
+    def release(self, backend: Backend) -> Public | None:
         """Free the port of *backend* at once; return which, if it had one."""
-        number = self._numbers.get(backend)
-        if number is not None:
-            self._stop(number)
-        return number
+        public = self._publics.get(backend)
+        if public is not None:
+            self._stop(public)
+        return public
 
-    def _stop(self, number: int) -> None:
+    def _stop(self, public: Public) -> None:
         def closed(_result: object) -> None:
-            self._closing.pop(number, None)
+            self._closing.pop(public, None)
 
-        held = self._held.pop(number)
-        del self._numbers[held.backend]
+        held = self._held.pop(public)
+        del self._publics[held.backend]
         stopped = held.port.stopListening()
         if stopped is not None:
             done: Deferred[None] = Deferred()
-            self._closing[number] = done
+            self._closing[public] = done
             stopped.addBoth(closed)
             stopped.chainDeferred(done)
 
     async def stop_listening(self) -> None:
         """Free every port, and open no other."""
         self._stopping = True
-        for number in list(self._held):
-            self._stop(number)
+        for public in list(self._held):
+            self._stop(public)
         await gatherResults(list(self._closing.values()))

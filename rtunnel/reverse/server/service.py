@@ -2,6 +2,7 @@
 
     TunnelServer
      +-- control port     its Door classifies connections; a ServerSession for each link
+     +-- UDP path     datagrams of all links, to and from their clients
      +-- guard            checks certificates and the clients file once a second
      +-- shared port      visitors for any client that serves port 0 (only with --public-listen); closed without one
      +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
@@ -27,6 +28,7 @@ from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import descriptor_limit, format_address
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.kept import KeptConnections
+from rtunnel.reverse.datagrams.path_port import PathPort
 from rtunnel.reverse.door import Door
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.interfaces import Backend
@@ -45,7 +47,7 @@ from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.data.tickets import Tickets
-from rtunnel.wire.messages import DIRECT_ONLY, Hello, TunnelRequest
+from rtunnel.wire.messages import DIRECT_ONLY, UDP, Hello, TunnelRequest
 from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
 
@@ -83,12 +85,12 @@ class TunnelServer(DrainingService):
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
             # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
-            capabilities=frozenset({WITHDRAW, DIRECT_ONLY}) | capabilities if capabilities else frozenset({WITHDRAW}),
+            capabilities=frozenset({WITHDRAW, UDP}) | capabilities | ({DIRECT_ONLY} if capabilities else set()),
         )
         self.ids = StreamIds()
         self._stopping = False
         self._full = False
-        self.ports = PublicPorts(reactor, settings.public_interface, self.visitors)
+        self.ports = PublicPorts(reactor, settings.public_interface, self.visitors, self.log_limiter)
         self.shared_backends = POLICIES[settings.route]()
         self.door = Door(self)
         tls = None
@@ -105,6 +107,8 @@ class TunnelServer(DrainingService):
         self._tls = tls
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
+        self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
+        self.path_port.setServiceParent(self)
         Guard(reactor, self, tls).setServiceParent(self)
         self.shared: Listener | None = None
         if settings.public_listen is not None:
@@ -226,7 +230,7 @@ class TunnelServer(DrainingService):
             del self._by_session[session.known_as]
         freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
         if session.link.peer is not None or session.backends:
-            freed_ports = f"; ports freed: {', '.join(map(str, freed))}" if freed else ""
+            freed_ports = f"; ports freed: {', '.join(public.short for public in freed)}" if freed else ""
             self.log_limiter.info(
                 "client {peer} gone{freed}", admitted=session.admitted, peer=session.peer_name, freed=freed_ports
             )
@@ -240,7 +244,7 @@ class TunnelServer(DrainingService):
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
         is_reference = not backend.session.link.is_extended
-        if self.shared is not None and (request.port == 0 or is_reference):
+        if self.shared is not None and (request.port == 0 or is_reference) and request.protocol == "tcp":
             if any(other in self.shared_backends for other in backend.session.backends.values()):
                 raise Refused(Code.PORT_IN_USE, "this client serves the shared port already")
             self._check_tunnel(backend, SHARED)
@@ -258,9 +262,9 @@ class TunnelServer(DrainingService):
             raise Refused(
                 Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed} (--allow-ports)"
             )
-        public = Public(request.port)
+        public = Public(request.port, request.protocol)
         self._check_tunnel(backend, public)
-        address = await self.ports.claim(request.port, backend)
+        address = await self.ports.claim(public, backend)
         backend.public = public
         return address
 
@@ -283,7 +287,7 @@ class TunnelServer(DrainingService):
         tunnels = self.sessions.tunnels_of(backend.session)
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
 
-    def close_tunnel(self, backend: Backend) -> int | None:
+    def close_tunnel(self, backend: Backend) -> Public | None:
         """Let *backend* serve no more visitors. Return the port that this frees, if it had its own."""
         self.shared_backends.leave(backend)
         if self.shared is not None and not self.shared_backends:

@@ -46,7 +46,7 @@ class IServer(ICarryingServer, Protocol):
     def streams_changed(self, session: ServerSession, change: int) -> None: ...
     def session_lost(self, session: ServerSession) -> None: ...
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str: ...
-    def close_tunnel(self, backend: Backend) -> int | None: ...
+    def close_tunnel(self, backend: Backend) -> Public | None: ...
 
 
 class ServerSession(CarryingSession):
@@ -292,7 +292,7 @@ class ServerSession(CarryingSession):
         before = self.backends.pop(number, None)
         if before is not None:
             self._server.close_tunnel(before)
-        backend = self.backends[number] = Backend(self, number, Public.requested(request.port))
+        backend = self.backends[number] = Backend(self, number, Public.requested(request.port, request.protocol))
         Deferred.fromCoroutine(self._open_tunnel(backend, request)).addErrback(
             lambda failure: self.log.failure("tunnel {tunnel} of {peer}", failure, tunnel=number, peer=self.peer_name)
         )

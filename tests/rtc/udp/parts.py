@@ -10,8 +10,8 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
+from rtunnel.addresses import UdpAddress
 from rtunnel.rtc.interfaces import IChannel, IPeerConnection
-from rtunnel.rtc.settings import UdpAddress
 from tests.reverse.net import HOST, reactor, until
 
 MAX_MESSAGE = 65536

@@ -10,9 +10,9 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
+from rtunnel.addresses import UdpAddress
 from rtunnel.relay.flows import MAX_WAITING
 from rtunnel.relay.udp import UdpSocket
-from rtunnel.rtc.settings import UdpAddress
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.services.flow import TRY_AGAIN
 from rtunnel.tls.server_names import is_ip_address

@@ -1,0 +1,163 @@
+"""What carries the datagrams of a link: its UDP path; a data connection where UDP does not get through.
+
+flows -- Datagrams -- Path -- BatchSocket        while packets get through
+                   -- Fallback -- RecordSocket   otherwise
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from rtunnel.relay.udp import Address
+from rtunnel.reverse.datagrams.fallback import Fallback, NewestBytes
+from rtunnel.upkeep.periodic import Repeated
+from rtunnel.wire.datagrams.path import Path
+
+#: Seconds between two looks at what is due on a path.
+TICK_EVERY = 0.25
+#: Seconds that a new path has to open before a data connection takes its place.
+GRACE = 1.0
+
+#: Sends packets, each to its address.
+SendAll = Callable[[Sequence[tuple[bytes, Address]]], None]
+
+
+class IDatagramsUser(Protocol):
+    """The flows of one end of a link."""
+
+    def received(self, message: bytes) -> None:
+        """Take a message about a flow.
+
+        :raises ValueError: an honest peer does not send this.
+        """
+
+    def need_connection(self) -> None:
+        """Provide a data connection by :meth:`Datagrams.fall_back_on`, if this end can. May be called often."""
+
+    def way_changed(self, by_path: bool) -> None:
+        """Take note that datagrams now go by the path, or by a data connection."""
+
+
+class Datagrams:
+    """One end.
+
+    :ivar path: the UDP path; None if there is none.
+    :ivar malformed: how many messages were not understood.
+    """
+
+    def __init__(self, clock: Any, user: IDatagramsUser) -> None:
+        self._clock = clock
+        self._user = user
+        self.path: Path[Address] | None = None
+        self._send_all: SendAll | None = None
+        self._fallback: Fallback | None = None
+        self._grace_until = 0.0
+        # What neither can carry yet.
+        self._waiting = NewestBytes()
+        self._by_path: bool | None = None
+        self._ticks = Repeated(clock, "the tick of a UDP path", self._tick)
+        self._closed = False
+        self.malformed = 0
+
+    @property
+    def held(self) -> int:
+        """How many bytes of memory this takes."""
+        path = 0 if self.path is None else self.path.held
+        return path + self._waiting.bytes + (0 if self._fallback is None else self._fallback.held)
+
+    def use_path(self, path: Path[Address], send_all: SendAll) -> None:
+        """Use *path* from now on.
+
+        :param send_all: sends its packets.
+        """
+        self.path = path
+        self._send_all = send_all
+        self._grace_until = self._clock.seconds() + GRACE
+        self._ticks.start(TICK_EVERY)
+        self._tick()
+
+    def fall_back_on(self, fallback: Fallback) -> None:
+        """Use a data connection, in place of the last one, while the path is not open."""
+        former, self._fallback = self._fallback, fallback
+        if former is not None:
+            former.close()
+        self._send_waiting()
+
+    def lost_connection(self, fallback: Fallback) -> None:
+        """Take note that a data connection is over."""
+        if self._fallback is fallback:
+            self._fallback = None
+
+    # Messages
+
+    def send(self, message: bytes) -> None:
+        """Send a message about a flow. On a path it goes out with the next :meth:`flush`."""
+        path = self.path
+        if path is not None and path.is_open:
+            path.send(message, self._clock.seconds())
+        elif self._fallback is not None:
+            self._went(by_path=False)
+            self._fallback.send(message)
+        elif not self._closed:
+            self._waiting.put(message)
+            if path is None or self._clock.seconds() >= self._grace_until:
+                self._user.need_connection()
+
+    def flush(self) -> None:
+        """Send the packets of the path. Call this after some messages, and after some packets that have come."""
+        if self.path is not None and self._send_all is not None and (packets := self.path.take()):
+            self._send_all(packets)
+
+    def receive_packet(self, packet: bytes, source: Address) -> None:
+        """Take a packet that has the path's id."""
+        path = self.path
+        if path is None:
+            return
+        was_open = path.is_open
+        message = path.receive(packet, source, self._clock.seconds())
+        if path.is_open and not was_open:
+            self._went(by_path=True)
+            self._send_waiting()
+        if message is not None:
+            self.receive(message)
+
+    def receive(self, message: bytes) -> None:
+        """Take a message that has come whole."""
+        try:
+            self._user.received(message)
+        except ValueError:
+            self.malformed += 1
+
+    def too_large(self, size: int) -> None:
+        """Take note that the system does not send packets of *size* bytes."""
+        if self.path is not None:
+            self.path.too_large(size, self._clock.seconds())
+
+    def _send_waiting(self) -> None:
+        for message in self._waiting.take():
+            self.send(message)
+
+    def _went(self, *, by_path: bool) -> None:
+        if by_path != self._by_path:
+            self._by_path = by_path
+            self._user.way_changed(by_path)
+
+    def _tick(self) -> None:
+        path, now = self.path, self._clock.seconds()
+        if path is not None:
+            path.tick(now)
+            self.flush()
+            if path.is_open and self._fallback is not None and self._fallback.is_idle(now):
+                self._fallback.close()
+        if self._waiting.bytes and (path is None or now >= self._grace_until):
+            self._user.need_connection()
+
+    def close(self) -> None:
+        """Send no more: the link is over. May be called twice."""
+        self._closed = True
+        self._ticks.stop()
+        self._waiting.take()
+        self.path = None
+        if self._fallback is not None:
+            self._fallback.close()

@@ -1,0 +1,256 @@
+"""UDP at the client: a socket to the service for each visitor.
+
+    the server <-> ClientDatagrams <-> a flow <-> UdpSocket <-> the service
+
+The flows outlive the link. A visitor who comes again by the next link has the same socket, so to the service nothing
+has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from twisted.logger import Logger
+
+from rtunnel.addresses import DialAddress
+from rtunnel.relay.flows import COST, LASTING_IDLE, FlowTable
+from rtunnel.relay.sockets import text_prefix
+from rtunnel.relay.udp import Address
+from rtunnel.relay.udp_batches import BatchSocket
+from rtunnel.reverse.carriers.record_socket import RecordSocket
+from rtunnel.reverse.datagrams.carrier import Datagrams
+from rtunnel.reverse.datagrams.fallback import Fallback
+from rtunnel.reverse.settings import TunnelSettings
+from rtunnel.services.flow import ServiceFlow
+from rtunnel.upkeep.descriptors import Descriptors
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
+from rtunnel.wire.data.keys import Root, path_secrets
+from rtunnel.wire.datagrams import messages
+from rtunnel.wire.datagrams.packets import Opener, Sealer, packet_id
+from rtunnel.wire.datagrams.path import Path
+
+#: Flows of a client.
+MAX_FLOWS = 16384
+#: The server says when a flow is over. This is for when that is lost.
+IDLE = LASTING_IDLE + 30.0
+
+
+class _Flow(ServiceFlow):
+    """One visitor, and the socket to the service.
+
+    :ivar datagrams: the link by which the visitor comes now; None: none.
+    :ivar number: the flow's number there.
+    """
+
+    def __init__(self, owner: ClientFlows, key: tuple[int, str], tunnel: TunnelSettings, visitor: str) -> None:
+        super().__init__(owner, visitor, tunnel.local, text_prefix(visitor), ("udp", tunnel.remote_port))
+        self._flows = owner
+        self.key = key
+        self.datagrams: ClientDatagrams | None = None
+        self.number = 0
+
+    def come_by(self, datagrams: ClientDatagrams, number: int) -> None:
+        """Take note that the visitor comes by a link, under a number."""
+        if self.datagrams is not None:
+            self.datagrams.leave(self)
+        self.datagrams, self.number = datagrams, number
+
+    def answer(self, data: bytes) -> None:
+        """See :class:`ServiceFlow`."""
+        if self.datagrams is None:
+            self.lose("there is no link to the server")
+            return
+        self.received += 1
+        self.datagrams.carrier.send(messages.encode_number(messages.DATAGRAM, self.number, data))
+
+    def abort(self) -> None:
+        """End the flow, as its memory is needed."""
+        self.end("its memory is needed")
+
+    def close(self) -> None:
+        """See :class:`ServiceFlow`."""
+        super().close()
+        self._flows.forget(self)
+        if self.datagrams is not None:
+            self.datagrams.leave(self)
+
+
+class ClientFlows:
+    """The flows of a client, see :class:`~rtunnel.services.flow.IFlows`."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, descriptors: Descriptors) -> None:
+        self.reactor = reactor
+        self.descriptors = descriptors
+        self.table = FlowTable(reactor, MAX_FLOWS, IDLE)
+        self.worked: dict[Any, str] = {}
+        self.now: ClientDatagrams | None = None
+        self._limiter = LogLimiter(self.log, reactor)
+        self._flows: dict[tuple[int, str], _Flow] = {}
+
+    def flow_of(self, tunnel: TunnelSettings, visitor: str) -> _Flow:
+        """Return the flow of a visitor; a new one if there is none."""
+        key = (tunnel.remote_port, visitor)
+        flow = self._flows.get(key)
+        if flow is None:
+            flow = self._flows[key] = _Flow(self, key, tunnel, visitor)
+            self.log.debug("UDP flow {flow} to {remote} begins", flow=visitor, remote=str(tunnel.local))
+            self.table.add(flow)
+            flow.dial()
+        return flow
+
+    def forget(self, flow: _Flow) -> None:
+        """Remove a flow that has ended."""
+        self._flows.pop(flow.key, None)
+
+    def drop(self, remote: DialAddress, why: str) -> None:
+        """See :class:`~rtunnel.services.flow.IFlows`."""
+        self._limiter.warn("UDP datagrams for {remote} are dropped: {why}", remote=str(remote), why=why)
+
+    def read_some(self) -> None:
+        """See :class:`~rtunnel.services.flow.IFlows`."""
+        if self.now is not None:
+            self.now.carrier.flush()
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        yield from self.table.holdings()
+
+    def close(self) -> None:
+        """End all flows."""
+        for flow in self.table:
+            flow.end("the client is going down")
+
+
+class IDatagramSession(Protocol):
+    """The link, as its datagrams see it."""
+
+    memory: Memory
+
+    def udp_tunnel(self, number: int) -> TunnelSettings | None: ...
+    def say_way(self, by_path: bool) -> None: ...
+
+
+class ClientDatagrams:
+    """The datagrams of one link.
+
+    :ivar carrier: takes answers to the server.
+    """
+
+    log = Logger()
+
+    def __init__(self, session: IDatagramSession, flows: ClientFlows, root: Root) -> None:
+        self._session = session
+        self._owner = flows
+        self._root: Root | None = root
+        self.carrier = Datagrams(flows.reactor, self)
+        self._flows: dict[int, _Flow] = {}
+        self._socket: BatchSocket | None = None
+        self._id = 0
+        self._limiter = LogLimiter(self.log, flows.reactor, most=1)
+        flows.now = self
+
+    def open_path(self, id: int, host: str, port: int) -> None:
+        """Open the UDP path to the server, once.
+
+        :param id: of the path.
+        :param host: an IP address.
+        """
+        root, self._root = self._root, None
+        if root is None:
+            return
+        self._id = id
+        self._socket = BatchSocket(self._owner.reactor, self._received, self._lost, self.carrier.flush, self._too_large)
+        try:
+            self._socket.connect(host, port)
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+            return
+        client, server, cipher = path_secrets(root)
+        path: Path[Address] = Path(
+            Sealer(id, client, cipher),
+            Opener(id, server, cipher),
+            self._owner.reactor.seconds(),
+            is_server=False,
+            address=_SERVER,
+        )
+        self.carrier.use_path(path, self._send_all)
+
+    def _send_all(self, packets: Any) -> None:
+        if self._socket is not None:
+            self._socket.send_all([(packet, None) for packet, _ in packets])
+
+    def _received(self, packet: bytes, _source: Address) -> None:
+        if packet_id(packet) == self._id:
+            self.carrier.receive_packet(packet, _SERVER)
+
+    def _lost(self, why: str) -> None:
+        # Nobody listens there, or the network is down. The path finds out that it is closed.
+        self.log.debug("a packet to the server was lost: {why}", why=why)
+
+    def _too_large(self, size: int, _address: Address | None) -> None:
+        self.carrier.too_large(size)
+
+    def serve(self, connection: RecordSocket) -> None:
+        """Use a data connection of the server's for datagrams."""
+        fallback = Fallback(self._owner.reactor, self.carrier.receive, self.carrier.lost_connection)
+        connection.carry(fallback)
+        fallback.use(connection)
+        self.carrier.fall_back_on(fallback)
+
+    def leave(self, flow: _Flow) -> None:
+        """Forget a flow that is over, or goes by another link."""
+        if self._flows.get(flow.number) is flow:
+            del self._flows[flow.number]
+
+    def close(self) -> None:
+        """Leave the flows to the next link. May be called twice."""
+        flows, self._flows = self._flows, {}
+        for flow in flows.values():
+            flow.datagrams = None
+        self.carrier.close()
+        if self._socket is not None:
+            self._socket.close()
+        if self._owner.now is self:
+            self._owner.now = None
+
+    # From the carrier, see IDatagramsUser
+
+    def received(self, message: bytes) -> None:
+        """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`."""
+        kind = message[0]
+        if kind == messages.FIRST:
+            number, tunnel_number, visitor, data = messages.decode_first(message)
+            tunnel = self._session.udp_tunnel(tunnel_number)
+            if tunnel is None:
+                return
+            flow = self._owner.flow_of(tunnel, visitor)
+            if flow.datagrams is not self or flow.number != number:
+                flow.come_by(self, number)
+                self._session.memory.add(COST)
+                self._flows[number] = flow
+            self.carrier.send(messages.encode_number(messages.KNOWN, number))
+            flow.ask(data)
+            return
+        number = messages.decode_number(message)
+        known = self._flows.get(number)
+        if kind == messages.DATAGRAM:
+            if known is None:
+                self.carrier.send(messages.encode_number(messages.UNKNOWN, number))
+            else:
+                known.ask(message[messages.NUMBER.size :])
+        elif kind == messages.OVER and known is not None:
+            known.end("the visitor's flow is over")
+
+    def need_connection(self) -> None:
+        """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`. It is the server that begins."""
+
+    def way_changed(self, by_path: bool) -> None:
+        """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`."""
+        self._session.say_way(by_path)
+
+
+_SERVER: Address = ("server",)

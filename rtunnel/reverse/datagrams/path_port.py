@@ -1,0 +1,130 @@
+"""The server's UDP port for all links: hands each packet to the path that it names."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.logger import Logger
+
+from rtunnel.addresses import UdpAddress
+from rtunnel.reasons import why_not_listening
+from rtunnel.relay.sockets import format_address, format_host_port
+from rtunnel.relay.udp import Address
+from rtunnel.relay.udp_batches import BatchSocket
+from rtunnel.reverse.datagrams.carrier import Datagrams
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.wire.datagrams.packets import packet_id
+
+
+class PathPort(Service):
+    """One UDP socket for the life of the process. If it cannot be bound, datagrams go by data connections.
+
+    :param address: where to listen; None: where the control port is.
+    :param control: returns the address of the control port; None if there is none yet.
+    :ivar refused: how many packets belonged to no path.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, address: UdpAddress | None, control: Callable[[], Any]) -> None:
+        self._address = address
+        self._control = control
+        self._socket = BatchSocket(reactor, self._received, self._lost, self._done, self._too_large)
+        self._paths: dict[int, Datagrams] = {}
+        self._touched: dict[Datagrams, None] = {}
+        self._limiter = LogLimiter(self.log, reactor, most=1)
+        self.refused = 0
+        self.setName("UDP path")
+        self.send_all = self._socket.send_all
+
+    def privilegedStartService(self) -> None:
+        """Bind the socket."""
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        """Bind the socket, unless :meth:`privilegedStartService` has done so."""
+        super().startService()
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._socket.address is not None:
+            return
+        if self._address is not None:
+            host, port = self._address.host, self._address.port
+        else:
+            control = self._control()
+            if not isinstance(control, IPv4Address | IPv6Address):
+                return
+            host, port = control.host, control.port
+        try:
+            self._socket.bind(host, port)
+        except OSError as error:
+            self.log.warn(
+                "UDP at {address}: {why}; datagrams of UDP tunnels go by data connections (--udp-listen)",
+                address=format_host_port(host or "0.0.0.0", port),
+                why=why_not_listening(error),
+            )
+        else:
+            self.log.info("UDP paths of clients at {address}", address=self.local_address)
+
+    @property
+    def local_address(self) -> str:
+        """``host:port`` where it listens; empty if it does not."""
+        address = self._socket.address
+        return format_address(address) if address is not None else ""
+
+    @property
+    def port(self) -> int | None:
+        """The port as PATH names it, 0 for that of the control port; None if the socket is not bound."""
+        address, control = self._socket.address, self._control()
+        if address is None:
+            return None
+        number: int = address.port  # type: ignore[attr-defined]
+        is_same = isinstance(control, IPv4Address | IPv6Address) and control.port == number
+        return 0 if is_same else number
+
+    def stopService(self) -> None:
+        """Close the socket."""
+        super().stopService()
+        self._socket.close()
+
+    # Paths
+
+    def join(self, datagrams: Datagrams) -> int:
+        """Hand the packets of a new path to *datagrams*. Return the id of the path."""
+        while (id := secrets.randbits(32)) in self._paths:
+            pass
+        self._paths[id] = datagrams
+        return id
+
+    def leave(self, id: int) -> None:
+        """Take no more packets of a path."""
+        self._paths.pop(id, None)
+
+    # From the socket
+
+    def _received(self, packet: bytes, source: Address) -> None:
+        datagrams = self._paths.get(packet_id(packet))  # type: ignore[arg-type]
+        if datagrams is None:
+            self.refused += 1
+            return
+        self._touched[datagrams] = None
+        datagrams.receive_packet(packet, source)
+
+    def _done(self) -> None:
+        touched, self._touched = self._touched, {}
+        for datagrams in touched:
+            datagrams.flush()
+
+    def _lost(self, why: str) -> None:
+        self._limiter.warn("packets to clients are lost: {why}", why=why)
+
+    def _too_large(self, size: int, address: Address | None) -> None:
+        for datagrams in self._paths.values():
+            if datagrams.path is not None and datagrams.path.address == address:
+                datagrams.too_large(size)

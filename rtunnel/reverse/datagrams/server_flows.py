@@ -1,0 +1,248 @@
+"""UDP at the server: public ports, and a flow for each address that a visitor sends from.
+
+    visitor <-> UdpPort <-> a flow <-> ServerDatagrams -- Datagrams <-> the client
+
+An address can be made up in UDP. So flows of which nobody knows whether their visitor gets the answers make room first,
+and among them those of the address that has most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+
+from rtunnel.relay.flows import COST, Flow, FlowTable
+from rtunnel.relay.places import Places
+from rtunnel.relay.sockets import format_host_port, text_prefix
+from rtunnel.relay.udp import Address, UdpSocket
+from rtunnel.reverse.datagrams.carrier import Datagrams
+from rtunnel.reverse.datagrams.fallback import Fallback
+from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
+from rtunnel.wire.datagrams import messages
+
+#: Flows of one tunnel.
+MAX_FLOWS = 4096
+#: The part of them that flows may have which have not gone both ways twice, at the cost of those that have.
+UNPROVED = 1 / 4
+#: How many of the heaviest address's flows are compared to find one that is idle.
+COMPARED = 8
+
+
+class PublicFlowTable(FlowTable):
+    """The flows of one public port, with a share for each address."""
+
+    def __init__(self, clock: Any) -> None:
+        super().__init__(clock, MAX_FLOWS, None)
+        # Of flows that are not proved, and of those that are.
+        self._places: tuple[Places[Flow], Places[Flow]] = Places(), Places()
+
+    def add(self, flow: Flow) -> None:
+        """See :class:`FlowTable`."""
+        super().add(flow)
+        self._places[0].add(flow, text_prefix(flow.name))
+
+    def use(self, flow: Flow, *, answer: bool) -> None:
+        """See :class:`FlowTable`."""
+        super().use(flow, answer=answer)
+        if flow.exchanges == 2 and self._places[0].discard(flow):
+            self._places[1].add(flow, text_prefix(flow.name))
+
+    def discard(self, flow: Flow) -> None:
+        """See :class:`FlowTable`."""
+        super().discard(flow)
+        for places in self._places:
+            places.discard(flow)
+
+    def _next_to_go(self) -> Flow:
+        unproved, proved = self._places
+        crowd = unproved if len(unproved) > self.max_flows * UNPROVED or not len(proved) else proved
+        holder = crowd.heaviest
+        oldest = [flow for flow, _ in zip(crowd.of(holder), range(COMPARED), strict=False)]
+        first = min(oldest, key=lambda flow: flow.last_used)
+        for flow in oldest:
+            # Others are compared the next time.
+            crowd.discard(flow)
+            crowd.add(flow, holder)
+        return first
+
+
+class _VisitorFlow(Flow):
+    """The datagrams of one visitor.
+
+    :ivar number: the flow's number on its link.
+    :ivar source: the visitor's address.
+    :ivar is_known: the client knows the flow.
+    """
+
+    def __init__(self, port: UdpPort, source: Address, datagrams: ServerDatagrams) -> None:
+        super().__init__(port.table, format_host_port(source[0], source[1]), port.drop)
+        self._port = port
+        self._datagrams = datagrams
+        self.source = source
+        self.number = datagrams.enter(self)
+        self.is_known = False
+
+    def from_visitor(self, data: bytes) -> None:
+        """Pass a datagram on to the client."""
+        self.table.use(self, answer=False)
+        self.sent += 1
+        if self.is_known:
+            message = messages.encode_number(messages.DATAGRAM, self.number, data)
+        else:
+            message = messages.encode_first(self.number, self._port.backend.number, self.name, data)
+        self._datagrams.carrier.send(message)
+
+    def to_visitor(self, data: bytes) -> None:
+        """Send an answer to the visitor, from the address that it asked."""
+        self.is_known = True
+        self.table.use(self, answer=True)
+        self.received += 1
+        self._port.send(data, self.source)
+
+    def abort(self) -> None:
+        """End the flow, as its memory is needed."""
+        self.end("its memory is needed")
+
+    def close(self) -> None:
+        """See :class:`Flow`."""
+        self._port.forget(self)
+        self._datagrams.leave(self)
+
+
+class UdpPort:
+    """A public UDP port of one client.
+
+    :param interface: IP address to listen on; empty for all IPv4 addresses.
+    :ivar backend: the tunnel.
+    :raises OSError: the port cannot be bound.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, interface: str, number: int, backend: Backend, limiter: LogLimiter) -> None:
+        self.backend = backend
+        self._limiter = limiter
+        self._flows: dict[Address, _VisitorFlow] = {}
+        self.table = PublicFlowTable(reactor)
+        self._socket = UdpSocket(reactor, self._received, self.drop, done=self._done)
+        self._socket.bind(interface, number)
+        self.send: Callable[[bytes, Address], None] = self._socket.send
+
+    def getHost(self) -> IAddress:
+        """Return the address on which it listens."""
+        address = self._socket.address
+        assert address is not None
+        return address
+
+    def stopListening(self) -> None:
+        """Close the port, and end its flows."""
+        self._socket.close()
+        for flow in list(self._flows.values()):
+            flow.end("its port is closed")
+
+    def _received(self, data: bytes, source: Address) -> None:
+        flow = self._flows.get(source)
+        if flow is None:
+            datagrams: ServerDatagrams | None = self.backend.session.datagrams
+            if datagrams is None:
+                self.drop("the client is not ready yet")
+                return
+            flow = self._flows[source] = _VisitorFlow(self, source, datagrams)
+            self.table.add(flow)
+        flow.from_visitor(data)
+
+    def _done(self) -> None:
+        datagrams = self.backend.session.datagrams
+        if datagrams is not None:
+            datagrams.carrier.flush()
+
+    def drop(self, why: str) -> None:
+        """Count and log a datagram that is lost."""
+        self._limiter.warn(
+            "UDP datagrams at {place} of client {peer} are dropped: {why}",
+            place=str(self.backend.place),
+            peer=self.backend.session.peer_name,
+            why=why,
+        )
+
+    def forget(self, flow: _VisitorFlow) -> None:
+        """Remove a flow that has ended."""
+        self._flows.pop(flow.source, None)
+
+
+class IDatagramSession(Protocol):
+    """The link, as its datagrams see it."""
+
+    memory: Memory
+
+    def need_connection(self) -> None: ...
+    def say_way(self, by_path: bool) -> None: ...
+
+
+class ServerDatagrams:
+    """The flows of one link.
+
+    :ivar carrier: takes their datagrams to the client.
+    """
+
+    def __init__(self, session: IDatagramSession, clock: Any) -> None:
+        self._session = session
+        self._clock = clock
+        self.carrier = Datagrams(clock, self)
+        self._flows: dict[int, _VisitorFlow] = {}
+        self._last = 0
+
+    def enter(self, flow: _VisitorFlow) -> int:
+        """Take a flow that begins. Return its number."""
+        self._session.memory.add(COST)
+        while True:
+            self._last = self._last % (2**32 - 1) + 1
+            if self._last not in self._flows:
+                self._flows[self._last] = flow
+                return self._last
+
+    def leave(self, flow: _VisitorFlow) -> None:
+        """Forget a flow that has ended, and tell the client."""
+        if self._flows.pop(flow.number, None) is not None:
+            self.carrier.send(messages.encode_number(messages.OVER, flow.number))
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        for flow in self._flows.values():
+            yield flow.held, flow
+
+    def fallback(self) -> Fallback:
+        """Return the local side of a data connection that is to carry datagrams."""
+        return Fallback(self._clock, self.carrier.receive, self.carrier.lost_connection)
+
+    def close(self) -> None:
+        """End: the link is over. The ports of its tunnels end the flows. May be called twice."""
+        self.carrier.close()
+
+    # From the carrier, see IDatagramsUser
+
+    def received(self, message: bytes) -> None:
+        """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`."""
+        flow = self._flows.get(messages.decode_number(message))
+        if flow is None:
+            return
+        kind = message[0]
+        if kind == messages.DATAGRAM:
+            flow.to_visitor(message[messages.NUMBER.size :])
+        elif kind == messages.KNOWN:
+            flow.is_known = True
+        elif kind == messages.UNKNOWN:
+            flow.is_known = False
+
+    def need_connection(self) -> None:
+        """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`."""
+        self._session.need_connection()
+
+    def way_changed(self, by_path: bool) -> None:
+        """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`."""
+        self._session.say_way(by_path)
