@@ -80,33 +80,44 @@ def _is_random(value: object) -> TypeGuard[str]:
 
 # INIT
 
+# In front of the port of a UDP tunnel.
+_UDP = "udp/"
+
 
 @dataclass(frozen=True, slots=True)
 class TunnelRequest:
     """INIT: the client asks for a tunnel.
 
-    :ivar port: the public port, 0 to 65535; 0 is the shared public port.
+    :ivar port: the public port, 0 to 65535; 0 is the shared public port, which only TCP has.
     :ivar local: the address of the client's local service, for logs.
+    :ivar protocol: ``tcp`` or ``udp``.
     """
 
     port: int
     local: str
+    protocol: str = "tcp"
 
 
 def encode_init(request: TunnelRequest) -> bytes:
-    """Return ``<public port>:<local address>`` in ASCII. Other characters become ``?``: the address is for logs."""
-    return f"{request.port}:{request.local}".encode("ascii", "replace")
+    """Return ``<public port>:<local address>`` in ASCII, for UDP with ``udp/`` in front. Other characters become ``?``:
+    the address is for logs.
+    """
+    prefix = _UDP if request.protocol == "udp" else ""
+    return f"{prefix}{request.port}:{request.local}".encode("ascii", "replace")
 
 
 def decode_init(payload: bytes) -> TunnelRequest:
     """Decode INIT.
 
-    :raises ValueError: there is no port number from 0 to 65535, or no colon after it.
+    :raises ValueError: there is no port number from 0 to 65535 (for UDP from 1), or no colon after it.
     """
-    port, colon, local = payload.decode("ascii", "replace").partition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
-        raise ValueError(f"INIT says {clean_text(port)!r} where a port from 0 to 65535 and a colon belong")
-    return TunnelRequest(int(port), clean_text(local))
+    asked, colon, local = payload.decode("ascii", "replace").partition(":")
+    protocol, lowest = ("udp", 1) if asked.startswith(_UDP) else ("tcp", 0)
+    port = asked.removeprefix(_UDP)
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    if not colon or not is_number or not lowest <= int(port) <= 65535:
+        raise ValueError(f"INIT says {clean_text(asked)!r} where a port from {lowest} to 65535 and a colon belong")
+    return TunnelRequest(int(port), clean_text(local), protocol)
 
 
 # HELLO
