@@ -75,14 +75,16 @@ class ServerSettings(EndSettings):
 class TunnelSettings:
     """One service that a client publishes.
 
-    :ivar remote_port: public port to ask the server for; 0: the server's shared port.
-    :ivar local: where the service is.
+    :ivar remote_port: public port to ask the server for; 0: the server's shared port, which only TCP has.
+    :ivar local: where the service is; for UDP it has host and port.
     :ivar name: the name in the log; empty: the port.
+    :ivar protocol: ``tcp`` or ``udp``.
     """
 
     remote_port: int
     local: DialAddress
     name: str = ""
+    protocol: str = "tcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class ClientSettings(EndSettings):
     """Settings of ``rtunnel-client``. Times are in seconds.
 
     :ivar server: the server's control port.
-    :ivar tunnels: at least one, in the order of their tunnel numbers; no two have the same port.
+    :ivar tunnels: at least one, in the order of their tunnel numbers; no two have the same protocol and port.
     :ivar reconnect_min: shortest wait before the server is dialled again.
     :ivar reconnect_max: longest wait before the server is dialled again.
     :ivar connect_timeout: time that one attempt to reach the server may take.
