@@ -9,12 +9,13 @@ and Twisted's endpoint strings, with ``\\`` before a literal ``:``, ``=`` or ``\
     tcp:7000:interface=127.0.0.1    tcp6:7000    unix:/run/x.sock:mode=660    systemd:domain=INET:index=0
     tcp:host:80                     unix:/run/x.sock                                       (to dial)
 
-Both become one canonical endpoint string. Everything is checked here, before anything listens or dials. An error is a
-:class:`~rtunnel.errors.ConfigError` that says what to write instead.
+Both become one canonical endpoint string. UDP has only the short forms. Everything is checked here, before anything
+listens or dials. An error is a :class:`~rtunnel.errors.ConfigError` that says what to write instead.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -51,6 +52,7 @@ BACKLOG = 1024
 SOCKET_MODE = "600"
 #: Stands in front of an address at which a load balancer passes connections on, each with a PROXY header.
 PROXIED = "haproxy:"
+UDP_FORMS = "write :53, host:53, 1.2.3.4:53 or [::1]:53"
 #: Kinds of endpoint that accept connections of the system, with nothing in between.
 SOCKET_KINDS = ("tcp", "tcp6", "unix", "systemd")
 
@@ -137,7 +139,7 @@ class DialAddress:
     """Where to connect to.
 
     :ivar text: the address as the operator wrote it.
-    :ivar description: the same as a Twisted client endpoint string.
+    :ivar description: the same as a Twisted client endpoint string; for UDP, ``udp`` with host and port.
     :ivar host: name or IP address; None if the endpoint has none.
     :ivar port: 1 to 65535; None if the endpoint has none.
     """
@@ -155,6 +157,8 @@ class DialAddress:
         :raises ConfigError: it could not be dialled in any network.
         """
         text = text.strip()
+        if text.startswith("/"):
+            raise ConfigError(f"'{text}' is a path; write unix:{text}")
         kind = endpoint_kind(text, DIAL_FORMS, server=False)
         host: str | None
         port: int | None
@@ -167,6 +171,23 @@ class DialAddress:
         address = cls(text, description, host, port)
         _attempt(lambda reactor: address.endpoint(reactor, 1.0), text, DIAL_FORMS)
         return address
+
+    @classmethod
+    def parse_udp(cls, text: str) -> Self:
+        """Read the address of a UDP service: host and port. Without a host, the host is 127.0.0.1.
+
+        :raises ConfigError: it is something else.
+        """
+        text = text.strip()
+        if text.startswith(("/", "unix:")):
+            raise ConfigError(f"'{text}' is a UNIX socket, and UDP wants host and port; {UDP_FORMS}")
+        if twice := re.fullmatch("(?:tcp|udp):(.+)", text):
+            raise ConfigError(f"'{text}' has a kind where host and port belong; write {twice[1]}")
+        if endpoint_kind(text, UDP_FORMS, server=False) is not None:
+            raise ConfigError(f"'{text}' is a Twisted endpoint, and UDP wants host and port; {UDP_FORMS}")
+        host, port = host_and_port(text, UDP_FORMS, example_port=53, lowest=1)
+        host = host or "127.0.0.1"
+        return cls(text, join_description(["udp", host, str(port)], {}), host, port)
 
     @property
     def in_full(self) -> str:

@@ -19,14 +19,16 @@ from rtunnel.errors import ConfigError
 #: The longest time that is accepted, in seconds. epoll cannot wait longer than about 24 days.
 MAX_SECONDS = 1_000_000.0
 
+# The longest text that an error shows whole, in characters.
+_MOST_SHOWN = 200
 _TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def shown(value: object) -> str:
-    """Return a value as an error message shows it."""
+    """Return a value as an error message shows it; of a text, the first 200 characters."""
     if isinstance(value, str):
-        return f"'{value}'"
+        return f"'{value}'" if len(value) <= _MOST_SHOWN else f"'{value[:_MOST_SHOWN]}...'"
     try:
         return json.dumps(value)
     except (TypeError, ValueError):

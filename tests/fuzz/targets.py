@@ -20,6 +20,7 @@ from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.coercions import boolean, seconds, size
 from rtunnel.config_file import read_config_file
 from rtunnel.errors import BadDescription, BadSignal, ConfigError, PkiError
+from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.pki import bundle
 from rtunnel.relay.proxy_header import BadHeader, ProxyHeader
 from rtunnel.rtc.aiortc import mdns, sdp
@@ -219,7 +220,10 @@ def setting(data: bytes) -> None:
     for coerce in (
         ListenAddress.parse,
         DialAddress.parse,
+        DialAddress.parse_udp,
         PortRanges.parse,
+        tunnels,
+        publish,
         boolean,
         size(0, 1 << 40),
         seconds(zero=True),

@@ -16,6 +16,7 @@ from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.coercions import seconds, size
 from rtunnel.config_file import _Loader, _parse_json, load_file
 from rtunnel.endpoint_strings import split_description
+from rtunnel.options.settings.tunnels import publish
 from rtunnel.pki import names, pem
 from rtunnel.rtc.aiortc.sdp import read_description
 from tests.scaling import assert_grows_with
@@ -93,12 +94,17 @@ def test_configuration(make: Callable[[int], str], name: str, tmp_path: Path) ->
     assert_grows_with(write, lambda path: load_file(str(path), []), 60)
 
 
-@pytest.mark.parametrize("piece", ["\\", "\\:", "a=", ":", "[", "1,", "1-2,", ".", "a.", "ä", "::", "]:1", " ,"])
+@pytest.mark.parametrize(
+    "piece", ["\\", "\\:", "a=", ":", "[", "1,", "1-2,", ".", "a.", "ä", "::", "]:1", " ,", "tcp:1=", "1-"]
+)
 def test_addresses(piece: str) -> None:
     readers: list[Callable[[str], object]] = [
         split_description,
         ListenAddress.parse,
         DialAddress.parse,
+        DialAddress.parse_udp,
+        lambda text: publish([text]),
+        lambda text: publish([f"tcp:1-2={text}1-2"]),
         PortRanges.parse,
         seconds(zero=True),
         size(0, 1),

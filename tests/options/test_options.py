@@ -89,6 +89,7 @@ CLIENT_VALUES = {
     "local": ("unix:/x", "unix:/x", DialAddress.parse("unix:/x")),
     "remote-port": ("8080", 8080, 8080),
     "tunnel": ("9000:90", [{"local": 90, "remote_port": 9000}], (tunnel(9000, ":90"),)),
+    "publish": ("udp:53=53", ["udp:53=53"], (TunnelSettings(53, DialAddress.parse_udp("53"), protocol="udp"),)),
     "reconnect-min": ("2", 2, 2.0),
     "reconnect-max": ("20", 20, 20.0),
     "connect-timeout": ("3", 3, 3.0),
@@ -106,8 +107,9 @@ PLUGINS = [(rtunnel_server.Options, SERVER, SERVER_VALUES), (rtunnel_client.Opti
 def kept(settings: Any, name: str) -> Any:
     """What a service gets for a setting."""
     key = name.replace("-", "_")
-    if isinstance(settings, ClientSettings) and key in ("local", "remote_port", "tunnel"):
-        return {"tunnel": settings.tunnels[1:]}.get(key) or getattr(settings.tunnels[0], key)
+    if isinstance(settings, ClientSettings) and key in ("local", "remote_port", "tunnel", "publish"):
+        lists = {"tunnel": settings.tunnels[1:2], "publish": settings.tunnels[2:]}
+        return lists.get(key) or getattr(settings.tunnels[0], key)
     return getattr(settings.limits, key) if hasattr(LinkLimits, key) else getattr(settings, key)
 
 
@@ -275,7 +277,10 @@ def test_server_errors(arguments: list[str], message: str) -> None:
     ("arguments", "message"),
     [
         ([], "--server is missing; write for example --server tunnel.example.org:7000"),
-        (["--server=:7000"], "nothing to publish: --tunnel or --local is missing; write for example --tunnel 8080:80"),
+        (
+            ["--server=:7000"],
+            "nothing to publish: --tunnel, --publish or --local is missing; write for example --tunnel 8080:80",
+        ),
         (
             ["--server=:7000", "--remote-port=80"],
             "flag --remote-port: has no effect without a local service; add --local 127.0.0.1:80",
@@ -316,6 +321,13 @@ def test_client_errors(arguments: list[str], message: str) -> None:
         ([], {"RTUNNEL_LOCAL": ":1", "RTUNNEL_REMOTE_PORT": "9001"}, "tunnels: ['9002:2']", "9001"),
         (["--tunnel=9002:2"], {"RTUNNEL_LOCAL": ":1"}, "", "9002"),
         ([], {}, "local: 1\ntunnels: ['9002:2']", "0 9002"),
+        # With them goes what is published.
+        (["--publish=udp:53=53", "--tunnel=9002:2", "--local=:1"], {}, "", "0 9002 53"),
+        (["--publish=udp:53=53"], {"RTUNNEL_PUBLISH": "tcp:1=1", "RTUNNEL_TUNNEL": "2:2"}, "tunnels: ['9009:9']", "53"),
+        (["--publish=udp:53=53"], {"RTUNNEL_LOCAL": ":1"}, "local: 1\npublish: [tcp:1=1]", "53"),
+        (["--tunnel=9002:2"], {"RTUNNEL_PUBLISH": "tcp:1=1"}, "", "9002"),
+        ([], {"RTUNNEL_PUBLISH": "tcp:1=[::1]:1, udp:1-3=4-6"}, "tunnels: ['9009:9']", "1 1 2 3"),
+        ([], {}, "tunnels: ['9002:2', udp:53=53]\npublish: [tcp:1-2=1-2]", "9002 53 1 2"),
     ],
 )
 def test_tunnels_of_a_higher_source_replace_those_of_a_lower(

@@ -106,6 +106,13 @@ def test_init_there_and_back(port: int, local: str) -> None:
     assert messages.decode_init(messages.encode_init(request)) == request
 
 
+@given(st.integers(1, 65535), ASCII)
+def test_init_of_udp_there_and_back(port: int, local: str) -> None:
+    request = TunnelRequest(port, local, "udp")
+    assert messages.encode_init(request) == f"udp/{port}:{local}".encode("ascii")
+    assert messages.decode_init(messages.encode_init(request)) == request
+
+
 def test_init_is_ascii() -> None:
     assert messages.encode_init(TunnelRequest(80, "caf\u00e9:80")) == b"80:caf?:80"
 
@@ -118,6 +125,7 @@ def test_init_is_ascii() -> None:
         (b"00080:x", 80, "x"),
         (b"80:a\nb", 80, "a?b"),
         (b"80:" + b"x" * 300, 80, "x" * MAX_TEXT),
+        (b"80:udp/53:x", 80, "udp/53:x"),
     ],
 )
 def test_init(payload: bytes, port: int, local: str) -> None:
@@ -145,11 +153,28 @@ def test_init(payload: bytes, port: int, local: str) -> None:
         "\u0668\u0660:x".encode(),
         "\u00b2:x".encode(),
         b"\xff80:x",
+        b"tcp/80:x",
+        b"udp80:x",
+        b"udp:80:x",
+        b"UDP/80:x",
+        b" udp/80:x",
+        b"/80:x",
     ],
 )
 def test_init_without_a_port(payload: bytes) -> None:
     with pytest.raises(ValueError, match=r"^INIT says '.*' where a port from 0 to 65535 and a colon belong$") as caught:
         messages.decode_init(payload)
+    assert len(str(caught.value)) < MAX_TEXT + 100
+
+
+@pytest.mark.parametrize(
+    "port", ["", "0", "00000", "65536", "000053", "-1", "+53", " 53", "53/udp", "udp/53", "9" * 60000]
+)
+def test_init_of_udp_without_a_port(port: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^INIT says 'udp/.*' where a port from 1 to 65535 and a colon belong$"
+    ) as caught:
+        messages.decode_init(f"udp/{port}:127.0.0.1:53".encode())
     assert len(str(caught.value)) < MAX_TEXT + 100
 
 

@@ -24,11 +24,12 @@ class Options(PluginOptions):
 
     synopsis = "--server HOST:PORT --tunnel REMOTE_PORT:LOCAL [options]"
     declared = CLIENT
-    needed = ("server", "tunnel", "tls", "local", "remote-port", "token")
+    needed = ("server", "tunnel", "publish", "tls", "local", "remote-port", "token")
     examples = (
         "rtunnel pki import laptop.pem    # once, for --tls",
         "rtunnel client --tls --server tunnel.example.org:7000 --tunnel 8080:80",
         "rtunnel client --tls --server 1.2.3.4:7000 --tunnel '8443:[::1]:443'",
+        "rtunnel client --tls --server 1.2.3.4:7000 --publish udp:53=127.0.0.1:53",
         "rtunnel client --tls --server 1.2.3.4:7000 --local :80 --remote-port 8080",
         "rtunnel client --config /etc/rtunnel/client.yaml",
     )

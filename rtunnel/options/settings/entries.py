@@ -33,6 +33,13 @@ class Entry:
             if key not in keys:
                 raise ConfigError(f"{where}: unknown key '{key}'{suggestion(key, keys)}")
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def error(self, key: str, message: str) -> ConfigError:
+        """Return an error about a key; it says which entry it is in."""
+        return ConfigError(f"{self._where}: key '{key}': {message}")
+
     def require(self, key: str, what: str) -> None:
         """Check that a key is present.
 
@@ -51,7 +58,7 @@ class Entry:
         try:
             return coerce(self._values.get(key, default))
         except ConfigError as error:
-            raise ConfigError(f"{self._where}: key '{key}': {error}") from error
+            raise self.error(key, str(error)) from error
 
 
 def read_entries(
@@ -77,7 +84,8 @@ def read_entries(
             try:
                 found.append(from_text(entry))
             except ConfigError as error:
-                raise ConfigError(str(error) if f"'{entry}'" in str(error) else f"in '{entry}', {error}") from error
+                name = shown(entry.strip())
+                raise ConfigError(str(error) if name in str(error) else f"in {name}, {error}") from error
         else:
             found.append(from_mapping(Entry(entry, f"entry {number}", keys)))
     return tuple(found)

@@ -28,7 +28,7 @@ from rtunnel.options.settings.declaration import (
     words,
 )
 from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
-from rtunnel.options.settings.tunnels import tunnels
+from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, EndSettings, ServerSettings
 from rtunnel.wire.limits import LinkLimits
 
@@ -188,6 +188,15 @@ CLIENT_OWN = (
         "the environment, commas separate several.",
         default=(),
         key="tunnels",
+        repeatable=True,
+    ),
+    Setting(
+        "publish",
+        Kind(publish, "``KIND:PORT=ADDRESS``"),
+        "KIND:PORT=LOCAL: tcp:8080=127.0.0.1:80 or tcp:8080=80, udp:53=127.0.0.1:53, or a range of ports, "
+        "udp:27015-27020=10.0.0.5:27015-27020. May be repeated: one link carries many services. In the environment, "
+        "commas separate several.",
+        default=(),
         repeatable=True,
     ),
     Setting(

@@ -1,42 +1,80 @@
-"""What a client publishes: ``REMOTE_PORT:LOCAL`` on the command line, a list of mappings in the file."""
+"""What a client publishes: ``--tunnel REMOTE_PORT:LOCAL``, ``--publish KIND:PORT=LOCAL``, and lists in the file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import TypeVar
 
 from rtunnel.addresses import DialAddress
-from rtunnel.coercions import dial_address, integer, shown
+from rtunnel.coercions import dial_address, integer, shown, text
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.entries import Entry, read_entries
+from rtunnel.options.settings.published import AT_MOST, MAX_PORTS, is_published, published
 from rtunnel.options.settings.sources import Rank, Resolved
 from rtunnel.reverse.settings import TunnelSettings
 
 _NAME_LENGTH = 64
+_TOO_MANY = f"there are more than {MAX_PORTS:,} ports; {AT_MOST}: publish fewer, or start another client"
 
 _remote_port = integer(0, 65535)
+SourceT = TypeVar("SourceT")
 
 
 def tunnels(value: object) -> tuple[TunnelSettings, ...]:
-    """Read the tunnels of a client, such as ``8080:80,9090:unix:/x``.
+    """Read the tunnels of a client, such as ``8080:80,9090:unix:/x``. An entry may also be one of :func:`publish`.
 
     :raises ConfigError: an entry is wrong; the message says which.
     """
-    keys = ("name", "local", "remote_port")
-    return read_entries(value, _from_text, _from_mapping, keys, "{local: 127.0.0.1:80, remote_port: 8080}")
+    return _read(value, _from_text, "{local: 127.0.0.1:80, remote_port: 8080}")
 
 
-def _from_text(written: str) -> TunnelSettings:
+def publish(value: object) -> tuple[TunnelSettings, ...]:
+    """Read what a client publishes, such as ``tcp:8080=80,udp:53=:53``.
+
+    :raises ConfigError: an entry is wrong; the message says which.
+    """
+    return _read(value, published, "tcp:8080=127.0.0.1:80")
+
+
+def _read(
+    value: object, from_text: Callable[[str], tuple[TunnelSettings, ...]], example: str
+) -> tuple[TunnelSettings, ...]:
+    count = 0
+
+    def counted(read: Callable[[SourceT], tuple[TunnelSettings, ...]], source: SourceT) -> tuple[TunnelSettings, ...]:
+        nonlocal count
+        found = read(source)
+        count += len(found)
+        if count > MAX_PORTS:
+            raise ConfigError(_TOO_MANY)
+        return found
+
+    keys = ("name", "local", "remote_port", "publish")
+    entries = read_entries(value, partial(counted, from_text), partial(counted, _from_mapping), keys, example)
+    return tuple(chain.from_iterable(entries))
+
+
+def _from_text(written: str) -> tuple[TunnelSettings, ...]:
+    if is_published(written):
+        return published(written)
     port, colon, local = written.strip().partition(":")
     if not colon or not local or not port.isdigit():
         raise ConfigError(f"'{written}' is not REMOTE_PORT:LOCAL; write 8080:127.0.0.1:80")
-    return TunnelSettings(_remote_port(port), DialAddress.parse(local))
+    return (TunnelSettings(_remote_port(port), DialAddress.parse(local)),)
 
 
-def _from_mapping(entry: Entry) -> TunnelSettings:
-    entry.require("local", "the service's address, such as local: 127.0.0.1:80")
+def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
     name = entry.read("name", _name, "")
+    if "publish" in entry:
+        for key in ("local", "remote_port"):
+            if key in entry:
+                raise entry.error(key, "is for an entry without 'publish', which has port and service; leave it out")
+        return entry.read("publish", lambda written: published(text(written), name))
+    entry.require("local", "the service's address, such as local: 127.0.0.1:80")
     local = entry.read("local", dial_address)
-    return TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name)
+    return (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),)
 
 
 def _name(name: object) -> str:
@@ -48,34 +86,42 @@ def _name(name: object) -> str:
 def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
     """Return the tunnels of a client, in the order of their numbers.
 
-    ``local`` and ``remote-port`` are one tunnel, which comes first. If it and the list of tunnels come from different
-    sources, the one from the stronger source replaces the other.
+    ``local`` and ``remote-port`` are one tunnel, which comes first; then come those of ``tunnel`` and of ``publish``.
+    If these come from different sources, those from the strongest source replace the others.
 
-    :raises ConfigError: there are no tunnels, or two want the same port or name.
+    :raises ConfigError: there are no tunnels, there are too many, or two want the same port or name.
     """
     pair = max((resolved.sources["local"], resolved.sources["remote-port"]), key=lambda source: source.rank)
-    listed = resolved.sources["tunnel"]
-    found: list[TunnelSettings] = []
-    if pair.rank >= listed.rank and pair.rank > Rank.DEFAULT:
+    lists = ("tunnel", "publish")
+    strongest = max(pair.rank, *(resolved.sources[name].rank for name in lists))
+    found: list[tuple[str, TunnelSettings]] = []
+    if pair.rank == strongest > Rank.DEFAULT:
         if resolved.values["local"] is None:
             raise resolved.error("remote-port", "has no effect without a local service; add --local 127.0.0.1:80")
-        found.append(TunnelSettings(resolved.values["remote-port"], resolved.values["local"]))
-    if listed.rank >= pair.rank:
-        found.extend(resolved.values["tunnel"])
+        found.append(("local", TunnelSettings(resolved.values["remote-port"], resolved.values["local"])))
+    for name in lists:
+        if resolved.sources[name].rank == strongest:
+            found.extend((name, tunnel) for tunnel in resolved.values[name])
     if not found:
-        raise ConfigError("nothing to publish: --tunnel or --local is missing; write for example --tunnel 8080:80")
+        raise ConfigError(
+            "nothing to publish: --tunnel, --publish or --local is missing; write for example --tunnel 8080:80"
+        )
+    if len(found) > MAX_PORTS:
+        raise resolved.error(found[-1][0], _TOO_MANY)
     _check_unique(found, resolved)
-    return tuple(found)
+    return tuple(tunnel for _, tunnel in found)
 
 
-def _check_unique(found: Sequence[TunnelSettings], resolved: Resolved) -> None:
-    ports: set[int] = set()
+def _check_unique(found: Sequence[tuple[str, TunnelSettings]], resolved: Resolved) -> None:
+    ports: set[tuple[str, int]] = set()
     names: set[str] = set()
-    for tunnel in found:
-        if tunnel.remote_port in ports:
+    for setting, tunnel in found:
+        port = (tunnel.protocol, tunnel.remote_port)
+        if port in ports:
             what = f"remote port {tunnel.remote_port}" if tunnel.remote_port else "the server's shared port (0)"
-            raise resolved.error("tunnel", f"two tunnels want {what}; each needs a port of its own")
+            of_udp = " for UDP" if tunnel.protocol == "udp" else ""
+            raise resolved.error(setting, f"two tunnels want {what}{of_udp}; each needs a port of its own")
         if tunnel.name and tunnel.name in names:
-            raise resolved.error("tunnel", f"two tunnels are named '{tunnel.name}'; give each a name of its own")
-        ports.add(tunnel.remote_port)
+            raise resolved.error(setting, f"two tunnels are named '{tunnel.name}'; give each a name of its own")
+        ports.add(port)
         names.add(tunnel.name)
