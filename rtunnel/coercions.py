@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
+from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress, host_and_port
 from rtunnel.endpoint_strings import ip_address, suggestion
 from rtunnel.errors import ConfigError
 
@@ -197,3 +197,20 @@ def optional(coerce: Callable[[object], object], absent: object) -> Callable[[ob
         return absent if isinstance(value, str) and not value.strip() else coerce(value)
 
     return coerce_unless_empty
+
+
+_UDP_FORMS = "write :53, host:53, 1.2.3.4:53 or [::1]:53"
+
+
+def udp_address(written: str, *, lowest: int) -> UdpAddress:
+    """Read host and port for UDP, without ``udp:``.
+
+    :param lowest: the lowest port that is allowed: 0 to listen, 1 to dial.
+    :raises ConfigError: it is something else.
+    """
+    if not written:
+        raise ConfigError(f"an empty address; {_UDP_FORMS}")
+    if "/" in written:
+        raise ConfigError(f"'{written}' is not an address for UDP; {_UDP_FORMS}")
+    host, port = host_and_port(written, _UDP_FORMS, 53, lowest)
+    return UdpAddress(written, host, port)

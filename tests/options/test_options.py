@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.python import usage
 
-from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
+from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.options.plugins.common import PluginOptions
@@ -71,6 +71,7 @@ LOG_VALUES: dict[str, tuple[str, object, object]] = {
 }
 SERVER_VALUES = {
     "control-listen": ("[::1]:7001", "[::1]:7001", ListenAddress.parse("[::1]:7001")),
+    "udp-listen": (":7001", ":7001", UdpAddress(":7001", "", 7001)),
     "public-listen": (":8080", ":8080", ListenAddress.parse("tcp:8080")),
     "public-interface": ("::", "::", "::"),
     "allow-ports": ("8000-8999,9443", ["8000-8999", 9443], PortRanges.parse("8000-8999,9443")),

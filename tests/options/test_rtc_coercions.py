@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from twisted.python import usage
 
 from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
+from rtunnel.coercions import udp_address
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtc_client, rtc_host
 from rtunnel.options.settings.rtc_coercions import (
@@ -22,7 +23,6 @@ from rtunnel.options.settings.rtc_coercions import (
     signal_url,
     stun_server,
     turn_server,
-    udp_address,
 )
 from rtunnel.options.settings.rtc_services import dial, forwards, listen, services
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings, TurnServer

@@ -12,6 +12,8 @@ from rtunnel.coercions import (
     port_ranges,
     server_address,
     size,
+    text,
+    udp_address,
 )
 from rtunnel.options.settings.declaration import (
     COUNT,
@@ -116,6 +118,14 @@ SERVER_OWN = (
         "systemd:domain=INET:index=0.",
         ServerSettings,
         default=ListenAddress.parse("tcp:7000"),
+    ),
+    Setting(
+        "udp-listen",
+        Kind(optional(lambda written: udp_address(text(written), lowest=0), None), "address to listen on"),
+        "Where clients' datagrams of UDP tunnels arrive: :7000, 1.2.3.4:7000 or [::1]:7000; the address and number of "
+        "the control port if not given.",
+        ServerSettings,
+        no_default="the control port's",
     ),
     Setting(
         "public-listen",

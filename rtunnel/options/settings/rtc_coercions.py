@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from rtunnel.access.tokens import MAX_TOKEN, token_word
 from rtunnel.access.web_admission import Origins
-from rtunnel.addresses import UdpAddress, host_and_port
+from rtunnel.addresses import host_and_port
 from rtunnel.coercions import shown, text
 from rtunnel.endpoint_strings import host_name, is_ipv4, is_ipv6
 from rtunnel.errors import ConfigError
@@ -27,7 +27,6 @@ _SIGNAL_EXAMPLE = "write ws://host:8080 or wss://host/path"
 _STUN_EXAMPLE = "write stun:host:3478, or nothing for none"
 _TURN_EXAMPLE = "write turn:host:3478?transport=udp"
 _WEB_PORTS = {"ws": 80, "wss": 443}
-_UDP_FORMS = "write :53, host:53, 1.2.3.4:53 or [::1]:53"
 
 ItemT = TypeVar("ItemT")
 
@@ -192,20 +191,6 @@ def ice_interface(value: str) -> str:
     if not re.fullmatch(r"[\w.@-]{1,15}", value):
         raise ConfigError(f"'{value}' is not an interface; write eth0, 192.168.1.5 or 192.168.0.0/16")
     return value
-
-
-def udp_address(written: str, *, lowest: int) -> UdpAddress:
-    """Read host and port for UDP, without ``udp:``.
-
-    :param lowest: the lowest port that is allowed: 0 to listen, 1 to dial.
-    :raises ConfigError: it is something else.
-    """
-    if not written:
-        raise ConfigError(f"an empty address; {_UDP_FORMS}")
-    if "/" in written:
-        raise ConfigError(f"'{written}' is not an address for UDP; {_UDP_FORMS}")
-    host, port = host_and_port(written, _UDP_FORMS, 53, lowest)
-    return UdpAddress(written, host, port)
 
 
 def is_loopback(host: str) -> bool:

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
-from rtunnel.coercions import choice, shown, text
+from rtunnel.coercions import choice, shown, text, udp_address
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.entries import Entry, read_entries
-from rtunnel.options.settings.rtc_coercions import udp_address
 from rtunnel.options.settings.sources import Rank, Resolved
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
 
