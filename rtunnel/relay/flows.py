@@ -170,10 +170,14 @@ class FlowTable:
         """
         flow.last_used = self._clock.seconds()
         flow.touched = True
-        self._remove(flow)
         flow.exchanges += answer and flow.asked
         flow.asked = not answer
-        self._flows[flow.exchanges > 1][flow] = None
+        flows = self._flows[flow.exchanges > 1]
+        if flow not in flows:
+            self._remove(flow)
+            flows[flow] = None
+        else:
+            flows.move_to_end(flow)
 
     def _remove(self, flow: Flow) -> None:
         for flows in self._flows:

@@ -88,7 +88,7 @@ class ClientFlows:
         self.table = FlowTable(reactor, MAX_FLOWS, IDLE)
         self.worked: dict[Any, str] = {}
         self.now: ClientDatagrams | None = None
-        self._limiter = LogLimiter(self.log, reactor)
+        self._limiter = LogLimiter(self.log, reactor, most=1)
         self._flows: dict[tuple[int, str], _Flow] = {}
 
     def flow_of(self, tunnel: TunnelSettings, visitor: str) -> _Flow:

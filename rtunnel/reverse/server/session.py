@@ -318,7 +318,8 @@ class ServerSession(CarryingSession):
             if self.backends.get(number) is not backend or not self.is_live:
                 self._server.close_tunnel(backend)
                 return
-            self._info("{address} -> {local} of client {peer}: published", address=address, local=request.local)
+            place = f"{address}/udp" if request.protocol == "udp" else address
+            self._info("{address} -> {local} of client {peer}: published", address=place, local=request.local)
             self.link.accept_tunnel(number, address)
             for carrier in self.carriers:
                 carrier.tunnels_changed()
