@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -37,6 +38,8 @@ READ_SIZE = 65536
 READS_IN_A_ROW = 64
 #: The receive buffer, in bytes, that the kernel is asked for; it grants what its own limit allows.
 RECEIVE_BUFFER = 1 << 20
+# SO_RCVBUFFORCE of Linux: a process with the privilege may go beyond the limit.
+_BEYOND_THE_LIMIT = (33,) if sys.platform == "linux" else ()
 #: Errors which say that a connected socket should have another address, if there is one.
 UNREACHABLE = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
@@ -99,10 +102,9 @@ class UdpSocket:
         except BaseException:
             handle.close()
             raise
-        try:
-            handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        except OSError:
-            pass  # the default size will do
+        for option in (socket.SO_RCVBUF, *_BEYOND_THE_LIMIT):
+            with suppress(OSError):  # the size that there is will do
+                handle.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)
         self._socket = handle
         self._reactor.addReader(self)
 

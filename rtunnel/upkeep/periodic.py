@@ -56,6 +56,11 @@ class Repeated:
         self._kinds: set[str] = set()
         self._is_said = False
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has begun, and not ended."""
+        return self._call is not None
+
     def start(self, every: float) -> None:
         """Begin; the first time is *every* seconds from now."""
         self._every = every

@@ -202,6 +202,8 @@ class CarryingSession(LinkProtocol):
         self._adopted = [data for data in self._adopted if not data.is_over]
         if self.moved_early:
             self._give_up_moved()
+        if self.datagrams is not None:
+            self.datagrams.carrier.tick(now)
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`LinkProtocol`."""

@@ -14,8 +14,10 @@ from rtunnel.reverse.datagrams.fallback import Fallback, NewestBytes
 from rtunnel.upkeep.periodic import Repeated
 from rtunnel.wire.datagrams.path import Path
 
-#: Seconds between two looks at what is due on a path.
+#: Seconds between two looks at what is due, while there are datagrams and for some seconds longer. A link that rests is
+#: looked at with everything else of it, once a second.
 TICK_EVERY = 0.25
+AWAKE = 3.0
 #: Seconds that a new path has to open before a data connection takes its place.
 GRACE = 1.0
 
@@ -33,7 +35,7 @@ class IDatagramsUser(Protocol):
         """
 
     def need_connection(self) -> None:
-        """Provide a data connection by :meth:`Datagrams.fall_back_on`, if this end can. May be called often."""
+        """Provide a data connection by :meth:`Datagrams.fall_back_on`, if this end can."""
 
     def way_changed(self, by_path: bool) -> None:
         """Take note that datagrams now go by the path, or by a data connection."""
@@ -57,6 +59,8 @@ class Datagrams:
         self._waiting = NewestBytes()
         self._by_path: bool | None = None
         self._ticks = Repeated(clock, "the tick of a UDP path", self._tick)
+        self._awake_until = 0.0
+        self._asked_at = -TICK_EVERY
         self._closed = False
         self.malformed = 0
 
@@ -73,9 +77,10 @@ class Datagrams:
         """
         self.path = path
         self._send_all = send_all
-        self._grace_until = self._clock.seconds() + GRACE
-        self._ticks.start(TICK_EVERY)
-        self._tick()
+        now = self._clock.seconds()
+        self._grace_until = now + GRACE
+        self._wake(now)
+        self.tick(now)
 
     def fall_back_on(self, fallback: Fallback) -> None:
         """Use a data connection, in place of the last one, while the path is not open."""
@@ -93,16 +98,17 @@ class Datagrams:
 
     def send(self, message: bytes) -> None:
         """Send a message about a flow. On a path it goes out with the next :meth:`flush`."""
-        path = self.path
+        path, now = self.path, self._clock.seconds()
+        if now >= self._awake_until - AWAKE / 2 and not self._closed:
+            self._wake(now)
         if path is not None and path.is_open:
-            path.send(message, self._clock.seconds())
+            path.send(message, now)
         elif self._fallback is not None:
             self._went(by_path=False)
             self._fallback.send(message)
         elif not self._closed:
             self._waiting.put(message)
-            if path is None or self._clock.seconds() >= self._grace_until:
-                self._user.need_connection()
+            self._ask(now)
 
     def flush(self) -> None:
         """Send the packets of the path. Call this after some messages, and after some packets that have come."""
@@ -143,14 +149,37 @@ class Datagrams:
             self._by_path = by_path
             self._user.way_changed(by_path)
 
+    # Time
+
+    def _wake(self, now: float) -> None:
+        self._awake_until = now + AWAKE
+        if not self._ticks.is_running:
+            self._ticks.start(TICK_EVERY)
+
     def _tick(self) -> None:
-        path, now = self.path, self._clock.seconds()
+        now = self._clock.seconds()
+        self.tick(now)
+        if now >= self._awake_until:
+            self._ticks.stop()
+
+    def tick(self, now: float) -> None:
+        """Do what is due by time. Call this about once a second.
+
+        :param now: the time, in seconds.
+        """
+        path = self.path
         if path is not None:
             path.tick(now)
             self.flush()
             if path.is_open and self._fallback is not None and self._fallback.is_idle(now):
                 self._fallback.close()
-        if self._waiting.bytes and (path is None or now >= self._grace_until):
+        if self._waiting.bytes:
+            self._ask(now)
+
+    def _ask(self, now: float) -> None:
+        """Ask for a data connection, if it is time for that."""
+        if now >= max(self._grace_until, self._asked_at + TICK_EVERY):
+            self._asked_at = now
             self._user.need_connection()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from struct import Struct
 from typing import Any
 
@@ -88,7 +89,8 @@ class Fallback:
     def use(self, far: RecordSocket) -> None:
         """Send by *far*, whose stream is open."""
         self._far = far
-        far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        with suppress(OSError):  # a lost connection shows at its next use
+            far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
     @property
     def held(self) -> int:

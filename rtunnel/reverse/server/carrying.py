@@ -54,6 +54,7 @@ class CarryingSession(LinkProtocol):
         self.datagrams: ServerDatagrams | None = None
         self._pool: DataPool | None = None
         self._path_id: int | None = None
+        self._said_no_way = False
         self._has_keys = self._has_closed = False
         self._handlers[events.KeysReceived] = self._keys_received
 
@@ -156,12 +157,19 @@ class CarryingSession(LinkProtocol):
         datagrams.carrier.use_path(path, path_port.send_all)
         self.link.send_path(id, port)
 
+    def _tick_datagrams(self) -> None:
+        if self.datagrams is not None:
+            self.datagrams.carrier.tick(self.clock.seconds())
+
     def need_connection(self) -> None:
         """Give datagrams a data connection, because UDP does not get through."""
         if self.datagrams is None:
             return
         if self._pool is None:
-            self._warn("UDP of client {peer} does not get through, and there are no data connections (--data-plane)")
+            if not self._said_no_way:
+                self._said_no_way = True
+                text = "UDP of client {peer} does not get through, and there are no data connections (--data-plane)"
+                self._warn(text)
             return
         fallback = self.datagrams.fallback()
         connection = self._pool.open_for_datagrams(fallback)

@@ -170,7 +170,7 @@ class ServerSession(CarryingSession):
 
     def _tick(self) -> None:
         now = self.clock.seconds()
-        do_all([super()._tick, *(partial(carrier.tick, now) for carrier in self.carriers)])
+        do_all([super()._tick, *(partial(carrier.tick, now) for carrier in self.carriers), self._tick_datagrams])
 
     def lose(self, why: str, detail: str = "", code: str = Code.TAKEN_OVER) -> None:
         """Drop the client, and free at once what it has.
