@@ -43,8 +43,6 @@ class BatchSocket(UdpSocket):
     """One UDP socket whose packets go out, and come in, several at a time.
 
     The parameters are those of :class:`UdpSocket`.
-
-    :param too_large: called with the size of each packet that this machine's interface does not take.
     """
 
     def __init__(
@@ -53,10 +51,8 @@ class BatchSocket(UdpSocket):
         received: Callable[[bytes, Address], None],
         lost: Callable[[str], None],
         done: Callable[[], None],
-        too_large: Callable[[int, Address | None], None],
     ) -> None:
         super().__init__(reactor, received, lost, done=done)
-        self._too_large = too_large
         self._segments = _IS_LINUX
 
     def _open(self, family: int, attach: Callable[[socket.socket], None]) -> None:
@@ -70,16 +66,20 @@ class BatchSocket(UdpSocket):
             with suppress(OSError):
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
-    def send_all(self, packets: Sequence[tuple[bytes, Address | None]]) -> None:
-        """Send packets, each to its address; None: the socket is connected. What cannot be sent is lost."""
+    def send_all(self, packets: Sequence[tuple[bytes, Address | None]], too_large: Callable[[int], None]) -> None:
+        """Send packets, each to its address; None: the socket is connected. What cannot be sent is lost.
+
+        :param too_large: called with the size of each packet that this machine's interface does not take.
+        """
         start, count = 0, len(packets)
         while start < count and self._socket is not None:
             end = self._end_of_batch(packets, start) if self._segments else start + 1
             data, address = packets[start]
             if end == start + 1:
-                self._send_one(data, address)
+                self._send_one(data, address, too_large)
             elif not self._send_batch([packet for packet, _ in packets[start:end]], address):
-                continue  # one by one
+                for packet, _ in packets[start:end]:
+                    self._send_one(packet, address, too_large)
             start = end
 
     @staticmethod
@@ -99,14 +99,14 @@ class BatchSocket(UdpSocket):
                 break
         return end
 
-    def _send_one(self, data: bytes, address: Address | None) -> None:
+    def _send_one(self, data: bytes, address: Address | None, too_large: Callable[[int], None]) -> None:
         try:
             self._send(data, address)
         except BlockingIOError:
             self._lost("the socket is busy")
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
-                self._too_large(len(data), address)
+                too_large(len(data))
             else:
                 self._failed(error)
 
@@ -127,10 +127,8 @@ class BatchSocket(UdpSocket):
         except OSError as error:
             if error.errno in (errno.EMSGSIZE, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP):
                 # The size, or an interface that cannot do it.
-                self._segments = error.errno == errno.EMSGSIZE and self._segments
-                for data in batch:
-                    self._send_one(data, address if len(control) == 1 else (*(address or ()), control[1]))
-                return True
+                self._segments = error.errno == errno.EMSGSIZE
+                return False
             self._failed(error)
         return True
 

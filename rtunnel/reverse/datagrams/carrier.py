@@ -21,8 +21,8 @@ AWAKE = 3.0
 #: Seconds that a new path has to open before a data connection takes its place.
 GRACE = 1.0
 
-#: Sends packets, each to its address.
-SendAll = Callable[[Sequence[tuple[bytes, Address]]], None]
+#: Sends packets, each to its address; see :meth:`~rtunnel.relay.udp_batches.BatchSocket.send_all`.
+SendAll = Callable[[Sequence[tuple[bytes, Address]], Callable[[int], None]], None]
 
 
 class IDatagramsUser(Protocol):
@@ -113,7 +113,7 @@ class Datagrams:
     def flush(self) -> None:
         """Send the packets of the path. Call this after some messages, and after some packets that have come."""
         if self.path is not None and self._send_all is not None and (packets := self.path.take()):
-            self._send_all(packets)
+            self._send_all(packets, self._too_large)
 
     def receive_packet(self, packet: bytes, source: Address) -> None:
         """Take a packet that has the path's id."""
@@ -135,8 +135,7 @@ class Datagrams:
         except ValueError:
             self.malformed += 1
 
-    def too_large(self, size: int) -> None:
-        """Take note that the system does not send packets of *size* bytes."""
+    def _too_large(self, size: int) -> None:
         if self.path is not None:
             self.path.too_large(size, self._clock.seconds())
 

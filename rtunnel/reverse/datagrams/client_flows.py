@@ -8,7 +8,7 @@ has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from twisted.logger import Logger
@@ -163,7 +163,7 @@ class ClientDatagrams:
         if root is None:
             return
         self._id = id
-        self._socket = BatchSocket(self._owner.reactor, self._received, self._lost, self.carrier.flush, self._too_large)
+        self._socket = BatchSocket(self._owner.reactor, self._received, self._lost, self.carrier.flush)
         try:
             self._socket.connect(host, port)
         except OSError as error:
@@ -179,9 +179,9 @@ class ClientDatagrams:
         )
         self.carrier.use_path(path, self._send_all)
 
-    def _send_all(self, packets: Any) -> None:
+    def _send_all(self, packets: Sequence[tuple[bytes, Address]], too_large: Callable[[int], None]) -> None:
         if self._socket is not None:
-            self._socket.send_all([(packet, None) for packet, _ in packets])
+            self._socket.send_all([(packet, None) for packet, _ in packets], too_large)
 
     def _received(self, packet: bytes, _source: Address) -> None:
         if packet_id(packet) == self._id:
@@ -190,9 +190,6 @@ class ClientDatagrams:
     def _lost(self, why: str) -> None:
         # Nobody listens there, or the network is down. The path finds out that it is closed.
         self.log.debug("a packet to the server was lost: {why}", why=why)
-
-    def _too_large(self, size: int, _address: Address | None) -> None:
-        self.carrier.too_large(size)
 
     def serve(self, connection: RecordSocket) -> None:
         """Use a data connection of the server's for datagrams."""

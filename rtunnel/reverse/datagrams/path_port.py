@@ -33,7 +33,7 @@ class PathPort(Service):
     def __init__(self, reactor: Any, address: UdpAddress | None, control: Callable[[], Any]) -> None:
         self._address = address
         self._control = control
-        self._socket = BatchSocket(reactor, self._received, self._lost, self._done, self._too_large)
+        self._socket = BatchSocket(reactor, self._received, self._lost, self._done)
         self._paths: dict[int, Datagrams] = {}
         self._touched: dict[Datagrams, None] = {}
         self._limiter = LogLimiter(self.log, reactor, most=1)
@@ -123,8 +123,3 @@ class PathPort(Service):
 
     def _lost(self, why: str) -> None:
         self._limiter.warn("packets to clients are lost: {why}", why=why)
-
-    def _too_large(self, size: int, address: Address | None) -> None:
-        for datagrams in self._paths.values():
-            if datagrams.path is not None and datagrams.path.address == address:
-                datagrams.too_large(size)
