@@ -69,6 +69,9 @@ class UdpSocket:
         self._done = done
         self._socket: socket.socket | None = None
         self._tells_local = False
+        # The last control messages that have come, and what answers have to leave with.
+        self._control: list[tuple[int, int, bytes]] = []
+        self._answer_from: tuple[_Local, ...] = ()
 
     def bind(self, host: str, port: int) -> None:
         """Receive from anybody. A name is resolved at once; IPv4 is preferred.
@@ -170,7 +173,7 @@ class UdpSocket:
             try:
                 if self._tells_local:
                     data, control, _, source = self._socket.recvmsg(READ_SIZE, _CONTROL_SIZE)
-                    source += answer_from(control)
+                    source += self._from(control)
                 else:
                     data, source = self._socket.recvfrom(READ_SIZE)
             except BlockingIOError:
@@ -182,6 +185,11 @@ class UdpSocket:
         if self._done is not None:
             self._done()
         return None
+
+    def _from(self, control: list[tuple[int, int, bytes]]) -> tuple[_Local, ...]:
+        if control != self._control:
+            self._control, self._answer_from = control, _answer_from(control)
+        return self._answer_from
 
     def connectionLost(self, reason: Failure) -> None:
         """See ``IReadDescriptor``."""
@@ -202,7 +210,7 @@ def _tell_local(handle: socket.socket) -> bool:
     return True
 
 
-def answer_from(control: list[tuple[int, int, bytes]]) -> tuple[_Local, ...]:
+def _answer_from(control: list[tuple[int, int, bytes]]) -> tuple[_Local, ...]:
     """Return how to answer a datagram that came with *control*. The system chooses the interface, as for any answer."""
     for level, kind, value in control:
         if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO) and len(value) >= _IN_PKTINFO.size:

@@ -17,7 +17,7 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
-from rtunnel.relay.udp import READS_IN_A_ROW, Address, UdpSocket, answer_from
+from rtunnel.relay.udp import READS_IN_A_ROW, Address, UdpSocket
 
 # From linux/udp.h and linux/in.h; not every Python names them.
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104
@@ -149,7 +149,7 @@ class BatchSocket(UdpSocket):
                 if level == _SOL_UDP and kind == _UDP_GRO and len(value) >= _SIZE.size:
                     size = _SIZE.unpack_from(value)[0]
             if self._tells_local:
-                source += answer_from(control)
+                source += self._from(control)
             if size >= len(data):
                 self._received(data, source)
             else:
