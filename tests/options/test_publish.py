@@ -290,3 +290,8 @@ def test_mistakes_in_a_file(config: Write, content: str, message: str) -> None:
     with pytest.raises(usage.UsageError) as caught:
         parse("--config", path)
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_udp_comes_last_as_a_reference_server_serves_only_the_first_tunnel() -> None:
+    found = parse("--publish=udp:53=53", "--publish=tcp:80=80", "--publish=udp:54=54", "--publish=tcp:81=81")
+    assert found == (tcp(80, "80"), tcp(81, "81"), udp(53, "53"), udp(54, "54"))

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
 from twisted.logger import LogLevel
 
+from rtunnel.addresses import DialAddress
 from rtunnel.reverse.client import session as client_session
+from rtunnel.reverse.client.service import TunnelClient
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from tests.ports import free_port
 from tests.reverse.net import HELLO, INIT, Peer, turns, until
 from tests.reverse.world import World, held
@@ -90,6 +94,19 @@ async def test_serves_tunnel_0_only_and_says_so(world: World) -> None:
     assert len(world.lines("asked for")) == 1
     assert len(server.inits) == 1
     assert services[1].peers == []
+
+
+@ensureDeferred
+async def test_a_reference_server_carries_no_udp(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_session, "SILENT_AFTER", 0.05)
+    server = world.reference_server()
+    local = DialAddress.parse_udp("127.0.0.1:53")
+    address = DialAddress.parse(f"127.0.0.1:{server.control_port}")
+    world.start(TunnelClient(reactor, ClientSettings(address, (TunnelSettings(5353, local, protocol="udp"),))))
+    line = await world.logged("not served", LogLevel.warn)
+    assert "UDP port 5353" in line
+    assert "no UDP" in line
+    assert server.inits == []
 
 
 @ensureDeferred

@@ -87,7 +87,8 @@ def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
     """Return the tunnels of a client, in the order of their numbers.
 
     ``local`` and ``remote-port`` are one tunnel, which comes first; then come those of ``tunnel`` and of ``publish``.
-    If these come from different sources, those from the strongest source replace the others.
+    If these come from different sources, those from the strongest source replace the others. Those for UDP come last,
+    as a reference server serves only the first tunnel, and no UDP.
 
     :raises ConfigError: there are no tunnels, there are too many, or two want the same port or name.
     """
@@ -109,7 +110,7 @@ def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
     if len(found) > MAX_PORTS:
         raise resolved.error(found[-1][0], _TOO_MANY)
     _check_unique(found, resolved)
-    return tuple(tunnel for _, tunnel in found)
+    return tuple(sorted((tunnel for _, tunnel in found), key=lambda tunnel: tunnel.protocol == "udp"))
 
 
 def _check_unique(found: Sequence[tuple[str, TunnelSettings]], resolved: Resolved) -> None:

@@ -174,12 +174,14 @@ class ClientSession(CarryingSession):
         if self._said_reference:
             return
         self._said_reference = self.was_useful = True
-        tunnel, *others = self._tunnels
-        port = tunnel.settings.remote_port
-        tunnel.public = self._public(port) if port else f"the shared port of {self._settings.server}"
-        self._watch(tunnel, "{public} is asked for, and a reference server does not say whether it is served")
-        for other in others:
-            self._warn("{tunnel}: not served; a reference server carries one tunnel per link", tunnel=other.name)
+        for tunnel in self._tunnels:
+            if tunnel.number or tunnel.settings.protocol == "udp":
+                what = "{tunnel}: not served; a reference server carries one tunnel per link, and no UDP"
+                self._warn(what, tunnel=tunnel.name)
+                continue
+            port = tunnel.settings.remote_port
+            tunnel.public = self._public(port) if port else f"the shared port of {self._settings.server}"
+            self._watch(tunnel, "{public} is asked for, and a reference server does not say whether it is served")
 
     def _public(self, port: int) -> str:
         return format_host_port(self._settings.server.host or "server", port)
