@@ -255,10 +255,10 @@ def test_a_file(config: Write) -> None:
     assert parse("--config", path) == (
         tcp(8080, "80"),
         tcp(8081, "[::1]:81"),
+        tcp(8082, "82"),
         udp(27015, "10.0.0.5:27015", "game-27015"),
         udp(27016, "10.0.0.5:27016", "game-27016"),
         udp(53, "53", "dns"),
-        tcp(8082, "82"),
     )
 
 
