@@ -29,6 +29,8 @@ from rtunnel.wire.datagrams import messages
 MAX_FLOWS = 4096
 #: The part of them that flows may have which have not gone both ways twice, at the cost of those that have.
 UNPROVED = 1 / 4
+#: After so many answers that the visitor has asked further questions, it is taken to get them.
+PROVED = 2
 #: How many of the heaviest address's flows are compared to find one that is idle.
 COMPARED = 8
 
@@ -49,7 +51,7 @@ class PublicFlowTable(FlowTable):
     def use(self, flow: Flow, *, answer: bool) -> None:
         """See :class:`FlowTable`."""
         super().use(flow, answer=answer)
-        if flow.exchanges == 2 and self._places[0].discard(flow):
+        if flow.exchanges == PROVED and self._places[0].discard(flow):
             self._places[1].add(flow, text_prefix(flow.name))
 
     def discard(self, flow: Flow) -> None:
@@ -89,6 +91,13 @@ class _VisitorFlow(Flow):
 
     def from_visitor(self, data: bytes) -> None:
         """Pass a datagram on to the client."""
+        datagrams = self._port.backend.session.datagrams
+        if datagrams is not self._datagrams and datagrams is not None:
+            # The client has come back.
+            self._datagrams.leave(self)
+            self._datagrams = datagrams
+            self.number = datagrams.enter(self)
+            self.is_known = False
         self.table.use(self, answer=False)
         self.sent += 1
         if self.is_known:
@@ -139,6 +148,15 @@ class UdpPort:
         assert address is not None
         return address
 
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def rest(self) -> None:
+        """Keep only flows of visitors who get the answers, as the client is away."""
+        for flow in list(self._flows.values()):
+            if flow.exchanges < PROVED:
+                flow.end("the client is away")
+
     def stopListening(self) -> None:
         """Close the port, and end its flows."""
         self._socket.close()
@@ -150,7 +168,7 @@ class UdpPort:
         if flow is None:
             datagrams: ServerDatagrams | None = self.backend.session.datagrams
             if datagrams is None:
-                self.drop("the client is not ready yet")
+                self.drop("its client is away")
                 return
             flow = self._flows[source] = _VisitorFlow(self, source, datagrams)
             self.table.add(flow)

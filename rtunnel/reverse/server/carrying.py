@@ -82,6 +82,7 @@ class CarryingSession(LinkProtocol):
         self._has_closed = True
         if self.datagrams is not None:
             self.datagrams.close()
+            self.datagrams = None
         if self._path_id is not None:
             self._carrier_server.path_port.leave(self._path_id)
         if self.streams_outlive and self.known_as is not None:

@@ -19,6 +19,7 @@ class ISession(Protocol):
     peer_name: str
     address: str
     datagrams: Any
+    known_as: tuple[str, str] | None
 
     @property
     def holder(self) -> tuple[str, str]: ...

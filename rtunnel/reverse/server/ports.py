@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -33,6 +33,8 @@ from rtunnel.upkeep.visitors import Visitors
 TAKE_OVER_AFTER = 3.0
 #: How often that is looked at.
 TAKE_OVER_POLL = 0.1
+#: Flows of UDP ports whose clients are away.
+MOST_PARKED = 4096
 
 
 class VisitorFactory(LandingFactory):
@@ -68,6 +70,13 @@ class VisitorFactory(LandingFactory):
 
 
 @dataclass(frozen=True, slots=True)
+class _Parked:
+    known_as: tuple[str, str]
+    port: UdpPort
+    end: IDelayedCall
+
+
+@dataclass(frozen=True, slots=True)
 class _Held:
     backend: Backend
     port: IListeningPort | UdpPort
@@ -75,6 +84,8 @@ class _Held:
 
 class PublicPorts:
     """The ports that clients asked for: each has one holder, who may be taken over once it is gone.
+
+    A UDP port outlives its link for a while, as visitors on data connections do.
 
     :param interface: IP address to listen on; empty for all IPv4 addresses.
     :param limiter: for log lines that visitors can cause.
@@ -88,6 +99,7 @@ class PublicPorts:
         self._held: dict[Public, _Held] = {}
         self._publics: dict[Backend, Public] = {}
         self._closing: dict[Public, Deferred[None]] = {}
+        self._parked: dict[Public, _Parked] = {}
         self._stopping = False
 
     def __len__(self) -> int:
@@ -134,6 +146,13 @@ class PublicPorts:
     async def _listen(self, public: Public, backend: Backend) -> IListeningPort | UdpPort:
         number = public.port or 0
         if public.protocol == "udp":
+            parked = self._parked.get(public)
+            if parked is not None and parked.known_as == backend.session.known_as:
+                parked.end.cancel()
+                del self._parked[public]
+                parked.port.backend = backend
+                return parked.port
+            self._end_parked(public)
             return UdpPort(self._reactor, self._interface, number, backend, self._limiter)
         factory = VisitorFactory(self._visitors, lambda: (backend,))
         listening: list[IListeningPort] = []
@@ -166,6 +185,30 @@ class PublicPorts:
             self._stop(public)
         return public
 
+    def park(self, backend: Backend, known_as: tuple[str, str], seconds: float) -> None:
+        """Keep the UDP port of *backend*, if it has one, for the same client. Whoever else asks for it gets it.
+
+        :param known_as: by what the client is known when it comes back.
+        :param seconds: how long.
+        """
+        public = self._publics.get(backend)
+        port = self._held[public].port if public is not None else None
+        if public is None or not isinstance(port, UdpPort):
+            return
+        del self._held[public], self._publics[backend]
+        port.rest()
+        end = self._reactor.callLater(seconds, self._end_parked, public)
+        self._parked[public] = _Parked(known_as, port, end)
+        while sum(len(parked.port) for parked in self._parked.values()) > MOST_PARKED:
+            self._end_parked(next(iter(self._parked)))
+
+    def _end_parked(self, public: Public) -> None:
+        parked = self._parked.pop(public, None)
+        if parked is not None:
+            if parked.end.active():
+                parked.end.cancel()
+            parked.port.stopListening()
+
     def _stop(self, public: Public) -> None:
         def closed(_result: object) -> None:
             self._closing.pop(public, None)
@@ -182,6 +225,8 @@ class PublicPorts:
     async def stop_listening(self) -> None:
         """Free every port, and open no other."""
         self._stopping = True
+        for public in list(self._parked):
+            self._end_parked(public)
         for public in list(self._held):
             self._stop(public)
         await gatherResults(list(self._closing.values()))

@@ -228,6 +228,9 @@ class TunnelServer(DrainingService):
         self.stream_ended()
         if session.known_as is not None and self._by_session.get(session.known_as) is session:
             del self._by_session[session.known_as]
+        if session.streams_outlive and session.known_as is not None:
+            for backend in session.backends.values():
+                self.ports.park(backend, session.known_as, self._settings.limits.dead_after)
         freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
         if session.link.peer is not None or session.backends:
             freed_ports = f"; ports freed: {', '.join(public.short for public in freed)}" if freed else ""
