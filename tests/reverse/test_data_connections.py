@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import DialAddress, ListenAddress
-from rtunnel.reverse.carriers import data_connections as data_server
+from rtunnel.reverse.carriers import data_connections as data_server, pool_size
 from rtunnel.reverse.client import data_connections as data_client, visits
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server.service import TunnelServer
@@ -72,7 +72,7 @@ async def test_visitor_has_a_connection_of_its_own(world: World) -> None:
     await until(lambda: not server.visitors and not client.visitors)
     assert session.link.stream_count == client.link.session.link.stream_count == 0
     assert not pool._used
-    await until(lambda: len(pool._idle) == data_server.AT_FIRST, "it waits for the next visitor")
+    await until(lambda: len(pool._idle) == pool_size.AT_FIRST, "it waits for the next visitor")
 
 
 @AUTO
@@ -110,9 +110,9 @@ async def test_pool_grows_with_demand_to_its_bound_and_shrinks_again(
     server, service, port = world.server(pool=16, limits=QUICK), await world.echo(), free_port()
     client = world.client(server, (port, service.port), pool=12)
     await world.reachable()
-    pool = await pool_of(world, server, data_server.AT_FIRST)
+    pool = await pool_of(world, server, pool_size.AT_FIRST)
     await turns()
-    assert len(pool._idle) == data_server.AT_FIRST
+    assert len(pool._idle) == pool_size.AT_FIRST
     visitors = await at_once(world, port, 40)
     await until(lambda: len(pool._idle) == 12, "as many as the client makes")
     await turns()
@@ -120,10 +120,10 @@ async def test_pool_grows_with_demand_to_its_bound_and_shrinks_again(
     for visitor in visitors:
         visitor.close()
     await until(lambda: not server.visitors)
-    monkeypatch.setattr(data_server, "SHRINK_EVERY", 0.05)
+    monkeypatch.setattr(pool_size, "SHRINK_EVERY", 0.05)
     pool._shrink_at = 0.0
-    await until(lambda: len(pool._idle) <= data_server.AT_FIRST, "fewer of them")
-    await until(lambda: free(client) <= data_server.AT_FIRST)
+    await until(lambda: len(pool._idle) <= pool_size.AT_FIRST, "fewer of them")
+    await until(lambda: free(client) <= pool_size.AT_FIRST)
     assert not world.lines("cannot be made")
 
 
@@ -137,7 +137,7 @@ async def test_client_that_makes_fewer_than_the_server_wants_shows_no_ticket_tha
     server, service, port = world.server(pool=8, limits=QUICK), await world.echo(), free_port()
     client = world.client(server, (port, service.port), pool=6)
     await world.reachable()
-    pool = await pool_of(world, server, data_server.AT_FIRST)
+    pool = await pool_of(world, server, pool_size.AT_FIRST)
     pool._target = 8
     await until(lambda: len(pool._idle) == 6, "as many as the client makes")
     wished = pool._wished_at
@@ -275,7 +275,7 @@ async def test_full_server_takes_the_data_connections_of_its_links(world: World)
     server, service, port = world.server(max_links=1), await world.echo(), free_port()
     world.client(server, (port, service.port))
     await world.reachable()
-    await pool_of(world, server, data_server.AT_FIRST)
+    await pool_of(world, server, pool_size.AT_FIRST)
     others = [await world.raw(server) for _ in range(3)]
     for other in others:
         other.send(b"\x10")

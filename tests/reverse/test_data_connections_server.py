@@ -11,7 +11,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse import door
-from rtunnel.reverse.carriers import data_connections as pool, sockets
+from rtunnel.reverse.carriers import data_connections as pool, pool_size, sockets
 from rtunnel.reverse.public import MOST_FIRST
 from rtunnel.upkeep.descriptors import LEAST_RESERVE
 from rtunnel.wire.data.keys import Ticket
@@ -100,7 +100,7 @@ async def waiting_connection(world: World, server: Any, ticket: Ticket) -> RawDa
 @ensureDeferred
 async def test_way_of_a_visitor(world: World) -> None:
     server, _link, port, tickets = await client_by_hand(world)
-    assert len({ticket.id for ticket in tickets}) == len(tickets) == pool.AT_FIRST
+    assert len({ticket.id for ticket in tickets}) == len(tickets) == pool_size.AT_FIRST
     data = await waiting_connection(world, server, tickets[0])
     await data.is_taken()
     visitor = await world.visitor(port)
@@ -223,7 +223,7 @@ async def test_where_descriptors_are_scarce_none_waits(world: World, monkeypatch
     server, link, port, tickets = await client_by_hand(world)
     budget, session = server.descriptors, session_of(server)
     waiting = [await attach(world, server, ticket) for ticket in tickets]
-    await until(lambda: len(session.carriers[0]._idle) == len(waiting) == pool.AT_FIRST)
+    await until(lambda: len(session.carriers[0]._idle) == len(waiting) == pool_size.AT_FIRST)
     monkeypatch.setattr(budget, "_ask_at", inf)
     monkeypatch.setattr(budget, "_spare_at", 0.0)
     monkeypatch.setattr(budget, "_room", LEAST_RESERVE)
@@ -303,11 +303,11 @@ async def test_tickets_of_which_nothing_came_do_not_stand_in_the_way(
     session.carriers[0]._wished_at -= pool.LOST_AFTER
     for number in range(3):
         tickets = await tickets_of(link)
-        assert len(tickets) == (pool.AT_FIRST if number == 0 else 1)
+        assert len(tickets) == (pool_size.AT_FIRST if number == 0 else 1)
         assert server.tickets.outstanding(session.carriers[0], reactor.seconds()) == len(tickets)
         for ticket in tickets:
             await attach(world, server, ticket)
-        await until(lambda: len(session.carriers[0]._idle) == pool.AT_FIRST)
+        await until(lambda: len(session.carriers[0]._idle) == pool_size.AT_FIRST)
         await world.visitor(port)
     await (await attach(world, server, lost[0])).ends()
 

@@ -3,9 +3,8 @@
     ServerSession -> DataPool -> RecordSocket                 one for each connection
                               -> LocalSocket or RecordStream  one for each visitor
 
-The server decides how many there are: each ticket that it sends asks for one more. It doubles the number that wait
-whenever a visitor finds none, lowers it when some were not needed for a while, and closes surplus ones. A connection
-whose stream is over waits for the next visitor.
+The server decides how many there are: each ticket that it sends asks for one more. See
+:class:`~rtunnel.reverse.carriers.pool_size.PoolSize`. A connection whose stream is over waits for the next visitor.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
 from rtunnel.reverse.carriers.moving import STAYED, MovingStream, has_stayed
+from rtunnel.reverse.carriers.pool_size import PoolSize
 from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, ILocal, RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL
@@ -31,10 +31,6 @@ from rtunnel.wire.data.keys import RANDOM, Ratchet, Root, Ticket, connection_sea
 from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.stream import Stream
 
-#: Connections that wait for the first visitors.
-AT_FIRST = 4
-#: Seconds after which the number that waits is lowered by half of what was not needed.
-SHRINK_EVERY = 30.0
 #: Seconds that a visitor waits for a data connection where it may not go by the link.
 PATIENCE = 5.0
 #: How many times the number that may wait a client may have not freed yet, although their visitors are gone.
@@ -60,10 +56,8 @@ class DataPool:
         self._cipher = root.cipher
         self._waits = waits
         self._most = server.pool_size
-        self._fewest = self._target = min(AT_FIRST, self._most)
-        self._least_idle = 0
+        self._size = PoolSize(self._most, self.reactor.seconds())
         self._wished_at = 0.0
-        self._shrink_at = self.reactor.seconds() + SHRINK_EVERY
         # Connections whose client is not proved yet, with the ids of their tickets; those that wait; and the others.
         self._unproved: dict[RecordSocket, bytes] = {}
         self._idle: dict[RecordSocket, None] = {}
@@ -172,14 +166,13 @@ class DataPool:
             return False
         if self._idle:
             connection, _ = self._idle.popitem()
-            self._least_idle = min(self._least_idle, len(self._idle))
+            self._size.taken(len(self._idle))
             if self._use(connection, tunnel, visitor):
                 self.refill()
             else:
                 self._idle[connection] = None
             return True
-        self._least_idle = 0
-        self._target = min(2 * self._target, self._most)
+        self._size.found_none()
         self.refill()
         if not self._waits or self._closed:
             self._move_soon()
@@ -223,19 +216,13 @@ class DataPool:
         return True
 
     def open_for_datagrams(self, local: ILocal) -> RecordSocket | None:
-        """Return a connection whose stream carries datagrams from now on; None if there is none.
-
-        :param local: the local side of the stream.
-        """
-        if self._closed:
-            return None
-        if not self._idle:
-            self.refill(whole=True)
-            return None
-        connection, _ = self._idle.popitem()
-        self._busy[connection] = None
-        connection.open(DATAGRAMS, "datagrams", 0, local)
-        self.refill()
+        """Return a connection whose stream carries datagrams for *local* from now on; None if there is none."""
+        connection = next(reversed(self._idle), None)
+        if connection is not None:
+            del self._idle[connection]
+            self._busy[connection] = None
+            connection.open(DATAGRAMS, "datagrams", 0, local)
+        self.refill(whole=True)
         return connection
 
     def _move_soon(self) -> None:
@@ -252,7 +239,7 @@ class DataPool:
             if not isinstance(stream.owner, SocketEnd):
                 continue
             if not self._idle:
-                self._target = min(2 * self._target, self._most)
+                self._size.found_none()
                 break
             if has_stayed(stream, link.peer.initial_credit, now):
                 self._move_one(stream)
@@ -331,9 +318,9 @@ class DataPool:
 
         :param whole: ask for a single one too; else several are asked for together, as each frame has its cost.
         """
-        if not whole and 4 * (self._target - len(self._idle)) < self._target:
+        if not whole and 4 * (self._size.wanted - len(self._idle)) < self._size.wanted:
             return  # as mostly, so at little cost
-        target = self._target if self._session.wants_visitors else 0
+        target = self._size.wanted if self._session.wants_visitors else 0
         now = self.reactor.seconds()
         tickets = self._server.tickets
         missing = target - len(self._idle)
@@ -381,11 +368,8 @@ class DataPool:
             self.turn_away(waiting)
         if self._idle:
             self._move_soon()
-        if now >= self._shrink_at:
-            self._shrink_at = now + SHRINK_EVERY
-            self._target = max(self._fewest, self._target - (self._least_idle + 1) // 2)
-            self._least_idle = len(self._idle)
-        wanted = self._target if self._session.wants_visitors else 0
+        self._size.tick(now, len(self._idle))
+        wanted = self._size.wanted if self._session.wants_visitors else 0
         if self._server.descriptors.are_short:
             wanted = min(wanted, len(self._idle) // 2)
         for connection in list(self._idle)[: max(0, len(self._idle) - wanted)]:

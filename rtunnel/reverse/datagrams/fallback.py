@@ -112,7 +112,7 @@ class Fallback:
 
     # From the data connection
 
-    def deliver(self, data: memoryview) -> None:
+    def deliver(self, data: memoryview, flags: int = 0) -> None:
         """Take bytes."""
         self._used_at = self._clock.seconds()
         buffer = self._partial + data

@@ -18,7 +18,7 @@ from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.reverse import public
-from rtunnel.reverse.carriers import data_connections as data_server
+from rtunnel.reverse.carriers import pool_size
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.client import visits
 from rtunnel.reverse.client.data_connections import DataConnections
@@ -66,7 +66,7 @@ class Tunnel:
         self.client = self.ends.start_client(authority.trusts(self.holder), **(settings | more | dict(at_client or {})))
         await self.ends.lines.wait_for("is published")
         if by_hand:
-            await until(lambda: len(self.server.tickets) == data_server.AT_FIRST, "tickets")
+            await until(lambda: len(self.server.tickets) == pool_size.AT_FIRST, "tickets")
         else:
             await until(lambda: self.pool is not None and self.pool._idle, "a data connection that waits")
         return self
@@ -256,7 +256,7 @@ async def test_visitor_over_sealed_records(tunnel: Tunnel) -> None:
     await turns()
     assert data.visitor is None, "the client has proved nothing yet"
     assert not tunnel.pool._idle
-    assert len(tunnel.tickets) >= data_server.AT_FIRST
+    assert len(tunnel.tickets) >= pool_size.AT_FIRST
     data.say(R_ALIVE)
     assert await data.is_used() == (0, visitor.name)
     visitor.send(b"GET /")
@@ -429,7 +429,7 @@ async def test_ticket_of_another_client(tunnel: Tunnel, lines: Lines) -> None:
     mine = tunnel.tickets
     other = tunnel.authority.client("other")
     tunnel.ends.start_client(tunnel.authority.trusts(other), remote_port=free_port(), data_plane="direct")
-    await until(lambda: len(tunnel.tickets) == 2 * data_server.AT_FIRST)
+    await until(lambda: len(tunnel.tickets) == 2 * pool_size.AT_FIRST)
     theirs = tunnel.tickets[-1]
     visitor = Peer()
     tunnel.visitors.append(visitor)
@@ -516,7 +516,7 @@ async def test_end_that_goes_down_lets_running_visitors_finish(tunnel: Tunnel, w
 async def test_visitor_who_cannot_be_watched(tunnel: Tunnel) -> None:
     """The system has no more for it; the data connection takes the next one."""
     await tunnel.start()
-    await until(lambda: len(tunnel.pool._idle) == data_server.AT_FIRST)
+    await until(lambda: len(tunnel.pool._idle) == pool_size.AT_FIRST)
     tunnel.server.poller = Full(poller := tunnel.server.poller)
     visitor = Peer()
     await connect(tunnel.port, visitor)
@@ -534,7 +534,7 @@ async def test_visitor_who_cannot_be_watched(tunnel: Tunnel) -> None:
 async def test_waiting_connections_are_kept_alive(tunnel: Tunnel) -> None:
     limits = LinkLimits(keepalive_interval=0.1, dead_after=0.5)
     await tunnel.start(limits=limits)
-    await until(lambda: len(tunnel.pool._idle) == data_server.AT_FIRST)
+    await until(lambda: len(tunnel.pool._idle) == pool_size.AT_FIRST)
     kept = set(tunnel.pool._idle)
     await turns(800)
     assert set(tunnel.pool._idle) == kept
