@@ -138,7 +138,7 @@ async def test_client_that_makes_fewer_than_the_server_wants_shows_no_ticket_tha
     client = world.client(server, (port, service.port), pool=6)
     await world.reachable()
     pool = await pool_of(world, server, pool_size.AT_FIRST)
-    pool._target = 8
+    pool._size.wanted = 8
     await until(lambda: len(pool._idle) == 6, "as many as the client makes")
     wished = pool._wished_at
     await until(lambda: pool._wished_at > wished, "the others are taken for lost")
