@@ -23,10 +23,15 @@ from rtunnel.reverse.datagrams.fallback import Fallback
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
+from rtunnel.upkeep.token_bucket import KeyedBuckets
 from rtunnel.wire.datagrams import messages
 
 #: Flows of one tunnel.
 MAX_FLOWS = 4096
+#: Flows of a tunnel that one address may begin in a second for ever, and its longest burst; and all addresses. Each costs
+#: the client a socket.
+RATE, BURST = 500, 1000
+TOTAL_RATE, TOTAL_BURST = 2000, 4000
 #: The part of them that flows may have which have not gone both ways twice, at the cost of those that have.
 UNPROVED = 1 / 4
 #: After so many answers that the visitor has asked further questions, it is taken to get them.
@@ -81,8 +86,8 @@ class _VisitorFlow(Flow):
     :ivar is_known: the client knows the flow.
     """
 
-    def __init__(self, port: UdpPort, source: Address, datagrams: ServerDatagrams) -> None:
-        super().__init__(port.table, format_host_port(source[0], source[1]), port.drop)
+    def __init__(self, port: UdpPort, source: Address, name: str, datagrams: ServerDatagrams) -> None:
+        super().__init__(port.table, name, port.drop)
         self._port = port
         self._datagrams = datagrams
         self.source = source
@@ -138,6 +143,8 @@ class UdpPort:
         self._limiter = limiter
         self._flows: dict[Address, _VisitorFlow] = {}
         self.table = PublicFlowTable(reactor)
+        self._clock = reactor
+        self._new = KeyedBuckets(RATE, BURST, TOTAL_RATE, TOTAL_BURST, reactor.seconds())
         self._socket = UdpSocket(reactor, self._received, self.drop, done=self._done)
         self._socket.bind(interface, number)
         self.send: Callable[[bytes, Address], None] = self._socket.send
@@ -170,7 +177,11 @@ class UdpPort:
             if datagrams is None:
                 self.drop("its client is away")
                 return
-            flow = self._flows[source] = _VisitorFlow(self, source, datagrams)
+            name = format_host_port(source[0], source[1])
+            if not self._new.take(text_prefix(name), 1, self._clock.seconds()):
+                self.drop("too many flows begin")
+                return
+            flow = self._flows[source] = _VisitorFlow(self, source, name, datagrams)
             self.table.add(flow)
         flow.from_visitor(data)
 
