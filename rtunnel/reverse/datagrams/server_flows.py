@@ -28,8 +28,8 @@ from rtunnel.wire.datagrams import messages
 
 #: Flows of one tunnel.
 MAX_FLOWS = 4096
-#: Flows of a tunnel that one address may begin in a second for ever, and its longest burst; and all addresses. Each costs
-#: the client a socket.
+#: Flows of a tunnel that one address may begin in a second for ever, and its longest burst; and the same of all. Each
+#: costs the client a socket.
 RATE, BURST = 500, 1000
 TOTAL_RATE, TOTAL_BURST = 2000, 4000
 #: The part of them that flows may have which have not gone both ways twice, at the cost of those that have.
