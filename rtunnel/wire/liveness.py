@@ -20,6 +20,8 @@ class Liveness:
     :ivar last_heard: when the last byte came; the receiver of the bytes sets this.
     :ivar tick_every: how often to call :meth:`tick`.
     :ivar round_trip: the shortest round trip seen; 0 before the first one.
+    :ivar pings: the number of the last PING, from 1; 0 before the first one.
+    :ivar answered: the number of the last one that was answered. The peer has read all that was sent before it.
     """
 
     def __init__(self, limits: LinkLimits, now: float) -> None:
@@ -29,7 +31,7 @@ class Liveness:
         self._limits = limits
         self._silence = 0.0
         self._pinged_at: float | None = None
-        self._pings = 0
+        self.pings = self.answered = 0
 
     @property
     def is_silent(self) -> bool:
@@ -52,7 +54,7 @@ class Liveness:
         if self._pinged_at is not None and now - self._pinged_at < self._limits.keepalive_interval:
             return None
         self._pinged_at = now
-        self._pings += 1
+        self.pings += 1
         return self._payload
 
     def take_pong(self, payload: bytes, now: float) -> bool:
@@ -61,10 +63,11 @@ class Liveness:
             return False
         sample = now - self._pinged_at
         self._pinged_at = None
+        self.answered = self.pings
         if sample > 0:
             self.round_trip = min(self.round_trip, sample) if self.round_trip else sample
         return True
 
     @property
     def _payload(self) -> bytes:
-        return b"%016d" % self._pings
+        return b"%016d" % self.pings

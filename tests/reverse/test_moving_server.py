@@ -25,7 +25,7 @@ from tests.reverse.data import (
     session_of,
     tickets_of,
 )
-from tests.reverse.net import CREDIT, DATA, ERROR, FIN, MOVE, NEW_CONN, Peer, RawLink, frame, turns, until
+from tests.reverse.net import CREDIT, DATA, ERROR, FIN, MOVE, NEW_CONN, PING, PONG, Peer, RawLink, frame, turns, until
 from tests.reverse.world import World
 
 COUNT, TWO_COUNTS = Struct("!Q"), Struct("!QQ")
@@ -90,7 +90,7 @@ class Moving:
         assert not self.server.ids._live
 
 
-@pytest.mark.parametrize("kind", ["DATA", "CREDIT"])
+@pytest.mark.parametrize("kind", ["DATA", "CREDIT", "PONG"])
 @AUTO
 @ensureDeferred
 async def test_move_waits_for_a_sign_that_the_client_has_the_stream(world: World, kind: str) -> None:
@@ -100,8 +100,12 @@ async def test_move_waits_for_a_sign_that_the_client_has_the_stream(world: World
     assert not visit.data.number
     if kind == "DATA":
         visit.put(DATA, b"answer")
-    else:
+    elif kind == "CREDIT":
         visit.put(CREDIT, TWO_COUNTS.pack(100_000, 8))
+    while kind == "PONG" and not visit.data.number:
+        _, payload = await visit.link.take(PING)
+        visit.link.put(PONG, 0, payload)
+        await turns(4)
     await visit.data.is_used()
     assert visit.data.moved == visit.number
     assert await visit.link.take(MOVE) == (visit.number, COUNT.pack(8))

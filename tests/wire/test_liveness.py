@@ -127,6 +127,17 @@ def test_the_shortest_round_trip_counts() -> None:
         assert liveness.round_trip == shortest
 
 
+def test_an_answer_tells_what_the_peer_has_read() -> None:
+    liveness = Liveness(LIMITS, NOW)
+    assert (liveness.pings, liveness.answered) == (0, 0)
+    first = liveness.make_ping(NOW)
+    assert (liveness.pings, liveness.answered) == (1, 0)
+    assert first is not None
+    liveness.take_pong(first, NOW + 1)
+    liveness.make_ping(NOW + 2)
+    assert (liveness.pings, liveness.answered) == (2, 1)
+
+
 def test_no_pong_without_a_ping() -> None:
     assert not Liveness(LIMITS, NOW).take_pong(b"0" * 16, NOW)
 

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IDelayedCall
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.interface import ICarrierServer, ICarrierSession
-from rtunnel.reverse.carriers.moving import STAYED, MovingStream, has_stayed
+from rtunnel.reverse.carriers.moving import STAYED, MovingStream, SilentStreams, has_stayed
 from rtunnel.reverse.carriers.pool_size import PoolSize
 from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, ILocal, RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
@@ -67,6 +67,7 @@ class DataPool:
         # Of those that are used, how many count as streams of the link still.
         self._on_link = 0
         self._move_call: IDelayedCall | None = None
+        self._silent = SilentStreams()
         self._closed = False
         self._tail: IDelayedCall | None = None
         server.tickets.join(self, Ratchet(root.root))
@@ -235,16 +236,19 @@ class DataPool:
         now, link = self.reactor.seconds(), self._session.link
         if link.peer is None or self._closed:
             return
+        credit = link.peer.initial_credit
+        known = self._silent.known(link, credit, now)
         for stream in list(link.streams.values()):
             if not isinstance(stream.owner, SocketEnd):
                 continue
             if not self._idle:
                 self._size.found_none()
                 break
-            if has_stayed(stream, link.peer.initial_credit, now):
+            if has_stayed(stream, credit, now, known):
                 self._move_one(stream)
             elif now - stream.receive_window.granted_at < STAYED:
                 self._move_soon()  # the others are looked at once a second
+        self._session.flush()
         self.refill(whole=True)
 
     def _move_one(self, stream: Stream) -> None:
@@ -359,12 +363,9 @@ class DataPool:
         for waiting in list(self._waiting):
             if waiting.until > now:
                 break
-            self._server.log_limiter.warn(
-                "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s",
-                visitor=waiting.visitor.name,
-                peer=self._session.peer_name,
-                seconds=PATIENCE,
-            )
+            what = "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s"
+            name, peer = waiting.visitor.name, self._session.peer_name
+            self._server.log_limiter.warn(what, visitor=name, peer=peer, seconds=PATIENCE)
             self.turn_away(waiting)
         if self._idle:
             self._move_soon()

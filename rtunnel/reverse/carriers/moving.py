@@ -29,16 +29,53 @@ from rtunnel.wire.stream import Stream
 STAYED, CARRIED = 0.1, 64 * 1024
 
 
-def has_stayed(stream: Stream, initial_credit: int, now: float) -> bool:
+def is_silent(stream: Stream, initial_credit: int) -> bool:
+    """Return whether nothing has come from the client that shows that it knows the stream.
+
+    :param initial_credit: of the client, which sends CREDIT beyond it.
+    """
+    return not stream.receive_window.received and stream.send_window.limit == initial_credit
+
+
+class SilentStreams:
+    """Finds out which silent streams the client knows all the same: those for which it has answered a later PING."""
+
+    __slots__ = ("_about", "_asked")
+
+    def __init__(self) -> None:
+        self._about: frozenset[Stream] = frozenset()
+        # The number of the PING; 0: nothing was asked.
+        self._asked = 0
+
+    def known(self, link: Link, initial_credit: int, now: float) -> frozenset[Stream]:
+        """Return those that the client knows, and ask about the others.
+
+        :param initial_credit: see :func:`is_silent`.
+        :param now: the time, in seconds.
+        """
+        liveness = link.liveness
+        if liveness.answered < self._asked:
+            return frozenset()
+        known = self._about
+        self._about = frozenset(stream for stream in link.streams.values() if is_silent(stream, initial_credit))
+        before = liveness.pings
+        if self._about - known:
+            link.ping(now)
+        # While an earlier PING has no answer, none can be sent.
+        self._about, self._asked = (self._about, liveness.pings) if liveness.pings > before else (frozenset(), 0)
+        return known
+
+
+def has_stayed(stream: Stream, initial_credit: int, now: float, known: frozenset[Stream] = frozenset()) -> bool:
     """Return whether a stream of the link is worth a connection of its own.
 
-    :param initial_credit: of the client. Bytes or CREDIT from there show that NEW_CONN has come, which OPEN could
-        otherwise overtake.
+    :param initial_credit: see :func:`is_silent`.
+    :param known: silent streams that the client knows. To one that it does not know, OPEN could overtake NEW_CONN.
     """
     if stream.ending or stream.broken or stream.received_end or not isinstance(stream.owner, SocketEnd):
         return False
     received, sent = stream.receive_window, stream.send_window
-    if not received.received and sent.limit == initial_credit:
+    if is_silent(stream, initial_credit) and stream not in known:
         return False
     return now - received.granted_at >= STAYED or received.received + sent.sent >= CARRIED
 
