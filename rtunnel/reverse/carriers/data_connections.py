@@ -315,6 +315,8 @@ class DataPool:
 
         :param whole: ask for a single one too; else several are asked for together, as each frame has its cost.
         """
+        if not whole and 4 * (self._target - len(self._idle)) < self._target:
+            return  # as mostly, so at little cost
         target = self._target if self._session.wants_visitors else 0
         now = self.reactor.seconds()
         tickets = self._server.tickets
