@@ -27,6 +27,7 @@ from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire.data.keys import Root, path_secrets
+from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams import messages
 from rtunnel.wire.datagrams.packets import Opener, Sealer, packet_id
 from rtunnel.wire.datagrams.path import Path
@@ -145,7 +146,8 @@ class ClientDatagrams:
     def __init__(self, session: IDatagramSession, flows: ClientFlows, root: Root) -> None:
         self._session = session
         self._owner = flows
-        self._root: Root | None = root
+        # Not the root: tickets come from it, too, and whoever has it can compute those that were forgotten.
+        self._secrets: tuple[bytes, bytes, Cipher] | None = path_secrets(root)
         self.carrier = Datagrams(flows.reactor, self)
         self._flows: dict[int, _Flow] = {}
         self._socket: BatchSocket | None = None
@@ -159,9 +161,10 @@ class ClientDatagrams:
         :param id: of the path.
         :param host: an IP address.
         """
-        root, self._root = self._root, None
-        if root is None:
+        secrets, self._secrets = self._secrets, None
+        if secrets is None:
             return
+        client, server, cipher = secrets
         self._id = id
         self._socket = BatchSocket(self._owner.reactor, self._received, self._lost, self.carrier.flush)
         try:
@@ -169,7 +172,6 @@ class ClientDatagrams:
         except OSError as error:
             self._lost(error.strerror or str(error))
             return
-        client, server, cipher = path_secrets(root)
         path: Path[Address] = Path(
             Sealer(id, client, cipher),
             Opener(id, server, cipher),
