@@ -147,6 +147,18 @@ def test_a_forged_packet_does_not_move_the_window() -> None:
         assert not opener.is_newest
 
 
+def test_numbers_that_were_skipped_may_still_come() -> None:
+    """All places of the window were used before, and the second jump passes its end."""
+    sealer, opener = seals()
+    sent = [sealer.seal(b"x") for _ in range(2 * WINDOW + 101)]
+    for number in [*range(WINDOW), WINDOW + 1000, 2 * WINDOW + 100]:
+        opener.open(sent[number], 0.0)
+    late = [number for number in range(WINDOW + 101, 2 * WINDOW + 100) if number != WINDOW + 1000]
+    for number in late:
+        opener.open(sent[number], 0.0)
+    assert all(refused(opener, packet) for packet in sent)
+
+
 @given(st.lists(st.integers(0, 3 * WINDOW), max_size=60), st.integers(0, 2 * WINDOW))
 def test_the_window_is_that_of_a_set(numbers: list[int], start: int) -> None:
     """Whatever comes in whatever order: the answer is that of the simplest code that one can think of."""
