@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rtunnel.wire.data.seal import Cipher
-from rtunnel.wire.datagrams.messages import CHALLENGE, DATAGRAM, PROBE, RESPONSE, encode_number
+from rtunnel.wire.datagrams.messages import CHALLENGE, DATAGRAM, MAX_MESSAGE, PROBE, RESPONSE, encode_number
 from rtunnel.wire.datagrams.packets import HEADER, Opener, Sealer
 from rtunnel.wire.datagrams.path import AMPLIFICATION, Path
+from rtunnel.wire.datagrams.path_mtu import STEPS
+from rtunnel.wire.datagrams.pieces import MAX_KEPT
 
 ID = 0xCAFEF00D
 CLIENT_SECRET, SERVER_SECRET = bytes(range(32)), bytes(range(32, 64))
 SERVER, HOME, AWAY, STRANGER = "server", "home", "away", "stranger"
 """Addresses: of the server, two of the client's, and one of somebody else."""
+
+MOST_PROBES_AT_ONCE = 1 + max(map(len, STEPS)) + 1
+"""Of the size in use, of a step of the search, and a small one."""
 
 Packet = tuple[bytes, str, str]
 """The bytes, from where, and to where."""
@@ -157,6 +162,27 @@ class Peer:
     def sent(self, now: float = 0.0) -> list[tuple[bytes, str]]:
         """Return the messages that the end has sent, and to whom."""
         return [(self.opener.open(packet, now), address) for packet, address in self.path.take()]
+
+    def refuses(self, packet: bytes, source: str) -> None:
+        """Feed what a stranger sends."""
+        path = self.path
+        before = path.address, path.is_open, path.mtu.size, path.held, path.refused + 1
+        assert path.receive(packet, source, 0.0) is None
+        assert (path.address, path.is_open, path.mtu.size, path.held, path.refused) == before
+        assert path.take() == []
+
+    def survives(self, found: Iterable[tuple[int, bytes, str]]) -> None:
+        """Feed authentic messages: tenths of a second since the last one, the message, and where it is from."""
+        now = 0.0
+        for wait, message, source in found:
+            now += wait / 10
+            answer = self.feed(message, source, now)
+            if answer is not None:
+                assert answer[0] >= DATAGRAM
+                assert len(answer) <= MAX_MESSAGE
+            self.path.tick(now)
+            assert len(self.path.take()) <= MOST_PROBES_AT_ONCE + 2
+            assert self.path.held <= MAX_KEPT
 
     def answer_challenge(self, source: str = HOME) -> None:
         """Be at an address."""
