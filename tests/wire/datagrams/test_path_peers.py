@@ -57,14 +57,24 @@ def test_an_answer_that_came_the_old_way_says_nothing_about_the_new_one() -> Non
 
 
 def test_a_challenge_is_answered_from_the_address_that_it_went_to() -> None:
+    for source in (HOME, STRANGER):
+        peer = open_server()
+        peer.feed(encode_number(PROBE, 1), AWAY)
+        ((challenge, address), _) = peer.sent()
+        assert (challenge[0], address) == (CHALLENGE, AWAY)
+        answer = peer.sealer.seal(bytes((RESPONSE,)) + challenge[1:])
+        peer.feed(datagram("newer"), AWAY)
+        peer.path.receive(answer, source, 0.0)
+        assert peer.path.address == HOME
+        peer.feed(bytes((RESPONSE,)) + challenge[1:], AWAY)
+        assert peer.path.address == AWAY
+
+
+def test_each_address_has_its_own_challenge() -> None:
     peer = open_server()
     peer.feed(encode_number(PROBE, 1), AWAY)
-    ((challenge, address), _) = peer.sent()
-    assert (challenge[0], address) == (CHALLENGE, AWAY)
-    for source in (HOME, STRANGER):
-        peer.feed(bytes((RESPONSE,)) + challenge[1:], source)
-        assert peer.path.address == HOME
-    # The stranger's address, which came last, is now the one in question.
+    ((challenge, _), _) = peer.sent()
+    peer.feed(bytes((RESPONSE,)) + challenge[1:], STRANGER)
     peer.feed(bytes((RESPONSE,)) + challenge[1:], AWAY)
     assert peer.path.address == HOME
 
