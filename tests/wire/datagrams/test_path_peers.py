@@ -101,13 +101,17 @@ def test_challenges_are_random() -> None:
 def test_a_challenge_that_is_lost() -> None:
     """It goes out again, though nothing more may come from there for a while; and not forever."""
     peer = open_server()
-    peer.feed(encode_number(PROBE, 1), AWAY)
-    sent = [address for _, address in peer.sent()]
-    for tick in range(1, 20):
+    peer.feed(datagram("x"), AWAY)
+    sent = []
+    for tick in range(20):
         peer.path.tick(tick / 4)
-        sent += [address for _, address in peer.sent() if address == AWAY]
-    assert sent.count(AWAY) > 1
-    assert sent.count(AWAY) * (OVERHEAD + 5) <= 3 * (OVERHEAD + 5)
+        sent += [message for message, address in peer.sent() if address == AWAY]
+    assert len(sent) == 2
+    assert len(set(sent)) == 1
+    assert 2 * (OVERHEAD + len(sent[0])) <= 3 * (OVERHEAD + len(datagram("x"))) < 3 * (OVERHEAD + len(sent[0]))
+    # What comes later pays for more.
+    peer.feed(datagram("x"), AWAY, 5.0)
+    assert (sent[0], AWAY) in peer.sent()
 
 
 def test_only_the_newest_packet_shows_a_new_address() -> None:
