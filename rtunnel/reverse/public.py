@@ -11,6 +11,9 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, format_address, take_socket
 from rtunnel.reverse.carriers.sockets import has_socket
 
+#: The most that is read of a visitor before a carrier has him, in bytes: the head of a request, or a TLS hello.
+MOST_FIRST = 4096
+
 
 class Visitor:
     """One connection to a public port.
@@ -19,14 +22,16 @@ class Visitor:
     :param on_lost: passed to the :class:`SocketEnd`, if one is needed.
     :ivar name: *address* as logs and the wire show it.
     :ivar prefix: the key under which *address* is counted.
+    :ivar first: what :meth:`take_socket` has read already.
     """
 
-    __slots__ = ("_accepted", "_end", "_on_lost", "address", "name", "prefix")
+    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "name", "prefix")
 
     def __init__(self, address: Any, connection: Accepted | SocketEnd, on_lost: Callable[[SocketEnd], None]) -> None:
         self.address = address
         self.name = format_address(address)
         self.prefix = address_prefix(address)
+        self.first = b""
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None
         self._on_lost = on_lost
@@ -34,13 +39,19 @@ class Visitor:
     def take_socket(self) -> socket.socket | None:
         """Return the socket; None if the visitor has only a :meth:`socket_end`. Do not use the visitor afterwards.
 
+        Mostly the visitor's first bytes are there already, and can leave together with the news of him.
+
         :raises ValueError: the visitor is gone.
         """
         accepted, self._accepted = self._accepted, None
         if accepted is not None:
-            if accepted.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            try:
+                self.first = accepted.socket.recv(MOST_FIRST)
+            except BlockingIOError:
+                pass
+            except OSError as error:
                 accepted.socket.close()
-                raise ValueError("the visitor is gone")
+                raise ValueError("the visitor is gone") from error
             return accepted.socket
         if self._end is None or not self._end.is_connected:
             raise ValueError("the visitor is gone")

@@ -12,6 +12,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.reverse import door
 from rtunnel.reverse.carriers import data_connections as pool, sockets
+from rtunnel.reverse.public import MOST_FIRST
 from rtunnel.upkeep.descriptors import LEAST_RESERVE
 from rtunnel.wire.data.keys import Ticket
 from rtunnel.wire.limits import LinkLimits
@@ -119,6 +120,45 @@ async def test_way_of_a_visitor(world: World) -> None:
     await until(lambda: session_of(server).carriers[0]._idle)
     again = await world.visitor(port)
     assert await data.is_used(2) == (0, again.name)
+
+
+class _Recording:
+    """A socket, and what each call of ``send`` has sent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.sent: list[bytes] = []
+
+    def send(self, data: Any) -> int:
+        count = self._socket.send(data)
+        self.sent.append(bytes(data[:count]))
+        return count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
+@pytest.mark.parametrize("first", [b"GET /", b"x" * (MOST_FIRST + 1), b""], ids=["little", "much", "nothing"])
+@AUTO
+@ensureDeferred
+async def test_first_bytes_come_with_the_news_of_a_visitor(world: World, first: bytes) -> None:
+    """In one packet, so that the client has one event of them."""
+    server, _link, port, tickets = await client_by_hand(world)
+    data = await waiting_connection(world, server, tickets[0])
+    (waiting,) = session_of(server).carriers[0]._idle
+    waiting.socket = recording = _Recording(waiting.socket)
+    with socket.create_connection((HOST, port)) as visitor:
+        # The server has no turn before they are there.
+        visitor.sendall(first)
+        if not first:
+            visitor.shutdown(socket.SHUT_WR)
+        await data.is_used()
+        await data.has_stream(first)
+        await until(lambda: data.ended == (not first))
+        name = "{}:{}".format(*visitor.getsockname())
+    assert recording.sent[0] == b"".join(
+        [record(R_OPEN, 1, opening(0, name)), *([record(R_DATA, 1, first[:MOST_FIRST])] if first else [])]
+    )
 
 
 @AUTO

@@ -205,11 +205,11 @@ class DataPool:
         self._busy[connection] = None
         if theirs is not None:
             relay = LocalSocket(self._server.poller, theirs, connection, self._ended, memory.add)
-            memory.add(relay.held)
             self._used[relay] = None
             self._server.visitors.add(relay, visitor.prefix, owner)
             self._session.count_streams()
-            connection.open(tunnel, visitor.name, 0, relay)
+            connection.open(tunnel, visitor.name, 0, relay, visitor.first)
+            memory.add(relay.held)
             relay.start()
             return True
         stream = RecordStream(connection, end := visitor.socket_end(), self._ended)

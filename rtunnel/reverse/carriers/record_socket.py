@@ -166,9 +166,14 @@ class RecordSocket(RecordWriter):
         """Send a sign of life."""
         self._send(self.state.alive())
 
-    def open(self, tunnel: int, visitor: str, moved: int, local: ILocal) -> None:
-        """Open a stream for *local*; see :meth:`~rtunnel.wire.data.connection.DataConnection.open`."""
+    def open(self, tunnel: int, visitor: str, moved: int, local: ILocal, first: bytes = b"") -> None:
+        """Open a stream for *local*, and send *first*, its first bytes.
+
+        See :meth:`~rtunnel.wire.data.connection.DataConnection.open`.
+        """
         record = self.state.open(tunnel, visitor, moved)
+        if first:
+            record += self.state.pack(DATA, first)
         self._told_free = False
         self._local = local
         self._visitor = visitor or f"stream {moved}"
