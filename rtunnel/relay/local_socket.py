@@ -28,7 +28,7 @@ from rtunnel.reasons import reason_of
 from rtunnel.relay.last_bytes import LastBytes, unacknowledged
 from rtunnel.relay.pipes import Pipe
 from rtunnel.relay.polled_socket import BULK, SPLICE_SIZE, PolledSocket, is_full
-from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
+from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE
 
 #: What a relayed socket costs in itself, in bytes.
 COST = 1024
@@ -56,8 +56,8 @@ class IFar(Protocol):
     def send_pipe(self, pipe: Pipe) -> bool:
         """Send what is in *pipe*, and give the pipe back. Return False if no more is to be read for now."""
 
-    def finish(self) -> None:
-        """End the direction to the far side."""
+    def finish(self, count: int = 0) -> bool:
+        """Send the first *count* bytes of :attr:`payload`, and the end. Return False if some of that waits."""
 
     def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """Reset the stream, and forget the local socket. *behind*: what was sent before goes first."""
@@ -124,14 +124,10 @@ class LocalSocket(PolledSocket):
         self._was_reset = False
         self._last_bytes: LastBytes | None = None
         # If this process is killed, the peer must not take that for the end of a stream.
-        set_linger(sock, RESET_ON_CLOSE)
+        self._set_linger(RESET_ON_CLOSE)
 
-    def start(self, *, is_watched: bool = False) -> None:
-        """Read from now on.
-
-        :param is_watched: the poller calls this object already.
-        """
-        self._reading = is_watched
+    def start(self) -> None:
+        """Read from now on."""
         try:
             self._watch_bytes(True)
         except OSError as error:
@@ -144,15 +140,15 @@ class LocalSocket(PolledSocket):
 
     # From the far side
 
-    def deliver(self, data: memoryview) -> None:
-        """Write *data*, which is good only during this call."""
+    def deliver(self, data: memoryview, flags: int = 0) -> None:
+        """Write *data*, which is good only during this call. *flags* are for ``send``."""
         self.touched = True
         if self.is_broken:
             return
         sent = 0
         if not self._writing:
             try:
-                sent = self.socket.send(data)
+                sent = self.socket.send(data, flags)
             except OSError as error:
                 if not is_full(error):
                     self._write_failed(error)
@@ -201,7 +197,7 @@ class LocalSocket(PolledSocket):
         self._bulk = False
         if not self._ended:
             self._watch_bytes(True)
-        self._last_bytes = LastBytes(self._poller.reactor, self._undelivered, self._reset)
+        self._last_bytes = LastBytes(self._poller.reactor, self._undelivered, lambda: self.close(reset=True))
         self._last_bytes.start()
 
     def has_room(self) -> None:
@@ -222,9 +218,6 @@ class LocalSocket(PolledSocket):
         self.abort()
         if far is not None:
             far.drop()
-
-    def _reset(self) -> None:
-        self.close(reset=True)
 
     def _lost(self, why: str) -> None:
         """The socket is lost: reset the stream behind what came before."""
@@ -260,7 +253,11 @@ class LocalSocket(PolledSocket):
         """Abort: the reactor found the connection broken, or is stopping."""
         self.abort()
 
-    def doRead(self) -> None:
+    def doLastRead(self) -> None:
+        """Read, and then the end, which is there already. So they leave together."""
+        self.doRead(is_last=True)
+
+    def doRead(self, *, is_last: bool = False) -> None:
         """Read: there are bytes, the end, or an error."""
         if not self._reading:
             return  # the event is older than our decision to stop reading
@@ -281,10 +278,29 @@ class LocalSocket(PolledSocket):
             return
         self.touched = True
         if far is not None:
+            if is_last and count < len(buffer) and not self.is_broken:
+                self._read_last(far, count)
+                return
             self._bulk = count == len(buffer) and far.may_splice and self.may_splice
             if not far.send_data(count):
                 self._watch_bytes(False)
                 self._kept(far.held)
+
+    def _read_last(self, far: IFar, count: int) -> None:
+        """Read what is behind the *count* bytes that were read: mostly the end. Send both."""
+        try:
+            more = self.socket.recv_into(far.payload[count:])
+        except BlockingIOError:
+            more = -1
+        except OSError as error:
+            far.send_data(count)
+            self._lost(reason_of(error))
+            return
+        if not more:
+            self._end(count)
+        elif not far.send_data(count + max(more, 0)):
+            self._watch_bytes(False)
+            self._kept(far.held)
 
     def doWrite(self) -> None:
         """Write what waits, and then deliver more."""
@@ -322,16 +338,25 @@ class LocalSocket(PolledSocket):
         self._bulk = is_bulk and far.may_splice
         return True
 
-    def _end(self) -> None:
-        """Pass on the end of what this socket receives."""
+    def _end(self, count: int = 0) -> None:
+        """Pass on the end of what this socket receives, behind the first *count* bytes of the far side's buffer."""
         self._ended = True
-        self._watch_bytes(False)
-        if self.far is not None and not self._was_reset:
-            self.far.finish()
-        if self.is_broken or self._was_reset:
+        # Closing takes it out of the poller too.
+        is_over = self._finished and self._last_bytes is None and not self.is_broken
+        if not is_over:
+            self._watch_bytes(False)
+        far = self.far
+        if far is not None and not self._was_reset and not far.finish(count) and count:
+            self._kept(far.held)
+        if self.is_broken:
             self._lost("the other end closed the connection")
-        elif self._finished and self._last_bytes is None:
+        elif is_over:
             self.close(reset=False)
+
+    def _watch_bytes(self, wanted: bool) -> None:
+        if wanted != self._reading and self._number >= 0:
+            self._reading = wanted
+            (self._poller.add_stream if wanted else self._poller.removeReader)(self)
 
     # What waits for this socket
 
@@ -357,7 +382,7 @@ class LocalSocket(PolledSocket):
                 self._write_failed(error)
                 return
             # All that we had to say is with the system, which delivers it even if this process is killed.
-            set_linger(self.socket, SEND_ON_CLOSE)
+            self._set_linger(SEND_ON_CLOSE)
         self._finished = True
         if self._ended:
             # Closing sends the end.

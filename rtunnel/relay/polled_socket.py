@@ -8,11 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import suppress
 from typing import Any
 
 from rtunnel.relay import pipes
 from rtunnel.relay.pipes import CANNOT_SPLICE, PIPES, SPLICE_FLAGS, Pipe
-from rtunnel.relay.sockets import close_socket
+from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
 
 #: The most that is moved through a pipe at a time, in bytes.
 SPLICE_SIZE = 1 << 20
@@ -34,7 +35,18 @@ class PolledSocket:
     :ivar may_splice: as far as we know, ``splice`` works with this socket.
     """
 
-    __slots__ = ("_behind", "_number", "_pending", "_pipe", "_poller", "_reading", "_writing", "may_splice", "socket")
+    __slots__ = (
+        "_behind",
+        "_linger",
+        "_number",
+        "_pending",
+        "_pipe",
+        "_poller",
+        "_reading",
+        "_writing",
+        "may_splice",
+        "socket",
+    )
 
     def __init__(self, poller: Any, sock: socket.socket) -> None:
         self._poller = poller
@@ -46,6 +58,7 @@ class PolledSocket:
         self._behind = b""
         # What the poller watches. It watches for room exactly while something waits.
         self._reading = self._writing = False
+        self._linger = b""
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 when the socket is closed."""
@@ -133,7 +146,14 @@ class PolledSocket:
         self._reading = self._writing = False
         self._drop()
         self._number = -1
-        close_socket(self.socket, reset=reset)
+        self._set_linger(RESET_ON_CLOSE if reset else SEND_ON_CLOSE)
+        with suppress(OSError):
+            self.socket.close()
+
+    def _set_linger(self, value: bytes) -> None:
+        if value is not self._linger:
+            self._linger = value
+            set_linger(self.socket, value)
 
     def _watch_bytes(self, wanted: bool) -> None:
         if wanted != self._reading and self._number >= 0:

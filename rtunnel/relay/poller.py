@@ -17,6 +17,8 @@ from zope.interface import implementer
 
 #: How many events are handled before the reactor gets its turn.
 MAX_EVENTS = 64
+#: Events, from ``select``; 0 where there is no epoll.
+_READ, _WRITE, _LAST = (getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLOUT", "EPOLLRDHUP"))
 
 
 def poller_for(reactor: Any) -> Any:
@@ -32,15 +34,10 @@ class ReactorPoller:
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
-        self.addReader = reactor.addReader
+        self.addReader = self.add_stream = reactor.addReader
         self.addWriter = reactor.addWriter
         self.removeReader = reactor.removeReader
         self.removeWriter = reactor.removeWriter
-
-    def replace(self, reader: IReadDescriptor, other: IReadDescriptor) -> None:
-        """See :meth:`Poller.replace`."""
-        self.reactor.removeReader(reader)
-        self.reactor.addReader(other)
 
     def forget(self, descriptor: IReadWriteDescriptor) -> None:
         """See :meth:`Poller.forget`."""
@@ -71,24 +68,23 @@ class Poller:
 
     def addReader(self, descriptor: IReadWriteDescriptor) -> None:
         """Call ``doRead`` of *descriptor* when it can be read."""
-        self._change(descriptor, select.EPOLLIN, True)
+        self._change(descriptor, _READ, True)
+
+    def add_stream(self, descriptor: Any) -> None:
+        """Like :meth:`addReader`, but call ``doLastRead`` in place of ``doRead`` once the end of a stream is there."""
+        self._change(descriptor, _READ | _LAST, True)
 
     def addWriter(self, descriptor: IReadWriteDescriptor) -> None:
         """Call ``doWrite`` of *descriptor* when it can be written."""
-        self._change(descriptor, select.EPOLLOUT, True)
+        self._change(descriptor, _WRITE, True)
 
     def removeReader(self, descriptor: IReadWriteDescriptor) -> None:
         """Stop calling ``doRead`` of *descriptor*, which must still be open."""
-        self._change(descriptor, select.EPOLLIN, False)
+        self._change(descriptor, _READ | _LAST, False)
 
     def removeWriter(self, descriptor: IReadWriteDescriptor) -> None:
         """Stop calling ``doWrite`` of *descriptor*, which must still be open."""
-        self._change(descriptor, select.EPOLLOUT, False)
-
-    def replace(self, reader: IReadDescriptor, other: IReadDescriptor) -> None:
-        """Call *other* instead of *reader*, which has the same descriptor and is watched for reading only."""
-        number = other.fileno()
-        self._watched[number] = (other, self._watched[number][1])
+        self._change(descriptor, _WRITE, False)
 
     def forget(self, descriptor: IReadWriteDescriptor) -> None:
         """Forget *descriptor*, watched or not, which is about to be closed: closing takes it out of the epoll."""
@@ -125,15 +121,18 @@ class Poller:
         """Call the descriptors that are ready."""
         watched = self._watched
         for number, events in self._epoll.poll(0, MAX_EVENTS):
-            if number not in watched:
+            entry = watched.get(number)
+            if entry is None:
                 continue  # an earlier call of this loop has closed it
-            descriptor, wanted = watched[number]
+            descriptor, wanted = entry
             # On an error or hang-up, make the calls that are wanted; they find out what happened.
             events = events & wanted or wanted
             try:
-                if events & select.EPOLLIN:
+                if events & _LAST:
+                    descriptor.doLastRead()
+                elif events & _READ:
                     descriptor.doRead()
-                if events & select.EPOLLOUT:
+                if events & _WRITE:
                     descriptor.doWrite()
             except Exception:
                 self.log.failure("a relay broke")

@@ -37,6 +37,9 @@ class Descriptor:
         self.called.append("read")
         self.then()
 
+    def doLastRead(self) -> None:
+        self.called.append("last read")
+
     def doWrite(self) -> None:
         self.called.append("write")
         self.then()
@@ -165,19 +168,22 @@ def test_system_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(poller_for(reactor), ReactorPoller)
 
 
-def test_one_that_takes_the_place_of_another(pair: tuple[Descriptor, Descriptor]) -> None:
+def test_end_of_a_stream_is_told(pair: tuple[Descriptor, Descriptor]) -> None:
     poller = Poller(Readers())
     one, other = pair
-    heir = Descriptor(one.socket)
-    poller.addReader(one)
-    poller.replace(one, heir)
+    poller.add_stream(one)
     other.socket.send(b"x")
     poller.doRead()
-    assert (one.called, heir.called) == ([], ["read"])
-    poller.removeReader(heir)
-    assert not poller
+    assert one.called == ["read"]
+    other.socket.shutdown(socket.SHUT_WR)
     poller.doRead()
-    assert heir.called == ["read"]
+    assert one.called == ["read", "last read"]
+    poller.addWriter(one)
+    poller.removeReader(one)
+    poller.doRead()
+    assert one.called == ["read", "last read", "write"]
+    poller.removeWriter(one)
+    assert not poller
 
 
 def test_one_that_is_closed(pair: tuple[Descriptor, Descriptor]) -> None:

@@ -206,7 +206,7 @@ class Full:
     def addReader(self, descriptor: Any) -> None:
         raise OSError(errno.ENOSPC, FULL)
 
-    addWriter = addReader
+    addWriter = add_stream = addReader
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._poller, name)

@@ -17,6 +17,7 @@ from rtunnel.upkeep.descriptors import LEAST_RESERVE
 from rtunnel.wire.data.keys import Ticket
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
+from tests.reverse.carriers.rig import Recording
 from tests.reverse.data import (
     ATTACH,
     AUTO,
@@ -122,22 +123,6 @@ async def test_way_of_a_visitor(world: World) -> None:
     assert await data.is_used(2) == (0, again.name)
 
 
-class _Recording:
-    """A socket, and what each call of ``send`` has sent."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self.sent: list[bytes] = []
-
-    def send(self, data: Any) -> int:
-        count = self._socket.send(data)
-        self.sent.append(bytes(data[:count]))
-        return count
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._socket, name)
-
-
 @pytest.mark.parametrize("first", [b"GET /", b"x" * (MOST_FIRST + 1), b""], ids=["little", "much", "nothing"])
 @AUTO
 @ensureDeferred
@@ -146,7 +131,7 @@ async def test_first_bytes_come_with_the_news_of_a_visitor(world: World, first: 
     server, _link, port, tickets = await client_by_hand(world)
     data = await waiting_connection(world, server, tickets[0])
     (waiting,) = session_of(server).carriers[0]._idle
-    waiting.socket = recording = _Recording(waiting.socket)
+    recording = Recording(waiting)
     with socket.create_connection((HOST, port)) as visitor:
         # The server has no turn before they are there.
         visitor.sendall(first)

@@ -156,13 +156,13 @@ class MovingStream(RecordStream):
 
     # From the data connection, see ILocal. What comes before its time, in the same read as OPEN, is held.
 
-    def deliver(self, data: memoryview) -> None:
+    def deliver(self, data: memoryview, flags: int = 0) -> None:
         """See :class:`RecordStream`."""
         if self._is_due:
             # Between two reads, nothing may wait at the local side.
             relay = self._look()
             if relay is not None:
-                relay.deliver(data)
+                relay.deliver(data, flags)
             else:
                 super().deliver(data)
         else:

@@ -20,12 +20,14 @@ from rtunnel.reasons import reason_of
 from rtunnel.relay.last_bytes import unacknowledged
 from rtunnel.relay.pipes import Pipe
 from rtunnel.relay.polled_socket import BULK, SPLICE_SIZE
-from rtunnel.reverse.carriers.record_writer import RecordWriter
+from rtunnel.reverse.carriers.record_writer import MORE, RecordWriter
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.data.connection import DataConnection, Ended, Opened, WasReset
 from rtunnel.wire.data.records import (
     ALIVE,
     DATA,
+    DONE,
+    END,
     MAX_PLAIN,
     MAX_SEALED,
     MAX_UNPROVED,
@@ -49,7 +51,7 @@ class ILocal(Protocol):
 
     may_splice: bool
 
-    def deliver(self, data: memoryview) -> None: ...
+    def deliver(self, data: memoryview, flags: int = 0) -> None: ...
     def deliver_pipe(self, pipe: Pipe) -> None: ...
     def far_ended(self) -> None: ...
     def far_over(self) -> None: ...
@@ -167,10 +169,7 @@ class RecordSocket(RecordWriter):
         self._send(self.state.alive())
 
     def open(self, tunnel: int, visitor: str, moved: int, local: ILocal, first: bytes = b"") -> None:
-        """Open a stream for *local*, and send *first*, its first bytes.
-
-        See :meth:`~rtunnel.wire.data.connection.DataConnection.open`.
-        """
+        """Open a stream for *local*, and send its *first* bytes. See :meth:`DataConnection.open`."""
         record = self.state.open(tunnel, visitor, moved)
         if first:
             record += self.state.pack(DATA, first)
@@ -213,10 +212,13 @@ class RecordSocket(RecordWriter):
 
     # For the local side, see IFar
 
-    def finish(self) -> None:
-        """End the direction to the other end behind what waits."""
-        self._send(self.state.end())
+    def finish(self, count: int = 0) -> bool:
+        """End the direction to the other end behind what waits, and behind the first *count* bytes of the payload."""
+        state = self.state
+        data = state.pack(DATA, self.payload[:count]) if count else b""
+        self._send(data + state.end())
         self._look_whether_over()
+        return not self._writing
 
     def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """Reset the stream, and forget the local side.
@@ -283,9 +285,12 @@ class RecordSocket(RecordWriter):
             return
         state.has_heard = True
         try:
-            for kind, number, payload in reader.feed(count):
+            records = reader.feed(count)
+            # The bytes and the end behind them leave in one packet.
+            flags = MORE if len(records) > 1 and records[-1][0] in (END, DONE) else 0
+            for kind, number, payload in records:
                 if kind == DATA and state.takes_data and number == state.number:
-                    self._local.deliver(payload)  # type: ignore[union-attr]
+                    self._local.deliver(payload, flags)  # type: ignore[union-attr]
                 elif not self._take(kind, number, payload):
                     return
         except ValueError as error:

@@ -49,7 +49,7 @@ class RecordStream:
 
     # From the data connection, see ILocal
 
-    def deliver(self, data: memoryview) -> None:
+    def deliver(self, data: memoryview, flags: int = 0) -> None:
         """Pass bytes to the user."""
         if self._user is not None:
             self._waiting += len(data)

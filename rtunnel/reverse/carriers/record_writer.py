@@ -22,7 +22,8 @@ PLAIN_SIZE, SEALED_SIZE = 64 * 1024, MAX_SEALED - TAG
 _OUT = memoryview(bytearray(HEADER_SIZE + SEALED_SIZE))
 _PAYLOAD = _OUT[HEADER_SIZE:]
 _SEALED = memoryview(bytearray(HEADER_SIZE + SEALED_SIZE + TAG))
-_MORE = getattr(socket, "MSG_MORE", 0)
+#: What follows at once leaves in the same packet.
+MORE = getattr(socket, "MSG_MORE", 0)
 
 
 class RecordWriter(PolledSocket):
@@ -78,7 +79,7 @@ class RecordWriter(PolledSocket):
         sent = 0
         if not self._writing:
             try:
-                sent = self.socket.send(header, _MORE)
+                sent = self.socket.send(header, MORE)
             except OSError as error:
                 if not is_full(error):
                     PIPES.give_back(pipe)

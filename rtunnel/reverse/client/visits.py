@@ -136,7 +136,7 @@ class _Visit:
 
     # From the data connection, see ILocal
 
-    def deliver(self, data: memoryview) -> None:
+    def deliver(self, data: memoryview, flags: int = 0) -> None:
         """Keep first bytes."""
         self._pieces.append(bytes(data))
         self.kept += len(data)

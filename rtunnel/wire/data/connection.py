@@ -115,7 +115,7 @@ class DataConnection:
 
     # Records out
 
-    def pack(self, kind: int, payload: bytes = b"") -> bytes:
+    def pack(self, kind: int, payload: bytes | memoryview = b"") -> bytes:
         """Return a whole record of the present stream."""
         if self._seal is None:
             return HEADER.pack(kind << 24 | len(payload), self.number) + payload

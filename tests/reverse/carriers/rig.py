@@ -192,6 +192,26 @@ class Rig(Pair, Visit):
         await self.until(lambda: len(self.ends) == 2 and self.left.is_over and self.right.is_over)
 
 
+class Recording:
+    """Stands for the socket of *end* from now on.
+
+    :ivar sent: what each call of ``send`` has sent.
+    """
+
+    def __init__(self, end: Any) -> None:
+        self._socket = end.socket
+        self.sent: list[bytes] = []
+        end.socket = self
+
+    def send(self, data: Any, *flags: int) -> int:
+        count: int = self._socket.send(data, *flags)
+        self.sent.append(bytes(data[:count]))
+        return count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+
 def far_ends(rig: Any, side: str) -> tuple[Far, Far]:
     """Return the far end on *side*, and the other one."""
     return (rig.left, rig.right) if side == "left" else (rig.right, rig.left)
