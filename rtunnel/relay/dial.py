@@ -1,4 +1,4 @@
-"""Connect a socket without an endpoint, to an address that needs no look-up. This takes three system calls.
+"""Connect a socket without an endpoint, to an address that needs no look-up.
 
 The client dials a connection for each visitor, and often two. Twisted's endpoints make a timer, a Deferred and a
 transport for each, which cost more than everything that is done with the connection afterwards.
@@ -20,6 +20,45 @@ from rtunnel.relay.sockets import tune_socket
 
 #: Errors of ``connect`` which mean that it is still in progress.
 IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK)
+#: Where a socket can be made so that it does not block, that saves a call.
+_NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
+
+
+def begin(family: int, address: Any) -> tuple[socket.socket, bool]:
+    """Begin to connect. Return the socket, which does not block, and whether it is connected already.
+
+    :param family: ``AF_INET``, ``AF_INET6`` or ``AF_UNIX``.
+    :param address: an IP address and a port, or a path.
+    :raises OSError: it has failed at once.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM | _NONBLOCK)
+    try:
+        if not _NONBLOCK:
+            sock.setblocking(False)
+        error = sock.connect_ex(address)
+        if family == socket.AF_UNIX:
+            is_made = not error
+        else:
+            tune_socket(sock)
+            is_made = not error or (error in IN_PROGRESS and _is_connected(sock))
+        if not (is_made or (error in IN_PROGRESS and family != socket.AF_UNIX)):
+            raise OSError(error, os.strerror(error))
+    except OSError:
+        sock.close()
+        raise
+    except ValueError as failure:  # not a valid address
+        sock.close()
+        raise OSError(errno.EINVAL, str(failure)) from failure
+    return sock, is_made
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """Return whether a socket is connected. One to this machine is at once, although its ``connect`` says no."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 @implementer(IReadWriteDescriptor)
@@ -45,36 +84,26 @@ class Dial:
     def start(self, family: int, address: Any) -> None:
         """Connect.
 
-        :param family: ``AF_INET``, ``AF_INET6`` or ``AF_UNIX``.
-        :param address: an IP address and a port, or a path.
+        The parameters are those of :func:`begin`.
         """
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock, is_made = begin(family, address)
         except OSError as failure:
-            self._on_failed(failure)
+            self._failed(failure)
             return
-        sock.setblocking(False)
-        try:
-            error = sock.connect_ex(address)
-        except (OSError, ValueError) as failure:  # not a valid address
-            sock.close()
-            self._on_failed(failure if isinstance(failure, OSError) else OSError(errno.EINVAL, str(failure)))
-            return
-        if family != socket.AF_UNIX:
-            tune_socket(sock)
+        if is_made:
+            self._made(sock)
+        else:
+            self.wait(sock)
+
+    def wait(self, sock: socket.socket) -> None:
+        """Wait until *sock*, which :func:`begin` has returned, is connected."""
         self._socket, self._number = sock, sock.fileno()
-        if error in IN_PROGRESS and family != socket.AF_UNIX:
-            try:
-                # A connection to this machine completes at once.
-                sock.getpeername()
-            except OSError:
-                try:
-                    self._poller.addWriter(self)
-                except OSError as failure:  # epoll accepts no more descriptors
-                    self._over(failure.errno or errno.ENOSPC)
-                return
-            error = 0
-        self._over(error)
+        try:
+            self._poller.addWriter(self)
+        except OSError as failure:  # epoll accepts no more descriptors
+            sock.close()
+            self._failed(failure)
 
     def cancel(self) -> None:
         """Give up. No callback is called."""
@@ -82,18 +111,19 @@ class Dial:
         if sock is not None:
             sock.close()
 
-    def _over(self, error: int) -> None:
-        sock = self._socket
+    def _made(self, sock: socket.socket) -> None:
+        on_made = self._on_made
+        self._over()
+        on_made(sock)
+
+    def _failed(self, failure: OSError) -> None:
+        on_failed = self._on_failed
+        self._over()
+        on_failed(failure)
+
+    def _over(self) -> None:
         self._socket, self._number = None, -1
-        if sock is None:
-            return
-        on_made, on_failed = self._on_made, self._on_failed
         del self._on_made, self._on_failed  # no cycle with whoever dials, who has this object
-        if error:
-            sock.close()
-            on_failed(OSError(error, os.strerror(error)))
-        else:
-            on_made(sock)
 
     def _leave(self) -> socket.socket | None:
         if self._socket is not None:
@@ -116,16 +146,18 @@ class Dial:
 
     def doWrite(self) -> None:
         """Find out whether the socket is connected or has failed."""
-        if self._socket is None:
+        sock = self._socket
+        if sock is None:
             return
-        error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not error:
-            try:
-                self._socket.getpeername()
-            except OSError:
-                return  # the event was for a socket that had this descriptor before
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not (error or _is_connected(sock)):
+            return  # the event was for a socket that had this descriptor before
         self._poller.removeWriter(self)
-        self._over(error)
+        if error:
+            sock.close()
+            self._failed(OSError(error, os.strerror(error)))
+        else:
+            self._made(sock)
 
     def connectionLost(self, reason: Failure) -> None:
         """Fail: the reactor found the socket broken, or is stopping."""

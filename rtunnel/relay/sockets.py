@@ -76,17 +76,22 @@ def tune_socket(sock: socket.socket) -> None:
     _keep_alive(sock)
 
 
+#: When the kernel probes a silent TCP connection that has ``SO_KEEPALIVE``, where one can say so.
+_PROBES = tuple(
+    (getattr(socket, name), value)
+    for name, value in (
+        ("TCP_KEEPIDLE", PROBE_AFTER),
+        ("TCP_KEEPINTVL", PROBE_AFTER),
+        ("TCP_KEEPCNT", GIVE_UP_AFTER // PROBE_AFTER - 1),
+    )
+    if hasattr(socket, name)
+)
+
+
 def _keep_alive(sock: StreamSocket) -> None:
-    """Say when the kernel probes a silent TCP connection that has ``SO_KEEPALIVE``, where one can say so."""
-    options = {
-        "TCP_KEEPIDLE": PROBE_AFTER,
-        "TCP_KEEPINTVL": PROBE_AFTER,
-        "TCP_KEEPCNT": GIVE_UP_AFTER // PROBE_AFTER - 1,
-    }
     with suppress(OSError):  # not TCP; or a lost connection, which shows at its first use
-        for name, value in options.items():
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        for option, value in _PROBES:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def tune_link(transport: Any, dead_after: float) -> None:

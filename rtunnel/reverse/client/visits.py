@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
-from rtunnel.relay.dial import Dial
+from rtunnel.relay.dial import Dial, begin
 from rtunnel.relay.local_socket import COST, LocalSocket
 from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.relay.socket_end import SocketEnd
@@ -208,16 +208,39 @@ class Visits:
                 visitor=opened.visitor or "unknown",
                 tunnel=service.name,
             )
+        sock = failure = None
+        if service.address is not None:
+            try:
+                sock, is_made = begin(*service.address)
+            except OSError as error:
+                failure = error
+            else:
+                if is_made:
+                    self._made_at_once(connection, service, opened, sock)
+                    return
         visit = _Visit(self, connection, service, self._user.clock.seconds() + self._dial_timeout)
         connection.carry(visit)
         self._dialling[visit] = None
         self._visitors.add(visit, text_prefix(opened.visitor), opened.tunnel, 2)
         self._count()
-        if service.address is None:
+        if failure is not None:
+            visit.failed(failure)
+        elif sock is None:
             self.dial_endpoint(visit)
         else:
             visit.dial = dial = Dial(self._poller, partial(self.made, visit), visit.failed)
-            dial.start(*service.address)
+            dial.wait(sock)
+
+    def _made_at_once(self, connection: RecordSocket, service: IService, opened: Opened, theirs: socket.socket) -> None:
+        """Relay between a visitor and its service, which is on this machine and has accepted."""
+        relay = LocalSocket(self._poller, theirs, connection, self._ended, self.kept)
+        connection.carry(relay)
+        self._used.add(relay)
+        self._visitors.add(relay, text_prefix(opened.visitor), opened.tunnel, 2)
+        self._count()
+        self._user.dialled(service)
+        self.kept(relay.held)
+        relay.start()
 
     def tick(self, now: float) -> None:
         """Check time-outs."""

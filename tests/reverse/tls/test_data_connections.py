@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -552,10 +553,16 @@ class HeldDial(Dial):
 
     __slots__ = ()
     held: ClassVar[list[Callable[[], None]]] = []
+    address: ClassVar[Any]
 
-    def start(self, family: int, address: Any) -> None:
-        start = super().start
-        self.held.append(lambda: start(family, address))
+    def wait(self, sock: socket.socket) -> None:
+        sock.close()
+        self.held.append(lambda: self.start(*HeldDial.address))
+
+    @classmethod
+    def begin(cls, *address: Any) -> tuple[socket.socket, bool]:
+        cls.address = address
+        return socket.socket(), False
 
 
 @pytest.mark.parametrize("relayed_by", ["kernel", "Twisted"])
@@ -565,6 +572,7 @@ async def test_visitor_who_ends_before_the_service_is_there(
     tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, request_: bytes, relayed_by: str
 ) -> None:
     monkeypatch.setattr(visits, "Dial", HeldDial)
+    monkeypatch.setattr(visits, "begin", HeldDial.begin)
     await tunnel.start()
     if relayed_by == "Twisted":
         monkeypatch.setattr(visits, "has_socket", lambda _transport: False)
