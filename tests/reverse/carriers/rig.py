@@ -119,7 +119,7 @@ class Pair:
         near.start()
 
     def freed(self, connection: RecordSocket) -> None:
-        assert not connection.is_lost
+        assert connection.fileno() >= 0
         assert connection.is_idle
         self.told.append((self.side(connection), "freed"))
         self.on_freed(connection)
@@ -128,7 +128,7 @@ class Pair:
         self.held.append(count)
 
     def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
-        assert connection.is_lost
+        assert connection.fileno() < 0
         self.told.append((self.side(connection), "breach" if is_breach else "lost"))
 
     # Visits
