@@ -11,6 +11,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.reverse.client import data_connections as pool
 from rtunnel.wire.data.keys import Ratchet
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.data import (
     AUTO,
@@ -30,7 +31,7 @@ from tests.reverse.data import (
     relays,
 )
 from tests.reverse.net import ERROR, HELLO, INIT, NEW_CONN, READY, RawLink, frame, hello, reactor, turns, until
-from tests.reverse.world import QUICK, World
+from tests.reverse.world import OFTEN, QUICK, World
 
 ROOT = bytes(range(32))
 VISITOR = "192.0.2.1:5000"
@@ -332,7 +333,7 @@ async def test_server_of_which_nothing_is_heard_on_a_data_connection(world: Worl
 @AUTO
 @ensureDeferred
 async def test_server_that_does_not_accept_data_connections_in_time(world: World, full_backlog: int) -> None:
-    server = await ServerByHand().start(world, (8080, 9), connect_timeout=0.1, limits=QUICK)
+    server = await ServerByHand().start(world, (8080, 9), connect_timeout=0.1, limits=OFTEN)
     service: Any = server.client.link
     service._server_now, service._address_now = service._settings.server, (2, ("127.0.0.1", full_backlog))
     server.send_tickets(1)
@@ -360,7 +361,7 @@ async def test_link_that_goes_takes_waiting_and_used_connections_with_it(world: 
 @ensureDeferred
 async def test_client_that_goes_down_makes_no_more_and_lets_the_running_ones_finish(world: World) -> None:
     service = await world.service()
-    server = await ServerByHand().start(world, (8080, service.port), drain=20.0)
+    server = await ServerByHand().start(world, (8080, service.port), drain=PATIENCE)
     server.send_tickets(2)
     waiting, used = await server.data(0), await server.data(1)
     used.open()
@@ -386,7 +387,7 @@ async def test_client_that_goes_down_makes_no_more_and_lets_the_running_ones_fin
 @AUTO
 @ensureDeferred
 async def test_visitor_whose_service_takes_its_time(world: World, full_backlog: int) -> None:
-    server = await ServerByHand().start(world, (8080, full_backlog), dial_timeout=0.3, limits=QUICK)
+    server = await ServerByHand().start(world, (8080, full_backlog), dial_timeout=0.3, limits=OFTEN)
     server.send_tickets(3)
     leaves, patient, many = [await server.data(number) for number in range(3)]
     for each in (leaves, patient, many):
