@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
+import pytest
+
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.wire.data.connection import Opened
 from rtunnel.wire.data.seal import Cipher, Seal
 from rtunnel.wire.limits import LinkLimits
-from tests.relay.turns import Far, Turns, connected
+from tests.relay.turns import Far, Turns, connected, random_bytes
 
 #: Ways of turning with plain records, see Turns.
+SIDES = pytest.mark.parametrize("side", ["left", "right"])
+
+
 PLAIN = ("running", "epoll", "running watch", "epoll watch")
 
 
@@ -195,3 +200,15 @@ class Rig(Pair, Visit):
 def far_ends(rig: Any, side: str) -> tuple[Far, Far]:
     """Return the far end on *side*, and the other one."""
     return (rig.left, rig.right) if side == "left" else (rig.right, rig.left)
+
+
+async def answer_each_other(pair: Pair, left: Far, right: Far, size: int) -> None:
+    """Send bytes both ways, and end both directions."""
+    there, back = random_bytes(size, 1), random_bytes(size, 2)
+    left.send(there, end=True)
+    right.send(back, end=True)
+    await pair.until(lambda: left.is_over and right.is_over, left, right)
+    assert right.got(there)
+    assert left.got(back)
+    assert left.ended
+    assert right.ended
