@@ -18,10 +18,9 @@ from rtunnel.relay import pipes
 from rtunnel.relay.pipes import CANNOT_SPLICE, PIPES
 from rtunnel.relay.polled_socket import SHORT_SPLICE, SHORT_TURNS
 from tests.relay.turns import Far, Turns, checked_turns, open_descriptors, random_bytes
-from tests.reverse.carriers.rig import PLAIN, Pair, Rig, Visit, far_ends
+from tests.reverse.carriers.rig import PLAIN, SIDES, Pair, Rig, Visit, far_ends
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
-SIDES = pytest.mark.parametrize("side", ["left", "right"])
 BULK = 3_000_000
 #: The size of the kernel's buffers where a relay is to be full, and more bytes than it keeps then.
 SMALL, TOO_MUCH = 1 << 18, 12 << 20

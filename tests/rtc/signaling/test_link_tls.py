@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,14 @@ from typing import Any
 import pytest
 import pytest_twisted
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
 
 from rtunnel.errors import ConfigError
 from rtunnel.tls.web_client import client_context
-from tests.leftovers import TestLog
 from tests.no_collector import no_collector
 from tests.ports import free_port
 from tests.reverse.net import turns
 from tests.rtc.signaling.link_parts import TOKEN, OwnServer, RawServer, World
 from tests.tls.parts import KEYS, Authority, Holder
-
-
-@pytest.fixture
-def world(_nothing_left_behind: TestLog) -> Iterator[World]:
-    from twisted.internet import reactor
-
-    world = World(reactor, _nothing_left_behind)
-    yield world
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.stop_all()))
 
 
 @pytest.fixture
