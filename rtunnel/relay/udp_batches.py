@@ -63,6 +63,10 @@ class BatchSocket(UdpSocket):
                 handle.setsockopt(*_MTU_DISCOVER[socket.AddressFamily(family)], _PROBE)
             with suppress(OSError):
                 handle.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+            try:
+                handle.getsockopt(_SOL_UDP, _UDP_SEGMENT)
+            except OSError:
+                self._segments = False  # an old kernel would ignore it, and send one large packet
             with suppress(OSError):
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
@@ -100,15 +104,19 @@ class BatchSocket(UdpSocket):
         return end
 
     def _send_one(self, data: bytes, address: Address | None, too_large: Callable[[int], None]) -> None:
-        try:
-            self._send(data, address)
-        except BlockingIOError:
-            self._lost("the socket is busy")
-        except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                too_large(len(data))
-            else:
-                self._failed(error)
+        for is_first in (True, False):
+            try:
+                self._send(data, address)
+            except BlockingIOError:
+                self._lost("the socket is busy")
+            except OSError as error:
+                if is_first:
+                    continue  # it may be the ICMP error for an earlier packet
+                if error.errno == errno.EMSGSIZE:
+                    too_large(len(data))
+                else:
+                    self._failed(error)
+            return
 
     def _send_batch(self, batch: list[bytes], address: Address | None) -> bool:
         """Send packets of equal size, but for the last one. Return False if they are to be sent one by one."""
@@ -117,19 +125,24 @@ class BatchSocket(UdpSocket):
         if address is not None and isinstance(address[-1], tuple):
             control.append(address[-1])
             address = address[:-1]
-        try:
-            if address is None:
-                self._socket.sendmsg(batch, control)
-            else:
-                self._socket.sendmsg(batch, control, 0, address)
-        except BlockingIOError:
-            self._lost("the socket is busy")
-        except OSError as error:
-            if error.errno in (errno.EMSGSIZE, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP):
-                # The size, or an interface that cannot do it.
-                self._segments = error.errno == errno.EMSGSIZE
+        for is_first in (True, False):
+            try:
+                if address is None:
+                    self._socket.sendmsg(batch, control)
+                else:
+                    self._socket.sendmsg(batch, control, 0, address)
+            except BlockingIOError:
+                self._lost("the socket is busy")
+            except OSError as error:
+                if is_first:
+                    continue
+                if error.errno in (errno.EIO, errno.EOPNOTSUPP):
+                    self._segments = False  # the interface cannot do it
+                elif error.errno not in (errno.EMSGSIZE, errno.EINVAL):  # which is about the size, too
+                    self._failed(error)
+                    return True
                 return False
-            self._failed(error)
+            return True
         return True
 
     def doRead(self) -> Failure | None:
