@@ -35,6 +35,8 @@ MAX_SEGMENTS, MAX_BYTES = 64, 65000
 #: What one read takes: a batch, or the largest packet.
 READ_SIZE = 65536
 _CONTROL_SIZE = 256
+#: Packets that are read from one socket before others get their turn.
+PACKETS_IN_A_ROW = 512
 #: The send buffer, in bytes, that the kernel is asked for.
 SEND_BUFFER = 1 << 20
 
@@ -146,10 +148,10 @@ class BatchSocket(UdpSocket):
         return True
 
     def doRead(self) -> Failure | None:
-        """Read up to :data:`~rtunnel.relay.udp.READS_IN_A_ROW` packets or batches."""
-        for _ in range(READS_IN_A_ROW):
-            if self._socket is None:
-                break
+        """Read up to :data:`PACKETS_IN_A_ROW` packets, and not much longer."""
+        count = reads = 0
+        while self._socket is not None and count < PACKETS_IN_A_ROW and reads < READS_IN_A_ROW:
+            reads += 1
             try:
                 data, control, _, source = self._socket.recvmsg(READ_SIZE, _CONTROL_SIZE)
             except BlockingIOError:
@@ -164,8 +166,10 @@ class BatchSocket(UdpSocket):
             if self._tells_local:
                 source += self._from(control)
             if size >= len(data):
+                count += 1
                 self._received(data, source)
             else:
+                count += len(data) // size
                 for start in range(0, len(data), size):
                     self._received(data[start : start + size], source)
         if self._done is not None:

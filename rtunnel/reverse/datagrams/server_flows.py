@@ -27,8 +27,8 @@ from rtunnel.wire.datagrams import messages
 MAX_FLOWS = 4096
 #: Flows of a tunnel that one address may begin in a second for ever, and its longest burst; and the same of all. Each
 #: costs the client a socket.
-RATE, BURST = 500, 1000
-TOTAL_RATE, TOTAL_BURST = 2000, 4000
+RATE, BURST = 500, 500
+TOTAL_RATE, TOTAL_BURST = 2000, 1000
 
 
 class _VisitorFlow(Flow):
