@@ -30,6 +30,9 @@ http {{
     server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ return 200 "{page}"; }} }}
 }}
 """
+HOST = "127.0.0.1"
+#: How many seconds a program has until it serves.
+START = 30.0
 #: How many seconds longer than its load a load program may take.
 GRACE = 20.0
 #: How many seconds iperf3's server may take to finish the previous test.
@@ -52,10 +55,12 @@ class Transfer:
 
     :ivar gigabits: the rate at the receiver, in Gbit/s.
     :ivar received: how many bytes arrived.
+    :ivar sent: how many bytes were sent.
     """
 
     gigabits: float
     received: int
+    sent: int
 
 
 @dataclass(frozen=True)
@@ -97,12 +102,20 @@ def find(program: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return *count* different ports that are currently free."""
+    """Return *count* different ports that are currently free, for TCP and for UDP."""
+    ports: list[int] = []
     with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+        while len(ports) < count:
+            tcp, udp = (
+                stack.enter_context(socket.socket(type=kind)) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+            )
+            tcp.bind((HOST, 0))
+            try:
+                udp.bind(tcp.getsockname())
+            except OSError:
+                continue
+            ports.append(tcp.getsockname()[1])
+    return ports
 
 
 class Program:
@@ -158,12 +171,12 @@ def running(argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None
         program.stop()
 
 
-def wait_for(port: int, log: Path, host: str = "127.0.0.1") -> None:
+def wait_for(port: int, log: Path, host: str = HOST) -> None:
     """Wait until *port* accepts connections.
 
     :raises Failed: it did not accept in time; the message contains the content of *log*.
     """
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + START
     while time.monotonic() < deadline:
         try:
             socket.create_connection((host, port), timeout=1).close()
@@ -172,6 +185,28 @@ def wait_for(port: int, log: Path, host: str = "127.0.0.1") -> None:
         else:
             return
     raise Failed(f"nothing listens on port {port}: {log.read_text().strip()}")
+
+
+def wait_for_echo(port: int, log: Path, host: str = HOST) -> None:
+    """Wait until packets to UDP *port* come back.
+
+    :raises Failed: none came in time; the message contains the content of *log*.
+    """
+    deadline = time.monotonic() + START
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.connect((host, port))
+        client.settimeout(0.2)
+        while time.monotonic() < deadline:
+            try:
+                client.send(b"x")
+                client.recv(1)
+            except TimeoutError:
+                pass
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+    raise Failed(f"nothing comes back from UDP port {port}: {log.read_text().strip()}")
 
 
 def attempt(what: str, measure: Callable[[], Result]) -> Result | None:
@@ -212,7 +247,7 @@ def parse_iperf3(output: str) -> Transfer:
         kind = Busy if "busy" in report["error"] else Failed
         raise kind(f"iperf3 said: {report['error']}")
     total = report["end"]["sum_received"]
-    return Transfer(float(total["bits_per_second"]) / 1e9, int(total["bytes"]))
+    return Transfer(float(total["bits_per_second"]) / 1e9, int(total["bytes"]), int(report["end"]["sum_sent"]["bytes"]))
 
 
 def parse_wrk(report: str) -> Answers:
@@ -235,7 +270,7 @@ def throughput(seconds: float, *options: str) -> Callable[[int], Transfer]:
     """Return a function that measures the throughput through a port with iperf3 for that many *seconds*."""
 
     def measure(port: int) -> Transfer:
-        argv = [find("iperf3"), "-c", "127.0.0.1", "-p", str(port), "-t", f"{seconds:g}", "-J", *options]
+        argv = [find("iperf3"), "-c", HOST, "-p", str(port), "-t", f"{seconds:g}", "-J", *options]
         deadline = time.monotonic() + BUSY
         while True:
             try:
@@ -254,7 +289,7 @@ def requests(seconds: float, connections: int, script: Path | None = None) -> Ca
     def measure(port: int) -> Answers:
         argv = [find("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}", "--latency"]
         argv += ["-s", str(script)] if script else []
-        return parse_wrk(load([*argv, f"http://127.0.0.1:{port}/"], seconds))
+        return parse_wrk(load([*argv, f"http://{HOST}:{port}/"], seconds))
 
     return measure
 

@@ -14,10 +14,29 @@ from random import randrange
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from benchmarks.parts import find, free_ports, running, wait_for
+from benchmarks.parts import HOST, find, free_ports, running, wait_for, wait_for_echo
 from benchmarks.ways import Column, Way
 
-HOST = "127.0.0.1"
+
+@dataclass(frozen=True)
+class Job:
+    """What a tunnel is to do.
+
+    :ivar tcp: each public port, with the port of the service that it leads to.
+    :ivar udp: the same for UDP.
+    :ivar server: the IP address on which the server listens for its clients.
+    :ivar services: the IP address of the services.
+    """
+
+    tcp: dict[int, int]
+    udp: dict[int, int]
+    server: str = HOST
+    services: str = HOST
+
+    @property
+    def forwards(self) -> list[tuple[str, int, int]]:
+        """``tcp`` or ``udp``, public port and service's port of each."""
+        return [(kind, *ports) for kind, each in (("tcp", self.tcp), ("udp", self.udp)) for ports in each.items()]
 
 
 @dataclass(frozen=True)
@@ -34,31 +53,38 @@ class Ends:
     control: tuple[str, int]
 
 
-#: Writes the files of a tunnel into a directory, and returns its commands. It is given each public port, with the port
-#: of the service that it leads to.
-Ready = Callable[[Path, dict[int, int]], Ends]
+#: Writes the files of a tunnel into a directory, and returns its commands.
+Ready = Callable[[Path, Job], Ends]
 
 
-def tunnel(ready: Ready, *, returns: bool = True) -> Callable[[Path, Way], AbstractContextManager[Way]]:
+def tunnel(
+    ready: Ready, *, returns: bool = True, udp: bool = True
+) -> Callable[[Path, Way], AbstractContextManager[Way]]:
     """Return a function that runs the server and the clients of a tunnel.
 
     :param returns: whether a client comes back to a server that was restarted.
+    :param udp: whether it can carry UDP.
     """
 
     @contextmanager
     def opened(directory: Path, services: Way) -> Iterator[Way]:
-        iperf, web = free_ports(2)
-        ends = ready(directory, {iperf: services.iperf, web: services.web})
+        iperf, web, echo = free_ports(3)
+        tcp = {iperf: services.iperf, web: services.web}
+        datagrams = {iperf: services.iperf, echo: services.echo} if udp and services.echo else {}
+        ends = ready(directory, Job(tcp, datagrams, services.network.server, services.host))
         log = directory / "server.log"
         with ExitStack() as stack:
             programs = [stack.enter_context(running(ends.server, log))]
             wait_for(ends.control[1], log, ends.control[0])
             for number, argv in enumerate(ends.clients):
                 log = directory / f"client-{number}.log"
-                programs.append(stack.enter_context(running(argv, log)))
+                with services.network.at_client():
+                    programs.append(stack.enter_context(running(argv, log)))
             for port in (iperf, web):
                 wait_for(port, log)
-            yield Way(iperf, web, tuple(programs), programs[0] if returns else None)
+            if datagrams:
+                wait_for_echo(echo, log)
+            yield Way(iperf, web, tuple(programs), programs[0] if returns else None, echo if datagrams else None)
 
     return opened
 
@@ -66,27 +92,23 @@ def tunnel(ready: Ready, *, returns: bool = True) -> Callable[[Path, Way], Abstr
 def rathole(noise: bool) -> Ready:
     """Return what runs rathole over TCP, or with Noise's default pattern, which proves the server's key."""
 
-    def ready(directory: Path, ports: dict[int, int]) -> Ends:
+    def ready(directory: Path, job: Job) -> Ends:
         program, (control,) = find("rathole"), free_ports(1)
         secret = X25519PrivateKey.generate()
         keys = {
             "server": f'local_private_key = "{b64encode(secret.private_bytes_raw()).decode()}"',
             "client": f'remote_public_key = "{b64encode(secret.public_key().public_bytes_raw()).decode()}"',
         }
-        addresses = {
-            "server": ("bind_addr", [f"{HOST}:{port}" for port in ports]),
-            "client": ("local_addr", [f"{HOST}:{to}" for to in ports.values()]),
-        }
         for end, own in (("server", "bind_addr"), ("client", "remote_addr")):
-            lines = [f"[{end}]", f'{own} = "{HOST}:{control}"', 'default_token = "bench"']
+            lines = [f"[{end}]", f'{own} = "{job.server}:{control}"', 'default_token = "bench"']
             if noise:
                 lines += [f"[{end}.transport]", 'type = "noise"', f"[{end}.transport.noise]", keys[end]]
-            name, values = addresses[end]
-            for number, value in enumerate(values):
-                lines += [f"[{end}.services.s{number}]", f'{name} = "{value}"']
+            for number, (kind, port, to) in enumerate(job.forwards):
+                address = f'bind_addr = "{HOST}:{port}"' if end == "server" else f'local_addr = "{job.services}:{to}"'
+                lines += [f"[{end}.services.s{number}]", f'type = "{kind}"', address]
             (directory / f"{end}.toml").write_text("\n".join(lines))
         server, client = ([program, f"--{end}", str(directory / f"{end}.toml")] for end in ("server", "client"))
-        return Ends(server, [client], (HOST, control))
+        return Ends(server, [client], (job.server, control))
 
     return ready
 
@@ -94,29 +116,33 @@ def rathole(noise: bool) -> Ready:
 def frp(tls: bool) -> Ready:
     """Return what runs frp without its TLS, or with it, which is its default and proves nobody."""
 
-    def ready(directory: Path, ports: dict[int, int]) -> Ends:
+    def ready(directory: Path, job: Job) -> Ends:
         (control,) = free_ports(1)
-        lines = [f'bindAddr = "{HOST}"', f"bindPort = {control}", f'proxyBindAddr = "{HOST}"']
+        lines = [f'bindAddr = "{job.server}"', f"bindPort = {control}", f'proxyBindAddr = "{HOST}"']
         (directory / "frps.toml").write_text("\n".join(lines))
-        lines = [f'serverAddr = "{HOST}"', f"serverPort = {control}", f"transport.tls.enable = {str(tls).lower()}"]
-        for port, to in ports.items():
-            lines += ["[[proxies]]", f'name = "p{port}"', 'type = "tcp"', f'localIP = "{HOST}"']
+        lines = [
+            f'serverAddr = "{job.server}"',
+            f"serverPort = {control}",
+            f"transport.tls.enable = {str(tls).lower()}",
+        ]
+        for kind, port, to in job.forwards:
+            lines += ["[[proxies]]", f'name = "{kind}{port}"', f'type = "{kind}"', f'localIP = "{job.services}"']
             lines += [f"localPort = {to}", f"remotePort = {port}"]
         (directory / "frpc.toml").write_text("\n".join(lines))
         server, client = ([find(name), "-c", str(directory / f"{name}.toml")] for name in ("frps", "frpc"))
-        return Ends(server, [client], (HOST, control))
+        return Ends(server, [client], (job.server, control))
 
     return ready
 
 
-def bore(directory: Path, ports: dict[int, int]) -> Ends:
-    """Return what runs bore, which takes a client for each port, and always listens on port 7835."""
+def bore(directory: Path, job: Job) -> Ends:
+    """Return what runs bore, which takes a client for each port, always listens on port 7835, and carries no UDP."""
     program = find("bore")
     host = f"127.{randrange(1, 255)}.{randrange(1, 255)}.{randrange(1, 255)}"
     server = [program, "server", "--bind-addr", host, "--bind-tunnels", HOST]
     clients = [
         [program, "local", str(to), "--local-host", HOST, "--to", host, "--port", str(port)]
-        for port, to in ports.items()
+        for port, to in job.tcp.items()
     ]
     return Ends(server, clients, (host, 7835))
 
@@ -124,21 +150,24 @@ def bore(directory: Path, ports: dict[int, int]) -> Ends:
 def wstunnel(scheme: str) -> Ready:
     """Return what runs wstunnel over ``ws``, or over ``wss``, which proves nobody."""
 
-    def ready(directory: Path, ports: dict[int, int]) -> Ends:
+    def ready(directory: Path, job: Job) -> Ends:
         program, (control,) = find("wstunnel"), free_ports(1)
-        url = f"{scheme}://{HOST}:{control}"
-        reverse = [part for port, to in ports.items() for part in ("-R", f"tcp://{HOST}:{port}:{HOST}:{to}")]
-        return Ends([program, "server", url], [[program, "client", *reverse, url]], (HOST, control))
+        url = f"{scheme}://{job.server}:{control}"
+        reverse = [
+            part for kind, port, to in job.forwards for part in ("-R", f"{kind}://{HOST}:{port}:{job.services}:{to}")
+        ]
+        return Ends([program, "server", url], [[program, "client", *reverse, url]], (job.server, control))
 
     return ready
 
 
-def chisel(directory: Path, ports: dict[int, int]) -> Ends:
+def chisel(directory: Path, job: Job) -> Ends:
     """Return what runs chisel, which is SSH inside of HTTP."""
     program, (control,) = find("chisel"), free_ports(1)
-    server = [program, "server", "--host", HOST, "--port", str(control), "--reverse"]
-    remotes = [f"R:{HOST}:{port}:{HOST}:{to}" for port, to in ports.items()]
-    return Ends(server, [[program, "client", f"http://{HOST}:{control}", *remotes]], (HOST, control))
+    server = [program, "server", "--host", job.server, "--port", str(control), "--reverse"]
+    remotes = [f"R:{HOST}:{port}:{job.services}:{to}" for port, to in job.tcp.items()]
+    remotes += [f"R:{HOST}:{port}:{job.services}:{to}/udp" for port, to in job.udp.items()]
+    return Ends(server, [[program, "client", f"http://{job.server}:{control}", *remotes]], (job.server, control))
 
 
 RIVALS = tuple(
@@ -148,7 +177,7 @@ RIVALS = tuple(
         ("rathole-noise", "rathole Noise", "encrypted, the server proved", tunnel(rathole(True))),
         ("frp", "frp", "without TLS", tunnel(frp(False))),
         ("frp-tls", "frp TLS", "its defaults, nobody proved", tunnel(frp(True))),
-        ("bore", "bore", "its defaults, no encryption", tunnel(bore, returns=False)),
+        ("bore", "bore", "its defaults, no encryption", tunnel(bore, returns=False, udp=False)),
         ("wstunnel", "wstunnel ws", "a WebSocket for each visitor", tunnel(wstunnel("ws"))),
         ("wstunnel-tls", "wstunnel wss", "the same with TLS, nobody proved", tunnel(wstunnel("wss"))),
         ("chisel", "chisel", "SSH inside of HTTP", tunnel(chisel)),

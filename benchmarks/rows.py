@@ -37,10 +37,12 @@ class Case:
 
     :ivar way: a running way to the services.
     :ivar fresh: starts another way of the same kind, which has carried nothing yet.
+    :ivar elsewhere: starts one to other services.
     """
 
     way: Way
     fresh: Callable[[], AbstractContextManager[Way]]
+    elsewhere: Callable[[Way], AbstractContextManager[Way]]
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,16 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks import table, webrtc
+from benchmarks import table, udp, webrtc
+from benchmarks.lossy import LossyNetwork
 from benchmarks.others import OTHERS
-from benchmarks.parts import Failed, attempt, find, free_ports, median, nginx, running, wait_for
+from benchmarks.parts import HOST, Failed, attempt, find, free_ports, median, nginx, running, wait_for, wait_for_echo
 from benchmarks.rivals import RIVALS
 from benchmarks.rows import Case, Measurement, Row, measurements
 from benchmarks.ways import DIRECT, OURS, Column, Way, baseline, fresh, make_certificates
@@ -52,12 +53,19 @@ def machine() -> str:
 
 @contextmanager
 def services(directory: Path) -> Iterator[Way]:
-    """Run iperf3's server and a web server."""
-    iperf, web = free_ports(2)
-    argv = [find("iperf3"), "-s", "-B", "127.0.0.1", "-p", str(iperf)]
-    with running(argv, directory / "iperf3.log"), running(nginx(directory, web), directory / "nginx.log"):
+    """Run iperf3's server, a web server and the echo."""
+    iperf, web, port = free_ports(3)
+    processes = {
+        "iperf3": [find("iperf3"), "-s", "-B", HOST, "-p", str(iperf)],
+        "nginx": nginx(directory, web),
+        "echo": [sys.executable, str(udp.ECHO), "serve", HOST, str(port)],
+    }
+    with ExitStack() as stack:
+        for name, argv in processes.items():
+            stack.enter_context(running(argv, directory / f"{name}.log"))
         wait_for(web, directory / "nginx.log")
-        yield Way(iperf, web)
+        wait_for_echo(port, directory / "echo.log")
+        yield Way(iperf, web, echo=port)
 
 
 @contextmanager
@@ -89,7 +97,14 @@ def measure(seconds: float, rounds: int, only: str, revision: str) -> dict[str, 
         directory = Path(name)
         make_certificates(directory)
         os.environ["RTUNNEL_PKI_DIR"] = name
-        wanted = [each for each in measurements(seconds, directory) if any(only in row.name for row in each.rows)]
+        every = [*measurements(seconds, directory), *udp.measurements(seconds)]
+        across: dict[str, str] = {}
+        try:
+            network = stack.enter_context(closing(LossyNetwork()))
+            every.append(udp.across(network, seconds, directory))
+        except Failed as reason:
+            across["UDP with loss"] = str(reason)
+        wanted = [each for each in every if any(only in row.name for row in each.rows)]
         ends = stack.enter_context(services(directory))
         before = stack.enter_context(baseline(revision, directory))
         started = ways((DIRECT, *OURS, *before, *OTHERS, *RIVALS), directory, ends)
@@ -100,13 +115,14 @@ def measure(seconds: float, rounds: int, only: str, revision: str) -> dict[str, 
         for turn in range(rounds):
             print(f"round {turn + 1} of {rounds}", file=sys.stderr, flush=True)
             for each, (column, way) in product(wanted, columns.items()):
-                taken = take(each, Case(way, partial(fresh, column, directory, ends)), column.title)
+                start = partial(fresh, column, directory)
+                taken = take(each, Case(way, partial(start, ends), start), column.title)
                 for row, figure in zip(each.rows, taken, strict=True):
                     figures[row][column.key].append(figure)
     return report | {
         "rounds": rounds,
         "columns": [{"key": column.key, "title": column.title, "about": column.about} for column in columns],
-        "missing": missing,
+        "missing": missing | across,
         "rows": [
             {"name": row.name, "unit": row.unit, "lower_is_better": row.lower_is_better, "figures": figures[row]}
             for row in figures

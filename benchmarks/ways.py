@@ -8,32 +8,53 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.parts import Failed, Program, find, free_ports, running, twistd, wait_for
+from benchmarks.parts import HOST, Failed, Program, find, free_ports, running, twistd, wait_for, wait_for_echo
 from rtunnel.pki.authority import issue, make_ca
 from rtunnel.pki.certificates import Kind
 
 ROOT = Path(__file__).parent.parent
+#: The addresses of the server and of the client where they are in networks of their own.
+NEAR, FAR = "192.0.2.1", "192.0.2.2"
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where the two ends of a tunnel are.
+
+    :ivar server: the IP address at which the client finds the server.
+    :ivar at_client: what is started in this block runs beside the services, where the client belongs.
+    """
+
+    server: str = HOST
+    at_client: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to the two services.
+    """A way to the services.
 
     :ivar iperf: the port that leads to iperf3's server.
     :ivar web: the port that leads to the web server.
+    :ivar echo: the UDP port that leads to the echo, which a way has if ``iperf`` leads to iperf3 by UDP too; None if
+        it does not carry UDP.
+    :ivar host: the IP address of these ports.
     :ivar programs: the programs in between; none for ``direct``.
     :ivar server: the one of them that may be killed and started again, after which the others must come back by
         themselves; None if they do not.
+    :ivar network: where the ends of a tunnel to these services belong.
     """
 
     iperf: int
     web: int
     programs: tuple[Program, ...] = ()
     server: Program | None = None
+    echo: int | None = None
+    host: str = HOST
+    network: Network = Network()
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -62,31 +83,42 @@ class Column:
 def make_certificates(directory: Path) -> None:
     """Make the certificates of both ends where ``--tls`` looks for them."""
     ca = make_ca()
-    server, client = issue(ca, Kind.SERVER, "server", hosts=["127.0.0.1"]), issue(ca, Kind.CLIENT, "client")
+    server, client = issue(ca, Kind.SERVER, "server", hosts=[HOST, NEAR]), issue(ca, Kind.CLIENT, "client")
     for name, holder in (("ca", ca), ("server", server), ("client", client)):
         (directory / f"{name}.crt").write_bytes(holder.certificate_pem)
         (directory / f"{name}.key").write_bytes(holder.key_pem)
         (directory / f"{name}.key").chmod(0o600)
 
 
-def rtunnel(*options: str, env: Mapping[str, str] | None = None) -> Callable[[Path, Way], AbstractContextManager[Way]]:
+def rtunnel(
+    *options: str, env: Mapping[str, str] | None = None, udp: bool = True
+) -> Callable[[Path, Way], AbstractContextManager[Way]]:
     """Return a function that runs this package's server and client, both with *options*.
 
     :param env: variables that are set for both.
+    :param udp: whether they can carry UDP.
     """
 
     @contextmanager
     def opened(directory: Path, services: Way) -> Iterator[Way]:
-        control, iperf, web = free_ports(3)
+        control, iperf, web, echo = free_ports(4)
+        network, to = services.network, services.host
         server_log, client_log = directory / "server.log", directory / "client.log"
-        argv = [*twistd(), "rtunnel-server", "--control-listen", f"127.0.0.1:{control}", *options]
-        client = [*twistd(), "rtunnel-client", "--server", f"127.0.0.1:{control}", *options]
-        client += ["--tunnel", f"{iperf}:127.0.0.1:{services.iperf}", "--tunnel", f"{web}:127.0.0.1:{services.web}"]
-        with running([*argv, "--public-interface", "127.0.0.1"], server_log, env) as server:
-            wait_for(control, server_log)
-            with running(client, client_log, env) as other:
-                wait_for(web, client_log)
-                yield Way(iperf, web, (server, other), server)
+        argv = [*twistd(), "rtunnel-server", "--control-listen", f"{network.server}:{control}", *options]
+        client = [*twistd(), "rtunnel-client", "--server", f"{network.server}:{control}", *options]
+        client += ["--tunnel", f"{iperf}:{to}:{services.iperf}", "--tunnel", f"{web}:{to}:{services.web}"]
+        if udp:
+            for port, service in ((iperf, services.iperf), (echo, services.echo)):
+                client += ["--publish", f"udp:{port}={to}:{service}"]
+        with ExitStack() as stack:
+            server = stack.enter_context(running([*argv, "--public-interface", HOST], server_log, env))
+            wait_for(control, server_log, network.server)
+            with network.at_client():
+                other = stack.enter_context(running(client, client_log, env))
+            wait_for(web, client_log)
+            if udp:
+                wait_for_echo(echo, client_log)
+            yield Way(iperf, web, (server, other), server, echo if udp else None)
 
     return opened
 
@@ -134,12 +166,12 @@ def baseline(revision: str, directory: Path) -> Iterator[tuple[Column, ...]]:
     run("worktree", "add", "--detach", str(folder), name)
     # It comes before this checkout, which the environment may have as an editable install.
     env = {"PYTHONPATH": str(folder)}
+    udp = (folder / "rtunnel/reverse/datagrams").exists()
+    plain, tls = rtunnel(env=env, udp=udp), rtunnel("--tls", env=env, udp=udp)
     try:
         yield (
-            Column("baseline", f"rtunnel {name}", f"as it was at {name}", rtunnel(env=env)),
-            Column(
-                "baseline-tls", f"rtunnel --tls {name}", f"as it was at {name}, with TLS", rtunnel("--tls", env=env)
-            ),
+            Column("baseline", f"rtunnel {name}", f"as it was at {name}", plain),
+            Column("baseline-tls", f"rtunnel --tls {name}", f"as it was at {name}, with TLS", tls),
         )
     finally:
         run("worktree", "remove", "--force", str(folder))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.parts import (
+    HOST,
     Failed,
     attempt,
     find,
@@ -69,7 +70,7 @@ def echoes(seconds: float) -> Callable[[int], float]:
     """Return a function that counts the UDP packets per second that come back through a port."""
 
     def measure(port: int) -> float:
-        said = load([sys.executable, str(HERE / "udp_echo.py"), "ask", str(port), f"{seconds:g}"], seconds)
+        said = load([sys.executable, str(HERE / "udp_echo.py"), "ask", HOST, str(port), f"{seconds:g}"], seconds)
         try:
             return float(said)
         except ValueError:
@@ -105,7 +106,7 @@ def stage(directory: Path, ports: Ports) -> Iterator[list[str]]:
     processes = {
         "iperf3": [find("iperf3"), "-s", "-B", "127.0.0.1", "-p", str(ports.iperf)],
         "nginx": nginx(directory, ports.web),
-        "udp": [sys.executable, str(HERE / "udp_echo.py"), "serve", str(ports.udp)],
+        "udp": [sys.executable, str(HERE / "udp_echo.py"), "serve", HOST, str(ports.udp)],
         "signal": [*twistd(), "rtc-signal", "--addr", f"127.0.0.1:{ports.signal}"],
         "host": [
             *(*twistd(), "rtc-host", *end, "--remote", f"127.0.0.1:{ports.web}"),

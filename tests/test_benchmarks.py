@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import chart, costs, parts, rivals, rows, run, table, ways
 from benchmarks.others import OTHERS, stream_module
-from benchmarks.rivals import RIVALS
+from benchmarks.rivals import RIVALS, Job
 from benchmarks.rows import Case, Measurement, Row
 from benchmarks.ways import OURS, Way
 
@@ -91,7 +91,7 @@ def test_wrk_that_could_not_connect_is_no_figure() -> None:
 def test_iperf3_report_is_read_by_what_arrived() -> None:
     total = {"bytes": 1_250_000_000, "bits_per_second": 5e9}
     output = json.dumps({"end": {"sum_sent": {"bytes": 1, "bits_per_second": 1.0}, "sum_received": total}})
-    assert parts.parse_iperf3(output) == parts.Transfer(5.0, 1_250_000_000)
+    assert parts.parse_iperf3(output) == parts.Transfer(5.0, 1_250_000_000, 1)
 
 
 def test_iperf3_tells_busy_from_other_errors() -> None:
@@ -115,7 +115,7 @@ def test_failed_measurement_leaves_its_cells_empty_and_says_why(capsys: pytest.C
     def fail(case: Case) -> tuple[float | None, ...]:
         return (parts.parse_wrk("nothing").p50, None)
 
-    case = Case(Way(1, 2), lambda: pytest.fail("nobody asked for another way"))
+    case = Case(Way(1, 2), lambda: pytest.fail("nobody asked for another way"), nullcontext)
     assert run.take(Measurement((Row("a", "ms"), Row("b", "ms")), fail), case, "nginx") == (None, None)
     assert capsys.readouterr().err == "  nginx, a: wrk said: nothing\n"
 
@@ -240,7 +240,7 @@ def test_figures_of_a_crowd_and_of_a_request_beside_a_bulk_stream(
         asked.append(port)
         return parts.Answers(10, 5.0 * port, 0.1, float(len(asked)))
 
-    case = Case(Way(1, 2), lambda: nullcontext(Way(3, 4)))
+    case = Case(Way(1, 2), lambda: nullcontext(Way(3, 4)), nullcontext)
     assert rows.crowd("requests", "CPU", ask, "all").take(case) == (20.0, 10.0, None, 0.1, 1.0)
     assert asked == [4, 2]
     lasted = []
@@ -263,23 +263,40 @@ def test_rivals_are_also_looked_for_in_a_folder_of_their_own(tmp_path: Path, mon
 
 
 def test_rivals_get_a_forward_for_each_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By TCP and by UDP. Only bore carries no UDP."""
     monkeypatch.setattr(rivals, "find", lambda name: name)
-    ports = {41: 51, 42: 52}
-    chisel = rivals.chisel(tmp_path, ports)
-    assert chisel.clients[0][-2:] == ["R:127.0.0.1:41:127.0.0.1:51", "R:127.0.0.1:42:127.0.0.1:52"]
-    assert [client[2] for client in rivals.bore(tmp_path, ports).clients] == ["51", "52"]
-    rivals.rathole(True)(tmp_path, ports)
-    rivals.frp(True)(tmp_path, ports)
+    job = Job({41: 51, 42: 52}, {41: 51, 43: 53}, "192.0.2.1", "192.0.2.2")
+    chisel = rivals.chisel(tmp_path, job)
+    assert chisel.clients[0][3:] == [
+        "R:127.0.0.1:41:192.0.2.2:51",
+        "R:127.0.0.1:42:192.0.2.2:52",
+        "R:127.0.0.1:41:192.0.2.2:51/udp",
+        "R:127.0.0.1:43:192.0.2.2:53/udp",
+    ]
+    assert chisel.clients[0][2] == f"http://192.0.2.1:{chisel.control[1]}"
+    assert rivals.wstunnel("ws")(tmp_path, job).clients[0][8:10] == ["-R", "udp://127.0.0.1:43:192.0.2.2:53"]
+    assert [client[2] for client in rivals.bore(tmp_path, job).clients] == ["51", "52"]
+    rivals.rathole(True)(tmp_path, job)
+    rivals.frp(True)(tmp_path, job)
     written = {
         name: tomllib.loads((tmp_path / f"{name}.toml").read_text()) for name in ("server", "client", "frps", "frpc")
     }
-    assert [each["bind_addr"] for each in written["server"]["server"]["services"].values()] == [
-        "127.0.0.1:41",
-        "127.0.0.1:42",
+    assert [tuple(each.values()) for each in written["server"]["server"]["services"].values()] == [
+        ("tcp", "127.0.0.1:41"),
+        ("tcp", "127.0.0.1:42"),
+        ("udp", "127.0.0.1:41"),
+        ("udp", "127.0.0.1:43"),
     ]
-    assert written["client"]["client"]["services"]["s1"] == {"local_addr": "127.0.0.1:52"}
+    assert written["client"]["client"]["services"]["s3"] == {"type": "udp", "local_addr": "192.0.2.2:53"}
     assert written["client"]["client"]["remote_addr"] == written["server"]["server"]["bind_addr"]
-    assert [(each["localPort"], each["remotePort"]) for each in written["frpc"]["proxies"]] == [(51, 41), (52, 42)]
+    assert written["server"]["server"]["bind_addr"].startswith("192.0.2.1:")
+    assert [(each["type"], each["localPort"], each["remotePort"]) for each in written["frpc"]["proxies"]] == [
+        ("tcp", 51, 41),
+        ("tcp", 52, 42),
+        ("udp", 51, 41),
+        ("udp", 53, 43),
+    ]
+    assert len({each["name"] for each in written["frpc"]["proxies"]}) == 4
     assert written["frpc"]["serverPort"] == written["frps"]["bindPort"]
     assert written["frpc"]["transport"]["tls"]["enable"]
 

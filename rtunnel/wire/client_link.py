@@ -60,11 +60,11 @@ class ClientLink(Link):
         if peer is not None:
             self._handlers[frames.READY] = self._receive_ready
             if self.has_keys:
-                self._handlers |= {
-                    frames.KEYS: self._receive_keys,
-                    frames.TICKETS: self._receive_tickets,
-                    frames.PATH: self._receive_path,
-                }
+                self._handlers[frames.KEYS] = self._receive_keys
+            if messages.DIRECT in self.capabilities:
+                self._handlers[frames.TICKETS] = self._receive_tickets
+            if messages.UDP in self.capabilities:
+                self._handlers[frames.PATH] = self._receive_path
             for number, request in unsent.items():
                 self.request_tunnel(number, request)
         else:

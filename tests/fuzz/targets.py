@@ -29,9 +29,11 @@ from rtunnel.wire import messages
 from rtunnel.wire.data.keys import ClientAgreement, answer, read_plain_keys
 from rtunnel.wire.data.records import decode_opening, decode_reason
 from rtunnel.wire.data.seal import Cipher
+from rtunnel.wire.datagrams.messages import decode_first, decode_number
 from rtunnel.wire.opening import read_opening
 from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
 from tests.wire.data.ends import End, sealed, seals, survives
+from tests.wire.datagrams.ends import AWAY, HOME, ID, SERVER, STRANGER, Peer, open_server
 from tests.wire.test_link_fuzz import MAKERS, live
 
 NAME = "01234567-89ab-cdef-0123-456789abcdef.local"
@@ -99,6 +101,7 @@ def frame_payloads(data: bytes) -> None:
         messages.decode_error,
         messages.decode_tickets,
         messages.decode_attach,
+        messages.decode_path,
         decode_opening,
         decode_reason,
     ):
@@ -116,6 +119,32 @@ def link_keys(data: bytes) -> None:
         assert payload[0] == root.cipher
     with suppress(ValueError):
         read_plain_keys(data)
+
+
+def udp_packets(data: bytes) -> None:
+    """What strangers send to a UDP path. The first byte chooses the end, and how much of a packet's header is right."""
+    if data:
+        peer = open_server() if data[0] & 1 else Peer(is_server=False)
+        header = (b"", ID.to_bytes(4, "big"), ID.to_bytes(4, "big") + bytes(7))[data[0] // 2 % 3]
+        peer.refuses(header + data[1:], STRANGER if data[0] & 128 else peer.source)
+
+
+def udp_messages(data: bytes) -> None:
+    """Authentic messages on a UDP path. The first byte chooses the end. Then each has three bytes in front: tenths of a
+    second since the last one, where it is from, and its length.
+    """
+    found = []
+    start = 1
+    while start + 3 <= len(data):
+        wait, place, length = data[start : start + 3]
+        message = data[start + 3 : start + 3 + length]
+        found.append((wait, message, (HOME, AWAY, SERVER)[place % 3]))
+        with suppress(ValueError):
+            assert decode_first(message)[2].isprintable()
+        with suppress(ValueError):
+            decode_number(message)
+        start += 3 + length
+    Peer(is_server=bool(data[:1] > b"\x7f")).survives(found)
 
 
 def signal(data: bytes) -> None:
@@ -251,6 +280,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         opening,
         frame_payloads,
         link_keys,
+        udp_packets,
+        udp_messages,
         signal,
         description,
         candidate,

@@ -151,6 +151,7 @@ class ClientDatagrams:
     def __init__(self, session: IDatagramSession, flows: ClientFlows, root: Root) -> None:
         self._session = session
         self._owner = flows
+        # Not the root: tickets come from it, too, and whoever has it can compute those that were forgotten.
         self._secrets: tuple[bytes, bytes, Cipher] | None = path_secrets(root)
         self.carrier = Datagrams(flows.reactor, self)
         self._flows: dict[int, _Flow] = {}
@@ -168,6 +169,7 @@ class ClientDatagrams:
         secrets, self._secrets = self._secrets, None
         if secrets is None:
             return
+        client, server, cipher = secrets
         self._id = id
         self._socket = BatchSocket(self._owner.reactor, self._received, self._lost, self.carrier.flush)
         try:
@@ -175,7 +177,6 @@ class ClientDatagrams:
         except OSError as error:
             self._lost(error.strerror or str(error))
             return
-        client, server, cipher = secrets
         path: Path[Address] = Path(
             Sealer(id, client, cipher),
             Opener(id, server, cipher),

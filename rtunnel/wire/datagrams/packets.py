@@ -27,13 +27,15 @@ KEY_SHIFT = 23
 WINDOW = 4096
 #: Seconds for which packets under the key before are still taken.
 KEY_OVERLAP = 10.0
+#: After so many packets that were not authentic, an end takes none at all (compare RFC 9147, section 4.5.3).
+MOST_FORGED = 2**34
 
 _ID = Struct("!I")
 _NONCE_START = bytes(4)
 
 
 def packet_id(packet: bytes | memoryview) -> int | None:
-    """Return the id of the path that a packet says it belongs to, or None if it is too short for a packet."""
+    """Return the id of the path that bytes say they belong to; None if they are too short for a packet."""
     return _ID.unpack_from(packet)[0] if len(packet) > OVERHEAD else None
 
 
@@ -76,9 +78,20 @@ class Opener:
     :ivar is_newest: the packet opened last has the highest number so far.
     """
 
-    __slots__ = ("_aeads", "_cipher", "_drop_old_at", "_highest", "_next_secret", "_seen", "is_newest")
+    __slots__ = (
+        "_aeads",
+        "_cipher",
+        "_drop_old_at",
+        "_forged",
+        "_highest",
+        "_id",
+        "_next_secret",
+        "_seen",
+        "is_newest",
+    )
 
     def __init__(self, id: int, secret: bytes, cipher: Cipher) -> None:
+        self._id = id
         self._cipher = cipher
         self._aeads: dict[int, AESGCM | ChaCha20Poly1305] = {0: aead(cipher, expand(secret, b"key"))}
         self._next_secret = expand(secret, b"next")
@@ -86,16 +99,22 @@ class Opener:
         self._seen = bytearray(WINDOW)
         self._highest = -1
         self._drop_old_at: float | None = None
+        self._forged = 0
         self.is_newest = False
 
     def open(self, packet: bytes | memoryview, now: float) -> bytes:
-        """Return the message in *packet*, whose id is that of the path.
+        """Return the message in *packet*.
 
+        :param packet: any bytes.
         :param now: the time, in seconds.
         :raises ValueError: the packet is not authentic, was opened before, or is too old.
         """
+        if len(packet) <= OVERHEAD:
+            raise ValueError("bytes that are too short for a packet")
         header = bytes(packet[: HEADER.size])
-        number: int = HEADER.unpack(header)[1]
+        id, number = HEADER.unpack(header)
+        if id != self._id or self._forged >= MOST_FORGED:
+            raise ValueError("a packet that is not for this path, or comes after too many forged ones")
         highest = self._highest
         if number <= highest and (number <= highest - WINDOW or self._seen[number % WINDOW]):
             raise ValueError("a packet that has come before, or is too old")
@@ -104,6 +123,7 @@ class Opener:
         try:
             message = cipher.decrypt(_NONCE_START + header[4:], packet[HEADER.size :], header)
         except InvalidTag:
+            self._forged += 1
             raise ValueError("a packet that is not authentic") from None
         self.is_newest = number > highest
         if self.is_newest:
@@ -119,9 +139,13 @@ class Opener:
         """Take note that the numbers from *first* to *end* - 1 have not come yet."""
         if end - first >= WINDOW:
             self._seen = bytearray(WINDOW)
+            return
+        start, stop = first % WINDOW, end % WINDOW
+        if start <= stop:
+            self._seen[start:stop] = bytes(stop - start)
         else:
-            for number in range(first, end):
-                self._seen[number % WINDOW] = 0
+            self._seen[start:] = bytes(WINDOW - start)
+            self._seen[:stop] = bytes(stop)
 
     def _later_key(self, key: int) -> AESGCM | ChaCha20Poly1305:
         """Return the next key. It is made once, whoever made up the number in the packet.

@@ -3,12 +3,13 @@
 The I/O hands in packets and the time, sends what :meth:`Path.take` returns, and calls :meth:`Path.tick` regularly.
 Nothing that a peer or a stranger sends makes a method raise.
 
-    waiting -- a packet of the other end; at the server, its address has answered a challenge --> open
-     ^                                                                                            |
-     +------------------------------ several probes got no answer --------------------------------+
+    waiting -- at the client, an answer to a probe; at the server, one to a challenge --> open
+     ^                                                                                  |
+     +------------------------- several probes got no answer ---------------------------+
 
-The client speaks first. The server sends nothing but a challenge to an address that has not answered one, and no more
-than three times as many bytes as came from there (compare RFC 9000, section 8).
+The client speaks first. To an address that has not answered a challenge, the server sends only challenges and answers
+to probes, and no more than three times as many bytes as came from there (compare RFC 9000, section 8). What an end
+hears says nothing about what it sends. So only answers count, at both ends.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from rtunnel.wire.datagrams.pieces import Assembler, cut
 
 AddressT = TypeVar("AddressT", bound=Hashable)
 
-#: Seconds of silence after which a client sends a probe, so that the NATs in between keep their mapping. Many forget a
-#: UDP mapping after 30 s.
+#: Seconds after an answer until a path that nobody uses is probed, so that the NATs in between keep their mapping. Many
+#: forget a UDP mapping after 30 s.
 KEEPALIVE = 15.0
-#: Seconds without an answer to what was sent after which an open path is probed, and seconds between two such probes.
-ANSWER_WITHIN, PROBE_EVERY = 1.0, 0.5
-#: So many of them without an answer, and the path counts as closed.
-MOST_UNANSWERED = 6
+#: Seconds after which an open path that is in use is probed, and seconds between two probes without an answer.
+ANSWER_WITHIN, PROBE_EVERY = 1.0, 0.25
+#: So many of them without an answer, for so many seconds, and the path counts as closed. (A process that was stopped
+#: finds that seconds have passed.)
+FEWEST_UNANSWERED, UNANSWERED_FOR = 4, 3.0
 #: Seconds between two probes of a path that is not open: at first, and at most.
 RETRY, MOST_RETRY = 0.25, 30.0
 #: Seconds between two challenges of an address.
@@ -64,17 +66,16 @@ class Path(Generic[AddressT]):
     :ivar is_open: whether packets get through, as far as this end knows.
     :ivar mtu: how large packets may be.
     :ivar lost: how many messages could not be sent.
-    :ivar refused: how many packets were no good.
+    :ivar refused: how many packets and messages were no good.
     """
 
     __slots__ = (
+        "_asked_at",
         "_assembler",
-        "_awaiting_since",
         "_candidate",
         "_challenge",
         "_challenged_at",
         "_credit",
-        "_heard_at",
         "_is_server",
         "_opener",
         "_out",
@@ -110,10 +111,9 @@ class Path(Generic[AddressT]):
         self._probe_number = 0
         self._probe_at = now
         self._retry = RETRY
-        self._heard_at = now
-        # Since when something that was sent waits for a sign of the other end, and how many probes it was asked by.
-        self._awaiting_since: float | None = None
+        # How many probes in a row have had no answer, and when the first of them was sent.
         self._unanswered = 0
+        self._asked_at = now
         # An address that a packet has come from, and that has not answered a challenge; see AMPLIFICATION.
         self._candidate: AddressT | None = None
         self._credit = 0
@@ -143,8 +143,8 @@ class Path(Generic[AddressT]):
 
         :param now: the time, in seconds.
         """
-        if self._awaiting_since is None:
-            self._awaiting_since = now
+        if self._probe_at > now + ANSWER_WITHIN:
+            self._probe_at = now + ANSWER_WITHIN
         most = self.mtu.size - OVERHEAD
         if len(message) <= most:
             self._send(message)
@@ -177,16 +177,18 @@ class Path(Generic[AddressT]):
     # In
 
     def receive(self, packet: bytes | memoryview, source: AddressT, now: float) -> bytes | None:
-        """Take a packet that has the id of this path. Return a message about a flow, if it completes one.
+        """Take a packet. Return a message about a flow, if it completes one.
 
-        :param source: where it came from.
+        :param packet: any bytes.
+        :param source: where they came from.
         :param now: the time, in seconds.
         """
         try:
+            if not self._is_server and source != self.address:
+                raise ValueError("a packet from another address than the server's")
             message = self._opener.open(packet, now)
             if source != self.address:
                 self._moved(source, len(packet), now)
-            self._heard(now)
             kind = message[0]
             if kind >= DATAGRAM:
                 return message
@@ -195,14 +197,15 @@ class Path(Generic[AddressT]):
             self.refused += 1
             return None
 
-    def _heard(self, now: float) -> None:
-        self._heard_at = now
-        self._awaiting_since = None
+    def _answered(self, now: float) -> None:
+        """Take note that packets get through, both ways."""
         self._unanswered = 0
-        if not self.is_open and self.address is not None:
+        self._probe_at = now + KEEPALIVE
+        if not self.is_open:
             self.is_open = True
             self._retry = RETRY
-            self._probe_at = now
+            # Those that are out went another way.
+            self._probes.clear()
             self.mtu.reset(now)
 
     def _take(self, kind: int, message: bytes, source: AddressT, now: float) -> bytes | None:
@@ -215,6 +218,7 @@ class Path(Generic[AddressT]):
         elif kind == SEEN:
             size = self._probes.pop(decode_number(message), None)
             if size is not None:
+                self._answered(now)
                 self.mtu.got_through(size, now)
         elif kind == PIECE:
             whole = self._assembler.add(message, now)
@@ -225,7 +229,7 @@ class Path(Generic[AddressT]):
         elif kind == RESPONSE and source == self._candidate and message[1:] == self._challenge:
             self.address, self._candidate = source, None
             self.is_open = False
-            self._heard(now)
+            self._answered(now)
         return None
 
     def _answer(self, message: bytes, source: AddressT) -> None:
@@ -239,8 +243,6 @@ class Path(Generic[AddressT]):
 
     def _moved(self, source: AddressT, size: int, now: float) -> None:
         """Challenge an address that the newest packet has come from."""
-        if not self._is_server:
-            raise ValueError("a packet from another address than the server's")
         if source != self._candidate:
             if not self._opener.is_newest:
                 return
@@ -249,37 +251,50 @@ class Path(Generic[AddressT]):
             self._challenge = secrets.token_bytes(_CHALLENGE_SIZE - 1)
             self._challenged_at = now - CHALLENGE_EVERY
         self._credit += AMPLIFICATION * size
-        if now - self._challenged_at >= CHALLENGE_EVERY and self._credit >= _CHALLENGE_SIZE + OVERHEAD:
+        self._challenge_again(source, now)
+
+    def _challenge_again(self, source: AddressT, now: float) -> None:
+        """Send a challenge, if it is time for one."""
+        if now - self._challenged_at >= CHALLENGE_EVERY:
             self._challenged_at = now
             self._answer(bytes((CHALLENGE,)) + self._challenge, source)
 
     # Time
 
     def tick(self, now: float) -> None:
-        """Do what is due. Call this about four times a second, and once at the beginning.
+        """Do what is due. Call this about four times a second while the path is in use, else about once; and once at
+        the beginning.
 
         :param now: the time, in seconds.
         """
         self._opener.tick(now)
         self._assembler.tick(now)
-        if not self.is_open:
-            if not self._is_server and now >= self._probe_at:
-                # As large as it may be without asking, so that the server may answer what it likes.
-                self._send_probe(BASE)
-                self._probe_at = now + self._retry
-                self._retry = min(2 * self._retry, MOST_RETRY)
+        if self._candidate is not None:
+            self._challenge_again(self._candidate, now)
+        if self.is_open:
+            for size in self.mtu.due(now):
+                self._send_probe(size)
+            if now >= self._probe_at:
+                self._ask(now)
+        elif not self._is_server and now >= self._probe_at:
+            # As large as it may be without asking, so that the server may answer what it likes.
+            self._send_probe(BASE)
+            self._probe_at = now + self._retry
+            self._retry = min(2 * self._retry, MOST_RETRY)
+
+    def _ask(self, now: float) -> None:
+        """Ask whether packets get through, or close the path if none does."""
+        if not self._unanswered:
+            self._asked_at = now
+        elif self._unanswered >= FEWEST_UNANSWERED and now - self._asked_at >= UNANSWERED_FOR:
+            self.is_open = False
+            self._unanswered = 0
+            self._probe_at = now
+            self._probes.clear()
+            if self._is_server:
+                # Wherever the client speaks from next, it is to answer a challenge.
+                self.address = None
             return
-        for size in self.mtu.due(now):
-            self._send_probe(size)
-        silence = now - self._heard_at
-        awaiting = self._awaiting_since is not None and now - self._awaiting_since >= ANSWER_WITHIN
-        if (awaiting or (not self._is_server and silence >= KEEPALIVE)) and now >= self._probe_at:
-            if self._unanswered >= MOST_UNANSWERED:
-                self.is_open = False
-                self._unanswered = 0
-                self._probe_at = now
-                self._awaiting_since = None
-                return
-            self._unanswered += 1
-            self._probe_at = now + PROBE_EVERY
-            self._send_probe(OVERHEAD + NUMBER.size)
+        self._unanswered += 1
+        self._probe_at = now + PROBE_EVERY
+        self._send_probe(OVERHEAD + NUMBER.size)

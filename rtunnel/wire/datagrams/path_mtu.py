@@ -45,19 +45,19 @@ class PathMtu:
         :param now: the time, in seconds.
         """
         sizes = []
-        if now >= self._confirm_at:
+        if self.size > BASE and now >= self._confirm_at:
             if self._unconfirmed == TRIES:
                 self.reset(now)
             else:
                 self._confirm_at = now + TRY_EVERY
                 self._unconfirmed += 1
-                if self.size > BASE:
-                    sizes.append(self.size)
+                sizes.append(self.size)
         if now >= self._at:
             if self._tries == TRIES:
                 # What did not get through may do so on another day.
                 self._tries = 0
                 self._at = now + RAISE_EVERY
+                self._refused = STEPS[-1][-1] + 1
             else:
                 self._tries += 1
                 self._at = now + TRY_EVERY

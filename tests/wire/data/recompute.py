@@ -67,6 +67,29 @@ SENT = {
 }
 """The records of each end: kind, stream, payload. They need not make sense together."""
 
+PATH = 0xC0FFEE07
+PLAIN_ROOT = bytes(range(0xE0, 0x100))
+PACKETS_PER_KEY = 2**23
+VISITOR = b"192.0.2.1:5000"
+MESSAGES = {
+    "server": [
+        (0, b"\x03" + bytes(range(8))),
+        (1, pack("!BIIB", 0x11, 7, 3, len(VISITOR)) + VISITOR + b"hello"),
+        (2, pack("!BIBB", 0x05, 9, 1, 2) + b"the second half"),
+        (PACKETS_PER_KEY - 1, pack("!BI", 0x14, 7)),
+        (PACKETS_PER_KEY, pack("!BI", 0x10, 8)),
+        (2 * PACKETS_PER_KEY, pack("!BI", 0x02, 1)),
+    ],
+    "client": [
+        (0, pack("!BI", 0x01, 1) + bytes(7)),
+        (1, b"\x04" + bytes(range(8))),
+        (2, pack("!BI", 0x12, 7)),
+        (PACKETS_PER_KEY - 1, pack("!BI", 0x10, 7) + b"and hello to you"),
+        (PACKETS_PER_KEY, pack("!BI", 0x10, 7) + b"again"),
+    ],
+}
+"""The packets of each end: number, message. The numbers in between are those of other packets."""
+
 
 def extract(salt: bytes, secret: bytes) -> bytes:
     return HMAC.new(salt, secret, SHA256).digest()
@@ -77,7 +100,7 @@ def expand(secret: bytes, info: str, length: int = 32) -> bytes:
 
 
 def seal(cipher: int, key: bytes, nonce: int, header: bytes, payload: bytes) -> bytes:
-    number = bytes(8) + pack("!I", nonce)
+    number = bytes(4) + pack("!Q", nonce)
     aead: Any = (
         AES.new(key, AES.MODE_GCM, nonce=number) if cipher == 1 else ChaCha20_Poly1305.new(key=key, nonce=number)
     )
@@ -146,15 +169,42 @@ def connection(cipher: int, ticket: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def path(link_cipher: int, root: bytes) -> dict[str, Any]:
+    cipher = link_cipher or 1
+    found: dict[str, Any] = {
+        "link_cipher": link_cipher,
+        "cipher": cipher,
+        "name": CIPHERS[cipher] + ("" if link_cipher else ", no TLS"),
+        "root": root,
+        "id": PATH,
+    }
+    for end, sent in MESSAGES.items():
+        secret = expand(expand(root, "rtunnel udp"), f"rtunnel {end}")
+        found[f"{end}_secret"] = secret
+        packets = []
+        keys_before = 0
+        for number, message in sent:
+            while keys_before < number // PACKETS_PER_KEY:
+                secret = expand(secret, "next")
+                keys_before += 1
+            key = expand(secret, "key")
+            header = pack("!IQ", PATH, number)
+            packet = header + seal(cipher, key, number, header, message)
+            packets.append({"number": number, "key": key, "message": message, "packet": packet})
+        found[f"{end}_packets"] = packets
+    return found
+
+
 def vectors() -> dict[str, Any]:
     keys = agreement()
     issued = tickets(keys["root"], 3)
     return {
-        "about": "Keys of a link, tickets and sealed records, as in docs/wire.rst. Bytes are in hexadecimal."
-        " In use, records_per_key is 2**20.",
+        "about": "Keys of a link, tickets, sealed records, and packets of UDP paths, as in docs/wire.rst. Bytes are in"
+        " hexadecimal. In use, records_per_key is 2**20.",
         "keys": keys,
         "tickets": issued,
         "connections": [connection(cipher, issued[cipher]) for cipher in CIPHERS],
+        "paths": [*(path(cipher, keys["root"]) for cipher in CIPHERS), path(0, PLAIN_ROOT)],
     }
 
 
