@@ -10,6 +10,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
+from rtunnel.access.admission import AdmissionSettings
 from rtunnel.addresses import PortRanges
 from rtunnel.reasons import LOW_PORTS
 from rtunnel.relay.udp import UdpSocket
@@ -174,6 +175,30 @@ async def test_tunnel_that_is_withdrawn(world: World) -> None:
     await until(lambda: len(tunnel.flows.table) == 0, "OVER at the client")
     visitor.close()
     await tunnel.end()
+
+
+@ensureDeferred
+async def test_rights_that_are_taken_away(world: World, tmp_path: Any) -> None:
+    """First those to the port, then those to be there at all."""
+    clients = tmp_path / "clients.yaml"
+    ports = [free_port(), free_port()]
+    clients.write_text(f"laptop: {{token: 1234-5678, ports: [{ports[0]}, {ports[1]}]}}\n")
+    server, service, visitor = world.server(admission=AdmissionSettings(clients)), Echo(), Program()
+    client = udp_client(world, server, *((port, service.address) for port in ports), token="1234-5678")
+    await published(world, 2)
+    for port in ports:
+        await ask(visitor, (HOST, port))
+    assert len(client.link.flows.table) == 2
+    clients.write_text(f"laptop: {{token: 1234-5678, ports: [{ports[1]}, 1]}}\n")
+    await world.logged(f"UDP port {ports[0]} refused", LogLevel.warn)
+    await until(lambda: can_bind_udp(ports[0]))
+    await until(lambda: len(client.link.flows.table) == 1, "OVER at the client")
+    await ask(visitor, (HOST, ports[1]))
+    clients.write_text("another: {token: 8765-4321-0000, ports: 1}\n")
+    await world.logged(f"ports freed: {ports[1]}/udp")
+    assert can_bind_udp(ports[1])
+    visitor.close()
+    await service.close()
 
 
 @ensureDeferred
