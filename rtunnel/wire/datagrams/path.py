@@ -125,6 +125,10 @@ class Path(Generic[AddressT]):
         """How many bytes of pieces are kept."""
         return self._assembler.held
 
+    def drop_pieces(self) -> None:
+        """Forget what is kept, as its memory is needed."""
+        self._assembler = Assembler()
+
     # Out
 
     def take(self) -> list[tuple[bytes, AddressT]]:
