@@ -105,9 +105,14 @@ class BatchSocket(UdpSocket):
         except BlockingIOError:
             self._lost("the socket is busy")
         except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                too_large(len(data))
-            else:
+            # This may be the ICMP error for an earlier packet, in which case this one was not sent.
+            try:
+                self._send(data, address)
+            except OSError as second:
+                if second.errno == errno.EMSGSIZE:
+                    too_large(len(data))
+                    return
+            if error.errno != errno.EMSGSIZE:
                 self._failed(error)
 
     def _send_batch(self, batch: list[bytes], address: Address | None) -> bool:
