@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -192,8 +193,16 @@ class UdpSocket:
         return self._answer_from
 
     def connectionLost(self, reason: Failure) -> None:
-        """See ``IReadDescriptor``."""
-        self.close()
+        """See ``IReadDescriptor``.
+
+        The epoll reactor calls this when there is an error and nothing to read. It has removed the socket before.
+        """
+        if not reason.check(ConnectionDone):  # the reactor stops
+            self.close()
+            return
+        self.doRead()
+        if self._socket is not None:
+            self._reactor.addReader(self)
 
 
 def _tell_local(handle: socket.socket) -> bool:

@@ -201,7 +201,9 @@ class ServiceFlow(Flow):
         """See :class:`Flow`."""
         if self._looking_up is not None:
             self._looking_up.cancel()
-        if self._socket is not None:
-            self._socket.close()
         if self._place is not None:
             self._owner.descriptors.remove(self._place)
+        if self._socket is not None:
+            self._socket.close()
+        # No reference cycles: they would keep a peer connection, with OpenSSL's memory, until the collector comes.
+        self._place = self._socket = None

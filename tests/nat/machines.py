@@ -142,13 +142,13 @@ class Machine:
             connection.request("GET", "/")
             return connection.getresponse().read()
 
-    def ask(self, port: int) -> bytes:
-        """What a UDP service on this machine's loopback answers."""
+    def ask(self, host: str, port: int) -> bytes:
+        """What a UDP service answers to this machine."""
         with self.network.inside():
             asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with asking:
             asking.settimeout(PATIENCE)
-            asking.sendto(b"ask", ("127.0.0.1", port))
+            asking.sendto(b"ask", (host, port))
             return asking.recv(100)
 
 

@@ -63,10 +63,11 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask a UDP service at loopback."""
+    """Ask a UDP service."""
 
     machine: str
     port: int
+    host: str = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,15 @@ SCENARIOS: dict[str, list[Step]] = {
         Run(PRIVATE, "ssh tunnel.example.org .rtunnel/bin/rtunnel pki client laptop -o - | rtunnel pki import -"),
         Start(PRIVATE, "rtunnel client --tls --server tunnel.example.org:7000 --tunnel 8080:80", r"example\.org:8080 "),
         Fetch(USER, SERVER),
+        Stop(),
+        Start(PUBLIC, "rtunnel server --tls --allow-ports 27015,5300", TUNNEL),
+        Start(
+            PRIVATE,
+            "rtunnel client --tls --server tunnel.example.org:7000 --publish udp:27015=27015 --publish udp:5300=53",
+            r"datagrams to and from 192\.0\.2\.1:7000 \(tunnel\.example\.org\) go by UDP$",
+        ),
+        Ask(USER, 5300, SERVER),
+        Stop(),
         Run(PUBLIC, "rtunnel pki init --dir signal --name signal.example.org"),
         Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8443", SIGNAL + "8443"),
         Run(PRIVATE, "ssh signal.example.org cat signal/ca.crt > ca.crt"),
@@ -311,8 +321,8 @@ def perform(step: Step, machines: Machines, tmp_path: Path) -> None:
                 each.stop()
         case Fetch(machine, host, port):
             assert by_name[machine].fetch(host, port) == PAGE
-        case Ask(machine, port):
-            assert by_name[machine].ask(port) == b"answer to ask"
+        case Ask(machine, port, host):
+            assert by_name[machine].ask(host, port) == b"answer to ask"
         case Carry(name, machine, other):
             shutil.copy(by_name[machine].home / name, by_name[other].home / name)
         case Sample(machine, name):

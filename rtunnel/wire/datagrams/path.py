@@ -286,6 +286,8 @@ class Path(Generic[AddressT]):
         """Ask whether packets get through, or close the path if none does."""
         if not self._unanswered:
             self._asked_at = now
+            # Perhaps what was sent is too large for the way, by now.
+            self.mtu.doubt(now)
         elif self._unanswered >= FEWEST_UNANSWERED and now - self._asked_at >= UNANSWERED_FOR:
             self.is_open = False
             self._unanswered = 0

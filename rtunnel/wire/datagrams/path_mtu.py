@@ -76,6 +76,11 @@ class PathMtu:
             self._tries = 0
             self._at = now
 
+    def doubt(self, now: float) -> None:
+        """Look at the size in use now, as nothing comes back."""
+        if not self._unconfirmed:
+            self._confirm_at = now
+
     def refused(self, size: int, now: float) -> None:
         """Take note that this machine does not send packets of *size*: its own interface is smaller."""
         self._refused = min(self._refused, size)
