@@ -133,15 +133,15 @@ class Datagrams:
         path = self.path
         if path is None:
             return
-        was_open, held = path.is_open, path.held
+        was_open = path.is_open
         message = path.receive(packet, source, self._clock.seconds())
         if path.is_open and not was_open:
             self._went(by_path=True)
             self._send_waiting()
         if message is not None:
             self.receive(message)
-        elif path.held > held:
-            self._user.holds(path.held - held)
+        elif path.held:
+            self._user.holds(len(packet))
 
     def receive(self, message: bytes) -> None:
         """Take a message that has come whole."""

@@ -1,6 +1,8 @@
 """UDP at the server: public ports, and a flow for each address that a visitor sends from.
 
-visitor <-> UdpPort <-> a flow <-> ServerDatagrams -- Datagrams <-> the client
+    visitor <-> UdpPort <-> a flow <-> ServerDatagrams -- Datagrams <-> the client
+
+Which flow gives way when another needs its place: see :mod:`rtunnel.reverse.datagrams.shared_table`.
 """
 
 from __future__ import annotations

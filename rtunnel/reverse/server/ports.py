@@ -203,8 +203,8 @@ class PublicPorts:
             self._end_parked(next(iter(self._parked)))
 
     def _is_away(self, public: Public) -> None:
-        self._limiter.info("{place} freed: its client has not come back", place=str(public))
         self._end_parked(public)
+        self._limiter.info("{place} freed: its client has not come back", place=str(public))
 
     def _end_parked(self, public: Public) -> None:
         parked = self._parked.pop(public, None)
