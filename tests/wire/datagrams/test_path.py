@@ -90,6 +90,13 @@ def test_retries_become_rarer() -> None:
     network.passes = anything
     network.run(MOST_RETRY + 0.25)
     assert network.states() == {True}
+    # And the next time they begin anew.
+    network.passes = nothing
+    network.send(network.client, datagram("x"))
+    network.run(5.0)
+    network.passes = anything
+    network.run(3.0)
+    assert network.states() == {True}
 
 
 def test_a_server_that_knows_nobody_sends_nothing() -> None:
