@@ -218,13 +218,13 @@ def test_messages_of_all_sizes(size: int) -> None:
 
 def test_pieces_have_different_ids() -> None:
     network = opened()
-    network.interface = 1300
-    network.client.send(datagram("a", 3000), network.now)
-    network.client.send(datagram("b", 3000), network.now)
+    sent = [encode_number(DATAGRAM, 1, letter * 3000) for letter in (b"a", b"b")]
+    for message in sent:
+        network.client.send(message, network.now)
     network.collect()
     network.flying = network.flying[::2] + network.flying[1::2]
     network.settle()
-    assert sorted(network.got["server"]) == [datagram("a", 3000), datagram("b", 3000)]
+    assert sorted(network.got["server"]) == sent
 
 
 def test_a_message_that_no_packets_carry_is_lost() -> None:
