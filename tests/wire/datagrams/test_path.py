@@ -99,6 +99,13 @@ def test_retries_become_rarer() -> None:
     assert network.states() == {True}
 
 
+def test_probes_that_nobody_answers_are_forgotten() -> None:
+    client = make_client()
+    for tick in range(200):
+        client.tick(tick * MOST_RETRY)
+        assert len(client._probes) <= 64
+
+
 def test_a_server_that_knows_nobody_sends_nothing() -> None:
     server = make_server()
     server.send(datagram("x"), 0.0)
@@ -244,6 +251,24 @@ def test_a_black_hole() -> None:
     assert network.got["server"] == [datagram("x", 3000)]
     assert network.client.mtu.size == network.server.mtu.size == 1280
     assert network.states() == {True}
+
+
+def test_a_black_hole_in_use() -> None:
+    """Whoever sends large packets soon learns that they are lost; small ones are no reason to look."""
+    network = opened()
+    network.run(5.0)
+    network.log.clear()
+    for _ in range(10):
+        network.send(network.client, datagram("x", 1000))
+        network.run(1.0)
+    assert sum(len(packet) > 2000 for packet, _, _ in network.log) <= 4
+    network.mtu = 1300
+    for _ in range(5):
+        network.send(network.client, datagram("lost", 3000))
+        network.run(1.0)
+    network.send(network.client, datagram("x", 3000))
+    assert network.got["server"][-1] == datagram("x", 3000)
+    assert network.client.mtu.size == 1280
 
 
 def test_an_interface_that_becomes_smaller() -> None:

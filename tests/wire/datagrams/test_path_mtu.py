@@ -128,6 +128,7 @@ def test_three_looks(answered: int) -> None:
     now = CONFIRM_EVERY
     for number in range(TRIES):
         looks.append([size for size in mtu.due(now) if size == 1452])
+        assert mtu.size == 1452
         if number == answered:
             mtu.got_through(1452, now)
             break
@@ -163,8 +164,24 @@ def test_an_interface_that_becomes_smaller() -> None:
     way.mtu.refused(1472, way.now)
     assert way.mtu.size == BASE
     way.mtu.refused(1472, way.now)
+    way.sizes()
     way.run(5.0)
     assert way.mtu.size == 1372
+    assert 1472 not in way.sizes()
+
+
+def test_a_size_that_is_doubted_is_looked_at_now() -> None:
+    mtu = PathMtu(0.0)
+    mtu.got_through(1472, 0.0)
+    mtu.due(5.0)
+    mtu.doubt(5.0)
+    assert 1472 in mtu.due(5.0)
+    mtu.doubt(5.5)  # it is looked at already
+    assert 1472 not in mtu.due(5.5)
+    for now in (6.0, 7.0):
+        assert 1472 in mtu.due(now)
+    mtu.due(8.0)
+    assert mtu.size == BASE
 
 
 def test_an_interface_that_becomes_larger() -> None:
