@@ -156,14 +156,15 @@ def test_a_small_interface() -> None:
     assert way.sizes().count(1472) == 1
 
 
-def test_an_interface_that_becomes_smaller() -> None:
+@pytest.mark.parametrize("refused", [1, 2])
+def test_an_interface_that_becomes_smaller(refused: int) -> None:
     way = Way(65507, interface=1472)
     way.run(5.0)
     assert way.mtu.size == 1472
     way.interface = 1400
-    way.mtu.refused(1472, way.now)
-    assert way.mtu.size == BASE
-    way.mtu.refused(1472, way.now)
+    for _ in range(refused):
+        way.mtu.refused(1472, way.now)
+        assert way.mtu.size == BASE
     way.sizes()
     way.run(5.0)
     assert way.mtu.size == 1372
