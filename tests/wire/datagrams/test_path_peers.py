@@ -158,6 +158,21 @@ def test_amplification(size: int) -> None:
             assert sent <= 3 * received
 
 
+def test_answers_that_come_when_a_server_has_given_up() -> None:
+    """It has no address any more, so it needs the answer to a challenge."""
+    peer = open_server()
+    peer.path.send(datagram("x"), 0.0)
+    probes = []
+    for tick in range(20):
+        peer.path.tick(tick / 4)
+        probes += [message for message, _ in peer.sent() if message[0] == PROBE]
+    assert not peer.path.is_open
+    for probe in probes:
+        peer.feed(bytes((SEEN,)) + probe[1:5], now=5.0)
+        assert not peer.path.is_open
+    assert peer.path.address is None
+
+
 def test_many_addresses() -> None:
     peer = open_server()
     for number in range(1000):
