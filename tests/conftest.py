@@ -39,20 +39,22 @@ def pytest_runtestloop() -> None:
     gc.enable()
 
 
-@pytest.fixture(autouse=True)
-def _debug_lines_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Setting up a log turns debug lines off for the process, and other tests read them."""
-    monkeypatch.setattr(DebugLog, "is_wanted", True)
+def pytest_runtest_setup() -> None:
+    """Debug lines are made. Setting up a log turns them off for the process, and other tests read them."""
+    DebugLog.is_wanted = True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cold", action="store_true", help="start each twistd with all its imports, as a user does")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Four for each core, as most of the time a test waits for another process; xdist's own variable wins."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Four for each core, as most of the time a test waits for another process; two if none does.
+
+    xdist's own variable wins.
+    """
     wanted = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS")
     if wanted:
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 4 * cores
+    return cores * (2 if config.option.markexpr == "not process" else 4)

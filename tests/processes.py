@@ -7,7 +7,7 @@ test without it that starts a process all the same fails, so that what is quick 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -43,13 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
 
 
-@pytest.fixture(autouse=True)
-def _starts_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.node.get_closest_marker("process") is not None:
-        yield
-        return
-    _watched[:] = [request.node.name]
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    _watched[:] = [] if item.get_closest_marker("process") is not None else [item.name]
     yield
-    _, *started = _watched
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None]:
+    yield
+    started = _watched[1:]
     _watched.clear()
     assert not started, f"starts processes, and so needs the marker 'process': {started}"

@@ -22,6 +22,15 @@ from tests.rtc.signaling.server_parts import (
 )
 
 
+@pytest.fixture
+def much_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One address may send a lot before it is read slowly, and make many offers."""
+    monkeypatch.setattr(pace, "ADDRESS_BURST", 1e6)
+    monkeypatch.setattr(pace, "BURST", 1e9)
+    monkeypatch.setattr(limits, "OFFERS_BURST", 1000)
+    monkeypatch.setattr(limits, "ALL_OFFERS_BURST", 1_000_000)
+
+
 @pytest_twisted.ensureDeferred
 async def test_not_json(signaling: SignalWorld) -> None:
     await signaling.start()

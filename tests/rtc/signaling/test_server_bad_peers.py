@@ -10,7 +10,6 @@ from hypothesis import given, strategies as st
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.rtc.settings import SignalSettings
-from rtunnel.rtc.signaling import limits, pace
 from rtunnel.rtc.signaling.server import SignalServer
 from tests.reverse.net import reactor, turns, until
 from tests.rtc.signaling.server_parts import (
@@ -23,16 +22,6 @@ from tests.rtc.signaling.server_parts import (
     short,
     websocket,
 )
-
-
-@pytest.fixture
-def much_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One address may send a lot before it is read slowly, and make many offers."""
-    monkeypatch.setattr(pace, "ADDRESS_BURST", 1e6)
-    monkeypatch.setattr(pace, "BURST", 1e9)
-    monkeypatch.setattr(limits, "OFFERS_BURST", 1000)
-    monkeypatch.setattr(limits, "ALL_OFFERS_BURST", 1_000_000)
-
 
 # HTTP
 
