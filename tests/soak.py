@@ -7,8 +7,9 @@ end lives through all of it. In the warm-up this comes four times as often: memo
 process whose other end was killed only a few times has not seen them all.
 
 The resident memory and the descriptors of the processes that live on are sampled. What they grow by in a minute is the
-slope of a line through the samples (least squares), without those of the first half, or of the first five minutes. The
-exit code is 1 if one of them is not flat in ten minutes or more, if bytes were wrong, or if a tunnel did not come back.
+slope of a line through the samples (least squares), without those of the first half, or of the first five minutes. A
+line says nothing of steps, so the memory at the end of each tenth of the time is shown too. The exit code is 1 if one
+of them is not flat in ten minutes or more, if bytes were wrong, or if a tunnel did not come back.
 """
 
 from __future__ import annotations
@@ -262,14 +263,15 @@ def main() -> int:
     print(f"{number} restarts in {options.minutes:g} minutes")
     for name in sorted(load.done | load.lost):
         print(f"{name:24} {load.done[name]:8} done {load.lost[name]:8} lost")
-    print(f"\n{'grows by, in a minute':24} {'KiB':>8} {'descriptors':>12}   at the end, MiB")
+    print(f"\n{'grows by, in a minute':24} {'KiB':>8} {'descriptors':>12}   MiB at the end of each tenth of the time")
     is_flat = True
     for name, taken in samples.items():
         counted = [each for each in taken if each[0] >= warm_up]
         times = [each[0] for each in counted]
         slopes = [linear_regression(times, [each[i] for each in counted]).slope for i in (1, 2)]
         is_flat = is_flat and slopes[0] < MOST_KIB and slopes[1] < MOST_DESCRIPTORS
-        print(f"{name:24} {slopes[0]:8.1f} {slopes[1]:12.2f} {taken[-1][1] / 1024:17.1f}")
+        tenths = " ".join(f"{taken[len(taken) * tenth // 10 - 1][1] / 1024:.2f}" for tenth in range(1, 11))
+        print(f"{name:24} {slopes[0]:8.1f} {slopes[1]:12.2f}   {tenths}")
     is_short = options.minutes < LEAST_MINUTES
     verdict = f"too short to tell, take {LEAST_MINUTES:g} minutes" if is_short else "yes" if is_flat else "NO"
     print(f"flat is below {MOST_KIB:g} KiB and {MOST_DESCRIPTORS:g} descriptors: {verdict}")

@@ -27,7 +27,7 @@ from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.last_bytes import LastBytes, unacknowledged
 from rtunnel.relay.pipes import Pipe
-from rtunnel.relay.polled_socket import BULK, SPLICE_SIZE, PolledSocket, is_full
+from rtunnel.relay.polled_socket import BULK, SHORT_TURNS, SPLICE_SIZE, PolledSocket, is_full
 from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE
 
 #: What a relayed socket costs in itself, in bytes.
@@ -72,8 +72,7 @@ class IFar(Protocol):
         """Deliver again."""
 
 
-def _ignore(_count: int) -> None:
-    pass
+def _ignore(_count: int) -> None: ...
 
 
 @implementer(IReadWriteDescriptor)
@@ -277,6 +276,8 @@ class LocalSocket(PolledSocket):
             self._end()
             return
         self.touched = True
+        if count < BULK:
+            self._poller.short_turns = SHORT_TURNS
         if far is not None:
             if is_last and count < len(buffer) and not self.is_broken:
                 self._read_last(far, count)
@@ -389,7 +390,7 @@ class LocalSocket(PolledSocket):
             self.close(reset=False)
 
     def _undelivered(self) -> int:
-        """Return how many bytes wait for this socket or, as far as we know, have not arrived at its peer's system."""
+        """Return how many bytes wait here or, as far as we know, have not arrived at the peer's system."""
         if self._number < 0:
             return 0
         return self.waiting + (0 if self.socket.family == socket.AF_UNIX else unacknowledged(self._number))

@@ -15,8 +15,10 @@ from rtunnel.relay import pipes
 from rtunnel.relay.pipes import CANNOT_SPLICE, PIPES, SPLICE_FLAGS, Pipe
 from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, set_linger
 
-#: The most that is moved through a pipe at a time, in bytes.
-SPLICE_SIZE = 1 << 20
+#: The most that is moved through a pipe at a time, in bytes; and while others have little to say, who wait meanwhile.
+SPLICE_SIZE, SHORT_SPLICE = 1 << 20, 1 << 18
+#: So many times it is the shorter one after a small read of a local socket.
+SHORT_TURNS = 32
 #: Reads smaller than this, in bytes, cost no more through a buffer.
 BULK = 32 * 1024
 
@@ -113,6 +115,9 @@ class PolledSocket:
         pipe = PIPES.take()
         if pipe is None:
             return None
+        if self._poller.short_turns:
+            self._poller.short_turns -= 1
+            most = min(most, SHORT_SPLICE)
         try:
             pipe.count = os.splice(self._number, pipe.write_end, most, flags=SPLICE_FLAGS)
         except OSError as error:

@@ -32,6 +32,8 @@ class ReactorPoller:
     :ivar reactor: the reactor.
     """
 
+    short_turns = 0
+
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
         self.addReader = self.add_stream = reactor.addReader
@@ -53,9 +55,11 @@ class Poller:
 
     :ivar fileno: returns the descriptor of the epoll.
     :ivar reactor: the reactor.
+    :ivar short_turns: how many more times bulk is moved in small pieces, because others have little to say.
     """
 
     log = Logger()
+    short_turns = 0
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor

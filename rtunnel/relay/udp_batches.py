@@ -35,6 +35,8 @@ MAX_SEGMENTS, MAX_BYTES = 64, 65000
 #: What one read takes: a batch, or the largest packet.
 READ_SIZE = 65536
 _CONTROL_SIZE = 256
+#: Packets that are read from one socket before others get their turn.
+PACKETS_IN_A_ROW = 512
 #: The send buffer, in bytes, that the kernel is asked for.
 SEND_BUFFER = 1 << 20
 
@@ -63,6 +65,10 @@ class BatchSocket(UdpSocket):
                 handle.setsockopt(*_MTU_DISCOVER[socket.AddressFamily(family)], _PROBE)
             with suppress(OSError):
                 handle.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+            try:
+                handle.getsockopt(_SOL_UDP, _UDP_SEGMENT)
+            except OSError:
+                self._segments = False  # an old kernel would ignore it, and send one large packet
             with suppress(OSError):
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
@@ -100,20 +106,19 @@ class BatchSocket(UdpSocket):
         return end
 
     def _send_one(self, data: bytes, address: Address | None, too_large: Callable[[int], None]) -> None:
-        try:
-            self._send(data, address)
-        except BlockingIOError:
-            self._lost("the socket is busy")
-        except OSError as error:
-            # This may be the ICMP error for an earlier packet, in which case this one was not sent.
+        for is_first in (True, False):
             try:
                 self._send(data, address)
-            except OSError as second:
-                if second.errno == errno.EMSGSIZE:
+            except BlockingIOError:
+                self._lost("the socket is busy")
+            except OSError as error:
+                if is_first:
+                    continue  # it may be the ICMP error for an earlier packet
+                if error.errno == errno.EMSGSIZE:
                     too_large(len(data))
-                    return
-            if error.errno != errno.EMSGSIZE:
-                self._failed(error)
+                else:
+                    self._failed(error)
+            return
 
     def _send_batch(self, batch: list[bytes], address: Address | None) -> bool:
         """Send packets of equal size, but for the last one. Return False if they are to be sent one by one."""
@@ -122,26 +127,31 @@ class BatchSocket(UdpSocket):
         if address is not None and isinstance(address[-1], tuple):
             control.append(address[-1])
             address = address[:-1]
-        try:
-            if address is None:
-                self._socket.sendmsg(batch, control)
-            else:
-                self._socket.sendmsg(batch, control, 0, address)
-        except BlockingIOError:
-            self._lost("the socket is busy")
-        except OSError as error:
-            if error.errno in (errno.EMSGSIZE, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP):
-                # The size, or an interface that cannot do it.
-                self._segments = error.errno == errno.EMSGSIZE
+        for is_first in (True, False):
+            try:
+                if address is None:
+                    self._socket.sendmsg(batch, control)
+                else:
+                    self._socket.sendmsg(batch, control, 0, address)
+            except BlockingIOError:
+                self._lost("the socket is busy")
+            except OSError as error:
+                if is_first:
+                    continue
+                if error.errno in (errno.EIO, errno.EOPNOTSUPP):
+                    self._segments = False  # the interface cannot do it
+                elif error.errno not in (errno.EMSGSIZE, errno.EINVAL):  # which is about the size, too
+                    self._failed(error)
+                    return True
                 return False
-            self._failed(error)
+            return True
         return True
 
     def doRead(self) -> Failure | None:
-        """Read up to :data:`~rtunnel.relay.udp.READS_IN_A_ROW` packets or batches."""
-        for _ in range(READS_IN_A_ROW):
-            if self._socket is None:
-                break
+        """Read up to :data:`PACKETS_IN_A_ROW` packets, and not much longer."""
+        count = reads = 0
+        while self._socket is not None and count < PACKETS_IN_A_ROW and reads < READS_IN_A_ROW:
+            reads += 1
             try:
                 data, control, _, source = self._socket.recvmsg(READ_SIZE, _CONTROL_SIZE)
             except BlockingIOError:
@@ -156,8 +166,10 @@ class BatchSocket(UdpSocket):
             if self._tells_local:
                 source += self._from(control)
             if size >= len(data):
+                count += 1
                 self._received(data, source)
             else:
+                count += len(data) // size
                 for start in range(0, len(data), size):
                     self._received(data[start : start + size], source)
         if self._done is not None:

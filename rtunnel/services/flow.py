@@ -88,6 +88,18 @@ class ServiceFlow(Flow):
         """See :class:`Flow`."""
         return super().held + self._for_others.bytes
 
+    @property
+    def keeps_datagrams(self) -> bool:
+        """Whether datagrams are kept: for when the name is looked up, or for another address of the service."""
+        return self._looking_up is not None or bool(self._others)
+
+    def count_as(self, used_for: Hashable) -> None:
+        """Count the descriptor as used for something else from now on."""
+        self._used_for = used_for
+        if self._place is not None:
+            self._owner.descriptors.remove(self._place)
+            self._place = self._owner.descriptors.add(self, self._address, used_for)
+
     def dial(self) -> None:
         """Open the socket, now or when the name has been looked up."""
         if self._place is None:
@@ -189,7 +201,9 @@ class ServiceFlow(Flow):
         """See :class:`Flow`."""
         if self._looking_up is not None:
             self._looking_up.cancel()
-        if self._socket is not None:
-            self._socket.close()
         if self._place is not None:
             self._owner.descriptors.remove(self._place)
+        if self._socket is not None:
+            self._socket.close()
+        # No reference cycles: they would keep a peer connection, with OpenSSL's memory, until the collector comes.
+        self._place = self._socket = None

@@ -211,7 +211,8 @@ class TlsTransport(Protocol):
         if above is not None:
             ends.append(partial(above.connectionLost, self._reason or reason))
         do_all(ends)
-        del self._user  # no reference cycle
+        # No reference cycle. Others may keep this object until the garbage collector comes, but not OpenSSL's memory.
+        del self._user, self._engine
 
     # For the link
 

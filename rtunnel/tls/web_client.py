@@ -8,14 +8,17 @@ hybrid first.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IProtocolFactory, IStreamClientEndpoint
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from rtunnel.errors import ConfigError
 from rtunnel.tls.explanations import explain_certificate, openssl_reason
+from rtunnel.tls.messages import Untraced
 from rtunnel.tls.server_names import sni, why_not_for
 from rtunnel.trusted_files import read_trusted
 from rtunnel.wire.messages import clean_text
@@ -50,6 +53,10 @@ def client_context(ca_file: Path | None) -> SSL.Context:
     return context
 
 
+class _WebConnection(Untraced, BufferingTLSTransport):
+    pass
+
+
 @implementer(IOpenSSLClientConnectionCreator)
 class ServerCheck:
     """TLS of one connection to a server, which checks that it is the intended server.
@@ -66,6 +73,21 @@ class ServerCheck:
         self._context = client_context(ca_file)
         self._context.set_verify(SSL.VERIFY_PEER, self._verify)
         self.refusal = ""
+
+    async def connect(self, endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> Any:
+        """Connect, once. Return the protocol from *factory*, which is connected; the handshake has only begun.
+
+        The failures are the endpoint's.
+        """
+        secured = TLSMemoryBIOFactory(self, True, factory)
+        secured.protocol = _WebConnection
+        connection: Any
+        try:
+            connection = await endpoint.connect(secured)
+        finally:
+            # A megabyte with the CAs of a system. Twisted and pyOpenSSL have this object in reference cycles.
+            del self._context
+        return connection.wrappedProtocol
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         """See :class:`IOpenSSLClientConnectionCreator`."""

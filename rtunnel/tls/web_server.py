@@ -14,7 +14,7 @@ from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
 from twisted.internet.protocol import connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,6 +22,7 @@ from rtunnel.relay.sockets import address_prefix
 from rtunnel.tls.credentials import read_certificates, read_private_key, use_certificate
 from rtunnel.tls.explanations import openssl_reason
 from rtunnel.tls.identity import expiry_warning
+from rtunnel.tls.messages import Untraced
 from rtunnel.tls.turns import Turn, Turns
 from rtunnel.upkeep.watched_files import WatchedFiles
 
@@ -112,7 +113,7 @@ class WebCredentials(WatchedFiles[WebFiles]):
         return SSL.Connection(self.now.context, None)
 
 
-class _WebConnection(TLSMemoryBIOProtocol):
+class _WebConnection(Untraced):
     """A connection whose handshake takes turns with others."""
 
     factory: WebTlsFactory

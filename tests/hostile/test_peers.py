@@ -24,8 +24,7 @@ from tests.process.harness import Process
 from tests.process.rtc import RtcTunnel
 from tests.reverse.net import reactor, turns, until
 from tests.rtc import world
-from tests.rtc.aiortc.sctp_parts import BINARY, FIRST, LAST, UNORDERED, Hostile
-from tests.rtc.aiortc.test_sctp_hostile import forward, packed
+from tests.rtc.aiortc.sctp_parts import BINARY, FIRST, LAST, UNORDERED, Hostile, forward, packed
 from tests.rtc.world import World
 
 COST = 3e-6

@@ -267,8 +267,9 @@ class TestForeground:
         options = ("--control-listen", "tcp:0", "--public-listen", LOOPBACK)
         process = warm.rtunnel("server", *options) if how == "rtunnel" else warm("rtunnel-server", *options)
         process.wait_for("through SSH$")
-        control, shared, last = process.output.splitlines()[-3:]
+        control, udp, shared, last = process.output.splitlines()[-4:]
         assert "control port listening on" in control
+        assert "UDP paths of clients at" in udp
         assert "is closed until somebody serves it" in shared
         assert re.search(r"ANYBODY WHO REACHES 0\.0\.0\.0:\d+ CAN OPEN PORTS ON THIS MACHINE: ", last)
         assert "--tls" in last

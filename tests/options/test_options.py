@@ -328,7 +328,7 @@ def test_client_errors(arguments: list[str], message: str) -> None:
         (["--publish=udp:53=53"], {"RTUNNEL_LOCAL": ":1"}, "local: 1\npublish: [tcp:1=1]", "53"),
         (["--tunnel=9002:2"], {"RTUNNEL_PUBLISH": "tcp:1=1"}, "", "9002"),
         ([], {"RTUNNEL_PUBLISH": "tcp:1=[::1]:1, udp:1-3=4-6"}, "tunnels: ['9009:9']", "1 1 2 3"),
-        ([], {}, "tunnels: ['9002:2', udp:53=53]\npublish: [tcp:1-2=1-2]", "9002 53 1 2"),
+        ([], {}, "tunnels: ['9002:2', udp:53=53]\npublish: [tcp:1-2=1-2]", "9002 1 2 53"),
     ],
 )
 def test_tunnels_of_a_higher_source_replace_those_of_a_lower(

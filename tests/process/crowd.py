@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from tests.process.harness import Twistds
 
 LOOPBACK = "127.0.0.1"
-AT_ONCE = 256
-"""Visitors who are on their way at the same time, unless there is to be a storm of them."""
-PATIENCE = 90.0
+AT_ONCE = 64
+"""Visitors who are on their way at the same time, unless there is to be a storm of them. A server gives each five
+seconds to get a data connection."""
+PATIENCE = 180.0
 """Seconds that one command may take."""
 
 

@@ -43,7 +43,9 @@ PER_VISITOR = 16 * KIB
 """Memory of an idle visitor, in each process. Without bounds on what is made for one this is soon passed."""
 PER_LINK = 128 * KIB
 
-MANY = ["--max-streams=12000", "--link-buffer=2G"]
+PATIENT = f"--dead-after={PATIENCE}"
+"""A machine that has much else to do may be silent for longer than an end usually is."""
+MANY = ["--max-streams=12000", "--link-buffer=2G", PATIENT]
 """Room for all in one link. It promises to each stream the initial credit."""
 
 
@@ -160,11 +162,12 @@ def test_1000_links(twistd: Twistds, tmp_path: Path, limit: int) -> None:
     """Each of them serves one visitor of the shared port, as it may have no more than one. They connect all at once."""
     # A link, four data connections that wait, and a visitor with the connection to the service.
     count = affordable(LINKS, 8, limit)
-    one = "--max-streams=1"
-    server = twistd("rtunnel-server", f"--control-listen={ANY_PORT}", f"--public-listen={ANY_PORT}", one)
+    one = ["--max-streams=1", PATIENT]
+    ports = [f"--control-listen={ANY_PORT}", f"--public-listen={ANY_PORT}"]
+    server = twistd("rtunnel-server", *ports, f"--handshake-timeout={PATIENCE}", *one)
     control = server.wait_for(rf"control port listening on {re.escape(LOOPBACK)}:(\d+)$")[1]
     public = int(server.wait_for(rf"shared public port {re.escape(LOOPBACK)}:(\d+) is closed until")[1])
-    arguments = [f"--server={LOOPBACK}:{control}", f"--local={echo_service(twistd)}", one]
+    arguments = [f"--server={LOOPBACK}:{control}", f"--local={echo_service(twistd)}", *one]
     costs = Costs(server=server)
     there = 0
     half = (count - FEW) // 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from typing import Any
 
@@ -41,7 +40,6 @@ def test_packet_behind_a_refused_one_is_sent() -> None:
     with bound(address[1]) as program:
         told.send(b"somebody is there")
         assert program.recv(100) == b"somebody is there"
-    assert told.lost == [os.strerror(errno.ECONNREFUSED)]
     told.udp.close()
 
 

@@ -22,7 +22,7 @@ from tests.needs import needs_ipv6
 from tests.ports import free_port
 from tests.reverse.data import AUTO, DIRECT, pool_of, relays
 from tests.reverse.net import BOTH_PLANES, HOST, Peer, reactor, turns, until
-from tests.reverse.world import QUICK, World, port_of
+from tests.reverse.world import OFTEN, World, port_of
 
 
 async def at_once(world: World, port: int, count: int) -> list[Peer]:
@@ -107,7 +107,7 @@ async def test_visitors_on_both_ways_at_once(world: World) -> None:
 async def test_pool_grows_with_demand_to_its_bound_and_shrinks_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, service, port = world.server(pool=16, limits=QUICK), await world.echo(), free_port()
+    server, service, port = world.server(pool=16, limits=OFTEN), await world.echo(), free_port()
     client = world.client(server, (port, service.port), pool=12)
     await world.reachable()
     pool = await pool_of(world, server, pool_size.AT_FIRST)
@@ -134,7 +134,7 @@ async def test_client_that_makes_fewer_than_the_server_wants_shows_no_ticket_tha
 ) -> None:
     monkeypatch.setattr(data_server, "LOST_AFTER", 0.4)
     monkeypatch.setattr(data_client, "KEPT", 0.2)
-    server, service, port = world.server(pool=8, limits=QUICK), await world.echo(), free_port()
+    server, service, port = world.server(pool=8, limits=OFTEN), await world.echo(), free_port()
     client = world.client(server, (port, service.port), pool=6)
     await world.reachable()
     pool = await pool_of(world, server, pool_size.AT_FIRST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse.client import data_connections as pool
-from rtunnel.wire.data.keys import Ratchet
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.data import (
     AUTO,
@@ -24,61 +23,15 @@ from tests.reverse.data import (
     R_OPEN,
     R_RESET,
     TICKETS,
-    RawData,
     opening,
     record,
     relays,
 )
-from tests.reverse.net import ERROR, HELLO, INIT, NEW_CONN, READY, RawLink, frame, hello, reactor, turns, until
-from tests.reverse.world import QUICK, World
+from tests.reverse.net import ERROR, HELLO, NEW_CONN, frame, reactor, turns, until
+from tests.reverse.server_by_hand import ROOT, ServerByHand
+from tests.reverse.world import OFTEN, QUICK, World
 
-ROOT = bytes(range(32))
 VISITOR = "192.0.2.1:5000"
-
-
-class ServerByHand:
-    """A server by hand, to which our client has connected: the first connection is the link."""
-
-    link: Any
-    capabilities = CAPABILITIES
-
-    async def start(self, world: World, *tunnels: tuple[int, int], **settings: Any) -> ServerByHand:
-        self.ratchet = Ratchet(ROOT)
-        self.listening = await world.service(RawLink)
-        self.client = world.client(self.listening.port, *tunnels, **settings)
-        self.link = await self.listening.peer()
-        said = await self.link.take_json(HELLO, 0)
-        assert set(CAPABILITIES) <= set(said["capabilities"])
-        # What comes from now on is a data connection.
-        self.listening._build = lambda: RawData(is_server=True)
-        self.link.send(hello(capabilities=self.capabilities))
-        self.link.put(KEYS, 0, b"\0" + ROOT)
-        for number, (port, _local) in enumerate(tunnels):
-            await self.link.take(INIT, number)
-            self.link.put(READY, number, b'{"address": "127.0.0.1:%d"}' % port)
-        return self
-
-    def send_tickets(self, count: int, expires: float = 30) -> list[bytes]:
-        first = self.ratchet.index
-        self.link.put(TICKETS, 0, json.dumps({"first": first, "count": count, "expires": expires}).encode())
-        return [self.ratchet.next().id for _ in range(count)]
-
-    @property
-    def connections(self) -> Any:
-        """Those of our client."""
-        return self.client.link.session.data._connections
-
-    async def data(self, number: int = 0, *, takes: bool = True) -> RawData:
-        """The data connection with this number, once its ticket was shown.
-
-        :param takes: the server takes the ticket, and says so.
-        """
-        data: Any = await self.listening.peer(1 + number)
-        await until(lambda: data.attached is not None or data.over, "ATTACH")
-        assert data.attached is not None
-        if takes:
-            data.say(R_ALIVE)
-        return data  # type: ignore[no-any-return]
 
 
 @AUTO
@@ -332,7 +285,7 @@ async def test_server_of_which_nothing_is_heard_on_a_data_connection(world: Worl
 @AUTO
 @ensureDeferred
 async def test_server_that_does_not_accept_data_connections_in_time(world: World, full_backlog: int) -> None:
-    server = await ServerByHand().start(world, (8080, 9), connect_timeout=0.1, limits=QUICK)
+    server = await ServerByHand().start(world, (8080, 9), connect_timeout=0.1, limits=OFTEN)
     service: Any = server.client.link
     service._server_now, service._address_now = service._settings.server, (2, ("127.0.0.1", full_backlog))
     server.send_tickets(1)
@@ -360,7 +313,7 @@ async def test_link_that_goes_takes_waiting_and_used_connections_with_it(world: 
 @ensureDeferred
 async def test_client_that_goes_down_makes_no_more_and_lets_the_running_ones_finish(world: World) -> None:
     service = await world.service()
-    server = await ServerByHand().start(world, (8080, service.port), drain=20.0)
+    server = await ServerByHand().start(world, (8080, service.port), drain=PATIENCE)
     server.send_tickets(2)
     waiting, used = await server.data(0), await server.data(1)
     used.open()
@@ -386,7 +339,7 @@ async def test_client_that_goes_down_makes_no_more_and_lets_the_running_ones_fin
 @AUTO
 @ensureDeferred
 async def test_visitor_whose_service_takes_its_time(world: World, full_backlog: int) -> None:
-    server = await ServerByHand().start(world, (8080, full_backlog), dial_timeout=0.3, limits=QUICK)
+    server = await ServerByHand().start(world, (8080, full_backlog), dial_timeout=0.3, limits=OFTEN)
     server.send_tickets(3)
     leaves, patient, many = [await server.data(number) for number in range(3)]
     for each in (leaves, patient, many):

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import socket
 from math import inf
-from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse import door
-from rtunnel.reverse.carriers import data_connections as pool, pool_size, sockets
+from rtunnel.reverse.carriers import data_connections as pool, pool_size
 from rtunnel.reverse.public import MOST_FIRST
 from rtunnel.upkeep.descriptors import LEAST_RESERVE
-from rtunnel.wire.data.keys import Ticket
-from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
 from tests.reverse.carriers.rig import Recording
 from tests.reverse.data import (
     ATTACH,
     AUTO,
     CAPABILITIES,
-    DIRECT,
-    R_ALIVE,
     R_DATA,
     R_DONE,
     R_END,
@@ -34,34 +29,12 @@ from tests.reverse.data import (
     attach,
     opening,
     record,
-    relays,
     session_of,
     tickets_of,
 )
-from tests.reverse.net import (
-    ERROR,
-    HELLO,
-    HOST,
-    INIT,
-    NEW_CONN,
-    READY,
-    RawLink,
-    frame,
-    reactor,
-    turns,
-    until,
-)
-from tests.reverse.world import QUICK, World, port_of
-
-TICKET = bytes(range(16))
-
-
-async def client_by_hand(world: World, *, session: str = "", **settings: Any) -> tuple[Any, RawLink, int, list[Ticket]]:
-    """Our server, a link by hand with a tunnel, its port, and the first tickets."""
-    server, port = world.server(**settings), free_port()
-    more = settings.get("more", [])
-    link = await world.raw_extended(server, port, session=session, capabilities=[*CAPABILITIES, *more])
-    return server, link, port, await tickets_of(link)
+from tests.reverse.data_server_parts import TICKET, client_by_hand, waiting_connection
+from tests.reverse.net import HOST, INIT, NEW_CONN, READY, frame, reactor, turns, until
+from tests.reverse.world import World
 
 
 @pytest.mark.parametrize("how", ["at once", "in two pieces", "after a silence"])
@@ -86,14 +59,6 @@ async def test_reader_of_a_data_connection_may_stall(world: World, monkeypatch: 
     await until(lambda: session.carriers[0]._idle)
     (waiting,) = session.carriers[0]._idle
     assert waiting.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
-
-
-async def waiting_connection(world: World, server: Any, ticket: Ticket) -> RawData:
-    """A data connection that waits for a visitor."""
-    before = len(session_of(server).carriers[0]._idle)
-    data = await attach(world, server, ticket)
-    await until(lambda: len(session_of(server).carriers[0]._idle) > before)
-    return data
 
 
 @AUTO
@@ -281,316 +246,3 @@ async def test_ticket_that_is_not_good(world: World, kind: str, pieces: int) -> 
     await until(lambda: len(server.sessions) == before)
     gone = len(world.lines("gone"))
     assert gone == (kind == "of a link that is gone"), "that was no client"
-
-
-@AUTO
-@ensureDeferred
-async def test_ticket_grows_old(world: World) -> None:
-    server, _link, _port, tickets = await client_by_hand(world)
-    server.tickets._expire(reactor.seconds() + 31)
-    await (await attach(world, server, tickets[0])).ends()
-
-
-@AUTO
-@ensureDeferred
-async def test_tickets_of_which_nothing_came_do_not_stand_in_the_way(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An end had no descriptor for a while, say: each visitor gets a new one, and not only when the old ones expire."""
-    server, link, port, lost = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.2))
-    assert pool.LOST_AFTER == 10.0
-    session = session_of(server)
-    session.carriers[0]._wished_at -= pool.LOST_AFTER
-    for number in range(3):
-        tickets = await tickets_of(link)
-        assert len(tickets) == (pool_size.AT_FIRST if number == 0 else 1)
-        assert server.tickets.outstanding(session.carriers[0], reactor.seconds()) == len(tickets)
-        for ticket in tickets:
-            await attach(world, server, ticket)
-        await until(lambda: len(session.carriers[0]._idle) == pool_size.AT_FIRST)
-        await world.visitor(port)
-    await (await attach(world, server, lost[0])).ends()
-
-
-@AUTO
-@ensureDeferred
-async def test_many_bad_tickets_are_few_lines(world: World) -> None:
-    server = world.server()
-    for _ in range(40):
-        await (await attach(world, server, TICKET)).ends()
-    assert len(world.lines("its ticket is unknown")) == 20
-    assert not server.sessions
-
-
-@AUTO
-@ensureDeferred
-async def test_data_connection_that_was_taken_for_a_client_of_the_shared_port(world: World) -> None:
-    """After a second of silence; it then takes no place there."""
-    server = world.server(shared=True)
-    link = await world.raw_extended(server, capabilities=CAPABILITIES)
-    link.put(INIT, 0, b"0:local")
-    await link.take(READY, 0)
-    tickets = await tickets_of(link)
-    data = await world.join(world.control_port(server), RawData())
-    await until(lambda: len(server.shared_backends) == 2, "two clients of the shared port")
-    data.attach(tickets[0].id)
-    await until(lambda: len(server.shared_backends) == 1)
-    visitor = await world.visitor(port_of(server.shared))
-    assert (await data.is_used())[1] == visitor.name
-    assert not world.lines("gone")
-
-
-@AUTO
-@pytest.mark.parametrize(
-    "early",
-    [
-        record(R_DATA, 1, b"x"),
-        record(R_END, 1),
-        record(R_RESET, 1),
-        record(R_OPEN, 1, opening()),
-        record(R_DONE, 0),
-        record(0x42),
-        record(R_ALIVE, 0, bytes(5000)),
-        frame(HELLO, 0, b"{}"),
-        bytes(100_000),
-    ],
-)
-@ensureDeferred
-async def test_client_that_breaks_the_protocol_on_a_data_connection(world: World, early: bytes) -> None:
-    server, link, _port, tickets = await client_by_hand(world)
-    data = await waiting_connection(world, server, tickets[0])
-    # What is alive may say so, and what is not known may be ignored if its kind says so.
-    data.send(record(R_ALIVE) + record(0x80, 7, b"news"))
-    data.send(early)
-    await data.ends()
-    await world.logged("a data connection is closed: ", LogLevel.warn)
-    assert not session_of(server).carriers[0]._idle
-    await link.is_alive()
-
-
-@AUTO
-@ensureDeferred
-async def test_waiting_connections_are_kept_alive_and_dead_ones_are_closed(world: World) -> None:
-    server, link, _port, tickets = await client_by_hand(world, limits=QUICK)
-    alive, dead = [await attach(world, server, ticket) for ticket in tickets[:2]]
-    while not dead.over:
-        alive.say(R_ALIVE)
-        await link.is_alive()
-    assert dead.kinds.count(R_ALIVE) >= 3
-    await until(lambda: len(session_of(server).carriers[0]._idle) == 1)
-    assert not alive.over
-
-
-@AUTO
-@ensureDeferred
-async def test_link_that_goes_takes_its_data_connections_with_it(world: World) -> None:
-    server, link, port, tickets = await client_by_hand(world, limits=QUICK)
-    waiting, used = [await attach(world, server, ticket) for ticket in tickets[:2]]
-    session = session_of(server)
-    await until(lambda: len(session.carriers[0]._idle) == 2)
-    visitor = await world.visitor(port)
-    await until(lambda: used.visitor is not None or waiting.visitor is not None)
-    link.abort()
-    for each in (waiting, used, visitor):
-        await until(lambda: each.over)  # noqa: B023
-    assert visitor.was_reset
-    assert not server.ids._live
-    assert not len(server.tickets)
-
-
-@AUTO
-@ensureDeferred
-async def test_last_bytes_outlive_a_client_that_goes_down_in_order(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server, link, port, tickets = await client_by_hand(world)
-    waiting, used = [await attach(world, server, ticket) for ticket in tickets[:2]]
-    session = session_of(server)
-    await until(lambda: len(session.carriers[0]._idle) == 2)
-    visitor = await world.visitor(port)
-    await until(lambda: used.visitor is not None or waiting.visitor is not None)
-    if used.visitor is None:
-        waiting, used = used, waiting
-    tail_of = session.carriers[0]
-    link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
-    await world.sessions(server, 0)
-    await until(lambda: waiting.eof or waiting.lost is not None)
-    used.say(R_DATA, b"the last bytes")
-    used.say(R_END)
-    await visitor.has(b"the last bytes")
-    await until(lambda: visitor.eof)
-    visitor.close()
-    await until(lambda: not server.visitors)
-    assert not visitor.was_reset
-    # The client has still to free its connection, and is not waited for without end.
-    assert tail_of._tail.active()
-    used.abort()
-    await until(lambda: not tail_of._tail.active())
-
-
-@AUTO
-@ensureDeferred
-async def test_client_that_says_so_and_stays_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "TAIL", 0.1)
-    server, link, port, tickets = await client_by_hand(world)
-    used = await attach(world, server, tickets[0])
-    session = session_of(server)
-    await until(lambda: session.carriers[0]._idle)
-    visitor = await world.visitor(port)
-    await used.is_used()
-    link.put(ERROR, 0, b'{"scope": "link", "code": "shutting-down", "message": ""}')
-    await until(lambda: visitor.was_reset)
-    assert sockets.TAIL == 60.0
-
-
-# Visitors that wait
-
-
-@DIRECT
-@ensureDeferred
-async def test_visitor_waits_for_a_connection(world: World) -> None:
-    server, link, port, tickets = await client_by_hand(world)
-    visitor = await world.visitor(port)
-    visitor.send(b"GET /")
-    visitor.half_close()
-    await link.is_alive()
-    assert NEW_CONN not in link.seen
-    session = session_of(server)
-    assert session.link.stream_count == len(server.visitors) == 1
-    data = await attach(world, server, tickets[0])
-    await data.is_used()
-    await data.has_stream(b"GET /")
-    await until(lambda: data.ended)
-    assert session.link.stream_count == len(server.visitors) == len(relays(server)) == 1
-    data.say(R_DATA, b"200 OK")
-    data.say(R_END)
-    await visitor.has(b"200 OK")
-
-
-@DIRECT
-@ensureDeferred
-async def test_visitor_who_has_left_costs_no_connection(world: World) -> None:
-    """A connection that is cut for nothing would be news to the client: none can be made, it would say."""
-    server, _link, port, tickets = await client_by_hand(world)
-    visitors = [await world.visitor(port) for _ in range(3)]
-    session = session_of(server)
-    await until(lambda: len(server.visitors) == 3)
-    for gone in visitors[:2]:
-        gone.abort()
-    await until(lambda: all(gone.over for gone in visitors[:2]))
-    visitors[2].send(b"GET /")
-    first, second = [await attach(world, server, ticket) for ticket in tickets[:2]]
-    await first.is_used()
-    await first.has_stream(b"GET /")
-    await until(lambda: len(session.carriers[0]._idle) == 1)
-    assert session.link.stream_count == len(server.visitors) == 1
-    await turns()
-    assert not second.over
-    assert second.visitor is None
-
-
-@DIRECT
-@ensureDeferred
-async def test_visitor_waits_no_longer_than_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pool.PATIENCE == 5.0
-    monkeypatch.setattr(pool, "PATIENCE", 0.1)
-    server, _link, port, _tickets = await client_by_hand(world, limits=LinkLimits(keepalive_interval=0.2))
-    visitor = await world.visitor(port)
-    await until(lambda: visitor.was_reset)
-    assert not server.visitors
-    session = session_of(server)
-    assert session.link.stream_count == 0
-    # Nobody else says so at this end.
-    assert len(world.lines("no data connection came for it", LogLevel.warn)) == 1
-
-
-@DIRECT
-@ensureDeferred
-async def test_waiting_visitors_go_with_the_link_and_count_as_streams(world: World) -> None:
-    server, link, port, _tickets = await client_by_hand(world, limits=LinkLimits(max_streams=2))
-    visitors = [await world.visitor(port) for _ in range(3)]
-    await until(lambda: visitors[2].was_reset)
-    await turns()
-    assert not visitors[0].over
-    assert not visitors[1].over
-    link.abort()
-    await until(lambda: visitors[0].was_reset and visitors[1].was_reset)
-    assert not server.visitors
-
-
-@DIRECT
-@ensureDeferred
-async def test_waiting_visitors_of_one_client_leave_room_for_those_of_another(world: World) -> None:
-    """Even if all of them come from one address."""
-    server, _link, port, tickets = await client_by_hand(world, pool=2)
-    other = free_port()
-    await world.raw_extended(server, other, capabilities=CAPABILITIES)
-    budget = server.descriptors
-    budget._limit, budget._count_open = lambda: 30 + LEAST_RESERVE, lambda: budget.held
-    flood = [await world.visitor(port) for _ in range(40)]
-    await until(lambda: all(each.was_reset for each in flood[:10]))
-    few = [await world.visitor(other) for _ in range(10)]
-    await until(lambda: all(each.was_reset for each in flood[:20]))
-    await turns()
-    assert len(server.visitors) == budget.held == 30
-    assert not any(each.over for each in [*flood[20:], *few])
-    # They wait for something.
-    data = await attach(world, server, tickets[0])
-    assert (await data.is_used())[1] == flood[20].name
-
-
-@DIRECT
-@ensureDeferred
-async def test_server_that_stops_does_not_wait_for_a_connection(world: World) -> None:
-    server, _link, port, _tickets = await client_by_hand(world, drain=0.2)
-    visitor = await world.visitor(port)
-    await until(lambda: len(server.visitors) == 1)
-    await server.stopService()
-    await until(lambda: visitor.was_reset)
-
-
-@DIRECT
-@ensureDeferred
-async def test_client_that_knows_none_is_served_by_the_link(world: World) -> None:
-    server, port = world.server(), free_port()
-    link = await world.raw_extended(server, port)
-    await world.visitor(port)
-    await link.take(NEW_CONN)
-    assert len(world.lines("knows no data connections: its visitors go by the link", LogLevel.warn)) == 1
-
-
-@AUTO
-@ensureDeferred
-async def test_what_outlives_its_link_still_counts(world: World) -> None:
-    """The link is lost twice. The client's visitor goes on, and pays for what it holds; so does it in between."""
-    server, link, port, tickets = await client_by_hand(world, session="1" * 32)
-    data = await waiting_connection(world, server, tickets[0])
-    visitor = await world.visitor(port)
-    await data.is_used()
-    memory, lost = server.memory, session_of(server)
-
-    def held() -> int:
-        return sum(used is holding for each in memory._parties for _, holding in each.holdings())
-
-    (used,) = lost.carriers[0]._used
-    for question in (b"one", b"two"):
-        link.abort()
-        await world.sessions(server, 0)
-        assert len(server.kept) == lost.visitor_count == held() == 1
-        assert [party.payer for party in memory._parties] == [HOST]
-        visitor.send(question)
-        await until(lambda: data.stream.endswith(question))  # noqa: B023
-        link = await world.raw_extended(server, port, session="1" * 32, capabilities=CAPABILITIES)
-        (lost,) = server.sessions
-        assert len(lost.carriers) == 3, "what is empty is not kept"
-        assert lost.visitor_count == held() == len(memory._parties) == 1
-        assert not len(server.kept)
-    link.abort()
-    await world.sessions(server, 0)
-    (party,) = memory._parties
-    for _, holding in list(party.holdings()):
-        party.free(holding)
-    await until(lambda: visitor.was_reset)
-    data.abort()
-    await until(lambda: not memory._parties, "the look at what is kept")
-    assert [len(server.kept), lost.visitor_count, len(server.visitors)] == [0, 0, 0]

@@ -13,6 +13,7 @@ from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.net import (
     BOTH_PLANES,
@@ -54,7 +55,7 @@ both = pytest.mark.parametrize("stopping", ["server", "client"])
 @BOTH_PLANES
 @ensureDeferred
 async def test_no_new_visitors_and_the_old_one_finishes(world: World, stopping: str) -> None:
-    scene = await Scene().start(world, stopping, drain=20.0)
+    scene = await Scene().start(world, stopping, drain=PATIENCE)
     stopped = scene.stopping.stopService()
     await until(lambda: can_bind(scene.port))
     scene.visitor.send(b"still here")
@@ -75,7 +76,7 @@ async def test_no_new_visitors_and_the_old_one_finishes(world: World, stopping: 
 @ensureDeferred
 async def test_server_waits_for_the_last_bytes_of_a_visitor_who_has_gone(world: World) -> None:
     """Both its ends have come, and the client has not given credit for what it sent."""
-    server, port = world.server(drain=20.0), free_port()
+    server, port = world.server(drain=PATIENCE), free_port()
     link = await world.raw_extended(server, port, credit=0)
     visitor = await world.visitor(port)
     number, _ = await link.take(NEW_CONN)
@@ -96,7 +97,7 @@ async def test_server_waits_for_the_last_bytes_of_a_visitor_who_has_gone(world: 
 @ensureDeferred
 async def test_client_waits_for_the_last_bytes_of_a_service_that_has_gone(world: World) -> None:
     by_hand, service = await world.raw_server(), await world.service()
-    client = world.client(by_hand.port, (8080, service.port), drain=20.0)
+    client = world.client(by_hand.port, (8080, service.port), drain=PATIENCE)
     link: Any = await by_hand.peer()
     link.send(hello(credit=0))
     await link.take(INIT, 0)
@@ -171,7 +172,7 @@ async def test_server_says_why_it_closes(world: World) -> None:
 
 @ensureDeferred
 async def test_server_that_drains_takes_no_tunnels_and_no_links(world: World) -> None:
-    server, port = world.server(control=free_port(), drain=20.0, shared=True), free_port()
+    server, port = world.server(control=free_port(), drain=PATIENCE, shared=True), free_port()
     link = await world.raw_extended(server, port)
     await world.visitor(port)
     await link.take(NEW_CONN)
@@ -187,7 +188,7 @@ async def test_server_that_drains_takes_no_tunnels_and_no_links(world: World) ->
 @ensureDeferred
 async def test_client_withdraws_its_tunnels_first(world: World) -> None:
     by_hand, service = await world.raw_server(), await world.service()
-    client = world.client(by_hand.port, (8080, service.port), (8081, service.port), drain=20.0)
+    client = world.client(by_hand.port, (8080, service.port), (8081, service.port), drain=PATIENCE)
     link: Any = await by_hand.peer()
     link.send(hello())
     await link.take(INIT, 1)

@@ -37,7 +37,7 @@ from tests.reverse.net import (
     turns,
     until,
 )
-from tests.reverse.test_data_connections_client import ServerByHand
+from tests.reverse.server_by_hand import ServerByHand
 from tests.reverse.world import World
 
 

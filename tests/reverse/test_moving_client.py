@@ -20,7 +20,7 @@ from tests.reverse.data import (
     record,
 )
 from tests.reverse.net import DATA, ERROR, FIN, MOVE, NEW_CONN, PING, LocalService, Peer, RawLink, turns, until
-from tests.reverse.test_data_connections_client import ServerByHand
+from tests.reverse.server_by_hand import ServerByHand
 from tests.reverse.world import QUICK, World
 
 COUNT = Struct("!Q")

@@ -21,6 +21,7 @@ from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.moving import has_stayed
 from rtunnel.wire.limits import LinkLimits
 from tests.ports import free_port
+from tests.relay.turns import random_bytes
 from tests.reverse.data import AUTO, pool_of
 from tests.reverse.net import Peer, turns, until
 from tests.reverse.world import World
@@ -30,7 +31,7 @@ BUFFER, STUCK = 8192, 60_000
 LIMITS = LinkLimits(initial_credit=1500, max_window=3000)
 CREDIT = LIMITS.initial_credit
 #: Each end of each visitor sends its own part of this.
-PATTERN = bytes((number * 7 + number // 256) % 256 for number in range(1_000_000))
+PATTERN = random_bytes(1_000_000)
 PART = 120_000
 
 WHO = st.integers(0, 2)

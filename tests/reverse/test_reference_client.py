@@ -15,7 +15,7 @@ from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.wire import link as wire_link
 from tests.ports import free_port
 from tests.reverse.net import Peer, turns, until
-from tests.reverse.world import QUICK, World, held, port_of
+from tests.reverse.world import OFTEN, World, held, port_of
 
 MIB = 1024 * 1024
 
@@ -175,7 +175,7 @@ async def test_slow_visitor_pauses_the_link_and_is_reset_in_the_end(
 ) -> None:
     monkeypatch.setattr(wire_link, "REFERENCE_MAX_STALL", 3.0)
     service = await world.service(lambda: Peer(keep=False))
-    server, port = world.server(limits=QUICK), free_port()
+    server, port = world.server(limits=OFTEN), free_port()
     world.reference_client(server, service.port, port)
     await until(lambda: len(server.ports) == 1)
     slow, other = await world.visitor(port, keep=False), await world.visitor(port)

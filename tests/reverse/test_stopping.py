@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from zope.interface import implementer
 
 from rtunnel.addresses import DialAddress
+from rtunnel.reverse.carriers import link_protocol
 from rtunnel.reverse.client.service import LinkService, TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.upkeep.descriptors import Descriptors
@@ -92,7 +93,7 @@ async def test_draining_client_does_not_come_back(world: World) -> None:
     """The link is lost while a slow service still takes the last bytes of a stream that has ended."""
     by_hand = await world.raw_server()
     service = await world.service(Peer)
-    client = world.client(by_hand.port, (8080, service.port), drain=3.0)
+    client = world.client(by_hand.port, (8080, service.port), drain=PATIENCE)
     link: Any = await by_hand.peer()
     link.send(hello())
     link.put(NEW_CONN, 1, b'{"tunnel": 0, "visitor": "192.0.2.1:1"}')
@@ -163,8 +164,12 @@ class SlowPath:
 
 
 @ensureDeferred
-async def test_tail_of_a_finished_stream_survives_the_stop_of_its_client(world: World) -> None:
+async def test_tail_of_a_finished_stream_survives_the_stop_of_its_client(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is in the kernel, on a slow path, while CREDIT for it still comes: nothing may reset that connection."""
+    # How slow the path is depends on the machine too.
+    monkeypatch.setattr(link_protocol, "LINGER", PATIENCE)
     answer = os.urandom(4_000_000)
 
     class Service(Peer):

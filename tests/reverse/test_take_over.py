@@ -7,6 +7,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.reverse.server import ports
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.data import AUTO, CAPABILITIES, TICKETS, session_of, tickets_of
 from tests.reverse.net import (
@@ -181,7 +182,7 @@ async def test_claimant_that_gives_up_while_the_holder_is_asked(world: World) ->
 
 @ensureDeferred
 async def test_nothing_is_opened_for_a_claim_that_outlives_the_start_of_draining(world: World) -> None:
-    server, port = world.server(drain=20.0), free_port()
+    server, port = world.server(drain=PATIENCE), free_port()
     await world.raw_extended(server, port)
     busy_port = free_port()
     other = await world.raw_extended(server, busy_port)

@@ -16,11 +16,14 @@ from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSetti
 from rtunnel.testing import ReferenceClient, ReferenceServer
 from rtunnel.wire.limits import LinkLimits
 from tests.leftovers import TestLog
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.net import HELLO, HOST, INIT, READY, LocalService, Peer, RawLink, connect, hello, reactor, until
 
 #: As quick as tests can bear.
 QUICK = LinkLimits(keepalive_interval=0.1, dead_after=0.4)
+#: Ends that look after their links as often, but never take one for dead because the machine is busy.
+OFTEN = LinkLimits(keepalive_interval=0.1, dead_after=PATIENCE)
 
 
 def port_of(listener: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -134,3 +135,8 @@ class Lone(Pair):
         user = self.start()
         self.network.settle()
         return user, self.peers[1].arrived[-1], told
+
+
+def texts(told: FakeChannelUser) -> list[dict[str, Any]]:
+    """The messages in JSON that were sent to *told*."""
+    return [json.loads(item) for item in told.told if isinstance(item, str) and item.startswith("{")]

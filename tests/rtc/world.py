@@ -139,3 +139,8 @@ class World:
 
     async def until(self, condition: Callable[[], object], what: str = "", timeout: float = PATIENCE) -> None:
         await until(condition, what, timeout)
+
+
+def attempts(rtc: World) -> int:
+    """How many attempts have failed."""
+    return rtc.lines.text.count("next attempt in")

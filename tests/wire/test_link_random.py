@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import partial
 from typing import Any
 
 from hypothesis import given, settings, strategies as st
 
-from rtunnel.errors import Refused
-from rtunnel.wire.events import (
-    DataReceived,
-    FrameIgnored,
-    LinkFailed,
-    StreamClosed,
-    StreamFinished,
-    StreamOpened,
-    StreamReset,
-    StreamWritable,
-)
-from rtunnel.wire.limits import LinkLimits
+from rtunnel.wire.events import DataReceived, StreamClosed, StreamFinished, StreamReset, StreamWritable
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
-from tests.wire.pair import Pair
-
-CLIENT = LinkLimits(initial_credit=60, max_window=400, link_buffer=1000, max_streams=5)
-SERVER = LinkLimits(initial_credit=90, max_window=300, link_buffer=600, max_streams=4)
-PATTERN = bytes(range(251)) * 400
+from tests.wire.two_links import PATTERN, TwoLinks
 
 STEPS = st.lists(
     st.one_of(
@@ -80,21 +63,8 @@ class End:
                 self.was_reset = isinstance(event, StreamReset)
 
 
-class World:
+class World(TwoLinks):
     """Two links, and a model of what they should do."""
-
-    def __init__(self, reference: bool, piece: int) -> None:
-        self.pair = Pair(CLIENT, SERVER, reference=reference, piece=piece)
-        self.links: list[Link] = [self.pair.client, self.pair.server]
-        self.ends: list[End] = []
-        self.twins: dict[int, list[End]] = {}
-        self.counted: Counter[Link] = Counter()
-        for link in self.links:
-            link.on_stream_count = partial(self.count, link)
-
-    def count(self, link: Link, change: int) -> None:
-        assert change
-        self.counted[link] += change
 
     def meet(self, link: Link, stream: Stream) -> None:
         end = End(link, stream)
@@ -104,10 +74,7 @@ class World:
     def step(self, what: str, *arguments: Any) -> None:
         pair = self.pair
         if what == "open":
-            try:
-                self.meet(pair.server, pair.server.open_stream(0, ""))
-            except Refused:
-                assert pair.server.stream_count == 4 or pair.server._granted + 90 > 600
+            self.open()
         elif what == "carry":
             pair.carry(self.links[arguments[0]], arguments[1])
         elif what == "wait":
@@ -142,37 +109,6 @@ class World:
         end.is_over = True
         end.link.reset(end.stream, "test", "a test")
 
-    def look(self) -> None:
-        """Take all events, and check the invariants."""
-        for link in self.links:
-            for event in link.take_events():
-                assert not isinstance(event, LinkFailed)
-                assert not isinstance(event, FrameIgnored) or event.is_normal
-                if isinstance(event, StreamOpened):
-                    self.meet(link, event.stream)
-                elif (stream := getattr(event, "stream", None)) is not None:
-                    stream.owner.take(event)
-            self.check(link)
-        for twins in self.twins.values():
-            for end, other in zip(twins, reversed(twins), strict=True):
-                sent = PATTERN[: other.sent] if len(twins) == 2 else b""
-                assert sent.startswith(end.received)
-
-    def check(self, link: Link) -> None:
-        mine = [end.stream for end in self.ends if end.link is link]
-        assert {stream.conn_id: stream for stream in mine if stream.open} == link.streams
-        held = [stream for stream in mine if stream.open or stream.lingering]
-        assert link.stream_count == self.counted[link] == len(held)
-        if not link.is_extended:
-            assert link._granted == sum(stream.receive_window.waiting for stream in held)
-            return
-        assert link._granted == sum(stream.receive_window.reserved for stream in held) <= link.limits.link_buffer
-        for stream in held:
-            window = stream.receive_window
-            assert stream.send_window.sent <= stream.send_window.limit
-            assert window.delivered <= window.received <= window.limit
-            assert window.limit - window.delivered <= window.reserved <= link.limits.max_window
-
     def drain(self) -> None:
         """Let both ends deliver everything until nothing more comes."""
         busy = True
@@ -189,13 +125,7 @@ class World:
         for end in self.ends:
             self.finish(end)
         self.drain()
-        for link in self.links:
-            self.check(link)
-            assert link.streams == {}
-            assert link.stream_count == link._granted == 0
-            assert not link._stalled
-            assert not link._credit_due
-        assert self.pair.ids._live == set()
+        self.check_end()
 
     def complete(self) -> list[tuple[End, End]]:
         """Yield sender and receiver of each direction of the streams that were not reset."""

@@ -140,11 +140,6 @@ class RecordSocket(RecordWriter):
         return self.state.is_free and not self._writing
 
     @property
-    def is_lost(self) -> bool:
-        """Whether the connection is closed."""
-        return self._number < 0
-
-    @property
     def has_local(self) -> bool:
         """Whether a local side counts what this holds. When both have ended, it may be gone."""
         return self._local is not None and not self.state.has_ended

@@ -211,4 +211,4 @@ class CarryingSession(LinkProtocol):
         for data in (*self._adopted, *([] if self.data is None else [self.data])):
             yield from data.holdings()
         if self.datagrams is not None:
-            yield from self._dialler.flows.holdings()
+            yield from self.datagrams.holdings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from cryptography import x509
@@ -40,18 +41,23 @@ class _Attempt(QuietFactory, Secured, Generic[P]):
     """One attempt to connect: the factory of one connection, and its user until the server is proved.
 
     :param build: builds the protocol of the connection.
+    :param make_engine: called once TCP is connected. Twisted keeps an attempt that was refused until the garbage
+        collector comes, and that must not keep OpenSSL's memory too.
     :param patience: seconds that the handshake may take.
     """
 
     def __init__(
         self,
         build: Callable[[], P],
-        engine: TlsEngine,
+        make_engine: Callable[[], TlsEngine],
         clock: Any,
         patience: float,
     ) -> None:
         self._build = build
-        self._transport = TlsTransport(engine, Role.CLIENT, self, clock, patience)
+        self._make_engine = make_engine
+        self._clock = clock
+        self._patience = patience
+        self._transport: TlsTransport | None = None
         self._session: Deferred[P] = Deferred(self._cancel)
 
     def connect(self, endpoint: IStreamClientEndpoint) -> Deferred[P]:
@@ -66,11 +72,12 @@ class _Attempt(QuietFactory, Secured, Generic[P]):
 
     def _cancel(self, _session: Deferred[P]) -> None:
         self._connecting.cancel()
-        if self._transport.transport is not None:
+        if self._transport is not None and self._transport.transport is not None:
             self._transport.abortConnection()
 
     def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
         """Return the transport, which begins the handshake once it is connected."""
+        self._transport = TlsTransport(self._make_engine(), Role.CLIENT, self, self._clock, self._patience)
         return self._transport
 
     def build_protocol(self, transport: TlsTransport, peer: Peer) -> IProtocol | None:
@@ -107,8 +114,8 @@ class TlsDialler:
         :raises TlsFailed: it is not.
         """
         self.look_at_files()
-        engine = TlsEngine(self.credentials, self._judge, self._sni)
-        return await _Attempt(build, engine, self._clock, self._patience).connect(endpoint)
+        make_engine = partial(TlsEngine, self.credentials, self._judge, self._sni)
+        return await _Attempt(build, make_engine, self._clock, self._patience).connect(endpoint)
 
     def why_void(self, server: Peer) -> str:
         """Return which certificate of the server's chain has expired, or is revoked by the present files, if any."""

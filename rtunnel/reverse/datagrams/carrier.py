@@ -20,6 +20,8 @@ TICK_EVERY = 0.25
 AWAKE = 3.0
 #: Seconds that a new path has to open before a data connection takes its place.
 GRACE = 1.0
+#: Seconds that datagrams are kept when there is no way for them.
+KEPT = 5.0
 
 #: Sends packets, each to its address; see :meth:`~rtunnel.relay.udp_batches.BatchSocket.send_all`.
 SendAll = Callable[[Sequence[tuple[bytes, Address]], Callable[[int], None]], None]
@@ -33,6 +35,9 @@ class IDatagramsUser(Protocol):
 
         :raises ValueError: an honest peer does not send this.
         """
+
+    def holds(self, count: int) -> None:
+        """Take note that *count* bytes are kept in memory."""
 
     def need_connection(self) -> None:
         """Provide a data connection by :meth:`Datagrams.fall_back_on`, if this end can."""
@@ -55,8 +60,9 @@ class Datagrams:
         self._send_all: SendAll | None = None
         self._fallback: Fallback | None = None
         self._grace_until = 0.0
-        # What neither can carry yet.
+        # What neither can carry yet, and until when it is kept.
         self._waiting = NewestBytes()
+        self._kept_until = 0.0
         self._by_path: bool | None = None
         self._ticks = Repeated(clock, "the tick of a UDP path", self._tick)
         self._awake_until = 0.0
@@ -87,6 +93,8 @@ class Datagrams:
         former, self._fallback = self._fallback, fallback
         if former is not None:
             former.close()
+        if self._closed:
+            fallback.close()
         self._send_waiting()
 
     def lost_connection(self, fallback: Fallback) -> None:
@@ -106,8 +114,13 @@ class Datagrams:
         elif self._fallback is not None:
             self._went(by_path=False)
             self._fallback.send(message)
+            if self._fallback.held:
+                self._user.holds(len(message))
         elif not self._closed:
+            if not self._waiting.bytes:
+                self._kept_until = now + KEPT
             self._waiting.put(message)
+            self._user.holds(len(message))
             self._ask(now)
 
     def flush(self) -> None:
@@ -127,6 +140,8 @@ class Datagrams:
             self._send_waiting()
         if message is not None:
             self.receive(message)
+        elif path.held:
+            self._user.holds(len(packet))
 
     def receive(self, message: bytes) -> None:
         """Take a message that has come whole."""
@@ -173,13 +188,24 @@ class Datagrams:
             if path.is_open and self._fallback is not None and self._fallback.is_idle(now):
                 self._fallback.close()
         if self._waiting.bytes:
-            self._ask(now)
+            if now >= self._kept_until:
+                self._waiting.take()  # nobody wants them any more
+            else:
+                self._ask(now)
 
     def _ask(self, now: float) -> None:
         """Ask for a data connection, if it is time for that."""
         if now >= max(self._grace_until, self._asked_at + TICK_EVERY):
             self._asked_at = now
             self._user.need_connection()
+
+    def abort(self) -> None:
+        """Lose what is kept, as its memory is needed."""
+        self._waiting.take()
+        if self.path is not None:
+            self.path.drop_pieces()
+        if self._fallback is not None:
+            self._fallback.close()
 
     def close(self) -> None:
         """Send no more: the link is over. May be called twice."""

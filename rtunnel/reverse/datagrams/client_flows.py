@@ -21,6 +21,7 @@ from rtunnel.relay.udp_batches import BatchSocket
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.datagrams.carrier import Datagrams
 from rtunnel.reverse.datagrams.fallback import Fallback
+from rtunnel.reverse.datagrams.shared_table import PROVED, SharedFlowTable
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.services.flow import ServiceFlow
 from rtunnel.upkeep.descriptors import Descriptors
@@ -41,25 +42,25 @@ IDLE = LASTING_IDLE + 30.0
 class _Flow(ServiceFlow):
     """One visitor, and the socket to the service.
 
+    :ivar key: the tunnel's public port, and the visitor's address.
     :ivar datagrams: the link by which the visitor comes now; None: none.
     :ivar number: the flow's number there.
     """
 
-    def __init__(self, owner: ClientFlows, key: tuple[int, str], tunnel: TunnelSettings, visitor: str) -> None:
-        super().__init__(owner, visitor, tunnel.local, text_prefix(visitor), ("udp", tunnel.remote_port))
+    def __init__(self, owner: ClientFlows, key: tuple[int, str], tunnel: TunnelSettings) -> None:
+        super().__init__(owner, key[1], tunnel.local, text_prefix(key[1]), ("udp", tunnel.remote_port))
         self._flows = owner
         self.key = key
         self.datagrams: ClientDatagrams | None = None
         self.number = 0
-
-    def come_by(self, datagrams: ClientDatagrams, number: int) -> None:
-        """Take note that the visitor comes by a link, under a number."""
-        if self.datagrams is not None:
-            self.datagrams.leave(self)
-        self.datagrams, self.number = datagrams, number
+        self._is_proved = False
 
     def answer(self, data: bytes) -> None:
         """See :class:`ServiceFlow`."""
+        if self.exchanges >= PROVED and not self._is_proved:
+            # When descriptors are short, a crowd of others does not make it give way.
+            self._is_proved = True
+            self.count_as(("udp, both ways", self.key[0]))
         if self.datagrams is None:
             self.lose("there is no link to the server")
             return
@@ -86,26 +87,34 @@ class ClientFlows:
     def __init__(self, reactor: Any, descriptors: Descriptors) -> None:
         self.reactor = reactor
         self.descriptors = descriptors
-        self.table = FlowTable(reactor, MAX_FLOWS, IDLE)
+        self.table: FlowTable = SharedFlowTable(reactor, MAX_FLOWS, IDLE)
         self.worked: dict[Any, str] = {}
         self.now: ClientDatagrams | None = None
         self._limiter = LogLimiter(self.log, reactor, most=1)
-        self._flows: dict[tuple[int, str], _Flow] = {}
+        # Those without a link. A visitor who asks several of the server's addresses has several flows.
+        self._left: dict[tuple[int, str], dict[_Flow, None]] = {}
 
-    def flow_of(self, tunnel: TunnelSettings, visitor: str) -> _Flow:
-        """Return the flow of a visitor; a new one if there is none."""
-        key = (tunnel.remote_port, visitor)
-        flow = self._flows.get(key)
-        if flow is None:
-            flow = self._flows[key] = _Flow(self, key, tunnel, visitor)
-            self.log.debug("UDP flow {flow} to {remote} begins", flow=visitor, remote=str(tunnel.local))
-            self.table.add(flow)
-            flow.dial()
+    def flow_of(self, key: tuple[int, str], tunnel: TunnelSettings) -> _Flow:
+        """Return a flow of a visitor that has no link; a new one if there is none."""
+        for flow in self._left.get(key, ()):
+            self.forget(flow)
+            return flow
+        flow = _Flow(self, key, tunnel)
+        self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(tunnel.local))
+        self.table.add(flow)
+        flow.dial()
         return flow
 
+    def keep(self, flow: _Flow) -> None:
+        """Keep a flow that has lost its link."""
+        self._left.setdefault(flow.key, {})[flow] = None
+
     def forget(self, flow: _Flow) -> None:
-        """Remove a flow that has ended."""
-        self._flows.pop(flow.key, None)
+        """Keep a flow no longer: it has ended, or has a link."""
+        left = self._left.get(flow.key, {})
+        left.pop(flow, None)
+        if not left:
+            self._left.pop(flow.key, None)
 
     def drop(self, remote: DialAddress, why: str) -> None:
         """See :class:`~rtunnel.services.flow.IFlows`."""
@@ -115,10 +124,6 @@ class ClientFlows:
         """See :class:`~rtunnel.services.flow.IFlows`."""
         if self.now is not None:
             self.now.carrier.flush()
-
-    def holdings(self) -> Iterator[tuple[int, Any]]:
-        """See :class:`~rtunnel.upkeep.memory.IParty`."""
-        yield from self.table.holdings()
 
     def close(self) -> None:
         """End all flows."""
@@ -201,16 +206,22 @@ class ClientDatagrams:
         self.carrier.fall_back_on(fallback)
 
     def leave(self, flow: _Flow) -> None:
-        """Forget a flow that is over, or goes by another link."""
-        if self._flows.get(flow.number) is flow:
-            del self._flows[flow.number]
+        """Forget a flow that is over."""
+        self._flows.pop(flow.number, None)
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        yield self.carrier.held, self.carrier
+        yield from self._owner.table.holdings()
 
     def close(self) -> None:
         """Leave the flows to the next link. May be called twice."""
         flows, self._flows = self._flows, {}
         for flow in flows.values():
             flow.datagrams = None
+            self._owner.keep(flow)
         self.carrier.close()
+        self._secrets = None
         if self._socket is not None:
             self._socket.close()
         if self._owner.now is self:
@@ -226,13 +237,17 @@ class ClientDatagrams:
             tunnel = self._session.udp_tunnel(tunnel_number)
             if tunnel is None:
                 return
-            flow = self._owner.flow_of(tunnel, visitor)
-            if flow.datagrams is not self or flow.number != number:
-                flow.come_by(self, number)
+            key = (tunnel.remote_port, visitor)
+            known = self._flows.get(number)
+            if known is not None and known.key != key:
+                known.end("the server uses its number for another one")
+                known = None
+            if known is None:
                 self._session.memory.add(COST)
-                self._flows[number] = flow
+                known = self._flows[number] = self._owner.flow_of(key, tunnel)
+                known.datagrams, known.number = self, number
             self.carrier.send(messages.encode_number(messages.KNOWN, number))
-            flow.ask(data)
+            self._ask(known, data)
             return
         number = messages.decode_number(message)
         known = self._flows.get(number)
@@ -240,9 +255,18 @@ class ClientDatagrams:
             if known is None:
                 self.carrier.send(messages.encode_number(messages.UNKNOWN, number))
             else:
-                known.ask(message[messages.NUMBER.size :])
+                self._ask(known, message[messages.NUMBER.size :])
         elif kind == messages.OVER and known is not None:
             known.end("the visitor's flow is over")
+
+    def _ask(self, flow: _Flow, data: bytes) -> None:
+        if flow.keeps_datagrams:
+            self.holds(len(data))
+        flow.ask(data)
+
+    def holds(self, count: int) -> None:
+        """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`."""
+        self._session.memory.add(count)
 
     def need_connection(self) -> None:
         """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`. It is the server that begins."""

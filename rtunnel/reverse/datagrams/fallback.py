@@ -21,9 +21,11 @@ from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.wire.datagrams.messages import DATAGRAM, MAX_MESSAGE
 
-#: How many bytes may wait here, and in the kernel's send buffer.
+#: How many bytes of memory may wait here, and bytes in the kernel's send buffer.
 MAX_WAITING = 256 * 1024
 SEND_BUFFER = 64 * 1024
+#: What a message that waits costs beside its bytes.
+COST = 64
 #: Seconds without a message after which the connection is closed, if the path is open.
 IDLE = 30.0
 
@@ -33,7 +35,7 @@ _LENGTH = Struct("!I")
 class NewestBytes:
     """Messages that wait, the newest ones.
 
-    :ivar bytes: how many bytes wait.
+    :ivar bytes: how many bytes of memory they take.
     :ivar lost: how many messages had to make room.
     """
 
@@ -48,15 +50,15 @@ class NewestBytes:
     def put(self, message: bytes) -> None:
         """Let *message* wait."""
         self._messages.append(message)
-        self.bytes += len(message)
+        self.bytes += len(message) + COST
         while self.bytes > MAX_WAITING:
-            self.bytes -= len(self._messages.popleft())
+            self.next()
             self.lost += 1
 
     def next(self) -> bytes:
         """Remove and return the oldest message. Only if there is one."""
         message = self._messages.popleft()
-        self.bytes -= len(message)
+        self.bytes -= len(message) + COST
         return message
 
     def take(self) -> list[bytes]:

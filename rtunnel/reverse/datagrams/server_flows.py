@@ -2,8 +2,7 @@
 
     visitor <-> UdpPort <-> a flow <-> ServerDatagrams -- Datagrams <-> the client
 
-An address can be made up in UDP. So flows of which nobody knows whether their visitor gets the answers make room first,
-and among them those of the address that has most.
+Which flow gives way when another needs its place: see :mod:`rtunnel.reverse.datagrams.shared_table`.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
-from rtunnel.relay.flows import COST, Flow, FlowTable
-from rtunnel.relay.places import Places
+from rtunnel.relay.flows import COST, Flow
 from rtunnel.relay.sockets import format_host_port, text_prefix
 from rtunnel.relay.udp import Address, UdpSocket
 from rtunnel.reverse.datagrams.carrier import Datagrams
 from rtunnel.reverse.datagrams.fallback import Fallback
+from rtunnel.reverse.datagrams.shared_table import PROVED, SharedFlowTable
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
@@ -30,52 +29,8 @@ from rtunnel.wire.datagrams import messages
 MAX_FLOWS = 4096
 #: Flows of a tunnel that one address may begin in a second for ever, and its longest burst; and the same of all. Each
 #: costs the client a socket.
-RATE, BURST = 500, 1000
-TOTAL_RATE, TOTAL_BURST = 2000, 4000
-#: The part of them that flows may have which have not gone both ways twice, at the cost of those that have.
-UNPROVED = 1 / 4
-#: After so many answers that the visitor has asked further questions, it is taken to get them.
-PROVED = 2
-#: How many of the heaviest address's flows are compared to find one that is idle.
-COMPARED = 8
-
-
-class PublicFlowTable(FlowTable):
-    """The flows of one public port, with a share for each address."""
-
-    def __init__(self, clock: Any) -> None:
-        super().__init__(clock, MAX_FLOWS, None)
-        # Of flows that are not proved, and of those that are.
-        self._places: tuple[Places[Flow], Places[Flow]] = Places(), Places()
-
-    def add(self, flow: Flow) -> None:
-        """See :class:`FlowTable`."""
-        super().add(flow)
-        self._places[0].add(flow, text_prefix(flow.name))
-
-    def use(self, flow: Flow, *, answer: bool) -> None:
-        """See :class:`FlowTable`."""
-        super().use(flow, answer=answer)
-        if flow.exchanges == PROVED and self._places[0].discard(flow):
-            self._places[1].add(flow, text_prefix(flow.name))
-
-    def discard(self, flow: Flow) -> None:
-        """See :class:`FlowTable`."""
-        super().discard(flow)
-        for places in self._places:
-            places.discard(flow)
-
-    def _next_to_go(self) -> Flow:
-        unproved, proved = self._places
-        crowd = unproved if len(unproved) > self.max_flows * UNPROVED or not len(proved) else proved
-        holder = crowd.heaviest
-        oldest = [flow for flow, _ in zip(crowd.of(holder), range(COMPARED), strict=False)]
-        first = min(oldest, key=lambda flow: flow.last_used)
-        for flow in oldest:
-            # Others are compared the next time.
-            crowd.discard(flow)
-            crowd.add(flow, holder)
-        return first
+RATE, BURST = 500, 500
+TOTAL_RATE, TOTAL_BURST = 2000, 1000
 
 
 class _VisitorFlow(Flow):
@@ -89,17 +44,19 @@ class _VisitorFlow(Flow):
     def __init__(self, port: UdpPort, source: Address, name: str, datagrams: ServerDatagrams) -> None:
         super().__init__(port.table, name, port.drop)
         self._port = port
-        self._datagrams = datagrams
+        self._datagrams: ServerDatagrams | None = datagrams
         self.source = source
         self.number = datagrams.enter(self)
         self.is_known = False
 
     def from_visitor(self, data: bytes) -> None:
         """Pass a datagram on to the client."""
-        datagrams = self._port.backend.session.datagrams
-        if datagrams is not self._datagrams and datagrams is not None:
+        datagrams: ServerDatagrams | None = self._port.backend.session.datagrams
+        if datagrams is None:
+            self.lose("its client is away")
+            return
+        if datagrams is not self._datagrams:
             # The client has come back.
-            self._datagrams.leave(self)
             self._datagrams = datagrams
             self.number = datagrams.enter(self)
             self.is_known = False
@@ -109,7 +66,7 @@ class _VisitorFlow(Flow):
             message = messages.encode_number(messages.DATAGRAM, self.number, data)
         else:
             message = messages.encode_first(self.number, self._port.backend.number, self.name, data)
-        self._datagrams.carrier.send(message)
+        datagrams.carrier.send(message)
 
     def to_visitor(self, data: bytes) -> None:
         """Send an answer to the visitor, from the address that it asked."""
@@ -118,6 +75,10 @@ class _VisitorFlow(Flow):
         self.received += 1
         self._port.send(data, self.source)
 
+    def rest(self) -> None:
+        """Wait for the next link: the client is away."""
+        self._datagrams = None
+
     def abort(self) -> None:
         """End the flow, as its memory is needed."""
         self.end("its memory is needed")
@@ -125,7 +86,8 @@ class _VisitorFlow(Flow):
     def close(self) -> None:
         """See :class:`Flow`."""
         self._port.forget(self)
-        self._datagrams.leave(self)
+        if self._datagrams is not None:
+            self._datagrams.leave(self)
 
 
 class UdpPort:
@@ -142,7 +104,7 @@ class UdpPort:
         self.backend = backend
         self._limiter = limiter
         self._flows: dict[Address, _VisitorFlow] = {}
-        self.table = PublicFlowTable(reactor)
+        self.table = SharedFlowTable(reactor, MAX_FLOWS, None)
         self._clock = reactor
         self._new = KeyedBuckets(RATE, BURST, TOTAL_RATE, TOTAL_BURST, reactor.seconds())
         self._socket = UdpSocket(reactor, self._received, self.drop, done=self._done)
@@ -163,6 +125,8 @@ class UdpPort:
         for flow in list(self._flows.values()):
             if flow.exchanges < PROVED:
                 flow.end("the client is away")
+            else:
+                flow.rest()
 
     def stopListening(self) -> None:
         """Close the port, and end its flows."""
@@ -242,6 +206,7 @@ class ServerDatagrams:
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`~rtunnel.upkeep.memory.IParty`."""
+        yield self.carrier.held, self.carrier
         for flow in self._flows.values():
             yield flow.held, flow
 
@@ -250,8 +215,9 @@ class ServerDatagrams:
         return Fallback(self._clock, self.carrier.receive, self.carrier.lost_connection)
 
     def close(self) -> None:
-        """End: the link is over. The ports of its tunnels end the flows. May be called twice."""
+        """End: the link is over. Its ports end the flows, or keep them for the next link. May be called twice."""
         self.carrier.close()
+        self._flows.clear()
 
     # From the carrier, see IDatagramsUser
 
@@ -267,6 +233,10 @@ class ServerDatagrams:
             flow.is_known = True
         elif kind == messages.UNKNOWN:
             flow.is_known = False
+
+    def holds(self, count: int) -> None:
+        """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`."""
+        self._session.memory.add(count)
 
     def need_connection(self) -> None:
         """See :class:`~rtunnel.reverse.datagrams.carrier.IDatagramsUser`."""

@@ -197,10 +197,14 @@ class PublicPorts:
             return
         del self._held[public], self._publics[backend]
         port.rest()
-        end = self._reactor.callLater(seconds, self._end_parked, public)
+        end = self._reactor.callLater(seconds, self._is_away, public)
         self._parked[public] = _Parked(known_as, port, end)
         while sum(len(parked.port) for parked in self._parked.values()) > MOST_PARKED:
             self._end_parked(next(iter(self._parked)))
+
+    def _is_away(self, public: Public) -> None:
+        self._end_parked(public)
+        self._limiter.info("{place} freed: its client has not come back", place=str(public))
 
     def _end_parked(self, public: Public) -> None:
         parked = self._parked.pop(public, None)

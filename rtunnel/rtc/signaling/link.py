@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger, LogLevel
 
@@ -109,10 +108,9 @@ class SignalLink(HeldConnection[ClientProtocol]):
         tls = ServerCheck(url.host, settings.ca_file) if url.secure else None
         address = DialAddress.parse(format_host_port(url.host, url.port))
         endpoint = address.endpoint(self.reactor, settings.connect_timeout)
-        if tls is not None:
-            endpoint = wrapClientTLS(tls, endpoint)
-        build = partial(ClientProtocol, self.reactor, self._factory, self, settings, deadline, tls)
-        return cast(ClientProtocol, await endpoint.connect(_Dial(build)))
+        factory: Any = _Dial(partial(ClientProtocol, self.reactor, self._factory, self, settings, deadline, tls))
+        connecting = endpoint.connect(factory) if tls is None else tls.connect(endpoint, factory)
+        return cast(ClientProtocol, await connecting)
 
     def lost(self, connection: ClientProtocol, reason: str) -> str:
         """See :class:`HeldConnection`."""

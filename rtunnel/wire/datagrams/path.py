@@ -85,6 +85,7 @@ class Path(Generic[AddressT]):
         "_probes",
         "_retry",
         "_sealer",
+        "_sent_large",
         "_unanswered",
         "address",
         "is_open",
@@ -114,6 +115,8 @@ class Path(Generic[AddressT]):
         # How many probes in a row have had no answer, and when the first of them was sent.
         self._unanswered = 0
         self._asked_at = now
+        # Whether a message has gone out that takes more than a packet of the smallest size.
+        self._sent_large = False
         # An address that a packet has come from, and that has not answered a challenge; see AMPLIFICATION.
         self._candidate: AddressT | None = None
         self._credit = 0
@@ -124,6 +127,10 @@ class Path(Generic[AddressT]):
     def held(self) -> int:
         """How many bytes of pieces are kept."""
         return self._assembler.held
+
+    def drop_pieces(self) -> None:
+        """Forget what is kept, as its memory is needed."""
+        self._assembler = Assembler()
 
     # Out
 
@@ -141,8 +148,11 @@ class Path(Generic[AddressT]):
         """
         if self._probe_at > now + ANSWER_WITHIN:
             self._probe_at = now + ANSWER_WITHIN
+        size = len(message)
+        if size > BASE - OVERHEAD:
+            self._sent_large = True
         most = self.mtu.size - OVERHEAD
-        if len(message) <= most:
+        if size <= most:
             self._send(message)
             return
         self._piece_id = (self._piece_id + 1) % 2**32
@@ -282,8 +292,10 @@ class Path(Generic[AddressT]):
         """Ask whether packets get through, or close the path if none does."""
         if not self._unanswered:
             self._asked_at = now
-            # Perhaps what was sent is too large for the way, by now.
-            self.mtu.doubt(now)
+            if self._sent_large:
+                # Perhaps they are too large for the way, by now.
+                self._sent_large = False
+                self.mtu.doubt(now)
         elif self._unanswered >= FEWEST_UNANSWERED and now - self._asked_at >= UNANSWERED_FOR:
             self.is_open = False
             self._unanswered = 0

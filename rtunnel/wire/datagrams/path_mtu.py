@@ -77,7 +77,7 @@ class PathMtu:
             self._at = now
 
     def doubt(self, now: float) -> None:
-        """Look at the size in use now, as nothing comes back."""
+        """Look at the size in use now, as it is used."""
         if not self._unconfirmed:
             self._confirm_at = now
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
+import pytest
+
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.wire.data.connection import Opened
 from rtunnel.wire.data.seal import Cipher, Seal
 from rtunnel.wire.limits import LinkLimits
-from tests.relay.turns import Far, Turns, connected
+from tests.relay.turns import Far, Turns, connected, random_bytes
 
 #: Ways of turning with plain records, see Turns.
+SIDES = pytest.mark.parametrize("side", ["left", "right"])
+
+
 PLAIN = ("running", "epoll", "running watch", "epoll watch")
 
 
@@ -119,7 +124,7 @@ class Pair:
         near.start()
 
     def freed(self, connection: RecordSocket) -> None:
-        assert not connection.is_lost
+        assert connection.fileno() >= 0
         assert connection.is_idle
         self.told.append((self.side(connection), "freed"))
         self.on_freed(connection)
@@ -128,7 +133,7 @@ class Pair:
         self.held.append(count)
 
     def lost(self, connection: RecordSocket, why: str, *, is_breach: bool) -> None:
-        assert connection.is_lost
+        assert connection.fileno() < 0
         self.told.append((self.side(connection), "breach" if is_breach else "lost"))
 
     # Visits
@@ -215,3 +220,15 @@ class Recording:
 def far_ends(rig: Any, side: str) -> tuple[Far, Far]:
     """Return the far end on *side*, and the other one."""
     return (rig.left, rig.right) if side == "left" else (rig.right, rig.left)
+
+
+async def answer_each_other(pair: Pair, left: Far, right: Far, size: int) -> None:
+    """Send bytes both ways, and end both directions."""
+    there, back = random_bytes(size, 1), random_bytes(size, 2)
+    left.send(there, end=True)
+    right.send(back, end=True)
+    await pair.until(lambda: left.is_over and right.is_over, left, right)
+    assert right.got(there)
+    assert left.got(back)
+    assert left.ended
+    assert right.ended

@@ -38,7 +38,7 @@ class StreamPair(Pair):
 
     @property
     def is_idle(self) -> bool:
-        return self.server.is_idle and not self.server.is_lost
+        return self.server.is_idle and self.server.fileno() >= 0
 
     def _end(self, far: Any) -> End:
         user = Recorder()

@@ -16,10 +16,9 @@ from rtunnel.relay.sockets import RESET_ON_CLOSE
 from rtunnel.reverse.carriers.record_writer import SEALED_SIZE
 from rtunnel.wire.data.records import READ_SIZE
 from tests.relay.turns import Far, Turns, random_bytes
-from tests.reverse.carriers.rig import Rig, far_ends
+from tests.reverse.carriers.rig import SIDES, Rig, far_ends
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
-SIDES = pytest.mark.parametrize("side", ["left", "right"])
 
 #: The size of the kernel's buffers where a relay is to be full. Below a segment's size, loopback becomes slow.
 SMALL = 65536

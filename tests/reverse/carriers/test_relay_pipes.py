@@ -16,11 +16,11 @@ import pytest_twisted
 
 from rtunnel.relay import pipes
 from rtunnel.relay.pipes import CANNOT_SPLICE, PIPES
+from rtunnel.relay.polled_socket import SHORT_SPLICE, SHORT_TURNS
 from tests.relay.turns import Far, Turns, checked_turns, open_descriptors, random_bytes
-from tests.reverse.carriers.rig import PLAIN, Rig, far_ends
+from tests.reverse.carriers.rig import PLAIN, SIDES, Pair, Rig, Visit, far_ends
 
 KINDS = pytest.mark.parametrize("kind", ["tcp", "unix"])
-SIDES = pytest.mark.parametrize("side", ["left", "right"])
 BULK = 3_000_000
 #: The size of the kernel's buffers where a relay is to be full, and more bytes than it keeps then.
 SMALL, TOO_MUCH = 1 << 18, 12 << 20
@@ -97,6 +97,42 @@ async def test_bulk_goes_through_a_pipe_and_small_does_not(
             before = len(moved)
             await say(rig, far, other, b"z")
             assert len(moved) == before
+
+
+@pytest_twisted.ensureDeferred
+async def test_bulk_takes_short_turns_while_others_have_little_to_say(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    splice = os.splice
+
+    def watched(source: int, destination: int, count: int, **flags: Any) -> int:
+        if is_socket(source):
+            asked.append(count)
+        return splice(source, destination, count, **flags)
+
+    monkeypatch.setattr(os, "splice", watched)
+    data = random_bytes(2 * TOO_MUCH)
+    with Pair(turns) as bulky, Pair(turns) as small:
+        bulk, other = bulky.open(), small.open()
+        bulk.left.send(data[:TOO_MUCH])
+        await bulky.until(lambda: bulk.right.received == TOO_MUCH, *bulk.fars)
+        assert max(asked) > SHORT_SPLICE
+        await ask(small, other)
+        assert turns.relays.short_turns == SHORT_TURNS
+        asked.clear()
+        bulk.left.send(data[TOO_MUCH:])
+        await bulky.until(lambda: bulk.right.received == len(data), *bulk.fars)
+        assert max(asked[:SHORT_TURNS]) <= SHORT_SPLICE
+        assert turns.relays.short_turns < SHORT_TURNS
+        assert bulk.right.got(data)
+
+
+async def ask(pair: Pair, visit: Visit) -> None:
+    """Send a small request."""
+    before = visit.right.received
+    visit.left.send(b"request")
+    await pair.until(lambda: visit.right.received == before + 7, *visit.fars)
 
 
 @pytest_twisted.ensureDeferred

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-from aiortc.rtcsctptransport import Chunk, DataChunk, parse_packet
+from aiortc.rtcsctptransport import Chunk, DataChunk, ForwardTsnChunk, parse_packet
 
 from rtunnel.rtc.aiortc.bridge import adopt_python_logging
 from rtunnel.rtc.aiortc.channel import Channel
@@ -16,6 +16,7 @@ from tests.reverse.net import turns, until
 
 FIRST, LAST, UNORDERED = 2, 1, 4
 DCEP, STRING, BINARY = 50, 51, 53
+DATA, SACK, RECONFIG = 0, 3, 130
 
 
 class Dtls:
@@ -208,3 +209,15 @@ def ended(pair: Pair) -> Iterator[Pair]:
         yield pair
     finally:
         pair.close()
+
+
+def packed(chunks: Iterable[Chunk | bytes], each: int) -> list[bytes]:
+    """The bodies of packets with so many of these chunks."""
+    packed = list(map(bytes, chunks))
+    return [b"".join(packed[at : at + each]) for at in range(0, len(packed), each)]
+
+
+def forward(tsn: int, streams: Iterable[tuple[int, int]] = ()) -> ForwardTsnChunk:
+    chunk = ForwardTsnChunk()
+    chunk.cumulative_tsn, chunk.streams = tsn % 2**32, list(streams)
+    return chunk

@@ -16,7 +16,7 @@ from rtunnel.rtc.aiortc.checks import MAX_CREDIT, MAX_TO_ADDRESS, MAX_UNANSWERED
 from rtunnel.rtc.aiortc.ice import IceAgent
 from rtunnel.rtc.aiortc.sdp import MAX_FRAGMENT
 from tests.reverse.net import HOST, until
-from tests.rtc.aiortc.test_ice import Agents, agents, introduce, silent
+from tests.rtc.aiortc.ice_parts import Agents, agents, introduce, silent
 
 __all__ = ["agents", "silent"]
 

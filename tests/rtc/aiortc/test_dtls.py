@@ -14,10 +14,9 @@ from OpenSSL import SSL
 
 from rtunnel.rtc.aiortc import dtls
 from tests.reverse.net import until
-from tests.rtc.aiortc import test_peer_connection
-from tests.rtc.aiortc.test_peer_connection import End, Ends
+from tests.rtc.aiortc.peer_connection_parts import End, Ends, ends
 
-ends = test_peer_connection.ends
+__all__ = ["ends"]
 
 GCM = b"ECDHE-ECDSA-AES128-GCM-SHA256"
 

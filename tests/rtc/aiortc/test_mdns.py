@@ -18,8 +18,8 @@ from rtunnel.rtc.aiortc.mdns import LocalNames
 from tests.leftovers import TestLog
 from tests.ports import free_port
 from tests.reverse.net import HOST, reactor, turns, until
-from tests.rtc.aiortc.test_ice import HIDDEN, Agents, agents, asyncio_tasks, open_sockets, run
-from tests.rtc.aiortc.test_peer_connection import Ends, ends
+from tests.rtc.aiortc.ice_parts import HIDDEN, Agents, agents, asyncio_tasks, open_sockets, run
+from tests.rtc.aiortc.peer_connection_parts import Ends, ends
 
 __all__ = ["agents", "ends"]
 

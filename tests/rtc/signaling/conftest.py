@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from tests.leftovers import TestLog
 
 if TYPE_CHECKING:
+    from tests.rtc.signaling.link_parts import World
     from tests.rtc.signaling.server_parts import SignalWorld
 
 
@@ -24,3 +25,15 @@ def signaling(_nothing_left_behind: TestLog) -> Iterator[SignalWorld]:
     world = SignalWorld(_nothing_left_behind)
     yield world
     pytest_twisted.blockon(Deferred.fromCoroutine(world.end()))
+
+
+@pytest.fixture
+def world(_nothing_left_behind: TestLog) -> Iterator[World]:
+    """Links and servers, which are stopped when the test is over."""
+    from twisted.internet import reactor
+
+    from tests.rtc.signaling.link_parts import World
+
+    world = World(reactor, _nothing_left_behind)
+    yield world
+    pytest_twisted.blockon(Deferred.fromCoroutine(world.stop_all()))

@@ -27,6 +27,7 @@ from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.wire.webrtc.signaling import SUBPROTOCOL, Signal, decode_signal, encode_signal
 from tests.leftovers import TestLog
 from tests.patience import PATIENCE
+from tests.rtc.signaling.reference_server import ReferenceSignalServer
 from tests.tls.parts import Holder, Lines
 
 TOKEN = "a token that nobody may read"
@@ -324,3 +325,13 @@ class World:
         assert second["log_level"] is LogLevel.debug
         assert first["why"] == second["why"]
         return str(first["why"])
+
+
+def own(world: World, **more: Any) -> OwnServer:
+    server: OwnServer = world.start(OwnServer(world.reactor, **more))
+    return server
+
+
+def reference(world: World) -> ReferenceSignalServer:
+    server: ReferenceSignalServer = world.start(ReferenceSignalServer(world.reactor))
+    return server

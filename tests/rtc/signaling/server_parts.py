@@ -242,3 +242,10 @@ class FakeTransport(StringTransport):
 
     def unregisterProducer(self) -> None:
         self.producer = None
+
+
+async def websocket(signaling: SignalWorld, data: bytes = b"") -> Peer:
+    """A peer that has shaken hands, and sends *data* behind that at once."""
+    peer = await signaling.raw(UPGRADE + b"\r\n" + data)
+    await until(lambda: b"\r\n\r\n" in peer.received)
+    return peer

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import ListenAddress
@@ -18,18 +16,8 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.limits import TIMES
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.wire.webrtc.signaling import MAX_MESSAGE, Signal
-from tests.leftovers import TestLog
 from tests.rtc.signaling.link_parts import TOKEN, World
 from tests.tls.parts import Authority
-
-
-@pytest.fixture
-def world(_nothing_left_behind: TestLog) -> Iterator[World]:
-    from twisted.internet import reactor
-
-    world = World(reactor, _nothing_left_behind)
-    yield world
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.stop_all()))
 
 
 def serve(world: World, port: int = 0, times: Any = TIMES, **more: Any) -> tuple[SignalServer, int]:

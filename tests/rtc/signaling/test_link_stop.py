@@ -9,23 +9,12 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
 
 from rtunnel.rtc.signaling import client_protocol
 from rtunnel.wire.webrtc.signaling import Signal, encode_signal
-from tests.leftovers import TestLog
 from tests.ports import free_port
 from tests.rtc.signaling.link_parts import OwnServer, RawServer, World
 from tests.rtc.signaling.reference_server import ReferenceSignalServer
-
-
-@pytest.fixture
-def world(_nothing_left_behind: TestLog) -> Iterator[World]:
-    from twisted.internet import reactor
-
-    world = World(reactor, _nothing_left_behind)
-    yield world
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.stop_all()))
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,14 @@ from typing import Any
 import pytest
 import pytest_twisted
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
 
 from rtunnel.errors import ConfigError
 from rtunnel.tls.web_client import client_context
-from tests.leftovers import TestLog
+from tests.no_collector import no_collector
+from tests.ports import free_port
+from tests.reverse.net import turns
 from tests.rtc.signaling.link_parts import TOKEN, OwnServer, RawServer, World
 from tests.tls.parts import KEYS, Authority, Holder
-
-
-@pytest.fixture
-def world(_nothing_left_behind: TestLog) -> Iterator[World]:
-    from twisted.internet import reactor
-
-    world = World(reactor, _nothing_left_behind)
-    yield world
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.stop_all()))
 
 
 @pytest.fixture
@@ -224,3 +217,32 @@ async def test_a_ca_file_that_is_none(world: World, tmp_path: Path, content: byt
 def test_a_directory_is_no_ca_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Is a directory"):
         client_context(tmp_path)
+
+
+def contexts() -> int:
+    """How many of OpenSSL's there are in this process. A connection keeps its own."""
+    return sum(isinstance(one, SSL.Context) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("how", ["nobody listens", "the server is refused", "the connection is cut"])
+@pytest_twisted.ensureDeferred
+async def test_openssl_leaves_no_memory_to_the_garbage_collector(
+    how: str, world: World, authority: Authority, tmp_path: Path
+) -> None:
+    """With the CAs of a system that is nearly a megabyte for each attempt, and the collector does not see it."""
+    server = own(world, authority.server())
+    port = free_port() if how == "nobody listens" else server.port
+    ca = Authority(tmp_path / "other").cert if how == "the server is refused" else authority.cert
+    with no_collector():
+        link, user = world.link(port, secure=True, ca_file=ca)
+        before = contexts()
+        world.start(link)
+        if how == "the connection is cut":
+            for ups in range(1, 4):
+                await world.until(lambda ups=ups: user.ups == ups, "the link is up")  # type: ignore[misc]
+                server.cut_off()
+        else:
+            await world.until(lambda: len(world.attempts()) >= 3, "some attempts")
+        await world.stop(link)
+        await turns()
+        assert contexts() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,8 @@ from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.tls.openssl import set_groups
 from rtunnel.tls.web_server import explain_web_failure
-from tests.reverse.net import HOST, Peer, reactor, until
+from tests.no_collector import Left, no_collector
+from tests.reverse.net import HOST, Peer, reactor, turns, until
 from tests.rtc.signaling.server_parts import SignalWorld, short
 from tests.tls.parts import DAY, Authority, Holder
 
@@ -89,6 +91,23 @@ async def test_a_post_quantum_hybrid_is_preferred(
     assert (await host.take())["payload"] == "x" * 60000
     refused = await signaling.open(tls=Client(authority.cert))
     assert " 401 " in refused.refused
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_is_cut_leaves_nothing_to_the_garbage_collector(
+    signaling: SignalWorld, authority: Authority, holder: Holder
+) -> None:
+    await start(signaling, holder)
+    with no_collector():
+        tls = Client(authority.cert)
+        host = await signaling.host(tls=tls)
+        theirs = [one for one in gc.get_objects() if isinstance(one, SSL.Connection) and one is not tls.connection]
+        left = Left(theirs)
+        del theirs
+        host.transport.abortConnection()
+        await until(lambda: " gone" in "".join(signaling.lines("info")), "the server to notice")
+        await turns()
+        assert not left()
 
 
 @pytest_twisted.ensureDeferred

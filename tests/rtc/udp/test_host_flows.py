@@ -20,6 +20,7 @@ from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.leftovers import TestLog
 from tests.needs import needs_ipv6
+from tests.no_collector import Left, no_collector
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.udp.parts import (
     MAX_MESSAGE,
@@ -425,6 +426,25 @@ async def test_closed_channel_closes_the_socket(host: Host) -> None:
     await until(lambda: not host.flows)
     # Its port is free.
     Program(*source).close()
+
+
+@pytest.mark.parametrize("name", [HOST, "service.example"])
+@ensureDeferred
+async def test_a_flow_that_is_over_goes_at_once(name: str, host: Host) -> None:
+    """What it refers to, the peer connection above all, must not wait for the garbage collector."""
+    with no_collector():
+        channel = host.channel(udp_address(name, host.service.address[1]))
+        channel.send(b"x")
+        if name != HOST:
+            await until(lambda: host.names.asked)
+            host.names.answer(HOST, "::1")
+        await host.service.gets()
+        left = Left(host.flows.table)
+        channel.close()
+        await until(lambda: channel.closed and channel.other.closed)
+        del channel.other.user  # as a channel of a peer connection does
+        await turns()
+        assert not left()
 
 
 @ensureDeferred

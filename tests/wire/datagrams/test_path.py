@@ -90,6 +90,20 @@ def test_retries_become_rarer() -> None:
     network.passes = anything
     network.run(MOST_RETRY + 0.25)
     assert network.states() == {True}
+    # And the next time they begin anew.
+    network.passes = nothing
+    network.send(network.client, datagram("x"))
+    network.run(5.0)
+    network.passes = anything
+    network.run(3.0)
+    assert network.states() == {True}
+
+
+def test_probes_that_nobody_answers_are_forgotten() -> None:
+    client = make_client()
+    for tick in range(200):
+        client.tick(tick * MOST_RETRY)
+        assert len(client._probes) <= 64
 
 
 def test_a_server_that_knows_nobody_sends_nothing() -> None:
@@ -135,16 +149,18 @@ def test_a_path_that_is_looked_at_once_a_second() -> None:
 
 def test_time_in_which_the_process_was_stopped() -> None:
     network = opened()
-    network.send(network.client, datagram("x"))
-    network.run(1.0)
-    for _ in range(5):
-        network.client.tick(network.now)  # asks, and is stopped before the answer is read
-        network.now += 100.0
-        network.tick()
+    for stops in range(1, 4):
+        network.send(network.client, datagram("x"))
+        network.now += 1.0
+        # It asks, and is stopped before it reads the answer; perhaps again.
+        for _ in range(stops):
+            network.client.tick(network.now)
+            network.now += 100.0
         assert network.client.is_open
         network.settle()
+        network.tick()
+        assert network.client.is_open
         network.run(1.0)
-    assert network.client.is_open
 
 
 def test_a_path_that_loses_a_fifth_each_way_stays_open() -> None:
@@ -209,13 +225,13 @@ def test_messages_of_all_sizes(size: int) -> None:
 
 def test_pieces_have_different_ids() -> None:
     network = opened()
-    network.interface = 1300
-    network.client.send(datagram("a", 3000), network.now)
-    network.client.send(datagram("b", 3000), network.now)
+    sent = [encode_number(DATAGRAM, 1, letter * 3000) for letter in (b"a", b"b")]
+    for message in sent:
+        network.client.send(message, network.now)
     network.collect()
     network.flying = network.flying[::2] + network.flying[1::2]
     network.settle()
-    assert sorted(network.got["server"]) == [datagram("a", 3000), datagram("b", 3000)]
+    assert sorted(network.got["server"]) == sent
 
 
 def test_a_message_that_no_packets_carry_is_lost() -> None:
@@ -235,6 +251,26 @@ def test_a_black_hole() -> None:
     assert network.got["server"] == [datagram("x", 3000)]
     assert network.client.mtu.size == network.server.mtu.size == 1280
     assert network.states() == {True}
+
+
+def test_a_black_hole_in_use() -> None:
+    """Whoever sends large packets soon learns that they are lost; small ones are no reason to look."""
+    network = opened()
+    network.run(3.0)
+    network.send(network.client, datagram("x", 3000))
+    network.run(2.0)
+    network.log.clear()
+    for _ in range(3):
+        network.send(network.client, datagram("x", 1000))
+        network.run(1.0)
+    assert all(len(packet) < 2000 for packet, _, _ in network.log)
+    network.mtu = 1300
+    for _ in range(5):
+        network.send(network.client, datagram("lost", 3000))
+        network.run(1.0)
+    network.send(network.client, datagram("x", 3000))
+    assert network.got["server"][-1] == datagram("x", 3000)
+    assert network.client.mtu.size == 1280
 
 
 def test_an_interface_that_becomes_smaller() -> None:

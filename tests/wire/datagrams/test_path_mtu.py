@@ -128,6 +128,7 @@ def test_three_looks(answered: int) -> None:
     now = CONFIRM_EVERY
     for number in range(TRIES):
         looks.append([size for size in mtu.due(now) if size == 1452])
+        assert mtu.size == 1452
         if number == answered:
             mtu.got_through(1452, now)
             break
@@ -155,16 +156,33 @@ def test_a_small_interface() -> None:
     assert way.sizes().count(1472) == 1
 
 
-def test_an_interface_that_becomes_smaller() -> None:
+@pytest.mark.parametrize("refused", [1, 2])
+def test_an_interface_that_becomes_smaller(refused: int) -> None:
     way = Way(65507, interface=1472)
     way.run(5.0)
     assert way.mtu.size == 1472
     way.interface = 1400
-    way.mtu.refused(1472, way.now)
-    assert way.mtu.size == BASE
-    way.mtu.refused(1472, way.now)
+    for _ in range(refused):
+        way.mtu.refused(1472, way.now)
+        assert way.mtu.size == BASE
+    way.sizes()
     way.run(5.0)
     assert way.mtu.size == 1372
+    assert 1472 not in way.sizes()
+
+
+def test_a_size_that_is_doubted_is_looked_at_now() -> None:
+    mtu = PathMtu(0.0)
+    mtu.got_through(1472, 0.0)
+    mtu.due(5.0)
+    mtu.doubt(5.0)
+    assert 1472 in mtu.due(5.0)
+    mtu.doubt(5.5)  # it is looked at already
+    assert 1472 not in mtu.due(5.5)
+    for now in (6.0, 7.0):
+        assert 1472 in mtu.due(now)
+    mtu.due(8.0)
+    assert mtu.size == BASE
 
 
 def test_an_interface_that_becomes_larger() -> None:

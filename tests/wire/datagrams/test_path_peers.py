@@ -57,14 +57,24 @@ def test_an_answer_that_came_the_old_way_says_nothing_about_the_new_one() -> Non
 
 
 def test_a_challenge_is_answered_from_the_address_that_it_went_to() -> None:
+    for source in (HOME, STRANGER):
+        peer = open_server()
+        peer.feed(encode_number(PROBE, 1), AWAY)
+        ((challenge, address), _) = peer.sent()
+        assert (challenge[0], address) == (CHALLENGE, AWAY)
+        answer = peer.sealer.seal(bytes((RESPONSE,)) + challenge[1:])
+        peer.feed(datagram("newer"), AWAY)
+        peer.path.receive(answer, source, 0.0)
+        assert peer.path.address == HOME
+        peer.feed(bytes((RESPONSE,)) + challenge[1:], AWAY)
+        assert peer.path.address == AWAY
+
+
+def test_each_address_has_its_own_challenge() -> None:
     peer = open_server()
     peer.feed(encode_number(PROBE, 1), AWAY)
-    ((challenge, address), _) = peer.sent()
-    assert (challenge[0], address) == (CHALLENGE, AWAY)
-    for source in (HOME, STRANGER):
-        peer.feed(bytes((RESPONSE,)) + challenge[1:], source)
-        assert peer.path.address == HOME
-    # The stranger's address, which came last, is now the one in question.
+    ((challenge, _), _) = peer.sent()
+    peer.feed(bytes((RESPONSE,)) + challenge[1:], STRANGER)
     peer.feed(bytes((RESPONSE,)) + challenge[1:], AWAY)
     assert peer.path.address == HOME
 
@@ -91,13 +101,17 @@ def test_challenges_are_random() -> None:
 def test_a_challenge_that_is_lost() -> None:
     """It goes out again, though nothing more may come from there for a while; and not forever."""
     peer = open_server()
-    peer.feed(encode_number(PROBE, 1), AWAY)
-    sent = [address for _, address in peer.sent()]
-    for tick in range(1, 20):
+    peer.feed(datagram("x"), AWAY)
+    sent = []
+    for tick in range(20):
         peer.path.tick(tick / 4)
-        sent += [address for _, address in peer.sent() if address == AWAY]
-    assert sent.count(AWAY) > 1
-    assert sent.count(AWAY) * (OVERHEAD + 5) <= 3 * (OVERHEAD + 5)
+        sent += [message for message, address in peer.sent() if address == AWAY]
+    assert len(sent) == 2
+    assert len(set(sent)) == 1
+    assert 2 * (OVERHEAD + len(sent[0])) <= 3 * (OVERHEAD + len(datagram("x"))) < 3 * (OVERHEAD + len(sent[0]))
+    # What comes later pays for more.
+    peer.feed(datagram("x"), AWAY, 5.0)
+    assert (sent[0], AWAY) in peer.sent()
 
 
 def test_only_the_newest_packet_shows_a_new_address() -> None:
@@ -142,6 +156,21 @@ def test_amplification(size: int) -> None:
             peer.path.tick(number / 10)
             sent += sum(len(packet) for packet, address in peer.path.take() if address == AWAY)
             assert sent <= 3 * received
+
+
+def test_answers_that_come_when_a_server_has_given_up() -> None:
+    """It has no address any more, so it needs the answer to a challenge."""
+    peer = open_server()
+    peer.path.send(datagram("x"), 0.0)
+    probes = []
+    for tick in range(20):
+        peer.path.tick(tick / 4)
+        probes += [message for message, _ in peer.sent() if message[0] == PROBE]
+    assert not peer.path.is_open
+    for probe in probes:
+        peer.feed(bytes((SEEN,)) + probe[1:5], now=5.0)
+        assert not peer.path.is_open
+    assert peer.path.address is None
 
 
 def test_many_addresses() -> None:

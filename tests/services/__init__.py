@@ -1,0 +1,1 @@
+"""Local services: whether they answer, and flows to them."""
