@@ -157,7 +157,6 @@ class ClientDatagrams:
         self._flows: dict[int, _Flow] = {}
         self._socket: BatchSocket | None = None
         self._id = 0
-        self._limiter = LogLimiter(self.log, flows.reactor, most=1)
         flows.now = self
 
     def open_path(self, id: int, host: str, port: int) -> None:
