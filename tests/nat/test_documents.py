@@ -106,6 +106,8 @@ Step = Run | Start | Export | Stop | Fetch | Ask | Carry | Sample | PublicCa | L
 TUNNEL = "control port listening on 0.0.0.0:7000"
 SERVER = ADDRESSES[PUBLIC]
 SIGNAL = "signaling port listening on 0.0.0.0:"
+BY_UDP = r"datagrams to and from 192\.0\.2\.1:7000 \(tunnel\.example\.org\) go by UDP\n"
+GAMES = "27015 is published for UDP.*5300 is published for UDP"
 CONNECTED = "connected to host 'myhost': direct"
 
 SCENARIOS: dict[str, list[Step]] = {
@@ -120,7 +122,7 @@ SCENARIOS: dict[str, list[Step]] = {
         Start(
             PRIVATE,
             "rtunnel client --tls --server tunnel.example.org:7000 --publish udp:27015=27015 --publish udp:5300=53",
-            r"datagrams to and from 192\.0\.2\.1:7000 \(tunnel\.example\.org\) go by UDP$",
+            rf"(?s){BY_UDP}.*{GAMES}|{GAMES}.*{BY_UDP}",
         ),
         Ask(USER, 5300, SERVER),
         Stop(),
