@@ -267,7 +267,7 @@ class TestForeground:
         options = ("--control-listen", "tcp:0", "--public-listen", LOOPBACK)
         process = warm.rtunnel("server", *options) if how == "rtunnel" else warm("rtunnel-server", *options)
         process.wait_for("through SSH$")
-        control, udp, shared, last = process.output.splitlines()[-4:]
+        control, shared, udp, last = process.output.splitlines()[-4:]
         assert "control port listening on" in control
         assert "UDP paths of clients at" in udp
         assert "is closed until somebody serves it" in shared

@@ -89,7 +89,7 @@ async def test_nothing_is_built_before_it_is_known_what_a_connection_is(world: W
     assert not server.sessions
     link.abort()
     await until(lambda: not server.door)
-    assert not world.lines("client"), "nobody came, and nobody is gone"
+    assert not world.lines("client 127"), "nobody came, and nobody is gone"
 
 
 @ensureDeferred

@@ -2,9 +2,9 @@
 
     TunnelServer
      +-- control port     its Door classifies connections; a ServerSession for each link
-     +-- UDP path     datagrams of all links, to and from their clients
      +-- guard            checks certificates and the clients file once a second
      +-- shared port      visitors for any client that serves port 0 (only with --public-listen); closed without one
+     +-- UDP path         datagrams of all links, to and from their clients
      +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
 
 Ports that clients ask for come and go with them, in ``PublicPorts``.
@@ -107,8 +107,6 @@ class TunnelServer(DrainingService):
         self._tls = tls
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
-        self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
-        self.path_port.setServiceParent(self)
         Guard(reactor, self, tls).setServiceParent(self)
         self.shared: Listener | None = None
         if settings.public_listen is not None:
@@ -117,6 +115,9 @@ class TunnelServer(DrainingService):
                 reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
             )
             self.shared.setServiceParent(self)
+        # Behind the ports without which nothing starts.
+        self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
+        self.path_port.setServiceParent(self)
         if settings.visitor_idle:
             idle = PeriodicService(reactor, "idle visitors", settings.visitor_idle, self._abort_idle_visitors)
             idle.setServiceParent(self)
