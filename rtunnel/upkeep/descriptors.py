@@ -287,6 +287,9 @@ class Descriptors:
 
     def make_room(self) -> None:
         """Take note that a stranger has opened something that has no place here, and may need one of ours."""
+        # More of them can come before the system is asked again than a small limit keeps free.
+        self._others += 1
+        self._room -= 1
         if 2 * self.held > self._room:
             self._ask()
             self._shrink()

@@ -323,3 +323,21 @@ def test_system_that_says_no_more(budget: Budget) -> None:
     budget.descriptors._count_open = lambda: 0
     holders = budget.fill(ROOM)
     assert cut(holders) == 10
+
+
+def test_what_is_opened_between_two_looks_at_the_system_is_counted(budget: Budget) -> None:
+    """A client brings many data connections at once; asking the system for each of them would cost too much."""
+    budget.fill()
+    most = budget.open
+    budget.descriptors._ask_at = 1.0  # not before that
+    asked = budget.asked
+    for _ in range(2 * LEAST_RESERVE):
+        budget.open += 1
+        budget.descriptors.make_room()
+        assert budget.open <= most + 1
+    assert budget.asked == asked
+    budget.clock.advance(1)
+    budget.open -= 2 * LEAST_RESERVE
+    budget.descriptors.tick()
+    assert len(budget.fill(2 * LEAST_RESERVE)) + budget.descriptors.held - 2 * LEAST_RESERVE == ROOM
+    assert budget.open == most
