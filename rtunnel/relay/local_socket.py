@@ -63,7 +63,7 @@ class IFar(Protocol):
         """Reset the stream, and forget the local socket. *behind*: what was sent before goes first."""
 
     def drop(self) -> None:
-        """Take note that descriptors are needed, behind a reset."""
+        """Take note that this socket gives way, because descriptors are needed."""
 
     def stop_reading(self) -> None:
         """Deliver no more for now."""
@@ -213,10 +213,10 @@ class LocalSocket(PolledSocket):
 
     def cut(self) -> None:
         """Reset the connection and the stream at once, because descriptors are needed."""
-        far = self.far
+        if self.far is not None:
+            # Not behind a reset, or the next visitor could get that connection before its end has come.
+            self.far.drop()
         self.abort()
-        if far is not None:
-            far.drop()
 
     def _lost(self, why: str) -> None:
         """The socket is lost: reset the stream behind what came before."""

@@ -113,9 +113,9 @@ async def test_waiting_visitors_of_one_client_leave_room_for_those_of_another(wo
     await turns()
     assert len(server.visitors) == budget.held == 30
     assert not any(each.over for each in [*flood[20:], *few])
-    # They wait for something.
+    # They wait for something. The first one may have made room for it.
     data = await attach(world, server, tickets[0])
-    assert (await data.is_used())[1] == flood[20].name
+    assert (await data.is_used())[1] in (flood[20].name, flood[21].name)
 
 
 @DIRECT

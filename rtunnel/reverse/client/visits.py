@@ -132,8 +132,8 @@ class _Visit:
 
     def cut(self) -> None:
         """Turn the visitor away, and close the data connection too: descriptors are needed."""
-        self.abort()
         self.connection.drop()
+        self.abort()
 
     # From the data connection, see ILocal
 

@@ -18,7 +18,7 @@ from rtunnel.wire.data.connection import Opened
 from rtunnel.wire.data.records import DATA, OPEN, READ_SIZE, RESET, encode_opening, encode_reason
 from rtunnel.wire.halves import BROKEN_MAX_STALL
 from tests.relay.turns import Turns, random_bytes
-from tests.reverse.carriers.rig import SIDES, Pair, Rig, answer_each_other, far_ends
+from tests.reverse.carriers.rig import SIDES, Pair, Recording, Rig, answer_each_other, far_ends
 
 #: The size of the kernel's buffers where a relay is to be full, and more bytes than it keeps then.
 SMALL, TOO_MUCH = 65536, 6 << 20
@@ -161,6 +161,26 @@ async def test_broken_connection_is_not_offered_again(turns: Turns) -> None:
         rig.client.cut()
         await rig.turns.until(lambda: rig.told)
         assert rig.told == [("server", "lost")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_connection_that_gives_way_is_not_offered_meanwhile(turns: Turns) -> None:
+    """Behind a RESET, the server could give it to the next visitor before it sees that it is closed."""
+    async with Rig(turns) as rig:
+        recording = Recording(rig.client)
+        rig.near_right.cut()
+        assert recording.sent == []
+        await rig.until(lambda: all(far.is_over for far in rig.fars))
+        assert sorted(rig.told) == [("client", "lost"), ("server", "lost")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_server_that_needs_descriptors_keeps_its_connections(turns: Turns) -> None:
+    async with Rig(turns) as rig:
+        rig.near_left.cut()
+        await rig.until(lambda: all(far.is_over for far in rig.fars))
+        await rig.until(lambda: ("server", "freed") in rig.told)
+        assert ("server", "lost") not in rig.told
 
 
 @pytest_twisted.ensureDeferred
