@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 import socket
 import struct
 import threading
@@ -40,6 +41,7 @@ KIB = 1024
 CROWD = 24
 DEBUG = ["--log-level=debug"]
 MOVED = r"goes on on a connection of its own$"
+ON_LINK = r"visitor \S+ of .*: stream \d+$"
 
 
 def echo(connection: socket.socket) -> None:
@@ -146,7 +148,11 @@ def test_killed_end_is_no_end_of_a_stream(serve: Serve, start: Start, who: str) 
                 return "reset"
 
     with ThreadPoolExecutor(CROWD) as pool:
+        # While the client makes no connections, the crowd begins on the link.
+        tunnel.client.send_signal(signal.SIGSTOP)
         crowd = [pool.submit(come, number) for number in range(CROWD)]
+        poll(lambda: len(re.findall(ON_LINK, tunnel.server.output, re.MULTILINE)) > CROWD / 2, PATIENCE, "the crowd")
+        tunnel.client.send_signal(signal.SIGCONT)
         poll(lambda: moves(tunnel) > 2, PATIENCE, "the first who move")
         getattr(tunnel, who).kill()
         if who == "server":
