@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
+from time import thread_time
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -145,6 +146,7 @@ class Descriptors:
     :param clock: provides the time.
     :param limit: returns how many descriptors the process may open.
     :param count_open: returns how many it has open.
+    :param cpu_seconds: returns how long the processor has worked for this thread.
     :ivar held: how many the holders have, including those that were told to give way and have not gone yet.
     """
 
@@ -155,6 +157,7 @@ class Descriptors:
         clock: IReactorTime,
         limit: Callable[[], int] = descriptor_limit,
         count_open: Callable[[], int] | None = None,
+        cpu_seconds: Callable[[], float] = thread_time,
     ) -> None:
         self.held = 0
         self._leaving = 0
@@ -162,6 +165,7 @@ class Descriptors:
         self._seconds = clock.seconds
         self._limit = limit
         self._count_open = count_open or quick_count()
+        self._cpu_seconds = cpu_seconds
         self._log_limiter = LogLimiter(self.log, clock, most=1)
         self._addresses = _Shares()
         self._owners = _Shares()
@@ -312,13 +316,14 @@ class Descriptors:
         """Find out how many descriptors the holders may have."""
         now = self._seconds()
         if now >= self._ask_at:
+            began = self._cpu_seconds()
             limit = self._limit()
             reserve = min(max(int(limit * RESERVE), LEAST_RESERVE), MOST_RESERVE)
             if count := self._count_open():
                 self._others = max(0, count - self.held)
             self._room = limit - reserve - self._others
-            took = self._seconds() - now
-            self._ask_at = now + took / ASKING
+            # A moment in which others had the processor has cost nothing, and must not keep us from asking again.
+            self._ask_at = now + (self._cpu_seconds() - began) / ASKING
             # Others may open as many as these do.
             self._unasked = min(self._room, self.held - self._leaving + LEAST_RESERVE)
 

@@ -52,17 +52,20 @@ class Budget:
 
     :ivar open: how many it has open.
     :ivar asked: how often that was asked.
+    :ivar slowness: seconds that pass while it is asked, in which others have the processor.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = limit
         self.open = 0
         self.asked = 0
+        self.slowness = 0.0
         self.clock = Clock()
-        self.descriptors = Descriptors(self.clock, lambda: self.limit, self._count)
+        self.descriptors = Descriptors(self.clock, lambda: self.limit, self._count, lambda: 0.0)
 
     def _count(self) -> int:
         self.asked += 1
+        self.clock.advance(self.slowness)
         return self.open
 
     def fill(self, count: int = ROOM, address: str = HEAVY, owner: str = "web") -> list[Holder]:
@@ -341,3 +344,13 @@ def test_what_is_opened_between_two_looks_at_the_system_is_counted(budget: Budge
     budget.descriptors.tick()
     assert len(budget.fill(2 * LEAST_RESERVE)) + budget.descriptors.held - 2 * LEAST_RESERVE == ROOM
     assert budget.open == most
+
+
+def test_others_had_the_processor_while_it_asked() -> None:
+    """That is no reason to ask less often."""
+    budget = Budget()
+    budget.slowness = 0.03
+    budget.descriptors.tick()
+    budget.limit = LIMIT // 2
+    budget.fill()
+    assert budget.open <= LIMIT // 2 - LEAST_RESERVE
