@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from configparser import ConfigParser
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -241,3 +242,12 @@ def test_the_check_of_circles_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert set(circle(imports)) == {"one", "two"}
     del imports["two"]
     assert circle(imports) == []
+
+
+def test_every_room_is_in_the_wheel() -> None:
+    """``find:`` would leave the plugins out, so ``setup.cfg`` lists the packages."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = setup["options"]["packages"].split()
+    folders = {path.parent for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "etc"}
+    assert sorted(listed) == sorted([*(".".join(each.relative_to(ROOT).parts) for each in folders), "twisted.plugins"])
