@@ -15,6 +15,7 @@ from pathlib import Path
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress, host_and_port
 from rtunnel.endpoint_strings import ip_address, suggestion
 from rtunnel.errors import ConfigError
+from rtunnel.host_names import host_pattern
 
 #: The longest time that is accepted, in seconds. epoll cannot wait longer than about 24 days.
 MAX_SECONDS = 1_000_000.0
@@ -174,6 +175,15 @@ def interface(value: object) -> str:
 def port_ranges(value: object) -> PortRanges:
     """Read ports and ranges of ports, as text or as a list."""
     return PortRanges.parse("none" if value == [] else joined(value))
+
+
+def host_patterns(value: object) -> tuple[str, ...]:
+    """Read host names, as text with commas between them or as a list; ``none`` or an empty list: no name.
+
+    :raises ConfigError: one of them is no host name.
+    """
+    written = "" if value == [] or value == "none" else joined(value)
+    return tuple(host_pattern(each) for each in written.split(",")) if written else ()
 
 
 def path(value: object) -> Path:

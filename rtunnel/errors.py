@@ -28,6 +28,10 @@ class Code(StrEnum):
     PORT_UNAVAILABLE = "port-unavailable"
     #: The client asked for port 0, and the server has no shared public port.
     NO_SHARED_PORT = "no-shared-port"
+    #: The server does not allow the client to have this host name.
+    HOST_NOT_ALLOWED = "host-not-allowed"
+    #: Another client has the host name.
+    HOST_IN_USE = "host-in-use"
     #: A server of the reference protocol serves only one tunnel.
     NOT_SUPPORTED = "not-supported"
     #: NEW_CONN names a tunnel that the client does not have.

@@ -28,6 +28,7 @@ SHARED = {
     "config_file",
     "endpoint_strings",
     "errors",
+    "host_names",
     "name_endpoint",
     "names",
     "reasons",

@@ -14,6 +14,7 @@ from rtunnel.access.public import Public
 from rtunnel.access.rights import Rights, read_clients
 from rtunnel.access.tokens import Token, find_token
 from rtunnel.errors import Code, Refused
+from rtunnel.host_names import covers
 from rtunnel.upkeep.watched_files import WatchedFiles
 
 _EVERYTHING = Rights()
@@ -163,7 +164,11 @@ class Admission:
         rights = self._rights_of(name)
         if rights is None:
             raise Refused(Code.UNAUTHORIZED, "this client is not let in")
-        if public.port is None:
+        if public.host:
+            if rights.hosts is not None and not any(covers(pattern, public.host) for pattern in rights.hosts):
+                text = f"{public.host} is not among the host names of this client: {', '.join(rights.hosts) or 'none'}"
+                raise Refused(Code.HOST_NOT_ALLOWED, text)
+        elif public.port is None:
             if not rights.shared:
                 raise Refused(Code.PORT_NOT_ALLOWED, "this client may not serve the shared public port")
         elif rights.ports is not None and public.port not in rights.ports:

@@ -4,6 +4,7 @@ The file is a mapping from names to rights::
 
     laptop:                     # the common name of a certificate
       ports: 8000-8010,9443     # or a list; without this key all that --allow-ports allows
+      hosts: [app.example.org, "*.dev.example.org"]     # host names; without this key all
       tunnels: 2
       streams: 100
       links: 2
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from rtunnel.access.tokens import Token, add_token
 from rtunnel.addresses import PortRanges
-from rtunnel.coercions import boolean, integer, port_ranges
+from rtunnel.coercions import boolean, host_patterns, integer, port_ranges
 from rtunnel.config_file import keys_with_underscores, load_file
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
@@ -31,7 +32,7 @@ from rtunnel.errors import ConfigError
 #: The name of the entry for all clients without an entry of their own.
 EVERYBODY = "*"
 _MANY = 1_000_000
-_KEYS = ("ports", "tunnels", "streams", "links", "shared", "token")
+_KEYS = ("ports", "hosts", "tunnels", "streams", "links", "shared", "token")
 
 _count = integer(0, _MANY)
 
@@ -44,6 +45,7 @@ class Rights:
     :ivar tunnels: how many tunnels it may have at once, over all its links.
     :ivar streams: how many visitors it may serve at once, over all its links.
     :ivar shared: whether it may serve the shared public port.
+    :ivar hosts: the host names that it may ask for, see :func:`rtunnel.host_names.host_pattern`.
     :ivar links: how many links it may have at once; of a client without a name, how many its address may have.
     """
 
@@ -52,6 +54,7 @@ class Rights:
     streams: int | None = None
     shared: bool = True
     links: int | None = None
+    hosts: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ def read_clients(path: Path) -> Clients:
                 add_token(tokens, name, values[key])
             key = "ports"
             ports = port_ranges(values[key]) if key in values else None
+            key = "hosts"
+            hosts = host_patterns(values[key]) if key in values else None
             key = "tunnels"
             tunnels = _count(values[key]) if key in values else None
             key = "streams"
@@ -99,7 +104,7 @@ def read_clients(path: Path) -> Clients:
             shared = boolean(values[key]) if key in values else True
         except ConfigError as error:
             raise ConfigError(f"{where}: key '{key}': {error}") from error
-        rights[name] = Rights(ports, tunnels, streams, shared, links)
+        rights[name] = Rights(ports, tunnels, streams, shared, links, hosts)
     return Clients(rights, tuple(tokens.values()))
 
 

@@ -6,6 +6,7 @@ defaults of the options.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rtunnel.access.admission import AdmissionSettings
@@ -58,6 +59,8 @@ class ServerSettings(EndSettings):
     :ivar max_handshakes: connections that may be in the TLS handshake at once.
     :ivar admission: who may use the server.
     :ivar udp_listen: where the UDP paths of clients arrive; None: at the address and number of the control port.
+    :ivar http_listen: where HTTP requests arrive, which are routed by host name; None: nowhere.
+    :ivar https_listen: where TLS connections arrive, which are routed by the name in their ClientHello; None: nowhere.
     """
 
     control_listen: ListenAddress
@@ -71,6 +74,8 @@ class ServerSettings(EndSettings):
     max_handshakes: int = 256
     admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     udp_listen: UdpAddress | None = None
+    http_listen: ListenAddress | None = None
+    https_listen: ListenAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +85,19 @@ class TunnelSettings:
     :ivar remote_port: public port to ask the server for; 0: the server's shared port, which only TCP has.
     :ivar local: where the service is; for UDP it has host and port.
     :ivar name: the name in the log; empty: the port.
-    :ivar protocol: ``tcp`` or ``udp``.
+    :ivar protocol: ``tcp``, ``udp``, ``http`` or ``https``.
+    :ivar host: the public host name of ``http`` and ``https``; may begin with ``*.``. *remote_port* is 0 then.
+    :ivar path: for ``http``, what paths begin with, such as ``/api``; empty: all paths.
+    :ivar rules: what the server is to do with requests and visitors; see docs/wire.rst, "Rules".
     """
 
     remote_port: int
     local: DialAddress
     name: str = ""
     protocol: str = "tcp"
+    host: str = ""
+    path: str = ""
+    rules: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

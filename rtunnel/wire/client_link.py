@@ -7,7 +7,8 @@ from rtunnel.wire import frames, messages
 from rtunnel.wire.events import PathOffered, StreamOpened, TicketsReceived, TunnelReady, TunnelRefused
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
-from rtunnel.wire.messages import Hello, TunnelRequest, WireError
+from rtunnel.wire.messages import Hello, WireError
+from rtunnel.wire.tunnel_request import TunnelRequest, encode_init
 
 #: Capability: an ERROR with scope tunnel from the client gives up that tunnel.
 WITHDRAW = "withdraw"
@@ -36,11 +37,13 @@ class ClientLink(Link):
         shared port sends no INIT (docs/wire.rst, "Reference protocol").
         """
         self.tunnels[number] = request
-        is_udp = request.protocol == "udp"
-        if self.mode is Mode.EXTENDED and is_udp and messages.UDP not in self.capabilities:
+        is_first = self.mode is Mode.AWAITING and number == 0 and request.port and request.protocol == "tcp"
+        if self.mode is Mode.EXTENDED and request.protocol == "udp" and messages.UDP not in self.capabilities:
             self._give_up(number, "the server carries no UDP")
-        elif self.mode is Mode.EXTENDED or (self.mode is Mode.AWAITING and number == 0 and request.port and not is_udp):
-            self._send(frames.INIT, number, messages.encode_init(request))
+        elif self.mode is Mode.EXTENDED and request.host and messages.HOSTS not in self.capabilities:
+            self._give_up(number, "the server knows no tunnels for host names")
+        elif self.mode is Mode.EXTENDED or is_first:
+            self._send(frames.INIT, number, encode_init(request))
         elif self.mode is Mode.AWAITING:
             self._unsent[number] = request
         elif self.mode is Mode.REFERENCE:
@@ -69,7 +72,7 @@ class ClientLink(Link):
                 self.request_tunnel(number, request)
         else:
             for number, request in unsent.items():
-                if number or request.protocol == "udp":
+                if number or request.protocol != "tcp":
                     self._give_up(number, _REFERENCE)
 
     def _give_up(self, number: int, why: str) -> None:

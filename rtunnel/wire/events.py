@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rtunnel.wire.messages import Hello, TunnelRequest
+from rtunnel.wire.messages import Hello
 from rtunnel.wire.stream import Stream
+from rtunnel.wire.tunnel_request import TunnelRequest
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The payloads of INIT, HELLO, NEW_CONN, READY, ERROR, TICKETS, ATTACH and PATH (docs/wire.rst, "Messages").
+"""The payloads of HELLO, NEW_CONN, READY, ERROR, TICKETS, ATTACH and PATH (docs/wire.rst, "Messages").
 
 Each message has a function that encodes it and one that decodes it. Whatever a peer sends, decoding returns a value or
 raises ``ValueError``. Text from the peer is cleaned so that it can be logged.
@@ -31,6 +31,8 @@ DIRECT = "direct"
 DIRECT_ONLY = "direct-only"
 #: Capability: tunnels may be for UDP.
 UDP = "udp"
+#: Capability: tunnels may be for host names.
+HOSTS = "hosts"
 
 SCOPE_LINK = "link"
 SCOPE_TUNNEL = "tunnel"
@@ -78,48 +80,6 @@ def _text(value: object) -> str:
 def _is_random(value: object) -> TypeGuard[str]:
     """Return whether *value* is 128 bits as 32 hexadecimal digits in lower case."""
     return isinstance(value, str) and len(value) == 32 and not value.strip("0123456789abcdef")
-
-
-# INIT
-
-# In front of the port of a UDP tunnel.
-_UDP = "udp/"
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelRequest:
-    """INIT: the client asks for a tunnel.
-
-    :ivar port: the public port, 0 to 65535; 0 is the shared public port, which only TCP has.
-    :ivar local: the address of the client's local service, for logs.
-    :ivar protocol: ``tcp`` or ``udp``.
-    """
-
-    port: int
-    local: str
-    protocol: str = "tcp"
-
-
-def encode_init(request: TunnelRequest) -> bytes:
-    """Return ``<public port>:<local address>`` in ASCII, for UDP with ``udp/`` in front. Other characters become ``?``:
-    the address is for logs.
-    """
-    prefix = _UDP if request.protocol == "udp" else ""
-    return f"{prefix}{request.port}:{request.local}".encode("ascii", "replace")
-
-
-def decode_init(payload: bytes) -> TunnelRequest:
-    """Decode INIT.
-
-    :raises ValueError: there is no port number from 0 to 65535 (for UDP from 1), or no colon after it.
-    """
-    asked, colon, local = payload.decode("ascii", "replace").partition(":")
-    protocol, lowest = ("udp", 1) if asked.startswith(_UDP) else ("tcp", 0)
-    port = asked.removeprefix(_UDP)
-    is_number = port.isascii() and port.isdigit() and len(port) <= 5
-    if not colon or not is_number or not lowest <= int(port) <= 65535:
-        raise ValueError(f"INIT says {clean_text(asked)!r} where a port from {lowest} to 65535 and a colon belong")
-    return TunnelRequest(int(port), clean_text(local), protocol)
 
 
 # HELLO

@@ -9,8 +9,9 @@ from rtunnel.wire import frames, messages
 from rtunnel.wire.events import TunnelRefused, TunnelRequested, TunnelWithdrawn
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
-from rtunnel.wire.messages import Hello, TunnelRequest, WireError
+from rtunnel.wire.messages import Hello, WireError
 from rtunnel.wire.stream import Stream
+from rtunnel.wire.tunnel_request import TunnelRequest, decode_init
 
 #: Bytes of an answer to INIT that may wait while the client does not read, for each tunnel that it may have: no honest
 #: client asks for a tunnel again before it has the answer.
@@ -128,9 +129,11 @@ class ServerLink(Link):
             self._ignore("INIT for a tunnel that exists already")
             return
         try:
-            request = messages.decode_init(payload)
+            request = decode_init(payload)
             if request.protocol == "udp" and messages.UDP not in self.capabilities:
                 raise Refused(Code.NOT_SUPPORTED, "the link carries no UDP")
+            if request.host and messages.HOSTS not in self.capabilities:
+                raise Refused(Code.NOT_SUPPORTED, "the link has no tunnels for host names")
             if len(self.tunnels) >= self.limits.max_tunnels:
                 raise Refused(Code.LIMIT, f"the link has {len(self.tunnels)} tunnels, its limit")
         except ValueError as error:

@@ -31,6 +31,7 @@ from rtunnel.wire.data.records import decode_opening, decode_reason
 from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams.messages import decode_first, decode_number
 from rtunnel.wire.opening import read_opening
+from rtunnel.wire.tunnel_request import decode_init
 from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
 from tests.wire.data.ends import End, sealed, seals, survives
 from tests.wire.datagrams.ends import AWAY, HOME, ID, SERVER, STRANGER, Peer, open_server
@@ -94,7 +95,7 @@ def opening(data: bytes) -> None:
 def frame_payloads(data: bytes) -> None:
     """The payloads of all frames of a link, and of the records that have any."""
     for decode in (
-        messages.decode_init,
+        decode_init,
         messages.decode_hello,
         messages.decode_visitor,
         messages.decode_ready,

@@ -12,8 +12,9 @@ from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.limits import LinkLimits
-from rtunnel.wire.messages import Hello, TunnelRequest
+from rtunnel.wire.messages import Hello
 from rtunnel.wire.server_link import ServerLink, StreamIds
+from rtunnel.wire.tunnel_request import TunnelRequest
 from tests.plenty import plenty
 from tests.relay.fakes import Recorder
 from tests.relay.stream_contract import End, StreamContract

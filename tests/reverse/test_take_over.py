@@ -6,7 +6,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
-from rtunnel.reverse.server import ports
+from rtunnel.reverse.server import take_over
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.data import AUTO, CAPABILITIES, TICKETS, session_of, tickets_of
@@ -30,14 +30,14 @@ SESSION = "0123456789abcdef" * 2
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "TAKE_OVER_AFTER", 0.3)
-    monkeypatch.setattr(ports, "TAKE_OVER_POLL", 0.01)
+    monkeypatch.setattr(take_over, "TAKE_OVER_AFTER", 0.3)
+    monkeypatch.setattr(take_over, "TAKE_OVER_POLL", 0.01)
 
 
 @pytest.fixture
 def patient(_quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens in the test does not happen because a holder was silent for too long."""
-    monkeypatch.setattr(ports, "TAKE_OVER_AFTER", 1000.0)
+    monkeypatch.setattr(take_over, "TAKE_OVER_AFTER", 1000.0)
 
 
 async def visit(world: World, port: int, link: RawLink) -> None:
@@ -93,7 +93,7 @@ async def test_other_client_gets_the_port_of_a_dead_holder_after_a_while(world: 
     began = reactor.seconds()
     other.put(INIT, 0, b"%d:x" % port)
     await other.take(READY, 0)
-    assert reactor.seconds() - began >= ports.TAKE_OVER_AFTER
+    assert reactor.seconds() - began >= take_over.TAKE_OVER_AFTER
     await dead.take(PING)
     error = await dead.take_json(ERROR, 0)
     assert (error["scope"], error["code"]) == ("link", "taken-over")

@@ -15,9 +15,10 @@ from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.events import Event, StreamOpened
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
-from rtunnel.wire.messages import Hello, TunnelRequest
+from rtunnel.wire.messages import Hello
 from rtunnel.wire.server_link import ServerLink, StreamIds
 from rtunnel.wire.stream import Stream
+from rtunnel.wire.tunnel_request import TunnelRequest
 
 HEADER = Struct("!BII")
 CREDIT = Struct("!QQ")

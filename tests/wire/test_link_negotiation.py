@@ -17,7 +17,8 @@ from rtunnel.wire.events import (
     TunnelRequested,
 )
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import Hello, TunnelRequest, decode_hello, encode_hello
+from rtunnel.wire.messages import Hello, decode_hello, encode_hello
+from rtunnel.wire.tunnel_request import TunnelRequest
 from tests.wire.pair import (
     REQUEST,
     SESSION,

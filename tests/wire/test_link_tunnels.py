@@ -18,8 +18,8 @@ from rtunnel.wire.events import (
     TunnelWithdrawn,
 )
 from rtunnel.wire.limits import LinkLimits
-from rtunnel.wire.messages import TunnelRequest
 from rtunnel.wire.server_link import MAX_ANSWER
+from rtunnel.wire.tunnel_request import TunnelRequest
 from tests.wire.pair import (
     REQUEST,
     Pair,

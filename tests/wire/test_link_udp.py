@@ -16,8 +16,9 @@ from rtunnel.wire.events import (
     TunnelRefused,
     TunnelRequested,
 )
-from rtunnel.wire.messages import DIRECT, UDP, TunnelRequest, decode_path, encode_path
+from rtunnel.wire.messages import DIRECT, UDP, decode_path, encode_path
 from rtunnel.wire.server_link import ServerLink, StreamIds
+from rtunnel.wire.tunnel_request import TunnelRequest
 from tests.wire.pair import LIMITS, NOW, Lone, hello, only, raw, raw_error, raw_hello
 
 ALL = (WITHDRAW, DIRECT, UDP)

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from rtunnel.errors import Code
 from rtunnel.wire import messages
-from rtunnel.wire.messages import MAX_HELLO, MAX_TEXT, Hello, TunnelRequest, WireError, clean_text
+from rtunnel.wire.messages import MAX_HELLO, MAX_TEXT, Hello, WireError, clean_text
 from tests.wire.pair import SESSION
 
 ASCII = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=MAX_TEXT)
@@ -44,7 +44,6 @@ KEYS = st.sampled_from(
     ]
 )
 DECODERS: list[Callable[[bytes], object]] = [
-    messages.decode_init,
     messages.decode_attach,
     messages.decode_hello,
     messages.decode_visitor,
@@ -94,88 +93,6 @@ def test_any_json(value: dict[str, object]) -> None:
 def test_not_a_json_object(decode: Callable[[bytes], object], payload: bytes) -> None:
     with pytest.raises(ValueError, match=r"^(not JSON|nested too deeply|not a JSON object)$"):
         decode(payload)
-
-
-# INIT
-
-
-@given(st.integers(0, 65535), ASCII)
-def test_init_there_and_back(port: int, local: str) -> None:
-    request = TunnelRequest(port, local)
-    assert messages.encode_init(request) == f"{port}:{local}".encode("ascii")
-    assert messages.decode_init(messages.encode_init(request)) == request
-
-
-@given(st.integers(1, 65535), ASCII)
-def test_init_of_udp_there_and_back(port: int, local: str) -> None:
-    request = TunnelRequest(port, local, "udp")
-    assert messages.encode_init(request) == f"udp/{port}:{local}".encode("ascii")
-    assert messages.decode_init(messages.encode_init(request)) == request
-
-
-def test_init_is_ascii() -> None:
-    assert messages.encode_init(TunnelRequest(80, "caf\u00e9:80")) == b"80:caf?:80"
-
-
-@pytest.mark.parametrize(
-    ("payload", "port", "local"),
-    [
-        (b"0:", 0, ""),
-        (b"65535:[::1]:80", 65535, "[::1]:80"),
-        (b"00080:x", 80, "x"),
-        (b"80:a\nb", 80, "a?b"),
-        (b"80:" + b"x" * 300, 80, "x" * MAX_TEXT),
-        (b"80:udp/53:x", 80, "udp/53:x"),
-    ],
-)
-def test_init(payload: bytes, port: int, local: str) -> None:
-    assert messages.decode_init(payload) == TunnelRequest(port, local)
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"",
-        b":",
-        b":127.0.0.1:80",
-        b"8080",
-        b"http:127.0.0.1:80",
-        b"-1:x",
-        b"+80:x",
-        b" 80:x",
-        b"80 :x",
-        b"8_0:x",
-        b"0x50:x",
-        b"65536:x",
-        b"000080:x",
-        b"1e3:x",
-        b"9" * 60000 + b":x",
-        "\u0668\u0660:x".encode(),
-        "\u00b2:x".encode(),
-        b"\xff80:x",
-        b"tcp/80:x",
-        b"udp80:x",
-        b"udp:80:x",
-        b"UDP/80:x",
-        b" udp/80:x",
-        b"/80:x",
-    ],
-)
-def test_init_without_a_port(payload: bytes) -> None:
-    with pytest.raises(ValueError, match=r"^INIT says '.*' where a port from 0 to 65535 and a colon belong$") as caught:
-        messages.decode_init(payload)
-    assert len(str(caught.value)) < MAX_TEXT + 100
-
-
-@pytest.mark.parametrize(
-    "port", ["", "0", "00000", "65536", "000053", "-1", "+53", " 53", "53/udp", "udp/53", "9" * 60000]
-)
-def test_init_of_udp_without_a_port(port: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"^INIT says 'udp/.*' where a port from 1 to 65535 and a colon belong$"
-    ) as caught:
-        messages.decode_init(f"udp/{port}:127.0.0.1:53".encode())
-    assert len(str(caught.value)) < MAX_TEXT + 100
 
 
 # HELLO

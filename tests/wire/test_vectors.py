@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rtunnel.wire import frames, messages
+from rtunnel.wire import frames
 from rtunnel.wire.events import DataReceived, Established, FrameIgnored, StreamClosed, StreamOpened, TunnelRequested
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import TunnelRequest
+from rtunnel.wire.tunnel_request import TunnelRequest, decode_init, encode_init
 from tests.wire.pair import HEADER, lone_client, lone_server, only, open_on_client, reference_client, reference_server
 
 VECTORS: dict[str, Any] = json.loads(
@@ -56,8 +56,8 @@ def test_frames(name: str) -> None:
 def test_init() -> None:
     payload = CASES["init_remote_port_18080_local_127.0.0.1:17080"][HEADER.size :]
     request = TunnelRequest(18080, "127.0.0.1:17080")
-    assert messages.decode_init(payload) == request
-    assert messages.encode_init(request) == payload
+    assert decode_init(payload) == request
+    assert encode_init(request) == payload
 
 
 def test_our_server_takes_the_recorded_client() -> None:

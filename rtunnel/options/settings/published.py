@@ -1,7 +1,8 @@
-"""What ``--publish`` takes: ``KIND:PORT=LOCAL``, for one port or for a range of them.
+"""What ``--publish`` takes: ``KIND:PORT=LOCAL``, for one port or for a range of them, and ``KIND:NAME=LOCAL``.
 
     tcp:8080=127.0.0.1:80    tcp:8080=80    tcp:8080=unix:/run/app.sock    tcp:6000-6010=[::1]:6000-6010
     udp:53=127.0.0.1:53      udp:27015-27020=10.0.0.5:27015-27020          tcp:0=:80   (the server's shared port)
+    http:app.example.org=127.0.0.1:3000    http:app.example.org/api=3001    https:*.dev.example.org=127.0.0.1:8443
 
 Operators mix this up with other notations, so an error says how the same is written in this one.
 """
@@ -10,19 +11,25 @@ from __future__ import annotations
 
 import re
 
+from rtunnel.access.public import NAMED
 from rtunnel.addresses import DialAddress
 from rtunnel.coercions import shown
 from rtunnel.endpoint_strings import MAX_PORT, is_ipv6
 from rtunnel.errors import ConfigError
+from rtunnel.host_names import host_pattern
 from rtunnel.reverse.settings import TunnelSettings
 
-KINDS = ("tcp", "udp")
+KINDS = ("tcp", "udp", *NAMED)
 #: Most ports that all tunnels of a client may have together.
 MAX_PORTS = 1000
 AT_MOST = f"all tunnels of a client together have at most {MAX_PORTS:,}"
 
-_FORMS = "write tcp:8080=127.0.0.1:80 or udp:53=127.0.0.1:53"
+_FORMS = "write tcp:8080=127.0.0.1:80, udp:53=127.0.0.1:53 or https:app.example.org=127.0.0.1:8443"
 _EXAMPLES = {"tcp": "8080", "udp": "53"}
+#: What a path of ``http:NAME/PATH`` consists of (RFC 3986, section 3.3).
+_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;@-]|%[0-9A-Fa-f]{2})+)*")
+#: The longest path, in characters.
+_MOST_PATH = 1000
 # A longer text is cut in the error, and not corrected.
 _MOST_CORRECTED = 200
 
@@ -41,6 +48,8 @@ def published(text: str, name: str = "") -> tuple[TunnelSettings, ...]:
     """
     text = text.strip()
     try:
+        if text.partition(":")[0] in NAMED:
+            return (_named(text, name),)
         kind, ports, locals_ = _parts(text)
     except ConfigError as error:
         if len(text) <= _MOST_CORRECTED:
@@ -50,6 +59,40 @@ def published(text: str, name: str = "") -> tuple[TunnelSettings, ...]:
         TunnelSettings(port, local, f"{name}-{port}" if name and len(ports) > 1 else name, kind)
         for port, local in zip(ports, locals_, strict=True)
     )
+
+
+def _named(text: str, name: str) -> TunnelSettings:
+    """Read ``http:NAME[/PATH]=LOCAL`` or ``https:NAME=LOCAL``."""
+    public, equals, local = text.partition("=")
+    kind, _, written = public.partition(":")
+    if written.startswith("//"):
+        raise ConfigError(f"'{text}' has a URL where a name belongs; write {kind}:{written[2:]}{equals}{local}")
+    host, slash, path = written.partition("/")
+    host = host.strip()
+    if not equals or not local.strip():
+        service = "127.0.0.1:3000" if kind == "http" else "127.0.0.1:8443"
+        raise ConfigError(f"'{text}' does not say which service; write {public}={service}")
+    if port := re.fullmatch("(.*):([0-9]+)", host):
+        raise ConfigError(
+            f"'{text}' has a port behind the host name, and the server's {kind.upper()} port is the same for all "
+            f"names; write {kind}:{port[1]}{slash}{path}={local}"
+        )
+    if re.fullmatch("[0-9-]+", host):
+        raise ConfigError(f"'{text}' has a port where {kind} has a host name; write {kind}:app.example.org={local}")
+    try:
+        host = host_pattern(host)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}={local}".replace("write app.example.org", f"write {kind}:app.example.org")
+        ) from None
+    if path and kind == "https":
+        raise ConfigError(
+            f"'{text}' has a path, which the server cannot see under TLS; write https:{host}={local}, or http:"
+        )
+    path = (slash + path).rstrip("/")
+    if not _PATH.fullmatch(path) or len(path) > _MOST_PATH or {".", ".."} & {*path.split("/")}:
+        raise ConfigError(f"'{path}' in '{text}' is not a path; write one such as {kind}:{host}/api={local}")
+    return TunnelSettings(0, DialAddress.parse(local), name, kind, host, path)
 
 
 def _parts(text: str) -> tuple[str, range, list[DialAddress]]:
@@ -86,7 +129,7 @@ def _wrong_kind(text: str, kind: str, has_colon: bool, local: str) -> ConfigErro
         return ConfigError(f"'{text}' has no kind; write tcp{text}")
     if not has_colon:
         return ConfigError(f"{shown(text)} is not KIND:PORT=LOCAL; {_FORMS}")
-    return ConfigError(f"'{kind}' in '{text}' is not a kind of tunnel: kinds are tcp and udp; {_FORMS}")
+    return ConfigError(f"'{kind}' in '{text}' is not a kind of tunnel: kinds are {', '.join(KINDS)}; {_FORMS}")
 
 
 def _public_ports(text: str, kind: str, written: str, local: str) -> range:

@@ -134,6 +134,20 @@ SERVER_OWN = (
         ServerSettings,
     ),
     Setting(
+        "http-listen",
+        Kind(optional(listen_address, None), "address to listen on"),
+        "Where visitors' HTTP requests arrive, such as :80; each goes to the client that publishes the host name that "
+        "it asks for. None if not given.",
+        ServerSettings,
+    ),
+    Setting(
+        "https-listen",
+        Kind(optional(listen_address, None), "address to listen on"),
+        "Where visitors' HTTPS connections arrive, such as :443; each goes to the client that publishes its host name, "
+        "and is not decrypted here. None if not given.",
+        ServerSettings,
+    ),
+    Setting(
         "public-interface",
         Kind(optional(interface, ""), "IP address"),
         "IP address on which the ports that clients ask for are opened, such as 192.0.2.1, or :: for all addresses of "

@@ -87,8 +87,8 @@ def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
     """Return the tunnels of a client, in the order of their numbers.
 
     ``local`` and ``remote-port`` are one tunnel, which comes first; then come those of ``tunnel`` and of ``publish``.
-    If these come from different sources, those from the strongest source replace the others. Those for UDP come last,
-    as a reference server serves only the first tunnel, and no UDP.
+    If these come from different sources, those from the strongest source replace the others. Those for TCP come first,
+    as a reference server serves only the first tunnel, and nothing else.
 
     :raises ConfigError: there are no tunnels, there are too many, or two want the same port or name.
     """
@@ -110,19 +110,23 @@ def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
     if len(found) > MAX_PORTS:
         raise resolved.error(found[-1][0], _TOO_MANY)
     _check_unique(found, resolved)
-    return tuple(sorted((tunnel for _, tunnel in found), key=lambda tunnel: tunnel.protocol == "udp"))
+    return tuple(sorted((tunnel for _, tunnel in found), key=lambda tunnel: tunnel.protocol != "tcp"))
 
 
 def _check_unique(found: Sequence[tuple[str, TunnelSettings]], resolved: Resolved) -> None:
-    ports: set[tuple[str, int]] = set()
+    publics: set[tuple[str, int, str, str]] = set()
     names: set[str] = set()
     for setting, tunnel in found:
-        port = (tunnel.protocol, tunnel.remote_port)
-        if port in ports:
+        public = (tunnel.protocol, tunnel.remote_port, tunnel.host, tunnel.path)
+        if public in publics and tunnel.host:
+            raise resolved.error(
+                setting, f"two tunnels want {tunnel.protocol}:{tunnel.host}{tunnel.path}; a request goes to one of them"
+            )
+        if public in publics:
             what = f"remote port {tunnel.remote_port}" if tunnel.remote_port else "the server's shared port (0)"
             of_udp = " for UDP" if tunnel.protocol == "udp" else ""
             raise resolved.error(setting, f"two tunnels want {what}{of_udp}; each needs a port of its own")
         if tunnel.name and tunnel.name in names:
             raise resolved.error(setting, f"two tunnels are named '{tunnel.name}'; give each a name of its own")
-        ports.add(port)
+        publics.add(public)
         names.add(tunnel.name)

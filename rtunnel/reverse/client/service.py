@@ -41,7 +41,8 @@ from rtunnel.upkeep.held_connection import HeldConnection
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
-from rtunnel.wire.messages import UDP, Hello
+from rtunnel.wire.messages import HOSTS, UDP, Hello
+from rtunnel.wire.tunnel_request import NAMED
 
 
 class _SessionFactory(QuietFactory):
@@ -74,18 +75,19 @@ class LinkService(HeldConnection[ClientSession]):
         self._server_now: DialAddress | None = None
         self._address_now: tuple[int, Any] | None = None
         self._endpoint_now: Any = None
-        has_udp = any(tunnel.protocol == "udp" for tunnel in settings.tunnels)
+        protocols = {tunnel.protocol for tunnel in settings.tunnels}
+        needed = {WITHDRAW} | ({UDP} & protocols) | ({HOSTS} if protocols & {*NAMED} else set())
         # One session name for the life of the process, by which the server recognises us when we come back.
         self._hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
-            capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW} | ({UDP} if has_udp else set()),
+            capabilities=DATA_PLANES[settings.data_plane] | needed,
             token=settings.token,
         )
         turns = may_try(settings.check_services)
         self._watches = [
-            ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns) if tunnel.protocol == "tcp" else None
+            ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns) if tunnel.protocol != "udp" else None
             for tunnel in settings.tunnels
         ]
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None

@@ -29,8 +29,9 @@ from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import DIRECT, TunnelRequest
+from rtunnel.wire.messages import DIRECT
 from rtunnel.wire.opening import read_opening
+from rtunnel.wire.tunnel_request import TunnelRequest
 
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
@@ -55,7 +56,9 @@ class _Tunnel:
         self.watch = watch
         self.address = settings.local.socket_address()
         self.backoff = backoff
-        self.request = TunnelRequest(settings.remote_port, str(settings.local), settings.protocol)
+        self.request = TunnelRequest(
+            settings.remote_port, str(settings.local), settings.protocol, settings.host, settings.path, settings.rules
+        )
         self.refusal = ""
         self.is_served = False
         self.public = ""
@@ -64,6 +67,8 @@ class _Tunnel:
     @property
     def name(self) -> str:
         """The tunnel's name in logs."""
+        if self.settings.host:
+            return self.settings.name or f"{self.settings.protocol}://{self.settings.host}{self.settings.path}"
         port = f"{'UDP ' if self.settings.protocol == 'udp' else ''}port {self.settings.remote_port}"
         return self.settings.name or (port if self.settings.remote_port else "the shared port")
 
@@ -175,8 +180,8 @@ class ClientSession(CarryingSession):
             return
         self._said_reference = self.was_useful = True
         for tunnel in self._tunnels:
-            if tunnel.number or tunnel.settings.protocol == "udp":
-                what = "{tunnel}: not served; a reference server carries one tunnel per link, and no UDP"
+            if tunnel.number or tunnel.settings.protocol != "tcp":
+                what = "{tunnel}: not served; a reference server carries one tunnel per link, and only TCP"
                 self._warn(what, tunnel=tunnel.name)
                 continue
             port = tunnel.settings.remote_port

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rtunnel.access.public import Public
+from rtunnel.access.rules import Rules
 from rtunnel.reverse.public import Visitor
 from rtunnel.wire.server_link import ServerLink
 
@@ -40,12 +41,14 @@ class Backend:
 
     :ivar asked: where its visitors should connect.
     :ivar public: where they do connect; None until there is such a place.
+    :ivar rules: who may come to its host name, and what is done with requests.
     """
 
     session: ISession
     number: int
     asked: Public
     public: Public | None = None
+    rules: Rules = field(default_factory=Rules)
 
     @property
     def place(self) -> Public:

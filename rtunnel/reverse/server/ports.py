@@ -11,7 +11,6 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from rtunnel.access.public import Public
@@ -23,16 +22,13 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.datagrams.server_flows import UdpPort
 from rtunnel.reverse.public import Visitor
-from rtunnel.reverse.server.interfaces import Backend, ISession
+from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.take_over import make_way
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.accepting import pause_when_full
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.visitors import Visitors
 
-#: Seconds that the holder of a port is given to show that it lives, when somebody else asks for the port.
-TAKE_OVER_AFTER = 3.0
-#: How often that is looked at.
-TAKE_OVER_POLL = 0.1
 #: Flows of UDP ports whose clients are away.
 MOST_PARKED = 4096
 
@@ -116,11 +112,7 @@ class PublicPorts:
         if holder is claimant:
             raise Refused(Code.PORT_IN_USE, f"this client serves {public} already")
         if holder is not None:
-            if not await self._is_gone(holder):
-                text = f"{public} is served by another client"
-                raise Refused(Code.PORT_IN_USE, text, f"client {holder.peer_name}")
-            why = f"it does not answer, and another client asks for {public}"
-            holder.lose(why, f"client {claimant.peer_name}")
+            await make_way(self._reactor, public, holder, claimant, Code.PORT_IN_USE)
         while public in self._closing:
             await self._closing[public]
         if (held := self._held.get(public)) is not None:
@@ -164,19 +156,6 @@ class PublicPorts:
     def _endpoint(self, number: int) -> Any:
         kind = TCP6ServerEndpoint if ":" in self._interface else TCP4ServerEndpoint
         return kind(self._reactor, number, BACKLOG, self._interface)
-
-    async def _is_gone(self, holder: ISession) -> bool:
-        """Return whether the holder of a port does not answer a PING. A reference client cannot be asked: it lives."""
-        if not holder.link.is_extended:
-            return not holder.is_live
-        asked = self._reactor.seconds()
-        holder.link.ping(asked)
-        holder.flush()
-        while holder.is_live and holder.link.liveness.last_heard <= asked:
-            if self._reactor.seconds() - asked >= TAKE_OVER_AFTER:
-                return True
-            await deferLater(self._reactor, TAKE_OVER_POLL)
-        return not holder.is_live
 
     def release(self, backend: Backend) -> Public | None:
         """Free the port of *backend* at once; return which, if it had one."""

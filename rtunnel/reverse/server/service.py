@@ -4,6 +4,7 @@
      +-- control port     its Door classifies connections; a ServerSession for each link
      +-- guard            checks certificates and the clients file once a second
      +-- shared port      visitors for any client that serves port 0 (only with --public-listen); closed without one
+     +-- host names       the HTTP port and the HTTPS port (only with --http-listen and --https-listen)
      +-- UDP path         datagrams of all links, to and from their clients
      +-- idle visitors    closes visitors that are silent for too long (only with --visitor-idle)
 
@@ -23,14 +24,19 @@ from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
 from rtunnel.access.public import SHARED, Public
-from rtunnel.errors import Code, Refused
+from rtunnel.access.rules import read_rules
+from rtunnel.errors import Code, ConfigError, Refused
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import descriptor_limit, format_address
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.datagrams.path_port import PathPort
 from rtunnel.reverse.door import Door
+from rtunnel.reverse.fronts.http import HttpFront
+from rtunnel.reverse.fronts.named import NamedPorts
+from rtunnel.reverse.fronts.sni import SniFront
 from rtunnel.reverse.server.guard import Guard
+from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import PublicPorts, VisitorFactory
 from rtunnel.reverse.server.roster import Roster
@@ -47,9 +53,10 @@ from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.data.tickets import Tickets
-from rtunnel.wire.messages import DIRECT_ONLY, UDP, Hello, TunnelRequest
+from rtunnel.wire.messages import DIRECT_ONLY, HOSTS, UDP, Hello
 from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
+from rtunnel.wire.tunnel_request import TunnelRequest
 
 #: The share of our descriptors that links may hold, however high ``--max-links`` is: visitors need some too.
 LINKS_SHARE = 1 / 2
@@ -85,7 +92,7 @@ class TunnelServer(DrainingService):
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
             # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
-            capabilities=frozenset({WITHDRAW, UDP}) | capabilities | ({DIRECT_ONLY} if capabilities else set()),
+            capabilities=frozenset({WITHDRAW, UDP, HOSTS}) | capabilities | ({DIRECT_ONLY} if capabilities else set()),
         )
         self.ids = StreamIds()
         self._stopping = False
@@ -115,6 +122,10 @@ class TunnelServer(DrainingService):
                 reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
             )
             self.shared.setServiceParent(self)
+        self.names = HostNames(reactor)
+        fronts = {"http": HttpFront(self.names), "https": SniFront(self.names)}
+        self.named = NamedPorts(reactor, settings, self.names, fronts)
+        self.named.setServiceParent(self)
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
         self.path_port.setServiceParent(self)
@@ -247,6 +258,8 @@ class TunnelServer(DrainingService):
         """
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
+        if request.host:
+            return await self._open_named(backend, request)
         is_reference = not backend.session.link.is_extended
         if self.shared is not None and (request.port == 0 or is_reference) and request.protocol == "tcp":
             if any(other in self.shared_backends for other in backend.session.backends.values()):
@@ -271,6 +284,16 @@ class TunnelServer(DrainingService):
         address = await self.ports.claim(public, backend)
         backend.public = public
         return address
+
+    async def _open_named(self, backend: Backend, request: TunnelRequest) -> str:
+        try:
+            backend.rules = read_rules(request.rules)
+        except ConfigError as error:
+            raise Refused(Code.BAD_REQUEST, str(error)) from None
+        self._check_tunnel(backend, backend.asked)
+        url = await self.named.claim(backend.asked, backend)
+        backend.public = backend.asked
+        return url
 
     def _open_shared(self, shared: Listener) -> None:
         try:
@@ -297,7 +320,7 @@ class TunnelServer(DrainingService):
         if self.shared is not None and not self.shared_backends:
             self.shared.refuse()
         backend.public = None
-        return self.ports.release(backend)
+        return self.names.release(backend) or self.ports.release(backend)
 
     def _abort_idle_visitors(self) -> None:
         count = self.visitors.abort_idle()
@@ -313,6 +336,7 @@ class TunnelServer(DrainingService):
         self.door.close()
         if self.shared is not None:
             await self.shared.stop_listening()
+        await self.named.stop_listening()
         await self.ports.stop_listening()
 
     def streams_left(self) -> int:

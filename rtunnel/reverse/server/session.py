@@ -25,9 +25,9 @@ from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import TunnelRequest
 from rtunnel.wire.server_link import ServerLink
 from rtunnel.wire.stream import Stream
+from rtunnel.wire.tunnel_request import TunnelRequest
 
 #: How many refused tunnels of one link are logged as warnings; the rest are logged at debug level.
 MAX_REFUSALS_SAID = 1024
@@ -292,7 +292,8 @@ class ServerSession(CarryingSession):
         before = self.backends.pop(number, None)
         if before is not None:
             self._server.close_tunnel(before)
-        backend = self.backends[number] = Backend(self, number, Public.requested(request.port, request.protocol))
+        asked = Public.requested(request.port, request.protocol, request.host, request.path)
+        backend = self.backends[number] = Backend(self, number, asked)
         Deferred.fromCoroutine(self._open_tunnel(backend, request)).addErrback(
             lambda failure: self.log.failure("tunnel {tunnel} of {peer}", failure, tunnel=number, peer=self.peer_name)
         )
@@ -303,7 +304,7 @@ class ServerSession(CarryingSession):
         try:
             # Claims wait while a holder is probed. A client must not pile them up by withdrawing them meanwhile.
             if self._opening > self.link.limits.max_tunnels:
-                raise Refused(Code.LIMIT, f"the link waits for {self._opening} ports, its limit")
+                raise Refused(Code.LIMIT, f"the link waits for {self._opening} ports or names, its limit")
             address = await self._server.open_tunnel(backend, request)
         except Refused as refusal:
             if self.backends.get(number) is not backend:

@@ -13,7 +13,8 @@ from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.upkeep.log_limiter import MOST_ADMITTED
 from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.limits import LinkLimits
-from rtunnel.wire.messages import Hello, TunnelRequest
+from rtunnel.wire.messages import Hello
+from rtunnel.wire.tunnel_request import TunnelRequest
 from tests.leftovers import LoggedError
 from tests.reverse.net import HOST, Peer, until
 from tests.tls.parts import Authority, Ends, with_version

@@ -81,7 +81,7 @@ def test_the_oldest_that_has_not_registered_gives_way(
 
 
 def test_descriptors_are_taken_from_those_that_have_not_registered(clock: Clock) -> None:
-    descriptors = Descriptors(clock, lambda: LEAST_RESERVE + 2, lambda: len(server))
+    descriptors = Descriptors(clock, lambda: LEAST_RESERVE + 2, lambda: len(server), lambda: 0.0)
     server = Connections(0, LogLimiter(Logger(), clock), descriptors)
     host, stranger, other = (Fake(server, f"192.0.2.{number}") for number in range(3))
     assert [each.told for each in (host, stranger, other)] == ["cut", "", ""]

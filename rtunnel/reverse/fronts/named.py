@@ -1,0 +1,60 @@
+"""The ports of the server that are shared by host names, and what is published at them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import MultiService
+
+from rtunnel.access.public import Public
+from rtunnel.errors import Code, Refused
+from rtunnel.relay.bare_port import LandingFactory
+from rtunnel.reverse.server.hosts import HostNames
+from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.settings import ServerSettings
+from rtunnel.upkeep.listening import Listener
+
+#: The ports that URLs do not name.
+USUAL = {"http": 80, "https": 443}
+
+
+class NamedPorts(MultiService):
+    """The HTTP port and the HTTPS port, as far as there are such.
+
+    :param fronts: what accepts their connections, by protocol.
+    """
+
+    def __init__(
+        self, reactor: Any, settings: ServerSettings, names: HostNames, fronts: dict[str, LandingFactory]
+    ) -> None:
+        super().__init__()
+        self.setName("host names")
+        self._names = names
+        self.listeners: dict[str, Listener] = {}
+        for protocol, address in (("http", settings.http_listen), ("https", settings.https_listen)):
+            if address is not None:
+                what, option = f"{protocol.upper()} port", f"--{protocol}-listen"
+                listener = self.listeners[protocol] = Listener(reactor, address, fronts[protocol], what, option)
+                listener.setServiceParent(self)
+
+    async def claim(self, public: Public, backend: Backend) -> str:
+        """Let *backend* serve the host name of *public*; return its URL.
+
+        :raises Refused: there is no such port, or somebody else has the name.
+        """
+        if public.protocol not in self.listeners:
+            text = f"the server has no {public.protocol.upper()} port (--{public.protocol}-listen)"
+            raise Refused(Code.NOT_SUPPORTED, text)
+        await self._names.claim(public, backend)
+        return f"{public.protocol}://{public.host}{self.port_of(public.protocol)}{public.path}"
+
+    def port_of(self, protocol: str) -> str:
+        """Return the port as URLs have it behind the host name: empty if it is the usual one, or unknown."""
+        listener = self.listeners.get(protocol)
+        port = getattr(listener.host, "port", None) if listener is not None else None
+        return "" if port in (None, USUAL[protocol]) else f":{port}"
+
+    async def stop_listening(self) -> None:
+        """Accept no more connections."""
+        for listener in self.listeners.values():
+            await listener.stop_listening()

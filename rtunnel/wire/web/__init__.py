@@ -1,0 +1,1 @@
+"""What visitors of host names say: the ClientHello of TLS, and HTTP/1.1."""
