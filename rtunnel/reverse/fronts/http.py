@@ -132,7 +132,7 @@ class HttpFront(LandingFactory):
 
     def gone(self, connection: IConnection) -> None:
         """See :class:`IHttpHouse`."""
-        self._connections.pop(connection, None)
+        self._connections.pop(connection, None)  # type: ignore[call-overload]
 
     # What connections need, see IHttpHouse
 

@@ -240,7 +240,7 @@ class Upstream:
                 return
             elif event is RAW:
                 exchange.changed_protocol()
-            elif isinstance(event, Problem):
+            elif type(event) is Problem:
                 self._exchange = None
                 self._end(Code.PROTOCOL, event.why)
                 exchange.failed(Code.PROTOCOL, event.why)
