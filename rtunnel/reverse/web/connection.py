@@ -135,7 +135,7 @@ class HttpConnection:
     def _step(self, event: Any) -> bool:
         """Take one event of the parser; return False if it has to wait."""
         exchange = self._exchange
-        if isinstance(event, bytes):
+        if type(event) is bytes:
             return self._take_body(event)
         if event is END:
             if exchange is not None and not exchange.has_all:
@@ -177,7 +177,7 @@ class HttpConnection:
     def _begin(self, head: RequestHead) -> None:
         self._is_used = True
         self._dropped = 0
-        self._drops = True
+        self._drops = head.has_body
         decision = self.house.route(head, self)
         if isinstance(decision, Deferred):
             self._deciding = decision

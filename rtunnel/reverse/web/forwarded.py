@@ -34,7 +34,7 @@ def forwarded_lines(head: RequestHead, host: str, scheme: str, *, is_trusted: bo
     :param scheme: ``http`` or ``https``.
     :param is_trusted: what the other end says about that counts, and is passed on with *host* behind it.
     """
-    said = head.forwarded if is_trusted else {}
+    said = (head.forwarded or {}) if is_trusted else {}
     address = host.encode("ascii", "replace")
     proto = said.get(b"x-forwarded-proto", scheme.encode("ascii"))
     authority = said.get(b"x-forwarded-host", head.authority)
