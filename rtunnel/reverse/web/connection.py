@@ -53,7 +53,8 @@ class HttpConnection:
         self._is_front_full = self._is_upstream_full = False
         self._pumping = False
         self._since = house.seconds()
-        self._is_used = False
+        # Since the last tick, something has passed, and the time is to be taken.
+        self._has_moved = self._is_used = self._is_in_head = False
 
     # From the visitor, see IStreamUser
 
@@ -68,10 +69,20 @@ class HttpConnection:
         if self._is_raw and self._exchange is not None:
             self._exchange.send_raw(data)
         else:
-            if self._parser.is_at_rest:
+            self._has_moved = True
+            events = self._parser.feed(data)
+            if len(events) == 1 and type(events[0]) is RequestHead and self.is_idle and not self._drops:
+                # As mostly, so at little cost.
+                self._begin(events[0])
+                self._is_in_head = False
+            elif events:
+                self._is_in_head = False
+                self._queue.extend(events)
+                self._pump()
+            elif not self._is_in_head and self.is_idle:
+                # A head that comes in pieces has one time for all of them.
+                self._is_in_head = True
                 self._since = self.house.seconds()
-            self._queue.extend(self._parser.feed(data))
-            self._pump()
         self._deliver()
 
     def _deliver(self) -> None:
@@ -135,7 +146,7 @@ class HttpConnection:
     def _step(self, event: Any) -> bool:
         """Take one event of the parser; return False if it has to wait."""
         exchange = self._exchange
-        if isinstance(event, bytes):
+        if type(event) is bytes:
             return self._take_body(event)
         if event is END:
             if exchange is not None and not exchange.has_all:
@@ -177,7 +188,7 @@ class HttpConnection:
     def _begin(self, head: RequestHead) -> None:
         self._is_used = True
         self._dropped = 0
-        self._drops = True
+        self._drops = head.has_body
         decision = self.house.route(head, self)
         if isinstance(decision, Deferred):
             self._deciding = decision
@@ -223,13 +234,13 @@ class HttpConnection:
 
     def write(self, data: bytes) -> None:
         """Send bytes to the visitor."""
-        self.touch()
+        self._has_moved = True
         if self.stream is not None:
             self.stream.write(data)
 
     def touch(self) -> None:
         """Take note that something passes."""
-        self._since = self.house.seconds()
+        self._has_moved = True
 
     def is_raw(self) -> None:
         """Pass bytes on as they are from now on: both ends have changed to another protocol."""
@@ -259,15 +270,15 @@ class HttpConnection:
             return
         self._exchange = None
         self._is_upstream_full = False
-        self._since = self.house.seconds()
+        self._has_moved = True
         self.house.done(exchange.target, self)
         # The rest of a body that the service did not want to read.
         self._drops = not exchange.has_all
         if not keeps_alive or self.house.is_stopping or (self._has_ended and not self._queue):
             self._close()
-            return
-        self._pump()
-        self._deliver()
+        elif self._queue:
+            self._pump()
+            self._deliver()
 
     def broken(self, why: str) -> None:
         """Reset the visitor's connection: an answer broke off, and he must not take the part for the whole."""
@@ -325,13 +336,16 @@ class HttpConnection:
 
     def tick(self, now: float) -> None:
         """Check time-outs. Call this about once a second."""
+        if self._has_moved and not self._is_in_head:
+            self._has_moved = False
+            self._since = now
         waited = now - self._since
         if self._closes:
             if waited > LINGER:
                 self._abort("the connection was closed")
         elif not self.is_idle:
             pass
-        elif not self._parser.is_at_rest:
+        elif self._is_in_head:
             if waited > self.house.head_timeout:
                 self.house.refused(self, f"its request is not complete after {self.house.head_timeout:g} s")
                 self._reply(None, Answer(408, "the request took too long", closes=True))

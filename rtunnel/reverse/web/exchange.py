@@ -49,12 +49,15 @@ class Exchange:
             self._reply(Answer(503, f"{self.target.what} cannot take another request now"))
             return
         head = self._head
-        fields = changed(head.fields, self.target.changes_of_request)
-        data = write_request(head, fields, self._connection.house.forwarded(head, self._connection))
+        lines = changed(head.lines, self.target.changes_of_request)
+        data = write_request(head, lines, self._connection.house.forwarded(head, self._connection))
         self._upstream = upstream
         if self._connection.front_is_full:
             upstream.hold(True)
         upstream.begin(self, data, is_head=head.method == b"HEAD")
+        if not head.has_body:
+            self.has_all = True
+            upstream.asked()
 
     # From the visitor
 
@@ -102,7 +105,7 @@ class Exchange:
         request = self._head
         if not head.is_final:
             if not request.is_old:
-                self._out.append(write_response(head, head.fields, is_old=False, keeps_alive=True))
+                self._out.append(write_response(head, head.lines, is_old=False, keeps_alive=True))
             return
         if head.status == 101 and not request.upgrade:
             self._break_off()
@@ -112,11 +115,11 @@ class Exchange:
         self._is_chunked_out = not is_sized and not request.is_old
         if self._connection.house.is_stopping or (request.is_old and not is_sized):
             self._keeps_alive = False
-        if not self.has_all and not request.upgrade and (request.is_chunked or (request.length or 0) > 0):
+        if not self.has_all:
             # The service answers before it has read the whole request; it will hardly read the rest.
             self._keeps_alive = False
-        fields = changed(head.fields, self.target.changes_of_response)
-        self._out.append(write_response(head, fields, is_old=request.is_old, keeps_alive=self._keeps_alive))
+        lines = changed(head.lines, self.target.changes_of_response)
+        self._out.append(write_response(head, lines, is_old=request.is_old, keeps_alive=self._keeps_alive))
 
     def body(self, data: bytes) -> None:
         """Send a piece of an answer's body, or of another protocol, on."""
@@ -169,15 +172,9 @@ class Exchange:
             self._connection.broken(why)
         elif upstream.requests > 1 and not upstream.has_answered and self._may_repeat:
             # The service has closed a connection that it had kept; the request has hardly reached it.
-            self._start_again()
+            self.start()
         else:
             self._reply(self._error(code, why))
-
-    def _start_again(self) -> None:
-        had_all, self.has_all = self.has_all, False
-        self.start()
-        if had_all:
-            self.end_request()
 
     def _error(self, code: str, why: str) -> Answer:
         what = self.target.what

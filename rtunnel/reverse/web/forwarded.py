@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from rtunnel.wire.web.heads import RequestHead
+
+_TOKEN = re.compile(rb"[A-Za-z0-9.-]+")
 
 
 class TrustedProxies:
@@ -30,22 +34,38 @@ class TrustedProxies:
 def forwarded_lines(head: RequestHead, host: str, scheme: str, *, is_trusted: bool) -> bytes:
     """Return the lines that tell the service whose request *head* is.
 
-    :param host: the IP address of the other end of the connection.
+    :param host: the IP address of the other end of the connection; empty: it has none.
     :param scheme: ``http`` or ``https``.
     :param is_trusted: what the other end says about that counts, and is passed on with *host* behind it.
     """
-    said = head.forwarded if is_trusted else {}
-    address = host.encode("ascii", "replace")
-    proto = said.get(b"x-forwarded-proto", scheme.encode("ascii"))
-    authority = said.get(b"x-forwarded-host", head.authority)
-    node = b'"[%b]"' % address if b":" in address else address or b"unknown"
-    # A port makes it no token (RFC 7239, section 4).
-    quoted = b'"%b"' % authority if b":" in authority else authority
-    element = b"for=%b;host=%b;proto=%b" % (node, quoted or b'""', scheme.encode("ascii"))
+    said = head.forwarded
+    if not is_trusted or not said:
+        return _lines(host, scheme, head.authority)
+    node, element = _node(host), _element(host, scheme, head.authority)
     before, elements = said.get(b"x-forwarded-for"), said.get(b"forwarded")
-    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b\r\n" % (
-        b"%b, %b" % (before, address) if before else address,
-        proto,
-        authority,
+    return _LINES % (
+        b"%b, %b" % (before, node) if before else node,
+        said.get(b"x-forwarded-proto", scheme.encode("ascii")),
+        said.get(b"x-forwarded-host", head.authority),
         b"%b, %b" % (elements, element) if elements else element,
     )
+
+
+_LINES = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b"
+
+
+@lru_cache(1024)
+def _lines(host: str, scheme: str, authority: bytes) -> bytes:
+    return _LINES % (_node(host), scheme.encode("ascii"), authority, _element(host, scheme, authority))
+
+
+def _node(host: str) -> bytes:
+    return host.encode("ascii", "replace") or b"unknown"
+
+
+def _element(host: str, scheme: str, authority: bytes) -> bytes:
+    node = _node(host)
+    # What is no token is quoted (RFC 7239, section 4).
+    node = b'"[%b]"' % node if b":" in node else node
+    quoted = authority if _TOKEN.fullmatch(authority) else b'"%b"' % authority
+    return b"for=%b;host=%b;proto=%b" % (node, quoted, scheme.encode("ascii"))

@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.wire.web.heads import Problem, ResponseHead
+from rtunnel.wire.web.heads import ResponseHead
 from rtunnel.wire.web.parsers import END, RAW, ResponseParser
 
 
@@ -58,9 +58,7 @@ class Upstream:
         self._early: list[bytes] = []
         self._is_ready = False
         self._exchange: IExchange | None = None
-        self._parser: ResponseParser | None = None
-        # Bytes of a body of known length that are still to come, which need no parser.
-        self._to_come = 0
+        self._parser = ResponseParser()
         self._keeps_alive = False
         self._is_asked = self._is_raw = False
         # The answer has begun, so the request must not be sent again.
@@ -92,7 +90,7 @@ class Upstream:
         """
         self.requests += 1
         self._exchange = exchange
-        self._parser = ResponseParser(is_head=is_head)
+        self._parser.expect(is_head=is_head)
         self._is_asked = self.has_answered = self._keeps_alive = False
         self.write(head)
 
@@ -121,7 +119,7 @@ class Upstream:
     def leave(self, now: float) -> None:
         """Send no more requests. The stream is over when the service closes its connection too."""
         self.left_at = now
-        self._exchange = self._parser = None
+        self._exchange = None
         if self._stream is not None:
             self._stream.finish()
         else:
@@ -206,13 +204,7 @@ class Upstream:
                 self._end(Code.PROTOCOL, "the service sends what nobody has asked for")
             self._deliver()
             return
-        if self._is_raw:
-            exchange.body(data)
-        elif self._to_come > len(data):
-            self._to_come -= len(data)
-            exchange.body(data)
-        else:
-            self._take(exchange, data)
+        self._take(exchange, data)
         exchange.flush()
         self._deliver()
 
@@ -222,43 +214,30 @@ class Upstream:
             self._stream.delivered(count)
 
     def _take(self, exchange: IExchange, data: bytes) -> None:
-        if self._to_come:
-            # The end of a body of known length, and perhaps too much.
-            exchange.body(data[: self._to_come])
-            self._ended(exchange, is_clean=len(data) == self._to_come)
-            return
-        assert self._parser is not None
         for event in self._parser.feed(data):
-            if isinstance(event, bytes):
+            if type(event) is bytes:
                 exchange.body(event)
-                if self._to_come:
-                    self._to_come -= len(event)
-            elif isinstance(event, ResponseHead):
-                self._answered(exchange, event)
-            elif event is END and not self._is_raw:
-                self._ended(exchange, is_clean=self._parser.is_clean)
-                return
+            elif type(event) is ResponseHead:
+                self.has_answered = True
+                self._keeps_alive = event.keeps_alive
+                self._is_raw = event.status == 101
+                exchange.answered(event)
+                if event.is_complete:
+                    self._ended(exchange)
+            elif event is END:
+                self._ended(exchange)
             elif event is RAW:
                 exchange.changed_protocol()
-            elif type(event) is Problem:
+            else:
                 self._exchange = None
                 self._end(Code.PROTOCOL, event.why)
                 exchange.failed(Code.PROTOCOL, event.why)
+            if self._exchange is None:
                 return
 
-    def _answered(self, exchange: IExchange, head: ResponseHead) -> None:
-        self.has_answered = True
-        self._keeps_alive = head.keeps_alive
-        if head.status == 101:
-            self._is_raw = True
-        elif head.is_final and not head.has_no_body and not head.is_chunked and head.length:
-            self._to_come = head.length
-        exchange.answered(head)
-
-    def _ended(self, exchange: IExchange, *, is_clean: bool) -> None:
-        self._to_come = 0
-        self._exchange = self._parser = None
-        self.is_reusable = self._keeps_alive and self._is_asked and is_clean
+    def _ended(self, exchange: IExchange) -> None:
+        self._exchange = None
+        self.is_reusable = self._keeps_alive and self._is_asked and self._parser.is_clean
         if not self._is_asked:
             # The service has not read the whole request.
             self._end(Code.CONNECTION_LOST, "the request is not wanted any more")
@@ -274,9 +253,8 @@ class Upstream:
             self._lost("", "")
         elif self._is_raw and exchange is not None:
             exchange.raw_ended()
-        elif exchange is not None and self._parser is not None and self._parser.finish():
-            self._keeps_alive = False
-            self._ended(exchange, is_clean=False)
+        elif exchange is not None and self._parser.finish():
+            self._ended(exchange)
         else:
             self._end(Code.CONNECTION_LOST, "the service closed the connection")
 
