@@ -57,10 +57,26 @@ def requests(*pieces: bytes) -> list[Any]:
     return merged(event for piece in pieces for event in parser.feed(piece))
 
 
+def response_parser(*, is_head: bool = False) -> ResponseParser:
+    """A parser that expects a response."""
+    parser = ResponseParser()
+    parser.expect(is_head=is_head)
+    return parser
+
+
 def responses(*pieces: bytes, is_head: bool = False) -> list[Any]:
-    """The events of responses that come in these pieces."""
-    parser = ResponseParser(is_head=is_head)
+    """The events of responses to one request that come in these pieces."""
+    parser = response_parser(is_head=is_head)
     return merged(event for piece in pieces for event in parser.feed(piece))
+
+
+def fields(head: RequestHead | ResponseHead) -> list[tuple[bytes, bytes]]:
+    """The fields that are sent on, without those that are written anew."""
+    found = []
+    for line in head.lines.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        found.append((name, value.strip(b" \t")))
+    return found
 
 
 def plain(events: Iterable[Any]) -> list[Any]:
@@ -75,7 +91,7 @@ def sent_on(events: Iterable[Any]) -> bytes:
     for event in events:
         if isinstance(event, RequestHead):
             head = event
-            out += write_request(event, event.fields, b"")
+            out += write_request(event, event.lines, b"")
         elif isinstance(event, bytes):
             assert head is not None
             out += write_chunk(event) if head.is_chunked else event

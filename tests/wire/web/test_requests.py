@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from rtunnel.wire.web.heads import MAX_FIELDS, MAX_HEAD, Problem, RequestHead
 from rtunnel.wire.web.parsers import END, RAW, RequestParser
-from tests.wire.web.parts import CHUNKED, WEBSOCKET, cut, merged, plain, post, refusal, request, requests
+from tests.wire.web.parts import CHUNKED, WEBSOCKET, cut, fields, merged, plain, post, refusal, request, requests
 
 GOOD = [
     request(),
@@ -36,6 +36,7 @@ BAD = [
     post(CHUNKED) + b"3\r\nabcdef\r\n",
     request(b"X: \x00"),
     request(b"Content-Length: 1", b"Content-Length: 2"),
+    post(b"Transfer-Encoding: gzip", CHUNKED) + b"0\r\n\r\n",
     request(first=b"GET / HTTP/2.0"),
     b"\x16\x03\x01\x02\x00\x01\x00",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -80,16 +81,14 @@ def test_nothing_comes_behind_a_problem(data: bytes) -> None:
 def test_head() -> None:
     head = head_of(request(b"X-One:  1 ", b"x-one: 2", b"Empty:", first=b"GET /a%20b?c=d HTTP/1.1"))
     assert (head.method, head.target, head.host) == (b"GET", b"/a%20b?c=d", "app.example.org")
-    assert [name for _, name, _ in head.fields] == [b"X-One", b"x-one", b"Empty"]
-    assert [value.strip() for _, _, value in head.fields] == [b"1", b"2", b""]
+    assert fields(head) == [(b"X-One", b"1"), (b"x-one", b"2"), (b"Empty", b"")]
     assert head.keeps_alive
     assert not head.is_old
     assert not head.has_body
 
 
 def test_requests_come_in_order() -> None:
-    first, end, second, end_too = requests(post(b"Content-Length: 0") + request(first=b"GET /2 HTTP/1.1"))
-    assert end is end_too is END
+    first, second = requests(post(b"Content-Length: 0") + request(first=b"GET /2 HTTP/1.1"))
     assert (first.method, second.target) == (b"POST", b"/2")
 
 
@@ -105,8 +104,8 @@ def test_a_body_in_chunks_comes_without_their_framing() -> None:
 
 def test_trailers_are_no_fields_of_the_next_request() -> None:
     events = requests(post(CHUNKED) + b"0\r\nX-Sum: 5\r\nHost: evil.example\r\n\r\n" + request(b"A: b"))
-    assert [isinstance(each, RequestHead) for each in events] == [True, False, True, False]
-    assert events[2].fields == [(b"a", b"A", b"b")]
+    assert [isinstance(each, RequestHead) for each in events] == [True, False, True]
+    assert fields(events[2]) == [(b"A", b"b")]
     assert events[2].host == "app.example.org"
 
 
@@ -126,9 +125,8 @@ def test_keep_alive(first: bytes, lines: list[bytes], keeps_alive: bool) -> None
 
 @pytest.mark.parametrize("first", [b"GET / HTTP/1.0", b"GET / HTTP/1.1\r\nConnection: close"])
 def test_what_comes_behind_the_last_request_is_ignored(first: bytes) -> None:
-    head, end = requests(request(first=first) + b"whatever\x00" + request(), request())
+    [head] = requests(request(first=first) + b"whatever\x00" + request(), request())
     assert not head.keeps_alive
-    assert end is END
 
 
 def test_fields_for_one_connection_are_left_out() -> None:
@@ -145,7 +143,7 @@ def test_fields_for_one_connection_are_left_out() -> None:
             b"Kept: yes",
         )
     )
-    assert head.fields == [(b"kept", b"Kept", b"yes")]
+    assert fields(head) == [(b"Kept", b"yes")]
     assert not head.upgrade
 
 
@@ -154,11 +152,19 @@ def test_fields_for_one_connection_are_left_out() -> None:
 )
 def test_what_a_stranger_says_of_others_is_no_field(line: bytes) -> None:
     """Many services take an underscore for a hyphen."""
-    assert head_of(request(line)).fields == []
+    assert fields(head_of(request(line))) == []
 
 
 def test_other_underscores_are_fine() -> None:
-    assert head_of(request(b"session_id: 5")).fields == [(b"session_id", b"session_id", b"5")]
+    assert fields(head_of(request(b"session_id: 5"))) == [(b"session_id", b"5")]
+
+
+def test_a_thousand_options_cost_little() -> None:
+    data = request(b"Connection: " + b",".join(b"%x" % i for i in range(12_000)), *[b"X%d: y" % i for i in range(180)])
+    begin = time.process_time()
+    for _ in range(20):
+        assert len(fields(head_of(data))) == 180
+    assert time.process_time() - begin < 0.5
 
 
 # Host names
@@ -203,8 +209,8 @@ def test_the_old_protocol_needs_no_host() -> None:
 
 
 def test_upgrade() -> None:
-    head, end, raw, rest = requests(request(WEBSOCKET) + b"\x81\x00")
-    assert (head.upgrade, end, raw, rest) == (b"websocket", END, RAW, b"\x81\x00")
+    head, raw, rest = requests(request(WEBSOCKET) + b"\x81\x00")
+    assert (head.upgrade, raw, rest) == (b"websocket", RAW, b"\x81\x00")
 
 
 def test_upgrade_that_is_refused() -> None:
@@ -212,8 +218,8 @@ def test_upgrade_that_is_refused() -> None:
     assert merged(parser.feed(request(WEBSOCKET)))[-1] is RAW
     assert parser.feed(b"GET /2 HTT") == [b"GET /2 HTT"]
     assert parser.refused(b"GET /2 HTT") == []
-    head, end = parser.feed(b"P/1.1\r\nHost: b.example\r\n\r\n")
-    assert (head.target, head.host, end) == (b"/2", "b.example", END)
+    [head] = parser.feed(b"P/1.1\r\nHost: b.example\r\n\r\n")
+    assert (head.target, head.host) == (b"/2", "b.example")
     # The next one may ask again.
     assert parser.feed(request(WEBSOCKET) + b"raw")[-2:] == [RAW, b"raw"]
 
@@ -228,8 +234,8 @@ def test_upgrade_that_is_refused() -> None:
     ],
 )
 def test_upgrade_that_is_none(lines: list[bytes]) -> None:
-    head, end, second, _ = requests(request(*lines) + request(first=b"GET /2 HTTP/1.1"))
-    assert (head.upgrade, end, second.target) == (b"", END, b"/2")
+    head, second = requests(request(*lines) + request(first=b"GET /2 HTTP/1.1"))
+    assert (head.upgrade, second.target) == (b"", b"/2")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +243,7 @@ def test_upgrade_that_is_none(lines: list[bytes]) -> None:
 )
 def test_upgrade_with_a_body_goes_on_without(framing: bytes) -> None:
     data = post(WEBSOCKET).removesuffix(b"\r\n") + framing + request(first=b"GET /2 HTTP/1.1")
-    head, body, end, second, _ = requests(data)
+    head, body, end, second = requests(data)
     assert (head.upgrade, body, end, second.target) == (b"", b"abc", END, b"/2")
 
 
@@ -288,41 +294,46 @@ def test_long_heads(kind: str, step: int) -> None:
 
 @pytest.mark.parametrize("kind", ["target", "name", "value", "fields", "blank"])
 def test_endless_heads_are_refused_before_their_end(kind: str) -> None:
-    data = sized(4 * MAX_HEAD, kind)[: 3 * MAX_HEAD]
     parser = RequestParser()
-    for start in range(0, len(data), 1000):
+    data = sized(4 * MAX_HEAD, kind)
+    for start in range(0, 2 * MAX_HEAD, 1000):
         if events := parser.feed(data[start : start + 1000]):
-            assert refusal(events).status == 431
-            assert start < 2 * MAX_HEAD
+            assert refusal(events).status in (400, 431)
             return
     raise AssertionError("it takes a head without end")
 
 
 @pytest.mark.parametrize("step", [1, 10_000_000])
 def test_number_of_fields(step: int) -> None:
-    lines = [b"A: b"] * (MAX_FIELDS - 1)
-    good, bad = request(*lines), request(*lines, b"A: b", b"A: b")
+    good, bad = request(*[b"A: b"] * (MAX_FIELDS - 10)), request(*[b"A: b"] * (MAX_FIELDS + 10))
     assert isinstance(requests(*cut(good, range(0, len(good), step)))[0], RequestHead)
     assert refusal(requests(*cut(bad, range(0, len(bad), step)))).status == 431
 
 
-def test_trailers_are_bounded() -> None:
+@pytest.mark.parametrize(
+    "before", [b"0\r\nX", b"0\r\nX: ", b"0" * 10, b"1;", b"1;x=", b'1;x="', b"1" + b" " * 10, b"1\r\na\r\n0"]
+)
+def test_lines_of_chunks_are_bounded(before: bytes) -> None:
     parser = RequestParser()
-    parser.feed(post(CHUNKED) + b"0\r\n")
-    for _ in range(1000):
-        if events := parser.feed(b"X-Sum: %b\r\n" % (b"y" * 1000)):
-            assert refusal(events).status == 431
+    parser.feed(post(CHUNKED) + before)
+    filler = b"a" if before[-1:] not in b" 0" else before[-1:]
+    for _ in range(200):
+        if (events := parser.feed(filler * 1000)) and not isinstance(events[-1], bytes):
+            assert refusal(events).status in (400, 431)
             return
-    raise AssertionError("it takes trailers without end")
+    raise AssertionError("it takes a line without end")
 
 
-def test_a_long_request_name_costs_no_more_than_its_length() -> None:
-    """Twice the bytes, in single ones, take about twice the time."""
+def test_a_field_in_single_bytes_costs_little() -> None:
+    data = cut(request(b"a" * 60_000 + b": x"), range(61_000))
+    begin = time.process_time()
+    assert isinstance(requests(*data)[0], RequestHead)
+    assert time.process_time() - begin < 3
 
-    def cost(size: int) -> float:
-        data = cut(request(b"a" * size + b": x"), range(size + 100))
-        begin = time.process_time()
-        requests(*data)
-        return time.process_time() - begin
 
-    assert min(cost(60_000) for _ in range(3)) < 12 * max(min(cost(10_000) for _ in range(3)), 0.002)
+@pytest.mark.parametrize("before", [*GOOD[:8], *GOOD[10:13]])
+@pytest.mark.parametrize("bad", BAD)
+def test_a_later_request_is_checked_as_the_first_is(before: bytes, bad: bytes) -> None:
+    """Whatever came before, and whether it came at once."""
+    for pieces in ([before + bad], [before, bad], cut(before + bad, range(len(before + bad)))):
+        assert plain(requests(*pieces)) == plain([*requests(before), *requests(bad)])
