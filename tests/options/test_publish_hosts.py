@@ -88,8 +88,7 @@ MISTAKES = [
     ("https:80-81=80-81", "has a port where https has a host name; write https:app.example.org=80-81"),
     (
         "http:app.example.org:80=80",
-        "'http:app.example.org:80=80' has a port behind the host name, and --http-listen says it for all names; "
-        "write http:app.example.org=80",
+        "has a port behind the host name, and --http-listen says it for all names; write http:app.example.org=80",
     ),
     (
         "https:app:443/x=80",
