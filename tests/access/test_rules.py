@@ -18,10 +18,13 @@ from rtunnel.wire.tunnel_request import MAX_RULES, TunnelRequest, decode_init, e
 
 HASH = "$scrypt$ln=15,r=8,p=1$Vm7V1DHShf38IJ6Ks/JM8A$Y2unA9pfOYYoQv2YsD5W28PN8kaP2fO9ucVf3tDCtPA"
 
-NETWORKS = st.one_of(
-    st.builds(lambda number, length: f"{ip_network((number, length), strict=False)}", number, st.integers(0, bits))
-    for bits, number in ((32, st.integers(0, 2**32 - 1)), (128, st.integers(2**32, 2**128 - 1)))
-)
+
+def networks(bits: int, lowest: int) -> st.SearchStrategy[str]:
+    addresses = st.integers(lowest, 2**bits - 1)
+    return st.builds(lambda *parts: str(ip_network(parts, strict=False)), addresses, st.integers(0, bits))
+
+
+NETWORKS = networks(32, 0) | networks(128, 2**32)
 ADDRESSES = st.ip_addresses().map(str)
 USERS = (
     st.text(max_size=MOST_NAME)
@@ -60,7 +63,7 @@ def test_from_the_file_over_the_wire(written: dict[str, Any]) -> None:
 def test_what_says_nothing_is_left_out() -> None:
     assert rules_as_json(Rules()) == {}
     assert read_rules({}) == Rules()
-    written = {"allow": [], "deny": None, "auth": [], "request-headers": {}, "redirect-https": False}
+    written: dict[str, object] = {"allow": [], "deny": None, "auth": [], "request-headers": {}, "redirect-https": False}
     assert read_rules(written) == Rules()
 
 

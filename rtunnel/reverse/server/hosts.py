@@ -50,7 +50,7 @@ class HostNames:
     async def claim(self, public: Public, backend: Backend) -> None:
         """Let *backend* serve the host name of *public*.
 
-        :raises Refused: somebody else has it, or it is no host name.
+        :raises Refused: somebody else has it, it is no host name, or its path is not in its canonical form.
         """
         claimant = backend.session
         try:
@@ -59,6 +59,8 @@ class HostNames:
             is_good = False
         if not is_good:
             raise Refused(Code.BAD_REQUEST, f"{public.host!r} is not a host name in lower case and ASCII")
+        if canonical_path(public.path) != public.path:
+            raise Refused(Code.BAD_REQUEST, f"{public.path!r} is not a path in its canonical form")
         found = self._names.get(public.host)
         if found is not None and found.session is not claimant:
             await make_way(self._reactor, public.host, found.session, claimant, Code.HOST_IN_USE)
