@@ -10,11 +10,14 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.access.admission import AdmissionSettings
-from rtunnel.addresses import ListenAddress
+from rtunnel.access.rules import read_rules
+from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server import take_over
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.service import TunnelServer
-from tests.reverse.net import ERROR, HOST, INIT, PING, PONG, READY, RawLink, turns, until
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from tests.reverse.net import ERROR, HOST, INIT, PING, PONG, READY, RawLink, reactor, turns, until
 from tests.reverse.world import World
 
 CAPABILITIES = ["withdraw", "hosts"]
@@ -306,3 +309,24 @@ async def test_a_name_that_the_clients_file_does_not_allow(world: World, tmp_pat
     assert (await link.take_json(ERROR, 1))["code"] == "host-not-allowed"
     assert tunnel(server.names.http("a.dev", "/")) == 0
     assert server.names.http("b.dev", "/") is None
+
+
+# Our client
+
+
+@ensureDeferred
+async def test_our_client(world: World, server: TunnelServer) -> None:
+    settings = ClientSettings(
+        DialAddress.parse(f"{HOST}:{world.control_port(server)}"),
+        (
+            TunnelSettings(0, DialAddress.parse(":3000"), "", "http", "app", "/api", {"deny": ["192.0.2.7"]}),
+            TunnelSettings(0, DialAddress.parse(":8443"), "tls", "https", "*.app"),
+        ),
+        check_services=False,
+    )
+    world.start(TunnelClient(reactor, settings))
+    await world.reachable(2)
+    found = server.names.http("app", "/api/x")
+    assert found is not None
+    assert found.rules == read_rules({"deny": "192.0.2.7"})
+    assert tunnel(server.names.https("x.app")) == 1

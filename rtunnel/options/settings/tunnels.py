@@ -68,23 +68,24 @@ def _from_text(written: str) -> tuple[TunnelSettings, ...]:
 
 
 def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
+    found = _tunnels_of(entry)
+    if found[0].host:
+        return (replace(found[0], rules=_rules(entry, found[0].protocol)),)
+    for key in entry.only(KEYS):
+        raise entry.error(key, "is for an entry with 'publish: http:NAME=LOCAL' or 'https:NAME=LOCAL'; leave it out")
+    return found
+
+
+def _tunnels_of(entry: Entry) -> tuple[TunnelSettings, ...]:
     name = entry.read("name", _name, "")
     if "publish" in entry:
         for key in ("local", "remote_port"):
             if key in entry:
                 raise entry.error(key, "is for an entry without 'publish', which has port and service; leave it out")
-        found = entry.read("publish", lambda written: published(text(written), name))
-        return (replace(found[0], rules=_rules(entry, found[0].protocol)),) if found[0].host else _plain(entry, found)
+        return entry.read("publish", lambda written: published(text(written), name))
     entry.require("local", "the service's address, such as local: 127.0.0.1:80")
     local = entry.read("local", dial_address)
-    return _plain(entry, (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),))
-
-
-def _plain(entry: Entry, found: tuple[TunnelSettings, ...]) -> tuple[TunnelSettings, ...]:
-    """Check that an entry without a host name has no rules."""
-    for key in entry.only(KEYS):
-        raise entry.error(key, "is for an entry with 'publish: http:NAME=LOCAL' or 'https:NAME=LOCAL'; leave it out")
-    return found
+    return (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),)
 
 
 def _rules(entry: Entry, protocol: str) -> dict[str, object]:
