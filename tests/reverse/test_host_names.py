@@ -188,10 +188,12 @@ async def test_paths_end_where_segments_do(world: World, server: TunnelServer) -
 async def test_a_name_has_one_client_for_both_protocols(world: World, server: TunnelServer) -> None:
     holder = await client(world, server, "http/app/api")
     other = await client(world, server)
+    await other.take(PING)
     for name in ("http/app/api", "http/app", "http/app/x", "https/app"):
         ask(other, 0, name)
-        await holder.take(PING)
-        holder.put(PONG, 0, b"whatever")
+        while not other.frames:
+            holder.put(PONG, 0, b"whatever")
+            await turns()
         error = await other.take_json(ERROR, 0)
         assert (error["code"], error["message"]) == ("host-in-use", "app is served by another client")
     await publish(holder, 1, "https/app")
