@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
@@ -60,6 +61,7 @@ class ServerSettings(EndSettings):
     :ivar admission: who may use the server.
     :ivar udp_listen: where the UDP paths of clients arrive; None: at the address and number of the control port.
     :ivar http_listen: where HTTP requests arrive, which are routed by host name; None: nowhere.
+    :ivar trusted_proxies: networks of proxies whose word counts about whose request it is that they pass on.
     :ivar https_listen: where TLS connections arrive, which are routed by the name in their ClientHello; None: nowhere.
     """
 
@@ -76,6 +78,7 @@ class ServerSettings(EndSettings):
     udp_listen: UdpAddress | None = None
     http_listen: ListenAddress | None = None
     https_listen: ListenAddress | None = None
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from rtunnel.coercions import (
     integer,
     interface,
     listen_address,
+    networks,
     optional,
     port_ranges,
     server_address,
@@ -146,6 +147,14 @@ SERVER_OWN = (
         "Where visitors' HTTPS connections arrive, such as :443; each goes to the client that publishes its host name, "
         "and is not decrypted here. None if not given.",
         ServerSettings,
+    ),
+    Setting(
+        "trusted-proxies",
+        Kind(networks, "networks"),
+        "Networks of proxies in front of --http-listen, such as 10.0.0.0/8, whose X-Forwarded-For and Forwarded are "
+        "believed and passed on; what all others say there is dropped.",
+        ServerSettings,
+        no_default="none",
     ),
     Setting(
         "public-interface",
