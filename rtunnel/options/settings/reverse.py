@@ -227,8 +227,9 @@ CLIENT_OWN = (
         "publish",
         Kind(publish, "``KIND:PORT=ADDRESS``"),
         "KIND:PORT=LOCAL: tcp:8080=127.0.0.1:80 or tcp:8080=80, udp:53=127.0.0.1:53, or a range of ports, "
-        "udp:27015-27020=10.0.0.5:27015-27020. May be repeated: one link carries many services. In the environment, "
-        "commas separate several.",
+        "udp:27015-27020=10.0.0.5:27015-27020. For a host name http:app.example.org=127.0.0.1:3000, "
+        "http:app.example.org/api=127.0.0.1:3001 or https:app.example.org=127.0.0.1:8443. May be repeated: one link "
+        "carries many services. In the environment, commas separate several.",
         default=(),
         repeatable=True,
     ),
