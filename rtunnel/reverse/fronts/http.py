@@ -15,6 +15,7 @@ from rtunnel.errors import Code
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
@@ -51,7 +52,7 @@ class UpstreamVisitor(Visitor):
     __slots__ = ("_upstream",)
 
     def __init__(self, upstream: Upstream, visitor: HttpVisitor) -> None:
-        self.address = visitor.address
+        self.address = None
         self.name = visitor.name
         self.prefix = visitor.prefix
         self.first = b""
@@ -96,7 +97,7 @@ class HttpFront(HttpHouse, LandingFactory):
         """See :class:`LandingFactory`."""
         server = self._server
         front = FrontStream(server.poller, accepted.socket, self._ended)
-        visitor = HttpVisitor(accepted.peer or address, is_trusted=address in self._trusted)
+        visitor = HttpVisitor(format_address(accepted.peer or address), is_trusted=address in self._trusted)
         connection = front.user = HttpConnection(self, front, visitor)
         self.connections[connection] = None
         server.visitors.add(front.local, visitor.prefix, self)
@@ -109,7 +110,7 @@ class HttpFront(HttpHouse, LandingFactory):
     def _made(self, end: SocketEnd) -> None:
         limit_messages(end.transport)
         address = end.transport.getPeer()
-        visitor = HttpVisitor(address, is_trusted=address in self._trusted)
+        visitor = HttpVisitor(format_address(address), is_trusted=address in self._trusted)
         theirs, ours = memory_streams()
         theirs.user = end
         end.attach(theirs)

@@ -51,6 +51,14 @@ def forwarded_lines(head: RequestHead, host: str, scheme: str, *, is_trusted: bo
     )
 
 
+def host_of(name: str) -> str:
+    """Return the IP address in *name*, an address with a port as logs show it; empty: it is something else."""
+    try:
+        return str(ip_address(name.partition(" ")[0].rpartition(":")[0].strip("[]").partition("%")[0]))
+    except ValueError:
+        return ""
+
+
 def origin(head: RequestHead, host: str) -> str:
     """Return the IP address of whose request it is, as far as a trusted proxy says so.
 

@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred
 
 from rtunnel.access.passwords import Passwords
 from rtunnel.access.rules import Rules
-from rtunnel.relay.sockets import address_prefix, format_address, format_host_port, text_prefix
+from rtunnel.relay.sockets import format_host_port, text_prefix
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.connection import HttpConnection
-from rtunnel.reverse.web.forwarded import forwarded_lines, origin
+from rtunnel.reverse.web.forwarded import forwarded_lines, host_of, origin
 from rtunnel.reverse.web.gate import Gate
 from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import IOpener, Upstream
@@ -26,23 +26,19 @@ from rtunnel.wire.web.heads import RequestHead
 class HttpVisitor:
     """Whose connection it is.
 
-    :ivar address: of the connection.
-    :ivar host: the same without the port; empty: it has none.
-    :ivar name: *address* as logs and the wire show it.
+    :param name: its address as logs and the wire show it, with the port.
+    :ivar host: its IP address; empty: it has none.
     :ivar prefix: the key under which it is counted.
     :ivar is_trusted: it is a proxy whose word counts about whose request it is.
-    :ivar server_name: the host name that TLS has proved to the visitor; empty without TLS.
     """
 
-    __slots__ = ("address", "host", "is_trusted", "name", "prefix", "server_name")
+    __slots__ = ("host", "is_trusted", "name", "prefix")
 
-    def __init__(self, address: Any, *, is_trusted: bool = False, server_name: str = "") -> None:
-        self.address = address
-        self.host: str = getattr(address, "host", "") or ""
-        self.name = format_address(address)
-        self.prefix = address_prefix(address)
+    def __init__(self, name: str, *, is_trusted: bool = False) -> None:
+        self.name = name
+        self.host = host_of(name)
+        self.prefix = text_prefix(name)
         self.is_trusted = is_trusted
-        self.server_name = server_name
 
 
 class HttpHouse:
