@@ -123,7 +123,7 @@ class TunnelServer(DrainingService):
             )
             self.shared.setServiceParent(self)
         self.names = HostNames(reactor)
-        fronts = {"http": HttpFront(self.names), "https": SniFront(self.names)}
+        fronts = {"http": HttpFront(self.names), "https": SniFront(self)}
         self.named = NamedPorts(reactor, settings, self.names, fronts)
         self.named.setServiceParent(self)
         # Behind the ports without which nothing starts.
