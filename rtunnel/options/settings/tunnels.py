@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TypeVar
 
+from rtunnel.access.rules import KEYS, read_rules, rules_as_json
 from rtunnel.addresses import DialAddress
 from rtunnel.coercions import dial_address, integer, shown, text
 from rtunnel.errors import ConfigError
@@ -51,7 +53,7 @@ def _read(
             raise ConfigError(_TOO_MANY)
         return found
 
-    keys = ("name", "local", "remote_port", "publish")
+    keys = ("name", "local", "remote_port", "publish", *KEYS)
     entries = read_entries(value, partial(counted, from_text), partial(counted, _from_mapping), keys, example)
     return tuple(chain.from_iterable(entries))
 
@@ -71,10 +73,25 @@ def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
         for key in ("local", "remote_port"):
             if key in entry:
                 raise entry.error(key, "is for an entry without 'publish', which has port and service; leave it out")
-        return entry.read("publish", lambda written: published(text(written), name))
+        found = entry.read("publish", lambda written: published(text(written), name))
+        return (replace(found[0], rules=_rules(entry, found[0].protocol)),) if found[0].host else _plain(entry, found)
     entry.require("local", "the service's address, such as local: 127.0.0.1:80")
     local = entry.read("local", dial_address)
-    return (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),)
+    return _plain(entry, (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),))
+
+
+def _plain(entry: Entry, found: tuple[TunnelSettings, ...]) -> tuple[TunnelSettings, ...]:
+    """Check that an entry without a host name has no rules."""
+    for key in entry.only(KEYS):
+        raise entry.error(key, "is for an entry with 'publish: http:NAME=LOCAL' or 'https:NAME=LOCAL'; leave it out")
+    return found
+
+
+def _rules(entry: Entry, protocol: str) -> dict[str, object]:
+    try:
+        return rules_as_json(read_rules(entry.only(KEYS), protocol))
+    except ConfigError as error:
+        raise ConfigError(f"{entry.where}: {error}") from error
 
 
 def _name(name: object) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rtunnel.access.public import Public
 from rtunnel.errors import Code, Refused
-from rtunnel.host_names import canonical, host_pattern, patterns_of
+from rtunnel.host_names import canonical, canonical_path, host_pattern, patterns_of
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.server.take_over import make_way
 
@@ -107,8 +107,9 @@ class HostNames:
     def http(self, host: str, path: str) -> Backend | None:
         """Return the tunnel for an HTTP request to *host*, a name in any form; None: nobody serves it.
 
-        :param path: of the request, without dot segments.
+        :param path: of the request, without the query.
         """
+        path = canonical_path(path)
         found = self._find(_canonical(host))
         for prefix, backend in found.http if found is not None else ():
             if path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/" or not prefix):

@@ -287,7 +287,7 @@ class TunnelServer(DrainingService):
 
     async def _open_named(self, backend: Backend, request: TunnelRequest) -> str:
         try:
-            backend.rules = read_rules(request.rules)
+            backend.rules = read_rules(request.rules, request.protocol)
         except ConfigError as error:
             raise Refused(Code.BAD_REQUEST, str(error)) from None
         self._check_tunnel(backend, backend.asked)
