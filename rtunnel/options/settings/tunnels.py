@@ -12,6 +12,7 @@ from rtunnel.access.rules import KEYS, read_rules, rules_as_json
 from rtunnel.addresses import DialAddress
 from rtunnel.coercions import dial_address, integer, shown, text
 from rtunnel.errors import ConfigError
+from rtunnel.options.settings.acme import end_of_tls
 from rtunnel.options.settings.entries import Entry, read_entries
 from rtunnel.options.settings.published import AT_MOST, MAX_PORTS, is_published, published
 from rtunnel.options.settings.sources import Rank, Resolved
@@ -53,7 +54,7 @@ def _read(
             raise ConfigError(_TOO_MANY)
         return found
 
-    keys = ("name", "local", "remote_port", "publish", *KEYS)
+    keys = ("name", "local", "remote_port", "publish", "tls", *KEYS)
     entries = read_entries(value, partial(counted, from_text), partial(counted, _from_mapping), keys, example)
     return tuple(chain.from_iterable(entries))
 
@@ -74,7 +75,10 @@ def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
             if key in entry:
                 raise entry.error(key, "is for an entry without 'publish', which has port and service; leave it out")
         found = entry.read("publish", lambda written: published(text(written), name))
-        return (replace(found[0], rules=_rules(entry, found[0].protocol)),) if found[0].host else _plain(entry, found)
+        if not found[0].host:
+            return _plain(entry, found)
+        rules = _rules(entry, found[0].protocol)
+        return (replace(found[0], rules=rules, tls=end_of_tls(entry, found[0])),)
     entry.require("local", "the service's address, such as local: 127.0.0.1:80")
     local = entry.read("local", dial_address)
     return _plain(entry, (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),))
@@ -82,7 +86,7 @@ def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
 
 def _plain(entry: Entry, found: tuple[TunnelSettings, ...]) -> tuple[TunnelSettings, ...]:
     """Check that an entry without a host name has no rules."""
-    for key in entry.only(KEYS):
+    for key in entry.only((*KEYS, "tls")):
         raise entry.error(key, "is for an entry with 'publish: http:NAME=LOCAL' or 'https:NAME=LOCAL'; leave it out")
     return found
 
