@@ -14,7 +14,7 @@ AHEAD = 30 * DAY
 #: Seconds after an attempt that the CA has refused, the first time and at most; it counts attempts.
 REFUSED = (300.0, DAY)
 #: The same after an attempt in which the CA did not answer.
-UNREACHED = (15.0, 3600.0)
+UNREACHED = (5.0, 3600.0)
 #: The longest wait that a CA is believed to mean, in seconds. Let's Encrypt's limits are for a week at most.
 LONGEST_ASKED = 7 * DAY
 

@@ -17,6 +17,7 @@ from tests.patience import PATIENCE
 from tests.process.harness import Process, Twistd, Twistds, need, poll
 from tests.process.pebble import Pebble
 from tests.process.services import Service, count, expected, get, page, read_all, send_bytes
+from tests.tls.parts import Authority
 
 NAME = "app.example.org"
 LOOPBACK = "127.0.0.1"
@@ -166,7 +167,7 @@ def test_the_ca_is_down_at_first(house: House, twistd: Twistds, tmp_path: Path) 
 def test_the_ca_forgets_the_account_and_the_former_certificate_stays(
     house: House, twistd: Twistds, tmp_path: Path
 ) -> None:
-    pebble = Pebble(twistd, tmp_path / "pebble", house.port, valid=45)
+    pebble = Pebble(twistd, tmp_path / "pebble", house.port, valid=30)
     running: Process = pebble.start()
     client = house.client(*pebble.options)
     end = client.wait_for(OBTAINED).end()
@@ -181,9 +182,7 @@ def test_the_ca_forgets_the_account_and_the_former_certificate_stays(
 
 
 def test_files_of_the_operator(house: House, twistd: Twistds, tmp_path: Path, serve: Callable[..., Service]) -> None:
-    from tests.tls.parts import Authority
-
-    holder = Authority(tmp_path / "pki", kind="ECDSA").server(NAME, kind="ECDSA")
+    holder = Authority(tmp_path / "pki", kind="ECDSA").server(hosts=[NAME], kind="ECDSA")
     local = serve(GET=page("from files")).address
     config = tmp_path / "client.yaml"
     config.write_text(
@@ -194,3 +193,4 @@ def test_files_of_the_operator(house: House, twistd: Twistds, tmp_path: Path, se
     client = twistd("rtunnel-client", "--config", str(config))
     client.wait_for("is published")
     assert house.curl(tmp_path / "pki" / "ca.crt").stdout == "from files"
+    assert "not for" not in client.output
