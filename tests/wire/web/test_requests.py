@@ -256,13 +256,15 @@ def test_upgrade_of_the_old_protocol_is_none() -> None:
 
 def test_is_at_rest() -> None:
     parser = RequestParser()
-    assert parser.is_at_rest
-    parser.feed(b"GET /")
-    assert not parser.is_at_rest
-    parser.feed(b" HTTP/1.1\r\nHost: a.example\r\n\r\n")
-    assert parser.is_at_rest
-    parser.feed(post(b"Content-Length: 3"))
-    assert not parser.is_at_rest
+
+    def rests_after(data: bytes) -> bool:
+        parser.feed(data)
+        return parser.is_at_rest
+
+    assert rests_after(b"")
+    assert not rests_after(b"GET /")
+    assert rests_after(b" HTTP/1.1\r\nHost: a.example\r\n\r\n")
+    assert not rests_after(post(b"Content-Length: 3"))
     parser.feed(b"abc")
     assert parser.is_at_rest
 
