@@ -14,6 +14,8 @@ from rtunnel.errors import ConfigError
 #: The longest name, in characters (RFC 1035, section 2.3.4, without the dot at the end).
 MAX_NAME = 253
 WILDCARD = "*."
+_ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
+_UNRESERVED = re.compile("[A-Za-z0-9._~-]", re.ASCII)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
 
 
@@ -47,9 +49,41 @@ def host_pattern(text: str) -> str:
     if "://" in name:
         host = re.split("[/:?#]", name.partition("://")[2])[0]
         raise ConfigError(f"'{name}' is a URL and not a host name; write {host or 'app.example.org'}")
-    if "*" in name:
+    if "*" in name.removeprefix(WILDCARD):
         raise ConfigError(f"'{name}' has a * elsewhere than at its beginning, before a dot; {example}")
     raise ConfigError(f"'{name}' is not a host name; {example}")
+
+
+def is_host_pattern(text: str) -> bool:
+    """Return whether :func:`host_pattern` reads *text*."""
+    try:
+        host_pattern(text)
+    except ConfigError:
+        return False
+    return True
+
+
+def canonical_path(path: str) -> str:
+    """Return the path of a URL as paths are compared: without dot segments, ``%41`` as ``A``, ``%2f`` as ``%2F``
+    (RFC 3986, section 6.2.2).
+    """
+    if "%" in path:
+        path = _ESCAPE.sub(_unescaped, path)
+    if "/." not in path:
+        return path
+    kept: list[str] = []
+    *segments, last = path.split("/")
+    for each in (*segments, last, "") if last in (".", "..") else (*segments, last):
+        if each == "..":
+            del kept[max(1, len(kept) - 1) :]
+        elif each != ".":
+            kept.append(each)
+    return "/".join(kept)
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    character = chr(int(escape[1], 16))
+    return character if _UNRESERVED.fullmatch(character) else escape[0].upper()
 
 
 def patterns_of(name: str) -> Iterator[str]:

@@ -1,12 +1,75 @@
-"""The rules of a tunnel for host names: who may come, and what is done with requests (docs/wire.rst, "Rules")."""
+"""The rules of a tunnel for host names: who may come, and what is done with requests (docs/wire.rst, "Rules").
+
+The client's file and INIT have them with the same keys::
+
+    allow: [192.0.2.0/24, "2001:db8::/32"]      # networks and addresses
+    deny: 192.0.2.7
+    max-connections: 20                         # of one address at once
+    max-requests: 10                            # of one address, a second
+    auth: ["alice:$scrypt$ln=15,r=8,p=1$..."]   # what 'rtunnel passwd alice' prints
+    request-headers: {X-From: outside, Cookie: null}
+    response-headers: {Strict-Transport-Security: max-age=31536000, Server: null}
+    redirect-https: true
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from rtunnel.access.passwords import check_hash, check_user
+from rtunnel.coercions import boolean, integer, joined, shown, text
+from rtunnel.config_file import keys_with_underscores
+from rtunnel.endpoint_strings import suggestion
+from rtunnel.errors import ConfigError
 
 Network = IPv4Network | IPv6Network
+Headers = tuple[tuple[str, str | None], ...]
+
+#: Most networks in ``allow``, and in ``deny``.
+MOST_NETWORKS = 256
+#: Most users of one tunnel.
+MOST_USERS = 64
+#: Most fields in ``request-headers``, and in ``response-headers``.
+MOST_FIELDS = 32
+#: The longest name of a field, and the longest value, in characters.
+MOST_FIELD_NAME = 64
+MOST_FIELD_VALUE = 1024
+#: The longest rules of one tunnel, as JSON, in bytes.
+MOST_BYTES = 16_000
+#: Requests a second.
+FEWEST_REQUESTS = 0.001
+MOST_REQUESTS = 1_000_000
+
+# RFC 9110, section 5.6.2.
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_MAPPED = IPv6Network("::ffff:0:0/96")
+_HTTPS_SEES = ("allow", "deny", "max-connections")
+# Fields of one connection, and those that say where a message ends (RFC 9110, section 7.6.1; RFC 9112, section 6).
+_OF_CONNECTION = frozenset(
+    ("connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
+)
+
+
+class _Networks:
+    """Networks in which an address is found by one look-up for each length of prefix that there is."""
+
+    __slots__ = ("_prefixes",)
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._prefixes: dict[tuple[int, int], set[int]] = {}
+        for each in networks:
+            shift = each.max_prefixlen - each.prefixlen
+            self._prefixes.setdefault((each.version, shift), set()).add(int(each.network_address) >> shift)
+
+    def has(self, version: int, number: int) -> bool:
+        return any(
+            number >> shift in found for (of_version, shift), found in self._prefixes.items() if of_version == version
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +92,194 @@ class Rules:
     connections: int | None = None
     requests: float | None = None
     users: tuple[tuple[str, str], ...] = ()
-    request_headers: tuple[tuple[str, str | None], ...] = ()
-    response_headers: tuple[tuple[str, str | None], ...] = ()
+    request_headers: Headers = ()
+    response_headers: Headers = ()
     redirect_https: bool = False
+    _allowed: _Networks = field(init=False, repr=False, compare=False)
+    _denied: _Networks = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_allowed", _Networks(self.allow))
+        object.__setattr__(self, "_denied", _Networks(self.deny))
+
+    def admits(self, address: str) -> bool:
+        """See :func:`is_allowed`."""
+        if not self.allow and not self.deny:
+            return True
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        if found.version == 6 and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        version, number = found.version, int(found)
+        return (not self.allow or self._allowed.has(version, number)) and not self._denied.has(version, number)
 
 
-def read_rules(written: Mapping[str, object]) -> Rules:
+def is_allowed(rules: Rules, address: str) -> bool:
+    """Return whether a visitor may come.
+
+    :param address: its IP address, without a port. What is no IP address may come only if there are neither ``allow``
+        nor ``deny``.
+    """
+    return rules.admits(address)
+
+
+def read_rules(written: Mapping[str, object], protocol: str = "http") -> Rules:
     """Read rules as the file has them, or as they came with INIT.
 
+    :param protocol: ``http``, or ``https``: then the server does not see requests, and rules for these are refused.
     :raises ConfigError: something is wrong; the message names the key.
     """
-    if written:
-        raise NotImplementedError
-    return Rules()
+    values = keys_with_underscores(dict(written), "rules")
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        key = name.replace("_", "-")
+        if key not in _KEYS:
+            raise ConfigError(f"unknown key '{key}'{suggestion(key, _KEYS)}")
+        attribute, coerce = _KEYS[key]
+        try:
+            if protocol == "https" and key not in _HTTPS_SEES:
+                raise ConfigError("is about requests, which the server does not see in https:; leave it out")
+            found[attribute] = coerce(value)
+        except ConfigError as error:
+            raise ConfigError(f"key '{key}': {error}") from None
+    rules = Rules(**found)
+    length = len(json.dumps(rules_as_json(rules)))
+    if length > MOST_BYTES:
+        raise ConfigError(
+            f"the rules have {length:,} bytes, and {MOST_BYTES:,} is the most; write fewer or shorter ones"
+        )
+    return rules
+
+
+def without_requests(rules: Rules) -> Rules:
+    """Return those of *rules* that are not about requests: what a server can keep that does not see any."""
+    return Rules(rules.allow, rules.deny, rules.connections)
+
+
+def rules_as_json(rules: Rules) -> dict[str, object]:
+    """Return rules as INIT has them; those that say nothing are left out."""
+    written: dict[str, object] = {
+        "allow": [_shortest(each) for each in rules.allow],
+        "deny": [_shortest(each) for each in rules.deny],
+        "max-connections": rules.connections,
+        "max-requests": rules.requests,
+        "auth": [f"{name}:{hashed}" for name, hashed in rules.users],
+        "request-headers": dict(rules.request_headers),
+        "response-headers": dict(rules.response_headers),
+        "redirect-https": rules.redirect_https,
+    }
+    return {key: value for key, value in written.items() if value}
+
+
+def _shortest(network: Network) -> str:
+    return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
+
+
+def _networks(value: object) -> tuple[Network, ...]:
+    written = [] if value == [] else joined(value).split(",")
+    if len(written) > MOST_NETWORKS:
+        raise ConfigError(f"has {len(written):,} networks, and {MOST_NETWORKS} is the most; write larger ones")
+    return tuple(dict.fromkeys(map(_network, written)))
+
+
+def _network(written: str) -> Network:
+    written = written.strip()
+    try:
+        found = ip_network(written, strict=False)
+    except ValueError:
+        found = None
+    if found is None or "%" in written or not re.fullmatch("[^/]+(/[0-9]{1,3})?", written):
+        raise ConfigError(
+            f"{shown(written)} is not a network or an address; write one such as 192.0.2.0/24, 192.0.2.7 or "
+            "2001:db8::/32"
+        )
+    if ip_address(written.partition("/")[0]) != found.network_address:
+        raise ConfigError(f"'{written}' has bits set behind its first {found.prefixlen}; write {found}")
+    if isinstance(found, IPv6Network) and found.subnet_of(_MAPPED):
+        # Visitors are compared as IPv4.
+        return IPv4Network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - 96))
+    return found
+
+
+def _requests(value: object) -> float:
+    match = None
+    if not isinstance(value, bool) and isinstance(value, str | int | float):
+        match = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,30})?|\.[0-9]{1,30}", str(value).strip())
+    if match is None or not FEWEST_REQUESTS <= float(match[0]) <= MOST_REQUESTS:
+        raise ConfigError(
+            f"{shown(value)} is not a number of requests a second; write one such as 10 or 0.5, "
+            f"from {FEWEST_REQUESTS} to {MOST_REQUESTS}"
+        )
+    return float(match[0])
+
+
+def _users(value: object) -> tuple[tuple[str, str], ...]:
+    written = value if isinstance(value, list) else [value]
+    if len(written) > MOST_USERS:
+        raise ConfigError(f"has {len(written):,} users, and {MOST_USERS} is the most")
+    users: dict[str, str] = {}
+    for each in written:
+        name, colon, hashed = text(each).partition(":")
+        if not colon:
+            raise ConfigError("is not USER:HASH; write what 'rtunnel passwd USER' prints")
+        check_user(name)
+        check_hash(hashed, name)
+        if name in users:
+            raise ConfigError(f"user '{name}' is there twice; keep one")
+        users[name] = hashed
+    return tuple(users.items())
+
+
+def _fields(value: object, *, of_requests: bool) -> Headers:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{shown(value)} is not a mapping; write lines such as 'X-Name: text', or 'X-Name: null'")
+    if len(value) > MOST_FIELDS:
+        raise ConfigError(f"has {len(value):,} fields, and {MOST_FIELDS} is the most")
+    fields: list[tuple[str, str | None]] = []
+    seen: set[str] = set()
+    for name, written in value.items():
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name) or len(name) > MOST_FIELD_NAME:
+            raise ConfigError(
+                f"{shown(name)} is not the name of a field; write one such as X-Name, of up to {MOST_FIELD_NAME} "
+                "characters"
+            )
+        lower = name.lower()
+        if lower in seen:
+            raise ConfigError(f"'{name}' is there twice; keep one")
+        seen.add(lower)
+        if lower in _OF_CONNECTION or lower.startswith("proxy-"):
+            raise ConfigError(f"'{name}' belongs to the connection, and cannot be changed; leave it out")
+        if lower == "host" and (written is None or not of_requests):
+            raise ConfigError(f"'{name}' can be set for requests, and not removed; write it in 'request-headers'")
+        fields.append((name, None if written is None else _field_value(name, written)))
+    return tuple(fields)
+
+
+def _field_value(name: str, written: object) -> str:
+    try:
+        value = text(written)
+    except ConfigError as error:
+        raise ConfigError(f"'{name}': {error}; to remove the field, write null") from None
+    if not re.fullmatch(r"[\t -~]*", value) or len(value) > MOST_FIELD_VALUE:
+        raise ConfigError(
+            f"'{name}': {shown(value)} is not the value of a field, which has up to {MOST_FIELD_VALUE:,} printable "
+            "characters of ASCII"
+        )
+    return value
+
+
+_KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
+    "allow": ("allow", _networks),
+    "deny": ("deny", _networks),
+    "max-connections": ("connections", integer(1, 1_000_000)),
+    "max-requests": ("requests", _requests),
+    "auth": ("users", _users),
+    "request-headers": ("request_headers", lambda value: _fields(value, of_requests=True)),
+    "response-headers": ("response_headers", lambda value: _fields(value, of_requests=False)),
+    "redirect-https": ("redirect_https", boolean),
+}
+
+#: The keys of rules, as settings have them.
+KEYS = tuple(key.replace("-", "_") for key in _KEYS)

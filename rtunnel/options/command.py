@@ -55,6 +55,7 @@ class Options(Verbs):
         ["connect", None, _later("plugins.rtc_client"), "WebRTC tunnel, user's machine: opens local ports."],
         ["service", None, _later("service"), "Any end as a systemd service."],
         ["pki", None, _later("pki.command"), "Certificates for links over TLS."],
+        ["passwd", None, _later("passwd"), "The hash of a visitor's password."],
     ]
 
     def parseArgs(self, *arguments: str) -> None:

@@ -16,6 +16,7 @@ from aiortc import rtcsctptransport
 from google_crc32c import value as crc32c
 
 from rtunnel.access.rights import read_clients
+from rtunnel.access.rules import read_rules, rules_as_json
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.coercions import boolean, seconds, size
 from rtunnel.config_file import read_config_file
@@ -109,6 +110,9 @@ def frame_payloads(data: bytes) -> None:
     ):
         with suppress(ValueError):
             decode(data)
+    with suppress(ValueError):
+        rules = read_rules(decode_init(data).rules)
+        assert read_rules(rules_as_json(rules)) == rules
 
 
 def link_keys(data: bytes) -> None:

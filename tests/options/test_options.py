@@ -73,6 +73,8 @@ SERVER_VALUES = {
     "control-listen": ("[::1]:7001", "[::1]:7001", ListenAddress.parse("[::1]:7001")),
     "udp-listen": (":7001", ":7001", UdpAddress(":7001", "", 7001)),
     "public-listen": (":8080", ":8080", ListenAddress.parse("tcp:8080")),
+    "http-listen": (":80", ":80", ListenAddress.parse("tcp:80")),
+    "https-listen": ("[::1]:443", "[::1]:443", ListenAddress.parse("[::1]:443")),
     "public-interface": ("::", "::", "::"),
     "allow-ports": ("8000-8999,9443", ["8000-8999", 9443], PortRanges.parse("8000-8999,9443")),
     "route": ("least-connections", "least-connections", "least-connections"),

@@ -24,10 +24,11 @@ class Entry:
     :param where: the beginning of an error message.
     :param keys: the keys that it may have.
     :raises ConfigError: it is not a mapping, or has another key.
+    :ivar where: the same.
     """
 
     def __init__(self, mapping: object, where: str, keys: Collection[str]) -> None:
-        self._where = where
+        self.where = where
         self._values = keys_with_underscores(mapping, where)
         for key in self._values:
             if key not in keys:
@@ -36,9 +37,13 @@ class Entry:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
+    def only(self, keys: Collection[str]) -> dict[str, object]:
+        """Return those of *keys* that it has, with their values."""
+        return {key: self._values[key] for key in keys if key in self._values}
+
     def error(self, key: str, message: str) -> ConfigError:
         """Return an error about a key; it says which entry it is in."""
-        return ConfigError(f"{self._where}: key '{key}': {message}")
+        return ConfigError(f"{self.where}: key '{key}': {message}")
 
     def require(self, key: str, what: str) -> None:
         """Check that a key is present.
@@ -47,7 +52,7 @@ class Entry:
         :raises ConfigError: it is missing.
         """
         if key not in self._values:
-            raise ConfigError(f"{self._where}: has no key '{key}'; write {what}")
+            raise ConfigError(f"{self.where}: has no key '{key}'; write {what}")
 
     def read(self, key: str, coerce: Callable[[Any], ValueT], default: object = None) -> ValueT:
         """Return the value of a key.

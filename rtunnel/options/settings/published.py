@@ -10,13 +10,14 @@ Operators mix this up with other notations, so an error says how the same is wri
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from rtunnel.access.public import NAMED
 from rtunnel.addresses import DialAddress
 from rtunnel.coercions import shown
 from rtunnel.endpoint_strings import MAX_PORT, is_ipv6
 from rtunnel.errors import ConfigError
-from rtunnel.host_names import host_pattern
+from rtunnel.host_names import canonical_path, host_pattern, is_host_pattern
 from rtunnel.reverse.settings import TunnelSettings
 
 KINDS = ("tcp", "udp", *NAMED)
@@ -26,8 +27,9 @@ AT_MOST = f"all tunnels of a client together have at most {MAX_PORTS:,}"
 
 _FORMS = "write tcp:8080=127.0.0.1:80, udp:53=127.0.0.1:53 or https:app.example.org=127.0.0.1:8443"
 _EXAMPLES = {"tcp": "8080", "udp": "53"}
-#: What a path of ``http:NAME/PATH`` consists of (RFC 3986, section 3.3).
-_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;@-]|%[0-9A-Fa-f]{2})+)*")
+_SERVICES = {"http": "127.0.0.1:3000", "https": "127.0.0.1:8443"}
+# What a path has besides letters, digits and "-._~", which quote() keeps (RFC 3986, section 3.3); no "=".
+_PATH_CHARACTERS = "/%!$&'()*+,;@"
 #: The longest path, in characters.
 _MOST_PATH = 1000
 # A longer text is cut in the error, and not corrected.
@@ -48,76 +50,93 @@ def published(text: str, name: str = "") -> tuple[TunnelSettings, ...]:
     """
     text = text.strip()
     try:
-        if text.partition(":")[0] in NAMED:
-            return (_named(text, name),)
-        kind, ports, locals_ = _parts(text)
+        kind, written, local = _split(text)
+        if kind in NAMED:
+            return (_named(text, kind, written, local, name),)
+        ports, locals_ = _ports(text, kind, written, local)
     except ConfigError as error:
         if len(text) <= _MOST_CORRECTED:
             raise
         raise ConfigError(f"{shown(text)} is not KIND:PORT=LOCAL; {_FORMS}") from error
     return tuple(
-        TunnelSettings(port, local, f"{name}-{port}" if name and len(ports) > 1 else name, kind)
-        for port, local in zip(ports, locals_, strict=True)
+        TunnelSettings(port, address, f"{name}-{port}" if name and len(ports) > 1 else name, kind)
+        for port, address in zip(ports, locals_, strict=True)
     )
 
 
-def _named(text: str, name: str) -> TunnelSettings:
-    """Read ``http:NAME[/PATH]=LOCAL`` or ``https:NAME=LOCAL``."""
-    public, equals, local = text.partition("=")
-    kind, _, written = public.partition(":")
-    if written.startswith("//"):
-        raise ConfigError(f"'{text}' has a URL where a name belongs; write {kind}:{written[2:]}{equals}{local}")
-    host, slash, path = written.partition("/")
-    host = host.strip()
-    if not equals or not local.strip():
-        service = "127.0.0.1:3000" if kind == "http" else "127.0.0.1:8443"
-        raise ConfigError(f"'{text}' does not say which service; write {public}={service}")
-    if port := re.fullmatch("(.*):([0-9]+)", host):
-        raise ConfigError(
-            f"'{text}' has a port behind the host name, and the server's {kind.upper()} port is the same for all "
-            f"names; write {kind}:{port[1]}{slash}{path}={local}"
-        )
-    if re.fullmatch("[0-9-]+", host):
-        raise ConfigError(f"'{text}' has a port where {kind} has a host name; write {kind}:app.example.org={local}")
-    try:
-        host = host_pattern(host)
-    except ConfigError as error:
-        raise ConfigError(
-            f"{error}={local}".replace("write app.example.org", f"write {kind}:app.example.org")
-        ) from None
-    if path and kind == "https":
-        raise ConfigError(
-            f"'{text}' has a path, which the server cannot see under TLS; write https:{host}={local}, or http:"
-        )
-    path = (slash + path).rstrip("/")
-    if not _PATH.fullmatch(path) or len(path) > _MOST_PATH or {".", ".."} & {*path.split("/")}:
-        raise ConfigError(f"'{path}' in '{text}' is not a path; write one such as {kind}:{host}/api={local}")
-    return TunnelSettings(0, DialAddress.parse(local), name, kind, host, path)
-
-
-def _parts(text: str) -> tuple[str, range, list[DialAddress]]:
-    """Return the kind, the public ports, and as many local addresses."""
+def _split(text: str) -> tuple[str, str, str]:
+    """Return the kind, what is public, and the service."""
     if colon := re.fullmatch("((?:tcp|udp):[0-9-]+):(.*)", text, re.IGNORECASE):
         raise ConfigError(f"'{text}' has a colon where '=' belongs; write {colon[1].lower()}={colon[2]}")
     if tunnel := re.fullmatch("([0-9-]+):(.*)", text):
         raise ConfigError(f"'{text}' has no kind; write tcp:{tunnel[1]}={tunnel[2]}")
     public, equals, local = text.partition("=")
-    without_spaces = "".join(public.split()) + equals + local.strip()
+    head, slash, path = public.partition("/")
+    without_spaces = "".join(head.split()) + slash + path.strip() + equals + local.strip()
     if text != without_spaces:
         raise ConfigError(f"'{text}' has spaces; write {without_spaces}")
     kind, colon_, written = public.partition(":")
     if kind not in KINDS:
         raise _wrong_kind(text, kind, bool(colon_), local)
+    if several := re.search(f",(?:{'|'.join(KINDS)}):", local):
+        first, second = text[: len(text) - len(local) + several.start()], local[several.start() + 1 :]
+        raise ConfigError(f"'{text}' is several in one; give each by itself, {first} and {second}")
+    return kind, written, local
+
+
+def _named(text: str, kind: str, written: str, local: str, name: str) -> TunnelSettings:
+    """Read the rest of ``http:NAME[/PATH]=LOCAL`` or ``https:NAME=LOCAL``."""
+    if not local:
+        written, colon, local = written.partition(":") if not written.startswith("//") else (written, "", "")
+        if colon and local:
+            raise ConfigError(f"'{text}' has a colon where '=' belongs; write {kind}:{written}={local}")
+        local = _SERVICES[kind]
+        wrong = "does not say which service"
+    elif written.startswith("//"):
+        wrong = "has a URL where a host name belongs"
+    else:
+        wrong = ""
+    host, slash, path = written.removeprefix("//").partition("/")
+    if re.fullmatch("[0-9-]*", host):
+        what = f"a port where {kind} has a host name" if host else "no host name"
+        raise ConfigError(f"'{text}' has {what}; write {kind}:app.example.org={local}")
+    if port := re.fullmatch(r"([^:\[\]]+):[0-9]*", host):
+        host = port[1]
+        wrong = wrong or f"has a port behind the host name, and --{kind}-listen says it for all names"
+    try:
+        host = host_pattern(host)
+    except ConfigError as error:
+        reason = str(error).partition("; ")[0]
+        raise ConfigError(
+            f"{reason}; write {kind}:app.example.org={local} or {kind}:*.dev.example.org={local}"
+        ) from None
+    path = (slash + path).rstrip("/")
+    if path and kind == "https":
+        path = ""
+        wrong = wrong or "has a path, which the server does not see in https:"
+    good = _good_path(path)
+    if canonical_path(path) != good or len(good) > _MOST_PATH:
+        wrong = wrong or f"has a path that is not one, '{path}'"
+    if wrong:
+        raise ConfigError(f"'{text}' {wrong}; write {kind}:{host}{good}={local}")
+    return TunnelSettings(0, DialAddress.parse(local), name, kind, host, good)
+
+
+def _good_path(path: str) -> str:
+    """Return a path as requests have it: without query, dot segments and empty ones, and all else percent-encoded."""
+    path = re.sub("%(?![0-9A-Fa-f]{2})", "%25", re.split("[?#]", path)[0])
+    return canonical_path(re.sub("/+", "/", quote(path, _PATH_CHARACTERS))).rstrip("/")
+
+
+def _ports(text: str, kind: str, written: str, local: str) -> tuple[range, list[DialAddress]]:
+    """Return the public ports, and as many local addresses."""
     ports = _public_ports(text, kind, written, local)
     if not local:
         example = written if ports[0] else "80"
         raise ConfigError(f"'{text}' does not say which service; write {kind}:{written}=127.0.0.1:{example}")
-    if several := re.search(",(?:tcp|udp):", local):
-        first, second = text[: len(text) - len(local) + several.start()], local[several.start() + 1 :]
-        raise ConfigError(f"'{text}' is several in one; give each by itself, {first} and {second}")
     if "-" in written:
-        return kind, ports, _local_range(text, kind, ports, local)
-    return kind, ports, [_local(text, kind, ports[0], local)]
+        return ports, _local_range(text, kind, ports, local)
+    return ports, [_local(text, kind, ports[0], local)]
 
 
 def _wrong_kind(text: str, kind: str, has_colon: bool, local: str) -> ConfigError:
@@ -127,6 +146,8 @@ def _wrong_kind(text: str, kind: str, has_colon: bool, local: str) -> ConfigErro
         return ConfigError(f"'{text}' has no kind; write tcp:{kind}={local or f'127.0.0.1:{kind}'}")
     if re.match(":[0-9]", text):
         return ConfigError(f"'{text}' has no kind; write tcp{text}")
+    if not has_colon and "." in kind and is_host_pattern(kind):
+        return ConfigError(f"'{text}' has no kind; write http:{kind}={local or _SERVICES['http']}")
     if not has_colon:
         return ConfigError(f"{shown(text)} is not KIND:PORT=LOCAL; {_FORMS}")
     return ConfigError(f"'{kind}' in '{text}' is not a kind of tunnel: kinds are {', '.join(KINDS)}; {_FORMS}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TypeVar
 
+from rtunnel.access.rules import KEYS, Rules, read_rules
 from rtunnel.addresses import DialAddress
 from rtunnel.coercions import dial_address, integer, shown, text
 from rtunnel.errors import ConfigError
+from rtunnel.options.settings.acme import end_of_tls
 from rtunnel.options.settings.entries import Entry, read_entries
 from rtunnel.options.settings.published import AT_MOST, MAX_PORTS, is_published, published
 from rtunnel.options.settings.sources import Rank, Resolved
@@ -51,7 +54,7 @@ def _read(
             raise ConfigError(_TOO_MANY)
         return found
 
-    keys = ("name", "local", "remote_port", "publish")
+    keys = ("name", "local", "remote_port", "publish", "tls", *KEYS)
     entries = read_entries(value, partial(counted, from_text), partial(counted, _from_mapping), keys, example)
     return tuple(chain.from_iterable(entries))
 
@@ -66,6 +69,17 @@ def _from_text(written: str) -> tuple[TunnelSettings, ...]:
 
 
 def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
+    found = _tunnels_of(entry)
+    if found[0].host:
+        tls = end_of_tls(entry, found[0])
+        sees_requests = found[0].protocol == "http" or tls != "passthrough"
+        return (replace(found[0], rules=_rules(entry, "http" if sees_requests else "https"), tls=tls),)
+    for key in entry.only((*KEYS, "tls")):
+        raise entry.error(key, "is for an entry with 'publish: http:NAME=LOCAL' or 'https:NAME=LOCAL'; leave it out")
+    return found
+
+
+def _tunnels_of(entry: Entry) -> tuple[TunnelSettings, ...]:
     name = entry.read("name", _name, "")
     if "publish" in entry:
         for key in ("local", "remote_port"):
@@ -75,6 +89,13 @@ def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
     entry.require("local", "the service's address, such as local: 127.0.0.1:80")
     local = entry.read("local", dial_address)
     return (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),)
+
+
+def _rules(entry: Entry, protocol: str) -> Rules:
+    try:
+        return read_rules(entry.only(KEYS), protocol)
+    except ConfigError as error:
+        raise ConfigError(f"{entry.where}: {error}") from error
 
 
 def _name(name: object) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rtunnel.access.public import Public
 from rtunnel.errors import Code, Refused
-from rtunnel.host_names import canonical, host_pattern, patterns_of
+from rtunnel.host_names import canonical, canonical_path, host_pattern, patterns_of
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.server.take_over import make_way
 
@@ -51,7 +51,7 @@ class HostNames:
     async def claim(self, public: Public, backend: Backend) -> None:
         """Let *backend* serve the host name of *public*.
 
-        :raises Refused: somebody else has it, or it is no host name.
+        :raises Refused: somebody else has it, it is no host name, or its path is not in its canonical form.
         """
         claimant = backend.session
         try:
@@ -60,6 +60,8 @@ class HostNames:
             is_good = False
         if not is_good:
             raise Refused(Code.BAD_REQUEST, f"{public.host!r} is not a host name in lower case and ASCII")
+        if canonical_path(public.path) != public.path:
+            raise Refused(Code.BAD_REQUEST, f"{public.path!r} is not a path in its canonical form")
         found = self._names.get(public.host)
         if found is not None and found.session is not claimant:
             await make_way(self._reactor, public.host, found.session, claimant, Code.HOST_IN_USE)
@@ -108,8 +110,9 @@ class HostNames:
     def http(self, host: str, path: str) -> Backend | None:
         """Return the tunnel for an HTTP request to *host*, a name in any form; None: nobody serves it.
 
-        :param path: of the request, without dot segments.
+        :param path: of the request, without the query.
         """
+        path = canonical_path(path)
         found = self._find(_canonical(host))
         for prefix, backend in found.http if found is not None else ():
             if path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/" or not prefix):
