@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 from twisted.python import usage
 
+from rtunnel.access.rules import read_rules
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtunnel_client
@@ -23,7 +24,7 @@ HASH = "$scrypt$ln=15,r=8,p=1$Vm7V1DHShf38IJ6Ks/JM8A$Y2unA9pfOYYoQv2YsD5W28PN8ka
 
 def http(host: str, local: str, path: str = "", protocol: str = "http", **others: object) -> TunnelSettings:
     name = str(others.pop("name", ""))
-    return TunnelSettings(0, DialAddress.parse(local), name, protocol, host, path, others)
+    return TunnelSettings(0, DialAddress.parse(local), name, protocol, host, path, read_rules(others))
 
 
 def parse(*arguments: str) -> tuple[TunnelSettings, ...]:
@@ -199,22 +200,24 @@ def test_rules_in_a_file(config: Write) -> None:
         "web",
         "http",
         "app.example.org",
-        rules={
-            "allow": ["192.0.2.0/24", "2001:db8::1"],
-            "deny": ["192.0.2.7"],
-            "max-connections": 20,
-            "max-requests": 0.5,
-            "auth": [f"alice:{HASH}"],
-            "request-headers": {"X-From": "outside", "Cookie": None},
-            "response-headers": {"Server": None},
-            "redirect-https": True,
-        },
+        rules=read_rules(
+            {
+                "allow": ["192.0.2.0/24", "2001:db8::1"],
+                "deny": ["192.0.2.7"],
+                "max-connections": 20,
+                "max-requests": 0.5,
+                "auth": [f"alice:{HASH}"],
+                "request-headers": {"X-From": "outside", "Cookie": None},
+                "response-headers": {"Server": None},
+                "redirect-https": True,
+            }
+        ),
     )
 
 
 def test_rules_of_https(config: Write) -> None:
     path = entry(config, "deny: 192.0.2.7", "allow: []", "max-connections: 2", publish="https:app.example.org=8443")
-    assert parse("--config", path)[0].rules == {"deny": ["192.0.2.7"], "max-connections": 2}
+    assert parse("--config", path)[0].rules == read_rules({"deny": ["192.0.2.7"], "max-connections": 2})
 
 
 @pytest.mark.parametrize(

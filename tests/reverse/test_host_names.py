@@ -321,7 +321,9 @@ async def test_our_client(world: World, server: TunnelServer) -> None:
     settings = ClientSettings(
         DialAddress.parse(f"{HOST}:{world.control_port(server)}"),
         (
-            TunnelSettings(0, DialAddress.parse(":3000"), "", "http", "app", "/api", {"deny": ["192.0.2.7"]}),
+            TunnelSettings(
+                0, DialAddress.parse(":3000"), "", "http", "app", "/api", read_rules({"deny": ["192.0.2.7"]})
+            ),
             TunnelSettings(0, DialAddress.parse(":8443"), "tls", "https", "*.app"),
         ),
         check_services=False,
