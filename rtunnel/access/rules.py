@@ -18,11 +18,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from rtunnel.access.passwords import check_hash, check_user
-from rtunnel.coercions import boolean, integer, joined, shown, text
+from rtunnel.coercions import boolean, integer, networks, shown, text
 from rtunnel.config_file import keys_with_underscores
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
@@ -173,29 +173,20 @@ def _shortest(network: Network) -> str:
 
 
 def _networks(value: object) -> tuple[Network, ...]:
-    written = [] if value == [] else joined(value).split(",")
-    if len(written) > MOST_NETWORKS:
-        raise ConfigError(f"has {len(written):,} networks, and {MOST_NETWORKS} is the most; write larger ones")
-    return tuple(dict.fromkeys(map(_network, written)))
+    found = networks(value)
+    if len(found) > MOST_NETWORKS:
+        raise ConfigError(f"has {len(found):,} networks, and {MOST_NETWORKS} is the most; write larger ones")
+    return tuple(dict.fromkeys(map(_comparable, found)))
 
 
-def _network(written: str) -> Network:
-    written = written.strip()
-    try:
-        found = ip_network(written, strict=False)
-    except ValueError:
-        found = None
-    if found is None or "%" in written or not re.fullmatch("[^/]+(/[0-9]{1,3})?", written):
-        raise ConfigError(
-            f"{shown(written)} is not a network or an address; write one such as 192.0.2.0/24, 192.0.2.7 or "
-            "2001:db8::/32"
-        )
-    if ip_address(written.partition("/")[0]) != found.network_address:
-        raise ConfigError(f"'{written}' has bits set behind its first {found.prefixlen}; write {found}")
-    if isinstance(found, IPv6Network) and found.subnet_of(_MAPPED):
-        # Visitors are compared as IPv4.
-        return IPv4Network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - 96))
-    return found
+def _comparable(network: Network) -> Network:
+    """Return IPv4 addresses in IPv6 as IPv4, and others without the name of an interface (``fe80::1%eth0``)."""
+    number, length = int(network.network_address), network.prefixlen
+    if network.version == 4:
+        return network
+    if network.subnet_of(_MAPPED):
+        return IPv4Network((number & 0xFFFFFFFF, length - 96))
+    return IPv6Network((number, length))
 
 
 def _requests(value: object) -> float:

@@ -220,7 +220,7 @@ def test_rules_of_https(config: Write) -> None:
 @pytest.mark.parametrize(
     ("publish", "line", "message"),
     [
-        ("http:app=1", "allow: 10.0.0.1/8", "'allow': '10.0.0.1/8' has bits set behind its first 8; write 10.0.0.0/8"),
+        ("http:app=1", "allow: 10.0.0.1/8", "'allow': '10.0.0.1/8' is not a network; write 10.0.0.0/8"),
         ("http:app=1", "auth: alice:secret", "'auth': what stands behind 'alice:' is not the hash of a password;"),
         ("http:app=1", "request-headers: {TE: x}", "'request-headers': 'TE' belongs to the connection"),
         (

@@ -112,7 +112,7 @@ async def test_every_name_there_is(world: World, server: TunnelServer) -> None:
 async def test_rules_that_are_none(world: World, server: TunnelServer) -> None:
     link = await client(world, server)
     for name, rules, text in (
-        ("http/app", {"allow": "10.0.0.1/8"}, "key 'allow': '10.0.0.1/8' has bits set behind its first 8"),
+        ("http/app", {"allow": "10.0.0.1/8"}, "key 'allow': '10.0.0.1/8' is not a network; write 10.0.0.0/8"),
         ("http/app", {"speed": 1}, "unknown key 'speed'"),
         ("https/app", {"redirect-https": True}, "key 'redirect-https': is about requests, which"),
     ):
