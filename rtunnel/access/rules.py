@@ -172,6 +172,13 @@ def _shortest(network: Network) -> str:
     return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
 
 
+def _allowed_networks(value: object) -> tuple[Network, ...]:
+    found = _networks(value)
+    if not found:
+        raise ConfigError("has no network; write one such as 192.0.2.0/24, or leave it out to let everybody come")
+    return found
+
+
 def _networks(value: object) -> tuple[Network, ...]:
     found = networks(value)
     if len(found) > MOST_NETWORKS:
@@ -203,6 +210,8 @@ def _requests(value: object) -> float:
 
 def _users(value: object) -> tuple[tuple[str, str], ...]:
     written = value if isinstance(value, list) else [value]
+    if not written:
+        raise ConfigError("has no user; write what 'rtunnel passwd USER' prints, or leave it out to let everybody come")
     if len(written) > MOST_USERS:
         raise ConfigError(f"has {len(written):,} users, and {MOST_USERS} is the most")
     users: dict[str, str] = {}
@@ -257,7 +266,7 @@ def _field_value(name: str, written: object) -> str:
 
 
 _KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
-    "allow": ("allow", _networks),
+    "allow": ("allow", _allowed_networks),
     "deny": ("deny", _networks),
     "max-connections": ("connections", integer(1, 1_000_000)),
     "max-requests": ("requests", _requests),

@@ -39,11 +39,13 @@ FIELDS = st.dictionaries(
 WRITTEN = st.fixed_dictionaries(
     {},
     optional={
-        "allow": st.lists(NETWORKS | ADDRESSES, max_size=5) | NETWORKS,
+        "allow": st.lists(NETWORKS | ADDRESSES, min_size=1, max_size=5) | NETWORKS,
         "deny": st.lists(NETWORKS | ADDRESSES, min_size=1, max_size=5).map(",".join),
         "max-connections": st.integers(1, 1_000_000) | st.integers(1, 99).map(str),
         "max_requests": st.integers(1, 1_000_000) | st.floats(0.001, 1_000_000) | st.just("0.5"),
-        "auth": st.lists(USERS, max_size=4, unique=True).map(lambda names: [f"{name}:{HASH}" for name in names]),
+        "auth": st.lists(USERS, min_size=1, max_size=4, unique=True).map(
+            lambda names: [f"{name}:{HASH}" for name in names]
+        ),
         "request-headers": FIELDS,
         "response_headers": FIELDS,
         "redirect-https": st.booleans() | st.sampled_from(["yes", "no"]),
@@ -63,7 +65,13 @@ def test_from_the_file_over_the_wire(written: dict[str, Any]) -> None:
 def test_what_says_nothing_is_left_out() -> None:
     assert rules_as_json(Rules()) == {}
     assert read_rules({}) == Rules()
-    written: dict[str, object] = {"allow": [], "deny": None, "auth": [], "request-headers": {}, "redirect-https": False}
+    written: dict[str, object] = {
+        "allow": None,
+        "deny": [],
+        "auth": None,
+        "request-headers": {},
+        "redirect-https": False,
+    }
     assert read_rules(written) == Rules()
 
 
@@ -103,6 +111,12 @@ MANY = [f"10.0.{number}.0/24" for number in range(module.MOST_NETWORKS)]
         ({"allow": "10.0.0.0/33"}, "key 'allow': '10.0.0.0/33' is not a network"),
         ({"allow": 5}, "key 'allow': '5' is not a network"),
         ({"allow": "1.2.3.4:80"}, "key 'allow': '1.2.3.4:80' is not a network"),
+        (
+            {"allow": []},
+            "key 'allow': has no network; write one such as 192.0.2.0/24, or leave it out to let everybody",
+        ),
+        ({"allow": "none"}, "key 'allow': has no network"),
+        ({"auth": []}, "key 'auth': has no user; write what 'rtunnel passwd USER' prints, or leave it out to let"),
         ({"allow": ""}, "key 'allow': is empty"),
         ({"allow": "10.0.0.0/8,"}, "key 'allow': '' is not a network"),
         ({"allow": {"a": 1}}, "key 'allow': {\"a\": 1} is not text"),
@@ -244,7 +258,7 @@ def test_whatever_comes_is_read_or_refused(written: dict[str, Any]) -> None:
 
 @given(st.lists(NETWORKS, max_size=4), st.lists(NETWORKS, max_size=4), ADDRESSES)
 def test_is_allowed_as_each_network_says(allow: list[str], deny: list[str], address: str) -> None:
-    rules = read_rules({"allow": allow, "deny": deny})
+    rules = read_rules({"allow": allow or None, "deny": deny})
     visitor = ip_address(address)
     mapped = getattr(visitor, "ipv4_mapped", None)
     visitor = mapped or visitor

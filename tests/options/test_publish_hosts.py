@@ -213,7 +213,7 @@ def test_rules_in_a_file(config: Write) -> None:
 
 
 def test_rules_of_https(config: Write) -> None:
-    path = entry(config, "deny: 192.0.2.7", "allow: []", "max-connections: 2", publish="https:app.example.org=8443")
+    path = entry(config, "deny: 192.0.2.7", "max-connections: 2", publish="https:app.example.org=8443")
     assert parse("--config", path)[0].rules == {"deny": ["192.0.2.7"], "max-connections": 2}
 
 
