@@ -6,27 +6,29 @@ HttpFront +-- HttpConnection      one for each connection of a visitor
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress
-from twisted.logger import Logger
 
+from rtunnel.access.passwords import Passwords
 from rtunnel.errors import Code
 from rtunnel.relay.bare_port import Accepted, LandingFactory
-from rtunnel.relay.sockets import address_prefix, format_address
+from rtunnel.relay.memory_stream import memory_streams
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.web.answers import Answer, redirect
 from rtunnel.reverse.web.connection import HttpConnection
-from rtunnel.reverse.web.forwarded import TrustedProxies, forwarded_lines
+from rtunnel.reverse.web.forwarded import TrustedProxies
 from rtunnel.reverse.web.front_stream import FrontStream
+from rtunnel.reverse.web.house import HttpHouse, HttpVisitor
 from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import Upstream
-from rtunnel.reverse.web.upstreams import Upstreams
+from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.log_limiter import LogLimiter
-from rtunnel.upkeep.periodic import PeriodicService, do_all
+from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.web.heads import RequestHead
 
@@ -44,31 +46,13 @@ class IHttpServer(Protocol):
     def https_port(self) -> str: ...
 
 
-class HttpVisitor:
-    """A connection's visitor.
-
-    :ivar address: of the connection.
-    :ivar prefix: the key under which it is counted.
-    :ivar is_trusted: it is a proxy whose word counts about whose request it is.
-    """
-
-    __slots__ = ("address", "host", "is_trusted", "name", "prefix")
-
-    def __init__(self, address: Any, *, is_trusted: bool) -> None:
-        self.address = address
-        self.host: str = getattr(address, "host", "") or ""
-        self.name = format_address(address)
-        self.prefix = address_prefix(address)
-        self.is_trusted = is_trusted
-
-
 class UpstreamVisitor(Visitor):
     """An :class:`Upstream` in the place of a visitor, as carriers see it."""
 
     __slots__ = ("_upstream",)
 
     def __init__(self, upstream: Upstream, visitor: HttpVisitor) -> None:
-        self.address = visitor.address
+        self.address = None
         self.name = visitor.name
         self.prefix = visitor.prefix
         self.first = b""
@@ -91,25 +75,17 @@ class UpstreamVisitor(Visitor):
         self._upstream.was_reset(Code.TIMEOUT, "no data connection came for it")
 
 
-class HttpFront(LandingFactory):
+class HttpFront(HttpHouse, LandingFactory):
     """Accepts HTTP connections.
 
     :param trusted: the proxies whose word counts about whose request it is.
     """
 
-    log = Logger()
-    scheme = "http"
-
-    def __init__(self, server: IHttpServer, trusted: TrustedProxies) -> None:
+    def __init__(self, server: IHttpServer, passwords: Passwords, trusted: TrustedProxies) -> None:
+        super().__init__(server.reactor.seconds, server.log_limiter, passwords, server.handshake_timeout)
         self._server = server
         self._trusted = trusted
-        self.head_timeout = server.handshake_timeout
-        self.is_stopping = False
-        self._connections: dict[HttpConnection, FrontStream] = {}
         self._targets: dict[Backend, Target] = {}
-
-    def __len__(self) -> int:
-        return len(self._connections)
 
     def service(self) -> PeriodicService:
         """Return the service that calls :meth:`tick`."""
@@ -120,95 +96,61 @@ class HttpFront(LandingFactory):
     def landed(self, accepted: Accepted, address: IAddress) -> None:
         """See :class:`LandingFactory`."""
         server = self._server
-        visitor = HttpVisitor(address, is_trusted=address in self._trusted)
         front = FrontStream(server.poller, accepted.socket, self._ended)
+        visitor = HttpVisitor(format_address(accepted.peer or address), is_trusted=address in self._trusted)
         connection = front.user = HttpConnection(self, front, visitor)
-        self._connections[connection] = front
+        self.connections[connection] = None
         server.visitors.add(front.local, visitor.prefix, self)
         front.start()
+
+    def build(self, address: IAddress | None) -> SocketEnd:
+        """See :class:`LandingFactory`."""
+        return SocketEnd(self._made, self._server.visitors.discard)
+
+    def _made(self, end: SocketEnd) -> None:
+        limit_messages(end.transport)
+        address = end.transport.getPeer()
+        visitor = HttpVisitor(format_address(address), is_trusted=address in self._trusted)
+        theirs, ours = memory_streams()
+        theirs.user = end
+        end.attach(theirs)
+        connection = ours.user = HttpConnection(self, ours, visitor)
+        self.connections[connection] = None
+        self._server.visitors.add(end, visitor.prefix, self)
 
     def _ended(self, front: FrontStream) -> None:
         self._server.visitors.discard(front.local)
 
-    def gone(self, connection: IConnection) -> None:
-        """See :class:`IHttpHouse`."""
-        self._connections.pop(connection, None)  # type: ignore[call-overload]
+    # Requests
 
-    # What connections need, see IHttpHouse
-
-    def seconds(self) -> float:
-        """See :class:`IHttpHouse`."""
-        return float(self._server.reactor.seconds())
-
-    def refused(self, connection: IConnection, why: str) -> None:
-        """See :class:`IHttpHouse`."""
-        self._server.log_limiter.info(
-            "HTTP connection from {visitor} closed: {why}", visitor=connection.visitor.name, why=why
-        )
-
-    def forwarded(self, head: RequestHead, connection: IConnection) -> bytes:
-        """See :class:`IHttpHouse`."""
-        visitor = connection.visitor
-        return forwarded_lines(head, visitor.host, self.scheme, is_trusted=visitor.is_trusted)
-
-    def route(self, head: RequestHead, connection: IConnection) -> Target | Answer:
-        """See :class:`IHttpHouse`."""
+    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer:
+        """See :class:`HttpHouse`."""
         names = self._server.names
         backend = names.http(head.host, head.path)
         if backend is None:
             if head.host and names.https(head.host) is not None:
                 return redirect(head, head.host, self._server.https_port())
             return Answer(404, f"nothing is published here for {head.host or 'a request without a host name'}")
+        if backend.rules.redirect_https:
+            return redirect(head, head.host, self._server.https_port())
         target = self._targets.get(backend)
         if target is None:
-            target = self._targets[backend] = self._build_target(backend)
-        if target.rules.redirect_https:
-            return redirect(head, head.host, self._server.https_port())
+            target = self._targets[backend] = self._target(backend)
         return target
 
-    def done(self, target: Target, connection: IConnection) -> None:
-        """See :class:`IHttpHouse`."""
-
-    def _build_target(self, backend: Backend) -> Target:
+    def _target(self, backend: Backend) -> Target:
         def open_stream(upstream: Upstream, visitor: HttpVisitor) -> bool:
             if not backend.session.open_visitor(backend.number, UpstreamVisitor(upstream, visitor)):
                 return False
             upstream.start()
             return True
 
-        rules = backend.rules
-        return Target(
-            Upstreams(open_stream, self.seconds, self._server.visitors.discard),
-            rules,
-            str(backend.asked),
-            _encoded(rules.request_headers),
-            _encoded(rules.response_headers),
-        )
+        return self.build_target(backend.rules, str(backend.asked), open_stream, self._server.visitors.discard)
 
-    # Time
-
-    def tick(self) -> None:
-        """Check time-outs, and forget tunnels that are gone."""
-        now = self.seconds()
+    def targets(self) -> list[Target]:
+        """See :class:`HttpHouse`."""
         for backend, target in list(self._targets.items()):
             if backend.public is None:
                 del self._targets[backend]
                 target.upstreams.close()
-            target.upstreams.tick()
-
-        def tick(connection: HttpConnection) -> Callable[[], None]:
-            return lambda: connection.tick(now)
-
-        do_all([tick(connection) for connection in list(self._connections)])
-
-    def stop(self) -> None:
-        """Close connections without a request now, and the others behind their answers."""
-        self.is_stopping = True
-        for connection in list(self._connections):
-            connection.stop()
-        for target in self._targets.values():
-            target.upstreams.close()
-
-
-def _encoded(changes: Any) -> list[tuple[bytes, bytes | None]]:
-    return [(name.encode("latin-1"), None if value is None else value.encode("latin-1")) for name, value in changes]
+        return list(self._targets.values())

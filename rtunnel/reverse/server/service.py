@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
+from rtunnel.access.passwords import Passwords, PasswordThreads
 from rtunnel.access.public import SHARED, Public
 from rtunnel.access.rules import read_rules
 from rtunnel.errors import Code, ConfigError, Refused
@@ -125,7 +126,9 @@ class TunnelServer(DrainingService):
             )
             self.shared.setServiceParent(self)
         self.names = HostNames(reactor)
-        self.http = HttpFront(self, TrustedProxies(settings.trusted_proxies))
+        threads = PasswordThreads(reactor)
+        threads.setServiceParent(self)
+        self.http = HttpFront(self, Passwords(threads.run, reactor.seconds), TrustedProxies(settings.trusted_proxies))
         fronts: dict[str, LandingFactory] = {"http": self.http, "https": SniFront(self.names)}
         self.named = NamedPorts(reactor, settings, self.names, fronts)
         self.named.setServiceParent(self)

@@ -200,7 +200,7 @@ class HttpConnection:
         self._deciding = None
         if self.stream is None:
             if isinstance(decision, Target):
-                self.house.done(decision, self)
+                self.house.done(decision, head, self)
             return
         self._go(head, decision)
         self._pump()
@@ -271,7 +271,7 @@ class HttpConnection:
         self._exchange = None
         self._is_upstream_full = False
         self._has_moved = True
-        self.house.done(exchange.target, self)
+        self.house.done(exchange.target, exchange.head, self)
         # The rest of a body that the service did not want to read.
         self._drops = not exchange.has_all
         if not keeps_alive or self.house.is_stopping or (self._has_ended and not self._queue):
@@ -319,7 +319,7 @@ class HttpConnection:
         self._queue.clear()
         deciding, self._deciding = self._deciding, None
         if exchange is not None:
-            self.house.done(exchange.target, self)
+            self.house.done(exchange.target, exchange.head, self)
             exchange.drop()
         del deciding
         self.house.gone(self)

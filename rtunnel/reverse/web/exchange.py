@@ -23,6 +23,7 @@ REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"
 class Exchange:
     """A request under way.
 
+    :ivar head: of the request.
     :ivar has_all: the whole request has been sent to the service.
     """
 
@@ -30,7 +31,7 @@ class Exchange:
         self.target = target
         self.has_all = False
         self._connection = connection
-        self._head = head
+        self.head = head
         self._upstream: Upstream | None = None
         self._out: list[bytes] = []
         self._is_chunked_out = self._has_answered = self._is_raw = False
@@ -48,7 +49,7 @@ class Exchange:
         if upstream is None:
             self._reply(Answer(503, f"{self.target.what} cannot take another request now"))
             return
-        head = self._head
+        head = self.head
         lines = changed(head.lines, self.target.changes_of_request)
         data = write_request(head, lines, self._connection.house.forwarded(head, self._connection))
         self._upstream = upstream
@@ -65,13 +66,13 @@ class Exchange:
         """Send a piece of the request's body on."""
         if self._upstream is not None:
             self._connection.touch()
-            self._upstream.write(write_chunk(data) if self._head.is_chunked else data)
+            self._upstream.write(write_chunk(data) if self.head.is_chunked else data)
 
     def end_request(self) -> None:
         """Take note that the request is complete."""
         self.has_all = True
         if self._upstream is not None:
-            if self._head.is_chunked:
+            if self.head.is_chunked:
                 self._upstream.write(LAST_CHUNK)
             self._upstream.asked()
 
@@ -102,7 +103,7 @@ class Exchange:
 
     def answered(self, head: ResponseHead) -> None:
         """Send the head of an answer on."""
-        request = self._head
+        request = self.head
         if not head.is_final:
             if not request.is_old:
                 self._out.append(write_response(head, head.lines, is_old=False, keeps_alive=True))
@@ -189,7 +190,7 @@ class Exchange:
         return Answer(502, f"the service of {what} closed the connection without an answer")
 
     def _reply(self, answer: Answer) -> None:
-        head = self._head
+        head = self.head
         keeps_alive = self._keeps_alive and self.has_all and not self._connection.house.is_stopping
         self._connection.write(
             answer.encode(is_head=head.method == b"HEAD", is_old=head.is_old, keeps_alive=keeps_alive)

@@ -51,6 +51,26 @@ def forwarded_lines(head: RequestHead, host: str, scheme: str, *, is_trusted: bo
     )
 
 
+def host_of(name: str) -> str:
+    """Return the IP address in *name*, an address with a port as logs show it; empty: it is something else."""
+    try:
+        return str(ip_address(name.partition(" ")[0].rpartition(":")[0].strip("[]").partition("%")[0]))
+    except ValueError:
+        return ""
+
+
+def origin(head: RequestHead, host: str) -> str:
+    """Return the IP address of whose request it is, as far as a trusted proxy says so.
+
+    :param host: the proxy's.
+    """
+    said = (head.forwarded or {}).get(b"x-forwarded-for", b"").rpartition(b",")[2].strip()
+    try:
+        return str(ip_address(said.decode("ascii", "replace").strip("[]")))
+    except ValueError:
+        return host
+
+
 _LINES = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b"
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from rtunnel.access.rules import Rules
 from rtunnel.reverse.web.answers import Answer
+from rtunnel.reverse.web.gate import Gate
 from rtunnel.reverse.web.upstreams import Upstreams
 from rtunnel.wire.web.heads import RequestHead
 
@@ -40,13 +40,14 @@ class Target:
     """Where a request goes.
 
     :ivar upstreams: the streams to its service.
+    :ivar gate: who may send it a request.
     :ivar what: the service's name on pages.
     :ivar changes_of_request: fields that the request gets in place of its own; see
         :func:`~rtunnel.wire.web.heads.changed`.
     """
 
     upstreams: Upstreams
-    rules: Rules
+    gate: Gate
     what: str
     changes_of_request: Sequence[tuple[bytes, bytes | None]] = ()
     changes_of_response: Sequence[tuple[bytes, bytes | None]] = ()
@@ -66,7 +67,7 @@ class IHttpHouse(Protocol):
     def route(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[Target | Answer]:
         """Decide where a request goes."""
 
-    def done(self, target: Target, connection: IConnection) -> None:
+    def done(self, target: Target, head: RequestHead, connection: IConnection) -> None:
         """Take note that a request that went to *target* is over."""
 
     def refused(self, connection: IConnection, why: str) -> None:

@@ -9,6 +9,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
+from rtunnel.reverse.carriers.link_protocol import LinkStream
 from rtunnel.wire.web.heads import ResponseHead
 from rtunnel.wire.web.parsers import END, RAW, ResponseParser
 
@@ -80,7 +81,7 @@ class Upstream:
     @property
     def is_on_link(self) -> bool:
         """Whether its stream has not got a data connection."""
-        return self._stream is not None and not hasattr(self._stream, "deliver")
+        return isinstance(self._stream, LinkStream)
 
     def begin(self, exchange: IExchange, head: bytes, *, is_head: bool) -> None:
         """Send a request.

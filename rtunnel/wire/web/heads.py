@@ -15,13 +15,14 @@ from http import HTTPStatus
 MAX_HEAD = 64 * 1024
 MAX_FIELDS = 200
 
-# Fields that are for one connection only (RFC 9110, section 7.6.1), or are written anew.
+# Fields that are for one connection only (RFC 9110, section 7.6.1), or are written anew. Many services take an
+# underscore for a hyphen (CGI, RFC 3875, section 4.1.18).
 _HOP_BY_HOP = (
-    rb"connection|content-length|keep-alive|proxy-(?:connection|authenticate|authorization)"
-    rb"|te|trailer|transfer-encoding|upgrade"
+    rb"connection|content[-_]length|keep-alive|proxy-(?:connection|authenticate|authorization)"
+    rb"|te|trailer|transfer[-_]encoding|upgrade"
 )
 # Fields in which proxies tell whose request it is. What a stranger writes there is dropped.
-_FORWARDED = rb"forwarded|x-forwarded-(?:for|proto|host|port)|x-real-ip"
+_FORWARDED = rb"forwarded|x[-_]forwarded[-_](?:for|proto|host|port)|x[-_]real[-_]ip"
 _OF_REQUEST = re.compile(rb"\r\n(host|%b|%b):[ \t]*([^\r]*)" % (_HOP_BY_HOP, _FORWARDED), re.IGNORECASE)
 _OF_RESPONSE = re.compile(rb"\r\n(%b):[ \t]*([^\r]*)" % _HOP_BY_HOP, re.IGNORECASE)
 _AUTHORIZATION = re.compile(rb"\r\nauthorization:[ \t]*([^\r]*)", re.IGNORECASE)
@@ -29,6 +30,7 @@ _AUTHORIZATION = re.compile(rb"\r\nauthorization:[ \t]*([^\r]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,64}\])(?::([0-9]{0,5}))?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _TARGET = re.compile(rb"[!-~]+")
+_START = re.compile(rb"[1-9][0-9][0-9](?: [\t -~\x80-\xff]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +166,13 @@ def read_request(raw: bytes) -> RequestHead:
         elif key == b"content-length":
             head.length = int(value)
         elif key == b"transfer-encoding":
-            coding = value
+            coding = value if coding is None else coding + b"," + value
         elif key == b"upgrade":
             upgrade = value
         elif key == b"te":
             if b"trailers" in value.lower():
                 head.lines += b"\r\nTE: trailers"
-        elif key in (b"keep-alive", b"trailer") or key.startswith(b"proxy-"):
+        elif key in (b"keep-alive", b"trailer") or key.startswith(b"proxy-") or b"_" in key:
             pass
         else:
             forwarded = head.forwarded = head.forwarded or {}
@@ -219,7 +221,10 @@ def _read_options(head: RequestHead, options: bytes, upgrade: bytes | None) -> N
 def _without(lines: bytes, options: set[bytes]) -> bytes:
     """Return *lines* without the fields that the options of the field Connection name."""
     names = options - {b"", b"close", b"keep-alive", b"upgrade", b"te"}
-    return changed(lines, [(name, None) for name in names]) if names else lines
+    if not names:
+        return lines
+    # There may be thousands of names, so this is no pattern.
+    return b"\r\n".join([line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names])
 
 
 def read_response(raw: bytes) -> ResponseHead:
@@ -232,6 +237,8 @@ def read_response(raw: bytes) -> ResponseHead:
     if not raw.startswith(b"HTTP/1."):
         raise BadHead(502, "the service answers with another protocol")
     start = raw[9:end]
+    if not _START.fullmatch(start):
+        raise BadHead(502, "the first line of the answer is malformed")
     head = ResponseHead(int(start[:3]), start, _OF_RESPONSE.sub(b"", lines))
     options: set[bytes] = set()
     for name, value in _OF_RESPONSE.findall(lines):
@@ -241,7 +248,7 @@ def read_response(raw: bytes) -> ResponseHead:
         elif key == b"connection":
             options.update([each.strip() for each in value.lower().split(b",")])
         elif key == b"transfer-encoding":
-            if value.strip().lower() != b"chunked":
+            if head.is_chunked or value.strip().lower() != b"chunked":
                 raise BadHead(502, "the service answers with a transfer coding that is not understood here")
             head.is_chunked = True
         elif key == b"upgrade":
@@ -321,7 +328,9 @@ def write_response(head: ResponseHead, lines: bytes, *, is_old: bool, keeps_aliv
     if head.status == 101:
         framing = b"\r\nConnection: Upgrade\r\nUpgrade: %b" % head.upgrade
     else:
-        if head.length is not None and not head.is_chunked:
+        if head.status < 200 or head.status == 204:
+            framing = b""  # not even Content-Length (RFC 9110, section 8.6)
+        elif head.length is not None and not head.is_chunked:
             framing = b"\r\nContent-Length: %d" % head.length
         elif head.has_no_body or is_old:
             framing = b""

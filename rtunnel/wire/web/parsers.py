@@ -340,7 +340,7 @@ class ResponseParser(_Parser):
         head.has_no_body = self._is_head or head.status in (204, 304)
         if head.has_no_body or (head.length == 0 and not head.is_chunked):
             self._is_over = True
-            if head.length or head.is_chunked:
+            if self._is_head or head.length or head.is_chunked:
                 self._checker = None  # it would wait for a body
             return data
         self._pass_body(data, head.length if not head.is_chunked else None)
