@@ -103,7 +103,11 @@ class Rules:
         object.__setattr__(self, "_denied", _Networks(self.deny))
 
     def admits(self, address: str) -> bool:
-        """See :func:`is_allowed`."""
+        """Return whether a visitor may come.
+
+        :param address: its IP address, without a port. What is no IP address may come only if there are neither *allow*
+            nor *deny*.
+        """
         if not self.allow and not self.deny:
             return True
         try:
@@ -114,15 +118,6 @@ class Rules:
             found = found.ipv4_mapped
         version, number = found.version, int(found)
         return (not self.allow or self._allowed.has(version, number)) and not self._denied.has(version, number)
-
-
-def is_allowed(rules: Rules, address: str) -> bool:
-    """Return whether a visitor may come.
-
-    :param address: its IP address, without a port. What is no IP address may come only if there are neither ``allow``
-        nor ``deny``.
-    """
-    return rules.admits(address)
 
 
 def read_rules(written: Mapping[str, object], protocol: str = "http") -> Rules:

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 from rtunnel.access import rules as module
 from rtunnel.access.passwords import MOST_NAME
-from rtunnel.access.rules import Rules, is_allowed, read_rules, rules_as_json
+from rtunnel.access.rules import Rules, read_rules, rules_as_json
 from rtunnel.errors import ConfigError
 from rtunnel.wire.tunnel_request import MAX_RULES, TunnelRequest, decode_init, encode_init
 
@@ -26,11 +26,12 @@ def networks(bits: int, lowest: int) -> st.SearchStrategy[str]:
 
 NETWORKS = networks(32, 0) | networks(128, 2**32)
 ADDRESSES = st.ip_addresses().map(str)
-USERS = (
+USER = (
     st.text(max_size=MOST_NAME)
     .filter(lambda name: name.isprintable() and name.strip() == name != "")
     .filter(lambda name: ":" not in name)
 )
+USERS = st.lists(USER, min_size=1, max_size=4, unique=True)
 FIELDS = st.dictionaries(
     st.from_regex(r"X-[A-Za-z0-9_.~]{1,20}", fullmatch=True),
     st.none() | st.from_regex(r"[!-~]([ -~]{0,20}[!-~])?", fullmatch=True) | st.integers(),
@@ -43,9 +44,7 @@ WRITTEN = st.fixed_dictionaries(
         "deny": st.lists(NETWORKS | ADDRESSES, min_size=1, max_size=5).map(",".join),
         "max-connections": st.integers(1, 1_000_000) | st.integers(1, 99).map(str),
         "max_requests": st.integers(1, 1_000_000) | st.floats(0.001, 1_000_000) | st.just("0.5"),
-        "auth": st.lists(USERS, min_size=1, max_size=4, unique=True).map(
-            lambda names: [f"{name}:{HASH}" for name in names]
-        ),
+        "auth": USERS.map(lambda names: [f"{name}:{HASH}" for name in names]),
         "request-headers": FIELDS,
         "response_headers": FIELDS,
         "redirect-https": st.booleans() | st.sampled_from(["yes", "no"]),
@@ -257,7 +256,7 @@ def test_whatever_comes_is_read_or_refused(written: dict[str, Any]) -> None:
 
 
 @given(st.lists(NETWORKS, max_size=4), st.lists(NETWORKS, max_size=4), ADDRESSES)
-def test_is_allowed_as_each_network_says(allow: list[str], deny: list[str], address: str) -> None:
+def test_admits_as_each_network_says(allow: list[str], deny: list[str], address: str) -> None:
     rules = read_rules({"allow": allow or None, "deny": deny})
     visitor = ip_address(address)
     mapped = getattr(visitor, "ipv4_mapped", None)
@@ -265,9 +264,9 @@ def test_is_allowed_as_each_network_says(allow: list[str], deny: list[str], addr
     expected = (not allow or any(visitor in each for each in rules.allow)) and not any(
         visitor in each for each in rules.deny
     )
-    assert is_allowed(rules, address) == expected
+    assert rules.admits(address) == expected
     if visitor.version == 4:
-        assert is_allowed(rules, f"::ffff:{visitor}") == expected
+        assert rules.admits(f"::ffff:{visitor}") == expected
 
 
 @pytest.mark.parametrize(
@@ -286,18 +285,18 @@ def test_is_allowed_as_each_network_says(allow: list[str], deny: list[str], addr
         ("10.1.2.3:80", False),
     ],
 )
-def test_is_allowed(address: str, expected: bool) -> None:
+def test_admits(address: str, expected: bool) -> None:
     rules = read_rules({"allow": "10.0.0.0/8,2001:db8::/32,fe80::/10", "deny": "10.9.0.0/16"})
-    assert is_allowed(rules, address) == expected
+    assert rules.admits(address) == expected
 
 
-def test_everybody_is_allowed() -> None:
-    assert is_allowed(Rules(), "")
-    assert is_allowed(Rules(), "192.0.2.1")
-    assert is_allowed(read_rules({"deny": "192.0.2.1"}), "192.0.2.2")
+def test_everybody_may_come() -> None:
+    assert Rules().admits("")
+    assert Rules().admits("192.0.2.1")
+    assert read_rules({"deny": "192.0.2.1"}).admits("192.0.2.2")
 
 
 def test_one_network_of_either_kind_does_not_stand_for_the_other() -> None:
-    assert not is_allowed(read_rules({"allow": "::/0"}), "192.0.2.1")
-    assert not is_allowed(read_rules({"allow": "0.0.0.0/0"}), "2001:db8::1")
-    assert is_allowed(read_rules({"allow": "0.0.0.0/0,::/0"}), "2001:db8::1")
+    assert not read_rules({"allow": "::/0"}).admits("192.0.2.1")
+    assert not read_rules({"allow": "0.0.0.0/0"}).admits("2001:db8::1")
+    assert read_rules({"allow": "0.0.0.0/0,::/0"}).admits("2001:db8::1")
