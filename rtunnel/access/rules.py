@@ -148,6 +148,11 @@ def read_rules(written: Mapping[str, object], protocol: str = "http") -> Rules:
     return rules
 
 
+def without_requests(rules: Rules) -> Rules:
+    """Return those of *rules* that are not about requests: what a server can keep that does not see any."""
+    return Rules(rules.allow, rules.deny, rules.connections)
+
+
 def rules_as_json(rules: Rules) -> dict[str, object]:
     """Return rules as INIT has them; those that say nothing are left out."""
     written: dict[str, object] = {

@@ -117,9 +117,14 @@ class SocketEnd(Protocol):
 
         self._on_lost = both
 
-    def attach(self, stream: IStream) -> None:
-        """Relay between the connection and *stream* from now on."""
+    def attach(self, stream: IStream, first: bytes = b"") -> None:
+        """Relay between the connection and *stream* from now on.
+
+        :param first: what was read of the connection before.
+        """
         self._stream = stream
+        if first:
+            self.dataReceived(first)
 
     def dial(self, endpoint: IStreamClientEndpoint, on_failed: Callable[[Failure], None]) -> None:
         """Connect to *endpoint*. If that fails, reset the stream with the reason.

@@ -8,10 +8,10 @@ from typing import Any
 
 from rtunnel.relay.bare_port import Accepted
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import address_prefix, close_socket, format_address, take_socket
+from rtunnel.relay.sockets import address_prefix, close_socket, format_address
 from rtunnel.reverse.carriers.sockets import has_socket
 
-#: The most that is read of a visitor before a carrier has him, in bytes: the head of a request, or a TLS hello.
+#: The most that :meth:`Visitor.take_socket` reads, in bytes: the head of a request, or a TLS hello.
 MOST_FIRST = 4096
 
 
@@ -20,18 +20,25 @@ class Visitor:
 
     :param address: the visitor's address.
     :param on_lost: passed to the :class:`SocketEnd`, if one is needed.
+    :param first: what was read of the connection before; empty: :meth:`take_socket` reads what is there.
     :ivar name: *address* as logs and the wire show it.
     :ivar prefix: the key under which *address* is counted.
-    :ivar first: what :meth:`take_socket` has read already.
+    :ivar first: what was read, which comes before all that the connection brings.
     """
 
     __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "name", "prefix")
 
-    def __init__(self, address: Any, connection: Accepted | SocketEnd, on_lost: Callable[[SocketEnd], None]) -> None:
+    def __init__(
+        self,
+        address: Any,
+        connection: Accepted | SocketEnd,
+        on_lost: Callable[[SocketEnd], None],
+        first: bytes = b"",
+    ) -> None:
         self.address = address
         self.name = format_address(address)
         self.prefix = address_prefix(address)
-        self.first = b""
+        self.first = first
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None
         self._on_lost = on_lost
@@ -44,6 +51,8 @@ class Visitor:
         :raises ValueError: the visitor is gone.
         """
         accepted, self._accepted = self._accepted, None
+        if accepted is not None and self.first:
+            return accepted.socket
         if accepted is not None:
             try:
                 self.first = accepted.socket.recv(MOST_FIRST)
@@ -55,7 +64,7 @@ class Visitor:
             return accepted.socket
         if self._end is None or not self._end.is_connected:
             raise ValueError("the visitor is gone")
-        return take_socket(self._end.transport)[0] if has_socket(self._end.transport) else None
+        return self._end.take_socket() if has_socket(self._end.transport) else None
 
     def socket_end(self) -> SocketEnd:
         """Return the visitor as the end of a stream.

@@ -6,12 +6,14 @@ defaults of the options.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
 from rtunnel.access.admission import AdmissionSettings
+from rtunnel.access.rules import Rules
+from rtunnel.acme.settings import AcmeSettings
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
+from rtunnel.tls.hosts import CertificateFiles
 from rtunnel.tls.policy import TlsSettings
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY
@@ -91,7 +93,9 @@ class TunnelSettings:
     :ivar protocol: ``tcp``, ``udp``, ``http`` or ``https``.
     :ivar host: the public host name of ``http`` and ``https``; may begin with ``*.``. *remote_port* is 0 then.
     :ivar path: for ``http``, what paths begin with, such as ``/api``; empty: all paths.
-    :ivar rules: what the server is to do with requests and visitors; see docs/wire.rst, "Rules".
+    :ivar rules: for ``http`` and ``https``, who may come, and what is done with requests; see docs/wire.rst, "Rules".
+    :ivar tls: for ``https``, who ends TLS: ``passthrough`` or empty: the service; ``auto``: the client, with a
+        certificate that it obtains; or the client, with the certificate in these files.
     """
 
     remote_port: int
@@ -100,7 +104,13 @@ class TunnelSettings:
     protocol: str = "tcp"
     host: str = ""
     path: str = ""
-    rules: Mapping[str, object] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
+    tls: str | CertificateFiles = ""
+
+    @property
+    def ends_tls(self) -> bool:
+        """Whether TLS ends at the client."""
+        return self.protocol == "https" and self.tls not in ("", "passthrough")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,7 @@ class ClientSettings(EndSettings):
     :ivar dial_timeout: time that a local service has to accept a connection.
     :ivar check_services: whether to connect to the local services now and then, to see whether they answer.
     :ivar token: token that the server asks for; None: no token is sent.
+    :ivar acme: where certificates of tunnels with ``auto`` come from; None: there is no such tunnel.
     """
 
     server: DialAddress
@@ -125,3 +136,4 @@ class ClientSettings(EndSettings):
     dial_timeout: float = 5.0
     check_services: bool = True
     token: str | None = field(default=None, repr=False)
+    acme: AcmeSettings | None = None

@@ -84,13 +84,19 @@ def load_web_files(cert: Path, key: Path) -> WebFiles:
     """
     chain = read_certificates(cert, "give the server's certificate with --tls-cert-file")
     private_key = read_private_key(key, "give the certificate's key with --tls-key-file")
+    context = web_context()
+    use_certificate(context, chain, private_key, cert, key)
+    return WebFiles(context, chain[0])
+
+
+def web_context() -> SSL.Context:
+    """Return TLS 1.2 and later for any browser, without a certificate."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(_CIPHERS)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    use_certificate(context, chain, private_key, cert, key)
-    return WebFiles(context, chain[0])
+    return context
 
 
 @implementer(IOpenSSLServerConnectionCreator)

@@ -219,6 +219,11 @@ class Descriptors:
         else:
             self._leave(place.part, place)
 
+    def count(self, address: str, owner: Hashable) -> int:
+        """Return how many places *address* has for *owner*; see :meth:`add`."""
+        share, owned = self._addresses.get(address), self._owners.get(owner)
+        return len(share.get(owned, ())) if share is not None and owned is not None else 0
+
     def _leave(self, part: _Part, place: Place) -> None:
         place.part = None
         del part[place]

@@ -8,6 +8,7 @@ from rtunnel.errors import ConfigError
 from rtunnel.options.plugins.common import PluginOptions, check_order, link_limits
 from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.settings.acme import decide_acme
 from rtunnel.options.settings.reverse import CLIENT
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.settings.trust import check_token_use, decide_tls
@@ -30,6 +31,7 @@ class Options(PluginOptions):
         "rtunnel client --tls --server tunnel.example.org:7000 --tunnel 8080:80",
         "rtunnel client --tls --server 1.2.3.4:7000 --tunnel '8443:[::1]:443'",
         "rtunnel client --tls --server 1.2.3.4:7000 --publish udp:53=127.0.0.1:53",
+        "rtunnel client --tls --server 1.2.3.4:7000 --publish https:app.example.org=:3000 --acme-email me@example.org",
         "rtunnel client --tls --server 1.2.3.4:7000 --local :80 --remote-port 8080",
         "rtunnel client --config /etc/rtunnel/client.yaml",
     )
@@ -43,9 +45,11 @@ class Options(PluginOptions):
         check_order(resolved, "reconnect-min", "reconnect-max")
         tls = decide_tls(resolved, Role.CLIENT)
         check_token_use(resolved, tls)
+        tunnels, acme = decide_acme(resolved, decide_tunnels(resolved))
         self.settings = ClientSettings(
             **resolved.fields_of(ClientSettings),
-            tunnels=decide_tunnels(resolved),
+            tunnels=tunnels,
+            acme=acme,
             limits=link_limits(resolved),
             tls=tls,
         )

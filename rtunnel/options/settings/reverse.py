@@ -16,6 +16,7 @@ from rtunnel.coercions import (
     text,
     udp_address,
 )
+from rtunnel.options.settings.acme import ACME
 from rtunnel.options.settings.declaration import (
     COUNT,
     GIB,
@@ -256,6 +257,6 @@ CLIENT_OWN = (
 )
 
 SERVER = (*SERVER_OWN, *BOTH, *TLS, *TLS_SERVER)
-CLIENT = (*CLIENT_OWN, *BOTH, *TLS, *TLS_CLIENT)
+CLIENT = (*CLIENT_OWN, *ACME, *BOTH, *TLS, *TLS_CLIENT)
 
 VARIABLES = frozenset(setting.variable for setting in SERVER + CLIENT)

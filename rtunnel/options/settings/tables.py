@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from rtunnel.options.settings import reverse, rtc, tls
+from rtunnel.options.settings import acme, reverse, rtc, tls
 from rtunnel.options.settings.declaration import Setting
 
 DOCUMENT = "docs/configuration.rst"
@@ -20,6 +20,7 @@ DOCUMENT = "docs/configuration.rst"
 OPTIONS = {
     "rtunnel-server": reverse.SERVER_OWN,
     "rtunnel-client": reverse.CLIENT_OWN,
+    "ACME": acme.ACME,
     "rtunnel-server and rtunnel-client": reverse.BOTH,
     "TLS": tls.TLS,
     "TLS of rtunnel-server": tls.TLS_SERVER,

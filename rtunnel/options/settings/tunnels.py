@@ -8,10 +8,11 @@ from functools import partial
 from itertools import chain
 from typing import TypeVar
 
-from rtunnel.access.rules import KEYS, read_rules, rules_as_json
+from rtunnel.access.rules import KEYS, Rules, read_rules
 from rtunnel.addresses import DialAddress
 from rtunnel.coercions import dial_address, integer, shown, text
 from rtunnel.errors import ConfigError
+from rtunnel.options.settings.acme import end_of_tls
 from rtunnel.options.settings.entries import Entry, read_entries
 from rtunnel.options.settings.published import AT_MOST, MAX_PORTS, is_published, published
 from rtunnel.options.settings.sources import Rank, Resolved
@@ -53,7 +54,7 @@ def _read(
             raise ConfigError(_TOO_MANY)
         return found
 
-    keys = ("name", "local", "remote_port", "publish", *KEYS)
+    keys = ("name", "local", "remote_port", "publish", "tls", *KEYS)
     entries = read_entries(value, partial(counted, from_text), partial(counted, _from_mapping), keys, example)
     return tuple(chain.from_iterable(entries))
 
@@ -70,8 +71,10 @@ def _from_text(written: str) -> tuple[TunnelSettings, ...]:
 def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
     found = _tunnels_of(entry)
     if found[0].host:
-        return (replace(found[0], rules=_rules(entry, found[0].protocol)),)
-    for key in entry.only(KEYS):
+        tls = end_of_tls(entry, found[0])
+        sees_requests = found[0].protocol == "http" or tls != "passthrough"
+        return (replace(found[0], rules=_rules(entry, "http" if sees_requests else "https"), tls=tls),)
+    for key in entry.only((*KEYS, "tls")):
         raise entry.error(key, "is for an entry with 'publish: http:NAME=LOCAL' or 'https:NAME=LOCAL'; leave it out")
     return found
 
@@ -88,9 +91,9 @@ def _tunnels_of(entry: Entry) -> tuple[TunnelSettings, ...]:
     return (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),)
 
 
-def _rules(entry: Entry, protocol: str) -> dict[str, object]:
+def _rules(entry: Entry, protocol: str) -> Rules:
     try:
-        return rules_as_json(read_rules(entry.only(KEYS), protocol))
+        return read_rules(entry.only(KEYS), protocol)
     except ConfigError as error:
         raise ConfigError(f"{entry.where}: {error}") from error
 

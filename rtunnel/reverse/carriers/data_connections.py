@@ -181,6 +181,7 @@ class DataPool:
         visitor.wait()
         waiting = Waiting(self.turn_away, visitor, tunnel, self.reactor.seconds() + PATIENCE)
         self._waiting[waiting] = None
+        self._session.memory.add(waiting.held)
         self._server.visitors.add(waiting, visitor.prefix, (self._session, tunnel))
         self._session.count_streams()
         return True
@@ -211,8 +212,8 @@ class DataPool:
         self._used[stream] = None
         self._server.visitors.add(end, visitor.prefix, owner)
         self._session.count_streams()
-        end.attach(stream)
         connection.open(tunnel, visitor.name, 0, stream)
+        end.attach(stream, visitor.first)
         end.resume()
         return True
 
@@ -348,9 +349,9 @@ class DataPool:
         """See :class:`ICarrier`."""
         self.refill()
 
-    def holdings(self) -> Iterator[tuple[int, LocalSocket | RecordStream | RecordSocket]]:
+    def holdings(self) -> Iterator[tuple[int, LocalSocket | RecordStream | RecordSocket | Waiting]]:
         """See :class:`ICarrier`."""
-        for used in self._used:
+        for used in (*self._used, *self._waiting):
             yield used.held, used
         for connection in (*self._unproved, *self._idle, *self._busy):
             if not connection.has_local:
@@ -360,9 +361,7 @@ class DataPool:
         """See :class:`ICarrier`."""
         for connection in (*self._unproved, *self._idle, *self._busy):
             connection.tick(now)
-        for waiting in list(self._waiting):
-            if waiting.until > now:
-                break
+        while self._waiting and (waiting := next(iter(self._waiting))).until <= now:
             what = "visitor {visitor} of client {peer} closed: no data connection came for it within {seconds:g} s"
             name, peer = waiting.visitor.name, self._session.peer_name
             self._server.log_limiter.warn(what, visitor=name, peer=peer, seconds=PATIENCE)

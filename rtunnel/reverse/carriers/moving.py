@@ -20,6 +20,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import HIGH_WATER, RecordStream
 from rtunnel.reverse.carriers.sockets import has_socket
+from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.wire.data.records import READ_SIZE
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
@@ -92,7 +93,7 @@ class MovingStream(RecordStream):
     """The stream, to its user; and its user, to the link and to the data connection.
 
     :param protocol: the link.
-    :param stream: of the link, still open there, with a :class:`SocketEnd` as its owner.
+    :param stream: of the link, still open there, with a :class:`SocketEnd` or a :class:`TlsEnd` as its owner.
     :param far: the data connection, on which OPEN was sent or has come. It is not read before MOVE has come.
     :param on_left: called with this object when the link has no more part in the stream.
     :param on_taken: called with this object, the data connection and the user's socket when that can be relayed without
@@ -109,7 +110,7 @@ class MovingStream(RecordStream):
         on_taken: Callable[[MovingStream, RecordSocket, socket.socket], LocalSocket],
         on_end: Callable[[RecordStream], None],
     ) -> None:
-        self.end: SocketEnd = stream.owner
+        self.end: SocketEnd | TlsEnd = stream.owner
         super().__init__(far, self.end, on_end)
         self._protocol = protocol
         self._stream = stream
@@ -300,7 +301,7 @@ class MovingStream(RecordStream):
         self._leave_link()
         end, far = self.end, self._far
         is_whole = not (self._waiting or self._held or self._finished or self._has_ended)
-        if not is_whole or not end.is_at_rest or not has_socket(end.transport):
+        if isinstance(end, TlsEnd) or not is_whole or not end.is_at_rest or not has_socket(end.transport):
             return None
         self._user = self._far = self._on_end = None
         return self._on_taken(self, far, end.take_socket())

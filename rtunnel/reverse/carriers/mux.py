@@ -40,7 +40,7 @@ class Mux:
             self._link.reset(stream, Code.CONNECTION_LOST, "the visitor is lost")
         else:
             self._visitors.add(end, visitor.prefix, (self._protocol, tunnel))
-            end.attach(LinkStream(self._protocol, stream, end))
+            end.attach(LinkStream(self._protocol, stream, end), visitor.first)
         self._protocol.flush()
         return True
 

@@ -22,6 +22,11 @@ class Waiting:
     until: float
     touched: bool = True
 
+    @property
+    def held(self) -> int:
+        """How many bytes of memory it takes."""
+        return len(self.visitor.first)
+
     def abort(self) -> None:
         """Turn the visitor away."""
         self.turn_away(self)

@@ -15,6 +15,7 @@ from rtunnel.reverse.client.data_connections import DataConnections, IDialler
 from rtunnel.reverse.datagrams.client_flows import ClientDatagrams
 from rtunnel.reverse.secured import export_for_records
 from rtunnel.reverse.settings import TunnelSettings
+from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
@@ -59,6 +60,10 @@ class CarryingSession(LinkProtocol):
 
     def service_of(self, number: int) -> Any:
         """Return the local service of a tunnel, if visitors may use it; else None."""
+        raise NotImplementedError
+
+    def end_tls(self, service: Any, visitor: str) -> TlsEnd:
+        """Return what ends the TLS of a visitor of a service."""
         raise NotImplementedError
 
     def dialled(self, service: Any) -> None:

@@ -25,6 +25,7 @@ from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, RecordSocket
+from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.tls.identity import Peer
@@ -51,6 +52,7 @@ class IDialler(Protocol):
     :ivar connect_timeout: seconds that a connection to the server may take.
     :ivar dial_timeout: seconds that one to a local service may take.
     :ivar flows: those of UDP tunnels.
+    :ivar tls_hosts: the names whose TLS ends here.
     """
 
     reactor: Any
@@ -60,6 +62,7 @@ class IDialler(Protocol):
     dial_timeout: float
 
     flows: ClientFlows
+    tls_hosts: TlsHosts
     kept: KeptConnections[DataConnections]
 
     def why_void(self, server: Peer) -> str: ...

@@ -1,7 +1,8 @@
 """``rtunnel-client``: holds a link to the server, and connects its visitors to local services.
 
 TunnelClient
- +-- link     dials, serves, dials again; a ClientSession each
+ +-- certificates   of names whose TLS ends here; only if there are any
+ +-- link           dials, serves, dials again; a ClientSession each
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rtunnel.reverse.carriers.sockets import Taker
 from rtunnel.reverse.client.data_connections import DataConnections
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
+from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
@@ -58,11 +60,12 @@ class LinkService(HeldConnection[ClientSession]):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors) -> None:
+    def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors, tls_hosts: TlsHosts) -> None:
         super().__init__(reactor, f"server {settings.server}", settings.reconnect_min, settings.reconnect_max)
         self.setName("link")
         self._settings = settings
         self._visitors = visitors
+        self.tls_hosts = tls_hosts
         self.connect_timeout = settings.connect_timeout
         self.dial_timeout = settings.dial_timeout
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
@@ -180,12 +183,18 @@ class TunnelClient(DrainingService):
 
     def __init__(self, reactor: Any, settings: ClientSettings) -> None:
         super().__init__(reactor, "rtunnel-client", settings.drain)
-        self.link = LinkService(reactor, settings, self.visitors)
+        tls_hosts = TlsHosts(reactor, settings)
+        if tls_hosts.are_there:
+            tls_hosts.setServiceParent(self)
+            tls_hosts.threads.setServiceParent(self)
+        self._https = tls_hosts.https
+        self.link = LinkService(reactor, settings, self.visitors, tls_hosts)
         self.link.setServiceParent(self)
 
     async def refuse_visitors(self) -> None:
         """See :meth:`LinkService.withdraw`."""
         self.link.withdraw()
+        self._https.stop()
         session = self.link.session
         if session is not None:
             session.link.on_stream_count = lambda _change: self.stream_ended()

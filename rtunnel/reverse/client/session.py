@@ -12,6 +12,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from rtunnel.access.rules import rules_as_json, without_requests
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
@@ -21,7 +22,9 @@ from rtunnel.reverse.client.carrying import CarryingSession
 from rtunnel.reverse.client.data_connections import IDialler
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.watch import ServiceWatch
+from rtunnel.tls.hosts import Host
 from rtunnel.tls.messages import limit_messages
+from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
@@ -49,15 +52,23 @@ class _Tunnel:
         endpoint: IStreamClientEndpoint,
         backoff: Backoff,
         watch: ServiceWatch | None,
+        tls: Host | None,
     ) -> None:
         self.number = number
+        self.tls = tls
         self.settings = settings
         self.endpoint = endpoint
         self.watch = watch
         self.address = settings.local.socket_address()
         self.backoff = backoff
+        rules = without_requests(settings.rules) if settings.protocol == "https" else settings.rules
         self.request = TunnelRequest(
-            settings.remote_port, str(settings.local), settings.protocol, settings.host, settings.path, settings.rules
+            settings.remote_port,
+            str(settings.local),
+            settings.protocol,
+            settings.host,
+            settings.path,
+            rules_as_json(rules),
         )
         self.refusal = ""
         self.is_served = False
@@ -105,6 +116,7 @@ class ClientSession(CarryingSession):
                 tunnel.local.endpoint(reactor, settings.dial_timeout),
                 Backoff(settings.reconnect_min, settings.reconnect_max),
                 watches[number],
+                dialler.tls_hosts.host(tunnel),
             )
             for number, tunnel in enumerate(settings.tunnels)
         ]
@@ -222,6 +234,7 @@ class ClientSession(CarryingSession):
         if tunnel.is_served:
             return
         tunnel.is_served = True
+        self._dialler.tls_hosts.published(tunnel.tls, True)
         host, _, port = event.address.rpartition(":")
         wildcard = host in ("", "0.0.0.0", "[::]") and port.isdecimal()
         tunnel.public = self._public(int(port)) if wildcard else event.address
@@ -247,6 +260,7 @@ class ClientSession(CarryingSession):
             return
         tunnel = self._tunnels[event.number]
         tunnel.is_served = False
+        self._dialler.tls_hosts.published(tunnel.tls, False)
         if tunnel.watch is not None:
             tunnel.watch.stop()
         wait = tunnel.backoff.next_wait()
@@ -268,7 +282,11 @@ class ClientSession(CarryingSession):
 
     def _stream_opened(self, event: events.StreamOpened) -> None:
         tunnel = self._tunnels[event.tunnel]
-        end = SocketEnd(lambda _end: self.dialled(tunnel), self._visitors.discard)
+        end: SocketEnd | TlsEnd
+        if tunnel.tls is not None:
+            end = self.end_tls(tunnel, event.visitor)
+        else:
+            end = SocketEnd(lambda _end: self.dialled(tunnel), self._visitors.discard)
         stream = LinkStream(self, event.stream, end)
         end.attach(stream)
         if self._draining:
@@ -281,7 +299,14 @@ class ClientSession(CarryingSession):
             tunnel=tunnel.name,
             stream=event.stream.conn_id,
         )
-        end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
+        if isinstance(end, SocketEnd):
+            end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
+
+    def end_tls(self, service: _Tunnel, visitor: str) -> TlsEnd:
+        """Return what ends the TLS of a visitor; see :class:`TlsEnd`."""
+        assert service.tls is not None
+        serve = partial(self._dialler.tls_hosts.https.serve, self, service)
+        return TlsEnd(service.tls, serve, visitor, self._dialler.tls_hosts.turns, self.clock, self._visitors.discard)
 
     def service_of(self, number: int) -> _Tunnel | None:
         """Return the tunnel with this number, if visitors may use it."""
@@ -306,6 +331,7 @@ class ClientSession(CarryingSession):
 
     def _rest_watches(self) -> None:
         for tunnel in self._tunnels:
+            self._dialler.tls_hosts.published(tunnel.tls, False)
             if tunnel.watch is not None:
                 tunnel.watch.stop()
 

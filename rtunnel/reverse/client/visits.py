@@ -28,6 +28,8 @@ from rtunnel.reverse.carriers.moving import MovingStream
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL, has_socket
+from rtunnel.tls.hosts import Host
+from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
@@ -44,10 +46,12 @@ class IService(Protocol):
     """The local service that a tunnel leads to.
 
     :ivar address: family and address of its socket; None if only its endpoint can connect to it.
+    :ivar tls: whose TLS ends before it; None: what visitors send goes to it as it is.
     """
 
     endpoint: IStreamClientEndpoint
     address: tuple[int, Any] | None
+    tls: Host | None
 
     @property
     def name(self) -> str: ...
@@ -65,6 +69,7 @@ class IUser(Protocol):
     def flush(self) -> None: ...
     def count_streams(self) -> None: ...
     def service_of(self, tunnel: int) -> IService | None: ...
+    def end_tls(self, service: Any, visitor: str) -> TlsEnd: ...
     def carry_datagrams(self, connection: RecordSocket) -> None: ...
     def dialled(self, service: Any) -> None: ...
     def dial_failed(self, service: Any, failure: Failure) -> None: ...
@@ -209,6 +214,16 @@ class Visits:
                 visitor=opened.visitor or "unknown",
                 tunnel=service.name,
             )
+        if service.tls is not None:
+            end = self._user.end_tls(service, opened.visitor)
+            stream = RecordStream(connection, end, self._ended)
+            end.attach(stream)
+            connection.carry(stream)
+            self._used.add(stream)
+            self._visitors.add(end, text_prefix(opened.visitor), opened.tunnel, 2)
+            self._count()
+            self.kept(stream.held)
+            return
         sock = failure = None
         if service.address is not None:
             try:
@@ -313,7 +328,7 @@ class Visits:
         early = self._user.moved_early.pop(conn_id, None)
         stream = early[0] if early is not None else self._user.link.streams.get(conn_id)
         end = None if stream is None else stream.owner
-        if stream is None or stream.broken or not isinstance(end, SocketEnd) or end.is_lost:
+        if stream is None or stream.broken or not isinstance(end, SocketEnd | TlsEnd) or end.is_lost:
             connection.reset(Code.CONNECTION_LOST, "that stream is over")
             return
         moving = MovingStream(self._user, stream, connection, self._left_link, self._taken, self._ended)

@@ -129,7 +129,7 @@ class TunnelServer(DrainingService):
         threads = PasswordThreads(reactor)
         threads.setServiceParent(self)
         self.http = HttpFront(self, Passwords(threads.run, reactor.seconds), TrustedProxies(settings.trusted_proxies))
-        fronts: dict[str, LandingFactory] = {"http": self.http, "https": SniFront(self.names)}
+        fronts: dict[str, LandingFactory] = {"http": self.http, "https": SniFront(self)}
         self.named = NamedPorts(reactor, settings, self.names, fronts)
         self.named.setServiceParent(self)
         self.http.service().setServiceParent(self)

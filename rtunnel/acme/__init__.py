@@ -1,0 +1,1 @@
+"""Certificates from a CA that speaks ACME (RFC 8555), for names whose TLS ends at the client."""
