@@ -21,7 +21,6 @@ from zope.interface import implementer
 
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.interfaces import IStream
-from rtunnel.relay.places import Places
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, descriptor_limit, format_address
 from rtunnel.reverse.fronts.gate import why_not
@@ -31,6 +30,7 @@ from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.places import Places
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.opening import Kind, foreign_protocol
 from rtunnel.wire.web.client_hello import (
