@@ -23,7 +23,6 @@ from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.interfaces import IStream
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, descriptor_limit, format_address
-from rtunnel.reverse.fronts.gate import why_not
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
@@ -329,9 +328,12 @@ class SniFront(LandingFactory):
             why = "nobody publishes https://{host}" if hello.name is not None else "it asks for no host by name (SNI)"
             guest.refuse(why, fatal_alert(UNRECOGNIZED_NAME), host=hello.name)
             return
-        why = why_not(backend.rules, guest.address, lambda: self._connections(guest, backend))
-        if why:
-            guest.refuse(f"{why}, at {{place}}", place=backend.place)
+        rules = backend.rules
+        if not rules.admits(getattr(guest.address, "host", "")):
+            guest.refuse("its address may not come to {place}", place=backend.place)
+        elif rules.connections is not None and self._connections(guest, backend) >= rules.connections:
+            what = "its address has {count} connections to {place}, the limit"
+            guest.refuse(what, count=rules.connections, place=backend.place)
         elif backend.session.open_visitor(backend.number, guest.visitor()):
             self.waiting.discard(guest)
         else:
