@@ -12,7 +12,7 @@ from tests.ports import free_port
 from tests.process.rtc import RtcTunnel
 
 PER_SECOND, AT_ONCE, FOR = 450, 45, 2
-"""Offers in a second, with each call, and for how many seconds at least."""
+"""Offers in a second at most, with each call, and for how many seconds at least."""
 COST = 0.003
 """Seconds of processor time that the host may take for each, five times what was seen."""
 MOST_DESCRIPTORS = MAX_CONNECTING + 64
