@@ -91,12 +91,11 @@ def test_500_visitors_at_once(serve: Serve, start_tunnel: StartTunnel) -> None:
     with ExitStack() as stack:
         visitors = []
         for number in range(VISITORS):
-            visitors.append(stack.enter_context(tunnel.visit()))
-            # Each waits five seconds for a data connection: they come no faster than a slow machine makes some.
-            poll(lambda seen=number - POOL: service.busy > seen, PATIENCE, "those who came before are served")  # type: ignore[misc]
-        for number, visitor in enumerate(visitors):
+            visitors.append(visitor := stack.enter_context(tunnel.visit()))
             content = f"{number} ".encode() * 1000
             visitor.sendall(f"answer {len(content)}\n".encode() + content)
+            # Each waits five seconds for a data connection: they come no faster than a slow machine makes some.
+            poll(lambda seen=number - POOL: service.busy > seen, PATIENCE, "those who came before are served")  # type: ignore[misc]
         all_there.wait(PATIENCE)
         while_open = [descriptors(pid) for pid in ends]
         answer_now.set()
