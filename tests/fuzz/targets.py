@@ -33,6 +33,7 @@ from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams.messages import decode_first, decode_number
 from rtunnel.wire.opening import read_opening
 from rtunnel.wire.tunnel_request import decode_init
+from rtunnel.wire.web.client_hello import MOST, BadHello, HelloReader
 from rtunnel.wire.web.heads import Problem, RequestHead, ResponseHead, route_path, write_response
 from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
 from tests.wire.data.ends import End, sealed, seals, survives
@@ -281,6 +282,30 @@ def http_responses(data: bytes) -> None:
             assert isinstance(response_parser().feed(again)[0], ResponseHead)
 
 
+def client_hello(data: bytes) -> None:
+    """A ClientHello: what it is does not depend on how its bytes are cut. The first byte chooses what is right of it
+    already: nothing, the records, or the message in one record.
+    """
+    content = data[1:]
+    if data[:1] > b"\x55":
+        content = (b"\1" + len(content).to_bytes(3) if data[:1] > b"\xaa" else b"") + content
+        content = b"\x16\3\1" + len(content[:16384]).to_bytes(2) + content[:16384]
+    results = []
+    for length in (1, 7, 0):
+        reader = HelloReader()
+        found: object = None
+        try:
+            for part in pieces(content, length):
+                if (found := reader.take(part)) is not None:
+                    break
+        except BadHello as error:
+            found = str(error)
+            assert found.isprintable()
+        assert len(reader.raw) <= MOST + max(length, len(content))
+        results.append(found)
+    assert results[1:] == results[:-1]
+
+
 def setting(data: bytes) -> None:
     """Values that operators write: addresses, ports, sizes, times."""
     text = text_of(data)
@@ -331,6 +356,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         proxy_header,
         http_requests,
         http_responses,
+        client_hello,
         setting,
         mdns_answer,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.options.plugins.common import PluginOptions
+from rtunnel.options.settings.acme import ACME
 from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.reverse import CLIENT, SERVER
 from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
@@ -74,6 +76,7 @@ SERVER_VALUES = {
     "udp-listen": (":7001", ":7001", UdpAddress(":7001", "", 7001)),
     "public-listen": (":8080", ":8080", ListenAddress.parse("tcp:8080")),
     "http-listen": (":80", ":80", ListenAddress.parse("tcp:80")),
+    "trusted-proxies": ("10.0.0.0/8", ["10.0.0.0/8"], (IPv4Network("10.0.0.0/8"),)),
     "https-listen": ("[::1]:443", "[::1]:443", ListenAddress.parse("[::1]:443")),
     "public-interface": ("::", "::", "::"),
     "allow-ports": ("8000-8999,9443", ["8000-8999", 9443], PortRanges.parse("8000-8999,9443")),
@@ -102,8 +105,8 @@ CLIENT_VALUES = {
     **LINK_VALUES,
     **LOG_VALUES,
 }
-# These take files that must be there, or depend on one another: tests/options/test_tls_options.py.
-OF_SECURITY = {setting.name for setting in (*TLS, *TLS_CLIENT, *TLS_SERVER)}
+# These take files that must be there, or depend on one another: test_tls_options.py and test_acme_options.py.
+OF_SECURITY = {setting.name for setting in (*ACME, *TLS, *TLS_CLIENT, *TLS_SERVER)}
 PLUGINS = [(rtunnel_server.Options, SERVER, SERVER_VALUES), (rtunnel_client.Options, CLIENT, CLIENT_VALUES)]
 
 

@@ -21,6 +21,7 @@ from tests.reverse.net import ERROR, HOST, INIT, PING, PONG, READY, RawLink, rea
 from tests.reverse.world import World
 
 CAPABILITIES = ["withdraw", "hosts"]
+DENIED = read_rules({"deny": "192.0.2.7"})
 LOCAL = ListenAddress.parse(f"{HOST}:0")
 
 
@@ -112,7 +113,7 @@ async def test_every_name_there_is(world: World, server: TunnelServer) -> None:
 async def test_rules_that_are_none(world: World, server: TunnelServer) -> None:
     link = await client(world, server)
     for name, rules, text in (
-        ("http/app", {"allow": "10.0.0.1/8"}, "key 'allow': '10.0.0.1/8' has bits set behind its first 8"),
+        ("http/app", {"allow": "10.0.0.1/8"}, "key 'allow': '10.0.0.1/8' is not a network; write 10.0.0.0/8"),
         ("http/app", {"speed": 1}, "unknown key 'speed'"),
         ("https/app", {"redirect-https": True}, "key 'redirect-https': is about requests, which"),
     ):
@@ -321,7 +322,7 @@ async def test_our_client(world: World, server: TunnelServer) -> None:
     settings = ClientSettings(
         DialAddress.parse(f"{HOST}:{world.control_port(server)}"),
         (
-            TunnelSettings(0, DialAddress.parse(":3000"), "", "http", "app", "/api", {"deny": ["192.0.2.7"]}),
+            TunnelSettings(0, DialAddress.parse(":3000"), "", "http", "app", "/api", DENIED),
             TunnelSettings(0, DialAddress.parse(":8443"), "tls", "https", "*.app"),
         ),
         check_services=False,
@@ -330,5 +331,5 @@ async def test_our_client(world: World, server: TunnelServer) -> None:
     await world.reachable(2)
     found = server.names.http("app", "/api/x")
     assert found is not None
-    assert found.rules == read_rules({"deny": "192.0.2.7"})
+    assert found.rules == DENIED
     assert tunnel(server.names.https("x.app")) == 1

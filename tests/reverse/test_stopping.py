@@ -47,7 +47,8 @@ from tests.reverse.world import World, port_of
 async def test_link_is_stopped_twice_and_started_again(world: World, host: str, wait: int) -> None:
     tunnels = (TunnelSettings(0, DialAddress.parse(":1")),)
     server = DialAddress.parse(f"{host}:{free_port()}")
-    service = LinkService(reactor, ClientSettings(server, tunnels), Visitors(Descriptors(reactor)))
+    settings = ClientSettings(server, tunnels)
+    service = LinkService(reactor, settings, Visitors(Descriptors(reactor)))
     for _ in range(2):
         service.startService()
         await turns(wait)

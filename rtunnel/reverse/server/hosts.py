@@ -8,6 +8,7 @@ could get a certificate for the name. ``*.dev.example.org`` is a name too, and s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from rtunnel.access.public import Public
@@ -119,6 +120,7 @@ class HostNames:
         return None
 
 
+@lru_cache(1024)
 def _canonical(host: str) -> str:
     """Return *host* as names are compared; if it is no name, what nobody can have."""
     try:

@@ -48,27 +48,25 @@ class Gate:
             return Answer(429, f"your address sends too many requests to {self._what}", [("Retry-After", "1")])
         if rules.connections is not None and self._at_once[prefix] >= rules.connections:
             return Answer(429, f"your address has too many requests at {self._what} at once", [("Retry-After", "1")])
+        if rules.connections is not None:
+            self._at_once[prefix] += 1
         if rules.users:
             verdict = self._passwords.check(rules.users, head.authorization, prefix)
             if isinstance(verdict, Deferred):
                 answer: Deferred[Answer | None] = verdict.addCallback(self._judged, prefix)
                 return answer
             return self._judged(verdict, prefix)
-        self._count(prefix)
         return None
 
     def _judged(self, verdict: Verdict, prefix: str) -> Answer | None:
+        if verdict is not Verdict.RIGHT:
+            self.leave(prefix)
         if verdict is Verdict.LATER:
             return Answer(429, "there were too many wrong passwords; try again later", [("Retry-After", "10")])
         if verdict is Verdict.WRONG:
             challenge = 'Basic realm="rtunnel", charset="UTF-8"'
             return Answer(401, f"{self._what} wants a name and a password", [("WWW-Authenticate", challenge)])
-        self._count(prefix)
         return None
-
-    def _count(self, prefix: str) -> None:
-        if self._rules.connections is not None:
-            self._at_once[prefix] += 1
 
     def leave(self, prefix: str) -> None:
         """Take note that a request is over."""

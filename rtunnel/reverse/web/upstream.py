@@ -14,6 +14,10 @@ from rtunnel.wire.web.heads import ResponseHead
 from rtunnel.wire.web.parsers import END, RAW, ResponseParser
 
 
+#: Bytes that may wait for a stream to be opened before the visitor has to.
+MOST_EARLY = 64 * 1024
+
+
 class IExchange(Protocol):
     """Who waits for the answer."""
 
@@ -57,6 +61,7 @@ class Upstream:
         self._also: list[Callable[[], None]] = []
         self._stream: IStream | None = None
         self._early: list[bytes] = []
+        self._early_size = 0
         self._is_ready = False
         self._exchange: IExchange | None = None
         self._parser = ResponseParser()
@@ -101,6 +106,9 @@ class Upstream:
             self._stream.write(data)
         elif not self.is_over:
             self._early.append(data)
+            self._early_size += len(data)
+            if self._early_size > MOST_EARLY and self._exchange is not None:
+                self._exchange.upstream_is_full(True)
 
     def asked(self) -> None:
         """Take note that the request has been sent to its end."""
@@ -168,6 +176,8 @@ class Upstream:
         early, self._early = self._early, []
         if early:
             self._stream.write(b"".join(early))
+        if self._early_size > MOST_EARLY and self._exchange is not None:
+            self._exchange.upstream_is_full(False)
 
     @property
     def is_connected(self) -> bool:
@@ -243,6 +253,7 @@ class Upstream:
 
     def _ended(self, exchange: IExchange) -> None:
         self._exchange = None
+        self._is_held = False
         self.is_reusable = self._keeps_alive and self._is_asked and self._parser.is_clean
         if not self._is_asked:
             # The service has not read the whole request.
