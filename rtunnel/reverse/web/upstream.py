@@ -66,7 +66,7 @@ class Upstream:
         self._exchange: IExchange | None = None
         self._parser = ResponseParser()
         self._keeps_alive = False
-        self._is_asked = self._is_raw = False
+        self._is_asked = self._is_raw = self._is_finished = False
         # The answer has begun, so the request must not be sent again.
         self.has_answered = False
         #: Whether it may carry another request.
@@ -129,9 +129,10 @@ class Upstream:
         """Send no more requests. The stream is over when the service closes its connection too."""
         self.left_at = now
         self._exchange = None
-        if self._stream is not None:
-            self._stream.finish()
-        else:
+        stream = self._stream
+        if stream is not None:
+            stream.finish()
+        if stream is None or self._is_finished:
             self._lost("", "")
 
     def part(self) -> None:
@@ -265,6 +266,7 @@ class Upstream:
 
     def finished(self) -> None:
         """See :class:`IStreamUser`: the service sends no more."""
+        self._is_finished = True
         exchange = self._exchange
         if self.left_at is not None:
             self._lost("", "")
