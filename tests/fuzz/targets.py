@@ -251,6 +251,30 @@ def proxy_header(data: bytes) -> None:
     assert len(set(results)) == 1
 
 
+def client_hello(data: bytes) -> None:
+    """A ClientHello: what it is does not depend on how its bytes are cut. The first byte chooses what is right of it
+    already: nothing, the records, or the message in one record.
+    """
+    content = data[1:]
+    if data[:1] > b"\x55":
+        content = (b"\1" + len(content).to_bytes(3) if data[:1] > b"\xaa" else b"") + content
+        content = b"\x16\3\1" + len(content[:16384]).to_bytes(2) + content[:16384]
+    results = []
+    for length in (1, 7, 0):
+        reader = HelloReader()
+        found: object = None
+        try:
+            for part in pieces(content, length):
+                if (found := reader.take(part)) is not None:
+                    break
+        except BadHello as error:
+            found = str(error)
+            assert found.isprintable()
+        assert len(reader.raw) <= MOST + max(length, len(content))
+        results.append(found)
+    assert results[1:] == results[:-1]
+
+
 def http_requests(data: bytes) -> None:
     """What visitors send to the HTTP port. The first byte says how it is cut, which changes nothing. What goes on to a
     service is understood the same.
@@ -280,30 +304,6 @@ def http_responses(data: bytes) -> None:
         if isinstance(event, ResponseHead) and event.is_final and event.status != 101:
             again = write_response(event, event.lines, is_old=False, keeps_alive=True)
             assert isinstance(response_parser().feed(again)[0], ResponseHead)
-
-
-def client_hello(data: bytes) -> None:
-    """A ClientHello: what it is does not depend on how its bytes are cut. The first byte chooses what is right of it
-    already: nothing, the records, or the message in one record.
-    """
-    content = data[1:]
-    if data[:1] > b"\x55":
-        content = (b"\1" + len(content).to_bytes(3) if data[:1] > b"\xaa" else b"") + content
-        content = b"\x16\3\1" + len(content[:16384]).to_bytes(2) + content[:16384]
-    results = []
-    for length in (1, 7, 0):
-        reader = HelloReader()
-        found: object = None
-        try:
-            for part in pieces(content, length):
-                if (found := reader.take(part)) is not None:
-                    break
-        except BadHello as error:
-            found = str(error)
-            assert found.isprintable()
-        assert len(reader.raw) <= MOST + max(length, len(content))
-        results.append(found)
-    assert results[1:] == results[:-1]
 
 
 def setting(data: bytes) -> None:
@@ -354,9 +354,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         clients,
         pki_bundle,
         proxy_header,
+        client_hello,
         http_requests,
         http_responses,
-        client_hello,
         setting,
         mdns_answer,
     )

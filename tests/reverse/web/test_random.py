@@ -73,9 +73,7 @@ def test_no_circles() -> None:
         web.service.connections[-1].send(b"HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nraw")
         broken = web.visit(GET)
         web.service.connections[-1].leave()
-        left = Left(
-            [*web.connections, *(connection.stream.user for connection in web.connections if connection.stream)]
-        )
+        left = Left(web.connections)
         changed.leave()
         broken.leave()
         visitor.end()
