@@ -156,7 +156,7 @@ class Upstream:
 
     # From the carrier, in the place of a SocketEnd
 
-    def attach(self, stream: IStream) -> None:
+    def attach(self, stream: IStream, _first: bytes = b"") -> None:
         """Use *stream* from now on."""
         self._stream = stream
 
