@@ -80,6 +80,10 @@ class Obtained:
     note: str
 
 
+class _Unusable(errors.ClientError):
+    """An answer that says clearly what is wrong."""
+
+
 class _Network(client.ClientNetwork):
     """Bounds answers, keeps what they say about waiting, and asks for another nonce as often as it takes."""
 
@@ -92,16 +96,19 @@ class _Network(client.ClientNetwork):
 
     def _send_request(self, method: str, url: str, *args: Any, **kwargs: Any) -> requests.Response:
         if not url.startswith("https://"):
-            raise errors.ClientError(f"it names {url!r}, which is not https")
+            raise _Unusable(f"it names {url!r}, which is not https")
         headers = {"User-Agent": self.user_agent, **kwargs.pop("headers", {})}
-        kwargs |= {"verify": self.verify_ssl, "timeout": ANSWER, "headers": headers, "stream": True}
+        kwargs |= {"verify": self.verify_ssl, "timeout": ANSWER, "headers": headers}
+        kwargs |= {"stream": True, "allow_redirects": False}
         with self.session.request(method, url, *args, **kwargs) as response:
             self.is_reached = True
             body = b""
             for piece in response.iter_content(65536):
                 body += piece
                 if len(body) > MOST:
-                    raise errors.ClientError("its answer is too long")
+                    raise _Unusable("its answer is too long")
+        if response.is_redirect:
+            raise _Unusable(f"it redirects to {response.headers['Location']!r}; name that with --acme-server")
         response._content = body
         response.encoding = "utf-8"
         if response.status_code >= 400:
@@ -188,7 +195,7 @@ class _Account:
             account = messages.RegistrationResource(body=new, uri=error.location)
             acme.net.account = account
         if not isinstance(account.uri, str) or not account.uri.startswith("https://"):
-            raise errors.ClientError("it does not say where our account is")
+            raise _Unusable("it does not say where our account is")
         self.uri = account.uri
         self._keep()
         self.note += f"a new account was made: {self.uri}"
@@ -230,6 +237,8 @@ def _why(error: Exception) -> str:
         return f"it cannot be reached: {_innermost(error)}"
     if isinstance(error, errors.ClientError) and error.args and isinstance(error.args[0], requests.Response):
         return f"it answers {error.args[0].status_code} without a reason"
+    if isinstance(error, _Unusable):
+        return str(error)
     return f"it answers what cannot be understood: {error or type(error).__name__}"
 
 
@@ -285,10 +294,10 @@ def _answer(acme: client.ClientV2, key: JWKEC, body: messages.Authorization, ans
     offered = {each.chall.to_partial_json().get("type"): each for each in body.challenges}
     chosen = offered.get(TLS_ALPN) or offered.get(HTTP)
     if chosen is None:
-        raise errors.ClientError(f"it offers neither {TLS_ALPN} nor {HTTP}")
+        raise _Unusable(f"it offers neither {TLS_ALPN} nor {HTTP}")
     token = chosen.chall.to_partial_json().get("token")
     if not isinstance(token, str) or not re.fullmatch("[A-Za-z0-9_-]{16,256}", token):
-        raise errors.ClientError("its challenge has no token")
+        raise _Unusable("its challenge has no token")
     thumbprint = b64encode(key.thumbprint()).decode("ascii")
     answers.show(token, f"{token}.{thumbprint}")
     response: Any = _Go()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rtunnel.access.admission import AdmissionSettings
+from rtunnel.acme.settings import AcmeSettings
 from rtunnel.coercions import text
 from rtunnel.options.settings import reverse, rtc
 from rtunnel.options.settings.declaration import COUNT, PATH, SWITCH, TEXT, TIME_OR_ZERO, Kind, Setting, sizes, words
@@ -78,14 +79,14 @@ def test_shown_default(kind: Kind, default: object, shown: str) -> None:
 
 
 #: Fields that no setting decides alone: groups of settings, and what comes from several settings together.
-COMPOSED = {"limits", "tls", "admission", "tunnels", "signal", "ice", "services", "forwards"}
+COMPOSED = {"acme", "limits", "tls", "admission", "tunnels", "signal", "ice", "services", "forwards"}
 
 
 @pytest.mark.parametrize(
     ("declared", "owners"),
     [
         (reverse.SERVER, [ServerSettings, LinkLimits, AdmissionSettings]),
-        (reverse.CLIENT, [ClientSettings, TlsSettings]),
+        (reverse.CLIENT, [ClientSettings, TlsSettings, AcmeSettings]),
         (rtc.SIGNAL, [rtc_settings.SignalSettings]),
         (rtc.HOST, [rtc_settings.HostSettings, rtc_settings.SignalClientSettings, ChannelLimits]),
         (rtc.CLIENT, [rtc_settings.ClientSettings]),

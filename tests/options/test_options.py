@@ -14,6 +14,7 @@ from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtunnel_client, rtunnel_server
 from rtunnel.options.plugins.common import PluginOptions
+from rtunnel.options.settings.acme import ACME
 from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.reverse import CLIENT, SERVER
 from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
@@ -104,8 +105,8 @@ CLIENT_VALUES = {
     **LINK_VALUES,
     **LOG_VALUES,
 }
-# These take files that must be there, or depend on one another: tests/options/test_tls_options.py.
-OF_SECURITY = {setting.name for setting in (*TLS, *TLS_CLIENT, *TLS_SERVER)}
+# These take files that must be there, or depend on one another: test_tls_options.py and test_acme_options.py.
+OF_SECURITY = {setting.name for setting in (*ACME, *TLS, *TLS_CLIENT, *TLS_SERVER)}
 PLUGINS = [(rtunnel_server.Options, SERVER, SERVER_VALUES), (rtunnel_client.Options, CLIENT, CLIENT_VALUES)]
 
 

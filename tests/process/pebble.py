@@ -33,7 +33,7 @@ class Pebble:
         self._program, self._names = need("pebble"), need("pebble-challtestsrv")
         directory.mkdir()
         self.ca, key = directory / "ca.pem", directory / "key.pem"
-        _self_signed(self.ca, key)
+        self_signed(self.ca, key)
         self._port, self._management, self._dns = free_port(), free_port(), free_port()
         self.directory = f"https://{LOOPBACK}:{self._port}/dir"
         self._config = directory / "pebble.json"
@@ -75,7 +75,8 @@ class Pebble:
         return content.decode("ascii")
 
 
-def _self_signed(cert: Path, key: Path) -> None:
+def self_signed(cert: Path, key: Path) -> None:
+    """Write a certificate for 127.0.0.1, which is its own CA, and its key."""
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pebble")])
     now = datetime.now(UTC)

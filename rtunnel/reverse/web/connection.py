@@ -97,14 +97,20 @@ class HttpConnection:
         """Take note that the visitor sends no more; he may still wait for an answer."""
         self._has_ended = True
         exchange = self._exchange
-        if self._is_raw and exchange is not None:
+        if self._closes:
+            self._over()
+        elif self._is_raw and exchange is not None:
             exchange.raw_finished()
         elif exchange is None and self._deciding is None and not self._queue:
             self._close()
-        elif exchange is not None and not exchange.has_all:
+        else:
+            self._look_whether_complete()
+
+    def _look_whether_complete(self) -> None:
+        """Give up if the visitor has ended in the middle of the request that is under way."""
+        exchange = self._exchange
+        if self._has_ended and exchange is not None and not (exchange.has_all or self._queue or self._is_raw):
             self._abort("the request is not complete")
-        elif self._closes:
-            self._close()
 
     def closed(self) -> None:
         """See :class:`IStreamUser`."""
@@ -139,9 +145,11 @@ class HttpConnection:
         self._pumping = True
         try:
             while self._queue and self.stream is not None and not self._closes and self._step(self._queue[0]):
-                self._queue.popleft()
+                if self._queue:  # the step may have closed the connection
+                    self._queue.popleft()
         finally:
             self._pumping = False
+        self._look_whether_complete()
 
     def _step(self, event: Any) -> bool:
         """Take one event of the parser; return False if it has to wait."""
@@ -155,6 +163,10 @@ class HttpConnection:
                 return False
             self._drops = False
             return True
+        if isinstance(event, Problem) and exchange is not None and not exchange.has_all:
+            self.house.refused(self, event.why)
+            self._abort(event.why)
+            return False
         if exchange is not None or self._deciding is not None or self._drops:
             # RAW waits for the answer too.
             return False
@@ -293,7 +305,7 @@ class HttpConnection:
 
     def _close(self) -> None:
         """Close behind what was sent."""
-        if self._closes and self.stream is not None and self._has_ended:
+        if self._closes:
             return
         self._closes = True
         self._since = self.house.seconds()

@@ -126,6 +126,11 @@ class Upstream:
         else:
             self._lost("", "")
 
+    def part(self) -> None:
+        """Take note that both directions of another protocol have ended. What was written still goes out."""
+        self._exchange = None
+        self._lost("", "")
+
     def drop(self) -> None:
         """Give up: nobody waits for the answer any more."""
         self._exchange = None
