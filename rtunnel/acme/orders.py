@@ -134,10 +134,7 @@ class Orders:
 
     def stop(self) -> None:
         """Take no notice any more of what is being done."""
-        self._task = None
-        given_up, self._given_up = self._given_up, None
-        if given_up is not None:
-            given_up()
+        self._task = self._given_up = None
 
     def published(self, host: Host, is_published: bool) -> None:
         """Take note whether a CA can reach *host*."""
@@ -197,9 +194,12 @@ class Orders:
         def done(obtained: Obtained | None, error: Exception | None) -> None:
             answers.clear()
             if obtained is not None:
-                self._obtained(wanted, obtained)
-            else:
-                self._failed(wanted, before, error)
+                try:
+                    self._obtained(wanted, obtained)
+                    return
+                except ValueError as problem:
+                    error = problem
+            self._failed(wanted, before, error)
 
         self._begin(work, done)
 

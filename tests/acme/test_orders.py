@@ -39,6 +39,7 @@ class World:
         self.waiting: list[Callable[[], None]] = []
         self.days = 90.0
         self.error: Exception | None = None
+        self.content = b""
         self.renewal: tuple[float | None, float] | Exception = (None, 0.0)
         self.answers: Any = None
         self.begin()
@@ -69,7 +70,7 @@ class World:
         assert self.orders.http_answers == {"token": "token.thumbprint"}
         if self.error is not None:
             raise self.error
-        return Obtained(self.issue(), "https://ca.test/account/1", ("ca.test",), "")
+        return Obtained(self.content or self.issue(), "https://ca.test/account/1", ("ca.test",), "")
 
     def suggested(self, settings: AcmeSettings, certificate: x509.Certificate) -> tuple[float | None, float]:
         self.looked += 1
@@ -199,6 +200,16 @@ def test_a_ca_that_wants_us_to_wait(world: World) -> None:
     world.publish()
     world.tick()
     assert 2.99 < world.days_until_asked() < 3.1
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"])
+def test_a_certificate_that_cannot_be_used(content: bytes, world: World, log: TestLog) -> None:
+    world.content = content
+    world.publish()
+    world.tick()
+    assert len(lines(log, f"{NAME}: no new certificate, visitors are turned away: ca.test: ")) == 1
+    world.tick(100.0)
+    assert world.asked == [NAME]
 
 
 def test_the_former_certificate_stays(world: World, log: TestLog) -> None:
