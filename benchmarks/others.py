@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks.hello import NAME
 from benchmarks.parts import Failed, Program, find, free_ports, running, wait_for
 from benchmarks.ways import Column, Way
 
@@ -22,6 +23,11 @@ STREAM_CONF = """
 daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr;
 events {{ worker_connections 8192; }}
 stream {{ {servers} }}
+"""
+#: By the name in its ClientHello, at the near one only.
+NAMED_SERVER = """
+map $ssl_preread_server_name $by_name {{ {name} 127.0.0.1:{to}; }}
+server {{ listen 127.0.0.1:{port} backlog=1024; ssl_preread on; proxy_pass $by_name; }}
 """
 STREAM_SERVER = "server {{ listen 127.0.0.1:{port} backlog=1024; proxy_pass 127.0.0.1:{to}; }}"
 SSHD_CONF = """
@@ -67,15 +73,19 @@ def nginx_stream(directory: Path, services: Way) -> Iterator[Way]:
         for name in ("near", "far"):
             folder = directory / name
             folder.mkdir()
-            iperf, web = free_ports(2)
+            iperf, web, hello, by_name = free_ports(4)
+            targets = {iperf: to.iperf, web: to.web, hello: to.hello}
             servers = "\n".join(
-                STREAM_SERVER.format(port=port, to=target) for port, target in ((iperf, to.iperf), (web, to.web))
+                STREAM_SERVER.format(port=port, to=target) for port, target in targets.items() if target
             )
+            if to.hello is not None:
+                servers += NAMED_SERVER.format(name=NAME, port=by_name, to=to.hello)
             (folder / "nginx.conf").write_text(STREAM_CONF.format(module=module, directory=folder, servers=servers))
             argv = [find("nginx"), "-c", str(folder / "nginx.conf"), "-e", "stderr"]
             programs.append(stack.enter_context(running(argv, folder / "log")))
             wait_for(web, folder / "log")
-            to = Way(iperf, web, tuple(programs))
+            there = to.hello is not None
+            to = Way(iperf, web, tuple(programs), hello=hello if there else None, by_name=by_name if there else None)
         yield to
 
 

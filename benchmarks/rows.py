@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import hello
 from benchmarks.costs import cpu_seconds, memory_per_visitor, wait_for_visitor
 from benchmarks.parts import Answers, Transfer, requests, throughput
 from benchmarks.ways import Way
@@ -109,6 +110,27 @@ def beside(seconds: float) -> Measurement:
     return Measurement((*rows, Row("latency p99, beside : alone", "", lower_is_better=True)), take)
 
 
+def by_name(seconds: float, connections: int, directory: Path) -> Measurement:
+    """Measure connections that begin with a ClientHello, by a port of their own and by name; see
+    :mod:`benchmarks.hello`.
+    """
+    ask = requests(max(1, round(seconds / 2)), connections, hello.script(directory))  # wrk takes whole seconds
+
+    def take(case: Case) -> tuple[float | None, ...]:
+        own, named = case.way.hello, case.way.by_name
+        if own is None:
+            return (None, None, None)
+        if named is None:
+            return (ask(own).per_second, None, None)
+        # In turns, so that a change of the machine's speed is in both.
+        there = [ask(port).per_second for port in (own, named, named, own)]
+        by_port, by_name = there[0] + there[3], there[1] + there[2]
+        return by_port / 2, by_name / 2, by_name / by_port
+
+    rows = [Row(f"ClientHellos, {connections} at once, {way}", "1/s") for way in ("to a port", "by SNI")]
+    return Measurement((*rows, Row("ClientHellos, by SNI : to a port", "")), take)
+
+
 def memory(case: Case) -> tuple[float | None, ...]:
     """Return the memory for each idle visitor, in KiB."""
     if not case.way.pids:
@@ -151,6 +173,7 @@ def measurements(seconds: float, directory: Path) -> list[Measurement]:
         bulk("throughput, 16 streams", throughput(seconds, "-P", "16")),
         crowd("requests, 32 at once", "CPU, a request", requests(seconds, 32), "32 at once"),
         crowd("new connections, 32 at once", "CPU, a new connection", requests(seconds, 32, close)),
+        by_name(seconds, 32, directory),
         beside(seconds),
         Measurement((Row("memory, idle visitor", "KiB", lower_is_better=True),), memory),
         recovery(seconds),

@@ -25,9 +25,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks import table, udp, webrtc
+from benchmarks import hello, table, udp, webrtc
 from benchmarks.lossy import LossyNetwork
-from benchmarks.others import OTHERS
+from benchmarks.others import OTHERS, stream_module
 from benchmarks.parts import HOST, Failed, attempt, find, free_ports, median, nginx, running, wait_for, wait_for_echo
 from benchmarks.rivals import RIVALS
 from benchmarks.rows import Case, Measurement, Row, measurements
@@ -65,7 +65,19 @@ def services(directory: Path) -> Iterator[Way]:
             stack.enter_context(running(argv, directory / f"{name}.log"))
         wait_for(web, directory / "nginx.log")
         wait_for_echo(port, directory / "echo.log")
-        yield Way(iperf, web, echo=port)
+        yield Way(iperf, web, echo=port, hello=attempt("ClientHellos", partial(hello_service, directory, stack)))
+
+
+def hello_service(directory: Path, stack: ExitStack) -> int:
+    """Start the service of :mod:`benchmarks.hello`, and return its port.
+
+    :raises Failed: nginx has not what it needs for that.
+    """
+    (port,) = free_ports(1)
+    log = directory / "hello.log"
+    stack.enter_context(running(hello.service(directory, port, stream_module()), log))
+    hello.wait_for_service(port, log)
+    return port
 
 
 @contextmanager

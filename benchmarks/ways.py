@@ -9,9 +9,10 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.hello import NAME, wait_for_service
 from benchmarks.parts import HOST, Failed, Program, find, free_ports, running, twistd, wait_for, wait_for_echo
 from rtunnel.pki.authority import issue, make_ca
 from rtunnel.pki.certificates import Kind
@@ -41,6 +42,8 @@ class Way:
     :ivar web: the port that leads to the web server.
     :ivar echo: the UDP port that leads to the echo, which a way has if ``iperf`` leads to iperf3 by UDP too; None if
         it does not carry UDP.
+    :ivar hello: the port that leads to the service of :mod:`benchmarks.hello`; None: the way does not have it.
+    :ivar by_name: the port that leads there by the name in a ClientHello; None: the way knows no names.
     :ivar host: the IP address of these ports.
     :ivar programs: the programs in between; none for ``direct``.
     :ivar server: the one of them that may be killed and started again, after which the others must come back by
@@ -55,6 +58,8 @@ class Way:
     echo: int | None = None
     host: str = HOST
     network: Network = Network()
+    hello: int | None = None
+    by_name: int | None = None
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -91,17 +96,18 @@ def make_certificates(directory: Path) -> None:
 
 
 def rtunnel(
-    *options: str, env: Mapping[str, str] | None = None, udp: bool = True
+    *options: str, env: Mapping[str, str] | None = None, udp: bool = True, names: bool = True
 ) -> Callable[[Path, Way], AbstractContextManager[Way]]:
     """Return a function that runs this package's server and client, both with *options*.
 
     :param env: variables that are set for both.
     :param udp: whether they can carry UDP.
+    :param names: whether they can route by host name.
     """
 
     @contextmanager
     def opened(directory: Path, services: Way) -> Iterator[Way]:
-        control, iperf, web, echo = free_ports(4)
+        control, iperf, web, echo, hello, https = free_ports(6)
         network, to = services.network, services.host
         server_log, client_log = directory / "server.log", directory / "client.log"
         argv = [*twistd(), "rtunnel-server", "--control-listen", f"{network.server}:{control}", *options]
@@ -110,6 +116,11 @@ def rtunnel(
         if udp:
             for port, service in ((iperf, services.iperf), (echo, services.echo)):
                 client += ["--publish", f"udp:{port}={to}:{service}"]
+        has_names = names and services.hello is not None
+        if has_names:
+            argv += ["--https-listen", f"{HOST}:{https}"]
+            client += ["--tunnel", f"{hello}:{to}:{services.hello}"]
+            client += ["--publish", f"https:{NAME}={to}:{services.hello}"]
         with ExitStack() as stack:
             server = stack.enter_context(running([*argv, "--public-interface", HOST], server_log, env))
             wait_for(control, server_log, network.server)
@@ -118,7 +129,10 @@ def rtunnel(
             wait_for(web, client_log)
             if udp:
                 wait_for_echo(echo, client_log)
-            yield Way(iperf, web, (server, other), server, echo if udp else None)
+            if has_names:
+                wait_for_service(https, client_log)
+            way = Way(iperf, web, (server, other), server, echo if udp else None)
+            yield replace(way, hello=hello, by_name=https) if has_names else way
 
     return opened
 
@@ -167,7 +181,8 @@ def baseline(revision: str, directory: Path) -> Iterator[tuple[Column, ...]]:
     # It comes before this checkout, which the environment may have as an editable install.
     env = {"PYTHONPATH": str(folder)}
     udp = (folder / "rtunnel/reverse/datagrams").exists()
-    plain, tls = rtunnel(env=env, udp=udp), rtunnel("--tls", env=env, udp=udp)
+    names = (folder / "rtunnel/reverse/fronts/sni.py").exists()
+    plain, tls = (rtunnel(*options, env=env, udp=udp, names=names) for options in ((), ("--tls",)))
     try:
         yield (
             Column("baseline", f"rtunnel {name}", f"as it was at {name}", plain),

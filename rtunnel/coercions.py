@@ -6,6 +6,7 @@ A coercion takes text (from a flag or an environment variable) or any YAML value
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import re
@@ -184,6 +185,25 @@ def host_patterns(value: object) -> tuple[str, ...]:
     """
     written = "" if value == [] or value == "none" else joined(value)
     return tuple(host_pattern(each) for each in written.split(",")) if written else ()
+
+
+def networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Read networks and addresses, such as ``10.0.0.0/8,2001:db8::/32``, as text or as a list.
+
+    :raises ConfigError: one of them is neither.
+    """
+    found = []
+    for part in joined(value).split(",") if value not in ([], "none") else ():
+        written = part.strip()
+        try:
+            found.append(ipaddress.ip_network(written))
+        except ValueError:
+            try:
+                remedy = str(ipaddress.ip_interface(written).network)
+            except ValueError:
+                remedy = "networks such as 10.0.0.0/8 or 2001:db8::/32"
+            raise ConfigError(f"{shown(written)} is not a network; write {remedy}") from None
+    return tuple(found)
 
 
 def path(value: object) -> Path:

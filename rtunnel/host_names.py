@@ -49,7 +49,7 @@ def host_pattern(text: str) -> str:
     if "://" in name:
         host = re.split("[/:?#]", name.partition("://")[2])[0]
         raise ConfigError(f"'{name}' is a URL and not a host name; write {host or 'app.example.org'}")
-    if "*" in name:
+    if "*" in name.removeprefix(WILDCARD):
         raise ConfigError(f"'{name}' has a * elsewhere than at its beginning, before a dot; {example}")
     raise ConfigError(f"'{name}' is not a host name; {example}")
 

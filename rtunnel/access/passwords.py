@@ -223,7 +223,7 @@ class Passwords:
 
     def _found(self, result: bool | Failure, key: bytes, address: str) -> None:
         if isinstance(result, Failure):
-            self.log.failure("a password could not be checked", result)
+            self.log.warn("a password could not be checked: {why}", why=result.getErrorMessage())
             verdict = Verdict.LATER
         else:
             verdict = Verdict.RIGHT if result else Verdict.WRONG

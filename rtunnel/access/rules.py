@@ -18,11 +18,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from rtunnel.access.passwords import check_hash, check_user
-from rtunnel.coercions import boolean, integer, joined, shown, text
+from rtunnel.coercions import boolean, integer, networks, shown, text
 from rtunnel.config_file import keys_with_underscores
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
@@ -103,7 +103,11 @@ class Rules:
         object.__setattr__(self, "_denied", _Networks(self.deny))
 
     def admits(self, address: str) -> bool:
-        """See :func:`is_allowed`."""
+        """Return whether a visitor may come.
+
+        :param address: its IP address, without a port. What is no IP address may come only if there are neither *allow*
+            nor *deny*.
+        """
         if not self.allow and not self.deny:
             return True
         try:
@@ -114,15 +118,6 @@ class Rules:
             found = found.ipv4_mapped
         version, number = found.version, int(found)
         return (not self.allow or self._allowed.has(version, number)) and not self._denied.has(version, number)
-
-
-def is_allowed(rules: Rules, address: str) -> bool:
-    """Return whether a visitor may come.
-
-    :param address: its IP address, without a port. What is no IP address may come only if there are neither ``allow``
-        nor ``deny``.
-    """
-    return rules.admits(address)
 
 
 def read_rules(written: Mapping[str, object], protocol: str = "http") -> Rules:
@@ -153,6 +148,11 @@ def read_rules(written: Mapping[str, object], protocol: str = "http") -> Rules:
     return rules
 
 
+def without_requests(rules: Rules) -> Rules:
+    """Return those of *rules* that are not about requests: what a server can keep that does not see any."""
+    return Rules(rules.allow, rules.deny, rules.connections)
+
+
 def rules_as_json(rules: Rules) -> dict[str, object]:
     """Return rules as INIT has them; those that say nothing are left out."""
     written: dict[str, object] = {
@@ -172,30 +172,28 @@ def _shortest(network: Network) -> str:
     return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
 
 
-def _networks(value: object) -> tuple[Network, ...]:
-    written = [] if value == [] else joined(value).split(",")
-    if len(written) > MOST_NETWORKS:
-        raise ConfigError(f"has {len(written):,} networks, and {MOST_NETWORKS} is the most; write larger ones")
-    return tuple(dict.fromkeys(map(_network, written)))
-
-
-def _network(written: str) -> Network:
-    written = written.strip()
-    try:
-        found = ip_network(written, strict=False)
-    except ValueError:
-        found = None
-    if found is None or "%" in written or not re.fullmatch("[^/]+(/[0-9]{1,3})?", written):
-        raise ConfigError(
-            f"{shown(written)} is not a network or an address; write one such as 192.0.2.0/24, 192.0.2.7 or "
-            "2001:db8::/32"
-        )
-    if ip_address(written.partition("/")[0]) != found.network_address:
-        raise ConfigError(f"'{written}' has bits set behind its first {found.prefixlen}; write {found}")
-    if isinstance(found, IPv6Network) and found.subnet_of(_MAPPED):
-        # Visitors are compared as IPv4.
-        return IPv4Network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - 96))
+def _allowed_networks(value: object) -> tuple[Network, ...]:
+    found = _networks(value)
+    if not found:
+        raise ConfigError("has no network; write one such as 192.0.2.0/24, or leave it out to let everybody come")
     return found
+
+
+def _networks(value: object) -> tuple[Network, ...]:
+    found = networks(value)
+    if len(found) > MOST_NETWORKS:
+        raise ConfigError(f"has {len(found):,} networks, and {MOST_NETWORKS} is the most; write larger ones")
+    return tuple(dict.fromkeys(map(_comparable, found)))
+
+
+def _comparable(network: Network) -> Network:
+    """Return IPv4 addresses in IPv6 as IPv4, and others without the name of an interface (``fe80::1%eth0``)."""
+    number, length = int(network.network_address), network.prefixlen
+    if network.version == 4:
+        return network
+    if network.subnet_of(_MAPPED):
+        return IPv4Network((number & 0xFFFFFFFF, length - 96))
+    return IPv6Network((number, length))
 
 
 def _requests(value: object) -> float:
@@ -212,6 +210,8 @@ def _requests(value: object) -> float:
 
 def _users(value: object) -> tuple[tuple[str, str], ...]:
     written = value if isinstance(value, list) else [value]
+    if not written:
+        raise ConfigError("has no user; write what 'rtunnel passwd USER' prints, or leave it out to let everybody come")
     if len(written) > MOST_USERS:
         raise ConfigError(f"has {len(written):,} users, and {MOST_USERS} is the most")
     users: dict[str, str] = {}
@@ -266,7 +266,7 @@ def _field_value(name: str, written: object) -> str:
 
 
 _KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
-    "allow": ("allow", _networks),
+    "allow": ("allow", _allowed_networks),
     "deny": ("deny", _networks),
     "max-connections": ("connections", integer(1, 1_000_000)),
     "max-requests": ("requests", _requests),

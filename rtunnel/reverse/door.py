@@ -26,7 +26,6 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from rtunnel.relay.bare_port import Accepted, LandingFactory
-from rtunnel.relay.places import Places
 from rtunnel.relay.sockets import (
     address_prefix,
     clear_user_timeout,
@@ -40,6 +39,7 @@ from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.places import Places
 from rtunnel.wire.frames import CLOSE_CONN, HEADER_SIZE, encode_frame
 from rtunnel.wire.opening import ATTACH_START, MAX_ATTACH, Kind, Opening, read_opening
 

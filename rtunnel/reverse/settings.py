@@ -6,10 +6,11 @@ defaults of the options.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 
 from rtunnel.access.admission import AdmissionSettings
+from rtunnel.access.rules import Rules
 from rtunnel.acme.settings import AcmeSettings
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
 from rtunnel.tls.hosts import CertificateFiles
@@ -62,6 +63,7 @@ class ServerSettings(EndSettings):
     :ivar admission: who may use the server.
     :ivar udp_listen: where the UDP paths of clients arrive; None: at the address and number of the control port.
     :ivar http_listen: where HTTP requests arrive, which are routed by host name; None: nowhere.
+    :ivar trusted_proxies: networks of proxies whose word counts about whose request it is that they pass on.
     :ivar https_listen: where TLS connections arrive, which are routed by the name in their ClientHello; None: nowhere.
     """
 
@@ -78,6 +80,7 @@ class ServerSettings(EndSettings):
     udp_listen: UdpAddress | None = None
     http_listen: ListenAddress | None = None
     https_listen: ListenAddress | None = None
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class TunnelSettings:
     :ivar protocol: ``tcp``, ``udp``, ``http`` or ``https``.
     :ivar host: the public host name of ``http`` and ``https``; may begin with ``*.``. *remote_port* is 0 then.
     :ivar path: for ``http``, what paths begin with, such as ``/api``; empty: all paths.
-    :ivar rules: what the server is to do with requests and visitors; see docs/wire.rst, "Rules".
+    :ivar rules: for ``http`` and ``https``, who may come, and what is done with requests; see docs/wire.rst, "Rules".
     :ivar tls: for ``https``, who ends TLS: ``passthrough`` or empty: the service; ``auto``: the client, with a
         certificate that it obtains; or the client, with the certificate in these files.
     """
@@ -101,8 +104,13 @@ class TunnelSettings:
     protocol: str = "tcp"
     host: str = ""
     path: str = ""
-    rules: Mapping[str, object] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
     tls: str | CertificateFiles = ""
+
+    @property
+    def ends_tls(self) -> bool:
+        """Whether TLS ends at the client."""
+        return self.protocol == "https" and self.tls not in ("", "passthrough")
 
 
 @dataclass(frozen=True, slots=True)

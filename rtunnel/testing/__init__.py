@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from rtunnel.testing.memory_stream import HIGH_WATER, MemoryStream, memory_streams
+from rtunnel.relay.memory_stream import HIGH_WATER, MemoryStream, memory_streams
 from rtunnel.testing.reference_client import ReferenceClient
 from rtunnel.testing.reference_server import ReferenceServer
 

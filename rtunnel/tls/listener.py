@@ -12,7 +12,6 @@ from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 
-from rtunnel.relay.places import Places
 from rtunnel.relay.sockets import QuietFactory, address_prefix, descriptor_limit
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.engine import TlsEngine
@@ -22,6 +21,7 @@ from rtunnel.tls.transport import Secured, TlsTransport
 from rtunnel.tls.turns import Turn, Turns
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.places import Places
 
 #: The share of our descriptors that handshakes may hold, however many ``--max-handshakes`` allows.
 SHARE = 1 / 8

@@ -55,7 +55,8 @@ def encode_init(request: TunnelRequest) -> bytes:
     else:
         what = f"{'udp/' if request.protocol == 'udp' else ''}{request.port}"
     rules = f"\n{json.dumps(dict(request.rules), separators=(',', ':'))}" if request.rules else ""
-    return f"{what}:{request.local}{rules}".encode("ascii", "replace")
+    local = request.local.replace("\n", "?")
+    return f"{what}:{local}{rules}".encode("ascii", "replace")
 
 
 def decode_init(payload: bytes) -> TunnelRequest:

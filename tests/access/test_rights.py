@@ -52,6 +52,22 @@ def test_clients_file(clients: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("App.Example.ORG", ("app.example.org",)),
+        ("'app.example.org, *.dev.example.org'", ("app.example.org", "*.dev.example.org")),
+        ("[app.example.org, '*.b\u00fccher.example']", ("app.example.org", "*.xn--bcher-kva.example")),
+        ("none", ()),
+        ("[]", ()),
+    ],
+)
+def test_host_names(text: str, expected: tuple[str, ...], clients: Any) -> None:
+    found = read_clients(clients(f"laptop: {{hosts: {text}}}\nold: {{hosts:}}"))
+    assert found.rights_of("laptop") == Rights(hosts=expected)
+    assert found.rights_of("old") == Rights()
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("- laptop", "is not a mapping; write lines such as 'laptop: "),
@@ -60,6 +76,11 @@ def test_clients_file(clients: Any) -> None:
         ("laptop: {port: 8000}", "'laptop': unknown key 'port'; did you mean 'ports'?"),
         ("laptop: {ports: 80-70}", "'laptop': key 'ports': '80-70' ends before it begins"),
         ("laptop: {streams: -1}", "'laptop': key 'streams': -1 is out of range"),
+        ("laptop: {hosts: '*'}", "'laptop': key 'hosts': '*' would be every name there is; write app.example.org or"),
+        ("laptop: {hosts: ['a.*.b']}", "'laptop': key 'hosts': 'a.*.b' has a * elsewhere than at its beginning"),
+        ("laptop: {hosts: [a, 192.0.2.1]}", "'laptop': key 'hosts': '192.0.2.1' is not a host name"),
+        ("laptop: {hosts: http://a/}", "'laptop': key 'hosts': 'http://a/' is a URL and not a host name; write a"),
+        ("laptop: {host: a}", "'laptop': unknown key 'host'; did you mean 'hosts'?"),
         ("laptop: {shared: perhaps}", "'laptop': key 'shared': 'perhaps' is neither true nor false"),
         ("laptop: {token: short}", "'laptop': key 'token': is not a token: it has 5 characters"),
         ("a: {token: correct-horse}\nb: {token: correct-horse}", "'b': key 'token': is a token that occurs twice"),

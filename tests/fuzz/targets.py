@@ -16,6 +16,7 @@ from aiortc import rtcsctptransport
 from google_crc32c import value as crc32c
 
 from rtunnel.access.rights import read_clients
+from rtunnel.access.rules import read_rules, rules_as_json
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.coercions import boolean, seconds, size
 from rtunnel.config_file import read_config_file
@@ -32,6 +33,7 @@ from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams.messages import decode_first, decode_number
 from rtunnel.wire.opening import read_opening
 from rtunnel.wire.tunnel_request import decode_init
+from rtunnel.wire.web.client_hello import MOST, BadHello, HelloReader
 from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
 from tests.wire.data.ends import End, sealed, seals, survives
 from tests.wire.datagrams.ends import AWAY, HOME, ID, SERVER, STRANGER, Peer, open_server
@@ -108,6 +110,9 @@ def frame_payloads(data: bytes) -> None:
     ):
         with suppress(ValueError):
             decode(data)
+    with suppress(ValueError):
+        rules = read_rules(decode_init(data).rules)
+        assert read_rules(rules_as_json(rules)) == rules
 
 
 def link_keys(data: bytes) -> None:
@@ -244,6 +249,30 @@ def proxy_header(data: bytes) -> None:
     assert len(set(results)) == 1
 
 
+def client_hello(data: bytes) -> None:
+    """A ClientHello: what it is does not depend on how its bytes are cut. The first byte chooses what is right of it
+    already: nothing, the records, or the message in one record.
+    """
+    content = data[1:]
+    if data[:1] > b"\x55":
+        content = (b"\1" + len(content).to_bytes(3) if data[:1] > b"\xaa" else b"") + content
+        content = b"\x16\3\1" + len(content[:16384]).to_bytes(2) + content[:16384]
+    results = []
+    for length in (1, 7, 0):
+        reader = HelloReader()
+        found: object = None
+        try:
+            for part in pieces(content, length):
+                if (found := reader.take(part)) is not None:
+                    break
+        except BadHello as error:
+            found = str(error)
+            assert found.isprintable()
+        assert len(reader.raw) <= MOST + max(length, len(content))
+        results.append(found)
+    assert results[1:] == results[:-1]
+
+
 def setting(data: bytes) -> None:
     """Values that operators write: addresses, ports, sizes, times."""
     text = text_of(data)
@@ -292,6 +321,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         clients,
         pki_bundle,
         proxy_header,
+        client_hello,
         setting,
         mdns_answer,
     )

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from twisted.internet.defer import Deferred
 
+from rtunnel.access.passwords import Passwords
+from rtunnel.access.rules import read_rules
 from rtunnel.access.tokens import parse_tokens
 from rtunnel.access.web_admission import Origins
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.coercions import seconds, size
 from rtunnel.config_file import _Loader, _parse_json, load_file
 from rtunnel.endpoint_strings import split_description
+from rtunnel.host_names import canonical_path
 from rtunnel.options.settings.tunnels import publish
 from rtunnel.pki import names, pem
 from rtunnel.rtc.aiortc.sdp import read_description
@@ -105,6 +109,8 @@ def test_addresses(piece: str) -> None:
         DialAddress.parse_udp,
         lambda text: publish([text]),
         lambda text: publish([f"tcp:1-2={text}1-2"]),
+        lambda text: publish([f"http:a/{text}=80"]),
+        lambda text: read_rules({"allow": text}),
         PortRanges.parse,
         seconds(zero=True),
         size(0, 1),
@@ -129,3 +135,15 @@ def test_json_says_which_key_is_there_twice(tmp_path: Path) -> None:
     assert len(json.loads(path.read_text())) == 1000
     with pytest.raises(ValueError, match="key '999' occurs twice; keep one"):
         load_file(str(path))
+
+
+@pytest.mark.parametrize("piece", ["/.", "/..", "/a/..", "%2e", "/%2e%2e", "%", "/a"])
+def test_the_path_of_a_request(piece: str) -> None:
+    assert_grows_with(lambda count: f"/{repeated(piece, count)}/.", canonical_path, 5000)
+
+
+@pytest.mark.parametrize("piece", [b"A", b"=", b" ", b"Basic "])
+def test_credentials(piece: bytes) -> None:
+    checked = Passwords(lambda _: Deferred(), lambda: 0.0)
+    users = (("alice", "$scrypt$"),)
+    assert_grows_with(lambda count: b"Basic " + piece * count, partial(checked.check, users, address="x"), 5000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
@@ -75,6 +76,7 @@ SERVER_VALUES = {
     "udp-listen": (":7001", ":7001", UdpAddress(":7001", "", 7001)),
     "public-listen": (":8080", ":8080", ListenAddress.parse("tcp:8080")),
     "http-listen": (":80", ":80", ListenAddress.parse("tcp:80")),
+    "trusted-proxies": ("10.0.0.0/8", ["10.0.0.0/8"], (IPv4Network("10.0.0.0/8"),)),
     "https-listen": ("[::1]:443", "[::1]:443", ListenAddress.parse("[::1]:443")),
     "public-interface": ("::", "::", "::"),
     "allow-ports": ("8000-8999,9443", ["8000-8999", 9443], PortRanges.parse("8000-8999,9443")),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given, strategies as st
 from twisted.python import usage
 
+from rtunnel.access.rules import Rules
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtunnel_client
@@ -21,9 +23,8 @@ pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 HASH = "$scrypt$ln=15,r=8,p=1$Vm7V1DHShf38IJ6Ks/JM8A$Y2unA9pfOYYoQv2YsD5W28PN8kaP2fO9ucVf3tDCtPA"
 
 
-def http(host: str, local: str, path: str = "", protocol: str = "http", **others: object) -> TunnelSettings:
-    name = str(others.pop("name", ""))
-    return TunnelSettings(0, DialAddress.parse(local), name, protocol, host, path, others)
+def http(host: str, local: str, path: str = "", protocol: str = "http") -> TunnelSettings:
+    return TunnelSettings(0, DialAddress.parse(local), "", protocol, host, path)
 
 
 def parse(*arguments: str) -> tuple[TunnelSettings, ...]:
@@ -199,33 +200,33 @@ def test_rules_in_a_file(config: Write) -> None:
         "web",
         "http",
         "app.example.org",
-        rules={
-            "allow": ["192.0.2.0/24", "2001:db8::1"],
-            "deny": ["192.0.2.7"],
-            "max-connections": 20,
-            "max-requests": 0.5,
-            "auth": [f"alice:{HASH}"],
-            "request-headers": {"X-From": "outside", "Cookie": None},
-            "response-headers": {"Server": None},
-            "redirect-https": True,
-        },
+        rules=Rules(
+            (IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::1/128")),
+            (IPv4Network("192.0.2.7/32"),),
+            20,
+            0.5,
+            (("alice", HASH),),
+            (("X-From", "outside"), ("Cookie", None)),
+            (("Server", None),),
+            True,
+        ),
     )
 
 
 def test_rules_of_https(config: Write) -> None:
-    path = entry(config, "deny: 192.0.2.7", "allow: []", "max-connections: 2", publish="https:app.example.org=8443")
-    assert parse("--config", path)[0].rules == {"deny": ["192.0.2.7"], "max-connections": 2}
+    path = entry(config, "deny: 192.0.2.7", "max-connections: 2", publish="https:app.example.org=8443")
+    assert parse("--config", path)[0].rules == Rules(deny=(IPv4Network("192.0.2.7"),), connections=2)
 
 
 @pytest.mark.parametrize(
     ("publish", "line", "message"),
     [
-        ("http:app=1", "allow: 10.0.0.1/8", "'allow': '10.0.0.1/8' has bits set behind its first 8; write 10.0.0.0/8"),
+        ("http:app=1", "allow: 10.0.0.1/8", "'allow': '10.0.0.1/8' is not a network; write 10.0.0.0/8"),
         ("http:app=1", "auth: alice:secret", "'auth': what stands behind 'alice:' is not the hash of a password;"),
         ("http:app=1", "request-headers: {TE: x}", "'request-headers': 'TE' belongs to the connection"),
         (
             "https:app=1",
-            "redirect-https: true",
+            "tls: passthrough\n    redirect-https: true",
             "'redirect-https': is about requests, which the server does not see in https:; leave it out",
         ),
         (

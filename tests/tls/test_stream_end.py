@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from rtunnel.acme.challenge import challenge_context
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream
-from rtunnel.testing.memory_stream import memory_streams
+from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.tls import stream_end
 from rtunnel.tls.hosts import Host, load_host_files
 from rtunnel.tls.stream_end import HANDSHAKE_TIMEOUT, LINGER, TlsEnd

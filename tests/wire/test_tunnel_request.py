@@ -31,6 +31,11 @@ def test_init_is_ascii() -> None:
     assert encode_init(TunnelRequest(80, "caf\u00e9:80")) == b"80:caf?:80"
 
 
+def test_a_local_address_is_no_second_line() -> None:
+    request = TunnelRequest(0, "unix:/a\n{}", "http", "app")
+    assert encode_init(request) == b"http/app:unix:/a?{}"
+
+
 @pytest.mark.parametrize(
     ("payload", "port", "local"),
     [

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rtunnel.access.rules import rules_as_json, without_requests
 from rtunnel.acme.settings import KNOWN, AcmeSettings, default_state_dir, email, server
 from rtunnel.coercions import optional, path, shown, text
 from rtunnel.config_file import keys_with_underscores
@@ -101,6 +102,13 @@ def _decide(tunnel: TunnelSettings, has_email: bool) -> TunnelSettings:
     where = f"https:{tunnel.host}"
     if tunnel.protocol != "https":
         return tunnel
+    ends_here = tunnel.tls not in ("", "passthrough") or (not tunnel.tls and has_email and not is_wildcard)
+    of_requests = rules_as_json(tunnel.rules).keys() - rules_as_json(without_requests(tunnel.rules))
+    for key in [] if ends_here else sorted(of_requests):
+        raise ConfigError(
+            f"{where}: key '{key}' is about requests, which nobody sees before the service that ends TLS; leave it "
+            "out, or let the client end TLS, with --acme-email or tls: {certificate: FILE, private-key: FILE}"
+        )
     if isinstance(tunnel.tls, CertificateFiles):
         load_host_files(tunnel.tls.certificate, tunnel.tls.private_key)
         return tunnel

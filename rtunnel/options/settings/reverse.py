@@ -8,6 +8,7 @@ from rtunnel.coercions import (
     integer,
     interface,
     listen_address,
+    networks,
     optional,
     port_ranges,
     server_address,
@@ -149,6 +150,14 @@ SERVER_OWN = (
         ServerSettings,
     ),
     Setting(
+        "trusted-proxies",
+        Kind(networks, "networks"),
+        "Networks of proxies in front of --http-listen, such as 10.0.0.0/8, whose X-Forwarded-For and Forwarded are "
+        "believed and passed on; what all others say there is dropped.",
+        ServerSettings,
+        no_default="none",
+    ),
+    Setting(
         "public-interface",
         Kind(optional(interface, ""), "IP address"),
         "IP address on which the ports that clients ask for are opened, such as 192.0.2.1, or :: for all addresses of "
@@ -219,8 +228,9 @@ CLIENT_OWN = (
         "publish",
         Kind(publish, "``KIND:PORT=ADDRESS``"),
         "KIND:PORT=LOCAL: tcp:8080=127.0.0.1:80 or tcp:8080=80, udp:53=127.0.0.1:53, or a range of ports, "
-        "udp:27015-27020=10.0.0.5:27015-27020. May be repeated: one link carries many services. In the environment, "
-        "commas separate several.",
+        "udp:27015-27020=10.0.0.5:27015-27020. For a host name http:app.example.org=127.0.0.1:3000, "
+        "http:app.example.org/api=127.0.0.1:3001 or https:app.example.org=127.0.0.1:8443. May be repeated: one link "
+        "carries many services. In the environment, commas separate several.",
         default=(),
         repeatable=True,
     ),

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain
 from typing import TypeVar
 
-from rtunnel.access.rules import KEYS, read_rules, rules_as_json
+from rtunnel.access.rules import KEYS, Rules, read_rules
 from rtunnel.addresses import DialAddress
 from rtunnel.coercions import dial_address, integer, shown, text
 from rtunnel.errors import ConfigError
@@ -69,31 +69,31 @@ def _from_text(written: str) -> tuple[TunnelSettings, ...]:
 
 
 def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
-    name = entry.read("name", _name, "")
-    if "publish" in entry:
-        for key in ("local", "remote_port"):
-            if key in entry:
-                raise entry.error(key, "is for an entry without 'publish', which has port and service; leave it out")
-        found = entry.read("publish", lambda written: published(text(written), name))
-        if not found[0].host:
-            return _plain(entry, found)
-        rules = _rules(entry, found[0].protocol)
-        return (replace(found[0], rules=rules, tls=end_of_tls(entry, found[0])),)
-    entry.require("local", "the service's address, such as local: 127.0.0.1:80")
-    local = entry.read("local", dial_address)
-    return _plain(entry, (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),))
-
-
-def _plain(entry: Entry, found: tuple[TunnelSettings, ...]) -> tuple[TunnelSettings, ...]:
-    """Check that an entry without a host name has no rules."""
+    found = _tunnels_of(entry)
+    if found[0].host:
+        tls = end_of_tls(entry, found[0])
+        sees_requests = found[0].protocol == "http" or tls != "passthrough"
+        return (replace(found[0], rules=_rules(entry, "http" if sees_requests else "https"), tls=tls),)
     for key in entry.only((*KEYS, "tls")):
         raise entry.error(key, "is for an entry with 'publish: http:NAME=LOCAL' or 'https:NAME=LOCAL'; leave it out")
     return found
 
 
-def _rules(entry: Entry, protocol: str) -> dict[str, object]:
+def _tunnels_of(entry: Entry) -> tuple[TunnelSettings, ...]:
+    name = entry.read("name", _name, "")
+    if "publish" in entry:
+        for key in ("local", "remote_port"):
+            if key in entry:
+                raise entry.error(key, "is for an entry without 'publish', which has port and service; leave it out")
+        return entry.read("publish", lambda written: published(text(written), name))
+    entry.require("local", "the service's address, such as local: 127.0.0.1:80")
+    local = entry.read("local", dial_address)
+    return (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),)
+
+
+def _rules(entry: Entry, protocol: str) -> Rules:
     try:
-        return rules_as_json(read_rules(entry.only(KEYS), protocol))
+        return read_rules(entry.only(KEYS), protocol)
     except ConfigError as error:
         raise ConfigError(f"{entry.where}: {error}") from error
 

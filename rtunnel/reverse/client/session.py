@@ -12,9 +12,9 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from rtunnel.access.rules import rules_as_json, without_requests
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
-from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_host_port, text_prefix, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkStream
@@ -61,8 +61,14 @@ class _Tunnel:
         self.watch = watch
         self.address = settings.local.socket_address()
         self.backoff = backoff
+        rules = without_requests(settings.rules) if settings.protocol == "https" else settings.rules
         self.request = TunnelRequest(
-            settings.remote_port, str(settings.local), settings.protocol, settings.host, settings.path, settings.rules
+            settings.remote_port,
+            str(settings.local),
+            settings.protocol,
+            settings.host,
+            settings.path,
+            rules_as_json(rules),
         )
         self.refusal = ""
         self.is_served = False
@@ -299,15 +305,8 @@ class ClientSession(CarryingSession):
     def end_tls(self, service: _Tunnel, visitor: str) -> TlsEnd:
         """Return what ends the TLS of a visitor; see :class:`TlsEnd`."""
         assert service.tls is not None
-        serve = partial(self._serve_plain, service)
+        serve = partial(self._dialler.tls_hosts.https.serve, self, service)
         return TlsEnd(service.tls, serve, visitor, self._dialler.tls_hosts.turns, self.clock, self._visitors.discard)
-
-    def _serve_plain(self, tunnel: _Tunnel, stream: IStream, _server_name: str, _visitor: str) -> IStreamUser:
-        """Relay what was in a visitor's TLS to the service; see :data:`~rtunnel.tls.stream_end.Serve`."""
-        end = SocketEnd(lambda _end: self.dialled(tunnel), _do_nothing)
-        end.attach(stream)
-        end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
-        return end
 
     def service_of(self, number: int) -> _Tunnel | None:
         """Return the tunnel with this number, if visitors may use it."""
@@ -347,7 +346,3 @@ class ClientSession(CarryingSession):
         if self.data is not None:
             self.data.withdraw()
         self.flush()
-
-
-def _do_nothing(_end: SocketEnd) -> None:
-    pass

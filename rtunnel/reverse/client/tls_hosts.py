@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.logger import Logger
+
+from rtunnel.access.passwords import PasswordThreads
 from rtunnel.acme.orders import Orders
+from rtunnel.reverse.client.https import HttpsHouse
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.tls.hosts import CertificateFiles, FilesOfHost, Host
 from rtunnel.tls.turns import Turns
+from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 
 #: Seconds between two looks at what is due.
@@ -18,12 +23,18 @@ class TlsHosts(PeriodicService):
     """Keeps certificates up to date.
 
     :ivar turns: those of handshakes with visitors.
+    :ivar https: the requests in the TLS that ends here.
+    :ivar threads: compute the hashes of visitors' passwords.
     :ivar http_answers: see :class:`~rtunnel.acme.orders.Orders`.
     """
+
+    log = Logger()
 
     def __init__(self, reactor: Any, settings: ClientSettings) -> None:
         super().__init__(reactor, "certificates", EVERY, self._tick)
         self.turns = Turns(reactor)
+        self.threads = PasswordThreads(reactor)
+        self.https = HttpsHouse(reactor, LogLimiter(self.log, reactor), self.threads)
         self._hosts: dict[str, Host] = {}
         self._files: list[FilesOfHost] = []
         ordered = []
@@ -65,4 +76,5 @@ class TlsHosts(PeriodicService):
             self._orders.stop()
 
     def _tick(self) -> None:
-        do_all([*(files.refresh for files in self._files), *([] if self._orders is None else [self._orders.tick])])
+        orders = [] if self._orders is None else [self._orders.tick]
+        do_all([self.https.tick, *(files.refresh for files in self._files), *orders])

@@ -1,24 +1,156 @@
-"""The HTTP port: each request goes to the client that publishes the host name and path that it asks for."""
+"""The HTTP port: each request goes to the client that publishes the host name and path that it asks for.
+
+HttpFront +-- HttpConnection      one for each connection of a visitor
+          +-- Upstreams           one for each tunnel: streams over which requests go on, one after another
+"""
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Protocol
 
+from rtunnel.access.passwords import Passwords
+from rtunnel.errors import Code
 from rtunnel.relay.bare_port import Accepted, LandingFactory
+from rtunnel.relay.memory_stream import memory_streams
+from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import format_address
+from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.hosts import HostNames
+from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.web.answers import Answer, redirect
+from rtunnel.reverse.web.connection import HttpConnection
+from rtunnel.reverse.web.forwarded import TrustedProxies
+from rtunnel.reverse.web.front_stream import FrontStream
+from rtunnel.reverse.web.house import HttpHouse, HttpVisitor
+from rtunnel.reverse.web.interfaces import IConnection, Target
+from rtunnel.reverse.web.upstream import Upstream
+from rtunnel.tls.messages import limit_messages
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import PeriodicService
+from rtunnel.upkeep.visitors import Visitors
+from rtunnel.wire.web.heads import RequestHead
 
 
-class HttpFront(LandingFactory):
-    """Accepts HTTP connections."""
+class IHttpServer(Protocol):
+    """The server, as its HTTP port needs it."""
 
-    def __init__(self, names: HostNames) -> None:
-        self._names = names
+    reactor: Any
+    poller: Any
+    visitors: Visitors
+    log_limiter: LogLimiter
+    names: HostNames
+    handshake_timeout: float
 
-    def build(self, address: IAddress | None) -> Protocol | None:
+    def https_port(self) -> str: ...
+
+
+class UpstreamVisitor(Visitor):
+    """An :class:`Upstream` in the place of a visitor, as carriers see it."""
+
+    __slots__ = ("_upstream",)
+
+    def __init__(self, upstream: Upstream, visitor: HttpVisitor) -> None:
+        self.address = None
+        self.name = visitor.name
+        self.prefix = visitor.prefix
+        self.first = b""
+        self._upstream = upstream
+
+    def take_socket(self) -> None:
+        """See :class:`Visitor`. There is no socket."""
+        if self._upstream.is_over:
+            raise ValueError("the visitor is gone")
+
+    def socket_end(self) -> Any:
+        """See :class:`Visitor`."""
+        return self._upstream
+
+    def wait(self) -> None:
+        """See :class:`Visitor`. What is to be sent waits by itself."""
+
+    def abort(self) -> None:
+        """See :class:`Visitor`."""
+        self._upstream.was_reset(Code.TIMEOUT, "no data connection came for it")
+
+
+class HttpFront(HttpHouse, LandingFactory):
+    """Accepts HTTP connections.
+
+    :param trusted: the proxies whose word counts about whose request it is.
+    """
+
+    def __init__(self, server: IHttpServer, passwords: Passwords, trusted: TrustedProxies) -> None:
+        super().__init__(server.reactor.seconds, server.log_limiter, passwords, server.handshake_timeout)
+        self._server = server
+        self._trusted = trusted
+        self._targets: dict[Backend, Target] = {}
+
+    def service(self) -> PeriodicService:
+        """Return the service that calls :meth:`tick`."""
+        return PeriodicService(self._server.reactor, "HTTP visitors", 1.0, self.tick)
+
+    # Connections
+
+    def landed(self, accepted: Accepted, address: IAddress) -> None:
         """See :class:`LandingFactory`."""
-        raise NotImplementedError
+        server = self._server
+        front = FrontStream(server.poller, accepted.socket, self._ended)
+        visitor = HttpVisitor(format_address(accepted.peer or address), is_trusted=address in self._trusted)
+        connection = front.user = HttpConnection(self, front, visitor)
+        self.connections[connection] = None
+        server.visitors.add(front.local, visitor.prefix, self)
+        front.start()
 
-    def landed(self, accepted: Accepted, address: object) -> None:
+    def build(self, address: IAddress | None) -> SocketEnd:
         """See :class:`LandingFactory`."""
-        raise NotImplementedError
+        return SocketEnd(self._made, self._server.visitors.discard)
+
+    def _made(self, end: SocketEnd) -> None:
+        limit_messages(end.transport)
+        address = end.transport.getPeer()
+        visitor = HttpVisitor(format_address(address), is_trusted=address in self._trusted)
+        theirs, ours = memory_streams()
+        theirs.user = end
+        end.attach(theirs)
+        connection = ours.user = HttpConnection(self, ours, visitor)
+        self.connections[connection] = None
+        self._server.visitors.add(end, visitor.prefix, self)
+
+    def _ended(self, front: FrontStream) -> None:
+        self._server.visitors.discard(front.local)
+
+    # Requests
+
+    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer:
+        """See :class:`HttpHouse`."""
+        names = self._server.names
+        backend = names.http(head.host, head.path)
+        if backend is None:
+            if head.host and names.https(head.host) is not None:
+                return redirect(head, head.host, self._server.https_port())
+            return Answer(404, f"nothing is published here for {head.host or 'a request without a host name'}")
+        if backend.rules.redirect_https:
+            return redirect(head, head.host, self._server.https_port())
+        target = self._targets.get(backend)
+        if target is None:
+            target = self._targets[backend] = self._target(backend)
+        return target
+
+    def _target(self, backend: Backend) -> Target:
+        def open_stream(upstream: Upstream, visitor: HttpVisitor) -> bool:
+            if not backend.session.open_visitor(backend.number, UpstreamVisitor(upstream, visitor)):
+                return False
+            upstream.start()
+            return True
+
+        return self.build_target(backend.rules, str(backend.asked), open_stream, self._server.visitors.discard)
+
+    def targets(self) -> list[Target]:
+        """See :class:`HttpHouse`."""
+        for backend, target in list(self._targets.items()):
+            if backend.public is None:
+                del self._targets[backend]
+                target.upstreams.close()
+        return list(self._targets.values())

@@ -21,15 +21,15 @@ from zope.interface import implementer
 
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.interfaces import IStream
-from rtunnel.relay.places import Places
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, descriptor_limit, format_address
-from rtunnel.reverse.fronts.gate import why_not
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.hosts import HostNames
+from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.places import Places
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.opening import Kind, foreign_protocol
 from rtunnel.wire.web.client_hello import (
@@ -73,19 +73,23 @@ class IHouse(TypingProtocol):
 class Guest:
     """A connection whose hello is not complete.
 
-    :ivar name: the address at its other end, as logs show it.
     :ivar until: when it has waited for too long.
     :ivar is_over: it is decided what becomes of it.
     """
 
+    until: float
+
     def __init__(self, front: SniFront, connection: Accepted | SocketEnd, address: Any) -> None:
         self.address = address
-        self.name = format_address(address)
-        self.until = 0.0
         self.is_over = False
         self._front = front
         self._connection = connection
         self._reader = HelloReader()
+
+    @property
+    def name(self) -> str:
+        """The address at its other end, as logs show it."""
+        return format_address(self.address)
 
     def take(self, data: bytes) -> None:
         """Take the next bytes. They may bring the connection to its client, or to its end."""
@@ -99,19 +103,22 @@ class Guest:
 
     def _bad(self, error: BadHello) -> None:
         if error.is_tls:
-            self.refuse(str(error), fatal_alert(DECODE_ERROR))
+            self.refuse("{why}", fatal_alert(DECODE_ERROR), why=str(error))
         elif foreign_protocol(bytes(self._reader.raw)) is Kind.HTTP:
             self.refuse("that is HTTP, and the port speaks HTTPS", NO_HTTP_HERE)
         else:
-            self.refuse(str(error))
+            self.refuse("{why}", why=str(error))
 
     def visitor(self) -> Visitor:
         """Return the visitor that it has turned out to be."""
         return Visitor(self.address, self._connection, self._front.house.visitors.discard, bytes(self._reader.raw))
 
-    def refuse(self, why: str, answer: bytes = b"") -> None:
-        """Close the connection behind *answer*, with one line in the log that says why."""
-        self._front.log_limiter.info("connection from {peer} closed: {why}", peer=self.name, why=why)
+    def refuse(self, why: str, answer: bytes = b"", /, **fields: Any) -> None:
+        """Close the connection behind *answer*, with one line in the log that says why.
+
+        :param why: the format of the reason. What visitors choose is in its *fields*.
+        """
+        self._front.log_limiter.info(f"connection from {{peer}} closed: {why}", peer=self.name, **fields)
         self.close(answer)
 
     def close(self, answer: bytes) -> None:
@@ -275,7 +282,7 @@ class SniFront(LandingFactory):
         try:
             guest.watch()
         except OSError as error:
-            _log.debug("connection from {peer} is lost: {why}", peer=guest.name, why=error)
+            _log.debug("connection from {peer} is lost: {why}", peer=guest.name, why=str(error))
             guest.abort()
         else:
             self._wait_for(guest)
@@ -318,19 +325,25 @@ class SniFront(LandingFactory):
         """Take a connection to the client that publishes the name in its hello."""
         backend = self.house.names.https(hello.name) if hello.name is not None else None
         if backend is None:
-            why = "it asks for no host by name (SNI)"
-            if hello.name is not None:
-                why = f"nobody publishes https://{hello.name}"
-            guest.refuse(why, fatal_alert(UNRECOGNIZED_NAME))
+            why = "nobody publishes https://{host}" if hello.name is not None else "it asks for no host by name (SNI)"
+            guest.refuse(why, fatal_alert(UNRECOGNIZED_NAME), host=hello.name)
             return
-        prefix, owner = address_prefix(guest.address), (backend.session, backend.number)
-        why = why_not(backend.rules, guest.address, lambda: self.house.visitors.descriptors.count(prefix, owner))
-        if why:
-            guest.refuse(f"{why}, at {backend.place}")
+        rules = backend.rules
+        if not rules.admits(getattr(guest.address, "host", "")):
+            guest.refuse("its address may not come to {place}", place=backend.place)
+        elif rules.connections is not None and self._connections(guest, backend) >= rules.connections:
+            what = "its address has {count} connections to {place}, the limit"
+            guest.refuse(what, count=rules.connections, place=backend.place)
         elif backend.session.open_visitor(backend.number, guest.visitor()):
             self.waiting.discard(guest)
         else:
-            guest.refuse(f"the client of {backend.place} cannot take it now", fatal_alert(INTERNAL_ERROR))
+            what = "the client of {place} cannot take it now"
+            guest.refuse(what, fatal_alert(INTERNAL_ERROR), place=backend.place)
+
+    def _connections(self, guest: Guest, backend: Backend) -> int:
+        """Return how many connections the address of *guest* has to *backend*."""
+        descriptors = self.house.visitors.descriptors
+        return descriptors.count(address_prefix(guest.address), (backend.session, backend.number))
 
     def stopFactory(self) -> None:
         """Close the connections whose hello is not complete."""

@@ -8,6 +8,7 @@ could get a certificate for the name. ``*.dev.example.org`` is a name too, and s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from rtunnel.access.public import Public
@@ -50,7 +51,7 @@ class HostNames:
     async def claim(self, public: Public, backend: Backend) -> None:
         """Let *backend* serve the host name of *public*.
 
-        :raises Refused: somebody else has it, or it is no host name.
+        :raises Refused: somebody else has it, it is no host name, or its path is not in its canonical form.
         """
         claimant = backend.session
         try:
@@ -59,6 +60,8 @@ class HostNames:
             is_good = False
         if not is_good:
             raise Refused(Code.BAD_REQUEST, f"{public.host!r} is not a host name in lower case and ASCII")
+        if canonical_path(public.path) != public.path:
+            raise Refused(Code.BAD_REQUEST, f"{public.path!r} is not a path in its canonical form")
         found = self._names.get(public.host)
         if found is not None and found.session is not claimant:
             await make_way(self._reactor, public.host, found.session, claimant, Code.HOST_IN_USE)
@@ -117,6 +120,7 @@ class HostNames:
         return None
 
 
+@lru_cache(1024)
 def _canonical(host: str) -> str:
     """Return *host* as names are compared; if it is no name, what nobody can have."""
     try:

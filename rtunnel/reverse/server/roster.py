@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from rtunnel.relay.places import Places
 from rtunnel.reverse.server.interfaces import ISession
+from rtunnel.upkeep.places import Places
 
 SessionT = TypeVar("SessionT", bound=ISession)
 

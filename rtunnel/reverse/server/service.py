@@ -23,9 +23,11 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from rtunnel.access.admission import Admission
+from rtunnel.access.passwords import Passwords, PasswordThreads
 from rtunnel.access.public import SHARED, Public
 from rtunnel.access.rules import read_rules
 from rtunnel.errors import Code, ConfigError, Refused
+from rtunnel.relay.bare_port import LandingFactory
 from rtunnel.relay.poller import poller_for
 from rtunnel.relay.sockets import descriptor_limit, format_address
 from rtunnel.reverse.carriers.data_connections import DataPool
@@ -43,6 +45,7 @@ from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.routing import POLICIES
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
+from rtunnel.reverse.web.forwarded import TrustedProxies
 from rtunnel.tls.identity import Peer
 from rtunnel.tls.listener import TlsListener
 from rtunnel.upkeep import AGENT
@@ -123,9 +126,13 @@ class TunnelServer(DrainingService):
             )
             self.shared.setServiceParent(self)
         self.names = HostNames(reactor)
-        fronts = {"http": HttpFront(self.names), "https": SniFront(self)}
+        threads = PasswordThreads(reactor)
+        threads.setServiceParent(self)
+        self.http = HttpFront(self, Passwords(threads.run, reactor.seconds), TrustedProxies(settings.trusted_proxies))
+        fronts: dict[str, LandingFactory] = {"http": self.http, "https": SniFront(self)}
         self.named = NamedPorts(reactor, settings, self.names, fronts)
         self.named.setServiceParent(self)
+        self.http.service().setServiceParent(self)
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
         self.path_port.setServiceParent(self)
@@ -295,6 +302,10 @@ class TunnelServer(DrainingService):
         backend.public = backend.asked
         return url
 
+    def https_port(self) -> str:
+        """Return the HTTPS port as URLs have it; see :meth:`NamedPorts.port_of`."""
+        return self.named.port_of("https")
+
     def _open_shared(self, shared: Listener) -> None:
         try:
             shared.accept()
@@ -337,6 +348,7 @@ class TunnelServer(DrainingService):
         if self.shared is not None:
             await self.shared.stop_listening()
         await self.named.stop_listening()
+        self.http.stop()
         await self.ports.stop_listening()
 
     def streams_left(self) -> int:

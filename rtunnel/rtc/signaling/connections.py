@@ -9,10 +9,10 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 
-from rtunnel.relay.places import Places
 from rtunnel.relay.sockets import address_prefix, format_address
 from rtunnel.upkeep.descriptors import Descriptors, Place
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.places import Places
 
 #: How many connections may be unregistered at once. One more replaces the oldest of the address that has most.
 MAX_UNREGISTERED = 1024

@@ -11,7 +11,7 @@ end of the tunnel has to find the same name: lengths must fit exactly, and no ex
 from __future__ import annotations
 
 from dataclasses import dataclass
-from struct import Struct
+from struct import Struct, error as StructError
 
 #: The most bytes of a hello that are read, headers of records included. A browser sends 2 KB with a post-quantum key,
 #: and a session ticket that holds a certificate chain may add several. One record has 16 KiB at most, where nginx and
@@ -23,13 +23,15 @@ _ALERT, _HANDSHAKE = 21, 22
 _BEGINS = bytes((_HANDSHAKE, 3))
 _CLIENT_HELLO = 1
 _RECORD = Struct("!BHH")
+_HEADERS = Struct("!BHHI")
 _LONGEST_RECORD = 1 << 14
-_EXTENSION = Struct("!HH")
+_EXTENSION = Struct("!HH").unpack_from
 _SERVER_NAME, _ALPN, _ECH = 0, 16, 0xFE0D
 _HOST_NAME = 0
 _LONGEST_NAME = 255
 #: Behind the version and the random number.
 _SESSION_ID = 34
+_LONGEST_SESSION_ID = 32
 _TOO_LONG = f"its hello is longer than {MOST} bytes"
 _WRONG = "a length in its hello is wrong"
 
@@ -69,16 +71,21 @@ class HelloReader:
     __slots__ = ("_message", "_next", "raw")
 
     def __init__(self) -> None:
-        self.raw = bytearray()
+        self.raw: bytes | bytearray = b""
         # Where the next record begins, and what the ones before have brought.
         self._next = 0
-        self._message = bytearray()
+        self._message: bytes | bytearray = b""
 
     def take(self, data: bytes) -> ClientHello | None:
         """Take the next bytes. Return the hello, or None if it is not complete.
 
         :raises BadHello: it is none.
         """
+        if not self.raw:
+            self.raw = data
+            if (end := _end_of_whole(data)) is not None:
+                return read_hello(data[_HEADERS.size : end])
+            self.raw, self._message = bytearray(), bytearray()
         raw, message = self.raw, self._message
         raw += data
         if not _BEGINS.startswith(raw[: len(_BEGINS)]):
@@ -108,40 +115,53 @@ class HelloReader:
         return None
 
 
+def _end_of_whole(data: bytes) -> int | None:
+    """Return where a hello ends that is all there, in one record, as mostly; None if it is not so."""
+    if len(data) < _HEADERS.size:
+        return None
+    kind, version, length, message = _HEADERS.unpack_from(data)
+    is_whole = kind == _HANDSHAKE and version >> 8 == 3 and length <= _LONGEST_RECORD
+    end = _RECORD.size + length
+    return end if is_whole and message == _CLIENT_HELLO << 24 | length - 4 and end <= len(data) else None
+
+
 def read_hello(body: bytes | bytearray) -> ClientHello:
     """Read a ClientHello without the header of the message.
 
     :raises BadHello: it is malformed.
     """
-    start, end = _vector(body, _SESSION_ID, 1)
-    suites, suites_end = _vector(body, end, 2)
-    methods, methods_end = _vector(body, suites_end, 1)
-    if end - start > 32 or suites == suites_end or (suites_end - suites) % 2 or methods == methods_end:
-        raise BadHello(_WRONG)
-    if methods_end == len(body):
-        return ClientHello()
-    at, end = _vector(body, methods_end, 2)
-    if end != len(body):
-        raise BadHello(_WRONG)
-    name: str | None = None
-    alpn: tuple[bytes, ...] = ()
-    seen = set()
-    while at < end:
-        if end - at < _EXTENSION.size:
+    # Inline, because every visitor pays for it.
+    try:
+        at = _SESSION_ID + 1 + body[_SESSION_ID]
+        suites = body[at] << 8 | body[at + 1]
+        at += 2 + suites
+        methods = body[at]
+        at += 1 + methods
+        if body[_SESSION_ID] > _LONGEST_SESSION_ID or not suites or suites % 2 or not methods or at > len(body):
             raise BadHello(_WRONG)
-        kind, length = _EXTENSION.unpack_from(body, at)
-        start = at + _EXTENSION.size
-        at = start + length
-        if at > end:
+        if at == len(body):
+            return ClientHello()
+        if at + 2 + (body[at] << 8 | body[at + 1]) != len(body):
             raise BadHello(_WRONG)
-        if kind in seen:
-            raise BadHello(f"its extension {kind} is there twice")
-        seen.add(kind)
-        if kind == _SERVER_NAME:
-            name = _server_name(body[start:at])
-        elif kind == _ALPN:
-            alpn = _protocols(body[start:at])
-    return ClientHello(name, alpn, _ECH in seen)
+        at += 2
+        end, count = len(body), 0
+        found: dict[int, int] = {}
+        while at < end:
+            kind, length = _EXTENSION(body, at)
+            found[kind] = at + 2
+            count += 1
+            at += 4 + length
+    except (IndexError, StructError):
+        raise BadHello(_WRONG) from None
+    if at != end:
+        raise BadHello(_WRONG)
+    if len(found) != count:
+        raise BadHello("one of its extensions is there twice")
+    return ClientHello(
+        _server_name(body, found[_SERVER_NAME]) if _SERVER_NAME in found else None,
+        _protocols(body, found[_ALPN]) if _ALPN in found else (),
+        _ECH in found,
+    )
 
 
 def _vector(data: bytes | bytearray, at: int, width: int) -> tuple[int, int]:
@@ -153,15 +173,17 @@ def _vector(data: bytes | bytearray, at: int, width: int) -> tuple[int, int]:
     return start, end
 
 
-def _whole_vector(data: bytes | bytearray) -> bytes | bytearray:
-    start, end = _vector(data, 0, 2)
-    if start == end or end != len(data):
+def _list(data: bytes | bytearray, at: int) -> bytes | bytearray:
+    """Return what is in an extension that is a list. The length of the extension, which fits, is at *at*."""
+    content, end = _vector(data, at, 2)
+    start, list_end = _vector(data, content, 2)
+    if start >= end or list_end != end:
         raise BadHello(_WRONG)
-    return data[start:]
+    return data[start:end]
 
 
-def _server_name(data: bytes | bytearray) -> str | None:
-    names = _whole_vector(data)
+def _server_name(body: bytes | bytearray, extension: int) -> str | None:
+    names = _list(body, extension)
     found: str | None = None
     at = 0
     while at < len(names):
@@ -178,8 +200,8 @@ def _server_name(data: bytes | bytearray) -> str | None:
     return found
 
 
-def _protocols(data: bytes | bytearray) -> tuple[bytes, ...]:
-    protocols = _whole_vector(data)
+def _protocols(body: bytes | bytearray, extension: int) -> tuple[bytes, ...]:
+    protocols = _list(body, extension)
     found = []
     at = 0
     while at < len(protocols):

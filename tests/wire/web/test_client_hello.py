@@ -157,7 +157,7 @@ MALFORMED = {
     "extension beyond the end": (records(message(body()[:-2] + b"\0\4\0\0\0\1")), WRONG),
     "two lists of names": (
         records(message(body(server_name(b"a.example"), server_name(b"b.example")))),
-        "its extension 0 is there twice",
+        "one of its extensions is there twice",
     ),
     "two names": (records(message(body(server_name(b"a.example", b"b.example")))), "two host names"),
     "no list of names": (records(message(body((0, b"")))), WRONG),

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import pytest
 from hypothesis import given, strategies as st
 
-from rtunnel.relay.places import Places
+from rtunnel.upkeep.places import Places
 
 
 @given(st.lists(st.one_of(st.sampled_from("abcd"), st.integers(0))))

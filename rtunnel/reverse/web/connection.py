@@ -1,0 +1,353 @@
+"""A visitor's HTTP connection: its requests go on to services, one after another, and the answers come back.
+
+front stream <-> HttpConnection <-> Exchange <-> Upstream <-> stream to a service
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rtunnel.errors import Code
+from rtunnel.relay.interfaces import IStream, IStreamUser
+from rtunnel.reverse.web.answers import Answer
+from rtunnel.reverse.web.exchange import Exchange
+from rtunnel.reverse.web.interfaces import IHttpHouse, Target
+from rtunnel.wire.web.heads import Problem, RequestHead
+from rtunnel.wire.web.parsers import END, RAW, RequestParser
+
+#: Seconds for which a connection without a request is kept.
+KEEP_ALIVE = 75.0
+#: Seconds that a visitor has to take the last answer, and to close the connection.
+LINGER = 5.0
+#: The most bytes of a body that are read only to be dropped, so that the connection can be used again.
+MOST_DROPPED = 256 * 1024
+
+
+@implementer(IStreamUser)
+class HttpConnection:
+    """One connection of a visitor.
+
+    :param stream: to the visitor; its user is this.
+    :param visitor: who it is, for *house* and for carriers.
+    :ivar touched: set whenever bytes pass.
+    """
+
+    def __init__(self, house: IHttpHouse, stream: IStream, visitor: Any) -> None:
+        self.house = house
+        self.visitor = visitor
+        self.stream: IStream | None = stream
+        self._parser = RequestParser()
+        self._queue: deque[Any] = deque()
+        self._undelivered = 0
+        self._exchange: Exchange | None = None
+        self._deciding: Deferred[Target | Answer] | None = None
+        # The rest of a body that is dropped, before the next request.
+        self._drops = False
+        self._dropped = 0
+        self._is_raw = self._has_ended = self._closes = False
+        self._is_front_full = self._is_upstream_full = False
+        self._pumping = False
+        self._since = house.seconds()
+        # Since the last tick, something has passed, and the time is to be taken.
+        self._has_moved = self._is_used = self._is_in_head = False
+
+    # From the visitor, see IStreamUser
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of requests."""
+        if self.stream is None:
+            return
+        self._undelivered += len(data)
+        if self._closes:
+            self._deliver()
+            return
+        if self._is_raw and self._exchange is not None:
+            self._exchange.send_raw(data)
+        else:
+            self._has_moved = True
+            events = self._parser.feed(data)
+            if len(events) == 1 and type(events[0]) is RequestHead and self.is_idle and not self._drops:
+                # As mostly, so at little cost.
+                self._begin(events[0])
+                self._is_in_head = False
+            elif events:
+                self._is_in_head = False
+                self._queue.extend(events)
+                self._pump()
+            elif not self._is_in_head and self.is_idle:
+                # A head that comes in pieces has one time for all of them.
+                self._is_in_head = True
+                self._since = self.house.seconds()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self._undelivered and self.stream is not None and (self._closes or not self._is_upstream_full):
+            # What waits behind a request that is not over is read no further, so that TCP holds the visitor back.
+            if self._queue and not self._closes and self._exchange is not None and self._exchange.has_all:
+                return
+            count, self._undelivered = self._undelivered, 0
+            self.stream.delivered(count)
+
+    def finished(self) -> None:
+        """Take note that the visitor sends no more; he may still wait for an answer."""
+        self._has_ended = True
+        exchange = self._exchange
+        if self._is_raw and exchange is not None:
+            exchange.raw_finished()
+        elif exchange is None and self._deciding is None and not self._queue:
+            self._close()
+        elif exchange is not None and not exchange.has_all:
+            self._abort("the request is not complete")
+        elif self._closes:
+            self._close()
+
+    def closed(self) -> None:
+        """See :class:`IStreamUser`."""
+        self.finished()
+
+    def was_reset(self, code: str, message: str) -> None:
+        """Give up: the visitor is gone."""
+        self.stream = None
+        self._over()
+
+    def pause(self) -> None:
+        """Let the service wait: the visitor does not take its answer."""
+        self._is_front_full = True
+        if self._exchange is not None:
+            self._exchange.hold(True)
+
+    def resume(self) -> None:
+        """Let the service go on."""
+        self._is_front_full = False
+        if self._exchange is not None:
+            self._exchange.hold(False)
+
+    def buffered(self) -> int:
+        """See :class:`IStreamUser`."""
+        return self._undelivered
+
+    # Requests, in order
+
+    def _pump(self) -> None:
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._queue and self.stream is not None and not self._closes and self._step(self._queue[0]):
+                self._queue.popleft()
+        finally:
+            self._pumping = False
+
+    def _step(self, event: Any) -> bool:
+        """Take one event of the parser; return False if it has to wait."""
+        exchange = self._exchange
+        if type(event) is bytes:
+            return self._take_body(event)
+        if event is END:
+            if exchange is not None and not exchange.has_all:
+                exchange.end_request()
+            elif self._deciding is not None:
+                return False
+            self._drops = False
+            return True
+        if exchange is not None or self._deciding is not None or self._drops:
+            # RAW waits for the answer too.
+            return False
+        if event is RAW:
+            # The service has not changed to the other protocol.
+            self._queue.popleft()
+            rest = b"".join(self._queue)
+            self._queue.clear()
+            self._queue.append(RAW)  # it is taken out behind this
+            self._queue.extend(self._parser.refused(rest))
+            return True
+        if isinstance(event, Problem):
+            self.house.refused(self, event.why)
+            self._reply(None, Answer(event.status, event.why, closes=True))
+            return True
+        self._begin(event)
+        return True
+
+    def _take_body(self, data: bytes) -> bool:
+        exchange = self._exchange
+        if exchange is not None and not exchange.has_all:
+            exchange.send_body(data)
+        elif self._deciding is not None:
+            return False
+        else:
+            self._dropped += len(data)
+            if self._dropped > MOST_DROPPED:
+                self._close()
+        return True
+
+    def _begin(self, head: RequestHead) -> None:
+        self._is_used = True
+        self._dropped = 0
+        self._drops = head.has_body
+        decision = self.house.route(head, self)
+        if isinstance(decision, Deferred):
+            self._deciding = decision
+            decision.addCallbacks(self._decided, self._undecided, callbackArgs=(head,), errbackArgs=(head,))
+        else:
+            self._go(head, decision)
+
+    def _decided(self, decision: Target | Answer, head: RequestHead) -> None:
+        self._deciding = None
+        if self.stream is None:
+            if isinstance(decision, Target):
+                self.house.done(decision, head, self)
+            return
+        self._go(head, decision)
+        self._pump()
+        self._deliver()
+
+    def _undecided(self, failure: Failure, head: RequestHead) -> None:
+        self._decided(Answer(500, "the request could not be routed"), head)
+
+    def _go(self, head: RequestHead, decision: Target | Answer) -> None:
+        if isinstance(decision, Answer):
+            self._reply(head, decision)
+            return
+        self._drops = False
+        self._exchange = exchange = Exchange(self, head, decision)
+        exchange.start()
+
+    def _reply(self, head: RequestHead | None, answer: Answer) -> None:
+        """Answer in the place of a service."""
+        keeps = head is not None and head.keeps_alive and not answer.closes and not self.house.is_stopping
+        if head is not None and (head.is_chunked or (head.length or 0) > MOST_DROPPED):
+            keeps = False
+        is_head = head is not None and head.method == b"HEAD"
+        is_old = head is not None and head.is_old
+        assert self.stream is not None
+        self.stream.write(answer.encode(is_head=is_head, is_old=is_old, keeps_alive=keeps))
+        self._since = self.house.seconds()
+        if not keeps:
+            self._close()
+
+    # From the exchange
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the visitor."""
+        self._has_moved = True
+        if self.stream is not None:
+            self.stream.write(data)
+
+    def touch(self) -> None:
+        """Take note that something passes."""
+        self._has_moved = True
+
+    def is_raw(self) -> None:
+        """Pass bytes on as they are from now on: both ends have changed to another protocol."""
+        self._is_raw = True
+        exchange = self._exchange
+        assert exchange is not None
+        while self._queue:
+            event = self._queue.popleft()
+            if isinstance(event, bytes):
+                exchange.send_raw(event)
+        if self._has_ended:
+            exchange.raw_finished()
+
+    def finish(self) -> None:
+        """Send the visitor the end of another protocol's bytes."""
+        if self.stream is not None:
+            self.stream.finish()
+
+    def upstream_is_full(self, is_full: bool) -> None:
+        """Let the visitor wait, or go on: the service does not take his request."""
+        self._is_upstream_full = is_full
+        self._deliver()
+
+    def exchange_over(self, exchange: Exchange, *, keeps_alive: bool) -> None:
+        """Go on with the next request, or close."""
+        if self._exchange is not exchange:
+            return
+        self._exchange = None
+        self._is_upstream_full = False
+        self._has_moved = True
+        self.house.done(exchange.target, exchange.head, self)
+        # The rest of a body that the service did not want to read.
+        self._drops = not exchange.has_all
+        if not keeps_alive or self.house.is_stopping or (self._has_ended and not self._queue):
+            self._close()
+        elif self._queue:
+            self._pump()
+            self._deliver()
+
+    def broken(self, why: str) -> None:
+        """Reset the visitor's connection: an answer broke off, and he must not take the part for the whole."""
+        self._abort(why)
+
+    # The end
+
+    @property
+    def front_is_full(self) -> bool:
+        """Whether the visitor does not take what he is sent."""
+        return self._is_front_full
+
+    def _close(self) -> None:
+        """Close behind what was sent."""
+        if self._closes and self.stream is not None and self._has_ended:
+            return
+        self._closes = True
+        self._since = self.house.seconds()
+        self._queue.clear()
+        if self.stream is not None:
+            self.stream.finish()
+            self._deliver()
+        if self._has_ended:
+            self._over()
+
+    def _abort(self, why: str) -> None:
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            stream.reset(Code.CONNECTION_LOST, why)
+        self._over()
+
+    def abort(self) -> None:
+        """Reset the connection at once."""
+        self._abort("the connection was closed")
+
+    def _over(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        self._queue.clear()
+        deciding, self._deciding = self._deciding, None
+        if exchange is not None:
+            self.house.done(exchange.target, exchange.head, self)
+            exchange.drop()
+        del deciding
+        self.house.gone(self)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it only waits for another request."""
+        return self._exchange is None and self._deciding is None and not self._queue and not self._closes
+
+    def stop(self) -> None:
+        """Close, now or behind the answer that is under way."""
+        if self.is_idle and self._parser.is_at_rest:
+            self._close()
+
+    def tick(self, now: float) -> None:
+        """Check time-outs. Call this about once a second."""
+        if self._has_moved and not self._is_in_head:
+            self._has_moved = False
+            self._since = now
+        waited = now - self._since
+        if self._closes:
+            if waited > LINGER:
+                self._abort("the connection was closed")
+        elif not self.is_idle:
+            pass
+        elif self._is_in_head:
+            if waited > self.house.head_timeout:
+                self.house.refused(self, f"its request is not complete after {self.house.head_timeout:g} s")
+                self._reply(None, Answer(408, "the request took too long", closes=True))
+        elif waited > (KEEP_ALIVE if self._is_used else self.house.head_timeout):
+            self._close()

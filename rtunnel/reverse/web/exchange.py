@@ -1,0 +1,205 @@
+"""One request and its answer."""
+
+from __future__ import annotations
+
+from rtunnel.errors import Code
+from rtunnel.reverse.web.answers import Answer
+from rtunnel.reverse.web.interfaces import IConnection, Target
+from rtunnel.reverse.web.upstream import Upstream
+from rtunnel.wire.web.heads import (
+    LAST_CHUNK,
+    RequestHead,
+    ResponseHead,
+    changed,
+    write_chunk,
+    write_request,
+    write_response,
+)
+
+#: Methods of requests that may be sent again if there is no answer (RFC 9110, section 9.2.2).
+REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+
+
+class Exchange:
+    """A request under way.
+
+    :ivar head: of the request.
+    :ivar has_all: the whole request has been sent to the service.
+    """
+
+    def __init__(self, connection: IConnection, head: RequestHead, target: Target) -> None:
+        self.target = target
+        self.has_all = False
+        self._connection = connection
+        self.head = head
+        self._upstream: Upstream | None = None
+        self._out: list[bytes] = []
+        self._is_chunked_out = self._has_answered = self._is_raw = False
+        self._keeps_alive = head.keeps_alive
+        # The request's body cannot be sent twice.
+        self._may_repeat = head.method in REPEATABLE and not head.has_body and not head.upgrade
+        self._raw_ended = self._raw_finished = False
+
+    def start(self) -> None:
+        """Send the head on."""
+        upstreams = self.target.upstreams
+        upstream = upstreams.take(may_repeat=self._may_repeat)
+        if upstream is None:
+            upstream = upstreams.open(self._connection.visitor)
+        if upstream is None:
+            self._reply(Answer(503, f"{self.target.what} cannot take another request now"))
+            return
+        head = self.head
+        lines = changed(head.lines, self.target.changes_of_request)
+        data = write_request(head, lines, self._connection.house.forwarded(head, self._connection))
+        self._upstream = upstream
+        if self._connection.front_is_full:
+            upstream.hold(True)
+        upstream.begin(self, data, is_head=head.method == b"HEAD")
+        if not head.has_body:
+            self.has_all = True
+            upstream.asked()
+
+    # From the visitor
+
+    def send_body(self, data: bytes) -> None:
+        """Send a piece of the request's body on."""
+        if self._upstream is not None:
+            self._connection.touch()
+            self._upstream.write(write_chunk(data) if self.head.is_chunked else data)
+
+    def end_request(self) -> None:
+        """Take note that the request is complete."""
+        self.has_all = True
+        if self._upstream is not None:
+            if self.head.is_chunked:
+                self._upstream.write(LAST_CHUNK)
+            self._upstream.asked()
+
+    def send_raw(self, data: bytes) -> None:
+        """Pass on bytes of another protocol."""
+        if self._upstream is not None:
+            self._upstream.write(data)
+
+    def raw_finished(self) -> None:
+        """Take note that the visitor sends no more of another protocol."""
+        self._raw_finished = True
+        if self._upstream is not None:
+            self._upstream.finish()
+        self._look_whether_over()
+
+    def hold(self, is_held: bool) -> None:
+        """Take no more of the answer for now, or again."""
+        if self._upstream is not None:
+            self._upstream.hold(is_held)
+
+    def drop(self) -> None:
+        """Give up: the visitor is gone."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.drop()
+
+    # From the service, see IExchange
+
+    def answered(self, head: ResponseHead) -> None:
+        """Send the head of an answer on."""
+        request = self.head
+        if not head.is_final:
+            if not request.is_old:
+                self._out.append(write_response(head, head.lines, is_old=False, keeps_alive=True))
+            return
+        if head.status == 101 and not request.upgrade:
+            self._break_off()
+            return
+        self._has_answered = True
+        is_sized = head.has_no_body or (head.length is not None and not head.is_chunked)
+        self._is_chunked_out = not is_sized and not request.is_old
+        if self._connection.house.is_stopping or (request.is_old and not is_sized):
+            self._keeps_alive = False
+        if not self.has_all:
+            # The service answers before it has read the whole request; it will hardly read the rest.
+            self._keeps_alive = False
+        lines = changed(head.lines, self.target.changes_of_response)
+        self._out.append(write_response(head, lines, is_old=request.is_old, keeps_alive=self._keeps_alive))
+
+    def body(self, data: bytes) -> None:
+        """Send a piece of an answer's body, or of another protocol, on."""
+        self._out.append(write_chunk(data) if self._is_chunked_out else data)
+
+    def changed_protocol(self) -> None:
+        """Pass on bytes as they are from now on."""
+        if self._upstream is not None:
+            self._is_raw = True
+            self.flush()
+            self._connection.is_raw()
+
+    def raw_ended(self) -> None:
+        """Take note that the service sends no more of another protocol."""
+        self._raw_ended = True
+        self.flush()
+        self._connection.finish()
+        self._look_whether_over()
+
+    def _look_whether_over(self) -> None:
+        if self._raw_ended and self._raw_finished:
+            self.drop()
+            self._connection.exchange_over(self, keeps_alive=False)
+
+    def ended(self) -> None:
+        """Take note that the answer is complete."""
+        self._upstream = None
+        if self._is_chunked_out:
+            self._out.append(LAST_CHUNK)
+        self.flush()
+        self._connection.exchange_over(self, keeps_alive=self._keeps_alive)
+
+    def flush(self) -> None:
+        """Send what waits to the visitor, in one write."""
+        if self._out:
+            out, self._out = self._out, []
+            self._connection.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def upstream_is_full(self, is_full: bool) -> None:
+        """Let the visitor wait, or go on."""
+        self._connection.upstream_is_full(is_full)
+
+    def failed(self, code: str, why: str) -> None:
+        """Answer with an error, send the request again, or reset the visitor's connection if an answer has begun."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is None:
+            return
+        if self._has_answered:
+            self._out.clear()
+            self._connection.broken(why)
+        elif upstream.requests > 1 and not upstream.has_answered and self._may_repeat:
+            # The service has closed a connection that it had kept; the request has hardly reached it.
+            self.start()
+        else:
+            self._reply(self._error(code, why))
+
+    def _error(self, code: str, why: str) -> Answer:
+        what = self.target.what
+        if code == Code.LOCAL_TIMEOUT:
+            return Answer(504, f"the service of {what} does not answer in time")
+        if code == Code.LOCAL_UNREACHABLE:
+            return Answer(502, f"the service of {what} cannot be reached")
+        if code in (Code.LIMIT, Code.TIMEOUT, Code.SHUTTING_DOWN, Code.UNKNOWN_TUNNEL):
+            return Answer(503, f"{what} cannot take another request now")
+        if code == Code.PROTOCOL:
+            return Answer(502, f"the service of {what} answers with something else than HTTP")
+        return Answer(502, f"the service of {what} closed the connection without an answer")
+
+    def _reply(self, answer: Answer) -> None:
+        head = self.head
+        keeps_alive = self._keeps_alive and self.has_all and not self._connection.house.is_stopping
+        self._connection.write(
+            answer.encode(is_head=head.method == b"HEAD", is_old=head.is_old, keeps_alive=keeps_alive)
+        )
+        self._connection.exchange_over(self, keeps_alive=keeps_alive)
+
+    def _break_off(self) -> None:
+        """Give the service up: it changes to a protocol that nobody has asked for."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.drop()
+        self._reply(Answer(502, f"the service of {self.target.what} answers with something else than HTTP"))

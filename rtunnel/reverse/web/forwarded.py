@@ -1,0 +1,91 @@
+"""Whose request it is: what proxies tell each other, and services (RFC 7239 and the older fields)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+from rtunnel.wire.web.heads import RequestHead
+
+_TOKEN = re.compile(rb"[A-Za-z0-9.-]+")
+
+
+class TrustedProxies:
+    """The proxies in front of this server whose word counts about whose request it is."""
+
+    def __init__(self, networks: Sequence[IPv4Network | IPv6Network]) -> None:
+        self._networks = networks
+
+    def __contains__(self, address: Any) -> bool:
+        if not self._networks:
+            return False
+        host = getattr(address, "host", None)
+        if not isinstance(host, str):
+            # A UNIX socket: whoever reaches it is on this machine, and is let in by its permissions.
+            return True
+        ip = ip_address(host.partition("%")[0])
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        return any(ip in network for network in self._networks)
+
+
+def forwarded_lines(head: RequestHead, host: str, scheme: str, *, is_trusted: bool) -> bytes:
+    """Return the lines that tell the service whose request *head* is.
+
+    :param host: the IP address of the other end of the connection; empty: it has none.
+    :param scheme: ``http`` or ``https``.
+    :param is_trusted: what the other end says about that counts, and is passed on with *host* behind it.
+    """
+    said = head.forwarded
+    if not is_trusted or not said:
+        return _lines(host, scheme, head.authority)
+    node, element = _node(host), _element(host, scheme, head.authority)
+    before, elements = said.get(b"x-forwarded-for"), said.get(b"forwarded")
+    return _LINES % (
+        b"%b, %b" % (before, node) if before else node,
+        said.get(b"x-forwarded-proto", scheme.encode("ascii")),
+        said.get(b"x-forwarded-host", head.authority),
+        b"%b, %b" % (elements, element) if elements else element,
+    )
+
+
+def host_of(name: str) -> str:
+    """Return the IP address in *name*, an address with a port as logs show it; empty: it is something else."""
+    try:
+        return str(ip_address(name.partition(" ")[0].rpartition(":")[0].strip("[]").partition("%")[0]))
+    except ValueError:
+        return ""
+
+
+def origin(head: RequestHead, host: str) -> str:
+    """Return the IP address of whose request it is, as far as a trusted proxy says so.
+
+    :param host: the proxy's.
+    """
+    said = (head.forwarded or {}).get(b"x-forwarded-for", b"").rpartition(b",")[2].strip()
+    try:
+        return str(ip_address(said.decode("ascii", "replace").strip("[]")))
+    except ValueError:
+        return host
+
+
+_LINES = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b"
+
+
+@lru_cache(1024)
+def _lines(host: str, scheme: str, authority: bytes) -> bytes:
+    return _LINES % (_node(host), scheme.encode("ascii"), authority, _element(host, scheme, authority))
+
+
+def _node(host: str) -> bytes:
+    return host.encode("ascii", "replace") or b"unknown"
+
+
+def _element(host: str, scheme: str, authority: bytes) -> bytes:
+    node = _node(host)
+    # What is no token is quoted (RFC 7239, section 4).
+    node = b'"[%b]"' % node if b":" in node else node
+    quoted = authority if _TOKEN.fullmatch(authority) else b'"%b"' % authority
+    return b"for=%b;host=%b;proto=%b" % (node, quoted, scheme.encode("ascii"))

@@ -1,0 +1,145 @@
+"""What HTTP connections have in common, at the server's HTTP port and where TLS ends at the client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from rtunnel.access.passwords import Passwords
+from rtunnel.access.rules import Rules
+from rtunnel.relay.sockets import format_host_port, text_prefix
+from rtunnel.reverse.web.answers import Answer
+from rtunnel.reverse.web.connection import HttpConnection
+from rtunnel.reverse.web.forwarded import forwarded_lines, host_of, origin
+from rtunnel.reverse.web.gate import Gate
+from rtunnel.reverse.web.interfaces import IConnection, Target
+from rtunnel.reverse.web.upstream import IOpener, Upstream
+from rtunnel.reverse.web.upstreams import Upstreams
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.periodic import do_all
+from rtunnel.wire.web.heads import RequestHead
+
+
+class HttpVisitor:
+    """Whose connection it is.
+
+    :param name: its address as logs and the wire show it, with the port.
+    :ivar host: its IP address; empty: it has none.
+    :ivar prefix: the key under which it is counted.
+    :ivar is_trusted: it is a proxy whose word counts about whose request it is.
+    """
+
+    __slots__ = ("host", "is_trusted", "name", "prefix")
+
+    def __init__(self, name: str, *, is_trusted: bool = False) -> None:
+        self.name = name
+        self.host = host_of(name)
+        self.prefix = text_prefix(name)
+        self.is_trusted = is_trusted
+
+
+class HttpHouse:
+    """See :class:`~rtunnel.reverse.web.interfaces.IHttpHouse`.
+
+    :param seconds: returns the time.
+    :param head_timeout: seconds in which the head of a request must have come.
+    """
+
+    scheme = "http"
+
+    def __init__(
+        self, seconds: Callable[[], float], log_limiter: LogLimiter, passwords: Passwords, head_timeout: float
+    ) -> None:
+        self.seconds = seconds
+        self.head_timeout = head_timeout
+        self.is_stopping = False
+        self.connections: dict[HttpConnection, None] = {}
+        self._log_limiter = log_limiter
+        self._passwords = passwords
+
+    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer:
+        """Find out for which service a request is."""
+        raise NotImplementedError
+
+    def targets(self) -> list[Target]:
+        """Return all that :meth:`find` may return."""
+        raise NotImplementedError
+
+    def build_target(
+        self, rules: Rules, what: str, open_stream: IOpener, on_lost: Callable[[Upstream], None]
+    ) -> Target:
+        """Return what stands for a service.
+
+        :param what: its name on pages.
+        :param open_stream: makes a stream to it.
+        :param on_lost: called with a stream that is over.
+        """
+        changes = [*_encoded(rules.request_headers), *([(b"Authorization", None)] if rules.users else [])]
+        return Target(
+            Upstreams(open_stream, self.seconds, on_lost),
+            Gate(rules, what, self._passwords, self.seconds()),
+            what,
+            changes,
+            _encoded(rules.response_headers),
+        )
+
+    # See IHttpHouse
+
+    def gone(self, connection: IConnection) -> None:
+        """See :class:`IHttpHouse`."""
+        self.connections.pop(connection, None)  # type: ignore[call-overload]
+
+    def refused(self, connection: IConnection, why: str) -> None:
+        """See :class:`IHttpHouse`."""
+        self._log_limiter.info("HTTP connection from {visitor} closed: {why}", visitor=connection.visitor.name, why=why)
+
+    def forwarded(self, head: RequestHead, connection: IConnection) -> bytes:
+        """See :class:`IHttpHouse`."""
+        visitor = connection.visitor
+        return forwarded_lines(head, visitor.host, self.scheme, is_trusted=visitor.is_trusted)
+
+    def route(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[Target | Answer]:
+        """See :class:`IHttpHouse`."""
+        target = self.find(head, connection)
+        if isinstance(target, Answer):
+            return target
+        address, prefix = self._whose(head, connection)
+        answer = target.gate.enter(head, address, prefix, self.seconds())
+        if isinstance(answer, Deferred):
+            return answer.addCallback(lambda found: found or target)
+        return answer or target
+
+    def done(self, target: Target, head: RequestHead, connection: IConnection) -> None:
+        """See :class:`IHttpHouse`."""
+        target.gate.leave(self._whose(head, connection)[1])
+
+    def _whose(self, head: RequestHead, connection: IConnection) -> tuple[str, str]:
+        """Return the address of whose request it is, and the key under which that is counted."""
+        visitor = connection.visitor
+        if not visitor.is_trusted:
+            return visitor.host, visitor.prefix
+        address = origin(head, visitor.host)
+        return address, text_prefix(format_host_port(address, 0))
+
+    # Time
+
+    def tick(self) -> None:
+        """Check time-outs. Call this about once a second."""
+        now = self.seconds()
+        do_all([target.upstreams.tick for target in self.targets()])
+        do_all([partial(connection.tick, now) for connection in list(self.connections)])
+
+    def stop(self) -> None:
+        """Close connections without a request now, and the others behind their answers."""
+        self.is_stopping = True
+        for connection in list(self.connections):
+            connection.stop()
+        for target in self.targets():
+            target.upstreams.close()
+
+
+def _encoded(changes: Any) -> list[tuple[bytes, bytes | None]]:
+    return [(name.encode("latin-1"), None if value is None else value.encode("latin-1")) for name, value in changes]

@@ -1,0 +1,80 @@
+"""What a visitor's HTTP connection needs of others, and they of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from rtunnel.reverse.web.answers import Answer
+from rtunnel.reverse.web.gate import Gate
+from rtunnel.reverse.web.upstreams import Upstreams
+from rtunnel.wire.web.heads import RequestHead
+
+
+class IConnection(Protocol):
+    """A visitor's connection; see :class:`~rtunnel.reverse.web.connection.HttpConnection`.
+
+    :ivar visitor: who it is.
+    """
+
+    visitor: Any
+
+    @property
+    def house(self) -> IHttpHouse: ...
+    @property
+    def front_is_full(self) -> bool: ...
+    def write(self, data: bytes) -> None: ...
+    def touch(self) -> None: ...
+    def is_raw(self) -> None: ...
+    def finish(self) -> None: ...
+    def upstream_is_full(self, is_full: bool) -> None: ...
+    def exchange_over(self, exchange: Any, *, keeps_alive: bool) -> None: ...
+    def broken(self, why: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes.
+
+    :ivar upstreams: the streams to its service.
+    :ivar gate: who may send it a request.
+    :ivar what: the service's name on pages.
+    :ivar changes_of_request: fields that the request gets in place of its own; see
+        :func:`~rtunnel.wire.web.heads.changed`.
+    """
+
+    upstreams: Upstreams
+    gate: Gate
+    what: str
+    changes_of_request: Sequence[tuple[bytes, bytes | None]] = ()
+    changes_of_response: Sequence[tuple[bytes, bytes | None]] = ()
+
+
+class IHttpHouse(Protocol):
+    """What is behind the connections.
+
+    :ivar head_timeout: seconds in which the head of a request must have come.
+    :ivar is_stopping: no connection is kept for another request.
+    """
+
+    head_timeout: float
+    is_stopping: bool
+
+    def seconds(self) -> float: ...
+    def route(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[Target | Answer]:
+        """Decide where a request goes."""
+
+    def done(self, target: Target, head: RequestHead, connection: IConnection) -> None:
+        """Take note that a request that went to *target* is over."""
+
+    def refused(self, connection: IConnection, why: str) -> None:
+        """Take note that a visitor has sent what cannot be understood."""
+
+    def forwarded(self, head: RequestHead, connection: IConnection) -> bytes:
+        """Return the lines that tell the service whose request it is."""
+
+    def gone(self, connection: IConnection) -> None:
+        """Forget the connection."""

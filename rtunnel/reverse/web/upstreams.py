@@ -1,0 +1,103 @@
+"""The streams to one service that carry requests: those in use, and those that wait for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rtunnel.reverse.web.upstream import IOpener, Upstream
+
+#: Streams to one service that may wait.
+MOST_IDLE = 128
+#: Seconds after which a stream that waits is closed.
+IDLE = 55.0
+#: Seconds that a service has to close its connection once it gets no more requests.
+LINGER = 5.0
+#: Requests that must not be sent twice take only a stream that has waited no longer than this, in seconds: services
+#: close theirs after some time, and the news may be on the way.
+FRESH = 1.0
+
+
+class Upstreams:
+    """The streams to one service.
+
+    :param open_stream: makes another one.
+    :param seconds: returns the time.
+    :param on_lost: called with a stream that is over.
+    """
+
+    def __init__(self, open_stream: IOpener, seconds: Callable[[], float], on_lost: Callable[[Upstream], None]) -> None:
+        self._open = open_stream
+        self._seconds = seconds
+        self._on_lost = on_lost
+        # The one that has waited for longest comes first.
+        self._idle: dict[Upstream, None] = {}
+        self._leaving: dict[Upstream, None] = {}
+        self._all: set[Upstream] = set()
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def take(self, *, may_repeat: bool) -> Upstream | None:
+        """Return a stream that waits; None: there is none that would do.
+
+        :param may_repeat: the request may be sent again over another stream if this one proves to be over.
+        """
+        if not self._idle:
+            return None
+        upstream = next(reversed(self._idle))
+        if not may_repeat and self._seconds() - upstream.rests_since > FRESH:
+            return None
+        del self._idle[upstream]
+        return upstream
+
+    def open(self, visitor: Any) -> Upstream | None:
+        """Return a new stream, which may not be open yet; None: the service cannot be reached now.
+
+        :param visitor: for whom it is.
+        """
+        upstream = Upstream(self._free, self._lost)
+        self._all.add(upstream)
+        if self._is_closed or not self._open(upstream, visitor):
+            self._all.discard(upstream)
+            return None
+        return upstream
+
+    def _free(self, upstream: Upstream) -> None:
+        upstream.rests_since = self._seconds()
+        # On a stream of the link, a later request would go without a data connection for no reason.
+        if upstream.is_reusable and not (self._is_closed or upstream.is_on_link or len(self._idle) >= MOST_IDLE):
+            self._idle[upstream] = None
+        else:
+            self._leave(upstream)
+
+    def _leave(self, upstream: Upstream) -> None:
+        self._leaving[upstream] = None
+        upstream.leave(self._seconds())
+
+    def _lost(self, upstream: Upstream) -> None:
+        self._idle.pop(upstream, None)
+        self._leaving.pop(upstream, None)
+        self._all.discard(upstream)
+        self._on_lost(upstream)
+
+    def tick(self) -> None:
+        """Close what has waited for too long. Call this about once a second."""
+        now = self._seconds()
+        for upstream in list(self._idle):
+            if now - upstream.rests_since < IDLE:
+                break
+            del self._idle[upstream]
+            self._leave(upstream)
+        for upstream in list(self._leaving):
+            if now - (upstream.left_at or now) < LINGER:
+                break
+            upstream.drop()
+
+    def close(self) -> None:
+        """Close those that wait, and the others once their answer is complete."""
+        self._is_closed = True
+        idle, self._idle = self._idle, {}
+        for upstream in idle:
+            self._leave(upstream)

@@ -1,0 +1,361 @@
+"""HTTP/1.1 messages out of bytes. The syntax is left to ``httptools`` (llhttp, which Node.js uses), at its strictest.
+
+llhttp sees every byte of a head. What it has accepted is then taken apart by :mod:`~rtunnel.wire.web.heads`; a callback
+for each field would cost three times as much, and llhttp does not tell where a body ends.
+
+What comes out are events: a head, pieces of its body without their framing, and :data:`END`. Behind the head of a
+message without a body there is no :data:`END`.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Any
+
+import httptools
+
+from rtunnel.wire.web.heads import (
+    MAX_FIELDS,
+    MAX_HEAD,
+    BadHead,
+    Problem,
+    ResponseHead,
+    read_request,
+    read_response,
+)
+
+
+class Mark(Enum):
+    """What is no head and no piece of a body."""
+
+    END = "the body is complete"
+    RAW = "from here on the bytes are of another protocol, if the other end agrees to it"
+
+
+END, RAW = Mark.END, Mark.RAW
+_CRLF = b"\r\n"
+_EMPTY_LINE = _CRLF * 2
+#: Bodies up to this, in bytes, cost less to check than a new checker does.
+SMALL = 16 * 1024
+#: The longest line between the chunks of a body, and the most empty lines before a request, in bytes.
+MAX_LINE = 4096
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?\r\n")
+_TRAILER = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)?\r\n")
+
+
+class _NoCallbacks:
+    """For a parser that only checks."""
+
+
+_NO_CALLBACKS = _NoCallbacks()
+
+
+class _Chunks:
+    """A body in chunks (RFC 9112, section 7.1). Extensions and trailers are read and dropped.
+
+    :ivar is_over: it is complete.
+    """
+
+    __slots__ = ("_held", "_left", "_line", "is_over")
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._held = b""
+        # Bytes of a chunk that are still to come, with the CRLF behind it; and what the next line is.
+        self._left = 0
+        self._line = _SIZE
+
+    def feed(self, data: bytes, events: list[Any]) -> bytes:
+        """Take bytes, and add the pieces of the body to *events*; return what comes behind it.
+
+        :raises BadHead: they are no chunks.
+        """
+        position = 0
+        while not self.is_over and position < len(data):
+            if self._left > 2:
+                piece = data[position : position + self._left - 2]
+                position += len(piece)
+                self._left -= len(piece)
+                events.append(piece)
+            elif self._left:
+                if data[position] != _CRLF[2 - self._left]:
+                    raise BadHead(400, "a chunk of the body is longer than it says")
+                position += 1
+                self._left -= 1
+            else:
+                position = self._read_line(data, position)
+        return data[position:]
+
+    def _read_line(self, data: bytes, position: int) -> int:
+        end = data.find(b"\n", position) + 1
+        self._held += data[position : end or len(data)]
+        if len(self._held) > MAX_LINE:
+            raise BadHead(400, "a line between the chunks of the body is too long")
+        if not end:
+            return len(data)
+        line, self._held = self._held, b""
+        found = self._line.fullmatch(line)
+        if found is None:
+            raise BadHead(400, "the chunks of the body are malformed")
+        if self._line is _SIZE:
+            size = int(found[1], 16)
+            if size:
+                self._left = size + 2
+            else:
+                self._line = _TRAILER
+        elif line == _CRLF:
+            self.is_over = True
+        return end
+
+
+class _Parser:
+    """What both directions have in common."""
+
+    _kind: type[Any]
+    _read: Any
+
+    def __init__(self) -> None:
+        self._checker: Any = None
+        self._head = bytearray()
+        self._left = 0
+        self._chunks: _Chunks | None = None
+        self._problem = False
+
+    def _fail(self, events: list[Any], problem: Problem) -> None:
+        self._problem = True
+        self._head.clear()
+        events.append(problem)
+
+    def _take_head(self, data: bytes, events: list[Any]) -> tuple[bytes, bytes]:
+        """Take bytes of a head; return it once it is whole, and what is behind it.
+
+        :raises BadHead: it is refused.
+        """
+        if not self._head:
+            data = self._begin(data)
+            if not data:
+                return b"", b""
+        held = len(self._head)
+        # The empty line may be in two pieces.
+        found = (bytes(self._head[-3:]) + data).find(_EMPTY_LINE) if held else data.find(_EMPTY_LINE)
+        count = len(data) if found < 0 else found + 4 - min(held, 3)
+        piece = data if count == len(data) else data[:count]
+        if held + count > MAX_HEAD:
+            raise BadHead(431, "the head is too long")
+        try:
+            self._checker.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            # It stops here, and this does not mind.
+            self._checker = None
+        except httptools.HttpParserError as error:
+            raise BadHead(400, f"it is malformed: {error}") from None
+        if found < 0:
+            self._head += data
+            return b"", b""
+        if held:
+            piece = bytes(self._head) + piece
+            self._head.clear()
+        if piece.count(b"\n") > MAX_FIELDS:
+            raise BadHead(431, "the head has too many fields")
+        return piece, data[count:]
+
+    def _pass_body(self, data: bytes, length: int | None) -> None:
+        """Bring the checker behind a body, if the whole of it is there already; else drop it.
+
+        :param length: of the body; None: it is in chunks, or not known.
+        """
+        if length is not None and self._checker is not None and length <= min(len(data), SMALL):
+            self._checker.feed_data(data[:length])
+        else:
+            self._checker = None
+
+    def _begin(self, data: bytes) -> bytes:
+        if self._checker is None:
+            self._checker = self._kind(_NO_CALLBACKS)
+        return data
+
+
+class RequestParser(_Parser):
+    """The requests of one connection.
+
+    Events: :class:`RequestHead`; if it has a body, its bytes and :data:`END`; :data:`RAW` once, behind a request that
+    wants another protocol, and bytes of that; :class:`Problem`, the last one.
+    """
+
+    _kind = httptools.HttpRequestParser
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_raw = self._ends = False
+        self._empty_lines = 0
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing of a next request has come."""
+        return not (self._head or self._left or self._chunks)
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Take bytes; return the events."""
+        if self._is_raw:
+            return [data]
+        events: list[Any] = []
+        try:
+            while data and not self._problem:
+                data = self._feed(data, events)
+        except BadHead as error:
+            self._fail(events, error.problem)
+        return events
+
+    def _feed(self, data: bytes, events: list[Any]) -> bytes:
+        if self._left:
+            piece, data = data[: self._left], data[self._left :]
+            self._left -= len(piece)
+            events.append(piece)
+            if not self._left:
+                events.append(END)
+            return data
+        if self._chunks is not None:
+            data = self._chunks.feed(data, events)
+            if self._chunks.is_over:
+                self._chunks = None
+                events.append(END)
+            return data
+        if self._ends:
+            return b""  # behind a request that was to be the last one
+        raw, data = self._take_head(data, events)
+        if raw:
+            head = read_request(raw)
+            events.append(head)
+            self._ends = not head.keeps_alive
+            if head.is_chunked or head.length:
+                self._pass_body(data, head.length if not head.is_chunked else None)
+                self._left = head.length or 0
+                self._chunks = _Chunks() if head.is_chunked else None
+                # Of what has a body, a server may decline the wish for another protocol (RFC 9110, section 7.8).
+                head.upgrade = b""
+            elif head.upgrade.lower() == b"h2c":
+                # HTTP/2 is for TLS.
+                head.upgrade = b""
+            elif head.upgrade:
+                self._is_raw = True
+                events.append(RAW)
+                if data:
+                    events.append(data)
+                return b""
+        return data
+
+    def _begin(self, data: bytes) -> bytes:
+        # Empty lines before a request (RFC 9112, section 2.2).
+        rest = data.lstrip(_CRLF)
+        self._empty_lines = self._empty_lines + len(data) - len(rest) if not rest else 0
+        if self._empty_lines > MAX_LINE:
+            raise BadHead(400, "there is no request")
+        return super()._begin(rest)
+
+    def refused(self, rest: bytes) -> list[Any]:
+        """Take note that the other end does not change to another protocol. Return the events of *rest*, which has come
+        behind :data:`RAW`.
+        """
+        self._is_raw = False
+        self._checker = None
+        return self.feed(rest)
+
+
+class ResponseParser(_Parser):
+    """The responses on one stream to a service.
+
+    Events: :class:`ResponseHead`; if it has a body, its bytes and :data:`END`; :data:`RAW`, with the bytes behind it,
+    if the service changes to another protocol; :class:`Problem`, the last one. Several heads come if the first ones are
+    not final.
+
+    :ivar is_clean: nothing has come behind the response, so the stream can be used again.
+    """
+
+    _kind = httptools.HttpResponseParser
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_head = False
+        self._until_close = self._is_raw = False
+        self._is_over = True
+        self.is_clean = True
+
+    def expect(self, *, is_head: bool) -> None:
+        """Expect the response to another request.
+
+        :param is_head: the request is HEAD, so the response has no body, whatever it says.
+        """
+        self._is_head = is_head
+        self._is_over = False
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Take bytes; return the events."""
+        if self._is_raw or self._until_close:
+            return [data]
+        events: list[Any] = []
+        try:
+            while data and not self._problem:
+                if self._is_over:
+                    self.is_clean = False
+                    break
+                data = self._feed(data, events)
+        except BadHead as error:
+            self._fail(events, Problem(502, str(error)))
+        return events
+
+    def _feed(self, data: bytes, events: list[Any]) -> bytes:
+        if self._left:
+            piece, data = data[: self._left], data[self._left :]
+            self._left -= len(piece)
+            events.append(piece)
+            if not self._left:
+                self._is_over = True
+                events.append(END)
+            return data
+        if self._chunks is not None:
+            data = self._chunks.feed(data, events)
+            if self._chunks.is_over:
+                self._chunks = None
+                self._is_over = True
+                events.append(END)
+            return data
+        raw, data = self._take_head(data, events)
+        if raw:
+            head = read_response(raw)
+            events.append(head)
+            return self._answered(head, data, events)
+        return data
+
+    def _answered(self, head: ResponseHead, data: bytes, events: list[Any]) -> bytes:
+        if head.status == 101:
+            self._is_raw = True
+            events.append(RAW)
+            if data:
+                events.append(data)
+            return b""
+        if head.status < 200:
+            head.has_no_body = True
+            return data
+        head.has_no_body = self._is_head or head.status in (204, 304)
+        if head.has_no_body or (head.length == 0 and not head.is_chunked):
+            self._is_over = True
+            if self._is_head or head.length or head.is_chunked:
+                self._checker = None  # it would wait for a body
+            return data
+        self._pass_body(data, head.length if not head.is_chunked else None)
+        if head.is_chunked:
+            self._chunks = _Chunks()
+        elif head.length is not None:
+            self._left = head.length
+        else:
+            self._until_close = True
+            head.keeps_alive = False
+            if data:
+                events.append(data)
+            return b""
+        return data
+
+    def finish(self) -> bool:
+        """Take note that the service sends no more. Return whether the response is complete by that."""
+        return self._until_close

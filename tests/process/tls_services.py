@@ -1,0 +1,68 @@
+"""Services that end TLS themselves, with certificates of their own, and visitors of them by name."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+from tests.process.services import Service, Talent, Visitor, read_bytes, read_line, send_bytes
+from tests.tls.parts import Authority, Holder
+
+
+def page_or_bytes(connection: socket.socket, path: str, *_: str) -> None:
+    """Answers ``GET /TEXT`` with the text, and ``GET /bytes/TOTAL/SEED`` with so many bytes."""
+    while read_line(connection):
+        pass
+    words = path.strip("/").split("/")
+    size = int(words[1]) if words[0] == "bytes" else len(path) - 1
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % size)
+    if words[0] == "bytes":
+        send_bytes(connection, size, int(words[2]))
+    else:
+        connection.sendall(path[1:].encode())
+
+
+def take(connection: socket.socket, total: str) -> None:
+    """Reads so many bytes, and answers with how many came, and their SHA-256."""
+    count, digest = read_bytes(connection, int(total))
+    connection.sendall(f"{count} {digest}\n".encode())
+
+
+class TlsService(Service):
+    """A private service under TLS.
+
+    :param holder: has its certificate.
+    """
+
+    def __init__(self, holder: Holder, talents: dict[str, Talent]) -> None:
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._context.load_cert_chain(holder.cert, holder.key)
+        super().__init__(talents)
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            connection = self._context.wrap_socket(connection, server_side=True)
+        except OSError:
+            connection.close()  # The client has only looked whether somebody is there; a visitor would complain.
+        else:
+            super()._serve(connection)
+
+
+def authority_at(directory: Path) -> Authority:
+    """A CA whose certificates every TLS program takes."""
+    return Authority(directory, kind="ECDSA")
+
+
+def certificate(authority: Authority, *hosts: str) -> Holder:
+    """A certificate for these names."""
+    return authority.server(hosts[0].replace("*", "any"), hosts, kind="ECDSA")
+
+
+def visit_by_name(port: int, name: str, authority: Authority, line: bytes = b"") -> ssl.SSLSocket:
+    """Connect to a port as a visitor of a name, and say what is wanted."""
+    context = ssl.create_default_context(cafile=authority.cert)
+    visitor = context.wrap_socket(Visitor(port), server_hostname=name)
+    if line:
+        visitor.sendall(line + b"\n")
+    return visitor
