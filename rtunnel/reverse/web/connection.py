@@ -23,7 +23,7 @@ from rtunnel.wire.web.parsers import END, RAW, RequestParser
 #: Seconds for which a connection without a request is kept.
 KEEP_ALIVE = 75.0
 #: Seconds that a visitor has to take the last answer, and to close the connection.
-LINGER = 5.0
+LINGER = 30.0
 #: The most bytes of a body that are read only to be dropped, so that the connection can be used again.
 MOST_DROPPED = 256 * 1024
 
@@ -56,6 +56,11 @@ class HttpConnection:
         # Since the last tick, something has passed, and the time is to be taken.
         self._has_moved = self._is_used = self._is_in_head = False
 
+    @property
+    def _may_begin(self) -> bool:
+        """Whether another request may be taken now."""
+        return self.is_idle and not (self._drops or self._is_front_full)
+
     # From the visitor, see IStreamUser
 
     def data_received(self, data: bytes) -> None:
@@ -71,7 +76,7 @@ class HttpConnection:
         else:
             self._has_moved = True
             events = self._parser.feed(data)
-            if len(events) == 1 and type(events[0]) is RequestHead and self.is_idle and not self._drops:
+            if len(events) == 1 and type(events[0]) is RequestHead and self._may_begin:
                 # As mostly, so at little cost.
                 self._begin(events[0])
                 self._is_in_head = False
@@ -86,10 +91,12 @@ class HttpConnection:
         self._deliver()
 
     def _deliver(self) -> None:
-        if self._undelivered and self.stream is not None and (self._closes or not self._is_upstream_full):
-            # What waits behind a request that is not over is read no further, so that TCP holds the visitor back.
-            if self._queue and not self._closes and self._exchange is not None and self._exchange.has_all:
-                return
+        # What waits in the queue is read no further, so that TCP holds the visitor back.
+        if (
+            self._undelivered
+            and self.stream is not None
+            and (self._closes or not (self._is_upstream_full or self._queue))
+        ):
             count, self._undelivered = self._undelivered, 0
             self.stream.delivered(count)
 
@@ -132,6 +139,9 @@ class HttpConnection:
         self._is_front_full = False
         if self._exchange is not None:
             self._exchange.hold(False)
+        elif self._queue:
+            self._pump()
+            self._deliver()
 
     def buffered(self) -> int:
         """See :class:`IStreamUser`."""
@@ -167,7 +177,7 @@ class HttpConnection:
             self.house.refused(self, event.why)
             self._abort(event.why)
             return False
-        if exchange is not None or self._deciding is not None or self._drops:
+        if exchange is not None or self._deciding is not None or self._drops or self._is_front_full:
             # RAW waits for the answer too.
             return False
         if event is RAW:
@@ -353,7 +363,9 @@ class HttpConnection:
             self._since = now
         waited = now - self._since
         if self._closes:
-            if waited > LINGER:
+            if self._is_front_full:
+                self._since = now
+            elif waited > LINGER:
                 self._abort("the connection was closed")
         elif not self.is_idle:
             pass

@@ -99,7 +99,7 @@ class Upstreams:
             del self._idle[upstream]
             self._leave(upstream)
         for upstream in list(self._leaving):
-            if now - (upstream.left_at or now) < LINGER:
+            if upstream.left_at is not None and now - upstream.left_at < LINGER:
                 break
             upstream.drop()
 

@@ -84,9 +84,12 @@ class Peer:
         return data
 
     def take_all(self) -> None:
-        """Read from now on."""
+        """Read from now on, and all that waits."""
         self.takes = True
-        self.stream.delivered(self.stream.waiting)
+        count = -1
+        while count < len(self.received):
+            count = len(self.received)
+            self.stream.delivered(self.stream.waiting)
 
     @property
     def is_over(self) -> bool:
@@ -226,7 +229,7 @@ class World(HttpHouse):
     def find(self, head: RequestHead, connection: IConnection) -> Target | Answer:
         """See :class:`HttpHouse`."""
         found = self.decide(head)
-        return found or self.services.get(head.path.split("/")[1], self.service).target
+        return found or self.services.get(head.path.strip("/").split("/")[0], self.service).target
 
     def targets(self) -> list[Target]:
         """See :class:`HttpHouse`."""

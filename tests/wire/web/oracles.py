@@ -9,7 +9,7 @@ import h11
 import httptools
 
 from rtunnel.wire.web.heads import RequestHead
-from rtunnel.wire.web.parsers import END
+from rtunnel.wire.web.parsers import END, RAW
 
 
 @dataclass(slots=True)
@@ -101,6 +101,8 @@ def by_us(events: list[Any]) -> list[Request]:
     found: list[Request] = []
     request = None
     for event in events:
+        if event is RAW:
+            break
         if isinstance(event, RequestHead):
             request = Request(event.method, event.target, event.authority)
             if not event.has_body:
