@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,11 +15,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import chart, costs, parts, rivals, rows, run, table, ways
+from benchmarks import chart, costs, hello, parts, rivals, rows, run, table, ways
 from benchmarks.others import OTHERS, stream_module
 from benchmarks.rivals import RIVALS, Job
 from benchmarks.rows import Case, Measurement, Row
 from benchmarks.ways import OURS, Way
+from rtunnel.wire.web.client_hello import HelloReader
 
 ROOT = Path(__file__).parent.parent
 
@@ -249,6 +251,38 @@ def test_figures_of_a_crowd_and_of_a_request_beside_a_bulk_stream(
     monkeypatch.setattr(rows, "throughput", lambda seconds, *options: lambda port: lasted.append((seconds, port)))
     assert rows.beside(1.0).take(case) == (0.1, 3.0, 4.0, 4.0 / 3.0)
     assert lasted == [(1.02, 1)]
+
+
+def test_figures_by_name_and_by_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In turns; a way that knows no names has the first only, and one without the service nothing."""
+    asked = []
+
+    def ask(port: int) -> parts.Answers:
+        asked.append(port)
+        return parts.Answers(10, 10.0 * port + len(asked), 0.1, 0.2)
+
+    monkeypatch.setattr(rows, "requests", lambda seconds, connections, script: ask)
+    take = rows.by_name(2.0, 32, tmp_path).take
+
+    def figures(way: Way) -> tuple[float | None, ...]:
+        return take(Case(way, lambda: pytest.fail("not needed"), lambda services: pytest.fail("not needed")))
+
+    assert figures(Way(1, 2)) == (None, None, None)
+    assert figures(Way(1, 2, hello=3)) == (31.0, None, None)
+    asked.clear()
+    assert figures(Way(1, 2, hello=3, by_name=4)) == (32.5, 42.5, 42.5 / 32.5)
+    assert asked == [3, 4, 4, 3]
+
+
+def test_script_sends_the_hello_of_the_name(tmp_path: Path) -> None:
+    """As Lua writes bytes: three digits for each."""
+    text = hello.script(tmp_path).read_text()
+    [written] = re.findall(r'"((?:\\\d{3})+)"', text)
+    sent = bytes(int(number) for number in written.split("\\")[1:])
+    found = HelloReader().take(sent)
+    assert found is not None
+    assert found.name == hello.NAME
+    assert len(sent) > 1460, "a post-quantum one"
 
 
 def test_rivals_are_also_looked_for_in_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ and again. Whatever fails, the certificate that there is stays in use.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from OpenSSL import crypto
 from twisted.logger import Logger
 
 from rtunnel.acme.challenge import challenge_context
-from rtunnel.acme.renewal import DAY, Attempts, renewal_time
+from rtunnel.acme.renewal import DAY, Attempts, latest_renewal, renewal_time
 from rtunnel.acme.settings import AcmeSettings
 from rtunnel.acme.state import State
 from rtunnel.errors import RtunnelError, one_line
@@ -35,6 +36,8 @@ LONGEST_ORDER = 600.0
 WRITE_AGAIN = 60.0
 #: Bounds of the seconds after which the CA is asked again when to renew.
 LOOK_AGAIN = (HOUR, DAY)
+#: The same of the first time.
+FIRST_LOOK = (60.0, 600.0)
 
 
 def in_thread(work: Callable[[], None]) -> None:
@@ -131,10 +134,7 @@ class Orders:
 
     def stop(self) -> None:
         """Take no notice any more of what is being done."""
-        self._task = None
-        given_up, self._given_up = self._given_up, None
-        if given_up is not None:
-            given_up()
+        self._task = self._given_up = None
 
     def published(self, host: Host, is_published: bool) -> None:
         """Take note whether a CA can reach *host*."""
@@ -142,9 +142,12 @@ class Orders:
             if wanted.host is host and wanted.is_published != is_published:
                 wanted.is_published = is_published
                 if is_published and wanted.certificate is None:
+                    wait = wanted.attempts.not_before - self._wall()
+                    what = "is being obtained" if wait <= 0 else f"will be asked for in {_show(wait)}"
                     self.log.info(
-                        "{host}: a certificate is being obtained from {ca}; visitors are turned away until it is there",
+                        "{host}: a certificate {what} from {ca}; visitors are turned away until it is there",
                         host=wanted.name,
+                        what=what,
                         ca=self._settings.ca_name,
                     )
 
@@ -191,9 +194,12 @@ class Orders:
         def done(obtained: Obtained | None, error: Exception | None) -> None:
             answers.clear()
             if obtained is not None:
-                self._obtained(wanted, obtained)
-            else:
-                self._failed(wanted, before, error)
+                try:
+                    self._obtained(wanted, obtained)
+                    return
+                except ValueError as problem:
+                    error = problem
+            self._failed(wanted, before, error)
 
         self._begin(work, done)
 
@@ -294,7 +300,9 @@ class Orders:
             raise ValueError(f"{path} has no key") from error
         files = host_files(pem.load_certificates(content), key, path, path)
         wanted.host.context, wanted.certificate = files.context, files.certificate
-        wanted.renew_at, wanted.look_at, wanted.problem = renewal_time(files.certificate), 0.0, ""
+        wanted.renew_at, wanted.problem = renewal_time(files.certificate), ""
+        # Not at once: a process may be started again and again.
+        wanted.look_at = self._wall() + random.uniform(*FIRST_LOOK)
 
     # When the CA wants it renewed
 
@@ -309,13 +317,12 @@ class Orders:
 
         def done(found: tuple[float | None, float] | None, _error: Exception | None) -> None:
             # Without an answer, the certificate's own times decide.
-            if wanted.certificate is not certificate:
+            if found is None or wanted.certificate is not certificate:
                 return
-            when, again = found or (None, 0.0)
+            when, again = found
             wanted.look_at = now + min(max(again - now, LOOK_AGAIN[0]), LOOK_AGAIN[1])
             if when is not None:
-                # An answer that makes no sense must not keep it from being renewed.
-                wanted.renew_at = min(when, certificate.not_valid_after_utc.timestamp() - 60)
+                wanted.renew_at = min(when, latest_renewal(certificate))
 
         self._begin(work, done)
 

@@ -31,6 +31,12 @@ def renewal_time(certificate: x509.Certificate) -> float:
     return end - ahead * (1 + share / 10)
 
 
+def latest_renewal(certificate: x509.Certificate) -> float:
+    """Return when to renew *certificate* at the latest, even if the CA says later: its answer may make no sense."""
+    begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    return end - min(7 * DAY, (end - begin) / 10)
+
+
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """What has become of the attempts to get a certificate since the last one that succeeded.

@@ -150,7 +150,7 @@ class TlsEnd:
         if self._user is None or self._finished:
             # After our own end it does not matter: most clients just close.
             self._pass_on_end()
-            if not self._finished and self._carrier is not None:
+            if not (self._finished or self._closing) and self._carrier is not None:
                 self._carrier.finish()
             self._over()
         elif not self._ended:
@@ -304,7 +304,6 @@ class TlsEnd:
         if self._turn is not None:
             turn, self._turn = self._turn, None
             turn.leave()
-            turn.transport = None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None

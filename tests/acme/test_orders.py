@@ -39,6 +39,7 @@ class World:
         self.waiting: list[Callable[[], None]] = []
         self.days = 90.0
         self.error: Exception | None = None
+        self.content = b""
         self.renewal: tuple[float | None, float] | Exception = (None, 0.0)
         self.answers: Any = None
         self.begin()
@@ -69,7 +70,7 @@ class World:
         assert self.orders.http_answers == {"token": "token.thumbprint"}
         if self.error is not None:
             raise self.error
-        return Obtained(self.issue(), "https://ca.test/account/1", ("ca.test",), "")
+        return Obtained(self.content or self.issue(), "https://ca.test/account/1", ("ca.test",), "")
 
     def suggested(self, settings: AcmeSettings, certificate: x509.Certificate) -> tuple[float | None, float]:
         self.looked += 1
@@ -168,6 +169,7 @@ def test_failures_wait_ever_longer_and_over_restarts_too(world: World, log: Test
         world.publish()
         world.tick(10.0)
     assert len(world.asked) == 1
+    assert lines(log, f"{NAME}: a certificate will be asked for in ")
     for _ in range(24 * 60):
         world.tick(60.0)
     assert 7 <= len(world.asked) <= 10
@@ -198,6 +200,16 @@ def test_a_ca_that_wants_us_to_wait(world: World) -> None:
     world.publish()
     world.tick()
     assert 2.99 < world.days_until_asked() < 3.1
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"])
+def test_a_certificate_that_cannot_be_used(content: bytes, world: World, log: TestLog) -> None:
+    world.content = content
+    world.publish()
+    world.tick()
+    assert len(lines(log, f"{NAME}: no new certificate, visitors are turned away: ca.test: ")) == 1
+    world.tick(100.0)
+    assert world.asked == [NAME]
 
 
 def test_the_former_certificate_stays(world: World, log: TestLog) -> None:
@@ -283,9 +295,17 @@ def test_a_ca_that_says_when_to_renew(world: World) -> None:
     world.renewal = (world.now + 3 * DAY, world.now + 0.25 * DAY)
     world.publish()
     world.tick()
+    assert not world.looked, "a process that is started again and again does not ask each time"
     assert 2.9 < world.days_until_asked() < 3.1
-    world.renewal = OrderFailed("nonsense")
     assert world.looked > 1
+
+
+def test_a_ca_that_does_not_say_when_to_renew(world: World) -> None:
+    world.renewal = OrderFailed("nonsense")
+    world.publish()
+    world.tick()
+    assert 56 < world.days_until_asked() < 61
+    assert 50 < world.looked < 65
 
 
 def test_a_ca_that_always_wants_it_renewed_at_once(world: World) -> None:
@@ -300,7 +320,7 @@ def test_a_ca_that_never_wants_it_renewed(world: World) -> None:
     world.renewal = (world.now + 1e9, world.now + 1e9)
     world.publish()
     world.tick()
-    assert world.days_until_asked() <= 90.1
+    assert 82 < world.days_until_asked() < 83.1
 
 
 def test_stopped(world: World) -> None:

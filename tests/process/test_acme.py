@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
 import stat
 import subprocess
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll
 from tests.process.pebble import Pebble
-from tests.process.services import Service, count, expected, get, page, read_all, send_bytes
-from tests.tls.parts import Authority
+from tests.process.services import Background, Service, count, expected, get, page, read_all, read_bytes, send_bytes
+from tests.tls.parts import Authority, Holder
 
 NAME = "app.example.org"
 LOOPBACK = "127.0.0.1"
 OBTAINED = rf"{NAME}: certificate from 127.0.0.1:\d+, valid until"
 
 
+def echo(connection: socket.socket) -> None:
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
 class House:
     """A server, and what a client of it needs."""
 
     def __init__(self, twistd: Twistds, directory: Path, local: str) -> None:
-        self._twistd = twistd
-        self._local = local
+        self.twistd = twistd
+        self.local = local
         self.state = directory / "state"
         listen = f"tcp:0:interface={LOOPBACK}"
-        self.server = twistd("rtunnel-server", f"--control-listen={listen}", f"--https-listen={listen}")
+        self.server = twistd(
+            "rtunnel-server", "--log-level=debug", f"--control-listen={listen}", f"--https-listen={listen}"
+        )
         self.control = int(self.server.wait_for(r"control port listening on \S+:(\d+)")[1])
         self.port = int(self.server.wait_for(r"HTTPS port listening on \S+:(\d+)")[1])
 
     def client(self, *options: str) -> Twistd:
+        """A client that obtains certificates."""
         server = f"--server={LOOPBACK}:{self.control}"
-        publish = f"--publish=https:{NAME}={self._local}"
-        return self._twistd("rtunnel-client", server, publish, f"--state-dir={self.state}", *options)
+        publish = f"--publish=https:{NAME}={self.local}"
+        return self.twistd("rtunnel-client", server, publish, f"--state-dir={self.state}", *options)
 
     def curl(self, root: Path, *options: str) -> subprocess.CompletedProcess[str]:
         where = f"{NAME}:{self.port}"
@@ -60,7 +73,7 @@ class House:
             context.verify_mode = ssl.CERT_NONE
         connection = socket.create_connection((LOOPBACK, self.port), timeout=PATIENCE)
         try:
-            return context.wrap_socket(connection, server_hostname=NAME)
+            return context.wrap_socket(connection, server_hostname=NAME, suppress_ragged_eofs=False)
         except BaseException:
             connection.close()
             raise
@@ -73,7 +86,7 @@ class House:
 
 @pytest.fixture
 def house(twistd: Twistds, tmp_path: Path, serve: Callable[..., Service]) -> House:
-    return House(twistd, tmp_path, serve(GET=page("hello"), get=get, count=count).address)
+    return House(twistd, tmp_path, serve(GET=page("hello"), get=get, count=count, echo=echo).address)
 
 
 def test_a_certificate_is_all_automatic(house: House, twistd: Twistds, tmp_path: Path) -> None:
@@ -171,16 +184,68 @@ def test_the_ca_forgets_the_account_and_the_former_certificate_stays(
     poll(lambda: house.serial() != first, PATIENCE, "another certificate")
 
 
-def test_files_of_the_operator(house: House, twistd: Twistds, tmp_path: Path, serve: Callable[..., Service]) -> None:
-    holder = Authority(tmp_path / "pki", kind="ECDSA").server(hosts=[NAME], kind="ECDSA")
-    local = serve(GET=page("from files")).address
-    config = tmp_path / "client.yaml"
+@pytest.fixture
+def files(tmp_path: Path) -> Holder:
+    """A certificate that the operator has obtained, from a CA in the same folder."""
+    return Authority(tmp_path / "pki", kind="ECDSA").server(hosts=[NAME], kind="ECDSA")
+
+
+def with_files(house: House, holder: Holder, config: Path, *options: str) -> Twistd:
     config.write_text(
         f"server: {LOOPBACK}:{house.control}\n"
-        f"tunnels:\n- publish: https:{NAME}={local}\n"
+        f"tunnels:\n- publish: https:{NAME}={house.local}\n"
         f"  tls: {{certificate: {holder.cert}, private-key: {holder.key}}}\n"
     )
-    client = twistd("rtunnel-client", "--config", str(config))
+    client = house.twistd("rtunnel-client", "--config", str(config), *options)
     client.wait_for("is published")
-    assert house.curl(tmp_path / "pki" / "ca.crt").stdout == "from files"
+    return client
+
+
+def test_files_of_the_operator(house: House, files: Holder, tmp_path: Path) -> None:
+    client = with_files(house, files, tmp_path / "client.yaml")
+    assert house.curl(tmp_path / "pki" / "ca.crt").stdout == "hello"
     assert "not for" not in client.output
+    first = house.serial()
+    other = Authority(tmp_path / "other", kind="ECDSA").server(hosts=[NAME], kind="ECDSA")
+    files.key.write_bytes(other.key.read_bytes())
+    client.wait_for(f"{NAME}: the former certificate stays in use: .* is not the key of")
+    assert house.serial() == first
+    files.cert.write_bytes(other.cert.read_bytes())
+    client.wait_for(f"{NAME}: new connections use another certificate")
+    assert house.serial() != first
+    assert house.curl(tmp_path / "other" / "ca.crt").stdout == "hello"
+
+
+def test_visitors_move_from_the_link(house: House, files: Holder, tmp_path: Path) -> None:
+    client = with_files(house, files, tmp_path / "client.yaml", "--pool=1")
+    amount, crowd = 200_000, 12
+    with ExitStack() as stack:
+        with ThreadPoolExecutor(crowd) as pool:
+            visitors = [stack.enter_context(each) for each in pool.map(lambda _: house.visit(), range(crowd))]
+        for visitor in visitors:
+            visitor.sendall(b"echo\n")
+        for turn in range(20):
+            for number, visitor in enumerate(visitors):
+                visitor.sendall(b"%d/%d " % (turn, number))
+            for number, visitor in enumerate(visitors):
+                asked = b"%d/%d " % (turn, number)
+                assert visitor.recv(len(asked)) == asked
+            time.sleep(0.05)  # for which they have stayed
+        house.server.wait_for("goes on on a connection of its own")
+        for visitor in visitors:
+            load = Background(lambda visitor=visitor: send_bytes(visitor, amount, 5))  # type: ignore[misc]
+            assert read_bytes(visitor, amount) == expected(amount, 5)
+            load.join()
+    assert client.terminate() == 0
+    assert "Traceback" not in client.output
+
+
+def test_a_service_that_is_down(house: House, files: Holder, tmp_path: Path) -> None:
+    house.local = f"{LOOPBACK}:{free_port()}"
+    client = with_files(house, files, tmp_path / "client.yaml")
+    with house.visit() as visitor, socket.socket(fileno=os.dup(visitor.fileno())) as below:
+        below.settimeout(PATIENCE)
+        with pytest.raises(ConnectionResetError):
+            read_all(below)
+    assert client.terminate() == 0
+    assert "Traceback" not in client.output

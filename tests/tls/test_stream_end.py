@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from rtunnel.acme.challenge import challenge_context
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream
-from rtunnel.testing import memory_streams
+from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.tls import stream_end
 from rtunnel.tls.hosts import Host, load_host_files
 from rtunnel.tls.stream_end import HANDSHAKE_TIMEOUT, LINGER, TlsEnd
@@ -321,6 +321,28 @@ def test_a_visitor_who_leaves_in_the_handshake(world: World) -> None:
             visitor.stream.reset(Code.CONNECTION_LOST, "gone")
         assert world.over.pop() is world.end
     assert not world.clock.getDelayedCalls()
+
+
+def test_whoever_serves_may_fail(world: World, flush_logged_errors: Callable[..., Any]) -> None:
+    def serve(_stream: IStream, _name: str, _visitor: str) -> Recorder:
+        raise RuntimeError("a bug")
+
+    world.serve = serve  # type: ignore[assignment,method-assign]
+    visitor = world.visit()
+    assert visitor.reset is not None
+    assert world.over == [world.end]
+    assert len(flush_logged_errors(RuntimeError)) == 1
+
+
+def test_whoever_serves_may_refuse_at_once(world: World) -> None:
+    def serve(stream: IStream, _name: str, _visitor: str) -> Recorder:
+        stream.reset(Code.LOCAL_UNREACHABLE, "refused")
+        return world.user
+
+    world.serve = serve  # type: ignore[assignment,method-assign]
+    visitor = world.visit()
+    assert visitor.reset == (Code.LOCAL_UNREACHABLE, "refused")
+    assert not world.user.told
 
 
 def test_handshakes_take_turns(world: World) -> None:

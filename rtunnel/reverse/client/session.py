@@ -283,10 +283,10 @@ class ClientSession(CarryingSession):
     def _stream_opened(self, event: events.StreamOpened) -> None:
         tunnel = self._tunnels[event.tunnel]
         end: SocketEnd | TlsEnd
-        if tunnel.tls is not None:
-            end = self.end_tls(tunnel, event.visitor)
-        else:
+        if tunnel.tls is None or self._draining:
             end = SocketEnd(lambda _end: self.dialled(tunnel), self._visitors.discard)
+        else:
+            end = self.end_tls(tunnel, event.visitor)
         stream = LinkStream(self, event.stream, end)
         end.attach(stream)
         if self._draining:

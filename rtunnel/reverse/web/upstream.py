@@ -165,8 +165,8 @@ class Upstream:
 
     # From the carrier, in the place of a SocketEnd
 
-    def attach(self, stream: IStream, first: bytes = b"") -> None:
-        """Use *stream* from now on. There are no *first* bytes."""
+    def attach(self, stream: IStream, _first: bytes = b"") -> None:
+        """Use *stream* from now on."""
         self._stream = stream
 
     def start(self) -> None:
