@@ -133,7 +133,7 @@ def test_garbage(attack: Callable[..., Attack], name: str) -> None:
             pass
     run.wait_until_gone("the garbage is answered")
     run.used.stop()
-    assert run.used.cpu_seconds < MANY * 0.01 + 2
+    assert run.used.cpu_seconds < MANY * 0.005
     assert run.used.log_bytes < 60 * 250
 
 
@@ -166,7 +166,7 @@ def test_a_megabyte_of_headers(attack: Callable[..., Attack], piece: bytes) -> N
     run.honest.go_on()
     run.used.stop()
     assert run.used.rss_bytes < 20 * MIB
-    assert run.used.cpu_seconds < 20 * 0.05 + 2
+    assert run.used.cpu_seconds < 20 * 0.05
     assert run.used.log_bytes < 60 * 250
 
 
@@ -183,7 +183,7 @@ def test_requests_for_nobody(attack: Callable[..., Attack]) -> None:
             assert answer.startswith(b"HTTP/1.1 404 ")
     run.honest.go_on()
     run.used.stop()
-    assert run.used.cpu_seconds < 2000 * 0.005 + 2
+    assert run.used.cpu_seconds < 2000 * 0.001
     assert run.used.log_bytes < 60 * 250
     assert run.used.rss_bytes < 20 * MIB
 
@@ -194,7 +194,6 @@ def test_hosts_of_others_and_markup(attack: Callable[..., Attack]) -> None:
         b"<script>alert(1)</script>",
         b"app.example.org/../other",
         b"a" * 5000,
-        b"app.example.org\t",
         b"-",
         b"..",
         b"*",
@@ -208,8 +207,7 @@ def test_hosts_of_others_and_markup(attack: Callable[..., Attack]) -> None:
                 break
             answer += data
         assert b"<script>" not in answer
-        if host != b"app.example.org\t":
-            assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 ")), (host, answer)
+        assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 ")), (host, answer)
     run.honest.go_on()
 
 
@@ -228,7 +226,7 @@ def test_endless_bodies(attack: Callable[..., Attack], serve: Callable[..., Serv
     run.honest.go_on()
     run.used.stop()
     assert run.used.rss_bytes < 30 * MIB
-    assert run.used.cpu_seconds < 10
+    assert run.used.cpu_seconds < 5 * 20 * 0.02
 
 
 @pytest.mark.parametrize("host", ["nobody.example", APP])
@@ -290,7 +288,7 @@ def too_much(connection: socket.socket, *_: str) -> None:
 def test_services(attack: Callable[..., Attack], serve: Callable[..., Service], talent: Callable[..., None]) -> None:
     """A client whose service is hostile harms nobody else's visitors, and no later one of its own."""
     run = attack(serve(GET=talent).address)
-    for _ in range(20):
+    for _ in range(3 if talent is endless_notes else 20):
         connection = run.connect(GET % OTHER.encode())
         if talent is endless_notes:
             connection.settimeout(PATIENCE)
