@@ -13,7 +13,6 @@ from rtunnel.reverse.carriers.link_protocol import LinkStream
 from rtunnel.wire.web.heads import ResponseHead
 from rtunnel.wire.web.parsers import END, RAW, ResponseParser
 
-
 #: Bytes that may wait for a stream to be opened before the visitor has to.
 MOST_EARLY = 64 * 1024
 
