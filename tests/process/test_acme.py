@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.chrome.test_browser import CHROMIUM
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll
@@ -159,6 +160,28 @@ def test_a_certificate_is_all_automatic(house: House, twistd: Twistds, tmp_path:
     assert not re.search(OBTAINED, again.output)
     for process in (client, again, house.server):
         assert "Traceback" not in process.output
+
+
+def test_chromium_trusts_it(house: House, twistd: Twistds, tmp_path: Path) -> None:
+    pebble = Pebble(twistd, tmp_path / "pebble", house.port)
+    pebble.start()
+    house.client(*pebble.options).wait_for(OBTAINED)
+    root = tmp_path / "root.pem"
+    root.write_text(pebble.root())
+    database = tmp_path / ".pki" / "nssdb"
+    database.mkdir(parents=True)
+    for arguments in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "pebble", "-i", str(root)]):
+        assert twistd.program(need("certutil"), "-d", f"sql:{database}", *arguments).wait() == 0
+    chromium = twistd.program(
+        need("chromium"),
+        *CHROMIUM,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--host-resolver-rules=MAP {NAME} {LOOPBACK}",
+        "--dump-dom",
+        f"https://{NAME}:{house.port}/",
+        env={"HOME": str(tmp_path)},
+    )
+    chromium.wait_for("hello")
 
 
 @pytest.mark.parametrize("plane", ["mux", "direct"])
