@@ -23,6 +23,23 @@ STREAM_CONF = """
 daemon off; master_process off; pid {directory}/nginx.pid; error_log stderr;
 events {{ worker_connections 8192; }}
 stream {{ {servers} }}
+http {{
+    access_log off; keepalive_requests 100000000;
+    client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; fastcgi_temp_path {directory}/c;
+    uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;
+    {web}
+}}
+"""
+#: By the Host of each request, at the near one only, over connections that are kept.
+WEB_SERVER = """
+upstream far {{ server 127.0.0.1:{to}; keepalive 128; keepalive_requests 100000000; }}
+server {{
+    listen 127.0.0.1:{port} backlog=1024; server_name {name};
+    location / {{
+        proxy_pass http://far; proxy_http_version 1.1;
+        proxy_set_header Connection ""; proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr;
+    }}
+}}
 """
 #: By the name in its ClientHello, at the near one only.
 NAMED_SERVER = """
@@ -73,19 +90,27 @@ def nginx_stream(directory: Path, services: Way) -> Iterator[Way]:
         for name in ("near", "far"):
             folder = directory / name
             folder.mkdir()
-            iperf, web, hello, by_name = free_ports(4)
+            iperf, web, hello, by_name, by_host = free_ports(5)
             targets = {iperf: to.iperf, web: to.web, hello: to.hello}
             servers = "\n".join(
                 STREAM_SERVER.format(port=port, to=target) for port, target in targets.items() if target
             )
             if to.hello is not None:
                 servers += NAMED_SERVER.format(name=NAME, port=by_name, to=to.hello)
-            (folder / "nginx.conf").write_text(STREAM_CONF.format(module=module, directory=folder, servers=servers))
+            web_server = WEB_SERVER.format(to=to.web, port=by_host, name=NAME)
+            (folder / "nginx.conf").write_text(
+                STREAM_CONF.format(module=module, directory=folder, servers=servers, web=web_server)
+            )
             argv = [find("nginx"), "-c", str(folder / "nginx.conf"), "-e", "stderr"]
             programs.append(stack.enter_context(running(argv, folder / "log")))
             wait_for(web, folder / "log")
             there = to.hello is not None
-            to = Way(iperf, web, tuple(programs), hello=hello if there else None, by_name=by_name if there else None)
+            to = Way(
+                *(iperf, web, tuple(programs)),
+                hello=hello if there else None,
+                by_name=by_name if there else None,
+                by_host=by_host,
+            )
         yield to
 
 

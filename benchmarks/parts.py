@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -207,6 +207,21 @@ def wait_for_echo(port: int, log: Path, host: str = HOST) -> None:
             else:
                 return
     raise Failed(f"nothing comes back from UDP port {port}: {log.read_text().strip()}")
+
+
+def wait_for_page(port: int, host: str, log: Path) -> None:
+    """Wait until a request for *host* at *port* is answered with a page.
+
+    :raises Failed: none was in time; the message contains the content of *log*.
+    """
+    deadline = time.monotonic() + START
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection((HOST, port), 1) as client:
+            client.sendall(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+            if client.recv(4096).startswith(b"HTTP/1.1 200"):
+                return
+        time.sleep(0.05)
+    raise Failed(f"nothing answers for {host} at port {port}: {log.read_text().strip()}")
 
 
 def attempt(what: str, measure: Callable[[], Result]) -> Result | None:

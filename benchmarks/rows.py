@@ -131,6 +131,30 @@ def by_name(seconds: float, connections: int, directory: Path) -> Measurement:
     return Measurement((*rows, Row("ClientHellos, by SNI : to a port", "")), take)
 
 
+def by_host(seconds: float, connections: int, directory: Path) -> Measurement:
+    """Measure requests that are routed one by one, by their Host, over connections that are kept."""
+    script = directory / "host.lua"
+    script.write_text(f'wrk.headers["Host"] = "{hello.NAME}"\n')
+    ask = requests(seconds, connections, script)
+
+    def take(case: Case) -> tuple[float | None, ...]:
+        way = case.way
+        if not way.programs:
+            return ask(way.web).per_second, None
+        if way.by_host is None:
+            return (None, None)
+        before = cpu_seconds(way.pids)
+        answers = ask(way.by_host)
+        spent = cpu_seconds(way.pids) - before
+        return answers.per_second, spent / answers.count * 1e6 if answers.count else None
+
+    rows = (
+        Row(f"requests by Host, {connections} at once", "1/s"),
+        Row("CPU, a request by Host", "us", lower_is_better=True),
+    )
+    return Measurement(rows, take)
+
+
 def memory(case: Case) -> tuple[float | None, ...]:
     """Return the memory for each idle visitor, in KiB."""
     if not case.way.pids:
@@ -174,6 +198,7 @@ def measurements(seconds: float, directory: Path) -> list[Measurement]:
         crowd("requests, 32 at once", "CPU, a request", requests(seconds, 32), "32 at once"),
         crowd("new connections, 32 at once", "CPU, a new connection", requests(seconds, 32, close)),
         by_name(seconds, 32, directory),
+        by_host(seconds, 32, directory),
         beside(seconds),
         Measurement((Row("memory, idle visitor", "KiB", lower_is_better=True),), memory),
         recovery(seconds),

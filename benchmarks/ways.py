@@ -13,7 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.hello import NAME, wait_for_service
-from benchmarks.parts import HOST, Failed, Program, find, free_ports, running, twistd, wait_for, wait_for_echo
+from benchmarks.parts import (
+    HOST,
+    Failed,
+    Program,
+    find,
+    free_ports,
+    running,
+    twistd,
+    wait_for,
+    wait_for_echo,
+    wait_for_page,
+)
 from rtunnel.pki.authority import issue, make_ca
 from rtunnel.pki.certificates import Kind
 
@@ -44,6 +55,7 @@ class Way:
         it does not carry UDP.
     :ivar hello: the port that leads to the service of :mod:`benchmarks.hello`; None: the way does not have it.
     :ivar by_name: the port that leads there by the name in a ClientHello; None: the way knows no names.
+    :ivar by_host: the port that leads to the web server by the Host of each request; None: the way reads no requests.
     :ivar host: the IP address of these ports.
     :ivar programs: the programs in between; none for ``direct``.
     :ivar server: the one of them that may be killed and started again, after which the others must come back by
@@ -60,6 +72,7 @@ class Way:
     network: Network = Network()
     hello: int | None = None
     by_name: int | None = None
+    by_host: int | None = None
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -107,7 +120,7 @@ def rtunnel(
 
     @contextmanager
     def opened(directory: Path, services: Way) -> Iterator[Way]:
-        control, iperf, web, echo, hello, https = free_ports(6)
+        control, iperf, web, echo, hello, https, http = free_ports(7)
         network, to = services.network, services.host
         server_log, client_log = directory / "server.log", directory / "client.log"
         argv = [*twistd(), "rtunnel-server", "--control-listen", f"{network.server}:{control}", *options]
@@ -121,6 +134,9 @@ def rtunnel(
             argv += ["--https-listen", f"{HOST}:{https}"]
             client += ["--tunnel", f"{hello}:{to}:{services.hello}"]
             client += ["--publish", f"https:{NAME}={to}:{services.hello}"]
+        if names:
+            argv += ["--http-listen", f"{HOST}:{http}"]
+            client += ["--publish", f"http:{NAME}={to}:{services.web}"]
         with ExitStack() as stack:
             server = stack.enter_context(running([*argv, "--public-interface", HOST], server_log, env))
             wait_for(control, server_log, network.server)
@@ -131,7 +147,9 @@ def rtunnel(
                 wait_for_echo(echo, client_log)
             if has_names:
                 wait_for_service(https, client_log)
-            way = Way(iperf, web, (server, other), server, echo if udp else None)
+            if names:
+                wait_for_page(http, NAME, client_log)
+            way = Way(iperf, web, (server, other), server, echo if udp else None, by_host=http if names else None)
             yield replace(way, hello=hello, by_name=https) if has_names else way
 
     return opened

@@ -8,7 +8,6 @@ before goes out before.
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
@@ -70,7 +69,7 @@ class SocketEnd(Protocol):
         self._dialling: Deferred[IProtocol] | None = None
         self._given_up = False
         # From the stream to the socket.
-        self._pending: deque[bytes] = deque()
+        self._pending: list[bytes] = []
         self._full = True
         self._end_of_stream: Callable[[], None] | None = None
         self._write_open = True
@@ -281,7 +280,7 @@ class SocketEnd(Protocol):
 
     def _drain(self) -> None:
         while self._pending and not self._full:
-            self._write(self._pending.popleft())
+            self._write(self._pending.pop(0))
         if self._pending or not self._connected:
             return
         if self._end_of_stream is not None:

@@ -34,10 +34,12 @@ from rtunnel.wire.datagrams.messages import decode_first, decode_number
 from rtunnel.wire.opening import read_opening
 from rtunnel.wire.tunnel_request import decode_init
 from rtunnel.wire.web.client_hello import MOST, BadHello, HelloReader
+from rtunnel.wire.web.heads import Problem, RequestHead, ResponseHead, route_path, write_response
 from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
 from tests.wire.data.ends import End, sealed, seals, survives
 from tests.wire.datagrams.ends import AWAY, HOME, ID, SERVER, STRANGER, Peer, open_server
 from tests.wire.test_link_fuzz import MAKERS, live
+from tests.wire.web.parts import merged, plain, requests, response_parser, sent_on
 
 NAME = "01234567-89ab-cdef-0123-456789abcdef.local"
 LINKS = list(MAKERS.values())
@@ -273,6 +275,37 @@ def client_hello(data: bytes) -> None:
     assert results[1:] == results[:-1]
 
 
+def http_requests(data: bytes) -> None:
+    """What visitors send to the HTTP port. The first byte says how it is cut, which changes nothing. What goes on to a
+    service is understood the same.
+    """
+    if not data:
+        return
+    events = requests(data[1:])
+    assert plain(requests(*pieces(data[1:], data[0]))) == plain(events)
+    heads = [event for event in events if isinstance(event, RequestHead)]
+    assert all(route_path(head.target)[:1] in ("/", "*") for head in heads)
+    if all(head.authority and not head.upgrade for head in heads):
+        clean = [event for event in events if not isinstance(event, Problem)]
+        again = sent_on(clean)
+        assert sent_on(requests(again)) == again
+
+
+def http_responses(data: bytes) -> None:
+    """What services answer. The first byte says how it is cut, and whether the request was HEAD."""
+    if not data:
+        return
+    found = []
+    for length in (0, data[0] // 2):
+        parser = response_parser(is_head=bool(data[0] & 1))
+        found.append(plain(merged(event for piece in pieces(data[1:], length) for event in parser.feed(piece))))
+    assert found[0] == found[1]
+    for event in response_parser().feed(data[1:]):
+        if isinstance(event, ResponseHead) and event.is_final and event.status != 101:
+            again = write_response(event, event.lines, is_old=False, keeps_alive=True)
+            assert isinstance(response_parser().feed(again)[0], ResponseHead)
+
+
 def setting(data: bytes) -> None:
     """Values that operators write: addresses, ports, sizes, times."""
     text = text_of(data)
@@ -322,6 +355,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         pki_bundle,
         proxy_header,
         client_hello,
+        http_requests,
+        http_responses,
         setting,
         mdns_answer,
     )

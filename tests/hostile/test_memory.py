@@ -22,6 +22,8 @@ BUDGET = 16 * MIB
 """The smallest that there is."""
 VISITORS = 800
 """Each makes an end hold 64 KiB and more."""
+CROWD = 50
+"""So many come at once."""
 HOSTILE = "127.0.0.3"
 
 
@@ -38,9 +40,15 @@ def busy_service() -> Iterator[str]:
         yield f"{LOOPBACK}:{address[1]}"
 
 
-def talkers(stack: ExitStack, port: int) -> None:
-    """Visitors that send as much as they can."""
-    for _ in range(VISITORS):
+def talkers(stack: ExitStack, port: int, honest: Honest) -> None:
+    """Visitors that send as much as they can.
+
+    An end reads from all of them in one turn, and on a busy machine that takes so long that its peer takes it for dead.
+    So they come in crowds, and an honest one is served in between.
+    """
+    for number in range(VISITORS):
+        if number % CROWD == 0:
+            honest.go_on(1)
         talker = stack.enter_context(connect(port, HOSTILE))
         talker.setblocking(False)
         with suppress(BlockingIOError, ConnectionError):
@@ -69,7 +77,7 @@ def test_a_client_that_grants_no_credit(echo: str, start_tunnel: Callable[..., T
     with ExitStack() as stack:
         honest = stack.enter_context(Honest(tunnel.public))
         used = stack.enter_context(gauge(tunnel.server))
-        talkers(stack, client_without_credit(stack, tunnel.control))
+        talkers(stack, client_without_credit(stack, tunnel.control), honest)
         tunnel.server.wait_for(f"memory is used up: {HOSTILE} held ")
         honest.go_on()
     assert used.rss_bytes < 2 * BUDGET
@@ -87,7 +95,7 @@ def test_a_crowd_at_a_service_that_does_not_answer(echo: str, start_tunnel: Call
         honest = stack.enter_context(Honest(other))
         at_server = stack.enter_context(gauge(tunnel.server))
         at_client = stack.enter_context(gauge(tunnel.client))
-        talkers(stack, tunnel.public)
+        talkers(stack, tunnel.public, honest)
         poll(
             lambda: "memory is used up" in tunnel.client.output + tunnel.server.output,
             PATIENCE,
@@ -107,9 +115,9 @@ def test_a_crowd_at_a_service_of_a_host(echo: str, start_rtc: Callable[..., RtcT
         honest = stack.enter_context(Honest(other))
         at_host = stack.enter_context(gauge(tunnel.host))
         at_client = stack.enter_context(gauge(tunnel.client))
-        talkers(stack, tunnel.local)
+        talkers(stack, tunnel.local, honest)
         tunnel.client.wait_for("memory is used up")
         honest.go_on()
-    # Asyncio reads from all of them in one turn before anybody can look. Without a budget it is 55 MiB.
-    assert at_host.rss_bytes < 2.75 * BUDGET
-    assert at_client.rss_bytes < 2.75 * BUDGET
+    # Without a budget it is 55 MiB.
+    assert at_host.rss_bytes < 2 * BUDGET
+    assert at_client.rss_bytes < 2 * BUDGET

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from rtunnel.rtc.signaling.connections import MAX_UNREGISTERED
 from tests.hostile.harness import connect, gauge
@@ -23,9 +24,13 @@ def message(**fields: object) -> bytes:
     return frame(json.dumps(fields).encode())
 
 
-def start(twistd: Twistds, *more: str) -> tuple[Twistd, int]:
-    server = twistd("rtc-signal", "--addr=127.0.0.1:0", *more)
-    return server, int(server.wait_for(r"signaling port listening on \S+:(\d+)")[1])
+def start(twistd: Twistds) -> tuple[Twistd, int]:
+    server = twistd("rtc-signal", "--addr=127.0.0.1:0")
+    return server, port_of(server)
+
+
+def port_of(server: Twistd) -> int:
+    return int(server.wait_for(r"signaling port listening on \S+:(\d+)")[1])
 
 
 def websocket(port: int, source: str, name: str = "") -> socket.socket:
@@ -103,9 +108,28 @@ def test_offers_to_a_host(twistd: Twistds) -> None:
     assert used.log_bytes < 25 * 200
 
 
-def test_connections_without_end(twistd: Twistds) -> None:
+PATIENT = f"""
+from twisted.application.service import Application
+from twisted.internet import reactor
+
+from rtunnel.options.plugins.rtc_signal import Options
+from rtunnel.rtc.signaling.limits import Times
+from rtunnel.rtc.signaling.server import SignalServer
+
+options = Options()
+options.parseOptions(["--addr=127.0.0.1:0", "--max-per-address=0"])
+application = Application("patient")
+SignalServer(reactor, options.settings, Times(upgrade={PATIENCE})).setServiceParent(application)
+"""
+"""A server that waits for a WebSocket for as long as a flood may take on a busy machine."""
+
+
+def test_connections_without_end(twistd: Twistds, tmp_path: Path) -> None:
     """None that floods takes the place of another address, not even of one that came before."""
-    server, port = start(twistd, "--max-per-address=0")
+    tac = tmp_path / "patient.tac"
+    tac.write_text(PATIENT)
+    server = twistd(twistd_options=["-n", "--pidfile=", f"--python={tac}"])
+    port = port_of(server)
     with websocket(port, HONEST, "host") as host, gauge(server) as used, ExitStack() as stack:
         first = stack.enter_context(connect(port, HONEST))
         for _ in range(MAX_UNREGISTERED + 10):

@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,7 +69,28 @@ def test_a_tac_honours_logfile(twistd: Twistds, standin: dict[str, str]) -> None
     assert process.output == ""
 
 
-def test_a_daemon(run_twistd: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def nohup() -> Iterator[None]:
+    """What ``nohup`` does to the process that runs the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def children_heed_sighup() -> Iterator[None]:
+    """Children have the default, even under ``nohup``: they inherit that a signal is ignored, but not a handler."""
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_children_heed_sighup_under_nohup(nohup: None, children_heed_sighup: None) -> None:
+    shows = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGHUP).name)"]
+    assert subprocess.check_output(shows, text=True) == "SIG_DFL\n"
+
+
+def test_a_daemon(run_twistd: Run, tmp_path: Path, children_heed_sighup: None) -> None:
     result = run_twistd("--umask=000", "standin", "--log-format=json")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     pid = int((tmp_path / "twistd.pid").read_text())
@@ -96,17 +117,15 @@ def test_a_daemon(run_twistd: Run, tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("twistd.log*")} == {0o640}
 
 
-#: Makes standard input the terminal of its session, and becomes another program. If the tests run under ``nohup``, that
-#: one must not.
+#: Makes standard input the terminal of its session, and becomes another program.
 WITH_TERMINAL = """
-import fcntl, os, signal, sys, termios
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def test_a_terminal_that_is_closed_drains(standin: dict[str, str], tmp_path: Path) -> None:
+def test_a_terminal_that_is_closed_drains(standin: dict[str, str], tmp_path: Path, children_heed_sighup: None) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", WITH_TERMINAL, twistd_program(), "-ny", "standin.tac", "--pidfile="],

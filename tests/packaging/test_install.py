@@ -57,7 +57,10 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture(scope="module", params=["wheel", "editable"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in ("wheel", "editable")],
+)
 def venv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh virtual environment with the package in it and nothing of the tests; its ``bin``."""
     wanted: Path = request.getfixturevalue("wheel" if request.param == "wheel" else "source")
@@ -69,6 +72,7 @@ def venv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return binaries
 
 
+@pytest.mark.xdist_group("wheel")
 def test_wheel_contents(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "twisted/plugins/rtunnel_plugins.py" in names

@@ -38,7 +38,8 @@ StartRtc = Callable[..., RtcTunnel]
 
 MIB = 1024 * 1024
 
-VISITORS = 200
+VISITORS, ON_THE_WAY = 200, 8
+"""How many are there, and how many come at once."""
 LEFTOVERS = 2
 """File descriptors that may stay when visitors are gone, such as one that was opened for the log meanwhile."""
 
@@ -90,15 +91,19 @@ def test_200_visitors_at_once(serve: Serve, start_rtc: StartRtc) -> None:
         assert answer_now.wait(PATIENCE)
         connection.sendall(sent[1].encode())
 
-    tunnel = start_rtc(serve(answer=answer, GET=page("here")).address)
+    service = serve(answer=answer, GET=page("here"))
+    tunnel = start_rtc(service.address)
     assert fetch(tunnel.local) == "here"
     ends = [tunnel.host.pid, tunnel.client.pid]
     before = [descriptors(pid) for pid in ends]
     with ExitStack() as stack:
-        visitors = [stack.enter_context(tunnel.visit()) for _ in range(VISITORS)]
-        for number, visitor in enumerate(visitors):
+        visitors = []
+        for number in range(VISITORS):
+            visitors.append(visitor := stack.enter_context(tunnel.visit()))
             content = f"{number} ".encode() * 1000
             visitor.sendall(f"answer {len(content)}\n".encode() + content)
+            # An end that does nothing but work on visitors for seven seconds of a slow machine counts as dead.
+            poll(lambda seen=number - ON_THE_WAY: service.busy > seen, PATIENCE, "those who came before are served")  # type: ignore[misc]
         all_there.wait(PATIENCE)
         while_open = [descriptors(pid) for pid in ends]
         answer_now.set()

@@ -84,15 +84,18 @@ def test_500_visitors_at_once(serve: Serve, start_tunnel: StartTunnel) -> None:
         assert answer_now.wait(PATIENCE)
         connection.sendall(sent[1].encode())
 
-    pool = [f"--pool={POOL}"]
-    tunnel = start_tunnel(serve(answer=answer).address, server=pool, client=pool)
+    pool, service = [f"--pool={POOL}"], serve(answer=answer)
+    tunnel = start_tunnel(service.address, server=pool, client=pool)
     ends = [tunnel.server.pid, tunnel.client.pid]
     before = [descriptors(pid) for pid in ends]
     with ExitStack() as stack:
-        visitors = [stack.enter_context(tunnel.visit()) for _ in range(VISITORS)]
-        for number, visitor in enumerate(visitors):
+        visitors = []
+        for number in range(VISITORS):
+            visitors.append(visitor := stack.enter_context(tunnel.visit()))
             content = f"{number} ".encode() * 1000
             visitor.sendall(f"answer {len(content)}\n".encode() + content)
+            # Each waits five seconds for a data connection: they come no faster than a slow machine makes some.
+            poll(lambda seen=number - POOL: service.busy > seen, PATIENCE, "those who came before are served")  # type: ignore[misc]
         all_there.wait(PATIENCE)
         while_open = [descriptors(pid) for pid in ends]
         answer_now.set()

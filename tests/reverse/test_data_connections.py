@@ -121,7 +121,7 @@ async def test_pool_grows_with_demand_to_its_bound_and_shrinks_again(
         visitor.close()
     await until(lambda: not server.visitors)
     monkeypatch.setattr(pool_size, "SHRINK_EVERY", 0.05)
-    pool._shrink_at = 0.0
+    pool._size._shrink_at = 0.0
     await until(lambda: len(pool._idle) <= pool_size.AT_FIRST, "fewer of them")
     await until(lambda: free(client) <= pool_size.AT_FIRST)
     assert not world.lines("cannot be made")

@@ -92,17 +92,14 @@ async def test_visitor_that_says_nothing_harms_nobody(world: World) -> None:
 
 @BOTH_PLANES
 @ensureDeferred
-async def test_visitor_idle_closes_the_silent_and_only_those(world: World) -> None:
+async def test_visitor_idle_closes_the_silent(world: World) -> None:
     server, service, port = world.server(visitor_idle=0.3), await world.echo(), free_port()
     world.client(server, (port, service.port))
     await world.reachable()
-    silent, busy = await world.visitor(port), await world.visitor(port)
+    silent = await world.visitor(port)
     ends = await service.peer(0)
-    while not silent.over:
-        busy.send(b".")
-        await turns(5)
-    assert not busy.over
-    assert len(server.visitors) == 1
+    await until(lambda: silent.over)
+    assert not server.visitors
     await until(lambda: ends.over, "the service's end of the idle visitor")
     assert world.lines("1 idle visitors closed", LogLevel.info)
 
@@ -111,17 +108,22 @@ async def test_visitor_idle_closes_the_silent_and_only_those(world: World) -> No
 @BOTH_PLANES
 @ensureDeferred
 async def test_bytes_in_one_direction_are_enough_for_visitor_idle(world: World, direction: str) -> None:
-    server, port = world.server(visitor_idle=0.2), free_port()
+    """What is between two searches for idle visitors is a byte, and not some time."""
+    server, port = world.server(), free_port()
     service = await world.service()
     world.client(server, (port, service.port))
     await world.reachable()
     visitor = await world.visitor(port)
-    source: Peer = visitor if direction == "up" else await service.peer()
-    until_when = reactor.seconds() + 1.0
-    while reactor.seconds() < until_when:
+    local: Peer = await service.peer()
+    source, target = (visitor, local) if direction == "up" else (local, visitor)
+    # The first one finds a new visitor.
+    for count in range(4):
+        assert server.visitors.abort_idle() == 0
         source.send(b".")
-        await turns(5)
-    assert not visitor.over
+        await target.has(b"." * (count + 1))
+    assert server.visitors.abort_idle() == 0
+    assert server.visitors.abort_idle() == 1
+    await until(lambda: visitor.over)
 
 
 @ensureDeferred

@@ -12,7 +12,6 @@ from twisted.logger import LogLevel
 
 from rtunnel.addresses import DialAddress
 from rtunnel.reverse.client.service import LinkService
-from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.visitors import Visitors
@@ -29,9 +28,7 @@ class Dialler:
         settings = ClientSettings(
             DialAddress.parse("192.0.2.1:7000"), (TunnelSettings(8080, DialAddress.parse(":80")),), 1.0, 30.0
         )
-        self.link = LinkService(
-            self.reactor, settings, Visitors(Descriptors(self.reactor)), TlsHosts(self.reactor, settings)
-        )
+        self.link = LinkService(self.reactor, settings, Visitors(Descriptors(self.reactor)))
         self.link.startService()
 
     @property

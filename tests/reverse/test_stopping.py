@@ -18,7 +18,6 @@ from zope.interface import implementer
 from rtunnel.addresses import DialAddress
 from rtunnel.reverse.carriers import link_protocol
 from rtunnel.reverse.client.service import LinkService, TunnelClient
-from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.visitors import Visitors
@@ -49,7 +48,7 @@ async def test_link_is_stopped_twice_and_started_again(world: World, host: str, 
     tunnels = (TunnelSettings(0, DialAddress.parse(":1")),)
     server = DialAddress.parse(f"{host}:{free_port()}")
     settings = ClientSettings(server, tunnels)
-    service = LinkService(reactor, settings, Visitors(Descriptors(reactor)), TlsHosts(reactor, settings))
+    service = LinkService(reactor, settings, Visitors(Descriptors(reactor)))
     for _ in range(2):
         service.startService()
         await turns(wait)

@@ -10,7 +10,6 @@ a :class:`~rtunnel.relay.local_socket.LocalSocket` relays it.
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -115,7 +114,7 @@ class MovingStream(RecordStream):
         self._protocol = protocol
         self._stream = stream
         self._on_left: Callable[[], None] | None = on_left
-        self._held: deque[Callable[[], None]] = deque()
+        self._held: list[Callable[[], None]] = []
         self._on_taken = on_taken
         # The other end sends no more on the link; it has ended its direction, by FIN or by END.
         self._has_moved = stream.received_end
@@ -279,7 +278,7 @@ class MovingStream(RecordStream):
     def _read_when_due(self) -> None:
         if self._is_due:
             while self._held:
-                self._held.popleft()()
+                self._held.pop(0)()
             if self._far is not None and self._waiting < HIGH_WATER:
                 self._far.resume_reading()
         elif self._far is not None:

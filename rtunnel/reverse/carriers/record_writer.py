@@ -21,6 +21,7 @@ PLAIN_SIZE, SEALED_SIZE = 64 * 1024, MAX_SEALED - TAG
 # before the payload, and the sealed record has a buffer of its own.
 _OUT = memoryview(bytearray(HEADER_SIZE + SEALED_SIZE))
 _PAYLOAD = _OUT[HEADER_SIZE:]
+_PLAIN_PAYLOAD = _PAYLOAD[:PLAIN_SIZE]
 _SEALED = memoryview(bytearray(HEADER_SIZE + SEALED_SIZE + TAG))
 #: What follows at once leaves in the same packet.
 MORE = getattr(socket, "MSG_MORE", 0)
@@ -40,7 +41,7 @@ class RecordWriter(PolledSocket):
         super().__init__(poller, sock)
         self.state = state
         self._seal = seal
-        self.payload = _PAYLOAD[: PLAIN_SIZE if seal is None else SEALED_SIZE]
+        self.payload = _PLAIN_PAYLOAD if seal is None else _PAYLOAD
         self.may_splice = self.may_splice and seal is None
         # Writes fail; what has come before is still read.
         self._is_broken = False

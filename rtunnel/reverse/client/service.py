@@ -60,12 +60,12 @@ class LinkService(HeldConnection[ClientSession]):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors, tls_hosts: TlsHosts) -> None:
+    def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors) -> None:
         super().__init__(reactor, f"server {settings.server}", settings.reconnect_min, settings.reconnect_max)
         self.setName("link")
         self._settings = settings
         self._visitors = visitors
-        self.tls_hosts = tls_hosts
+        self.tls_hosts = TlsHosts(reactor, settings)
         self.connect_timeout = settings.connect_timeout
         self.dial_timeout = settings.dial_timeout
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
@@ -183,12 +183,11 @@ class TunnelClient(DrainingService):
 
     def __init__(self, reactor: Any, settings: ClientSettings) -> None:
         super().__init__(reactor, "rtunnel-client", settings.drain)
-        tls_hosts = TlsHosts(reactor, settings)
-        if tls_hosts.are_there:
-            tls_hosts.setServiceParent(self)
-            tls_hosts.threads.setServiceParent(self)
-        self._https = tls_hosts.https
-        self.link = LinkService(reactor, settings, self.visitors, tls_hosts)
+        self.link = LinkService(reactor, settings, self.visitors)
+        self._https = self.link.tls_hosts.https
+        if self.link.tls_hosts.are_there:
+            self.link.tls_hosts.setServiceParent(self)
+            self.link.tls_hosts.threads.setServiceParent(self)
         self.link.setServiceParent(self)
 
     async def refuse_visitors(self) -> None:

@@ -145,7 +145,12 @@ class HttpFront(HttpHouse, LandingFactory):
             upstream.start()
             return True
 
-        return self.build_target(backend.rules, str(backend.asked), open_stream, self._server.visitors.discard)
+        def may_keep(upstream: Upstream) -> bool:
+            # Otherwise the next request would go by the link although there are data connections.
+            return not (upstream.is_on_link and backend.session.has_data_connections)
+
+        discard = self._server.visitors.discard
+        return self.build_target(backend.rules, str(backend.asked), open_stream, discard, may_keep)
 
     def targets(self) -> list[Target]:
         """See :class:`HttpHouse`."""

@@ -40,6 +40,7 @@ from rtunnel.wire.web.client_hello import (
     ClientHello,
     HelloReader,
     fatal_alert,
+    whole_hello,
 )
 
 #: Connections that may be without a name at once. An honest one is that for a round trip.
@@ -274,9 +275,24 @@ class SniFront(LandingFactory):
         self._wait_for(guest)
 
     def landed(self, accepted: Accepted, address: Any) -> None:
-        """See :class:`LandingFactory`. Often the hello is there already."""
+        """See :class:`LandingFactory`. Often the hello is there already, and nothing need be built for it."""
+        data = b""
+        try:
+            data = accepted.socket.recv(PIECE)
+            hello = whole_hello(data)
+        except (OSError, BadHello):
+            hello = None  # that shows again
+        if hello is not None and hello.name is not None:
+            backend = self.house.names.https(hello.name)
+            if backend is not None and not self._why_not(backend, address):
+                visitor = Visitor(address, accepted, self.house.visitors.discard, data)
+                if backend.session.open_visitor(backend.number, visitor):
+                    return
         guest = BareGuest(self, accepted, address)
-        guest.doRead()
+        if data:
+            guest.take(data)
+        else:
+            guest.doRead()
         if guest.is_over:
             return
         try:
@@ -328,22 +344,25 @@ class SniFront(LandingFactory):
             why = "nobody publishes https://{host}" if hello.name is not None else "it asks for no host by name (SNI)"
             guest.refuse(why, fatal_alert(UNRECOGNIZED_NAME), host=hello.name)
             return
-        rules = backend.rules
-        if not rules.admits(getattr(guest.address, "host", "")):
-            guest.refuse("its address may not come to {place}", place=backend.place)
-        elif rules.connections is not None and self._connections(guest, backend) >= rules.connections:
-            what = "its address has {count} connections to {place}, the limit"
-            guest.refuse(what, count=rules.connections, place=backend.place)
+        why = self._why_not(backend, guest.address)
+        if why:
+            guest.refuse(why, place=backend.place, count=backend.rules.connections)
         elif backend.session.open_visitor(backend.number, guest.visitor()):
             self.waiting.discard(guest)
         else:
             what = "the client of {place} cannot take it now"
             guest.refuse(what, fatal_alert(INTERNAL_ERROR), place=backend.place)
 
-    def _connections(self, guest: Guest, backend: Backend) -> int:
-        """Return how many connections the address of *guest* has to *backend*."""
-        descriptors = self.house.visitors.descriptors
-        return descriptors.count(address_prefix(guest.address), (backend.session, backend.number))
+    def _why_not(self, backend: Backend, address: Any) -> str:
+        """Return the format of the reason why the rules keep a visitor out; empty if they do not."""
+        rules = backend.rules
+        if not rules.admits(getattr(address, "host", "")):
+            return "its address may not come to {place}"
+        if rules.connections is not None:
+            owner = (backend.session, backend.number)
+            if self.house.visitors.descriptors.count(address_prefix(address), owner) >= rules.connections:
+                return "its address has {count} connections to {place}, the limit"
+        return ""
 
     def stopFactory(self) -> None:
         """Close the connections whose hello is not complete."""

@@ -63,6 +63,11 @@ class CarryingSession(LinkProtocol):
         """Whether the client serves any tunnel."""
         raise NotImplementedError
 
+    @property
+    def has_data_connections(self) -> bool:
+        """Whether visitors may have data connections."""
+        return self._pool is not None
+
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`LinkProtocol`."""
         yield from super().holdings()

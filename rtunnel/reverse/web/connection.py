@@ -23,7 +23,7 @@ from rtunnel.wire.web.parsers import END, RAW, RequestParser
 #: Seconds for which a connection without a request is kept.
 KEEP_ALIVE = 75.0
 #: Seconds that a visitor has to take the last answer, and to close the connection.
-LINGER = 5.0
+LINGER = 30.0
 #: The most bytes of a body that are read only to be dropped, so that the connection can be used again.
 MOST_DROPPED = 256 * 1024
 
@@ -56,6 +56,11 @@ class HttpConnection:
         # Since the last tick, something has passed, and the time is to be taken.
         self._has_moved = self._is_used = self._is_in_head = False
 
+    @property
+    def _may_begin(self) -> bool:
+        """Whether another request may be taken now."""
+        return self.is_idle and not (self._drops or self._is_front_full)
+
     # From the visitor, see IStreamUser
 
     def data_received(self, data: bytes) -> None:
@@ -71,7 +76,7 @@ class HttpConnection:
         else:
             self._has_moved = True
             events = self._parser.feed(data)
-            if len(events) == 1 and type(events[0]) is RequestHead and self.is_idle and not self._drops:
+            if len(events) == 1 and type(events[0]) is RequestHead and self._may_begin:
                 # As mostly, so at little cost.
                 self._begin(events[0])
                 self._is_in_head = False
@@ -86,10 +91,12 @@ class HttpConnection:
         self._deliver()
 
     def _deliver(self) -> None:
-        if self._undelivered and self.stream is not None and (self._closes or not self._is_upstream_full):
-            # What waits behind a request that is not over is read no further, so that TCP holds the visitor back.
-            if self._queue and not self._closes and self._exchange is not None and self._exchange.has_all:
-                return
+        # What waits in the queue is read no further, so that TCP holds the visitor back.
+        if (
+            self._undelivered
+            and self.stream is not None
+            and (self._closes or not (self._is_upstream_full or self._queue))
+        ):
             count, self._undelivered = self._undelivered, 0
             self.stream.delivered(count)
 
@@ -97,14 +104,20 @@ class HttpConnection:
         """Take note that the visitor sends no more; he may still wait for an answer."""
         self._has_ended = True
         exchange = self._exchange
-        if self._is_raw and exchange is not None:
+        if self._closes:
+            self._over()
+        elif self._is_raw and exchange is not None:
             exchange.raw_finished()
         elif exchange is None and self._deciding is None and not self._queue:
             self._close()
-        elif exchange is not None and not exchange.has_all:
+        else:
+            self._look_whether_complete()
+
+    def _look_whether_complete(self) -> None:
+        """Give up if the visitor has ended in the middle of the request that is under way."""
+        exchange = self._exchange
+        if self._has_ended and exchange is not None and not (exchange.has_all or self._queue or self._is_raw):
             self._abort("the request is not complete")
-        elif self._closes:
-            self._close()
 
     def closed(self) -> None:
         """See :class:`IStreamUser`."""
@@ -126,6 +139,9 @@ class HttpConnection:
         self._is_front_full = False
         if self._exchange is not None:
             self._exchange.hold(False)
+        elif self._queue:
+            self._pump()
+            self._deliver()
 
     def buffered(self) -> int:
         """See :class:`IStreamUser`."""
@@ -139,9 +155,11 @@ class HttpConnection:
         self._pumping = True
         try:
             while self._queue and self.stream is not None and not self._closes and self._step(self._queue[0]):
-                self._queue.popleft()
+                if self._queue:  # the step may have closed the connection
+                    self._queue.popleft()
         finally:
             self._pumping = False
+        self._look_whether_complete()
 
     def _step(self, event: Any) -> bool:
         """Take one event of the parser; return False if it has to wait."""
@@ -155,7 +173,11 @@ class HttpConnection:
                 return False
             self._drops = False
             return True
-        if exchange is not None or self._deciding is not None or self._drops:
+        if isinstance(event, Problem) and exchange is not None and not exchange.has_all:
+            self.house.refused(self, event.why)
+            self._abort(event.why)
+            return False
+        if exchange is not None or self._deciding is not None or self._drops or self._is_front_full:
             # RAW waits for the answer too.
             return False
         if event is RAW:
@@ -293,7 +315,7 @@ class HttpConnection:
 
     def _close(self) -> None:
         """Close behind what was sent."""
-        if self._closes and self.stream is not None and self._has_ended:
+        if self._closes:
             return
         self._closes = True
         self._since = self.house.seconds()
@@ -341,7 +363,9 @@ class HttpConnection:
             self._since = now
         waited = now - self._since
         if self._closes:
-            if waited > LINGER:
+            if self._is_front_full:
+                self._since = now
+            elif waited > LINGER:
                 self._abort("the connection was closed")
         elif not self.is_idle:
             pass

@@ -29,7 +29,7 @@ class Exchange:
 
     def __init__(self, connection: IConnection, head: RequestHead, target: Target) -> None:
         self.target = target
-        self.has_all = False
+        self.has_all = not head.has_body
         self._connection = connection
         self.head = head
         self._upstream: Upstream | None = None
@@ -56,8 +56,7 @@ class Exchange:
         if self._connection.front_is_full:
             upstream.hold(True)
         upstream.begin(self, data, is_head=head.method == b"HEAD")
-        if not head.has_body:
-            self.has_all = True
+        if self.has_all:
             upstream.asked()
 
     # From the visitor
@@ -112,7 +111,7 @@ class Exchange:
             self._break_off()
             return
         self._has_answered = True
-        is_sized = head.has_no_body or (head.length is not None and not head.is_chunked)
+        is_sized = head.status == 101 or head.has_no_body or (head.length is not None and not head.is_chunked)
         self._is_chunked_out = not is_sized and not request.is_old
         if self._connection.house.is_stopping or (request.is_old and not is_sized):
             self._keeps_alive = False
@@ -142,7 +141,9 @@ class Exchange:
 
     def _look_whether_over(self) -> None:
         if self._raw_ended and self._raw_finished:
-            self.drop()
+            upstream, self._upstream = self._upstream, None
+            if upstream is not None:
+                upstream.part()
             self._connection.exchange_over(self, keeps_alive=False)
 
     def ended(self) -> None:
@@ -191,6 +192,7 @@ class Exchange:
 
     def _reply(self, answer: Answer) -> None:
         head = self.head
+        self.flush()
         keeps_alive = self._keeps_alive and self.has_all and not self._connection.house.is_stopping
         self._connection.write(
             answer.encode(is_head=head.method == b"HEAD", is_old=head.is_old, keeps_alive=keeps_alive)

@@ -69,17 +69,23 @@ class HttpHouse:
         raise NotImplementedError
 
     def build_target(
-        self, rules: Rules, what: str, open_stream: IOpener, on_lost: Callable[[Upstream], None]
+        self,
+        rules: Rules,
+        what: str,
+        open_stream: IOpener,
+        on_lost: Callable[[Upstream], None],
+        may_keep: Callable[[Upstream], bool] = lambda _upstream: True,
     ) -> Target:
         """Return what stands for a service.
 
         :param what: its name on pages.
         :param open_stream: makes a stream to it.
         :param on_lost: called with a stream that is over.
+        :param may_keep: whether a stream may wait for another request.
         """
         changes = [*_encoded(rules.request_headers), *([(b"Authorization", None)] if rules.users else [])]
         return Target(
-            Upstreams(open_stream, self.seconds, on_lost),
+            Upstreams(open_stream, self.seconds, on_lost, may_keep),
             Gate(rules, what, self._passwords, self.seconds()),
             what,
             changes,

@@ -13,6 +13,9 @@ from rtunnel.reverse.carriers.link_protocol import LinkStream
 from rtunnel.wire.web.heads import ResponseHead
 from rtunnel.wire.web.parsers import END, RAW, ResponseParser
 
+#: Bytes that may wait for a stream to be opened before the visitor has to.
+MOST_EARLY = 64 * 1024
+
 
 class IExchange(Protocol):
     """Who waits for the answer."""
@@ -57,11 +60,12 @@ class Upstream:
         self._also: list[Callable[[], None]] = []
         self._stream: IStream | None = None
         self._early: list[bytes] = []
+        self._early_size = 0
         self._is_ready = False
         self._exchange: IExchange | None = None
         self._parser = ResponseParser()
         self._keeps_alive = False
-        self._is_asked = self._is_raw = False
+        self._is_asked = self._is_raw = self._is_finished = False
         # The answer has begun, so the request must not be sent again.
         self.has_answered = False
         #: Whether it may carry another request.
@@ -101,6 +105,9 @@ class Upstream:
             self._stream.write(data)
         elif not self.is_over:
             self._early.append(data)
+            self._early_size += len(data)
+            if self._early_size > MOST_EARLY and self._exchange is not None:
+                self._exchange.upstream_is_full(True)
 
     def asked(self) -> None:
         """Take note that the request has been sent to its end."""
@@ -121,10 +128,16 @@ class Upstream:
         """Send no more requests. The stream is over when the service closes its connection too."""
         self.left_at = now
         self._exchange = None
-        if self._stream is not None:
-            self._stream.finish()
-        else:
+        stream = self._stream
+        if stream is not None:
+            stream.finish()
+        if stream is None or self._is_finished:
             self._lost("", "")
+
+    def part(self) -> None:
+        """Take note that both directions of another protocol have ended. What was written still goes out."""
+        self._exchange = None
+        self._lost("", "")
 
     def drop(self) -> None:
         """Give up: nobody waits for the answer any more."""
@@ -151,7 +164,7 @@ class Upstream:
 
     # From the carrier, in the place of a SocketEnd
 
-    def attach(self, stream: IStream) -> None:
+    def attach(self, stream: IStream, _first: bytes = b"") -> None:
         """Use *stream* from now on."""
         self._stream = stream
 
@@ -163,6 +176,8 @@ class Upstream:
         early, self._early = self._early, []
         if early:
             self._stream.write(b"".join(early))
+        if self._early_size > MOST_EARLY and self._exchange is not None:
+            self._exchange.upstream_is_full(False)
 
     @property
     def is_connected(self) -> bool:
@@ -238,6 +253,7 @@ class Upstream:
 
     def _ended(self, exchange: IExchange) -> None:
         self._exchange = None
+        self._is_held = False
         self.is_reusable = self._keeps_alive and self._is_asked and self._parser.is_clean
         if not self._is_asked:
             # The service has not read the whole request.
@@ -249,6 +265,7 @@ class Upstream:
 
     def finished(self) -> None:
         """See :class:`IStreamUser`: the service sends no more."""
+        self._is_finished = True
         exchange = self._exchange
         if self.left_at is not None:
             self._lost("", "")

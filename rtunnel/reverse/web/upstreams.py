@@ -24,12 +24,20 @@ class Upstreams:
     :param open_stream: makes another one.
     :param seconds: returns the time.
     :param on_lost: called with a stream that is over.
+    :param may_keep: whether a stream may wait for another request.
     """
 
-    def __init__(self, open_stream: IOpener, seconds: Callable[[], float], on_lost: Callable[[Upstream], None]) -> None:
+    def __init__(
+        self,
+        open_stream: IOpener,
+        seconds: Callable[[], float],
+        on_lost: Callable[[Upstream], None],
+        may_keep: Callable[[Upstream], bool] = lambda _upstream: True,
+    ) -> None:
         self._open = open_stream
         self._seconds = seconds
         self._on_lost = on_lost
+        self._may_keep = may_keep
         # The one that has waited for longest comes first.
         self._idle: dict[Upstream, None] = {}
         self._leaving: dict[Upstream, None] = {}
@@ -66,8 +74,8 @@ class Upstreams:
 
     def _free(self, upstream: Upstream) -> None:
         upstream.rests_since = self._seconds()
-        # On a stream of the link, a later request would go without a data connection for no reason.
-        if upstream.is_reusable and not (self._is_closed or upstream.is_on_link or len(self._idle) >= MOST_IDLE):
+        is_wanted = not self._is_closed and len(self._idle) < MOST_IDLE
+        if upstream.is_reusable and is_wanted and self._may_keep(upstream):
             self._idle[upstream] = None
         else:
             self._leave(upstream)
@@ -91,7 +99,7 @@ class Upstreams:
             del self._idle[upstream]
             self._leave(upstream)
         for upstream in list(self._leaving):
-            if now - (upstream.left_at or now) < LINGER:
+            if upstream.left_at is not None and now - upstream.left_at < LINGER:
                 break
             upstream.drop()
 

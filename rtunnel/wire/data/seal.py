@@ -8,7 +8,9 @@ record.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import IntEnum
+from weakref import ref
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -21,6 +23,14 @@ TAG = 16
 RECORDS_PER_KEY = 2**20
 #: ... and none after it has sealed this many bytes of payload, tags not counted.
 BYTES_PER_KEY = 2**36
+#: When the ciphers of more seals than this have state, those that were not used since they were looked at last lose it.
+MOST_AWAKE = 128
+#: So many are looked at whenever another one gets it.
+LOOK_AT = 4
+
+# The seals that have it, those that were looked at longest ago first, and the nonce that each had then. A seal may be
+# there twice, or at rest.
+_awake: deque[tuple[ref[Seal], int]] = deque()
 
 
 class Cipher(IntEnum):
@@ -56,6 +66,18 @@ def aead(cipher: Cipher, key: bytes) -> AESGCM | ChaCha20Poly1305:
     return _AEADS[cipher](key)
 
 
+def _look_at_oldest() -> None:
+    """Put the seal that was looked at longest ago to rest, unless it has been used since."""
+    reference, nonce = _awake.popleft()
+    seal = reference()
+    if seal is None or not seal._records:
+        return
+    if seal._nonce == nonce:
+        seal.rest()
+    else:
+        _awake.append((reference, seal._nonce))
+
+
 class Seal:
     """Seal the records of one direction, or unseal them. An object does one of the two.
 
@@ -65,7 +87,7 @@ class Seal:
     """
 
     # Each record of a data connection under TLS comes through here: few operations, and no copies.
-    __slots__ = ("_aead", "_bytes", "_make", "_nonce", "_records", "_secret")
+    __slots__ = ("__weakref__", "_aead", "_bytes", "_make", "_nonce", "_records", "_secret")
     _aead: AESGCM | ChaCha20Poly1305
     #: How many records the key may seal; 0 while the cipher's state is not there.
     _records: int
@@ -116,6 +138,10 @@ class Seal:
             del self._aead
 
     def _wake(self) -> None:
+        # First, because this one may be among them.
+        for _ in range(min(len(_awake) - MOST_AWAKE, LOOK_AT)):
+            _look_at_oldest()
+        _awake.append((ref(self), self._nonce))
         self._records = RECORDS_PER_KEY
         self._aead = self._make(expand(self._secret, b"key"))
 

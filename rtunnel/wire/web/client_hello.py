@@ -10,8 +10,8 @@ end of the tunnel has to find the same name: lengths must fit exactly, and no ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct, error as StructError
+from typing import NamedTuple
 
 #: The most bytes of a hello that are read, headers of records included. A browser sends 2 KB with a post-quantum key,
 #: and a session ticket that holds a certificate chain may add several. One record has 16 KiB at most, where nginx and
@@ -47,8 +47,7 @@ class BadHello(ValueError):
         self.is_tls = is_tls
 
 
-@dataclass(frozen=True, slots=True)
-class ClientHello:
+class ClientHello(NamedTuple):
     """What a client asks for.
 
     :ivar name: the host name, as it was sent: printable ASCII of 1 to 255 characters; None: it gives none.
@@ -83,8 +82,8 @@ class HelloReader:
         """
         if not self.raw:
             self.raw = data
-            if (end := _end_of_whole(data)) is not None:
-                return read_hello(data[_HEADERS.size : end])
+            if (hello := whole_hello(data)) is not None:
+                return hello
             self.raw, self._message = bytearray(), bytearray()
         raw, message = self.raw, self._message
         raw += data
@@ -115,14 +114,17 @@ class HelloReader:
         return None
 
 
-def _end_of_whole(data: bytes) -> int | None:
-    """Return where a hello ends that is all there, in one record, as mostly; None if it is not so."""
+def whole_hello(data: bytes) -> ClientHello | None:
+    """Return the hello with which *data* begins, if all of it is there, in one record, as mostly; else None.
+
+    :raises BadHello: it is malformed.
+    """
     if len(data) < _HEADERS.size:
         return None
     kind, version, length, message = _HEADERS.unpack_from(data)
-    is_whole = kind == _HANDSHAKE and version >> 8 == 3 and length <= _LONGEST_RECORD
     end = _RECORD.size + length
-    return end if is_whole and message == _CLIENT_HELLO << 24 | length - 4 and end <= len(data) else None
+    is_whole = length <= _LONGEST_RECORD and message == _CLIENT_HELLO << 24 | length - 4 and end <= len(data)
+    return read_hello(data[_HEADERS.size : end]) if is_whole and kind == _HANDSHAKE and version >> 8 == 3 else None
 
 
 def read_hello(body: bytes | bytearray) -> ClientHello:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -242,3 +243,40 @@ def test_rest_changes_nothing(
             data = sealed(sender, b"x" * length)
             assert data == sealed(plain, b"x" * length)
             assert unsealed(receiver, data) == b"x" * length
+
+
+def test_when_many_are_awake_those_that_are_not_used_are_put_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal, "_awake", deque())
+    monkeypatch.setattr(seal, "MOST_AWAKE", 4)
+    used = Seal(SECRET, Cipher.AES_256_GCM)
+    crowd = []
+    for _ in range(100):
+        crowd.append(Seal(SECRET, Cipher.AES_256_GCM))
+        sealed(crowd[-1], b"first")
+        sealed(used, b"again")
+
+    awake = [each for each in (*crowd, used) if each._records]
+
+    assert used in awake
+    assert len(awake) <= 8
+    assert len(seal._awake) <= 8
+
+
+@given(st.sampled_from(CIPHERS), st.integers(0, 3), st.lists(st.integers(0, 5), max_size=60))
+def test_any_number_of_seals_that_take_turns(cipher: Cipher, most: int, turns: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seal, "_awake", deque())
+        patch.setattr(seal, "MOST_AWAKE", most)
+        patch.setattr(seal, "RECORDS_PER_KEY", 3)
+        ends = [(Seal(SECRET, cipher), Seal(SECRET, cipher)) for _ in range(6)]
+        for turn in turns:
+            sender, receiver = ends[turn]
+            assert unsealed(receiver, sealed(sender, b"record")) == b"record"
+
+
+def test_seals_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal, "_awake", deque())
+    monkeypatch.setattr(seal, "MOST_AWAKE", 4)
+    for _ in range(100):
+        Seal(SECRET, Cipher.AES_256_GCM)
+    assert len(seal._awake) <= 5
