@@ -120,6 +120,21 @@ def test_nonsense(load: Callable[[bytes], object], content: bytes) -> None:
         load(content)
 
 
+#: cryptography warns of those that are not positive.
+any_serial_number = pytest.mark.filterwarnings("ignore:Parsed a serial number")
+
+
+@any_serial_number
+def test_a_negative_serial_number_is_read() -> None:
+    content = LAPTOP.certificate.public_bytes(Encoding.DER)
+    serial = LAPTOP.certificate.serial_number
+    number = serial.to_bytes(serial.bit_length() // 8 + 1)
+    changed = base64.encodebytes(content.replace(number, b"\x80" + number[1:]))
+    content = b"-----BEGIN CERTIFICATE-----\n" + changed + b"-----END CERTIFICATE-----\n"
+    assert pem.load_certificate(content).serial_number < 0
+
+
+@any_serial_number
 @given(st.sampled_from(LOADERS), st.data())
 def test_a_changed_byte(load: Callable[[bytes], object], data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from([LAPTOP.certificate_pem, LAPTOP.key_pem, CRL])))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from OpenSSL import SSL
 from twisted.internet.task import Clock
 
 from rtunnel.acme.challenge import challenge_context
@@ -15,6 +17,7 @@ from rtunnel.relay.interfaces import IStream
 from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.tls import stream_end
 from rtunnel.tls.hosts import Host, load_host_files
+from rtunnel.tls.openssl import set_groups
 from rtunnel.tls.stream_end import HANDSHAKE_TIMEOUT, LINGER, TlsEnd
 from rtunnel.tls.turns import Turns
 from tests.no_collector import Left, no_collector
@@ -142,6 +145,31 @@ def test_bytes_pass_both_ways(piece: int, world: World) -> None:
 def test_http_is_agreed_on(world: World) -> None:
     assert world.visit(NAME, "h2", "http/1.1").tls.selected_alpn_protocol() == "http/1.1"
     assert world.visit(NAME, "h2").is_up
+
+
+def test_post_quantum_keys_are_preferred_to_what_a_browser_has_guessed(world: World) -> None:
+    """A browser that puts X25519 first is asked again."""
+    near, far = memory_streams()
+    seen = Recorder()
+    far.user, seen.delivers = seen, far
+    end = TlsEnd(world.host, world.serve, "192.0.2.1:4711", world.turns, world.clock, world.over.append)
+    end.attach(near)
+    near.user = end
+    context = SSL.Context(SSL.TLS_METHOD)
+    set_groups(context, ["X25519", "X25519MLKEM768"])
+    client = SSL.Connection(context, None)
+    client.set_connect_state()
+    client.set_tlsext_host_name(NAME.encode())
+    for _ in range(3):
+        with suppress(SSL.WantReadError):
+            client.do_handshake()
+        with suppress(SSL.WantReadError):
+            far.write(client.bio_read(65536))
+        client.bio_write(seen.received)
+        seen.chunks.clear()
+    client.do_handshake()
+    assert client.get_group_name() == "X25519MLKEM768"
+    assert world.served
 
 
 def test_without_a_name_there_is_a_certificate_too(world: World) -> None:

@@ -103,6 +103,20 @@ def test_heaviest_address_gives_way_whoever_comes(budget: Budget) -> None:
     assert not cut(light + newcomers)
 
 
+def test_count_is_that_of_one_address_and_one_owner(budget: Budget) -> None:
+    holders = [Holder(budget, HEAVY, owner) for owner in ("web", "web", "mail")]
+    Holder(budget, LIGHT)
+
+    def count(address: str, owner: str) -> int:
+        return budget.descriptors.count(address, owner)
+
+    assert (count(HEAVY, "web"), count(HEAVY, "mail"), count(LIGHT, "web")) == (2, 1, 1)
+    assert count(LIGHT, "mail") == count("203.0.113.1", "web") == count(HEAVY, "dns") == 0
+    for holder in holders:
+        holder.leave()
+    assert count(HEAVY, "web") == count(HEAVY, "mail") == 0
+
+
 def test_two_of_a_kind_share(budget: Budget) -> None:
     one, other = budget.fill(), budget.fill(address=LIGHT)
     assert ROOM - cut(one) == pytest.approx(ROOM - cut(other), abs=1)
