@@ -317,3 +317,19 @@ def test_a_slow_visitor_gets_all_that_there_is(
         else:
             with pytest.raises(ConnectionResetError):
                 visitor.recv(1)
+
+
+@PLANES
+def test_streams_that_wait_take_nobody_s_place(
+    start_site: StartSite, start_nginx: Callable[[str], LoggingNginx], tmp_path: Path, plane: str
+) -> None:
+    """A client that may have one stream at once serves one request after another, of two names."""
+    clients = tmp_path / "clients.yaml"
+    clients.write_text(f"laptop: {{token: laptop-token, hosts: ['{APP}', '{OTHER}'], ports: none, streams: 1}}\n")
+    site = start_site(plane, server=[f"--clients={clients}"])
+    app, other = start_nginx("app"), start_nginx("other")
+    site.publish({APP: app.address, OTHER: other.address}, "--token=laptop-token")
+    for _ in range(3):
+        assert site.get(APP) == b"page of app"
+        assert site.get(OTHER) == b"page of other"
+        assert site.get(OTHER, "/", "-d", "x") == b"page of other"
