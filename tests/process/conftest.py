@@ -12,6 +12,7 @@ import pytest
 from tests.process.harness import Twistds
 from tests.process.rtc import RtcTunnel, UdpService
 from tests.process.services import Nginx, Service, Talent, Tunnel
+from tests.process.web_services import LoggingNginx, Site
 
 
 @pytest.fixture
@@ -75,6 +76,18 @@ def udp_service() -> Iterator[UdpService]:
 def nginx(twistd: Twistds, tmp_path: Path) -> Nginx:
     """A web server; the test is skipped where nginx is not installed."""
     return Nginx(twistd, tmp_path / "nginx")
+
+
+@pytest.fixture
+def start_site(twistd: Twistds) -> Callable[..., Site]:
+    """``start_site(PLANE, server=[...])``: a server with an HTTP port, and its clients."""
+    return lambda plane="auto", **more: Site(twistd, plane, **more)
+
+
+@pytest.fixture
+def start_nginx(twistd: Twistds, tmp_path: Path) -> Callable[[str], LoggingNginx]:
+    """``start_nginx(NAME)``: a web server with a page of this name."""
+    return lambda name: LoggingNginx(twistd, tmp_path / name, name)
 
 
 @pytest.fixture

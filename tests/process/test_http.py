@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.patience import PATIENCE
-from tests.process.harness import Twistds, need, poll
-from tests.process.services import LOOPBACK, Service, curl, expected, pieces, read_bytes, read_line, send_bytes
+from tests.process.harness import Twistds, need
+from tests.process.services import LOOPBACK, curl, expected
 from tests.process.web_services import APP, OTHER, WILD, LoggingNginx, Site, web_service
 from tests.tls.parts import Authority
 
@@ -24,16 +21,6 @@ PLANES = pytest.mark.parametrize("plane", ["auto", "mux", "direct"])
 SIZE = 200_000_000
 
 StartSite = Callable[..., Site]
-
-
-@pytest.fixture
-def start_site(twistd: Twistds) -> StartSite:
-    return lambda plane="auto", **more: Site(twistd, plane, **more)
-
-
-@pytest.fixture
-def start_nginx(twistd: Twistds, tmp_path: Path) -> Callable[[str], LoggingNginx]:
-    return lambda name: LoggingNginx(twistd, tmp_path / name, name)
 
 
 @PLANES
@@ -163,162 +150,6 @@ def test_under_tls(
     assert site.get(APP, "/who") == f"{LOOPBACK} http {APP}".encode()
 
 
-def test_service_that_is_down(start_site: StartSite, start_nginx: Callable[[str], LoggingNginx]) -> None:
-    site, nginx = start_site(), start_nginx("app")
-    site.publish({APP: nginx.address})
-    assert site.get(APP) == b"page of app"
-    nginx.process.kill()
-    page = site.get(APP, "/", "--no-fail", "-i")
-    assert page.startswith(b"HTTP/1.1 502 ")
-    assert APP.encode() in page
-    nginx.start()
-    poll(lambda: site.status(APP) == 200, PATIENCE, "the service is there again")
-
-
-def test_client_that_is_killed_and_comes_back(
-    start_site: StartSite, start_nginx: Callable[[str], LoggingNginx]
-) -> None:
-    site, nginx = start_site(), start_nginx("app")
-    client = site.publish({APP: nginx.address})
-    assert site.get(APP) == b"page of app"
-    client.kill()
-    poll(lambda: site.status(APP) == 404, PATIENCE, "the name is free")
-    site.publish({APP: nginx.address})
-    assert site.get(APP) == b"page of app"
-
-
-def test_server_that_is_killed_and_comes_back(
-    start_site: StartSite, start_nginx: Callable[[str], LoggingNginx]
-) -> None:
-    site, nginx = start_site(), start_nginx("app")
-    client = site.publish({APP: nginx.address})
-    assert site.get(APP) == b"page of app"
-    before = len(client.output)
-    site.server.kill()
-    site.start_server()
-    client.wait_for(" is published", after=before)
-    assert site.get(APP) == b"page of app"
-
-
-@pytest.mark.parametrize("plane", ["mux", "direct"])
-def test_a_service_that_restarts_loses_no_request(
-    start_site: StartSite, start_nginx: Callable[[str], LoggingNginx], twistd: Twistds, plane: str
-) -> None:
-    """It closes its kept connections between requests. Nobody sees more than 502 while it is down."""
-    site, nginx = start_site(plane), start_nginx("app")
-    site.publish({APP: nginx.address})
-    wrk = twistd.program(
-        need("wrk"), "--connections=16", "--threads=1", "--duration=6s", "-H", f"Host: {APP}", site.url()
-    )
-    poll(lambda: len(nginx.connections()) > 1000, PATIENCE, "requests")
-    # nginx finishes what it has begun.
-    nginx.process.terminate(number=signal.SIGQUIT)
-    nginx.start()
-    before = len(nginx.connections())
-    assert wrk.wait() == 0, wrk
-    print(wrk.output)
-    assert "Socket errors" not in wrk.output, wrk
-    assert len(nginx.connections()) > before + 100
-    assert site.get(APP) == b"page of app"
-    assert "Traceback" not in site.server.output
-
-
-@PLANES
-def test_a_service_that_closes_kept_connections_unannounced(
-    start_site: StartSite, serve: Callable[..., Service], twistd: Twistds, plane: str
-) -> None:
-    """The next request is on its way already. It is sent once more over another connection."""
-
-    def closes(connection: socket.socket, *_: str) -> None:
-        for number in range(20):
-            while read_line(connection):
-                pass
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-            if number < 19 and not read_line(connection):
-                return
-
-    site = start_site(plane)
-    site.publish({APP: serve(GET=closes).address})
-    wrk = twistd.program(
-        need("wrk"), "--connections=16", "--threads=1", "--duration=3s", "-H", f"Host: {APP}", site.url()
-    )
-    assert wrk.wait() == 0, wrk
-    print(wrk.output)
-    assert "Socket errors" not in wrk.output, wrk
-    assert "Non-2xx" not in wrk.output, wrk
-    assert "Traceback" not in site.server.output
-
-
-def test_server_that_stops(start_site: StartSite) -> None:
-    """An answer that has begun comes to its end."""
-    site = start_site(server=["--drain=60"])
-    with web_service() as (address, next_event):
-        site.publish({APP: address})
-        with socket.create_connection((LOOPBACK, site.port), timeout=PATIENCE) as visitor:
-            visitor.sendall(b"GET /events HTTP/1.1\r\nHost: %b\r\n\r\n" % APP.encode())
-            next_event()
-            received = visitor.recv(100)
-            site.server.send_signal(signal.SIGTERM)
-            site.server.wait_for("HTTP port .*closed|stopp|drain")
-            next_event()
-            next_event()
-            while data := visitor.recv(65536):
-                received += data
-            assert received.endswith(b"0\r\n\r\n")
-            assert b"data: 2\n\n" in received
-        assert site.server.wait() == 0
-
-
-def test_a_cut_off_answer_is_seen_as_such(start_site: StartSite, serve: Callable[..., Service]) -> None:
-    def broken(connection: socket.socket, *_: str) -> None:
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        for piece in pieces(1_000_000, 1):
-            connection.sendall(piece)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-
-    site = start_site()
-    site.publish({APP: serve(GET=broken).address})
-    argv = [need("curl"), "--silent", "--show-error", "--noproxy", "*", "-o", "/dev/null", "-H", f"Host: {APP}"]
-    done = subprocess.run([*argv, site.url()], capture_output=True, check=False, timeout=PATIENCE)
-    assert done.returncode in (18, 56), done.stderr
-    assert re.search(rb"reset|transfer closed|Recv failure", done.stderr)
-
-
-@pytest.mark.parametrize("closes", [True, False], ids=["whole", "broken off"])
-def test_a_slow_visitor_gets_all_that_there_is(
-    start_site: StartSite, serve: Callable[..., Service], closes: bool
-) -> None:
-    """The last answer of a connection, or a part of one, waits in the system when the connection is over for us."""
-    total = 3_000_000
-    is_sent = threading.Event()
-
-    def answer(connection: socket.socket, *_: str) -> None:
-        while read_line(connection):
-            pass
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (total + (not closes)))
-        send_bytes(connection, total, 3)
-        connection.shutdown(socket.SHUT_WR)
-        is_sent.set()
-
-    site = start_site()
-    site.publish({APP: serve(GET=answer).address})
-    with socket.socket() as visitor:
-        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
-        visitor.settimeout(PATIENCE)
-        visitor.connect((LOOPBACK, site.port))
-        visitor.sendall(b"GET / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % APP.encode())
-        assert is_sent.wait(PATIENCE)
-        while read_line(visitor):
-            pass
-        assert read_bytes(visitor, total) == expected(total, 3)
-        if closes:
-            assert visitor.recv(1) == b""
-        else:
-            with pytest.raises(ConnectionResetError):
-                visitor.recv(1)
-
-
 @PLANES
 def test_streams_that_wait_take_nobody_s_place(
     start_site: StartSite, start_nginx: Callable[[str], LoggingNginx], tmp_path: Path, plane: str
@@ -333,3 +164,50 @@ def test_streams_that_wait_take_nobody_s_place(
         assert site.get(APP) == b"page of app"
         assert site.get(OTHER) == b"page of other"
         assert site.get(OTHER, "/", "-d", "x") == b"page of other"
+
+
+def ask(port: int, *lines: bytes) -> bytes:
+    """What comes behind a request with these lines in front."""
+    with socket.create_connection((LOOPBACK, port), timeout=PATIENCE) as visitor:
+        visitor.sendall(b"".join(lines) + b"Connection: close\r\n\r\n")
+        answer = b""
+        while data := visitor.recv(65536):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n"), answer
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+def test_visitors_by_way_of_proxies(start_site: StartSite, start_nginx: Callable[[str], LoggingNginx]) -> None:
+    """A PROXY header tells whose connection it is, and a trusted proxy whose request."""
+    nginx = start_nginx("app")
+    first = b"GET /who HTTP/1.1\r\nHost: %b\r\n" % APP.encode()
+    said = b"X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-Proto: https\r\n"
+    site = start_site(kind="haproxy:tcp")
+    site.publish({APP: nginx.address})
+    header = b"PROXY TCP4 192.0.2.7 192.0.2.1 1024 80\r\n"
+    assert ask(site.port, header, first, said) == f"192.0.2.7 http {APP}".encode()
+    trusting = start_site(server=["--trusted-proxies=127.0.0.0/24"])
+    trusting.publish({APP: nginx.address})
+    assert ask(trusting.port, first, said) == f"198.51.100.1, {LOOPBACK} https {APP}".encode()
+
+
+def test_many_at_once(start_site: StartSite, start_nginx: Callable[[str], LoggingNginx], twistd: Twistds) -> None:
+    site = start_site()
+    site.publish({APP: start_nginx("app").address})
+    wrk = twistd.program(
+        need("wrk"),
+        "--connections=500",
+        "--threads=1",
+        "--duration=3s",
+        "--timeout=60s",
+        "-H",
+        f"Host: {APP}",
+        site.url(),
+    )
+    assert wrk.wait() == 0, wrk
+    print(wrk.output)
+    assert "Socket errors" not in wrk.output, wrk
+    assert "Non-2xx" not in wrk.output, wrk
+    assert site.get(APP) == b"page of app"
+    assert site.server.terminate() == 0
+    assert "Traceback" not in site.server.output

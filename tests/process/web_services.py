@@ -49,6 +49,7 @@ class Site:
     """A server with an HTTP port, and its clients.
 
     :param more: options of both ends.
+    :param kind: of the HTTP port's endpoint.
     :ivar port: the HTTP port.
     """
 
@@ -60,9 +61,11 @@ class Site:
         server: Sequence[str] = (),
         more: Sequence[str] = (),
         env: dict[str, str] | None = None,
+        kind: str = "tcp",
     ) -> None:
         self._twistd = twistd
         self._env = env
+        self._kind = kind
         self._more = [f"--data-plane={plane}", *more]
         self._server_options = server
         self.control, self.port = free_port(), free_port()
@@ -72,7 +75,7 @@ class Site:
         self.server = self._twistd(
             "rtunnel-server",
             f"--control-listen=tcp:{self.control}:interface={LOOPBACK}",
-            f"--http-listen=tcp:{self.port}:interface={LOOPBACK}",
+            f"--http-listen={self._kind}:{self.port}:interface={LOOPBACK}",
             *self._more,
             *self._server_options,
             env=self._env,
