@@ -212,11 +212,11 @@ class HttpConnection:
         self._dropped = 0
         self._drops = head.has_body
         decision = self.house.route(head, self)
-        if isinstance(decision, Deferred):
+        if isinstance(decision, Target | Answer):
+            self._go(head, decision)
+        else:
             self._deciding = decision
             decision.addCallbacks(self._decided, self._undecided, callbackArgs=(head,), errbackArgs=(head,))
-        else:
-            self._go(head, decision)
 
     def _decided(self, decision: Target | Answer, head: RequestHead) -> None:
         self._deciding = None
