@@ -6,6 +6,7 @@ front stream <-> HttpConnection <-> Exchange <-> Upstream <-> stream to a servic
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -146,6 +147,28 @@ class HttpConnection:
     def buffered(self) -> int:
         """See :class:`IStreamUser`."""
         return self._undelivered
+
+    # See rtunnel.upkeep.memory.IParty
+
+    @property
+    def payer(self) -> str:
+        """Who pays for what it holds: the visitor's address."""
+        return str(self.visitor.prefix)
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """Yield what the connection holds."""
+        yield getattr(self.stream, "held", 0), self
+
+    def free(self, _holding: Any) -> None:
+        """Reset the connection."""
+        self.abort()
+
+    def set_short(self, is_short: bool, is_full: bool) -> None:
+        """Do nothing: its windows are small."""
+
+    def measure_growth(self) -> int:
+        """Return 0, as its windows do not grow."""
+        return 0
 
     # Requests, in order
 
