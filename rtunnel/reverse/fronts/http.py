@@ -18,7 +18,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.hosts import HostNames
-from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.web.answers import Answer, redirect
 from rtunnel.reverse.web.connection import HttpConnection
 from rtunnel.reverse.web.forwarded import TrustedProxies
@@ -161,6 +161,13 @@ class HttpFront(HttpHouse, LandingFactory):
 
         discard = self._server.visitors.discard
         return self.build_target(backend.rules, str(backend.asked), open_stream, discard, may_keep)
+
+    def make_room(self, session: ISession) -> bool:
+        """Close a stream of the client of *session* that waits for another request; return False if none does."""
+        for backend, target in self._targets.items():
+            if backend.session.holder == session.holder and target.upstreams.make_room():
+                return True
+        return False
 
     def targets(self) -> list[Target]:
         """See :class:`HttpHouse`."""

@@ -24,7 +24,7 @@ from rtunnel.wire.web.parsers import END, RAW, RequestParser
 #: Seconds for which a connection without a request is kept.
 KEEP_ALIVE = 75.0
 #: Seconds that a visitor has to take the last answer, and to close the connection.
-LINGER = 30.0
+LINGER = 5.0
 #: The most bytes of a body that are read only to be dropped, so that the connection can be used again.
 MOST_DROPPED = 256 * 1024
 
@@ -327,7 +327,7 @@ class HttpConnection:
 
     def broken(self, why: str) -> None:
         """Reset the visitor's connection: an answer broke off, and he must not take the part for the whole."""
-        self._abort(why)
+        self._abort(why, behind=True)
 
     # The end
 
@@ -349,10 +349,10 @@ class HttpConnection:
         if self._has_ended:
             self._over()
 
-    def _abort(self, why: str) -> None:
+    def _abort(self, why: str, *, behind: bool = False) -> None:
         stream, self.stream = self.stream, None
         if stream is not None:
-            stream.reset(Code.CONNECTION_LOST, why)
+            stream.reset(Code.CONNECTION_LOST, why, behind=behind)
         self._over()
 
     def abort(self) -> None:
@@ -386,10 +386,8 @@ class HttpConnection:
             self._since = now
         waited = now - self._since
         if self._closes:
-            if self._is_front_full:
-                self._since = now
-            elif waited > LINGER:
-                self._abort("the connection was closed")
+            if waited > LINGER:
+                self._abort("the connection was closed", behind=True)
         elif not self.is_idle:
             pass
         elif self._is_in_head:
