@@ -1,7 +1,7 @@
 """Three machines on one network, on which the commands of the documents run as they are printed.
 
-    public     tunnel.example.org, signal.example.org, turn.example.org: 192.0.2.1
-    private    laptop: 192.0.2.10; a web server on port 80, an echo service for UDP on port 53
+    public     tunnel.example.org, signal.example.org, turn.example.org, app.example.org: 192.0.2.1
+    private    laptop: 192.0.2.10; web servers on ports 80, 3000, 3001 and 4000, an echo service for UDP on port 53
     user       192.0.2.20
 
 Each is a network namespace with a home directory. Its programs see their own ``/etc/hosts`` and ``/etc/group``. ``ssh``
@@ -31,7 +31,10 @@ from tests.process.harness import Process, need, twistd_program
 
 ADDRESSES = {"public": "192.0.2.1", "private": "192.0.2.10", "user": "192.0.2.20"}
 NAMES = {
-    "public": ["tunnel.example.org", "signal.example.org", "turn.example.org", "stun.l.google.com"],
+    "public": [
+        *("tunnel.example.org", "signal.example.org", "turn.example.org", "stun.l.google.com"),
+        *("app.example.org", "blog.dev.example.org"),
+    ],
     "private": ["laptop"],
     "user": [],
 }
@@ -48,11 +51,13 @@ cd "$HOME" && exec nsenter --net="$(cat .network)" sh -c "$*"
 
 
 class Page(BaseHTTPRequestHandler):
-    """A web server with one page."""
+    """A web server with one page, which says in a header at which port it was asked for."""
 
     def do_GET(self) -> None:
         self.send_response(200)
+        self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(PAGE)))
+        self.send_header("Service", str(self.connection.getsockname()[1]))
         self.end_headers()
         self.wfile.write(PAGE)
 
@@ -171,10 +176,11 @@ class Machines:
             for alias in NAMES[name]:
                 (directory / alias).symlink_to(machine.home)
         with self.by_name["private"].network.inside():
-            self._web = ThreadingHTTPServer(("0.0.0.0", 80), Page)
+            self._webs = [ThreadingHTTPServer(("0.0.0.0", port), Page) for port in (80, 3000, 3001, 4000)]
             self._echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self._echo.bind(("127.0.0.1", 53))
-        threading.Thread(target=self._web.serve_forever, args=(0.05,), daemon=True).start()
+        for web in self._webs:
+            threading.Thread(target=web.serve_forever, args=(0.05,), daemon=True).start()
         self._answering = threading.Thread(target=self._answer, daemon=True)
         self._answering.start()
 
@@ -186,8 +192,9 @@ class Machines:
         """End everything."""
         for machine in self.by_name.values():
             machine.kill()
-        self._web.shutdown()
-        self._web.server_close()
+        for web in self._webs:
+            web.shutdown()
+            web.server_close()
         self._echo.sendto(b"", ("127.0.0.1", 53))
         self._answering.join()
         self._echo.close()

@@ -6,102 +6,35 @@ them are named here is seen in tests/test_docs.py.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.documents import Printed, printed
 from tests.nat.lab import need_root
-from tests.nat.machines import ADDRESSES, PAGE, Machines
-from tests.process.harness import poll
-from tests.tls.parts import Authority
-
-PUBLIC, PRIVATE, USER = ADDRESSES
-PACKAGED = Path(__file__).parent.parent.parent / "rtunnel" / "etc"
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Run a command to its end; the exit code is 0."""
-
-    machine: str
-    beginning: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Start a command that goes on, and wait until it has said something."""
-
-    machine: str
-    beginning: str
-    says: str
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """Run ``export NAME=VALUE`` in the shells of all machines."""
-
-    beginning: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Stop what runs on all machines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """Fetch the page from somewhere."""
-
-    machine: str
-    host: str
-    port: int = 8080
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Ask a UDP service."""
-
-    machine: str
-    port: int
-    host: str = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True)
-class Carry:
-    """Carry a file from one machine to another."""
-
-    name: str
-    machine: str
-    other: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Take a sample of the settings as a file of one's own."""
-
-    machine: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class PublicCa:
-    """Have a certificate of a public CA, which all machines trust."""
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """Wait for a line in a file."""
-
-    machine: str
-    name: str
-    text: str
-
-
-Step = Run | Start | Export | Stop | Fetch | Ask | Carry | Sample | PublicCa | Logged
+from tests.nat.machines import ADDRESSES, Machines
+from tests.nat.steps import (
+    PRIVATE,
+    PUBLIC,
+    USER,
+    AcmeCa,
+    Ask,
+    Browse,
+    Carry,
+    Curl,
+    Export,
+    Fetch,
+    Logged,
+    PublicCa,
+    Run,
+    Sample,
+    Start,
+    Step,
+    Stop,
+    command,
+    perform,
+)
+from tests.process.harness import Twistds
 
 TUNNEL = "control port listening on 0.0.0.0:7000"
 SERVER = ADDRESSES[PUBLIC]
@@ -109,6 +42,10 @@ SIGNAL = "signaling port listening on 0.0.0.0:"
 BY_UDP = r"datagrams to and from 192\.0\.2\.1:7000 \(tunnel\.example\.org\) go by UDP\n"
 GAMES = "27015 is published for UDP.*5300 is published for UDP"
 CONNECTED = "connected to host 'myhost': direct"
+
+APP = "app.example.org"
+OBTAINED = f"{APP}: certificate from .*, valid until"
+SERVICE = "%header{service}"
 
 SCENARIOS: dict[str, list[Step]] = {
     "quick start of the reverse tunnel, then signaling with a CA of its own": [
@@ -133,6 +70,38 @@ SCENARIOS: dict[str, list[Step]] = {
         Start(PRIVATE, "RTUNNEL_TOKEN=my-secret-token rtunnel host --signal wss://signal.example.org:8443", "offers"),
         Start(USER, "RTUNNEL_TOKEN=my-secret-token rtunnel connect --signal wss://signal.example.org:8443", CONNECTED),
         Fetch(USER, "127.0.0.1"),
+    ],
+    "web services by host name": [
+        Run(PUBLIC, "rtunnel pki init --name tunnel.example.org"),
+        Run(PRIVATE, "ssh tunnel.example.org .rtunnel/bin/rtunnel pki client laptop -o - | rtunnel pki import -"),
+        AcmeCa(),
+        Start(PUBLIC, "rtunnel server --tls --http-listen :80 --https-listen :443", "HTTPS port listening on .*:443"),
+        Start(
+            PRIVATE,
+            "rtunnel client --tls --server tunnel.example.org:7000 --publish https:app.example.org=127.0.0.1:3000",
+            OBTAINED,
+        ),
+        Browse(USER, f"https://{APP}/"),
+        Curl(USER, f"https://{APP}/", SERVICE, "3000"),
+        Curl(USER, f"http://{APP}/x?y", "%{http_code} %{redirect_url}", f"301 https://{APP}/x?y"),
+        Stop(),
+        Start(PUBLIC, "rtunnel server --tls --https-listen :443", "HTTPS port listening on .*:443"),
+        Start(
+            PRIVATE,
+            "rtunnel client --tls --server tunnel.example.org:7000 \\\n    --publish https:",
+            f"{APP} is published",
+        ),
+        Curl(USER, f"https://{APP}/", SERVICE, "3000"),
+        Stop(),
+        Start(PUBLIC, "rtunnel server --tls --http-listen :80", "HTTP port listening on .*:80"),
+        Start(
+            PRIVATE,
+            "rtunnel client --tls --server tunnel.example.org:7000 \\\n    --publish http:",
+            r"(?s)(.* is published){3}",
+        ),
+        Curl(USER, f"http://{APP}/", SERVICE, "3000"),
+        Curl(USER, f"http://{APP}/api/x", SERVICE, "3001"),
+        Curl(USER, "http://blog.dev.example.org/", SERVICE, "4000"),
     ],
     "quick start of the WebRTC tunnel": [
         Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8080", SIGNAL + "8080"),
@@ -276,15 +245,6 @@ SCENARIOS: dict[str, list[Step]] = {
 }
 
 
-def command(beginning: str) -> Printed:
-    """The printed command that begins like this; of several, the one that is no longer than that."""
-    found = {one.text: one for one in printed() if not one.why_not and one.text.startswith(beginning)}
-    if beginning in found:
-        return found[beginning]
-    assert len(found) == 1, f"{len(found)} commands of the documents begin with {beginning!r}: {list(found)}"
-    return next(iter(found.values()))
-
-
 def named() -> set[str]:
     """The texts of all commands that the scenarios name."""
     steps = [step for scenario in SCENARIOS.values() for step in scenario]
@@ -300,42 +260,6 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_commands_as_printed(scenario: str, machines: Machines, tmp_path: Path) -> None:
+def test_commands_as_printed(scenario: str, machines: Machines, twistd: Twistds, tmp_path: Path) -> None:
     for step in SCENARIOS[scenario]:
-        perform(step, machines, tmp_path)
-
-
-def perform(step: Step, machines: Machines, tmp_path: Path) -> None:
-    """Do one step."""
-    by_name = machines.by_name
-    match step:
-        case Run(machine, beginning):
-            process = by_name[machine].start(command(beginning).text)
-            assert process.wait() == 0, process
-        case Start(machine, beginning, says):
-            by_name[machine].start(command(beginning).text).wait_for(says)
-        case Export(beginning):
-            name, _, value = command(beginning).text.removeprefix("export ").partition("=")
-            for each in by_name.values():
-                each.environment[name] = value
-        case Stop():
-            for each in reversed(by_name.values()):
-                each.stop()
-        case Fetch(machine, host, port):
-            assert by_name[machine].fetch(host, port) == PAGE
-        case Ask(machine, port, host):
-            assert by_name[machine].ask(host, port) == b"answer to ask"
-        case Carry(name, machine, other):
-            shutil.copy(by_name[machine].home / name, by_name[other].home / name)
-        case Sample(machine, name):
-            shutil.copy(PACKAGED / name, by_name[machine].home / name)
-        case PublicCa():
-            authority = Authority(tmp_path / "public-ca", kind="RSA")
-            holder = authority.server(hosts=["signal.example.org"], kind="RSA")
-            shutil.copy(holder.cert, by_name[PUBLIC].home / "fullchain.pem")
-            shutil.copy(holder.key, by_name[PUBLIC].home / "privkey.pem")
-            for each in by_name.values():
-                each.environment["SSL_CERT_FILE"] = str(authority.cert)
-        case Logged(machine, name, text):
-            log = by_name[machine].home / name
-            poll(lambda: log.exists() and text in log.read_text(), 60, f"{text} in {log}")
+        perform(step, machines, twistd, tmp_path)

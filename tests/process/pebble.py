@@ -1,4 +1,4 @@
-"""Pebble, the ACME test server of Let's Encrypt, with a name server that says 127.0.0.1 to every name."""
+"""Pebble, the ACME test server of Let's Encrypt, with a name server that says one address to every name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,15 @@ class Pebble:
 
     :param validation: the port at which it looks for the answers to its challenges.
     :param valid: seconds for which its certificates are good.
+    :param address: the address of every name.
     :ivar ca: the file with which its own HTTPS is verified.
     """
 
-    def __init__(self, twistd: Twistds, directory: Path, validation: int, valid: int = 90 * 86400) -> None:
+    def __init__(
+        self, twistd: Twistds, directory: Path, validation: int, valid: int = 90 * 86400, address: str = LOOPBACK
+    ) -> None:
         self._twistd = twistd
+        self._address = address
         self._program, self._names = need("pebble"), need("pebble-challtestsrv")
         directory.mkdir()
         self.ca, key = directory / "ca.pem", directory / "key.pem"
@@ -57,7 +61,7 @@ class Pebble:
         """Start it. It forgets everything when it ends."""
         off = [f"-{name}=" for name in ("http01", "https01", "tlsalpn01", "defaultIPv6")]
         addresses = [f"-dns01={LOOPBACK}:{self._dns}", f"-management={LOOPBACK}:{free_port()}"]
-        self._twistd.program(self._names, *addresses, f"-defaultIPv4={LOOPBACK}", *off)
+        self._twistd.program(self._names, *addresses, f"-defaultIPv4={self._address}", *off)
         environment = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "20"}
         name_server = f"{LOOPBACK}:{self._dns}"
         pebble = self._twistd.program(

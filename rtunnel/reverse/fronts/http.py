@@ -28,6 +28,7 @@ from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import Upstream
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.web.heads import RequestHead
@@ -39,6 +40,7 @@ class IHttpServer(Protocol):
     reactor: Any
     poller: Any
     visitors: Visitors
+    memory: Memory
     log_limiter: LogLimiter
     names: HostNames
     handshake_timeout: float
@@ -96,10 +98,12 @@ class HttpFront(HttpHouse, LandingFactory):
     def landed(self, accepted: Accepted, address: IAddress) -> None:
         """See :class:`LandingFactory`."""
         server = self._server
-        front = FrontStream(server.poller, accepted.socket, self._ended)
+        front = FrontStream(server.poller, accepted.socket, self._ended, server.memory.add)
         visitor = HttpVisitor(format_address(accepted.peer or address), is_trusted=address in self._trusted)
         connection = front.user = HttpConnection(self, front, visitor)
         self.connections[connection] = None
+        server.memory.join(connection)
+        server.memory.add(front.held)
         server.visitors.add(front.local, visitor.prefix, self)
         front.start()
 
@@ -120,6 +124,12 @@ class HttpFront(HttpHouse, LandingFactory):
 
     def _ended(self, front: FrontStream) -> None:
         self._server.visitors.discard(front.local)
+
+    def gone(self, connection: IConnection) -> None:
+        """See :class:`IHttpHouse`."""
+        super().gone(connection)
+        if isinstance(connection, HttpConnection):
+            self._server.memory.leave(connection)
 
     # Requests
 

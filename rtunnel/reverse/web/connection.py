@@ -6,6 +6,7 @@ front stream <-> HttpConnection <-> Exchange <-> Upstream <-> stream to a servic
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -147,6 +148,28 @@ class HttpConnection:
         """See :class:`IStreamUser`."""
         return self._undelivered
 
+    # See rtunnel.upkeep.memory.IParty
+
+    @property
+    def payer(self) -> str:
+        """Who pays for what it holds: the visitor's address."""
+        return str(self.visitor.prefix)
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """Yield what the connection holds."""
+        yield getattr(self.stream, "held", 0), self
+
+    def free(self, _holding: Any) -> None:
+        """Reset the connection."""
+        self.abort()
+
+    def set_short(self, is_short: bool, is_full: bool) -> None:
+        """Do nothing: its windows are small."""
+
+    def measure_growth(self) -> int:
+        """Return 0, as its windows do not grow."""
+        return 0
+
     # Requests, in order
 
     def _pump(self) -> None:
@@ -212,11 +235,11 @@ class HttpConnection:
         self._dropped = 0
         self._drops = head.has_body
         decision = self.house.route(head, self)
-        if isinstance(decision, Deferred):
+        if isinstance(decision, Target | Answer):
+            self._go(head, decision)
+        else:
             self._deciding = decision
             decision.addCallbacks(self._decided, self._undecided, callbackArgs=(head,), errbackArgs=(head,))
-        else:
-            self._go(head, decision)
 
     def _decided(self, decision: Target | Answer, head: RequestHead) -> None:
         self._deciding = None
