@@ -92,13 +92,12 @@ class HttpConnection:
         self._deliver()
 
     def _deliver(self) -> None:
+        # A part of a head takes memory until it is whole.
+        held = 0 if self._closes else self._parser.held
+        count = self._undelivered - held
         # What waits in the queue is read no further, so that TCP holds the visitor back.
-        if (
-            self._undelivered
-            and self.stream is not None
-            and (self._closes or not (self._is_upstream_full or self._queue))
-        ):
-            count, self._undelivered = self._undelivered, 0
+        if count > 0 and self.stream is not None and (self._closes or not (self._is_upstream_full or self._queue)):
+            self._undelivered = held
             self.stream.delivered(count)
 
     def finished(self) -> None:

@@ -124,6 +124,19 @@ def test_a_slow_visitor_gets_the_whole_of_the_last_answer(web: World) -> None:
     assert visitor.ended
 
 
+@pytest.mark.parametrize("before", [b"", GET])
+def test_a_part_of_a_head_counts_as_held(web: World, before: bytes) -> None:
+    """It takes memory until it is whole."""
+    visitor = web.visit(before)
+    [connection] = list(web.connections)
+    visitor.send(get("/", "X: " + "y" * 50_000)[:-1])
+    assert connection.buffered() > 50_000
+    visitor.send(b"\n")
+    for service in web.service.connections:
+        service.send(OK)
+    assert connection.buffered() == 0
+
+
 def test_what_comes_behind_the_last_request_is_dropped(web: World) -> None:
     visitor = web.visit(get("/", "Connection: close"))
     web.service.connections[0].send(OK)
