@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from rtunnel.access.public import SHARED
 from rtunnel.reverse.server.interfaces import Backend
@@ -121,7 +121,16 @@ def change_load(pool: Backends, member: Backend, change: int) -> int:
     return int(session.stream_count - before)
 
 
+#: The last client that is left has given its share of the lap, and then is told that nothing has changed.
+NO_CHANGE = [
+    *[("join", 1, 0), ("visit", 0, True), ("visit", 0, True), ("load", 0, -2), ("visit", 0, True)],
+    *[("join", 0, 0), ("join", 0, 0), ("leave", 0, 0), ("visit", 0, True), ("join", 1, 0), ("leave", 0, 0)],
+    *[("leave", 0, 0), ("load", 0, -2), ("join", 0, 0), ("visit", 0, False)],
+]
+
+
 @given(policy=st.sampled_from(sorted(POLICIES)), steps=STEPS)
+@example(policy="least-connections", steps=NO_CHANGE)
 @settings(max_examples=400)
 def test_the_order_is_that_of_a_look_at_all(policy: str, steps: list[tuple[str, int, int]]) -> None:
     """A visitor whom so many cannot take, and then one can, or nobody."""

@@ -231,6 +231,8 @@ class LeastConnections(Backends):
             return
         before, member.load = member.load, member.backend.load
         change = member.load - before
+        if not change:
+            return
         client = member.client
         client.load += change
         if change > 0:
