@@ -18,6 +18,7 @@ class MemoryStream:
 
     :param window: how many bytes the user of an end takes before it must deliver some.
     :ivar user: the user of this end.
+    :ivar queued: bytes that were written at this end and for which the other end has no room.
     :ivar waiting: bytes that the user of this end has received and not yet delivered.
     :ivar delivered_count: bytes that the user of this end has delivered.
     """
@@ -28,23 +29,20 @@ class MemoryStream:
         self.waiting = 0
         self.delivered_count = 0
         self._window = window
+        self.queued = 0
         self._queue: deque[bytes] = deque()
         self._paused = False
         self._finishing = False
         self._finished = False
         self._broken: tuple[str, str] | None = None
         self._over = False
-        self._pumping = False
-
-    @property
-    def queued(self) -> int:
-        """Bytes that were written at this end and for which the other end has no room."""
-        return sum(map(len, self._queue))
+        self._pumping = self._has_news = False
 
     def write(self, data: bytes) -> None:
         """See :class:`IStream`."""
         if data and not self._over and not self._finishing and self._broken is None:
             self._queue.append(data)
+            self.queued += len(data)
             self._pump()
 
     def finish(self) -> None:
@@ -71,28 +69,36 @@ class MemoryStream:
 
     def _end(self) -> None:
         self._over = self.other._over = True
+        self._clear()
+        self.other._clear()
+
+    def _clear(self) -> None:
         self._queue.clear()
-        self.other._queue.clear()
+        self.queued = 0
 
     def _pump(self) -> None:
-        # A user may write while we call it; finish that call first.
+        # A user may write or read while we call it; finish that call first.
+        self._has_news = True
         if self._pumping:
             return
         self._pumping = True
         try:
-            self._move()
+            while self._has_news:
+                self._has_news = False
+                self._move()
         finally:
             self._pumping = False
 
     def _move(self) -> None:
         other, user = self.other, self.user
         if other._broken is not None:
-            self._queue.clear()
+            self._clear()
         while self._queue and other.user is not None and (room := self._window - other.waiting) > 0:
             data = self._queue.popleft()
             if len(data) > room:
                 self._queue.appendleft(data[room:])
                 data = data[:room]
+            self.queued -= len(data)
             other.waiting += len(data)
             other.user.data_received(data)
         if self._finishing and not self._finished and not self._queue and other.user is not None:

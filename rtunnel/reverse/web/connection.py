@@ -85,12 +85,10 @@ class HttpConnection:
                 self._is_in_head = False
                 self._queue.extend(events)
                 self._pump()
-            elif self.is_idle:
-                if not self._is_in_head:
-                    # A head that comes in pieces has one time for all of them.
-                    self._is_in_head = True
-                    self._since = self.house.seconds()
-                return  # They are still in memory.
+            elif not self._is_in_head and self.is_idle:
+                # A head that comes in pieces has one time for all of them.
+                self._is_in_head = True
+                self._since = self.house.seconds()
         self._deliver()
 
     def _deliver(self) -> None:
