@@ -320,7 +320,7 @@ class HttpConnection:
         self._drops = not exchange.has_all
         if not keeps_alive or self.house.is_stopping or (self._has_ended and not self._queue):
             self._close()
-        elif self._queue:
+        elif self._queue or self._undelivered:
             self._pump()
             self._deliver()
 

@@ -40,6 +40,28 @@ def test_a_visitor_waits_for_a_service_that_does_not_read(web: World, lines: lis
     assert not visitor.paused
 
 
+def test_a_service_that_answers_without_reading(web: World) -> None:
+    """The whole request is on its way, and the next one on the connection is read too."""
+    # Some of them fill the stream to the service with their last bytes.
+    for size in (0, 60_000, *range(2 * WINDOW - 120, 2 * WINDOW + 120, 4), 200_000):
+        visitor = web.visit(get("/", f"Content-Length: {size}", method="POST"))
+        service = web.service.connections[-1]
+        service.takes = False
+        visitor.send(bytes(size))
+        service.send(OK)
+        if visitor.ended:
+            continue  # The engine had not read the whole request.
+        assert visitor.news() == OK
+        assert list(web.connections)[-1].buffered() == 0, "or nothing more is read"
+        visitor.send(GET)
+        service.take_all()
+        assert service.news().endswith(b"\r\n\r\n")
+        service.send(OK)
+        assert visitor.news() == OK
+        assert visitor.stream.queued == visitor.stream.other.waiting == 0
+        web.clock.advance(100)
+
+
 def test_a_visitor_waits_for_a_stream_that_is_not_open_yet(web: World) -> None:
     web.service.is_slow = True
     visitor = web.visit(get("/", "Content-Length: 100000000", method="POST"))
