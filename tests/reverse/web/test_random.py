@@ -6,21 +6,11 @@ from hypothesis import given, settings, strategies as st
 
 from tests.no_collector import Left, no_collector
 from tests.reverse.web.parts import GET, OK, World, answer, get
-from tests.wire.web import test_requests, test_responses
+from tests.wire.web import test_requests
 from tests.wire.web.parts import cut
-from tests.wire.web.test_smuggling import SPICES, spiced
+from tests.wire.web.test_smuggling import spiced, spiced_answers
 
-ANSWERS = [*test_responses.GOOD, *test_responses.BAD]
 STEPS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12)
-
-
-@st.composite
-def spiced_answers(draw: st.DrawFn) -> bytes:
-    data = draw(st.sampled_from(ANSWERS))
-    for _ in range(draw(st.integers(0, 3))):
-        start = draw(st.integers(0, len(data)))
-        data = data[:start] + draw(st.sampled_from(SPICES) | st.binary(max_size=2)) + data[start + 1 :]
-    return data
 
 
 @settings(max_examples=400)

@@ -5,13 +5,27 @@ What is ambiguous is refused. What is accepted is written anew, and then everybo
 
 from __future__ import annotations
 
+import h11
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from rtunnel.wire.web.heads import Problem
-from rtunnel.wire.web.parsers import RAW
+from rtunnel.wire.web.heads import LAST_CHUNK, Problem, ResponseHead, write_chunk, write_response
+from rtunnel.wire.web.parsers import END, RAW
+from tests.wire.web import test_responses
 from tests.wire.web.oracles import Refused, by_h11, by_httptools, by_us
-from tests.wire.web.parts import CHUNKED, HOST, WEBSOCKET, cut, post, refusal, request, requests, sent_on
+from tests.wire.web.parts import (
+    CHUNKED,
+    HOST,
+    WEBSOCKET,
+    cut,
+    merged,
+    post,
+    refusal,
+    request,
+    requests,
+    response_parser,
+    sent_on,
+)
 
 HIDDEN = b"GET /admin HTTP/1.1\r\nHost: app.example.org\r\n\r\n"
 LAST = b"0\r\n\r\n"
@@ -247,6 +261,7 @@ def test_a_host_name_in_the_target_wins() -> None:
     assert (found.target, found.host) == (b"/x", b"other.example")
 
 
+ANSWERS = [*test_responses.GOOD, *test_responses.BAD]
 SEEDS = [*AMBIGUOUS.values(), *NORMALISED.values(), *(post(CHUNKED) + each for each in BAD_CHUNKS.values())]
 SEEDS += [post(b"Content-Length: 3", b"Accept: */*") + b"abc" + request(), request(WEBSOCKET) + b"raw"]
 SPICES = [
@@ -285,3 +300,49 @@ def test_whatever_is_accepted_is_clear(data: bytes, step: int) -> None:
         return
     assert [each.body for each in theirs] == [each.body for each in by_us(events)][: len(theirs)]
     assert [each.method for each in theirs] == [each.method for each in by_us(events)][: len(theirs)]
+
+
+@st.composite
+def spiced_answers(draw: st.DrawFn) -> bytes:
+    """An answer of a service with something put in or taken out."""
+    data = draw(st.sampled_from(ANSWERS))
+    for _ in range(draw(st.integers(0, 3))):
+        start = draw(st.integers(0, len(data)))
+        end = min(len(data), start + draw(st.sampled_from((0, 1, 2, 20))))
+        data = data[:start] + draw(st.sampled_from(SPICES) | st.binary(max_size=2)) + data[end:]
+    return data
+
+
+@settings(max_examples=1500)
+@given(spiced_answers(), st.booleans())
+def test_whatever_is_accepted_of_an_answer_is_one_answer(data: bytes, is_head: bool) -> None:
+    """A visitor gets no more and no less of what goes on than we have understood."""
+    parser = response_parser(is_head=is_head)
+    events = merged(parser.feed(data))
+    if not events or isinstance(events[-1], Problem) or RAW in events:
+        return
+    heads = [each for each in events if isinstance(each, ResponseHead)]
+    head = heads[-1]
+    body = b"".join(each for each in events if isinstance(each, bytes))
+    if not (head.is_complete or END in events or parser.finish()):
+        return
+    framing = not (head.has_no_body or head.length is not None) or (head.is_chunked and not head.has_no_body)
+    out = b"".join(write_response(each, each.lines, is_old=False, keeps_alive=True) for each in heads)
+    if framing:
+        out += (write_chunk(body) if body else b"") + LAST_CHUNK
+    else:
+        out += body
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="HEAD" if is_head else "GET", target="/", headers=[("Host", "x")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(out)
+    theirs = b""
+    while not isinstance(event := client.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Response):
+            assert event.status_code == head.status
+        elif isinstance(event, h11.Data):
+            theirs += bytes(event.data)
+        else:
+            assert isinstance(event, h11.InformationalResponse), (event, out)
+    assert theirs == body
+    assert client.trailing_data[0] == b""
