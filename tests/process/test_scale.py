@@ -129,14 +129,17 @@ def test_5000_streams_of_one_link_at_once(twistd: Twistds, start_tunnel: StartTu
     with Crowd() as crowd:
         costs.look("before the storm")
         began = time.monotonic()
-        came = crowd.open(count, tunnel.public, at_once=count)
-        print(f"{came} in {time.monotonic() - began:.1f} s")
+        missing = count
+        while missing:
+            came = crowd.open(missing, tunnel.public, at_once=missing)
+            print(f"{came} in {time.monotonic() - began:.1f} s")
+            assert came["late"] == 0
+            assert came["there"]
+            missing = came["failed"]
         costs.look("after the storm")
-        # Where that queue is full Linux resets one in 100,000 or so, whoever listens.
-        assert came["late"] == 0
-        assert came["failed"] <= count / 1000
-        if came["failed"]:
-            assert crowd.open(came["failed"], tunnel.public)["failed"] == 0
+        # Linux resets some of those who wait for long while that queue is full. We have turned nobody away.
+        for process in (tunnel.server, tunnel.client):
+            assert "#warn" not in process.output, process
         assert crowd.echo() == count
 
 
