@@ -86,7 +86,7 @@ class ServiceWatch:
         self._trying: Deferred[Any] | None = None
 
     def start(
-        self, log: Logger, limiter: LogLimiter, what: str, meanwhile: str = "visitors get a reset", **fields: Any
+        self, log: Logger, limiter: LogLimiter, what: str, meanwhile: str = "visitors get a reset", /, **fields: Any
     ) -> None:
         """Watch the service: log whether it answers once that is known, maybe now, and again whenever it changes.
 
