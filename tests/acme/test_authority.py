@@ -175,6 +175,23 @@ def test_nonsense(what: str, nonsense: Answer, ca: Ca) -> None:
     assert len(ca.seen) < 40
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "file:///etc/passwd"])
+def test_only_https_is_asked(url: str, ca: Ca) -> None:
+    ca.answers["order"] = answer({"status": "pending", "authorizations": [url], "finalize": "x"}, 201)
+    assert str(fail(ca)) == f"it names '{url}', which is not https"
+
+
+def test_a_certificate_that_was_not_ordered(ca: Ca) -> None:
+    ca.answers["authz"] = answer({"status": "valid", "identifier": {"type": "dns", "value": NAME}})
+    order = answer({"status": "valid", "certificate": f"{ca.url}/cert"})
+    ca.answers |= {"finalize": order, "1": order}
+    status, headers, _ = answer(b"")
+    headers["Content-Type"] = "application/pem-certificate-chain"
+    assert ca.settings.ca is not None
+    ca.answers["cert"] = (status, headers, ca.settings.ca.read_bytes())
+    assert str(fail(ca)) == "it answers what cannot be understood: a certificate that was not ordered"
+
+
 def test_an_answer_without_end(ca: Ca) -> None:
     ca.answers["dir"] = answer(b" " * (authority.MOST + 100_000))
     assert "its answer is too long" in str(fail(ca))

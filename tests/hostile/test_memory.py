@@ -83,6 +83,23 @@ def test_a_client_that_grants_no_credit(echo: str, start_tunnel: Callable[..., T
     assert used.rss_bytes < 2 * BUDGET
 
 
+def test_heads_of_requests_that_do_not_end(echo: str, start_tunnel: Callable[..., Tunnel]) -> None:
+    port = free_port()
+    tunnel = start_tunnel(echo, server=[f"--memory={BUDGET}", f"--http-listen={LOOPBACK}:{port}"])
+    with ExitStack() as stack:
+        honest = stack.enter_context(Honest(tunnel.public))
+        used = stack.enter_context(gauge(tunnel.server))
+        for number in range(VISITORS):
+            if number % CROWD == 0:
+                honest.go_on(1)
+            talker = stack.enter_context(connect(port, HOSTILE))
+            with suppress(ConnectionError):
+                talker.sendall(b"GET / HTTP/1.1\r\nA: " + b"a" * 60_000)
+        tunnel.server.wait_for(f"memory is used up: {HOSTILE} held ")
+        honest.go_on()
+    assert used.rss_bytes < 2 * BUDGET
+
+
 @pytest.mark.parametrize("plane", ["mux", "direct"])
 def test_a_crowd_at_a_service_that_does_not_answer(echo: str, start_tunnel: Callable[..., Tunnel], plane: str) -> None:
     """Both ends keep what the crowd sends. Visitors of another service of the same client are served."""

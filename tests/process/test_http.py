@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.process.harness import Twistds, need, poll
-from tests.process.services import LOOPBACK, Service, curl, expected, pieces, read_line
+from tests.process.services import LOOPBACK, Service, curl, expected, pieces, read_bytes, read_line, send_bytes
 from tests.process.web_services import APP, OTHER, WILD, LoggingNginx, Site, web_service
 from tests.tls.parts import Authority
 
@@ -282,3 +283,53 @@ def test_a_cut_off_answer_is_seen_as_such(start_site: StartSite, serve: Callable
     done = subprocess.run([*argv, site.url()], capture_output=True, check=False, timeout=PATIENCE)
     assert done.returncode in (18, 56), done.stderr
     assert re.search(rb"reset|transfer closed|Recv failure", done.stderr)
+
+
+@pytest.mark.parametrize("closes", [True, False], ids=["whole", "broken off"])
+def test_a_slow_visitor_gets_all_that_there_is(
+    start_site: StartSite, serve: Callable[..., Service], closes: bool
+) -> None:
+    """The last answer of a connection, or a part of one, waits in the system when the connection is over for us."""
+    total = 3_000_000
+    is_sent = threading.Event()
+
+    def answer(connection: socket.socket, *_: str) -> None:
+        while read_line(connection):
+            pass
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (total + (not closes)))
+        send_bytes(connection, total, 3)
+        connection.shutdown(socket.SHUT_WR)
+        is_sent.set()
+
+    site = start_site()
+    site.publish({APP: serve(GET=answer).address})
+    with socket.socket() as visitor:
+        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        visitor.settimeout(PATIENCE)
+        visitor.connect((LOOPBACK, site.port))
+        visitor.sendall(b"GET / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % APP.encode())
+        assert is_sent.wait(PATIENCE)
+        while read_line(visitor):
+            pass
+        assert read_bytes(visitor, total) == expected(total, 3)
+        if closes:
+            assert visitor.recv(1) == b""
+        else:
+            with pytest.raises(ConnectionResetError):
+                visitor.recv(1)
+
+
+@PLANES
+def test_streams_that_wait_take_nobody_s_place(
+    start_site: StartSite, start_nginx: Callable[[str], LoggingNginx], tmp_path: Path, plane: str
+) -> None:
+    """A client that may have one stream at once serves one request after another, of two names."""
+    clients = tmp_path / "clients.yaml"
+    clients.write_text(f"laptop: {{token: laptop-token, hosts: ['{APP}', '{OTHER}'], ports: none, streams: 1}}\n")
+    site = start_site(plane, server=[f"--clients={clients}"])
+    app, other = start_nginx("app"), start_nginx("other")
+    site.publish({APP: app.address, OTHER: other.address}, "--token=laptop-token")
+    for _ in range(3):
+        assert site.get(APP) == b"page of app"
+        assert site.get(OTHER) == b"page of other"
+        assert site.get(OTHER, "/", "-d", "x") == b"page of other"

@@ -251,6 +251,16 @@ def test_the_user_ends_first(world: World) -> None:
     assert world.over == [world.end]
 
 
+def test_the_visitor_ends_in_good_order_behind_the_user(world: World) -> None:
+    visitor = world.visit()
+    world.plain.finish()
+    assert visitor.has_end
+    visitor.tls.unwrap()
+    visitor.flush()
+    assert world.user.told == ["finished"]
+    assert world.over == [world.end]
+
+
 def test_an_end_without_close_notify_is_no_end(world: World) -> None:
     visitor = world.visit()
     visitor.send(b"half of it")

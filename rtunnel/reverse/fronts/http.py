@@ -18,7 +18,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.hosts import HostNames
-from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.web.answers import Answer, redirect
 from rtunnel.reverse.web.connection import HttpConnection
 from rtunnel.reverse.web.forwarded import TrustedProxies
@@ -28,6 +28,7 @@ from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import Upstream
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.web.heads import RequestHead
@@ -39,6 +40,7 @@ class IHttpServer(Protocol):
     reactor: Any
     poller: Any
     visitors: Visitors
+    memory: Memory
     log_limiter: LogLimiter
     names: HostNames
     handshake_timeout: float
@@ -96,10 +98,12 @@ class HttpFront(HttpHouse, LandingFactory):
     def landed(self, accepted: Accepted, address: IAddress) -> None:
         """See :class:`LandingFactory`."""
         server = self._server
-        front = FrontStream(server.poller, accepted.socket, self._ended)
+        front = FrontStream(server.poller, accepted.socket, self._ended, server.memory.add)
         visitor = HttpVisitor(format_address(accepted.peer or address), is_trusted=address in self._trusted)
         connection = front.user = HttpConnection(self, front, visitor)
         self.connections[connection] = None
+        server.memory.join(connection)
+        server.memory.add(front.held)
         server.visitors.add(front.local, visitor.prefix, self)
         front.start()
 
@@ -120,6 +124,12 @@ class HttpFront(HttpHouse, LandingFactory):
 
     def _ended(self, front: FrontStream) -> None:
         self._server.visitors.discard(front.local)
+
+    def gone(self, connection: IConnection) -> None:
+        """See :class:`IHttpHouse`."""
+        super().gone(connection)
+        if isinstance(connection, HttpConnection):
+            self._server.memory.leave(connection)
 
     # Requests
 
@@ -154,6 +164,13 @@ class HttpFront(HttpHouse, LandingFactory):
 
         discard = self._server.visitors.discard
         return self.build_target(backend.rules, str(backend.asked), open_stream, discard, may_keep)
+
+    def make_room(self, session: ISession) -> bool:
+        """Close a stream of the client of *session* that waits for another request; return False if none does."""
+        for backend, target in self._targets.items():
+            if backend.session.holder == session.holder and target.upstreams.make_room():
+                return True
+        return False
 
     def targets(self) -> list[Target]:
         """See :class:`HttpHouse`."""

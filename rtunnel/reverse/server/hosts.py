@@ -97,7 +97,10 @@ class HostNames:
         return public
 
     def _find(self, host: str) -> _Name | None:
-        for pattern in patterns_of(host):
+        """Find *host*, a name in any form."""
+        if (exact := self._names.get(host)) is not None and host[0] != "*":
+            return exact  # *host* is in its canonical form
+        for pattern in patterns_of(_canonical(host)):
             if (found := self._names.get(pattern)) is not None:
                 return found
         return None
@@ -108,7 +111,7 @@ class HostNames:
 
     def https(self, host: str) -> Backend | None:
         """Return the tunnel for a TLS connection to *host*, a name in any form; None: nobody serves it."""
-        found = self._find(_canonical(host))
+        found = self._find(host)
         return found.https if found is not None else None
 
     def http(self, host: str, path: str) -> Backend | None:
@@ -117,9 +120,9 @@ class HostNames:
         :param path: of the request, without the query.
         """
         path = canonical_path(path)
-        found = self._find(_canonical(host))
+        found = self._find(host)
         for prefix, backend in found.http if found is not None else ():
-            if path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/" or not prefix):
+            if not prefix or (path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/")):
                 return backend
         return None
 

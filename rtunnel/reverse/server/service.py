@@ -302,6 +302,10 @@ class TunnelServer(DrainingService):
         backend.public = backend.asked
         return url
 
+    def make_room(self, session: ServerSession) -> bool:
+        """Close a stream of a client that only waits; see :meth:`HttpFront.make_room`."""
+        return self.http.make_room(session)
+
     def https_port(self) -> str:
         """Return the HTTPS port as URLs have it; see :meth:`NamedPorts.port_of`."""
         return self.named.port_of("https")

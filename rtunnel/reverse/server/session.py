@@ -47,6 +47,7 @@ class IServer(ICarryingServer, Protocol):
     def session_lost(self, session: ServerSession) -> None: ...
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str: ...
     def close_tunnel(self, backend: Backend) -> Public | None: ...
+    def make_room(self, session: ServerSession) -> bool: ...
 
 
 class ServerSession(CarryingSession):
@@ -341,6 +342,10 @@ class ServerSession(CarryingSession):
 
     # Visitors
 
+    def _check_stream(self, backend: Backend) -> None:
+        count = self._server.sessions.visitors_of(self)
+        self._server.admission.check_stream(self.client_name, backend.public or SHARED, count)
+
     def open_visitor(self, tunnel: int, visitor: Visitor) -> bool:
         """Take a visitor to *tunnel* by the first carrier that can. Return False if none can."""
         if not self.is_live:
@@ -348,10 +353,12 @@ class ServerSession(CarryingSession):
         backend = self.backends.get(tunnel)
         try:
             if backend is not None:
-                sessions = self._server.sessions
-                self._server.admission.check_stream(
-                    self.client_name, backend.public or SHARED, sessions.visitors_of(self)
-                )
+                try:
+                    self._check_stream(backend)
+                except Refused:
+                    if not self._server.make_room(self):
+                        raise
+                    self._check_stream(backend)
             for carrier in self.carriers:
                 if carrier.open(tunnel, visitor):
                     return True

@@ -6,6 +6,7 @@ front stream <-> HttpConnection <-> Exchange <-> Upstream <-> stream to a servic
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -23,7 +24,7 @@ from rtunnel.wire.web.parsers import END, RAW, RequestParser
 #: Seconds for which a connection without a request is kept.
 KEEP_ALIVE = 75.0
 #: Seconds that a visitor has to take the last answer, and to close the connection.
-LINGER = 30.0
+LINGER = 5.0
 #: The most bytes of a body that are read only to be dropped, so that the connection can be used again.
 MOST_DROPPED = 256 * 1024
 
@@ -84,10 +85,12 @@ class HttpConnection:
                 self._is_in_head = False
                 self._queue.extend(events)
                 self._pump()
-            elif not self._is_in_head and self.is_idle:
-                # A head that comes in pieces has one time for all of them.
-                self._is_in_head = True
-                self._since = self.house.seconds()
+            elif self.is_idle:
+                if not self._is_in_head:
+                    # A head that comes in pieces has one time for all of them.
+                    self._is_in_head = True
+                    self._since = self.house.seconds()
+                return  # They are still in memory.
         self._deliver()
 
     def _deliver(self) -> None:
@@ -146,6 +149,28 @@ class HttpConnection:
     def buffered(self) -> int:
         """See :class:`IStreamUser`."""
         return self._undelivered
+
+    # See rtunnel.upkeep.memory.IParty
+
+    @property
+    def payer(self) -> str:
+        """Who pays for what it holds: the visitor's address."""
+        return str(self.visitor.prefix)
+
+    def holdings(self) -> Iterator[tuple[int, Any]]:
+        """Yield what the connection holds."""
+        yield getattr(self.stream, "held", 0), self
+
+    def free(self, _holding: Any) -> None:
+        """Reset the connection."""
+        self.abort()
+
+    def set_short(self, is_short: bool, is_full: bool) -> None:
+        """Do nothing: its windows are small."""
+
+    def measure_growth(self) -> int:
+        """Return 0, as its windows do not grow."""
+        return 0
 
     # Requests, in order
 
@@ -212,11 +237,11 @@ class HttpConnection:
         self._dropped = 0
         self._drops = head.has_body
         decision = self.house.route(head, self)
-        if isinstance(decision, Deferred):
+        if isinstance(decision, Target | Answer):
+            self._go(head, decision)
+        else:
             self._deciding = decision
             decision.addCallbacks(self._decided, self._undecided, callbackArgs=(head,), errbackArgs=(head,))
-        else:
-            self._go(head, decision)
 
     def _decided(self, decision: Target | Answer, head: RequestHead) -> None:
         self._deciding = None
@@ -304,7 +329,7 @@ class HttpConnection:
 
     def broken(self, why: str) -> None:
         """Reset the visitor's connection: an answer broke off, and he must not take the part for the whole."""
-        self._abort(why)
+        self._abort(why, behind=True)
 
     # The end
 
@@ -326,10 +351,10 @@ class HttpConnection:
         if self._has_ended:
             self._over()
 
-    def _abort(self, why: str) -> None:
+    def _abort(self, why: str, *, behind: bool = False) -> None:
         stream, self.stream = self.stream, None
         if stream is not None:
-            stream.reset(Code.CONNECTION_LOST, why)
+            stream.reset(Code.CONNECTION_LOST, why, behind=behind)
         self._over()
 
     def abort(self) -> None:
@@ -363,10 +388,8 @@ class HttpConnection:
             self._since = now
         waited = now - self._since
         if self._closes:
-            if self._is_front_full:
-                self._since = now
-            elif waited > LINGER:
-                self._abort("the connection was closed")
+            if waited > LINGER:
+                self._abort("the connection was closed", behind=True)
         elif not self.is_idle:
             pass
         elif self._is_in_head:

@@ -170,7 +170,7 @@ class Exchange:
         if upstream is None:
             return
         if self._has_answered:
-            self._out.clear()
+            self.flush()
             self._connection.broken(why)
         elif upstream.requests > 1 and not upstream.has_answered and self._may_repeat:
             # The service has closed a connection that it had kept; the request has hardly reached it.

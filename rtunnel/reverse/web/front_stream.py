@@ -73,16 +73,24 @@ class FrontStream:
 
     :param poller: watches the socket; see :func:`~rtunnel.relay.poller.poller_for`.
     :param on_end: called once with this object when the socket is closed.
+    :param kept: called with the number of bytes that stay in memory, of both directions.
     :ivar user: the user of the stream; set it before :meth:`start`.
     :ivar local: the socket.
     """
 
-    def __init__(self, poller: Any, sock: socket.socket, on_end: Callable[[FrontStream], None]) -> None:
+    def __init__(
+        self,
+        poller: Any,
+        sock: socket.socket,
+        on_end: Callable[[FrontStream], None],
+        kept: Callable[[int], None] = lambda _count: None,
+    ) -> None:
         self.user: IStreamUser | None = None
         self._on_end = on_end
         self._waiting = 0
         self._is_stopped = False
-        self.local = LocalSocket(poller, sock, _Far(self), self._ended)
+        self._kept = kept
+        self.local = LocalSocket(poller, sock, _Far(self), self._ended, kept)
 
     def start(self, first: bytes = b"") -> None:
         """Read from now on.
@@ -98,8 +106,15 @@ class FrontStream:
         self._waiting += len(data)
         if self.user is not None:
             self.user.data_received(data)
+        if self._waiting:
+            self._kept(len(data))
         self._is_stopped = self._waiting >= HIGH_WATER
         return not self._is_stopped
+
+    @property
+    def held(self) -> int:
+        """How many bytes of memory this takes, with its user."""
+        return self._waiting + self.local.held
 
     def _ended(self, local: LocalSocket) -> None:
         self.user = local.far = None  # no circle

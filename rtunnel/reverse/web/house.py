@@ -114,9 +114,9 @@ class HttpHouse:
             return target
         address, prefix = self._whose(head, connection)
         answer = target.gate.enter(head, address, prefix, self.seconds())
-        if isinstance(answer, Deferred):
-            return answer.addCallback(lambda found: found or target)
-        return answer or target
+        if answer is None or isinstance(answer, Answer):
+            return answer or target
+        return answer.addCallback(lambda found: found or target)
 
     def done(self, target: Target, head: RequestHead, connection: IConnection) -> None:
         """See :class:`IHttpHouse`."""

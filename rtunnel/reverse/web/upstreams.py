@@ -72,6 +72,13 @@ class Upstreams:
             return None
         return upstream
 
+    def make_room(self) -> bool:
+        """Close the stream that has waited for longest, at once; return False if none waits."""
+        upstream = next(iter(self._idle), None)
+        if upstream is not None:
+            upstream.drop()
+        return upstream is not None
+
     def _free(self, upstream: Upstream) -> None:
         upstream.rests_since = self._seconds()
         is_wanted = not self._is_closed and len(self._idle) < MOST_IDLE

@@ -136,7 +136,21 @@ def test_an_answer_that_breaks_off_is_no_whole_one(web: World, part: bytes, rese
     (service.leave if reset else service.end)()
     assert visitor.why
     assert not visitor.ended
+    assert b"a" in visitor.news().partition(b"\r\n\r\n")[2]
     assert not web.connections
+
+
+def test_a_slow_visitor_gets_all_that_there_is_of_an_answer_that_breaks_off(web: World) -> None:
+    visitor = web.visit(GET)
+    visitor.takes = False
+    [service] = web.service.connections
+    service.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    sent = service.send_all([bytes(1000)] * 1000) - service.stream.queued
+    service.leave()
+    assert not visitor.is_over
+    visitor.take_all()
+    assert visitor.received.count(b"\0") == sent
+    assert visitor.why
 
 
 def test_until_close_that_is_reset(web: World) -> None:
