@@ -85,7 +85,9 @@ class ServiceWatch:
         self._timer: IDelayedCall | None = None
         self._trying: Deferred[Any] | None = None
 
-    def start(self, log: Logger, limiter: LogLimiter, what: str, **fields: Any) -> None:
+    def start(
+        self, log: Logger, limiter: LogLimiter, what: str, meanwhile: str = "visitors get a reset", /, **fields: Any
+    ) -> None:
         """Watch the service: log whether it answers once that is known, maybe now, and again whenever it changes.
 
         If nothing is known after :data:`SOON` seconds, as with a firewall that drops or a name server that is silent,
@@ -93,7 +95,8 @@ class ServiceWatch:
 
         :param limiter: for the changes. When descriptors run out, there may be one with each visitor.
         :param what: the format of the beginning of the line, which ends with the subject: ``...; the service``.
-        :param fields: its fields.
+        :param meanwhile: what becomes of visitors while the service does not answer.
+        :param fields: the fields of *what*.
         """
         self.stop()
         self._told = False
@@ -104,7 +107,7 @@ class ServiceWatch:
             if self.problem is None:
                 target.info(what + " has not been tried", **fields)
             elif self.problem:
-                text = what + " does not answer ({problem}): visitors get a reset until it does"
+                text = f"{what} does not answer ({{problem}}): {meanwhile} until it does"
                 target.warn(text, problem=self.problem, **fields)
             else:
                 target.info(what + " answers", **fields)

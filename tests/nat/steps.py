@@ -104,7 +104,7 @@ class Curl:
 
 @dataclass(frozen=True, slots=True)
 class Browse:
-    """Open the page in Chromium."""
+    """Open the page in Chromium, by TLS with a post-quantum key exchange."""
 
     machine: str
     url: str
@@ -170,8 +170,12 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
             assert process.wait() == 0, process
             assert process.output == shows
         case Browse(machine, url):
-            options = shlex.join([*CHROMIUM, "--user-data-dir=profile", "--dump-dom", url])
-            by_name[machine].start(f"{need('chromium')} {options}").wait_for(PAGE.decode())
+            options = shlex.join([*CHROMIUM, "--user-data-dir=profile", "--log-net-log=net.json", "--dump-dom", url])
+            chromium = by_name[machine].start(f"{need('chromium')} {options}")
+            chromium.wait_for(PAGE.decode())
+            assert chromium.wait() == 0, chromium
+            # X25519MLKEM768, as TLS numbers it.
+            assert '"key_exchange_group":4588' in (by_name[machine].home / "net.json").read_text()
         case Logged(machine, name, text):
             log = by_name[machine].home / name
             poll(lambda: log.exists() and text in log.read_text(), 60, f"{text} in {log}")

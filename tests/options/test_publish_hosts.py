@@ -83,6 +83,8 @@ MISTAKES = [
     ("https://app=80", "'https://app=80' has a URL where a host name belongs; write https:app=80"),
     ("https://app:8443/x=80", "'https://app:8443/x=80' has a URL where a host name belongs; write https:app=80"),
     ("http://app:80/x", "'http://app:80/x' does not say which service; write http:app/x=127.0.0.1:3000"),
+    ("http:http://app/x=80", "'http:http://app/x=80' has a URL where a host name belongs; write http:app/x=80"),
+    ("https:https://app", "'https:https://app' does not say which service; write https:app=127.0.0.1:8443"),
     ("http:app=http://127.0.0.1:80/", "is a URL; write only its host and port, 127.0.0.1:80"),
     # Host names.
     ("http:8080=80", "'http:8080=80' has a port where http has a host name; write http:app.example.org=80"),

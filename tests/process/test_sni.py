@@ -160,8 +160,8 @@ def test_openssl_and_curl_understand_a_refusal(start_site: Callable[[str], Site]
             [*argv, f"{scheme}://{APP}:{site.port}/"], capture_output=True, check=False, timeout=PATIENCE
         )
         assert re.search(said, (done.stdout + done.stderr).decode())
-    site.server.wait_for(rf"connection from {LOOPBACK}:\d+ closed: nobody publishes https://{APP}$")
-    site.server.wait_for(rf"connection from {LOOPBACK}:\d+ closed: that is HTTP, and the port speaks HTTPS$")
+    site.server.wait_for(rf"HTTPS connection from {LOOPBACK}:\d+ closed: nobody publishes https://{APP}$")
+    site.server.wait_for(rf"HTTPS connection from {LOOPBACK}:\d+ closed: that is HTTP, and the port speaks HTTPS$")
 
 
 def test_server_that_stops_lets_its_visitors_finish(

@@ -12,13 +12,15 @@ from pytest_twisted import ensureDeferred
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.rules import read_rules
 from rtunnel.addresses import DialAddress, ListenAddress
+from rtunnel.options.settings.published import published
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server import take_over
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from tests.ports import free_port
 from tests.reverse.net import ERROR, HOST, INIT, PING, PONG, READY, RawLink, reactor, turns, until
-from tests.reverse.world import World
+from tests.reverse.world import World, port_of
 
 CAPABILITIES = ["withdraw", "hosts"]
 DENIED = read_rules({"deny": "192.0.2.7"})
@@ -333,3 +335,25 @@ async def test_our_client(world: World, server: TunnelServer) -> None:
     assert found is not None
     assert found.rules == DENIED
     assert tunnel(server.names.https("x.app")) == 1
+
+
+@ensureDeferred
+async def test_what_a_client_says_of_services_that_are_down(world: World, server: TunnelServer) -> None:
+    nobody = f"{HOST}:{free_port()}"
+    tunnels = (*published(f"http:app={nobody}"), *published(f"https:app={nobody}"))
+    world.start(
+        TunnelClient(reactor, ClientSettings(DialAddress.parse(f"{HOST}:{world.control_port(server)}"), tunnels))
+    )
+    down = "does not answer (connection refused): visitors get"
+    await world.logged(f"is published; the service at {nobody} {down} an error page (502) until it does")
+    await world.logged(f"is published; TLS ends at the service, {nobody}, which {down} a reset until it does")
+
+
+@ensureDeferred
+async def test_the_page_says_whether_only_the_path_is_unknown(world: World, server: TunnelServer) -> None:
+    await client(world, server, "http/app/api")
+    for host, what in [("app", "this path of app"), ("other", "other")]:
+        visitor = await world.visitor(port_of(server.named.listeners["http"]))
+        visitor.send(f"GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        await until(lambda visitor=visitor: visitor.received.endswith(b"\n"))  # type: ignore[misc]
+        assert f"<p>nothing is published here for {what}\n".encode() in visitor.received

@@ -163,7 +163,7 @@ async def test_silence_and_half_a_hello_end_in_time(world: World) -> None:
     await half.ends()
     await until(lambda: not waiting(server))
     # The second line about the same address is counted.
-    assert world.lines("closed:") == [f"connection from {silent.name} closed: it named no host within 0.3 s"]
+    assert world.lines("closed:") == [f"HTTPS connection from {silent.name} closed: it named no host within 0.3 s"]
 
 
 @pytest.mark.usefixtures("_connections")

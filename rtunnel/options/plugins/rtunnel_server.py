@@ -28,6 +28,7 @@ class Options(PluginOptions):
         "rtunnel server --tls --allow-ports 8080",
         "rtunnel server --tls --control-listen :7000 --allow-ports 8000-8999,9443",
         "rtunnel server --tls --public-listen :8080 --route least-connections",
+        "rtunnel server --tls --http-listen :80 --https-listen :443",
         "rtunnel server --tls --clients /etc/rtunnel/clients.yaml",
         "RTUNNEL_LOG_FORMAT=json rtunnel server --config /etc/rtunnel/server.yaml",
     )

@@ -86,17 +86,18 @@ def _split(text: str) -> tuple[str, str, str]:
 
 def _named(text: str, kind: str, written: str, local: str, name: str) -> TunnelSettings:
     """Read the rest of ``http:NAME[/PATH]=LOCAL`` or ``https:NAME=LOCAL``."""
+    is_url = re.match("(?:https?:)?//", written)
     if not local:
-        written, colon, local = written.partition(":") if not written.startswith("//") else (written, "", "")
+        written, colon, local = written.partition(":") if not is_url else (written, "", "")
         if colon and local:
             raise ConfigError(f"'{text}' has a colon where '=' belongs; write {kind}:{written}={local}")
         local = _SERVICES[kind]
         wrong = "does not say which service"
-    elif written.startswith("//"):
+    elif is_url:
         wrong = "has a URL where a host name belongs"
     else:
         wrong = ""
-    host, slash, path = written.removeprefix("//").partition("/")
+    host, slash, path = written[is_url.end() if is_url else 0 :].partition("/")
     if re.fullmatch("[0-9-]*", host):
         what = f"a port where {kind} has a host name" if host else "no host name"
         raise ConfigError(f"'{text}' has {what}; write {kind}:app.example.org={local}")

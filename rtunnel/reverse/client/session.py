@@ -245,10 +245,13 @@ class ClientSession(CarryingSession):
         if tunnel.watch is None:
             self._info("{public} is published for UDP", public=tunnel.public)
             return
+        has_pages = tunnel.settings.protocol == "http" or tunnel.tls is not None
+        is_blind = tunnel.settings.protocol == "https" and tunnel.tls is None
         tunnel.watch.start(
             self.log,
             self.log_limiter,
-            what + "; the service at {local}",
+            what + ("; TLS ends at the service, {local}, which" if is_blind else "; the service at {local}"),
+            "visitors get an error page (502)" if has_pages else "visitors get a reset",
             public=tunnel.public,
             local=tunnel.settings.local.in_full,
             tunnel=tunnel.name,

@@ -140,7 +140,10 @@ class HttpFront(HttpHouse, LandingFactory):
         if backend is None:
             if head.host and names.https(head.host) is not None:
                 return redirect(head, head.host, self._server.https_port())
-            return Answer(404, f"nothing is published here for {head.host or 'a request without a host name'}")
+            what = head.host or "a request without a host name"
+            return Answer(
+                404, f"nothing is published here for {'this path of ' if names.knows(head.host) else ''}{what}"
+            )
         if backend.rules.redirect_https:
             return redirect(head, head.host, self._server.https_port())
         target = self._targets.get(backend)

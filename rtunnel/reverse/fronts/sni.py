@@ -119,7 +119,7 @@ class Guest:
 
         :param why: the format of the reason. What visitors choose is in its *fields*.
         """
-        self._front.log_limiter.info(f"connection from {{peer}} closed: {why}", peer=self.name, **fields)
+        self._front.log_limiter.info(f"HTTPS connection from {{peer}} closed: {why}", peer=self.name, **fields)
         self.close(answer)
 
     def close(self, answer: bytes) -> None:
@@ -311,7 +311,7 @@ class SniFront(LandingFactory):
         if count >= min(MAX_WAITING, descriptor_limit() * WAITING_SHARE):
             first_to_go = self.waiting.first_to_go
             self.log_limiter.warn(
-                "connection from {peer} closed: it has not named a host yet, like {count} others",
+                "HTTPS connection from {peer} closed: it has not named a host yet, like {count} others",
                 peer=first_to_go.name,
                 count=count,
             )
@@ -333,7 +333,7 @@ class SniFront(LandingFactory):
                 return
             self.waiting.discard(guest)
             if not guest.is_over:
-                what = "connection from {peer} closed: it named no host within {seconds:g} s"
+                what = "HTTPS connection from {peer} closed: it named no host within {seconds:g} s"
                 self.log_limiter.info(what, peer=guest.name, seconds=patience)
             guest.abort()
 

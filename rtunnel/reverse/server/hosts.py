@@ -105,6 +105,10 @@ class HostNames:
                 return found
         return None
 
+    def knows(self, host: str) -> bool:
+        """Return whether somebody serves *host*, a name in any form, or a part of it."""
+        return self._find(_canonical(host)) is not None
+
     def https(self, host: str) -> Backend | None:
         """Return the tunnel for a TLS connection to *host*, a name in any form; None: nobody serves it."""
         found = self._find(host)

@@ -188,7 +188,7 @@ class Exchange:
             return Answer(503, f"{what} cannot take another request now")
         if code == Code.PROTOCOL:
             return Answer(502, f"the service of {what} answers with something else than HTTP")
-        return Answer(502, f"the service of {what} closed the connection without an answer")
+        return Answer(502, f"the connection to the service of {what} was lost before there was an answer")
 
     def _reply(self, answer: Answer) -> None:
         head = self.head

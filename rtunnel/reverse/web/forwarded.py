@@ -11,6 +11,11 @@ from typing import Any
 from rtunnel.wire.web.heads import RequestHead
 
 _TOKEN = re.compile(rb"[A-Za-z0-9.-]+")
+_OLDER = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+_OLDER_LINES = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b"
+_LINE = b"\r\nForwarded: %b"
+# The node of an element, without a port (RFC 7239, section 6).
+_FOR = re.compile(rb'(?:^|;)[ \t]*for="?(\[[0-9a-f:.]+\]|[0-9.]+)', re.IGNORECASE)
 
 
 class TrustedProxies:
@@ -36,19 +41,22 @@ def forwarded_lines(head: RequestHead, host: str, scheme: str, *, is_trusted: bo
 
     :param host: the IP address of the other end of the connection; empty: it has none.
     :param scheme: ``http`` or ``https``.
-    :param is_trusted: what the other end says about that counts, and is passed on with *host* behind it.
+    :param is_trusted: what the other end says about that counts, and is passed on with *host* behind it. It is taken
+        from the fields of one kind: a proxy that sets those of the other kind may have left these to its visitors.
     """
     said = head.forwarded
     if not is_trusted or not said:
         return _lines(host, scheme, head.authority)
-    node, element = _node(host), _element(host, scheme, head.authority)
-    before, elements = said.get(b"x-forwarded-for"), said.get(b"forwarded")
-    return _LINES % (
-        b"%b, %b" % (before, node) if before else node,
-        said.get(b"x-forwarded-proto", scheme.encode("ascii")),
-        said.get(b"x-forwarded-host", head.authority),
-        b"%b, %b" % (elements, element) if elements else element,
-    )
+    if any(field in said for field in _OLDER):
+        before, node = said.get(b"x-forwarded-for"), _node(host)
+        return _OLDER_LINES % (
+            b"%b, %b" % (before, node) if before else node,
+            said.get(b"x-forwarded-proto", scheme.encode("ascii")),
+            said.get(b"x-forwarded-host", head.authority),
+        )
+    if elements := said.get(b"forwarded"):
+        return _LINE % (b"%b, %b" % (elements, _element(host, scheme, head.authority)))
+    return _lines(host, scheme, head.authority)
 
 
 def host_of(name: str) -> str:
@@ -64,19 +72,22 @@ def origin(head: RequestHead, host: str) -> str:
 
     :param host: the proxy's.
     """
-    said = (head.forwarded or {}).get(b"x-forwarded-for", b"").rpartition(b",")[2].strip()
+    said = head.forwarded or {}
+    if any(field in said for field in _OLDER):
+        node = said.get(b"x-forwarded-for", b"").rpartition(b",")[2].strip()
+    else:
+        found = _FOR.search(said.get(b"forwarded", b"").rpartition(b",")[2])
+        node = found[1] if found else b""
     try:
-        return str(ip_address(said.decode("ascii", "replace").strip("[]")))
+        return str(ip_address(node.decode("ascii", "replace").strip("[]")))
     except ValueError:
         return host
 
 
-_LINES = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b"
-
-
 @lru_cache(1024)
 def _lines(host: str, scheme: str, authority: bytes) -> bytes:
-    return _LINES % (_node(host), scheme.encode("ascii"), authority, _element(host, scheme, authority))
+    older = _OLDER_LINES % (_node(host), scheme.encode("ascii"), authority)
+    return older + _LINE % _element(host, scheme, authority)
 
 
 def _node(host: str) -> bytes:

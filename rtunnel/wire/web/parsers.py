@@ -149,7 +149,9 @@ class _Parser:
             # It stops here, and this does not mind.
             self._checker = None
         except httptools.HttpParserError as error:
-            raise BadHead(400, f"it is malformed: {error}") from None
+            is_tls = not held and piece.startswith(b"\x16")
+            why = "that is TLS, and the port speaks HTTP" if is_tls else f"the head is malformed: {error}"
+            raise BadHead(400, why) from None
         if found < 0:
             self._head += data
             return b"", b""

@@ -333,6 +333,12 @@ def test_a_field_in_single_bytes_costs_little() -> None:
     assert time.process_time() - begin < 3
 
 
+def test_tls_is_called_by_its_name() -> None:
+    assert (
+        refusal(requests(*cut(b"\x16\x03\x01\x02\x00\x01\x00", [1, 2]))).why == "that is TLS, and the port speaks HTTP"
+    )
+
+
 @pytest.mark.parametrize("before", [*GOOD[:8], *GOOD[10:13]])
 @pytest.mark.parametrize("bad", BAD)
 def test_a_later_request_is_checked_as_the_first_is(before: bytes, bad: bytes) -> None:
