@@ -35,7 +35,6 @@ class HttpConnection:
 
     :param stream: to the visitor; its user is this.
     :param visitor: who it is, for *house* and for carriers.
-    :ivar touched: set whenever bytes pass.
     """
 
     def __init__(self, house: IHttpHouse, stream: IStream, visitor: Any) -> None:
@@ -108,15 +107,15 @@ class HttpConnection:
             self._over()
         elif self._is_raw and exchange is not None:
             exchange.raw_finished()
-        elif exchange is None and self._deciding is None and not self._queue:
-            self._close()
         else:
-            self._look_whether_complete()
+            self._look_whether_over()
 
-    def _look_whether_complete(self) -> None:
-        """Give up if the visitor has ended in the middle of the request that is under way."""
+    def _look_whether_over(self) -> None:
+        """Close if the visitor has ended and has his answers; give up if he has ended in the middle of a request."""
         exchange = self._exchange
-        if self._has_ended and exchange is not None and not (exchange.has_all or self._queue or self._is_raw):
+        if self._has_ended and self.is_idle:
+            self._close()
+        elif self._has_ended and exchange is not None and not (exchange.has_all or self._queue or self._is_raw):
             self._abort("the request is not complete")
 
     def closed(self) -> None:
@@ -181,7 +180,7 @@ class HttpConnection:
                     self._queue.popleft()
         finally:
             self._pumping = False
-        self._look_whether_complete()
+        self._look_whether_over()
 
     def _step(self, event: Any) -> bool:
         """Take one event of the parser; return False if it has to wait."""
@@ -297,6 +296,7 @@ class HttpConnection:
                 exchange.send_raw(event)
         if self._has_ended:
             exchange.raw_finished()
+        self._deliver()
 
     def finish(self) -> None:
         """Send the visitor the end of another protocol's bytes."""
@@ -322,7 +322,7 @@ class HttpConnection:
             self._close()
         elif self._queue or self._undelivered:
             self._pump()
-            self._deliver()
+        self._deliver()
 
     def broken(self, why: str) -> None:
         """Reset the visitor's connection: an answer broke off, and he must not take the part for the whole."""

@@ -50,8 +50,9 @@ class Exchange:
             self._reply(Answer(503, f"{self.target.what} cannot take another request now"))
             return
         head = self.head
-        lines = changed(head.lines, self.target.changes_of_request)
-        data = write_request(head, lines, self._connection.house.forwarded(head, self._connection))
+        forwarded = self._connection.house.forwarded(head, self._connection)
+        lines = b"\r\nHost: %b%b%b" % (head.authority, head.lines, forwarded)
+        data = write_request(head, changed(lines, self.target.changes_of_request))
         self._upstream = upstream
         if self._connection.front_is_full:
             upstream.hold(True)

@@ -71,7 +71,7 @@ class Upstream:
         #: Whether it may carry another request.
         self.is_reusable = False
         self._undelivered = 0
-        self._is_held = False
+        self._is_held = self._is_full = False
         #: When this end has said that it sends no more requests; None: it has not.
         self.left_at: float | None = None
 
@@ -97,10 +97,14 @@ class Upstream:
         self._exchange = exchange
         self._parser.expect(is_head=is_head)
         self._is_asked = self.has_answered = self._keeps_alive = False
+        if self._is_full:
+            # What waits is of the request before.
+            exchange.upstream_is_full(True)
         self.write(head)
 
     def write(self, data: bytes) -> None:
         """Send bytes of the request's body, or of another protocol."""
+        self.touched = True
         if self._is_ready and self._stream is not None:
             self._stream.write(data)
         elif not self.is_over:
@@ -177,7 +181,7 @@ class Upstream:
         if early:
             self._stream.write(b"".join(early))
         if self._early_size > MOST_EARLY and self._exchange is not None:
-            self._exchange.upstream_is_full(False)
+            self._exchange.upstream_is_full(self._is_full)
 
     @property
     def is_connected(self) -> bool:
@@ -196,14 +200,16 @@ class Upstream:
 
     def pause(self) -> None:
         """See :class:`IStreamUser`."""
+        self._is_full = True
         if self._exchange is not None:
             self._exchange.upstream_is_full(True)
 
     def resume(self) -> None:
         """See :class:`IStreamUser`. The carrier calls this too when the stream is open."""
+        self._is_full = False
         self.start()
         if self._exchange is not None:
-            self._exchange.upstream_is_full(False)
+            self._exchange.upstream_is_full(self._is_full)
 
     def buffered(self) -> int:
         """See :class:`IStreamUser`."""

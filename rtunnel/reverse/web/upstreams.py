@@ -67,7 +67,7 @@ class Upstreams:
         """
         upstream = Upstream(self._free, self._lost)
         self._all.add(upstream)
-        if self._is_closed or not self._open(upstream, visitor):
+        if self._is_closed or not self._open(upstream, visitor) or upstream.is_over:
             self._all.discard(upstream)
             return None
         return upstream

@@ -294,11 +294,10 @@ def changed(lines: bytes, changes: Sequence[tuple[bytes, bytes | None]]) -> byte
     return kept + b"".join([b"\r\n%b: %b" % (name, value) for name, value in changes if value is not None])
 
 
-def write_request(head: RequestHead, lines: bytes, forwarded: bytes) -> bytes:
+def write_request(head: RequestHead, lines: bytes) -> bytes:
     """Return a request's head for the service.
 
-    :param lines: its fields, perhaps changed.
-    :param forwarded: lines that tell whose request it is, like *lines*.
+    :param lines: its fields, perhaps changed, with Host.
     """
     if head.is_chunked:
         framing = b"\r\nTransfer-Encoding: chunked"
@@ -308,14 +307,7 @@ def write_request(head: RequestHead, lines: bytes, forwarded: bytes) -> bytes:
         framing = b""
     if head.upgrade:
         framing += b"\r\nConnection: Upgrade\r\nUpgrade: %b" % head.upgrade
-    return b"%b %b HTTP/1.1\r\nHost: %b%b%b%b\r\n\r\n" % (
-        head.method,
-        head.target,
-        head.authority,
-        lines,
-        forwarded,
-        framing,
-    )
+    return b"%b %b HTTP/1.1%b%b\r\n\r\n" % (head.method, head.target, lines, framing)
 
 
 def write_response(head: ResponseHead, lines: bytes, *, is_old: bool, keeps_alive: bool) -> bytes:

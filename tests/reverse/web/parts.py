@@ -126,15 +126,19 @@ class Service:
 
     :ivar connections: in the order in which they were opened.
     :ivar visitors: for whom they were opened.
+    :ivar opened: our ends of them; *lost*: those that are over.
     :ivar is_slow: its connections open when the test says so, by :meth:`open_all`.
     :ivar is_full: nothing can be opened.
+    :ivar is_stalled: it does not read from connections that are opened.
+    :ivar is_gone: connections are lost while they are opened.
     """
 
     def __init__(self, web: World, rules: Rules) -> None:
         self.connections: list[Peer] = []
         self.visitors: list[HttpVisitor] = []
+        self.opened: list[Upstream] = []
         self.lost: list[Upstream] = []
-        self.is_slow = self.is_full = False
+        self.is_slow = self.is_full = self.is_stalled = self.is_gone = False
         self._waiting: list[Upstream] = []
         self.target = web.build_target(rules, "app.example.org", self._open, self.lost.append)
 
@@ -145,7 +149,11 @@ class Service:
     def _open(self, upstream: Upstream, visitor: HttpVisitor) -> bool:
         if self.is_full:
             return False
+        if self.is_gone:
+            upstream.was_reset("local_unreachable", "gone")
+            return True
         self.visitors.append(visitor)
+        self.opened.append(upstream)
         self._waiting.append(upstream)
         if not self.is_slow:
             self.open_all()
@@ -158,6 +166,7 @@ class Service:
             # As a data connection has it.
             ours.deliver = None  # type: ignore[attr-defined]
             self.connections.append(Peer(theirs))
+            self.connections[-1].takes = not self.is_stalled
             ours.user = upstream
             upstream.attach(ours)
             upstream.resume()

@@ -137,6 +137,15 @@ def test_fields_are_changed(web: World) -> None:
     assert found == {"server-timing": ["5"], "strict-transport-security": ["max-age=1"], "content-length": ["2"]}
 
 
+def test_fields_of_our_own_are_changed(web: World) -> None:
+    """A service must not get two of them."""
+    web.serve(request_headers=(("Host", "inner:8080"), ("X-Forwarded-For", "somebody"), ("Forwarded", None)))
+    found = sent(web)
+    assert (found["host"], found["x-forwarded-for"]) == (["inner:8080"], ["somebody"])
+    assert found["x-forwarded-host"] == ["app.example.org"]
+    assert "forwarded" not in found
+
+
 def test_networks(web: World) -> None:
     web.serve(deny=(ip_network("192.0.2.0/24"),))
     visitor = web.visit(GET)
@@ -223,6 +232,20 @@ def test_a_visitor_who_ends_in_the_middle_while_his_password_is_looked_at(web: W
     visitor.end()
     web.run_threads()
     assert visitor.is_over
+    assert not web.connections
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("body", [b"", b"abc"])
+def test_a_visitor_who_only_listens_while_his_password_is_looked_at(web: World, count: int, body: bytes) -> None:
+    web.serve(users=(("alice", HASH),))
+    wrong = ("Authorization: Basic YWxpY2U6d3Jvbmc=", f"Content-Length: {len(body)}")
+    visitor = web.visit(*[get("/", *wrong) + body] * count)
+    visitor.end()
+    for _ in range(count):
+        web.run_threads()
+    assert visitor.news().count(b"HTTP/1.1 401 ") == count
+    assert visitor.ended
     assert not web.connections
 
 

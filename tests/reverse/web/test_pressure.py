@@ -73,6 +73,37 @@ def test_a_visitor_waits_for_a_stream_that_is_not_open_yet(web: World) -> None:
     assert len(service.received) > 500 * len(PIECE)
 
 
+def test_a_stream_that_is_full_as_soon_as_it_is_open(web: World) -> None:
+    """What has waited for it is more than it takes, and the visitor goes on waiting."""
+    web.service.is_slow = web.service.is_stalled = True
+    visitor = web.visit(get("/", "Content-Length: 100000000", method="POST"))
+    sent = visitor.send_all(MANY)
+    web.service.open_all()
+    sent += visitor.send_all(MANY)
+    assert sent < 2 * BOUND
+    [service] = web.service.connections
+    service.take_all()
+    visitor.send_all(MANY)
+    assert service.received.count(b"\0") > 500 * len(PIECE)
+
+
+def test_a_stream_that_is_still_full_of_the_last_request(web: World) -> None:
+    """The service answers without a look at the body, which has been sent to its end."""
+    size = 2 * WINDOW
+    visitor = web.visit(get("/", f"Content-Length: {size}", method="POST"))
+    [service] = web.service.connections
+    service.takes = False
+    visitor.send(*[bytes(WINDOW)] * 2)
+    service.send(OK)
+    assert visitor.news() == OK
+    visitor.send(get("/", "Content-Length: 100000000", method="POST"))
+    assert visitor.send_all(MANY) < BOUND
+    service.take_all()
+    visitor.send_all(MANY)
+    assert service.received.count(b"\0") > 500 * len(PIECE)
+    assert len(web.service.connections) == 1
+
+
 def test_a_visitor_waits_while_his_password_is_looked_at(web: World) -> None:
     hashed = "$scrypt$ln=10,r=8,p=1$c2FsdHNhbHRzYWx0c2FsdA$MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI"
     web.serve("auth", users=(("alice", hashed),))

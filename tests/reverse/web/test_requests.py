@@ -261,6 +261,14 @@ def test_no_more_than_so_many_are_kept(web: World) -> None:
 # What cannot be
 
 
+def test_a_stream_that_is_lost_while_it_is_opened(web: World) -> None:
+    web.service.is_gone = True
+    visitor = web.visit(GET)
+    assert visitor.news().startswith(b"HTTP/1.1 503 ")
+    assert web.over == 1
+    assert len(web.service.upstreams) == 0
+
+
 def test_service_that_cannot_be_reached(web: World) -> None:
     web.service.is_slow = True
     for code, status in [

@@ -83,6 +83,19 @@ def test_a_service_may_take_its_time(web: World) -> None:
     assert not visitor.is_over
 
 
+@pytest.mark.parametrize("is_upload", [False, True])
+def test_what_passes_shows(web: World, is_upload: bool) -> None:
+    """A stream on which bytes pass one way only is not idle."""
+    visitor = web.visit(get("/", "Content-Length: 3", method="POST"))
+    [upstream] = web.service.opened
+    upstream.touched = False
+    if is_upload:
+        visitor.send(b"a")
+    else:
+        web.service.connections[0].send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert upstream.touched
+
+
 # The server stops
 
 

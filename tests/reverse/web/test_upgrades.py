@@ -111,6 +111,27 @@ def test_many_bytes_before_a_refusal_wait(web: World) -> None:
     assert sent < 400_000
 
 
+def test_many_bytes_before_the_answer(web: World) -> None:
+    """They go on as soon as the service agrees, and then more do."""
+    visitor = web.visit(ASK)
+    sent = visitor.send_all([bytes(10_000)] * 1000)
+    assert visitor.paused
+    [service] = web.service.connections
+    service.send(AGREE)
+    assert not visitor.paused
+    sent += visitor.send_all([bytes(10_000)] * 100)
+    assert service.received.count(b"\0") == sent
+
+
+def test_refused_for_a_visitor_who_sends_no_more(web: World) -> None:
+    visitor = web.visit(ASK)
+    visitor.end()
+    web.service.connections[0].send(OK)
+    assert visitor.news() == OK
+    assert visitor.ended
+    assert not web.connections
+
+
 def test_nobody_has_asked(web: World) -> None:
     visitor = web.visit(get())
     [service] = web.service.connections

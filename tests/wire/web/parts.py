@@ -91,7 +91,7 @@ def sent_on(events: Iterable[Any]) -> bytes:
     for event in events:
         if isinstance(event, RequestHead):
             head = event
-            out += write_request(event, event.lines, b"")
+            out += write_request(event, b"\r\nHost: " + event.authority + event.lines)
         elif isinstance(event, bytes):
             assert head is not None
             out += write_chunk(event) if head.is_chunked else event
