@@ -14,6 +14,7 @@ from rtunnel.errors import ConfigError
 #: The longest name, in characters (RFC 1035, section 2.3.4, without the dot at the end).
 MAX_NAME = 253
 WILDCARD = "*."
+_SLASHES = re.compile("/+")
 _ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile("[A-Za-z0-9._~-]", re.ASCII)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
@@ -65,10 +66,14 @@ def is_host_pattern(text: str) -> bool:
 
 def canonical_path(path: str) -> str:
     """Return the path of a URL as paths are compared: without dot segments, ``%41`` as ``A``, ``%2f`` as ``%2F``
-    (RFC 3986, section 6.2.2).
+    (RFC 3986, section 6.2.2), and with one slash in the place of several.
+
+    Services resolve ``/api/../admin`` and ``//admin`` too, so what a path begins with is decided on what they will see.
     """
     if "%" in path:
         path = _ESCAPE.sub(_unescaped, path)
+    if "//" in path:
+        path = _SLASHES.sub("/", path)
     if "/." not in path:
         return path
     kept: list[str] = []

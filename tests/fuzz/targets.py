@@ -21,6 +21,7 @@ from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.coercions import boolean, seconds, size
 from rtunnel.config_file import read_config_file
 from rtunnel.errors import BadDescription, BadSignal, ConfigError, PkiError
+from rtunnel.host_names import canonical_path
 from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.pki import bundle
 from rtunnel.relay.proxy_header import BadHeader, ProxyHeader
@@ -34,7 +35,7 @@ from rtunnel.wire.datagrams.messages import decode_first, decode_number
 from rtunnel.wire.opening import read_opening
 from rtunnel.wire.tunnel_request import decode_init
 from rtunnel.wire.web.client_hello import MOST, BadHello, HelloReader
-from rtunnel.wire.web.heads import Problem, RequestHead, ResponseHead, route_path, write_response
+from rtunnel.wire.web.heads import Problem, RequestHead, ResponseHead, write_response
 from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
 from tests.wire.data.ends import End, sealed, seals, survives
 from tests.wire.datagrams.ends import AWAY, HOME, ID, SERVER, STRANGER, Peer, open_server
@@ -284,7 +285,7 @@ def http_requests(data: bytes) -> None:
     events = requests(data[1:])
     assert plain(requests(*pieces(data[1:], data[0]))) == plain(events)
     heads = [event for event in events if isinstance(event, RequestHead)]
-    assert all(route_path(head.target)[:1] in ("/", "*") for head in heads)
+    assert all(canonical_path(head.path)[:1] in ("/", "*") for head in heads)
     if all(head.authority and not head.upgrade for head in heads):
         clean = [event for event in events if not isinstance(event, Problem)]
         again = sent_on(clean)

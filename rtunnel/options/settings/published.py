@@ -126,7 +126,7 @@ def _named(text: str, kind: str, written: str, local: str, name: str) -> TunnelS
 def _good_path(path: str) -> str:
     """Return a path as requests have it: without query, dot segments and empty ones, and all else percent-encoded."""
     path = re.sub("%(?![0-9A-Fa-f]{2})", "%25", re.split("[?#]", path)[0])
-    return canonical_path(re.sub("/+", "/", quote(path, _PATH_CHARACTERS))).rstrip("/")
+    return canonical_path(quote(path, _PATH_CHARACTERS)).rstrip("/")
 
 
 def _ports(text: str, kind: str, written: str, local: str) -> tuple[range, list[DialAddress]]:

