@@ -153,7 +153,10 @@ class HttpFront(HttpHouse, LandingFactory):
 
     def _target(self, backend: Backend) -> Target:
         def open_stream(upstream: Upstream, visitor: HttpVisitor) -> bool:
-            if not backend.session.open_visitor(backend.number, UpstreamVisitor(upstream, visitor)):
+            # The number may be that of another tunnel by now.
+            if backend.public is None or not backend.session.open_visitor(
+                backend.number, UpstreamVisitor(upstream, visitor)
+            ):
                 return False
             upstream.start()
             return True
@@ -176,6 +179,7 @@ class HttpFront(HttpHouse, LandingFactory):
         """See :class:`HttpHouse`."""
         for backend, target in list(self._targets.items()):
             if backend.public is None:
-                del self._targets[backend]
                 target.upstreams.close()
+                if not target.upstreams:
+                    del self._targets[backend]
         return list(self._targets.values())

@@ -67,17 +67,27 @@ class _Chunks:
         self._line = _SIZE
 
     def feed(self, data: bytes, events: list[Any]) -> bytes:
-        """Take bytes, and add the pieces of the body to *events*; return what comes behind it.
+        """Take bytes, and add what they have of the body to *events*; return what comes behind it.
 
         :raises BadHead: they are no chunks.
         """
+        # In one event, as whoever sends on what is in it pays for each.
+        pieces: list[bytes] = []
+        try:
+            position = self._read(data, pieces)
+        finally:
+            if pieces:
+                events.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        return data[position:]
+
+    def _read(self, data: bytes, pieces: list[bytes]) -> int:
         position = 0
         while not self.is_over and position < len(data):
             if self._left > 2:
                 piece = data[position : position + self._left - 2]
                 position += len(piece)
                 self._left -= len(piece)
-                events.append(piece)
+                pieces.append(piece)
             elif self._left:
                 if data[position] != _CRLF[2 - self._left]:
                     raise BadHead(400, "a chunk of the body is longer than it says")
@@ -85,7 +95,7 @@ class _Chunks:
                 self._left -= 1
             else:
                 position = self._read_line(data, position)
-        return data[position:]
+        return position
 
     def _read_line(self, data: bytes, position: int) -> int:
         end = data.find(b"\n", position) + 1

@@ -115,12 +115,10 @@ def test_many_bytes_before_the_answer(web: World) -> None:
     """They go on as soon as the service agrees, and then more do."""
     visitor = web.visit(ASK)
     sent = visitor.send_all([bytes(10_000)] * 1000)
-    paused = [visitor.paused]
     [service] = web.service.connections
     service.send(AGREE)
-    paused.append(visitor.paused)
-    assert paused == [True, False]
     sent += visitor.send_all([bytes(10_000)] * 100)
+    assert sent > 1_000_000
     assert service.received.count(b"\0") == sent
 
 

@@ -102,6 +102,11 @@ def test_a_body_in_chunks_comes_without_their_framing() -> None:
     assert (head.length, head.is_chunked, body, end) == (None, True, b"abcde", END)
 
 
+def test_small_chunks_that_come_together_are_one_piece() -> None:
+    events = requests(post(CHUNKED) + b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")
+    assert events[1:] == [b"a" * 1000, END]
+
+
 def test_trailers_are_no_fields_of_the_next_request() -> None:
     events = requests(post(CHUNKED) + b"0\r\nX-Sum: 5\r\nHost: evil.example\r\n\r\n" + request(b"A: b"))
     assert [isinstance(each, RequestHead) for each in events] == [True, False, True]
