@@ -41,7 +41,7 @@ MOST = 1 << 20
 #: How often a request is made again because the CA wants another nonce.
 NONCES = 5
 #: Kinds of challenges that can be answered, the preferred one first.
-TLS_ALPN, HTTP = "tls-alpn-01", "http-01"
+CHALLENGE = "tls-alpn-01"
 
 
 class OrderFailed(RtunnelError):
@@ -60,8 +60,8 @@ class OrderFailed(RtunnelError):
 class IAnswers(Protocol):
     """Shows the CA what it wants to see."""
 
-    def show(self, token: str, key_authorization: str) -> None:
-        """Answer challenges with this token."""
+    def show(self, key_authorization: str) -> None:
+        """Answer challenges with this key authorization (RFC 8555, section 8.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,14 +292,14 @@ def _request(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _answer(acme: client.ClientV2, key: JWKEC, body: messages.Authorization, answers: IAnswers) -> None:
     offered = {each.chall.to_partial_json().get("type"): each for each in body.challenges}
-    chosen = offered.get(TLS_ALPN) or offered.get(HTTP)
+    chosen = offered.get(CHALLENGE)
     if chosen is None:
-        raise _Unusable(f"it offers neither {TLS_ALPN} nor {HTTP}")
+        raise _Unusable(f"it does not offer {CHALLENGE}")
     token = chosen.chall.to_partial_json().get("token")
     if not isinstance(token, str) or not re.fullmatch("[A-Za-z0-9_-]{16,256}", token):
         raise _Unusable("its challenge has no token")
     thumbprint = b64encode(key.thumbprint()).decode("ascii")
-    answers.show(token, f"{token}.{thumbprint}")
+    answers.show(f"{token}.{thumbprint}")
     response: Any = _Go()
     acme.answer_challenge(chosen, response)
 

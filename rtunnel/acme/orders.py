@@ -46,30 +46,21 @@ def in_thread(work: Callable[[], None]) -> None:
 
 
 class Answers:
-    """What the CA is shown while an order lasts. Used from the order's thread.
+    """What the CA is shown while an order lasts. Used from the order's thread."""
 
-    :param http: answers of HTTP-01, by token.
-    """
-
-    def __init__(self, host: Host, http: dict[str, str]) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
-        self._http = http
-        self._tokens: list[str] = []
         self._is_over = False
 
-    def show(self, token: str, key_authorization: str) -> None:
+    def show(self, key_authorization: str) -> None:
         """See :class:`~rtunnel.acme.authority.IAnswers`."""
         if not self._is_over:
-            self._tokens.append(token)
-            self._http[token] = key_authorization
             self._host.challenge = challenge_context(self._host.pattern, key_authorization)
 
     def clear(self) -> None:
         """Show nothing any more."""
         self._is_over = True
         self._host.challenge = None
-        for token in self._tokens:
-            self._http.pop(token, None)
 
 
 class _Wanted:
@@ -95,7 +86,6 @@ class Orders:
     :param hosts: get the certificates.
     :param wall: tells the time of day.
     :param run: does work somewhere else; see :func:`in_thread`.
-    :ivar http_answers: what a request for ``/.well-known/acme-challenge/TOKEN`` is to be answered with, by token.
     """
 
     log = Logger()
@@ -108,7 +98,6 @@ class Orders:
         wall: Callable[[], float] = time.time,
         run: Callable[[Callable[[], None]], None] = in_thread,
     ) -> None:
-        self.http_answers: dict[str, str] = {}
         self._reactor = reactor
         self._settings = settings
         self._state = State(settings.directory)
@@ -183,7 +172,7 @@ class Orders:
             self._say(wanted, f"none is ordered, since that cannot be written down: {error}")
             return
         wanted.attempts = attempts
-        answers = Answers(wanted.host, self.http_answers)
+        answers = Answers(wanted.host)
         settings, state, name = self._settings, self._state, wanted.name
 
         def work() -> Obtained:

@@ -25,7 +25,6 @@ class TlsHosts(PeriodicService):
     :ivar turns: those of handshakes with visitors.
     :ivar https: the requests in the TLS that ends here.
     :ivar threads: compute the hashes of visitors' passwords.
-    :ivar http_answers: see :class:`~rtunnel.acme.orders.Orders`.
     """
 
     log = Logger()
@@ -47,7 +46,6 @@ class TlsHosts(PeriodicService):
             else:
                 ordered.append(host)
         self._orders = Orders(reactor, settings.acme, ordered) if settings.acme is not None else None
-        self.http_answers = {} if self._orders is None else self._orders.http_answers
 
     @property
     def are_there(self) -> bool:
