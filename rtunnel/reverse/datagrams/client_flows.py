@@ -39,6 +39,18 @@ MAX_FLOWS = 16384
 IDLE = LASTING_IDLE + 30.0
 
 
+class IUdpTunnel(Protocol):
+    """A UDP tunnel of the client.
+
+    :ivar settings: its own.
+    """
+
+    settings: TunnelSettings
+
+    def header(self, visitor: str) -> bytes:
+        """Return what the service gets before each datagram of a visitor; empty: nothing."""
+
+
 class _Flow(ServiceFlow):
     """One visitor, and the socket to the service.
 
@@ -47,13 +59,18 @@ class _Flow(ServiceFlow):
     :ivar number: the flow's number there.
     """
 
-    def __init__(self, owner: ClientFlows, key: tuple[int, str], tunnel: TunnelSettings) -> None:
-        super().__init__(owner, key[1], tunnel.local, text_prefix(key[1]), ("udp", tunnel.remote_port))
+    def __init__(self, owner: ClientFlows, key: tuple[int, str], tunnel: IUdpTunnel) -> None:
+        super().__init__(owner, key[1], tunnel.settings.local, text_prefix(key[1]), ("udp", key[0]))
         self._flows = owner
         self.key = key
         self.datagrams: ClientDatagrams | None = None
         self.number = 0
+        self._header = tunnel.header(key[1])
         self._is_proved = False
+
+    def ask(self, data: bytes) -> None:
+        """See :class:`ServiceFlow`. Each datagram has the header, because any of them may be lost or the first."""
+        super().ask(self._header + data)
 
     def answer(self, data: bytes) -> None:
         """See :class:`ServiceFlow`."""
@@ -94,13 +111,13 @@ class ClientFlows:
         # Those without a link. A visitor who asks several of the server's addresses has several flows.
         self._left: dict[tuple[int, str], dict[_Flow, None]] = {}
 
-    def flow_of(self, key: tuple[int, str], tunnel: TunnelSettings) -> _Flow:
+    def flow_of(self, key: tuple[int, str], tunnel: IUdpTunnel) -> _Flow:
         """Return a flow of a visitor that has no link; a new one if there is none."""
         for flow in self._left.get(key, ()):
             self.forget(flow)
             return flow
         flow = _Flow(self, key, tunnel)
-        self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(tunnel.local))
+        self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(tunnel.settings.local))
         self.table.add(flow)
         flow.dial()
         return flow
@@ -136,7 +153,7 @@ class IDatagramSession(Protocol):
 
     memory: Memory
 
-    def udp_tunnel(self, number: int) -> TunnelSettings | None: ...
+    def udp_tunnel(self, number: int) -> IUdpTunnel | None: ...
     def say_way(self, by_path: bool) -> None: ...
 
 
@@ -236,7 +253,7 @@ class ClientDatagrams:
             tunnel = self._session.udp_tunnel(tunnel_number)
             if tunnel is None:
                 return
-            key = (tunnel.remote_port, visitor)
+            key = (tunnel.settings.remote_port, visitor)
             known = self._flows.get(number)
             if known is not None and known.key != key:
                 known.end("the server uses its number for another one")
