@@ -76,7 +76,7 @@ class Ends:
     :ivar https: the server's HTTPS port.
     """
 
-    def __init__(self, twistd: Twistds, plane: str, *tunnels: dict[str, object], public: str = LOOPBACK) -> None:
+    def __init__(self, twistd: Twistds, plane: str, *tunnels: dict[str, str], public: str = LOOPBACK) -> None:
         control, self.https = free_port(), free_port()
         self.server: Twistd = twistd(
             "rtunnel-server",
@@ -90,7 +90,7 @@ class Ends:
         conf.write_text(json.dumps({"server": f"{LOOPBACK}:{control}", "data-plane": plane, "tunnels": tunnels}))
         self.client: Twistd = twistd("rtunnel-client", f"--config={conf}")
         for tunnel in tunnels:
-            what, _, _ = str(tunnel["publish"]).partition("=")
+            what, _, _ = tunnel["publish"].partition("=")
             self.client.wait_for(rf"{re.escape(what.partition(':')[2])}\S* is published")
 
 

@@ -27,9 +27,9 @@ def with_proxy_protocol(entry: Entry, tunnels: tuple[TunnelSettings, ...]) -> tu
     version = entry.read(KEY, _version)
     protocol = tunnels[0].protocol
     if protocol == "http":
-        raise entry.error("proxy-protocol", OF_REQUESTS)
+        raise entry.error(KEY, OF_REQUESTS)
     if protocol == "udp" and version == "v1":
-        raise entry.error("proxy-protocol", "version 1 is for TCP only; write v2")
+        raise entry.error(KEY, "version 1 is for TCP only; write v2")
     return tuple(replace(tunnel, proxy_protocol=version) for tunnel in tunnels)
 
 
