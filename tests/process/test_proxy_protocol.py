@@ -39,7 +39,6 @@ defaults
     timeout connect 10s
     timeout client 1m
     timeout server 1m
-    errorfile 400 /dev/null
 listen page
     bind {bind} accept-proxy {ssl}
     http-request return status 200 content-type text/plain lf-string "%[src] %[src_port] %[dst_port] %[fc_pp_authority]"
