@@ -57,6 +57,7 @@ class _Flow(ServiceFlow):
     :ivar key: the tunnel's public port, and the visitor's address.
     :ivar datagrams: the link by which the visitor comes now; None: none.
     :ivar number: the flow's number there.
+    :ivar header: what each datagram to the service has in front, as any of them may be lost or come first.
     """
 
     def __init__(self, owner: ClientFlows, key: tuple[int, str], tunnel: IUdpTunnel) -> None:
@@ -65,12 +66,8 @@ class _Flow(ServiceFlow):
         self.key = key
         self.datagrams: ClientDatagrams | None = None
         self.number = 0
-        self._header = tunnel.header(key[1])
+        self.header = tunnel.header(key[1])
         self._is_proved = False
-
-    def ask(self, data: bytes) -> None:
-        """See :class:`ServiceFlow`. Each datagram has the header, because any of them may be lost or the first."""
-        super().ask(self._header + data)
 
     def answer(self, data: bytes) -> None:
         """See :class:`ServiceFlow`."""
@@ -276,6 +273,7 @@ class ClientDatagrams:
             known.end("the visitor's flow is over")
 
     def _ask(self, flow: _Flow, data: bytes) -> None:
+        data = flow.header + data
         if flow.keeps_datagrams:
             self.holds(len(data))
         flow.ask(data)
