@@ -1,4 +1,4 @@
-"""The PROXY header, in which a load balancer tells whose connection it passes on. It is text (v1) or binary (v2).
+"""The PROXY header, in which a proxy tells whose connection it passes on. It is text (v1) or binary (v2).
 
     v1 = "PROXY" SP ("TCP4" / "TCP6") SP source SP destination SP source-port SP destination-port CRLF
        / "PROXY UNKNOWN" *VCHAR CRLF                                                    at most 107 bytes
@@ -7,6 +7,10 @@
 See https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt. Twisted has a parser too, but only as part of an
 endpoint that tells a protocol of its connection before the header is there, and keeps the socket. It also refuses
 ``PROXY UNKNOWN``, and a v2 header that comes in pieces.
+
+Without addresses, :func:`encode_v2` writes ``LOCAL``, which says as much as ``UNKNOWN`` in v1: the connection's own
+addresses count. By the specification, ``PROXY`` with the family ``AF_UNSPEC`` would be possible too. But HAProxy 2.6
+closes connections that begin with it.
 """
 
 from __future__ import annotations
@@ -24,6 +28,56 @@ _V2_FIXED = 16
 _LOCAL, _PROXY = 0x20, 0x21
 #: Addresses of IPv4 and of IPv6, by family and protocol; both protocols, stream and datagram, have the same.
 _ADDRESSES = {0x1: struct.Struct("!4s4sHH"), 0x2: struct.Struct("!16s16sHH")}
+
+
+#: Types of TLVs: the host name that the visitor asked for; and the first of those that are free for everybody to use.
+AUTHORITY, CUSTOM = 0x02, 0xE0
+_TLV = struct.Struct("!BH")
+_INET, _INET6 = 0x10, 0x20
+_STREAM, _DGRAM = 0x1, 0x2
+
+#: An address and a port.
+End = tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]
+
+
+def encode_v1(ends: tuple[End, End] | None) -> bytes:
+    """Return a header of version 1, which is for TCP only.
+
+    :param ends: source and destination, of one family; None: they are not known.
+    """
+    if ends is None:
+        return b"PROXY UNKNOWN\r\n"
+    (source, source_port), (destination, destination_port) = ends
+    return b"PROXY TCP%d %b %b %d %d\r\n" % (
+        source.version,
+        str(source).encode(),
+        str(destination).encode(),
+        source_port,
+        destination_port,
+    )
+
+
+def encode_v2(ends: tuple[End, End] | None, tlvs: bytes = b"", *, is_datagram: bool = False) -> bytes:
+    """Return a header of version 2.
+
+    :param ends: source and destination, of one family; None: they are not known, and the header has no TLVs either.
+    :param tlvs: what :func:`encode_tlv` has returned.
+    :param is_datagram: it is for a datagram and not for a connection.
+    """
+    if ends is None:
+        return SIGNATURE + bytes((_LOCAL, 0, 0, 0))
+    (source, source_port), (destination, destination_port) = ends
+    family = _INET if source.version == 4 else _INET6
+    form = _ADDRESSES[family >> 4]
+    addresses = form.pack(source.packed, destination.packed, source_port, destination_port)
+    transport = _DGRAM if is_datagram else _STREAM
+    return SIGNATURE + struct.pack("!BBH", _PROXY, family | transport, len(addresses) + len(tlvs)) + addresses + tlvs
+
+
+def encode_tlv(kind: int, value: str) -> bytes:
+    """Return a TLV of a header of version 2, whose value is text."""
+    content = value.encode()
+    return _TLV.pack(kind, len(content)) + content
 
 
 class BadHeader(ValueError):

@@ -96,6 +96,7 @@ class TunnelSettings:
     :ivar rules: for ``http`` and ``https``, who may come, and what is done with requests; see docs/wire.rst, "Rules".
     :ivar tls: for ``https``, who ends TLS: ``passthrough`` or empty: the service; ``auto``: the client, with a
         certificate that it obtains; or the client, with the certificate in these files.
+    :ivar proxy_protocol: version of the PROXY header that the service gets, ``v1`` or ``v2``; empty: it gets none.
     """
 
     remote_port: int
@@ -106,6 +107,7 @@ class TunnelSettings:
     path: str = ""
     rules: Rules = field(default_factory=Rules)
     tls: str | CertificateFiles = ""
+    proxy_protocol: str = ""
 
     @property
     def ends_tls(self) -> bool:

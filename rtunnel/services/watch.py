@@ -1,6 +1,7 @@
 """Whether a local service answers, so that an operator learns it before a visitor does.
 
-A watch connects now and then, sends nothing, and closes the connection. Services log such connections, and some count
+A watch connects now and then, sends nothing, and closes the connection. A service that expects a PROXY header gets one
+that says that nobody is there, because nginx logs an error without it. Services log such connections, and some count
 them: MySQL blocks a host after 100 without a login in between. So while the service answers, the watch tries ever less
 often, and what visitors see counts too: a service that they reach needs no attempt.
 """
@@ -39,8 +40,8 @@ MOST_AT_ONCE = 16
 _NO_OBSERVATION = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
 
 
-async def try_service(endpoint: IStreamClientEndpoint) -> None:
-    """Connect, and close the connection without a byte.
+async def try_service(endpoint: IStreamClientEndpoint, header: bytes = b"") -> None:
+    """Connect, and close the connection without a byte behind the *header*.
 
     :raises Exception: the service does not accept.
     """
@@ -50,6 +51,7 @@ async def try_service(endpoint: IStreamClientEndpoint) -> None:
         if transport.getHost() == transport.getPeer() and hasattr(transport.getPeer(), "port"):
             # The system chose the very port that nobody listens on, and connected us to ourselves.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
+        transport.write(header)
     finally:
         transport.loseConnection()
 
@@ -65,15 +67,24 @@ class ServiceWatch:
     :param address: where the service is.
     :param timeout: seconds that it has to accept a connection.
     :param turns: see :func:`may_try`.
+    :param header: the PROXY header of an attempt, for a service that logs an error without one.
     :ivar problem: why the service does not answer; empty: it answers; None: nobody has tried.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, address: DialAddress, timeout: float, turns: DeferredSemaphore | None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        address: DialAddress,
+        timeout: float,
+        turns: DeferredSemaphore | None,
+        header: bytes = b"",
+    ) -> None:
         self.problem: str | None = None
         self._reactor = reactor
         self._turns = turns
+        self._header = header
         # Other endpoints may send bytes as soon as they are connected, as TLS does.
         is_bare = address.host is not None or address.description.startswith("unix:")
         self._endpoint = address.endpoint(reactor, timeout) if is_bare and turns is not None else None
@@ -185,8 +196,8 @@ class ServiceWatch:
     def _try(self) -> None:
         assert self._endpoint is not None
         assert self._turns is not None
-        endpoint = self._endpoint
-        self._trying = trying = self._turns.run(lambda: Deferred.fromCoroutine(try_service(endpoint)))
+        endpoint, header = self._endpoint, self._header
+        self._trying = trying = self._turns.run(lambda: Deferred.fromCoroutine(try_service(endpoint, header)))
         trying.addBoth(self._tried, trying)
         trying.addErrback(lambda failure: self.log.failure("in the watch of a service", failure))
 

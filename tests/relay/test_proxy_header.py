@@ -11,7 +11,15 @@ import pytest
 from hypothesis import example, given, strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
 
-from rtunnel.relay.proxy_header import SIGNATURE, BadHeader, ProxyHeader
+from rtunnel.relay.proxy_header import (
+    AUTHORITY,
+    SIGNATURE,
+    BadHeader,
+    ProxyHeader,
+    encode_tlv,
+    encode_v1,
+    encode_v2,
+)
 
 V4 = (IPv4Address("TCP", "192.0.2.7", 1234), IPv4Address("TCP", "198.51.100.1", 443))
 V6 = (IPv6Address("TCP", "2001:db8::7", 1234), IPv6Address("TCP", "2001:db8::1", 443))
@@ -130,3 +138,43 @@ def test_any_bytes(first: bytes, data: bytes) -> None:
         return
     assert 0 <= taken <= len(first + data)
     assert header.is_complete or taken == len(first + data)
+
+
+# What we write
+
+
+V4_ADDRESSES, V6_ADDRESSES, PORTS = st.ip_addresses(v=4), st.ip_addresses(v=6), st.integers(0, 65535)
+ENDS = st.one_of(*(st.tuples(*[st.tuples(addresses, PORTS)] * 2) for addresses in (V4_ADDRESSES, V6_ADDRESSES)))
+
+
+@given(st.none() | ENDS, st.booleans(), st.lists(st.text(max_size=64), max_size=3), st.booleans())
+def test_what_we_write_can_be_read(ends: Any, is_v1: bool, tlvs: list[str], is_datagram: bool) -> None:
+    written = b"".join(encode_tlv(AUTHORITY, text) for text in tlvs)
+    data = encode_v1(ends) if is_v1 else encode_v2(ends, written, is_datagram=is_datagram)
+    header = ProxyHeader()
+    assert header.take(data + b"behind") == len(data)
+    assert header.is_complete
+    found = [header.source, header.destination]
+    if ends is None:
+        assert found == [None, None]
+        return
+    # An address of IPv4 in one of IPv6 is read as the former.
+    hosts = [getattr(address, "ipv4_mapped", None) or address for address, _ in ends]
+    assert [(one.host, one.port) for one in found if one] == [
+        (str(host), port) for host, (_, port) in zip(hosts, ends, strict=True)
+    ]
+
+
+def test_the_bytes_of_headers() -> None:
+    ends = (ip_address("192.0.2.7"), 1234), (ip_address("198.51.100.1"), 443)
+    assert encode_v1(ends) == HEADERS["v1 of IPv4"][0]
+    assert encode_v2(ends) == HEADERS["v2 of IPv4"][0]
+    assert encode_v2(ends, encode_tlv(AUTHORITY, "example.com")) == HEADERS["v2 with TLVs"][0]
+    assert encode_v2(ends, is_datagram=True) == v2(0x21, 0x12, ADDRESSES_4)
+    ends_6 = (ip_address("2001:db8::7"), 1234), (ip_address("2001:db8::1"), 443)
+    assert encode_v2(ends_6) == v2(0x21, 0x21, ADDRESSES_6)
+    assert encode_v2(ends_6, is_datagram=True) == v2(0x21, 0x22, ADDRESSES_6)
+    assert encode_v1(None) == b"PROXY UNKNOWN\r\n"
+    assert encode_v2(None, b"no TLV without addresses") == HEADERS["v2, local"][0]
+    longest = ip_address("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), 65535
+    assert len(encode_v1((longest, longest))) <= 107

@@ -73,8 +73,14 @@ class World:
         server: TunnelServer = self.start(TunnelServer(reactor, ServerSettings(where, public, **settings)))
         return server
 
-    def client(self, server: int | TunnelServer | ReferenceServer, *tunnels: tuple[int, int], **more: Any) -> Any:
-        """A client; its tunnels are pairs of a remote port and a local one."""
+    def client(
+        self,
+        server: int | TunnelServer | ReferenceServer,
+        *tunnels: tuple[int, int | str],
+        proxy_protocol: str = "",
+        **more: Any,
+    ) -> Any:
+        """A client; its tunnels are pairs of a remote port and a local one, or a service as operators write it."""
         more.setdefault("reconnect_min", 0.05)
         more.setdefault("data_plane", self.plane)
         more.setdefault("reconnect_max", 0.2)
@@ -82,7 +88,14 @@ class World:
         more.setdefault("check_services", False)
         settings = ClientSettings(
             DialAddress.parse(f"{HOST}:{self.control_port(server)}"),
-            tuple(TunnelSettings(remote, DialAddress.parse(f"{HOST}:{local}")) for remote, local in tunnels),
+            tuple(
+                TunnelSettings(
+                    remote,
+                    DialAddress.parse(local if isinstance(local, str) else f"{HOST}:{local}"),
+                    proxy_protocol=proxy_protocol,
+                )
+                for remote, local in tunnels
+            ),
             **more,
         )
         return self.start(TunnelClient(reactor, settings))

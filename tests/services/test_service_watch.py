@@ -301,10 +301,11 @@ async def test_a_connection_to_itself_is_nobody() -> None:
         await try_service(same)
 
 
+@pytest.mark.parametrize("header", [b"", b"PROXY UNKNOWN\r\n"])
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
 @ensureDeferred
-async def test_real_services(kind: str, tmp_path: Any) -> None:
-    """A bare connection: no byte comes, and then a clean end."""
+async def test_real_services(kind: str, header: bytes, tmp_path: Any) -> None:
+    """A bare connection: no byte comes, unless the service expects a PROXY header, and then a clean end."""
     from twisted.internet import reactor
 
     if kind == "tcp":
@@ -317,14 +318,17 @@ async def test_real_services(kind: str, tmp_path: Any) -> None:
         listening.listen()
         there = DialAddress.parse(f"unix:{tmp_path}/x.sock")
     with listening:
-        await try_service(there.endpoint(reactor, PATIENCE))
+        await try_service(there.endpoint(reactor, PATIENCE), header)
         listening.settimeout(PATIENCE)
         connection, _ = listening.accept()
         with connection:
             from twisted.internet.threads import deferToThread
 
             connection.settimeout(PATIENCE)
-            assert await deferToThread(connection.recv, 100) == b""
+            received = b""
+            while data := await deferToThread(connection.recv, 100):
+                received += data
+            assert received == header
     with pytest.raises(ConnectError):
         await try_service(there.endpoint(reactor, PATIENCE))
 

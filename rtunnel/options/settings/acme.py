@@ -14,6 +14,7 @@ from rtunnel.errors import ConfigError
 from rtunnel.host_names import WILDCARD
 from rtunnel.options.settings.declaration import PATH, Kind, Setting
 from rtunnel.options.settings.entries import Entry
+from rtunnel.options.settings.proxy_protocol import KEY, OF_REQUESTS
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.tls.credentials import read_certificates
@@ -104,6 +105,8 @@ def _decide(tunnel: TunnelSettings, has_email: bool) -> TunnelSettings:
         return tunnel
     ends_here = tunnel.tls not in ("", "passthrough") or (not tunnel.tls and has_email and not is_wildcard)
     of_requests = rules_as_json(tunnel.rules).keys() - rules_as_json(without_requests(tunnel.rules))
+    if ends_here and tunnel.proxy_protocol:
+        raise ConfigError(f"{where}: key '{KEY}': {OF_REQUESTS}; or let the service end TLS, with tls: passthrough")
     for key in [] if ends_here else sorted(of_requests):
         raise ConfigError(
             f"{where}: key '{key}' is about requests, which nobody sees before the service that ends TLS; leave it "

@@ -14,6 +14,7 @@ from rtunnel.coercions import dial_address, integer, shown, text
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.acme import end_of_tls
 from rtunnel.options.settings.entries import Entry, read_entries
+from rtunnel.options.settings.proxy_protocol import with_proxy_protocol
 from rtunnel.options.settings.published import AT_MOST, MAX_PORTS, is_published, published
 from rtunnel.options.settings.sources import Rank, Resolved
 from rtunnel.reverse.settings import TunnelSettings
@@ -54,7 +55,7 @@ def _read(
             raise ConfigError(_TOO_MANY)
         return found
 
-    keys = ("name", "local", "remote_port", "publish", "tls", *KEYS)
+    keys = ("name", "local", "remote_port", "publish", "tls", "proxy_protocol", *KEYS)
     entries = read_entries(value, partial(counted, from_text), partial(counted, _from_mapping), keys, example)
     return tuple(chain.from_iterable(entries))
 
@@ -69,7 +70,7 @@ def _from_text(written: str) -> tuple[TunnelSettings, ...]:
 
 
 def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
-    found = _tunnels_of(entry)
+    found = with_proxy_protocol(entry, _tunnels_of(entry))
     if found[0].host:
         tls = end_of_tls(entry, found[0])
         sees_requests = found[0].protocol == "http" or tls != "passthrough"

@@ -12,9 +12,8 @@ from rtunnel.errors import Code
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.client.data_connections import DataConnections, IDialler
-from rtunnel.reverse.datagrams.client_flows import ClientDatagrams
+from rtunnel.reverse.datagrams.client_flows import ClientDatagrams, IUdpTunnel
 from rtunnel.reverse.secured import export_for_records
-from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
@@ -128,10 +127,10 @@ class CarryingSession(LinkProtocol):
         else:
             self.datagrams.serve(connection)
 
-    def udp_tunnel(self, number: int) -> TunnelSettings | None:
-        """Return the settings of a UDP tunnel, if visitors may use it."""
-        service = self.service_of(number)
-        return service.settings if service is not None and service.settings.protocol == "udp" else None
+    def udp_tunnel(self, number: int) -> IUdpTunnel | None:
+        """Return a UDP tunnel, if visitors may use it."""
+        service: IUdpTunnel | None = self.service_of(number)
+        return service if service is not None and service.settings.protocol == "udp" else None
 
     def say_way(self, by_path: bool) -> None:
         """Log how datagrams travel."""

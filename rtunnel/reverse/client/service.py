@@ -34,6 +34,7 @@ from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
+from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
 from rtunnel.services.watch import ServiceWatch, may_try
 from rtunnel.tls.identity import Peer
@@ -90,7 +91,9 @@ class LinkService(HeldConnection[ClientSession]):
         )
         turns = may_try(settings.check_services)
         self._watches = [
-            ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns) if tunnel.protocol != "udp" else None
+            None
+            if tunnel.protocol == "udp"
+            else ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns, header_for(tunnel, ""))
             for tunnel in settings.tunnels
         ]
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None

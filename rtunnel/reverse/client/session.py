@@ -20,6 +20,7 @@ from rtunnel.relay.sockets import format_host_port, text_prefix, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkStream
 from rtunnel.reverse.client.carrying import CarryingSession
 from rtunnel.reverse.client.data_connections import IDialler
+from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.watch import ServiceWatch
 from rtunnel.tls.hosts import Host
@@ -73,7 +74,13 @@ class _Tunnel:
         self.refusal = ""
         self.is_served = False
         self.public = ""
+        # The same as the server has told it.
+        self.public_address = ""
         self.retry: IDelayedCall | None = None
+
+    def header(self, visitor: str) -> bytes:
+        """Return what the service gets before the visitor's first byte; see :func:`header_for`."""
+        return header_for(self.settings, visitor, self.public_address)
 
     @property
     def name(self) -> str:
@@ -235,6 +242,7 @@ class ClientSession(CarryingSession):
             return
         tunnel.is_served = True
         self._dialler.tls_hosts.published(tunnel.tls, True)
+        tunnel.public_address = event.address
         host, _, port = event.address.rpartition(":")
         wildcard = host in ("", "0.0.0.0", "[::]") and port.isdecimal()
         tunnel.public = self._public(int(port)) if wildcard else event.address
@@ -287,7 +295,7 @@ class ClientSession(CarryingSession):
         tunnel = self._tunnels[event.tunnel]
         end: SocketEnd | TlsEnd
         if tunnel.tls is None or self._draining:
-            end = SocketEnd(lambda _end: self.dialled(tunnel), self._visitors.discard)
+            end = SocketEnd(partial(self._service_accepted, tunnel, event.visitor), self._visitors.discard)
         else:
             end = self.end_tls(tunnel, event.visitor)
         stream = LinkStream(self, event.stream, end)
@@ -304,6 +312,11 @@ class ClientSession(CarryingSession):
         )
         if isinstance(end, SocketEnd):
             end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
+
+    def _service_accepted(self, tunnel: _Tunnel, visitor: str, end: SocketEnd) -> None:
+        if header := tunnel.header(visitor):
+            end.transport.write(header)
+        self.dialled(tunnel)
 
     def end_tls(self, service: _Tunnel, visitor: str) -> TlsEnd:
         """Return what ends the TLS of a visitor; see :class:`TlsEnd`."""

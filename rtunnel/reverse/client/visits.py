@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.error import TimeoutError as ConnectTimeout, getConnectError
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
@@ -28,7 +28,7 @@ from rtunnel.reverse.carriers.moving import MovingStream
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL, has_socket
-from rtunnel.tls.hosts import Host
+from rtunnel.reverse.client.interfaces import IService
 from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -40,21 +40,6 @@ from rtunnel.wire.stream import Stream
 
 #: Bytes of a visitor that are read before its service is connected.
 MOST_EARLY = 65536
-
-
-class IService(Protocol):
-    """The local service that a tunnel leads to.
-
-    :ivar address: family and address of its socket; None if only its endpoint can connect to it.
-    :ivar tls: whose TLS ends before it; None: what visitors send goes to it as it is.
-    """
-
-    endpoint: IStreamClientEndpoint
-    address: tuple[int, Any] | None
-    tls: Host | None
-
-    @property
-    def name(self) -> str: ...
 
 
 class IUser(Protocol):
@@ -93,6 +78,7 @@ class _Cancel:
 class _Visit:
     """A visitor whose service is being dialled: the local side of its stream meanwhile.
 
+    :param header: what the service gets before the visitor's first byte.
     :ivar kept: how many of its bytes have come.
     :ivar until: when the service has had its time.
     :ivar touched: see :class:`~rtunnel.upkeep.visitors.Visitors`.
@@ -102,12 +88,14 @@ class _Visit:
 
     __slots__ = ("_pieces", "_visits", "connection", "dial", "has_ended", "kept", "service", "touched", "until")
 
-    def __init__(self, visits: Visits, connection: RecordSocket, service: IService, until: float) -> None:
+    def __init__(
+        self, visits: Visits, connection: RecordSocket, service: IService, until: float, header: bytes
+    ) -> None:
         self._visits = visits
         self.connection = connection
         self.service = service
         # Pieces, because bytes that grow piece by piece leave holes in memory.
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes] = [header] if header else []
         self.kept = 0
         self.has_ended = False
         self.until = until
@@ -234,7 +222,8 @@ class Visits:
                 if is_made:
                     self._made_at_once(connection, service, opened, sock)
                     return
-        visit = _Visit(self, connection, service, self._user.clock.seconds() + self._dial_timeout)
+        until = self._user.clock.seconds() + self._dial_timeout
+        visit = _Visit(self, connection, service, until, service.header(opened.visitor))
         connection.carry(visit)
         self._dialling[visit] = None
         self._visitors.add(visit, text_prefix(opened.visitor), opened.tunnel, 2)
@@ -253,6 +242,8 @@ class Visits:
         connection.carry(relay)
         self._used.add(relay)
         self._visitors.add(relay, text_prefix(opened.visitor), opened.tunnel, 2)
+        if header := service.header(opened.visitor):
+            relay.deliver(memoryview(header))
         self._count()
         self._user.dialled(service)
         self.kept(relay.held)

@@ -39,20 +39,34 @@ MAX_FLOWS = 16384
 IDLE = LASTING_IDLE + 30.0
 
 
+class IUdpTunnel(Protocol):
+    """A UDP tunnel of the client.
+
+    :ivar settings: its own.
+    """
+
+    settings: TunnelSettings
+
+    def header(self, visitor: str) -> bytes:
+        """Return what the service gets before each datagram of a visitor; empty: nothing."""
+
+
 class _Flow(ServiceFlow):
     """One visitor, and the socket to the service.
 
     :ivar key: the tunnel's public port, and the visitor's address.
     :ivar datagrams: the link by which the visitor comes now; None: none.
     :ivar number: the flow's number there.
+    :ivar header: what each datagram to the service has in front, as any of them may be lost or come first.
     """
 
-    def __init__(self, owner: ClientFlows, key: tuple[int, str], tunnel: TunnelSettings) -> None:
-        super().__init__(owner, key[1], tunnel.local, text_prefix(key[1]), ("udp", tunnel.remote_port))
+    def __init__(self, owner: ClientFlows, key: tuple[int, str], tunnel: IUdpTunnel) -> None:
+        super().__init__(owner, key[1], tunnel.settings.local, text_prefix(key[1]), ("udp", key[0]))
         self._flows = owner
         self.key = key
         self.datagrams: ClientDatagrams | None = None
         self.number = 0
+        self.header = tunnel.header(key[1])
         self._is_proved = False
 
     def answer(self, data: bytes) -> None:
@@ -94,13 +108,13 @@ class ClientFlows:
         # Those without a link. A visitor who asks several of the server's addresses has several flows.
         self._left: dict[tuple[int, str], dict[_Flow, None]] = {}
 
-    def flow_of(self, key: tuple[int, str], tunnel: TunnelSettings) -> _Flow:
+    def flow_of(self, key: tuple[int, str], tunnel: IUdpTunnel) -> _Flow:
         """Return a flow of a visitor that has no link; a new one if there is none."""
         for flow in self._left.get(key, ()):
             self.forget(flow)
             return flow
         flow = _Flow(self, key, tunnel)
-        self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(tunnel.local))
+        self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(tunnel.settings.local))
         self.table.add(flow)
         flow.dial()
         return flow
@@ -136,7 +150,7 @@ class IDatagramSession(Protocol):
 
     memory: Memory
 
-    def udp_tunnel(self, number: int) -> TunnelSettings | None: ...
+    def udp_tunnel(self, number: int) -> IUdpTunnel | None: ...
     def say_way(self, by_path: bool) -> None: ...
 
 
@@ -236,7 +250,7 @@ class ClientDatagrams:
             tunnel = self._session.udp_tunnel(tunnel_number)
             if tunnel is None:
                 return
-            key = (tunnel.remote_port, visitor)
+            key = (tunnel.settings.remote_port, visitor)
             known = self._flows.get(number)
             if known is not None and known.key != key:
                 known.end("the server uses its number for another one")
@@ -259,6 +273,7 @@ class ClientDatagrams:
             known.end("the visitor's flow is over")
 
     def _ask(self, flow: _Flow, data: bytes) -> None:
+        data = flow.header + data
         if flow.keeps_datagrams:
             self.holds(len(data))
         flow.ask(data)

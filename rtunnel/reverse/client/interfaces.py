@@ -1,0 +1,26 @@
+"""What the parts of a client need of each other."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from rtunnel.tls.hosts import Host
+
+
+class IService(Protocol):
+    """The local service that a tunnel leads to.
+
+    :ivar address: family and address of its socket; None if only its endpoint can connect to it.
+    :ivar tls: whose TLS ends before it; None: what visitors send goes to it as it is.
+    """
+
+    endpoint: IStreamClientEndpoint
+    address: tuple[int, Any] | None
+    tls: Host | None
+
+    @property
+    def name(self) -> str: ...
+    def header(self, visitor: str) -> bytes:
+        """Return what the service gets before the first byte of a visitor; empty: nothing."""
