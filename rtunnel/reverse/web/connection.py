@@ -361,11 +361,10 @@ class HttpConnection:
     def _over(self) -> None:
         exchange, self._exchange = self._exchange, None
         self._queue.clear()
-        deciding, self._deciding = self._deciding, None
+        self._deciding = None
         if exchange is not None:
             self.house.done(exchange.target, exchange.head, self)
             exchange.drop()
-        del deciding
         self.house.gone(self)
 
     @property
