@@ -71,6 +71,12 @@ def origin(head: RequestHead, host: str) -> str:
         return host
 
 
+def is_secure(head: RequestHead) -> bool:
+    """Return whether a trusted proxy says that the visitor speaks TLS to it."""
+    said = (head.forwarded or {}).get(b"x-forwarded-proto", b"")
+    return said.partition(b",")[0].strip().lower() == b"https"
+
+
 _LINES = b"\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b"
 
 
