@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,23 @@ async def test_rights_that_are_lost_while_a_holder_is_asked(
     holder.abort()
     assert (await other.take_json(ERROR, 0))["code"] == "host-not-allowed"
     assert not server.names
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+@ensureDeferred
+async def test_redirection_behind_a_proxy(world: World, is_trusted: bool) -> None:
+    """It is not sent in circles if a proxy that is trusted speaks TLS with the visitor."""
+    server = http_server(world, trusted_proxies=(ip_network("127.0.0.0/8"),) if is_trusted else ())
+    link = await client(world, server)
+    ask(link, 0, "http/app.example.org", **{"redirect-https": True})
+    await link.take(READY, 0)
+    visitor = await visit(world, server)
+    await until(lambda: visitor.received.startswith(b"HTTP/1.1 301 "))
+    visitor = await visit(world, server, GET[:-2] + b"X-Forwarded-Proto: https\r\n\r\n")
+    if is_trusted:
+        await answered(link, visitor)
+    else:
+        await until(lambda: visitor.received.startswith(b"HTTP/1.1 301 "))
 
 
 @BOTH_PLANES

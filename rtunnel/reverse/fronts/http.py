@@ -21,7 +21,7 @@ from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.web.answers import Answer, redirect
 from rtunnel.reverse.web.connection import HttpConnection
-from rtunnel.reverse.web.forwarded import TrustedProxies
+from rtunnel.reverse.web.forwarded import TrustedProxies, is_secure
 from rtunnel.reverse.web.front_stream import FrontStream
 from rtunnel.reverse.web.house import HttpHouse, HttpVisitor
 from rtunnel.reverse.web.interfaces import IConnection, Target
@@ -144,7 +144,7 @@ class HttpFront(HttpHouse, LandingFactory):
             return Answer(
                 404, f"nothing is published here for {'this path of ' if names.knows(head.host) else ''}{what}"
             )
-        if backend.rules.redirect_https:
+        if backend.rules.redirect_https and not (connection.visitor.is_trusted and is_secure(head)):
             return redirect(head, head.host, self._server.https_port())
         target = self._targets.get(backend)
         if target is None:

@@ -84,6 +84,12 @@ def origin(head: RequestHead, host: str) -> str:
         return host
 
 
+def is_secure(head: RequestHead) -> bool:
+    """Return whether a trusted proxy says that the visitor speaks TLS to it."""
+    said = (head.forwarded or {}).get(b"x-forwarded-proto", b"")
+    return said.partition(b",")[0].strip().lower() == b"https"
+
+
 @lru_cache(1024)
 def _lines(host: str, scheme: str, authority: bytes) -> bytes:
     older = _OLDER_LINES % (_node(host), scheme.encode("ascii"), authority)

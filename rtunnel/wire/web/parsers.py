@@ -172,6 +172,27 @@ class _Parser:
             raise BadHead(431, "the head has too many fields")
         return piece, data[count:]
 
+    @property
+    def _is_in_body(self) -> bool:
+        return bool(self._left or self._chunks)
+
+    def _take_body(self, data: bytes, events: list[Any]) -> bytes:
+        """Take bytes of a body; return what is behind it.
+
+        :raises BadHead: it is malformed.
+        """
+        if self._chunks is not None:
+            data = self._chunks.feed(data, events)
+            if self._chunks.is_over:
+                self._chunks = None
+        else:
+            piece, data = data[: self._left], data[self._left :]
+            self._left -= len(piece)
+            events.append(piece)
+        if not self._is_in_body:
+            events.append(END)
+        return data
+
     def _pass_body(self, data: bytes, length: int | None) -> None:
         """Bring the checker behind a body, if the whole of it is there already; else drop it.
 
@@ -205,7 +226,7 @@ class RequestParser(_Parser):
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing of a next request has come."""
-        return not (self._head or self._left or self._chunks)
+        return not (self._head or self._is_in_body)
 
     @property
     def held(self) -> int:
@@ -225,19 +246,8 @@ class RequestParser(_Parser):
         return events
 
     def _feed(self, data: bytes, events: list[Any]) -> bytes:
-        if self._left:
-            piece, data = data[: self._left], data[self._left :]
-            self._left -= len(piece)
-            events.append(piece)
-            if not self._left:
-                events.append(END)
-            return data
-        if self._chunks is not None:
-            data = self._chunks.feed(data, events)
-            if self._chunks.is_over:
-                self._chunks = None
-                events.append(END)
-            return data
+        if self._is_in_body:
+            return self._take_body(data, events)
         if self._ends:
             return b""  # behind a request that was to be the last one
         raw, data = self._take_head(data, events)
@@ -322,20 +332,9 @@ class ResponseParser(_Parser):
         return events
 
     def _feed(self, data: bytes, events: list[Any]) -> bytes:
-        if self._left:
-            piece, data = data[: self._left], data[self._left :]
-            self._left -= len(piece)
-            events.append(piece)
-            if not self._left:
-                self._is_over = True
-                events.append(END)
-            return data
-        if self._chunks is not None:
-            data = self._chunks.feed(data, events)
-            if self._chunks.is_over:
-                self._chunks = None
-                self._is_over = True
-                events.append(END)
+        if self._is_in_body:
+            data = self._take_body(data, events)
+            self._is_over = not self._is_in_body
             return data
         raw, data = self._take_head(data, events)
         if raw:
