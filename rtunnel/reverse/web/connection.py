@@ -84,23 +84,20 @@ class HttpConnection:
                 self._is_in_head = False
                 self._queue.extend(events)
                 self._pump()
-            elif self.is_idle:
-                if not self._is_in_head:
-                    # A head that comes in pieces has one time for all of them.
-                    self._is_in_head = True
-                    self._since = self.house.seconds()
-                return  # They are still in memory.
+            elif self.is_idle and not self._is_in_head:
+                # A head that comes in pieces has one time for all of them.
+                self._is_in_head = True
+                self._since = self.house.seconds()
         self._deliver()
 
     def _deliver(self) -> None:
         # What waits in the queue is read no further, so that TCP holds the visitor back.
-        if (
-            self._undelivered
-            and self.stream is not None
-            and (self._closes or not (self._is_upstream_full or self._queue))
-        ):
-            count, self._undelivered = self._undelivered, 0
-            self.stream.delivered(count)
+        if self.stream is not None and (self._closes or not (self._is_upstream_full or self._queue)):
+            # A part of a head is still in memory.
+            held = 0 if self._closes else self._parser.held
+            count, self._undelivered = self._undelivered - held, held
+            if count:
+                self.stream.delivered(count)
 
     def finished(self) -> None:
         """Take note that the visitor sends no more; he may still wait for an answer."""
