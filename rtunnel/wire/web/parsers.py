@@ -224,6 +224,11 @@ class RequestParser(_Parser):
         self._empty_lines = 0
 
     @property
+    def held(self) -> int:
+        """How many bytes of a head are kept until the rest of it has come."""
+        return len(self._head)
+
+    @property
     def is_at_rest(self) -> bool:
         """Whether nothing of a next request has come."""
         return not (self._head or self._is_in_body)

@@ -6,6 +6,7 @@ import pytest
 
 from rtunnel.reverse.web.connection import LINGER
 from tests.reverse.web.parts import GET, OK, WINDOW, World, answer, get
+from tests.reverse.web.test_upgrades import ASK
 
 PIECE = bytes(8192)
 MANY = [PIECE] * 500
@@ -197,6 +198,23 @@ def test_what_comes_behind_the_last_request_is_dropped(web: World) -> None:
     web.pass_time(LINGER + 2)
     assert visitor.why
     assert not web.connections
+
+
+@pytest.mark.parametrize("first", [b"", GET, ASK, get("/", "Content-Length: 3", method="POST") + b"abc"])
+def test_a_part_of_a_head_counts(web: World, first: bytes) -> None:
+    """While the request before it is under way, and behind that."""
+    visitor = web.visit(first)
+    part = GET[:-2] + b"A: " + b"a" * 8000
+    visitor.send(part, b"b" * 8000)
+    [connection] = web.connections
+    size = len(part) + 8000
+    assert connection.buffered() >= size
+    for service in web.service.connections:
+        service.send(OK)
+    assert connection.buffered() == visitor.stream.other.waiting == size
+    visitor.send(b"\r\n\r\n")
+    assert connection.buffered() == 0
+    assert b"ab" in web.service.connections[0].received
 
 
 def test_an_endless_body_to_nobody(web: World) -> None:
