@@ -233,11 +233,6 @@ class RequestParser(_Parser):
         """Whether nothing of a next request has come."""
         return not (self._head or self._is_in_body)
 
-    @property
-    def held(self) -> int:
-        """Bytes of a head that is not whole yet."""
-        return len(self._head)
-
     def feed(self, data: bytes) -> list[Any]:
         """Take bytes; return the events."""
         if self._is_raw:
