@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from rtunnel.addresses import DialAddress
 from rtunnel.proxies import Proxy
+from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.net import BOTH_PLANES, HOST, LocalService, Peer, reactor, turns, until
 from tests.reverse.world import World
@@ -168,7 +169,7 @@ async def test_proxy_that_does_not(world: World, kind: str, build: Callable[[], 
     """Each attempt is one line, and the waits are those of any failure."""
     proxy = await world.service(build)
     place = via(proxy.port, kind, user="me", password="s3cret")
-    client = world.client(9, (8080, 9), via=place, connect_timeout=0.3)
+    client = world.client(9, (8080, 9), via=place, connect_timeout=0.3 if "silent" in text else PATIENCE)
     line = await world.logged(f"cannot reach server {HOST}:9 through the proxy {kind}://{HOST}:{proxy.port}: ")
     assert text in line
     await until(lambda: len(proxy.peers) >= 3, "the next attempts")
