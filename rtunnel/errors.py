@@ -130,6 +130,10 @@ class TlsFailed(PeerError):
     code = Code.UNAUTHORIZED
 
 
+class ProxyFailed(RtunnelError):
+    """A proxy on the way to the server cannot be reached, refuses, or does not answer as a proxy does."""
+
+
 class Refused(RtunnelError):
     """The server cannot serve a tunnel, or the client may not have it.
 

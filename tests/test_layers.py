@@ -31,6 +31,7 @@ SHARED = {
     "host_names",
     "name_endpoint",
     "names",
+    "proxies",
     "reasons",
     "trusted_files",
 }

@@ -13,6 +13,7 @@ from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.rules import Rules
 from rtunnel.acme.settings import AcmeSettings
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
+from rtunnel.proxies import Proxy
 from rtunnel.tls.hosts import CertificateFiles
 from rtunnel.tls.policy import TlsSettings
 from rtunnel.wire.limits import LinkLimits
@@ -128,6 +129,7 @@ class ClientSettings(EndSettings):
     :ivar check_services: whether to connect to the local services now and then, to see whether they answer.
     :ivar token: token that the server asks for; None: no token is sent.
     :ivar acme: where certificates of tunnels with ``auto`` come from; None: there is no such tunnel.
+    :ivar via: the proxy through which the server is reached, which has a host and a port then; None: none.
     """
 
     server: DialAddress
@@ -139,3 +141,4 @@ class ClientSettings(EndSettings):
     check_services: bool = True
     token: str | None = field(default=None, repr=False)
     acme: AcmeSettings | None = None
+    via: Proxy | None = None

@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from aiortc import rtcsctptransport
 from google_crc32c import value as crc32c
@@ -20,7 +21,7 @@ from rtunnel.access.rules import read_rules, rules_as_json
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.coercions import boolean, seconds, size
 from rtunnel.config_file import read_config_file
-from rtunnel.errors import BadDescription, BadSignal, ConfigError, PkiError
+from rtunnel.errors import BadDescription, BadSignal, ConfigError, PkiError, ProxyFailed
 from rtunnel.host_names import canonical_path
 from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.pki import bundle
@@ -33,6 +34,8 @@ from rtunnel.wire.data.records import decode_opening, decode_reason
 from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams.messages import decode_first, decode_number
 from rtunnel.wire.opening import read_opening
+from rtunnel.wire.proxy.connect import MOST as HEAD, Connect
+from rtunnel.wire.proxy.socks5 import Socks5
 from rtunnel.wire.tunnel_request import decode_init
 from rtunnel.wire.web.client_hello import MOST, BadHello, HelloReader
 from rtunnel.wire.web.heads import Problem, RequestHead, ResponseHead, write_response
@@ -252,6 +255,28 @@ def proxy_header(data: bytes) -> None:
     assert len(set(results)) == 1
 
 
+def proxy_answers(data: bytes) -> None:
+    """What a proxy answers: it does not depend on how its bytes are cut. The first byte chooses the kind, and whether
+    there is a user.
+    """
+    results: list[Any] = []
+    for most in (1, 7, 2**31):
+        kind: Any = Connect if data[:1] < b"\x80" else Socks5
+        handshake = kind("tunnel.example.org", 7000, *(("me", "secret") if data[:1] > b"\x40" else ()))
+        sent, start = handshake.begin(), 1
+        try:
+            while start < len(data) and handshake.wants:
+                part = data[start : start + min(handshake.wants, most)]
+                sent += handshake.feed(part)
+                start += len(part)
+            assert start <= 1 + HEAD + 4
+            results.append((sent, start, handshake.wants == 0))
+        except ProxyFailed as error:
+            results.append(str(error))
+    assert results[1:] == results[:-1]
+    assert isinstance(results[0], tuple) or (results[0].isprintable() and "secret" not in results[0])
+
+
 def client_hello(data: bytes) -> None:
     """A ClientHello: what it is does not depend on how its bytes are cut. The first byte chooses what is right of it
     already: nothing, the records, or the message in one record.
@@ -355,6 +380,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         clients,
         pki_bundle,
         proxy_header,
+        proxy_answers,
         client_hello,
         http_requests,
         http_responses,

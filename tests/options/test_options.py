@@ -19,6 +19,7 @@ from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.reverse import CLIENT, SERVER
 from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
 from rtunnel.options.settings.tunnels import tunnels
+from rtunnel.proxies import Proxy
 from rtunnel.reverse.settings import ClientSettings, ServerSettings, TunnelSettings
 from rtunnel.wire.limits import LinkLimits
 from tests.options.conftest import Write
@@ -92,6 +93,7 @@ SERVER_VALUES = {
 }
 CLIENT_VALUES = {
     "server": ("host:7000", "host:7000", DialAddress.parse("host:7000")),
+    "via": ("http://me:pw@proxy:3128", "http://me:pw@proxy:3128", Proxy.parse("http://me:pw@proxy:3128")),
     "local": ("unix:/x", "unix:/x", DialAddress.parse("unix:/x")),
     "remote-port": ("8080", 8080, 8080),
     "tunnel": ("9000:90", [{"local": 90, "remote_port": 9000}], (tunnel(9000, ":90"),)),

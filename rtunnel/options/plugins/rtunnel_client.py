@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from twisted.application.service import MultiService
 
 from rtunnel.errors import ConfigError
@@ -13,6 +15,7 @@ from rtunnel.options.settings.reverse import CLIENT
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.settings.trust import check_token_use, decide_tls
 from rtunnel.options.settings.tunnels import decide_tunnels
+from rtunnel.options.settings.via import decide_via
 from rtunnel.reverse.settings import ClientSettings
 from rtunnel.tls.policy import Role
 
@@ -44,10 +47,11 @@ class Options(PluginOptions):
             raise ConfigError("--server is missing; write for example --server tunnel.example.org:7000")
         check_order(resolved, "reconnect-min", "reconnect-max")
         tls = decide_tls(resolved, Role.CLIENT)
-        check_token_use(resolved, tls)
         tunnels, acme = decide_acme(resolved, decide_tunnels(resolved))
+        via = decide_via(resolved, os.environ, tunnels)
+        check_token_use(resolved, tls, via)
         self.settings = ClientSettings(
-            **resolved.fields_of(ClientSettings),
+            **resolved.fields_of(ClientSettings) | {"via": via},
             tunnels=tunnels,
             acme=acme,
             limits=link_limits(resolved),
@@ -59,5 +63,6 @@ def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
     from rtunnel.reverse.client.service import TunnelClient
 
-    reactor = prepared_reactor(options.settings.server.host)
+    via = options.settings.via
+    reactor = prepared_reactor((options.settings.server if via is None else via.address).host)
     return PluginService(NAME, TunnelClient(reactor, options.settings), options, reactor)

@@ -33,6 +33,7 @@ from rtunnel.options.settings.declaration import (
 )
 from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
 from rtunnel.options.settings.tunnels import publish, tunnels
+from rtunnel.options.settings.via import via
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, EndSettings, ServerSettings
 from rtunnel.wire.limits import LinkLimits
 
@@ -202,6 +203,14 @@ CLIENT_OWN = (
         "tcp:host:7000. Required.",
         ClientSettings,
         no_default="required",
+    ),
+    Setting(
+        "via",
+        Kind(optional(via, None), "URL, or ``env``"),
+        "Proxy through which the server is reached: http://HOST:PORT (CONNECT), http://USER:PASSWORD@HOST:PORT or "
+        "socks5://HOST:PORT; or env: the one that HTTPS_PROXY or ALL_PROXY names, unless NO_PROXY has the server. "
+        "Other users of the machine can see a flag, so better give a password in the environment or the file.",
+        ClientSettings,
     ),
     Setting(
         "local",

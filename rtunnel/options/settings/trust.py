@@ -6,9 +6,11 @@ import os
 from ipaddress import ip_address
 
 from rtunnel.access.admission import Admission, AdmissionSettings
+from rtunnel.addresses import DialAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.pki import locations
+from rtunnel.proxies import Proxy
 from rtunnel.tls.credentials import load
 from rtunnel.tls.policy import Role, TlsSettings
 from rtunnel.tls.server_names import check_server_name, is_ip_address
@@ -68,20 +70,24 @@ def decide_admission(resolved: Resolved) -> AdmissionSettings:
     return settings
 
 
-def check_token_use(resolved: Resolved, tls: TlsSettings | None) -> None:
+def check_token_use(resolved: Resolved, tls: TlsSettings | None, via: Proxy | None) -> None:
     """Refuse to send a token over a network without TLS.
 
+    :param via: the proxy on the way to the server; None: none.
     :raises ConfigError: the settings would do that.
     """
     values = resolved.values
     if values["token"] is None or tls is not None or values["token-over-plain-tcp"]:
         return
-    server = values["server"]
-    host = server.host
-    if host is None and server.description.startswith("unix:"):
-        return
-    if host == "localhost" or (host is not None and is_ip_address(host) and ip_address(host).is_loopback):
-        return
-    raise resolved.error(
-        "token", f"would travel to {server} in the clear; use --tls, or allow it with --token-over-plain-tcp"
-    )
+    for place in (values["server"], *([] if via is None else [via.address])):
+        if not _is_on_this_machine(place):
+            raise resolved.error(
+                "token", f"would travel to {place} in the clear; use --tls, or allow it with --token-over-plain-tcp"
+            )
+
+
+def _is_on_this_machine(place: DialAddress) -> bool:
+    host = place.host
+    if host is None:
+        return place.description.startswith("unix:")
+    return host == "localhost" or (is_ip_address(host) and ip_address(host).is_loopback)

@@ -78,7 +78,7 @@ class LinkProtocol(Protocol):
     :param clock: provides the time for keepalive.
     :param memory: what the process may hold.
     :ivar identity: the other end as authenticated by TLS; None without TLS. Set before there is a connection.
-    :ivar peer_name: the connection's other end, for logs.
+    :ivar peer_name: the connection's other end, for logs. May be set before there is a connection.
     :ivar connected_now: whether there is a connection.
     :ivar log_limiter: for log lines that the peer can cause. Set before there is a connection.
     :ivar admitted: by which name or address the peer's lines are counted; None: it is a stranger.
@@ -126,7 +126,7 @@ class LinkProtocol(Protocol):
 
     def connectionMade(self) -> None:
         """Send what is queued, and start keepalive."""
-        self.peer_name = format_address(self.transport.getPeer())
+        self.peer_name = self.peer_name or format_address(self.transport.getPeer())
         if self.identity is not None and self.identity.name:
             self.peer_name += f" ({self.identity.name})"
         self.connected_now = True

@@ -116,6 +116,12 @@ class CarryingSession(LinkProtocol):
 
     def _path_offered(self, event: events.PathOffered) -> None:
         """Open the UDP path to the machine to which the link leads."""
+        if self._dialler.is_proxied:
+            if DIRECT in self.link.capabilities:
+                self._info("datagrams to and from {peer} go by data connections: UDP does not pass the proxy")
+            else:
+                self._warn("no datagrams reach {peer}: UDP does not pass the proxy, and there are no data connections")
+            return
         server = self.transport.getPeer()
         if self.datagrams is not None and isinstance(server, IPv4Address | IPv6Address):
             self.datagrams.open_path(event.id, server.host, event.port or server.port)
@@ -136,7 +142,7 @@ class CarryingSession(LinkProtocol):
         """Log how datagrams travel."""
         if by_path:
             self._info("datagrams to and from {peer} go by UDP")
-        else:
+        elif not self._dialler.is_proxied:  # that was said before
             self._warn("datagrams to and from {peer} go by a data connection: UDP does not get through")
 
     def _moved_early(self, stream: Stream) -> None:

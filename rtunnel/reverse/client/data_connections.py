@@ -25,6 +25,7 @@ from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, RecordSocket
+from rtunnel.reverse.client.pace import Pace
 from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable, IUser, Visits
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
@@ -53,6 +54,8 @@ class IDialler(Protocol):
     :ivar dial_timeout: seconds that one to a local service may take.
     :ivar flows: those of UDP tunnels.
     :ivar tls_hosts: the names whose TLS ends here.
+    :ivar is_proxied: whether the server is reached through a proxy.
+    :ivar pace: spares that proxy; None: there is none.
     """
 
     reactor: Any
@@ -60,6 +63,8 @@ class IDialler(Protocol):
     poller: Any
     connect_timeout: float
     dial_timeout: float
+    is_proxied: bool
+    pace: Pace | None
 
     flows: ClientFlows
     tls_hosts: TlsHosts
@@ -173,6 +178,7 @@ class DataConnections:
         self._user = user
         self._seconds: Callable[[], float] = user.clock.seconds
         self._dialler = dialler
+        self._pace = dialler.pace
         self.poller = dialler.poller
         self._cipher = root.cipher
         self._tickets = ClientTickets(Ratchet(root.root))
@@ -204,7 +210,7 @@ class DataConnections:
     def _make(self) -> None:
         now = self._seconds()
         while self._kept and not self._closed:
-            if len(self._attempts) + len(self._idle) >= self._most:
+            if len(self._attempts) + len(self._idle) >= self._most or (self._pace is not None and self._pace.rests):
                 return
             ticket, until = self._kept.popleft()
             if until <= now:
@@ -237,6 +243,8 @@ class DataConnections:
 
     def _say(self, why: str) -> None:
         """Log that a connection could not be made: loud once, until one can be made."""
+        if self._pace is not None:
+            self._pace.failed()
         log = self.log.debug if self._said else self._user.log_limiter.warn
         self._said = True
         waits = DIRECT_ONLY in self._user.link.capabilities
@@ -252,6 +260,8 @@ class DataConnections:
         """Take note that the server has taken the ticket. If records are sealed, prove this end too."""
         if self._cipher is not Cipher.NONE:
             connection.say_alive()
+        if self._pace is not None:
+            self._pace.worked()
         if self._said:
             self._said = False
             self._user.log_limiter.info("data connections can be made again")

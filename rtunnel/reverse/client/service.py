@@ -16,9 +16,10 @@ from typing import Any, cast
 
 from cryptography import x509
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import Code
@@ -29,6 +30,8 @@ from rtunnel.relay.sockets import QuietFactory
 from rtunnel.reverse.carriers.kept import KeptConnections
 from rtunnel.reverse.carriers.sockets import Taker
 from rtunnel.reverse.client.data_connections import DataConnections
+from rtunnel.reverse.client.pace import Pace
+from rtunnel.reverse.client.proxied import ProxiedEndpoint
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.tls_hosts import TlsHosts
@@ -56,26 +59,34 @@ class _SessionFactory(QuietFactory):
         return self._service.build_session()
 
 
+def _unless_cancelled(failure: Failure, failed: Callable[[str], None]) -> None:
+    if not failure.check(CancelledError):
+        failed(reason_of(failure))
+
+
 class LinkService(HeldConnection[ClientSession]):
     """Holds one link to the server, and dials again when it is lost."""
 
     log = Logger()
 
     def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors) -> None:
-        super().__init__(reactor, f"server {settings.server}", settings.reconnect_min, settings.reconnect_max)
+        way = "" if settings.via is None else f" through the proxy {settings.via}"
+        super().__init__(reactor, f"server {settings.server}{way}", settings.reconnect_min, settings.reconnect_max)
         self.setName("link")
         self._settings = settings
         self._visitors = visitors
         self.tls_hosts = TlsHosts(reactor, settings)
         self.connect_timeout = settings.connect_timeout
         self.dial_timeout = settings.dial_timeout
+        self.is_proxied = settings.via is not None
+        self.pace = Pace(reactor, settings.reconnect_min, settings.reconnect_max) if self.is_proxied else None
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
         self.flows = ClientFlows(reactor, visitors.descriptors)
         self.kept: KeptConnections[DataConnections] = KeptConnections(
             reactor, settings.limits.dead_after, self._may_stay
         )
-        # Where the current link leads.
+        # Where the current link leads first: to the server, or to the proxy.
         self._server_now: DialAddress | None = None
         self._address_now: tuple[int, Any] | None = None
         self._endpoint_now: Any = None
@@ -128,24 +139,39 @@ class LinkService(HeldConnection[ClientSession]):
     def dial_server(self, made: Callable[[socket.socket], None], failed: Callable[[str], None]) -> Cancellable:
         """Connect to the server of the current link, for a data connection."""
         if self._server_now is None:
-            self._server_now = self._settings.server
+            self._server_now = self._first_address
             peer: Any = self.session.transport.getPeer() if self.session is not None else None
             if self._server_now.host is not None and isinstance(peer, IPv4Address | IPv6Address):
                 # A name may stand for several servers, and costs a look-up.
                 self._server_now = replace(self._server_now, host=peer.host)
-            self._address_now = self._server_now.socket_address()
-            self._endpoint_now = self._server_now.endpoint(self.reactor, self.connect_timeout)
+            self._address_now = None if self.is_proxied else self._server_now.socket_address()
+            self._endpoint_now = self._endpoint(self._server_now)
         if self._address_now is not None:
             dial = Dial(self.poller, made, lambda error: failed(reason_of(error)))
             dial.start(*self._address_now)
             return dial
         dialling: Deferred[Any] = self._endpoint_now.connect(QuietFactory.forProtocol(partial(Taker, made, failed)))
-        dialling.addErrback(lambda failure: failed(reason_of(failure)))
+        dialling.addErrback(_unless_cancelled, failed)
         return dialling
+
+    @property
+    def _first_address(self) -> DialAddress:
+        """Where connections lead first: to the server, or to the proxy."""
+        return self._settings.server if self._settings.via is None else self._settings.via.address
+
+    def _endpoint(self, first: DialAddress) -> IStreamClientEndpoint:
+        """Return the endpoint of the server by way of *first*, which is as :attr:`_first_address`."""
+        endpoint, via = first.endpoint(self.reactor, self.connect_timeout), self._settings.via
+        if via is None:
+            return endpoint
+        proxied: IStreamClientEndpoint = ProxiedEndpoint(
+            self.reactor, endpoint, via, self._settings.server, self.connect_timeout
+        )
+        return proxied
 
     async def dial(self) -> ClientSession:
         """See :class:`HeldConnection`."""
-        endpoint = self._settings.server.endpoint(self.reactor, self.connect_timeout)
+        endpoint = self._endpoint(self._first_address)
         session: Any
         if self._tls is not None:
             session = await self._tls.connect(endpoint, self.build_session)

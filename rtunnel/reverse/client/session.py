@@ -129,6 +129,9 @@ class ClientSession(CarryingSession):
         ]
         self.log_limiter = LogLimiter(self.log, reactor, most=MOST_ALIKE)
         self.admitted = "server"
+        if settings.via is not None:
+            # The connection itself leads to the proxy.
+            self.peer_name = str(settings.server)
         self._silence: IDelayedCall | None = None
         self._said_reference = False
         self.ended: Deferred[str] = Deferred()
