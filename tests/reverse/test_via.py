@@ -253,7 +253,7 @@ async def test_proxy_that_refuses_data_connections_is_spared(world: World, answe
         return built[-1]
 
     proxy = await world.service(build)
-    limits = {"reconnect_min": 30.0, "reconnect_max": 60.0}
+    limits: dict[str, Any] = {"reconnect_min": 30.0, "reconnect_max": 60.0}
     world.client(server, (port, service.port), via=via(proxy.port), data_plane="auto", **limits)
     await world.reachable()
     line = await world.logged("data connections cannot be made")
