@@ -134,7 +134,6 @@ def rtunnel(
             argv += ["--https-listen", f"{HOST}:{https}"]
             client += ["--tunnel", f"{hello}:{to}:{services.hello}"]
             client += ["--publish", f"https:{NAME}={to}:{services.hello}"]
-        if names:
             argv += ["--http-listen", f"{HOST}:{http}"]
             client += ["--publish", f"http:{NAME}={to}:{services.web}"]
         with ExitStack() as stack:
@@ -147,10 +146,9 @@ def rtunnel(
                 wait_for_echo(echo, client_log)
             if has_names:
                 wait_for_service(https, client_log)
-            if names:
                 wait_for_page(http, NAME, client_log)
-            way = Way(iperf, web, (server, other), server, echo if udp else None, by_host=http if names else None)
-            yield replace(way, hello=hello, by_name=https) if has_names else way
+            way = Way(iperf, web, (server, other), server, echo if udp else None)
+            yield replace(way, hello=hello, by_name=https, by_host=http) if has_names else way
 
     return opened
 

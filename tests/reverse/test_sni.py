@@ -10,6 +10,7 @@ from pytest_twisted import ensureDeferred
 
 from rtunnel.reverse.fronts import sni
 from rtunnel.wire.web.client_hello import MOST
+from tests.patience import PATIENCE
 from tests.reverse.data import DIRECT, attach, tickets_of
 from tests.reverse.https import https_port, https_server, publish, visit
 from tests.reverse.net import BOTH_PLANES, INIT, READY, Peer, reactor, turns, until
@@ -75,7 +76,7 @@ PIECES: dict[str, Sequence[bytes]] = {
 @pytest.mark.parametrize("name", PIECES)
 @ensureDeferred
 async def test_nothing_is_lost(world: World, name: str) -> None:
-    server = https_server(world)
+    server = https_server(world, handshake_timeout=PATIENCE)
     await publish(world, server, NAME)
     visitor = await visit(world, server, *PIECES[name])
     sent = b"".join(PIECES[name])

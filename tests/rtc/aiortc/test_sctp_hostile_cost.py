@@ -249,14 +249,16 @@ async def test_what_is_in_flight_is_bounded_whatever_the_peer_claims() -> None:
         await peer.put(sack(pair.two._local_tsn - 1, window=2**32 - 1))
         await peer.settle()
         pair.wires[1].passes = lambda packet: False
-        # It has acknowledged a lot, and fast.
-        pair.two._cwnd = 2**30
         for _ in range(300):
             peer.user.channels[0].send(bytes(16_000))
+        most = 0
         for _ in range(4000):
+            # It has acknowledged a lot, and fast. On a busy machine, packets may have been given up in the meantime.
+            pair.two._cwnd = 2**30
             await pair.two._transmit()
             await pair.two._data_channel_flush()
-        assert MAX_FLIGHT <= pair.two._flight_size <= MAX_FLIGHT + 16_000
+            most = max(most, pair.two._flight_size)
+        assert MAX_FLIGHT <= most <= MAX_FLIGHT + 16_000
 
 
 @pytest_twisted.ensureDeferred
