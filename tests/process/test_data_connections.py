@@ -230,4 +230,9 @@ def test_descriptors_are_given_back(serve: Serve, start_tunnel: StartTunnel) -> 
     before = [descriptors(pid) for pid in ends]
     for _ in range(300):
         assert fetch(tunnel.public) == "here"
-    poll(lambda: [descriptors(pid) for pid in ends] == before, PATIENCE, f"{before} descriptors again")
+
+    def are_given_back() -> bool:
+        # The pool may have been incomplete then, or a check of the service under way.
+        return all(descriptors(pid) <= count + 4 for pid, count in zip(ends, before, strict=True))
+
+    poll(are_given_back, PATIENCE, f"about {before} descriptors again")
