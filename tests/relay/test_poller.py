@@ -240,3 +240,48 @@ def test_event_of_one_that_is_closed_says_nothing_of_a_dial(pair: tuple[Descript
         dial.cancel()
         poller.removeWriter(next(each for each in pair if each.called))
     assert not poller
+
+
+def test_what_is_wanted_soon_comes_behind_all_that_is_ready() -> None:
+    poller = Poller(Readers())
+    order: list[str] = []
+    with ExitStack() as stack:
+        for number in range(3):
+            near, far = map(stack.enter_context, socket.socketpair())
+            far.send(b"x")
+            descriptor = Descriptor(near)
+
+            def read(number: int = number) -> None:
+                order.append(f"read {number}")
+                poller.soon(lambda: order.append(f"soon {number}"))
+
+            descriptor.then = read
+            poller.addReader(descriptor)
+        poller.doRead()
+    assert [each.split()[0] for each in order] == ["read"] * 3 + ["soon"] * 3
+    poller.soon(lambda: order.append("now"))
+    assert order[-1] == "now"
+
+
+def test_what_is_wanted_soon_may_fail(flush_logged_errors: Callable[..., list[Failure]]) -> None:
+    """The others come all the same."""
+    poller = Poller(Readers())
+    done: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("on purpose")
+
+    with ExitStack() as stack:
+        near, far = map(stack.enter_context, socket.socketpair())
+        far.send(b"x")
+        descriptor = Descriptor(near)
+
+        def read() -> None:
+            poller.soon(fail)
+            poller.soon(lambda: done.append("after"))
+
+        descriptor.then = read
+        poller.addReader(descriptor)
+        poller.doRead()
+    assert done == ["after"]
+    assert len(flush_logged_errors(RuntimeError)) == 1

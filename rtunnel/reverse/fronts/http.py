@@ -165,8 +165,10 @@ class HttpFront(HttpHouse, LandingFactory):
             # Otherwise the next request would go by the link although there are data connections.
             return not (upstream.is_on_link and backend.session.has_data_connections)
 
-        discard = self._server.visitors.discard
-        return self.build_target(backend.rules, str(backend.asked), open_stream, discard, may_keep)
+        server = self._server
+        return self.build_target(
+            *(backend.rules, str(backend.asked), open_stream, server.visitors.discard, may_keep, server.poller.soon)
+        )
 
     def make_room(self, session: ISession) -> bool:
         """Close a stream of the client of *session* that waits for another request; return False if none does."""

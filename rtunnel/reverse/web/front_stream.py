@@ -90,6 +90,8 @@ class FrontStream:
         self._waiting = 0
         self._is_stopped = False
         self._kept = kept
+        self._poller = poller
+        self._out: list[bytes] = []
         self.local = LocalSocket(poller, sock, _Far(self), self._ended, kept)
 
     def start(self, first: bytes = b"") -> None:
@@ -122,16 +124,25 @@ class FrontStream:
 
     def write(self, data: bytes) -> None:
         """See :class:`IStream`."""
-        self.local.deliver(memoryview(data))
+        self._out.append(data)
+        if len(self._out) == 1:
+            self._poller.soon(self._flush)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if out:
+            self.local.deliver(memoryview(out[0] if len(out) == 1 else b"".join(out)))
 
     def finish(self) -> None:
         """See :class:`IStream`."""
+        self._flush()
         self.local.far_ended()
 
     def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """See :class:`IStream`."""
         self.user = None
         if behind:
+            self._flush()
             self.local.far_reset(code, message)
         else:
             self.local.abort()

@@ -75,6 +75,7 @@ class HttpHouse:
         open_stream: IOpener,
         on_lost: Callable[[Upstream], None],
         may_keep: Callable[[Upstream], bool] = lambda _upstream: True,
+        soon: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> Target:
         """Return what stands for a service.
 
@@ -82,10 +83,11 @@ class HttpHouse:
         :param open_stream: makes a stream to it.
         :param on_lost: called with a stream that is over.
         :param may_keep: whether a stream may wait for another request.
+        :param soon: see :class:`Upstream`.
         """
         changes = [*_encoded(rules.request_headers), *([(b"Authorization", None)] if rules.users else [])]
         return Target(
-            Upstreams(open_stream, self.seconds, on_lost, may_keep),
+            Upstreams(open_stream, self.seconds, on_lost, may_keep, soon),
             Gate(rules, what, self._passwords, self.seconds()),
             what,
             changes,

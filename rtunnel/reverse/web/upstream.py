@@ -46,17 +46,25 @@ class Upstream:
 
     :param on_free: called with this object when it may carry another request.
     :param on_lost: called once with this object when the stream is over, or could not be made.
+    :param soon: calls what it gets, now or soon; see :meth:`~rtunnel.relay.poller.Poller.soon`.
     :ivar requests: how many requests it has carried.
     :ivar rests_since: when its last answer was complete.
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.
     """
 
-    def __init__(self, on_free: Callable[[Upstream], None], on_lost: Callable[[Upstream], None]) -> None:
+    def __init__(
+        self,
+        on_free: Callable[[Upstream], None],
+        on_lost: Callable[[Upstream], None],
+        soon: Callable[[Callable[[], None]], None],
+    ) -> None:
         self.touched = True
         self.requests = 0
         self.rests_since = 0.0
         self._on_free = on_free
         self._on_lost: Callable[[Upstream], None] | None = on_lost
+        self._soon = soon
+        self._out: list[bytes] = []
         self._also: list[Callable[[], None]] = []
         self._stream: IStream | None = None
         self._early: list[bytes] = []
@@ -106,12 +114,19 @@ class Upstream:
         """Send bytes of the request's body, or of another protocol."""
         self.touched = True
         if self._is_ready and self._stream is not None:
-            self._stream.write(data)
+            self._out.append(data)
+            if len(self._out) == 1:
+                self._soon(self._flush)
         elif not self.is_over:
             self._early.append(data)
             self._early_size += len(data)
             if self._early_size > MOST_EARLY and self._exchange is not None:
                 self._exchange.upstream_is_full(True)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if out and self._stream is not None:
+            self._stream.write(out[0] if len(out) == 1 else b"".join(out))
 
     def asked(self) -> None:
         """Take note that the request has been sent to its end."""
@@ -119,6 +134,7 @@ class Upstream:
 
     def finish(self) -> None:
         """Take note that the visitor sends no more of another protocol."""
+        self._flush()
         if self._stream is not None:
             self._stream.finish()
 
@@ -132,6 +148,7 @@ class Upstream:
         """Send no more requests. The stream is over when the service closes its connection too."""
         self.left_at = now
         self._exchange = None
+        self._flush()
         stream = self._stream
         if stream is not None:
             stream.finish()
@@ -140,6 +157,7 @@ class Upstream:
 
     def part(self) -> None:
         """Take note that both directions of another protocol have ended. What was written still goes out."""
+        self._flush()
         self._exchange = None
         self._lost("", "")
 

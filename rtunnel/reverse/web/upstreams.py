@@ -25,6 +25,7 @@ class Upstreams:
     :param seconds: returns the time.
     :param on_lost: called with a stream that is over.
     :param may_keep: whether a stream may wait for another request.
+    :param soon: see :class:`Upstream`.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class Upstreams:
         seconds: Callable[[], float],
         on_lost: Callable[[Upstream], None],
         may_keep: Callable[[Upstream], bool] = lambda _upstream: True,
+        soon: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> None:
         self._open = open_stream
         self._seconds = seconds
         self._on_lost = on_lost
         self._may_keep = may_keep
+        self._soon = soon
         # The one that has waited for longest comes first.
         self._idle: dict[Upstream, None] = {}
         self._leaving: dict[Upstream, None] = {}
@@ -65,7 +68,7 @@ class Upstreams:
 
         :param visitor: for whom it is.
         """
-        upstream = Upstream(self._free, self._lost)
+        upstream = Upstream(self._free, self._lost, self._soon)
         self._all.add(upstream)
         if self._is_closed or not self._open(upstream, visitor) or upstream.is_over:
             self._all.discard(upstream)

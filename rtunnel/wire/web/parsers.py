@@ -123,7 +123,6 @@ class _Parser:
     """What both directions have in common."""
 
     _kind: type[Any]
-    _read: Any
 
     def __init__(self) -> None:
         self._checker: Any = None
@@ -137,7 +136,7 @@ class _Parser:
         self._head.clear()
         events.append(problem)
 
-    def _take_head(self, data: bytes, events: list[Any]) -> tuple[bytes, bytes]:
+    def _take_head(self, data: bytes) -> tuple[bytes, bytes]:
         """Take bytes of a head; return it once it is whole, and what is behind it.
 
         :raises BadHead: it is refused.
@@ -250,7 +249,7 @@ class RequestParser(_Parser):
             return self._take_body(data, events)
         if self._ends:
             return b""  # behind a request that was to be the last one
-        raw, data = self._take_head(data, events)
+        raw, data = self._take_head(data)
         if raw:
             head = read_request(raw)
             events.append(head)
@@ -336,7 +335,7 @@ class ResponseParser(_Parser):
             data = self._take_body(data, events)
             self._is_over = not self._is_in_body
             return data
-        raw, data = self._take_head(data, events)
+        raw, data = self._take_head(data)
         if raw:
             head = read_response(raw)
             events.append(head)
