@@ -44,6 +44,8 @@ class Visitors:
         The parameters are those of :meth:`~rtunnel.upkeep.descriptors.Descriptors.add`.
         """
         self._ends[end] = self.descriptors.add(end, address, owner, count)
+        # Its first byte may take a while. Until then it is not the longest idle one, even if all others are busy.
+        end.touched = True
 
     def replace(self, end: IVisitor, other: IVisitor) -> None:
         """Count *other* instead of *end*, whose descriptors it has now."""

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from rtunnel.upkeep.descriptors import Descriptors
+from rtunnel.upkeep.descriptors import LEAST_RESERVE, Descriptors
 from rtunnel.upkeep.visitors import Visitors
 
 
@@ -123,3 +123,15 @@ def test_all_gone(visitors: Visitors) -> None:
     assert gone == again == [None]
     Visitor(visitors)
     assert results(visitors.all_gone()) == []
+
+
+def test_one_that_waits_for_its_first_byte_is_not_the_longest_idle() -> None:
+    """Even if bytes have passed for all the older ones."""
+    visitors = Visitors(Descriptors(Clock(), lambda: LEAST_RESERVE + 20, lambda: len(visitors), lambda: 0.0))
+    old = [Visitor(visitors) for _ in range(19)]
+    new = Visitor(visitors)
+    for each in old:
+        each.touched = True
+    Visitor(visitors)
+    assert not new.aborted
+    assert sum(each.aborted for each in old) == 1
