@@ -127,11 +127,12 @@ def test_all_gone(visitors: Visitors) -> None:
 
 def test_one_that_waits_for_its_first_byte_is_not_the_longest_idle() -> None:
     """Even if bytes have passed for all the older ones."""
-    visitors = Visitors(Descriptors(Clock(), lambda: LEAST_RESERVE + 20, lambda: len(visitors), lambda: 0.0))
-    old = [Visitor(visitors) for _ in range(19)]
-    new = Visitor(visitors)
+    crowd: Visitors
+    crowd = Visitors(Descriptors(Clock(), lambda: LEAST_RESERVE + 20, lambda: len(crowd), lambda: 0.0))
+    old = [Visitor(crowd) for _ in range(19)]
+    new = Visitor(crowd)
     for each in old:
         each.touched = True
-    Visitor(visitors)
+    Visitor(crowd)
     assert not new.aborted
     assert sum(each.aborted for each in old) == 1
