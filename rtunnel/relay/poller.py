@@ -99,7 +99,7 @@ class Poller:
     def soon(self, call: Callable[[], None]) -> None:
         """Call *call* when all that is ready in this turn has been read; now, if there is no turn.
 
-        Whoever writes then wakes the other ends once for all, which costs a third of waking them one by one.
+        Other ends that sleep are then woken for several pieces at a time.
         """
         if self._later is None:
             call()

@@ -1,7 +1,7 @@
 """HTTP/1.1 messages out of bytes. The syntax is left to ``httptools`` (llhttp, which Node.js uses), at its strictest.
 
-llhttp sees every byte of a head. What it has accepted is then taken apart by :mod:`~rtunnel.wire.web.heads`; a callback
-for each field would cost three times as much, and llhttp does not tell where a body ends.
+llhttp sees every byte of a head. What it has accepted is then taken apart by :mod:`~rtunnel.wire.web.heads`, which
+costs less than a callback for each field. Bodies are read here, as llhttp does not tell where one ends.
 
 What comes out are events: a head, pieces of its body without their framing, and :data:`END`. Behind the head of a
 message without a body there is no :data:`END`.
