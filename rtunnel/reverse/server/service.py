@@ -126,19 +126,24 @@ class TunnelServer(DrainingService):
             )
             self.shared.setServiceParent(self)
         self.names = HostNames(reactor)
-        threads = PasswordThreads(reactor)
-        threads.setServiceParent(self)
-        self.http = HttpFront(self, Passwords(threads.run, reactor.seconds), TrustedProxies(settings.trusted_proxies))
-        fronts: dict[str, LandingFactory] = {"http": self.http, "https": SniFront(self)}
-        self.named = NamedPorts(reactor, settings, self.names, fronts)
-        self.named.setServiceParent(self)
-        self.http.service().setServiceParent(self)
+        self.http, self.named = self._build_named_ports()
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
         self.path_port.setServiceParent(self)
         if settings.visitor_idle:
             idle = PeriodicService(reactor, "idle visitors", settings.visitor_idle, self._abort_idle_visitors)
             idle.setServiceParent(self)
+
+    def _build_named_ports(self) -> tuple[HttpFront, NamedPorts]:
+        reactor, settings = self.reactor, self._settings
+        threads = PasswordThreads(reactor)
+        threads.setServiceParent(self)
+        http = HttpFront(self, Passwords(threads.run, reactor.seconds), TrustedProxies(settings.trusted_proxies))
+        fronts: dict[str, LandingFactory] = {"http": http, "https": SniFront(self)}
+        named = NamedPorts(reactor, settings, self.names, fronts)
+        named.setServiceParent(self)
+        http.service().setServiceParent(self)
+        return http, named
 
     def startService(self) -> None:
         """Start, and warn if anybody may use this server."""
