@@ -24,9 +24,9 @@ from zope.interface import implementer
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
-from rtunnel.relay.flows import FlowTable
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import QuietFactory, address_prefix, format_address
+from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import ClientSettings, ForwardSettings

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.errors import Code
-from rtunnel.relay.flows import Flow
+from rtunnel.relay.udp.flows import Flow
 from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.dtls import Certificate
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection

@@ -166,7 +166,7 @@ class EndSettings:
     :ivar memory: the most bytes that all peers may hold together, or nearly; None: a quarter of the machine's memory.
     :ivar drain: time that open streams get to finish when the process stops.
     :ivar udp_idle: time without a datagram after which a UDP flow is dropped; None: see
-        :class:`~rtunnel.relay.udp.FlowTable`.
+        :class:`~rtunnel.relay.udp.flows.FlowTable`.
     :ivar max_flows: UDP flows at once, of a client in total and of a host for each client; a new one replaces the one
         that has been idle the longest.
     """

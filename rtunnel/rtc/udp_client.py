@@ -21,9 +21,9 @@ from zope.interface import implementer
 from rtunnel.addresses import UdpAddress
 from rtunnel.errors import Code, StartupError
 from rtunnel.reasons import cannot_listen
-from rtunnel.relay.flows import Flow, FlowTable
 from rtunnel.relay.sockets import format_address, format_host_port
-from rtunnel.relay.udp import Address, UdpSocket
+from rtunnel.relay.udp.flows import Flow, FlowTable
+from rtunnel.relay.udp.sockets import Address, UdpSocket
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.upkeep.log_limiter import LogLimiter

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from rtunnel.addresses import UdpAddress
-from rtunnel.relay.flows import FlowTable
+from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.services.flow import ServiceFlow
 from rtunnel.upkeep.descriptors import Descriptors
@@ -65,7 +65,7 @@ class _HostFlow(ServiceFlow):
 class HostFlows:
     """The UDP flows of one client.
 
-    :param idle: see :class:`~rtunnel.relay.flows.FlowTable`.
+    :param idle: see :class:`~rtunnel.relay.udp.flows.FlowTable`.
     :param log_limiter: for log lines that clients can cause.
     :param client: the client's name.
     :param descriptors: has a place for each flow.

@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 
 from rtunnel.endpoint_strings import is_ipv4, is_ipv6
 from rtunnel.names import IPAddress, dialled, look_up, prefer
-from rtunnel.relay.flows import Flow, FlowTable, WaitingDatagrams
-from rtunnel.relay.udp import Address, UdpSocket
+from rtunnel.relay.udp.flows import Flow, FlowTable, WaitingDatagrams
+from rtunnel.relay.udp.sockets import Address, UdpSocket
 from rtunnel.upkeep.descriptors import Descriptors, Place
 
 #: Seconds after a failure before the next datagram makes another attempt to reach the service.

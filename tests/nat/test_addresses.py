@@ -7,7 +7,7 @@ import socket
 from contextlib import ExitStack
 from typing import Any
 
-from rtunnel.relay.udp import UdpSocket
+from rtunnel.relay.udp.sockets import UdpSocket
 from tests.nat.lab import Namespace, need_root
 from tests.patience import PATIENCE
 

@@ -9,9 +9,9 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.task import Clock
 
-from rtunnel.relay import udp as udp_module
-from rtunnel.relay.flows import BRIEF_IDLE, LASTING_IDLE, MAX_WAITING, Flow, FlowTable, WaitingDatagrams
-from rtunnel.relay.udp import UdpSocket
+from rtunnel.relay.udp import sockets as udp_module
+from rtunnel.relay.udp.flows import BRIEF_IDLE, LASTING_IDLE, MAX_WAITING, Flow, FlowTable, WaitingDatagrams
+from rtunnel.relay.udp.sockets import UdpSocket
 from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.udp.parts import Program

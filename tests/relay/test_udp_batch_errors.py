@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rtunnel.relay.udp_batches import BatchSocket
+from rtunnel.relay.udp.batches import BatchSocket
 from tests.reverse.net import HOST, reactor
 
 

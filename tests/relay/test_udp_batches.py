@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 
-from rtunnel.relay.udp_batches import MAX_SEGMENTS, BatchSocket
+from rtunnel.relay.udp.batches import MAX_SEGMENTS, BatchSocket
 from tests.needs import needs_ipv6
 from tests.reverse.net import HOST, reactor, until
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from rtunnel.relay.udp import Address
+from rtunnel.relay.udp.sockets import Address
 from rtunnel.reverse.datagrams.fallback import Fallback, NewestBytes
 from rtunnel.upkeep.periodic import Repeated
 from rtunnel.wire.datagrams.path import Path
@@ -23,7 +23,7 @@ GRACE = 1.0
 #: Seconds that datagrams are kept when there is no way for them.
 KEPT = 5.0
 
-#: Sends packets, each to its address; see :meth:`~rtunnel.relay.udp_batches.BatchSocket.send_all`.
+#: Sends packets, each to its address; see :meth:`~rtunnel.relay.udp.batches.BatchSocket.send_all`.
 SendAll = Callable[[Sequence[tuple[bytes, Address]], Callable[[int], None]], None]
 
 

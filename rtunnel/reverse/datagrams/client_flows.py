@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from twisted.logger import Logger
 
 from rtunnel.addresses import DialAddress
-from rtunnel.relay.flows import COST, LASTING_IDLE, FlowTable
 from rtunnel.relay.sockets import text_prefix
-from rtunnel.relay.udp import Address
-from rtunnel.relay.udp_batches import BatchSocket
+from rtunnel.relay.udp.batches import BatchSocket
+from rtunnel.relay.udp.flows import COST, LASTING_IDLE, FlowTable
+from rtunnel.relay.udp.sockets import Address
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.datagrams.carrier import Datagrams
 from rtunnel.reverse.datagrams.fallback import Fallback

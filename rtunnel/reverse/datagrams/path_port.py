@@ -13,8 +13,8 @@ from twisted.logger import Logger
 from rtunnel.addresses import UdpAddress
 from rtunnel.reasons import why_not_listening
 from rtunnel.relay.sockets import format_address, format_host_port
-from rtunnel.relay.udp import Address
-from rtunnel.relay.udp_batches import BatchSocket
+from rtunnel.relay.udp.batches import BatchSocket
+from rtunnel.relay.udp.sockets import Address
 from rtunnel.reverse.datagrams.carrier import Datagrams
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.datagrams.packets import packet_id

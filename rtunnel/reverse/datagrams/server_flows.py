@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
-from rtunnel.relay.flows import COST, Flow
 from rtunnel.relay.sockets import format_host_port, text_prefix
-from rtunnel.relay.udp import Address, UdpSocket
+from rtunnel.relay.udp.flows import COST, Flow
+from rtunnel.relay.udp.sockets import Address, UdpSocket
 from rtunnel.reverse.datagrams.carrier import Datagrams
 from rtunnel.reverse.datagrams.fallback import Fallback
 from rtunnel.reverse.datagrams.shared_table import PROVED, SharedFlowTable

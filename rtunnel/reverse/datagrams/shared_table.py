@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtunnel.relay.flows import Flow, FlowTable
 from rtunnel.relay.sockets import text_prefix
+from rtunnel.relay.udp.flows import Flow, FlowTable
 from rtunnel.upkeep.places import Places
 
 #: The part of the places that flows may have which have not gone both ways twice, at the cost of those that have.

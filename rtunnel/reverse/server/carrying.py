@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rtunnel.errors import Code
-from rtunnel.relay.udp import Address
+from rtunnel.relay.udp.sockets import Address
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.interface import ICarrier, ICarrierServer
 from rtunnel.reverse.carriers.kept import KeptConnections

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from rtunnel.relay.flows import Flow
+from rtunnel.relay.udp.flows import Flow
 from rtunnel.reverse.datagrams.shared_table import SharedFlowTable
 from tests.scaling import assert_grows_with
 

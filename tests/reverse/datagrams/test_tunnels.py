@@ -13,7 +13,7 @@ from twisted.logger import LogLevel
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.addresses import PortRanges
 from rtunnel.reasons import LOW_PORTS
-from rtunnel.relay.udp import UdpSocket
+from rtunnel.relay.udp.sockets import UdpSocket
 from tests.needs import needs_ipv6
 from tests.ports import free_port
 from tests.reverse.datagrams.parts import BY_CONNECTION, BY_UDP, SIZES, Tunnel, ask, can_bind_udp, published, udp_client
@@ -71,7 +71,7 @@ async def test_answers_leave_from_the_address_that_was_asked(world: World, every
 
 @ensureDeferred
 async def test_idle_flows_end_at_both_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rtunnel.relay.flows.BRIEF_IDLE", 0.3)
+    monkeypatch.setattr("rtunnel.relay.udp.flows.BRIEF_IDLE", 0.3)
     tunnel = await Tunnel(world).begin()
     await tunnel.way(BY_UDP)
     brief, lasting = Program(), Program()

@@ -9,7 +9,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
 from rtunnel.addresses import UdpAddress
-from rtunnel.relay.udp_batches import BatchSocket
+from rtunnel.relay.udp.batches import BatchSocket
 from rtunnel.reverse.datagrams import carrier, fallback
 from rtunnel.wire.datagrams import messages
 from tests.ports import free_port

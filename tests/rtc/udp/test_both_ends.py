@@ -11,7 +11,7 @@ from pytest_twisted import ensureDeferred
 from twisted.logger import Logger
 
 from rtunnel.addresses import UdpAddress
-from rtunnel.relay.flows import BRIEF_IDLE, LASTING_IDLE, FlowTable
+from rtunnel.relay.udp.flows import BRIEF_IDLE, LASTING_IDLE, FlowTable
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.rtc.udp_host import HostFlows

@@ -12,7 +12,7 @@ from twisted.application.service import MultiService
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
-from rtunnel.relay.flows import MAX_WAITING, FlowTable
+from rtunnel.relay.udp.flows import MAX_WAITING, FlowTable
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.rtc.udp_client import EARLY_SECONDS, MAX_CLOSING, MAX_EARLY, ClientFlows
 from tests.leftovers import TestLog

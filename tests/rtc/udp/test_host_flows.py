@@ -11,8 +11,8 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
 from rtunnel.addresses import UdpAddress
-from rtunnel.relay.flows import MAX_WAITING
-from rtunnel.relay.udp import UdpSocket
+from rtunnel.relay.udp.flows import MAX_WAITING
+from rtunnel.relay.udp.sockets import UdpSocket
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.services.flow import TRY_AGAIN
 from rtunnel.tls.server_names import is_ip_address
@@ -183,7 +183,7 @@ async def test_unreachable_service_is_tried_again(host: Host, monkeypatch: pytes
         raise OSError(101, "Network is unreachable")
 
     with monkeypatch.context() as patched:
-        patched.setattr("rtunnel.relay.udp.UdpSocket.connect", no_way)
+        patched.setattr("rtunnel.relay.udp.sockets.UdpSocket.connect", no_way)
         channel = host.channel()
         channel.send(b"lost")
         await until(lambda: host.flows.dropped == {"Network is unreachable": 1})

@@ -17,7 +17,7 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
-from rtunnel.relay.udp import READS_IN_A_ROW, Address, UdpSocket
+from rtunnel.relay.udp.sockets import READS_IN_A_ROW, Address, UdpSocket
 
 # From linux/udp.h and linux/in.h; not every Python names them.
 _SOL_UDP, _UDP_SEGMENT, _UDP_GRO = 17, 103, 104

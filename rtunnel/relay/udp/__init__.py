@@ -1,0 +1,1 @@
+"""Datagrams: sockets, system calls for many at once, and flows of visitors."""
