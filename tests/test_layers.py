@@ -48,7 +48,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "acme": {"pki", "tls", "upkeep", *SHARED},
     "reverse": {"wire", "relay", "tls", "access", "acme", "upkeep", "services", *SHARED},
     "rtc": {"wire", "relay", "tls", "access", "upkeep", "services", *SHARED},
-    "options": {"wire", "relay", "pki", "tls", "access", "acme", "upkeep", "services", "reverse", "rtc", *SHARED},
+    "control": {"wire", "acme", "tls", "upkeep", "services", "reverse", "rtc", "__init__", *SHARED},
+    "options": {
+        *("wire", "relay", "pki", "tls", "access", "acme", "upkeep", "services", "reverse", "rtc", "control"),
+        *SHARED,
+    },
     "testing": {"relay"},
     "__init__": {"_version"},
     "__main__": {"options"},

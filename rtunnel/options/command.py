@@ -53,6 +53,7 @@ class Options(Verbs):
         ["signal", None, _later("plugins.rtc_signal"), "WebRTC tunnel, public machine: introduces the others."],
         ["host", None, _later("plugins.rtc_host"), "WebRTC tunnel, private machine: has the services."],
         ["connect", None, _later("plugins.rtc_client"), "WebRTC tunnel, user's machine: opens local ports."],
+        ["status", None, _later("status.command"), "What the running processes do, and what is wrong."],
         ["service", None, _later("service"), "Any end as a systemd service."],
         ["pki", None, _later("pki.command"), "Certificates for links over TLS."],
         ["passwd", None, _later("passwd"), "The hash of a visitor's password."],

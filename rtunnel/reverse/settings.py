@@ -113,6 +113,14 @@ class TunnelSettings:
     proxy_protocol: str = ""
 
     @property
+    def shown_name(self) -> str:
+        """The tunnel's name in logs."""
+        if self.host:
+            return self.name or f"{self.protocol}://{self.host}{self.path}"
+        port = f"{'UDP ' if self.protocol == 'udp' else ''}port {self.remote_port}"
+        return self.name or (port if self.remote_port else "the shared port")
+
+    @property
     def ends_tls(self) -> bool:
         """Whether TLS ends at the client."""
         return self.protocol == "https" and self.tls not in ("", "passthrough")

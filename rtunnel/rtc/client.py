@@ -199,6 +199,21 @@ class RtcClient(DrainingService):
         # What SCTP keeps is not announced; it comes slowly enough for this.
         self.memory.look()
 
+    @property
+    def peer(self) -> ClientPeer | None:
+        """The peer connection to the host, also while it is being made."""
+        return self._peer
+
+    @property
+    def why_not(self) -> str:
+        """Why the last attempt to connect to the host failed; empty if it did not."""
+        return self._said
+
+    @property
+    def waiting(self) -> int:
+        """How many local connections wait for the host."""
+        return len(self._waiting)
+
     # Local connections
 
     def forward(self, end: SocketEnd, service: str) -> None:

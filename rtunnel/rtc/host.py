@@ -11,7 +11,7 @@ signaling is lost.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from twisted.internet.defer import DeferredSemaphore
@@ -216,6 +216,11 @@ class RtcHost(DrainingService):
     def _watch(self) -> None:
         # What SCTP keeps is not announced; it comes slowly enough for a look each second.
         do_all([*(peer.tick for peer in self._peers.values()), self.memory.look, self.log_limiter.tick])
+
+    @property
+    def peers(self) -> Collection[HostPeer]:
+        """The peer connections to clients."""
+        return self._peers.values()
 
     # Called by signaling
 

@@ -224,6 +224,16 @@ class Descriptors:
         share, owned = self._addresses.get(address), self._owners.get(owner)
         return len(share.get(owned, ())) if share is not None and owned is not None else 0
 
+    def held_for(self, owner: Hashable) -> int:
+        """Return how many descriptors holders have for *owner*; see :meth:`add`."""
+        owned = self._owners.get(owner)
+        return owned.held if owned is not None else 0
+
+    @property
+    def limit(self) -> int:
+        """How many descriptors the process may open."""
+        return self._limit()
+
     def _leave(self, part: _Part, place: Place) -> None:
         place.part = None
         del part[place]

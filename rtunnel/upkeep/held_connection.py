@@ -50,6 +50,7 @@ class HeldConnection(Service, Generic[C]):
     :param longest: the longest wait, in seconds.
     :param repeated: the level of the log line about an attempt that failed for the same reason as the one before.
     :ivar connection: the current connection, or None.
+    :ivar why_down: why there is none; empty if there is one, or while the first is being made.
     """
 
     log = Logger()
@@ -66,6 +67,7 @@ class HeldConnection(Service, Generic[C]):
         self._connected_at = 0.0
         self._repeated = repeated
         self._last_reason = ""
+        self.why_down = ""
         self._dials = False
         self._running: Deferred[None] | None = None
 
@@ -111,6 +113,7 @@ class HeldConnection(Service, Generic[C]):
                 # A bug; but a service that dials no more would be worse.
                 self.log.failure("the connection to {peer} has failed; please report this", peer=self._peer)
                 reason = f"lost {self._peer}: an internal error"
+            self.why_down = reason
             if not self._dials:
                 return
             repeated = LogLevel.debug if self._soon else self._repeated
@@ -139,6 +142,7 @@ class HeldConnection(Service, Generic[C]):
         self._soon = 0
         self._connected_at = self.reactor.seconds()
         self.connection = connection
+        self.why_down = ""
         try:
             reason = await connection.ended
         finally:

@@ -106,6 +106,11 @@ class Memory:
         self._anyone_is_short = False
         self._said: dict[str, float] = {}
 
+    @property
+    def held_at_most(self) -> int:
+        """How many bytes are held, or fewer: what was at the last look, and all that has come since."""
+        return min(self.total, self.total - self._free + self.came)
+
     def join(self, party: IParty) -> None:
         """Count what *party* holds from now on."""
         self._parties.add(party)

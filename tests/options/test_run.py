@@ -96,7 +96,7 @@ def signals() -> Iterator[Callable[[signal.Signals], None]]:
 
 
 def start(reactor: FakeReactor, service: Service) -> PluginService:
-    plugin = PluginService("rtunnel-test", service, rtunnel_server.Options(), reactor)
+    plugin = PluginService("rtunnel-test", service, rtunnel_server.Options(), reactor, dict)
     plugin.privilegedStartService()
     plugin.startService()
     reactor.on_stop = plugin.stopService
@@ -198,7 +198,7 @@ def test_an_ignored_sighup_stays_ignored(reactor: FakeReactor) -> None:
 
 
 def test_an_ignored_sigint_stays_ignored(reactor: FakeReactor) -> None:
-    PluginService("rtunnel-test", Service(), rtunnel_server.Options(), reactor).startService()
+    PluginService("rtunnel-test", Service(), rtunnel_server.Options(), reactor, dict).startService()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for call in reactor.started:
         call()
@@ -208,7 +208,7 @@ def test_an_ignored_sigint_stays_ignored(reactor: FakeReactor) -> None:
 
 def test_tree(reactor: FakeReactor) -> None:
     service = Service()
-    plugin = PluginService("rtunnel-test", service, rtunnel_server.Options(), reactor)
+    plugin = PluginService("rtunnel-test", service, rtunnel_server.Options(), reactor, dict)
     assert isinstance(plugin, MultiService)
     assert plugin.name == "rtunnel-test"
     assert service in list(plugin)
@@ -223,7 +223,7 @@ def test_a_start_error_goes_to_the_real_standard_error(
     reactor: FakeReactor, monkeypatch: pytest.MonkeyPatch, flush_logged_errors: Callable[..., list[Failure]]
 ) -> None:
     monkeypatch.setattr(sys, "stderr", object())
-    plugin = PluginService("rtunnel-test", Unstartable(), rtunnel_server.Options(), reactor)
+    plugin = PluginService("rtunnel-test", Unstartable(), rtunnel_server.Options(), reactor, dict)
     with pytest.raises(StartupError) as caught:
         plugin.privilegedStartService()
     assert caught.value.code == "cannot listen"
@@ -238,7 +238,7 @@ def test_a_start_error_is_logged_where_the_log_is_elsewhere(
 ) -> None:
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr(sys, "argv", ["twistd", "--logger=x", "-y", "x.tac"])
-    plugin = PluginService("rtunnel-test", Unstartable(), rtunnel_server.Options(), reactor)
+    plugin = PluginService("rtunnel-test", Unstartable(), rtunnel_server.Options(), reactor, dict)
     plugin.setServiceParent(Application("x"))
     with pytest.raises(StartupError):
         plugin.privilegedStartService()
@@ -255,7 +255,7 @@ def options() -> rtunnel_server.Options:
 def test_the_application_gets_a_log_observer(reactor: FakeReactor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["twistd", "-ny", "x.tac"])
     application = Application("x")
-    PluginService("rtunnel-test", Service(), options(), reactor).setServiceParent(application)
+    PluginService("rtunnel-test", Service(), options(), reactor, dict).setServiceParent(application)
     assert isinstance(application.getComponent(ILogObserver), AcceptErrorObserver)
 
 
@@ -263,20 +263,20 @@ def test_an_observer_that_is_there_stays(reactor: FakeReactor) -> None:
     application = Application("x")
     theirs = object()
     application.setComponent(ILogObserver, theirs)
-    PluginService("rtunnel-test", Service(), options(), reactor).setServiceParent(application)
+    PluginService("rtunnel-test", Service(), options(), reactor, dict).setServiceParent(application)
     assert application.getComponent(ILogObserver) is theirs
 
 
 def test_no_observer_where_twistd_was_given_a_logger(reactor: FakeReactor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["twistd", "--logger=x", "-ny", "x.tac"])
     application = Application("x")
-    PluginService("rtunnel-test", Service(), options(), reactor).setServiceParent(application)
+    PluginService("rtunnel-test", Service(), options(), reactor, dict).setServiceParent(application)
     assert application.getComponent(ILogObserver, None) is None
 
 
 def test_any_other_parent_will_do(reactor: FakeReactor) -> None:
     parent = MultiService()
-    plugin = PluginService("rtunnel-test", Service(), options(), reactor)
+    plugin = PluginService("rtunnel-test", Service(), options(), reactor, dict)
     plugin.setServiceParent(parent)
     assert list(parent) == [plugin]
 
@@ -286,7 +286,7 @@ def test_application_of_a_tac(reactor: FakeReactor, monkeypatch: pytest.MonkeyPa
 
     def make(made: rtunnel_server.Options) -> MultiService:
         assert made.settings.drain == 3
-        return PluginService("rtunnel-test", Service(), made, reactor)
+        return PluginService("rtunnel-test", Service(), made, reactor, dict)
 
     application = run.application("rtunnel-test", rtunnel_server.Options, make, ["--drain=3"])
     assert [service.name for service in IServiceCollection(application)] == ["rtunnel-test"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
@@ -40,8 +42,10 @@ class Options(RtcEndOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
+    from rtunnel.control.rtc_client import look
     from rtunnel.rtc.client import RtcClient
 
     reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
-    return PluginService(NAME, RtcClient(reactor, options.settings), options, reactor)
+    client = RtcClient(reactor, options.settings)
+    return PluginService(NAME, client, options, reactor, partial(look, client))

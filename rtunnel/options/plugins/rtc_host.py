@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
@@ -40,8 +42,10 @@ class Options(RtcEndOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the host as a service for an application."""
+    from rtunnel.control.rtc_host import look
     from rtunnel.rtc.host import RtcHost
 
     reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
-    return PluginService(NAME, RtcHost(reactor, options.settings), options, reactor)
+    host = RtcHost(reactor, options.settings)
+    return PluginService(NAME, host, options, reactor, partial(look, host))

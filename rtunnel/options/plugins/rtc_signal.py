@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.reactor import prepared_reactor
@@ -59,8 +61,10 @@ class Options(RtcOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the signaling server as a service for an application."""
+    from rtunnel.control.rtc_signal import look
     from rtunnel.rtc.signaling.server import SignalServer
 
     options.tell()
     reactor = prepared_reactor()
-    return PluginService(NAME, SignalServer(reactor, options.settings), options, reactor)
+    server = SignalServer(reactor, options.settings)
+    return PluginService(NAME, server, options, reactor, partial(look, server))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from twisted.application.service import MultiService
 
@@ -61,8 +62,10 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
+    from rtunnel.control.client import look
     from rtunnel.reverse.client.service import TunnelClient
 
     via = options.settings.via
     reactor = prepared_reactor((options.settings.server if via is None else via.address).host)
-    return PluginService(NAME, TunnelClient(reactor, options.settings), options, reactor)
+    client = TunnelClient(reactor, options.settings)
+    return PluginService(NAME, client, options, reactor, partial(look, client, options.settings))

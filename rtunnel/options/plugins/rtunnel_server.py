@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.common import PluginOptions, link_limits
@@ -51,7 +53,9 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the server as a service for an application."""
+    from rtunnel.control.server import look
     from rtunnel.reverse.server.service import TunnelServer
 
     reactor = prepared_reactor()
-    return PluginService(NAME, TunnelServer(reactor, options.settings), options, reactor)
+    server = TunnelServer(reactor, options.settings)
+    return PluginService(NAME, server, options, reactor, partial(look, server))

@@ -33,6 +33,7 @@ from twisted.logger import ILogObserver, Logger, globalLogBeginner
 from twisted.python import usage
 from twisted.python.components import Componentized
 
+from rtunnel.control.service import ControlService, Look
 from rtunnel.errors import StartupError
 from rtunnel.options.plugins.logs import TwistdLogging, observer_for, twistd_logging
 
@@ -47,7 +48,7 @@ class PluginService(MultiService):
 
     log = Logger()
 
-    def __init__(self, name: str, service: IService, options: usage.Options, reactor: Any) -> None:
+    def __init__(self, name: str, service: IService, options: usage.Options, reactor: Any, look: Look) -> None:
         super().__init__()
         self.setName(name)
         self._options = options
@@ -56,6 +57,8 @@ class PluginService(MultiService):
         # Children stop in reverse order: when ExitSignals is told to stop, the service is already stopping.
         ExitSignals(reactor, service).setServiceParent(self)
         service.setServiceParent(self)
+        # It starts last and stops first.
+        ControlService(reactor, name, look).setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
         """Join a parent; if that is an application, set its log observer."""

@@ -77,6 +77,7 @@ class LinkProtocol(Protocol):
     :param link: a new state machine, which nothing else has used.
     :param clock: provides the time for keepalive.
     :param memory: what the process may hold.
+    :ivar since: when the link was made, by *clock*.
     :ivar identity: the other end as authenticated by TLS; None without TLS. Set before there is a connection.
     :ivar peer_name: the connection's other end, for logs. May be set before there is a connection.
     :ivar connected_now: whether there is a connection.
@@ -96,6 +97,7 @@ class LinkProtocol(Protocol):
     def __init__(self, link: Link, clock: IReactorTime, memory: Memory) -> None:
         self.link = link
         self.clock = clock
+        self.since = clock.seconds()
         self.memory = memory
         link.windows.growth = memory.growth
         self.identity: Peer | None = None

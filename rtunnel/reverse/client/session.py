@@ -85,10 +85,7 @@ class _Tunnel:
     @property
     def name(self) -> str:
         """The tunnel's name in logs."""
-        if self.settings.host:
-            return self.settings.name or f"{self.settings.protocol}://{self.settings.host}{self.settings.path}"
-        port = f"{'UDP ' if self.settings.protocol == 'udp' else ''}port {self.settings.remote_port}"
-        return self.settings.name or (port if self.settings.remote_port else "the shared port")
+        return self.settings.shown_name
 
 
 class ClientSession(CarryingSession):
@@ -143,6 +140,11 @@ class ClientSession(CarryingSession):
             events.TunnelNotice: self._tunnel_notice,
             events.StreamOpened: self._stream_opened,
         }
+
+    @property
+    def tunnels(self) -> Sequence[_Tunnel]:
+        """The tunnels, in the order of their numbers."""
+        return self._tunnels
 
     def connectionMade(self) -> None:
         """Say HELLO and ask for the first tunnel; the others wait for the answer."""

@@ -72,6 +72,11 @@ class SignalLink(HeldConnection[ClientProtocol]):
         self._up_since: float | None = None
 
     @property
+    def url(self) -> str:
+        """The server's URL, without secrets."""
+        return str(self._settings.url)
+
+    @property
     def up(self) -> bool:
         """Whether the link is connected and registered."""
         return self._up_since is not None

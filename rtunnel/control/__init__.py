@@ -1,0 +1,1 @@
+"""The running process's own interface: what it does now, over a UNIX socket."""

@@ -1,0 +1,26 @@
+"""What ``rtc-client`` does now (docs/control.rst)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rtunnel.control.parts import resources
+from rtunnel.control.rtc_parts import peer_connection, signaling
+from rtunnel.rtc.client import RtcClient
+
+
+def look(client: RtcClient) -> dict[str, Any]:
+    """Return what a client does."""
+    problems = []
+    peer = client.peer
+    if peer is None or not peer.is_connected:
+        problems.append(f"host '{client.settings.id}' is not connected: {client.why_not or 'not connected yet'}")
+    return {
+        "problems": problems,
+        "host": client.settings.id,
+        "signaling": signaling(client.signaling),
+        **resources(client, client.memory),
+        "peer": peer_connection(peer) if peer is not None else None,
+        "waiting": client.waiting,
+        "forwards": [{"local": str(forward.local), "service": forward.service} for forward in client.settings.forwards],
+    }

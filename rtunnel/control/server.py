@@ -1,0 +1,63 @@
+"""What ``rtunnel-server`` does now (docs/control.rst)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rtunnel.control.parts import milliseconds, resources, secured
+from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.service import TunnelServer
+from rtunnel.reverse.server.session import ServerSession
+from rtunnel.upkeep.listening import Listener
+
+
+def look(server: TunnelServer) -> dict[str, Any]:
+    """Return what a server does."""
+    ports: list[tuple[str, Listener | None]] = [
+        ("control", server.control),
+        ("shared", server.shared),
+        *server.named.listeners.items(),
+    ]
+    clients = [_client(server, session) for session in server.sessions]
+    problems = []
+    for client in clients:
+        for tunnel in client["tunnels"]:
+            if not tunnel["ready"]:
+                problems.append(f"the service of {tunnel['place']} of client {client['name']} does not answer")
+            elif not tunnel["published"]:
+                problems.append(f"{tunnel['place']} of client {client['name']} is not published yet")
+    return {
+        "problems": problems,
+        "listening": {name: port.local_address for name, port in ports if port is not None},
+        **resources(server, server.memory),
+        "clients": clients,
+    }
+
+
+def _client(server: TunnelServer, session: ServerSession) -> dict[str, Any]:
+    link, datagrams = session.link, session.datagrams
+    path = datagrams.carrier.path if datagrams is not None else None
+    return {
+        "name": session.client_name or session.peer_name,
+        "address": session.peer_name,
+        "agent": link.peer.agent if link.peer is not None else None,
+        "connected_seconds": round(session.clock.seconds() - session.since, 3),
+        "round_trip_ms": milliseconds(link.liveness.round_trip),
+        "tls": secured(session.identity),
+        "visitors_go": "by connections of their own" if session.has_data_connections else "by the link",
+        "datagrams_go": None if datagrams is None else "by UDP" if path is not None and path.is_open else "by TCP",
+        "visitors": session.visitor_count,
+        "tunnels": [_tunnel(server, session, backend) for backend in session.backends.values()],
+    }
+
+
+def _tunnel(server: TunnelServer, session: ServerSession, backend: Backend) -> dict[str, Any]:
+    request = session.link.tunnels.get(backend.number)
+    return {
+        "place": str(backend.place),
+        "service": request.local if request is not None else "",
+        "published": backend.public is not None,
+        "ready": backend.is_ready,
+        "group": backend.rules.group or None,
+        "visitors": server.descriptors.held_for((session, backend.number)),
+    }

@@ -1,0 +1,172 @@
+"""The tables of ``rtunnel status``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rtunnel.coercions import show_size
+
+#: The warnings of the log that are shown.
+MOST_WARNINGS = 5
+
+
+def show(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print what was found."""
+    Console(highlight=False, markup=False, emoji=False).print(_all(found))
+
+
+def watch(look: Callable[[], Sequence[Mapping[str, Any]]], every: float) -> None:
+    """Show what *look* finds, again and again, until Ctrl-C.
+
+    :param every: seconds between two looks.
+    """
+    console = Console(highlight=False, markup=False, emoji=False)
+    with Live(_all(look()), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        while True:
+            time.sleep(every)
+            live.update(_all(look()), refresh=True)
+
+
+def _all(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    if not found:
+        return Text("no rtunnel process is running", style="yellow")
+    parts: list[RenderableType] = []
+    for each in found:
+        parts += [*_process(each), Text()]
+    return Group(*parts[:-1])
+
+
+def _process(found: Mapping[str, Any]) -> list[RenderableType]:
+    title = Text()
+    title.append(_clean(found["service"]), style="bold")
+    title.append(f"  pid {found['pid']}")
+    if "up_seconds" in found:
+        title.append(f", up {span(found['up_seconds'])}, rtunnel {_clean(found['release'])}")
+    title.append("   all is well" if found["ok"] else "   not well", style="green" if found["ok"] else "bold red")
+    parts: list[RenderableType] = [title]
+    parts += [Text(f"  ! {_clean(problem)}", style="red") for problem in found["problems"]]
+    if facts := _facts(found):
+        parts.append(Text(f"  {facts}"))
+    parts += [table for table in _tables(found) if table.row_count]
+    for each in found.get("warnings", [])[-MOST_WARNINGS:]:
+        when = time.strftime("%H:%M:%S", time.localtime(each["at"]))
+        parts.append(Text(f"  {when} {_clean(each['text'])}", style="yellow"))
+    return parts
+
+
+def _facts(found: Mapping[str, Any]) -> str:
+    facts = [f"{name} at {address}" for name, address in found.get("listening", {}).items()]
+    if "server" in found:
+        way = f" through the proxy {found['via']}" if found["via"] else ""
+        facts.append(f"server {found['server']}{way}")
+        if found["connected_seconds"] is not None:
+            facts.append(f"connected for {span(found['connected_seconds'])}")
+        if found["round_trip_ms"]:
+            facts.append(f"round trip {found['round_trip_ms']:g} ms")
+        facts.append(_tls(found["tls"]) or "no TLS")
+    if "signaling" in found:
+        facts.append(f"signaling {found['signaling']['url']} {'up' if found['signaling']['up'] else 'down'}")
+    for key, text in (
+        ("connections", "connections"),
+        ("hosts", "hosts"),
+        ("clients", "clients"),
+        ("visitors", "visitors"),
+        ("waiting", "waiting"),
+    ):
+        if isinstance(found.get(key), int):
+            facts.append(f"{text} {found[key]}")
+    if "descriptors" in found:
+        facts.append(f"descriptors {found['descriptors']['held']} of {found['descriptors']['limit']}")
+    if "memory" in found:
+        memory = found["memory"]
+        facts.append(f"memory {show_size(memory['held_at_most'])} of {show_size(memory['limit'])} at most")
+    return _clean(", ".join(facts))
+
+
+def _tables(found: Mapping[str, Any]) -> list[Table]:
+    tables = []
+    if isinstance(found.get("clients"), list):
+        tables.append(_table("Client", "Address", "Connected", "Round trip", "TLS", "Visitors"))
+        tunnels = _table("Client", "Published", "Service", "State", "Group", "Visitors")
+        for client in found["clients"]:
+            tables[0].add_row(
+                _clean(client["name"]),
+                _clean(client["address"]),
+                span(client["connected_seconds"]),
+                f"{client['round_trip_ms']:g} ms" if client["round_trip_ms"] else "",
+                _tls(client["tls"]) or "none",
+                str(client["visitors"]),
+            )
+            for each in client["tunnels"]:
+                state = "waits" if not each["published"] else "published" if each["ready"] else "service is down"
+                tunnels.add_row(
+                    *map(_clean, (client["name"], each["place"], each["service"], state, each["group"] or "")),
+                    str(each["visitors"]),
+                )
+        tables.append(tunnels)
+    elif "tunnels" in found:
+        tables.append(_table("Tunnel", "Public", "Service", "State", "Group"))
+        for each in found["tunnels"]:
+            state = (
+                f"refused: {each['refused']}"
+                if each["refused"]
+                else "waits"
+                if not each["published"]
+                else f"no answer: {each['problem']}"
+                if each["problem"]
+                else "published"
+            )
+            tables[0].add_row(
+                *map(_clean, (each["name"], each["public"] or "", each["service"], state, each["group"] or ""))
+            )
+    if "services" in found:
+        tables.append(_table("Service", "Address", "State"))
+        for each in found["services"]:
+            state = f"no answer: {each['problem']}" if each["problem"] else "answers" if each["answers"] else "unknown"
+            tables[-1].add_row(*map(_clean, (each["name"] or "(default)", each["service"], state)))
+    if "forwards" in found:
+        tables.append(_table("Local", "Service"))
+        for each in found["forwards"]:
+            tables[-1].add_row(*map(_clean, (each["local"], each["service"] or "(default)")))
+    peers = [*found.get("peers", []), *([found["peer"]] if found.get("peer") else [])]
+    if peers:
+        tables.append(_table("Peer", "Path", "Streams", "Datagrams dropped"))
+        for each in peers:
+            path = each["path"] or ("connected" if each["connected"] else "connecting")
+            tables[-1].add_row(_clean(each["id"]), _clean(path), str(each["streams"]), str(each["datagrams_dropped"]))
+    return tables
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in names:
+        table.add_column(f"  {name}" if name == names[0] else name, overflow="fold")
+    return table
+
+
+def _tls(found: Mapping[str, str] | None) -> str:
+    return f"{found['group']}, {found['signature']}" if found else ""
+
+
+def _clean(text: str) -> str:
+    """Return *text* without what a terminal would obey. Peers choose some of it."""
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
+def span(seconds: float) -> str:
+    """Return a time as people say it, such as ``3 h 12 min``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
