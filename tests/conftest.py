@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -20,8 +21,12 @@ settings.register_profile("ci", deadline=None, derandomize=True, database=None, 
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     take_descriptors()
+    # Control sockets of services under test are nothing for the operator of this machine.
+    directory = tempfile.TemporaryDirectory(prefix="rtunnel-tests-")
+    os.environ["RUNTIME_DIRECTORY"] = directory.name
+    config.add_cleanup(directory.cleanup)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell does that to a job in the background, and the processes that tests start would inherit it.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -23,6 +23,8 @@ CONFIGURATION = "docs/configuration.rst"
 
 #: Options of twistd and other commands that the documents name too.
 FOREIGN = {
+    "json",
+    "watch",
     "nodaemon",
     "pidfile",
     "logfile",

@@ -42,7 +42,7 @@ def _of_settings(settings: ClientSettings, number: int) -> dict[str, Any]:
     return {
         "name": tunnel.shown_name,
         "protocol": tunnel.protocol,
-        "service": str(tunnel.local),
+        "service": tunnel.local.in_full,
         "public": None,
         "published": False,
         "refused": None,

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXServerEndpoint
-from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorUNIX
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,7 +19,6 @@ from rtunnel import __version__
 from rtunnel.control.recent import Recent
 from rtunnel.control.sockets import control_directory, prepare
 from rtunnel.errors import ConfigError
-from rtunnel.upkeep.log_limiter import LogLimiter
 
 #: The version of what is answered; see docs/control.rst.
 VERSION = 1
@@ -72,7 +71,6 @@ class ControlService(Service):
         self._environ = environ
         self._recent = Recent()
         self._started_at = 0.0
-        self._limiter = LogLimiter(self.log, reactor)
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
@@ -80,6 +78,9 @@ class ControlService(Service):
         super().startService()
         self._started_at = self._reactor.seconds()
         self._recent.start()
+        if not IReactorUNIX.providedBy(self._reactor):
+            self._failed("this system has no UNIX sockets")
+            return
         try:
             path = prepare(control_directory(self._environ), self._service)
         except ConfigError as error:

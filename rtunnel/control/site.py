@@ -67,24 +67,30 @@ class _Site(Site):
     def __init__(self, root: Resource, most: int) -> None:
         super().__init__(root, timeout=TIMEOUT)
         self._most = most
-        self._count = 0
+        self._connections: set[Any] = set()
 
     def log(self, request: Request) -> None:
         """Log nothing: whoever watches asks once a second."""
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if self._count >= self._most:
+        if len(self._connections) >= self._most:
             return None
         protocol: Any = super().buildProtocol(addr)
-        self._count += 1
+        self._connections.add(protocol)
         lost = protocol.connectionLost
 
         def connection_lost(*arguments: Any) -> None:
-            self._count -= 1
+            self._connections.discard(protocol)
             lost(*arguments)
 
         protocol.connectionLost = connection_lost
         return protocol
+
+    def stopFactory(self) -> None:
+        """Close what is open."""
+        super().stopFactory()
+        for protocol in list(self._connections):
+            protocol.transport.abortConnection()
 
 
 def build_site(status: Callable[[], dict[str, Any]], most: int) -> Site:

@@ -64,7 +64,7 @@ def prepare(directory: Path, service: str) -> Path:
 
 def running(environ: Mapping[str, str]) -> Iterator[tuple[Path, str, int]]:
     """Yield the control sockets that this user may have a look at: path, name of the service, process id."""
-    systems = sorted(RUN.glob("rtunnel*")) if RUN.is_dir() else []
+    systems = sorted([*RUN.glob("rtunnel*"), *RUN.glob("rtc-*")]) if RUN.is_dir() else []
     for directory in dict.fromkeys([control_directory(environ), *systems]):
         with suppress(OSError):
             yield from (each for each in _sockets_in(directory) if _is_running(each[2]))
@@ -82,6 +82,8 @@ def _is_running(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):
+    except PermissionError:
         return True
+    except OverflowError:
+        return False
     return True

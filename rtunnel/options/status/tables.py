@@ -8,10 +8,9 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-
-from rtunnel.coercions import show_size
 
 #: The warnings of the log that are shown.
 MOST_WARNINGS = 5
@@ -51,13 +50,13 @@ def _process(found: Mapping[str, Any]) -> list[RenderableType]:
         title.append(f", up {span(found['up_seconds'])}, rtunnel {_clean(found['release'])}")
     title.append("   all is well" if found["ok"] else "   not well", style="green" if found["ok"] else "bold red")
     parts: list[RenderableType] = [title]
-    parts += [Text(f"  ! {_clean(problem)}", style="red") for problem in found["problems"]]
+    parts += [Padding(Text(f"! {_clean(problem)}", style="red"), (0, 0, 0, 2)) for problem in found["problems"]]
     if facts := _facts(found):
-        parts.append(Text(f"  {facts}"))
-    parts += [table for table in _tables(found) if table.row_count]
+        parts.append(Padding(Text(facts), (0, 0, 0, 2)))
+    parts += [Padding(table, (0, 0, 0, 2)) for table in _tables(found) if table.row_count]
     for each in found.get("warnings", [])[-MOST_WARNINGS:]:
         when = time.strftime("%H:%M:%S", time.localtime(each["at"]))
-        parts.append(Text(f"  {when} {_clean(each['text'])}", style="yellow"))
+        parts.append(Padding(Text(f"{when} {_clean(each['text'])}", style="yellow"), (0, 0, 0, 2)))
     return parts
 
 
@@ -86,7 +85,7 @@ def _facts(found: Mapping[str, Any]) -> str:
         facts.append(f"descriptors {found['descriptors']['held']} of {found['descriptors']['limit']}")
     if "memory" in found:
         memory = found["memory"]
-        facts.append(f"memory {show_size(memory['held_at_most'])} of {show_size(memory['limit'])} at most")
+        facts.append(f"memory at most {size(memory['held_at_most'])} of {size(memory['limit'])}")
     return _clean(", ".join(facts))
 
 
@@ -147,7 +146,7 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
 def _table(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in names:
-        table.add_column(f"  {name}" if name == names[0] else name, overflow="fold")
+        table.add_column(name, overflow="fold")
     return table
 
 
@@ -158,6 +157,15 @@ def _tls(found: Mapping[str, str] | None) -> str:
 def _clean(text: str) -> str:
     """Return *text* without what a terminal would obey. Peers choose some of it."""
     return "".join(one if one.isprintable() else "?" for one in text)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people say it, such as ``5.9 GiB``."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:,.3g} TiB"
 
 
 def span(seconds: float) -> str:

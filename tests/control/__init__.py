@@ -1,0 +1,1 @@
+"""The running process's own interface."""

@@ -1,0 +1,167 @@
+"""``rtunnel status`` with real processes: what a new user sees, and what a script does."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.patience import PATIENCE
+from tests.ports import free_port
+from tests.process.harness import Twistds, clean_environment, poll
+from tests.process.rtc import RtcTunnel
+from tests.process.services import LOOPBACK, Service, Tunnel, fetch, page
+
+Serve = Callable[..., Service]
+StartTunnel = Callable[..., Tunnel]
+StartRtc = Callable[..., RtcTunnel]
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the control sockets of this test are."""
+    path = tmp_path_factory.mktemp("s")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
+    return path
+
+
+def status(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of ``rtunnel status``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rtunnel", "status", *arguments],
+        env=clean_environment({"PYTHONPATH": str(ROOT), "COLUMNS": "160", "LC_ALL": "C.UTF-8"}),
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def look(name: str) -> dict[str, Any]:
+    _, out, _ = status(name, "--json")
+    [found] = json.loads(out)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_both_ends_of_the_reverse_tunnel(serve: Serve, start_tunnel: StartTunnel) -> None:
+    service = serve(GET=page("here"))
+    tunnel = start_tunnel(service.address)
+    assert fetch(tunnel.public) == "here"
+    code, out, err = status()
+    assert (code, err) == (0, "")
+    place = f"port {tunnel.public}"
+    for text in (
+        "rtunnel-server  pid ",
+        "rtunnel-client  pid ",
+        "all is well",
+        f"control at {LOOPBACK}:{tunnel.control}",
+    ):
+        assert text in out
+    assert f"{place}  {LOOPBACK}:{tunnel.public}  {service.address}  published" in " ".join(out.split("   "))
+    server, client = look("rtunnel-server"), look("rtunnel-client")
+    assert server["pid"] == tunnel.server.pid
+    [of_client] = server["clients"]
+    assert of_client["visitors_go"] == "by connections of their own"
+    assert [(each["place"], each["published"], each["ready"]) for each in of_client["tunnels"]] == [(place, True, True)]
+    [of_tunnel] = client["tunnels"]
+    assert (of_tunnel["public"], of_tunnel["service"]) == (f"{LOOPBACK}:{tunnel.public}", service.address)
+    assert (of_tunnel["published"], of_tunnel["answers"]) == (True, True)
+
+
+def test_what_is_wrong_is_said_and_is_the_exit_code(serve: Serve, start_tunnel: StartTunnel) -> None:
+    tunnel = start_tunnel(serve(GET=page("here")).address)
+    tunnel.server.kill()
+    tunnel.client.wait_for("link to .* lost")
+    code, out, err = status()
+    assert code == 1
+    assert f"there is no link to {LOOPBACK}:{tunnel.control}: " in err
+    assert "not well" in out
+    found = look("rtunnel-client")
+    assert not found["ok"]
+    assert found["connected_seconds"] is None
+    assert any("lost" in each["text"] for each in found["warnings"])
+    # A process that was killed has left its socket, and is no process any more.
+    assert "rtunnel-server" not in out
+
+
+class Down(Tunnel):
+    """Its service does not listen."""
+
+    def wait_for_client(self, *, after: int = 0) -> None:
+        self.client.wait_for("does not answer", after=after)
+
+
+def test_a_service_that_does_not_answer(twistd: Twistds) -> None:
+    port = free_port()
+    tunnel = Down(twistd, f"{LOOPBACK}:{port}")
+    code, _, err = status()
+    assert code == 1
+    assert f"the service {LOOPBACK}:{port} of port {tunnel.public} does not answer: connection refused" in err
+
+
+def test_the_webrtc_tunnel(serve: Serve, start_rtc: StartRtc) -> None:
+    service = serve(GET=page("here"))
+    tunnel = start_rtc(service.address)
+    assert fetch(tunnel.local) == "here"
+    code, out, err = status()
+    assert (code, err) == (0, "")
+    assert "direct, " in out
+    signal_, host, client = look("rtc-signal"), look("rtc-host"), look("rtc-client")
+    assert (signal_["hosts"], signal_["clients"]) == (1, 1)
+    [peer] = host["peers"]
+    assert peer["connected"]
+    assert [(each["service"], each["answers"]) for each in host["services"]] == [(service.address, True)]
+    assert client["peer"]["path"].startswith("direct, ")
+    assert [each["local"] for each in client["forwards"]] == [f"{LOOPBACK}:{tunnel.local}"]
+    tunnel.host.kill()
+    poll(lambda: not look("rtc-client")["ok"], PATIENCE, "the host is missed")
+
+
+def test_nothing_runs(directory: Path) -> None:
+    code, out, err = status()
+    assert (code, out) == (1, "")
+    assert err == (
+        "rtunnel status: no rtunnel process with a control socket is running for this user "
+        f"(in {directory}); root sees those of all users\n"
+    )
+    assert status("--json")[1] == "[]\n"
+
+
+def test_mistakes() -> None:
+    assert status("a", "b")[2] == "rtunnel status: name one service, or none to see all; remove 'b'\n"
+    assert "did you mean '--watch'" in status("--wach")[2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_somebody_elses_process(serve: Serve, start_tunnel: StartTunnel, directory: Path) -> None:
+    start_tunnel(serve(GET=page("here")).address)
+    directory.chmod(0o755)
+    for path in (directory, *directory.parents):
+        path.chmod(path.stat().st_mode | 0o111)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    program = "import os, socket, sys; os.setuid(int(sys.argv[2])); socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    for path in directory.iterdir():
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(path), str(nobody)], capture_output=True, text=True, check=False
+        )
+        assert "PermissionError" in done.stderr
+
+
+def test_watch(serve: Serve, start_tunnel: StartTunnel, twistd: Twistds) -> None:
+    start_tunnel(serve(GET=page("here")).address)
+    watching = twistd.rtunnel("status", "rtunnel-client", "--watch", "--json")
+    watching.wait_for('"ok": true')
+    seen = len(watching.output)
+    watching.wait_for('"ok": true', after=seen)
+    assert watching.terminate(number=signal.SIGINT) == 130
