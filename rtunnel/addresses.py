@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, Self
 
 from twisted.internet.endpoints import (
@@ -106,6 +107,17 @@ class ListenAddress:
         """Whether each connection to the :meth:`endpoint` begins with a PROXY header, which is not removed there."""
         kind, *inner = split_description(self.description)[0]
         return kind == "haproxy" and inner[:1] in ([each] for each in SOCKET_KINDS)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is known that only this machine can connect: the address is loopback, or a UNIX socket."""
+        (kind, *_), named = split_description(self.description)
+        if kind == "unix":
+            return True
+        try:
+            return kind in ("tcp", "tcp6") and ip_address(named.get("interface", "")).is_loopback
+        except ValueError:
+            return False
 
     def endpoint(self, reactor: Any) -> IStreamServerEndpoint:
         """Return the endpoint to listen on."""

@@ -26,6 +26,7 @@ def look(client: TunnelClient, settings: ClientSettings) -> dict[str, Any]:
         elif found["problem"]:
             problems.append(f"the service {found['service']} of {found['name']} does not answer: {found['problem']}")
     return {
+        "ready": session is not None and not client.is_stopping and all(each["published"] for each in tunnels),
         "problems": problems,
         "server": str(settings.server),
         "via": str(settings.via) if settings.via is not None else None,

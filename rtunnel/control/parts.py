@@ -14,6 +14,7 @@ def resources(service: DrainingService, memory: Memory) -> dict[str, Any]:
     """Return how much a service takes of what is bounded."""
     return {
         "visitors": len(service.visitors),
+        "visitors_total": service.visitors.total,
         "descriptors": {"held": service.descriptors.held, "limit": service.descriptors.limit},
         "memory": {"held_at_most": memory.held_at_most, "limit": memory.total},
     }

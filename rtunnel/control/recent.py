@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
+LEVELS = ("warn", "error", "critical")
 #: How many are kept.
 MOST = 50
 #: The longest text of one, in characters.
@@ -33,10 +34,12 @@ class Recent:
     """Listens to the log of the process while it is in use.
 
     :ivar lines: the last lines, the oldest first.
+    :ivar counts: how many there were, by level.
     """
 
     def __init__(self) -> None:
         self.lines: deque[Warned] = deque(maxlen=MOST)
+        self.counts = Counter(dict.fromkeys(LEVELS, 0))
 
     def start(self) -> None:
         """Listen."""
@@ -51,6 +54,7 @@ class Recent:
         level = event.get("log_level")
         if level is None or level < LogLevel.warn or not event.get("log_namespace", "").startswith("rtunnel."):
             return
+        self.counts[level.name] += 1
         text = formatEvent(event)
         if len(text) > MOST_TEXT:
             text = f"{text[:MOST_TEXT]}..."

@@ -16,6 +16,7 @@ def look(client: RtcClient) -> dict[str, Any]:
     if peer is None or not peer.is_connected:
         problems.append(f"host '{client.settings.id}' is not connected: {client.why_not or 'not connected yet'}")
     return {
+        "ready": peer is not None and peer.is_connected and not client.is_stopping,
         "problems": problems,
         "host": client.settings.id,
         "signaling": signaling(client.signaling),

@@ -26,6 +26,7 @@ def look(host: RtcHost) -> dict[str, Any]:
     if not host.signaling.up:
         problems.insert(0, f"no client can find this host: {signaling(host.signaling)['problem']}")
     return {
+        "ready": host.signaling.up and not host.is_stopping,
         "problems": problems,
         "id": host.settings.id,
         "signaling": signaling(host.signaling),

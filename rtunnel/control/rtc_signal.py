@@ -10,6 +10,7 @@ from rtunnel.rtc.signaling.server import SignalServer
 def look(server: SignalServer) -> dict[str, Any]:
     """Return what a signaling server does."""
     return {
+        "ready": True,
         "problems": [],
         "listening": {"signaling": server.listener.local_address},
         "connections": len(server.connections),

@@ -27,6 +27,7 @@ def look(server: TunnelServer) -> dict[str, Any]:
             elif not tunnel["published"]:
                 problems.append(f"{tunnel['place']} of client {client['name']} is not published yet")
     return {
+        "ready": not server.is_stopping,
         "problems": problems,
         "listening": {name: port.local_address for name, port in ports if port is not None},
         **resources(server, server.memory),

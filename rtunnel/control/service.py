@@ -1,4 +1,4 @@
-"""The service that answers at the control socket."""
+"""The services that answer at the control socket, and at the status port."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorUNIX
 from twisted.internet.protocol import Factory, Protocol
@@ -16,13 +16,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel import __version__
+from rtunnel.control.guard import Guard
 from rtunnel.control.recent import Recent
+from rtunnel.control.settings import StatusSettings
 from rtunnel.control.sockets import control_directory, prepare
 from rtunnel.errors import ConfigError
+from rtunnel.upkeep.listening import Listener
 
 #: The version of what is answered; see docs/control.rst.
 VERSION = 1
-#: Connections at once.
+#: Connections at once, at the socket and at the port.
 MOST_CONNECTIONS = 32
 
 #: Returns what the service does now, with all that is wrong under ``problems``.
@@ -34,15 +37,16 @@ class _Factory(Factory):
 
     noisy = False
 
-    def __init__(self, control: ControlService) -> None:
-        self._control = control
+    def __init__(self, status: Look, guard: Guard | None = None) -> None:
+        self._status = status
+        self._guard = guard
         self._site: Any = None
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if self._site is None:
             from rtunnel.control.site import build_site
 
-            self._site = build_site(self._control.status, MOST_CONNECTIONS)
+            self._site = build_site(self._status, MOST_CONNECTIONS, self._guard)
             self._site.doStart()
         protocol: Protocol | None = self._site.buildProtocol(addr)
         return protocol
@@ -53,8 +57,10 @@ class _Factory(Factory):
             site.doStop()
 
 
-class ControlService(Service):
-    """Listens on the control socket of this process. If it cannot, everything else runs without it.
+class ControlService(MultiService):
+    """Listens on the control socket of this process, and on the status port if there is one.
+
+    Without the socket, everything else runs on.
 
     :param service: the name of the service, such as ``rtunnel-server``.
     :param look: see :data:`Look`.
@@ -63,7 +69,15 @@ class ControlService(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, service: str, look: Look, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        service: str,
+        look: Look,
+        settings: StatusSettings,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        super().__init__()
         self.setName("control")
         self._reactor = reactor
         self._service = service
@@ -72,6 +86,9 @@ class ControlService(Service):
         self._recent = Recent()
         self._started_at = 0.0
         self._port: IListeningPort | None = None
+        if settings.listen is not None:
+            factory = _Factory(self.status, Guard(settings.token))
+            Listener(reactor, settings.listen, factory, "status port", "--status-listen").setServiceParent(self)
 
     def startService(self) -> None:
         """Listen, now that privileges are given up."""
@@ -87,7 +104,7 @@ class ControlService(Service):
             self._failed(str(error))
             return
         endpoint = UNIXServerEndpoint(self._reactor, str(path), mode=0o600)
-        endpoint.listen(_Factory(self)).addCallbacks(self._listening, self._cannot_listen)
+        endpoint.listen(_Factory(self.status)).addCallbacks(self._listening, self._cannot_listen)
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
@@ -101,7 +118,7 @@ class ControlService(Service):
     def status(self) -> dict[str, Any]:
         """Return the answer to ``GET /v1/status``."""
         found = self._look()
-        problems = found.pop("problems", [])
+        problems = found.pop("problems")
         return {
             "version": VERSION,
             "service": self._service,
@@ -109,17 +126,21 @@ class ControlService(Service):
             "pid": os.getpid(),
             "up_seconds": round(self._reactor.seconds() - self._started_at, 3),
             "ok": not problems,
+            "ready": found.pop("ready"),
             "problems": problems,
             **found,
+            "warnings_total": dict(self._recent.counts),
             "warnings": [
                 {"at": round(each.at, 3), "level": each.level, "text": each.text} for each in self._recent.lines
             ],
         }
 
-    def stopService(self) -> Deferred[None] | None:
+    def stopService(self) -> Deferred[None]:
         """Listen no more."""
-        super().stopService()
         with suppress(ValueError):
             self._recent.stop()
         port, self._port = self._port, None
-        return port.stopListening() if port is not None else None
+        stopping: Deferred[Any] = maybeDeferred(super().stopService)
+        if port is not None:
+            stopping.addCallback(lambda _: port.stopListening())
+        return stopping

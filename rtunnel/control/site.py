@@ -1,9 +1,9 @@
-"""The control socket's HTTP: JSON, and nothing that a browser would run (docs/control.rst)."""
+"""What is answered over HTTP, at the control socket and at the status port (docs/control.rst)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IAddress
@@ -11,54 +11,68 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from rtunnel.control.guard import CHALLENGE, Guard
+
 #: Seconds without a byte after which a connection is closed.
 TIMEOUT = 60.0
+JSON, TEXT = "application/json", "text/plain; charset=utf-8"
+#: Of Prometheus' text format.
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
+_NOTHING = "there is nothing here; see /v1/status, /v1/health, /metrics, /healthz, /readyz"
+
+#: Status code, type, body.
+Answer = tuple[int, str, bytes]
+View = Callable[[], Answer]
 
 
-def _answer(request: Any, status: int, value: object) -> bytes:
-    request.setResponseCode(status)
-    for name, text in (
-        ("Content-Type", "application/json"),
-        ("Cache-Control", "no-store"),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Server", "rtunnel"),
-    ):
-        request.setHeader(name, text)
-    return json.dumps(value, ensure_ascii=True).encode() + b"\n"
+def _json(status: int, value: object) -> Answer:
+    return status, JSON, json.dumps(value).encode() + b"\n"
 
 
-class _View(Resource):
-    """What GET returns."""
+def _error(status: int, why: str) -> Answer:
+    return _json(status, {"error": why})
+
+
+class _Root(Resource):
+    """Answers everything, by the whole path."""
 
     isLeaf = True
 
-    def __init__(self, view: Callable[[], tuple[int, object]]) -> None:
+    def __init__(self, views: Mapping[bytes, View], guard: Guard | None) -> None:
         super().__init__()
-        self._view = view
-
-    def render_GET(self, request: Request) -> bytes:
-        if request.postpath not in ([], [b""]):  # type: ignore[attr-defined]
-            return _answer(request, 404, {"error": "there is nothing here; see /v1/status"})
-        return _answer(request, *self._view())
+        self._views = views
+        self._guard = guard
 
     def render(self, request: Request) -> bytes:
+        code, kind, body = self._answer(request)
+        request.setResponseCode(code)
+        for name, value in (
+            ("Content-Type", kind),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("Server", "rtunnel"),
+        ):
+            request.setHeader(name, value)
+        return body
+
+    def _answer(self, request: Request) -> Answer:
+        if self._guard is not None:
+            code, why = self._guard.why_not(request.getHeader(b"host"), request.getHeader(b"authorization"))
+            if code:
+                if code == 401:
+                    request.setHeader("WWW-Authenticate", CHALLENGE)
+                return _error(code, why)
+        view = self._views.get(request.uri.partition(b"?")[0])
+        if view is None:
+            return _error(404, _NOTHING)
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")
-            return _answer(request, 405, {"error": "GET and HEAD are all that is done here"})
-        return self.render_GET(request)
+            return _error(405, "GET and HEAD are all that is done here")
+        return view()
 
 
-class _Nothing(Resource):
-    """All other paths."""
-
-    def getChild(self, path: bytes, request: Request) -> Resource:
-        return _View(lambda: (404, {"error": "there is nothing here; see /v1/status"}))
-
-    def render(self, request: Request) -> bytes:
-        return _answer(request, 404, {"error": "there is nothing here; see /v1/status"})
-
-
-class _Site(Site):
+class StatusSite(Site):
     """A site with a bound on its connections, and without a log of its own."""
 
     noisy = False
@@ -93,19 +107,33 @@ class _Site(Site):
             protocol.transport.abortConnection()
 
 
-def build_site(status: Callable[[], dict[str, Any]], most: int) -> Site:
+def build_site(status: Callable[[], dict[str, Any]], most: int, guard: Guard | None = None) -> StatusSite:
     """Return the site.
 
     :param status: returns what ``/v1/status`` answers.
     :param most: connections at once.
+    :param guard: who may ask; None: whoever can connect.
     """
 
-    def health() -> tuple[int, object]:
+    def health() -> Answer:
         found = status()
-        return (200 if found["ok"] else 503), {"ok": found["ok"], "problems": found["problems"]}
+        return _json(200 if found["ok"] else 503, {"ok": found["ok"], "problems": found["problems"]})
 
-    root, first = _Nothing(), _Nothing()
-    root.putChild(b"v1", first)
-    first.putChild(b"status", _View(lambda: (200, status())))
-    first.putChild(b"health", _View(health))
-    return _Site(root, most)
+    def ready() -> Answer:
+        is_ready = status()["ready"]
+        return (200, TEXT, b"ready\n") if is_ready else (503, TEXT, b"not ready\n")
+
+    def metrics() -> Answer:
+        # Most processes are never asked.
+        from rtunnel.control.metrics import render
+
+        return 200, METRICS, render(status())
+
+    views: dict[bytes, View] = {
+        b"/v1/status": lambda: _json(200, status()),
+        b"/v1/health": health,
+        b"/healthz": lambda: (200, TEXT, b"ok\n"),
+        b"/readyz": ready,
+        b"/metrics": metrics,
+    }
+    return StatusSite(_Root(views, guard), most)

@@ -19,6 +19,7 @@ class DrainingService(MultiService):
     :param drain: seconds that streams have to finish.
     :ivar descriptors: who has how many.
     :ivar visitors: the connections that are relayed.
+    :ivar is_stopping: visitors are refused, as the process is about to end.
     """
 
     log = Logger()
@@ -30,6 +31,7 @@ class DrainingService(MultiService):
         self.descriptors = Descriptors(reactor)
         self.descriptors.service().setServiceParent(self)
         self.visitors = Visitors(self.descriptors)
+        self.is_stopping = False
         self._drain = drain
         self._stream_ended: Deferred[None] | None = None
 
@@ -63,6 +65,7 @@ class DrainingService(MultiService):
         self.stream_ended()
 
     async def _stop(self) -> None:
+        self.is_stopping = True
         await self.refuse_visitors()
         until = self.reactor.seconds() + self._drain
         if self.visitors:

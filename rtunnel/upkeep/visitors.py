@@ -24,11 +24,13 @@ class Visitors:
     """The set of visitors that a service relays.
 
     :ivar descriptors: has a place for each of them.
+    :ivar total: how many there have been.
     """
 
     def __init__(self, descriptors: Descriptors) -> None:
         self.descriptors = descriptors
         self._ends: dict[IVisitor, Place] = {}
+        self.total = 0
         self._drained: Deferred[None] | None = None
         self._empty: Deferred[None] | None = None
 
@@ -43,6 +45,7 @@ class Visitors:
 
         The parameters are those of :meth:`~rtunnel.upkeep.descriptors.Descriptors.add`.
         """
+        self.total += 1
         self._ends[end] = self.descriptors.add(end, address, owner, count)
         # Its first byte may take a while. Until then it is not the longest idle one, even if all others are busy.
         end.touched = True

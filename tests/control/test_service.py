@@ -22,6 +22,7 @@ from rtunnel import __version__
 from rtunnel.control.ask import NoAnswer, ask
 from rtunnel.control.recent import MOST, MOST_TEXT
 from rtunnel.control.service import MOST_CONNECTIONS, ControlService
+from rtunnel.control.settings import StatusSettings
 from tests.patience import PATIENCE
 
 STARTED = "rtunnel-test"
@@ -31,9 +32,10 @@ class Parts:
     """A service, and what it says."""
 
     def __init__(self, directory: Path) -> None:
-        self.found: dict[str, Any] = {"problems": []}
+        self.found: dict[str, Any] = {"problems": [], "ready": True}
         self.directory = directory
-        self.service = ControlService(reactor, STARTED, lambda: dict(self.found), {"RUNTIME_DIRECTORY": str(directory)})
+        environ = {"RUNTIME_DIRECTORY": str(directory)}
+        self.service = ControlService(reactor, STARTED, lambda: dict(self.found), StatusSettings(), environ)
 
     @property
     def path(self) -> Path:
@@ -71,7 +73,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
 async def test_status(parts: Parts) -> None:
     parts.service.startService()
     assert parts.path.stat().st_mode & 0o777 == 0o600
-    parts.found = {"problems": [], "visitors": 3}
+    parts.found = {"problems": [], "ready": True, "visitors": 3}
     found = await parts.ask()
     assert found.pop("up_seconds") >= 0
     assert found == {
@@ -80,11 +82,13 @@ async def test_status(parts: Parts) -> None:
         "release": __version__,
         "pid": os.getpid(),
         "ok": True,
+        "ready": True,
         "problems": [],
         "visitors": 3,
+        "warnings_total": {"warn": 0, "error": 0, "critical": 0},
         "warnings": [],
     }
-    await parts.service.stopService()  # type: ignore[misc]
+    await parts.service.stopService()
     assert not parts.path.exists()
 
 
@@ -92,7 +96,9 @@ async def test_status(parts: Parts) -> None:
 async def test_health_is_a_status_code(parts: Parts) -> None:
     parts.service.startService()
     assert (await parts.raw(b"GET /v1/health HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200 ")
-    parts.found = {"problems": ["it is broken"]}
+    parts.found = {"problems": ["it is broken"], "ready": False}
+    assert (await parts.raw(b"GET /readyz HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 503 ")
+    assert (await parts.raw(b"GET /healthz HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200 ")
     answer = await parts.raw(b"GET /v1/health HTTP/1.0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.0 503 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"ok": False, "problems": ["it is broken"]}

@@ -69,7 +69,7 @@ class Standin(Service):
 def makeService(options):
     from twisted.internet import reactor
 
-    return PluginService("standin", Standin(reactor), options, reactor)
+    return PluginService("standin", Standin(reactor), options, reactor, dict)
 """
 
 TAC = """

@@ -71,6 +71,8 @@ LINK_VALUES: dict[str, tuple[str, object, object]] = {
 LOG_VALUES: dict[str, tuple[str, object, object]] = {
     "log-format": ("json", "json", "json"),
     "log-level": ("warn", "warn", "warn"),
+    "status-listen": ("127.0.0.1:7070", "127.0.0.1:7070", ListenAddress.parse("127.0.0.1:7070")),
+    "status-token": ("s3cret", "s3cret", "s3cret"),
 }
 SERVER_VALUES = {
     "control-listen": ("[::1]:7001", "[::1]:7001", ListenAddress.parse("[::1]:7001")),

@@ -65,6 +65,8 @@ class TestDefaults:
 LOG_VALUES: dict[str, tuple[str, object, object, str]] = {
     "log-format": ("json", "json", "json", ""),
     "log-level": ("warn", "warn", "warn", ""),
+    "status-listen": ("127.0.0.1:7070", "127.0.0.1:7070", ListenAddress.parse("127.0.0.1:7070"), ""),
+    "status-token": ("s3cret", "s3cret", "s3cret", ""),
 }
 END_VALUES: dict[str, tuple[str, object, object, str]] = {
     "signal": ("wss://h/p", "wss://h/p", SignalUrl("wss://h/p", True, "h", 443, "/p"), "signal.url"),

@@ -75,7 +75,7 @@ def makeService(options):
     from twisted.internet import reactor
 
     options.tell()
-    return PluginService("echo", Echo(reactor), options, reactor)
+    return PluginService("echo", Echo(reactor), options, reactor, dict)
 """
 
 TAC = """

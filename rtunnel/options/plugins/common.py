@@ -111,6 +111,7 @@ class PluginOptions(BaseOptions):
                 self.config_path = file.path
                 self.notes += [f"{file.path}: {note}" for note in file.notes]
             self.build(resolved)
+            check_status(resolved)
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
         self.update(resolved.values)
@@ -201,6 +202,22 @@ def _flag_handler(setting: Setting) -> Callable[..., None]:
 
     note.__doc__ = switch_on.__doc__ = setting.help
     return switch_on if setting.is_switch else note
+
+
+def check_status(resolved: Resolved) -> None:
+    """Check that not everybody can read the status.
+
+    :raises ConfigError: everybody who reaches the status port can.
+    """
+    listen, token = resolved.values["status-listen"], resolved.values["status-token"]
+    if listen is not None and token is None and not listen.is_local:
+        raise resolved.error(
+            "status-listen",
+            f"{listen} would tell everybody who reaches it who is connected; write 127.0.0.1:PORT, or add "
+            "--status-token",
+        )
+    if token is not None and listen is None:
+        raise resolved.error("status-token", "has no effect without a status port; add --status-listen 127.0.0.1:7070")
 
 
 def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = True) -> None:

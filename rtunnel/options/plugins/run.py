@@ -28,12 +28,14 @@ from typing import Any, TypeVar
 
 from twisted.application.app import startApplication
 from twisted.application.service import Application, IService, MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import ILogObserver, Logger, globalLogBeginner
 from twisted.python import usage
 from twisted.python.components import Componentized
 
 from rtunnel.control.service import ControlService, Look
+from rtunnel.control.settings import StatusSettings
 from rtunnel.errors import StartupError
 from rtunnel.options.plugins.logs import TwistdLogging, observer_for, twistd_logging
 
@@ -57,8 +59,8 @@ class PluginService(MultiService):
         # Children stop in reverse order: when ExitSignals is told to stop, the service is already stopping.
         ExitSignals(reactor, service).setServiceParent(self)
         service.setServiceParent(self)
-        # It starts last and stops first.
-        ControlService(reactor, name, look).setServiceParent(self)
+        status = StatusSettings(options.get("status-listen"), options.get("status-token"))
+        self._control = ControlService(reactor, name, look, status)
 
     def setServiceParent(self, parent: Any) -> None:
         """Join a parent; if that is an application, set its log observer."""
@@ -71,10 +73,21 @@ class PluginService(MultiService):
 
     def privilegedStartService(self) -> None:
         self._start(super().privilegedStartService)
+        self._start(self._control.privilegedStartService)
 
     def startService(self) -> None:
         self._start(super().startService)
+        self._start(self._control.startService)
         self._reactor.callWhenRunning(spare_collector)
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop. Until everything else has, it can be asked how that goes."""
+        stopping: Deferred[Any] = maybeDeferred(super().stopService)
+        return stopping.addBoth(self._stop_control)
+
+    def _stop_control(self, result: Any) -> Deferred[Any]:
+        stopped: Deferred[Any] = self._control.stopService()
+        return stopped.addCallback(lambda _: result)
 
     def _start(self, start: Callable[[], None]) -> None:
         try:

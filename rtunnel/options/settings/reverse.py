@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rtunnel.access.rules import BALANCES
+from rtunnel.access.tokens import token_word
 from rtunnel.addresses import ListenAddress
 from rtunnel.coercions import (
     dial_address,
@@ -17,6 +18,7 @@ from rtunnel.coercions import (
     text,
     udp_address,
 )
+from rtunnel.control.settings import StatusSettings
 from rtunnel.options.settings.acme import ACME
 from rtunnel.options.settings.declaration import (
     COUNT,
@@ -47,6 +49,26 @@ LOG = (
         words("debug", "info", "warn", "error"),
         "Lowest level that is logged: debug (one or more lines for each connection), info, warn or error.",
         default="info",
+    ),
+)
+
+STATUS = (
+    Setting(
+        "status-listen",
+        Kind(optional(listen_address, None), "address to listen on"),
+        "Where monitoring can read the status over HTTP, such as 127.0.0.1:7070: /metrics for Prometheus, /healthz, "
+        "/readyz, /v1/status. None if not given; 'rtunnel status' does not need it.",
+        StatusSettings,
+        field="listen",
+    ),
+    Setting(
+        "status-token",
+        Kind(optional(token_word, None), "text"),
+        "Secret for the status port: a bearer token, or the password of any user. Other users of the machine can see a "
+        "flag, so give it in the environment or the file.",
+        StatusSettings,
+        field="token",
+        no_default="none",
     ),
 )
 
@@ -112,6 +134,7 @@ BOTH = (
         LinkLimits,
     ),
     *LOG,
+    *STATUS,
 )
 
 SERVER_OWN = (

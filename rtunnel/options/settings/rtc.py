@@ -25,7 +25,7 @@ from rtunnel.options.settings.declaration import (
     sizes,
     words,
 )
-from rtunnel.options.settings.reverse import LOG, MEMORY
+from rtunnel.options.settings.reverse import LOG, MEMORY, STATUS
 from rtunnel.options.settings.rtc_coercions import (
     bearer_token,
     host_id,
@@ -272,6 +272,7 @@ ENDS = (
     ),
     replace(MEMORY, owner=EndSettings, key="limits.memory"),
     *LOG,
+    *STATUS,
 )
 
 HOST_OWN = (
@@ -350,7 +351,7 @@ CLIENT_OWN = (
     ),
 )
 
-SIGNAL = (*SIGNAL_OWN, *LOG)
+SIGNAL = (*SIGNAL_OWN, *LOG, *STATUS)
 HOST = (*HOST_OWN, *ENDS)
 CLIENT = (*CLIENT_OWN, *ENDS)
 

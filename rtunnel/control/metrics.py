@@ -1,0 +1,172 @@
+"""The status of a service as Prometheus reads it (docs/control.rst, "Metrics").
+
+Nothing is counted for this on the way of a byte: the values are those of ``GET /v1/status``, taken when somebody asks.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+#: Clients, and tunnels, that have time series of their own. The others are only in the sums.
+MOST_SERIES = 1000
+#: The longest value of a label, in characters.
+MOST_LABEL = 100
+
+
+def render(status: Mapping[str, Any]) -> bytes:
+    """Return the metrics in Prometheus' text format.
+
+    :param status: what ``GET /v1/status`` answers.
+    """
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    registry.register(_Status(status))
+    return generate_latest(registry)
+
+
+class _Status(Collector):
+    def __init__(self, status: Mapping[str, Any]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """See :class:`prometheus_client.registry.Collector`."""
+        status = self._status
+        yield InfoMetricFamily(
+            "rtunnel_build",
+            "The version of rtunnel, and of what it runs on",
+            {"service": status["service"], "release": status["release"], "python": platform.python_version()},
+        )
+        yield _gauge("rtunnel_ok", "Whether all is well", status["ok"])
+        yield _gauge("rtunnel_ready", "Whether it takes visitors", status["ready"])
+        yield _gauge("rtunnel_problems", "How much is wrong", len(status["problems"]))
+        lines = CounterMetricFamily("rtunnel_log_lines", "Lines of the log from level warn", labels=["level"])
+        for level, count in status["warnings_total"].items():
+            lines.add_metric([level], count)
+        yield lines
+        for key, text in (
+            ("visitors", "Connections that are relayed now"),
+            ("waiting", "Local connections that wait for the host"),
+            ("connections", "Connections to the signaling server"),
+            ("hosts", "Hosts that are registered"),
+        ):
+            if isinstance(status.get(key), int):
+                yield _gauge(f"rtunnel_{key}", text, status[key])
+        if isinstance(status.get("visitors_total"), int):
+            yield CounterMetricFamily(
+                "rtunnel_visitors_started", "Connections that were relayed", status["visitors_total"]
+            )
+        for key, unit in (("descriptors", ""), ("memory", "_bytes")):
+            for name, value in status.get(key, {}).items():
+                text = f"{key.capitalize()}: {name.replace('_', ' ')}"
+                yield _gauge(f"rtunnel_{key}_{name}{unit}", text, value)
+        if isinstance(status.get("clients"), list):
+            yield from _server(status["clients"])
+        elif isinstance(status.get("clients"), int):
+            yield _gauge("rtunnel_clients", "Clients that are registered", status["clients"])
+        if "server" in status:
+            yield from _client(status)
+        if "signaling" in status:
+            yield _gauge("rtunnel_signaling_up", "Whether signaling is up", status["signaling"]["up"])
+            yield from _peers([*status.get("peers", []), *([status["peer"]] if status.get("peer") else [])])
+        if "services" in status:
+            yield _answers(status["services"])
+
+
+def _server(clients: list[dict[str, Any]]) -> Iterator[Metric]:
+    yield _gauge("rtunnel_clients", "Clients that are connected", len(clients))
+    yield _gauge("rtunnel_tunnels", "Tunnels of all clients", sum(len(client["tunnels"]) for client in clients))
+    served = _family("rtunnel_client_visitors", "Visitors of a client now", "client", "address")
+    trip = _family("rtunnel_client_round_trip_seconds", "The shortest round trip seen", "client", "address")
+    for client in clients[:MOST_SERIES]:
+        labels = _labels(client["name"], client["address"])
+        served.add_metric(labels, client["visitors"])
+        if client["round_trip_ms"] is not None:
+            trip.add_metric(labels, client["round_trip_ms"] / 1000)
+    yield served
+    yield trip
+    yield _expiry((client["address"], client["tls"]) for client in clients[:MOST_SERIES])
+    states = (
+        ("published", _family("rtunnel_tunnel_published", "Whether visitors can come", "client", "tunnel")),
+        (
+            "ready",
+            _family("rtunnel_tunnel_ready", "Whether its service answers", "client", "tunnel"),
+        ),
+        ("visitors", _family("rtunnel_tunnel_visitors", "Visitors of a tunnel now", "client", "tunnel")),
+    )
+    # Several links of one client may have the same tunnel.
+    sums: dict[tuple[str, ...], dict[str, int]] = {}
+    for client in clients:
+        for tunnel in client["tunnels"]:
+            labels = _labels(client["name"], tunnel["place"])
+            if tuple(labels) not in sums and len(sums) >= MOST_SERIES:
+                continue
+            found = sums.setdefault(tuple(labels), {"published": 0, "ready": 0, "visitors": 0})
+            found["published"] |= tunnel["published"]
+            found["ready"] |= tunnel["ready"]
+            found["visitors"] += tunnel["visitors"]
+    for key, family in states:
+        for names, found in sums.items():
+            family.add_metric(names, found[key])
+        yield family
+
+
+def _client(status: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _gauge("rtunnel_link_up", "Whether the client is connected", status["connected_seconds"] is not None)
+    if status["connected_seconds"] is not None:
+        yield _gauge("rtunnel_link_seconds", "How long the link has lasted", status["connected_seconds"])
+    if status["round_trip_ms"] is not None:
+        yield _gauge("rtunnel_link_round_trip_seconds", "The shortest round trip seen", status["round_trip_ms"] / 1000)
+    yield _expiry([(status["server"], status["tls"])])
+    published = _family("rtunnel_tunnel_published", "Whether visitors can come", "tunnel")
+    for tunnel in status["tunnels"][:MOST_SERIES]:
+        published.add_metric(_labels(tunnel["name"]), tunnel["published"])
+    yield published
+    yield _answers(status["tunnels"])
+
+
+def _expiry(peers: Iterable[tuple[str, Mapping[str, str] | None]]) -> Metric:
+    family = _family("rtunnel_certificate_expiry_timestamp_seconds", "When the certificate of a peer expires", "peer")
+    for address, tls in peers:
+        if tls is not None:
+            family.add_metric(_labels(address), datetime.fromisoformat(tls["expires"]).timestamp())
+    return family
+
+
+def _answers(services: Iterable[Mapping[str, Any]]) -> Metric:
+    answers = _family("rtunnel_service_answers", "Whether a local service answers; absent: unknown", "service")
+    seen: dict[str, int] = {}
+    for each in services:
+        if each["answers"] is not None and len(seen) < MOST_SERIES:
+            seen[_labels(each["service"])[0]] = int(each["answers"])
+    for name, value in seen.items():
+        answers.add_metric([name], value)
+    return answers
+
+
+def _peers(peers: list[dict[str, Any]]) -> Iterator[Metric]:
+    family = _family("rtunnel_peers", "Peer connections", "path")
+    paths = [(peer["path"] or "connecting").partition(",")[0] for peer in peers]
+    for path in ("direct", "relayed", "connecting"):
+        family.add_metric([path], paths.count(path))
+    yield family
+    yield _gauge("rtunnel_peer_streams", "Streams of all peers", sum(peer["streams"] for peer in peers))
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=labels)
+
+
+def _labels(*values: str) -> list[str]:
+    return [value[:MOST_LABEL] for value in values]
