@@ -85,7 +85,7 @@ def answer(root: Path, prefix: Sequence[bytes], method: bytes, target: bytes, as
     if names is None or names[: len(prefix)] != list(prefix):
         return _error(404, _NOT_FOUND)
     try:
-        return _found(root, names[len(prefix) :], names[-1], asked)
+        return _found(root, names[len(prefix) :], names[-1], asked if method == b"GET" else _without_range(asked))
     except NothingThere:
         return _error(404, _NOT_FOUND)
     except PermissionError:
@@ -94,6 +94,11 @@ def answer(root: Path, prefix: Sequence[bytes], method: bytes, target: bytes, as
         if error.errno in _SHORTAGES:
             return _error(503, "Too many files are open now.")
         return _error(500, "This file or directory cannot be read.")
+
+
+def _without_range(asked: Field) -> Field:
+    """Return the fields of a HEAD request: for these, "Range" means nothing (RFC 9110, 14.2)."""
+    return lambda name: None if name == "Range" else asked(name)
 
 
 def _names(target: bytes) -> list[bytes] | None:

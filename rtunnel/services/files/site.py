@@ -147,10 +147,10 @@ class _Sender:
             request.finish()
             return
         self.go_on()
-        if data:
-            request.write(data)
-        elif self._answer is not None:
+        if self._answer is not None and self._answer.listed:
             self._site.holds(self, len(self._answer.listed))
+        if data and self._answer is not None:
+            request.write(data)
 
     def _begin(self, request: FileRequest) -> None:
         self._answer = found = answer(self._site.root, self._site.prefix, request.method, request.uri, request.field)

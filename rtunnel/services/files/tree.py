@@ -28,6 +28,8 @@ MOST_ENTRIES = 10_000
 #: Entries that are looked at in one go, before others get their turn.
 IN_ONE_GO = 200
 
+# Whether there are descriptors of directories; Windows has none.
+_CAN = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 # Where the system can, a directory need not be readable to be passed through.
 _STEP = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0)
@@ -81,7 +83,7 @@ def check_directory(directory: Path) -> None:
 
     :raises ConfigError: it may not, or there is no such directory.
     """
-    if os.open not in os.supports_dir_fd or os.scandir not in os.supports_fd:
+    if not _CAN:
         raise ConfigError(f"files:{directory}: this system cannot open files beneath a directory (openat)")
     try:
         here = os.open(directory, _DIRECTORY)
