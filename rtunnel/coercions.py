@@ -161,6 +161,8 @@ def listen_address(value: object) -> ListenAddress:
 def service_address(value: object) -> DialAddress:
     """Read the address of a local service: one to connect to, or ``files:DIR``, a directory whose files are served."""
     written = text(value)
+    if written.startswith("/") and _is_directory(written):
+        raise ConfigError(f"{shown(written)} is a directory; write {FILES}{written}")
     if not written.startswith(FILES):
         return DialAddress.parse(written)
     name = written.removeprefix(FILES)
@@ -169,6 +171,13 @@ def service_address(value: object) -> DialAddress:
     if not name.strip():
         raise ConfigError(f"'{written}' does not say which directory; write {FILES}/srv/share")
     return DialAddress.of_directory(written, path(name))
+
+
+def _is_directory(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # too long, or in a directory that this process may not enter
+        return False
 
 
 def server_address(value: object) -> DialAddress:
