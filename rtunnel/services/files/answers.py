@@ -117,7 +117,7 @@ def _found(root: Path, names: list[bytes], last: bytes, asked: Field) -> Answer:
 
     :param last: the last name of the path; empty: it ends with a slash.
     """
-    names = [*names] if last else names[:-1]
+    names = names if last else names[:-1]
     opened = [find(root, names)]
     made: Answer | None = None
     try:

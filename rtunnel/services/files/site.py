@@ -46,6 +46,11 @@ class FileRequest(Request):
         super().__init__(channel)
         self._sender: _Sender | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it has come."""
+        return self._sender is not None
+
     def gotLength(self, length: int | None) -> None:
         """Keep nothing of the body."""
         self.content = io.BytesIO()
@@ -200,7 +205,7 @@ class FileChannel(HTTPChannel):
     def readConnectionLost(self) -> None:
         """Close the connection behind the answer to what has come: there is no more."""
         self.persistent = False
-        if not self.requests:
+        if not any(request.is_whole for request in self.requests):
             self.loseConnection()
 
     def writeConnectionLost(self) -> None:

@@ -114,7 +114,7 @@ def find(root: Path, names: Sequence[bytes]) -> Found:
 
 
 def _walk(root: Path, names: list[bytes]) -> Found:
-    # Not above MOST_LINKS times, and the last way round there is no link.
+    # Each round ends at a link, except for the last one.
     for _ in range(MOST_LINKS + 1):
         here = os.open(root, _STEP if names else _DIRECTORY)
         try:

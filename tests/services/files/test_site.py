@@ -385,10 +385,12 @@ def test_who_sends_no_more_still_gets_his_answer(share: Path) -> None:
     visit.channel.readConnectionLost()
     assert Got(visit.take()).body == b"0123456789"
     assert not visit.is_open
-    silent = Visit(share)
-    silent.channel.readConnectionLost()
-    silent.take()
-    assert not silent.is_open
+    for sent in (b"", b"GET /a.txt HTTP/1.1\r\n", b"GET /a.txt HTTP/1.1\r\nContent-Length: 5\r\n\r\n123"):
+        partial = Visit(share)
+        partial.send(sent)
+        partial.channel.readConnectionLost()
+        assert partial.take() == b""
+        assert not partial.is_open
 
 
 def test_http_1_0(share: Path) -> None:
