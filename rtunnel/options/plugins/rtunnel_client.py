@@ -36,7 +36,7 @@ class Options(PluginOptions):
         "rtunnel client --tls --server 1.2.3.4:7000 --tunnel '8443:[::1]:443'",
         "rtunnel client --tls --server 1.2.3.4:7000 --publish udp:53=127.0.0.1:53",
         "rtunnel client --tls --server 1.2.3.4:7000 --publish http:a.example.org=80",
-        "rtunnel client --tls --server 1.2.3.4:7000 --tunnel 8080:files:/srv/share",
+        "rtunnel client --tls --server 1.2.3.4:7000 --tunnel 8080:files:.",
         "rtunnel client --tls --server 1.2.3.4:7000 --local :80 --remote-port 8080",
         "rtunnel client --config /etc/rtunnel/client.yaml",
     )
