@@ -9,7 +9,9 @@ and Twisted's endpoint strings, with ``\\`` before a literal ``:``, ``=`` or ``\
     tcp:7000:interface=127.0.0.1    tcp6:7000    unix:/run/x.sock:mode=660    systemd:domain=INET:index=0
     tcp:host:80                     unix:/run/x.sock                                       (to dial)
 
-Both become one canonical endpoint string. UDP has only the short forms. Everything is checked here, before anything
+A local service may also be a directory, ``files:DIR``, whose files are served.
+
+All become one canonical endpoint string. UDP has only the short forms. Everything is checked here, before anything
 listens or dials. An error is a :class:`~rtunnel.errors.ConfigError` that says what to write instead.
 """
 
@@ -19,6 +21,7 @@ import re
 import socket
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Self
 
 from twisted.internet.endpoints import (
@@ -53,6 +56,8 @@ BACKLOG = 1024
 SOCKET_MODE = "600"
 #: Stands in front of an address at which a load balancer passes connections on, each with a PROXY header.
 PROXIED = "haproxy:"
+#: Stands in front of a directory that is served.
+FILES = "files:"
 UDP_FORMS = "write :53, host:53, 1.2.3.4:53 or [::1]:53"
 #: Kinds of endpoint that accept connections of the system, with nothing in between.
 SOCKET_KINDS = ("tcp", "tcp6", "unix", "systemd")
@@ -151,7 +156,8 @@ class DialAddress:
     """Where to connect to.
 
     :ivar text: the address as the operator wrote it.
-    :ivar description: the same as a Twisted client endpoint string; for UDP, ``udp`` with host and port.
+    :ivar description: the same as a Twisted client endpoint string; for UDP, ``udp`` with host and port; for a
+        directory, ``files`` with its path.
     :ivar host: name or IP address; None if the endpoint has none.
     :ivar port: 1 to 65535; None if the endpoint has none.
     """
@@ -171,6 +177,8 @@ class DialAddress:
         text = text.strip()
         if text.startswith("/"):
             raise ConfigError(f"'{text}' is a path; write unix:{text}")
+        if text.startswith(FILES):
+            raise ConfigError(f"'{text}' is a directory, which only a local service of rtunnel-client can be")
         kind = endpoint_kind(text, DIAL_FORMS, server=False)
         host: str | None
         port: int | None
@@ -185,6 +193,14 @@ class DialAddress:
         return address
 
     @classmethod
+    def of_directory(cls, text: str, directory: Path) -> Self:
+        """Return the address of a service that serves the files in a directory.
+
+        :param directory: its absolute path.
+        """
+        return cls(text, join_description(["files", str(directory)], {}), None, None)
+
+    @classmethod
     def parse_udp(cls, text: str) -> Self:
         """Read the address of a UDP service: host and port. Without a host, the host is 127.0.0.1.
 
@@ -193,6 +209,8 @@ class DialAddress:
         text = text.strip()
         if text.startswith(("/", "unix:")):
             raise ConfigError(f"'{text}' is a UNIX socket, and UDP wants host and port; {UDP_FORMS}")
+        if text.startswith(FILES):
+            raise ConfigError(f"'{text}' is a directory, which is served by HTTP and not by UDP; publish it with tcp:")
         if twice := re.fullmatch("(?:tcp|udp):(.+)", text):
             raise ConfigError(f"'{text}' has a kind where host and port belong; write {twice[1]}")
         if endpoint_kind(text, UDP_FORMS, server=False) is not None:
@@ -200,6 +218,12 @@ class DialAddress:
         host, port = host_and_port(text, UDP_FORMS, example_port=53, lowest=1)
         host = host or "127.0.0.1"
         return cls(text, join_description(["udp", host, str(port)], {}), host, port)
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory that is served; None: this is something to dial."""
+        kind, *path = split_description(self.description)[0]
+        return Path(*path) if kind == "files" else None
 
     @property
     def in_full(self) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress, host_and_port
+from rtunnel.addresses import FILES, DialAddress, ListenAddress, PortRanges, UdpAddress, host_and_port
 from rtunnel.endpoint_strings import ip_address, suggestion
 from rtunnel.errors import ConfigError
 from rtunnel.host_names import host_pattern
@@ -158,9 +158,26 @@ def listen_address(value: object) -> ListenAddress:
     return ListenAddress.parse(text(value))
 
 
-def dial_address(value: object) -> DialAddress:
-    """Read an address to connect to."""
-    return DialAddress.parse(text(value))
+def service_address(value: object) -> DialAddress:
+    """Read the address of a local service: one to connect to, or ``files:DIR``, a directory whose files are served."""
+    written = text(value)
+    if written.startswith("/") and _is_directory(written):
+        raise ConfigError(f"{shown(written)} is a directory; write {FILES}{written}")
+    if not written.startswith(FILES):
+        return DialAddress.parse(written)
+    name = written.removeprefix(FILES)
+    if name.startswith("//"):
+        raise ConfigError(f"{shown(written)} is a URL; write {FILES}/{name.lstrip('/')}")
+    if not name.strip():
+        raise ConfigError(f"'{written}' does not say which directory; write {FILES}/srv/share")
+    return DialAddress.of_directory(written, path(name))
+
+
+def _is_directory(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # too long, or in a directory that this process may not enter
+        return False
 
 
 def server_address(value: object) -> DialAddress:

@@ -1,11 +1,12 @@
 """Three machines on one network, on which the commands of the documents run as they are printed.
 
-    public     tunnel.example.org, signal.example.org, turn.example.org, app.example.org: 192.0.2.1
+    public     tunnel.example.org, signal.example.org, turn.example.org, app.example.org ...: 192.0.2.1
     private    laptop: 192.0.2.10; web servers on ports 80, 3000, 3001 and 4000, an echo service for UDP on port 53
     user       192.0.2.20
 
-Each is a network namespace with a home directory. Its programs see their own ``/etc/hosts`` and ``/etc/group``. ``ssh``
-is a script that runs a command in the home directory and the network of another machine.
+Each is a network namespace with a home directory. Its programs see their own ``/etc/hosts``, ``/etc/group`` and
+``/srv``, in which there are files to share. ``ssh`` is a script that runs a command in the home directory and the
+network of another machine.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ADDRESSES = {"public": "192.0.2.1", "private": "192.0.2.10", "user": "192.0.2.20
 NAMES = {
     "public": [
         *("tunnel.example.org", "signal.example.org", "turn.example.org", "stun.l.google.com"),
-        *("app.example.org", "blog.dev.example.org"),
+        *("app.example.org", "blog.dev.example.org", "files.example.org"),
     ],
     "private": ["laptop"],
     "user": [],
@@ -110,7 +111,11 @@ class Machine:
         (self.home / ".rtunnel" / "bin").symlink_to(Path(sys.executable).parent)
         # What the documents take from a checkout.
         (self.home / "etc").symlink_to(ROOT / "etc")
-        self.files = {"/etc/hosts": str(directory / "hosts"), "/etc/group": str(directory / "group")}
+        self.files = {
+            "/etc/hosts": str(directory / "hosts"),
+            "/etc/group": str(directory / "group"),
+            "/srv": str(directory / "srv"),
+        }
         self.environment = {
             "HOME": str(self.home),
             "PATH": os.pathsep.join([str(directory), str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -164,6 +169,8 @@ class Machines:
         lines = [f"{ADDRESSES[name]} {' '.join(names)}" for name, names in NAMES.items() if names]
         (directory / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
         (directory / "group").write_text("root:x:0:\nrtunnel:x:999:\n")
+        (directory / "srv" / "share").mkdir(parents=True)
+        (directory / "srv" / "share" / "hello.txt").write_bytes(PAGE)
         (directory / "ssh").write_text(SSH.format(machines=directory))
         (directory / "ssh").chmod(0o755)
         self._switch = Namespace()

@@ -102,6 +102,14 @@ SCENARIOS: dict[str, list[Step]] = {
         Curl(USER, f"http://{APP}/", SERVICE, "3000"),
         Curl(USER, f"http://{APP}/api/x", SERVICE, "3001"),
         Curl(USER, "http://blog.dev.example.org/", SERVICE, "4000"),
+        Start(
+            PRIVATE,
+            "rtunnel client --tls --server tunnel.example.org:7000 --publish http:files.example.org=",
+            "http://files.example.org is published; visitors see the files in /srv/share",
+        ),
+        Curl(
+            USER, "http://files.example.org/hello.txt", "%{http_code} %{content_type}", "200 text/plain; charset=utf-8"
+        ),
     ],
     "quick start of the WebRTC tunnel": [
         Start(PUBLIC, "RTUNNEL_VALID_TOKENS=my-secret-token rtunnel signal --addr :8080", SIGNAL + "8080"),

@@ -13,7 +13,6 @@ from rtunnel import coercions
 from rtunnel.coercions import (
     boolean,
     choice,
-    dial_address,
     integer,
     interface,
     listen_address,
@@ -21,6 +20,7 @@ from rtunnel.coercions import (
     path,
     port_ranges,
     seconds,
+    service_address,
     show_seconds,
     show_size,
     size,
@@ -123,7 +123,7 @@ def test_refused(coerce: Callable[[object], object], value: object, message: str
 
 def test_addresses_and_ports() -> None:
     assert listen_address(7000).description == "tcp:7000"
-    assert dial_address("h:80").description == "tcp:h:80"
+    assert service_address("h:80").description == "tcp:h:80"
     assert str(port_ranges(8080)) == "8080"
     assert str(port_ranges(["8000-8999", 9443])) == "8000-8999,9443"
     assert str(port_ranges([])) == "none"
@@ -143,7 +143,7 @@ def test_a_shown_time_is_read_back(milliseconds: int) -> None:
 
 @given(st.text() | st.integers() | st.floats() | st.none() | st.booleans() | st.lists(st.integers()))
 def test_nothing_else_is_raised(value: object) -> None:
-    for coerce in (TEN, TIME, SIZE, WORD, boolean, text, interface, listen_address, dial_address, port_ranges):
+    for coerce in (TEN, TIME, SIZE, WORD, boolean, text, interface, listen_address, service_address, port_ranges):
         with suppress(ConfigError):
             coerce(value)
 

@@ -12,6 +12,7 @@ from rtunnel.options.plugins.common import PluginOptions, check_order, link_limi
 from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.settings.acme import decide_acme
+from rtunnel.options.settings.published import check_files
 from rtunnel.options.settings.reverse import CLIENT
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.settings.trust import check_token_use, decide_tls
@@ -36,6 +37,7 @@ class Options(PluginOptions):
         "rtunnel client --tls --server 1.2.3.4:7000 --tunnel '8443:[::1]:443'",
         "rtunnel client --tls --server 1.2.3.4:7000 --publish udp:53=127.0.0.1:53",
         "rtunnel client --tls --server 1.2.3.4:7000 --publish http:a.example.org=80",
+        "rtunnel client --tls --server 1.2.3.4:7000 --tunnel 8080:files:.",
         "rtunnel client --tls --server 1.2.3.4:7000 --local :80 --remote-port 8080",
         "rtunnel client --config /etc/rtunnel/client.yaml",
     )
@@ -49,6 +51,7 @@ class Options(PluginOptions):
         check_order(resolved, "reconnect-min", "reconnect-max")
         tls = decide_tls(resolved, Role.CLIENT)
         tunnels, acme = decide_acme(resolved, decide_tunnels(resolved))
+        check_files(tunnels)
         via = decide_via(resolved, os.environ, tunnels)
         check_token_use(resolved, tls, via)
         self.settings = ClientSettings(

@@ -3,6 +3,7 @@
     tcp:8080=127.0.0.1:80    tcp:8080=80    tcp:8080=unix:/run/app.sock    tcp:6000-6010=[::1]:6000-6010
     udp:53=127.0.0.1:53      udp:27015-27020=10.0.0.5:27015-27020          tcp:0=:80   (the server's shared port)
     http:app.example.org=127.0.0.1:3000    http:app.example.org/api=3001    https:*.dev.example.org=127.0.0.1:8443
+    tcp:8080=files:/srv/share    http:files.example.org=files:/srv/share
 
 Operators mix this up with other notations, so an error says how the same is written in this one.
 """
@@ -10,15 +11,17 @@ Operators mix this up with other notations, so an error says how the same is wri
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from rtunnel.access.public import NAMED
-from rtunnel.addresses import DialAddress
-from rtunnel.coercions import shown
+from rtunnel.addresses import FILES, DialAddress
+from rtunnel.coercions import service_address, shown
 from rtunnel.endpoint_strings import MAX_PORT, is_ipv6
 from rtunnel.errors import ConfigError
 from rtunnel.host_names import canonical_path, host_pattern, is_host_pattern
 from rtunnel.reverse.settings import TunnelSettings
+from rtunnel.services.files.tree import check_directory
 
 KINDS = ("tcp", "udp", *NAMED)
 #: Most ports that all tunnels of a client may have together.
@@ -62,6 +65,25 @@ def published(text: str, name: str = "") -> tuple[TunnelSettings, ...]:
         TunnelSettings(port, address, f"{name}-{port}" if name and len(ports) > 1 else name, kind)
         for port, address in zip(ports, locals_, strict=True)
     )
+
+
+def check_files(tunnels: Sequence[TunnelSettings]) -> None:
+    """Check the directories that are to be served.
+
+    :raises ConfigError: this process may not read one; or visitors would not reach it by HTTP.
+    """
+    for tunnel in tunnels:
+        directory = tunnel.local.directory
+        if directory is None:
+            continue
+        if tunnel.protocol == "https" and not tunnel.ends_tls:
+            raise ConfigError(
+                f"https:{tunnel.host}: {tunnel.local} has no TLS of its own; end it here, with --acme-email or the key "
+                f"'tls', or publish http:{tunnel.host}={tunnel.local}"
+            )
+        if tunnel.proxy_protocol:
+            raise ConfigError(f"{tunnel.local} reads no PROXY header; leave out the key 'proxy_protocol'")
+        check_directory(directory)
 
 
 def _split(text: str) -> tuple[str, str, str]:
@@ -120,7 +142,7 @@ def _named(text: str, kind: str, written: str, local: str, name: str) -> TunnelS
         wrong = wrong or f"has a path that is not one, '{path}'"
     if wrong:
         raise ConfigError(f"'{text}' {wrong}; write {kind}:{host}{good}={local}")
-    return TunnelSettings(0, DialAddress.parse(local), name, kind, host, good)
+    return TunnelSettings(0, service_address(local), name, kind, host, good)
 
 
 def _good_path(path: str) -> str:
@@ -186,14 +208,14 @@ def _range(text: str, low: str, high: str) -> range:
 def _local(text: str, kind: str, port: int, local: str) -> DialAddress:
     """Read the service of one port."""
     try:
-        return DialAddress.parse_udp(local) if kind == "udp" else DialAddress.parse(local)
+        return DialAddress.parse_udp(local) if kind == "udp" else service_address(local)
     except ConfigError:
         if span := re.fullmatch("(?:.*:)?([0-9]{1,5})-([0-9]{1,5})", local):
             ports = (port and _span(port, len(_range(text, span[1], span[2])))) or f"{span[1]}-{span[2]}"
             raise ConfigError(
                 f"'{text}' has a range of local ports behind one public port; write {kind}:{ports}={local}"
             ) from None
-        if " " in local and not local.startswith("unix:"):
+        if " " in local and not local.startswith(("unix:", FILES)):
             raise ConfigError(f"'{text}' has spaces; write {text.replace(' ', '')}") from None
         raise
 

@@ -6,7 +6,6 @@ from rtunnel.access.rules import BALANCES
 from rtunnel.access.tokens import token_word
 from rtunnel.addresses import ListenAddress
 from rtunnel.coercions import (
-    dial_address,
     integer,
     interface,
     listen_address,
@@ -14,6 +13,7 @@ from rtunnel.coercions import (
     optional,
     port_ranges,
     server_address,
+    service_address,
     size,
     text,
     udp_address,
@@ -39,8 +39,6 @@ from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.options.settings.via import via
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, EndSettings, ServerSettings
 from rtunnel.wire.limits import LinkLimits
-
-DIAL = Kind(dial_address, "address to dial")
 
 LOG = (
     Setting("log-format", words("text", "json"), "Format of the log: text or json.", default="text"),
@@ -245,9 +243,9 @@ CLIENT_OWN = (
     ),
     Setting(
         "local",
-        DIAL,
-        "The service that visitors reach: 127.0.0.1:80, :80, host:80, [::1]:80, or a Twisted endpoint such as "
-        "unix:/run/app.sock.",
+        Kind(service_address, "address to dial, or ``files:DIR``"),
+        "The service that visitors reach: 127.0.0.1:80, :80, host:80, [::1]:80, a Twisted endpoint such as "
+        "unix:/run/app.sock, or files:DIR, the files in a directory.",
     ),
     Setting(
         "remote-port",
@@ -258,8 +256,8 @@ CLIENT_OWN = (
     Setting(
         "tunnel",
         Kind(tunnels, "``PORT:ADDRESS``"),
-        "REMOTE_PORT:LOCAL, such as 8080:127.0.0.1:80 or 8080:80. May be repeated: one link carries many services. In "
-        "the environment, commas separate several.",
+        "REMOTE_PORT:LOCAL, such as 8080:127.0.0.1:80, 8080:80 or 8080:files:/srv/share. May be repeated: one link "
+        "carries many services. In the environment, commas separate several.",
         default=(),
         key="tunnels",
         repeatable=True,
@@ -269,7 +267,8 @@ CLIENT_OWN = (
         Kind(publish, "``KIND:PORT=ADDRESS``"),
         "KIND:PORT=LOCAL: tcp:8080=127.0.0.1:80 or tcp:8080=80, udp:53=127.0.0.1:53, or a range of ports, "
         "udp:27015-27020=10.0.0.5:27015-27020. For a host name http:app.example.org=127.0.0.1:3000, "
-        "http:app.example.org/api=127.0.0.1:3001 or https:app.example.org=127.0.0.1:8443. May be repeated: one link "
+        "http:app.example.org/api=127.0.0.1:3001 or https:app.example.org=127.0.0.1:8443. files:DIR in place of an "
+        "address serves the files in a directory. May be repeated: one link "
         "carries many services. In the environment, commas separate several.",
         default=(),
         repeatable=True,

@@ -9,8 +9,7 @@ from itertools import chain
 from typing import TypeVar
 
 from rtunnel.access.rules import KEYS, Rules, read_rules
-from rtunnel.addresses import DialAddress
-from rtunnel.coercions import dial_address, integer, shown, text
+from rtunnel.coercions import integer, service_address, shown, text
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.acme import end_of_tls
 from rtunnel.options.settings.entries import Entry, read_entries
@@ -66,7 +65,7 @@ def _from_text(written: str) -> tuple[TunnelSettings, ...]:
     port, colon, local = written.strip().partition(":")
     if not colon or not local or not port.isdigit():
         raise ConfigError(f"'{written}' is not REMOTE_PORT:LOCAL; write 8080:127.0.0.1:80")
-    return (TunnelSettings(_remote_port(port), DialAddress.parse(local)),)
+    return (TunnelSettings(_remote_port(port), service_address(local)),)
 
 
 def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
@@ -88,7 +87,7 @@ def _tunnels_of(entry: Entry) -> tuple[TunnelSettings, ...]:
                 raise entry.error(key, "is for an entry without 'publish', which has port and service; leave it out")
         return entry.read("publish", lambda written: published(text(written), name))
     entry.require("local", "the service's address, such as local: 127.0.0.1:80")
-    local = entry.read("local", dial_address)
+    local = entry.read("local", service_address)
     return (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),)
 
 

@@ -13,11 +13,13 @@ class IService(Protocol):
     """The local service that a tunnel leads to.
 
     :ivar address: family and address of its socket; None if only its endpoint can connect to it.
+    :ivar descriptors: how many a visitor takes: a data connection, and what the service needs here.
     :ivar tls: whose TLS ends before it; None: what visitors send goes to it as it is.
     """
 
     endpoint: IStreamClientEndpoint
     address: tuple[int, Any] | None
+    descriptors: int
     tls: Host | None
 
     @property

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.addresses import DialAddress
-from rtunnel.errors import Code
+from rtunnel.errors import Code, ConfigError, StartupError
 from rtunnel.reasons import reason_of
 from rtunnel.relay.dial import Dial
 from rtunnel.relay.poller import poller_for
@@ -39,6 +39,7 @@ from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
+from rtunnel.services.files.tree import check_directory
 from rtunnel.services.watch import ServiceWatch, may_try
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep import AGENT
@@ -103,7 +104,7 @@ class LinkService(HeldConnection[ClientSession]):
         turns = may_try(settings.check_services)
         self._watches = [
             None
-            if tunnel.protocol == "udp"
+            if tunnel.protocol == "udp" or tunnel.local.directory is not None
             else ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns, header_for(tunnel, ""))
             for tunnel in settings.tunnels
         ]
@@ -214,10 +215,23 @@ class TunnelClient(DrainingService):
         super().__init__(reactor, "rtunnel-client", settings.drain)
         self.link = LinkService(reactor, settings, self.visitors)
         self._https = self.link.tls_hosts.https
+        self._directories = [tunnel.local.directory for tunnel in settings.tunnels if tunnel.local.directory]
         if self.link.tls_hosts.are_there:
             self.link.tls_hosts.setServiceParent(self)
             self.link.tls_hosts.threads.setServiceParent(self)
         self.link.setServiceParent(self)
+
+    def startService(self) -> None:
+        """Begin. By now this is the user of ``twistd --uid``.
+
+        :raises StartupError: he may not read a directory that is to be served.
+        """
+        for directory in self._directories:
+            try:
+                check_directory(directory)
+            except ConfigError as error:
+                raise StartupError(str(error)) from error
+        super().startService()
 
     async def refuse_visitors(self) -> None:
         """See :meth:`LinkService.withdraw`."""

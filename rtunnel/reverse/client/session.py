@@ -22,6 +22,7 @@ from rtunnel.reverse.client.carrying import CarryingSession
 from rtunnel.reverse.client.data_connections import IDialler
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.services.files.endpoint import COST, service_endpoint
 from rtunnel.services.watch import ServiceWatch
 from rtunnel.tls.hosts import Host
 from rtunnel.tls.messages import limit_messages
@@ -61,6 +62,7 @@ class _Tunnel:
         self.endpoint = endpoint
         self.watch = watch
         self.address = settings.local.socket_address()
+        self.descriptors = 2 if settings.local.directory is None else 1 + COST
         self.backoff = backoff
         rules = without_requests(settings.rules) if settings.protocol == "https" else settings.rules
         self.request = TunnelRequest(
@@ -117,7 +119,7 @@ class ClientSession(CarryingSession):
             _Tunnel(
                 number,
                 tunnel,
-                tunnel.local.endpoint(reactor, settings.dial_timeout),
+                service_endpoint(reactor, tunnel.local, settings.dial_timeout, tunnel.path),
                 Backoff(settings.reconnect_min, settings.reconnect_max),
                 watches[number],
                 dialler.tls_hosts.host(tunnel),
@@ -256,6 +258,10 @@ class ClientSession(CarryingSession):
 
     def _watch(self, tunnel: _Tunnel, what: str) -> None:
         """Log what the tunnel is, and whether its service answers; from then on, when that changes."""
+        directory = tunnel.settings.local.directory
+        if directory is not None:
+            self._info(what + "; visitors see the files in {directory}", public=tunnel.public, directory=str(directory))
+            return
         if tunnel.watch is None:
             self._info("{public} is published for UDP", public=tunnel.public)
             return
@@ -313,7 +319,7 @@ class ClientSession(CarryingSession):
         if self._draining:
             stream.reset(Code.SHUTTING_DOWN, "the client is going down")
             return
-        self._visitors.add(end, text_prefix(event.visitor), tunnel.number)
+        self._visitors.add(end, text_prefix(event.visitor), tunnel.number, tunnel.descriptors - 1)
         self.log.debug(
             "visitor {visitor} of {tunnel}: stream {stream}",
             visitor=event.visitor or "unknown",

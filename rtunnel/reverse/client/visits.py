@@ -208,7 +208,7 @@ class Visits:
             end.attach(stream)
             connection.carry(stream)
             self._used.add(stream)
-            self._visitors.add(end, text_prefix(opened.visitor), opened.tunnel, 2)
+            self._visitors.add(end, text_prefix(opened.visitor), opened.tunnel, service.descriptors)
             self._count()
             self.kept(stream.held)
             return
@@ -226,7 +226,7 @@ class Visits:
         visit = _Visit(self, connection, service, until, service.header(opened.visitor))
         connection.carry(visit)
         self._dialling[visit] = None
-        self._visitors.add(visit, text_prefix(opened.visitor), opened.tunnel, 2)
+        self._visitors.add(visit, text_prefix(opened.visitor), opened.tunnel, service.descriptors)
         self._count()
         if failure is not None:
             visit.failed(failure)
@@ -241,7 +241,7 @@ class Visits:
         relay = LocalSocket(self._poller, theirs, connection, self._ended, self.kept)
         connection.carry(relay)
         self._used.add(relay)
-        self._visitors.add(relay, text_prefix(opened.visitor), opened.tunnel, 2)
+        self._visitors.add(relay, text_prefix(opened.visitor), opened.tunnel, service.descriptors)
         if header := service.header(opened.visitor):
             relay.deliver(memoryview(header))
         self._count()
