@@ -266,7 +266,7 @@ class HealthWatch:
     def _too_late(self, result: Any, timeout: float) -> Any:
         if isinstance(result, Failure):
             result.trap(CancelledError)
-            raise ConnectTimeout(f"no answer within {timeout:g} s")
+            raise ConnectTimeout(string=f"no answer within {timeout:g} s")
         return result
 
     def _checked(self, result: object, checking: Deferred[Any], began: float) -> None:

@@ -68,7 +68,7 @@ def read_health(written: Mapping[str, object], protocol: str, host: str = "") ->
     if not written:
         return None
     if "health_check" not in written:
-        raise _error(next(iter(written)), f"has no effect without a check; add health-check: {_CHECKS}")
+        raise _error(next(iter(written)), "has no effect without a check; add health-check: tcp")
     if protocol == "udp":
         raise _error("health_check", "is not for UDP, where a service accepts no connections; leave it out")
     found: dict[str, Any] = {}
