@@ -8,8 +8,10 @@ from collections import deque
 from typing import Any
 
 import pytest
+from pytest_twisted import ensureDeferred
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
@@ -21,6 +23,8 @@ from rtunnel.services.health_settings import HealthSettings
 from rtunnel.services.watch import MOST_AT_ONCE, SOON
 from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.leftovers import TestLog
+from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.services.test_service_watch import Endpoint, refusal
 
 OUT = "fails its health check (connection refused): out until it passes"
@@ -113,14 +117,14 @@ def test_so_many_failures_in_a_row_and_so_many_passed(lines: Any, logged: Any) -
     it.result("accept")
     for result in ("refuse", "refuse", "accept", "refuse", "refuse"):
         it.next(result)
-    assert it.watch.is_ready
+    assert it.changes == []
     assert lines() == [PASSES]
     it.next("refuse")
-    assert not it.watch.is_ready
+    assert it.changes == [False]
     assert lines()[1:] == [f"web: the service at here {OUT}"]
     for result in ("accept", "refuse", "accept"):
         it.next(result)
-    assert not it.watch.is_ready
+    assert it.changes == [False]
     it.next("accept")
     assert it.changes == [False, True]
     assert lines()[2:] == [BACK]
@@ -137,7 +141,7 @@ def test_the_first_check_decides_at_once(lines: Any) -> None:
     assert it.changes == [False]
     assert lines() == [f"published; the service {OUT}"]
     it.next("accept")
-    assert not it.watch.is_ready, "one is not two in a row"
+    assert it.changes == [False], "one is not two in a row"
     it.next("accept")
     assert it.changes == [False, True]
     it.stop()
@@ -181,13 +185,13 @@ def test_visitors_that_are_refused_count(lines: Any) -> None:
     assert lines() == [PASSES, f"web: the service at here {OUT}"]
     for _ in range(5):
         it.watch.answered()
-    assert not it.watch.is_ready, "that it accepts does not mean that it is well"
+    assert it.changes == [False], "that it accepts does not mean that it is well"
     it.next("200")
     it.watch.failed(refusal())
     it.next("200")
-    assert not it.watch.is_ready
+    assert it.changes == [False]
     it.next("200")
-    assert it.watch.is_ready
+    assert it.changes == [False, True]
     it.stop()
 
 
@@ -398,3 +402,140 @@ def test_answers_that_do_not_end(pieces: list[bytes], problem: str, how: str, li
     assert it.watch.is_ready is not bool(problem)
     assert f"({problem})" in lines()[-1] if problem else lines()[-1] == PASSES
     it.stop()
+
+
+# Real services
+
+
+class Hostile(Protocol):
+    """A service that does something else than a service should.
+
+    :ivar over: it is rid of the client.
+    """
+
+    transport: Any
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.sent = 0
+        self.over = False
+
+    def connectionMade(self) -> None:
+        if self.how == "closes":
+            self.transport.loseConnection()
+        elif self.how == "resets":
+            self.transport.abortConnection()
+        elif self.how == "is another":
+            self.transport.write(b"220 mail.example.org ESMTP\r\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.how == "half a line":
+            self.transport.write(b"HTTP/1.1 2")
+        elif self.how == "half a line, and closes":
+            self.transport.write(b"HTTP/1.1 2")
+            self.transport.loseConnection()
+        elif self.how == "floods":
+            self.transport.write(b"HTTP/1.1 200 OK\r\n")
+            self.transport.registerProducer(self, False)
+        elif self.how == "floods behind it":
+            self.transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            self.transport.registerProducer(self, False)
+        elif self.how == "echoes":
+            self.transport.write(data)
+
+    def resumeProducing(self) -> None:
+        self.sent += 65536
+        self.transport.write(b"X-Y: 12345678901234567890123456\r\n" * 2048)
+
+    def stopProducing(self) -> None:
+        pass
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.over = True
+
+
+class Hostiles(Factory):
+    """Makes them."""
+
+    noisy = False
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.made: list[Hostile] = []
+
+    def buildProtocol(self, addr: Any) -> Hostile:
+        self.made.append(Hostile(self.how))
+        return self.made[-1]
+
+
+def watch_it(address: str, settings: HealthSettings) -> HealthWatch:
+    """Check a real service."""
+    from tests.reverse.net import reactor
+
+    watch = HealthWatch(reactor, DialAddress.parse(address), settings, DeferredSemaphore(1))
+    log = Logger()
+    watch.start(log, LogLimiter(log, reactor), "{tunnel}; it", "out", tunnel="web", local="here")
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        ("hangs", "no answer"),
+        ("half a line", "no answer"),
+        ("half a line, and closes", "it closed the connection in its answer"),
+        ("closes", "it closed the connection without its answer"),
+        ("resets", "it closed the connection without its answer"),
+        ("is another", NOT_HTTP),
+        ("echoes", NOT_HTTP),
+        ("floods", ""),
+        ("floods behind it", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@ensureDeferred
+async def test_hostile_services(how: str, problem: str | None, kind: str, lines: Any, tmp_path: Any) -> None:
+    from tests.reverse.net import HOST, reactor, until
+
+    factory = Hostiles(how)
+    if kind == "tcp":
+        listening = reactor.listenTCP(0, factory, interface=HOST)
+        address = f"{HOST}:{listening.getHost().port}"
+    else:
+        listening = reactor.listenUNIX(str(tmp_path / "x.sock"), factory)
+        address = f"unix:{tmp_path}/x.sock"
+    timeout = 0.3 if problem == "no answer" else PATIENCE
+    watch = watch_it(address, HealthSettings("/healthz", interval=3600.0, timeout=timeout))
+    await until(lambda: factory.made and factory.made[-1].over)
+    assert watch.is_ready is (problem is None)
+    assert problem is None or f"fails its health check ({problem}" in lines()[-1]
+    assert factory.made[-1].sent < 32 * 1024 * 1024
+    watch.stop()
+    await listening.stopListening()
+    assert len(factory.made) == 1
+
+
+@ensureDeferred
+async def test_a_service_that_nobody_listens_for(lines: Any) -> None:
+    from tests.reverse.net import HOST, until
+
+    watch = watch_it(f"{HOST}:{free_port()}", HTTP)
+    await until(lambda: not watch.is_ready)
+    assert lines()[-1] == "web; it fails its health check (connection refused): out"
+    watch.stop()
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+@ensureDeferred
+async def test_tls_that_hangs(path: str) -> None:
+    """An endpoint of Twisted that is more than a connection: no check waits for the end of its handshake."""
+    from tests.reverse.net import HOST, reactor, until
+
+    factory = Hostiles("hangs")
+    listening = reactor.listenTCP(0, factory, interface=HOST)
+    settings = HealthSettings(path, interval=3600.0, timeout=0.3 if path else PATIENCE)
+    watch = watch_it(f"tls:{HOST}:{listening.getHost().port}", settings)
+    await until(lambda: factory.made and factory.made[-1].over)
+    assert watch.is_ready is not bool(path)
+    watch.stop()
+    await listening.stopListening()
