@@ -506,7 +506,7 @@ async def test_hostile_services(how: str, problem: str | None, kind: str, lines:
         address = f"unix:{tmp_path}/x.sock"
     timeout = 0.3 if problem == "no answer" else PATIENCE
     watch = watch_it(address, HealthSettings("/healthz", interval=3600.0, timeout=timeout))
-    await until(lambda: factory.made and factory.made[-1].over)
+    await until(lambda: factory.made and factory.made[-1].over and lines())
     assert watch.is_ready is (problem is None)
     assert problem is None or f"fails its health check ({problem}" in lines()[-1]
     assert factory.made[-1].sent < 32 * 1024 * 1024
@@ -527,7 +527,7 @@ async def test_a_service_that_nobody_listens_for(lines: Any) -> None:
 
 @pytest.mark.parametrize("path", ["", "/"])
 @ensureDeferred
-async def test_tls_that_hangs(path: str) -> None:
+async def test_tls_that_hangs(path: str, lines: Any) -> None:
     """An endpoint of Twisted that is more than a connection: no check waits for the end of its handshake."""
     from tests.reverse.net import HOST, reactor, until
 
@@ -535,7 +535,7 @@ async def test_tls_that_hangs(path: str) -> None:
     listening = reactor.listenTCP(0, factory, interface=HOST)
     settings = HealthSettings(path, interval=3600.0, timeout=0.3 if path else PATIENCE)
     watch = watch_it(f"tls:{HOST}:{listening.getHost().port}", settings)
-    await until(lambda: factory.made and factory.made[-1].over)
+    await until(lambda: factory.made and factory.made[-1].over and lines())
     assert watch.is_ready is not bool(path)
     watch.stop()
     await listening.stopListening()
