@@ -75,7 +75,7 @@ class _Answer(Protocol):
                 self._end("it speaks TLS, and no HTTP" if is_tls else "its answer is not HTTP")
             elif isinstance(event, ResponseHead) and event.is_final:
                 self.status = event.status
-                if event.is_complete or event.upgrade:
+                if event.is_complete or event.status == 101:
                     self._end()
             elif event is END:
                 self._end()
@@ -112,6 +112,16 @@ async def ask(endpoint: IStreamClientEndpoint, request: bytes) -> int:
     return status
 
 
+def _request(settings: HealthSettings, address: DialAddress) -> bytes:
+    host = settings.host
+    if not host and address.host and address.port:
+        # The zone of an IPv6 address means something only here (RFC 6874, section 3).
+        host = format_host_port(address.host.partition("%")[0], address.port)
+    fields = {"Host": host or "localhost", "User-Agent": AGENT, "Accept": "*/*", "Connection": "close"}
+    lines = [f"GET {settings.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
 class HealthWatch:
     """Checks one service. To a link it is what a :class:`~rtunnel.services.watch.ServiceWatch` is.
 
@@ -140,11 +150,8 @@ class HealthWatch:
         self._reactor = reactor
         self._turns = turns
         self._endpoint = address.endpoint(reactor, settings.timeout)
-        own = format_host_port(address.host, address.port) if address.host and address.port else "localhost"
-        fields = {"Host": settings.host or own, "User-Agent": AGENT, "Accept": "*/*", "Connection": "close"}
-        lines = [f"GET {settings.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         self._header = header
-        self._request = header + "\r\n".join([*lines, "", ""]).encode("ascii")
+        self._request = header + _request(settings, address)
         # Whether the next check decides at once.
         self._is_first = True
         # Checks in a row, and visitors in a row.

@@ -305,7 +305,9 @@ def test_many_are_not_checked_all_at_once_and_time_counts_from_their_turn() -> N
         ("127.0.0.1:3000", "", "127.0.0.1:3000"),
         ("80", "", "127.0.0.1:80"),
         ("[::1]:3000", "", "[::1]:3000"),
+        ("[fe80::1%lo]:3000", "", "[fe80::1]:3000"),
         ("unix:/run/x.sock", "", "localhost"),
+        ("bücher.lan:3000", "", "xn--bcher-kva.lan:3000"),
         ("127.0.0.1:3000", "app.example.org", "app.example.org"),
     ],
 )

@@ -39,8 +39,8 @@ from rtunnel.wire.messages import DIRECT
 from rtunnel.wire.opening import read_opening
 from rtunnel.wire.tunnel_request import TunnelRequest
 
+#: What tells whether a service answers.
 Watch = ServiceWatch | HealthWatch
-
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
 #: How many log lines of one kind visitors can cause in ten seconds.
