@@ -122,6 +122,59 @@ def without_an_error(wrk: Process) -> None:
     assert "Non-2xx" not in wrk.output, wrk
 
 
+PROXIED = """
+daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log stderr info;
+events {{ worker_connections 2048; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen {port} proxy_protocol;
+        listen unix:{directory}/nginx.sock;
+        location / {{ return 200 "page"; }}
+    }}
+}}
+"""
+
+
+def test_a_service_that_wants_a_proxy_header_and_one_behind_a_unix_socket(twistd: Twistds) -> None:
+    control, port = free_port(), free_port()
+    conf = twistd.directory / "nginx.conf"
+    conf.write_text(PROXIED.format(directory=twistd.directory, port=f"{LOOPBACK}:{port}"))
+    nginx = twistd.program(need("nginx"), "-e", "stderr", "-p", str(twistd.directory), "-c", str(conf))
+    wait_until_open(port)
+    quick = {"health-interval": "100ms"}
+    tunnels: list[dict[str, Any]] = [
+        {"local": str(port), "proxy-protocol": version, "health-check": check, **quick}
+        for version in ("v1", "v2")
+        for check in ("/", "tcp")
+    ]
+    tunnels.append({"local": f"unix:{twistd.directory}/nginx.sock", "health-check": "/", **quick})
+    for tunnel in tunnels:
+        tunnel["remote-port"] = free_port()
+    twistd(
+        "rtunnel-server",
+        f"--control-listen=tcp:{control}:interface={LOOPBACK}",
+        f"--public-interface={LOOPBACK}",
+    )
+    client_conf = twistd.directory / "client.json"
+    client_conf.write_text(json.dumps({"server": f"{LOOPBACK}:{control}", "tunnels": tunnels}))
+    client = twistd("rtunnel-client", f"--config={client_conf}")
+    for tunnel in tunnels:
+        client.wait_for(
+            rf"{LOOPBACK}:{tunnel['remote-port']} is published; the service at \S+ passes its health check$"
+        )
+    assert "fails" not in client.output
+    assert "broken header" not in nginx.output
+
+
 BOTH = {"page of first", "page of second"}
 
 
