@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "relay": {"errors", "reasons"},
     "pki": SHARED,
     "upkeep": {"wire", "relay", *SHARED},
-    "services": {"relay", "upkeep", *SHARED},
+    "services": {"wire", "relay", "upkeep", *SHARED},
     "tls": {"wire", "relay", "pki", "upkeep", *SHARED},
     "access": {"relay", "upkeep", "tls", *SHARED},
     "acme": {"pki", "tls", "upkeep", *SHARED},

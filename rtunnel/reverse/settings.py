@@ -14,6 +14,7 @@ from rtunnel.access.rules import Rules
 from rtunnel.acme.settings import AcmeSettings
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
 from rtunnel.proxies import Proxy
+from rtunnel.services.health_settings import HealthSettings
 from rtunnel.tls.hosts import CertificateFiles
 from rtunnel.tls.policy import TlsSettings
 from rtunnel.wire.limits import LinkLimits
@@ -100,6 +101,7 @@ class TunnelSettings:
     :ivar tls: for ``https``, who ends TLS: ``passthrough`` or empty: the service; ``auto``: the client, with a
         certificate that it obtains; or the client, with the certificate in these files.
     :ivar proxy_protocol: version of the PROXY header that the service gets, ``v1`` or ``v2``; empty: it gets none.
+    :ivar health: how the service is checked, so that visitors go elsewhere while it fails; None: it is not.
     """
 
     remote_port: int
@@ -111,6 +113,7 @@ class TunnelSettings:
     rules: Rules = field(default_factory=Rules)
     tls: str | CertificateFiles = ""
     proxy_protocol: str = ""
+    health: HealthSettings | None = None
 
     @property
     def shown_name(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.error import ConnectError, ConnectionRefusedError
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, ISSLTransport, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -40,6 +40,13 @@ MOST_AT_ONCE = 16
 _NO_OBSERVATION = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN))
 
 
+def is_our_fault(failure: Failure) -> bool:
+    """Return whether a failure to connect says nothing of the service, such as a lack of descriptors."""
+    error = failure.value
+    number = error.osError if isinstance(error, ConnectError) else getattr(error, "errno", None)
+    return number in _NO_OBSERVATION
+
+
 async def try_service(endpoint: IStreamClientEndpoint, header: bytes = b"") -> None:
     """Connect, and close the connection without a byte behind the *header*.
 
@@ -53,7 +60,10 @@ async def try_service(endpoint: IStreamClientEndpoint, header: bytes = b"") -> N
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself")
         transport.write(header)
     finally:
-        transport.loseConnection()
+        if ISSLTransport.providedBy(transport):
+            transport.abortConnection()  # or it would wait for the end of the handshake
+        else:
+            transport.loseConnection()
 
 
 def may_try(wanted: bool) -> DeferredSemaphore | None:
@@ -152,9 +162,7 @@ class ServiceWatch:
 
         :returns: False if the fault is this process's own, such as a lack of descriptors, and nothing was noted.
         """
-        error = failure.value
-        number = error.osError if isinstance(error, ConnectError) else getattr(error, "errno", None)
-        if number in _NO_OBSERVATION:
+        if is_our_fault(failure):
             return False
         self._observe(reason_of(failure))
         return True

@@ -107,6 +107,11 @@ def _decide(tunnel: TunnelSettings, has_email: bool) -> TunnelSettings:
     of_requests = rules_as_json(tunnel.rules).keys() - rules_as_json(without_requests(tunnel.rules))
     if ends_here and tunnel.proxy_protocol:
         raise ConfigError(f"{where}: key '{KEY}': {OF_REQUESTS}; or let the service end TLS, with tls: passthrough")
+    if tunnel.health is not None and tunnel.health.path and not ends_here:
+        raise ConfigError(
+            f"{where}: key 'health_check': the service speaks TLS, and the check HTTP without; write health-check: "
+            "tcp, or let the client end TLS, with --acme-email or tls: {certificate: FILE, private-key: FILE}"
+        )
     for key in [] if ends_here else sorted(of_requests):
         raise ConfigError(
             f"{where}: key '{key}' is about requests, which nobody sees before the service that ends TLS; leave it "

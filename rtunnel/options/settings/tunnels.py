@@ -17,6 +17,7 @@ from rtunnel.options.settings.proxy_protocol import with_proxy_protocol
 from rtunnel.options.settings.published import AT_MOST, MAX_PORTS, is_published, published
 from rtunnel.options.settings.sources import Rank, Resolved
 from rtunnel.reverse.settings import TunnelSettings
+from rtunnel.services.health_settings import KEYS as HEALTH_KEYS, read_health
 
 _NAME_LENGTH = 64
 _TOO_MANY = f"there are more than {MAX_PORTS:,} ports; {AT_MOST}: publish fewer, or start another client"
@@ -54,7 +55,7 @@ def _read(
             raise ConfigError(_TOO_MANY)
         return found
 
-    keys = ("name", "local", "remote_port", "publish", "tls", "proxy_protocol", *KEYS)
+    keys = ("name", "local", "remote_port", "publish", "tls", "proxy_protocol", *HEALTH_KEYS, *KEYS)
     entries = read_entries(value, partial(counted, from_text), partial(counted, _from_mapping), keys, example)
     return tuple(chain.from_iterable(entries))
 
@@ -69,7 +70,7 @@ def _from_text(written: str) -> tuple[TunnelSettings, ...]:
 
 
 def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
-    found = with_proxy_protocol(entry, _tunnels_of(entry))
+    found = _with_health(entry, with_proxy_protocol(entry, _tunnels_of(entry)))
     if found[0].host:
         tls = end_of_tls(entry, found[0])
         return (replace(found[0], rules=_rules(entry, found[0], ends_tls=tls != "passthrough"), tls=tls),)
@@ -89,6 +90,16 @@ def _tunnels_of(entry: Entry) -> tuple[TunnelSettings, ...]:
     entry.require("local", "the service's address, such as local: 127.0.0.1:80")
     local = entry.read("local", service_address)
     return (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),)
+
+
+def _with_health(entry: Entry, tunnels: tuple[TunnelSettings, ...]) -> tuple[TunnelSettings, ...]:
+    try:
+        health = read_health(entry.only(HEALTH_KEYS), tunnels[0].protocol, tunnels[0].host)
+    except ConfigError as error:
+        raise ConfigError(f"{entry.where}: {error}") from error
+    if health is not None and tunnels[0].local.directory is not None:
+        raise entry.error("health_check", "is not for files:, which the client serves itself; leave it out")
+    return tuple(replace(tunnel, health=health) for tunnel in tunnels)
 
 
 def _rules(entry: Entry, tunnel: TunnelSettings, *, ends_tls: bool) -> Rules:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from cryptography import x509
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -32,15 +32,16 @@ from rtunnel.reverse.carriers.sockets import Taker
 from rtunnel.reverse.client.data_connections import DataConnections
 from rtunnel.reverse.client.pace import Pace
 from rtunnel.reverse.client.proxied import ProxiedEndpoint
-from rtunnel.reverse.client.session import ClientSession
+from rtunnel.reverse.client.session import ClientSession, Watch
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.tls_hosts import TlsHosts
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.reverse.proxy_protocol import header_for
-from rtunnel.reverse.settings import DATA_PLANES, ClientSettings
+from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, TunnelSettings
 from rtunnel.services.files.tree import check_directory
-from rtunnel.services.watch import ServiceWatch, may_try
+from rtunnel.services.health import HealthWatch
+from rtunnel.services.watch import MOST_AT_ONCE, ServiceWatch
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
@@ -101,14 +102,18 @@ class LinkService(HeldConnection[ClientSession]):
             capabilities=DATA_PLANES[settings.data_plane] | needed,
             token=settings.token,
         )
-        turns = may_try(settings.check_services)
-        self._watches = [
-            None
-            if tunnel.protocol == "udp" or tunnel.local.directory is not None
-            else ServiceWatch(reactor, tunnel.local, settings.dial_timeout, turns, header_for(tunnel, ""))
-            for tunnel in settings.tunnels
-        ]
+        turns = DeferredSemaphore(MOST_AT_ONCE)
+        self._watches = [self._build_watch(tunnel, turns) for tunnel in settings.tunnels]
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
+
+    def _build_watch(self, tunnel: TunnelSettings, turns: DeferredSemaphore) -> Watch | None:
+        if tunnel.protocol == "udp" or tunnel.local.directory is not None:
+            return None
+        header = header_for(tunnel, "")
+        if tunnel.health is not None:
+            return HealthWatch(self.reactor, tunnel.local, tunnel.health, turns, header)
+        may_try = turns if self._settings.check_services else None
+        return ServiceWatch(self.reactor, tunnel.local, self.dial_timeout, may_try, header)
 
     @property
     def session(self) -> ClientSession | None:

@@ -20,9 +20,11 @@ from rtunnel.relay.sockets import format_host_port, text_prefix, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkStream
 from rtunnel.reverse.client.carrying import CarryingSession
 from rtunnel.reverse.client.data_connections import IDialler
+from rtunnel.reverse.client.health import when_unhealthy
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.services.files.endpoint import COST, service_endpoint
+from rtunnel.services.health import HealthWatch
 from rtunnel.services.watch import ServiceWatch
 from rtunnel.tls.hosts import Host
 from rtunnel.tls.messages import limit_messages
@@ -38,6 +40,8 @@ from rtunnel.wire.messages import DIRECT
 from rtunnel.wire.opening import read_opening
 from rtunnel.wire.tunnel_request import TunnelRequest
 
+#: What tells whether a service answers.
+Watch = ServiceWatch | HealthWatch
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
 #: How many log lines of one kind visitors can cause in ten seconds.
@@ -53,7 +57,7 @@ class _Tunnel:
         settings: TunnelSettings,
         endpoint: IStreamClientEndpoint,
         backoff: Backoff,
-        watch: ServiceWatch | None,
+        watch: Watch | None,
         tls: Host | None,
     ) -> None:
         self.number = number
@@ -111,7 +115,7 @@ class ClientSession(CarryingSession):
         reactor: Any,
         visitors: Visitors,
         dialler: IDialler,
-        watches: Sequence[ServiceWatch | None],
+        watches: Sequence[Watch | None],
     ) -> None:
         super().__init__(link, reactor, visitors, dialler, settings.pool)
         self._settings = settings
@@ -232,6 +236,8 @@ class ClientSession(CarryingSession):
         self.was_useful = True
         self._adopt()
         self.link.ping(self.clock.seconds())
+        for tunnel in self._tunnels:
+            self._say_state(tunnel, only_if_down=True)
         self._info("connected to {peer} ({agent})", agent=event.peer.agent or "unnamed")
         if self._settings.data_plane == "direct" and DIRECT not in self.link.capabilities:
             self._warn("server {peer} knows no data connections: visitors go by the link")
@@ -266,16 +272,27 @@ class ClientSession(CarryingSession):
             self._info("{public} is published for UDP", public=tunnel.public)
             return
         has_pages = tunnel.settings.protocol == "http" or tunnel.tls is not None
+        meanwhile = "visitors get an error page (502)" if has_pages else "visitors get a reset"
+        if isinstance(tunnel.watch, HealthWatch):
+            meanwhile = when_unhealthy(tunnel.settings, tunnel.watch, self.link)
+            tunnel.watch.on_change = partial(self._say_state, tunnel)
         is_blind = tunnel.settings.protocol == "https" and tunnel.tls is None
         tunnel.watch.start(
             self.log,
             self.log_limiter,
             what + ("; TLS ends at the service, {local}, which" if is_blind else "; the service at {local}"),
-            "visitors get an error page (502)" if has_pages else "visitors get a reset",
+            meanwhile,
             public=tunnel.public,
             local=tunnel.settings.local.in_full,
             tunnel=tunnel.name,
         )
+
+    def _say_state(self, tunnel: _Tunnel, *, only_if_down: bool = False) -> None:
+        """Tell the server whether a service passes its health checks."""
+        watch = tunnel.watch
+        if isinstance(watch, HealthWatch) and not (only_if_down and watch.is_ready):
+            self.link.say_state(tunnel.number, is_ready=watch.is_ready, why=watch.problem)
+            self.flush()
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
         """Ask again without end. Warn when a reason is new, otherwise log at debug level."""
@@ -305,6 +322,7 @@ class ClientSession(CarryingSession):
 
     def _ask_again(self, tunnel: _Tunnel) -> None:
         self.link.request_tunnel(tunnel.number, tunnel.request)
+        self._say_state(tunnel, only_if_down=True)
         self.flush()
 
     def _stream_opened(self, event: events.StreamOpened) -> None:

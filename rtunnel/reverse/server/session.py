@@ -295,7 +295,7 @@ class ServerSession(CarryingSession):
         backend = self.backends.get(event.number)
         if backend is not None and backend.is_ready != event.is_ready:
             backend.is_ready = event.is_ready
-            text = "answers again" if event.is_ready else "does not answer ({why})"
+            text = "passes its health check again" if event.is_ready else "fails its health check ({why})"
             self._info(f"client {{peer}}: its service of {{place}} {text}", place=backend.place, why=event.why)
 
     def _ask_for(self, number: int, request: TunnelRequest) -> None:
