@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from rtunnel.services.watch import ServiceWatch
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.memory import Memory
@@ -33,7 +32,13 @@ def secured(identity: Peer | None) -> dict[str, str] | None:
     }
 
 
-def answering(watch: ServiceWatch | None) -> dict[str, Any]:
+class IWatch(Protocol):
+    """What knows whether a local service answers; see :class:`~rtunnel.services.watch.ServiceWatch`."""
+
+    problem: str | None
+
+
+def answering(watch: IWatch | None) -> dict[str, Any]:
     """Return whether a local service answers, as far as is known."""
     problem = watch.problem if watch is not None else None
     return {"answers": None if problem is None else not problem, "problem": problem or None}
