@@ -35,7 +35,8 @@ def secured(identity: Peer | None) -> dict[str, str] | None:
 class IWatch(Protocol):
     """What knows whether a local service answers; see :class:`~rtunnel.services.watch.ServiceWatch`."""
 
-    problem: str | None
+    @property
+    def problem(self) -> str | None: ...
 
 
 def answering(watch: IWatch | None) -> dict[str, Any]:
