@@ -1,23 +1,26 @@
 """Routing of a place that several clients serve: choose one for each visitor, at a cost that hardly depends on their
 number.
 
-Turns go to clients, known by name or, without one, by address; a client with many links has one client's turns. Its
-links then take turns among themselves.
+At the shared port turns go to clients, known by name or, without one, by address, as nobody there knows the others: a
+client with many links has one client's turns, and its links take turns among themselves. In a group each link is a
+machine that the operator has added, and has turns of its own.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 from hashlib import blake2b
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any, Generic, TypeVar
 
-from rtunnel.reverse.server.interfaces import Backend, ISession
+from rtunnel.reverse.server.interfaces import Backend
 
 T = TypeVar("T")
+#: Whose turn it is: a client, or of a group one of its links.
+Unit = tuple[Hashable, int]
 
 #: With least-connections, of so many visitors for each client ...
 LAP = 4
@@ -29,10 +32,24 @@ MOST_IN_LAP = 6
 class Backends(ABC):
     """The backends of one place, at most one per link.
 
-    :cvar needs_loads: it is told by :meth:`load_changed` how many streams links have.
+    :param by_link: each link has turns of its own, instead of each client.
+    :cvar needs_loads: it is told by :meth:`load_changed` how many visitors backends have.
     """
 
     needs_loads = False
+
+    def __init__(self, *, by_link: bool = False) -> None:
+        self._by_link = by_link
+
+    def _unit_of(self, backend: Backend, taken: Container[Unit]) -> Unit:
+        """Return whose turns *backend* gets. A link that comes back has those that it had, unless somebody took them.
+
+        :param taken: those that have a backend.
+        """
+        holder = backend.session.holder
+        if not self._by_link:
+            return holder, 0
+        return next((holder, number) for number in count() if (holder, number) not in taken)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -48,8 +65,8 @@ class Backends(ABC):
     def leave(self, backend: Backend) -> None:
         """Remove *backend*, if present."""
 
-    def load_changed(self, session: ISession) -> None:  # noqa: B027
-        """Take note that a link has more streams, or fewer."""
+    def load_changed(self, backend: Backend) -> None:  # noqa: B027
+        """Take note that *backend* has more visitors, or fewer."""
 
     @abstractmethod
     def candidates(self, prefix: str) -> Iterator[Backend]:
@@ -74,9 +91,10 @@ def _in_turn(line: OrderedDict[T, Any]) -> Iterator[T]:
 class RoundRobin(Backends):
     """Visitors go to one client after the other."""
 
-    def __init__(self) -> None:
-        self._clients: OrderedDict[Hashable, OrderedDict[Backend, None]] = OrderedDict()
-        self._client_of: dict[Backend, Hashable] = {}
+    def __init__(self, *, by_link: bool = False) -> None:
+        super().__init__(by_link=by_link)
+        self._clients: OrderedDict[Unit, OrderedDict[Backend, None]] = OrderedDict()
+        self._client_of: dict[Backend, Unit] = {}
 
     def __len__(self) -> int:
         return len(self._client_of)
@@ -86,7 +104,7 @@ class RoundRobin(Backends):
 
     def join(self, backend: Backend) -> None:
         """See :class:`Backends`."""
-        client = self._client_of[backend] = backend.session.holder
+        client = self._client_of[backend] = self._unit_of(backend, self._clients)
         self._clients.setdefault(client, OrderedDict())[backend] = None
 
     def leave(self, backend: Backend) -> None:
@@ -171,31 +189,37 @@ class _Member:
 
 
 class _Client:
-    """The links of one client.
+    """The links that have turns together.
 
-    :ivar load: their streams.
+    :ivar load: their visitors.
     :ivar given: the visitors that the client was given in this lap.
-    :ivar ended: its streams that have ended in this lap. They count as load, or whoever ends them at once has none.
+    :ivar ended: those that have gone in this lap. They count as load, or whoever ends them at once has none.
     """
 
     __slots__ = ("ended", "given", "known_as", "load", "members", "turn")
 
-    def __init__(self, known_as: Hashable) -> None:
+    def __init__(self, known_as: Unit) -> None:
         self.known_as = known_as
         self.members: _Least[_Member] = _Least()
         self.load = self.given = self.ended = self.turn = 0
 
 
 class LeastConnections(Backends):
-    """Visitors go to the client whose links have the fewest streams; on a tie, to the one whose turn is longest ago."""
+    """Visitors go to the client that has the fewest at this place; on a tie, to the one whose turn is longest ago.
+
+    Those of its other tunnels do not count: idle ones, of SSH for example, would keep it without visitors here, and
+    each one that comes there would count as one that it was given here. Of HTTP, requests count, as streams that wait
+    for the next one are no work.
+    """
 
     needs_loads = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_link: bool = False) -> None:
+        super().__init__(by_link=by_link)
         self._clients: _Least[_Client] = _Least()
-        self._known: dict[Hashable, _Client] = {}
+        self._known: dict[Unit, _Client] = {}
+        self._taken: set[Unit] = set()
         self._members: dict[Backend, _Member] = {}
-        self._of: dict[ISession, _Member] = {}
         self._turns = count()
         # Of this lap: its visitors, and the clients for which it makes a difference.
         self._given = 0
@@ -210,9 +234,11 @@ class LeastConnections(Backends):
     def join(self, backend: Backend) -> None:
         """See :class:`Backends`."""
         turn = next(self._turns)
-        client = self._known.setdefault(backend.session.holder, _Client(backend.session.holder))
+        unit = self._unit_of(backend, self._taken)
+        self._taken.add(unit)
+        client = self._known.setdefault(unit, _Client(unit))
         client.turn = turn if not client.members else client.turn
-        member = self._members[backend] = self._of[backend.session] = _Member(backend, client, turn)
+        member = self._members[backend] = _Member(backend, client, turn)
         client.load += member.load
         self._put_member(member)
         self._put_client(client)
@@ -222,22 +248,20 @@ class LeastConnections(Backends):
         member = self._members.pop(backend, None)
         if member is None:
             return
-        del self._of[backend.session]
         client = member.client
         client.load -= member.load
         client.members.remove(member)
         if client.members:
             self._put_client(client)
         else:
+            self._taken.remove(client.known_as)
             self._clients.remove(client)
             self._forget(client)
 
-    def load_changed(self, session: ISession) -> None:
+    def load_changed(self, backend: Backend) -> None:
         """See :class:`Backends`."""
-        member = self._of.get(session)
-        if member is None:
-            return
-        before, member.load = member.load, member.backend.load
+        member = self._members[backend]
+        before, member.load = member.load, backend.load
         change = member.load - before
         if not change:
             return
@@ -293,15 +317,52 @@ class Sticky(RoundRobin):
     When a client goes, only its own visitors are spread over the others; when it is back, they are its again.
     """
 
+    def __init__(self, *, by_link: bool = False) -> None:
+        super().__init__(by_link=by_link)
+        self._seeds: dict[Unit, int] = {}
+        self._numbers: dict[Backend, int] = {}
+
+    def join(self, backend: Backend) -> None:
+        """See :class:`Backends`."""
+        super().join(backend)
+        client = self._client_of[backend]
+        self._seeds[client] = _number(repr(client).encode("utf-8", "replace"))
+        taken = {self._numbers.get(each) for each in self._clients[client]}
+        self._numbers[backend] = next(number for number in count() if number not in taken)
+
+    def leave(self, backend: Backend) -> None:
+        """See :class:`Backends`."""
+        client = self._client_of.get(backend)
+        super().leave(backend)
+        self._numbers.pop(backend, None)
+        if client is not None and client not in self._clients:
+            del self._seeds[client]
+
     def candidates(self, prefix: str) -> Iterator[Backend]:
-        """Yield the backends of the client first that the address belongs to."""
-        start = prefix.encode()
-        for client in sorted(self._clients, key=lambda client: _weight(start, repr(client)), reverse=True):
-            yield from _in_turn(self._clients[client])
+        """Yield the backends of the client first that the address belongs to, and of those the one that it belongs to.
+
+        The first one costs a look at all clients, but not that they are sorted.
+        """
+        address = _number(prefix.encode())
+
+        # Of two numbers, this is the same in every process.
+        def weight(client: Unit) -> int:
+            return hash((self._seeds[client], address))
+
+        def weight_of_link(backend: Backend) -> int:
+            return hash((self._numbers[backend], address))
+
+        first = max(self._clients, key=weight, default=None)
+        if first is None:
+            return
+        yield from sorted(self._clients[first], key=weight_of_link, reverse=True)
+        others = sorted((client for client in self._clients if client != first), key=weight, reverse=True)
+        for client in others:
+            yield from sorted(self._clients.get(client, ()), key=weight_of_link, reverse=True)
 
 
-def _weight(prefix: bytes, client: str) -> bytes:
-    return blake2b(client.encode("utf-8", "replace") + b"\0" + prefix, digest_size=8).digest()
+def _number(text: bytes) -> int:
+    return int.from_bytes(blake2b(text, digest_size=8).digest())
 
 
 POLICIES: dict[str, type[Backends]] = {
