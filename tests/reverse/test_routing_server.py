@@ -30,7 +30,7 @@ async def shared_links(world: World, server: Any, count: int, **values: Any) -> 
 @ensureDeferred
 async def test_visitor_costs_no_look_at_all_links(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Backend] = []
-    slot: Any = Backend.load
+    slot: Any = Backend.__dict__["load"]
 
     def load(self: Backend) -> int:
         looked.append(self)
