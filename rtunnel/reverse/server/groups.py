@@ -173,8 +173,9 @@ class Group:
                 later.append(backend)
             else:
                 yield backend
-        yield from later
-        yield from last
+        for backend in [*later, *last]:
+            self._backends.had_turn(backend)
+            yield backend
 
     def take(self, visitor: Visitor) -> bool:
         """Give a visitor to a tunnel, or let him wait for one. Return False if neither can be."""

@@ -77,6 +77,10 @@ class Backends(ABC):
         :param prefix: the key under which the visitor's address is counted.
         """
 
+    @abstractmethod
+    def had_turn(self, backend: Backend) -> None:
+        """Let *backend* come behind the others again, as it is tried only now although it was yielded before."""
+
 
 def _in_turn(line: OrderedDict[T, Any]) -> Iterator[T]:
     """Yield every member once, the one whose last turn is longest ago first. Being yielded counts as a turn."""
@@ -121,6 +125,13 @@ class RoundRobin(Backends):
         """Yield the backends of the client whose last turn is longest ago first. Being tried counts as a turn."""
         for client in _in_turn(self._clients):
             yield from _in_turn(self._clients[client])
+
+    def had_turn(self, backend: Backend) -> None:
+        """See :class:`Backends`."""
+        client = self._client_of.get(backend)
+        if client is not None:
+            self._clients.move_to_end(client)
+            self._clients[client].move_to_end(backend)
 
 
 _Entry = tuple[tuple[int, ...], int, T]
@@ -311,6 +322,13 @@ class LeastConnections(Backends):
         for client in self._clients.in_turn(self._client_had_turn):
             for member in client.members.in_turn(self._member_had_turn):
                 yield member.backend
+
+    def had_turn(self, backend: Backend) -> None:
+        """See :class:`Backends`."""
+        member = self._members.get(backend)
+        if member is not None:
+            self._client_had_turn(member.client)
+            self._member_had_turn(member)
 
 
 class Sticky(RoundRobin):
