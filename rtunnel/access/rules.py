@@ -170,6 +170,10 @@ def read_rules(written: Mapping[str, object], protocol: str = "http", *, ends_tl
     for key in ("group-key", "balance"):
         if key.replace("-", "_") in values and not rules.group:
             raise ConfigError(f"key '{key}': has no effect without a group; add 'group: NAME'")
+    if rules.group and not rules.group_key:
+        raise ConfigError(
+            "key 'group': needs a group-key, or everybody could join; write what 'openssl rand -hex 16' prints"
+        )
     length = len(json.dumps(rules_as_json(rules)))
     if length > MOST_BYTES:
         raise ConfigError(
@@ -267,9 +271,9 @@ def _group(value: object) -> str:
 
 
 def _group_key(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{8,128}", value):
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{16,128}", value):
         raise ConfigError(
-            "is not 8 to 128 characters of ASCII without spaces; write what 'openssl rand -hex 16' prints"
+            "is not 16 to 128 characters of ASCII without spaces; write what 'openssl rand -hex 16' prints"
         )
     return value
 

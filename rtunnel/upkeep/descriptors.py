@@ -85,7 +85,7 @@ def quick_count() -> Callable[[], int]:
 # Where visitors come one by one, these are made for each of them. So they have no __init__, which would cost a call.
 
 
-class _Part(OrderedDict["Place", None]):
+class Part(OrderedDict["Place", None]):
     """The places of one address with one owner, the longest idle first."""
 
     __slots__ = ("address", "owner")
@@ -94,7 +94,7 @@ class _Part(OrderedDict["Place", None]):
     owner: _Share
 
 
-class _Share(OrderedDict["_Share", _Part]):
+class _Share(OrderedDict["_Share", Part]):
     """What one address has of each owner, or one owner of each address; there, what was used longest ago is first.
 
     :ivar held: how many descriptors that is.
@@ -137,7 +137,7 @@ class Place:
     count: int
     holder: IHolder
     is_active: bool
-    part: _Part | None
+    part: Part | None
 
 
 class Descriptors:
@@ -196,7 +196,7 @@ class Descriptors:
             owned.key, owned.held = owner, 0
         part = share.get(owned)
         if part is None:
-            part = share[owned] = owned[share] = _Part()
+            part = share[owned] = owned[share] = Part()
             part.address, part.owner = share, owned
         else:
             owned.move_to_end(share)
@@ -234,14 +234,14 @@ class Descriptors:
         """How many descriptors the process may open."""
         return self._limit()
 
-    def _leave(self, part: _Part, place: Place) -> None:
+    def _leave(self, part: Part, place: Place) -> None:
         place.part = None
         del part[place]
         if not part:
             del part.address[part.owner], part.owner[part.address]
         self._count(part, -place.count)
 
-    def _count(self, part: _Part, count: int) -> None:
+    def _count(self, part: Part, count: int) -> None:
         """Let *part* hold *count* descriptors more."""
         for shares, share in ((self._addresses, part.address), (self._owners, part.owner)):
             by_weight = shares.by_weight

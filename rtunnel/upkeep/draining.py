@@ -54,6 +54,11 @@ class DrainingService(MultiService):
             # Whoever has ended it may be in the middle of something.
             self.reactor.callLater(0, ended.callback, None)
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether visitors have any time to finish, or are cut."""
+        return self._drain > 0
+
     def stopService(self) -> Deferred[None]:
         """Accept no more visitors, let the present ones finish for *drain* seconds at most, then close."""
         return Deferred.fromCoroutine(self._stop())

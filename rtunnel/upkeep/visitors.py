@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from rtunnel.upkeep.descriptors import Descriptors, IHolder, Place
+from rtunnel.upkeep.descriptors import Descriptors, IHolder, Part, Place
 
 
 class IVisitor(IHolder, Protocol):
@@ -25,10 +25,12 @@ class Visitors:
 
     :ivar descriptors: has a place for each of them.
     :ivar total: how many there have been.
+    :ivar on_change: called with an owner, and how many descriptors its connections have now.
     """
 
     def __init__(self, descriptors: Descriptors) -> None:
         self.descriptors = descriptors
+        self.on_change: Callable[[Hashable, int], None] | None = None
         self._ends: dict[IVisitor, Place] = {}
         self.total = 0
         self._drained: Deferred[None] | None = None
@@ -46,7 +48,8 @@ class Visitors:
         The parameters are those of :meth:`~rtunnel.upkeep.descriptors.Descriptors.add`.
         """
         self.total += 1
-        self._ends[end] = self.descriptors.add(end, address, owner, count)
+        self._ends[end] = place = self.descriptors.add(end, address, owner, count)
+        self._changed(place.part)
         # Its first byte may take a while. Until then it is not the longest idle one, even if all others are busy.
         end.touched = True
 
@@ -60,12 +63,18 @@ class Visitors:
         """Forget a connection that is over."""
         place = self._ends.pop(end, None)
         if place is not None:
+            part = place.part
             self.descriptors.remove(place)
+            self._changed(part)
         if not self._ends:
             self.stop_draining()
             empty, self._empty = self._empty, None
             if empty is not None:
                 empty.callback(None)
+
+    def _changed(self, part: Part | None) -> None:
+        if self.on_change is not None and part is not None:
+            self.on_change(part.owner.key, part.owner.held)
 
     def abort_all(self) -> None:
         """Reset every connection."""

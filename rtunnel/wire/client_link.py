@@ -20,11 +20,13 @@ class ClientLink(Link):
     """The client's end; see :class:`~rtunnel.wire.link.Link`. It sends HELLO first.
 
     :ivar tunnels: the tunnels requested and not refused, by number.
+    :ivar withdrawn: those that were given up, but whose visitors are still taken, as the server may not know yet.
     """
 
     def __init__(self, hello: Hello, limits: LinkLimits, now: float) -> None:
         super().__init__(hello, limits, now)
         self.tunnels: dict[int, TunnelRequest] = {}
+        self.withdrawn: set[int] = set()
         self._unsent: dict[int, TunnelRequest] = {}
         self._handlers[frames.NEW_CONN] = self._receive_new_conn
         self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(hello))
@@ -37,6 +39,7 @@ class ClientLink(Link):
         shared port sends no INIT (docs/wire.rst, "Reference protocol").
         """
         self.tunnels[number] = request
+        self.withdrawn.discard(number)
         is_plain = request.port and request.protocol == "tcp" and not request.rules
         is_first = self.mode is Mode.AWAITING and number == 0 and is_plain
         if self.mode is Mode.EXTENDED and request.protocol == "udp" and messages.UDP not in self.capabilities:
@@ -53,12 +56,24 @@ class ClientLink(Link):
             self._give_up(number, _REFERENCE)
 
     def withdraw_tunnel(self, number: int) -> bool:
-        """Give up tunnel *number*. Its streams continue. Return False if the server lacks the capability."""
+        """Give up tunnel *number*. Its streams continue. Return False if the server lacks the capability.
+
+        The server may have sent visitors before it reads this. They are taken until :meth:`refuse_withdrawn`.
+        """
         if self.mode is not Mode.EXTENDED or WITHDRAW not in self.capabilities:
             return False
         if self.tunnels.pop(number, None) is not None:
+            self.withdrawn.add(number)
             self._send_error(messages.SCOPE_TUNNEL, number, Code.SHUTTING_DOWN, "the client gives this tunnel up")
         return True
+
+    def takes(self, number: int) -> bool:
+        """Return whether visitors of tunnel *number* are taken."""
+        return number in self.tunnels or number in self.withdrawn
+
+    def refuse_withdrawn(self) -> None:
+        """Take no more visitors of tunnels that were given up."""
+        self.withdrawn.clear()
 
     def say_state(self, number: int, *, is_ready: bool, why: str = "") -> None:
         """Tell the server whether the service of tunnel *number* answers, if it wants to know.
@@ -105,7 +120,7 @@ class ClientLink(Link):
             except ValueError as error:
                 self._send_reset(conn_id, Code.PROTOCOL, str(error))
                 return
-        if tunnel not in self.tunnels:
+        if not self.takes(tunnel):
             self._send_reset(conn_id, Code.UNKNOWN_TUNNEL, f"there is no tunnel {tunnel}")
         elif (why := self._why_full()) is not None:
             self._send_reset(conn_id, Code.LIMIT, why)

@@ -5,7 +5,7 @@
     http/app.example.org/api:127.0.0.1:3000      a host name, and what paths begin with
     https/*.dev.example.org:127.0.0.1:8443
 
-A second line is a JSON object: the rules of the tunnel. Without rules there is none.
+A second line is a JSON object: the rules of the tunnel, which may be secret. Without rules there is none.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TunnelRequest:
     protocol: str = "tcp"
     host: str = ""
     path: str = ""
-    rules: Mapping[str, object] = field(default_factory=dict)
+    rules: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     @property
     def needs_rules(self) -> bool:

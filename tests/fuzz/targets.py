@@ -61,7 +61,7 @@ def text_of(data: bytes) -> str:
 
 
 def link(data: bytes) -> None:
-    """A link in one of eight states. The first byte chooses the state and whether the peer reads, the second how the
+    """A link in one of ten states. The first byte chooses the state and whether the peer reads, the second how the
     bytes are cut.
     """
     if len(data) >= 2:
@@ -111,14 +111,17 @@ def frame_payloads(data: bytes) -> None:
         messages.decode_tickets,
         messages.decode_attach,
         messages.decode_path,
+        messages.decode_state,
+        messages.decode_notice,
         decode_opening,
         decode_reason,
     ):
         with suppress(ValueError):
             decode(data)
     with suppress(ValueError):
-        rules = read_rules(decode_init(data).rules)
-        assert read_rules(rules_as_json(rules)) == rules
+        request = decode_init(data)
+        rules = read_rules(request.rules, request.protocol)
+        assert read_rules(rules_as_json(rules), request.protocol) == rules
 
 
 def link_keys(data: bytes) -> None:

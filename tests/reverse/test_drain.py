@@ -23,6 +23,8 @@ from tests.reverse.net import (
     HOST,
     INIT,
     NEW_CONN,
+    PING,
+    PONG,
     Peer,
     can_bind,
     hello,
@@ -198,13 +200,56 @@ async def test_client_withdraws_its_tunnels_first(world: World) -> None:
     for number in (0, 1):
         error = await link.take_json(ERROR, number)
         assert (error["scope"], error["code"]) == ("tunnel", "shutting-down")
+    # Visitors whom the server has sent before it knew are not lost.
     link.put(NEW_CONN, 6, b'{"tunnel": 0, "visitor": ""}')
-    await link.take(ERROR, 6)
-    peer.close()
-    link.put(0x12, 5, bytes(8))
+    early = await service.peer(1)
+    for _ in range(3):  # the first one is older
+        link.put(PONG, 0, (await link.take(PING))[1])
+    await until(lambda: client.link.session._refuses)
+    link.put(NEW_CONN, 7, b'{"tunnel": 0, "visitor": ""}')
+    await link.take(ERROR, 7)
+    for stream, each in ((5, peer), (6, early)):
+        each.close()
+        link.put(FIN, stream, bytes(8))
     await stopped
     await until(lambda: link.over)
     assert (await link.take_json(ERROR, 0))["scope"] == "link"
+
+
+@ensureDeferred
+async def test_client_does_not_wait_for_ever_until_the_server_knows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rtunnel.reverse.client.session.MOST_WITHDRAWAL", 0.1)
+    by_hand = await world.raw_server()
+    client = world.client(by_hand.port, (8080, 9), drain=PATIENCE)
+    link: Any = await by_hand.peer()
+    link.send(hello())
+    await link.take(INIT, 0)
+    await client.stopService()
+
+
+@BOTH_PLANES
+@ensureDeferred
+async def test_no_visitor_is_lost_who_was_sent_before_the_server_knew(world: World) -> None:
+    """In a group the others serve all who come later."""
+    server, service, port = world.server(), await world.echo(), free_port()
+    client = world.client(server, (port, service.port), drain=PATIENCE)
+    await world.reachable()
+    session: Any = next(iter(server.sessions))
+    await until(lambda: world.plane == "mux" or len(session.carriers[0]._idle) > 2)
+    session.transport.pauseProducing()
+    stopped = client.stopService()
+    visitors = [await world.visitor(port) for _ in range(3)]
+    for visitor in visitors:
+        visitor.send(b"hello")
+    await until(lambda: len(service.peers) == 3)
+    session.transport.resumeProducing()
+    for visitor in visitors:
+        await visitor.has(b"hello")
+        visitor.close()
+    await stopped
+    await until(lambda: can_bind(port))
 
 
 @ensureDeferred

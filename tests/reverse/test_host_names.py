@@ -23,7 +23,7 @@ from tests.ports import free_port
 from tests.reverse.net import ERROR, HOST, INIT, PING, PONG, READY, RawLink, reactor, turns, until
 from tests.reverse.world import World, port_of
 
-CAPABILITIES = ["withdraw", "hosts"]
+CAPABILITIES = ["withdraw", "hosts", "rules"]
 DENIED = read_rules({"deny": "192.0.2.7"})
 LOCAL = ListenAddress.parse(f"{HOST}:0")
 
@@ -32,7 +32,7 @@ LOCAL = ListenAddress.parse(f"{HOST}:0")
 def server(world: World, monkeypatch: pytest.MonkeyPatch) -> TunnelServer:
     monkeypatch.setattr(take_over, "TAKE_OVER_AFTER", 1000.0)
     monkeypatch.setattr(take_over, "TAKE_OVER_POLL", 0.01)
-    return world.server(http_listen=LOCAL, https_listen=LOCAL)
+    return world.server(http_listen=LOCAL, https_listen=LOCAL, hold=0)
 
 
 @pytest.fixture

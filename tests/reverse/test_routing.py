@@ -22,7 +22,6 @@ class Session:
         self.address = f"192.0.2.{id(self)}"
         self.stream_count = 0
         self.backends: dict[int, Any] = {}
-        self.balancers: dict[Any, None] = {}
 
     @property
     def visitor_count(self) -> int:
@@ -115,11 +114,10 @@ STEPS = st.lists(
 
 def change_load(pool: Backends, member: Backend, change: int) -> int:
     """Change it by no more than there is; return by how much."""
-    session: Any = member.session
-    before = session.stream_count
-    session.stream_count = max(0, before + change)
-    pool.load_changed(session)
-    return int(session.stream_count - before)
+    before = member.load
+    member.load = max(0, before + change)
+    pool.load_changed(member)
+    return member.load - before
 
 
 #: The last client that is left has given its share of the lap, and then is told that nothing has changed.
@@ -130,7 +128,7 @@ NO_CHANGE = [
 ]
 
 
-@given(policy=st.sampled_from(sorted(POLICIES)), steps=STEPS)
+@given(policy=st.sampled_from(["round-robin", "least-connections"]), steps=STEPS)
 @example(policy="least-connections", steps=NO_CHANGE)
 @settings(max_examples=400)
 def test_the_order_is_that_of_a_look_at_all(policy: str, steps: list[tuple[str, int, int]]) -> None:
@@ -210,8 +208,8 @@ def test_what_is_kept_is_bounded() -> None:
         pool.leave(member)
     assert list(pool.candidates("")) == []
     assert not pool._clients._heap
-    assert not pool._of
-    assert set(pool._known) <= {each.session.holder for each in members}
+    assert not pool._taken
+    assert set(pool._known) <= {(each.session.holder, 0) for each in members}
 
 
 @given(

@@ -118,4 +118,4 @@ def test_empty_frames() -> None:
 def test_names() -> None:
     assert frame_name(frames.CLOSE_CONN) == "CLOSE_CONN"
     assert frame_name(0x99) == "type 0x99"
-    assert len(set(frames.NAMES.values())) == len(frames.NAMES) == 16
+    assert len(set(frames.NAMES.values())) == len(frames.NAMES) == 18

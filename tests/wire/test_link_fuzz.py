@@ -23,6 +23,7 @@ from rtunnel.wire.events import (
 )
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import REFERENCE_MAX_WAITING, Link
+from rtunnel.wire.messages import RULES
 from rtunnel.wire.server_link import ServerLink
 from tests.wire.pair import (
     CREDIT,
@@ -41,6 +42,7 @@ from tests.wire.pair import (
     reference_server,
 )
 from tests.wire.test_link_direct import TICKETS, direct_client, direct_server
+from tests.wire.test_link_rules import client_of as rules_client_of, server_of as rules_server_of
 
 LIMITS = LinkLimits(max_frame=2000, initial_credit=100, link_buffer=1000, max_streams=6, max_tunnels=4)
 
@@ -82,6 +84,8 @@ MAKERS: dict[str, Callable[[], Lone[Any]]] = {
     "reference-client": reference_client_with_streams,
     "direct-server": lambda: direct_server(LIMITS),
     "direct-client": direct_client,
+    "rules-server": lambda: rules_server_of(RULES),
+    "rules-client": lambda: rules_client_of(RULES),
 }
 # Drawn, not parametrized: pytest-twisted cannot run one function under both hypothesis and parametrize.
 STATES = st.sampled_from(list(MAKERS))
@@ -90,7 +94,7 @@ U64 = st.sampled_from([0, 1, 50, 100, 200, 2**32, 2**62 - 1, 2**62, 2**64 - 1]) 
 TEXTS = st.sampled_from(["link", "tunnel", "stream", "x", SESSION])
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(-1, 5), TEXTS, st.lists(TEXTS, max_size=2))
 OBJECTS = st.dictionaries(
-    st.sampled_from(["scope", "code", "message", "address", "tunnel", "visitor", "version", "session"]), VALUES
+    st.sampled_from(["scope", "code", "message", "address", "tunnel", "visitor", "version", "session", "ready"]), VALUES
 )
 HELLO = raw_hello()[9:]
 PAYLOADS = st.one_of(

@@ -41,6 +41,8 @@ KEYS = st.sampled_from(
         "first",
         "count",
         "expires",
+        "ready",
+        "why",
     ]
 )
 DECODERS: list[Callable[[bytes], object]] = [
@@ -50,6 +52,8 @@ DECODERS: list[Callable[[bytes], object]] = [
     messages.decode_ready,
     messages.decode_error,
     messages.decode_tickets,
+    messages.decode_state,
+    messages.decode_notice,
 ]
 NOT_AN_OBJECT = [b"", b"xy", b"\xff\xfe", b"[]", b"1", b"null", b'"text"', b"{", b"[" * 4096, b'{"a":' * 800, b"NaN"]
 
@@ -248,3 +252,35 @@ def test_attach_there_and_back(client_random: bytes) -> None:
 def test_attach_of_another_length(length: int) -> None:
     with pytest.raises(ValueError, match=rf"^{length} bytes where 16 or 48 belong$"):
         messages.decode_attach(bytes(length))
+
+
+# STATE and NOTICE
+
+
+@given(PRINTABLE)
+def test_state_there_and_back(why: str) -> None:
+    assert messages.decode_state(messages.encode_state(is_ready=False, why=why)) == (False, why)
+    assert messages.decode_state(messages.encode_state(is_ready=True, why=why)) == (True, "")
+
+
+@pytest.mark.parametrize("ready", [None, "", 0, 1, "true", [True]])
+def test_state_that_says_nothing(ready: object) -> None:
+    with pytest.raises(ValueError, match=r"^STATE does not say whether the service is ready$"):
+        messages.decode_state(json.dumps({"ready": ready}).encode())
+
+
+def test_state_without_a_reason() -> None:
+    assert messages.decode_state(b'{"ready":false}') == (False, "")
+    assert messages.decode_state(b'{"ready":false,"why":["x"]}') == (False, "")
+    assert messages.decode_state(b'{"ready":false,"why":"a\\nb"}') == (False, "a?b")
+
+
+@given(PRINTABLE.filter(bool))
+def test_notice_there_and_back(message: str) -> None:
+    assert messages.decode_notice(messages.encode_notice(message)) == message
+
+
+@pytest.mark.parametrize("message", [None, "", 5, ["x"]])
+def test_notice_that_says_nothing(message: object) -> None:
+    with pytest.raises(ValueError, match=r"^NOTICE without a message$"):
+        messages.decode_notice(json.dumps({"message": message}).encode())

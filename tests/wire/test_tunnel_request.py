@@ -27,6 +27,23 @@ def test_init_of_udp_there_and_back(port: int, local: str) -> None:
     assert decode_init(encode_init(request)) == request
 
 
+RULES = st.dictionaries(st.text(max_size=9), st.text(max_size=9) | st.integers() | st.booleans(), max_size=3)
+
+
+@given(st.integers(1, 65535), ASCII, st.sampled_from(["tcp", "udp"]), RULES)
+def test_init_of_a_port_with_rules_there_and_back(
+    port: int, local: str, protocol: str, rules: dict[str, object]
+) -> None:
+    request = TunnelRequest(port, local, protocol, rules=rules)
+    assert decode_init(encode_init(request)) == request
+
+
+def test_init_of_a_port_with_rules() -> None:
+    request = TunnelRequest(8080, ":80", rules={"group": "web", "group-key": "0123456789abcdef"})
+    assert encode_init(request) == b'8080::80\n{"group":"web","group-key":"0123456789abcdef"}'
+    assert "0123456789abcdef" not in repr(request), "it would be in a log one day"
+
+
 def test_init_is_ascii() -> None:
     assert encode_init(TunnelRequest(80, "caf\u00e9:80")) == b"80:caf?:80"
 
@@ -42,7 +59,7 @@ def test_a_local_address_is_no_second_line() -> None:
         (b"0:", 0, ""),
         (b"65535:[::1]:80", 65535, "[::1]:80"),
         (b"00080:x", 80, "x"),
-        (b"80:a\nb", 80, "a?b"),
+        (b"80:a\rb", 80, "a?b"),
         (b"80:" + b"x" * 300, 80, "x" * MAX_TEXT),
         (b"80:udp/53:x", 80, "udp/53:x"),
     ],
@@ -99,7 +116,6 @@ def test_init_of_udp_without_a_port(port: str) -> None:
 
 HOSTS = st.from_regex(r"(\*\.)?[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?(\.[a-z]{1,9}){0,3}", fullmatch=True)
 PATHS = st.from_regex(r"(/[A-Za-z0-9._~-]{1,9}){0,3}", fullmatch=True)
-RULES = st.dictionaries(st.text(max_size=9), st.text(max_size=9) | st.integers() | st.booleans(), max_size=3)
 
 
 @given(HOSTS, PATHS, RULES)
@@ -133,5 +149,6 @@ def test_init_of_https_with_a_path() -> None:
     "rules", ["", "[]", "1", "{", '"x"', "[" * 100000, json.dumps({"a": "x" * MAX_RULES}), "null", "{}{}"]
 )
 def test_init_with_something_else_than_rules(rules: str) -> None:
-    with pytest.raises(ValueError, match=r"^INIT has something else than rules in its second line$"):
-        decode_init(f"http/app.example.org:x\n{rules}".encode())
+    for what in ("http/app.example.org", "8080", "udp/53"):
+        with pytest.raises(ValueError, match=r"^INIT has something else than rules in its second line$"):
+            decode_init(f"{what}:x\n{rules}".encode())

@@ -203,11 +203,14 @@ class LinkService(HeldConnection[ClientSession]):
         self.kept.close()
         self.flows.close()
 
-    def withdraw(self) -> None:
-        """Give up the tunnels, so that the server frees their ports, and dial no more."""
+    async def withdraw(self, has_time: Callable[[], bool]) -> None:
+        """Give up the tunnels, so that the server frees their ports, and dial no more.
+
+        :param has_time: see :meth:`ClientSession.withdraw`.
+        """
         self.dial_no_more()
         if self.session is not None:
-            self.session.withdraw()
+            await self.session.withdraw(has_time)
 
 
 class TunnelClient(DrainingService):
@@ -240,7 +243,7 @@ class TunnelClient(DrainingService):
 
     async def refuse_visitors(self) -> None:
         """See :meth:`LinkService.withdraw`."""
-        self.link.withdraw()
+        await self.link.withdraw(lambda: self.may_wait)
         self._https.stop()
         session = self.link.session
         if session is not None:

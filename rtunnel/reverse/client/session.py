@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
+from twisted.internet.task import deferLater
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
@@ -44,6 +45,8 @@ from rtunnel.wire.tunnel_request import TunnelRequest
 Watch = ServiceWatch | HealthWatch
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
+#: Seconds for which visitors of tunnels that were given up are taken, if the server does not say that it knows.
+MOST_WITHDRAWAL = 3.0
 #: How many log lines of one kind visitors can cause in ten seconds.
 MOST_ALIKE = 5
 
@@ -135,6 +138,7 @@ class ClientSession(CarryingSession):
         if settings.via is not None:
             # The connection itself leads to the proxy.
             self.peer_name = str(settings.server)
+        self._refuses = False
         self._silence: IDelayedCall | None = None
         self._said_reference = False
         self.ended: Deferred[str] = Deferred()
@@ -328,13 +332,13 @@ class ClientSession(CarryingSession):
     def _stream_opened(self, event: events.StreamOpened) -> None:
         tunnel = self._tunnels[event.tunnel]
         end: SocketEnd | TlsEnd
-        if tunnel.tls is None or self._draining:
+        if tunnel.tls is None or self._refuses:
             end = SocketEnd(partial(self._service_accepted, tunnel, event.visitor), self._visitors.discard)
         else:
             end = self.end_tls(tunnel, event.visitor)
         stream = LinkStream(self, event.stream, end)
         end.attach(stream)
-        if self._draining:
+        if self._refuses:
             stream.reset(Code.SHUTTING_DOWN, "the client is going down")
             return
         self._visitors.add(end, text_prefix(event.visitor), tunnel.number, tunnel.descriptors - 1)
@@ -360,7 +364,7 @@ class ClientSession(CarryingSession):
 
     def service_of(self, number: int) -> _Tunnel | None:
         """Return the tunnel with this number, if visitors may use it."""
-        return self._tunnels[number] if number in self.link.tunnels and not self._draining else None
+        return self._tunnels[number] if self.link.takes(number) and not self._refuses else None
 
     def dialled(self, tunnel: _Tunnel) -> None:
         """Note that the service accepted a visitor."""
@@ -385,14 +389,26 @@ class ClientSession(CarryingSession):
             if tunnel.watch is not None:
                 tunnel.watch.stop()
 
-    def withdraw(self) -> None:
-        """Take no more visitors. Those being served continue."""
+    async def withdraw(self, has_time: Callable[[], bool]) -> None:
+        """Take no more visitors. Those being served continue, and so do those whom the server has sent before it knew.
+
+        :param has_time: whether to wait for these.
+        """
         self._draining = True
-        self._rest_watches()
         for tunnel in self._tunnels:
             if tunnel.retry is not None and tunnel.retry.active():
                 tunnel.retry.cancel()
-            self.link.withdraw_tunnel(tunnel.number)
+        if all(self.link.withdraw_tunnel(tunnel.number) for tunnel in self._tunnels):
+            # By the first answer it knows. What it had written to data connections has come by the second.
+            liveness, until = self.link.liveness, self.clock.seconds() + MOST_WITHDRAWAL
+            known = liveness.pings + 2
+            while self.connected_now and liveness.answered < known and self.clock.seconds() < until and has_time():
+                self.link.ping(self.clock.seconds())
+                self.flush()
+                await deferLater(self.clock, 0.01)
+        self._refuses = True
+        self.link.refuse_withdrawn()
+        self._rest_watches()
         if self.data is not None:
             self.data.withdraw()
         self.flush()

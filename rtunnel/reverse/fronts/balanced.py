@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rtunnel.reverse.server.groups import Group
@@ -26,14 +26,24 @@ class Balanced:
     def __len__(self) -> int:
         return sum(map(len, self._of.values()))
 
-    def find(self, visitor: Any, *, may_repeat: bool) -> Upstream | None:
-        """Return a stream to the first of the tunnels that can take a request."""
-        for backend in self._group.candidates(visitor.prefix):
+    def find(self, visitor: Any, *, prefix: str, may_repeat: bool, refused: Sequence[Upstream]) -> Upstream | None:
+        """Return a stream to the first of the tunnels that can take a request. See :meth:`Upstreams.find`.
+
+        :param refused: streams by which it has not reached a service. Those tunnels do not get it again, and the last
+            of them is avoided for a moment.
+        """
+        tried = {upstream.member for upstream in refused}
+        if refused:
+            self._group.avoid(refused[-1].member)
+        for backend in self._group.candidates(prefix):
+            if backend in tried:
+                continue
             upstreams = self._of.get(backend)
             if upstreams is None:
                 upstreams = self._of[backend] = self._build(backend)
             upstream = upstreams.find(visitor, may_repeat=may_repeat)
             if upstream is not None:
+                upstream.member = backend
                 return upstream
         return None
 

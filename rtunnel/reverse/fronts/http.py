@@ -186,8 +186,12 @@ class HttpFront(HttpHouse, LandingFactory):
             # Otherwise the next request would go by the link although there are data connections.
             return not (upstream.is_on_link and backend.session.has_data_connections)
 
+        def on_busy(count: int) -> None:
+            if backend.group is not None:
+                backend.group.set_load(backend, count)
+
         server = self._server
-        return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, server.poller.soon)
+        return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, server.poller.soon, on_busy)
 
     def make_room(self, session: ISession) -> bool:
         """Close a stream of the client of *session* that waits for another request; return False if none does."""

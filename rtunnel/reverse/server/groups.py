@@ -10,7 +10,6 @@ can join, and the rules of all members must be the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from hmac import compare_digest
 from typing import Any
 
@@ -19,7 +18,6 @@ from twisted.internet.interfaces import IDelayedCall
 
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules, rules_as_json
-from rtunnel.errors import Code, Refused
 from rtunnel.reverse.carriers.waiting import Waiting
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.interfaces import Backend
@@ -28,6 +26,8 @@ from rtunnel.upkeep.visitors import Visitors
 
 #: Tunnels of one group.
 MOST_MEMBERS = 256
+#: Seconds in which a tunnel that has refused a request comes behind the others.
+AVOID = 1.0
 #: Visitors, and HTTP requests, that may wait for the tunnels of one place.
 MOST_WAITING = 1024
 
@@ -49,7 +49,7 @@ class Group:
         self._visitors = visitors
         self._on_over = on_over
         self._is_open = bool(policy)
-        self._backends = POLICIES[policy or self.rules.balance]()
+        self._backends = POLICIES[policy or self.rules.balance](by_link=not policy)
         self._members: dict[Backend, None] = {}
         self._waiting: dict[Waiting, None] = {}
         self._asking: list[Deferred[None]] = []
@@ -64,31 +64,22 @@ class Group:
 
     # Members
 
-    def has_part(self, backend: Backend) -> bool:
-        """Return whether *backend* is of the same group as the members, and may join.
-
-        :raises Refused: it is of that group, and may not.
-        """
-        if self._is_open:
-            return True
-        rules, own = self.rules, backend.rules
-        if not own.group or own.group != rules.group:
-            return False
-        code = Code.HOST_IN_USE if self.public.host else Code.PORT_IN_USE
-        if not compare_digest(rules.group_key.encode(), own.group_key.encode()):
-            raise Refused(code, f"{self.public} is served by the group '{own.group}', which has another group-key")
-        if not self._members:
-            return True  # its rules begin anew
+    def why_not(self, backend: Backend) -> str:
+        """Return why *backend* may not serve beside the members, as its operator should know it; empty if it may."""
+        if self._is_open or not self._members:
+            return ""
+        what, own, rules = self.public.host or self.public, backend.rules, self.rules
         if any(member.session is backend.session for member in self._members):
-            raise Refused(code, f"this client serves {self.public} already")
+            return f"this client serves {self.public} already"
+        if why := why_apart(what, own, rules):
+            return why
+        ours, theirs = rules_as_json(own), rules_as_json(rules)
+        for key in {**theirs, **ours}:
+            if ours.get(key) != theirs.get(key):
+                return f"the other members of the group '{own.group}' have another '{key}'; write the same for all"
         if len(self._members) >= MOST_MEMBERS:
-            raise Refused(Code.LIMIT, f"the group '{own.group}' has {MOST_MEMBERS} members, its limit")
-        if replace(own, group_key="") != replace(rules, group_key=""):
-            theirs, ours = rules_as_json(rules), rules_as_json(own)
-            key = next(key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key))
-            text = f"the other members of the group '{own.group}' have another '{key}'; write the same for all"
-            raise Refused(code, text)
-        return True
+            return f"the group '{own.group}' has {MOST_MEMBERS} members, the most that may be"
+        return ""
 
     def join(self, backend: Backend) -> None:
         """Let *backend* serve visitors, first those that wait."""
@@ -97,13 +88,11 @@ class Group:
                 self._give_up_waiting()
             if not self._is_open:
                 self.rules = backend.rules
-                self._backends = POLICIES[self.rules.balance]()
+                self._backends = POLICIES[self.rules.balance](by_link=True)
         self._stop_holding()
         backend.group = self
         self._members[backend] = None
         self._backends.join(backend)
-        if self._backends.needs_loads:
-            backend.session.balancers[self] = None
         if self._waiting or self._asking:
             # Behind READY.
             self._reactor.callLater(0, self._serve_waiting)
@@ -112,8 +101,7 @@ class Group:
         """Return whether *backend* is of the client or group that those wait for who came when it was away."""
         if self._is_open or backend.session.holder == self._last_holder:
             return True
-        own, rules = backend.rules, self.rules
-        return bool(own.group) and (own.group, own.group_key) == (rules.group, rules.group_key)
+        return are_one_group(backend.rules, self.rules)
 
     def leave(self, backend: Backend, hold: float = 0.0) -> None:
         """Remove *backend*.
@@ -124,7 +112,6 @@ class Group:
             return
         del self._members[backend]
         self._backends.leave(backend)
-        backend.session.balancers.pop(self, None)
         backend.group = None
         if self._members:
             return
@@ -156,24 +143,39 @@ class Group:
 
     # Visitors
 
-    def load_changed(self, session: Any) -> None:
-        """Take note that the link of a member has more streams, or fewer."""
-        self._backends.load_changed(session)
+    def set_load(self, backend: Backend, load: int) -> None:
+        """Take note of how many visitors a member has now, or requests, if that counts here."""
+        if self._backends.needs_loads and backend in self._members:
+            backend.load = load
+            self._backends.load_changed(backend)
+
+    def avoid(self, backend: Backend) -> None:
+        """Let the other members come first for a moment, as *backend* has refused a request."""
+        backend.avoided_until = self._reactor.seconds() + AVOID
 
     def candidates(self, prefix: str) -> Iterator[Backend]:
         """Yield every tunnel once, the one that should serve the next visitor first.
 
-        If the service of one is known not to answer, it comes behind all others.
+        Those that have just refused a request come behind the others, and last those whose services do not answer.
 
         :param prefix: the key under which the visitor's address is counted.
         """
-        later = []
+        if len(self._members) == 1:
+            yield from list(self._members)
+            return
+        later: list[Backend] = []
+        last: list[Backend] = []
+        now = self._reactor.seconds()
         for backend in self._backends.candidates(prefix):
-            if backend.is_ready:
-                yield backend
-            else:
+            if not backend.is_ready:
+                last.append(backend)
+            elif backend.avoided_until > now:
                 later.append(backend)
-        yield from later
+            else:
+                yield backend
+        for backend in [*later, *last]:
+            self._backends.had_turn(backend)
+            yield backend
 
     def take(self, visitor: Visitor) -> bool:
         """Give a visitor to a tunnel, or let him wait for one. Return False if neither can be."""
@@ -222,3 +224,26 @@ class Group:
         for waiting in list(self._waiting):
             self._turn_away(waiting)
         self._answer()
+
+
+def are_one_group(own: Rules, others: Rules) -> bool:
+    """Return whether tunnels with these rules are of the same group: they name it, and know its key."""
+    if not own.group or own.group != others.group:
+        return False
+    return compare_digest(own.group_key.encode(), others.group_key.encode())
+
+
+def why_apart(what: object, own: Rules, others: Rules) -> str:
+    """Return why a tunnel may not serve *what* beside those with the rules *others*; empty: they are of one group.
+
+    Nothing is said of a group that the operator of the first one need not know.
+    """
+    if are_one_group(own, others):
+        return ""
+    if own.group and not others.group:
+        return f"{what} is served by another client, outside the group '{own.group}'; write the group and key there too"
+    if own.group:
+        return f"{what} is served by another group, or one with another key; write the 'group' and 'group-key' of all"
+    if others.group:
+        return f"{what} is served by a group of clients; to join it, write its 'group' and 'group-key'"
+    return f"{what} is served by another client"

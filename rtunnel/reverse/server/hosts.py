@@ -1,8 +1,8 @@
 """The host names that clients publish, and which tunnel serves a visitor who asks for one.
 
-A name belongs to one client or group, for ``http`` and ``https`` alike, with all its paths: whoever could answer for
-one of them could get a certificate for the name. ``*.dev.example.org`` is a name too, and stands for all names below
-``dev.example.org`` that nobody has, at any depth.
+A name belongs to one client, or to one group of clients, for ``http`` and ``https`` alike, with all its paths: whoever
+could answer for one of them could get a certificate for the name. ``*.dev.example.org`` is a name too, and stands for
+all names below ``dev.example.org`` that nobody has, at any depth.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from rtunnel.access.public import Public
 from rtunnel.errors import Code, Refused
 from rtunnel.host_names import canonical, canonical_path, host_pattern, patterns_of
-from rtunnel.reverse.server.groups import Group
-from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.groups import Group, why_apart
+from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.server.take_over import make_way
 from rtunnel.upkeep.visitors import Visitors
 
@@ -33,17 +33,21 @@ class _Name:
     def groups(self) -> list[Group]:
         return [*([] if self.https is None else [self.https]), *(group for _, group in self.http)]
 
-    def is_for(self, backend: Backend) -> bool:
-        """Return whether *backend* may serve a part of the name: it is of the same client or group as the others.
+    def why_not(self, public: Public, backend: Backend) -> str:
+        """Return why *backend* may not serve *public*; empty if it may. See :meth:`Group.why_not`."""
+        group = self.find(public)
+        if group is not None and (why := group.why_not(backend)):
+            return why
+        for each in self.groups():
+            is_others = any(member.session is not backend.session for member in each)
+            if is_others and (why := why_apart(public.host, backend.rules, each.rules)):
+                return why
+        return ""
 
-        :raises Refused: it is of the same group, and may not join.
-        """
-        others = [member for group in self.groups() for member in group]
-        key = (backend.rules.group, backend.rules.group_key)
-        return all(
-            other.session is backend.session or (key[0] and key == (other.rules.group, other.rules.group_key))
-            for other in others
-        )
+    def in_the_way(self, public: Public, claimant: ISession) -> list[Backend]:
+        """Return who must be gone before *claimant* can have *public*."""
+        others = (member for group in self.groups() for member in group if member.session is not claimant)
+        return [*(self.find(public) or ()), *others]
 
     def find(self, public: Public) -> Group | None:
         """Return the group of exactly *public*."""
@@ -78,17 +82,14 @@ class HostNames:
         if canonical_path(public.path) != public.path:
             raise Refused(Code.BAD_REQUEST, f"{public.path!r} is not a path in its canonical form")
         name = self._names.get(public.host)
-        group = name.find(public) if name is not None else None
-        if group is not None and len(group) and not group.has_part(backend):
-            await make_way(self._reactor, public, group, claimant, Code.HOST_IN_USE)
-        if name is not None and not name.is_for(backend):
-            others = [member for each in name.groups() for member in each if member.session is not claimant]
-            await make_way(self._reactor, public.host, others, claimant, Code.HOST_IN_USE)
+        if name is not None and (why := name.why_not(public, backend)):
+            holders = name.in_the_way(public, claimant)
+            await make_way(self._reactor, public.host, holders, claimant, Refused(Code.HOST_IN_USE, why))
         name = self._names.get(public.host)
-        if name is not None and not name.is_for(backend):
-            holder = next(member for each in name.groups() for member in each).session
-            text = f"{public.host} was just taken by another client"
-            raise Refused(Code.HOST_IN_USE, text, f"client {holder.peer_name}")
+        if name is not None and (why := name.why_not(public, backend)):
+            # Somebody else was quicker.
+            holder = name.in_the_way(public, claimant)[0].session
+            raise Refused(Code.HOST_IN_USE, why, f"client {holder.peer_name}")
         if not claimant.is_live:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
         if name is None:
@@ -101,8 +102,6 @@ class HostNames:
             else:
                 name.http.append((public.path, group))
                 name.http.sort(key=lambda each: -len(each[0]))
-        elif len(group) and not group.has_part(backend):
-            raise Refused(Code.HOST_IN_USE, f"this client serves {public} already")
         group.join(backend)
         # What was another client's, and is waited for, must not stay beside it.
         for each in name.groups():

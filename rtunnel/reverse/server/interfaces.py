@@ -21,7 +21,6 @@ class ISession(Protocol):
     address: str
     datagrams: Any
     known_as: tuple[str, str] | None
-    balancers: dict[Any, None]
 
     @property
     def holder(self) -> tuple[str, str]: ...
@@ -47,6 +46,8 @@ class Backend:
     :ivar rules: who may come, how much, who else serves the place, and what is done with requests.
     :ivar group: the group by which it serves; None until it does, and afterwards.
     :ivar is_ready: its service answers, as far as its client has said.
+    :ivar avoided_until: it has just refused a request, so that others come first until then.
+    :ivar load: how many visitors it has; with ``http``, requests. Only groups that need it keep it up to date.
     """
 
     session: ISession
@@ -56,13 +57,10 @@ class Backend:
     rules: Rules = field(default_factory=Rules)
     group: Any = None
     is_ready: bool = True
+    avoided_until: float = 0.0
+    load: int = 0
 
     @property
     def place(self) -> Public:
         """What it is called in logs."""
         return self.public or self.asked
-
-    @property
-    def load(self) -> int:
-        """How many streams the client's link has now, including those on data connections."""
-        return self.session.link.stream_count

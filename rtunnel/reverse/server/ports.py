@@ -105,14 +105,14 @@ class PublicPorts:
         """
         claimant = backend.session
         held = self._held.get(public)
-        if held is not None and not held.group.has_part(backend):
-            await make_way(self._reactor, public, held.group, claimant, Code.PORT_IN_USE)
+        if held is not None and (why := held.group.why_not(backend)):
+            await make_way(self._reactor, public, held.group, claimant, Refused(Code.PORT_IN_USE, why))
         while public in self._closing:
             await self._closing[public]
         held = self._held.get(public)
-        if held is not None and len(held.group) and not held.group.has_part(backend):
-            text = f"{public} was just taken by another client"
-            raise Refused(Code.PORT_IN_USE, text, f"client {next(iter(held.group)).session.peer_name}")
+        if held is not None and (why := held.group.why_not(backend)):
+            # Somebody else was quicker.
+            raise Refused(Code.PORT_IN_USE, why, f"client {next(iter(held.group)).session.peer_name}")
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
         if not claimant.is_live:

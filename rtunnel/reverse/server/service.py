@@ -101,6 +101,7 @@ class TunnelServer(DrainingService):
         self.ids = StreamIds()
         self._stopping = False
         self._full = False
+        self.visitors.on_change = self._visitors_changed
         self.ports = PublicPorts(reactor, settings.public_interface, self.visitors, self.log_limiter)
         self.shared_backends = Group(reactor, SHARED, self.visitors, self._close_shared, settings.route)
         self.door = Door(self)
@@ -224,10 +225,16 @@ class TunnelServer(DrainingService):
     def streams_changed(self, session: ServerSession, change: int) -> None:
         """Take note that the link of *session* has *change* more streams."""
         self.sessions.count(session, change)
-        for group in session.balancers:
-            group.load_changed(session)
         if self._stopping:
             self.stream_ended()
+
+    def _visitors_changed(self, owner: Any, count: int) -> None:
+        """Tell the group of a tunnel how many visitors that has now. Requests are counted elsewhere."""
+        if isinstance(owner, tuple):
+            session, number = owner
+            backend = session.backends.get(number)
+            if backend is not None and backend.group is not None and backend.group.public.protocol != "http":
+                backend.group.set_load(backend, count)
 
     def expect(self, opening: Opening, address: IAddress) -> Callable[[socket.socket], None] | None:
         """See :class:`~rtunnel.reverse.door.IHouse`."""

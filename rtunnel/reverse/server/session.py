@@ -57,7 +57,6 @@ class ServerSession(CarryingSession):
     :ivar link: the state machine.
     :ivar backends: the tunnels that the client serves or has asked for, by tunnel number.
     :ivar client_name: the name to which the operator gives rights; empty if unknown.
-    :ivar balancers: the groups that want to know how many streams the link has.
     :ivar address: see :func:`~rtunnel.relay.sockets.address_prefix`.
     :ivar on_dropped: called when the link has lost its place but has still to say why.
     """
@@ -72,7 +71,6 @@ class ServerSession(CarryingSession):
         self._server = server
         link.on_stream_count = partial(server.streams_changed, self)
         self.backends: dict[int, Backend] = {}
-        self.balancers: dict[Any, None] = {}
         self.client_name = ""
         self.address = ""
         self.on_dropped: Callable[[], None] = lambda: None

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from rtunnel.errors import Code, Refused
+from rtunnel.errors import Refused
 from rtunnel.reverse.server.interfaces import Backend, ISession
 
 #: Seconds that the holder is given to show that it lives, when somebody else asks for what it has.
@@ -16,18 +16,20 @@ TAKE_OVER_AFTER = 3.0
 TAKE_OVER_POLL = 0.1
 
 
-async def make_way(reactor: Any, what: object, holders: Iterable[Backend], claimant: ISession, code: Code) -> None:
+async def make_way(
+    reactor: Any, what: object, holders: Iterable[Backend], claimant: ISession, refused: Refused
+) -> None:
     """Take *what* from its *holders* if they do not answer a PING.
 
-    :param code: for the refusal.
-    :raises Refused: one of them lives.
+    :param refused: why the claimant cannot have it beside them.
+    :raises Refused: one of them lives, or is the claimant itself.
     """
     for backend in list(holders):
         holder = backend.session
         if holder is claimant:
-            raise Refused(code, f"this client serves {what} already")
+            raise refused
         if not await _is_gone(reactor, holder):
-            raise Refused(code, f"{what} is served by another client", f"client {holder.peer_name}")
+            raise Refused(refused.code, refused.message, f"client {holder.peer_name}")
         holder.lose(f"it does not answer, and another client asks for {what}", f"client {claimant.peer_name}")
 
 

@@ -16,6 +16,10 @@ from rtunnel.wire.web.heads import (
     write_response,
 )
 
+#: With these a client refuses a stream of which nothing has reached its service.
+NOT_REACHED = frozenset(
+    (Code.LOCAL_UNREACHABLE, Code.LOCAL_TIMEOUT, Code.UNKNOWN_TUNNEL, Code.LIMIT, Code.SHUTTING_DOWN)
+)
 #: Methods of requests that may be sent again if there is no answer (RFC 9110, section 9.2.2).
 REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
@@ -38,20 +42,31 @@ class Exchange:
         self._keeps_alive = head.keeps_alive
         # The request's body cannot be sent twice.
         self._may_repeat = head.method in REPEATABLE and not head.has_body and not head.upgrade
+        self._has_sent_body = False
         self._raw_ended = self._raw_finished = False
+        # Streams whose service it has not reached.
+        self._refused: list[Upstream] = []
 
-    def start(self) -> None:
-        """Send the head on."""
-        upstream = self.target.upstreams.find(self._connection.visitor, may_repeat=self._may_repeat)
+    def start(self, otherwise: Answer | None = None) -> None:
+        """Send the head on.
+
+        :param otherwise: what the visitor gets if there is no stream for it.
+        """
+        connection, head = self._connection, self.head
+        upstream = self.target.upstreams.find(
+            connection.visitor,
+            prefix=connection.house.whose(head, connection)[1],
+            may_repeat=self._may_repeat,
+            refused=self._refused,
+        )
         if upstream is None:
-            self._reply(Answer(503, f"{self.target.what} cannot take another request now"))
+            self._reply(otherwise or Answer(503, f"{self.target.what} cannot take another request now"))
             return
-        head = self.head
-        forwarded = self._connection.house.forwarded(head, self._connection)
+        forwarded = connection.house.forwarded(head, connection)
         lines = b"\r\nHost: %b%b%b" % (head.authority, head.lines, forwarded)
         data = write_request(head, changed(lines, self.target.changes_of_request))
         self._upstream = upstream
-        if self._connection.front_is_full:
+        if connection.front_is_full:
             upstream.hold(True)
         upstream.begin(self, data, is_head=head.method == b"HEAD")
         if self.has_all:
@@ -61,6 +76,7 @@ class Exchange:
 
     def send_body(self, data: bytes) -> None:
         """Send a piece of the request's body on."""
+        self._has_sent_body = True
         if self._upstream is not None:
             self._connection.touch()
             self._upstream.write(write_chunk(data) if self.head.is_chunked else data)
@@ -68,6 +84,7 @@ class Exchange:
     def end_request(self) -> None:
         """Take note that the request is complete."""
         self.has_all = True
+        self._has_sent_body |= self.head.is_chunked
         if self._upstream is not None:
             if self.head.is_chunked:
                 self._upstream.write(LAST_CHUNK)
@@ -173,6 +190,11 @@ class Exchange:
         elif upstream.requests > 1 and not upstream.has_answered and self._may_repeat:
             # The service has closed a connection that it had kept; the request has hardly reached it.
             self.start()
+        elif code in NOT_REACHED and upstream.requests == 1 and not (upstream.has_answered or self._has_sent_body):
+            self._refused.append(upstream)
+            # The next one may be less full.
+            self._connection.upstream_is_full(False)
+            self.start(self._error(code, why))
         else:
             self._reply(self._error(code, why))
 

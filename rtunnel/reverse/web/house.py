@@ -108,7 +108,7 @@ class HttpHouse:
             return target
         if isinstance(target, Deferred):
             return target.addCallback(lambda _: self.route(head, connection))
-        address, prefix = self._whose(head, connection)
+        address, prefix = self.whose(head, connection)
         answer = target.gate.enter(head, address, prefix, self.seconds())
         if answer is None or isinstance(answer, Answer):
             return answer or target
@@ -116,10 +116,10 @@ class HttpHouse:
 
     def done(self, target: Target, head: RequestHead, connection: IConnection) -> None:
         """See :class:`IHttpHouse`."""
-        target.gate.leave(self._whose(head, connection)[1])
+        target.gate.leave(self.whose(head, connection)[1])
 
-    def _whose(self, head: RequestHead, connection: IConnection) -> tuple[str, str]:
-        """Return the address of whose request it is, and the key under which that is counted."""
+    def whose(self, head: RequestHead, connection: IConnection) -> tuple[str, str]:
+        """See :class:`IHttpHouse`."""
         visitor = connection.visitor
         if not visitor.is_trusted:
             return visitor.host, visitor.prefix

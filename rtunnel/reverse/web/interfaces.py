@@ -39,7 +39,7 @@ class IUpstreams(Protocol):
     """The streams to a service; see :class:`~rtunnel.reverse.web.upstreams.Upstreams`."""
 
     def __len__(self) -> int: ...
-    def find(self, visitor: Any, *, may_repeat: bool) -> Upstream | None: ...
+    def find(self, visitor: Any, *, prefix: str, may_repeat: bool, refused: Sequence[Upstream]) -> Upstream | None: ...
     def tick(self) -> None: ...
     def close(self) -> None: ...
 
@@ -81,6 +81,9 @@ class IHttpHouse(Protocol):
 
     def refused(self, connection: IConnection, why: str) -> None:
         """Take note that a visitor has sent what cannot be understood."""
+
+    def whose(self, head: RequestHead, connection: IConnection) -> tuple[str, str]:
+        """Return the address of whose request it is, and the key under which that is counted."""
 
     def forwarded(self, head: RequestHead, connection: IConnection) -> bytes:
         """Return the lines that tell the service whose request it is."""

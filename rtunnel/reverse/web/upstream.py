@@ -50,6 +50,7 @@ class Upstream:
     :ivar requests: how many requests it has carried.
     :ivar rests_since: when its last answer was complete.
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.
+    :ivar member: of several services, the one that it leads to.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Upstream:
         soon: Callable[[Callable[[], None]], None],
     ) -> None:
         self.touched = True
+        self.member: Any = None
         self.requests = 0
         self.rests_since = 0.0
         self._on_free = on_free

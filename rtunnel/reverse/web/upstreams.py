@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rtunnel.reverse.web.upstream import IOpener, Upstream
@@ -26,6 +26,7 @@ class Upstreams:
     :param on_lost: called with a stream that is over.
     :param may_keep: whether a stream may wait for another request.
     :param soon: see :class:`Upstream`.
+    :param on_busy: called with how many streams carry a request now.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Upstreams:
         on_lost: Callable[[Upstream], None],
         may_keep: Callable[[Upstream], bool] = lambda _upstream: True,
         soon: Callable[[Callable[[], None]], None] = lambda call: call(),
+        on_busy: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._open = open_stream
         self._seconds = seconds
         self._on_lost = on_lost
         self._may_keep = may_keep
         self._soon = soon
+        self._on_busy = on_busy
         # The one that has waited for longest comes first.
         self._idle: dict[Upstream, None] = {}
         self._leaving: dict[Upstream, None] = {}
@@ -50,13 +53,17 @@ class Upstreams:
     def __len__(self) -> int:
         return len(self._all)
 
-    def find(self, visitor: Any, *, may_repeat: bool) -> Upstream | None:
+    def find(
+        self, visitor: Any, *, prefix: str = "", may_repeat: bool, refused: Sequence[Upstream] = ()
+    ) -> Upstream | None:
         """Return a stream for the next request, one that waits or a new one; None: the service cannot be reached now.
 
-        :param visitor: for whom it is.
+        :param visitor: on whose connection it has come.
+        :param prefix: the key under which the request is counted.
         :param may_repeat: see :meth:`take`.
+        :param refused: those by which it has not reached the service. There is no other service.
         """
-        return self.take(may_repeat=may_repeat) or self.open(visitor)
+        return None if refused else self.take(may_repeat=may_repeat) or self.open(visitor)
 
     def take(self, *, may_repeat: bool) -> Upstream | None:
         """Return a stream that waits; None: there is none that would do.
@@ -69,6 +76,7 @@ class Upstreams:
         if not may_repeat and self._seconds() - upstream.rests_since > FRESH:
             return None
         del self._idle[upstream]
+        self._count()
         return upstream
 
     def open(self, visitor: Any) -> Upstream | None:
@@ -81,7 +89,11 @@ class Upstreams:
         if self._is_closed or not self._open(upstream, visitor) or upstream.is_over:
             self._all.discard(upstream)
             return None
+        self._count()
         return upstream
+
+    def _count(self) -> None:
+        self._on_busy(len(self._all) - len(self._idle) - len(self._leaving))
 
     def make_room(self) -> bool:
         """Close the stream that has waited for longest, at once; return False if none waits."""
@@ -97,6 +109,7 @@ class Upstreams:
             self._idle[upstream] = None
         else:
             self._leave(upstream)
+        self._count()
 
     def _leave(self, upstream: Upstream) -> None:
         self._leaving[upstream] = None
@@ -106,6 +119,7 @@ class Upstreams:
         self._idle.pop(upstream, None)
         self._leaving.pop(upstream, None)
         self._all.discard(upstream)
+        self._count()
         self._on_lost(upstream)
 
     def tick(self) -> None:

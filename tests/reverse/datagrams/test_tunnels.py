@@ -169,7 +169,7 @@ async def test_tunnel_that_is_withdrawn(world: World) -> None:
     tunnel = await Tunnel(world).begin()
     visitor = Program()
     await ask(visitor, tunnel.at)
-    tunnel.client.link.withdraw()
+    await tunnel.client.link.withdraw(lambda: True)
     await world.logged(f"UDP port {tunnel.port} withdrawn")
     assert can_bind_udp(tunnel.port)
     await until(lambda: len(tunnel.flows.table) == 0, "OVER at the client")
