@@ -50,6 +50,11 @@ class Upstreams:
     def __len__(self) -> int:
         return len(self._all)
 
+    @property
+    def has_idle(self) -> bool:
+        """Whether one waits for a request."""
+        return bool(self._idle)
+
     def find(self, visitor: Any, *, may_repeat: bool) -> Upstream | None:
         """Return a stream for the next request, one that waits or a new one; None: the service cannot be reached now.
 
