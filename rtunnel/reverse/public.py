@@ -100,8 +100,9 @@ class Visitor:
         """Return whether the bare socket was reset, or was closed with nothing left to read."""
         if self._accepted is None:
             return False
+        sock = self._accepted.socket
         try:
-            return not self._accepted.socket.recv(1, socket.MSG_PEEK)
+            return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) or not sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
