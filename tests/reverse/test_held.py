@@ -137,7 +137,7 @@ async def test_the_time_is_over(world: World) -> None:
     await visitor.ends()
     assert visitor.was_reset
     await until(lambda: can_bind(port), "the port is free")
-    await world.logged("its client has not come back; visitors who have waited for that are closed (1)")
+    await world.logged("1 visitors have waited for the client, which has not come back; they are closed")
     assert not server.visitors
 
 
@@ -151,7 +151,7 @@ async def test_nobody_waits_for_room_longer_than_that(world: World) -> None:
     await second.ends()
     assert second.was_reset
     assert not first.over
-    await world.logged("its client could not take all in time; visitors who have waited for that are closed (1)")
+    await world.logged("1 visitors have waited for the client, which could not take all of them in time")
     assert await world.sessions(server, 1)
 
 

@@ -147,15 +147,12 @@ class Group:
 
     def _time_is_over(self) -> None:
         self._hold_call = None
-        count, has_members = len(self._line), bool(self._members)
+        count = len(self._line)
+        why = "could not take all of them in time" if self._members else "has not come back"
         self.end()
-        if count or not has_members:
-            self._lobby.limiter.info(
-                "{place}: {why}; visitors who have waited for that are closed ({count})",
-                place=str(self.public),
-                why="its client could not take all in time" if has_members else "its client has not come back",
-                count=count,
-            )
+        if count:
+            text = "{place}: {count} visitors have waited for the client, which {why}; they are closed"
+            self._lobby.limiter.info(text, place=str(self.public), count=count, why=why)
 
     def end(self) -> None:
         """Turn away those that wait. Without a tunnel, the place is free then."""
