@@ -46,6 +46,9 @@ class ReactorPoller:
         """See :meth:`Poller.soon`."""
         call()
 
+    def watch_end(self, descriptor: Any) -> None:
+        """See :meth:`Poller.watch_end`. Without epoll nothing tells that but a read."""
+
     def forget(self, descriptor: IReadWriteDescriptor) -> None:
         """See :meth:`Poller.forget`."""
         self.reactor.removeReader(descriptor)
@@ -83,6 +86,10 @@ class Poller:
     def add_stream(self, descriptor: Any) -> None:
         """Like :meth:`addReader`, but call ``doLastRead`` in place of ``doRead`` once the end of a stream is there."""
         self._change(descriptor, _READ | _LAST, True)
+
+    def watch_end(self, descriptor: Any) -> None:
+        """Call ``doLastRead`` of *descriptor* once the end of a stream is there; bytes alone cause no call."""
+        self._change(descriptor, _LAST, True)
 
     def addWriter(self, descriptor: IReadWriteDescriptor) -> None:
         """Call ``doWrite`` of *descriptor* when it can be written."""

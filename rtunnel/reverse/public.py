@@ -76,12 +76,37 @@ class Visitor:
             self._end = SocketEnd(_nothing, self._on_lost)
             accepted.give(self._end)
         assert self._end is not None
+        if self._end.is_lost:
+            raise ConnectionResetError("the visitor is gone")
         return self._end
+
+    # While the visitor waits for a carrier
 
     def wait(self) -> None:
         """Stop reading from the visitor until a carrier takes it."""
         if self._end is not None:
             self._end.pause()
+
+    def go_on(self) -> None:
+        """Undo :meth:`wait`. Nothing is read before this turn of the reactor is over."""
+        if self._end is not None:
+            self._end.resume()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the bare socket, or -1 if the visitor has none."""
+        return -1 if self._accepted is None else self._accepted.socket.fileno()
+
+    def is_gone(self) -> bool:
+        """Return whether the bare socket was reset, or was closed with nothing left to read."""
+        if self._accepted is None:
+            return False
+        sock = self._accepted.socket
+        try:
+            return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) or not sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def abort(self) -> None:
         """Turn the visitor away. A bare socket is closed at once, which frees its descriptor."""

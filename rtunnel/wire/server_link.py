@@ -99,15 +99,25 @@ class ServerLink(Link):
         """
         if self.mode is Mode.AWAITING:
             self._settle(None)
-        why = self._why_full()
-        if why is None and 2 * self._outbox.control_waiting > self._outbox.max_control:
-            why = "the client does not read"
-        if why is not None or self.mode is Mode.CLOSED:
-            raise Refused(Code.LIMIT, why or "the link is closed")
+        why = self._why_no_stream()
+        if why is not None:
+            raise Refused(Code.LIMIT, why)
         stream = self._open(self._ids.allocate())
         payload = messages.encode_visitor(tunnel, visitor) if self.peer is not None else b""
         self._send(frames.NEW_CONN, stream.conn_id, payload)
         return stream
+
+    def _why_no_stream(self) -> str | None:
+        if self.mode is Mode.CLOSED:
+            return "the link is closed"
+        if 2 * self._outbox.control_waiting > self._outbox.max_control:
+            return "the client does not read"
+        return self._why_full()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether :meth:`open_stream` would open one."""
+        return self._why_no_stream() is None
 
     def _remove(self, stream: Stream, *, linger: bool = False) -> None:
         super()._remove(stream, linger=linger)

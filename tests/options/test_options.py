@@ -89,6 +89,7 @@ SERVER_VALUES = {
     "max-handshakes": ("7", 7, 7),
     "max-tunnels": ("4", 4, 4),
     "handshake-timeout": ("1.5", 1.5, 1.5),
+    "hold": ("30s", "30s", 30.0),
     "visitor-idle": ("1h", "1h", 3600.0),
     **LINK_VALUES,
     **LOG_VALUES,

@@ -374,7 +374,7 @@ async def test_who_comes_after_the_last_member_need_not_be_one(world: World) -> 
     (held,) = server.ports._held.values()
     held.group._last_holder = "elsewhere"
     visitor = await world.visitor(port)
-    await until(lambda: len(held.group._waiting) == 1)
+    await until(lambda: len(held.group._line) == 1)
     await publish(stranger, port, {**GROUP, "group-key": "f" * 16})
     await visitor.ends()
     await visit(world, port, stranger)

@@ -45,6 +45,7 @@ class DataPool:
     :param session: the link. Its ``direct_streams`` are counted here.
     :param root: what both ends of the link have agreed on.
     :param waits: a visitor that finds no connection waits for one instead of going by the link.
+    :ivar is_sealed: whether records are sealed.
     """
 
     log = DebugLog()
@@ -53,8 +54,8 @@ class DataPool:
         self.reactor = server.reactor
         self._session = session
         self._server = server
-        self._cipher = root.cipher
-        self._waits = waits
+        self._cipher, self._waits = root.cipher, waits
+        self.is_sealed = root.cipher is not Cipher.NONE
         self._most = server.pool_size
         self._size = PoolSize(self._most, self.reactor.seconds())
         self._wished_at = 0.0
@@ -71,11 +72,6 @@ class DataPool:
         self._closed = False
         self._tail: IDelayedCall | None = None
         server.tickets.join(self, Ratchet(root.root))
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether records are sealed."""
-        return self._cipher is not Cipher.NONE
 
     # Connections
 
@@ -185,6 +181,11 @@ class DataPool:
         self._server.visitors.add(waiting, visitor.prefix, (self._session, tunnel))
         self._session.count_streams()
         return True
+
+    @property
+    def has_room(self) -> bool:
+        """See :class:`ICarrier`. Whether visitors who come now hardly have to wait, if they may not go by the link."""
+        return not self._waits or self._closed or len(self._waiting) < self._size.wanted
 
     def _use(self, connection: RecordSocket, tunnel: int, visitor: Visitor) -> bool:
         """Relay between *connection*, which is free, and a visitor; return False if the visitor is gone."""

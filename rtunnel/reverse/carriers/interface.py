@@ -23,6 +23,10 @@ class ICarrier(Protocol):
         :raises rtunnel.errors.Refused: the client can take no more visitors, by any carrier.
         """
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another visitor could be taken now, as far as this carrier is concerned."""
+
     def tunnels_changed(self) -> None:
         """Take note that the client serves another tunnel."""
 

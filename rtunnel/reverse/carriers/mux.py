@@ -44,6 +44,11 @@ class Mux:
         self._protocol.flush()
         return True
 
+    @property
+    def has_room(self) -> bool:
+        """See :class:`ICarrier`."""
+        return self._link.has_room
+
     def tunnels_changed(self) -> None:
         """See :class:`ICarrier`."""
 

@@ -47,6 +47,12 @@ class Balanced:
                 return upstream
         return None
 
+    def has_room(self) -> bool:
+        """Return whether :meth:`find` would find a stream."""
+        return any(upstreams.has_idle for upstreams in self._of.values()) or any(
+            backend.session.has_room(backend.number) for backend in self._group
+        )
+
     def make_room(self, holder: object) -> bool:
         """Close a stream to the client *holder* that waits for another request; return False if none does."""
         return any(upstreams.make_room() for backend, upstreams in self._of.items() if backend.session.holder == holder)

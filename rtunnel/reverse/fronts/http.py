@@ -23,6 +23,7 @@ from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.fronts.balanced import Balanced
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.groups import Group
+from rtunnel.reverse.server.held import HeldRequest
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.web.answers import Answer, redirect
@@ -104,6 +105,7 @@ class HttpFront(HttpHouse, LandingFactory):
         self._server = server
         self._trusted = trusted
         self._targets: dict[Group, _Known] = {}
+        self._held: dict[IConnection, HeldRequest] = {}
 
     def service(self) -> PeriodicService:
         """Return the service that calls :meth:`tick`."""
@@ -146,11 +148,20 @@ class HttpFront(HttpHouse, LandingFactory):
         super().gone(connection)
         if isinstance(connection, HttpConnection):
             self._server.memory.leave(connection)
+            held = self._held.pop(connection, None)
+            if held is not None:
+                held.forget()
 
     # Requests
 
-    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[None]:
+    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[Target | Answer]:
         """See :class:`HttpHouse`."""
+        group = self._group_for(head, connection)
+        if isinstance(group, Answer):
+            return group
+        return self._hold(group, head, connection) if group.is_held else self._target(group)
+
+    def _group_for(self, head: RequestHead, connection: IConnection) -> Group | Answer:
         names = self._server.names
         group = names.http(head.host, head.path)
         if group is None:
@@ -162,15 +173,32 @@ class HttpFront(HttpHouse, LandingFactory):
             )
         if group.rules.redirect_https and not (connection.visitor.is_trusted and is_secure(head)):
             return redirect(head, head.host, self._server.https_port())
-        if not len(group):
-            return group.ask() or Answer(503, f"nobody serves {group.public} now")
+        return group
+
+    def _hold(self, group: Group, head: RequestHead, connection: IConnection) -> Deferred[Target | Answer]:
+        """Let a request wait for the client of *group*."""
+
+        def decided(is_there: bool) -> Target | Answer:
+            del self._held[connection]
+            # The rules may be others now.
+            found = self._group_for(head, connection) if is_there else group
+            return found if isinstance(found, Answer) else self._target(found, is_there=is_there)
+
+        held = self._held[connection] = group.ask(self._known(group).balanced.has_room)
+        return held.decided.addCallback(decided)
+
+    def _target(self, group: Group, *, is_there: bool = True) -> Target | Answer:
+        if not (is_there and len(group)):
+            return Answer(503, f"nobody serves {group.public} now")
+        return self._known(group).target
+
+    def _known(self, group: Group) -> _Known:
         known = self._targets.get(group)
-        if known is not None and known.rules is group.rules:
-            return known.target
-        balanced = known.balanced if known is not None else Balanced(group, self._upstreams)
-        target = self.build_target(group.rules, str(group.public), balanced)
-        self._targets[group] = _Known(group.rules, target, balanced)
-        return target
+        if known is None or known.rules is not group.rules:
+            balanced = known.balanced if known is not None else Balanced(group, self._upstreams)
+            target = self.build_target(group.rules, str(group.public), balanced)
+            known = self._targets[group] = _Known(group.rules, target, balanced)
+        return known
 
     def _upstreams(self, backend: Backend) -> Upstreams:
         def open_stream(upstream: Upstream, visitor: HttpVisitor) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from rtunnel.errors import Code
+from rtunnel.access.admission import Admission
+from rtunnel.access.public import SHARED
+from rtunnel.errors import Code, Refused
 from rtunnel.relay.udp.sockets import Address
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.interface import ICarrier, ICarrierServer
@@ -15,12 +17,15 @@ from rtunnel.reverse.carriers.mux import Mux
 from rtunnel.reverse.datagrams.path_port import PathPort
 from rtunnel.reverse.datagrams.server_flows import ServerDatagrams
 from rtunnel.reverse.secured import export_for_records
+from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.roster import Roster
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire import events
 from rtunnel.wire.data.keys import Root, answer, path_secrets, plain_keys, wish
 from rtunnel.wire.datagrams.packets import Opener, Sealer
 from rtunnel.wire.datagrams.path import Path
+from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, UDP
 from rtunnel.wire.server_link import ServerLink
 
@@ -28,8 +33,10 @@ from rtunnel.wire.server_link import ServerLink
 class ICarryingServer(ICarrierServer, Protocol):
     """The server, as the carriers of its links need it."""
 
+    admission: Admission
     data_plane: str
     memory: Memory
+    sessions: Roster[Any]
     kept: KeptConnections[DataPool]
     path_port: PathPort
 
@@ -41,9 +48,13 @@ class CarryingSession(LinkProtocol):
     :ivar carriers: the carriers of its visitors, in the order in which they are asked.
     :ivar datagrams: those of its UDP tunnels; None until both ends have agreed on keys, or without UDP.
     :ivar known_as: identifies the client when it comes back over another link.
+    :ivar backends: the tunnels that the client serves or has asked for, by tunnel number.
+    :ivar client_name: the name to which the operator gives rights; empty if unknown.
     """
 
     link: ServerLink
+    backends: dict[int, Backend]
+    client_name: str
 
     def __init__(self, server: ICarryingServer, link: ServerLink, clock: Any, identity: Peer | None) -> None:
         super().__init__(link, clock, server.memory)
@@ -59,6 +70,11 @@ class CarryingSession(LinkProtocol):
         self._handlers[events.KeysReceived] = self._keys_received
 
     @property
+    def is_live(self) -> bool:
+        """Whether the link can carry new streams."""
+        return self.connected_now and self.link.mode is not Mode.CLOSED
+
+    @property
     def wants_visitors(self) -> bool:
         """Whether the client serves any tunnel."""
         raise NotImplementedError
@@ -67,6 +83,24 @@ class CarryingSession(LinkProtocol):
     def has_data_connections(self) -> bool:
         """Whether visitors may have data connections."""
         return self._pool is not None
+
+    # Whether there is room for visitors
+
+    def _check_stream(self, backend: Backend) -> None:
+        sessions = self._carrier_server.sessions
+        count = sessions.visitors_of(self)  # type: ignore[arg-type]
+        self._carrier_server.admission.check_stream(self.client_name, backend.public or SHARED, count)
+
+    def has_room(self, tunnel: int) -> bool:
+        """Return whether another visitor of *tunnel* can be taken now."""
+        backend = self.backends.get(tunnel)
+        if backend is None or not self.is_live or not all(carrier.has_room for carrier in self.carriers):
+            return False
+        try:
+            self._check_stream(backend)
+        except Refused:
+            return False
+        return True
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`LinkProtocol`."""

@@ -1,7 +1,7 @@
 """Who serves the visitors of one public place: one client, the members of a group, or whoever likes to.
 
     port, host name --> Group.take(visitor) --+--> the best of its tunnels that can take him
-                                              +--> nobody is there, but somebody was a moment ago: the visitor waits
+                                              +--> nobody is there, but somebody was a moment ago: he waits in its Line
 
 A group is what clients agree on: they ask for the same place, name the same group, and know the same key. Nobody else
 can join, and the rules of all members must be the same.
@@ -13,46 +13,42 @@ from collections.abc import Callable, Iterator
 from hmac import compare_digest
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules, rules_as_json
-from rtunnel.reverse.carriers.waiting import Waiting
 from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.server.held import HeldRequest, HeldVisitor, Line, Lobby
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.routing import POLICIES
-from rtunnel.upkeep.visitors import Visitors
 
 #: Tunnels of one group.
 MOST_MEMBERS = 256
 #: Seconds in which a tunnel that has refused a request comes behind the others.
 AVOID = 1.0
-#: Visitors, and HTTP requests, that may wait for the tunnels of one place.
-MOST_WAITING = 1024
 
 
 class Group:
     """The tunnels of one public place.
 
+    :param lobby: for visitors who wait.
     :param on_over: called with this object when no tunnel is left, and none is waited for.
     :param policy: how visitors are spread if everybody may join; None: only members of a group may.
     :ivar rules: those of all members.
     """
 
     def __init__(
-        self, reactor: Any, public: Public, visitors: Visitors, on_over: Callable[[Group], None], policy: str = ""
+        self, reactor: Any, public: Public, lobby: Lobby, on_over: Callable[[Group], None], policy: str = ""
     ) -> None:
         self.public = public
         self.rules = Rules()
         self._reactor = reactor
-        self._visitors = visitors
+        self._lobby = lobby
         self._on_over = on_over
         self._is_open = bool(policy)
         self._backends = POLICIES[policy or self.rules.balance](by_link=not policy)
         self._members: dict[Backend, None] = {}
-        self._waiting: dict[Waiting, None] = {}
-        self._asking: list[Deferred[None]] = []
+        self._line = Line(reactor)
         self._last_holder: object = None
         self._hold_call: IDelayedCall | None = None
 
@@ -85,17 +81,18 @@ class Group:
         """Let *backend* serve visitors, first those that wait."""
         if not self._members:
             if not self.may_return(backend):
-                self._give_up_waiting()
+                self._line.turn_away()
             if not self._is_open:
                 self.rules = backend.rules
                 self._backends = POLICIES[self.rules.balance](by_link=True)
-        self._stop_holding()
         backend.group = self
         self._members[backend] = None
         self._backends.join(backend)
-        if self._waiting or self._asking:
-            # Behind READY.
-            self._reactor.callLater(0, self._serve_waiting)
+        if self._line:
+            # Behind READY. Those for whom there is no room yet wait until the time is over.
+            self._line.serve_soon()
+        else:
+            self._stop_holding()
 
     def may_return(self, backend: Backend) -> bool:
         """Return whether *backend* is of the client or group that those wait for who came when it was away."""
@@ -116,30 +113,40 @@ class Group:
         if self._members:
             return
         self._last_holder = backend.session.holder
+        self._line.stop_serving()
+        self._stop_holding()
         if hold > 0:
-            self._hold_call = self._reactor.callLater(hold, self._nobody_came)
+            self._hold_call = self._reactor.callLater(hold, self._time_is_over)
         else:
             self.end()
 
+    # Waiting
+
     @property
     def is_held(self) -> bool:
-        """Whether visitors wait for a tunnel, as there is none for a moment."""
-        return self._hold_call is not None
+        """Whether visitors wait: for a tunnel, as there is none for a moment, or behind others who have waited."""
+        return self._hold_call is not None and bool(self._line or not self._members)
 
     def _stop_holding(self) -> None:
         call, self._hold_call = self._hold_call, None
         if call is not None and call.active():
             call.cancel()
 
-    def _nobody_came(self) -> None:
+    def _time_is_over(self) -> None:
         self._hold_call = None
+        count = len(self._line)
+        why = "could not take all of them in time" if self._members else "has not come back"
         self.end()
+        if count:
+            text = "{place}: {count} visitors have waited for the client, which {why}; they are closed"
+            self._lobby.limiter.info(text, place=str(self.public), count=count, why=why)
 
     def end(self) -> None:
-        """Turn away those that wait, as no tunnel is left. Only without members."""
+        """Turn away those that wait. Without a tunnel, the place is free then."""
         self._stop_holding()
-        self._give_up_waiting()
-        self._on_over(self)
+        self._line.turn_away()
+        if not self._members:
+            self._on_over(self)
 
     # Visitors
 
@@ -179,51 +186,23 @@ class Group:
 
     def take(self, visitor: Visitor) -> bool:
         """Give a visitor to a tunnel, or let him wait for one. Return False if neither can be."""
-        for backend in self.candidates(visitor.prefix):
-            if backend.session.open_visitor(backend.number, visitor):
-                return True
-        if self._hold_call is None or len(self._waiting) >= MOST_WAITING:
-            return False
-        visitor.wait()
-        waiting = Waiting(self._turn_away, visitor, 0, self._hold_call.getTime())
-        self._waiting[waiting] = None
-        self._visitors.add(waiting, visitor.prefix, self)
-        return True
+        if self.is_held:
+            HeldVisitor(self._lobby, self._line, self, visitor, self._serve)
+            return True
+        return any(backend.session.open_visitor(backend.number, visitor) for backend in self.candidates(visitor.prefix))
 
-    def ask(self) -> Deferred[None] | None:
-        """Return what fires when a tunnel is there, or when none is waited for any longer; None: nobody is waited for.
+    def _serve(self, visitor: Visitor) -> bool:
+        return any(
+            backend.session.has_room(backend.number) and backend.session.open_visitor(backend.number, visitor)
+            for backend in self.candidates(visitor.prefix)
+        )
 
-        For requests, which wait on connections that are counted already.
+    def ask(self, has_room: Callable[[], bool]) -> HeldRequest:
+        """Let an HTTP request wait. Only if the place :attr:`is_held`.
+
+        :param has_room: tells whether it can be served now.
         """
-        if self._hold_call is None or len(self._asking) >= MOST_WAITING:
-            return None
-        asking: Deferred[None] = Deferred()
-        self._asking.append(asking)
-        return asking
-
-    def _serve_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for each in waiting:
-            self._visitors.discard(each)
-            if not self.take(each.visitor):
-                each.visitor.abort()
-        self._answer()
-
-    def _answer(self) -> None:
-        asking, self._asking = self._asking, []
-        for each in asking:
-            each.callback(None)
-
-    def _turn_away(self, waiting: Waiting) -> None:
-        if waiting in self._waiting:
-            del self._waiting[waiting]
-            self._visitors.discard(waiting)
-            waiting.visitor.abort()
-
-    def _give_up_waiting(self) -> None:
-        for waiting in list(self._waiting):
-            self._turn_away(waiting)
-        self._answer()
+        return HeldRequest(self._line, has_room)
 
 
 def are_one_group(own: Rules, others: Rules) -> bool:

@@ -14,9 +14,9 @@ from rtunnel.access.public import Public
 from rtunnel.errors import Code, Refused
 from rtunnel.host_names import canonical, canonical_path, host_pattern, patterns_of
 from rtunnel.reverse.server.groups import Group, why_apart
+from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.server.take_over import make_way
-from rtunnel.upkeep.visitors import Visitors
 
 
 class _Name:
@@ -57,11 +57,14 @@ class _Name:
 
 
 class HostNames:
-    """All host names that are published now."""
+    """All host names that are published now.
 
-    def __init__(self, reactor: Any, visitors: Visitors) -> None:
+    :param lobby: for visitors who wait.
+    """
+
+    def __init__(self, reactor: Any, lobby: Lobby) -> None:
         self._reactor = reactor
-        self._visitors = visitors
+        self._lobby = lobby
         self._names: dict[str, _Name] = {}
 
     def __len__(self) -> int:
@@ -96,7 +99,7 @@ class HostNames:
             name = self._names[public.host] = _Name()
         group = name.find(public)
         if group is None:
-            group = Group(self._reactor, public, self._visitors, self._forget)
+            group = Group(self._reactor, public, self._lobby, self._forget)
             if public.protocol == "https":
                 name.https = group
             else:
@@ -119,11 +122,10 @@ class HostNames:
             del self._names[group.public.host]
 
     def close(self) -> None:
-        """Turn away visitors who wait for the return of a client."""
+        """Turn away visitors who wait."""
         for name in list(self._names.values()):
             for group in name.groups():
-                if not len(group):
-                    group.end()
+                group.end()
 
     def _find(self, host: str) -> _Name | None:
         """Find *host*, a name in any form."""

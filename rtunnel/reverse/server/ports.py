@@ -22,11 +22,11 @@ from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.datagrams.server_flows import UdpPort
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.groups import Group
+from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.take_over import make_way
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.accepting import pause_when_full
-from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.visitors import Visitors
 
 #: Flows of UDP ports whose clients are away.
@@ -79,17 +79,18 @@ class _Held:
 class PublicPorts:
     """The ports that clients asked for: each has one holder, or a group of them. Whoever is gone may be taken over.
 
-    A UDP port outlives its link for a while, as visitors on data connections do.
+    A UDP port outlives its link for a while, as visitors on data connections do. A TCP port does so too, and its
+    visitors wait.
 
     :param interface: IP address to listen on; empty for all IPv4 addresses.
-    :param limiter: for log lines that visitors can cause.
+    :param lobby: for visitors who wait.
     """
 
-    def __init__(self, reactor: Any, interface: str, visitors: Visitors, limiter: LogLimiter) -> None:
+    def __init__(self, reactor: Any, interface: str, lobby: Lobby) -> None:
         self._reactor = reactor
         self._interface = interface
-        self._visitors = visitors
-        self._limiter = limiter
+        self._lobby = lobby
+        self._limiter = lobby.limiter
         self._held: dict[Public, _Held] = {}
         self._closing: dict[Public, Deferred[None]] = {}
         self._parked: dict[Public, _Parked] = {}
@@ -118,7 +119,7 @@ class PublicPorts:
         if not claimant.is_live:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
         if held is None:
-            group = Group(self._reactor, public, self._visitors, self._stop)
+            group = Group(self._reactor, public, self._lobby, self._stop)
             held = self._held[public] = _Held(group, await self._listen_or_refuse(public, backend, group))
         held.group.join(backend)
         return format_address(held.port.getHost())
@@ -145,7 +146,7 @@ class PublicPorts:
                 return parked.port
             self._end_parked(public)
             return UdpPort(self._reactor, self._interface, number, backend, self._limiter)
-        factory = VisitorFactory(self._visitors, group)
+        factory = VisitorFactory(self._lobby.visitors, group)
         listening: list[IListeningPort] = []
         await self._endpoint(number).listen(factory).addCallback(listening.append)
         pause_when_full(listening[0])
@@ -209,4 +210,5 @@ class PublicPorts:
             self._end_parked(public)
         for held in list(self._held.values()):
             held.group.end()
+            self._stop(held.group)
         await gatherResults(list(self._closing.values()))

@@ -39,6 +39,7 @@ from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.guard import Guard
+from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import PublicPorts, VisitorFactory
@@ -102,8 +103,9 @@ class TunnelServer(DrainingService):
         self._stopping = False
         self._full = False
         self.visitors.on_change = self._visitors_changed
-        self.ports = PublicPorts(reactor, settings.public_interface, self.visitors, self.log_limiter)
-        self.shared_backends = Group(reactor, SHARED, self.visitors, self._close_shared, settings.route)
+        lobby = Lobby(self.visitors, self.memory, self.poller, self.log_limiter)
+        self.ports = PublicPorts(reactor, settings.public_interface, lobby)
+        self.shared_backends = Group(reactor, SHARED, lobby, self._close_shared, settings.route)
         self.door = Door(self)
         tls = None
         if settings.tls is not None:
@@ -127,7 +129,7 @@ class TunnelServer(DrainingService):
                 reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
             )
             self.shared.setServiceParent(self)
-        self.names = HostNames(reactor, self.visitors)
+        self.names = HostNames(reactor, lobby)
         self.http, self.named = self._build_named_ports()
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
@@ -264,7 +266,9 @@ class TunnelServer(DrainingService):
         if session.streams_outlive and session.known_as is not None:
             for backend in session.backends.values():
                 self.ports.park(backend, session.known_as, self._settings.limits.dead_after)
-        hold = self._settings.hold if not self._stopping and self._may_stay(session) else 0.0
+        # Who leaves in good order, or was sent away, is not waited for.
+        is_away = session.streams_outlive and not self._stopping and self._may_stay(session)
+        hold = self._settings.hold if is_away else 0.0
         freed = [place for backend in session.backends.values() if (place := self.close_tunnel(backend, hold))]
         if session.link.peer is not None or session.backends:
             what = f"visitors wait {hold:g} s for it" if hold else "freed"
@@ -378,8 +382,7 @@ class TunnelServer(DrainingService):
             await self.shared.stop_listening()
         await self.named.stop_listening()
         self.names.close()
-        if not len(self.shared_backends):
-            self.shared_backends.end()
+        self.shared_backends.end()
         self.http.stop()
         await self.ports.stop_listening()
 

@@ -12,15 +12,14 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from rtunnel.access.admission import Admission, Claim
-from rtunnel.access.public import SHARED, Public
+from rtunnel.access.admission import Claim
+from rtunnel.access.public import Public
 from rtunnel.errors import Code, Refused
 from rtunnel.relay.sockets import address_prefix, is_local, tune_link
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.secured import log_secured
 from rtunnel.reverse.server.carrying import CarryingSession, ICarryingServer
 from rtunnel.reverse.server.interfaces import Backend
-from rtunnel.reverse.server.roster import Roster
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire import events
@@ -39,8 +38,6 @@ class IServer(ICarryingServer, Protocol):
     """The part of the server that a session uses."""
 
     handshake_timeout: float
-    admission: Admission
-    sessions: Roster[Any]
 
     def take_in(self, session: ServerSession) -> None: ...
     def streams_changed(self, session: ServerSession, change: int) -> None: ...
@@ -86,11 +83,6 @@ class ServerSession(CarryingSession):
             events.TunnelWithdrawn: self._tunnel_withdrawn,
             events.TunnelState: self._tunnel_state,
         }
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the link can carry new streams."""
-        return self.connected_now and self.link.mode is not Mode.CLOSED
 
     @property
     def is_asked_for(self) -> bool:
@@ -353,10 +345,6 @@ class ServerSession(CarryingSession):
             self.flush()
 
     # Visitors
-
-    def _check_stream(self, backend: Backend) -> None:
-        count = self._server.sessions.visitors_of(self)
-        self._server.admission.check_stream(self.client_name, backend.public or SHARED, count)
 
     def open_visitor(self, tunnel: int, visitor: Visitor) -> bool:
         """Take a visitor to *tunnel* by the first carrier that can. Return False if none can."""

@@ -58,8 +58,8 @@ class HttpHouse:
         self._log_limiter = log_limiter
         self._passwords = passwords
 
-    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[None]:
-        """Find out for which service a request is. A Deferred: ask again when that fires."""
+    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[Target | Answer]:
+        """Find out for which service a request is. A Deferred: its client is away for a moment."""
         raise NotImplementedError
 
     def targets(self) -> list[Target]:
@@ -104,10 +104,15 @@ class HttpHouse:
     def route(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[Target | Answer]:
         """See :class:`IHttpHouse`."""
         target = self.find(head, connection)
+        if isinstance(target, Deferred):
+            return target.addCallback(self._enter, head, connection)
+        return self._enter(target, head, connection)
+
+    def _enter(
+        self, target: Target | Answer, head: RequestHead, connection: IConnection
+    ) -> Target | Answer | Deferred[Target | Answer]:
         if isinstance(target, Answer):
             return target
-        if isinstance(target, Deferred):
-            return target.addCallback(lambda _: self.route(head, connection))
         address, prefix = self.whose(head, connection)
         answer = target.gate.enter(head, address, prefix, self.seconds())
         if answer is None or isinstance(answer, Answer):

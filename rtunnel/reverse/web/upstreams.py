@@ -53,6 +53,11 @@ class Upstreams:
     def __len__(self) -> int:
         return len(self._all)
 
+    @property
+    def has_idle(self) -> bool:
+        """Whether one waits for a request."""
+        return bool(self._idle)
+
     def find(
         self, visitor: Any, *, prefix: str = "", may_repeat: bool, refused: Sequence[Upstream] = ()
     ) -> Upstream | None:
