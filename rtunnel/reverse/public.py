@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from rtunnel.relay.bare_port import Accepted
@@ -23,10 +23,11 @@ class Visitor:
     :param first: what was read of the connection before; empty: :meth:`take_socket` reads what is there.
     :ivar name: *address* as logs and the wire show it.
     :ivar prefix: the key under which *address* is counted.
+    :ivar owner: what it is counted for, with all that has the same owner: a public place, or a client there.
     :ivar first: what was read, which comes before all that the connection brings.
     """
 
-    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "name", "prefix")
+    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "name", "owner", "prefix")
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Visitor:
         self.address = address
         self.name = format_address(address)
         self.prefix = address_prefix(address)
+        self.owner: Hashable = None
         self.first = first
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None

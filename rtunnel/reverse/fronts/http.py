@@ -8,18 +8,20 @@ HttpFront +-- HttpConnection      one for each connection of a visitor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 
 from rtunnel.access.passwords import Passwords
+from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
 from rtunnel.errors import Code
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import format_address
+from rtunnel.relay.sockets import format_address, format_host_port
 from rtunnel.reverse.fronts.balanced import Balanced
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.groups import Group
@@ -60,10 +62,11 @@ class UpstreamVisitor(Visitor):
 
     __slots__ = ("_upstream",)
 
-    def __init__(self, upstream: Upstream, visitor: HttpVisitor) -> None:
+    def __init__(self, upstream: Upstream, visitor: HttpVisitor, public: Public) -> None:
         self.address = None
         self.name = visitor.name
         self.prefix = visitor.prefix
+        self.owner = public
         self.first = b""
         self._upstream = upstream
 
@@ -162,21 +165,26 @@ class HttpFront(HttpHouse, LandingFactory):
             )
         if group.rules.redirect_https and not (connection.visitor.is_trusted and is_secure(head)):
             return redirect(head, head.host, self._server.https_port())
-        if not len(group):
+        if not len(group) and group.limits.admits(self.whose(head, connection)[0]):
             return group.ask() or Answer(503, f"nobody serves {group.public} now")
         known = self._targets.get(group)
         if known is not None and known.rules is group.rules:
             return known.target
         balanced = known.balanced if known is not None else Balanced(group, self._upstreams)
-        target = self.build_target(group.rules, str(group.public), balanced)
+        target = self.build_target(
+            group.rules, group.limits, str(group.public), balanced, partial(self._refused, group)
+        )
         self._targets[group] = _Known(group.rules, target, balanced)
         return target
+
+    def _refused(self, group: Group, address: str, why: str) -> None:
+        group.refused(address, format_host_port(address, 0), why)
 
     def _upstreams(self, backend: Backend) -> Upstreams:
         def open_stream(upstream: Upstream, visitor: HttpVisitor) -> bool:
             # The number may be that of another tunnel by now.
             if backend.public is None or not backend.session.open_visitor(
-                backend.number, UpstreamVisitor(upstream, visitor)
+                backend.number, UpstreamVisitor(upstream, visitor, backend.public)
             ):
                 return False
             upstream.start()

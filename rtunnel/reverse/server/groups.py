@@ -17,12 +17,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
+from rtunnel.access.limits import Limits
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules, rules_as_json
 from rtunnel.errors import Code, Refused
 from rtunnel.reverse.carriers.waiting import Waiting
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.routing import POLICIES
 from rtunnel.upkeep.visitors import Visitors
 
@@ -35,18 +37,31 @@ MOST_WAITING = 1024
 class Group:
     """The tunnels of one public place.
 
+    :param refusals: tells who is turned away.
     :param on_over: called with this object when no tunnel is left, and none is waited for.
     :param policy: how visitors are spread if everybody may join; None: only members of a group may.
     :ivar rules: those of all members.
+    :ivar limits: who may come by these rules and by what the clients file says of any member. Where everybody may join,
+        each member has its own.
+    :ivar on_limited: called when *limits* may have changed.
     """
 
     def __init__(
-        self, reactor: Any, public: Public, visitors: Visitors, on_over: Callable[[Group], None], policy: str = ""
+        self,
+        reactor: Any,
+        public: Public,
+        visitors: Visitors,
+        refusals: Refusals,
+        on_over: Callable[[Group], None],
+        policy: str = "",
     ) -> None:
         self.public = public
         self.rules = Rules()
+        self.limits = Limits("flows" if public.protocol == "udp" else "connections")
+        self.on_limited: Callable[[], None] = _do_nothing
         self._reactor = reactor
         self._visitors = visitors
+        self._refusals = refusals
         self._on_over = on_over
         self._is_open = bool(policy)
         self._backends = POLICIES[policy or self.rules.balance]()
@@ -96,12 +111,14 @@ class Group:
             if not self.may_return(backend):
                 self._give_up_waiting()
             if not self._is_open:
-                self.rules = backend.rules
+                if backend.rules != self.rules:
+                    self.rules = backend.rules
                 self._backends = POLICIES[self.rules.balance]()
         self._stop_holding()
         backend.group = self
         self._members[backend] = None
         self._backends.join(backend)
+        self.limit(backend)
         if self._backends.needs_loads:
             backend.session.balancers[self] = None
         if self._waiting or self._asking:
@@ -127,6 +144,7 @@ class Group:
         backend.session.balancers.pop(self, None)
         backend.group = None
         if self._members:
+            self.limit(backend)
             return
         self._last_holder = backend.session.holder
         if hold > 0:
@@ -154,6 +172,40 @@ class Group:
         self._give_up_waiting()
         self._on_over(self)
 
+    # Who may come
+
+    def limit(self, backend: Backend) -> None:
+        """Let the rules of *backend*, which has joined, left or changed, hold from now on."""
+        now = self._reactor.seconds()
+        if self._is_open:
+            backend.limits.use((backend.rules, backend.granted), now)
+        else:
+            granted = {id(member.granted): member.granted for member in self._members}
+            self.limits.use((self.rules, *granted.values()), now)
+            self.on_limited()
+
+    def why_not(self, address: str, prefix: str, at_once: Callable[[str], int]) -> str:
+        """Return why the rules refuse a new visitor; see :meth:`Limits.why_not`."""
+        return self.limits.why_not(address, prefix, at_once, self._reactor.seconds())
+
+    def _count_here(self, prefix: str) -> int:
+        return self._visitors.descriptors.count(prefix, self.public)
+
+    def _why_not_to(self, backend: Backend, visitor: Visitor) -> str:
+        def count(prefix: str) -> int:
+            return self._visitors.descriptors.count(prefix, backend.owner)
+
+        address = getattr(visitor.address, "host", "")
+        return backend.limits.why_not(address, visitor.prefix, count, self._reactor.seconds())
+
+    def refused(self, address: str, name: str, why: str) -> None:
+        """Tell who was turned away; see :meth:`Refusals.refused`."""
+        self._refusals.refused(self, self.public, address, name, why)
+
+    def _refuse(self, by: Group | Backend, visitor: Visitor, why: str) -> None:
+        self._refusals.refused(by, self.public, getattr(visitor.address, "host", ""), visitor.name, why)
+        visitor.abort()
+
     # Visitors
 
     def load_changed(self, session: Any) -> None:
@@ -176,16 +228,37 @@ class Group:
         yield from later
 
     def take(self, visitor: Visitor) -> bool:
-        """Give a visitor to a tunnel, or let him wait for one. Return False if neither can be."""
+        """Give a visitor to a tunnel, let him wait for one, or turn him away if he may not come.
+
+        :returns: False if nobody can serve him now, and he cannot wait.
+        """
+        visitor.owner = self.public
+        why = self.why_not(getattr(visitor.address, "host", ""), visitor.prefix, self._count_here)
+        if why:
+            self._refuse(self, visitor, why)
+            return True
+        return self._give(visitor)
+
+    def _give(self, visitor: Visitor) -> bool:
+        refusal: tuple[Backend, str] | None = None
         for backend in self.candidates(visitor.prefix):
+            if self._is_open:
+                visitor.owner = backend.owner
+                if why := self._why_not_to(backend, visitor):
+                    refusal = backend, why
+                    continue
             if backend.session.open_visitor(backend.number, visitor):
                 return True
+        if refusal is not None:
+            self._refuse(refusal[0], visitor, refusal[1])
+            return True
         if self._hold_call is None or len(self._waiting) >= MOST_WAITING:
             return False
+        visitor.owner = self.public
         visitor.wait()
         waiting = Waiting(self._turn_away, visitor, 0, self._hold_call.getTime())
         self._waiting[waiting] = None
-        self._visitors.add(waiting, visitor.prefix, self)
+        self._visitors.add(waiting, visitor.prefix, visitor.owner)
         return True
 
     def ask(self) -> Deferred[None] | None:
@@ -203,7 +276,7 @@ class Group:
         waiting, self._waiting = self._waiting, {}
         for each in waiting:
             self._visitors.discard(each)
-            if not self.take(each.visitor):
+            if not self._give(each.visitor):
                 each.visitor.abort()
         self._answer()
 
@@ -222,3 +295,7 @@ class Group:
         for waiting in list(self._waiting):
             self._turn_away(waiting)
         self._answer()
+
+
+def _do_nothing() -> None:
+    pass

@@ -15,6 +15,7 @@ from rtunnel.errors import Code, Refused
 from rtunnel.host_names import canonical, canonical_path, host_pattern, patterns_of
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.take_over import make_way
 from rtunnel.upkeep.visitors import Visitors
 
@@ -53,11 +54,15 @@ class _Name:
 
 
 class HostNames:
-    """All host names that are published now."""
+    """All host names that are published now.
 
-    def __init__(self, reactor: Any, visitors: Visitors) -> None:
+    :param refusals: tells who is turned away.
+    """
+
+    def __init__(self, reactor: Any, visitors: Visitors, refusals: Refusals) -> None:
         self._reactor = reactor
         self._visitors = visitors
+        self._refusals = refusals
         self._names: dict[str, _Name] = {}
 
     def __len__(self) -> int:
@@ -95,7 +100,7 @@ class HostNames:
             name = self._names[public.host] = _Name()
         group = name.find(public)
         if group is None:
-            group = Group(self._reactor, public, self._visitors, self._forget)
+            group = Group(self._reactor, public, self._visitors, self._refusals, self._forget)
             if public.protocol == "https":
                 name.https = group
             else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rtunnel.access.limits import Limits
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
 from rtunnel.reverse.public import Visitor
@@ -45,6 +46,9 @@ class Backend:
     :ivar asked: where its visitors should connect.
     :ivar public: where they do connect; None until there is such a place.
     :ivar rules: who may come, how much, who else serves the place, and what is done with requests.
+    :ivar granted: what the clients file says of its visitors, in addition.
+    :ivar told: what its client was told last about that.
+    :ivar limits: at the shared port, all of that; elsewhere its group has them.
     :ivar group: the group by which it serves; None until it does, and afterwards.
     :ivar is_ready: its service answers, as far as its client has said.
     """
@@ -54,6 +58,9 @@ class Backend:
     asked: Public
     public: Public | None = None
     rules: Rules = field(default_factory=Rules)
+    granted: Rules = field(default_factory=Rules)
+    told: str = ""
+    limits: Limits = field(default_factory=Limits)
     group: Any = None
     is_ready: bool = True
 
@@ -61,6 +68,11 @@ class Backend:
     def place(self) -> Public:
         """What it is called in logs."""
         return self.public or self.asked
+
+    @property
+    def owner(self) -> Hashable:
+        """What its visitors at the shared port are counted for: this client, also when it comes back."""
+        return self.place, self.session.known_as or self.session
 
     @property
     def load(self) -> int:

@@ -23,6 +23,7 @@ from rtunnel.reverse.datagrams.server_flows import UdpPort
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.take_over import make_way
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.accepting import pause_when_full
@@ -83,13 +84,17 @@ class PublicPorts:
 
     :param interface: IP address to listen on; empty for all IPv4 addresses.
     :param limiter: for log lines that visitors can cause.
+    :param refusals: tells who is turned away.
     """
 
-    def __init__(self, reactor: Any, interface: str, visitors: Visitors, limiter: LogLimiter) -> None:
+    def __init__(
+        self, reactor: Any, interface: str, visitors: Visitors, limiter: LogLimiter, refusals: Refusals
+    ) -> None:
         self._reactor = reactor
         self._interface = interface
         self._visitors = visitors
         self._limiter = limiter
+        self._refusals = refusals
         self._held: dict[Public, _Held] = {}
         self._closing: dict[Public, Deferred[None]] = {}
         self._parked: dict[Public, _Parked] = {}
@@ -118,7 +123,7 @@ class PublicPorts:
         if not claimant.is_live:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
         if held is None:
-            group = Group(self._reactor, public, self._visitors, self._stop)
+            group = Group(self._reactor, public, self._visitors, self._refusals, self._stop)
             held = self._held[public] = _Held(group, await self._listen_or_refuse(public, backend, group))
         held.group.join(backend)
         return format_address(held.port.getHost())
@@ -141,10 +146,13 @@ class PublicPorts:
             if parked is not None and parked.known_as == backend.session.known_as:
                 parked.end.cancel()
                 del self._parked[public]
-                parked.port.backend = backend
-                return parked.port
-            self._end_parked(public)
-            return UdpPort(self._reactor, self._interface, number, backend, self._limiter)
+                port = parked.port
+                port.backend = backend
+            else:
+                self._end_parked(public)
+                port = UdpPort(self._reactor, self._interface, number, backend, self._limiter)
+            group.on_limited = port.limits_changed
+            return port
         factory = VisitorFactory(self._visitors, group)
         listening: list[IListeningPort] = []
         await self._endpoint(number).listen(factory).addCallback(listening.append)

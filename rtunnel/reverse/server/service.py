@@ -37,11 +37,13 @@ from rtunnel.reverse.door import Door
 from rtunnel.reverse.fronts.http import HttpFront
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
+from rtunnel.reverse.server.granted import grant
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import PublicPorts, VisitorFactory
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
@@ -101,8 +103,9 @@ class TunnelServer(DrainingService):
         self.ids = StreamIds()
         self._stopping = False
         self._full = False
-        self.ports = PublicPorts(reactor, settings.public_interface, self.visitors, self.log_limiter)
-        self.shared_backends = Group(reactor, SHARED, self.visitors, self._close_shared, settings.route)
+        self.refusals = Refusals(reactor)
+        self.ports = PublicPorts(reactor, settings.public_interface, self.visitors, self.log_limiter, self.refusals)
+        self.shared_backends = Group(reactor, SHARED, self.visitors, self.refusals, self._close_shared, settings.route)
         self.door = Door(self)
         tls = None
         if settings.tls is not None:
@@ -126,7 +129,7 @@ class TunnelServer(DrainingService):
                 reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
             )
             self.shared.setServiceParent(self)
-        self.names = HostNames(reactor, self.visitors)
+        self.names = HostNames(reactor, self.visitors, self.refusals)
         self.http, self.named = self._build_named_ports()
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
@@ -278,6 +281,7 @@ class TunnelServer(DrainingService):
             backend.rules = read_rules(request.rules, request.protocol)
         except ConfigError as error:
             raise Refused(Code.BAD_REQUEST, str(error)) from None
+        grant(self.admission, backend)
         if request.host:
             return await self._open_named(backend)
         is_reference = not backend.session.link.is_extended
