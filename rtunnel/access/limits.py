@@ -64,9 +64,9 @@ class Limits:
         if self._networks and not self.admits(address):
             return MAY_NOT_COME
         if self.at_once is not None and at_once(prefix) >= self.at_once:
-            return f"its address has {self.at_once} {self._of} at once, the limit"
+            return f"its address has {counted(self.at_once, self._of)} at once, the limit"
         if not self._connections.take(prefix, now):
-            return f"its address opens more than {self._connections} {self._of} a second"
+            return f"its address opens more than {self._connections.per_second(self._of)}"
         return ""
 
     def why_no_request(self, address: str, prefix: str, count: int, now: float) -> str:
@@ -79,10 +79,15 @@ class Limits:
         if self._networks and not self.admits(address):
             return MAY_NOT_COME
         if not self._requests.take(prefix, now):
-            return f"its address sends more than {self._requests} requests a second"
+            return f"its address sends more than {self._requests.per_second('requests')}"
         if self.at_once is not None and count >= self.at_once:
-            return f"its address has {self.at_once} requests at once, the limit"
+            return f"its address has {counted(self.at_once, 'requests')} at once, the limit"
         return ""
+
+
+def counted(number: float, what: str) -> str:
+    """Return how many there are of *what*, a plural."""
+    return f"{number:.12g} {what[:-1] if number == 1 else what}"
 
 
 class _Rate:
@@ -95,8 +100,8 @@ class _Rate:
         self.rate: float | None = None
         self._buckets: KeyedBuckets | None = None
 
-    def __str__(self) -> str:
-        return f"{self.rate:.12g}"
+    def per_second(self, what: str) -> str:
+        return f"{counted(self.rate or 0.0, what)} a second"
 
     def use(self, rates: Iterable[float | None], now: float) -> None:
         rate = min((each for each in rates if each is not None), default=None)

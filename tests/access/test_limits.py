@@ -100,7 +100,7 @@ def test_requests() -> None:
 
     assert why_no(THERE) == MAY_NOT_COME
     assert [why_no() for _ in range(2)] == ["", ""]
-    assert why_no() == "its address sends more than 1 requests a second"
+    assert why_no() == "its address sends more than 1 request a second"
     assert why_no("192.0.2.2", 4) == "its address has 4 requests at once, the limit"
     assert not limits().why_no_request(HERE, HERE, 10**6, 0.0)
 

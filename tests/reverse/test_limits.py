@@ -254,7 +254,7 @@ async def test_clients_file_that_changes(world: World, clients: Clients) -> None
     await is_served(first)
     await is_served(await tunnel.visitor(OTHER))
     clients.write("max-connections: 1")
-    await world.logged("server limits visitors: 1 connections of an address at once")
+    await world.logged("server limits visitors: 1 connection of an address at once")
     await is_refused(await tunnel.visitor())
     clients.write("max-connections: 100")
     await world.logged("server limits visitors: 100 connections of an address at once")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rtunnel.access.admission import Admission
+from rtunnel.access.limits import counted
 from rtunnel.access.rules import Network, Rules
 from rtunnel.reverse.server.interfaces import Backend
 
@@ -31,11 +32,11 @@ def in_words(limits: Rules, protocol: str) -> str:
     each = {"http": "requests", "udp": "flows"}.get(protocol, "connections")
     parts = []
     if limits.connections is not None:
-        parts.append(f"{limits.connections} {each} of an address at once")
+        parts.append(f"{counted(limits.connections, each)} of an address at once")
     if limits.connection_rate is not None and protocol != "http":
-        parts.append(f"{limits.connection_rate:.12g} new {each} of an address a second")
+        parts.append(f"{counted(limits.connection_rate, f'new {each}')} of an address a second")
     if limits.requests is not None and protocol == "http":
-        parts.append(f"{limits.requests:.12g} requests of an address a second")
+        parts.append(f"{counted(limits.requests, 'requests')} of an address a second")
     if limits.allow:
         parts.append(f"only {_named(limits.allow)} may come")
     if limits.deny:
