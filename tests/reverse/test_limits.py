@@ -311,7 +311,12 @@ async def test_who_does_not_know_notices_gets_none(world: World, clients: Client
 @ensureDeferred
 async def test_visitor_is_refused_before_the_client_takes_any(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(ServerSession, "open_visitor", lambda _session, tunnel, _visitor: bool(asked.append(tunnel)))
+
+    def open_visitor(_session: ServerSession, number: int, _visitor: object) -> bool:
+        asked.append(number)
+        return False
+
+    monkeypatch.setattr(ServerSession, "open_visitor", open_visitor)
     tunnel = await Tunnel.begin(world, DENIED)
     await is_refused(await tunnel.visitor())
     await turns()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, Logger, LogLevel, formatEvent
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from zope.interface import implementer
 
 from rtunnel.access.public import SHARED, Public
 from rtunnel.access.rules import read_rules
@@ -38,6 +39,7 @@ class Client:
         return Backend(session, number, PORT, PORT, group=self)
 
 
+@implementer(ILogObserver)
 class Log:
     """Refusals, their log, and what gets through the budget of a process's log."""
 
@@ -45,11 +47,11 @@ class Log:
         self.clock = Clock()
         self.lines: list[str] = []
         self.bytes = 0
-        self._budget = LogBudget(self._write, self._length, self.clock.seconds)
+        self._budget = LogBudget(self, self._length, self.clock.seconds)
         self.refusals = Refusals(self.clock)
         self.refusals._limiter._log = Logger(observer=self._budget)
 
-    def _write(self, event: LogEvent) -> None:
+    def __call__(self, event: LogEvent) -> None:
         assert event["log_level"] in (LogLevel.info, LogLevel.warn)
         self.lines.append(formatEvent(event))
         self.bytes += self._length(event)
