@@ -164,6 +164,36 @@ async def test_who_waits_for_the_client_counts(world: World) -> None:
     await again.take(NEW_CONN)
 
 
+@ensureDeferred
+async def test_rules_that_are_new_hold_for_those_who_waited(world: World) -> None:
+    server, port = world.server(hold=60.0), free_port()
+    link = await world.raw_extended(server, port, capabilities=CAPABILITIES)
+    link.abort()
+    await world.sessions(server, 0)
+    here, other = await world.visitor(port), await world.visitor(port, OTHER)
+    await until(lambda: len(server.visitors) == 2)
+    again = await world.raw_extended(server, capabilities=CAPABILITIES)
+    again.put(INIT, 0, b'%d:local\n{"deny": ["127.0.0.1"]}' % port)
+    await again.take(NEW_CONN)
+    await is_refused(here)
+    await again.is_alive()
+    assert NEW_CONN not in [kind for kind, _, _ in again.frames]
+    assert not other.over
+
+
+@ensureDeferred
+async def test_port_whose_connections_are_transports(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtunnel.reverse.server.ports.give_sockets", lambda _port, _factory: None)
+    tunnel = await Tunnel.begin(world, Rules(deny=(ip_network(OTHER),), connections=1))
+    first = await tunnel.visitor()
+    await is_served(first)
+    await is_refused(await tunnel.visitor())
+    await is_refused(await tunnel.visitor(OTHER))
+    first.close()
+    await until(lambda: not tunnel.server.visitors)
+    await is_served(await tunnel.visitor())
+
+
 @BOTH_PLANES
 @ensureDeferred
 async def test_members_of_a_group_count_together(world: World) -> None:

@@ -104,8 +104,11 @@ async def test_name_that_was_freed(world: World) -> None:
 
 
 @BOTH_PLANES
+@pytest.mark.parametrize("kind", ["bare socket", "transport"])
 @ensureDeferred
-async def test_rules_of_a_name(world: World) -> None:
+async def test_rules_of_a_name(world: World, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "transport":
+        monkeypatch.setattr("rtunnel.upkeep.listening.give_sockets", lambda _port, _factory: None)
     server = https_server(world)
     await publish(world, server, NAME, "other.example.org")
     group = server.names.https(NAME)
@@ -128,3 +131,4 @@ async def test_rules_of_a_name(world: World) -> None:
     visitors[0].close()
     await until(lambda: len(server.visitors) == 2)
     await (await visit(world, server, hello(NAME))).has(hello(NAME))
+    assert not waiting(server)

@@ -17,7 +17,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
-from rtunnel.access.limits import Limits
+from rtunnel.access.limits import MAY_NOT_COME, Limits
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules, rules_as_json
 from rtunnel.errors import Code, Refused
@@ -276,7 +276,9 @@ class Group:
         waiting, self._waiting = self._waiting, {}
         for each in waiting:
             self._visitors.discard(each)
-            if not self._give(each.visitor):
+            if not self.limits.admits(getattr(each.visitor.address, "host", "")):
+                self._refuse(self, each.visitor, MAY_NOT_COME)  # the rules have changed
+            elif not self._give(each.visitor):
                 each.visitor.abort()
         self._answer()
 
