@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rtunnel.access.public import Public
 from rtunnel.access.rights import Rights, read_clients
+from rtunnel.access.rules import Rules
 from rtunnel.access.tokens import Token, find_token
 from rtunnel.errors import Code, Refused
 from rtunnel.host_names import covers
@@ -137,6 +138,10 @@ class Admission:
         rights = self._rights_of(name)
         if rights is not None and rights.links is not None and others >= rights.links:
             raise Refused(Code.LIMIT, f"this client may have {rights.links} links")
+
+    def limits_of(self, name: str) -> Rules:
+        """Return what visitors of the client *name* may do at each of its tunnels, as the clients file has it."""
+        return (self._rights_of(name) or _EVERYTHING).limits
 
     def check_tunnel(self, name: str, public: Public, tunnels: int) -> None:
         """Check whether the client *name* may have its tunnels, one of which is at *public*.

@@ -9,6 +9,8 @@ The file is a mapping from names to rights::
       streams: 100
       links: 2
       shared: false             # may it serve the shared public port; true without this key
+      deny: 192.0.2.0/24        # which visitors may come to each of its tunnels, and how often: in addition to the ...
+      max-connections: 20       # ... rules of the tunnel, and with the same keys, see rtunnel.access.rules.LIMITS
     phone:
       token: 4f7a...            # identifies this client on a link without a certificate
     "*": {ports: none}          # every other client; without this entry the others are turned away
@@ -19,9 +21,10 @@ A client whose name has no mapping may do all that the server's options allow.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from rtunnel.access.rules import LIMITS, Rules, read_rules
 from rtunnel.access.tokens import Token, add_token
 from rtunnel.addresses import PortRanges
 from rtunnel.coercions import boolean, host_patterns, integer, port_ranges
@@ -32,7 +35,8 @@ from rtunnel.errors import ConfigError
 #: The name of the entry for all clients without an entry of their own.
 EVERYBODY = "*"
 _MANY = 1_000_000
-_KEYS = ("ports", "hosts", "tunnels", "streams", "links", "shared", "token")
+_KEYS = ("ports", "hosts", "tunnels", "streams", "links", "shared", "token", *LIMITS)
+_LIMITS = tuple(key.replace("-", "_") for key in LIMITS)
 
 _count = integer(0, _MANY)
 
@@ -47,6 +51,7 @@ class Rights:
     :ivar shared: whether it may serve the shared public port.
     :ivar hosts: the host names that it may ask for, see :func:`rtunnel.host_names.host_pattern`.
     :ivar links: how many links it may have at once; of a client without a name, how many its address may have.
+    :ivar limits: what its visitors may do at each of its tunnels, besides the rules that the client gives them.
     """
 
     ports: PortRanges | None = None
@@ -55,6 +60,7 @@ class Rights:
     shared: bool = True
     links: int | None = None
     hosts: tuple[str, ...] | None = None
+    limits: Rules = field(default_factory=Rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,8 @@ def read_clients(path: Path) -> Clients:
     for name, entry in _entries(path).items():
         where = f"{path}: '{name}'"
         values = keys_with_underscores(entry, where)
-        for key in values:
+        for name_of_key in values:
+            key = name_of_key.replace("_", "-")
             if key not in _KEYS:
                 raise ConfigError(f"{where}: unknown key '{key}'{suggestion(key, _KEYS)}")
         key = ""
@@ -104,7 +111,11 @@ def read_clients(path: Path) -> Clients:
             shared = boolean(values[key]) if key in values else True
         except ConfigError as error:
             raise ConfigError(f"{where}: key '{key}': {error}") from error
-        rights[name] = Rights(ports, tunnels, streams, shared, links, hosts)
+        try:
+            limits = read_rules({key: values[key] for key in _LIMITS if key in values}, protocol="")
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        rights[name] = Rights(ports, tunnels, streams, shared, links, hosts, limits)
     return Clients(rights, tuple(tokens.values()))
 
 

@@ -149,7 +149,7 @@ class Rules:
 def read_rules(written: Mapping[str, object], protocol: str = "http", *, ends_tls: bool = False) -> Rules:
     """Read rules as the file has them, or as they came with INIT.
 
-    :param protocol: the tunnel's. Rules that it cannot have are refused.
+    :param protocol: the tunnel's. Rules that it cannot have are refused. Empty: they are for tunnels of all kinds.
     :param ends_tls: TLS of ``https`` ends where the rules are kept, so that requests are seen there.
     :raises ConfigError: something is wrong; the message names the key.
     """
@@ -359,5 +359,7 @@ _KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "redirect-https": ("redirect_https", boolean),
 }
 
+#: The rules that the clients file can have too, where they hold for each tunnel of a client.
+LIMITS = ("allow", "deny", "max-connections", "max-connection-rate", "max-requests")
 #: The keys of rules, as settings have them.
 KEYS = tuple(key.replace("-", "_") for key in _KEYS)

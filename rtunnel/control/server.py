@@ -60,5 +60,5 @@ def _tunnel(server: TunnelServer, session: ServerSession, backend: Backend) -> d
         "published": backend.public is not None,
         "ready": backend.is_ready,
         "group": backend.rules.group or None,
-        "visitors": server.descriptors.held_for((session, backend.number)),
+        "visitors": server.descriptors.held_for(backend.owner),
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from rtunnel.access.public import Public
 from rtunnel.relay.bare_port import Accepted
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, format_address
@@ -13,6 +14,21 @@ from rtunnel.reverse.carriers.sockets import has_socket
 
 #: The most that :meth:`Visitor.take_socket` reads, in bytes: the head of a request, or a TLS hello.
 MOST_FIRST = 4096
+
+
+class Owner(NamedTuple):
+    """What a visitor is counted for.
+
+    :ivar public: the place to which he has come.
+    :ivar client: who serves him, as it is known when it comes back; None: nobody yet.
+    :ivar session: the link of that client.
+    :ivar number: the tunnel's, on that link.
+    """
+
+    public: Public
+    client: Any = None
+    session: Any = None
+    number: int = 0
 
 
 class Visitor:
@@ -23,10 +39,11 @@ class Visitor:
     :param first: what was read of the connection before; empty: :meth:`take_socket` reads what is there.
     :ivar name: *address* as logs and the wire show it.
     :ivar prefix: the key under which *address* is counted.
+    :ivar owner: what it is counted for; None: nothing yet.
     :ivar first: what was read, which comes before all that the connection brings.
     """
 
-    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "name", "prefix")
+    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "name", "owner", "prefix")
 
     def __init__(
         self,
@@ -38,6 +55,7 @@ class Visitor:
         self.address = address
         self.name = format_address(address)
         self.prefix = address_prefix(address)
+        self.owner: Owner | None = None
         self.first = first
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None

@@ -224,6 +224,11 @@ class Descriptors:
         share, owned = self._addresses.get(address), self._owners.get(owner)
         return len(share.get(owned, ())) if share is not None and owned is not None else 0
 
+    def count_if(self, address: str, is_one: Callable[[Hashable], bool]) -> int:
+        """Return how many places *address* has for owners of this kind. It takes the longer the more owners it has."""
+        share = self._addresses.get(address)
+        return sum(len(part) for owned, part in share.items() if is_one(owned.key)) if share is not None else 0
+
     def held_for(self, owner: Hashable) -> int:
         """Return how many descriptors holders have for *owner*; see :meth:`add`."""
         owned = self._owners.get(owner)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rtunnel.access.rights import Rights, read_clients
+from rtunnel.access.rules import Rules
 from rtunnel.access.tokens import find_token
 from rtunnel.addresses import PortRanges
 from rtunnel.errors import ConfigError
@@ -67,6 +69,25 @@ def test_host_names(text: str, expected: tuple[str, ...], clients: Any) -> None:
     assert found.rights_of("old") == Rights()
 
 
+def test_limits_of_visitors(clients: Any) -> None:
+    text = """
+        laptop:
+          allow: [192.0.2.0/24, "2001:db8::/32"]
+          deny: 192.0.2.7
+          max-connections: 20
+          max_connection_rate: 0.2
+          max-requests: 10
+        old: {allow:}
+    """
+    found = read_clients(clients(text))
+    rights = found.rights_of("laptop")
+    assert rights is not None
+    assert rights.limits == Rules(
+        (IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::/32")), (IPv4Network("192.0.2.7"),), 20, 0.2, requests=10
+    )
+    assert found.rights_of("old") == Rights()
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -85,6 +106,15 @@ def test_host_names(text: str, expected: tuple[str, ...], clients: Any) -> None:
         ("laptop: {token: short}", "'laptop': key 'token': is not a token: it has 5 characters"),
         ("a: {token: correct-horse}\nb: {token: correct-horse}", "'b': key 'token': is a token that occurs twice"),
         ("'*': {token: correct-horse}", "key 'token': cannot be everybody's"),
+        ("laptop: {max-connection: 1}", "'laptop': unknown key 'max-connection'; did you mean 'max-connections'?"),
+        (
+            "laptop: {max-connections: 0}",
+            "'laptop': key 'max-connections': 0 is out of range; write a whole number from",
+        ),
+        ("laptop: {max_connection_rate: x}", "key 'max-connection-rate': 'x' is not a number of connections a second"),
+        ("laptop: {allow: 10.0.0.1/8}", "'laptop': key 'allow': '10.0.0.1/8' is not a network; write 10.0.0.0/8"),
+        ("laptop: {allow: none}", "'laptop': key 'allow': has no network; write one such as 192.0.2.0/24, or leave"),
+        ("laptop: {group: web}", "'laptop': unknown key 'group'"),
         ("8000: {}", "8000 is not a name; put it in quotes"),
         ("a: {}\na: {}", "key 'a' occurs twice; keep one"),
     ],

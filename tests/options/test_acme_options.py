@@ -119,7 +119,7 @@ def test_files_for_all_names_below_one(config: Write, authority: Authority) -> N
             "{publish: 'http:a.org=:1', tls: auto}",
             "key 'tls': is for an entry with 'publish: https:NAME=LOCAL'; leave it",
         ),
-        ("{publish: 'tcp:80=:1', tls: auto}", "key 'tls': is for an entry with 'publish: http:NAME=LOCAL' or"),
+        ("{publish: 'tcp:80=:1', tls: auto}", "key 'tls': is for an entry with 'publish: https:NAME=LOCAL'; leave"),
         ("{local: 80, remote_port: 80, tls: auto}", "key 'tls': is for an entry with"),
         (
             "{publish: 'https:a.org=:1', tls: {certificate: /x.pem, private-key: /x.pem}}",

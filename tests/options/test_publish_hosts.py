@@ -232,11 +232,27 @@ def test_rules_of_https(config: Write) -> None:
             "'redirect-https': is about requests, which the server does not see in https:; leave it out",
         ),
         (
-            "tcp:80=1",
-            "deny: 10.0.0.1",
-            "'deny': is for an entry with 'publish: http:NAME=LOCAL' or 'https:NAME=LOCAL'; leave it out",
+            "udp:53=1",
+            "max-requests: 1",
+            "'max-requests': is about requests, which the server sees only in tunnels of 'publish: http:NAME=LOCAL'",
         ),
-        ("udp:53=1", "max-requests: 1", "'max_requests': is for an entry with 'publish: http:NAME=LOCAL'"),
+        ("tcp:80=1", "redirect_https: true", "'redirect-https': is about requests, which the server sees only in"),
+        (
+            "tcp:80=1",
+            "max-connections: 0",
+            "'max-connections': 0 is out of range; write a whole number from 1 to 1000000",
+        ),
+        (
+            "tcp:80=1",
+            "max-connection-rate: fast",
+            "'max-connection-rate': 'fast' is not a number of connections a second; write one such as 10 or 0.5, from",
+        ),
+        (
+            "http:app=1",
+            "max-connection-rate: 1",
+            "'max-connection-rate': is about connections, and one carries many requests; write max-requests",
+        ),
+        ("tcp:80=1", "allow: none", "'allow': has no network; write one such as 192.0.2.0/24, or leave it out"),
     ],
 )
 def test_mistakes_in_rules(config: Write, publish: str, line: str, message: str) -> None:
@@ -246,10 +262,18 @@ def test_mistakes_in_rules(config: Write, publish: str, line: str, message: str)
     assert str(caught.value).startswith(f"{path}: key 'tunnels': entry 1: key {message}")
 
 
-def test_rules_of_a_port_as_such(config: Write) -> None:
-    path = config("tunnels: [{local: 80, remote-port: 80, allow: 10.0.0.0/8}]")
-    with pytest.raises(usage.UsageError, match=r"entry 1: key 'allow': is for an entry with 'publish: http:"):
-        parse("--config", path)
+@pytest.mark.parametrize(
+    "kind", ["local: 80, remote-port: 80", "local: 80", "publish: 'tcp:80=80'", "publish: 'udp:53=53'"]
+)
+def test_rules_of_a_port(kind: str, config: Write) -> None:
+    path = config(f"tunnels: [{{{kind}, allow: 10.0.0.0/8, max-connections: 3, max-connection-rate: 0.2}}]")
+    (found,) = parse("--config", path)
+    assert found.rules == Rules((IPv4Network("10.0.0.0/8"),), connections=3, connection_rate=0.2)
+
+
+def test_rules_of_each_port_of_a_range(config: Write) -> None:
+    found = parse("--config", entry(config, "deny: 10.0.0.0/8", publish="tcp:8000-8002=9000-9002"))
+    assert [each.rules for each in found] == 3 * [Rules(deny=(IPv4Network("10.0.0.0/8"),))]
 
 
 def test_an_unknown_rule(config: Write) -> None:

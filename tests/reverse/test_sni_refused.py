@@ -104,27 +104,31 @@ async def test_name_that_was_freed(world: World) -> None:
 
 
 @BOTH_PLANES
+@pytest.mark.parametrize("kind", ["bare socket", "transport"])
 @ensureDeferred
-async def test_rules_of_a_name(world: World) -> None:
+async def test_rules_of_a_name(world: World, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "transport":
+        monkeypatch.setattr("rtunnel.upkeep.listening.give_sockets", lambda _port, _factory: None)
     server = https_server(world)
     await publish(world, server, NAME, "other.example.org")
-    backend = server.names.https(NAME)
-    assert backend is not None
-    backend.rules = Rules(deny=(ip_network("127.0.0.0/8"),))
+    group = server.names.https(NAME)
+    assert group is not None
+    group.limits.use([Rules(deny=(ip_network("127.0.0.0/8"),))], 0.0)
     denied = await visit(world, server, hello(NAME))
     await denied.ends()
     assert not denied.received
-    await world.logged(f"closed: its address may not come to https://{NAME}")
+    await world.logged(f"visitor 127.0.0.1 of https://{NAME} refused: its address may not come")
     # A right of its own, for each name.
     await (await visit(world, server, hello("other.example.org"))).has(hello("other.example.org"))
-    backend.rules = Rules(connections=2)
+    group.limits.use([Rules(connections=2)], 0.0)
     visitors = [await visit(world, server, hello(NAME)) for _ in range(2)]
     for visitor in visitors:
         await visitor.has(hello(NAME))
     third = await visit(world, server, hello(NAME))
     await third.ends()
     assert not third.received
-    await world.logged(f"closed: its address has 2 connections to https://{NAME}, the limit")
+    await world.logged(f"visitor 127.0.0.1 of https://{NAME} refused: its address has 2 connections at once, the limit")
     visitors[0].close()
     await until(lambda: len(server.visitors) == 2)
     await (await visit(world, server, hello(NAME))).has(hello(NAME))
+    assert not waiting(server)

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 from twisted.logger import LogEvent, LogLevel, formatEvent
 
+from rtunnel.access.rules import Rules
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server.service import TunnelServer
@@ -20,6 +21,7 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.reverse.net import HELLO, HOST, INIT, READY, LocalService, Peer, RawLink, connect, hello, reactor, until
 
+NO_RULES = Rules()
 #: As quick as tests can bear.
 QUICK = LinkLimits(keepalive_interval=0.1, dead_after=0.4)
 #: Ends that look after their links as often, but never take one for dead because the machine is busy.
@@ -78,6 +80,7 @@ class World:
         server: int | TunnelServer | ReferenceServer,
         *tunnels: tuple[int, int | str],
         proxy_protocol: str = "",
+        rules: Rules = NO_RULES,
         **more: Any,
     ) -> Any:
         """A client; its tunnels are pairs of a remote port and a local one, or a service as operators write it."""
@@ -93,6 +96,7 @@ class World:
                     remote,
                     DialAddress.parse(local if isinstance(local, str) else f"{HOST}:{local}"),
                     proxy_protocol=proxy_protocol,
+                    rules=rules,
                 )
                 for remote, local in tunnels
             ),
@@ -143,14 +147,14 @@ class World:
         self._listening.remove(local)
         await local.stop()
 
-    async def visitor(self, port: int, **options: Any) -> Peer:
-        """Somebody connected to *port*."""
-        peer: Peer = await self.join(port, Peer(**options))
+    async def visitor(self, port: int, source: str = HOST, **options: Any) -> Peer:
+        """Somebody connected to *port*, from the address *source*."""
+        peer: Peer = await self.join(port, Peer(**options), source)
         return peer
 
-    async def join(self, port: int, peer: Any) -> Any:
+    async def join(self, port: int, peer: Any, source: str = HOST) -> Any:
         self._peers.append(peer)
-        await connect(port, peer)
+        await connect(port, peer, source)
         return peer
 
     async def raw(self, server: TunnelServer | int) -> RawLink:

@@ -178,7 +178,7 @@ class DataPool:
         waiting = Waiting(self.turn_away, visitor, tunnel, self.reactor.seconds() + PATIENCE)
         self._waiting[waiting] = None
         self._session.memory.add(waiting.held)
-        self._server.visitors.add(waiting, visitor.prefix, (self._session, tunnel))
+        self._server.visitors.add(waiting, visitor.prefix, visitor.owner)
         self._session.count_streams()
         return True
 
@@ -197,12 +197,12 @@ class DataPool:
         if DebugLog.is_wanted:
             what = "visitor {visitor} of tunnel {tunnel} of client {peer} has a connection of its own"
             self.log.debug(what, visitor=visitor.name, tunnel=tunnel, peer=self._session.peer_name)
-        memory, owner = self._session.memory, (self._session, tunnel)
+        memory = self._session.memory
         self._busy[connection] = None
         if theirs is not None:
             relay = LocalSocket(self._server.poller, theirs, connection, self._ended, memory.add)
             self._used[relay] = None
-            self._server.visitors.add(relay, visitor.prefix, owner)
+            self._server.visitors.add(relay, visitor.prefix, visitor.owner)
             self._session.count_streams()
             connection.open(tunnel, visitor.name, 0, relay, visitor.first)
             memory.add(relay.held)
@@ -211,7 +211,7 @@ class DataPool:
         stream = RecordStream(connection, end := visitor.socket_end(), self._ended)
         memory.add(stream.held)
         self._used[stream] = None
-        self._server.visitors.add(end, visitor.prefix, owner)
+        self._server.visitors.add(end, visitor.prefix, visitor.owner)
         self._session.count_streams()
         connection.open(tunnel, visitor.name, 0, stream)
         end.attach(stream, visitor.first)

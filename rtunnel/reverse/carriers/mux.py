@@ -39,7 +39,7 @@ class Mux:
             self.log.debug("visitor {visitor} is lost: {why}", visitor=visitor.name, why=error)
             self._link.reset(stream, Code.CONNECTION_LOST, "the visitor is lost")
         else:
-            self._visitors.add(end, visitor.prefix, (self._protocol, tunnel))
+            self._visitors.add(end, visitor.prefix, visitor.owner)
             end.attach(LinkStream(self._protocol, stream, end), visitor.first)
         self._protocol.flush()
         return True

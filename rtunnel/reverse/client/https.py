@@ -7,11 +7,13 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from rtunnel.access.limits import Limits
 from rtunnel.access.passwords import Passwords, PasswordThreads
 from rtunnel.host_names import canonical
 from rtunnel.relay.interfaces import IStream
 from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.sockets import format_host_port
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.connection import HttpConnection
@@ -106,9 +108,16 @@ class HttpsHouse(HttpHouse):
             end.dial(service.endpoint, lambda failure: user.dial_failed(service, failure))
             return True
 
-        return self.build_target(
-            settings.rules, f"https://{settings.host}", Upstreams(open_stream, self.seconds, _do_nothing)
-        )
+        what = f"https://{settings.host}"
+
+        def refused(address: str, why: str) -> None:
+            format = f"visitor {{host}} of {{place}} refused: {why}"
+            self._log_limiter.info(format, host=address, place=what, peer=format_host_port(address, 0))
+
+        limits = Limits()
+        limits.use([settings.rules], self.seconds())
+        upstreams = Upstreams(open_stream, self.seconds, _do_nothing)
+        return self.build_target(settings.rules, limits, what, upstreams, refused)
 
     def targets(self) -> list[Target]:
         """See :class:`HttpHouse`."""

@@ -128,6 +128,13 @@ class UdpPort:
             else:
                 flow.rest()
 
+    def limits_changed(self) -> None:
+        """End flows of visitors who may no longer come."""
+        admits = self.backend.group.limits.admits
+        for flow in list(self._flows.values()):
+            if not admits(flow.source[0]):
+                flow.end("its address may not come any more")
+
     def stopListening(self) -> None:
         """Close the port, and end its flows."""
         self._socket.close()
@@ -138,11 +145,16 @@ class UdpPort:
         flow = self._flows.get(source)
         if flow is None:
             datagrams: ServerDatagrams | None = self.backend.session.datagrams
-            if datagrams is None:
+            group = self.backend.group
+            if datagrams is None or group is None:
                 self.drop("its client is away")
                 return
             name = format_host_port(source[0], source[1])
-            if not self._new.take(text_prefix(name), 1, self._clock.seconds()):
+            prefix = text_prefix(name)
+            if why := group.why_not(source[0], prefix, self.table.count):
+                group.refused(source[0], name, why)
+                return
+            if not self._new.take(prefix, 1, self._clock.seconds()):
                 self.drop("too many flows begin")
                 return
             flow = self._flows[source] = _VisitorFlow(self, source, name, datagrams)

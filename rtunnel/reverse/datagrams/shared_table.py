@@ -36,6 +36,13 @@ class SharedFlowTable(FlowTable):
         super().add(flow)
         self._places[0].add(flow, text_prefix(flow.name))
 
+    def count(self, address: str) -> int:
+        """Return how many flows an address has.
+
+        :param address: the key under which it is counted.
+        """
+        return sum(len(places.of(address)) for places in self._places)
+
     def use(self, flow: Flow, *, answer: bool) -> None:
         """See :class:`FlowTable`."""
         super().use(flow, answer=answer)

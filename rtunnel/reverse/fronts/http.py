@@ -8,6 +8,7 @@ HttpFront +-- HttpConnection      one for each connection of a visitor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -19,9 +20,9 @@ from rtunnel.errors import Code
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import format_address
+from rtunnel.relay.sockets import format_address, format_host_port
 from rtunnel.reverse.fronts.balanced import Balanced
-from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.public import Owner, Visitor
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.held import HeldRequest
 from rtunnel.reverse.server.hosts import HostNames
@@ -61,10 +62,11 @@ class UpstreamVisitor(Visitor):
 
     __slots__ = ("_upstream",)
 
-    def __init__(self, upstream: Upstream, visitor: HttpVisitor) -> None:
+    def __init__(self, upstream: Upstream, visitor: HttpVisitor, owner: Owner) -> None:
         self.address = None
         self.name = visitor.name
         self.prefix = visitor.prefix
+        self.owner = owner
         self.first = b""
         self._upstream = upstream
 
@@ -159,7 +161,11 @@ class HttpFront(HttpHouse, LandingFactory):
         group = self._group_for(head, connection)
         if isinstance(group, Answer):
             return group
-        return self._hold(group, head, connection) if group.is_held else self._target(group)
+        if not group.is_held:
+            return self._target(group)
+        if group.limits.admits(self.whose(head, connection)[0]):
+            return self._hold(group, head, connection)
+        return self._known(group).target  # which refuses it
 
     def _group_for(self, head: RequestHead, connection: IConnection) -> Group | Answer:
         names = self._server.names
@@ -196,15 +202,19 @@ class HttpFront(HttpHouse, LandingFactory):
         known = self._targets.get(group)
         if known is None or known.rules is not group.rules:
             balanced = known.balanced if known is not None else Balanced(group, self._upstreams)
-            target = self.build_target(group.rules, str(group.public), balanced)
+            what, refused = str(group.public), partial(self._refused, group)
+            target = self.build_target(group.rules, group.limits, what, balanced, refused)
             known = self._targets[group] = _Known(group.rules, target, balanced)
         return known
+
+    def _refused(self, group: Group, address: str, why: str) -> None:
+        group.refused(address, format_host_port(address, 0), why)
 
     def _upstreams(self, backend: Backend) -> Upstreams:
         def open_stream(upstream: Upstream, visitor: HttpVisitor) -> bool:
             # The number may be that of another tunnel by now.
             if backend.public is None or not backend.session.open_visitor(
-                backend.number, UpstreamVisitor(upstream, visitor)
+                backend.number, UpstreamVisitor(upstream, visitor, backend.owner)
             ):
                 return False
             upstream.start()

@@ -284,10 +284,11 @@ class SniFront(LandingFactory):
             hello = None  # that shows again
         if hello is not None and hello.name is not None:
             group = self.house.names.https(hello.name)
-            if group is not None and not self._why_not(group, address):
+            if group is not None:
                 visitor = Visitor(address, accepted, self.house.visitors.discard, data)
-                if group.take(visitor):
-                    return
+                if not group.take(visitor):
+                    self._cannot_take(BareGuest(self, accepted, address), group)
+                return
         guest = BareGuest(self, accepted, address)
         if data:
             guest.take(data)
@@ -344,25 +345,14 @@ class SniFront(LandingFactory):
             why = "nobody publishes https://{host}" if hello.name is not None else "it asks for no host by name (SNI)"
             guest.refuse(why, fatal_alert(UNRECOGNIZED_NAME), host=hello.name)
             return
-        why = self._why_not(group, guest.address)
-        if why:
-            guest.refuse(why, place=group.public, count=group.rules.connections)
-        elif group.take(guest.visitor()):
+        if group.take(guest.visitor()):
             self.waiting.discard(guest)
         else:
-            what = "the client of {place} cannot take it now"
-            guest.refuse(what, fatal_alert(INTERNAL_ERROR), place=group.public)
+            self._cannot_take(guest, group)
 
-    def _why_not(self, group: Group, address: Any) -> str:
-        """Return the format of the reason why the rules keep a visitor out; empty if they do not."""
-        rules = group.rules
-        if not rules.admits(getattr(address, "host", "")):
-            return "its address may not come to {place}"
-        if rules.connections is not None:
-            count, prefix = self.house.visitors.descriptors.count, address_prefix(address)
-            if sum(count(prefix, (member.session, member.number)) for member in group) >= rules.connections:
-                return "its address has {count} connections to {place}, the limit"
-        return ""
+    def _cannot_take(self, guest: Guest, group: Group) -> None:
+        what = "the client of {place} cannot take it now"
+        guest.refuse(what, fatal_alert(INTERNAL_ERROR), place=group.public)
 
     def stopFactory(self) -> None:
         """Close the connections whose hello is not complete."""

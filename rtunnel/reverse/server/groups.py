@@ -9,17 +9,19 @@ can join, and the rules of all members must be the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from hmac import compare_digest
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 
+from rtunnel.access.limits import MAY_NOT_COME, Limits
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules, rules_as_json
-from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.public import Owner, Visitor
 from rtunnel.reverse.server.held import HeldRequest, HeldVisitor, Line, Lobby
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.routing import POLICIES
 
 #: Tunnels of one group.
@@ -32,18 +34,32 @@ class Group:
     """The tunnels of one public place.
 
     :param lobby: for visitors who wait.
+    :param refusals: tells who is turned away.
     :param on_over: called with this object when no tunnel is left, and none is waited for.
     :param policy: how visitors are spread if everybody may join; None: only members of a group may.
     :ivar rules: those of all members.
+    :ivar limits: who may come by these rules and by what the clients file says of any member. Where everybody may join,
+        each member has its own.
+    :ivar on_limited: called when *limits* may have changed.
     """
 
     def __init__(
-        self, reactor: Any, public: Public, lobby: Lobby, on_over: Callable[[Group], None], policy: str = ""
+        self,
+        reactor: Any,
+        public: Public,
+        lobby: Lobby,
+        refusals: Refusals,
+        on_over: Callable[[Group], None],
+        policy: str = "",
     ) -> None:
         self.public = public
         self.rules = Rules()
+        self.limits = Limits("flows" if public.protocol == "udp" else "connections")
+        self.on_limited: Callable[[], None] = _do_nothing
         self._reactor = reactor
         self._lobby = lobby
+        self._visitors = lobby.visitors
+        self._refusals = refusals
         self._on_over = on_over
         self._is_open = bool(policy)
         self._backends = POLICIES[policy or self.rules.balance](by_link=not policy)
@@ -60,7 +76,7 @@ class Group:
 
     # Members
 
-    def why_not(self, backend: Backend) -> str:
+    def why_apart(self, backend: Backend) -> str:
         """Return why *backend* may not serve beside the members, as its operator should know it; empty if it may."""
         if self._is_open or not self._members:
             return ""
@@ -83,11 +99,13 @@ class Group:
             if not self.may_return(backend):
                 self._line.turn_away()
             if not self._is_open:
-                self.rules = backend.rules
+                if backend.rules != self.rules:
+                    self.rules = backend.rules
                 self._backends = POLICIES[self.rules.balance](by_link=True)
         backend.group = self
         self._members[backend] = None
         self._backends.join(backend)
+        self.limit(backend)
         if self._line:
             # Behind READY. Those for whom there is no room yet wait until the time is over.
             self._line.serve_soon()
@@ -111,6 +129,7 @@ class Group:
         self._backends.leave(backend)
         backend.group = None
         if self._members:
+            self.limit(backend)
             return
         self._last_holder = backend.session.holder
         self._line.stop_serving()
@@ -147,6 +166,48 @@ class Group:
         self._line.turn_away()
         if not self._members:
             self._on_over(self)
+
+    # Who may come
+
+    def limit(self, backend: Backend) -> None:
+        """Let the rules of *backend*, which has joined, left or changed, hold from now on."""
+        now = self._reactor.seconds()
+        if self._is_open:
+            backend.limits.use((backend.rules, backend.granted), now)
+        else:
+            granted = {id(member.granted): member.granted for member in self._members}
+            self.limits.use((self.rules, *granted.values()), now)
+            self.on_limited()
+
+    def why_not(self, address: str, prefix: str, at_once: Callable[[str], int]) -> str:
+        """Return why the rules refuse a new visitor; see :meth:`Limits.why_not`."""
+        return self.limits.why_not(address, prefix, at_once, self._reactor.seconds())
+
+    def _count_here(self, prefix: str) -> int:
+        return self._visitors.descriptors.count_if(prefix, self._is_here)
+
+    def _is_here(self, owner: Hashable) -> bool:
+        return isinstance(owner, Owner) and owner.public == self.public
+
+    def _why_not_to(self, backend: Backend, visitor: Visitor) -> str:
+        client = backend.owner.client
+
+        def is_its(owner: Hashable) -> bool:
+            return self._is_here(owner) and isinstance(owner, Owner) and owner.client == client
+
+        def count(prefix: str) -> int:
+            return self._visitors.descriptors.count_if(prefix, is_its)
+
+        address = getattr(visitor.address, "host", "")
+        return backend.limits.why_not(address, visitor.prefix, count, self._reactor.seconds())
+
+    def refused(self, address: str, name: str, why: str) -> None:
+        """Tell who was turned away; see :meth:`Refusals.refused`."""
+        self._refusals.refused(self, self.public, address, name, why)
+
+    def _refuse(self, by: Group | Backend, visitor: Visitor, why: str) -> None:
+        self._refusals.refused(by, self.public, getattr(visitor.address, "host", ""), visitor.name, why)
+        visitor.abort()
 
     # Visitors
 
@@ -185,17 +246,40 @@ class Group:
             yield backend
 
     def take(self, visitor: Visitor) -> bool:
-        """Give a visitor to a tunnel, or let him wait for one. Return False if neither can be."""
-        if self.is_held:
-            HeldVisitor(self._lobby, self._line, self, visitor, self._serve)
+        """Give a visitor to a tunnel, let him wait for one, or turn him away if he may not come.
+
+        :returns: False if nobody can serve him now, and he cannot wait.
+        """
+        visitor.owner = Owner(self.public)
+        why = self.why_not(getattr(visitor.address, "host", ""), visitor.prefix, self._count_here)
+        if why:
+            self._refuse(self, visitor, why)
             return True
-        return any(backend.session.open_visitor(backend.number, visitor) for backend in self.candidates(visitor.prefix))
+        if self.is_held:
+            HeldVisitor(self._lobby, self._line, visitor.owner, visitor, self._serve)
+            return True
+        return self._give(visitor, has_waited=False)
 
     def _serve(self, visitor: Visitor) -> bool:
-        return any(
-            backend.session.has_room(backend.number) and backend.session.open_visitor(backend.number, visitor)
-            for backend in self.candidates(visitor.prefix)
-        )
+        """Give a visitor who has waited to a tunnel; return False if none has room for him yet."""
+        if not self.limits.admits(getattr(visitor.address, "host", "")):
+            self._refuse(self, visitor, MAY_NOT_COME)  # the rules have changed
+            return True
+        return self._give(visitor, has_waited=True)
+
+    def _give(self, visitor: Visitor, *, has_waited: bool) -> bool:
+        refusal: tuple[Backend, str] | None = None
+        for backend in self.candidates(visitor.prefix):
+            if has_waited and not backend.session.has_room(backend.number):
+                continue
+            visitor.owner = backend.owner
+            if self._is_open and (why := self._why_not_to(backend, visitor)):
+                refusal = backend, why
+            elif backend.session.open_visitor(backend.number, visitor):
+                return True
+        if refusal is not None:
+            self._refuse(refusal[0], visitor, refusal[1])
+        return refusal is not None
 
     def ask(self, has_room: Callable[[], bool]) -> HeldRequest:
         """Let an HTTP request wait. Only if the place :attr:`is_held`.
@@ -226,3 +310,7 @@ def why_apart(what: object, own: Rules, others: Rules) -> str:
     if others.group:
         return f"{what} is served by a group of clients; to join it, write its 'group' and 'group-key'"
     return f"{what} is served by another client"
+
+
+def _do_nothing() -> None:
+    pass

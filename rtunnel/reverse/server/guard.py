@@ -13,7 +13,9 @@ from twisted.logger import Logger
 from rtunnel.access.admission import Admission
 from rtunnel.errors import ConfigError, Refused
 from rtunnel.reverse.door import Door, Incoming
+from rtunnel.reverse.server.granted import grant
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.tls.credentials import Loaded
@@ -35,6 +37,7 @@ class IGuarded(Protocol):
     door: Door
     log_limiter: LogLimiter
     memory: Memory
+    refusals: Refusals
     sessions: Roster[ServerSession]
 
     def check_tunnel(self, backend: Backend) -> None: ...
@@ -57,7 +60,16 @@ class Guard(PeriodicService):
 
     def look(self) -> None:
         """Check the files, and enforce what they say."""
-        do_all([self._server.log_limiter.tick, self._server.memory.tick, self._look_at_tls, self._look_at_rights])
+        server = self._server
+        do_all(
+            [
+                server.log_limiter.tick,
+                server.refusals.tick,
+                server.memory.tick,
+                self._look_at_tls,
+                self._look_at_rights,
+            ]
+        )
 
     def _look_at_rights(self) -> None:
         try:
@@ -118,3 +130,5 @@ class Guard(PeriodicService):
                 self._server.check_tunnel(backend)
             except Refused as refusal:
                 session.revoke_tunnel(backend, refusal)
+            else:
+                grant(self._server.admission, backend)

@@ -16,6 +16,7 @@ from rtunnel.host_names import canonical, canonical_path, host_pattern, patterns
 from rtunnel.reverse.server.groups import Group, why_apart
 from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.interfaces import Backend, ISession
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.take_over import make_way
 
 
@@ -36,7 +37,7 @@ class _Name:
     def why_not(self, public: Public, backend: Backend) -> str:
         """Return why *backend* may not serve *public*; empty if it may. See :meth:`Group.why_not`."""
         group = self.find(public)
-        if group is not None and (why := group.why_not(backend)):
+        if group is not None and (why := group.why_apart(backend)):
             return why
         for each in self.groups():
             is_others = any(member.session is not backend.session for member in each)
@@ -60,11 +61,13 @@ class HostNames:
     """All host names that are published now.
 
     :param lobby: for visitors who wait.
+    :param refusals: tells who is turned away.
     """
 
-    def __init__(self, reactor: Any, lobby: Lobby) -> None:
+    def __init__(self, reactor: Any, lobby: Lobby, refusals: Refusals) -> None:
         self._reactor = reactor
         self._lobby = lobby
+        self._refusals = refusals
         self._names: dict[str, _Name] = {}
 
     def __len__(self) -> int:
@@ -99,7 +102,7 @@ class HostNames:
             name = self._names[public.host] = _Name()
         group = name.find(public)
         if group is None:
-            group = Group(self._reactor, public, self._lobby, self._forget)
+            group = Group(self._reactor, public, self._lobby, self._refusals, self._forget)
             if public.protocol == "https":
                 name.https = group
             else:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rtunnel.access.limits import Limits
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
-from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.public import Owner, Visitor
 from rtunnel.wire.server_link import ServerLink
 
 
@@ -45,6 +46,9 @@ class Backend:
     :ivar asked: where its visitors should connect.
     :ivar public: where they do connect; None until there is such a place.
     :ivar rules: who may come, how much, who else serves the place, and what is done with requests.
+    :ivar granted: what the clients file says of its visitors, in addition.
+    :ivar told: what its client was told last about that.
+    :ivar limits: at the shared port, all of that; elsewhere its group has them.
     :ivar group: the group by which it serves; None until it does, and afterwards.
     :ivar is_ready: its service answers, as far as its client has said.
     :ivar avoided_until: it has just refused a request, so that others come first until then.
@@ -56,6 +60,9 @@ class Backend:
     asked: Public
     public: Public | None = None
     rules: Rules = field(default_factory=Rules)
+    granted: Rules = field(default_factory=Rules)
+    told: str = ""
+    limits: Limits = field(default_factory=Limits)
     group: Any = None
     is_ready: bool = True
     avoided_until: float = 0.0
@@ -65,3 +72,8 @@ class Backend:
     def place(self) -> Public:
         """What it is called in logs."""
         return self.public or self.asked
+
+    @property
+    def owner(self) -> Owner:
+        """What its visitors are counted for."""
+        return Owner(self.place, self.session.known_as or self.session, self.session, self.number)

@@ -24,6 +24,7 @@ from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.take_over import make_way
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.accepting import pause_when_full
@@ -84,13 +85,15 @@ class PublicPorts:
 
     :param interface: IP address to listen on; empty for all IPv4 addresses.
     :param lobby: for visitors who wait.
+    :param refusals: tells who is turned away.
     """
 
-    def __init__(self, reactor: Any, interface: str, lobby: Lobby) -> None:
+    def __init__(self, reactor: Any, interface: str, lobby: Lobby, refusals: Refusals) -> None:
         self._reactor = reactor
         self._interface = interface
         self._lobby = lobby
         self._limiter = lobby.limiter
+        self._refusals = refusals
         self._held: dict[Public, _Held] = {}
         self._closing: dict[Public, Deferred[None]] = {}
         self._parked: dict[Public, _Parked] = {}
@@ -106,12 +109,12 @@ class PublicPorts:
         """
         claimant = backend.session
         held = self._held.get(public)
-        if held is not None and (why := held.group.why_not(backend)):
+        if held is not None and (why := held.group.why_apart(backend)):
             await make_way(self._reactor, public, held.group, claimant, Refused(Code.PORT_IN_USE, why))
         while public in self._closing:
             await self._closing[public]
         held = self._held.get(public)
-        if held is not None and (why := held.group.why_not(backend)):
+        if held is not None and (why := held.group.why_apart(backend)):
             # Somebody else was quicker.
             raise Refused(Code.PORT_IN_USE, why, f"client {next(iter(held.group)).session.peer_name}")
         if self._stopping:
@@ -119,7 +122,7 @@ class PublicPorts:
         if not claimant.is_live:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
         if held is None:
-            group = Group(self._reactor, public, self._lobby, self._stop)
+            group = Group(self._reactor, public, self._lobby, self._refusals, self._stop)
             held = self._held[public] = _Held(group, await self._listen_or_refuse(public, backend, group))
         held.group.join(backend)
         return format_address(held.port.getHost())
@@ -142,10 +145,13 @@ class PublicPorts:
             if parked is not None and parked.known_as == backend.session.known_as:
                 parked.end.cancel()
                 del self._parked[public]
-                parked.port.backend = backend
-                return parked.port
-            self._end_parked(public)
-            return UdpPort(self._reactor, self._interface, number, backend, self._limiter)
+                port = parked.port
+                port.backend = backend
+            else:
+                self._end_parked(public)
+                port = UdpPort(self._reactor, self._interface, number, backend, self._limiter)
+            group.on_limited = port.limits_changed
+            return port
         factory = VisitorFactory(self._lobby.visitors, group)
         listening: list[IListeningPort] = []
         await self._endpoint(number).listen(factory).addCallback(listening.append)

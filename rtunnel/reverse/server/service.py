@@ -37,12 +37,15 @@ from rtunnel.reverse.door import Door
 from rtunnel.reverse.fronts.http import HttpFront
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
+from rtunnel.reverse.public import Owner
+from rtunnel.reverse.server.granted import grant
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import PublicPorts, VisitorFactory
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
@@ -104,8 +107,9 @@ class TunnelServer(DrainingService):
         self._full = False
         self.visitors.on_change = self._visitors_changed
         lobby = Lobby(self.visitors, self.memory, self.poller, self.log_limiter)
-        self.ports = PublicPorts(reactor, settings.public_interface, lobby)
-        self.shared_backends = Group(reactor, SHARED, lobby, self._close_shared, settings.route)
+        self.refusals = Refusals(reactor)
+        self.ports = PublicPorts(reactor, settings.public_interface, lobby, self.refusals)
+        self.shared_backends = Group(reactor, SHARED, lobby, self.refusals, self._close_shared, settings.route)
         self.door = Door(self)
         tls = None
         if settings.tls is not None:
@@ -129,7 +133,7 @@ class TunnelServer(DrainingService):
                 reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
             )
             self.shared.setServiceParent(self)
-        self.names = HostNames(reactor, lobby)
+        self.names = HostNames(reactor, lobby, self.refusals)
         self.http, self.named = self._build_named_ports()
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
@@ -232,9 +236,8 @@ class TunnelServer(DrainingService):
 
     def _visitors_changed(self, owner: Any, count: int) -> None:
         """Tell the group of a tunnel how many visitors that has now. Requests are counted elsewhere."""
-        if isinstance(owner, tuple):
-            session, number = owner
-            backend = session.backends.get(number)
+        if isinstance(owner, Owner) and owner.session is not None:
+            backend = owner.session.backends.get(owner.number)
             if backend is not None and backend.group is not None and backend.group.public.protocol != "http":
                 backend.group.set_load(backend, count)
 
@@ -289,6 +292,7 @@ class TunnelServer(DrainingService):
             backend.rules = read_rules(request.rules, request.protocol)
         except ConfigError as error:
             raise Refused(Code.BAD_REQUEST, str(error)) from None
+        grant(self.admission, backend)
         if request.host:
             return await self._open_named(backend)
         is_reference = not backend.session.link.is_extended

@@ -19,6 +19,7 @@ from rtunnel.relay.sockets import address_prefix, is_local, tune_link
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.secured import log_secured
 from rtunnel.reverse.server.carrying import CarryingSession, ICarryingServer
+from rtunnel.reverse.server.granted import grant
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.periodic import do_all
@@ -327,6 +328,7 @@ class ServerSession(CarryingSession):
             place = f"{address}/udp" if request.protocol == "udp" else address
             self._info("{address} -> {local} of client {peer}: published", address=place, local=request.local)
             self.link.accept_tunnel(number, address)
+            grant(self._server.admission, backend)
             for carrier in self.carriers:
                 carrier.tunnels_changed()
         finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from rtunnel.access.limits import Limits
 from rtunnel.access.passwords import Passwords
 from rtunnel.access.rules import Rules
 from rtunnel.relay.sockets import format_host_port, text_prefix
@@ -69,18 +70,22 @@ class HttpHouse:
     def build_target(
         self,
         rules: Rules,
+        limits: Limits,
         what: str,
         upstreams: IUpstreams,
+        on_refused: Callable[[str, str], None],
     ) -> Target:
         """Return what stands for a service.
 
+        :param limits: who may come, by *rules* and perhaps by others.
         :param what: its name on pages.
         :param upstreams: the streams to it.
+        :param on_refused: see :class:`Gate`.
         """
         changes = [*_encoded(rules.request_headers), *([(b"Authorization", None)] if rules.users else [])]
         return Target(
             upstreams,
-            Gate(rules, what, self._passwords, self.seconds()),
+            Gate(limits, rules.users, what, self._passwords, on_refused),
             what,
             changes,
             _encoded(rules.response_headers),
@@ -124,7 +129,7 @@ class HttpHouse:
         target.gate.leave(self.whose(head, connection)[1])
 
     def whose(self, head: RequestHead, connection: IConnection) -> tuple[str, str]:
-        """See :class:`IHttpHouse`."""
+        """Return the address of whose request it is, and the key under which that is counted."""
         visitor = connection.visitor
         if not visitor.is_trusted:
             return visitor.host, visitor.prefix

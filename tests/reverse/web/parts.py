@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from rtunnel.access.limits import Limits
 from rtunnel.access.passwords import Passwords
 from rtunnel.access.rules import Rules
 from rtunnel.relay.interfaces import IStreamUser
@@ -141,7 +142,12 @@ class Service:
         self.is_slow = self.is_full = self.is_stalled = self.is_gone = False
         self._waiting: list[Upstream] = []
         self.upstreams = Upstreams(self._open, web.seconds, self.lost.append)
-        self.target = web.build_target(rules, "app.example.org", self.upstreams)
+        self.refused: list[tuple[str, str]] = []
+        limits = Limits()
+        limits.use([rules], web.seconds())
+        self.target = web.build_target(
+            rules, limits, "app.example.org", self.upstreams, lambda address, why: self.refused.append((address, why))
+        )
 
     def _open(self, upstream: Upstream, visitor: HttpVisitor) -> bool:
         if self.is_full:
