@@ -145,7 +145,7 @@ async def test_a_service_that_does_not_answer_comes_last(world: World, server: T
     links = await group_of(world, server, 3, port)
     links[1].put(STATE, 0, DOWN)
     await links[1].is_alive()
-    assert world.lines(f"its service of port {port} does not answer (connection refused)")
+    assert world.lines(f"its service of port {port} fails its health check (connection refused)")
     assert set(await come(world, port, links, 6)) == {0, 2}
     for link in (links[0], links[2]):
         link.put(STATE, 0, DOWN)

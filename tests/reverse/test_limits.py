@@ -13,6 +13,7 @@ from twisted.logger import LogLevel
 
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.rules import Rules
+from rtunnel.reverse.public import Owner
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.server.session import ServerSession
 from tests.ports import free_port
@@ -71,7 +72,8 @@ class Tunnel:
         """How many connections an address has here."""
         [session] = self.server.sessions
         [backend] = session.backends.values()
-        return self.server.visitors.descriptors.count(prefix, backend.public)
+        descriptors = self.server.visitors.descriptors
+        return descriptors.count_if(prefix, lambda owner: isinstance(owner, Owner) and owner.public == backend.public)
 
 
 # The rules of a tunnel

@@ -123,24 +123,25 @@ async def test_refused(world: World, visit: Visit, data: bytes, answer: bytes) -
 async def test_rules_and_limits_hold(world: World, visit: Visit) -> None:
     server = https_server(world, limits=LinkLimits(max_streams=2))
     await publish(world, server, NAME)
-    backend = server.names.https(NAME)
-    assert backend is not None
-    backend.rules = Rules(deny=(ip_network("127.0.0.1/32"),))
+    group = server.names.https(NAME)
+    assert group is not None
+    group.limits.use([Rules(deny=(ip_network("127.0.0.1/32"),))], 0.0)
     denied = visit(server, hello(NAME))
     await denied.ends()
     assert not denied.received
-    backend.rules = Rules(connections=1)
+    group.limits.use([Rules(connections=1)], 0.0)
     first = visit(server, hello(NAME))
     await first.has(hello(NAME))
     second = visit(server, hello(NAME))
     await second.ends()
     assert not second.received
-    backend.rules = Rules()
+    group.limits.use([Rules()], 0.0)
     await visit(server, hello(NAME)).has(hello(NAME))
     beyond = visit(server, hello(NAME))
     await beyond.ends()
     assert beyond.received == fatal_alert(INTERNAL_ERROR)
-    assert len(world.lines("connection from {peer} closed:")) == 3
+    assert len(world.lines("visitor {address} of {place} refused")) == 2
+    assert len(world.lines("connection from {peer} closed:")) == 1
 
 
 @ensureDeferred

@@ -32,9 +32,10 @@ from rtunnel.reverse.carriers.sockets import Taker
 from rtunnel.reverse.client.data_connections import DataConnections
 from rtunnel.reverse.client.pace import Pace
 from rtunnel.reverse.client.proxied import ProxiedEndpoint
-from rtunnel.reverse.client.session import ClientSession, Watch
+from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.tls_hosts import TlsHosts
+from rtunnel.reverse.client.tunnel import Watch
 from rtunnel.reverse.client.visits import Cancellable
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
 from rtunnel.reverse.proxy_protocol import header_for

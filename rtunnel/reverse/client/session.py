@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from rtunnel.access.rules import rules_as_json, without_requests
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
@@ -22,12 +21,10 @@ from rtunnel.reverse.carriers.link_protocol import LinkStream
 from rtunnel.reverse.client.carrying import CarryingSession
 from rtunnel.reverse.client.data_connections import IDialler
 from rtunnel.reverse.client.health import when_unhealthy
-from rtunnel.reverse.proxy_protocol import header_for
-from rtunnel.reverse.settings import ClientSettings, TunnelSettings
-from rtunnel.services.files.endpoint import COST, service_endpoint
+from rtunnel.reverse.client.tunnel import Tunnel, Watch
+from rtunnel.reverse.settings import ClientSettings
+from rtunnel.services.files.endpoint import service_endpoint
 from rtunnel.services.health import HealthWatch
-from rtunnel.services.watch import ServiceWatch
-from rtunnel.tls.hosts import Host
 from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.stream_end import TlsEnd
 from rtunnel.upkeep.backoff import Backoff
@@ -39,62 +36,13 @@ from rtunnel.wire.client_link import ClientLink
 from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT
 from rtunnel.wire.opening import read_opening
-from rtunnel.wire.tunnel_request import TunnelRequest
 
-#: What tells whether a service answers.
-Watch = ServiceWatch | HealthWatch
 #: Seconds without an answer to HELLO after which the server is taken for a reference server.
 SILENT_AFTER = 3.0
 #: Seconds for which visitors of tunnels that were given up are taken, if the server does not say that it knows.
 MOST_WITHDRAWAL = 3.0
 #: How many log lines of one kind visitors can cause in ten seconds.
 MOST_ALIKE = 5
-
-
-class _Tunnel:
-    """One of the client's tunnels, while a link lasts."""
-
-    def __init__(
-        self,
-        number: int,
-        settings: TunnelSettings,
-        endpoint: IStreamClientEndpoint,
-        backoff: Backoff,
-        watch: Watch | None,
-        tls: Host | None,
-    ) -> None:
-        self.number = number
-        self.tls = tls
-        self.settings = settings
-        self.endpoint = endpoint
-        self.watch = watch
-        self.address = settings.local.socket_address()
-        self.descriptors = 2 if settings.local.directory is None else 1 + COST
-        self.backoff = backoff
-        rules = without_requests(settings.rules) if settings.protocol == "https" else settings.rules
-        self.request = TunnelRequest(
-            settings.remote_port,
-            str(settings.local),
-            settings.protocol,
-            settings.host,
-            settings.path,
-            rules_as_json(rules),
-        )
-        self.refusal = ""
-        self.is_served = False
-        self.public = ""
-        # The same as the server has told it.
-        self.public_address = ""
-        self.retry: IDelayedCall | None = None
-
-    def header(self, visitor: str) -> bytes:
-        """Return what the service gets before the visitor's first byte; see :func:`header_for`."""
-        return header_for(self.settings, visitor, self.public_address)
-
-    @property
-    def name(self) -> str:
-        """The tunnel's name in logs."""
-        return self.settings.shown_name
 
 
 class ClientSession(CarryingSession):
@@ -123,7 +71,7 @@ class ClientSession(CarryingSession):
         super().__init__(link, reactor, visitors, dialler, settings.pool)
         self._settings = settings
         self._tunnels = [
-            _Tunnel(
+            Tunnel(
                 number,
                 tunnel,
                 service_endpoint(reactor, tunnel.local, settings.dial_timeout, tunnel.path),
@@ -152,7 +100,7 @@ class ClientSession(CarryingSession):
         }
 
     @property
-    def tunnels(self) -> Sequence[_Tunnel]:
+    def tunnels(self) -> Sequence[Tunnel]:
         """The tunnels, in the order of their numbers."""
         return self._tunnels
 
@@ -266,7 +214,7 @@ class ClientSession(CarryingSession):
         tunnel.public = self._public(int(port)) if wildcard else event.address
         self._watch(tunnel, "{public} is published")
 
-    def _watch(self, tunnel: _Tunnel, what: str) -> None:
+    def _watch(self, tunnel: Tunnel, what: str) -> None:
         """Log what the tunnel is, and whether its service answers; from then on, when that changes."""
         directory = tunnel.settings.local.directory
         if directory is not None:
@@ -291,7 +239,7 @@ class ClientSession(CarryingSession):
             tunnel=tunnel.name,
         )
 
-    def _say_state(self, tunnel: _Tunnel, *, only_if_down: bool = False) -> None:
+    def _say_state(self, tunnel: Tunnel, *, only_if_down: bool = False) -> None:
         """Tell the server whether a service passes its health checks."""
         watch = tunnel.watch
         if isinstance(watch, HealthWatch) and not (only_if_down and watch.is_ready):
@@ -324,7 +272,7 @@ class ClientSession(CarryingSession):
         tunnel = self._tunnels[event.number]
         self.log_limiter.warn("{tunnel}: the server says: {notice}", tunnel=tunnel.name, notice=event.message)
 
-    def _ask_again(self, tunnel: _Tunnel) -> None:
+    def _ask_again(self, tunnel: Tunnel) -> None:
         self.link.request_tunnel(tunnel.number, tunnel.request)
         self._say_state(tunnel, only_if_down=True)
         self.flush()
@@ -351,27 +299,27 @@ class ClientSession(CarryingSession):
         if isinstance(end, SocketEnd):
             end.dial(tunnel.endpoint, lambda failure: self.dial_failed(tunnel, failure))
 
-    def _service_accepted(self, tunnel: _Tunnel, visitor: str, end: SocketEnd) -> None:
+    def _service_accepted(self, tunnel: Tunnel, visitor: str, end: SocketEnd) -> None:
         if header := tunnel.header(visitor):
             end.transport.write(header)
         self.dialled(tunnel)
 
-    def end_tls(self, service: _Tunnel, visitor: str) -> TlsEnd:
+    def end_tls(self, service: Tunnel, visitor: str) -> TlsEnd:
         """Return what ends the TLS of a visitor; see :class:`TlsEnd`."""
         assert service.tls is not None
         serve = partial(self._dialler.tls_hosts.https.serve, self, service)
         return TlsEnd(service.tls, serve, visitor, self._dialler.tls_hosts.turns, self.clock, self._visitors.discard)
 
-    def service_of(self, number: int) -> _Tunnel | None:
+    def service_of(self, number: int) -> Tunnel | None:
         """Return the tunnel with this number, if visitors may use it."""
         return self._tunnels[number] if self.link.takes(number) and not self._refuses else None
 
-    def dialled(self, tunnel: _Tunnel) -> None:
+    def dialled(self, tunnel: Tunnel) -> None:
         """Note that the service accepted a visitor."""
         if tunnel.watch is not None:
             tunnel.watch.answered()
 
-    def dial_failed(self, tunnel: _Tunnel, failure: Failure) -> None:
+    def dial_failed(self, tunnel: Tunnel, failure: Failure) -> None:
         """Note that the service did not accept a visitor."""
         log = self.log.debug if tunnel.watch is not None and tunnel.watch.failed(failure) else self.log_limiter.warn
         log(
