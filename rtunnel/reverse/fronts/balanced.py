@@ -15,11 +15,12 @@ from rtunnel.upkeep.periodic import do_all
 class Balanced:
     """See :class:`~rtunnel.reverse.web.interfaces.IUpstreams`.
 
+    :ivar group: the group.
     :param build: makes the streams to the service of one tunnel.
     """
 
     def __init__(self, group: Group, build: Callable[[Backend], Upstreams]) -> None:
-        self._group = group
+        self.group = group
         self._build = build
         self._of: dict[Backend, Upstreams] = {}
 
@@ -28,7 +29,7 @@ class Balanced:
 
     def find(self, visitor: Any, *, may_repeat: bool) -> Upstream | None:
         """Return a stream to the first of the tunnels that can take a request."""
-        for backend in self._group.candidates(visitor.prefix):
+        for backend in self.group.candidates(visitor.prefix):
             upstreams = self._of.get(backend)
             if upstreams is None:
                 upstreams = self._of[backend] = self._build(backend)
@@ -40,7 +41,7 @@ class Balanced:
     def has_room(self) -> bool:
         """Return whether :meth:`find` would find a stream."""
         return any(upstreams.has_idle for upstreams in self._of.values()) or any(
-            backend.session.has_room(backend.number) for backend in self._group
+            backend.session.has_room(backend.number) for backend in self.group
         )
 
     def make_room(self, holder: object) -> bool:
@@ -50,7 +51,7 @@ class Balanced:
     def tick(self) -> None:
         """See :meth:`Upstreams.tick`. Forget tunnels that are gone."""
         for backend, upstreams in list(self._of.items()):
-            if backend.group is not self._group:
+            if backend.group is not self.group:
                 upstreams.close()
                 if not len(upstreams):
                     del self._of[backend]

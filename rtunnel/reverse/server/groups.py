@@ -92,7 +92,8 @@ class Group:
             if not self.may_return(backend):
                 self._line.turn_away()
             if not self._is_open:
-                self.rules = backend.rules
+                if backend.rules != self.rules:
+                    self.rules = backend.rules
                 self._backends = POLICIES[self.rules.balance]()
         backend.group = self
         self._members[backend] = None

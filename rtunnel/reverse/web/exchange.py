@@ -38,19 +38,21 @@ class Exchange:
         self._keeps_alive = head.keeps_alive
         # The request's body cannot be sent twice.
         self._may_repeat = head.method in REPEATABLE and not head.has_body and not head.upgrade
-        self._raw_ended = self._raw_finished = False
+        self._raw_ended = self._raw_finished = self._was_sent = self._has_waited = False
 
     def start(self) -> None:
         """Send the head on."""
         upstream = self.target.upstreams.find(self._connection.visitor, may_repeat=self._may_repeat)
         if upstream is None:
-            self._reply(Answer(503, f"{self.target.what} cannot take another request now"))
+            answer = Answer(503, f"{self.target.what} cannot take another request now")
+            (self._wait if self._was_sent and not self._has_waited else self._reply)(answer)
             return
         head = self.head
         forwarded = self._connection.house.forwarded(head, self._connection)
         lines = b"\r\nHost: %b%b%b" % (head.authority, head.lines, forwarded)
         data = write_request(head, changed(lines, self.target.changes_of_request))
         self._upstream = upstream
+        self._was_sent = True
         if self._connection.front_is_full:
             upstream.hold(True)
         upstream.begin(self, data, is_head=head.method == b"HEAD")
@@ -173,8 +175,26 @@ class Exchange:
         elif upstream.requests > 1 and not upstream.has_answered and self._may_repeat:
             # The service has closed a connection that it had kept; the request has hardly reached it.
             self.start()
+        elif code == Code.CONNECTION_LOST and self._may_repeat and not self._has_waited:
+            self._wait(self._error(code, why))
         else:
             self._reply(self._error(code, why))
+
+    def _wait(self, otherwise: Answer) -> None:
+        """Send the request again once the client is back, if that was lost; else answer with *otherwise*."""
+
+        def decided(is_back: bool) -> None:
+            if is_back:
+                self.start()
+            else:
+                self._reply(otherwise)
+
+        self._has_waited = True
+        waiting = self._connection.house.until_back(self.target, self._connection)
+        if waiting is None:
+            self._reply(otherwise)
+        else:
+            waiting.addCallback(decided)
 
     def _error(self, code: str, why: str) -> Answer:
         what = self.target.what
