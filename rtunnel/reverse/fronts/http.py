@@ -186,7 +186,7 @@ class HttpFront(HttpHouse, LandingFactory):
         """Let a request wait for the client of *group*."""
 
         def decided(is_there: bool) -> Target | Answer:
-            del self._held[connection]
+            self._held.pop(connection, None)  # the visitor may be gone
             # The rules may be others now.
             found = self._group_for(head, connection) if is_there else group
             return found if isinstance(found, Answer) else self._target(found, is_there=is_there)
@@ -207,7 +207,7 @@ class HttpFront(HttpHouse, LandingFactory):
             held.decided.addCallback(decided).chainDeferred(back)
 
         def decided(is_there: bool) -> bool:
-            del self._held[connection]
+            self._held.pop(connection, None)  # the visitor may be gone
             return is_there and self._known(group).target is target
 
         if not isinstance(target.upstreams, Balanced):
