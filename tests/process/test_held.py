@@ -180,9 +180,10 @@ def test_nobody_comes_back(start_place: Callable[..., Place]) -> None:
     assert place.server.terminate() == 0
 
 
-def test_a_thousand_wait(start_place: Callable[..., Place]) -> None:
+@PLANES
+def test_a_thousand_wait(start_place: Callable[..., Place], plane: str) -> None:
     """Nobody is lost when all are served at once."""
-    place = start_place("auto")
+    place = start_place(plane)
     place.lose_client()
     with ExitStack() as stack:
         visitors = [stack.enter_context(Visitor(place.public, b"GET /bytes/1000/5\n")) for _ in range(1000)]
@@ -194,5 +195,5 @@ def test_a_thousand_wait(start_place: Callable[..., Place]) -> None:
                 pass
             assert read_all(visitor) == expected(1000, 5)
         served = time.monotonic()
-        print(f"the client was back after {back - began:.2f} s, and all were served {served - back:.2f} s later")
+        print(f"{plane}: the client was back after {back - began:.2f} s, and all were served {served - back:.2f} s later")
     assert place.server.terminate() == 0
