@@ -73,7 +73,7 @@ def test_reference_client_with_a_port_of_its_own(
     server.wait_for(rf"{LOOPBACK}:{public} -> {service.address} of client \S+: published$")
     check(public)
     client.kill()
-    server.wait_for(rf"client \S+ gone; ports freed: {public}$")
+    server.wait_for(rf"client \S+ gone; visitors wait 10 s for it: {public}$")
     assert server.terminate() == 0
     assert "Traceback" not in server.output
 

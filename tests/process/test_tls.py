@@ -97,7 +97,7 @@ def test_kill_9(end: str, start_tls: Start, serve: Callable[..., Service]) -> No
         tunnel.start_server()
     else:
         tunnel.client.kill()
-        tunnel.server.wait_for(r"client 127.0.0.1:\d+ \(laptop\) gone; ports freed: \d+")
+        tunnel.server.wait_for(r"client 127.0.0.1:\d+ \(laptop\) gone; visitors wait 10 s for it: \d+")
         tunnel.start_client()
     wait_for_page(tunnel.public, "still here", PATIENCE)
 

@@ -108,6 +108,20 @@ def test_what_is_ready_is_called(pair: tuple[Descriptor, Descriptor]) -> None:
     poller.removeReader(one)
 
 
+def test_end_alone_is_watched(pair: tuple[Descriptor, Descriptor]) -> None:
+    poller = Poller(Readers())
+    one, other = pair
+    poller.watch_end(one)
+    other.socket.send(b"x")
+    poller.doRead()
+    assert not one.called
+    other.socket.shutdown(socket.SHUT_WR)
+    poller.doRead()
+    assert one.called == ["last read"]
+    poller.removeReader(one)
+    assert not len(poller)
+
+
 def test_hang_up_alone_is_told_as_what_was_asked_for() -> None:
     """A pipe without a writer is not readable: it only reports a hang-up."""
     poller = Poller(Readers())

@@ -288,7 +288,7 @@ async def test_port_does_not_run_in_circles(world: World, where: str, error: int
 
 @ensureDeferred
 async def test_port_that_stops_while_it_rests(world: World) -> None:
-    server, port = world.server(), free_port()
+    server, port = world.server(hold=0.0), free_port()
     link = await world.raw_extended(server, port)
     listening: Any = server.ports._held[Public(port)].port
     listening.socket._socket = full = NothingToGive(listening.socket._socket, errno.ENFILE)

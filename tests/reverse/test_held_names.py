@@ -199,3 +199,67 @@ async def test_streams_of_the_lost_link_are_forgotten(world: World, monkeypatch:
     await reply(link, waiting)
     [known] = server.http._targets.values()
     await until(lambda: len(known.balanced._of) == 1, "the former tunnel is forgotten")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@ensureDeferred
+async def test_a_request_that_is_under_way(world: World, earlier: bool) -> None:
+    """It has no answer yet, and may be sent again: it is, once."""
+    server = names_server(world)
+    link = await client(world, server, HTTP)
+    port = port_of(server.named.listeners["http"])
+    visitors = [await world.visitor(port) for _ in range(2)]
+    for visitor in visitors:
+        visitor.send(GET)
+    streams = [(await link.take(DATA))[0] for _ in visitors]
+    if earlier:
+        for stream in streams:
+            link.put(DATA, stream, OK)
+        for visitor in visitors:
+            await visitor.has(OK)
+            visitor.received.clear()
+            visitor.send(GET)
+        for _ in visitors:
+            await link.take(DATA)
+    await lose(server, link)
+    await until(lambda: len(server.http._held) == 2, "the requests wait")
+    link = await client(world, server, HTTP)
+    for _ in visitors:
+        stream, _ = await link.take(DATA)
+    link.put(DATA, stream, OK)
+    await until(lambda: any(visitor.received == OK for visitor in visitors), "an answer")
+    await lose(server, link)
+    await until(lambda: any(visitor.received.startswith(b"HTTP/1.1 502 ") for visitor in visitors), "another answer")
+
+
+@pytest.mark.parametrize("request_", [POST, POST.replace(b"POST", b"PUT")])
+@ensureDeferred
+async def test_a_request_that_must_not_be_sent_twice(world: World, request_: bytes) -> None:
+    server = names_server(world)
+    link = await client(world, server, HTTP)
+    visitor = await world.visitor(port_of(server.named.listeners["http"]))
+    visitor.send(request_)
+    stream, _ = await link.take(NEW_CONN)
+    await link.take(DATA, stream)
+    await lose(server, link)
+    await until(lambda: visitor.received.startswith(b"HTTP/1.1 502 "), "an answer")
+
+
+@ensureDeferred
+async def test_who_leaves_while_his_request_may_be_sent_again(world: World) -> None:
+    server = names_server(world)
+    link = await client(world, server, HTTP)
+    for is_early in (True, False):
+        visitor = await world.visitor(port_of(server.named.listeners["http"]))
+        visitor.send(GET)
+        await link.take(NEW_CONN)
+        await lose(server, link)
+        if not is_early:
+            await until(lambda: server.http._held, "the request waits")
+        visitor.abort()
+        await until(lambda: not server.http.connections, "the visitor is gone")
+        assert not server.http._held
+        assert not server.http._looks
+        link = await client(world, server, HTTP)
+    await turns()
+    assert NEW_CONN not in link.seen

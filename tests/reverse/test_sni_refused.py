@@ -94,7 +94,7 @@ async def test_client_that_can_take_no_more_while_its_connection_is_a_transport(
 
 @ensureDeferred
 async def test_name_that_was_freed(world: World) -> None:
-    server = https_server(world)
+    server = https_server(world, hold=0.0)
     link = await world.raw_extended(server, capabilities=["withdraw", "hosts"])
     link.put(INIT, 0, f"https/{NAME}:local".encode())
     await link.take(READY, 0)

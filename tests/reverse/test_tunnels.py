@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
+import pytest
 from pytest_twisted import ensureDeferred
 from twisted.logger import LogLevel
 
@@ -124,7 +125,8 @@ async def test_least_connections(world: World) -> None:
 @BOTH_PLANES
 @ensureDeferred
 async def test_ports_are_free_at_once_when_the_client_is_gone(world: World) -> None:
-    server, ports = world.server(shared=True), [free_port(), free_port()]
+    """Where nobody waits for it."""
+    server, ports = world.server(shared=True, hold=0.0), [free_port(), free_port()]
     client = world.client(server, *[(port, 9) for port in ports], (0, 9))
     await world.reachable(3)
     assert not any(can_bind(port) for port in ports)
@@ -135,15 +137,16 @@ async def test_ports_are_free_at_once_when_the_client_is_gone(world: World) -> N
 
 
 @BOTH_PLANES
+@pytest.mark.parametrize("hold", [0.0, 1000.0])
 @ensureDeferred
-async def test_gone_client_is_one_log_line_with_its_ports(world: World) -> None:
-    server, port = world.server(), free_port()
+async def test_gone_client_is_one_log_line_with_its_ports(world: World, hold: float) -> None:
+    server, port = world.server(hold=hold), free_port()
     client = world.client(server, (port, 9))
     await world.reachable()
     client.link.session.drop()
     await until(lambda: not server.sessions)
-    lines = [line for line in world.lines("gone", LogLevel.info) if "ports freed" in line]
-    assert len(lines) == 1
+    what = "visitors wait 1000 s for it" if hold else "freed"
+    assert len([line for line in world.lines("gone", LogLevel.info) if f"; {what}: {port}" in line]) == 1
 
 
 @BOTH_PLANES

@@ -15,11 +15,12 @@ from rtunnel.upkeep.periodic import do_all
 class Balanced:
     """See :class:`~rtunnel.reverse.web.interfaces.IUpstreams`.
 
+    :ivar group: the group.
     :param build: makes the streams to the service of one tunnel.
     """
 
     def __init__(self, group: Group, build: Callable[[Backend], Upstreams]) -> None:
-        self._group = group
+        self.group = group
         self._build = build
         self._of: dict[Backend, Upstreams] = {}
 
@@ -34,8 +35,8 @@ class Balanced:
         """
         tried = {upstream.member for upstream in refused}
         if refused:
-            self._group.avoid(refused[-1].member)
-        for backend in self._group.candidates(prefix):
+            self.group.avoid(refused[-1].member)
+        for backend in self.group.candidates(prefix):
             if backend in tried:
                 continue
             upstreams = self._of.get(backend)
@@ -50,7 +51,7 @@ class Balanced:
     def has_room(self) -> bool:
         """Return whether :meth:`find` would find a stream."""
         return any(upstreams.has_idle for upstreams in self._of.values()) or any(
-            backend.session.has_room(backend.number) for backend in self._group
+            backend.session.has_room(backend.number) for backend in self.group
         )
 
     def make_room(self, holder: object) -> bool:
@@ -60,7 +61,7 @@ class Balanced:
     def tick(self) -> None:
         """See :meth:`Upstreams.tick`. Forget tunnels that are gone."""
         for backend, upstreams in list(self._of.items()):
-            if backend.group is not self._group:
+            if backend.group is not self.group:
                 upstreams.close()
                 if not len(upstreams):
                     del self._of[backend]

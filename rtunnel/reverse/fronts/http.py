@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IDelayedCall
 
 from rtunnel.access.passwords import Passwords
 from rtunnel.access.rules import Rules
@@ -41,6 +41,9 @@ from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.web.heads import RequestHead
+
+#: Seconds in which a link shows to be lost once one of its data connections is: its client was killed.
+NEWS = 0.05
 
 
 class IHttpServer(Protocol):
@@ -108,6 +111,7 @@ class HttpFront(HttpHouse, LandingFactory):
         self._trusted = trusted
         self._targets: dict[Group, _Known] = {}
         self._held: dict[IConnection, HeldRequest] = {}
+        self._looks: dict[IConnection, IDelayedCall] = {}
 
     def service(self) -> PeriodicService:
         """Return the service that calls :meth:`tick`."""
@@ -153,6 +157,9 @@ class HttpFront(HttpHouse, LandingFactory):
             held = self._held.pop(connection, None)
             if held is not None:
                 held.forget()
+            look = self._looks.pop(connection, None)
+            if look is not None:
+                look.cancel()
 
     # Requests
 
@@ -185,13 +192,36 @@ class HttpFront(HttpHouse, LandingFactory):
         """Let a request wait for the client of *group*."""
 
         def decided(is_there: bool) -> Target | Answer:
-            del self._held[connection]
+            self._held.pop(connection, None)  # the visitor may be gone
             # The rules may be others now.
             found = self._group_for(head, connection) if is_there else group
             return found if isinstance(found, Answer) else self._target(found, is_there=is_there)
 
         held = self._held[connection] = group.ask(self._known(group).balanced.has_room)
         return held.decided.addCallback(decided)
+
+    def until_back(self, target: Target, connection: IConnection) -> Deferred[bool] | None:
+        """See :class:`HttpHouse`."""
+
+        def look() -> None:
+            del self._looks[connection]
+            known = self._targets.get(group)
+            if known is None or known.target is not target or not group.is_held:
+                back.callback(False)
+                return
+            held = self._held[connection] = group.ask(known.balanced.has_room)
+            held.decided.addCallback(decided).chainDeferred(back)
+
+        def decided(is_there: bool) -> bool:
+            self._held.pop(connection, None)  # the visitor may be gone
+            return is_there and self._known(group).target is target
+
+        if not isinstance(target.upstreams, Balanced):
+            return None
+        group = target.upstreams.group
+        back: Deferred[bool] = Deferred()
+        self._looks[connection] = self._server.reactor.callLater(NEWS, look)
+        return back
 
     def _target(self, group: Group, *, is_there: bool = True) -> Target | Answer:
         if not (is_there and len(group)):

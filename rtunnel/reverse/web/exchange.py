@@ -42,7 +42,7 @@ class Exchange:
         self._keeps_alive = head.keeps_alive
         # The request's body cannot be sent twice.
         self._may_repeat = head.method in REPEATABLE and not head.has_body and not head.upgrade
-        self._has_sent_body = False
+        self._has_sent_body = self._was_sent = self._has_waited = False
         self._raw_ended = self._raw_finished = False
         # Streams whose service it has not reached.
         self._refused: list[Upstream] = []
@@ -60,12 +60,14 @@ class Exchange:
             refused=self._refused,
         )
         if upstream is None:
-            self._reply(otherwise or Answer(503, f"{self.target.what} cannot take another request now"))
+            answer = otherwise or Answer(503, f"{self.target.what} cannot take another request now")
+            (self._wait if self._was_sent and not self._has_waited else self._reply)(answer)
             return
         forwarded = connection.house.forwarded(head, connection)
         lines = b"\r\nHost: %b%b%b" % (head.authority, head.lines, forwarded)
         data = write_request(head, changed(lines, self.target.changes_of_request))
         self._upstream = upstream
+        self._was_sent = True
         if connection.front_is_full:
             upstream.hold(True)
         upstream.begin(self, data, is_head=head.method == b"HEAD")
@@ -195,8 +197,26 @@ class Exchange:
             # The next one may be less full.
             self._connection.upstream_is_full(False)
             self.start(self._error(code, why))
+        elif code == Code.CONNECTION_LOST and self._may_repeat and not self._has_waited:
+            self._wait(self._error(code, why))
         else:
             self._reply(self._error(code, why))
+
+    def _wait(self, otherwise: Answer) -> None:
+        """Send the request again once the client is back, if that was lost; else answer with *otherwise*."""
+
+        def decided(is_back: bool) -> None:
+            if is_back:
+                self.start()
+            else:
+                self._reply(otherwise)
+
+        self._has_waited = True
+        waiting = self._connection.house.until_back(self.target, self._connection)
+        if waiting is None:
+            self._reply(otherwise)
+        else:
+            waiting.addCallback(decided)
 
     def _error(self, code: str, why: str) -> Answer:
         what = self.target.what

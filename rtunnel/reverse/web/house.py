@@ -97,6 +97,10 @@ class HttpHouse:
         """See :class:`IHttpHouse`."""
         self.connections.pop(connection, None)  # type: ignore[call-overload]
 
+    def until_back(self, target: Target, connection: IConnection) -> Deferred[bool] | None:
+        """See :class:`IHttpHouse`."""
+        return None
+
     def refused(self, connection: IConnection, why: str) -> None:
         """See :class:`IHttpHouse`."""
         self._log_limiter.info("HTTP connection from {visitor} closed: {why}", visitor=connection.visitor.name, why=why)

@@ -79,6 +79,12 @@ class IHttpHouse(Protocol):
     def done(self, target: Target, head: RequestHead, connection: IConnection) -> None:
         """Take note that a request that went to *target* is over."""
 
+    def until_back(self, target: Target, connection: IConnection) -> Deferred[bool] | None:
+        """Wait for a client whose link was lost under a request.
+
+        :returns: fires with True when the client is back, or with False; None: nobody is waited for.
+        """
+
     def refused(self, connection: IConnection, why: str) -> None:
         """Take note that a visitor has sent what cannot be understood."""
 

@@ -195,7 +195,7 @@ async def test_rights_that_are_taken_away(world: World, tmp_path: Any) -> None:
     await until(lambda: len(client.link.flows.table) == 1, "OVER at the client")
     await ask(visitor, (HOST, ports[1]))
     clients.write_text("another: {token: 8765-4321-0000, ports: 1}\n")
-    await world.logged(f"ports freed: {ports[1]}/udp")
+    await world.logged(f"gone; freed: {ports[1]}/udp")
     assert can_bind_udp(ports[1])
     visitor.close()
     await service.close()
