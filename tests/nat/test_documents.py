@@ -31,7 +31,6 @@ from tests.nat.steps import (
     Start,
     Step,
     Stop,
-    command,
     perform,
 )
 from tests.process.harness import Twistds
@@ -243,12 +242,6 @@ SCENARIOS: dict[str, list[Step]] = {
         Start(PRIVATE, "RTUNNEL_CONFIG=rtc.yaml twistd -ny", "cannot reach signaling server ws://signal.example.org"),
     ],
 }
-
-
-def named() -> set[str]:
-    """The texts of all commands that the scenarios name."""
-    steps = [step for scenario in SCENARIOS.values() for step in scenario]
-    return {command(step.beginning).text for step in steps if isinstance(step, Run | Start | Export)}
 
 
 @pytest.fixture

@@ -1,0 +1,152 @@
+"""Every recipe of docs/recipes.rst works as it is printed: its commands and its files, with the real programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.nat.lab import need_root
+from tests.nat.machines import ADDRESSES, Machines
+from tests.nat.steps import (
+    PRIVATE,
+    PUBLIC,
+    USER,
+    Export,
+    Needs,
+    Own,
+    Run,
+    Says,
+    Serve,
+    Shell,
+    Start,
+    Step,
+    Stop,
+    Until,
+    Write,
+    perform,
+)
+from tests.process.harness import Twistds
+
+TUNNEL = "control port listening on 0.0.0.0:7000"
+PUBLISHED = r"is published"
+
+CERTIFICATES: list[Step] = [
+    Run(PUBLIC, "rtunnel pki init --name tunnel.example.org"),
+    Run(PRIVATE, "ssh tunnel.example.org .rtunnel/bin/rtunnel pki client laptop -o - | rtunnel pki import -"),
+]
+
+FLOOD = """python3 -c '
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+name = b"\\3www\\7example\\3org\\0"
+for number in range(200):
+    s.sendto(number.to_bytes(2, "big") + bytes([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]) + name + bytes([0, 1, 0, 1]), ("192.0.2.1", 53))
+'"""
+
+TINYPROXY = """cat > tinyproxy.conf << 'END'
+Port 3128
+Listen 192.0.2.20
+ConnectPort 443
+Allow 192.0.2.10
+END
+exec tinyproxy -d -c tinyproxy.conf"""
+
+ONLY_THE_PROXY = """nft add table ip out
+nft add chain ip out out '{ type filter hook output priority filter; }'
+nft add rule ip out out ip daddr 192.0.2.1 drop"""
+
+SSHD = """exec /usr/sbin/sshd -D -e -o ListenAddress=127.0.0.1 2> >(
+while read -r line; do printf '%(%b %e %H:%M:%S)T laptop sshd[1]: %s\n' -1 "$line"; done >> /var/log/auth.log)"""
+"""With a log such as syslog writes it: sshd itself puts no times into a file."""
+
+LOGIN = "! /usr/bin/ssh -F none -o UserKnownHostsFile=known -o BatchMode=yes -o StrictHostKeyChecking=no -p 2222"
+
+SCENARIOS: dict[str, list[Step]] = {
+    "game server": [
+        Needs(("cube2-server", "quakestat")),
+        *CERTIFICATES,
+        Start(PUBLIC, "rtunnel server --tls --allow-ports 28785-28786", TUNNEL),
+        Start(PRIVATE, "cube2-server", "dedicated server started"),
+        Start(
+            PRIVATE,
+            "rtunnel client --tls --server tunnel.example.org:7000 --publish udp:28785-",
+            "(?s)(published.*){2}",
+        ),
+        Run(USER, "quakestat", "0/8 .* My game"),
+        Stop(),
+    ],
+    "DNS": [
+        Needs(("unbound", "dig")),
+        *CERTIFICATES,
+        Write(PRIVATE, "dns.conf"),
+        Write(PRIVATE, "dns.yaml"),
+        Start(PUBLIC, "rtunnel server --tls --allow-ports 53", TUNNEL),
+        Start(PRIVATE, "unbound", "start of service"),
+        Start(PRIVATE, "rtunnel client --config dns.yaml", "(?s)(published.*){2}"),
+        Run(USER, "dig +short @", r"^192\.0\.2\.80$"),
+        Run(USER, "dig +short +tcp @", r"^192\.0\.2\.80$"),
+        Shell(USER, "dig @tunnel.example.org www.example.com", "status: REFUSED"),
+        Shell(PRIVATE, "! dig +tries=1 +timeout=1 @127.0.0.1 -p 5301 www.example.org"),
+        Shell(USER, FLOOD),
+        Says(PRIVATE, r"ip_ratelimit exceeded 192\.0\.2\.20 "),
+        Stop(),
+    ],
+    "SSH": [
+        Needs(("fail2ban-server", "nginx", "nft", "sshd")),
+        *CERTIFICATES,
+        Own(PRIVATE, "/run", ("fail2ban", "sshd")),
+        Own(PRIVATE, "/var/log", ("nginx",)),
+        Own(PRIVATE, "/var/lib/fail2ban", ("x",)),
+        Own(PRIVATE, "/etc/fail2ban"),
+        Write(PRIVATE, "ssh.conf"),
+        Write(PRIVATE, "ssh.yaml"),
+        Write(PRIVATE, "/etc/fail2ban/jail.d/ssh.local"),
+        Serve(PRIVATE, SSHD),
+        Serve(PRIVATE, "fail2ban-server -xf start", "Server ready"),
+        Start(PUBLIC, "rtunnel server --tls --allow-ports 2222", TUNNEL),
+        Run(PRIVATE, "ip rule"),
+        Run(PRIVATE, "ip route"),
+        Start(PRIVATE, "nginx", ""),
+        Start(PRIVATE, "rtunnel client --config ssh.yaml", "the service at 127.0.0.1:2200 answers"),
+        *(Shell(USER, f"{LOGIN} nobody-{number}@tunnel.example.org", "Permission denied") for number in range(5)),
+        Until(PRIVATE, "fail2ban-client status sshd", r"Banned IP list:\s+192\.0\.2\.20"),
+        Until(USER, f"{LOGIN} banned@tunnel.example.org", "closed|reset"),
+        Run(PRIVATE, "fail2ban-client status sshd", r"Banned IP list:\s+192\.0\.2\.20"),
+        Shell(PUBLIC, f"{LOGIN} nobody@tunnel.example.org", "Permission denied"),
+        Stop(),
+    ],
+    "proxy": [
+        Needs(("tinyproxy", "nft")),
+        *CERTIFICATES,
+        Start(PUBLIC, "rtunnel server --tls --control-listen :443 --allow-ports 8080", "control port listening"),
+        Serve(USER, TINYPROXY, "listening"),
+        Shell(PRIVATE, ONLY_THE_PROXY),
+        Start(
+            PRIVATE, "rtunnel client --tls --server tunnel.example.org:443 --tunnel 8080:80 --via http://", "published"
+        ),
+        Run(USER, "curl http://tunnel.example.org:8080/", "Hello"),
+        Stop(),
+        Start(PUBLIC, "rtunnel server --tls --control-listen :443 --allow-ports 8080", "control port listening"),
+        Serve(USER, TINYPROXY, "listening"),
+        Export("export HTTPS_PROXY=http://proxy.corp.example:3128"),
+        Start(PRIVATE, "rtunnel client --tls --server tunnel.example.org:443 --tunnel 8080:80 --via env", "published"),
+        Run(USER, "curl http://tunnel.example.org:8080/", "Hello"),
+        Stop(),
+    ],
+}
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    need_root()
+    built = Machines(tmp_path)
+    yield built
+    built.close()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_recipe_as_printed(scenario: str, machines: Machines, twistd: Twistds, tmp_path: Path) -> None:
+    for step in SCENARIOS[scenario]:
+        perform(step, machines, twistd, tmp_path)
