@@ -207,7 +207,7 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
         case Run(machine, beginning, says):
             process = by_name[machine].start(command(beginning).text)
             assert process.wait() == 0, process
-            assert re.search(says, process.output), process
+            assert re.search(says, process.output, re.MULTILINE), process
         case Start(machine, beginning, says):
             by_name[machine].start(command(beginning).text).wait_for(says)
         case Export(beginning):
@@ -250,7 +250,7 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
         case AcmeCa():
             start_acme_ca(machines, twistd, tmp_path)
         case Curl(machine, url, about, shows):
-            options = f"--silent --show-error --cacert acme.pem --output page --write-out {shlex.quote(about)}"
+            options = f"--silent --show-error --output page --write-out {shlex.quote(about)}"
             process = by_name[machine].start(f"curl {options} {url}")
             assert process.wait() == 0, process
             assert process.output == shows
@@ -269,7 +269,7 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
 def ends_well(machine: Machine, line: str, says: str) -> bool:
     """Whether this command ends with exit code 0 and says this."""
     process = machine.start(line)
-    return process.wait() == 0 and re.search(says, process.output) is not None
+    return process.wait() == 0 and re.search(says, process.output, re.MULTILINE) is not None
 
 
 def start_acme_ca(machines: Machines, twistd: Twistds, tmp_path: Path) -> None:
@@ -284,6 +284,7 @@ def start_acme_ca(machines: Machines, twistd: Twistds, tmp_path: Path) -> None:
     }
     home = machines.by_name[USER].home
     (home / "acme.pem").write_text(root)
+    machines.by_name[USER].environment["CURL_CA_BUNDLE"] = "acme.pem"
     # Chromium's own store of the user's CAs.
     database = home / ".pki" / "nssdb"
     database.mkdir(parents=True)

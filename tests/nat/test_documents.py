@@ -6,12 +6,10 @@ them are named here is seen in tests/test_docs.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.nat.lab import need_root
 from tests.nat.machines import ADDRESSES, Machines
 from tests.nat.steps import (
     PRIVATE,
@@ -242,14 +240,6 @@ SCENARIOS: dict[str, list[Step]] = {
         Start(PRIVATE, "RTUNNEL_CONFIG=rtc.yaml twistd -ny", "cannot reach signaling server ws://signal.example.org"),
     ],
 }
-
-
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    need_root()
-    built = Machines(tmp_path)
-    yield built
-    built.close()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

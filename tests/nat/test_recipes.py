@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.nat.lab import need_root
-from tests.nat.machines import ADDRESSES, Machines
+from tests.nat.machines import PAGE, Machines
 from tests.nat.steps import (
     PRIVATE,
     PUBLIC,
     USER,
+    AcmeCa,
+    Carry,
     Export,
     Needs,
     Own,
@@ -39,10 +39,10 @@ CERTIFICATES: list[Step] = [
 
 FLOOD = """python3 -c '
 import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-name = b"\\3www\\7example\\3org\\0"
-for number in range(200):
-    s.sendto(number.to_bytes(2, "big") + bytes([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]) + name + bytes([0, 1, 0, 1]), ("192.0.2.1", 53))
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+question = b"\\0\\0\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0" + b"\\3www\\7example\\3org\\0" + b"\\0\\1\\0\\1"
+for _ in range(200):
+    asking.sendto(question, ("192.0.2.1", 53))
 '"""
 
 TINYPROXY = """cat > tinyproxy.conf << 'END'
@@ -52,6 +52,8 @@ ConnectPort 443
 Allow 192.0.2.10
 END
 exec tinyproxy -d -c tinyproxy.conf"""
+
+THROUGH_THE_PROXY = "rtunnel client --tls --server tunnel.example.org:443 --tunnel 8080:80 --via"
 
 ONLY_THE_PROXY = """nft add table ip out
 nft add chain ip out out '{ type filter hook output priority filter; }'
@@ -75,6 +77,17 @@ SCENARIOS: dict[str, list[Step]] = {
             "(?s)(published.*){2}",
         ),
         Run(USER, "quakestat", "0/8 .* My game"),
+        Stop(),
+    ],
+    "web app": [
+        *CERTIFICATES,
+        AcmeCa(),
+        Write(PRIVATE, "app.yaml"),
+        Start(PUBLIC, "rtunnel server --tls --http-listen :80 --https-listen :443", "HTTPS port listening"),
+        Start(PRIVATE, "rtunnel client --config app.yaml", "app.example.org: certificate from"),
+        Run(USER, "curl --include https://app", "^HTTP/1.1 401"),
+        Run(USER, "curl --include http://app", "(?s)^HTTP/1.1 301.*^Location: https://app.example.org/"),
+        Shell(USER, "curl --user 'alice:tulips and rain' https://app.example.org/", PAGE.decode()),
         Stop(),
     ],
     "DNS": [
@@ -117,33 +130,37 @@ SCENARIOS: dict[str, list[Step]] = {
         Shell(PUBLIC, f"{LOGIN} nobody@tunnel.example.org", "Permission denied"),
         Stop(),
     ],
+    "database": [
+        Needs(("openssl", "redis-server", "redis-cli")),
+        *CERTIFICATES,
+        Write(PRIVATE, "redis.conf"),
+        Write(PRIVATE, "redis.yaml"),
+        Start(PUBLIC, "rtunnel server --tls --allow-ports 6380", TUNNEL),
+        Run(PRIVATE, "openssl"),
+        Start(PRIVATE, "redis-server", "Ready to accept connections"),
+        Start(PRIVATE, "rtunnel client --config redis.yaml", "the service at 127.0.0.1:6380 answers"),
+        Carry("redis.crt", PRIVATE, USER),
+        Run(USER, "REDISCLI_AUTH=", "^PONG"),
+        Shell(PRIVATE, "! redis-cli --tls --cacert redis.crt -h tunnel.example.org -p 6380 ping", "Could not connect"),
+        Stop(),
+    ],
     "proxy": [
         Needs(("tinyproxy", "nft")),
         *CERTIFICATES,
         Start(PUBLIC, "rtunnel server --tls --control-listen :443 --allow-ports 8080", "control port listening"),
         Serve(USER, TINYPROXY, "listening"),
         Shell(PRIVATE, ONLY_THE_PROXY),
-        Start(
-            PRIVATE, "rtunnel client --tls --server tunnel.example.org:443 --tunnel 8080:80 --via http://", "published"
-        ),
+        Start(PRIVATE, f"{THROUGH_THE_PROXY} http://", "published"),
         Run(USER, "curl http://tunnel.example.org:8080/", "Hello"),
         Stop(),
         Start(PUBLIC, "rtunnel server --tls --control-listen :443 --allow-ports 8080", "control port listening"),
         Serve(USER, TINYPROXY, "listening"),
         Export("export HTTPS_PROXY=http://proxy.corp.example:3128"),
-        Start(PRIVATE, "rtunnel client --tls --server tunnel.example.org:443 --tunnel 8080:80 --via env", "published"),
+        Start(PRIVATE, f"{THROUGH_THE_PROXY} env", "published"),
         Run(USER, "curl http://tunnel.example.org:8080/", "Hello"),
         Stop(),
     ],
 }
-
-
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    need_root()
-    built = Machines(tmp_path)
-    yield built
-    built.close()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
