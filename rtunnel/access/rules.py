@@ -1,10 +1,18 @@
-"""The rules of a tunnel for host names: who may come, and what is done with requests (docs/wire.rst, "Rules").
+"""The rules of a tunnel: who may come, how much, who else serves it, and what is done with requests (docs/wire.rst,
+"Rules").
 
 The client's file and INIT have them with the same keys::
 
     allow: [192.0.2.0/24, "2001:db8::/32"]      # networks and addresses
     deny: 192.0.2.7
     max-connections: 20                         # of one address at once
+    max-connection-rate: 5                      # new ones of one address, a second
+    bandwidth: 100Mbit                          # of all visitors together, in each direction
+    visitor-bandwidth: 10Mbit                   # of one visitor
+    quota: 500GB                                # a month, in both directions together
+    group: web                                  # several clients serve this tunnel ...
+    group-key: 4f7a...                          # ... those that know this ...
+    balance: least-connections                  # ... and so they share its visitors
     max-requests: 10                            # of one address, a second
     auth: ["alice:$scrypt$ln=15,r=8,p=1$..."]   # what 'rtunnel passwd alice' prints
     request-headers: {X-From: outside, Cookie: null}
@@ -17,10 +25,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
+from rtunnel.access.amounts import amount, bandwidth
 from rtunnel.access.passwords import check_hash, check_user
 from rtunnel.coercions import boolean, integer, networks, shown, text
 from rtunnel.config_file import keys_with_underscores
@@ -41,14 +50,17 @@ MOST_FIELD_NAME = 64
 MOST_FIELD_VALUE = 1024
 #: The longest rules of one tunnel, as JSON, in bytes.
 MOST_BYTES = 16_000
-#: Requests a second.
+#: How the members of a group share its visitors.
+BALANCES = ("round-robin", "least-connections", "sticky")
+#: Requests or connections a second.
 FEWEST_REQUESTS = 0.001
 MOST_REQUESTS = 1_000_000
 
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _MAPPED = IPv6Network("::ffff:0:0/96")
-_HTTPS_SEES = ("allow", "deny", "max-connections")
+_OF_REQUESTS = ("max-requests", "auth", "request-headers", "response-headers", "redirect-https")
+_OF_GROUPS = ("group", "group-key", "balance")
 # Fields of one connection, and those that say where a message ends (RFC 9110, section 7.6.1; RFC 9112, section 6).
 _OF_CONNECTION = frozenset(
     ("connection", "content-length", "expect", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
@@ -79,6 +91,13 @@ class Rules:
     :ivar allow: networks of visitors that may come; empty: all.
     :ivar deny: networks of visitors that may not, even if they are in *allow*.
     :ivar connections: connections that one address (of IPv6, one /64) may have at once; None: as many as it likes.
+    :ivar connection_rate: new connections a second of one address, for long; for UDP, flows; None: as many as it likes.
+    :ivar bandwidth: bits a second of all visitors together, in each direction; None: as many as there are.
+    :ivar visitor_bandwidth: the same of one visitor.
+    :ivar quota: bytes of all visitors in a calendar month (UTC), both directions together; None: as many as there are.
+    :ivar group: the name of the group of clients that serve the tunnel; empty: one client does.
+    :ivar group_key: what the members of the group must know.
+    :ivar balance: how visitors are spread over the members: one of :data:`BALANCES`.
     :ivar requests: requests a second that one address may send for long; None: as many as it likes.
     :ivar users: for HTTP, who may come with a password: names, and the hashes of their passwords; see
         :mod:`rtunnel.access.passwords`. Empty: everybody may come without.
@@ -90,6 +109,13 @@ class Rules:
     allow: tuple[Network, ...] = ()
     deny: tuple[Network, ...] = ()
     connections: int | None = None
+    connection_rate: float | None = None
+    bandwidth: int | None = None
+    visitor_bandwidth: int | None = None
+    quota: int | None = None
+    group: str = ""
+    group_key: str = field(default="", repr=False)
+    balance: str = "round-robin"
     requests: float | None = None
     users: tuple[tuple[str, str], ...] = ()
     request_headers: Headers = ()
@@ -120,10 +146,11 @@ class Rules:
         return (not self.allow or self._allowed.has(version, number)) and not self._denied.has(version, number)
 
 
-def read_rules(written: Mapping[str, object], protocol: str = "http") -> Rules:
+def read_rules(written: Mapping[str, object], protocol: str = "http", *, ends_tls: bool = False) -> Rules:
     """Read rules as the file has them, or as they came with INIT.
 
-    :param protocol: ``http``, or ``https``: then the server does not see requests, and rules for these are refused.
+    :param protocol: the tunnel's. Rules that it cannot have are refused.
+    :param ends_tls: TLS of ``https`` ends where the rules are kept, so that requests are seen there.
     :raises ConfigError: something is wrong; the message names the key.
     """
     values = keys_with_underscores(dict(written), "rules")
@@ -134,12 +161,15 @@ def read_rules(written: Mapping[str, object], protocol: str = "http") -> Rules:
             raise ConfigError(f"unknown key '{key}'{suggestion(key, _KEYS)}")
         attribute, coerce = _KEYS[key]
         try:
-            if protocol == "https" and key not in _HTTPS_SEES:
-                raise ConfigError("is about requests, which the server does not see in https:; leave it out")
+            if why := _why_not_for(key, protocol, ends_tls=ends_tls):
+                raise ConfigError(why)
             found[attribute] = coerce(value)
         except ConfigError as error:
             raise ConfigError(f"key '{key}': {error}") from None
     rules = Rules(**found)
+    for key in ("group-key", "balance"):
+        if key.replace("-", "_") in values and not rules.group:
+            raise ConfigError(f"key '{key}': has no effect without a group; add 'group: NAME'")
     length = len(json.dumps(rules_as_json(rules)))
     if length > MOST_BYTES:
         raise ConfigError(
@@ -148,9 +178,22 @@ def read_rules(written: Mapping[str, object], protocol: str = "http") -> Rules:
     return rules
 
 
+def _why_not_for(key: str, protocol: str, *, ends_tls: bool) -> str:
+    """Return why a tunnel of this protocol cannot have the rule *key*; empty if it can."""
+    if key in _OF_REQUESTS and protocol == "https" and not ends_tls:
+        return "is about requests, which the server does not see in https:; leave it out"
+    if key in _OF_REQUESTS and protocol in ("tcp", "udp"):
+        return "is about requests, which the server sees only in tunnels of 'publish: http:NAME=LOCAL'; leave it out"
+    if key == "max-connection-rate" and protocol == "http":
+        return "is about connections, and one carries many requests; write max-requests"
+    if key in _OF_GROUPS and protocol == "udp":
+        return "is not for UDP, whose ports one client serves; leave it out"
+    return ""
+
+
 def without_requests(rules: Rules) -> Rules:
     """Return those of *rules* that are not about requests: what a server can keep that does not see any."""
-    return Rules(rules.allow, rules.deny, rules.connections)
+    return replace(rules, requests=None, users=(), request_headers=(), response_headers=(), redirect_https=False)
 
 
 def rules_as_json(rules: Rules) -> dict[str, object]:
@@ -159,6 +202,13 @@ def rules_as_json(rules: Rules) -> dict[str, object]:
         "allow": [_shortest(each) for each in rules.allow],
         "deny": [_shortest(each) for each in rules.deny],
         "max-connections": rules.connections,
+        "max-connection-rate": rules.connection_rate,
+        "bandwidth": rules.bandwidth,
+        "visitor-bandwidth": rules.visitor_bandwidth,
+        "quota": rules.quota,
+        "group": rules.group,
+        "group-key": rules.group_key,
+        "balance": rules.balance if rules.group else "",
         "max-requests": rules.requests,
         "auth": [f"{name}:{hashed}" for name, hashed in rules.users],
         "request-headers": dict(rules.request_headers),
@@ -196,16 +246,38 @@ def _comparable(network: Network) -> Network:
     return IPv6Network((number, length))
 
 
-def _requests(value: object) -> float:
+def _a_second(value: object, what: str) -> float:
     match = None
     if not isinstance(value, bool) and isinstance(value, str | int | float):
         match = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,30})?|\.[0-9]{1,30}", str(value).strip())
     if match is None or not FEWEST_REQUESTS <= float(match[0]) <= MOST_REQUESTS:
         raise ConfigError(
-            f"{shown(value)} is not a number of requests a second; write one such as 10 or 0.5, "
+            f"{shown(value)} is not a number of {what} a second; write one such as 10 or 0.5, "
             f"from {FEWEST_REQUESTS} to {MOST_REQUESTS}"
         )
     return float(match[0])
+
+
+def _group(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
+        raise ConfigError(
+            f"{shown(value)} is not the name of a group: up to 64 letters, digits, dots, dashes; write web"
+        )
+    return value
+
+
+def _group_key(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]{8,128}", value):
+        raise ConfigError(
+            "is not 8 to 128 characters of ASCII without spaces; write what 'openssl rand -hex 16' prints"
+        )
+    return value
+
+
+def _balance(value: object) -> str:
+    if value not in BALANCES:
+        raise ConfigError(f"{shown(value)} is not a way to share visitors; write {', '.join(BALANCES)}")
+    return str(value)
 
 
 def _users(value: object) -> tuple[tuple[str, str], ...]:
@@ -269,7 +341,14 @@ _KEYS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "allow": ("allow", _allowed_networks),
     "deny": ("deny", _networks),
     "max-connections": ("connections", integer(1, 1_000_000)),
-    "max-requests": ("requests", _requests),
+    "max-connection-rate": ("connection_rate", lambda value: _a_second(value, "connections")),
+    "bandwidth": ("bandwidth", bandwidth),
+    "visitor-bandwidth": ("visitor_bandwidth", bandwidth),
+    "quota": ("quota", amount),
+    "group": ("group", _group),
+    "group-key": ("group_key", _group_key),
+    "balance": ("balance", _balance),
+    "max-requests": ("requests", lambda value: _a_second(value, "requests")),
     "auth": ("users", _users),
     "request-headers": ("request_headers", lambda value: _fields(value, of_requests=True)),
     "response-headers": ("response_headers", lambda value: _fields(value, of_requests=False)),

@@ -56,10 +56,11 @@ class ServerSettings(EndSettings):
     :ivar public_listen: the shared public port, for clients that ask for port 0; None: there is none.
     :ivar public_interface: IP address on which the ports that clients ask for are opened; empty: all IPv4 addresses.
     :ivar allow_ports: ports that clients may ask for.
-    :ivar route: how visitors of the shared port are spread over clients: ``round-robin`` or ``least-connections``.
+    :ivar route: how visitors of the shared port are spread over clients; see :data:`~rtunnel.access.rules.BALANCES`.
     :ivar max_links: clients that may be connected at once.
     :ivar handshake_timeout: how long a new connection may take to ask for something.
     :ivar visitor_idle: time without a byte in either direction after which a visitor is closed; 0: never.
+    :ivar hold: time for which visitors wait for the return of a client that is lost; 0: they are closed.
     :ivar max_handshakes: connections that may be in the TLS handshake at once.
     :ivar admission: who may use the server.
     :ivar udp_listen: where the UDP paths of clients arrive; None: at the address and number of the control port.
@@ -76,6 +77,7 @@ class ServerSettings(EndSettings):
     max_links: int = 4096
     handshake_timeout: float = 10.0
     visitor_idle: float = 0.0
+    hold: float = 10.0
     max_handshakes: int = 256
     admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     udp_listen: UdpAddress | None = None
@@ -94,7 +96,7 @@ class TunnelSettings:
     :ivar protocol: ``tcp``, ``udp``, ``http`` or ``https``.
     :ivar host: the public host name of ``http`` and ``https``; may begin with ``*.``. *remote_port* is 0 then.
     :ivar path: for ``http``, what paths begin with, such as ``/api``; empty: all paths.
-    :ivar rules: for ``http`` and ``https``, who may come, and what is done with requests; see docs/wire.rst, "Rules".
+    :ivar rules: who may come, how much, who else serves it, and what is done with requests; see docs/wire.rst, "Rules".
     :ivar tls: for ``https``, who ends TLS: ``passthrough`` or empty: the service; ``auto``: the client, with a
         certificate that it obtains; or the client, with the certificate in these files.
     :ivar proxy_protocol: version of the PROXY header that the service gets, ``v1`` or ``v2``; empty: it gets none.

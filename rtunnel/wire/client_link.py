@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rtunnel.errors import Code
 from rtunnel.wire import frames, messages
-from rtunnel.wire.events import PathOffered, StreamOpened, TicketsReceived, TunnelReady, TunnelRefused
+from rtunnel.wire.events import PathOffered, StreamOpened, TicketsReceived, TunnelNotice, TunnelReady, TunnelRefused
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, WireError
@@ -37,11 +37,14 @@ class ClientLink(Link):
         shared port sends no INIT (docs/wire.rst, "Reference protocol").
         """
         self.tunnels[number] = request
-        is_first = self.mode is Mode.AWAITING and number == 0 and request.port and request.protocol == "tcp"
+        is_plain = request.port and request.protocol == "tcp" and not request.rules
+        is_first = self.mode is Mode.AWAITING and number == 0 and is_plain
         if self.mode is Mode.EXTENDED and request.protocol == "udp" and messages.UDP not in self.capabilities:
             self._give_up(number, "the server carries no UDP")
         elif self.mode is Mode.EXTENDED and request.host and messages.HOSTS not in self.capabilities:
             self._give_up(number, "the server knows no tunnels for host names")
+        elif self.mode is Mode.EXTENDED and request.needs_rules and messages.RULES not in self.capabilities:
+            self._give_up(number, "the server knows no rules for this kind of tunnel")
         elif self.mode is Mode.EXTENDED or is_first:
             self._send(frames.INIT, number, encode_init(request))
         elif self.mode is Mode.AWAITING:
@@ -57,6 +60,14 @@ class ClientLink(Link):
             self._send_error(messages.SCOPE_TUNNEL, number, Code.SHUTTING_DOWN, "the client gives this tunnel up")
         return True
 
+    def say_state(self, number: int, *, is_ready: bool, why: str = "") -> None:
+        """Tell the server whether the service of tunnel *number* answers, if it wants to know.
+
+        :param why: why it does not.
+        """
+        if messages.RULES in self.capabilities and number in self.tunnels:
+            self._send(frames.STATE, number, messages.encode_state(is_ready=is_ready, why=why))
+
     def _settle(self, peer: Hello | None) -> None:
         super()._settle(peer)
         unsent, self._unsent = self._unsent, {}
@@ -68,11 +79,15 @@ class ClientLink(Link):
                 self._handlers[frames.TICKETS] = self._receive_tickets
             if messages.UDP in self.capabilities:
                 self._handlers[frames.PATH] = self._receive_path
+            if messages.RULES in self.capabilities:
+                self._handlers[frames.NOTICE] = self._receive_notice
             for number, request in unsent.items():
                 self.request_tunnel(number, request)
         else:
             for number, request in unsent.items():
-                if number or request.protocol != "tcp":
+                if request.rules:
+                    self._give_up(number, "the server speaks the reference protocol, which has no rules")
+                elif number or request.protocol != "tcp":
                     self._give_up(number, _REFERENCE)
 
     def _give_up(self, number: int, why: str) -> None:
@@ -124,6 +139,17 @@ class ClientLink(Link):
             self._ignore(f"malformed PATH ({error})")
             return
         self._events.append(PathOffered(id, port))
+
+    def _receive_notice(self, number: int, payload: bytes) -> None:
+        try:
+            message = messages.decode_notice(payload)
+        except ValueError as error:
+            self._ignore(f"malformed NOTICE ({error})")
+            return
+        if number in self.tunnels:
+            self._events.append(TunnelNotice(number, message))
+        else:
+            self._ignore("NOTICE for a tunnel that was not asked for", is_normal=True)
 
     def _receive_tunnel_error(self, number: int, error: WireError) -> None:
         if self.tunnels.pop(number, None) is None:

@@ -73,6 +73,23 @@ class TunnelWithdrawn:
 
 
 @dataclass(slots=True)
+class TunnelState:
+    """At the server: whether the service of tunnel *number* answers, and *why* it does not."""
+
+    number: int
+    is_ready: bool
+    why: str
+
+
+@dataclass(slots=True)
+class TunnelNotice:
+    """At the client: *message* is what its operator should know about tunnel *number*."""
+
+    number: int
+    message: str
+
+
+@dataclass(slots=True)
 class StreamOpened:
     """At the client: a visitor of *tunnel* has come. *visitor* is its address, ``host:port``; empty if unknown."""
 
@@ -165,6 +182,8 @@ Event = (
     | TunnelReady
     | TunnelRefused
     | TunnelWithdrawn
+    | TunnelState
+    | TunnelNotice
     | StreamOpened
     | DataReceived
     | StreamFinished

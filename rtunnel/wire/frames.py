@@ -38,6 +38,8 @@ TICKETS = 0x18
 KEYS = 0x19
 MOVE = 0x1A
 PATH = 0x1B
+STATE = 0x1C
+NOTICE = 0x1D
 
 NAMES = {
     NEW_CONN: "NEW_CONN",
@@ -56,6 +58,8 @@ NAMES = {
     KEYS: "KEYS",
     MOVE: "MOVE",
     PATH: "PATH",
+    STATE: "STATE",
+    NOTICE: "NOTICE",
 }
 
 #: ``(type, conn_id, payload)``. With DATA the payload is one piece of the frame's.

@@ -1,4 +1,4 @@
-"""The payloads of HELLO, NEW_CONN, READY, ERROR, TICKETS, ATTACH and PATH (docs/wire.rst, "Messages").
+"""The payloads of HELLO, NEW_CONN, READY, ERROR, TICKETS, ATTACH, PATH, STATE and NOTICE (docs/wire.rst, "Messages").
 
 Each message has a function that encodes it and one that decodes it. Whatever a peer sends, decoding returns a value or
 raises ``ValueError``. Text from the peer is cleaned so that it can be logged.
@@ -33,6 +33,8 @@ DIRECT_ONLY = "direct-only"
 UDP = "udp"
 #: Capability: tunnels may be for host names.
 HOSTS = "hosts"
+#: Capability: tunnels for ports may have rules, and STATE and NOTICE are known.
+RULES = "rules"
 
 SCOPE_LINK = "link"
 SCOPE_TUNNEL = "tunnel"
@@ -291,6 +293,45 @@ def decode_path(payload: bytes) -> tuple[int, int]:
     if not _is_number(id, 2**32 - 1) or not _is_number(port, 65535):
         raise ValueError("PATH without an id and a port")
     return id, port
+
+
+# Tunnels
+
+
+def encode_state(*, is_ready: bool, why: str = "") -> bytes:
+    """Encode STATE: whether the service of a tunnel answers.
+
+    :param why: why it does not, for logs.
+    """
+    return _dump({"ready": is_ready} if is_ready else {"ready": is_ready, "why": why})
+
+
+def decode_state(payload: bytes) -> tuple[bool, str]:
+    """Decode STATE. Return whether the service answers, and why it does not.
+
+    :raises ValueError: it does not say whether.
+    """
+    value = _load(payload)
+    is_ready = value.get("ready")
+    if not isinstance(is_ready, bool):
+        raise ValueError("STATE does not say whether the service is ready")
+    return is_ready, _text(value.get("why"))
+
+
+def encode_notice(message: str) -> bytes:
+    """Encode NOTICE: what the operator of the client should know about a tunnel."""
+    return _dump({"message": message})
+
+
+def decode_notice(payload: bytes) -> str:
+    """Decode NOTICE. Return its text.
+
+    :raises ValueError: there is none.
+    """
+    message = _text(_load(payload).get("message"))
+    if not message:
+        raise ValueError("NOTICE without a message")
+    return message
 
 
 def _is_number(value: object, most: int) -> TypeGuard[int]:

@@ -6,7 +6,7 @@ import secrets
 
 from rtunnel.errors import Code, Refused
 from rtunnel.wire import frames, messages
-from rtunnel.wire.events import TunnelRefused, TunnelRequested, TunnelWithdrawn
+from rtunnel.wire.events import TunnelRefused, TunnelRequested, TunnelState, TunnelWithdrawn
 from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import Link, Mode
 from rtunnel.wire.messages import Hello, WireError
@@ -65,6 +65,8 @@ class ServerLink(Link):
         super()._settle(peer)
         if self.has_keys:
             self._handlers[frames.KEYS] = self._receive_keys
+        if messages.RULES in self.capabilities:
+            self._handlers[frames.STATE] = self._receive_state
 
     def send_tickets(self, first: int, count: int, expires: float) -> None:
         """Ask the client for *count* data connections.
@@ -82,6 +84,11 @@ class ServerLink(Link):
         The parameters are those of :func:`~rtunnel.wire.messages.encode_path`.
         """
         self._send(frames.PATH, 0, messages.encode_path(id, port))
+
+    def send_notice(self, number: int, message: str) -> None:
+        """Tell the operator of the client something about tunnel *number*, if the client can pass it on."""
+        if messages.RULES in self.capabilities and number in self.tunnels:
+            self._send(frames.NOTICE, number, messages.encode_notice(message), is_answer=True)
 
     def open_stream(self, tunnel: int, visitor: str) -> Stream:
         """Open a stream for a visitor. A link that has received nothing yet becomes a reference link.
@@ -134,6 +141,8 @@ class ServerLink(Link):
                 raise Refused(Code.NOT_SUPPORTED, "the link carries no UDP")
             if request.host and messages.HOSTS not in self.capabilities:
                 raise Refused(Code.NOT_SUPPORTED, "the link has no tunnels for host names")
+            if request.needs_rules and messages.RULES not in self.capabilities:
+                raise Refused(Code.NOT_SUPPORTED, "the link has no rules for this kind of tunnel")
             if len(self.tunnels) >= self.limits.max_tunnels:
                 raise Refused(Code.LIMIT, f"the link has {len(self.tunnels)} tunnels, its limit")
         except ValueError as error:
@@ -146,6 +155,17 @@ class ServerLink(Link):
             return
         self._events.append(refusal)
         self.refuse_tunnel(number, refusal.code, refusal.message)
+
+    def _receive_state(self, number: int, payload: bytes) -> None:
+        try:
+            is_ready, why = messages.decode_state(payload)
+        except ValueError as error:
+            self._ignore(f"malformed STATE ({error})")
+            return
+        if number in self.tunnels:
+            self._events.append(TunnelState(number, is_ready, why))
+        else:
+            self._ignore("STATE of a tunnel that does not exist", is_normal=True)
 
     def _receive_tunnel_error(self, number: int, error: WireError) -> None:
         if self.tunnels.pop(number, None) is None:

@@ -5,7 +5,7 @@
     http/app.example.org/api:127.0.0.1:3000      a host name, and what paths begin with
     https/*.dev.example.org:127.0.0.1:8443
 
-A second line, for host names only, is a JSON object: the rules of the tunnel. Without rules there is none.
+A second line is a JSON object: the rules of the tunnel. Without rules there is none.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ from rtunnel.wire.messages import clean_text
 NAMED = ("http", "https")
 #: The longest rules that are accepted, in bytes.
 MAX_RULES = 16384
+#: The rules that a server knows for host names without the capability ``rules``.
+RULES_OF_NAMES = frozenset(
+    (
+        *("allow", "deny", "max-connections", "max-requests", "auth"),
+        *("request-headers", "response-headers", "redirect-https"),
+    )
+)
 
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9_.-]{1,253}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=@%/-]{0,1000})?")
@@ -44,6 +51,11 @@ class TunnelRequest:
     host: str = ""
     path: str = ""
     rules: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def needs_rules(self) -> bool:
+        """Whether it is for links only on which the capability ``rules`` applies."""
+        return bool(self.rules) and (self.protocol not in NAMED or not RULES_OF_NAMES.issuperset(self.rules))
 
 
 def encode_init(request: TunnelRequest) -> bytes:
@@ -74,7 +86,8 @@ def decode_init(payload: bytes) -> TunnelRequest:
     is_number = port.isascii() and port.isdigit() and len(port) <= 5
     if not colon or not is_number or not lowest <= int(port) <= 65535:
         raise ValueError(f"INIT says {clean_text(asked)!r} where a port from {lowest} to 65535 and a colon belong")
-    return TunnelRequest(int(port), clean_text(local), protocol)
+    local, rules = _split_rules(local)
+    return TunnelRequest(int(port), clean_text(local), protocol, rules=rules)
 
 
 def _decode_named(protocol: str, name: str, local: str) -> TunnelRequest:
@@ -82,6 +95,12 @@ def _decode_named(protocol: str, name: str, local: str) -> TunnelRequest:
     path = (slash + path).rstrip("/")
     if not _HOST.fullmatch(host) or not _PATH.fullmatch(path) or (path and protocol == "https"):
         raise ValueError(f"INIT says {clean_text(name)!r} where a host name belongs")
+    local, rules = _split_rules(local)
+    return TunnelRequest(0, clean_text(local), protocol, host, path, rules)
+
+
+def _split_rules(local: str) -> tuple[str, dict[str, object]]:
+    """Return the local address, and the rules behind it."""
     local, newline, text = local.partition("\n")
     rules: object = {}
     if newline:
@@ -91,4 +110,4 @@ def _decode_named(protocol: str, name: str, local: str) -> TunnelRequest:
             rules = None
     if not isinstance(rules, dict):
         raise ValueError("INIT has something else than rules in its second line")
-    return TunnelRequest(0, clean_text(local), protocol, host, path, rules)
+    return local, rules

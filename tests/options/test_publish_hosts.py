@@ -206,11 +206,11 @@ def test_rules_in_a_file(config: Write) -> None:
             (IPv4Network("192.0.2.0/24"), IPv6Network("2001:db8::1/128")),
             (IPv4Network("192.0.2.7/32"),),
             20,
-            0.5,
-            (("alice", HASH),),
-            (("X-From", "outside"), ("Cookie", None)),
-            (("Server", None),),
-            True,
+            requests=0.5,
+            users=(("alice", HASH),),
+            request_headers=(("X-From", "outside"), ("Cookie", None)),
+            response_headers=(("Server", None),),
+            redirect_https=True,
         ),
     )
 

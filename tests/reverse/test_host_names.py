@@ -15,6 +15,7 @@ from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.options.settings.published import published
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server import take_over
+from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
@@ -67,8 +68,14 @@ async def refusal(link: RawLink, number: int, name: str, **rules: object) -> tup
     return error["code"], error["message"]
 
 
-def tunnel(backend: Backend | None) -> int | None:
-    return backend.number if backend is not None else None
+def only(group: Group | None) -> Backend:
+    assert group is not None
+    (backend,) = group
+    return backend
+
+
+def tunnel(group: Group | None) -> int | None:
+    return only(group).number if group is not None else None
 
 
 # What is published
@@ -217,9 +224,7 @@ async def test_a_name_below_somebody_elses(world: World, server: TunnelServer) -
     await client(world, server, "http/*.dev")
     await client(world, server, "http/a.dev")
     first, second = server.names.http("b.dev", "/"), server.names.http("a.dev", "/")
-    assert first is not None
-    assert second is not None
-    assert first.session is not second.session
+    assert only(first).session is not only(second).session
 
 
 @ensureDeferred

@@ -22,6 +22,7 @@ class Session:
         self.address = f"192.0.2.{id(self)}"
         self.stream_count = 0
         self.backends: dict[int, Any] = {}
+        self.balancers: dict[Any, None] = {}
 
     @property
     def visitor_count(self) -> int:
@@ -143,7 +144,7 @@ def test_the_order_is_that_of_a_look_at_all(policy: str, steps: list[tuple[str, 
             pool.join(newcomer)
         elif what == "visit":
             expected = model.candidates()
-            for count, found in enumerate(pool.candidates()):
+            for count, found in enumerate(pool.candidates("")):
                 assert found is expected[count]
                 model.tried(found)
                 if more and count == number:
@@ -165,7 +166,7 @@ def test_the_order_is_that_of_a_look_at_all(policy: str, steps: list[tuple[str, 
 
 def count_of(pool: Backends) -> int:
     """How many are asked if nobody can."""
-    return len(list(pool.candidates()))
+    return len(list(pool.candidates("")))
 
 
 @pytest.mark.parametrize("policy", [RoundRobin, LeastConnections])
@@ -174,7 +175,7 @@ def test_one_who_leaves_while_others_are_asked(policy: type[Backends]) -> None:
     for member in members:
         pool.join(member)
     asked = []
-    for member in pool.candidates():
+    for member in pool.candidates(""):
         asked.append(member)
         pool.leave(members[1])
     assert asked == [members[0], members[2]]
@@ -188,7 +189,7 @@ def test_one_that_hangs_gets_no_more_visitors_than_it_has() -> None:
         pool.join(member)
     lost = 0
     for _ in range(300):
-        chosen = next(pool.candidates())
+        chosen = next(pool.candidates(""))
         change_load(pool, chosen, 1)
         if chosen is members[2]:
             lost += 1
@@ -203,11 +204,11 @@ def test_what_is_kept_is_bounded() -> None:
         pool.join(member)
     for turn in range(1000):
         change_load(pool, members[turn % 10], 1 if turn % 20 < 10 else -1)
-        next(pool.candidates())
+        next(pool.candidates(""))
     assert len(pool._clients._heap) <= 2 * len(members) + 8
     for member in members:
         pool.leave(member)
-    assert list(pool.candidates()) == []
+    assert list(pool.candidates("")) == []
     assert not pool._clients._heap
     assert not pool._of
     assert set(pool._known) <= {each.session.holder for each in members}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rtunnel.access.rules import BALANCES
 from rtunnel.addresses import ListenAddress
 from rtunnel.coercions import (
     dial_address,
@@ -174,8 +175,9 @@ SERVER_OWN = (
     ),
     Setting(
         "route",
-        words("round-robin", "least-connections"),
-        "How the visitors of the shared public port are spread over its clients: round-robin or least-connections.",
+        words(*BALANCES),
+        "How the visitors of the shared public port are spread over its clients: round-robin, least-connections, or "
+        "sticky: an address keeps its client.",
         ServerSettings,
     ),
     Setting("max-links", COUNT, "Clients that may be connected at once.", ServerSettings),
@@ -185,6 +187,12 @@ SERVER_OWN = (
         "handshake-timeout",
         TIME,
         "Seconds in which a new connection to the control port must say what it is.",
+        ServerSettings,
+    ),
+    Setting(
+        "hold",
+        TIME_OR_ZERO,
+        "Seconds for which visitors wait for the return of a client whose link is lost, instead of being closed.",
         ServerSettings,
     ),
     Setting(

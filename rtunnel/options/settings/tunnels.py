@@ -73,11 +73,11 @@ def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
     found = with_proxy_protocol(entry, _tunnels_of(entry))
     if found[0].host:
         tls = end_of_tls(entry, found[0])
-        sees_requests = found[0].protocol == "http" or tls != "passthrough"
-        return (replace(found[0], rules=_rules(entry, "http" if sees_requests else "https"), tls=tls),)
-    for key in entry.only((*KEYS, "tls")):
-        raise entry.error(key, "is for an entry with 'publish: http:NAME=LOCAL' or 'https:NAME=LOCAL'; leave it out")
-    return found
+        return (replace(found[0], rules=_rules(entry, found[0], ends_tls=tls != "passthrough"), tls=tls),)
+    if "tls" in entry:
+        raise entry.error("tls", "is for an entry with 'publish: https:NAME=LOCAL'; leave it out")
+    rules = _rules(entry, found[0], ends_tls=False)
+    return tuple(replace(tunnel, rules=rules) for tunnel in found)
 
 
 def _tunnels_of(entry: Entry) -> tuple[TunnelSettings, ...]:
@@ -92,9 +92,9 @@ def _tunnels_of(entry: Entry) -> tuple[TunnelSettings, ...]:
     return (TunnelSettings(entry.read("remote_port", _remote_port, 0), local, name),)
 
 
-def _rules(entry: Entry, protocol: str) -> Rules:
+def _rules(entry: Entry, tunnel: TunnelSettings, *, ends_tls: bool) -> Rules:
     try:
-        return read_rules(entry.only(KEYS), protocol)
+        return read_rules(entry.only(KEYS), tunnel.protocol, ends_tls=ends_tls)
     except ConfigError as error:
         raise ConfigError(f"{entry.where}: {error}") from error
 

@@ -18,6 +18,7 @@ from rtunnel.reverse.web.connection import HttpConnection
 from rtunnel.reverse.web.house import HttpHouse, HttpVisitor
 from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import Upstream
+from rtunnel.reverse.web.upstreams import Upstreams
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.web.heads import RequestHead
 
@@ -105,7 +106,9 @@ class HttpsHouse(HttpHouse):
             end.dial(service.endpoint, lambda failure: user.dial_failed(service, failure))
             return True
 
-        return self.build_target(settings.rules, f"https://{settings.host}", open_stream, _do_nothing)
+        return self.build_target(
+            settings.rules, f"https://{settings.host}", Upstreams(open_stream, self.seconds, _do_nothing)
+        )
 
     def targets(self) -> list[Target]:
         """See :class:`HttpHouse`."""

@@ -47,7 +47,7 @@ from rtunnel.upkeep.held_connection import HeldConnection
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
-from rtunnel.wire.messages import HOSTS, UDP, Hello
+from rtunnel.wire.messages import HOSTS, RULES, UDP, Hello
 from rtunnel.wire.tunnel_request import NAMED
 
 
@@ -91,7 +91,7 @@ class LinkService(HeldConnection[ClientSession]):
         self._address_now: tuple[int, Any] | None = None
         self._endpoint_now: Any = None
         protocols = {tunnel.protocol for tunnel in settings.tunnels}
-        needed = {WITHDRAW} | ({UDP} & protocols) | ({HOSTS} if protocols & {*NAMED} else set())
+        needed = {WITHDRAW, RULES} | ({UDP} & protocols) | ({HOSTS} if protocols & {*NAMED} else set())
         # One session name for the life of the process, by which the server recognises us when we come back.
         self._hello = Hello(
             session=secrets.token_hex(16),

@@ -140,6 +140,7 @@ class ClientSession(CarryingSession):
             events.Established: self._established,
             events.TunnelReady: self._tunnel_ready,
             events.TunnelRefused: self._tunnel_refused,
+            events.TunnelNotice: self._tunnel_notice,
             events.StreamOpened: self._stream_opened,
         }
 
@@ -289,6 +290,10 @@ class ClientSession(CarryingSession):
             refusal=refusal,
             wait=wait,
         )
+
+    def _tunnel_notice(self, event: events.TunnelNotice) -> None:
+        tunnel = self._tunnels[event.number]
+        self.log_limiter.warn("{tunnel}: the server says: {notice}", tunnel=tunnel.name, notice=event.message)
 
     def _ask_again(self, tunnel: _Tunnel) -> None:
         self.link.request_tunnel(tunnel.number, tunnel.request)

@@ -1,22 +1,28 @@
 """The HTTP port: each request goes to the client that publishes the host name and path that it asks for.
 
 HttpFront +-- HttpConnection      one for each connection of a visitor
-          +-- Upstreams           one for each tunnel: streams over which requests go on, one after another
+          +-- Balanced            one for each group of tunnels, often of one
+               +-- Upstreams      one for each of them: streams over which requests go on, one after another
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 
 from rtunnel.access.passwords import Passwords
+from rtunnel.access.rules import Rules
 from rtunnel.errors import Code
 from rtunnel.relay.bare_port import Accepted, LandingFactory
 from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
+from rtunnel.reverse.fronts.balanced import Balanced
 from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.web.answers import Answer, redirect
@@ -26,6 +32,7 @@ from rtunnel.reverse.web.front_stream import FrontStream
 from rtunnel.reverse.web.house import HttpHouse, HttpVisitor
 from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import Upstream
+from rtunnel.reverse.web.upstreams import Upstreams
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
@@ -77,6 +84,15 @@ class UpstreamVisitor(Visitor):
         self._upstream.was_reset(Code.TIMEOUT, "no data connection came for it")
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Where the requests for a group go, and the rules that this was made for."""
+
+    rules: Rules
+    target: Target
+    balanced: Balanced
+
+
 class HttpFront(HttpHouse, LandingFactory):
     """Accepts HTTP connections.
 
@@ -87,7 +103,7 @@ class HttpFront(HttpHouse, LandingFactory):
         super().__init__(server.reactor.seconds, server.log_limiter, passwords, server.handshake_timeout)
         self._server = server
         self._trusted = trusted
-        self._targets: dict[Backend, Target] = {}
+        self._targets: dict[Group, _Known] = {}
 
     def service(self) -> PeriodicService:
         """Return the service that calls :meth:`tick`."""
@@ -133,25 +149,30 @@ class HttpFront(HttpHouse, LandingFactory):
 
     # Requests
 
-    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer:
+    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[None]:
         """See :class:`HttpHouse`."""
         names = self._server.names
-        backend = names.http(head.host, head.path)
-        if backend is None:
+        group = names.http(head.host, head.path)
+        if group is None:
             if head.host and names.https(head.host) is not None:
                 return redirect(head, head.host, self._server.https_port())
             what = head.host or "a request without a host name"
             return Answer(
                 404, f"nothing is published here for {'this path of ' if names.knows(head.host) else ''}{what}"
             )
-        if backend.rules.redirect_https and not (connection.visitor.is_trusted and is_secure(head)):
+        if group.rules.redirect_https and not (connection.visitor.is_trusted and is_secure(head)):
             return redirect(head, head.host, self._server.https_port())
-        target = self._targets.get(backend)
-        if target is None:
-            target = self._targets[backend] = self._target(backend)
+        if not len(group):
+            return group.ask() or Answer(503, f"nobody serves {group.public} now")
+        known = self._targets.get(group)
+        if known is not None and known.rules is group.rules:
+            return known.target
+        balanced = known.balanced if known is not None else Balanced(group, self._upstreams)
+        target = self.build_target(group.rules, str(group.public), balanced)
+        self._targets[group] = _Known(group.rules, target, balanced)
         return target
 
-    def _target(self, backend: Backend) -> Target:
+    def _upstreams(self, backend: Backend) -> Upstreams:
         def open_stream(upstream: Upstream, visitor: HttpVisitor) -> bool:
             # The number may be that of another tunnel by now.
             if backend.public is None or not backend.session.open_visitor(
@@ -166,22 +187,17 @@ class HttpFront(HttpHouse, LandingFactory):
             return not (upstream.is_on_link and backend.session.has_data_connections)
 
         server = self._server
-        return self.build_target(
-            *(backend.rules, str(backend.asked), open_stream, server.visitors.discard, may_keep, server.poller.soon)
-        )
+        return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, server.poller.soon)
 
     def make_room(self, session: ISession) -> bool:
         """Close a stream of the client of *session* that waits for another request; return False if none does."""
-        for backend, target in self._targets.items():
-            if backend.session.holder == session.holder and target.upstreams.make_room():
-                return True
-        return False
+        return any(known.balanced.make_room(session.holder) for known in self._targets.values())
 
     def targets(self) -> list[Target]:
         """See :class:`HttpHouse`."""
-        for backend, target in list(self._targets.items()):
-            if backend.public is None:
-                target.upstreams.close()
-                if not target.upstreams:
-                    del self._targets[backend]
-        return list(self._targets.values())
+        for group, known in list(self._targets.items()):
+            if not len(group) and not group.is_held:
+                known.balanced.close()
+                if not known.balanced:
+                    del self._targets[group]
+        return [known.target for known in self._targets.values()]

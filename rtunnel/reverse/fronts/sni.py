@@ -24,8 +24,8 @@ from rtunnel.relay.interfaces import IStream
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, descriptor_limit, format_address
 from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.hosts import HostNames
-from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.tls.messages import limit_messages
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -283,10 +283,10 @@ class SniFront(LandingFactory):
         except (OSError, BadHello):
             hello = None  # that shows again
         if hello is not None and hello.name is not None:
-            backend = self.house.names.https(hello.name)
-            if backend is not None and not self._why_not(backend, address):
+            group = self.house.names.https(hello.name)
+            if group is not None and not self._why_not(group, address):
                 visitor = Visitor(address, accepted, self.house.visitors.discard, data)
-                if backend.session.open_visitor(backend.number, visitor):
+                if group.take(visitor):
                     return
         guest = BareGuest(self, accepted, address)
         if data:
@@ -339,28 +339,28 @@ class SniFront(LandingFactory):
 
     def found(self, guest: Guest, hello: ClientHello) -> None:
         """Take a connection to the client that publishes the name in its hello."""
-        backend = self.house.names.https(hello.name) if hello.name is not None else None
-        if backend is None:
+        group = self.house.names.https(hello.name) if hello.name is not None else None
+        if group is None:
             why = "nobody publishes https://{host}" if hello.name is not None else "it asks for no host by name (SNI)"
             guest.refuse(why, fatal_alert(UNRECOGNIZED_NAME), host=hello.name)
             return
-        why = self._why_not(backend, guest.address)
+        why = self._why_not(group, guest.address)
         if why:
-            guest.refuse(why, place=backend.place, count=backend.rules.connections)
-        elif backend.session.open_visitor(backend.number, guest.visitor()):
+            guest.refuse(why, place=group.public, count=group.rules.connections)
+        elif group.take(guest.visitor()):
             self.waiting.discard(guest)
         else:
             what = "the client of {place} cannot take it now"
-            guest.refuse(what, fatal_alert(INTERNAL_ERROR), place=backend.place)
+            guest.refuse(what, fatal_alert(INTERNAL_ERROR), place=group.public)
 
-    def _why_not(self, backend: Backend, address: Any) -> str:
+    def _why_not(self, group: Group, address: Any) -> str:
         """Return the format of the reason why the rules keep a visitor out; empty if they do not."""
-        rules = backend.rules
+        rules = group.rules
         if not rules.admits(getattr(address, "host", "")):
             return "its address may not come to {place}"
         if rules.connections is not None:
-            owner = (backend.session, backend.number)
-            if self.house.visitors.descriptors.count(address_prefix(address), owner) >= rules.connections:
+            count, prefix = self.house.visitors.descriptors.count, address_prefix(address)
+            if sum(count(prefix, (member.session, member.number)) for member in group) >= rules.connections:
                 return "its address has {count} connections to {place}, the limit"
         return ""
 

@@ -21,6 +21,7 @@ class ISession(Protocol):
     address: str
     datagrams: Any
     known_as: tuple[str, str] | None
+    balancers: dict[Any, None]
 
     @property
     def holder(self) -> tuple[str, str]: ...
@@ -43,7 +44,9 @@ class Backend:
 
     :ivar asked: where its visitors should connect.
     :ivar public: where they do connect; None until there is such a place.
-    :ivar rules: who may come to its host name, and what is done with requests.
+    :ivar rules: who may come, how much, who else serves the place, and what is done with requests.
+    :ivar group: the group by which it serves; None until it does, and afterwards.
+    :ivar is_ready: its service answers, as far as its client has said.
     """
 
     session: ISession
@@ -51,6 +54,8 @@ class Backend:
     asked: Public
     public: Public | None = None
     rules: Rules = field(default_factory=Rules)
+    group: Any = None
+    is_ready: bool = True
 
     @property
     def place(self) -> Public:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.datagrams.server_flows import UdpPort
 from rtunnel.reverse.public import Visitor
+from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.take_over import make_way
 from rtunnel.tls.messages import limit_messages
@@ -34,16 +34,16 @@ MOST_PARKED = 4096
 
 
 class VisitorFactory(LandingFactory):
-    """Accepts visitors and finds who serves them.
+    """Accepts the visitors of a port.
 
-    :param candidates: gives the backends to try, best first.
+    :param group: who serves them.
     """
 
     log = Logger()
 
-    def __init__(self, visitors: Visitors, candidates: Callable[[], Iterable[Backend]]) -> None:
+    def __init__(self, visitors: Visitors, group: Group) -> None:
         self._visitors = visitors
-        self._candidates = candidates
+        self._group = group
 
     def build(self, address: IAddress | None) -> SocketEnd:
         """See :class:`LandingFactory`."""
@@ -58,11 +58,9 @@ class VisitorFactory(LandingFactory):
         self._arrived(Visitor(address, accepted, self._visitors.discard))
 
     def _arrived(self, visitor: Visitor) -> None:
-        for backend in self._candidates():
-            if backend.session.open_visitor(backend.number, visitor):
-                return
-        self.log.debug("visitor {visitor} closed: nobody can serve it", visitor=visitor.name)
-        visitor.abort()
+        if not self._group.take(visitor):
+            self.log.debug("visitor {visitor} closed: nobody can serve it", visitor=visitor.name)
+            visitor.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +72,12 @@ class _Parked:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    backend: Backend
+    group: Group
     port: IListeningPort | UdpPort
 
 
 class PublicPorts:
-    """The ports that clients asked for: each has one holder, who may be taken over once it is gone.
+    """The ports that clients asked for: each has one holder, or a group of them. Whoever is gone may be taken over.
 
     A UDP port outlives its link for a while, as visitors on data connections do.
 
@@ -93,7 +91,6 @@ class PublicPorts:
         self._visitors = visitors
         self._limiter = limiter
         self._held: dict[Public, _Held] = {}
-        self._publics: dict[Backend, Public] = {}
         self._closing: dict[Public, Deferred[None]] = {}
         self._parked: dict[Public, _Parked] = {}
         self._stopping = False
@@ -102,40 +99,42 @@ class PublicPorts:
         return len(self._held)
 
     async def claim(self, public: Public, backend: Backend) -> str:
-        """Listen at *public*, not the shared port, for *backend*; return the address that visitors use, ``host:port``.
+        """Let *backend* serve *public*, not the shared port; return the address that visitors use, ``host:port``.
 
         :raises Refused: somebody else has it, or the system does not give it.
         """
         claimant = backend.session
         held = self._held.get(public)
-        holder = held.backend.session if held is not None else None
-        if holder is claimant:
-            raise Refused(Code.PORT_IN_USE, f"this client serves {public} already")
-        if holder is not None:
-            await make_way(self._reactor, public, holder, claimant, Code.PORT_IN_USE)
+        if held is not None and not held.group.has_part(backend):
+            await make_way(self._reactor, public, held.group, claimant, Code.PORT_IN_USE)
         while public in self._closing:
             await self._closing[public]
-        if (held := self._held.get(public)) is not None:
+        held = self._held.get(public)
+        if held is not None and len(held.group) and not held.group.has_part(backend):
             text = f"{public} was just taken by another client"
-            raise Refused(Code.PORT_IN_USE, text, f"client {held.backend.session.peer_name}")
+            raise Refused(Code.PORT_IN_USE, text, f"client {next(iter(held.group)).session.peer_name}")
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
         if not claimant.is_live:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
+        if held is None:
+            group = Group(self._reactor, public, self._visitors, self._stop)
+            held = self._held[public] = _Held(group, await self._listen_or_refuse(public, backend, group))
+        held.group.join(backend)
+        return format_address(held.port.getHost())
+
+    async def _listen_or_refuse(self, public: Public, backend: Backend, group: Group) -> IListeningPort | UdpPort:
         try:
             # Twisted binds before it returns: nobody comes in between the look at _held and the entry.
-            port = await self._listen(public, backend)
+            return await self._listen(public, backend, group)
         except (CannotListenError, OSError) as error:
             cause = error.socketError if isinstance(error, CannotListenError) else error
             number_of_error = getattr(cause, "errno", None)
             code = Code.PORT_IN_USE if number_of_error == errno.EADDRINUSE else Code.PORT_UNAVAILABLE
             remedy = f"; at the server, {LOW_PORTS}" if number_of_error == errno.EACCES else ""
             raise Refused(code, f"{public}: {why_not_listening(error)}{remedy}") from None
-        self._held[public] = _Held(backend, port)
-        self._publics[backend] = public
-        return format_address(port.getHost())
 
-    async def _listen(self, public: Public, backend: Backend) -> IListeningPort | UdpPort:
+    async def _listen(self, public: Public, backend: Backend, group: Group) -> IListeningPort | UdpPort:
         number = public.port or 0
         if public.protocol == "udp":
             parked = self._parked.get(public)
@@ -146,7 +145,7 @@ class PublicPorts:
                 return parked.port
             self._end_parked(public)
             return UdpPort(self._reactor, self._interface, number, backend, self._limiter)
-        factory = VisitorFactory(self._visitors, lambda: (backend,))
+        factory = VisitorFactory(self._visitors, group)
         listening: list[IListeningPort] = []
         await self._endpoint(number).listen(factory).addCallback(listening.append)
         pause_when_full(listening[0])
@@ -157,24 +156,19 @@ class PublicPorts:
         kind = TCP6ServerEndpoint if ":" in self._interface else TCP4ServerEndpoint
         return kind(self._reactor, number, BACKLOG, self._interface)
 
-    def release(self, backend: Backend) -> Public | None:
-        """Free the port of *backend* at once; return which, if it had one."""
-        public = self._publics.get(backend)
-        if public is not None:
-            self._stop(public)
-        return public
-
     def park(self, backend: Backend, known_as: tuple[str, str], seconds: float) -> None:
         """Keep the UDP port of *backend*, if it has one, for the same client. Whoever else asks for it gets it.
 
         :param known_as: by what the client is known when it comes back.
         :param seconds: how long.
         """
-        public = self._publics.get(backend)
-        port = self._held[public].port if public is not None else None
-        if public is None or not isinstance(port, UdpPort):
+        public = backend.place
+        held = self._held.get(public)
+        if held is None or held.group is not backend.group or not isinstance(held.port, UdpPort):
             return
-        del self._held[public], self._publics[backend]
+        del self._held[public]
+        port = held.port
+        held.group.leave(backend)
         port.rest()
         end = self._reactor.callLater(seconds, self._is_away, public)
         self._parked[public] = _Parked(known_as, port, end)
@@ -192,12 +186,15 @@ class PublicPorts:
                 parked.end.cancel()
             parked.port.stopListening()
 
-    def _stop(self, public: Public) -> None:
+    def _stop(self, group: Group) -> None:
         def closed(_result: object) -> None:
             self._closing.pop(public, None)
 
-        held = self._held.pop(public)
-        del self._publics[held.backend]
+        public = group.public
+        held = self._held.get(public)
+        if held is None or held.group is not group:
+            return  # the port is parked
+        del self._held[public]
         stopped = held.port.stopListening()
         if stopped is not None:
             done: Deferred[None] = Deferred()
@@ -210,6 +207,6 @@ class PublicPorts:
         self._stopping = True
         for public in list(self._parked):
             self._end_parked(public)
-        for public in list(self._held):
-            self._stop(public)
+        for held in list(self._held.values()):
+            held.group.end()
         await gatherResults(list(self._closing.values()))

@@ -1,4 +1,5 @@
-"""Routing of a shared public port: choose a client for each visitor, at a cost that hardly depends on their number.
+"""Routing of a place that several clients serve: choose one for each visitor, at a cost that hardly depends on their
+number.
 
 Turns go to clients, known by name or, without one, by address; a client with many links has one client's turns. Its
 links then take turns among themselves.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from hashlib import blake2b
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any, Generic, TypeVar
@@ -25,7 +27,12 @@ MOST_IN_LAP = 6
 
 
 class Backends(ABC):
-    """The backends of a shared port, at most one per link."""
+    """The backends of one place, at most one per link.
+
+    :cvar needs_loads: it is told by :meth:`load_changed` how many streams links have.
+    """
+
+    needs_loads = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -41,13 +48,15 @@ class Backends(ABC):
     def leave(self, backend: Backend) -> None:
         """Remove *backend*, if present."""
 
-    @abstractmethod
-    def load_changed(self, session: ISession) -> None:
+    def load_changed(self, session: ISession) -> None:  # noqa: B027
         """Take note that a link has more streams, or fewer."""
 
     @abstractmethod
-    def candidates(self) -> Iterator[Backend]:
-        """Yield every backend once, starting with the one that should serve the next visitor."""
+    def candidates(self, prefix: str) -> Iterator[Backend]:
+        """Yield every backend once, starting with the one that should serve the next visitor.
+
+        :param prefix: the key under which the visitor's address is counted.
+        """
 
 
 def _in_turn(line: OrderedDict[T, Any]) -> Iterator[T]:
@@ -88,10 +97,7 @@ class RoundRobin(Backends):
             if not self._clients[client]:
                 del self._clients[client]
 
-    def load_changed(self, session: ISession) -> None:
-        """See :class:`Backends`."""
-
-    def candidates(self) -> Iterator[Backend]:
+    def candidates(self, prefix: str) -> Iterator[Backend]:
         """Yield the backends of the client whose last turn is longest ago first. Being tried counts as a turn."""
         for client in _in_turn(self._clients):
             yield from _in_turn(self._clients[client])
@@ -183,6 +189,8 @@ class _Client:
 class LeastConnections(Backends):
     """Visitors go to the client whose links have the fewest streams; on a tie, to the one whose turn is longest ago."""
 
+    needs_loads = True
+
     def __init__(self) -> None:
         self._clients: _Least[_Client] = _Least()
         self._known: dict[Hashable, _Client] = {}
@@ -272,11 +280,32 @@ class LeastConnections(Backends):
         member.turn = next(self._turns)
         self._put_member(member)
 
-    def candidates(self) -> Iterator[Backend]:
+    def candidates(self, prefix: str) -> Iterator[Backend]:
         """Yield backends by the load of their clients, then by their own; on a tie, by turn."""
         for client in self._clients.in_turn(self._client_had_turn):
             for member in client.members.in_turn(self._member_had_turn):
                 yield member.backend
 
 
-POLICIES: dict[str, type[Backends]] = {"round-robin": RoundRobin, "least-connections": LeastConnections}
+class Sticky(RoundRobin):
+    """An address keeps its client while that is there (rendezvous hashing, Thaler and Ravishankar 1998).
+
+    When a client goes, only its own visitors are spread over the others; when it is back, they are its again.
+    """
+
+    def candidates(self, prefix: str) -> Iterator[Backend]:
+        """Yield the backends of the client first that the address belongs to."""
+        start = prefix.encode()
+        for client in sorted(self._clients, key=lambda client: _weight(start, repr(client)), reverse=True):
+            yield from _in_turn(self._clients[client])
+
+
+def _weight(prefix: bytes, client: str) -> bytes:
+    return blake2b(client.encode("utf-8", "replace") + b"\0" + prefix, digest_size=8).digest()
+
+
+POLICIES: dict[str, type[Backends]] = {
+    "round-robin": RoundRobin,
+    "least-connections": LeastConnections,
+    "sticky": Sticky,
+}

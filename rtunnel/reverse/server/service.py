@@ -37,12 +37,12 @@ from rtunnel.reverse.door import Door
 from rtunnel.reverse.fronts.http import HttpFront
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
+from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import PublicPorts, VisitorFactory
 from rtunnel.reverse.server.roster import Roster
-from rtunnel.reverse.server.routing import POLICIES
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.reverse.web.forwarded import TrustedProxies
@@ -56,7 +56,7 @@ from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.data.tickets import Tickets
-from rtunnel.wire.messages import DIRECT_ONLY, HOSTS, UDP, Hello
+from rtunnel.wire.messages import DIRECT_ONLY, HOSTS, RULES, UDP, Hello
 from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
 from rtunnel.wire.tunnel_request import TunnelRequest
@@ -95,13 +95,14 @@ class TunnelServer(DrainingService):
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
             # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
-            capabilities=frozenset({WITHDRAW, UDP, HOSTS}) | capabilities | ({DIRECT_ONLY} if capabilities else set()),
+            capabilities=frozenset({WITHDRAW, UDP, HOSTS, RULES, *([DIRECT_ONLY] if capabilities else [])})
+            | capabilities,
         )
         self.ids = StreamIds()
         self._stopping = False
         self._full = False
         self.ports = PublicPorts(reactor, settings.public_interface, self.visitors, self.log_limiter)
-        self.shared_backends = POLICIES[settings.route]()
+        self.shared_backends = Group(reactor, SHARED, self.visitors, self._close_shared, settings.route)
         self.door = Door(self)
         tls = None
         if settings.tls is not None:
@@ -120,12 +121,12 @@ class TunnelServer(DrainingService):
         Guard(reactor, self, tls).setServiceParent(self)
         self.shared: Listener | None = None
         if settings.public_listen is not None:
-            visitors = VisitorFactory(self.visitors, self.shared_backends.candidates)
+            visitors = VisitorFactory(self.visitors, self.shared_backends)
             self.shared = Listener(
                 reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
             )
             self.shared.setServiceParent(self)
-        self.names = HostNames(reactor)
+        self.names = HostNames(reactor, self.visitors)
         self.http, self.named = self._build_named_ports()
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
@@ -223,7 +224,8 @@ class TunnelServer(DrainingService):
     def streams_changed(self, session: ServerSession, change: int) -> None:
         """Take note that the link of *session* has *change* more streams."""
         self.sessions.count(session, change)
-        self.shared_backends.load_changed(session)
+        for group in session.balancers:
+            group.load_changed(session)
         if self._stopping:
             self.stream_ended()
 
@@ -255,11 +257,13 @@ class TunnelServer(DrainingService):
         if session.streams_outlive and session.known_as is not None:
             for backend in session.backends.values():
                 self.ports.park(backend, session.known_as, self._settings.limits.dead_after)
-        freed = [port for backend in session.backends.values() if (port := self.close_tunnel(backend)) is not None]
+        hold = self._settings.hold if not self._stopping and self._may_stay(session) else 0.0
+        freed = [place for backend in session.backends.values() if (place := self.close_tunnel(backend, hold))]
         if session.link.peer is not None or session.backends:
-            freed_ports = f"; ports freed: {', '.join(public.short for public in freed)}" if freed else ""
+            what = f"visitors wait {hold:g} s for it" if hold else "freed"
+            places = f"; {what}: {', '.join(public.short for public in freed)}" if freed else ""
             self.log_limiter.info(
-                "client {peer} gone{freed}", admitted=session.admitted, peer=session.peer_name, freed=freed_ports
+                "client {peer} gone{places}", admitted=session.admitted, peer=session.peer_name, places=places
             )
         session.backends.clear()
 
@@ -270,12 +274,18 @@ class TunnelServer(DrainingService):
         """
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
+        try:
+            backend.rules = read_rules(request.rules, request.protocol)
+        except ConfigError as error:
+            raise Refused(Code.BAD_REQUEST, str(error)) from None
         if request.host:
-            return await self._open_named(backend, request)
+            return await self._open_named(backend)
         is_reference = not backend.session.link.is_extended
         if self.shared is not None and (request.port == 0 or is_reference) and request.protocol == "tcp":
-            if any(other in self.shared_backends for other in backend.session.backends.values()):
+            if any(other.group is self.shared_backends for other in backend.session.backends.values()):
                 raise Refused(Code.PORT_IN_USE, "this client serves the shared port already")
+            if backend.rules.group:
+                raise Refused(Code.BAD_REQUEST, "the shared port is everybody's, and takes no group")
             self._check_tunnel(backend, SHARED)
             self._open_shared(self.shared)
             self.shared_backends.join(backend)
@@ -297,11 +307,7 @@ class TunnelServer(DrainingService):
         backend.public = public
         return address
 
-    async def _open_named(self, backend: Backend, request: TunnelRequest) -> str:
-        try:
-            backend.rules = read_rules(request.rules, request.protocol)
-        except ConfigError as error:
-            raise Refused(Code.BAD_REQUEST, str(error)) from None
+    async def _open_named(self, backend: Backend) -> str:
         self._check_tunnel(backend, backend.asked)
         url = await self.named.claim(backend.asked, backend)
         backend.public = backend.asked
@@ -334,13 +340,20 @@ class TunnelServer(DrainingService):
         tunnels = self.sessions.tunnels_of(backend.session)
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
 
-    def close_tunnel(self, backend: Backend) -> Public | None:
-        """Let *backend* serve no more visitors. Return the port that this frees, if it had its own."""
-        self.shared_backends.leave(backend)
-        if self.shared is not None and not self.shared_backends:
+    def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None:
+        """Let *backend* serve no more visitors. Return the place that this frees, if it was served by nobody else.
+
+        :param hold: seconds for which visitors wait for the return of the client instead.
+        """
+        group, backend.public = backend.group, None
+        if group is None:
+            return None
+        group.leave(backend, 0.0 if group.public.protocol == "udp" else hold)
+        return None if group is self.shared_backends or len(group) else group.public
+
+    def _close_shared(self, _group: Group) -> None:
+        if self.shared is not None:
             self.shared.refuse()
-        backend.public = None
-        return self.names.release(backend) or self.ports.release(backend)
 
     def _abort_idle_visitors(self) -> None:
         count = self.visitors.abort_idle()
@@ -357,6 +370,9 @@ class TunnelServer(DrainingService):
         if self.shared is not None:
             await self.shared.stop_listening()
         await self.named.stop_listening()
+        self.names.close()
+        if not len(self.shared_backends):
+            self.shared_backends.end()
         self.http.stop()
         await self.ports.stop_listening()
 

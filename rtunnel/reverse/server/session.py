@@ -47,7 +47,7 @@ class IServer(ICarryingServer, Protocol):
     def session_lost(self, session: ServerSession) -> None: ...
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str: ...
     def check_tunnel(self, backend: Backend) -> None: ...
-    def close_tunnel(self, backend: Backend) -> Public | None: ...
+    def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None: ...
     def make_room(self, session: ServerSession) -> bool: ...
 
 
@@ -57,6 +57,7 @@ class ServerSession(CarryingSession):
     :ivar link: the state machine.
     :ivar backends: the tunnels that the client serves or has asked for, by tunnel number.
     :ivar client_name: the name to which the operator gives rights; empty if unknown.
+    :ivar balancers: the groups that want to know how many streams the link has.
     :ivar address: see :func:`~rtunnel.relay.sockets.address_prefix`.
     :ivar on_dropped: called when the link has lost its place but has still to say why.
     """
@@ -71,6 +72,7 @@ class ServerSession(CarryingSession):
         self._server = server
         link.on_stream_count = partial(server.streams_changed, self)
         self.backends: dict[int, Backend] = {}
+        self.balancers: dict[Any, None] = {}
         self.client_name = ""
         self.address = ""
         self.on_dropped: Callable[[], None] = lambda: None
@@ -84,6 +86,7 @@ class ServerSession(CarryingSession):
             events.TunnelRequested: self._tunnel_requested,
             events.TunnelRefused: self._tunnel_refused,
             events.TunnelWithdrawn: self._tunnel_withdrawn,
+            events.TunnelState: self._tunnel_state,
         }
 
     @property
@@ -287,6 +290,13 @@ class ServerSession(CarryingSession):
             place = backend.place
             self._server.close_tunnel(backend)
             self._info("client {peer}: {place} withdrawn", place=place)
+
+    def _tunnel_state(self, event: events.TunnelState) -> None:
+        backend = self.backends.get(event.number)
+        if backend is not None and backend.is_ready != event.is_ready:
+            backend.is_ready = event.is_ready
+            text = "answers again" if event.is_ready else "does not answer ({why})"
+            self._info(f"client {{peer}}: its service of {{place}} {text}", place=backend.place, why=event.why)
 
     def _ask_for(self, number: int, request: TunnelRequest) -> None:
         if not self.is_live:

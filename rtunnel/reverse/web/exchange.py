@@ -42,10 +42,7 @@ class Exchange:
 
     def start(self) -> None:
         """Send the head on."""
-        upstreams = self.target.upstreams
-        upstream = upstreams.take(may_repeat=self._may_repeat)
-        if upstream is None:
-            upstream = upstreams.open(self._connection.visitor)
+        upstream = self.target.upstreams.find(self._connection.visitor, may_repeat=self._may_repeat)
         if upstream is None:
             self._reply(Answer(503, f"{self.target.what} cannot take another request now"))
             return

@@ -15,9 +15,7 @@ from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.connection import HttpConnection
 from rtunnel.reverse.web.forwarded import forwarded_lines, host_of, origin
 from rtunnel.reverse.web.gate import Gate
-from rtunnel.reverse.web.interfaces import IConnection, Target
-from rtunnel.reverse.web.upstream import IOpener, Upstream
-from rtunnel.reverse.web.upstreams import Upstreams
+from rtunnel.reverse.web.interfaces import IConnection, IUpstreams, Target
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire.web.heads import RequestHead
@@ -60,8 +58,8 @@ class HttpHouse:
         self._log_limiter = log_limiter
         self._passwords = passwords
 
-    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer:
-        """Find out for which service a request is."""
+    def find(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[None]:
+        """Find out for which service a request is. A Deferred: ask again when that fires."""
         raise NotImplementedError
 
     def targets(self) -> list[Target]:
@@ -72,22 +70,16 @@ class HttpHouse:
         self,
         rules: Rules,
         what: str,
-        open_stream: IOpener,
-        on_lost: Callable[[Upstream], None],
-        may_keep: Callable[[Upstream], bool] = lambda _upstream: True,
-        soon: Callable[[Callable[[], None]], None] = lambda call: call(),
+        upstreams: IUpstreams,
     ) -> Target:
         """Return what stands for a service.
 
         :param what: its name on pages.
-        :param open_stream: makes a stream to it.
-        :param on_lost: called with a stream that is over.
-        :param may_keep: whether a stream may wait for another request.
-        :param soon: see :class:`Upstream`.
+        :param upstreams: the streams to it.
         """
         changes = [*_encoded(rules.request_headers), *([(b"Authorization", None)] if rules.users else [])]
         return Target(
-            Upstreams(open_stream, self.seconds, on_lost, may_keep, soon),
+            upstreams,
             Gate(rules, what, self._passwords, self.seconds()),
             what,
             changes,
@@ -114,6 +106,8 @@ class HttpHouse:
         target = self.find(head, connection)
         if isinstance(target, Answer):
             return target
+        if isinstance(target, Deferred):
+            return target.addCallback(lambda _: self.route(head, connection))
         address, prefix = self._whose(head, connection)
         answer = target.gate.enter(head, address, prefix, self.seconds())
         if answer is None or isinstance(answer, Answer):

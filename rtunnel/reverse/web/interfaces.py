@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.gate import Gate
-from rtunnel.reverse.web.upstreams import Upstreams
+from rtunnel.reverse.web.upstream import Upstream
 from rtunnel.wire.web.heads import RequestHead
 
 
@@ -35,6 +35,15 @@ class IConnection(Protocol):
     def broken(self, why: str) -> None: ...
 
 
+class IUpstreams(Protocol):
+    """The streams to a service; see :class:`~rtunnel.reverse.web.upstreams.Upstreams`."""
+
+    def __len__(self) -> int: ...
+    def find(self, visitor: Any, *, may_repeat: bool) -> Upstream | None: ...
+    def tick(self) -> None: ...
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a request goes.
@@ -46,7 +55,7 @@ class Target:
         :func:`~rtunnel.wire.web.heads.changed`.
     """
 
-    upstreams: Upstreams
+    upstreams: IUpstreams
     gate: Gate
     what: str
     changes_of_request: Sequence[tuple[bytes, bytes | None]] = ()

@@ -50,6 +50,14 @@ class Upstreams:
     def __len__(self) -> int:
         return len(self._all)
 
+    def find(self, visitor: Any, *, may_repeat: bool) -> Upstream | None:
+        """Return a stream for the next request, one that waits or a new one; None: the service cannot be reached now.
+
+        :param visitor: for whom it is.
+        :param may_repeat: see :meth:`take`.
+        """
+        return self.take(may_repeat=may_repeat) or self.open(visitor)
+
     def take(self, *, may_repeat: bool) -> Upstream | None:
         """Return a stream that waits; None: there is none that would do.
 

@@ -140,11 +140,8 @@ class Service:
         self.lost: list[Upstream] = []
         self.is_slow = self.is_full = self.is_stalled = self.is_gone = False
         self._waiting: list[Upstream] = []
-        self.target = web.build_target(rules, "app.example.org", self._open, self.lost.append)
-
-    @property
-    def upstreams(self) -> Upstreams:
-        return self.target.upstreams
+        self.upstreams = Upstreams(self._open, web.seconds, self.lost.append)
+        self.target = web.build_target(rules, "app.example.org", self.upstreams)
 
     def _open(self, upstream: Upstream, visitor: HttpVisitor) -> bool:
         if self.is_full:
