@@ -1,8 +1,9 @@
-"""Three machines on one network, on which the commands of the documents run as they are printed.
+"""Four machines on one network, on which the commands of the documents run as they are printed.
 
     public     tunnel.example.org, signal.example.org, turn.example.org, app.example.org: 192.0.2.1
     private    laptop: 192.0.2.10; web servers on ports 80, 3000, 3001 and 4000, an echo service for UDP on port 53
     user       192.0.2.20, which is also proxy.corp.example
+    second     desktop: 192.0.2.11; a private machine with nothing on it
 
 Each is a network namespace with a home directory. Its programs see their own ``/etc/hosts`` and ``/etc/group``, and
 other folders of their own if the test wants it. ``ssh`` is a script that runs a command in the home directory and the
@@ -32,7 +33,7 @@ from tests.patience import PATIENCE
 from tests.process import fork_server
 from tests.process.harness import Process, need, poll, twistd_program
 
-ADDRESSES = {"public": "192.0.2.1", "private": "192.0.2.10", "user": "192.0.2.20"}
+ADDRESSES = {"public": "192.0.2.1", "private": "192.0.2.10", "user": "192.0.2.20", "second": "192.0.2.11"}
 NAMES = {
     "public": [
         *("tunnel.example.org", "signal.example.org", "turn.example.org", "stun.l.google.com"),
@@ -40,6 +41,7 @@ NAMES = {
     ],
     "private": ["laptop"],
     "user": ["proxy.corp.example"],
+    "second": ["desktop"],
 }
 PAGE = b"Hello through the tunnel"
 
@@ -108,7 +110,7 @@ class Command(Process):
 
 
 class Machine:
-    """One of the three."""
+    """One of the four."""
 
     def __init__(self, name: str, directory: Path) -> None:
         self.network = Namespace()
@@ -192,7 +194,7 @@ class Machine:
 
 
 class Machines:
-    """All three, connected, and the services of the private one."""
+    """All four, connected, and the services of the private one."""
 
     def __init__(self, directory: Path) -> None:
         lines = [f"{ADDRESSES[name]} {' '.join(names)}" for name, names in NAMES.items() if names]

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tests.chrome.test_browser import CHROMIUM
 from tests.documents import Printed, files, printed
@@ -17,7 +18,7 @@ from tests.process.harness import Twistds, need, poll
 from tests.process.pebble import Pebble
 from tests.tls.parts import Authority
 
-PUBLIC, PRIVATE, USER = ADDRESSES
+PUBLIC, PRIVATE, USER, SECOND = ADDRESSES
 PACKAGED = Path(__file__).parent.parent.parent / "rtunnel" / "etc"
 
 
@@ -182,8 +183,28 @@ class Logged:
     text: str
 
 
-Step = Run | Start | Export | Stop | Fetch | Ask | Carry | Sample | PublicCa | AcmeCa | Curl | Browse | Logged
-Step |= Needs | Write | Own | Shell | Until | Serve | Says
+Step: TypeAlias = (
+    Run
+    | Start
+    | Export
+    | Stop
+    | Fetch
+    | Ask
+    | Carry
+    | Sample
+    | PublicCa
+    | AcmeCa
+    | Curl
+    | Browse
+    | Logged
+    | Needs
+    | Write
+    | Own
+    | Shell
+    | Until
+    | Serve
+    | Says
+)
 
 
 def command(beginning: str) -> Printed:
