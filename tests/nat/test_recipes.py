@@ -10,10 +10,12 @@ from tests.nat.machines import PAGE, Machines
 from tests.nat.steps import (
     PRIVATE,
     PUBLIC,
+    SECOND,
     USER,
     AcmeCa,
     Carry,
     Export,
+    Logged,
     Needs,
     Own,
     Run,
@@ -65,6 +67,49 @@ while read -r line; do printf '%(%b %e %H:%M:%S)T laptop sshd[1]: %s\n' -1 "$lin
 
 LOGIN = "! /usr/bin/ssh -F none -o UserKnownHostsFile=known -o BatchMode=yes -o StrictHostKeyChecking=no -p 2222"
 
+KNOCK = """! python3 -c '
+import socket
+for _ in range(10):
+    socket.create_connection(("192.0.2.1", 2222)).close()
+'"""
+
+
+def fail2ban(machine: str) -> list[Step]:
+    """Have folders for it on this machine."""
+    return [
+        Own(machine, "/run", ("fail2ban", "sshd")),
+        Own(machine, "/var/log", ("nginx",)),
+        Own(machine, "/var/lib/fail2ban", ("empty",)),
+        Own(machine, "/etc/fail2ban"),
+        # Debian's own settings watch sshd.
+        Shell(machine, "touch /var/log/auth.log"),
+    ]
+
+
+APP = """cat > app.conf << 'END'
+pid app.pid;
+error_log app.log;
+events {}
+http {
+    access_log off;
+    server {
+        listen 127.0.0.1:8000;
+        location / { return 200 "$hostname\n"; }
+        location = /healthz { return 200; }
+    }
+}
+END
+exec nginx -p "$PWD" -c app.conf -g 'daemon off; worker_processes 1;'"""
+
+
+def app(machine: str) -> list[Step]:
+    """Have an app on this machine, which says its name."""
+    return [Own(machine, "/var/log", ("nginx",)), Serve(machine, APP), Until(machine, "curl http://127.0.0.1:8000/")]
+
+
+NO_ERRORS = r"(?s)\A(?!.*(?:Socket errors|Non-2xx)).*requests in"
+"""What wrk says if all answers are good."""
+
 SCENARIOS: dict[str, list[Step]] = {
     "game server": [
         Needs(("cube2-server", "quakestat")),
@@ -109,16 +154,17 @@ SCENARIOS: dict[str, list[Step]] = {
     "SSH": [
         Needs(("fail2ban-server", "nginx", "nft", "sshd")),
         *CERTIFICATES,
-        Own(PRIVATE, "/run", ("fail2ban", "sshd")),
-        Own(PRIVATE, "/var/log", ("nginx",)),
-        Own(PRIVATE, "/var/lib/fail2ban", ("x",)),
-        Own(PRIVATE, "/etc/fail2ban"),
+        *fail2ban(PUBLIC),
+        *fail2ban(PRIVATE),
+        Write(PUBLIC, "/etc/fail2ban/filter.d/rtunnel.local"),
+        Write(PUBLIC, "/etc/fail2ban/jail.d/rtunnel.local"),
+        Write(PRIVATE, "/etc/fail2ban/jail.d/ssh.local"),
         Write(PRIVATE, "ssh.conf"),
         Write(PRIVATE, "ssh.yaml"),
-        Write(PRIVATE, "/etc/fail2ban/jail.d/ssh.local"),
+        Start(PUBLIC, "twistd -n --pidfile= --logfile=/var/log/rtunnel-server.log", ""),
+        Logged(PUBLIC, "/var/log/rtunnel-server.log", TUNNEL),
         Serve(PRIVATE, SSHD),
-        Serve(PRIVATE, "fail2ban-server -xf start", "Server ready"),
-        Start(PUBLIC, "rtunnel server --tls --allow-ports 2222", TUNNEL),
+        *(Serve(machine, "fail2ban-server -xf start", "Server ready") for machine in (PUBLIC, PRIVATE)),
         Run(PRIVATE, "ip rule"),
         Run(PRIVATE, "ip route"),
         Start(PRIVATE, "nginx", ""),
@@ -127,7 +173,10 @@ SCENARIOS: dict[str, list[Step]] = {
         Until(PRIVATE, "fail2ban-client status sshd", r"Banned IP list:\s+192\.0\.2\.20"),
         Until(USER, f"{LOGIN} banned@tunnel.example.org", "closed|reset"),
         Run(PRIVATE, "fail2ban-client status sshd", r"Banned IP list:\s+192\.0\.2\.20"),
-        Shell(PUBLIC, f"{LOGIN} nobody@tunnel.example.org", "Permission denied"),
+        Shell(SECOND, f"{LOGIN} nobody@tunnel.example.org", "Permission denied"),
+        Until(USER, KNOCK, "refused|unreachable"),
+        Shell(PUBLIC, "fail2ban-client status rtunnel", r"Banned IP list:\s+192\.0\.2\.20$"),
+        Shell(SECOND, f"{LOGIN} nobody@tunnel.example.org", "Permission denied"),
         Stop(),
     ],
     "database": [
@@ -142,6 +191,24 @@ SCENARIOS: dict[str, list[Step]] = {
         Carry("redis.crt", PRIVATE, USER),
         Run(USER, "REDISCLI_AUTH=", "^PONG"),
         Shell(PRIVATE, "! redis-cli --tls --cacert redis.crt -h tunnel.example.org -p 6380 ping", "Could not connect"),
+        Stop(),
+    ],
+    "two machines": [
+        Needs(("nginx", "wrk")),
+        *CERTIFICATES,
+        Run(SECOND, "ssh tunnel.example.org .rtunnel/bin/rtunnel pki client desktop -o - | rtunnel pki import -"),
+        *(step for machine in (PRIVATE, SECOND) for step in app(machine)),
+        Start(PUBLIC, "rtunnel server --tls --http-listen :80", "HTTP port listening"),
+        Start(PRIVATE, "rtunnel client --config site.yaml", "passes its health check"),
+        Start(SECOND, "rtunnel client --config site.yaml", "passes its health check"),
+        Start(USER, "wrk", "Running"),
+        Shell(PRIVATE, 'kill "$(cat app.pid)"'),
+        Says(PRIVATE, "fails its health check"),
+        Run(USER, "wrk", NO_ERRORS),
+        Serve(PRIVATE, APP),
+        Says(PRIVATE, "passes its health check again"),
+        Until(USER, "curl --silent http://app.example.org/", "private"),
+        Run(USER, "wrk", NO_ERRORS),
         Stop(),
     ],
     "proxy": [
