@@ -32,7 +32,6 @@ from tests.nat.steps import (
 from tests.process.harness import Twistds
 
 TUNNEL = "control port listening on 0.0.0.0:7000"
-PUBLISHED = r"is published"
 
 CERTIFICATES: list[Step] = [
     Run(PUBLIC, "rtunnel pki init --name tunnel.example.org"),
@@ -86,25 +85,21 @@ def fail2ban(machine: str) -> list[Step]:
     ]
 
 
-APP = """cat > app.conf << 'END'
+def app(machine: str) -> str:
+    """Start an app that says which machine it is on."""
+    return f"""cat > app.conf << 'END'
 pid app.pid;
-error_log app.log;
-events {}
-http {
+events {{}}
+http {{
     access_log off;
-    server {
+    server {{
         listen 127.0.0.1:8000;
-        location / { return 200 "$hostname\n"; }
-        location = /healthz { return 200; }
-    }
-}
+        location / {{ return 200 "{machine}"; }}
+        location = /healthz {{ return 200; }}
+    }}
+}}
 END
-exec nginx -p "$PWD" -c app.conf -g 'daemon off; worker_processes 1;'"""
-
-
-def app(machine: str) -> list[Step]:
-    """Have an app on this machine, which says its name."""
-    return [Own(machine, "/var/log", ("nginx",)), Serve(machine, APP), Until(machine, "curl http://127.0.0.1:8000/")]
+exec nginx -e stderr -p "$PWD" -c app.conf -g 'daemon off;'"""
 
 
 NO_ERRORS = r"(?s)\A(?!.*(?:Socket errors|Non-2xx)).*requests in"
@@ -197,7 +192,8 @@ SCENARIOS: dict[str, list[Step]] = {
         Needs(("nginx", "wrk")),
         *CERTIFICATES,
         Run(SECOND, "ssh tunnel.example.org .rtunnel/bin/rtunnel pki client desktop -o - | rtunnel pki import -"),
-        *(step for machine in (PRIVATE, SECOND) for step in app(machine)),
+        Serve(PRIVATE, app(PRIVATE)),
+        Serve(SECOND, app(SECOND)),
         Start(PUBLIC, "rtunnel server --tls --http-listen :80", "HTTP port listening"),
         Start(PRIVATE, "rtunnel client --config site.yaml", "passes its health check"),
         Start(SECOND, "rtunnel client --config site.yaml", "passes its health check"),
@@ -205,9 +201,9 @@ SCENARIOS: dict[str, list[Step]] = {
         Shell(PRIVATE, 'kill "$(cat app.pid)"'),
         Says(PRIVATE, "fails its health check"),
         Run(USER, "wrk", NO_ERRORS),
-        Serve(PRIVATE, APP),
+        Serve(PRIVATE, app(PRIVATE)),
         Says(PRIVATE, "passes its health check again"),
-        Until(USER, "curl --silent http://app.example.org/", "private"),
+        Until(USER, "curl --silent http://app.example.org/", PRIVATE),
         Run(USER, "wrk", NO_ERRORS),
         Stop(),
     ],
