@@ -204,7 +204,6 @@ SCENARIOS: dict[str, list[Step]] = {
         Serve(PRIVATE, app(PRIVATE)),
         Says(PRIVATE, "passes its health check again"),
         Until(USER, "curl --silent http://app.example.org/", PRIVATE),
-        Run(USER, "wrk", NO_ERRORS),
         Stop(),
     ],
     "proxy": [
