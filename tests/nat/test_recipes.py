@@ -91,7 +91,7 @@ def app(machine: str) -> str:
 pid app.pid;
 events {{}}
 http {{
-    access_log off;
+    access_log app.log;
     server {{
         listen 127.0.0.1:8000;
         location / {{ return 200 "{machine}"; }}
@@ -197,7 +197,8 @@ SCENARIOS: dict[str, list[Step]] = {
         Start(PUBLIC, "rtunnel server --tls --http-listen :80", "HTTP port listening"),
         Start(PRIVATE, "rtunnel client --config site.yaml", "passes its health check"),
         Start(SECOND, "rtunnel client --config site.yaml", "passes its health check"),
-        Start(USER, "wrk", "Running"),
+        Start(USER, "wrk", ""),
+        Logged(PRIVATE, "app.log", "GET / "),
         Shell(PRIVATE, 'kill "$(cat app.pid)"'),
         Says(PRIVATE, "fails its health check"),
         Run(USER, "wrk", NO_ERRORS),
