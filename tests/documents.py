@@ -5,12 +5,18 @@ A block that no test runs has a comment before it, with the reason::
     .. not run: it needs a package index
 
 ``python -m tests.documents`` prints these blocks with their reasons, which CI does.
+
+Files are printed as code blocks with a caption, whose first word is the name of the file::
+
+    .. code-block:: yaml
+       :caption: client.yaml, on the private machine
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +27,8 @@ DOCUMENTS = [ROOT / "README.rst", ROOT / "README.zh-CN.rst", *sorted((ROOT / "do
 COMMENT = ".. not run: "
 PROGRAMS = ["curl", "export", "kill", "make", "mkdir", "openssl", "python3", "rtunnel", "ssh", "sudo", "systemctl"]
 PROGRAMS += ["turnserver", "twistd", ".ci/run", "/opt/rtunnel/bin/rtunnel"]
+PROGRAMS += ["cube2-server", "dig", "fail2ban-client", "ip", "nginx", "quakestat", "redis-cli", "redis-server"]
+PROGRAMS += ["unbound", "wrk"]
 _COMMAND = re.compile(rf"(?:[A-Z_]+=\S* )*(?:{'|'.join(map(re.escape, PROGRAMS))})(?![\w-]|: |.*-n: )")
 
 
@@ -34,6 +42,18 @@ class Printed:
     document: str
     text: str
     why_not: str
+
+
+_FILE = re.compile(r"^\.\. code-block:: .+\n   :caption: ([^\s,]+).*\n\n((?:   .*\n|\n)+)", re.MULTILINE)
+
+
+@functools.cache
+def files() -> dict[str, str]:
+    """What the documents print as files, by their names."""
+    found = [match for path in DOCUMENTS for match in _FILE.finditer(path.read_text())]
+    named = {match[1]: textwrap.dedent(match[2]).strip() + "\n" for match in found}
+    assert len(named) == len(found), "two files of the documents have the same name"
+    return named
 
 
 @functools.cache

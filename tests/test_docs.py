@@ -13,13 +13,16 @@ from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.reverse import CLIENT, SERVER
 from rtunnel.options.settings.tables import TABLES, with_tables
 from rtunnel.wire import frames
-from tests.documents import commands_of, printed
-from tests.nat.test_documents import named
+from tests.documents import commands_of, files, printed
+from tests.nat import test_documents, test_recipes
+from tests.nat.steps import Write, named
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = list({setting.key: setting for setting in (*SERVER, *CLIENT, *rtc.ALL)}.values())
 READMES = [ROOT / "README.rst", ROOT / "README.zh-CN.rst"]
 CONFIGURATION = "docs/configuration.rst"
+SCENARIOS = test_documents.SCENARIOS | test_recipes.SCENARIOS
+STEPS = [step for scenario in SCENARIOS.values() for step in scenario]
 
 #: Options of twistd and other commands that the documents name too.
 FOREIGN = {
@@ -85,10 +88,15 @@ def test_documents_name_only_options_that_there_are() -> None:
 
 
 def test_every_command_is_run_or_says_why_not() -> None:
-    """By tests/nat/test_documents.py, on machines of its own."""
-    known = named()
+    """By tests/nat/test_documents.py or test_recipes.py, on machines of its own."""
+    known = named(STEPS)
     missing = {one.text: one.document for one in printed() if not one.why_not and one.text not in known}
     assert not missing
+
+
+def test_every_file_is_written() -> None:
+    """By the same tests, so nothing that is printed goes unused."""
+    assert sorted(files()) == sorted({step.name for step in STEPS if isinstance(step, Write)})
 
 
 @pytest.mark.parametrize(

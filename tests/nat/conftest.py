@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.nat.lab import Lab, need_root
+from tests.nat.machines import Machines
 from tests.process.harness import Twistds
 from tests.process.services import Service, Talent
 
@@ -17,6 +18,15 @@ def lab() -> Iterator[Lab]:
     """Two home networks behind NATs, and servers outside. Skipped where it cannot be built."""
     need_root()
     built = Lab()
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    """The machines on which the commands of the documents run."""
+    need_root()
+    built = Machines(tmp_path)
     yield built
     built.close()
 

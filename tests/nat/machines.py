@@ -1,12 +1,13 @@
-"""Three machines on one network, on which the commands of the documents run as they are printed.
+"""Four machines on one network, on which the commands of the documents run as they are printed.
 
     public     tunnel.example.org, signal.example.org, turn.example.org, app.example.org ...: 192.0.2.1
     private    laptop: 192.0.2.10; web servers on ports 80, 3000, 3001 and 4000, an echo service for UDP on port 53
-    user       192.0.2.20
+    user       192.0.2.20, which is also proxy.corp.example
+    second     desktop: 192.0.2.11; a private machine with nothing on it
 
 Each is a network namespace with a home directory. Its programs see their own ``/etc/hosts``, ``/etc/group`` and
-``/srv``, in which there are files to share. ``ssh`` is a script that runs a command in the home directory and the
-network of another machine.
+``/srv``, in which there are files to share, and other folders of their own if the test wants it. ``ssh`` is a script
+that runs a command in the home directory and the network of another machine.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import http.client
 import os
 import re
 import shlex
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,16 +31,17 @@ from tests.documents import ROOT
 from tests.nat.lab import Namespace
 from tests.patience import PATIENCE
 from tests.process import fork_server
-from tests.process.harness import Process, need, twistd_program
+from tests.process.harness import Process, need, poll, twistd_program
 
-ADDRESSES = {"public": "192.0.2.1", "private": "192.0.2.10", "user": "192.0.2.20"}
+ADDRESSES = {"public": "192.0.2.1", "private": "192.0.2.10", "user": "192.0.2.20", "second": "192.0.2.11"}
 NAMES = {
     "public": [
         *("tunnel.example.org", "signal.example.org", "turn.example.org", "stun.l.google.com"),
         *("app.example.org", "blog.dev.example.org", "files.example.org"),
     ],
     "private": ["laptop"],
-    "user": [],
+    "user": ["proxy.corp.example"],
+    "second": ["desktop"],
 }
 PAGE = b"Hello through the tunnel"
 
@@ -74,6 +78,11 @@ class Command(Process):
         self._line = line
         super().__init__(["bash", "-ec", line], cwd=machine.home, env=machine.environment)
 
+    def stop(self) -> None:
+        """Stop it, as Ctrl-C does; it has to end well. Programs of others may simply die of the signal."""
+        ends = (0,) if self._ours else (0, -signal.SIGTERM)
+        assert self.terminate() in ends, self
+
     def _start(
         self, cwd: Path, env: Mapping[str, str], pass_fds: Sequence[int]
     ) -> subprocess.Popen[bytes] | fork_server.Forked:
@@ -82,6 +91,7 @@ class Command(Process):
         settings = {}
         while re.match(r"[A-Z_]+=", words[0]):
             name, _, settings[name] = words.pop(0).partition("=")
+        self._ours = words[0] in ("rtunnel", "twistd")
         if not re.search(r"[|<>&;$]", self._line) and (words[0] == "rtunnel" or words[:2] == ["twistd", "-n"]):
             argv = [twistd_program(words[0]), *words[1:]]
             network = machine.network.path
@@ -100,7 +110,7 @@ class Command(Process):
 
 
 class Machine:
-    """One of the three."""
+    """One of the four."""
 
     def __init__(self, name: str, directory: Path) -> None:
         self.network = Namespace()
@@ -118,7 +128,9 @@ class Machine:
         }
         self.environment = {
             "HOME": str(self.home),
-            "PATH": os.pathsep.join([str(directory), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PATH": os.pathsep.join(
+                [str(directory), str(Path(sys.executable).parent), os.environ["PATH"], "/usr/games"]
+            ),
             # As for a user who is not root.
             "RTUNNEL_PKI_DIR": str(self.home / ".config" / "rtunnel" / "pki"),
         }
@@ -129,19 +141,42 @@ class Machine:
         self._running.append(Command(line, self))
         return self._running[-1]
 
+    def wait_for(self, regex: str) -> None:
+        """Wait until a command that was started here has said this."""
+        poll(lambda: any(re.search(regex, one.output) for one in self._running), PATIENCE, regex)
+
     def stop(self) -> None:
-        """Stop what runs, as Ctrl-C does; everything has to end well."""
+        """Stop what runs."""
         while self._running:
             process = self._running.pop()
             if process.running:
-                assert process.terminate() == 0, process
+                process.stop()
 
     def kill(self) -> None:
         """End what still runs, and print what it logged, for the report of a failure."""
         while self._running:
             process = self._running.pop()
-            process.kill()
+            # By SIGTERM first: killed programs leave their own children behind.
+            with suppress(AssertionError):
+                process.terminate(timeout=15)
             print(process)
+
+    def own(self, folder: str, *inside: str) -> None:
+        """Have a folder of its own in the place of one of the system's.
+
+        :param inside: the folders that are in it; without any it is a copy.
+        """
+        mine = self.home / "root" / folder.lstrip("/")
+        if not inside:
+            shutil.copytree(folder, mine, symlinks=True)
+        for name in inside:
+            (mine / name).mkdir(parents=True)
+        self.files[folder] = str(mine)
+
+    def path(self, name: str) -> Path:
+        """Where a file of this machine is: in the home directory, or in a folder of its own."""
+        shown = next((folder for folder in self.files if name.startswith(f"{folder}/")), "")
+        return Path(self.files[shown] + name.removeprefix(shown)) if shown else self.home / name
 
     def fetch(self, host: str, port: int) -> bytes:
         """The page that a visitor on this machine gets."""
@@ -163,7 +198,7 @@ class Machine:
 
 
 class Machines:
-    """All three, connected, and the services of the private one."""
+    """All four, connected, and the services of the private one."""
 
     def __init__(self, directory: Path) -> None:
         lines = [f"{ADDRESSES[name]} {' '.join(names)}" for name, names in NAMES.items() if names]

@@ -1,20 +1,24 @@
-"""The steps of tests/nat/test_documents.py."""
+"""The steps of tests/nat/test_documents.py and tests/nat/test_recipes.py."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tests.chrome.test_browser import CHROMIUM
-from tests.documents import Printed, printed
-from tests.nat.machines import ADDRESSES, PAGE, Machines
+from tests.documents import Printed, files, printed
+from tests.nat.machines import ADDRESSES, PAGE, Machine, Machines
+from tests.patience import PATIENCE
 from tests.process.harness import Twistds, need, poll
 from tests.process.pebble import Pebble
 from tests.tls.parts import Authority
 
-PUBLIC, PRIVATE, USER = ADDRESSES
+PUBLIC, PRIVATE, USER, SECOND = ADDRESSES
 PACKAGED = Path(__file__).parent.parent.parent / "rtunnel" / "etc"
 
 
@@ -24,6 +28,7 @@ class Run:
 
     machine: str
     beginning: str
+    says: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,65 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """Skip the test where one of these programs is not installed."""
+
+    programs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write a file as it is printed."""
+
+    machine: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Give a machine a folder of its own in the place of one of the system's: a copy, or one with these folders."""
+
+    machine: str
+    folder: str
+    inside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """Run a command that is not printed to its end; the exit code is 0."""
+
+    machine: str
+    line: str
+    says: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """Run a command that is not printed, again and again until it ends well and says this."""
+
+    machine: str
+    line: str
+    says: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Start a command that is not printed and goes on, and wait until it has said something."""
+
+    machine: str
+    line: str
+    says: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Says:
+    """Wait until something that was started on this machine has said this."""
+
+    machine: str
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
 class PublicCa:
     """Have a certificate of a public CA, which all machines trust."""
 
@@ -119,7 +183,28 @@ class Logged:
     text: str
 
 
-Step = Run | Start | Export | Stop | Fetch | Ask | Carry | Sample | PublicCa | AcmeCa | Curl | Browse | Logged
+Step: TypeAlias = (
+    Run
+    | Start
+    | Export
+    | Stop
+    | Fetch
+    | Ask
+    | Carry
+    | Sample
+    | PublicCa
+    | AcmeCa
+    | Curl
+    | Browse
+    | Logged
+    | Needs
+    | Write
+    | Own
+    | Shell
+    | Until
+    | Serve
+    | Says
+)
 
 
 def command(beginning: str) -> Printed:
@@ -131,13 +216,19 @@ def command(beginning: str) -> Printed:
     return next(iter(found.values()))
 
 
+def named(steps: Iterable[Step]) -> set[str]:
+    """The texts of all printed commands that these steps name."""
+    return {command(step.beginning).text for step in steps if isinstance(step, Run | Start | Export)}
+
+
 def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> None:
     """Do one step."""
     by_name = machines.by_name
     match step:
-        case Run(machine, beginning):
+        case Run(machine, beginning, says):
             process = by_name[machine].start(command(beginning).text)
             assert process.wait() == 0, process
+            assert re.search(says, process.output, re.MULTILINE), process
         case Start(machine, beginning, says):
             by_name[machine].start(command(beginning).text).wait_for(says)
         case Export(beginning):
@@ -155,6 +246,21 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
             shutil.copy(by_name[machine].home / name, by_name[other].home / name)
         case Sample(machine, name):
             shutil.copy(PACKAGED / name, by_name[machine].home / name)
+        case Needs(programs):
+            for program in programs:
+                need(program)
+        case Own(machine, folder, inside):
+            by_name[machine].own(folder, *inside)
+        case Write(machine, name):
+            by_name[machine].path(name).write_text(files()[name])
+        case Shell(machine, line, says):
+            assert ends_well(by_name[machine], line, says), f"{line!r} that says {says!r}"
+        case Until(machine, line, says):
+            poll(lambda: ends_well(by_name[machine], line, says), PATIENCE, f"{line!r} that says {says!r}")
+        case Serve(machine, line, says):
+            by_name[machine].start(line).wait_for(says)
+        case Says(machine, says):
+            by_name[machine].wait_for(says)
         case PublicCa():
             authority = Authority(tmp_path / "public-ca", kind="RSA")
             holder = authority.server(hosts=["signal.example.org"], kind="RSA")
@@ -165,7 +271,7 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
         case AcmeCa():
             start_acme_ca(machines, twistd, tmp_path)
         case Curl(machine, url, about, shows):
-            options = f"--silent --show-error --cacert acme.pem --output page --write-out {shlex.quote(about)}"
+            options = f"--silent --show-error --output page --write-out {shlex.quote(about)}"
             process = by_name[machine].start(f"curl {options} {url}")
             assert process.wait() == 0, process
             assert process.output == shows
@@ -177,8 +283,14 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
             # X25519MLKEM768, as TLS numbers it.
             assert '"key_exchange_group":4588' in (by_name[machine].home / "net.json").read_text()
         case Logged(machine, name, text):
-            log = by_name[machine].home / name
+            log = by_name[machine].path(name)
             poll(lambda: log.exists() and text in log.read_text(), 60, f"{text} in {log}")
+
+
+def ends_well(machine: Machine, line: str, says: str) -> bool:
+    """Whether this command ends with exit code 0 and says this."""
+    process = machine.start(line)
+    return process.wait() == 0 and re.search(says, process.output, re.MULTILINE) is not None
 
 
 def start_acme_ca(machines: Machines, twistd: Twistds, tmp_path: Path) -> None:
@@ -193,6 +305,7 @@ def start_acme_ca(machines: Machines, twistd: Twistds, tmp_path: Path) -> None:
     }
     home = machines.by_name[USER].home
     (home / "acme.pem").write_text(root)
+    machines.by_name[USER].environment["CURL_CA_BUNDLE"] = "acme.pem"
     # Chromium's own store of the user's CAs.
     database = home / ".pki" / "nssdb"
     database.mkdir(parents=True)

@@ -6,12 +6,10 @@ them are named here is seen in tests/test_docs.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.nat.lab import need_root
 from tests.nat.machines import ADDRESSES, Machines
 from tests.nat.steps import (
     PRIVATE,
@@ -31,7 +29,6 @@ from tests.nat.steps import (
     Start,
     Step,
     Stop,
-    command,
     perform,
 )
 from tests.process.harness import Twistds
@@ -251,20 +248,6 @@ SCENARIOS: dict[str, list[Step]] = {
         Start(PRIVATE, "RTUNNEL_CONFIG=rtc.yaml twistd -ny", "cannot reach signaling server ws://signal.example.org"),
     ],
 }
-
-
-def named() -> set[str]:
-    """The texts of all commands that the scenarios name."""
-    steps = [step for scenario in SCENARIOS.values() for step in scenario]
-    return {command(step.beginning).text for step in steps if isinstance(step, Run | Start | Export)}
-
-
-@pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
-    need_root()
-    built = Machines(tmp_path)
-    yield built
-    built.close()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -54,7 +54,7 @@ def poll(look: Callable[[], Result | None], timeout: float, what: str) -> Result
 
 def need(program: str) -> str:
     """The path of a system program; skips the test with a reason where it is not installed."""
-    path = shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin:/sbin")
+    path = shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin:/sbin:/usr/games")
     if path is None:
         pytest.skip(f"{program} is not installed")
     return path
