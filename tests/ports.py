@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import socket
 from pathlib import Path
 
 FIRST = 10_000
-SHARE = 1_000
-"""Ports that one worker has to itself, so that no other takes one between our look and the test's own bind."""
+SHARE = 200
+"""Ports that one process has to itself, so that no other takes one between our look and the test's own bind."""
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -39,19 +38,22 @@ def _first_source_port() -> int:
     return first if first > 12_000 else 65_536
 
 
-def _share() -> range:
-    """The ports of this worker; without workers, those of any."""
-    shares = (_first_source_port() - FIRST) // SHARE
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    number = int(worker.removeprefix("gw")) if worker else random.SystemRandom().randrange(shares)
-    start = FIRST + number % shares * SHARE
-    return range(start, start + SHARE)
+def _own_share() -> tuple[socket.socket, range]:
+    """The ports of this process, and what keeps other processes out, of other runs on this machine too: whoever has
+    bound the first port of a share has all of it.
+    """
+    shares = list(range(FIRST, _first_source_port() - SHARE, SHARE))
+    random.SystemRandom().shuffle(shares)
+    for first in shares:
+        lock = socket.socket()
+        try:
+            lock.bind(("127.0.0.1", first))
+        except OSError:
+            lock.close()
+            continue
+        return lock, range(first + 1, first + SHARE)
+    raise AssertionError(f"all {len(shares)} shares of ports are taken")
 
 
-def _from_anywhere(ports: range) -> itertools.chain[int]:
-    """Begin at one by chance: another run on this machine has the same shares."""
-    middle = random.SystemRandom().randrange(len(ports))
-    return itertools.chain(ports[middle:], ports[:middle])
-
-
-_ports = itertools.cycle(_from_anywhere(_share()))
+_lock, _own = _own_share()
+_ports = itertools.cycle(_own)

@@ -106,7 +106,6 @@ class Marks:
     def __init__(self) -> None:
         self._ends = connected("tcp")
         for sock in self._ends:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             # The port is free again at once.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -215,6 +214,9 @@ def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket
         with socket.create_server(("127.0.0.1", 0)) as listening:
             one = socket.create_connection(listening.getsockname())
             other, _ = listening.accept()
+        for sock in (one, other):
+            # As ours have. Else a small piece waits until the one before is acknowledged, which takes up to 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     if buffers:
         for sock in (one, other):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)

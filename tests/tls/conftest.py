@@ -13,6 +13,7 @@ from rtunnel.tls import openssl
 from rtunnel.tls.credentials import Credentials
 from tests.leftovers import TestLog
 from tests.tls.parts import Authority, Ends, Lines, client_of, server_of
+from tests.tls.stream_world import NAME, World
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +35,12 @@ def server(authority: Authority) -> Credentials:
 @pytest.fixture
 def client(authority: Authority) -> Credentials:
     return client_of(authority)
+
+
+@pytest.fixture
+def world(authority: Authority) -> World:
+    """A host whose TLS ends on streams."""
+    return World(authority.server(hosts=[NAME], kind="ECDSA"))
 
 
 @pytest.fixture

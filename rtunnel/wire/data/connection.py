@@ -250,11 +250,13 @@ class DataConnection:
         :param is_reading: otherwise nothing can be heard of the other end, because our own side is slow.
         :param can_send: otherwise what is due waits behind other bytes.
         """
-        # Time during which this process was stopped, so that ticks came late, does not count.
-        passed = min(max(0.0, now - self._ticked_at), 2 * self.tick_every)
+        # Time during which this process was stopped, so that ticks came late, does not count as the other end's. But
+        # the other end has heard nothing meanwhile: what was sent since the last tick may have been sent before.
+        late = max(0.0, now - self._ticked_at - 2 * self.tick_every)
+        passed = max(0.0, now - self._ticked_at - late)
         self._ticked_at = now
         self._silence = 0.0 if self.has_heard or not is_reading else self._silence + passed
-        self._quiet = 0.0 if self.has_sent else self._quiet + passed
+        self._quiet = late + (0.0 if self.has_sent else self._quiet + passed)
         is_due = not can_send if self.is_free else self._sent_reset
         self._unanswered = self._unanswered + passed if is_due else 0.0
         self.has_heard = self.has_sent = False

@@ -8,6 +8,7 @@ import pytest
 import pytest_twisted
 
 from rtunnel.errors import Code
+from rtunnel.relay.last_bytes import unacknowledged
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from tests.relay.turns import Turns, random_bytes
 from tests.reverse.carriers.rig import SIDES, Pair, answer_each_other, far_ends
@@ -107,7 +108,7 @@ async def test_next_stream_while_the_last_ones_socket_is_full(turns: Turns, side
     """What a slow reader has to take stays with its socket."""
     with Pair(turns) as pair:
         data = [random_bytes(25_000, seed) for seed in range(5)]
-        end = pair.server if side == "left" else pair.client
+        end, sender = (pair.server, pair.client) if side == "left" else (pair.client, pair.server)
         for each in data:
             visit = pair.open("unix", 4096)
             slow, other = far_ends(visit, side)
@@ -120,7 +121,7 @@ async def test_next_stream_while_the_last_ones_socket_is_full(turns: Turns, side
             other.send(each, end=True)
             source = visit.near_right if side == "left" else visit.near_left
             await pair.until(lambda: source._ended, *visit.fars)  # noqa: B023
-            await pair.turns.settle(*visit.fars)
+            await pair.until(lambda: not (sender.waiting or unacknowledged(sender.fileno())), *visit.fars)
             end.resume_reading()
             await pair.until(lambda: pair.is_free, *visit.fars)
             near = visit.near_left if side == "left" else visit.near_right

@@ -261,10 +261,20 @@ def test_an_end_that_does_not_read_hears_nothing() -> None:
 
 def test_a_stopped_process_is_not_the_silence_of_the_other_end() -> None:
     end = client()
-    assert end.tick(NOW + 3600, is_reading=True, can_send=True) == b""
+    end.tick(NOW + 3600, is_reading=True, can_send=True)
     assert end.silence == 2
     assert end.tick(NOW + 3000, is_reading=True, can_send=True) == b"", "a clock that was set back"
     assert end.silence == 2
+
+
+@pytest.mark.parametrize("has_sent", [False, True])
+def test_a_process_that_was_stopped_has_been_silent_itself(has_sent: bool) -> None:
+    """It says at once that it is there again, as it may be stopped once more before it has been silent for long."""
+    end = client()
+    end.has_sent = has_sent
+    assert end.tick(NOW + 7, is_reading=True, can_send=True) == end.alive()
+    end.has_sent = True
+    assert end.tick(NOW + 8, is_reading=True, can_send=True) == b""
 
 
 @pytest.mark.parametrize(("interval", "every"), [(5.0, 1.0), (2.0, 1.0), (1.0, 0.5), (0.2, 0.1), (60.0, 1.0)])

@@ -28,7 +28,9 @@ SIDES = st.sampled_from([SERVER, CLIENT])
 
 def pattern(number: int, side: int, start: int, count: int) -> bytes:
     """Return bytes that show from which stream, end and offset they are."""
-    return bytes((offset * 7 + number * 31 + side * 101) % 256 for offset in range(start, start + count))
+    first = start * 7 + number * 31 + side * 101
+    period = bytes((first + offset * 7) % 256 for offset in range(min(count, 256)))
+    return (period * (count // 256 + 1))[:count]
 
 
 class TwoEnds(RuleBasedStateMachine):
