@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -34,6 +35,8 @@ try:
 except ImportError:  # not a Unix
     fcntl = termios = None  # type: ignore[assignment]
 
+#: The state of a TCP connection that is lost (``tcpi_state`` of Linux).
+TCP_CLOSE = 7
 #: Seconds after which bytes that the other end does not take are given up.
 STALLED = 30.0
 #: What each piece that was written costs besides its bytes.
@@ -57,18 +60,23 @@ def abort_at_once(transport: Any) -> None:
         connection.connectionLost(Failure(ConnectionAborted()))
 
 
-def unacknowledged(number: int) -> int:
+def unacknowledged(sock: socket.socket) -> int:
     """Return how many bytes the system has taken for a TCP socket and the other end's has not acknowledged.
 
-    :param number: the socket's file descriptor. (For a UNIX socket the number would be what the other end has not read,
-        which no reset drops.)
+    It is 0 once the connection is lost, where Linux goes on counting what it has dropped. (For a UNIX socket the number
+    would be what the other end has not read, which no reset drops.)
     """
-    if not hasattr(termios, "TIOCOUTQ"):
+    if not hasattr(termios, "TIOCOUTQ") or sock.fileno() < 0:
         return 0
     try:
-        return int(struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)))[0])
+        count = int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+        return 0 if count and _is_lost(sock) else count
     except OSError:
         return 0
+
+
+def _is_lost(sock: socket.socket) -> bool:
+    return sys.platform == "linux" and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
 
 
 def buffered(transport: Any) -> int:
@@ -86,7 +94,7 @@ def unsent(connection: tcp.Connection) -> int:
         return 0
     buffered = len(connection.dataBuffer) - connection.offset + connection._tempDataLen
     is_unix = connection.getHandle().family == socket.AF_UNIX
-    return int(buffered) + (0 if is_unix else unacknowledged(connection.fileno()))
+    return int(buffered) + (0 if is_unix else unacknowledged(connection.getHandle()))
 
 
 class LastBytes:

@@ -393,7 +393,7 @@ class LocalSocket(PolledSocket):
         """Return how many bytes wait here or, as far as we know, have not arrived at the peer's system."""
         if self._number < 0:
             return 0
-        return self.waiting + (0 if self.socket.family == socket.AF_UNIX else unacknowledged(self._number))
+        return self.waiting + (0 if self.socket.family == socket.AF_UNIX else unacknowledged(self.socket))
 
 
 #: Where bytes are read to that nobody wants.

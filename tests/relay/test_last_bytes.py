@@ -16,6 +16,8 @@ from zope.interface import implementer
 
 from rtunnel.relay.last_bytes import STALLED, LastBytes, read_on, unacknowledged
 from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE, QuietFactory, close_socket
+from tests.patience import PATIENCE
+from tests.process.harness import poll
 from tests.relay.turns import Turns, connected
 
 MUCH = bytes(8 << 20)
@@ -70,10 +72,10 @@ async def test_bytes_before_a_reset_are_read(turns: Turns, paused: bool) -> None
     if paused:
         near.transport.pauseProducing()
     near.transport.write(MUCH)
-    await turns.until(lambda: unacknowledged(near.transport.fileno()))
+    await turns.until(lambda: unacknowledged(near.transport.getHandle()))
     far.setblocking(False)
     sent = far.send(MUCH[:40_000])
-    await turns.until(lambda: not unacknowledged(far.fileno()))
+    await turns.until(lambda: not unacknowledged(far))
     far.close()  # with bytes unread
     if paused:
         for _ in range(10):
@@ -176,7 +178,15 @@ def test_last_bytes_that_are_not_waited_for_any_more() -> None:
 
 def test_unacknowledged_bytes_of_a_closed_socket() -> None:
     one, other = connected("tcp")
-    number = one.fileno()
     close_socket(one, reset=True)
-    assert unacknowledged(number) == 0
+    assert unacknowledged(one) == 0
     other.close()
+
+
+def test_unacknowledged_bytes_of_a_lost_connection() -> None:
+    """A service has closed its connection, and then comes a request. It answers by a reset, and never takes it."""
+    one, other = connected("tcp")
+    other.close()
+    one.send(b"request")
+    poll(lambda: unacknowledged(one) == 0, PATIENCE, "the reset")
+    one.close()

@@ -186,7 +186,7 @@ class RecordSocket(RecordWriter):
         is_left = self._local is None and not self.is_idle
         if is_left:
             # A slow reader at the other end takes what came before a reset first.
-            unsent = self.waiting + unacknowledged(self._number)
+            unsent = self.waiting + unacknowledged(self.socket)
             if unsent != self._unsent:
                 self._unsent = unsent
                 self.state.progressed()

@@ -300,9 +300,9 @@ async def test_reset_behind_bytes_that_nobodytakes_is_given_up(turns: Turns) -> 
         assert rig.server.waiting
         tick(BROKEN_MAX_STALL - 2)
         # A slow reader takes some of it.
-        before = rig.server.waiting + unacknowledged(rig.server.fileno())
+        before = rig.server.waiting + unacknowledged(rig.server.socket)
         rig.right.reads = 4096
-        await rig.until(lambda: rig.server.waiting + unacknowledged(rig.server.fileno()) < before)
+        await rig.until(lambda: rig.server.waiting + unacknowledged(rig.server.socket) < before)
         rig.right.reads = 0
         await rig.settle()
         tick(BROKEN_MAX_STALL - 2)

@@ -121,7 +121,7 @@ async def test_next_stream_while_the_last_ones_socket_is_full(turns: Turns, side
             other.send(each, end=True)
             source = visit.near_right if side == "left" else visit.near_left
             await pair.until(lambda: source._ended, *visit.fars)  # noqa: B023
-            await pair.until(lambda: not (sender.waiting or unacknowledged(sender.fileno())), *visit.fars)
+            await pair.until(lambda: not (sender.waiting or unacknowledged(sender.socket)), *visit.fars)
             end.resume_reading()
             await pair.until(lambda: pair.is_free, *visit.fars)
             near = visit.near_left if side == "left" else visit.near_right

@@ -261,7 +261,7 @@ async def test_bytes_before_a_reset_come_before_it(turns: Turns, side: str) -> N
     async with Rig(turns, buffers=SMALL, start=False) as rig:
         far, other = far_ends(rig, side)
         await bring_to(rig, "full", far, other)
-        arrived = far.sent - unacknowledged(far.socket.fileno())
+        arrived = far.sent - unacknowledged(far.socket)
         far.reset()
         await rig.settle()
         assert not other.is_over
