@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chrome.test_browser import CHROMIUM
-from tests.documents import Printed, printed
+from tests.documents import Printed, block, printed
 from tests.nat.machines import ADDRESSES, PAGE, Machines
 from tests.process.harness import Twistds, need, poll
 from tests.process.pebble import Pebble
@@ -83,6 +83,16 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Write:
+    """Write the file that a document shows."""
+
+    machine: str
+    name: str
+    document: str
+    beginning: str
+
+
+@dataclass(frozen=True, slots=True)
 class PublicCa:
     """Have a certificate of a public CA, which all machines trust."""
 
@@ -119,7 +129,7 @@ class Logged:
     text: str
 
 
-Step = Run | Start | Export | Stop | Fetch | Ask | Carry | Sample | PublicCa | AcmeCa | Curl | Browse | Logged
+Step = Run | Start | Export | Stop | Fetch | Ask | Carry | Sample | Write | PublicCa | AcmeCa | Curl | Browse | Logged
 
 
 def command(beginning: str) -> Printed:
@@ -155,6 +165,8 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
             shutil.copy(by_name[machine].home / name, by_name[other].home / name)
         case Sample(machine, name):
             shutil.copy(PACKAGED / name, by_name[machine].home / name)
+        case Write(machine, name, document, beginning):
+            (by_name[machine].home / name).write_text(block(document, beginning))
         case PublicCa():
             authority = Authority(tmp_path / "public-ca", kind="RSA")
             holder = authority.server(hosts=["signal.example.org"], kind="RSA")
