@@ -195,5 +195,7 @@ def test_a_thousand_wait(start_place: Callable[..., Place], plane: str) -> None:
                 pass
             assert read_all(visitor) == expected(1000, 5)
         served = time.monotonic()
-        print(f"{plane}: the client was back after {back - began:.2f} s, and all were served {served - back:.2f} s later")
+        print(
+            f"{plane}: the client was back after {back - began:.2f} s, and all were served {served - back:.2f} s later"
+        )
     assert place.server.terminate() == 0

@@ -231,6 +231,7 @@ async def test_the_shared_port_stays_open(world: World) -> None:
     assert server.shared is not None
     port = port_of(server.shared)
     await lose(server, await world.raw_extended(server, 0))
+    await world.logged(f"gone; visitors wait {PATIENCE:g} s for it: the shared public port")
     [waiting] = await held(world, server, port, b"x")
     link = await world.raw_extended(server, 0)
     stream, _ = await link.take(NEW_CONN)

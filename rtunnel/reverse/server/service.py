@@ -345,15 +345,15 @@ class TunnelServer(DrainingService):
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
 
     def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None:
-        """Let *backend* serve no more visitors. Return the place that this frees, if it was served by nobody else.
+        """Let *backend* serve no more visitors. Return the place, if it was served by nobody else and is not shared.
 
-        :param hold: seconds for which visitors wait for the return of the client instead.
+        :param hold: seconds for which visitors wait there for the return of the client; then it may be the shared port.
         """
         group, backend.public = backend.group, None
         if group is None:
             return None
         group.leave(backend, 0.0 if group.public.protocol == "udp" else hold)
-        return None if group is self.shared_backends or len(group) else group.public
+        return None if len(group) or (group is self.shared_backends and not hold) else group.public
 
     def _close_shared(self, _group: Group) -> None:
         if self.shared is not None:
