@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,6 +184,18 @@ async def test_a_client_that_would_not_be_let_in_any_more(world: World, monkeypa
     link = await world.raw_extended(server, port)
     monkeypatch.setattr(server, "_may_stay", lambda _session: False)
     await lose(server, link)
+    await until(lambda: can_bind(port), "the port is free")
+
+
+@ensureDeferred
+async def test_a_client_that_is_shut_out_while_it_is_away(world: World, tmp_path: Path) -> None:
+    clients, port = tmp_path / "clients.yaml", free_port()
+    clients.write_text("laptop: {token: 0123456789abcdef}\n")
+    server = patient(world, admission=AdmissionSettings(clients))
+    await lose(server, await world.raw_extended(server, port, **LAPTOP))
+    [waiting] = await held(world, server, port, b"x")
+    clients.write_text("phone: {token: fedcba9876543210}\n")
+    await waiting.ends()
     await until(lambda: can_bind(port), "the port is free")
 
 

@@ -195,13 +195,13 @@ class TunnelServer(DrainingService):
             self._by_session[session.known_as] = session
             session.adopt(self.kept.take(session.known_as))
 
-    def _may_stay(self, session: ServerSession) -> bool:
+    def _may_stay(self, session: Any) -> bool:
         """Whether the client of a lost link would still be let in."""
-        identity = session.identity
+        identity: Peer | None = session.identity
         if identity is None or self._tls is None:
-            return session.may_stay
+            return bool(session.may_stay)
         is_void = identity.why_expired or self._tls.credentials.now.why_revoked(identity)
-        return not is_void and session.may_stay
+        return not is_void and bool(session.may_stay)
 
     def _former(self, session: ServerSession) -> ServerSession | None:
         """Find out by what the client is known once it is back; return the link that it has had up to now."""
@@ -352,7 +352,8 @@ class TunnelServer(DrainingService):
         group, backend.public = backend.group, None
         if group is None:
             return None
-        group.leave(backend, 0.0 if group.public.protocol == "udp" else hold)
+        may_stay = partial(self._may_stay, backend.session)
+        group.leave(backend, 0.0 if group.public.protocol == "udp" else hold, may_stay)
         return None if len(group) or (group is self.shared_backends and not hold) else group.public
 
     def _close_shared(self, _group: Group) -> None:
