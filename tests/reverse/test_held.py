@@ -11,6 +11,7 @@ from pytest_twisted import ensureDeferred
 
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.tokens import parse_tokens
+from rtunnel.reverse.server.held import HeldVisitor
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.wire.limits import LinkLimits
 from tests.patience import PATIENCE
@@ -50,9 +51,10 @@ def patient(world: World, **settings: Any) -> TunnelServer:
 
 
 async def lose(server: TunnelServer, link: RawLink) -> None:
-    """The connection of a link breaks."""
+    """The connection of a link breaks, and those whom it served are gone."""
     link.abort()
     await until(lambda: not server.sessions, "the link is lost")
+    await until(lambda: all(isinstance(each, HeldVisitor) for each in server.visitors._ends), "its visitors are lost")
 
 
 async def held(world: World, server: TunnelServer, port: int, *data: bytes) -> list[Peer]:
