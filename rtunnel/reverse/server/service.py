@@ -196,13 +196,13 @@ class TunnelServer(DrainingService):
             self._by_session[session.known_as] = session
             session.adopt(self.kept.take(session.known_as))
 
-    def _may_stay(self, session: ServerSession) -> bool:
+    def _may_stay(self, session: Any) -> bool:
         """Whether the client of a lost link would still be let in."""
-        identity = session.identity
+        identity: Peer | None = session.identity
         if identity is None or self._tls is None:
-            return session.may_stay
+            return bool(session.may_stay)
         is_void = identity.why_expired or self._tls.credentials.now.why_revoked(identity)
-        return not is_void and session.may_stay
+        return not is_void and bool(session.may_stay)
 
     def _former(self, session: ServerSession) -> ServerSession | None:
         """Find out by what the client is known once it is back; return the link that it has had up to now."""
@@ -339,15 +339,16 @@ class TunnelServer(DrainingService):
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
 
     def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None:
-        """Let *backend* serve no more visitors. Return the place that this frees, if it was served by nobody else.
+        """Let *backend* serve no more visitors. Return the place, if it was served by nobody else and is not shared.
 
-        :param hold: seconds for which visitors wait for the return of the client instead.
+        :param hold: seconds for which visitors wait there for the return of the client; then it may be the shared port.
         """
         group, backend.public = backend.group, None
         if group is None:
             return None
-        group.leave(backend, 0.0 if group.public.protocol == "udp" else hold)
-        return None if group is self.shared_backends or len(group) else group.public
+        may_stay = partial(self._may_stay, backend.session)
+        group.leave(backend, 0.0 if group.public.protocol == "udp" else hold, may_stay)
+        return None if len(group) or (group is self.shared_backends and not hold) else group.public
 
     def _abort_idle_visitors(self) -> None:
         count = self.visitors.abort_idle()
