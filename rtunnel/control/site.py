@@ -89,30 +89,33 @@ class StatusSite(Site):
     def __init__(self, root: Resource, most: int) -> None:
         super().__init__(root, timeout=TIMEOUT)
         self._most = most
-        self._connections: set[Any] = set()
+        self._transports: dict[Any, Any] = {}
 
     def log(self, request: Request) -> None:
         """Log nothing: whoever watches asks once a second."""
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self._connections) >= self._most:
+        if len(self._transports) >= self._most:
             return None
         protocol: Any = super().buildProtocol(addr)
-        self._connections.add(protocol)
-        lost = protocol.connectionLost
+        made, lost = protocol.makeConnection, protocol.connectionLost
+
+        def make_connection(transport: Any) -> None:
+            self._transports[protocol] = transport
+            made(transport)
 
         def connection_lost(*arguments: Any) -> None:
-            self._connections.discard(protocol)
+            self._transports.pop(protocol, None)
             lost(*arguments)
 
-        protocol.connectionLost = connection_lost
+        protocol.makeConnection, protocol.connectionLost = make_connection, connection_lost
         return protocol
 
     def stopFactory(self) -> None:
         """Close what is open."""
         super().stopFactory()
-        for protocol in list(self._connections):
-            protocol.transport.abortConnection()
+        for transport in list(self._transports.values()):
+            transport.abortConnection()
 
 
 def build_site(
