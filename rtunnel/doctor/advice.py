@@ -16,6 +16,13 @@ _TLS: Sequence[tuple[str, str]] = (
         ),
     ),
     (
+        "its signature is wrong",
+        (
+            "The certificate here is from a CA of the same name, and not from the one that the server has. On the "
+            "server's machine: 'rtunnel pki client NAME -o NAME.pem'; here: 'rtunnel pki import NAME.pem'."
+        ),
+    ),
+    (
         "refuses our certificate: it has expired",
         (
             "On the server's machine: 'rtunnel pki renew', then 'rtunnel pki bundle'; here: 'rtunnel pki import'. "
@@ -74,7 +81,8 @@ _RIGHTS: Sequence[tuple[str, str]] = (
     ("max-links", "The server is full (--max-links)."),
 )
 _PROXY: Sequence[tuple[str, str]] = (
-    ("407", "Write --via with the right user and password: http://USER:PASSWORD@HOST:PORT."),
+    ("user and a password", "Write --via with the right user and password: http://USER:PASSWORD@HOST:PORT."),
+    ("user and password", "Write --via with the right user and password: http://USER:PASSWORD@HOST:PORT."),
     ("403", "Its rules forbid that port or host. Let the server listen on port 443, or ask who runs the proxy."),
     ("silent", "Is that port a proxy of the kind that --via says, http:// or socks5://?"),
     ("does not speak", "Is that port a proxy of the kind that --via says, http:// or socks5://?"),
@@ -94,7 +102,7 @@ def _first(table: Sequence[tuple[str, str]], text: str) -> str:
 
 def for_tls(text: str) -> str:
     """Return what to do about a TLS handshake, or a server, that failed."""
-    return _first(_TLS, text)
+    return _first(_TLS, text) or "Is that the control port of an rtunnel-server? Its log says more."
 
 
 def for_rights(text: str) -> str:

@@ -124,6 +124,8 @@ class Examination:
         except StepTimeout:
             found = Found(f"not over within {PATIENCE:g} s", "", Status.FAIL)
         except Exception as error:
-            found = Found(reason_of(error), "", Status.FAIL)
+            # What is cancelled may raise something of its own.
+            is_late = self.reactor.seconds() - began >= PATIENCE
+            found = Found(f"not over within {PATIENCE:g} s" if is_late else reason_of(error), "", Status.FAIL)
         seconds = round(self.reactor.seconds() - began, 3)
         return Step(name, found.status, one_line(found.text), one_line(found.advice), seconds)
