@@ -39,7 +39,6 @@ gc.disable()
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop() -> None:
     """Thousands of tests are no garbage. A collection, which hundreds of tests ask for, need not look at them."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 

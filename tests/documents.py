@@ -72,6 +72,13 @@ def commands_of(document: str, content: str) -> list[Printed]:
     return found
 
 
+def block(document: str, beginning: str) -> str:
+    """The literal block of a document that begins like this, such as a file of settings."""
+    content = (ROOT / "docs" / document).read_text()
+    (found,) = (text for _, text in _blocks(content.splitlines()) if text.startswith(beginning))
+    return found + "\n"
+
+
 def _blocks(lines: list[str]) -> Iterator[tuple[str, str]]:
     """Each literal block, and the reason of the comment before it."""
     why_not = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,15 +32,16 @@ def _audit(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(_audit)
 
 
+@cache
+def _starts_processes(path: Path) -> bool:
+    here = Path(__file__).parent
+    return path.is_relative_to(here) and path.relative_to(here).parts[0] in FOLDERS
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        folder = (
-            item.path.relative_to(Path(__file__).parent).parts[0]
-            if item.path.is_relative_to(Path(__file__).parent)
-            else ""
-        )
-        if folder in FOLDERS or FIXTURES & set(getattr(item, "fixturenames", ())):
+        if _starts_processes(item.path) or FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("process")
 
 

@@ -49,8 +49,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reverse": {"wire", "relay", "tls", "access", "acme", "upkeep", "services", *SHARED},
     "rtc": {"wire", "relay", "tls", "access", "upkeep", "services", *SHARED},
     "control": {"wire", "acme", "tls", "upkeep", "services", "reverse", "rtc", "__init__", *SHARED},
+    "doctor": {"wire", "relay", "pki", "tls", "upkeep", "services", "reverse", "rtc", "control", *SHARED},
     "options": {
-        *("wire", "relay", "pki", "tls", "access", "acme", "upkeep", "services", "reverse", "rtc", "control"),
+        *("wire", "relay", "pki", "tls", "access", "acme", "upkeep", "services", "reverse", "rtc", "control", "doctor"),
         *SHARED,
     },
     "testing": {"relay"},

@@ -31,7 +31,7 @@ class Public:
     @property
     def short(self) -> str:
         """The place as lists show it, such as ``53/udp``."""
-        if self.host:
+        if self.host or self.port is None:
             return str(self)
         return f"{self.port}/udp" if self.protocol == "udp" else str(self.port)
 

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from rtunnel import __version__
 from rtunnel.control.guard import Guard
+from rtunnel.control.page.events import Events
 from rtunnel.control.recent import Recent
 from rtunnel.control.settings import StatusSettings
 from rtunnel.control.sockets import control_directory, prepare
@@ -37,8 +38,9 @@ class _Factory(Factory):
 
     noisy = False
 
-    def __init__(self, status: Look, guard: Guard | None = None) -> None:
+    def __init__(self, status: Look, events: Events, guard: Guard | None = None) -> None:
         self._status = status
+        self._events = events
         self._guard = guard
         self._site: Any = None
 
@@ -46,7 +48,7 @@ class _Factory(Factory):
         if self._site is None:
             from rtunnel.control.site import build_site
 
-            self._site = build_site(self._status, MOST_CONNECTIONS, self._guard)
+            self._site = build_site(self._status, self._events, MOST_CONNECTIONS, self._guard)
             self._site.doStart()
         protocol: Protocol | None = self._site.buildProtocol(addr)
         return protocol
@@ -86,8 +88,9 @@ class ControlService(MultiService):
         self._recent = Recent()
         self._started_at = 0.0
         self._port: IListeningPort | None = None
+        self._events = Events(reactor, self.status)
         if settings.listen is not None:
-            factory = _Factory(self.status, Guard(settings.token))
+            factory = _Factory(self.status, self._events, Guard(settings.token))
             Listener(reactor, settings.listen, factory, "status port", "--status-listen").setServiceParent(self)
 
     def startService(self) -> None:
@@ -104,7 +107,7 @@ class ControlService(MultiService):
             self._failed(str(error))
             return
         endpoint = UNIXServerEndpoint(self._reactor, str(path), mode=0o600)
-        endpoint.listen(_Factory(self.status)).addCallbacks(self._listening, self._cannot_listen)
+        endpoint.listen(_Factory(self.status, self._events)).addCallbacks(self._listening, self._cannot_listen)
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port

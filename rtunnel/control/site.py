@@ -9,16 +9,19 @@ from typing import Any
 from twisted.internet.interfaces import IAddress
 from twisted.web.http import Request
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 from rtunnel.control.guard import CHALLENGE, Guard
+from rtunnel.control.page.content import load
+from rtunnel.control.page.events import Events
 
 #: Seconds without a byte after which a connection is closed.
 TIMEOUT = 60.0
 JSON, TEXT = "application/json", "text/plain; charset=utf-8"
+HTML, EVENTS = "text/html; charset=utf-8", "text/event-stream"
 #: Of Prometheus' text format.
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
-_NOTHING = "there is nothing here; see /v1/status, /v1/health, /metrics, /healthz, /readyz"
+_NOTHING = "there is nothing here; see /, /v1/status, /v1/events, /v1/health, /metrics, /healthz, /readyz"
 
 #: Status code, type, body.
 Answer = tuple[int, str, bytes]
@@ -38,22 +41,27 @@ class _Root(Resource):
 
     isLeaf = True
 
-    def __init__(self, views: Mapping[bytes, View], guard: Guard | None) -> None:
+    def __init__(self, views: Mapping[bytes, View], events: Events, policy: str, guard: Guard | None) -> None:
         super().__init__()
         self._views = views
+        self._events = events
+        self._policy = policy
         self._guard = guard
 
-    def render(self, request: Request) -> bytes:
+    def render(self, request: Request) -> bytes | int:
         code, kind, body = self._answer(request)
         request.setResponseCode(code)
         for name, value in (
             ("Content-Type", kind),
             ("Cache-Control", "no-store"),
             ("X-Content-Type-Options", "nosniff"),
-            ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("Content-Security-Policy", self._policy),
             ("Server", "rtunnel"),
         ):
             request.setHeader(name, value)
+        if kind == EVENTS and request.method == b"GET":
+            self._events.open(request)
+            return NOT_DONE_YET
         return body
 
     def _answer(self, request: Request) -> Answer:
@@ -81,36 +89,42 @@ class StatusSite(Site):
     def __init__(self, root: Resource, most: int) -> None:
         super().__init__(root, timeout=TIMEOUT)
         self._most = most
-        self._connections: set[Any] = set()
+        self._transports: dict[Any, Any] = {}
 
     def log(self, request: Request) -> None:
         """Log nothing: whoever watches asks once a second."""
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self._connections) >= self._most:
+        if len(self._transports) >= self._most:
             return None
         protocol: Any = super().buildProtocol(addr)
-        self._connections.add(protocol)
-        lost = protocol.connectionLost
+        made, lost = protocol.makeConnection, protocol.connectionLost
+
+        def make_connection(transport: Any) -> None:
+            self._transports[protocol] = transport
+            made(transport)
 
         def connection_lost(*arguments: Any) -> None:
-            self._connections.discard(protocol)
+            self._transports.pop(protocol, None)
             lost(*arguments)
 
-        protocol.connectionLost = connection_lost
+        protocol.makeConnection, protocol.connectionLost = make_connection, connection_lost
         return protocol
 
     def stopFactory(self) -> None:
         """Close what is open."""
         super().stopFactory()
-        for protocol in list(self._connections):
-            protocol.transport.abortConnection()
+        for transport in list(self._transports.values()):
+            transport.abortConnection()
 
 
-def build_site(status: Callable[[], dict[str, Any]], most: int, guard: Guard | None = None) -> StatusSite:
+def build_site(
+    status: Callable[[], dict[str, Any]], events: Events, most: int, guard: Guard | None = None
+) -> StatusSite:
     """Return the site.
 
     :param status: returns what ``/v1/status`` answers.
+    :param events: sends the same for ``/v1/events``.
     :param most: connections at once.
     :param guard: who may ask; None: whoever can connect.
     """
@@ -129,11 +143,19 @@ def build_site(status: Callable[[], dict[str, Any]], most: int, guard: Guard | N
 
         return 200, METRICS, render(status())
 
+    def stream() -> Answer:
+        if events.is_full:
+            return _error(503, "as many as may are reading already; ask /v1/status")
+        return 200, EVENTS, b""
+
+    page, policy = load()
     views: dict[bytes, View] = {
+        b"/": lambda: (200, HTML, page),
+        b"/v1/events": stream,
         b"/v1/status": lambda: _json(200, status()),
         b"/v1/health": health,
         b"/healthz": lambda: (200, TEXT, b"ok\n"),
         b"/readyz": ready,
         b"/metrics": metrics,
     }
-    return StatusSite(_Root(views, guard), most)
+    return StatusSite(_Root(views, events, policy, guard), most)

@@ -270,6 +270,17 @@ class HealthWatch:
             asking = Deferred.fromCoroutine(try_service(self._endpoint, self._header))
         return asking.addTimeout(self.settings.timeout, self._reactor, self._too_late)
 
+    async def check_once(self) -> str:
+        """Check the service now, without any effect. Return what is wrong with its answer; empty: nothing.
+
+        :raises Exception: there is no answer.
+        """
+        return self._wrong(await self._ask())
+
+    def _wrong(self, status: object) -> str:
+        is_wrong = isinstance(status, int) and not any(low <= status <= high for low, high in self.settings.statuses)
+        return f"status {status}" if is_wrong else ""
+
     def _too_late(self, result: Any, timeout: float) -> Any:
         if isinstance(result, Failure):
             result.trap(CancelledError)
@@ -285,9 +296,9 @@ class HealthWatch:
                 if not is_our_fault(result):
                     self._failures += 1
                     self._fails(reason_of(result))
-            elif isinstance(result, int) and not any(low <= result <= high for low, high in self.settings.statuses):
+            elif problem := self._wrong(result):
                 self._failures += 1
-                self._fails(f"status {result}")
+                self._fails(problem)
             else:
                 self._passes()
         finally:

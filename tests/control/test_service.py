@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +110,7 @@ async def test_health_is_a_status_code(parts: Parts) -> None:
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (b"GET / HTTP/1.0\r\n\r\n", b"404"),
+        (b"GET /index.html HTTP/1.0\r\n\r\n", b"404"),
         (b"GET /v1 HTTP/1.0\r\n\r\n", b"404"),
         (b"GET /v1/status/more HTTP/1.0\r\n\r\n", b"404"),
         (b"GET /v1/../etc/passwd HTTP/1.0\r\n\r\n", b"404"),
@@ -146,6 +149,60 @@ async def test_connections_are_bounded_and_those_of_the_past_do_not_count(parts:
 
     assert await deferToThread(crowd) == MOST_CONNECTIONS
     assert (await parts.ask())["ok"]
+
+
+@ensureDeferred
+async def test_the_page(parts: Parts) -> None:
+    """It may run its own script and style, and load and send nothing else."""
+    parts.service.startService()
+    head, _, page = (await parts.raw(b"GET / HTTP/1.0\r\n\r\n")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 200 ")
+    assert b"Content-Type: text/html; charset=utf-8" in head
+    policy = re.search(rb"Content-Security-Policy: (.*)\r\n", head)
+    assert policy is not None
+    hashes = [
+        b64encode(sha256(content).digest())
+        for content in re.findall(rb"<(?:style|script)>(.*?)</(?:style|script)>", page, re.DOTALL)
+    ]
+    assert sorted(re.findall(rb"'sha256-([^']*)'", policy[1])) == sorted(hashes)
+    assert len(hashes) == 2
+    assert b"unsafe" not in policy[1]
+    assert b"default-src 'none'" in policy[1]
+    # No attribute that a policy with hashes would refuse, and no way for a name to become anything but text.
+    for unwanted in (
+        rb" style=",
+        rb" on[a-z]+=",
+        rb"innerHTML",
+        rb"outerHTML",
+        rb"insertAdjacent",
+        rb"document\.write",
+    ):
+        assert not re.search(unwanted, page), unwanted
+    assert not re.search(rb"https?://(?!www\.w3\.org/2000/svg)", page)
+
+
+@ensureDeferred
+async def test_who_reads_events_when_the_service_stops(parts: Parts) -> None:
+    parts.service.startService()
+
+    def read(connection: socket.socket) -> bytes:
+        answer = b""
+        while b"data: " not in answer:
+            answer += connection.recv(65536)
+        return answer
+
+    def read_to_the_end(connection: socket.socket) -> None:
+        with suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PATIENCE)
+        connection.connect(str(parts.path))
+        connection.sendall(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b'"service":"rtunnel-test"' in await deferToThread(read, connection)
+        await parts.service.stopService()
+        await deferToThread(read_to_the_end, connection)
 
 
 @ensureDeferred

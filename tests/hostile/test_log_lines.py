@@ -45,4 +45,6 @@ def test_an_admitted_client_that_comes_again_and_again(echo: str, start_tunnel: 
                     data = link.recv(65536)
                     assert data, "the link stays"
                     received += data
-    assert used.log_bytes < BURST + 10 * LINE
+    # Beside the client's own lines there are those about the port: 20 of two formats in each period of the limiter, of
+    # which two may be within one of the gauge's.
+    assert used.log_bytes < BURST + 2 * 2 * 20 * LINE

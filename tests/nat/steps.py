@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from tests.chrome.test_browser import CHROMIUM
-from tests.documents import Printed, files, printed
+from tests.documents import Printed, block, files, printed
 from tests.nat.machines import ADDRESSES, PAGE, Machine, Machines
 from tests.patience import PATIENCE
 from tests.process.harness import Twistds, need, poll
@@ -100,6 +100,16 @@ class Write:
 
     machine: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBlock:
+    """Write the file that a document shows, in the block with this beginning."""
+
+    machine: str
+    name: str
+    document: str
+    beginning: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +209,7 @@ Step: TypeAlias = (
     | Logged
     | Needs
     | Write
+    | WriteBlock
     | Own
     | Shell
     | Until
@@ -253,6 +264,8 @@ def perform(step: Step, machines: Machines, twistd: Twistds, tmp_path: Path) -> 
             by_name[machine].own(folder, *inside)
         case Write(machine, name):
             by_name[machine].path(name).write_text(files()[name])
+        case WriteBlock(machine, name, document, beginning):
+            by_name[machine].path(name).write_text(block(document, beginning))
         case Shell(machine, line, says):
             assert ends_well(by_name[machine], line, says), f"{line!r} that says {says!r}"
         case Until(machine, line, says):

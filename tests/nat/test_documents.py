@@ -29,6 +29,7 @@ from tests.nat.steps import (
     Start,
     Step,
     Stop,
+    WriteBlock,
     perform,
 )
 from tests.process.harness import Twistds
@@ -205,6 +206,18 @@ SCENARIOS: dict[str, list[Step]] = {
         Stop(),
         Start(PUBLIC, "rtunnel server --control-listen :7000", "ANYBODY WHO REACHES 0.0.0.0:7000 CAN OPEN PORTS"),
         Start(PRIVATE, "rtunnel client --server tunnel.example.org:7000 --local 127.0.0.1:80 --remote", ":8080 "),
+        Fetch(USER, SERVER),
+    ],
+    "two machines in a group": [
+        Run(PUBLIC, "rtunnel pki init --name tunnel.example.org"),
+        Run(PRIVATE, "ssh tunnel.example.org .rtunnel/bin/rtunnel pki client laptop -o - | rtunnel pki import -"),
+        Start(PUBLIC, "rtunnel server --tls --allow-ports 8080", TUNNEL),
+        Run(PRIVATE, "openssl rand -hex 16"),
+        WriteBlock(PRIVATE, "web.yaml", "reverse-tunnel.rst", "server: tunnel.example.org:7000\ntls: true\n"),
+        # Two clients on one machine are two members as well.
+        Start(PRIVATE, "rtunnel client --config web.yaml", r"example\.org:8080 "),
+        Start(PRIVATE, "rtunnel client --config web.yaml", r"example\.org:8080 "),
+        Fetch(USER, SERVER),
         Fetch(USER, SERVER),
     ],
     "certificates": [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network
+from textwrap import dedent
 
 import pytest
 from hypothesis import given, strategies as st
@@ -16,6 +18,7 @@ from rtunnel.options.plugins import rtunnel_client
 from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.wire.tunnel_request import TunnelRequest, decode_init, encode_init
+from tests.documents import ROOT
 from tests.options.conftest import Write
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
@@ -274,6 +277,14 @@ def test_rules_of_a_port(kind: str, config: Write) -> None:
 def test_rules_of_each_port_of_a_range(config: Write) -> None:
     found = parse("--config", entry(config, "deny: 10.0.0.0/8", publish="tcp:8000-8002=9000-9002"))
     assert [each.rules for each in found] == 3 * [Rules(deny=(IPv4Network("10.0.0.0/8"),))]
+
+
+def test_rules_as_the_documents_have_them(config: Write) -> None:
+    found = re.search(r"(?m)^Who may come$[^:]+::\n\n((?: .*\n)+)", (ROOT / "docs/reverse-tunnel.rst").read_text())
+    assert found is not None
+    ssh, dns = parse("--config", config(dedent(found[1])))
+    assert (ssh.rules.connections, ssh.rules.connection_rate) == (4, 0.2)
+    assert (dns.protocol, len(dns.rules.allow)) == ("udp", 2)
 
 
 def test_an_unknown_rule(config: Write) -> None:

@@ -154,7 +154,8 @@ def test_who_may_read(serve: Serve, start_tunnel: StartTunnel) -> None:
     assert get(open_, "/healthz") == (200, "ok\n")
     assert get(open_, "/readyz") == (200, "ready\n")
     assert get(open_, "/metrics", Host="evil.example")[0] == 421
-    assert get(open_, "/")[0] == 404
+    assert get(open_, "/")[0] == 200
+    assert get(open_, "/", Host="evil.example")[0] == 421
     assert get(shut, "/metrics")[0] == 401
     assert get(shut, "/metrics", Authorization="Bearer s3cret", Host="any.example")[0] == 200
     basic = b64encode(b"prometheus:s3cret").decode()

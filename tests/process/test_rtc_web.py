@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Callable
 
 import pytest
 
-from tests.process.harness import Twistds, need
+from tests.process.http_load import Load
 from tests.process.rtc import RtcTunnel
 from tests.process.services import Nginx, curl
 
@@ -31,19 +30,12 @@ def test_pages(start_rtc: StartRtc, nginx: Nginx) -> None:
         curl(f"{tunnel.url}/nothing-here")
 
 
-def test_load(twistd: Twistds, start_rtc: StartRtc, nginx: Nginx) -> None:
+def test_load(start_rtc: StartRtc, nginx: Nginx) -> None:
     """32 connections, or 32 times a new one for each request, without an error."""
     nginx.put("index.html", PAGE)
     tunnel = start_rtc(nginx.address)
-    for header in ("Connection: keep-alive", "Connection: close"):
-        options = ["--connections=32", "--threads=2", "--duration=3s", "--timeout=60s", f"--header={header}"]
-        wrk = twistd.program(need("wrk"), *options, f"{tunnel.url}/")
-        assert wrk.wait() == 0, wrk
-        print(header, wrk.output)
-        done = re.search(r"(\d+) requests in", wrk.output)
-        assert done is not None
-        assert int(done[1]) > 0, wrk
-        # These lines are there only if there is something to complain about.
-        assert "Socket errors" not in wrk.output
-        assert "Non-2xx" not in wrk.output
+    for keeps in (True, False):
+        with Load(tunnel.local, 32, keeps=keeps) as load:
+            load.wait_for(500)
+        assert set(load.answers) == {200}
         assert curl(f"{tunnel.url}/") == PAGE

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Callable
 
 import pytest
 
-from tests.process.harness import Twistds, need
-from tests.process.services import BOTH_PLANES, LOOPBACK, Nginx, Tunnel, curl
+from tests.process.http_load import Load
+from tests.process.services import BOTH_PLANES, Nginx, Tunnel, curl
 
 PAGE = b"<h1>Hello through the tunnel</h1>\n"
 LARGE = random.Random(5).randbytes(5 * 1024 * 1024)
@@ -48,21 +47,14 @@ def test_pages_of_a_unix_socket(start_tunnel: StartTunnel, nginx: Nginx) -> None
 
 
 @BOTH_PLANES
-@pytest.mark.parametrize("header", ["Connection: keep-alive", "Connection: close"])
-def test_load(header: str, twistd: Twistds, start_tunnel: StartTunnel, nginx: Nginx) -> None:
+@pytest.mark.parametrize("keeps", [True, False])
+def test_load(keeps: bool, start_tunnel: StartTunnel, nginx: Nginx) -> None:
     """64 connections, or 64 times a new one for each request, without an error."""
     nginx.put("index.html", PAGE)
     tunnel = start_tunnel(nginx.address)
-    options = ["--connections=64", "--threads=2", "--duration=3s", "--timeout=60s", f"--header={header}"]
-    wrk = twistd.program(need("wrk"), *options, f"http://{LOOPBACK}:{tunnel.public}/")
-    assert wrk.wait() == 0, wrk
-    print(wrk.output)
-    done = re.search(r"(\d+) requests in", wrk.output)
-    assert done is not None
-    assert int(done[1]) > 0, wrk
-    # These lines are there only if there is something to complain about.
-    assert "Socket errors" not in wrk.output
-    assert "Non-2xx" not in wrk.output
+    with Load(tunnel.public, 64, keeps=keeps) as load:
+        load.wait_for(1000)
+    assert set(load.answers) == {200}
     assert curl(f"{tunnel.url}/") == PAGE
     for end in (tunnel.server, tunnel.client):
         assert end.terminate() == 0

@@ -10,6 +10,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +225,15 @@ def connected(kind: str, buffers: int = 0) -> tuple[socket.socket, socket.socket
     return one, other
 
 
+@lru_cache(maxsize=8)
+def _piece(seed: int) -> bytes:
+    return random.Random(seed).randbytes(1_000_003)
+
+
 def random_bytes(count: int, seed: int = 1) -> bytes:
     """Return bytes that repeat themselves only after so many that no piece in a wrong place looks right."""
-    piece = random.Random(seed).randbytes(min(count, 1_000_003))
-    return (piece * (count // len(piece) + 1))[:count] if piece else b""
+    piece = _piece(seed)
+    return (piece * (count // len(piece) + 1))[:count]
 
 
 def open_descriptors() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from pytest_twisted import ensureDeferred
 
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.tokens import parse_tokens
+from rtunnel.reverse.server.held import HeldVisitor
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.wire.limits import LinkLimits
 from tests.patience import PATIENCE
@@ -49,9 +51,10 @@ def patient(world: World, **settings: Any) -> TunnelServer:
 
 
 async def lose(server: TunnelServer, link: RawLink) -> None:
-    """The connection of a link breaks."""
+    """The connection of a link breaks, and those whom it served are gone."""
     link.abort()
     await until(lambda: not server.sessions, "the link is lost")
+    await until(lambda: all(isinstance(each, HeldVisitor) for each in server.visitors._ends), "its visitors are lost")
 
 
 async def held(world: World, server: TunnelServer, port: int, *data: bytes) -> list[Peer]:
@@ -187,6 +190,18 @@ async def test_a_client_that_would_not_be_let_in_any_more(world: World, monkeypa
 
 
 @ensureDeferred
+async def test_a_client_that_is_shut_out_while_it_is_away(world: World, tmp_path: Path) -> None:
+    clients, port = tmp_path / "clients.yaml", free_port()
+    clients.write_text("laptop: {token: 0123456789abcdef}\n")
+    server = patient(world, admission=AdmissionSettings(clients))
+    await lose(server, await world.raw_extended(server, port, **LAPTOP))
+    [waiting] = await held(world, server, port, b"x")
+    clients.write_text("phone: {token: fedcba9876543210}\n")
+    await waiting.ends()
+    await until(lambda: can_bind(port), "the port is free")
+
+
+@ensureDeferred
 async def test_another_client_gets_the_port_at_once_and_not_the_visitors(world: World) -> None:
     server, port = patient(world, admission=TOKENS), free_port()
     await lose(server, await world.raw_extended(server, port, **LAPTOP))
@@ -231,6 +246,7 @@ async def test_the_shared_port_stays_open(world: World) -> None:
     assert server.shared is not None
     port = port_of(server.shared)
     await lose(server, await world.raw_extended(server, 0))
+    await world.logged(f"gone; visitors wait {PATIENCE:g} s for it: the shared public port")
     [waiting] = await held(world, server, port, b"x")
     link = await world.raw_extended(server, 0)
     stream, _ = await link.take(NEW_CONN)

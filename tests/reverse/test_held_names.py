@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.addresses import ListenAddress
+from rtunnel.reverse.server.held import HeldRequest, HeldVisitor
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.web import upstreams
 from rtunnel.wire.limits import LinkLimits
+from tests.no_collector import no_collector
 from tests.patience import PATIENCE
 from tests.reverse.https import https_port
 from tests.reverse.net import DATA, HOST, NEW_CONN, Peer, RawLink, turns, until
@@ -263,3 +266,24 @@ async def test_who_leaves_while_his_request_may_be_sent_again(world: World) -> N
         link = await client(world, server, HTTP)
     await turns()
     assert NEW_CONN not in link.seen
+
+
+@ensureDeferred
+async def test_no_circles(world: World) -> None:
+    """Who was served, or is gone, does not wait for the garbage collector."""
+    server = names_server(world)
+    with no_collector():
+        await lose(server, await client(world, server, HTTP, HTTPS))
+        [first, second] = await say_hello(world, server, LARGE, hello(APP))
+        requests = [await request(world, server) for _ in range(2)]
+        first.abort()
+        requests[0].abort()
+        await until(lambda: len(server.http._held) == 1 and len(server.visitors) == 2, "two wait")
+        link = await client(world, server, HTTP, HTTPS)
+        for _ in range(2):
+            await link.take(NEW_CONN)
+        second.abort()
+        requests[1].abort()
+        await until(lambda: not server.visitors, "nobody is left")
+        await turns()
+        assert not [each for each in gc.get_objects() if isinstance(each, HeldVisitor | HeldRequest)]

@@ -120,7 +120,7 @@ async def test_every_name_there_is(world: World, server: TunnelServer) -> None:
 
 @ensureDeferred
 async def test_rules_that_are_none(world: World, server: TunnelServer) -> None:
-    link = await client(world, server)
+    link = await world.raw_extended(server, capabilities=[*CAPABILITIES, "rules"])
     for name, rules, text in (
         ("http/app", {"allow": "10.0.0.1/8"}, "key 'allow': '10.0.0.1/8' is not a network; write 10.0.0.0/8"),
         ("http/app", {"speed": 1}, "unknown key 'speed'"),

@@ -140,7 +140,7 @@ async def test_rules_and_limits_hold(world: World, visit: Visit) -> None:
     beyond = visit(server, hello(NAME))
     await beyond.ends()
     assert beyond.received == fatal_alert(INTERNAL_ERROR)
-    assert len(world.lines("visitor {address} of {place} refused")) == 2
+    assert len(world.lines("visitor 127.0.0.1 of https")) == 2
     assert len(world.lines("connection from {peer} closed:")) == 1
 
 

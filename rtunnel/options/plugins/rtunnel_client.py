@@ -18,7 +18,7 @@ from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.settings.trust import check_token_use, decide_tls
 from rtunnel.options.settings.tunnels import decide_tunnels
 from rtunnel.options.settings.via import decide_via
-from rtunnel.reverse.settings import ClientSettings
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.tls.policy import Role
 
 NAME = "rtunnel-client"
@@ -50,7 +50,7 @@ class Options(PluginOptions):
             raise ConfigError("--server is missing; write for example --server tunnel.example.org:7000")
         check_order(resolved, "reconnect-min", "reconnect-max")
         tls = decide_tls(resolved, Role.CLIENT)
-        tunnels, acme = decide_acme(resolved, decide_tunnels(resolved))
+        tunnels, acme = decide_acme(resolved, self.tunnels(resolved))
         check_files(tunnels)
         via = decide_via(resolved, os.environ, tunnels)
         check_token_use(resolved, tls, via)
@@ -61,6 +61,13 @@ class Options(PluginOptions):
             limits=link_limits(resolved),
             tls=tls,
         )
+
+    def tunnels(self, resolved: Resolved) -> tuple[TunnelSettings, ...]:
+        """Return what is published.
+
+        :raises ConfigError: nothing is, or two settings contradict each other.
+        """
+        return decide_tunnels(resolved)
 
 
 def makeService(options: Options) -> MultiService:

@@ -28,6 +28,12 @@ from rtunnel.reverse.server.routing import POLICIES
 MOST_MEMBERS = 256
 #: Seconds in which a tunnel that has refused a request comes behind the others.
 AVOID = 1.0
+#: Seconds between two looks whether a client that is waited for would still be let in.
+LOOK_EVERY = 1.0
+
+
+def _yes() -> bool:
+    return True
 
 
 class Group:
@@ -66,6 +72,8 @@ class Group:
         self._members: dict[Backend, None] = {}
         self._line = Line(reactor)
         self._last_holder: object = None
+        self._until = 0.0
+        self._may_stay = _yes
         self._hold_call: IDelayedCall | None = None
 
     def __len__(self) -> int:
@@ -102,6 +110,7 @@ class Group:
                 if backend.rules != self.rules:
                     self.rules = backend.rules
                 self._backends = POLICIES[self.rules.balance](by_link=True)
+        self._may_stay = _yes
         backend.group = self
         self._members[backend] = None
         self._backends.join(backend)
@@ -118,10 +127,11 @@ class Group:
             return True
         return are_one_group(backend.rules, self.rules)
 
-    def leave(self, backend: Backend, hold: float = 0.0) -> None:
+    def leave(self, backend: Backend, hold: float = 0.0, may_stay: Callable[[], bool] = _yes) -> None:
         """Remove *backend*.
 
         :param hold: if it was the last one, seconds for which visitors wait for another.
+        :param may_stay: tells whether its client would be let in now.
         """
         if backend not in self._members:
             return
@@ -135,7 +145,9 @@ class Group:
         self._line.stop_serving()
         self._stop_holding()
         if hold > 0:
-            self._hold_call = self._reactor.callLater(hold, self._time_is_over)
+            self._until = self._reactor.seconds() + hold
+            self._may_stay = may_stay
+            self._look()
         else:
             self.end()
 
@@ -151,8 +163,15 @@ class Group:
         if call is not None and call.active():
             call.cancel()
 
-    def _time_is_over(self) -> None:
+    def _look(self) -> None:
         self._hold_call = None
+        left = self._until - self._reactor.seconds()
+        if left > 0 and self._may_stay():
+            self._hold_call = self._reactor.callLater(min(left, LOOK_EVERY), self._look)
+        else:
+            self._time_is_over()
+
+    def _time_is_over(self) -> None:
         count = len(self._line)
         why = "could not take all of them in time" if self._members else "has not come back"
         self.end()

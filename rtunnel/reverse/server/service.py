@@ -39,15 +39,15 @@ from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
 from rtunnel.reverse.public import Owner
 from rtunnel.reverse.server.granted import grant
-from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
-from rtunnel.reverse.server.ports import PublicPorts, VisitorFactory
+from rtunnel.reverse.server.ports import PublicPorts
 from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
+from rtunnel.reverse.server.shared import SharedPort
 from rtunnel.reverse.settings import DATA_PLANES, ServerSettings
 from rtunnel.reverse.web.forwarded import TrustedProxies
 from rtunnel.tls.identity import Peer
@@ -109,7 +109,8 @@ class TunnelServer(DrainingService):
         lobby = Lobby(self.visitors, self.memory, self.poller, self.log_limiter)
         self.refusals = Refusals(reactor)
         self.ports = PublicPorts(reactor, settings.public_interface, lobby, self.refusals)
-        self.shared_backends = Group(reactor, SHARED, lobby, self.refusals, self._close_shared, settings.route)
+        self._shared_port = SharedPort(reactor, settings, lobby, self.refusals)
+        self.shared, self.shared_backends = self._shared_port.listener, self._shared_port.group
         self.door = Door(self)
         tls = None
         if settings.tls is not None:
@@ -126,12 +127,7 @@ class TunnelServer(DrainingService):
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
         Guard(reactor, self, tls).setServiceParent(self)
-        self.shared: Listener | None = None
-        if settings.public_listen is not None:
-            visitors = VisitorFactory(self.visitors, self.shared_backends)
-            self.shared = Listener(
-                reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
-            )
+        if self.shared is not None:
             self.shared.setServiceParent(self)
         self.names = HostNames(reactor, lobby, self.refusals)
         self.http, self.named = self._build_named_ports()
@@ -200,13 +196,13 @@ class TunnelServer(DrainingService):
             self._by_session[session.known_as] = session
             session.adopt(self.kept.take(session.known_as))
 
-    def _may_stay(self, session: ServerSession) -> bool:
+    def _may_stay(self, session: Any) -> bool:
         """Whether the client of a lost link would still be let in."""
-        identity = session.identity
+        identity: Peer | None = session.identity
         if identity is None or self._tls is None:
-            return session.may_stay
+            return bool(session.may_stay)
         is_void = identity.why_expired or self._tls.credentials.now.why_revoked(identity)
-        return not is_void and session.may_stay
+        return not is_void and bool(session.may_stay)
 
     def _former(self, session: ServerSession) -> ServerSession | None:
         """Find out by what the client is known once it is back; return the link that it has had up to now."""
@@ -297,15 +293,9 @@ class TunnelServer(DrainingService):
             return await self._open_named(backend)
         is_reference = not backend.session.link.is_extended
         if self.shared is not None and (request.port == 0 or is_reference) and request.protocol == "tcp":
-            if any(other.group is self.shared_backends for other in backend.session.backends.values()):
-                raise Refused(Code.PORT_IN_USE, "this client serves the shared port already")
-            if backend.rules.group:
-                raise Refused(Code.BAD_REQUEST, "the shared port is everybody's, and takes no group")
+            self._shared_port.check(backend)
             self._check_tunnel(backend, SHARED)
-            self._open_shared(self.shared)
-            self.shared_backends.join(backend)
-            backend.public = SHARED
-            return self.shared.local_address
+            return self._shared_port.open(backend)
         if request.port == 0:
             raise Refused(
                 Code.NO_SHARED_PORT,
@@ -336,13 +326,6 @@ class TunnelServer(DrainingService):
         """Return the HTTPS port as URLs have it; see :meth:`NamedPorts.port_of`."""
         return self.named.port_of("https")
 
-    def _open_shared(self, shared: Listener) -> None:
-        try:
-            shared.accept()
-        except OSError as error:
-            text = f"the shared public port {shared.local_address}: {error.strerror or error}"
-            raise Refused(Code.PORT_UNAVAILABLE, text) from None
-
     def check_tunnel(self, backend: Backend) -> None:
         """Check whether the client may keep *backend*.
 
@@ -356,19 +339,16 @@ class TunnelServer(DrainingService):
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
 
     def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None:
-        """Let *backend* serve no more visitors. Return the place that this frees, if it was served by nobody else.
+        """Let *backend* serve no more visitors. Return the place, if it was served by nobody else and is not shared.
 
-        :param hold: seconds for which visitors wait for the return of the client instead.
+        :param hold: seconds for which visitors wait there for the return of the client; then it may be the shared port.
         """
         group, backend.public = backend.group, None
         if group is None:
             return None
-        group.leave(backend, 0.0 if group.public.protocol == "udp" else hold)
-        return None if group is self.shared_backends or len(group) else group.public
-
-    def _close_shared(self, _group: Group) -> None:
-        if self.shared is not None:
-            self.shared.refuse()
+        may_stay = partial(self._may_stay, backend.session)
+        group.leave(backend, 0.0 if group.public.protocol == "udp" else hold, may_stay)
+        return None if len(group) or (group is self.shared_backends and not hold) else group.public
 
     def _abort_idle_visitors(self) -> None:
         count = self.visitors.abort_idle()
@@ -382,11 +362,9 @@ class TunnelServer(DrainingService):
         self._stopping = True
         await self.control.stop_listening()
         self.door.close()
-        if self.shared is not None:
-            await self.shared.stop_listening()
+        await self._shared_port.stop_listening()
         await self.named.stop_listening()
         self.names.close()
-        self.shared_backends.end()
         self.http.stop()
         await self.ports.stop_listening()
 

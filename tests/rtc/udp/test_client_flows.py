@@ -212,7 +212,8 @@ async def test_flood_of_sources_is_bounded(client: Client) -> None:
         # The memory channels answer a close in the next turn: so fast is no network, and nothing piles up.
         assert len(client.flows) <= 10
     await until(lambda: len(client.near.channels) == 300)
-    assert len(client.near.open_channels) == 10
+    # The last one that had to make room is closed in the next turn.
+    await until(lambda: len(client.near.open_channels) == 10)
     assert len(client.table) == 10
 
 

@@ -1,0 +1,159 @@
+"""A link that asks for nothing: it says HELLO, hears who is there and whether it is let in, and leaves."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from rtunnel.doctor.steps import Trouble
+from rtunnel.errors import Code
+from rtunnel.reasons import reason_of
+from rtunnel.reverse.secured import export_for_records
+from rtunnel.tls.identity import Peer
+from rtunnel.tls.messages import limit_messages
+from rtunnel.upkeep import AGENT
+from rtunnel.wire import events
+from rtunnel.wire.client_link import WITHDRAW, ClientLink
+from rtunnel.wire.data.keys import ClientAgreement, Root, read_plain_keys, wish
+from rtunnel.wire.limits import LinkLimits
+from rtunnel.wire.messages import DIRECT, HOSTS, RULES, UDP, Hello, clean_text
+from rtunnel.wire.opening import read_opening
+
+#: Bytes that a server may send to somebody who has asked for nothing.
+MOST_BYTES = 256 * 1024
+_TURN = 65536
+
+
+class Refusal(Trouble):
+    """The server has ended the link, and has said why.
+
+    :ivar code: a :class:`~rtunnel.errors.Code`, or another one that the server sent.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Greeting(Protocol):
+    """One link.
+
+    :param token: what the client of this configuration shows; None: none.
+    :ivar identity: the server as authenticated by TLS; None without TLS. Set before there is a connection.
+    :ivar established: fires with the server's HELLO, or with None if it is a reference server.
+    :ivar let_in: fires when the server has taken us in.
+    :ivar path: fires with the keys of the UDP path, its id and its port, as in PATH.
+    """
+
+    identity: Peer | None = None
+    transport: Any
+
+    def __init__(self, clock: Any, token: str | None, limits: LinkLimits) -> None:
+        hello = Hello(
+            # A new name, so that the server takes us for nobody it knows.
+            session=secrets.token_hex(16),
+            initial_credit=limits.initial_credit,
+            agent=f"{AGENT} (doctor)",
+            capabilities=frozenset({DIRECT, HOSTS, RULES, UDP, WITHDRAW}),
+            token=token,
+        )
+        self.link = ClientLink(hello, limits, clock.seconds())
+        self.established: Deferred[Hello | None] = Deferred()
+        self.let_in: Deferred[None] = Deferred()
+        self.path: Deferred[tuple[Root, int, int]] = Deferred()
+        self._clock = clock
+        self._limits = limits
+        self._agreement: ClientAgreement | None = None
+        self._root: Root | None = None
+        self._held = b""
+        self._is_link = False
+        self._count = 0
+
+    def connectionMade(self) -> None:
+        """Say HELLO."""
+        limit_messages(self.transport)
+        if self.identity is not None:
+            self._agreement = ClientAgreement(wish())
+            self.link.send_keys(self._agreement.message)
+        self._flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Hear what the server says. Who says too much is cut off."""
+        self._count += len(data)
+        if self._count > MOST_BYTES:
+            self._give_up(Trouble(f"it sends more than {MOST_BYTES // 1024} KiB to somebody who asked for nothing"))
+            return
+        if not self._is_link:
+            self._held += data
+            opening = read_opening(self._held, self._limits.max_frame, data_connections=False)
+            if opening is None:
+                return
+            if opening.problem:
+                self._give_up(Trouble(opening.problem))
+                return
+            self._is_link, data, self._held = True, self._held, b""
+        self.link.receive_data(data, self._clock.seconds())
+        self._look()
+        self._flush()
+
+    def _look(self) -> None:
+        for event in self.link.take_events():
+            if isinstance(event, events.Established):
+                if not self.established.called:
+                    self.established.callback(event.peer)
+                if event.peer is not None:
+                    self.link.ping(self._clock.seconds())
+            elif isinstance(event, events.LinkFailed):
+                self._give_up(Refusal(event.code, clean_text(f"{event.code}: {event.message}")))
+            elif isinstance(event, events.KeysReceived):
+                self._keys_received(event.payload)
+            elif isinstance(event, events.PathOffered) and self._root is not None and not self.path.called:
+                self.path.callback((self._root, event.id, event.port))
+            elif isinstance(event, events.StreamOpened):
+                # A reference server may send us a visitor of its shared port.
+                self.link.reset(event.stream, Code.UNKNOWN_TUNNEL, "only the doctor is here")
+        if self.link.liveness.answered and not self.let_in.called:
+            self.let_in.callback(None)
+
+    def _keys_received(self, payload: bytes) -> None:
+        agreement, self._agreement = self._agreement, None
+        try:
+            if self.identity is None:
+                self._root = read_plain_keys(payload)
+            elif agreement is not None:
+                self._root = agreement.finish(payload, export_for_records(self.transport, self.identity))
+        except ValueError as error:
+            self._give_up(Trouble(f"it breaks the protocol: {error}"))
+
+    def _flush(self) -> None:
+        if self.transport is not None and self.link.has_data_to_send:
+            self.transport.writeSequence(self.link.data_to_send(_TURN, self._clock.seconds()))
+
+    def leave(self) -> None:
+        """Say goodbye, and close the connection. May be called again."""
+        for waiting in (self.established, self.let_in, self.path):
+            waiting.addErrback(lambda _: None)
+        self.link.close(Code.SHUTTING_DOWN, "the doctor leaves")
+        self._flush()
+        self.transport.loseConnection()
+
+    def _give_up(self, why: Trouble) -> None:
+        for waiting in (self.established, self.let_in, self.path):
+            if not waiting.called:
+                waiting.errback(why)
+        self.transport.abortConnection()
+
+    @property
+    def heard(self) -> int:
+        """How many bytes have come."""
+        return self._count
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Take note that the server has ended the connection, or that we have."""
+        for waiting in (self.established, self.let_in, self.path):
+            if not waiting.called:
+                waiting.errback(Trouble(reason_of(reason)))

@@ -1,0 +1,159 @@
+"""Two machines behind one port and two names, under load: one is stopped, or dies, and the other serves on."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.patience import PATIENCE
+from tests.ports import free_port
+from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
+from tests.process.services import LOOPBACK
+from tests.process.tls_services import authority_at, certificate
+
+#: What wrk asks for by SNI, too: it has no option for another name than that of the URL.
+NAME = "localhost"
+NGINX_CONF = """
+daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 2048; }}
+http {{
+    log_format short '$server_port $status $bytes_sent';
+    access_log {directory}/access.log short;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen {host}:{http};
+        listen {host}:{https} ssl;
+        ssl_certificate {cert};
+        ssl_certificate_key {key};
+        location / {{ return 200 "page of {name}"; }}
+    }}
+}}
+"""
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+class Machine:
+    """nginx, and the client that publishes it.
+
+    :param group: what is the same for all.
+    """
+
+    def __init__(self, twistd: Twistds, directory: Path, name: str, group: dict[str, Any]) -> None:
+        directory.mkdir()
+        self._twistd, self._directory = twistd, directory
+        self.http, self.https = free_port(), free_port()
+        holder = certificate(authority_at(directory / "ca"), NAME)
+        values = {**group, "directory": directory, "host": LOOPBACK, "http": self.http, "https": self.https}
+        conf = directory / "nginx.conf"
+        conf.write_text(NGINX_CONF.format(**values, cert=holder.cert, key=holder.key, name=name))
+        self.nginx = twistd.program(need("nginx"), "-e", "stderr", "-p", str(directory), "-c", str(conf))
+        wait_until_open(self.http)
+        places = {f"tcp:{group['port']}": self.http, f"http:{NAME}": self.http, f"https:{NAME}": self.https}
+        tunnels = [
+            {"publish": f"{place}={LOOPBACK}:{local}", "group": "web", "group-key": KEY}
+            for place, local in places.items()
+        ]
+        settings = {"server": f"{LOOPBACK}:{group['control']}", "data-plane": group["plane"], "tunnels": tunnels}
+        (directory / "client.json").write_text(json.dumps(settings))
+        self.client = self.start()
+
+    def start(self) -> Twistd:
+        client = self._twistd("rtunnel-client", f"--config={self._directory / 'client.json'}", "--drain=2")
+        client.wait_for(r"( is published[\s\S]*){3}")
+        return client
+
+    def requests(self, port: int) -> list[str]:
+        """The statuses of the requests that it has answered at one of its ports."""
+        lines = (self._directory / "access.log").read_text().splitlines()
+        return [line.split()[1] for line in lines if line.startswith(f"{port} ")]
+
+
+class Load:
+    """wrk at the port, and at both names, each request on a connection of its own."""
+
+    def __init__(self, twistd: Twistds, urls: list[str], seconds: int) -> None:
+        self._runs: list[Process] = [
+            twistd.program(
+                need("wrk"), "--connections=8", "--threads=1", f"--duration={seconds}s", "-H", "Connection: close", url
+            )
+            for url in urls
+        ]
+
+    def errors(self) -> list[int]:
+        """How many requests failed at each, once all have run."""
+        counts = []
+        for run in self._runs:
+            assert run.wait() == 0, run
+            print(run.output)
+            found = re.findall(r"(?:connect|read|write|timeout) (\d+)|Non-2xx or 3xx responses: (\d+)", run.output)
+            counts.append(sum(int(socket or status) for socket, status in found))
+        return counts
+
+
+@pytest.mark.parametrize("plane", ["mux", "auto"])
+def test_two_machines_under_load(twistd: Twistds, tmp_path: Path, plane: str) -> None:
+    control, port, http, https = (free_port() for _ in range(4))
+    server = twistd(
+        "rtunnel-server",
+        f"--control-listen=tcp:{control}:interface={LOOPBACK}",
+        f"--http-listen=tcp:{http}:interface={LOOPBACK}",
+        f"--https-listen=tcp:{https}:interface={LOOPBACK}",
+        f"--public-interface={LOOPBACK}",
+        "--hold=0",
+    )
+    server.wait_for(rf"HTTPS port listening on {LOOPBACK}:{https}$")
+    group = {"control": control, "port": port, "plane": plane}
+    first, second = (Machine(twistd, tmp_path / name, name, group) for name in ("first", "second"))
+    urls = [f"http://{LOOPBACK}:{port}/", f"http://{NAME}:{http}/", f"https://{NAME}:{https}/"]
+
+    def all_served(machine: Machine, count: int) -> bool:
+        # Requests by port and by name come to the same port of nginx.
+        return len(machine.requests(machine.http)) > count and len(machine.requests(machine.https)) > count // 4
+
+    # One that stops says so first: nobody notices.
+    load = Load(twistd, urls, 4)
+    for machine in (first, second):
+        poll(lambda machine=machine: all_served(machine, 100), PATIENCE, "both serve")  # type: ignore[misc]
+    second.client.send_signal(signal.SIGTERM)
+    before = len(first.requests(first.http))
+    poll(lambda: len(first.requests(first.http)) > before + 100, PATIENCE, "the other one serves")
+    assert load.errors() == [0, 0, 0]
+    assert second.client.wait() == 0
+
+    # One that dies takes what it had in hand with it, and no more.
+    second.client = second.start()
+    load = Load(twistd, urls, 4)
+    done = len(second.requests(second.http)), len(second.requests(second.https))
+    poll(lambda: len(second.requests(second.http)) > done[0] + 100, PATIENCE, "it serves again")
+    poll(lambda: len(second.requests(second.https)) > done[1] + 20, PATIENCE, "it serves again by SNI")
+    at = len(server.output)
+    second.client.kill()
+    server.wait_for(r"client \S+ gone", after=at)
+    lost = load.errors()
+    assert all(count <= 8 for count in lost), f"{lost}: more than its visitors"
+    assert set(first.requests(first.http)) == set(first.requests(first.https)) == {"200"}
+    load = Load(twistd, urls, 1)
+    assert load.errors() == [0, 0, 0]
+
+    # Its service dies and the client does not: by name, requests go to the other one.
+    second.client = second.start()
+    second.nginx.kill()
+    load = Load(twistd, urls[1:2], 2)
+    assert load.errors() == [0]
+    for machine in (first, second):
+        assert machine.client.terminate() == 0
+    assert server.terminate() == 0
+    for each in (server, first.client, second.client):
+        assert "Traceback" not in each.output
