@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT
+from tests.documents import files
 from tests.hostile.harness import connect
 from tests.patience import PATIENCE
 from tests.ports import free_port
@@ -116,9 +116,7 @@ def matched(filter: Path, log: Path) -> int:
 
 def test_fail2ban(twistd: Twistds, serve: Callable[..., Service], udp_service: UdpService, tmp_path: Path) -> None:
     """The filter in the documents finds the lines, in a file and as the journal has them, and no others."""
-    found = re.search(r"(?<=\n)    \[Definition\]\n(?:    .+\n)+", (ROOT / "docs/reverse-tunnel.rst").read_text())
-    assert found is not None
-    (filter := tmp_path / "rtunnel.conf").write_text(re.sub("(?m)^    ", "", found[0]))
+    (filter := tmp_path / "rtunnel.conf").write_text(files()["/etc/fail2ban/filter.d/rtunnel.conf"])
     limited = Limited(twistd, "auto", serve(GET=page("here")).address, udp_service.address)
     assert limited.gets("127.0.0.3") == "reset"
     with Asker(limited.udp_port) as one, Asker(limited.udp_port) as other:
