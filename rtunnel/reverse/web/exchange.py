@@ -192,9 +192,9 @@ class Exchange:
             self.start()
         elif code in NOT_REACHED and upstream.requests == 1 and not (upstream.has_answered or self._has_sent_body):
             self._refused.append(upstream)
-            # The next one may be less full.
-            self._connection.upstream_is_full(False)
             self.start(self._error(code, why))
+            if self._upstream is not None:
+                self._connection.upstream_is_full(self._upstream.is_full)
         else:
             self._reply(self._error(code, why))
 
