@@ -71,6 +71,9 @@ class Exchange:
         upstream.begin(self, data, is_head=head.method == b"HEAD")
         if self.has_all:
             upstream.asked()
+        if self._refused:
+            # The one before may have been full, so that a body waits.
+            connection.upstream_is_full(upstream.is_full)
 
     # From the visitor
 
@@ -193,8 +196,6 @@ class Exchange:
         elif code in NOT_REACHED and upstream.requests == 1 and not (upstream.has_answered or self._has_sent_body):
             self._refused.append(upstream)
             self.start(self._error(code, why))
-            if self._upstream is not None:
-                self._connection.upstream_is_full(self._upstream.is_full)
         else:
             self._reply(self._error(code, why))
 
