@@ -54,6 +54,15 @@ def test_they_are_counted(visitors: Visitors) -> None:
     assert one not in visitors
 
 
+def test_somebody_is_told_how_many_an_owner_has(visitors: Visitors) -> None:
+    told: list[tuple[object, int]] = []
+    visitors.on_change = lambda owner, count: told.append((owner, count))
+    one, other = Visitor(visitors), Visitor(visitors)
+    for each in (one, one, other):
+        visitors.discard(each)
+    assert told == [("tunnel", 1), ("tunnel", 2), ("tunnel", 1), ("tunnel", 0)]
+
+
 def test_all_are_reset(visitors: Visitors) -> None:
     all_of_them = [Visitor(visitors) for _ in range(5)]
     visitors.abort_all()

@@ -73,6 +73,9 @@ class Exchange:
         upstream.begin(self, data, is_head=head.method == b"HEAD")
         if self.has_all:
             upstream.asked()
+        if self._refused:
+            # The one before may have been full, so that a body waits.
+            connection.upstream_is_full(upstream.is_full)
 
     # From the visitor
 
@@ -194,8 +197,6 @@ class Exchange:
             self.start()
         elif code in NOT_REACHED and upstream.requests == 1 and not (upstream.has_answered or self._has_sent_body):
             self._refused.append(upstream)
-            # The next one may be less full.
-            self._connection.upstream_is_full(False)
             self.start(self._error(code, why))
         elif code == Code.CONNECTION_LOST and self._may_repeat and not self._has_waited:
             self._wait(self._error(code, why))

@@ -93,6 +93,11 @@ class Upstream:
         return self._on_lost is None
 
     @property
+    def is_full(self) -> bool:
+        """Whether the visitor has to wait before it takes more of the request's body."""
+        return self._is_full or (not self._is_ready and self._early_size > MOST_EARLY)
+
+    @property
     def is_on_link(self) -> bool:
         """Whether its stream has not got a data connection."""
         return isinstance(self._stream, LinkStream)
