@@ -18,6 +18,8 @@ from rtunnel.wire.web.heads import (
 
 #: Methods of requests that may be sent again if there is no answer (RFC 9110, section 9.2.2).
 REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+#: With these a stream ends if the link of its client is lost, or if it was to have a data connection and has none yet.
+_MAY_BE_AWAY = (Code.CONNECTION_LOST, Code.TIMEOUT)
 
 
 class Exchange:
@@ -175,7 +177,7 @@ class Exchange:
         elif upstream.requests > 1 and not upstream.has_answered and self._may_repeat:
             # The service has closed a connection that it had kept; the request has hardly reached it.
             self.start()
-        elif code == Code.CONNECTION_LOST and self._may_repeat and not self._has_waited:
+        elif code in _MAY_BE_AWAY and self._may_repeat and not self._has_waited:
             self._wait(self._error(code, why))
         else:
             self._reply(self._error(code, why))
