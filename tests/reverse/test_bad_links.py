@@ -42,7 +42,7 @@ from tests.reverse.world import World
 @pytest_twisted.async_yield_fixture
 async def server(world: World) -> AsyncIterator[TunnelServer]:
     """A server with another client, whose visitor does not notice what happens in a test."""
-    server, service, port = world.server(), await world.echo(), free_port()
+    server, service, port = world.server(hold=0.0), await world.echo(), free_port()
     world.client(server, (port, service.port))
     await world.reachable()
     visitor = await world.visitor(port)

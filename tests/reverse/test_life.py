@@ -14,7 +14,7 @@ from tests.reverse.world import QUICK, World
 
 @ensureDeferred
 async def test_dead_link_is_dropped_and_its_port_free(world: World) -> None:
-    server, port = world.server(limits=QUICK), free_port()
+    server, port = world.server(limits=QUICK, hold=0.0), free_port()
     link = await world.raw_extended(server, port)
     visitor = await world.visitor(port)
     await until(lambda: not server.sessions)

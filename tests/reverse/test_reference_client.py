@@ -155,7 +155,7 @@ async def test_bytes_of_old_streams_reach_no_other_visitor(world: World) -> None
 
 @ensureDeferred
 async def test_ids_are_not_used_again_by_the_next_link(world: World) -> None:
-    server, seen = world.server(), set()
+    server, seen = world.server(hold=0.0), set()
     for round_ in range(5):
         link = await world.raw(server)
         port = free_port()

@@ -140,7 +140,7 @@ async def test_reference_client_keeps_its_port_while_its_link_is_up(world: World
     other.put(INIT, 0, b"%d:x" % port)
     assert (await other.take_json(ERROR, 0))["code"] == "port-in-use"
     reference.stopService()
-    await until(lambda: not server.ports)
+    await world.sessions(server, 1)
     other.put(INIT, 0, b"%d:x" % port)
     await other.take(READY, 0)
 

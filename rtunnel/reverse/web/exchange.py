@@ -22,6 +22,8 @@ NOT_REACHED = frozenset(
 )
 #: Methods of requests that may be sent again if there is no answer (RFC 9110, section 9.2.2).
 REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+#: With these a stream ends if the link of its client is lost, or if it was to have a data connection and has none yet.
+_MAY_BE_AWAY = (Code.CONNECTION_LOST, Code.TIMEOUT)
 
 
 class Exchange:
@@ -198,7 +200,7 @@ class Exchange:
         elif code in NOT_REACHED and upstream.requests == 1 and not (upstream.has_answered or self._has_sent_body):
             self._refused.append(upstream)
             self.start(self._error(code, why))
-        elif code == Code.CONNECTION_LOST and self._may_repeat and not self._has_waited:
+        elif code in _MAY_BE_AWAY and self._may_repeat and not self._has_waited:
             self._wait(self._error(code, why))
         else:
             self._reply(self._error(code, why))
