@@ -77,7 +77,11 @@ def test_idle_tunnel_keeps_a_few(serve: Serve, start_tunnel: StartTunnel) -> Non
     tunnel = start_tunnel(serve(GET=page("here")).address, server=quick, client=quick)
     wait_for_pool(tunnel)
     time.sleep(5)
-    assert connections(tunnel.client.pid) == connections(tunnel.server.pid) == 1 + 4
+    poll(
+        lambda: connections(tunnel.client.pid) == connections(tunnel.server.pid) == 1 + 4,
+        PATIENCE,
+        "as many as before",
+    )
     assert "cannot be made" not in tunnel.client.output
     assert fetch(tunnel.public) == "here"
 
