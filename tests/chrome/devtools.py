@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from base64 import b64decode
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,7 +42,7 @@ class Page:
         commands, self._to = os.pipe()
         self._from, answers = os.pipe()
         # It reads 3 and writes 4.
-        argv = ["sh", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "sh", need("chromium"), *CHROMIUM]
+        argv = [need("bash"), "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "bash", need("chromium"), *CHROMIUM]
         self._process = subprocess.Popen(
             [*argv, f"--user-data-dir={directory}/profile", f"--window-size={width},{height}", "about:blank"],
             env=clean_environment({"TMPDIR": str(directory)}),
@@ -54,11 +54,15 @@ class Page:
         os.close(answers)
         self._buffer = b""
         self._session = ""
-        found = poll(self._pages, PATIENCE, "Chromium's page")
-        self._session = self("Target.attachToTarget", targetId=found[0]["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self(f"{domain}.enable")
-        self.resize(width, height)
+        try:
+            found = poll(self._pages, PATIENCE, "Chromium's page")
+            self._session = self("Target.attachToTarget", targetId=found[0]["targetId"], flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self(f"{domain}.enable")
+            self.resize(width, height)
+        except BaseException:
+            self.close()
+            raise
 
     def _pages(self) -> list[dict[str, Any]]:
         return [each for each in self("Target.getTargets")["targetInfos"] if each["type"] == "page"]
@@ -67,6 +71,10 @@ class Page:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser."""
         self._process.terminate()
         self._process.wait(PATIENCE)
         os.close(self._from)
@@ -126,11 +134,11 @@ class Page:
         assert "exceptionDetails" not in found, (expression, found)
         return found["result"].get("value")
 
-    def wait(self, expression: str) -> Any:
-        """Wait until an expression is true, and return its value."""
-        look: Callable[[], Any] = lambda: self.js(expression)  # noqa: E731
+    def wait(self, expression: str) -> None:
+        """Wait until an expression of JavaScript is true."""
+        look = partial(self.js, f"Boolean({expression})")
         try:
-            return poll(look, PATIENCE, expression)
+            poll(look, PATIENCE, expression)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.complaints}\n{self.text}") from None
 
