@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
@@ -123,7 +124,7 @@ class Examination:
             found = Found(error.text, error.advice, Status.FAIL)
         except StepTimeout:
             found = Found(f"not over within {PATIENCE:g} s", "", Status.FAIL)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             # What is cancelled may raise something of its own.
             is_late = self.reactor.seconds() - began >= PATIENCE
             found = Found(f"not over within {PATIENCE:g} s" if is_late else reason_of(error), "", Status.FAIL)

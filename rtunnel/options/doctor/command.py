@@ -35,7 +35,7 @@ class _Checks(PluginOptions):
         self.docs["json"] = self.opt_json.__doc__ or ""
 
     def opt_json(self) -> None:
-        """Print JSON: an object with all steps, see docs/control.rst."""
+        """Print JSON: an object with all steps, see docs/troubleshooting.rst."""
         self.as_json = True
 
     def examination(self, tell: Callable[[Step], None]) -> Examination:

@@ -8,6 +8,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rtunnel.doctor.steps import Examination
+from rtunnel.errors import RtunnelError
 
 
 @implementer(ILogObserver)
@@ -18,6 +19,7 @@ def _drop(_event: LogEvent) -> None:
 def complete(examination: Examination) -> None:
     """Run an examination.
 
+    :raises RtunnelError: it could not be completed, which would be a bug; the message is one line.
     :raises KeyboardInterrupt: it was interrupted.
     """
     globalLogBeginner.beginLoggingTo([_drop], redirectStandardIO=False, discardBuffer=True)
@@ -38,6 +40,6 @@ def complete(examination: Examination) -> None:
     reactor.callWhenRunning(begin)
     reactor.run()
     if failures:
-        failures[0].raiseException()
+        raise RtunnelError(f"the examination cannot be completed: {failures[0].getErrorMessage()}; please report this")
     if not over:
         raise KeyboardInterrupt

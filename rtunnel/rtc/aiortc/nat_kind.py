@@ -22,6 +22,8 @@ from rtunnel.rtc.settings import IceSettings, TurnServer
 
 Address = tuple[str, int]
 
+#: Seconds that a TURN server has to give a relayed address.
+PATIENCE = 4.0
 #: Seconds between two requests, and how many are sent.
 RETRANSMIT, ATTEMPTS = 0.4, 4
 #: How many are sent where no answer is an answer.
@@ -152,14 +154,15 @@ async def allocate(ice: IceSettings, server: TurnServer) -> Address:
     """
     user, password = turn_credentials(ice, time.time())
     try:
-        transport, _ = await create_turn_endpoint(
-            asyncio.DatagramProtocol,
-            server_addr=(server.host, server.port),
-            username=user,
-            password=password,
-            ssl=tls_context(ice) if server.tls else None,
-            transport=server.transport,
-        )
+        async with asyncio.timeout(PATIENCE):
+            transport, _ = await create_turn_endpoint(
+                asyncio.DatagramProtocol,
+                server_addr=(server.host, server.port),
+                username=user,
+                password=password,
+                ssl=tls_context(ice) if server.tls else None,
+                transport=server.transport,
+            )
     except (OSError, TransactionError, LookupError, ValueError) as error:
         raise NoStun(explain(error)) from error
     relayed = cast(Address, transport.get_extra_info("sockname"))
