@@ -8,13 +8,18 @@ from typing import Any
 from hypothesis import given, settings, strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import Logger
 
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
 from rtunnel.errors import Refused
+from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.upkeep.descriptors import Descriptors
+from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
 
 PLACES = [
@@ -76,7 +81,9 @@ STEPS = st.lists(
 @settings(max_examples=300)
 def test_names(steps: list[Any], hold: float) -> None:
     clock = Clock()
-    names = HostNames(clock, Visitors(Descriptors(clock)))
+    log = Logger()
+    lobby = Lobby(Visitors(Descriptors(clock)), Memory(2**20, clock, log), None, LogLimiter(log, clock))
+    names = HostNames(clock, lobby, Refusals(clock))
     sessions: list[Any] = [Session(number) for number in range(3)]
     there: list[Backend] = []
     for what, number, place, rules in steps:
