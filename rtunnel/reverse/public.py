@@ -24,9 +24,10 @@ class Visitor:
     :ivar name: *address* as logs and the wire show it.
     :ivar prefix: the key under which *address* is counted.
     :ivar first: what was read, which comes before all that the connection brings.
+    :ivar home: takes the visitor back from a carrier that has told nobody of him; returns False if it cannot.
     """
 
-    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "name", "prefix")
+    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "home", "name", "prefix")
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Visitor:
         self.name = format_address(address)
         self.prefix = address_prefix(address)
         self.first = first
+        self.home: Callable[[Visitor], bool] | None = None
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None
         self._on_lost = on_lost
@@ -107,6 +109,11 @@ class Visitor:
             return False
         except OSError:
             return True
+
+    def give_back(self) -> None:
+        """Give the visitor back to where he came from, or turn him away: his carrier is over."""
+        if self.home is None or not self.home(self):
+            self.abort()
 
     def abort(self) -> None:
         """Turn the visitor away. A bare socket is closed at once, which frees its descriptor."""

@@ -69,6 +69,7 @@ class UpstreamVisitor(Visitor):
         self.name = visitor.name
         self.prefix = visitor.prefix
         self.first = b""
+        self.home = None
         self._upstream = upstream
 
     def take_socket(self) -> None:

@@ -204,6 +204,7 @@ class Group:
 
     def take(self, visitor: Visitor) -> bool:
         """Give a visitor to a tunnel, or let him wait for one. Return False if neither can be."""
+        visitor.home = self.take
         if self.is_held:
             HeldVisitor(self._lobby, self._line, self, visitor, self._serve)
             return True
