@@ -41,9 +41,10 @@ class Visitor:
     :ivar prefix: the key under which *address* is counted.
     :ivar owner: what it is counted for; None: nothing yet.
     :ivar first: what was read, which comes before all that the connection brings.
+    :ivar home: takes the visitor back from a carrier that has told nobody of him; returns False if it cannot.
     """
 
-    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "name", "owner", "prefix")
+    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "home", "name", "owner", "prefix")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Visitor:
         self.prefix = address_prefix(address)
         self.owner: Owner | None = None
         self.first = first
+        self.home: Callable[[Visitor], bool] | None = None
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None
         self._on_lost = on_lost
@@ -125,6 +127,11 @@ class Visitor:
             return False
         except OSError:
             return True
+
+    def give_back(self) -> None:
+        """Give the visitor back to where he came from, or turn him away: his carrier is over."""
+        if self.home is None or not self.home(self):
+            self.abort()
 
     def abort(self) -> None:
         """Turn the visitor away. A bare socket is closed at once, which frees its descriptor."""

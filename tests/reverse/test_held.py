@@ -357,3 +357,20 @@ async def test_a_visitor_who_is_lost_while_he_is_not_read(world: World, monkeypa
     await until(lambda: b"y" in {link.data_of(number) for kind, number, _ in link.frames if kind == DATA}, "y")
     there.abort()
     await until(lambda: not server.visitors, "nobody is left")
+
+
+@pytest.mark.parametrize("world", ["direct"], indirect=True)
+@ensureDeferred
+async def test_those_who_wait_for_a_data_connection_wait_for_the_client(world: World) -> None:
+    """Nobody has told the client of them."""
+    server, port = patient(world), free_port()
+    link = await world.raw_extended(server, port, capabilities=["direct", "withdraw"])
+    [visitor] = await held(world, server, port, b"x")
+    [session] = await world.sessions(server, 1)
+    await until(lambda: session.carriers[0]._waiting, "he waits for a data connection")  # type: ignore[attr-defined]
+    await lose(server, link)
+    assert [type(each) for each in server.visitors._ends] == [HeldVisitor]
+    link = await world.raw_extended(server, port)
+    stream, _ = await link.take(NEW_CONN)
+    await link.has_data(stream, b"x")
+    assert not visitor.over

@@ -297,7 +297,7 @@ class DataPool:
         """Close a visitor that waits."""
         if self._waiting.pop(waiting, waiting) is None:
             self._server.visitors.discard(waiting)
-            waiting.visitor.abort()
+            (waiting.visitor.give_back if self._closed else waiting.visitor.abort)()
             self._session.count_streams()
 
     @property

@@ -71,6 +71,7 @@ class UpstreamVisitor(Visitor):
         self.prefix = visitor.prefix
         self.owner = owner
         self.first = b""
+        self.home = None
         self._upstream = upstream
 
     def take_socket(self) -> None:

@@ -269,13 +269,18 @@ class Group:
 
         :returns: False if nobody can serve him now, and he cannot wait.
         """
-        visitor.owner = Owner(self.public)
         why = self.why_not(getattr(visitor.address, "host", ""), visitor.prefix, self._count_here)
         if why:
             self._refuse(self, visitor, why)
             return True
+        visitor.home = self._seat
+        return self._seat(visitor)
+
+    def _seat(self, visitor: Visitor) -> bool:
+        """Do the same for a visitor who may come, also if a carrier that had not told anybody of him gives him back."""
         if self.is_held:
-            HeldVisitor(self._lobby, self._line, visitor.owner, visitor, self._serve)
+            visitor.owner = owner = Owner(self.public)
+            HeldVisitor(self._lobby, self._line, owner, visitor, self._serve)
             return True
         return self._give(visitor, has_waited=False)
 
