@@ -8,6 +8,9 @@ The file is a mapping from names to rights::
       tunnels: 2
       streams: 100
       links: 2
+      bandwidth: 100Mbit        # of all its visitors together, in each direction
+      visitor-bandwidth: 10Mbit # of one visitor
+      quota: 500GB              # a month, in both directions together
       shared: false             # may it serve the shared public port; true without this key
     phone:
       token: 4f7a...            # identifies this client on a link without a certificate
@@ -19,9 +22,10 @@ A client whose name has no mapping may do all that the server's options allow.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from rtunnel.access.amounts import Amounts, amount, bandwidth
 from rtunnel.access.tokens import Token, add_token
 from rtunnel.addresses import PortRanges
 from rtunnel.coercions import boolean, host_patterns, integer, port_ranges
@@ -32,7 +36,8 @@ from rtunnel.errors import ConfigError
 #: The name of the entry for all clients without an entry of their own.
 EVERYBODY = "*"
 _MANY = 1_000_000
-_KEYS = ("ports", "hosts", "tunnels", "streams", "links", "shared", "token")
+_AMOUNTS = {"bandwidth": bandwidth, "visitor_bandwidth": bandwidth, "quota": amount}
+_KEYS = ("ports", "hosts", "tunnels", "streams", "links", "shared", "token", *_AMOUNTS)
 
 _count = integer(0, _MANY)
 
@@ -47,6 +52,7 @@ class Rights:
     :ivar shared: whether it may serve the shared public port.
     :ivar hosts: the host names that it may ask for, see :func:`rtunnel.host_names.host_pattern`.
     :ivar links: how many links it may have at once; of a client without a name, how many its address may have.
+    :ivar amounts: how much all its tunnels together may carry.
     """
 
     ports: PortRanges | None = None
@@ -55,6 +61,7 @@ class Rights:
     shared: bool = True
     links: int | None = None
     hosts: tuple[str, ...] | None = None
+    amounts: Amounts = field(default_factory=Amounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +109,12 @@ def read_clients(path: Path) -> Clients:
             links = _count(values[key]) if key in values else None
             key = "shared"
             shared = boolean(values[key]) if key in values else True
+            amounts = {}
+            for key in _AMOUNTS.keys() & values.keys():
+                amounts[key] = _AMOUNTS[key](values[key])
         except ConfigError as error:
-            raise ConfigError(f"{where}: key '{key}': {error}") from error
-        rights[name] = Rights(ports, tunnels, streams, shared, links, hosts)
+            raise ConfigError(f"{where}: key '{key.replace('_', '-')}': {error}") from error
+        rights[name] = Rights(ports, tunnels, streams, shared, links, hosts, Amounts(**amounts))
     return Clients(rights, tuple(tokens.values()))
 
 

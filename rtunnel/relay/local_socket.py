@@ -44,8 +44,9 @@ class IFar(Protocol):
     """
 
     payload: memoryview
-    may_splice: bool
 
+    @property
+    def may_splice(self) -> bool: ...
     @property
     def held(self) -> int:
         """How many bytes of memory the far side takes, without what is in pipes."""

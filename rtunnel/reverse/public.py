@@ -10,6 +10,8 @@ from rtunnel.relay.bare_port import Accepted
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, format_address
 from rtunnel.reverse.carriers.sockets import has_socket
+from rtunnel.reverse.metering.meter import Limits, Meter
+from rtunnel.reverse.metering.relays import limit_end
 
 #: The most that :meth:`Visitor.take_socket` reads, in bytes: the head of a request, or a TLS hello.
 MOST_FIRST = 4096
@@ -24,9 +26,10 @@ class Visitor:
     :ivar name: *address* as logs and the wire show it.
     :ivar prefix: the key under which *address* is counted.
     :ivar first: what was read, which comes before all that the connection brings.
+    :ivar meter: measures his bytes; None: nothing does.
     """
 
-    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "name", "prefix")
+    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "meter", "name", "prefix")
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class Visitor:
         self.name = format_address(address)
         self.prefix = address_prefix(address)
         self.first = first
+        self.meter: Meter | None = None
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None
         self._on_lost = on_lost
@@ -76,7 +80,13 @@ class Visitor:
             self._end = SocketEnd(_nothing, self._on_lost)
             accepted.give(self._end)
         assert self._end is not None
+        if self.meter is not None:
+            limit_end(self._end, self.meter)
         return self._end
+
+    def limit(self, limits: Limits) -> None:
+        """Let what he sends and gets be measured."""
+        self.meter = limits.meter()
 
     def wait(self) -> None:
         """Stop reading from the visitor until a carrier takes it."""

@@ -21,6 +21,9 @@ from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.fronts.balanced import Balanced
+from rtunnel.reverse.metering.meter import Limits
+from rtunnel.reverse.metering.metering import Metering
+from rtunnel.reverse.metering.upstream import MeteredUpstream
 from rtunnel.reverse.public import Visitor
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.hosts import HostNames
@@ -51,6 +54,7 @@ class IHttpServer(Protocol):
     log_limiter: LogLimiter
     names: HostNames
     handshake_timeout: float
+    metering: Metering
 
     def https_port(self) -> str: ...
 
@@ -78,6 +82,9 @@ class UpstreamVisitor(Visitor):
 
     def wait(self) -> None:
         """See :class:`Visitor`. What is to be sent waits by itself."""
+
+    def limit(self, limits: Limits) -> None:
+        """See :class:`Visitor`. Each request has a visitor of its own."""
 
     def abort(self) -> None:
         """See :class:`Visitor`."""
@@ -164,6 +171,8 @@ class HttpFront(HttpHouse, LandingFactory):
             return redirect(head, head.host, self._server.https_port())
         if not len(group):
             return group.ask() or Answer(503, f"nobody serves {group.public} now")
+        if group.is_used_up:
+            return self._server.metering.answer(str(group.public))
         known = self._targets.get(group)
         if known is not None and known.rules is group.rules:
             return known.target
@@ -186,8 +195,11 @@ class HttpFront(HttpHouse, LandingFactory):
             # Otherwise the next request would go by the link although there are data connections.
             return not (upstream.is_on_link and backend.session.has_data_connections)
 
+        def build(*arguments: Any) -> Upstream:
+            return Upstream(*arguments) if backend.limits is None else MeteredUpstream(backend.limits, *arguments)
+
         server = self._server
-        return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, server.poller.soon)
+        return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, server.poller.soon, build)
 
     def make_room(self, session: ISession) -> bool:
         """Close a stream of the client of *session* that waits for another request; return False if none does."""

@@ -161,7 +161,7 @@ class Group:
         self._backends.load_changed(session)
 
     def candidates(self, prefix: str) -> Iterator[Backend]:
-        """Yield every tunnel once, the one that should serve the next visitor first.
+        """Yield every tunnel once whose quota is not used up, the one that should serve the next visitor first.
 
         If the service of one is known not to answer, it comes behind all others.
 
@@ -169,11 +169,19 @@ class Group:
         """
         later = []
         for backend in self._backends.candidates(prefix):
+            if backend.limits is not None and backend.limits.used_up is not None:
+                continue
             if backend.is_ready:
                 yield backend
             else:
                 later.append(backend)
         yield from later
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether there are tunnels, and the quotas of all are used up."""
+        backends = self._members
+        return bool(backends) and all(each.limits is not None and each.limits.used_up for each in backends)
 
     def take(self, visitor: Visitor) -> bool:
         """Give a visitor to a tunnel, or let him wait for one. Return False if neither can be."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
+from rtunnel.reverse.metering.meter import Limits
 from rtunnel.reverse.public import Visitor
 from rtunnel.wire.server_link import ServerLink
 
@@ -45,6 +46,7 @@ class Backend:
     :ivar asked: where its visitors should connect.
     :ivar public: where they do connect; None until there is such a place.
     :ivar rules: who may come, how much, who else serves the place, and what is done with requests.
+    :ivar limits: how much its visitors may send and get; None: as much as they like.
     :ivar group: the group by which it serves; None until it does, and afterwards.
     :ivar is_ready: its service answers, as far as its client has said.
     """
@@ -54,6 +56,7 @@ class Backend:
     asked: Public
     public: Public | None = None
     rules: Rules = field(default_factory=Rules)
+    limits: Limits | None = None
     group: Any = None
     is_ready: bool = True
 

@@ -37,6 +37,7 @@ from rtunnel.reverse.door import Door
 from rtunnel.reverse.fronts.http import HttpFront
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
+from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.guard import Guard
 from rtunnel.reverse.server.hosts import HostNames
@@ -87,6 +88,8 @@ class TunnelServer(DrainingService):
         self.tickets: Tickets[DataPool] = Tickets()
         self.kept: KeptConnections[DataPool] = KeptConnections(reactor, settings.limits.dead_after, self._may_stay)
         self.log_limiter = LogLimiter(self.log, reactor)
+        self.metering = Metering(self, settings.state_dir)
+        self.metering.setServiceParent(self)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
         capabilities = DATA_PLANES[settings.data_plane]
@@ -339,6 +342,7 @@ class TunnelServer(DrainingService):
     def _check_tunnel(self, backend: Backend, public: Public) -> None:
         tunnels = self.sessions.tunnels_of(backend.session)
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
+        backend.limits = self.metering.limits_of(backend, public)
 
     def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None:
         """Let *backend* serve no more visitors. Return the place that this frees, if it was served by nobody else.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rtunnel.errors import Code
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.interfaces import IConnection, Target
@@ -39,6 +41,11 @@ class Exchange:
         # The request's body cannot be sent twice.
         self._may_repeat = head.method in REPEATABLE and not head.has_body and not head.upgrade
         self._raw_ended = self._raw_finished = False
+
+    @property
+    def visitor(self) -> Any:
+        """See :class:`IExchange`."""
+        return self._connection.visitor
 
     def start(self) -> None:
         """Send the head on."""

@@ -26,6 +26,7 @@ class Upstreams:
     :param on_lost: called with a stream that is over.
     :param may_keep: whether a stream may wait for another request.
     :param soon: see :class:`Upstream`.
+    :param build: makes the objects that stand for streams; see :class:`Upstream`.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class Upstreams:
         on_lost: Callable[[Upstream], None],
         may_keep: Callable[[Upstream], bool] = lambda _upstream: True,
         soon: Callable[[Callable[[], None]], None] = lambda call: call(),
+        build: Callable[..., Upstream] = Upstream,
     ) -> None:
         self._open = open_stream
         self._seconds = seconds
         self._on_lost = on_lost
         self._may_keep = may_keep
         self._soon = soon
+        self._build = build
         # The one that has waited for longest comes first.
         self._idle: dict[Upstream, None] = {}
         self._leaving: dict[Upstream, None] = {}
@@ -76,7 +79,7 @@ class Upstreams:
 
         :param visitor: for whom it is.
         """
-        upstream = Upstream(self._free, self._lost, self._soon)
+        upstream = self._build(self._free, self._lost, self._soon)
         self._all.add(upstream)
         if self._is_closed or not self._open(upstream, visitor) or upstream.is_over:
             self._all.discard(upstream)
