@@ -140,10 +140,13 @@ class Quotas:
         self._counts: dict[Key, Count] = {}
         self._written_at = clock()
         self._problem = ""
-        self._read()
+        self._has_read = False
 
     def count(self, key: Key, limit: float) -> Count:
-        """Return the count of *key*, which may use *limit* bytes a month."""
+        """Return the count of *key*, which may use *limit* bytes a month. The first time, read the file."""
+        if not self._has_read:
+            self._has_read = True
+            self._read()
         found = self._counts.get(key)
         if found is None:
             if len(self._counts) >= MOST:
