@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from rtunnel.reverse.metering.quotas import Count
-from rtunnel.reverse.metering.shaper import Lane, Shaper
+from rtunnel.reverse.metering.shaper import Lane, Shaper, piece_for
 
 #: Bytes a second where there is no limit any more.
 ANY = 1e12
@@ -87,15 +87,15 @@ class Meter:
 
     :ivar up: from the visitor.
     :ivar down: to the visitor.
-    :ivar rate: bytes a second that he may get at most in each direction; None: as many as there are.
+    :ivar piece: how many bytes are to pass at a time.
     """
 
-    __slots__ = ("_abort", "_counts", "down", "rate", "up")
+    __slots__ = ("_abort", "_counts", "down", "piece", "up")
 
     def __init__(self, up: Sequence[Shaper], down: Sequence[Shaper], counts: Sequence[Count]) -> None:
         self.up = Lane(up, counts)
         self.down = Lane(down, counts)
-        self.rate = min((each.rate for each in up), default=None)
+        self.piece = piece_for(min((each.rate for each in up), default=None))
         self._counts = counts
         self._abort: Callable[[], object] | None = None
 

@@ -3,62 +3,64 @@
     visitor -- LocalSocket <-> MeteredRelay <-> RecordSocket ==== the client
             -- MeteredEnd  <-> a stream of the link, or RecordStream
 
-Where nothing is limited, neither is there.
+Where nothing is limited, neither is there. What has come from the client and waits for its turn is no more than a
+record, or the window of a stream.
 """
 
 from __future__ import annotations
 
 import socket
-import struct
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from rtunnel.relay.last_bytes import connection_of
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.pipes import Pipe
-from rtunnel.relay.polled_socket import SPLICE_SIZE
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.metering.meter import Meter
-from rtunnel.reverse.metering.shaper import PIECE, piece_for
+from rtunnel.reverse.metering.shaper import MOST_PIECE
 
-#: Linux sends no faster than this, so that what we write at a time leaves evenly. (Python does not know the name.)
-_MAX_PACING_RATE = getattr(socket, "SO_MAX_PACING_RATE", 47 if sys.platform == "linux" else None)
-#: How much faster than a bandwidth it may be, as it counts headers too. The bandwidth is kept by the bucket.
-_PACE = 1.1
-
-
-def _pace(sock: socket.socket, rate: float | None) -> None:
-    if rate is not None and _MAX_PACING_RATE is not None:
-        with suppress(OSError):  # not TCP, or lost
-            sock.setsockopt(socket.SOL_SOCKET, _MAX_PACING_RATE, struct.pack("Q", int(_PACE * rate)))
+_NOTHING = memoryview(b"")
 
 
 class MeteredRelay:
     """Between a local socket and its data connection, each of which takes it for the other.
 
     :param far: the data connection; see :class:`~rtunnel.relay.local_socket.IFar`.
+    :param kept: called with the number of bytes that stay in memory.
     :ivar local: the socket; set it before anything is passed.
     """
 
-    __slots__ = ("_far", "_is_far_full", "_is_fast", "_is_local_full", "_meter", "local", "payload")
+    __slots__ = (
+        "_far",
+        "_has_ended",
+        "_is_far_full",
+        "_is_fast",
+        "_is_local_full",
+        "_kept",
+        "_meter",
+        "_rest",
+        "local",
+        "payload",
+    )
 
-    def __init__(self, far: RecordSocket, meter: Meter) -> None:
+    def __init__(self, far: RecordSocket, meter: Meter, kept: Callable[[int], None]) -> None:
         self.local: LocalSocket | None = None
         self._far: RecordSocket | None = far
         self._meter = meter
-        self._is_far_full = self._is_local_full = False
-        self.payload = far.payload[: piece_for(meter.rate, len(far.payload))]
-        self._is_fast = meter.rate is None or PIECE * meter.rate >= SPLICE_SIZE
+        self._kept = kept
+        self._is_far_full = self._is_local_full = self._has_ended = False
+        # What has come from the client and is not delivered yet.
+        self._rest = _NOTHING
+        self.payload = far.payload[: meter.piece]
+        self._is_fast = meter.piece >= MOST_PIECE
         meter.attach(self._go_up, self._go_down, self._abort)
 
     def start(self) -> None:
         """Read from now on, or when it is the visitor's turn."""
         if self.local is None or self._far is None:
             return
-        _pace(self.local.socket, self._meter.rate)
         if not self._meter.down.may_pass():
             self._far.stop_reading()
         if self._meter.up.may_pass():
@@ -71,9 +73,12 @@ class MeteredRelay:
         return True
 
     def _go_down(self) -> bool:
-        if self._far is not None and not self._is_local_full:
+        had_rest = bool(self._rest)
+        self._deliver_rest()
+        if self._far is not None and not (self._is_local_full or self._rest or self._meter.down.is_waiting):
             self._far.resume_reading()
-            self._far.doRead()
+            if not had_rest:
+                self._far.doRead()
         return True
 
     def _abort(self) -> None:
@@ -87,7 +92,10 @@ class MeteredRelay:
 
     @property
     def may_splice(self) -> bool:
-        """See :class:`IFar` and :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
+        """See :class:`IFar` and :class:`~rtunnel.reverse.carriers.record_socket.ILocal`.
+
+        The bandwidth must be so high that this does not make it jerky.
+        """
         local, far = self.local, self._far
         return self._is_fast and local is not None and far is not None and local.may_splice and far.may_splice
 
@@ -96,7 +104,7 @@ class MeteredRelay:
     @property
     def held(self) -> int:
         """See :class:`IFar`."""
-        return 0 if self._far is None else self._far.held
+        return len(self._rest) + (0 if self._far is None else self._far.held)
 
     def send_data(self, count: int) -> bool:
         """See :class:`IFar`."""
@@ -137,16 +145,36 @@ class MeteredRelay:
     def resume_reading(self) -> None:
         """See :class:`IFar`."""
         self._is_local_full = False
-        if self._far is not None and not self._meter.down.is_waiting:
+        self._deliver_rest()
+        if self._far is not None and not (self._is_local_full or self._rest or self._meter.down.is_waiting):
             self._far.resume_reading()
 
     # For the data connection, see ILocal
 
     def deliver(self, data: memoryview, flags: int = 0) -> None:
         """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
-        if self.local is not None:
+        if self.local is None:
+            return
+        if len(data) <= self._meter.piece and not self._rest:
             self.local.deliver(data, flags)
             self._delivered(len(data))
+        else:
+            self._rest = memoryview(b"".join((self._rest, data)))
+            self._deliver_rest()
+            if (self._rest or self._meter.down.is_waiting) and self._far is not None:
+                self._far.stop_reading()
+            self._kept(len(self._rest))
+
+    def _deliver_rest(self, *, at_once: bool = False) -> None:
+        while self._rest and self.local is not None:
+            if not at_once and (self._is_local_full or self._meter.down.is_waiting):
+                return
+            piece, self._rest = self._rest[: self._meter.piece], self._rest[self._meter.piece :]
+            self.local.deliver(piece)
+            self._meter.down.passed(len(piece))
+        if self._has_ended and self.local is not None:
+            self._has_ended = False
+            self.local.far_ended()
 
     def deliver_pipe(self, pipe: Pipe) -> None:
         """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
@@ -161,17 +189,19 @@ class MeteredRelay:
 
     def far_ended(self) -> None:
         """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
-        if self.local is not None:
-            self.local.far_ended()
+        self._has_ended = True
+        self._deliver_rest()
 
     def far_over(self) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
+        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`. What is left goes out at once."""
+        self._deliver_rest(at_once=True)
         local, _ = self._leave()
         if local is not None:
             local.far_over()
 
     def far_reset(self, code: str, message: str) -> None:
-        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`."""
+        """See :class:`~rtunnel.reverse.carriers.record_socket.ILocal`. What is left goes out at once."""
+        self._deliver_rest(at_once=True)
         local, _ = self._leave()
         if local is not None:
             local.far_reset(code, message)
@@ -198,7 +228,7 @@ def relay_for(
     if meter is None:
         relay = LocalSocket(poller, sock, far, on_end, kept)
         return relay, relay
-    between = MeteredRelay(far, meter)
+    between = MeteredRelay(far, meter, kept)
     between.local = relay = LocalSocket(poller, sock, between, on_end, kept)
     return relay, between
 
@@ -218,8 +248,7 @@ class MeteredEnd(SocketEnd):
         meter.attach(self._go_up, self._go_down, self.abort)
         connection = connection_of(self.transport)
         if connection is not None and connection.connected:
-            connection.bufferSize = piece_for(meter.rate, connection.bufferSize)
-            _pace(connection.socket, meter.rate)
+            connection.bufferSize = min(meter.piece, connection.bufferSize)
         if not meter.up.may_pass():
             self.transport.pauseProducing()
         if not meter.down.may_pass():
@@ -263,6 +292,11 @@ class MeteredEnd(SocketEnd):
         return self._paused
 
     # To the visitor
+
+    def data_received(self, data: bytes) -> None:
+        """See :class:`SocketEnd`."""
+        for start in range(0, len(data), self.meter.piece):
+            super().data_received(data[start : start + self.meter.piece])
 
     def _write(self, data: bytes) -> None:
         super()._write(data)

@@ -23,8 +23,8 @@ from rtunnel.upkeep.token_bucket import TokenBucket
 BURST, LEAST_BURST = 0.1, 16 * 1024
 #: Seconds between two looks at those who wait, at least: a timer costs as much as some pieces.
 LEAST_WAIT = 0.004
-#: Seconds of the rate that are read at a time, and at least in bytes. More makes a slow rate jerky.
-PIECE, LEAST_PIECE = 0.02, 2048
+#: Seconds of the rate that pass at a time, and in bytes at least and at most. More makes a slow rate jerky.
+PIECE, LEAST_PIECE, MOST_PIECE = 0.02, 2048, 1 << 20
 
 _log = Logger()
 
@@ -166,9 +166,9 @@ class Lane:
             shaper.leave(self)
 
 
-def piece_for(rate: float | None, most: int) -> int:
-    """Return how many bytes are to be read at a time, of *most*.
+def piece_for(rate: float | None) -> int:
+    """Return how many bytes are to pass at a time.
 
     :param rate: bytes a second; None: as many as there are.
     """
-    return most if rate is None else int(min(most, max(LEAST_PIECE, PIECE * rate)))
+    return MOST_PIECE if rate is None else int(min(MOST_PIECE, max(LEAST_PIECE, PIECE * rate)))

@@ -91,7 +91,9 @@ class MeteredUpstream(Upstream):
 
     def data_received(self, data: bytes) -> None:
         """See :class:`IStreamUser`."""
-        self._in_turn(partial(self._take_in, data))
+        piece = len(data) if self._meter is None else self._meter.piece
+        for start in range(0, len(data), piece):
+            self._in_turn(partial(self._take_in, data[start : start + piece]))
 
     def finished(self) -> None:
         """See :class:`IStreamUser`."""

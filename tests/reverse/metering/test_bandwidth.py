@@ -11,7 +11,6 @@ from pytest_twisted import ensureDeferred
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.reverse.server.guard import Guard
 from tests.reverse.metering.parts import NAME, RATE, SLACK, WAYS, Limited, Source
 from tests.reverse.net import BOTH_PLANES, HOST, Peer, turns, until
 from tests.reverse.world import World, port_of
@@ -100,7 +99,7 @@ async def test_each_visitor_has_his_own(world: World, way: str, tmp_path: Path) 
     visitors = [await limited.visit(way) for _ in range(3)]
     await limited.pass_time(1)
     for visitor in visitors:
-        assert RATE - 300_000 <= visitor.count <= RATE + SLACK
+        assert RATE / 2 <= visitor.count <= RATE + SLACK
 
 
 @BOTH_PLANES
@@ -156,7 +155,7 @@ async def test_whoever_breaks_off(world: World, way: str, who: str, tmp_path: Pa
     service = await world.service(lambda: Source(way, SIZE))
     client = await limited.publish(way, service.port, bandwidth="8Mbit")
     visitors = [await limited.visit(way) for _ in range(3)]
-    await until(lambda: visitors[0].count)
+    await until(lambda: visitors[0].count and len(service.peers) == 3)
     if who == "visitor":
         for visitor in visitors:
             visitor.abort()
@@ -166,7 +165,7 @@ async def test_whoever_breaks_off(world: World, way: str, who: str, tmp_path: Pa
     else:
         client.stop_now()
         await client.stopService()
-    if who != "visitor":
+    if who != "visitor" and way != "http":  # whose connection may be kept
         for visitor in visitors:
             while not visitor.over:
                 await limited.pass_time(0.1)
@@ -293,7 +292,7 @@ async def test_datagrams(world: World, tmp_path: Path) -> None:
     visitor.send(bytes(1000), (HOST, limited.public))
     await until(lambda: count() == before + 1)
     visitor.close()
-    service.close()
+    await service.close()
 
 
 @BOTH_PLANES
@@ -312,8 +311,7 @@ async def test_of_a_client(world: World, tmp_path: Path) -> None:
     assert sum(visitor.count for visitor in visitors) <= 2 * RATE + SLACK
     assert visitors[1].count <= RATE + SLACK
     clients.write_text("'*': {bandwidth: 80Mbit}")
-    limited.server.admission.refresh()
-    Guard._enforce_rights_of(None, next(iter(limited.server.sessions)))  # type: ignore[arg-type]
+    limited.server.getServiceNamed("guard").look()
     before = visitors[0].count
     await limited.pass_time(0.5)
     assert visitors[0].count - before > RATE
