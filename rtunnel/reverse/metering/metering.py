@@ -47,6 +47,7 @@ class Metering(PeriodicService):
         self._server = server
         self._clock = server.reactor
         self.quotas = Quotas(directory or default_state_dir(os.environ), now, server.reactor.seconds, self._marked)
+        self._marks: set[Count] = set()
         self._allowances: WeakValueDictionary[Key, Allowance] = WeakValueDictionary()
 
     def _look(self) -> None:
@@ -106,10 +107,13 @@ class Metering(PeriodicService):
     # Marks of quotas
 
     def _marked(self, count: Count) -> None:
-        # Bytes are passing just now.
-        self._clock.callLater(0, self._settle, count)
+        # Bytes are passing just now, and may reach the next mark too.
+        if count not in self._marks:
+            self._marks.add(count)
+            self._clock.callLater(0, self._settle, count)
 
     def _settle(self, count: Count) -> None:
+        self._marks.discard(count)
         self._server.log_limiter.warn("{whose}: {what}", whose=str(count.key), what=self.quotas.warning(count))
         do_all([partial(self._tell_session, count, session) for session in list(self._server.sessions)])
         if count.is_used_up:

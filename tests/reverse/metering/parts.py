@@ -97,21 +97,23 @@ def _with(tunnel: TunnelSettings, rules: dict[str, Any]) -> TunnelSettings:
 
 
 class Source(Peer):
-    """A service that sends so many bytes as soon as it has heard something, and counts what it gets."""
+    """A service that sends bytes as soon as it has heard something, or is asked by HTTP; it counts what it gets.
 
-    def __init__(self, way: str, size: int) -> None:
+    :param sizes: how many bytes it sends, one time after the other; then no more.
+    """
+
+    def __init__(self, way: str, *sizes: int) -> None:
         super().__init__(keep=False)
         self._way = way
-        self._size = size
-        self._has_sent = False
+        self._sizes = list(sizes)
 
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
-        if not self._has_sent and self._size:
-            self._has_sent = True
+        if self._sizes and (self._way == "tcp" or self.count == len(data) or b"GET " in data):
+            size = self._sizes.pop(0)
             if self._way == "http":
-                self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self._size)
-            self.transport.write(bytes(self._size))
+                self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+            self.transport.write(bytes(size))
 
     def connectionMade(self) -> None:
         super().connectionMade()

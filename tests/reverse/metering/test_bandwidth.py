@@ -68,7 +68,7 @@ async def test_to_the_visitor(world: World, way: str, tmp_path: Path) -> None:
 @ensureDeferred
 async def test_from_the_visitor(world: World, way: str, tmp_path: Path) -> None:
     limited = Limited(world, tmp_path)
-    service = await world.service(lambda: Source(way, 0))
+    service = await world.service(lambda: Source(way))
     await limited.publish(way, service.port, bandwidth="8Mbit")
     visitor = await limited.visit(way, length=SIZE)
     visitor.send(bytes(SIZE))

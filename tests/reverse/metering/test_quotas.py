@@ -38,10 +38,11 @@ class World:
 
     def start(self) -> Quotas:
         """The process is there again; the last one was killed."""
-        self.quotas = Quotas(
-            self.directory, lambda: float(self.date.timestamp()), self.clock.seconds, self.marks.append
-        )
+        self.quotas = Quotas(self.directory, self._now, self.clock.seconds, self.marks.append)
         return self.quotas
+
+    def _now(self) -> float:
+        return self.date.timestamp()
 
     def written(self) -> dict[str, int]:
         """What the file has."""

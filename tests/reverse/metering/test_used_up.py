@@ -40,7 +40,7 @@ async def refused(limited: Limited, way: str) -> None:
     if way == "http":
         await soon(limited, lambda: visitor.count)
     else:
-        await soon(limited, lambda: visitor.lost)
+        await soon(limited, lambda: visitor.over)
         assert visitor.count < 10  # an alert of TLS
 
 
@@ -50,35 +50,36 @@ async def refused(limited: Limited, way: str) -> None:
 async def test_visitors_are_cut_and_refused(world: World, way: str, tmp_path: Path) -> None:
     limited = Limited(world, tmp_path)
     size = 600_000
-    service = await world.service(lambda: Source(way, size))
-    await limited.publish(way, service.port, quota="1MB")
+    sizes = [size, 10 * size, size]  # of visitors; or of requests, which come on one connection
+    service = await world.service(lambda: Source(way, *sizes) if way == "http" else Source(way, sizes.pop(0)))
+    await limited.publish(way, service.port, quota="1MB", bandwidth="80Mbit")
     first = await limited.visit(way)
     await soon(limited, lambda: first.count >= size)
     assert not world.lines("of the quota")
     running = await limited.visit(way)
     await soon(limited, lambda: running.lost if way != "http" else running.over)
-    assert running.count < size
+    assert running.count < 10 * size
     if way != "http":
         await soon(limited, lambda: first.lost)
     where = f"port {limited.public}" if way == "tcp" else f"{way}://{NAME}"
     await world.logged(f"{where} of the client '127.0.0.1': {CUT}")
     notice = await world.logged("the server says: ")
     assert CUT in notice
-    before = len(service.peers)
+    peers = len(service.peers)
     await refused(limited, way)
-    assert len(service.peers) == before
+    assert len(service.peers) == peers
     # The month is over.
     limited.date = DECEMBER
     limited.metering.quotas.tick()
-    again = await limited.visit(way)
+    again = await limited.visit(way)  # by HTTP, on another connection
     await soon(limited, lambda: again.count >= size)
 
 
 @ensureDeferred
 async def test_the_page_says_when(world: World, tmp_path: Path) -> None:
     limited = Limited(world, tmp_path)
-    service = await world.service(lambda: Source("http", MB + 1000))
-    await limited.publish("http", service.port, quota="1MB")
+    service = await world.service(lambda: Source("http", 10 * MB))
+    await limited.publish("http", service.port, quota="1MB", bandwidth="80Mbit")
     first = await limited.visit("http")
     await soon(limited, lambda: first.over)
     limited.date = DECEMBER - 3600
