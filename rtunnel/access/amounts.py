@@ -70,8 +70,9 @@ def amount_text(count: int) -> str:
     """
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         # What would be shown as 1,000 is shown in the next unit.
-        if count >= size * Decimal("0.9995"):
-            return f"{float(f'{count / size:.4g}'):,g} {unit}"
+        if count >= size * Decimal("0.99995"):
+            rounded = float(f"{count / size:.4g}")
+            return f"{f'{rounded:,.3f}'.rstrip('0').rstrip('.')} {unit}"
     return f"{count} bytes"
 
 

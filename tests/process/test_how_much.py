@@ -30,7 +30,8 @@ class Ends:
         self.start_server()
         config = directory / "client.yaml"
         config.write_text(
-            f"server: {LOOPBACK}:{self.control}\ndata_plane: {plane}\nreconnect_min: 0.05\nreconnect_max: 0.2\ntunnels:\n"
+            f"server: {LOOPBACK}:{self.control}\ndata_plane: {plane}\nreconnect_min: 0.05\nreconnect_max: 0.2\n"
+            "tunnels:\n"
             f"- {{publish: http:{APP}={local}, {rules}}}\n- {{publish: tcp:{self.port}={local}, {rules}}}\n"
         )
         self.client = twistd("rtunnel-client", "--config", str(config))
