@@ -55,16 +55,16 @@ class Visitor:
         :raises ValueError: the visitor is gone.
         """
         accepted, self._accepted = self._accepted, None
-        if accepted is not None and self.first:
-            return accepted.socket
         if accepted is not None:
             try:
-                self.first = accepted.socket.recv(MOST_FIRST)
+                self.first = self.first or accepted.socket.recv(MOST_FIRST)
             except BlockingIOError:
                 pass
             except OSError as error:
                 accepted.socket.close()
                 raise ValueError("the visitor is gone") from error
+            if self.meter is not None:
+                self.meter.up.passed(len(self.first))
             return accepted.socket
         if self._end is None or not self._end.is_connected:
             raise ValueError("the visitor is gone")

@@ -192,7 +192,9 @@ class HttpFront(HttpHouse, LandingFactory):
             return True
 
         def may_keep(upstream: Upstream) -> bool:
-            # Otherwise the next request would go by the link although there are data connections.
+            # The limits may have changed; or the next request would go by the link although there are data connections.
+            if (upstream.limits if isinstance(upstream, MeteredUpstream) else None) is not backend.limits:
+                return False
             return not (upstream.is_on_link and backend.session.has_data_connections)
 
         def build(*arguments: Any) -> Upstream:

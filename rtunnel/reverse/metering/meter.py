@@ -79,7 +79,7 @@ class Limits:
                 if visitor is not None:
                     self._visitors[visitor] = pair
             up, down = [pair[0], *up], [pair[1], *down]
-        return Meter(up, down, self.counts)
+        return Meter(self, up, down)
 
 
 class Meter:
@@ -90,11 +90,14 @@ class Meter:
     :ivar piece: how many bytes are to pass at a time.
     """
 
-    __slots__ = ("_abort", "_counts", "down", "piece", "up")
+    __slots__ = ("_abort", "_counts", "_limits", "down", "piece", "up")
 
-    def __init__(self, up: Sequence[Shaper], down: Sequence[Shaper], counts: Sequence[Count]) -> None:
+    def __init__(self, limits: Limits, up: Sequence[Shaper], down: Sequence[Shaper]) -> None:
+        counts = limits.counts
         self.up = Lane(up, counts)
         self.down = Lane(down, counts)
+        # Whoever comes later shares them, although the tunnel was lost meanwhile.
+        self._limits = limits
         self.piece = piece_for(min((each.rate for each in up), default=None))
         self._counts = counts
         self._abort: Callable[[], object] | None = None

@@ -67,13 +67,13 @@ class Metering(PeriodicService):
         rules, name = backend.rules, " ".join(backend.session.holder).strip()
         whole = self._server.admission.amounts_of(backend.session.client_name)
         own = Amounts(rules.bandwidth, rules.visitor_bandwidth, rules.quota)
-        if whole == own == Amounts():
-            return None
         kind, whose = ("group", rules.group) if rules.group else ("client", name)
         allowances = [
             self._allowance(Key(kind, whose, str(public)), own),
             self._allowance(Key("client", name, ""), whole),
         ]
+        if whole == own == Amounts():
+            return None
         rates = [each for each in (own.visitor_bandwidth, whole.visitor_bandwidth) if each is not None]
         limits = Limits(
             self._clock, [each for each in allowances if each is not None], min(rates) / 8 if rates else None

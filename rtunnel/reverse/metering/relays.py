@@ -13,6 +13,9 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+
 from rtunnel.relay.last_bytes import connection_of
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.pipes import Pipe
@@ -260,7 +263,7 @@ class MeteredEnd(SocketEnd):
         self.meter.close()
         return sock
 
-    def connectionLost(self, reason: Any = None) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See :class:`SocketEnd`."""
         self.meter.close()
         super().connectionLost(reason)

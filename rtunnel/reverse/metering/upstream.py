@@ -18,12 +18,12 @@ from rtunnel.reverse.web.upstream import IExchange, Upstream
 class MeteredUpstream(Upstream):
     """See :class:`Upstream`.
 
-    :param limits: of the tunnel. A visitor is known by his connection.
+    :ivar limits: of the tunnel. A visitor is known by his connection.
     """
 
     def __init__(self, limits: Limits, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._limits = limits
+        self.limits = limits
         self._meter: Meter | None = None
         self._is_finishing = False
         # Towards the service, and from it.
@@ -32,7 +32,7 @@ class MeteredUpstream(Upstream):
 
     def begin(self, exchange: IExchange, head: bytes, *, is_head: bool) -> None:
         """See :class:`Upstream`."""
-        self._meter = meter = self._limits.meter(exchange.visitor)
+        self._meter = meter = self.limits.meter(exchange.visitor)
         meter.attach(self._go_up, self._go_down, partial(self._end, Code.LIMIT, "the quota is used up"))
         meter.up.may_pass()
         meter.down.may_pass()

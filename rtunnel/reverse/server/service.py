@@ -332,17 +332,17 @@ class TunnelServer(DrainingService):
             raise Refused(Code.PORT_UNAVAILABLE, text) from None
 
     def check_tunnel(self, backend: Backend) -> None:
-        """Check whether the client may keep *backend*.
+        """Check whether the client may keep *backend*, and settle how much that may carry.
 
         :raises Refused: it may not.
         """
         if backend.public is not None:
             self._check_tunnel(backend, backend.public)
+            backend.limits = self.metering.limits_of(backend, backend.public)
 
     def _check_tunnel(self, backend: Backend, public: Public) -> None:
         tunnels = self.sessions.tunnels_of(backend.session)
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
-        backend.limits = self.metering.limits_of(backend, public)
 
     def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None:
         """Let *backend* serve no more visitors. Return the place that this frees, if it was served by nobody else.

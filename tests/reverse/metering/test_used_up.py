@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rtunnel.addresses import DialAddress
 from rtunnel.reverse.settings import TunnelSettings
 from tests.ports import free_port
 from tests.reverse.metering.parts import NAME, WAYS, Limited, Source
-from tests.reverse.net import BOTH_PLANES, HOST, until
+from tests.reverse.net import BOTH_PLANES, ERROR, HOST, INIT, until
 from tests.reverse.world import World
 from tests.rtc.udp.parts import Echo, Program
 
@@ -192,3 +193,19 @@ async def test_of_a_client(world: World, tmp_path: Path) -> None:
         await soon(limited, lambda visitor=refused_one: visitor.lost)
     lucky = await limited.visit("tcp", port=third)
     await soon(limited, lambda: lucky.count == 600_000)
+
+
+@ensureDeferred
+async def test_who_is_not_let_in_changes_nothing(world: World, tmp_path: Path) -> None:
+    """Another client that asks for the group's place, with a wrong key or another quota."""
+    limited = Limited(world, tmp_path)
+    service = await world.service(lambda: Source("tcp", 600_000))
+    await limited.client(member(service.port, limited.public))
+    [count] = limited.metering.quotas._counts.values()
+    link = await world.raw_extended(limited.server, capabilities=["withdraw", "rules"])
+    for number, key in enumerate(("0123456789", "another-key")):
+        rules = {"group": "web", "group-key": key, "quota": 900 * MB}
+        link.put(INIT, number, f"{limited.public}:local\n{json.dumps(rules)}".encode())
+        await link.take_json(ERROR, number)
+    assert count.limit == MB
+    assert list(limited.metering.quotas._counts.values()) == [count]
