@@ -10,7 +10,7 @@ from rtunnel.relay.bare_port import Accepted
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, format_address
 from rtunnel.reverse.carriers.sockets import has_socket
-from rtunnel.reverse.metering.meter import Limits, Meter
+from rtunnel.reverse.metering.meter import Budget, Meter
 from rtunnel.reverse.metering.relays import limit_end
 
 #: The most that :meth:`Visitor.take_socket` reads, in bytes: the head of a request, or a TLS hello.
@@ -84,9 +84,9 @@ class Visitor:
             limit_end(self._end, self.meter)
         return self._end
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, budget: Budget) -> None:
         """Let what he sends and gets be measured."""
-        self.meter = limits.meter()
+        self.meter = budget.meter()
 
     def wait(self) -> None:
         """Stop reading from the visitor until a carrier takes it."""

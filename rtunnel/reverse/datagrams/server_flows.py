@@ -182,7 +182,7 @@ class UdpPort:
             if not self._new.take(text_prefix(name), 1, self._clock.seconds()):
                 self.drop("too many flows begin")
                 return
-            limits = self.backend.limits
+            limits = self.backend.budget
             if limits is None:
                 flow = _VisitorFlow(self, source, name, datagrams)
             elif limits.used_up is None:

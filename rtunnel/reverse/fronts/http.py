@@ -21,7 +21,7 @@ from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.fronts.balanced import Balanced
-from rtunnel.reverse.metering.meter import Limits
+from rtunnel.reverse.metering.meter import Budget
 from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.metering.upstream import MeteredUpstream
 from rtunnel.reverse.public import Visitor
@@ -83,7 +83,7 @@ class UpstreamVisitor(Visitor):
     def wait(self) -> None:
         """See :class:`Visitor`. What is to be sent waits by itself."""
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, budget: Budget) -> None:
         """See :class:`Visitor`. Each request has a visitor of its own."""
 
     def abort(self) -> None:
@@ -193,12 +193,12 @@ class HttpFront(HttpHouse, LandingFactory):
 
         def may_keep(upstream: Upstream) -> bool:
             # The limits may have changed; or the next request would go by the link although there are data connections.
-            if (upstream.limits if isinstance(upstream, MeteredUpstream) else None) is not backend.limits:
+            if (upstream.budget if isinstance(upstream, MeteredUpstream) else None) is not backend.budget:
                 return False
             return not (upstream.is_on_link and backend.session.has_data_connections)
 
         def build(*arguments: Any) -> Upstream:
-            return Upstream(*arguments) if backend.limits is None else MeteredUpstream(backend.limits, *arguments)
+            return Upstream(*arguments) if backend.budget is None else MeteredUpstream(backend.budget, *arguments)
 
         server = self._server
         return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, server.poller.soon, build)

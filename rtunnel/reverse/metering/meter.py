@@ -41,7 +41,7 @@ class Allowance:
             self.down.set_rate(rate or ANY)
 
 
-class Limits:
+class Budget:
     """What the visitors of one client's tunnel may use.
 
     :param allowances: the tunnel's and the client's.
@@ -90,14 +90,14 @@ class Meter:
     :ivar piece: how many bytes are to pass at a time.
     """
 
-    __slots__ = ("_abort", "_counts", "_limits", "down", "piece", "up")
+    __slots__ = ("_abort", "_budget", "_counts", "down", "piece", "up")
 
-    def __init__(self, limits: Limits, up: Sequence[Shaper], down: Sequence[Shaper]) -> None:
-        counts = limits.counts
+    def __init__(self, budget: Budget, up: Sequence[Shaper], down: Sequence[Shaper]) -> None:
+        counts = budget.counts
         self.up = Lane(up, counts)
         self.down = Lane(down, counts)
         # Whoever comes later shares them, although the tunnel was lost meanwhile.
-        self._limits = limits
+        self._budget = budget
         self.piece = piece_for(min((each.rate for each in up), default=None))
         self._counts = counts
         self._abort: Callable[[], object] | None = None

@@ -14,7 +14,7 @@ from rtunnel.access.admission import Admission
 from rtunnel.access.amounts import Amounts
 from rtunnel.access.public import Public
 from rtunnel.acme.settings import default_state_dir
-from rtunnel.reverse.metering.meter import Allowance, Limits
+from rtunnel.reverse.metering.meter import Allowance, Budget
 from rtunnel.reverse.metering.quotas import Count, Key, Quotas
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -58,7 +58,7 @@ class Metering(PeriodicService):
         super().stopService()
         self.quotas.write()
 
-    def limits_of(self, backend: Any, public: Public) -> Limits | None:
+    def budget_of(self, backend: Any, public: Public) -> Budget | None:
         """Return what the visitors of *backend* may use; None: there is no limit.
 
         :param backend: a tunnel; see :class:`~rtunnel.reverse.server.interfaces.Backend`.
@@ -75,14 +75,14 @@ class Metering(PeriodicService):
         if whole == own == Amounts():
             return None
         rates = [each for each in (own.visitor_bandwidth, whole.visitor_bandwidth) if each is not None]
-        limits = Limits(
+        budget = Budget(
             self._clock, [each for each in allowances if each is not None], min(rates) / 8 if rates else None
         )
-        if backend.limits is None:
-            for count in limits.counts:
+        if backend.budget is None:
+            for count in budget.counts:
                 if count.is_nearly_used_up:
                     self._clock.callLater(0, self._tell, count, backend)
-        return limits
+        return budget
 
     def _allowance(self, key: Key, amounts: Amounts) -> Allowance | None:
         if amounts.bandwidth is None and amounts.quota is None and key not in self._allowances:
@@ -121,7 +121,7 @@ class Metering(PeriodicService):
 
     def _tell_session(self, count: Count, session: Any) -> None:
         for backend in session.backends.values():
-            if backend.limits is not None and count in backend.limits.counts:
+            if backend.budget is not None and count in backend.budget.counts:
                 self._tell(count, backend)
                 if not count.key.place:
                     break  # it is about all of them

@@ -11,19 +11,19 @@ from functools import partial
 from typing import Any
 
 from rtunnel.errors import Code
-from rtunnel.reverse.metering.meter import Limits, Meter
+from rtunnel.reverse.metering.meter import Budget, Meter
 from rtunnel.reverse.web.upstream import IExchange, Upstream
 
 
 class MeteredUpstream(Upstream):
     """See :class:`Upstream`.
 
-    :ivar limits: of the tunnel. A visitor is known by his connection.
+    :ivar budget: of the tunnel. A visitor is known by his connection.
     """
 
-    def __init__(self, limits: Limits, *arguments: Any) -> None:
+    def __init__(self, budget: Budget, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.limits = limits
+        self.budget = budget
         self._meter: Meter | None = None
         self._is_finishing = False
         # Towards the service, and from it.
@@ -32,7 +32,7 @@ class MeteredUpstream(Upstream):
 
     def begin(self, exchange: IExchange, head: bytes, *, is_head: bool) -> None:
         """See :class:`Upstream`."""
-        self._meter = meter = self.limits.meter(exchange.visitor)
+        self._meter = meter = self.budget.meter(exchange.visitor)
         meter.attach(self._go_up, self._go_down, partial(self._end, Code.LIMIT, "the quota is used up"))
         meter.up.may_pass()
         meter.down.may_pass()

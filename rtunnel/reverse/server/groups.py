@@ -169,7 +169,7 @@ class Group:
         """
         later = []
         for backend in self._backends.candidates(prefix):
-            if backend.limits is not None and backend.limits.used_up is not None:
+            if backend.budget is not None and backend.budget.used_up is not None:
                 continue
             if backend.is_ready:
                 yield backend
@@ -181,7 +181,7 @@ class Group:
     def is_used_up(self) -> bool:
         """Whether there are tunnels, and the quotas of all are used up."""
         backends = self._members
-        return bool(backends) and all(each.limits is not None and each.limits.used_up for each in backends)
+        return bool(backends) and all(each.budget is not None and each.budget.used_up for each in backends)
 
     def take(self, visitor: Visitor) -> bool:
         """Give a visitor to a tunnel, or let him wait for one. Return False if neither can be."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
-from rtunnel.reverse.metering.meter import Limits
+from rtunnel.reverse.metering.meter import Budget
 from rtunnel.reverse.public import Visitor
 from rtunnel.wire.server_link import ServerLink
 
@@ -56,7 +56,7 @@ class Backend:
     asked: Public
     public: Public | None = None
     rules: Rules = field(default_factory=Rules)
-    limits: Limits | None = None
+    budget: Budget | None = None
     group: Any = None
     is_ready: bool = True
 

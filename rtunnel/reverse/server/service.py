@@ -338,7 +338,7 @@ class TunnelServer(DrainingService):
         """
         if backend.public is not None:
             self._check_tunnel(backend, backend.public)
-            backend.limits = self.metering.limits_of(backend, backend.public)
+            backend.budget = self.metering.budget_of(backend, backend.public)
 
     def _check_tunnel(self, backend: Backend, public: Public) -> None:
         tunnels = self.sessions.tunnels_of(backend.session)

@@ -340,4 +340,4 @@ async def test_without_a_limit_nothing_is_measured(world: World, tmp_path: Path)
     await until(lambda: visitor.count == 5)
     [end] = limited.server.visitors._ends
     assert type(end) in (LocalSocket, SocketEnd)
-    assert next(iter(limited.server.sessions)).backends[0].limits is None
+    assert next(iter(limited.server.sessions)).backends[0].budget is None

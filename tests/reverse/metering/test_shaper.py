@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from twisted.internet.task import Clock
 
-from rtunnel.reverse.metering.meter import ANY, Allowance, Limits
+from rtunnel.reverse.metering.meter import ANY, Allowance, Budget
 from rtunnel.reverse.metering.shaper import BURST, LEAST_BURST, Lane, Shaper, piece_for
 
 MBIT = 125_000.0
@@ -169,7 +169,7 @@ def test_datagrams_do_not_wait() -> None:
 def test_a_change_counts_for_those_who_are_there() -> None:
     clock = Clock()
     allowance = Allowance(clock, MBIT, None)
-    meter = Limits(clock, [allowance], None).meter()
+    meter = Budget(clock, [allowance], None).meter()
     visitor = Greedy(clock, (), 2048)
     visitor.lane = meter.up
     meter.attach(visitor._go, lambda: True, lambda: None)
@@ -194,7 +194,7 @@ def test_a_visitor_of_several_requests_is_one() -> None:
         pass
 
     one, other = Who(), Who()
-    limits = Limits(clock, [], MBIT)
+    limits = Budget(clock, [], MBIT)
     for _ in range(3):
         meter = limits.meter(one)
         meter.attach(lambda: True, lambda: True, lambda: None)
