@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtunnel.access.amounts import Amounts
 from rtunnel.access.public import Public
 from rtunnel.access.rights import Rights, read_clients
 from rtunnel.access.rules import Rules
@@ -128,6 +129,11 @@ class Admission:
 
     def _rights_of(self, name: str) -> Rights | None:
         return _EVERYTHING if self._clients is None else self._clients.rights_of(name)
+
+    def amounts_of(self, name: str) -> Amounts:
+        """Return how much the client *name* may carry, over all its tunnels together."""
+        rights = self._rights_of(name)
+        return Amounts() if rights is None else rights.amounts
 
     def check_link(self, name: str, others: int) -> None:
         """Check whether the client *name* may have one more link.

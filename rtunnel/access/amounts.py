@@ -6,6 +6,7 @@ Units of the field: ``k``, ``M``, ``G`` and ``T`` are powers of 1,000, and those
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from decimal import Decimal
 
 from rtunnel.coercions import shown
@@ -18,6 +19,20 @@ LEAST_AMOUNT, MOST_AMOUNT = 10**6, 10**18
 
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _AMOUNT = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,9})?) ?(?:([kmgt]?)(i?)(bit|b))?((?:/s|ps)?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How much may pass. None: as much as there is.
+
+    :ivar bandwidth: bits a second of all visitors together, in each direction.
+    :ivar visitor_bandwidth: the same of one visitor.
+    :ivar quota: bytes of all visitors in a calendar month (UTC), both directions together.
+    """
+
+    bandwidth: int | None = None
+    visitor_bandwidth: int | None = None
+    quota: int | None = None
 
 
 def bandwidth(value: object) -> int:
@@ -46,6 +61,19 @@ def amount(value: object) -> int:
     if not LEAST_AMOUNT <= count <= MOST_AMOUNT:
         raise ConfigError(f"{shown(value)} is out of range; write 1MB to 1000000TB, such as 500GB")
     return count
+
+
+def amount_text(count: int) -> str:
+    """Return an amount of data as texts show it, such as ``1.5 TB``.
+
+    :param count: bytes.
+    """
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        # What would be shown as 1,000 is shown in the next unit.
+        if count >= size * Decimal("0.99995"):
+            rounded = float(f"{count / size:.4g}")
+            return f"{f'{rounded:,.3f}'.rstrip('0').rstrip('.')} {unit}"
+    return f"{count} bytes"
 
 
 def _read(value: object, per_byte: int, per_bit: int | None, *, a_second: bool) -> int | None:

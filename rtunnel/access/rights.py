@@ -8,6 +8,9 @@ The file is a mapping from names to rights::
       tunnels: 2
       streams: 100
       links: 2
+      bandwidth: 100Mbit        # of all its visitors together, in each direction
+      visitor-bandwidth: 10Mbit # of one visitor
+      quota: 500GB              # a month, in both directions together
       shared: false             # may it serve the shared public port; true without this key
       deny: 192.0.2.0/24        # which visitors may come to each of its tunnels, and how often: in addition to the ...
       max-connections: 20       # ... rules of the tunnel, and with the same keys, see rtunnel.access.rules.LIMITS
@@ -24,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rtunnel.access.amounts import Amounts, amount, bandwidth
 from rtunnel.access.rules import LIMITS, Rules, read_rules
 from rtunnel.access.tokens import Token, add_token
 from rtunnel.addresses import PortRanges
@@ -35,7 +39,8 @@ from rtunnel.errors import ConfigError
 #: The name of the entry for all clients without an entry of their own.
 EVERYBODY = "*"
 _MANY = 1_000_000
-_KEYS = ("ports", "hosts", "tunnels", "streams", "links", "shared", "token", *LIMITS)
+_AMOUNTS = {"bandwidth": bandwidth, "visitor_bandwidth": bandwidth, "quota": amount}
+_KEYS = ("ports", "hosts", "tunnels", "streams", "links", "shared", "token", *LIMITS, *_AMOUNTS)
 _LIMITS = tuple(key.replace("-", "_") for key in LIMITS)
 
 _count = integer(0, _MANY)
@@ -52,6 +57,7 @@ class Rights:
     :ivar hosts: the host names that it may ask for, see :func:`rtunnel.host_names.host_pattern`.
     :ivar links: how many links it may have at once; of a client without a name, how many its address may have.
     :ivar limits: what its visitors may do at each of its tunnels, besides the rules that the client gives them.
+    :ivar amounts: how much all its tunnels together may carry.
     """
 
     ports: PortRanges | None = None
@@ -61,6 +67,7 @@ class Rights:
     links: int | None = None
     hosts: tuple[str, ...] | None = None
     limits: Rules = field(default_factory=Rules)
+    amounts: Amounts = field(default_factory=Amounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +116,16 @@ def read_clients(path: Path) -> Clients:
             links = _count(values[key]) if key in values else None
             key = "shared"
             shared = boolean(values[key]) if key in values else True
+            amounts = {}
+            for key in _AMOUNTS.keys() & values.keys():
+                amounts[key] = _AMOUNTS[key](values[key])
         except ConfigError as error:
-            raise ConfigError(f"{where}: key '{key}': {error}") from error
+            raise ConfigError(f"{where}: key '{key.replace('_', '-')}': {error}") from error
         try:
             limits = read_rules({key: values[key] for key in _LIMITS if key in values}, protocol="")
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
-        rights[name] = Rights(ports, tunnels, streams, shared, links, hosts, limits)
+        rights[name] = Rights(ports, tunnels, streams, shared, links, hosts, limits, Amounts(**amounts))
     return Clients(rights, tuple(tokens.values()))
 
 

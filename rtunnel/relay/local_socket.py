@@ -41,15 +41,15 @@ class IFar(Protocol):
 
     :ivar payload: where bytes are read to that are to be sent.
     :ivar may_splice: it can send what is in a pipe.
+    :ivar held: how many bytes of memory the far side takes, without what is in pipes.
     """
 
     payload: memoryview
-    may_splice: bool
 
     @property
-    def held(self) -> int:
-        """How many bytes of memory the far side takes, without what is in pipes."""
-
+    def may_splice(self) -> bool: ...
+    @property
+    def held(self) -> int: ...
     def send_data(self, count: int) -> bool:
         """Send the first *count* bytes of :attr:`payload`. Return False if no more is to be read for now."""
 

@@ -11,6 +11,8 @@ from rtunnel.relay.bare_port import Accepted
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, format_address
 from rtunnel.reverse.carriers.sockets import has_socket
+from rtunnel.reverse.metering.meter import Budget, Meter
+from rtunnel.reverse.metering.relays import limit_end
 
 #: The most that :meth:`Visitor.take_socket` reads, in bytes: the head of a request, or a TLS hello.
 MOST_FIRST = 4096
@@ -42,9 +44,10 @@ class Visitor:
     :ivar owner: what it is counted for; None: nothing yet.
     :ivar first: what was read, which comes before all that the connection brings.
     :ivar home: takes the visitor back from a carrier that has told nobody of him; returns False if it cannot.
+    :ivar meter: measures his bytes; None: nothing does.
     """
 
-    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "home", "name", "owner", "prefix")
+    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "home", "meter", "name", "owner", "prefix")
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Visitor:
         self.owner: Owner | None = None
         self.first = first
         self.home: Callable[[Visitor], bool] | None = None
+        self.meter: Meter | None = None
         self._accepted = connection if isinstance(connection, Accepted) else None
         self._end = connection if isinstance(connection, SocketEnd) else None
         self._on_lost = on_lost
@@ -71,16 +75,16 @@ class Visitor:
         :raises ValueError: the visitor is gone.
         """
         accepted, self._accepted = self._accepted, None
-        if accepted is not None and self.first:
-            return accepted.socket
         if accepted is not None:
             try:
-                self.first = accepted.socket.recv(MOST_FIRST)
+                self.first = self.first or accepted.socket.recv(MOST_FIRST)
             except BlockingIOError:
                 pass
             except OSError as error:
                 accepted.socket.close()
                 raise ValueError("the visitor is gone") from error
+            if self.meter is not None:
+                self.meter.up.passed(len(self.first))
             return accepted.socket
         if self._end is None or not self._end.is_connected:
             raise ValueError("the visitor is gone")
@@ -98,7 +102,13 @@ class Visitor:
         assert self._end is not None
         if self._end.is_lost:
             raise ConnectionResetError("the visitor is gone")
+        if self.meter is not None:
+            limit_end(self._end, self.meter)
         return self._end
+
+    def limit(self, budget: Budget) -> None:
+        """Let what he sends and gets be measured."""
+        self.meter = budget.meter()
 
     # While the visitor waits for a carrier
 

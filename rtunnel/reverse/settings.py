@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.rules import Rules
@@ -62,6 +63,7 @@ class ServerSettings(EndSettings):
     :ivar handshake_timeout: how long a new connection may take to ask for something.
     :ivar visitor_idle: time without a byte in either direction after which a visitor is closed; 0: never.
     :ivar hold: time for which visitors wait for the return of a client that is lost; 0: they are closed.
+    :ivar state_dir: where the quotas that are used are kept; None: where systemd says, or the user's.
     :ivar max_handshakes: connections that may be in the TLS handshake at once.
     :ivar admission: who may use the server.
     :ivar udp_listen: where the UDP paths of clients arrive; None: at the address and number of the control port.
@@ -79,6 +81,7 @@ class ServerSettings(EndSettings):
     handshake_timeout: float = 10.0
     visitor_idle: float = 0.0
     hold: float = 10.0
+    state_dir: Path | None = None
     max_handshakes: int = 256
     admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     udp_listen: UdpAddress | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rtunnel.access.amounts import Amounts
 from rtunnel.access.rights import Rights, read_clients
 from rtunnel.access.rules import Rules
 from rtunnel.access.tokens import find_token
@@ -53,6 +54,12 @@ def test_clients_file(clients: Any) -> None:
     assert read_clients(clients("")).rights_of("laptop") is None
 
 
+def test_amounts(clients: Any) -> None:
+    found = read_clients(clients("laptop: {bandwidth: 100Mbit, visitor-bandwidth: 1MB/s, quota: 500GB}\nold: {quota:}"))
+    assert found.rights_of("laptop") == Rights(amounts=Amounts(100_000_000, 8_000_000, 500 * 10**9))
+    assert found.rights_of("old") == Rights()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -96,6 +103,8 @@ def test_limits_of_visitors(clients: Any) -> None:
         ("laptop: 8000", "'laptop': is a single value and not a mapping"),
         ("laptop: {port: 8000}", "'laptop': unknown key 'port'; did you mean 'ports'?"),
         ("laptop: {ports: 80-70}", "'laptop': key 'ports': '80-70' ends before it begins"),
+        ("laptop: {quota: 5}", "'laptop': key 'quota': 5 is out of range; write 1MB to"),
+        ("laptop: {visitor_bandwidth: 5M}", "'laptop': key 'visitor-bandwidth': '5M' is not a bandwidth; write one"),
         ("laptop: {streams: -1}", "'laptop': key 'streams': -1 is out of range"),
         ("laptop: {hosts: '*'}", "'laptop': key 'hosts': '*' would be every name there is; write app.example.org or"),
         ("laptop: {hosts: ['a.*.b']}", "'laptop': key 'hosts': 'a.*.b' has a * elsewhere than at its beginning"),

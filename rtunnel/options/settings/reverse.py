@@ -26,6 +26,7 @@ from rtunnel.options.settings.declaration import (
     KIB,
     LISTEN,
     MIB,
+    PATH,
     TIME,
     TIME_OR_ZERO,
     YES_OR_NO,
@@ -215,6 +216,14 @@ SERVER_OWN = (
         TIME_OR_ZERO,
         "Seconds for which visitors wait for the return of a client whose link is lost, instead of being closed.",
         ServerSettings,
+    ),
+    Setting(
+        "state-dir",
+        PATH,
+        "Directory for what is kept between two runs: how much of the monthly quotas is used. If not given, "
+        "$STATE_DIRECTORY, which systemd sets, or else ~/.local/state/rtunnel.",
+        ServerSettings,
+        no_default="``$STATE_DIRECTORY``",
     ),
     Setting(
         "visitor-idle",

@@ -24,6 +24,7 @@ from rtunnel.reverse.carriers.record_socket import COST, DATAGRAMS, ILocal, Reco
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL
 from rtunnel.reverse.carriers.waiting import Waiting
+from rtunnel.reverse.metering.relays import relay_for
 from rtunnel.reverse.public import Visitor
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.data.connection import Opened
@@ -200,13 +201,13 @@ class DataPool:
         memory = self._session.memory
         self._busy[connection] = None
         if theirs is not None:
-            relay = LocalSocket(self._server.poller, theirs, connection, self._ended, memory.add)
+            relay, local = relay_for(visitor.meter, self._server.poller, theirs, connection, self._ended, self.holds)
             self._used[relay] = None
             self._server.visitors.add(relay, visitor.prefix, visitor.owner)
             self._session.count_streams()
-            connection.open(tunnel, visitor.name, 0, relay, visitor.first)
+            connection.open(tunnel, visitor.name, 0, local, visitor.first)
             memory.add(relay.held)
-            relay.start()
+            local.start()
             return True
         stream = RecordStream(connection, end := visitor.socket_end(), self._ended)
         memory.add(stream.held)
@@ -268,16 +269,16 @@ class DataPool:
         self._on_link -= 1
         self._session.count_streams()
 
-    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> LocalSocket:
+    def _taken(self, moving: MovingStream, connection: RecordSocket, sock: socket.socket) -> ILocal:
         """Relay a visitor who has moved."""
-        relay = LocalSocket(self._server.poller, sock, connection, self._ended, self._session.memory.add)
+        relay, local = relay_for(moving.meter, self._server.poller, sock, connection, self._ended, self.holds)
         del self._used[moving]
         self._used[relay] = None
         self._server.visitors.replace(moving.end, relay)
-        connection.carry(relay)
+        connection.carry(local)
         if connection.has_room:
-            relay.start()
-        return relay
+            local.start()
+        return local
 
     def _ended(self, used: LocalSocket | RecordStream) -> None:
         del self._used[used]

@@ -12,11 +12,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
-from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.reverse.carriers.record_socket import RecordSocket
+from rtunnel.reverse.carriers.record_socket import ILocal, RecordSocket
 from rtunnel.reverse.carriers.record_stream import HIGH_WATER, RecordStream
 from rtunnel.reverse.carriers.sockets import has_socket
 from rtunnel.tls.stream_end import TlsEnd
@@ -106,7 +105,7 @@ class MovingStream(RecordStream):
         stream: Stream,
         far: RecordSocket,
         on_left: Callable[[], None],
-        on_taken: Callable[[MovingStream, RecordSocket, socket.socket], LocalSocket],
+        on_taken: Callable[[MovingStream, RecordSocket, socket.socket], ILocal],
         on_end: Callable[[RecordStream], None],
     ) -> None:
         self.end: SocketEnd | TlsEnd = stream.owner
@@ -172,6 +171,11 @@ class MovingStream(RecordStream):
         super().far_reset(code, message)
         if far is not None:
             far.reset(code, message)
+
+    @property
+    def meter(self) -> Any:
+        """What measures the visitor's bytes; None: nothing does."""
+        return getattr(self.end, "meter", None)
 
     @property
     def is_connected(self) -> bool:
@@ -290,7 +294,7 @@ class MovingStream(RecordStream):
         """Whether all that came on the link is delivered, and the data connection is to be read."""
         return self._has_moved and not self._stream.receive_window.waiting
 
-    def _look(self) -> LocalSocket | None:
+    def _look(self) -> ILocal | None:
         """Leave the link when it has no more part in the stream, and then Twisted when nothing waits.
 
         Return what takes the place of this.

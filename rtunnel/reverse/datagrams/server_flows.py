@@ -8,6 +8,7 @@ Which flow gives way when another needs its place: see :mod:`rtunnel.reverse.dat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress
@@ -19,6 +20,7 @@ from rtunnel.relay.udp.sockets import Address, UdpSocket
 from rtunnel.reverse.datagrams.carrier import Datagrams
 from rtunnel.reverse.datagrams.fallback import Fallback
 from rtunnel.reverse.datagrams.shared_table import PROVED, SharedFlowTable
+from rtunnel.reverse.metering.meter import Meter
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
@@ -90,6 +92,41 @@ class _VisitorFlow(Flow):
             self._datagrams.leave(self)
 
 
+class _MeteredFlow(_VisitorFlow):
+    """One whose bytes are measured. Datagrams that are too many are dropped, as nobody should wait for them.
+
+    :param meter: measures them.
+    """
+
+    def __init__(self, port: UdpPort, source: Address, name: str, datagrams: ServerDatagrams, meter: Meter) -> None:
+        super().__init__(port, source, name, datagrams)
+        self._meter = meter
+        meter.attach(_nothing, _nothing, partial(self.end, "its quota is used up"))
+
+    def from_visitor(self, data: bytes) -> None:
+        """See :class:`_VisitorFlow`."""
+        if self._meter.up.take(len(data)):
+            super().from_visitor(data)
+        else:
+            self.lose("they are more than its bandwidth")
+
+    def to_visitor(self, data: bytes) -> None:
+        """See :class:`_VisitorFlow`."""
+        if self._meter.down.take(len(data)):
+            super().to_visitor(data)
+        else:
+            self.lose("they are more than its bandwidth")
+
+    def close(self) -> None:
+        """See :class:`Flow`."""
+        self._meter.close()
+        super().close()
+
+
+def _nothing() -> bool:
+    return True
+
+
 class UdpPort:
     """A public UDP port of one client.
 
@@ -157,7 +194,15 @@ class UdpPort:
             if not self._new.take(prefix, 1, self._clock.seconds()):
                 self.drop("too many flows begin")
                 return
-            flow = self._flows[source] = _VisitorFlow(self, source, name, datagrams)
+            limits = self.backend.budget
+            if limits is None:
+                flow = _VisitorFlow(self, source, name, datagrams)
+            elif limits.used_up is None:
+                flow = _MeteredFlow(self, source, name, datagrams, limits.meter())
+            else:
+                self.drop("its quota is used up")
+                return
+            self._flows[source] = flow
             self.table.add(flow)
         flow.from_visitor(data)
 

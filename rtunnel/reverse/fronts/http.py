@@ -22,6 +22,9 @@ from rtunnel.relay.memory_stream import memory_streams
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address, format_host_port
 from rtunnel.reverse.fronts.balanced import Balanced
+from rtunnel.reverse.metering.meter import Budget
+from rtunnel.reverse.metering.metering import Metering
+from rtunnel.reverse.metering.upstream import MeteredUpstream
 from rtunnel.reverse.public import Owner, Visitor
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.held import HeldRequest
@@ -56,6 +59,7 @@ class IHttpServer(Protocol):
     log_limiter: LogLimiter
     names: HostNames
     handshake_timeout: float
+    metering: Metering
 
     def https_port(self) -> str: ...
 
@@ -85,6 +89,9 @@ class UpstreamVisitor(Visitor):
 
     def wait(self) -> None:
         """See :class:`Visitor`. What is to be sent waits by itself."""
+
+    def limit(self, budget: Budget) -> None:
+        """See :class:`Visitor`. Each request has a visitor of its own."""
 
     def abort(self) -> None:
         """See :class:`Visitor`."""
@@ -227,6 +234,8 @@ class HttpFront(HttpHouse, LandingFactory):
     def _target(self, group: Group, *, is_there: bool = True) -> Target | Answer:
         if not (is_there and len(group)):
             return Answer(503, f"nobody serves {group.public} now")
+        if group.is_used_up:
+            return self._server.metering.answer(str(group.public))
         return self._known(group).target
 
     def _known(self, group: Group) -> _Known:
@@ -252,15 +261,21 @@ class HttpFront(HttpHouse, LandingFactory):
             return True
 
         def may_keep(upstream: Upstream) -> bool:
-            # Otherwise the next request would go by the link although there are data connections.
+            # The limits may have changed; or the next request would go by the link although there are data connections.
+            if (upstream.budget if isinstance(upstream, MeteredUpstream) else None) is not backend.budget:
+                return False
             return not (upstream.is_on_link and backend.session.has_data_connections)
 
         def on_busy(count: int) -> None:
             if backend.group is not None:
                 backend.group.set_load(backend, count)
 
+        def build(*arguments: Any) -> Upstream:
+            return Upstream(*arguments) if backend.budget is None else MeteredUpstream(backend.budget, *arguments)
+
         server = self._server
-        return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, server.poller.soon, on_busy)
+        soon = server.poller.soon
+        return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, soon, on_busy, build)
 
     def make_room(self, session: ISession) -> bool:
         """Close a stream of the client of *session* that waits for another request; return False if none does."""

@@ -241,19 +241,21 @@ class Group:
         backend.avoided_until = self._reactor.seconds() + AVOID
 
     def candidates(self, prefix: str) -> Iterator[Backend]:
-        """Yield every tunnel once, the one that should serve the next visitor first.
+        """Yield every tunnel once whose quota is not used up, the one that should serve the next visitor first.
 
         Those that have just refused a request come behind the others, and last those whose services do not answer.
 
         :param prefix: the key under which the visitor's address is counted.
         """
         if len(self._members) == 1:
-            yield from list(self._members)
+            yield from [each for each in self._members if each.budget is None or each.budget.used_up is None]
             return
         later: list[Backend] = []
         last: list[Backend] = []
         now = self._reactor.seconds()
         for backend in self._backends.candidates(prefix):
+            if backend.budget is not None and backend.budget.used_up is not None:
+                continue
             if not backend.is_ready:
                 last.append(backend)
             elif backend.avoided_until > now:
@@ -263,6 +265,12 @@ class Group:
         for backend in [*later, *last]:
             self._backends.had_turn(backend)
             yield backend
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether there are tunnels, and the quotas of all are used up."""
+        backends = self._members
+        return bool(backends) and all(each.budget is not None and each.budget.used_up for each in backends)
 
     def take(self, visitor: Visitor) -> bool:
         """Give a visitor to a tunnel, let him wait for one, or turn him away if he may not come.

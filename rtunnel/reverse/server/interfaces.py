@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from rtunnel.access.limits import Limits
 from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
+from rtunnel.reverse.metering.meter import Budget
 from rtunnel.reverse.public import Owner, Visitor
 from rtunnel.wire.server_link import ServerLink
 
@@ -49,6 +50,7 @@ class Backend:
     :ivar granted: what the clients file says of its visitors, in addition.
     :ivar told: what its client was told last about that.
     :ivar limits: at the shared port, all of that; elsewhere its group has them.
+    :ivar budget: how much its visitors may send and get; None: as much as they like.
     :ivar group: the group by which it serves; None until it does, and afterwards.
     :ivar is_ready: its service answers, as far as its client has said.
     :ivar avoided_until: it has just refused a request, so that others come first until then.
@@ -63,6 +65,7 @@ class Backend:
     granted: Rules = field(default_factory=Rules)
     told: str = ""
     limits: Limits = field(default_factory=Limits)
+    budget: Budget | None = None
     group: Any = None
     is_ready: bool = True
     avoided_until: float = 0.0

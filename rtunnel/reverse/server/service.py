@@ -37,6 +37,7 @@ from rtunnel.reverse.door import Door
 from rtunnel.reverse.fronts.http import HttpFront
 from rtunnel.reverse.fronts.named import NamedPorts
 from rtunnel.reverse.fronts.sni import SniFront
+from rtunnel.reverse.metering.metering import Metering
 from rtunnel.reverse.public import Owner
 from rtunnel.reverse.server.granted import grant
 from rtunnel.reverse.server.guard import Guard
@@ -91,6 +92,8 @@ class TunnelServer(DrainingService):
         self.tickets: Tickets[DataPool] = Tickets()
         self.kept: KeptConnections[DataPool] = KeptConnections(reactor, settings.limits.dead_after, self._may_stay)
         self.log_limiter = LogLimiter(self.log, reactor)
+        self.metering = Metering(self, settings.state_dir)
+        self.metering.setServiceParent(self)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
         capabilities = DATA_PLANES[settings.data_plane]
@@ -327,12 +330,13 @@ class TunnelServer(DrainingService):
         return self.named.port_of("https")
 
     def check_tunnel(self, backend: Backend) -> None:
-        """Check whether the client may keep *backend*.
+        """Check whether the client may keep *backend*, and settle how much that may carry.
 
         :raises Refused: it may not.
         """
         if backend.public is not None:
             self._check_tunnel(backend, backend.public)
+            backend.budget = self.metering.budget_of(backend, backend.public)
 
     def _check_tunnel(self, backend: Backend, public: Public) -> None:
         tunnels = self.sessions.tunnels_of(backend.session)

@@ -361,6 +361,8 @@ class ServerSession(CarryingSession):
                     if not self._server.make_room(self):
                         raise
                     self._check_stream(backend)
+            if backend is not None and backend.budget is not None:
+                visitor.limit(backend.budget)
             for carrier in self.carriers:
                 if carrier.open(tunnel, visitor):
                     return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rtunnel.errors import Code
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.interfaces import IConnection, Target
@@ -48,6 +50,11 @@ class Exchange:
         self._raw_ended = self._raw_finished = False
         # Streams whose service it has not reached.
         self._refused: list[Upstream] = []
+
+    @property
+    def visitor(self) -> Any:
+        """See :class:`IExchange`."""
+        return self._connection.visitor
 
     def start(self, otherwise: Answer | None = None) -> None:
         """Send the head on.

@@ -31,7 +31,7 @@ class HttpVisitor:
     :ivar is_trusted: it is a proxy whose word counts about whose request it is.
     """
 
-    __slots__ = ("host", "is_trusted", "name", "prefix")
+    __slots__ = ("__weakref__", "host", "is_trusted", "name", "prefix")
 
     def __init__(self, name: str, *, is_trusted: bool = False) -> None:
         self.name = name

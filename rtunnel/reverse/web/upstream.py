@@ -18,7 +18,13 @@ MOST_EARLY = 64 * 1024
 
 
 class IExchange(Protocol):
-    """Who waits for the answer."""
+    """Who waits for the answer.
+
+    :ivar visitor: whose request it is.
+    """
+
+    @property
+    def visitor(self) -> Any: ...
 
     def answered(self, head: ResponseHead) -> None: ...
     def body(self, data: bytes) -> None: ...
@@ -112,7 +118,7 @@ class Upstream:
         self._exchange = exchange
         self._parser.expect(is_head=is_head)
         self._is_asked = self.has_answered = self._keeps_alive = False
-        if self._is_full:
+        if self._must_wait:
             # What waits is of the request before.
             exchange.upstream_is_full(True)
         self.write(head)
@@ -205,8 +211,8 @@ class Upstream:
         early, self._early = self._early, []
         if early:
             self._stream.write(b"".join(early))
-        if self._early_size > MOST_EARLY and self._exchange is not None:
-            self._exchange.upstream_is_full(self._is_full)
+        if self._early_size > MOST_EARLY:
+            self._tell_full()
 
     @property
     def is_connected(self) -> bool:
@@ -233,8 +239,16 @@ class Upstream:
         """See :class:`IStreamUser`. The carrier calls this too when the stream is open."""
         self._is_full = False
         self.start()
+        self._tell_full()
+
+    @property
+    def _must_wait(self) -> bool:
+        """Whether the exchange must send no more for now."""
+        return self._is_full
+
+    def _tell_full(self) -> None:
         if self._exchange is not None:
-            self._exchange.upstream_is_full(self._is_full)
+            self._exchange.upstream_is_full(self._must_wait)
 
     def buffered(self) -> int:
         """See :class:`IStreamUser`."""

@@ -27,6 +27,7 @@ class Upstreams:
     :param may_keep: whether a stream may wait for another request.
     :param soon: see :class:`Upstream`.
     :param on_busy: called with how many streams carry a request now.
+    :param build: makes the objects that stand for streams; see :class:`Upstream`.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Upstreams:
         may_keep: Callable[[Upstream], bool] = lambda _upstream: True,
         soon: Callable[[Callable[[], None]], None] = lambda call: call(),
         on_busy: Callable[[int], None] = lambda _count: None,
+        build: Callable[..., Upstream] = Upstream,
     ) -> None:
         self._open = open_stream
         self._seconds = seconds
@@ -44,6 +46,7 @@ class Upstreams:
         self._may_keep = may_keep
         self._soon = soon
         self._on_busy = on_busy
+        self._build = build
         # The one that has waited for longest comes first.
         self._idle: dict[Upstream, None] = {}
         self._leaving: dict[Upstream, None] = {}
@@ -89,7 +92,7 @@ class Upstreams:
 
         :param visitor: for whom it is.
         """
-        upstream = Upstream(self._free, self._lost, self._soon)
+        upstream = self._build(self._free, self._lost, self._soon)
         self._all.add(upstream)
         if self._is_closed or not self._open(upstream, visitor) or upstream.is_over:
             self._all.discard(upstream)

@@ -1,0 +1,1 @@
+"""How much: the bandwidth of tunnels, visitors and clients, and their monthly quotas."""

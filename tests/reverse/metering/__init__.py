@@ -1,0 +1,1 @@
+"""UDP tunnels, both ends in one process."""
