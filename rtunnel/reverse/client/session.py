@@ -350,7 +350,9 @@ class ClientSession(CarryingSession):
             # By the first answer it knows. What it had written to data connections has come by the second.
             liveness, until = self.link.liveness, self.clock.seconds() + MOST_WITHDRAWAL
             known = liveness.pings + 2
-            while self.connected_now and liveness.answered < known and self.clock.seconds() < until and has_time():
+            while liveness.answered < known and self.clock.seconds() < until and has_time():
+                if not self.connected_now or self.link.is_closed:
+                    break
                 self.link.ping(self.clock.seconds())
                 self.flush()
                 await deferLater(self.clock, 0.01)
