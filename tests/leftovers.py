@@ -52,14 +52,10 @@ class TestLog:
 
     def __init__(self) -> None:
         self.events: deque[LogEvent] = deque(maxlen=1000)
-        # Of these, those that nobody has read yet, and the text of the others.
-        self._unread: deque[LogEvent] = deque(maxlen=1000)
-        self._texts: deque[str] = deque(maxlen=1000)
         self.errors: list[Failure] = []
 
     def __call__(self, event: LogEvent) -> None:
         self.events.append(event)
-        self._unread.append(event)
         failure = event.get("log_failure")
         if failure is not None:
             self.errors.append(failure)
@@ -73,9 +69,7 @@ class TestLog:
         return flushed
 
     def text(self) -> str:
-        while self._unread:
-            self._texts.append(formatEventAsClassicLogText(self._unread.popleft()) or "")
-        return "".join(self._texts)
+        return "".join(formatEventAsClassicLogText(event) or "" for event in self.events)
 
 
 def pytest_configure() -> None:

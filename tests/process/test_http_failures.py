@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.patience import PATIENCE
-from tests.process.harness import Twistds, need, poll
+from tests.process.harness import need, poll
 from tests.process.http_load import Load
 from tests.process.services import LOOPBACK, Service, expected, pieces, read_bytes, read_line, send_bytes
 from tests.process.web_services import APP, LoggingNginx, Site, web_service
@@ -61,7 +61,7 @@ def test_server_that_is_killed_and_comes_back(
 
 @pytest.mark.parametrize("plane", ["mux", "direct"])
 def test_a_service_that_restarts_loses_no_request(
-    start_site: StartSite, start_nginx: Callable[[str], LoggingNginx], twistd: Twistds, plane: str
+    start_site: StartSite, start_nginx: Callable[[str], LoggingNginx], plane: str
 ) -> None:
     """It closes its kept connections between requests. Nobody sees more than 502 while it is down."""
     site, nginx = start_site(plane), start_nginx("app")
@@ -79,7 +79,7 @@ def test_a_service_that_restarts_loses_no_request(
 
 @PLANES
 def test_a_service_that_closes_kept_connections_unannounced(
-    start_site: StartSite, serve: Callable[..., Service], twistd: Twistds, plane: str
+    start_site: StartSite, serve: Callable[..., Service], plane: str
 ) -> None:
     """The next request is on its way already. It is sent once more over another connection."""
 
