@@ -46,6 +46,7 @@ class Greeting(Protocol):
     :ivar identity: the server as authenticated by TLS; None without TLS. Set before there is a connection.
     :ivar established: fires with the server's HELLO, or with None if it is a reference server.
     :ivar let_in: fires when the server has taken us in.
+    :ivar is_over: whether the server has ended the link.
     :ivar path: fires with the keys of the UDP path, its id and its port, as in PATH.
     """
 
@@ -69,6 +70,7 @@ class Greeting(Protocol):
         self._limits = limits
         self._agreement: ClientAgreement | None = None
         self._root: Root | None = None
+        self.is_over = False
         self._held = b""
         self._is_link = False
         self._count = 0
@@ -142,6 +144,7 @@ class Greeting(Protocol):
         self.transport.loseConnection()
 
     def _give_up(self, why: Trouble) -> None:
+        self.is_over = True
         for waiting in (self.established, self.let_in, self.path):
             if not waiting.called:
                 waiting.errback(why)
@@ -154,6 +157,7 @@ class Greeting(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Take note that the server has ended the connection, or that we have."""
+        self.is_over = True
         for waiting in (self.established, self.let_in, self.path):
             if not waiting.called:
                 waiting.errback(Trouble(reason_of(reason)))

@@ -20,9 +20,6 @@ from rtunnel.services.health import HealthWatch, Unhealthy
 from rtunnel.services.health_settings import HealthSettings
 from rtunnel.services.watch import MOST_AT_ONCE, try_service
 
-#: Services that work have a line each up to this number; more have one line together.
-MOST_LINES = 10
-
 
 @dataclass(frozen=True, slots=True)
 class LocalService:
@@ -65,13 +62,7 @@ async def examine_services(examination: Examination, services: Sequence[LocalSer
         return turns.run(lambda: Deferred.fromCoroutine(examination.outcome("service", check)))
 
     outcomes: list[Step] = await gatherResults([begin(service) for service in services])
-    well = [step for step in outcomes if step.status is Status.OK]
-    if len(well) > MOST_LINES:
-        longest = max(step.seconds for step in well)
-        examination.note(Step("services", Status.OK, f"{len(well)} of {len(outcomes)} answer", "", longest))
-        outcomes = [step for step in outcomes if step.status is not Status.OK]
-    for step in outcomes:
-        examination.note(step)
+    examination.note_all(outcomes)
 
 
 async def _try(reactor: Any, service: LocalService) -> Found:

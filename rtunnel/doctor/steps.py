@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -17,6 +17,10 @@ from rtunnel.reasons import reason_of
 PATIENCE = 5.0
 #: Seconds that a step gives what it waits for, so that it can still say what it was.
 WITHIN = 4.0
+
+
+#: Up to so many steps of one name have a line each.
+MOST_LINES = 10
 
 
 class Status(StrEnum):
@@ -86,6 +90,7 @@ class Examination:
         self.reactor = reactor
         self.steps: list[Step] = []
         self._tell = tell
+        self._is_stopped = False
 
     @property
     def is_well(self) -> bool:
@@ -95,6 +100,10 @@ class Examination:
     async def examine(self) -> None:
         """Run all steps."""
         raise NotImplementedError
+
+    def stop(self) -> None:
+        """Try nothing more, and tell nothing more."""
+        self._is_stopped = True
 
     async def step(self, name: str, check: Check, *needs: str) -> bool:
         """Run a check.
@@ -107,14 +116,30 @@ class Examination:
     def note(self, step: Step) -> bool:
         """Add a step that is over. Return whether it worked."""
         self.steps.append(step)
-        self._tell(step)
+        if not self._is_stopped:
+            self._tell(step)
         return step.status in (Status.OK, Status.WARN)
+
+    def note_all(self, steps: Sequence[Step]) -> None:
+        """Add steps of one name. Where there are many, those that say nothing of interest become one line together."""
+        rest = list(steps)
+        if len(rest) > MOST_LINES:
+            for status, what in ((Status.OK, "are in order"), (Status.SKIPPED, "are not tried, or cannot be told")):
+                alike = [step for step in rest if step.status is status]
+                if len(alike) > 1:
+                    rest = [step for step in rest if step.status is not status]
+                    longest = max(step.seconds for step in alike)
+                    self.note(Step(alike[0].name, status, f"{len(alike)} of {len(steps)} {what}", "", longest))
+        for step in rest:
+            self.note(step)
 
     async def outcome(self, name: str, check: Check, *needs: str) -> Step:
         """Run a check, and return what came out of it; see :meth:`step`."""
         done = {step.name: step.status for step in self.steps}
         if missing := next((need for need in needs if done.get(need) not in (Status.OK, Status.WARN)), ""):
             return Step(name, Status.SKIPPED, f"not tried: '{missing}' comes first", "", 0.0)
+        if self._is_stopped:
+            return Step(name, Status.SKIPPED, "not tried: stopped", "", 0.0)
         began = self.reactor.seconds()
         running = Deferred.fromCoroutine(check())
         running.addTimeout(PATIENCE, self.reactor)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -47,6 +48,7 @@ from rtunnel.wire.tunnel_request import NAMED
 
 #: Seconds that a server has to answer HELLO; after that a client takes it for a reference server.
 SILENT_AFTER = 3.0
+_REFUSED = "cannot be told: the server has refused this link"
 
 
 async def within(reactor: Any, seconds: float, waiting: Deferred[Any]) -> Any:
@@ -250,6 +252,8 @@ class TunnelExamination(Examination):
         assert greeting is not None
         if self._peer is None:
             return Found("visitors share the link, as a reference server has it")
+        if greeting.is_over:
+            return Found(_REFUSED, "", Status.SKIPPED)
         if self._settings.data_plane == "mux" or DIRECT not in greeting.link.capabilities:
             where = "here" if self._settings.data_plane == "mux" else "at the server"
             return Found(f"visitors share the link: --data-plane=mux {where}")
@@ -260,11 +264,11 @@ class TunnelExamination(Examination):
             # It says nothing, and is closed at once: a silent one would count as a reference client.
             await try_service(self._endpoint(at))
         except Exception as error:
-            raise Trouble(
-                f"the link is up, and a second connection cannot be made: {reason_of(error)}",
-                "Something on the way allows one connection only: let it allow more, or give --data-plane mux at both "
-                "ends.",
-            ) from error
+            remedy = "Something on the way allows one connection only. Let it allow more, or give --data-plane mux."
+            if self._settings.data_plane != "direct":
+                text = f"a second connection cannot be made ({reason_of(error)}): visitors share the link"
+                return Found(text, remedy, Status.WARN)
+            raise Trouble(f"a second connection cannot be made: {reason_of(error)}", remedy) from error
         return Found(f"a second connection can be made ({1000 * (self.reactor.seconds() - began):.0f} ms)")
 
     async def _udp(self) -> Found:
@@ -275,6 +279,8 @@ class TunnelExamination(Examination):
             if needed:
                 raise Trouble("the server carries no UDP", "Update rtunnel on the server's machine.")
             return Found("the server carries no UDP, and no tunnel here needs it", "", Status.SKIPPED)
+        if greeting.is_over:
+            return Found(_REFUSED, "", Status.SKIPPED)
         if self._settings.via is not None:
             return Found("UDP does not pass the proxy: datagrams go by data connections", "", Status.SKIPPED)
         try:
@@ -299,10 +305,18 @@ class TunnelExamination(Examination):
     # Tunnels
 
     async def _tunnels(self) -> None:
-        known = await deferToThread(_asked, self._environ, str(self._settings.server)) if self._settings.tunnels else {}
-        for tunnel in self._settings.tunnels:
+        tunnels = self._settings.tunnels
+        known: dict[str, Mapping[str, Any]] = {}
+        if tunnels:
+            with suppress(StepTimeout, CancelledError):
+                known = await within(
+                    self.reactor, WITHIN, deferToThread(_asked, self._environ, str(self._settings.server))
+                )
+        outcomes = []
+        for tunnel in tunnels:
             step = await self.outcome("tunnel", partial(self._tunnel, tunnel, known), "rights")
-            self.note(replace(step, text=f"{tunnel.shown_name}: {step.text}"))
+            outcomes.append(replace(step, text=f"{tunnel.shown_name}: {step.text}"))
+        self.note_all(outcomes)
 
     async def _tunnel(self, tunnel: TunnelSettings, known: Mapping[str, Mapping[str, Any]]) -> Found:
         assert self._greeting is not None

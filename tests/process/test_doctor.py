@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -129,6 +130,35 @@ def test_a_wrong_token(twistd: Twistds, tmp_path: Path) -> None:
     from_file = Report(f"--config={config}")
     assert (from_file.code, from_file.found["end"]) == (0, "client")
     assert TOKEN not in json.dumps(from_file.found)
+
+
+def test_a_client_that_may_have_one_link(twistd: Twistds, tmp_path: Path, serve: Serve) -> None:
+    clients = tmp_path / "clients.yaml"
+    clients.write_text(f"laptop: {{token: {TOKEN}, links: 1}}\n")
+    clients.chmod(0o600)
+    port, public = free_port(), free_port()
+    twistd("rtunnel-server", f"--control-listen=tcp:{port}:interface={LOOPBACK}", f"--clients={clients}")
+    wait_until_open(port)
+    service = serve(GET=page("here"))
+    options = (f"--server={LOOPBACK}:{port}", f"--token={TOKEN}", f"--tunnel={public}:{service.address}")
+    client = twistd("rtunnel-client", *options)
+    client.wait_for("is published")
+    report = Report(*options)
+    assert report.code == 0, report.found
+    assert report.status("rights") == "warn"
+    assert "one more link is too many: limit: this client may have 1 links" in report.text("rights")
+    assert (report.status("data"), report.status("UDP")) == ("skipped", "skipped")
+    assert report.status("tunnel") == "ok"
+    assert fetch(public) == "here"
+    assert "lost" not in client.output
+
+
+def test_many_tunnels_have_few_lines(start_tunnel: StartTunnel, serve: Serve) -> None:
+    tunnel = start_tunnel(serve(GET=page("here")).address)
+    report = Report(f"--server={LOOPBACK}:{tunnel.control}", f"--publish=udp:20000-20199={LOOPBACK}:20000-20199")
+    assert report.code == 0
+    [tunnels], [services] = report.steps["tunnel"], report.steps["service"]
+    assert tunnels["text"] == services["text"] == "200 of 200 are not tried, or cannot be told"
 
 
 class TestTls:
@@ -331,6 +361,15 @@ def test_something_hostile_where_tls_is_wanted(what: str, hostile: Callable[...,
     assert report.failed() == ["TLS"]
     assert report.text("TLS").isprintable()
     assert report.advice
+
+
+@pytest.mark.parametrize("option", ["--server={}", "--signal=ws://{}"])
+def test_ctrl_c(option: str, twistd: Twistds, hostile: Callable[..., Hostile]) -> None:
+    doctor = twistd.rtunnel("doctor", option.format(f"{LOOPBACK}:{hostile(b'').port}"))
+    doctor.wait_for("^ok   port")
+    assert doctor.terminate(number=signal.SIGINT) == 130
+    assert len(doctor.output.split("ok   port")[1].strip().splitlines()) == 1
+    assert "Traceback" not in doctor.output
 
 
 def test_mistakes(tmp_path: Path) -> None:

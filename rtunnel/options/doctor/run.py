@@ -21,25 +21,39 @@ def complete(examination: Examination) -> None:
 
     :raises RtunnelError: it could not be completed, which would be a bug; the message is one line.
     :raises KeyboardInterrupt: it was interrupted.
+    :raises OSError: the report cannot be written.
+    :raises SystemExit: its reader has closed the pipe.
     """
     globalLogBeginner.beginLoggingTo([_drop], redirectStandardIO=False, discardBuffer=True)
     reactor = examination.reactor
     failures: list[Failure] = []
-    over: list[bool] = []
+    is_over = is_interrupted = False
 
     def ended(_result: object) -> None:
-        over.append(True)
+        nonlocal is_over
+        is_over = True
         # What was closed is to be gone.
-        reactor.callLater(0.05, reactor.stop)
+        if not is_interrupted:
+            reactor.callLater(0.05, reactor.stop)
 
     def begin() -> None:
         running = Deferred.fromCoroutine(examination.examine())
         running.addErrback(failures.append)
         running.addBoth(ended)
 
+    def stopping() -> None:
+        nonlocal is_interrupted
+        is_interrupted = not is_over
+        if is_interrupted:
+            examination.stop()
+
+    reactor.addSystemEventTrigger("before", "shutdown", stopping)
     reactor.callWhenRunning(begin)
     reactor.run()
+    if is_interrupted:
+        raise KeyboardInterrupt
+    if failures and failures[0].check(SystemExit, OSError):
+        # Nobody reads what is printed.
+        failures[0].raiseException()
     if failures:
         raise RtunnelError(f"the examination cannot be completed: {failures[0].getErrorMessage()}; please report this")
-    if not over:
-        raise KeyboardInterrupt
