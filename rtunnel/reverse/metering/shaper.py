@@ -52,6 +52,9 @@ class Shaper:
         """Let *rate* bytes a second pass from now on."""
         self.rate = rate
         self._bucket = TokenBucket(rate, max(LEAST_BURST, BURST * rate), self._clock.seconds())
+        if self._call is not None:
+            self._call.cancel()
+            self._look_in(0)
 
     @property
     def is_open(self) -> bool:
