@@ -156,6 +156,7 @@ class Page:
         self("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **known)
         self("Input.dispatchKeyEvent", type="keyUp", **known)
 
-    def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """Write a picture of the page."""
-        path.write_bytes(b64decode(self("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))
+    def screenshot(self, path: Path, height: float) -> None:
+        """Write a picture of the page from its top, of this height."""
+        clip = {"x": 0, "y": 0, "width": self.js("innerWidth"), "height": height, "scale": 1}
+        path.write_bytes(b64decode(self("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]))

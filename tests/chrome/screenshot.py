@@ -7,7 +7,6 @@ Run it as ``python -m tests.chrome.screenshot [PATH]``; it takes two minutes. Th
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import subprocess
@@ -76,7 +75,8 @@ def visit(chance: random.Random, kept: list[tuple[float, socket.socket]]) -> Non
 def main(path: Path) -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory()))
-        environment = clean_environment({"RUNTIME_DIRECTORY": os.fspath(directory)})
+        pki = directory / "pki"
+        environment = clean_environment({"RUNTIME_DIRECTORY": str(directory), "RTUNNEL_PKI_DIR": str(pki)})
 
         def start(*arguments: str) -> None:
             argv: Sequence[str] = [sys.executable, "-m", "rtunnel", *arguments]
@@ -85,19 +85,23 @@ def main(path: Path) -> None:
 
         for port in range(3000, 3005):
             serve(port)
-        tokens = ",".join(f"{name}:{name}-token" for name in CLIENTS)
+        for arguments in (["init", f"--name={LOOPBACK}"], *(["client", name] for name in CLIENTS)):
+            argv = [sys.executable, "-m", "rtunnel", "pki", *arguments, f"--dir={pki}"]
+            subprocess.run(argv, env=environment, check=True, stdout=subprocess.DEVNULL)
         start(
-            *("server", f"--control-listen={LOOPBACK}:7000", f"--public-interface={LOOPBACK}"),
-            *(f"--http-listen={LOOPBACK}:8000", f"--status-listen={LOOPBACK}:7070", f"--valid-tokens={tokens}"),
+            *("server", "--tls", f"--control-listen={LOOPBACK}:7000", f"--public-interface={LOOPBACK}"),
+            *(f"--http-listen={LOOPBACK}:8000", f"--status-listen={LOOPBACK}:7070"),
         )
         wait_until_open(7070)
         for name, tunnels in CLIENTS.items():
             config = directory / f"{name}.yaml"
-            config.write_text(json.dumps({"server": f"{LOOPBACK}:7000", "token": f"{name}-token", "tunnels": tunnels}))
+            cert = pki / "clients" / f"{name}.crt"
+            tls = {"enabled": True, "cert": str(cert), "key": str(cert.with_suffix(".key"))}
+            config.write_text(json.dumps({"server": f"{LOOPBACK}:7000", "tls": tls, "tunnels": tunnels}))
             start("client", f"--config={config}")
         for port in PORTS:
             wait_until_open(port)
-        page = stack.enter_context(Page(directory, 1240, 900))
+        page = stack.enter_context(Page(directory, 1120, 700))
         page.prefer("light")
         page.open(f"http://{LOOPBACK}:7070/")
         chance, kept = random.Random(4), list[tuple[float, socket.socket]]()
@@ -106,7 +110,7 @@ def main(path: Path) -> None:
             visit(chance, kept)
             time.sleep(0.7)
         page.wait("document.querySelector('#right').innerText.includes('cam-garage')")
-        page.screenshot(path)
+        page.screenshot(path, page.js("document.querySelector('#tables table').getBoundingClientRect().bottom"))
         for _, connection in kept:
             connection.close()
 

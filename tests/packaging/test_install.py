@@ -76,7 +76,7 @@ def venv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_wheel_contents(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "twisted/plugins/rtunnel_plugins.py" in names
-    assert "rtunnel/py.typed" in names
+    assert {"rtunnel/py.typed", "rtunnel/control/page/status.html"} <= names
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "rtunnel" / "etc").rglob("*") if path.is_file()}
     assert files == {name for name in names if name.startswith("rtunnel/etc/")}
     assert not {name for name in names if name.startswith("twisted/") and not name.endswith("/rtunnel_plugins.py")}

@@ -55,7 +55,7 @@ STATUS = (
     Setting(
         "status-listen",
         Kind(optional(listen_address, None), "address to listen on"),
-        "Where monitoring can read the status over HTTP, such as 127.0.0.1:7070: /metrics for Prometheus, /healthz, "
+        "Where the status can be read over HTTP, such as 127.0.0.1:7070: / in a browser, /metrics, /healthz, "
         "/readyz, /v1/status. None if not given; 'rtunnel status' does not need it.",
         StatusSettings,
         field="listen",

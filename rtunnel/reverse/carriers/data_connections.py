@@ -198,7 +198,6 @@ class DataPool:
         if DebugLog.is_wanted:
             what = "visitor {visitor} of tunnel {tunnel} of client {peer} has a connection of its own"
             self.log.debug(what, visitor=visitor.name, tunnel=tunnel, peer=self._session.peer_name)
-        memory = self._session.memory
         self._busy[connection] = None
         if theirs is not None:
             relay, local = relay_for(visitor.meter, self._server.poller, theirs, connection, self._ended, self.holds)
@@ -206,11 +205,11 @@ class DataPool:
             self._server.visitors.add(relay, visitor.prefix, visitor.owner)
             self._session.count_streams()
             connection.open(tunnel, visitor.name, 0, local, visitor.first)
-            memory.add(relay.held)
+            self.holds(relay.held)
             local.start()
             return True
         stream = RecordStream(connection, end := visitor.socket_end(), self._ended)
-        memory.add(stream.held)
+        self.holds(stream.held)
         self._used[stream] = None
         self._server.visitors.add(end, visitor.prefix, visitor.owner)
         self._session.count_streams()
