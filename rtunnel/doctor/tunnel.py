@@ -118,7 +118,11 @@ class TunnelExamination(Examination):
         try:
             loaded = Credentials(self._settings.tls, Role.CLIENT).now
         except ConfigError as error:
-            raise Trouble(str(error)) from error
+            raise Trouble(
+                str(error),
+                "Bring the client's files from the server's machine: there 'rtunnel pki client NAME -o NAME.pem', here "
+                "'rtunnel pki import NAME.pem'.",
+            ) from error
         now = datetime.now(UTC)
         for each in loaded.certificates:
             if each.not_valid_before_utc > now:

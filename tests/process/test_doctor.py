@@ -244,6 +244,13 @@ class TestTls:
         assert report.failed() == ["TLS"]
         assert "expired on " in report.text("TLS")
 
+    def test_no_files(self, port: int, tmp_path: Path) -> None:
+        report = Report(f"--server={LOOPBACK}:{port}", "--tls", env={"RTUNNEL_PKI_DIR": str(tmp_path / "none")})
+        assert report.failed() == ["certificate"]
+        assert "client.crt cannot be read: No such file or directory" in report.text("certificate")
+        assert "rtunnel pki import NAME.pem" in report.advice
+        assert (report.status("port"), report.status("TLS")) == ("ok", "skipped")
+
     def test_another_name(self, port: int, authority: Authority) -> None:
         report = self.report(port, authority, "--tls-server-name=tunnel.example.org")
         assert report.failed() == ["TLS"]
