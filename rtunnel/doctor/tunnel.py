@@ -136,7 +136,7 @@ class TunnelExamination(Examination):
                 )
         own = loaded.certificate
         if own.not_valid_after_utc < now:
-            raise Trouble(expiry_warning(own), advice.for_tls(expiry_warning(own)))
+            raise Trouble(expiry_warning(own), advice.RENEW)
         text = f"this client is {show_name(own)}, until {show_end(own)}; clock: {now:%Y-%m-%d %H:%M} UTC"
         if loaded.warnings:
             return Found(f"{text}; {loaded.warnings[0]}", f"{loaded.warnings[0]}.", Status.WARN)

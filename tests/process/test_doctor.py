@@ -244,6 +244,7 @@ class TestTls:
         report = self.report(self.start(twistd, authority), authority)
         assert report.failed() == ["TLS"]
         assert "expired on " in report.text("TLS")
+        assert "rtunnel pki renew server" in report.advice
 
     def test_no_files(self, port: int, tmp_path: Path) -> None:
         report = Report(f"--server={LOOPBACK}:{port}", "--tls", env={"RTUNNEL_PKI_DIR": str(tmp_path / "none")})
