@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 from rtunnel.addresses import DialAddress
 
+#: What to do about the client's own certificate.
+RENEW = (
+    "On the server's machine: 'rtunnel pki renew NAME' and 'rtunnel pki bundle NAME -o NAME.pem'; here: 'rtunnel "
+    "pki import NAME.pem'. If it has not expired, a clock is wrong."
+)
 #: What an error of TLS has in it, and what to do about it; the first that fits counts.
 _TLS: Sequence[tuple[str, str]] = (
     (
@@ -22,13 +27,7 @@ _TLS: Sequence[tuple[str, str]] = (
             "server's machine: 'rtunnel pki client NAME -o NAME.pem'; here: 'rtunnel pki import NAME.pem'."
         ),
     ),
-    (
-        "refuses our certificate: it has expired",
-        (
-            "On the server's machine: 'rtunnel pki renew', then 'rtunnel pki bundle'; here: 'rtunnel pki import'. "
-            "If it has not expired, the server's clock is wrong."
-        ),
-    ),
+    ("refuses our certificate: it has expired", RENEW),
     ("refuses our certificate: it is revoked", "If that was a mistake, make a new one: 'rtunnel pki client NAME'."),
     ("refuses our certificate", "The server's log says why in full; 'rtunnel pki show' lists what is wrong here."),
     (
@@ -38,8 +37,8 @@ _TLS: Sequence[tuple[str, str]] = (
     (
         "expired on",
         (
-            "Renew it: 'rtunnel pki renew' where the CA is, then 'rtunnel pki bundle' and 'rtunnel pki import'. "
-            "If it has not expired, this machine's clock is wrong."
+            "On the server's machine: 'rtunnel pki renew server'. If its certificate has not expired, this machine's "
+            "clock is wrong."
         ),
     ),
     (
@@ -52,8 +51,8 @@ _TLS: Sequence[tuple[str, str]] = (
     (
         ", not for ",
         (
-            "Give a name that the server's certificate is for with --tls-server-name, or make it a certificate with "
-            "this name: 'rtunnel pki init' asks for names."
+            "Give a name that the server's certificate is for with --tls-server-name, or give the server one "
+            "with this name: 'rtunnel pki renew server --name NAME' there."
         ),
     ),
     ("speaks no TLS", "Start the server with --tls, or remove --tls here."),
@@ -75,7 +74,10 @@ _TLS: Sequence[tuple[str, str]] = (
 )
 _RIGHTS: Sequence[tuple[str, str]] = (
     ("has no token", "Give the token with --token, or RTUNNEL_TOKEN, or 'token' in the file."),
-    ("token is not valid", "The token here is none of the server's (--token, or its clients file); compare the two."),
+    (
+        "token is not valid",
+        "The token here is none of the server's (--valid-tokens, or its clients file); compare the two.",
+    ),
     ("came over plain TCP", "Use --tls at both ends."),
     ("clients file", "Add this client to the clients file of the server (--clients)."),
     ("max-links", "The server is full (--max-links)."),

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -75,6 +74,9 @@ class TunnelExamination(Examination):
         self._environ = environ
         self._greeting: Greeting | None = None
         self._peer: Hello | None = None
+        # What the clients that run here say about their tunnels, by the names of these.
+        self._known: dict[str, Mapping[str, Any]] = {}
+        self._is_in_use = False
         first = settings.server if settings.via is None else settings.via.address
         self._first = first
         self._reach = (
@@ -89,10 +91,11 @@ class TunnelExamination(Examination):
         try:
             if settings.tls is not None:
                 await self.step("certificate", self._own_files)
+            await self.step("client", self._client)
             await self.step("proxy", self._proxy)
             await self.step("name", self._reach.name)
             await self.step("route", self._reach.route, "name")
-            await self.step("port", self._reach.port, "route")
+            await self.step("port", self._port, "route")
             last = "port"
             if settings.via is not None:
                 await self.step("through", self._through, "port")
@@ -118,7 +121,11 @@ class TunnelExamination(Examination):
         try:
             loaded = Credentials(self._settings.tls, Role.CLIENT).now
         except ConfigError as error:
-            raise Trouble(str(error)) from error
+            raise Trouble(
+                str(error),
+                "Bring the client's files from the server's machine: there 'rtunnel pki client NAME -o NAME.pem', here "
+                "'rtunnel pki import NAME.pem'.",
+            ) from error
         now = datetime.now(UTC)
         for each in loaded.certificates:
             if each.not_valid_before_utc > now:
@@ -129,11 +136,34 @@ class TunnelExamination(Examination):
                 )
         own = loaded.certificate
         if own.not_valid_after_utc < now:
-            raise Trouble(expiry_warning(own), advice.for_tls(expiry_warning(own)))
+            raise Trouble(expiry_warning(own), advice.RENEW)
         text = f"this client is {show_name(own)}, until {show_end(own)}; clock: {now:%Y-%m-%d %H:%M} UTC"
         if loaded.warnings:
             return Found(f"{text}; {loaded.warnings[0]}", f"{loaded.warnings[0]}.", Status.WARN)
         return Found(text)
+
+    async def _client(self) -> Found:
+        """Look for a client of the same server on this machine, which must not be disturbed."""
+        asking = deferToThread(_connected, self._environ, str(self._settings.server))
+        clients: list[dict[str, Any]] = await within(self.reactor, WITHIN, asking)
+        self._known = {each["name"]: each for found in clients for each in found["tunnels"]}
+        if not clients:
+            return Found("none of this server runs here, as far as this user can see")
+        text = f"process {clients[0]['pid']} is connected to {self._settings.server}"
+        # Whoever answers PING is no reference server.
+        if not all(each["round_trip_ms"] for each in clients):
+            self._is_in_use = True
+            return Found(
+                f"{text}, a reference server, which sends all visitors to whoever has connected last",
+                "Stop the client before you examine the way to a reference server.",
+                Status.WARN,
+            )
+        return Found(text)
+
+    async def _port(self) -> Found:
+        if self._is_in_use:
+            return Found("not tried: it would take the visitors of the client that runs here", "", Status.SKIPPED)
+        return await self._reach.port()
 
     async def _proxy(self) -> Found:
         via = self._settings.via
@@ -305,20 +335,13 @@ class TunnelExamination(Examination):
     # Tunnels
 
     async def _tunnels(self) -> None:
-        tunnels = self._settings.tunnels
-        known: dict[str, Mapping[str, Any]] = {}
-        if tunnels:
-            with suppress(StepTimeout, CancelledError):
-                known = await within(
-                    self.reactor, WITHIN, deferToThread(_asked, self._environ, str(self._settings.server))
-                )
         outcomes = []
-        for tunnel in tunnels:
-            step = await self.outcome("tunnel", partial(self._tunnel, tunnel, known), "rights")
+        for tunnel in self._settings.tunnels:
+            step = await self.outcome("tunnel", partial(self._tunnel, tunnel), "rights")
             outcomes.append(replace(step, text=f"{tunnel.shown_name}: {step.text}"))
         self.note_all(outcomes)
 
-    async def _tunnel(self, tunnel: TunnelSettings, known: Mapping[str, Mapping[str, Any]]) -> Found:
+    async def _tunnel(self, tunnel: TunnelSettings) -> Found:
         assert self._greeting is not None
         capabilities = self._greeting.link.capabilities
         if self._peer is None and tunnel is not self._settings.tunnels[0]:
@@ -331,7 +354,7 @@ class TunnelExamination(Examination):
             raise Trouble("the server knows no tunnels for host names", "Update rtunnel on the server's machine.")
         if tunnel.rules.group and RULES not in capabilities and tunnel.protocol not in NAMED:
             raise Trouble("the server knows no groups for ports", "Update rtunnel on the server's machine.")
-        found = known.get(tunnel.shown_name)
+        found = self._known.get(tunnel.shown_name)
         if found is not None and found["published"]:
             return Found(f"published at {clean_text(str(found['public']))} by the client that runs here")
         if found is not None and found["refused"]:
@@ -340,16 +363,13 @@ class TunnelExamination(Examination):
         return Found("whether the server allows it shows only once it is published", "", Status.SKIPPED)
 
 
-def _asked(environ: Mapping[str, str], server: str) -> dict[str, Mapping[str, Any]]:
-    """Return what the clients of this server that run on this machine say about their tunnels, by their names."""
-    tunnels: dict[str, Mapping[str, Any]] = {}
-    for path, service, pid in running(environ):
-        if service != "rtunnel-client" or pid == os.getpid():
-            continue
-        try:
-            found = ask(path)
-        except NoAnswer:
-            continue
-        if found.get("server") == server and found.get("connected_seconds") is not None:
-            tunnels.update({each["name"]: each for each in found["tunnels"]})
-    return tunnels
+def _connected(environ: Mapping[str, str], server: str) -> list[dict[str, Any]]:
+    """Return what the clients that run on this machine and are connected to a server say about themselves."""
+    clients = []
+    for path, service, _ in running(environ):
+        if service == "rtunnel-client":
+            with suppress(NoAnswer):
+                found = ask(path)
+                if found.get("server") == server and found.get("connected_seconds") is not None:
+                    clients.append(found)
+    return clients

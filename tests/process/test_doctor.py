@@ -44,6 +44,7 @@ def test_all_is_well_beside_a_client_that_runs(serve: Serve, start_tunnel: Start
     assert (code, err) == (0, "")
     lines = out.splitlines()
     for name, text in (
+        ("client", f"process {tunnel.client.pid} is connected to {server}"),
         ("proxy", "none"),
         ("name", f"{LOOPBACK} is an address"),
         ("route", f"to {LOOPBACK} from {LOOPBACK} (lo)"),
@@ -243,6 +244,14 @@ class TestTls:
         report = self.report(self.start(twistd, authority), authority)
         assert report.failed() == ["TLS"]
         assert "expired on " in report.text("TLS")
+        assert "rtunnel pki renew server" in report.advice
+
+    def test_no_files(self, port: int, tmp_path: Path) -> None:
+        report = Report(f"--server={LOOPBACK}:{port}", "--tls", env={"RTUNNEL_PKI_DIR": str(tmp_path / "none")})
+        assert report.failed() == ["certificate"]
+        assert "client.crt cannot be read: No such file or directory" in report.text("certificate")
+        assert "rtunnel pki import NAME.pem" in report.advice
+        assert (report.status("port"), report.status("TLS")) == ("ok", "skipped")
 
     def test_another_name(self, port: int, authority: Authority) -> None:
         report = self.report(port, authority, "--tls-server-name=tunnel.example.org")
@@ -311,6 +320,11 @@ class Hostile:
             if self._ends:
                 connection.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def connections(self) -> int:
+        """How many there have been."""
+        return len(self._held)
+
     def close(self) -> None:
         self._listener.close()
         for connection in self._held:
@@ -361,6 +375,22 @@ def test_something_hostile_where_tls_is_wanted(what: str, hostile: Callable[...,
     assert report.failed() == ["TLS"]
     assert report.text("TLS").isprintable()
     assert report.advice
+
+
+def test_a_client_at_a_reference_server_keeps_its_visitors(
+    hostile: Callable[..., Hostile], twistd: Twistds, serve: Serve
+) -> None:
+    """A Go server says nothing, and sends visitors to whoever has connected last."""
+    server = hostile(b"")
+    options = (f"--server={LOOPBACK}:{server.port}", f"--local={serve(GET=page('here')).address}")
+    client = twistd("rtunnel-client", *options)
+    client.wait_for("the reference protocol is assumed")
+    assert server.connections == 1
+    report = Report(*options)
+    assert report.failed() == []
+    assert (report.status("client"), report.status("port"), report.status("server")) == ("warn", "skipped", "skipped")
+    assert "Stop the client" in report.advice
+    assert server.connections == 1
 
 
 @pytest.mark.parametrize("option", ["--server={}", "--signal=ws://{}"])

@@ -17,9 +17,11 @@ from rtunnel.options.plugins import rtc_client, rtc_host, rtunnel_client
 from rtunnel.options.plugins.common import PluginOptions
 from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.settings.sources import Rank, Resolved
+from rtunnel.options.settings.trust import decide_tls
 from rtunnel.options.settings.tunnels import decide_tunnels
 from rtunnel.options.verbs import Verbs
 from rtunnel.reverse.settings import TunnelSettings
+from rtunnel.tls.policy import Role, TlsSettings
 
 #: The options by which a host is told from a client of the WebRTC tunnel.
 _OF_HOST = ("--remote", "--service")
@@ -69,6 +71,10 @@ class ClientChecks(_Checks, rtunnel_client.Options):
         "rtunnel doctor --server tunnel.example.org:7000",
         "rtunnel doctor --config /etc/rtunnel/client.yaml",
     )
+
+    def tls(self, resolved: Resolved) -> TlsSettings | None:
+        """See :meth:`rtunnel_client.Options.tls`. To read the files is a step of the examination."""
+        return decide_tls(resolved, Role.CLIENT, reads_files=False)
 
     def tunnels(self, resolved: Resolved) -> tuple[TunnelSettings, ...]:
         """See :meth:`rtunnel_client.Options.tunnels`; there may be none."""

@@ -19,7 +19,7 @@ from rtunnel.options.settings.trust import check_token_use, decide_tls
 from rtunnel.options.settings.tunnels import decide_tunnels
 from rtunnel.options.settings.via import decide_via
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
-from rtunnel.tls.policy import Role
+from rtunnel.tls.policy import Role, TlsSettings
 
 NAME = "rtunnel-client"
 
@@ -49,7 +49,7 @@ class Options(PluginOptions):
         if resolved.values["server"] is None:
             raise ConfigError("--server is missing; write for example --server tunnel.example.org:7000")
         check_order(resolved, "reconnect-min", "reconnect-max")
-        tls = decide_tls(resolved, Role.CLIENT)
+        tls = self.tls(resolved)
         tunnels, acme = decide_acme(resolved, self.tunnels(resolved))
         check_files(tunnels)
         via = decide_via(resolved, os.environ, tunnels)
@@ -61,6 +61,13 @@ class Options(PluginOptions):
             limits=link_limits(resolved),
             tls=tls,
         )
+
+    def tls(self, resolved: Resolved) -> TlsSettings | None:
+        """Return how the link is protected.
+
+        :raises ConfigError: a file cannot be used, or two settings contradict each other.
+        """
+        return decide_tls(resolved, Role.CLIENT)
 
     def tunnels(self, resolved: Resolved) -> tuple[TunnelSettings, ...]:
         """Return what is published.

@@ -21,9 +21,10 @@ _FILES = {
 }
 
 
-def decide_tls(resolved: Resolved, role: Role) -> TlsSettings | None:
+def decide_tls(resolved: Resolved, role: Role, *, reads_files: bool = True) -> TlsSettings | None:
     """Return how links are protected, or None if they are plain TCP.
 
+    :param reads_files: whether to try the files.
     :raises ConfigError: a file cannot be used, or there are settings of TLS although TLS is off.
     """
     values = resolved.values
@@ -48,7 +49,8 @@ def decide_tls(resolved: Resolved, role: Role) -> TlsSettings | None:
     for field, file in (("cert", certificate), ("key", key), ("ca", locations.CA_CERTIFICATE)):
         found[field] = found[field] or directory / file
     settings = TlsSettings(**found | {"server_name": name})
-    load(settings, role)
+    if reads_files:
+        load(settings, role)
     return settings
 
 
