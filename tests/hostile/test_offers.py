@@ -24,10 +24,18 @@ MOST_DESCRIPTORS = MAX_CONNECTING + 64
 
 
 def test_offers_through_our_signaling_server(start_rtc: Callable[..., RtcTunnel], echo: str) -> None:
-    """The stream of a client stays, and another client connects meanwhile."""
+    """The stream of a client stays, and another client connects meanwhile.
+
+    The offers come no faster than the first one is served: otherwise a busy machine has no time for anything else.
+    """
     tunnel = start_rtc(echo)
     with Strangers(tunnel.port, AT_ONCE) as strangers, Honest(tunnel.local, comes_anew=False) as honest:
-        with gauge(tunnel.host) as used, Flood(lambda: strangers.send(offer()), PER_SECOND / AT_ONCE) as flood:
+
+        def send() -> None:
+            strangers.send(offer())
+            honest.go_on(1)
+
+        with gauge(tunnel.host) as used, Flood(send, PER_SECOND / AT_ONCE) as flood:
             flood.has(3)
             tunnel.local = free_port()
             tunnel.start_client()
@@ -37,7 +45,7 @@ def test_offers_through_our_signaling_server(start_rtc: Callable[..., RtcTunnel]
             used.look()
         assert strangers.answers
         assert used.most_descriptors < MOST_DESCRIPTORS
-        assert used.cpu_seconds < flood.times * AT_ONCE * COST
+        assert used.cpu_seconds < flood.times * AT_ONCE * COST + honest.answers * ANSWER
         assert used.log_bytes < 20_000
 
 

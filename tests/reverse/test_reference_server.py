@@ -113,10 +113,11 @@ async def test_a_reference_server_carries_no_udp(world: World, monkeypatch: pyte
 async def test_silent_server_is_taken_for_a_reference_server(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_session, "SILENT_AFTER", 0.05)
     server = world.reference_server()
-    client = world.client(server, (8080, 9))
+    port = free_port()
+    client = world.client(server, (port, 9))
     await world.logged("the reference protocol is assumed", LogLevel.info)
     line = await world.logged("asked for", LogLevel.info)
-    assert "127.0.0.1:8080 is asked for" in line
+    assert f"127.0.0.1:{port} is asked for" in line
     assert "does not say whether it is served" in line
     assert client.link.session.was_useful
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
 
 from rtunnel.rtc.signaling import limits, pace
 from rtunnel.rtc.signaling.switchboard import MAX_MISTAKES
-from tests.reverse.net import turns, until
+from tests.reverse.net import reactor, turns, until
 from tests.rtc.signaling.server_parts import (
     CLOSE,
     PING,
@@ -213,11 +214,18 @@ async def test_who_keeps_the_server_busy_is_read_slowly(
 ) -> None:
     """Nothing that it has sent is lost, and it is not taken for dead meanwhile."""
     monkeypatch.setattr(pace, "ADDRESS_BURST", 0.001)
-    await signaling.start(short(ping_every=0.2, silent=0.5), max_rate=10_000, max_per_address=0)
+    await signaling.start(max_rate=10_000, max_per_address=0)
     host = await signaling.host()
     peer = await signaling.host("peer")
     for number in range(100):
         peer.put("candidate", "host", payload=[number, "x" * 3000])
+
+    def waiting() -> list[Any]:
+        return [each for each in cast(Any, signaling.server.connections) if each.pace.is_waiting]
+
+    await until(waiting)
+    for connection in waiting():
+        connection.tick(reactor.seconds() + 3600)
     await until(lambda: "is read slowly" in str(signaling.lines("warn")))
     for number in range(100):
         assert (await host.take())["payload"][0] == number
