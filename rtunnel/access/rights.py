@@ -40,7 +40,19 @@ from rtunnel.errors import ConfigError
 EVERYBODY = "*"
 _MANY = 1_000_000
 _AMOUNTS = {"bandwidth": bandwidth, "visitor_bandwidth": bandwidth, "quota": amount}
-_KEYS = ("ports", "hosts", "tunnels", "streams", "links", "shared", "token", *LIMITS, *_AMOUNTS)
+_KEYS = (
+    "ports",
+    "hosts",
+    "tunnels",
+    "streams",
+    "links",
+    "shared",
+    "token",
+    *LIMITS,
+    "bandwidth",
+    "visitor-bandwidth",
+    "quota",
+)
 _LIMITS = tuple(key.replace("-", "_") for key in LIMITS)
 
 _count = integer(0, _MANY)

@@ -6,9 +6,8 @@ import json
 import re
 import socket
 import struct
-import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from tests.needs import needs_ipv6
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
-from tests.process.services import LOOPBACK, Digest, Nginx, Service, curl, expected, get, read_all
+from tests.process.services import LOOPBACK, Nginx, curl
 from tests.process.test_balancers import STREAM_MODULE
 from tests.process.test_udp_tunnels import dig
 from tests.process.tls_services import authority_at, certificate
@@ -230,33 +229,6 @@ def test_the_host_name_of_tls_that_passes_through(twistd: Twistds, tmp_path: Pat
         )
         address, _, port, *more = page.decode().split()
         assert [address, port, *more] == [VISITOR, str(ends.https), *authority_tlv]
-
-
-def test_haproxy_in_front_of_ssh_as_documented(twistd: Twistds, serve: Callable[..., Service]) -> None:
-    """It lets each address connect so often, and logs the address."""
-    document = (Path(__file__).parents[2] / "docs" / "reverse-tunnel.rst").read_text()
-    block = document[document.index("    frontend ssh\n") : document.index("\nwith ``publish: tcp:2222")]
-    inner, public, service = free_port(), free_port(), serve(get=get)
-    conf = twistd.directory / "haproxy.cfg"
-    block = textwrap.dedent(block).replace(":2200 ", f":{inner} ").replace("127.0.0.1:22\n", f"{service.address}\n")
-    conf.write_text(f"global\n    maxconn 100\n    log stdout format raw local0\n{block}")
-    haproxy = twistd.program(need("haproxy"), "-db", "-f", str(conf))
-    wait_until_open(inner)
-    Ends(twistd, "auto", {"publish": f"tcp:{public}={inner}", "proxy-protocol": "v2"})
-
-    def visit(source: str) -> Digest | None:
-        with closing(socket.create_connection((LOOPBACK, public), PATIENCE, (source, 0))) as visitor:
-            try:
-                visitor.sendall(b"get 1000 7\n")
-                return read_all(visitor)
-            except ConnectionError:
-                return None
-
-    for _ in range(5):
-        assert visit(VISITOR) == expected(1000, 7)
-    assert visit(VISITOR) in (None, expected(0, 7))
-    assert visit("127.0.0.10") == expected(1000, 7)
-    haproxy.wait_for(rf"^{re.escape(VISITOR)}:\d+ .* ssh sshd/sshd ")
 
 
 def test_a_service_that_expects_no_header(twistd: Twistds, nginx: Nginx) -> None:

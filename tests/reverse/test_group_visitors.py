@@ -154,7 +154,7 @@ async def test_a_service_that_does_not_answer_comes_last(world: World, server: T
     assert set(await come(world, port, links, 6)) == {0, 1, 2}
     links[1].put(STATE, 0, UP)
     await links[1].is_alive()
-    assert world.lines(f"its service of port {port} answers again")
+    assert world.lines(f"its service of port {port} passes its health check again")
     assert await come(world, port, links, 3) == [1, 1, 1]
 
 

@@ -150,7 +150,7 @@ async def test_datagrams_are_dropped(world: World, tmp_path: Path) -> None:
 
 
 def member(local: int, public: int, quota: str = "1MB") -> TunnelSettings:
-    rules = read_rules({"group": "web", "group-key": "0123456789", "quota": quota}, "tcp")
+    rules = read_rules({"group": "web", "group-key": "0123456789abcdef", "quota": quota}, "tcp")
     return TunnelSettings(public, DialAddress.parse(f"{HOST}:{local}"), rules=rules)
 
 
@@ -203,7 +203,7 @@ async def test_who_is_not_let_in_changes_nothing(world: World, tmp_path: Path) -
     await limited.client(member(service.port, limited.public))
     [count] = limited.metering.quotas._counts.values()
     link = await world.raw_extended(limited.server, capabilities=["withdraw", "rules"])
-    for number, key in enumerate(("0123456789", "another-key")):
+    for number, key in enumerate(("0123456789abcdef", "another-key-of-16")):
         rules = {"group": "web", "group-key": key, "quota": 900 * MB}
         link.put(INIT, number, f"{limited.public}:local\n{json.dumps(rules)}".encode())
         await link.take_json(ERROR, number)
