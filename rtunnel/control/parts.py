@@ -36,12 +36,12 @@ class IWatch(Protocol):
     """What knows whether a local service answers; see :class:`~rtunnel.services.watch.ServiceWatch`."""
 
     @property
-    def problem(self) -> str | None: ...
+    def trouble(self) -> str | None: ...
 
 
 def answering(watch: IWatch | None) -> dict[str, Any]:
     """Return whether a local service answers, as far as is known."""
-    problem = watch.problem if watch is not None else None
+    problem = watch.trouble if watch is not None else None
     return {"answers": None if problem is None else not problem, "problem": problem or None}
 
 

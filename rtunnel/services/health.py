@@ -163,6 +163,13 @@ class HealthWatch:
         self._soon: IDelayedCall | None = None
         self._checking: Deferred[Any] | None = None
 
+    @property
+    def trouble(self) -> str | None:
+        """Why visitors should not be sent to it; empty: they should; None: that is not known yet."""
+        if not self._seen > float("-inf"):
+            return None
+        return "" if self.is_ready else self.problem
+
     def start(self, log: Logger, limiter: LogLimiter, what: str, meanwhile: str, /, **fields: Any) -> None:
         """Check the service, from now on; log the result once it is known, and again whenever it is taken out or back.
 

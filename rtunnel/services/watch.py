@@ -106,6 +106,11 @@ class ServiceWatch:
         self._timer: IDelayedCall | None = None
         self._trying: Deferred[Any] | None = None
 
+    @property
+    def trouble(self) -> str | None:
+        """The same as :attr:`problem`, by the name that :class:`~rtunnel.services.health.HealthWatch` has for it."""
+        return self.problem
+
     def start(
         self, log: Logger, limiter: LogLimiter, what: str, meanwhile: str = "visitors get a reset", /, **fields: Any
     ) -> None:
