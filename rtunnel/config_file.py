@@ -205,6 +205,9 @@ def _parse_yaml(content: str, path: str, notes: list[str] | None) -> object:
         raise ConfigError(f"{path}:{line} {error.problem or error.context or 'is not YAML'}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        # PyYAML takes it for granted that a value fits its tag.
+        raise ConfigError(f"{path}: has a value that does not fit its tag, such as !!int; leave out the tag") from error
 
 
 def _parse_json(content: str, path: str) -> object:

@@ -143,3 +143,13 @@ def test_unreadable(tmp_path: Path) -> None:
         assert str(caught.value) == f"{tmp_path / name}: cannot be read: {reason}"
     with pytest.raises(ConfigError, match="cannot be read: embedded null"):
         read_config_file("\0")
+
+
+@pytest.mark.parametrize("value", ["!!int ''", "!!int", "!!bool x", "!!timestamp x", "!!float ''"])
+def test_tags_that_do_not_fit(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"drain: {value}\n")
+    with pytest.raises(
+        ConfigError, match="x.yaml: (has a value that does not fit its tag, such as !!int; leave|is not)"
+    ):
+        read_config_file(str(path))
