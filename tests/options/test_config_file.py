@@ -149,7 +149,5 @@ def test_unreadable(tmp_path: Path) -> None:
 def test_tags_that_do_not_fit(tmp_path: Path, value: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(f"drain: {value}\n")
-    with pytest.raises(
-        ConfigError, match="x.yaml: (has a value that does not fit its tag, such as !!int; leave|is not)"
-    ):
+    with pytest.raises(ConfigError, match=r"x\.yaml: (has a value that does not fit its tag|is not YAML)"):
         read_config_file(str(path))
