@@ -33,20 +33,27 @@ class Balanced:
         :param refused: streams by which it has not reached a service. Those tunnels do not get it again, and the last
             of them is avoided for a moment.
         """
-        tried = {upstream.member for upstream in refused}
+        only = self.group.only
+        if only is not None and not refused:
+            return self._find_at(only, visitor, may_repeat=may_repeat)
         if refused:
             self.group.avoid(refused[-1].member)
+        tried = {upstream.member for upstream in refused}
         for backend in self.group.candidates(prefix):
-            if backend in tried:
-                continue
-            upstreams = self._of.get(backend)
-            if upstreams is None:
-                upstreams = self._of[backend] = self._build(backend)
-            upstream = upstreams.find(visitor, may_repeat=may_repeat)
-            if upstream is not None:
-                upstream.member = backend
-                return upstream
+            if backend not in tried:
+                upstream = self._find_at(backend, visitor, may_repeat=may_repeat)
+                if upstream is not None:
+                    return upstream
         return None
+
+    def _find_at(self, backend: Backend, visitor: Any, *, may_repeat: bool) -> Upstream | None:
+        upstreams = self._of.get(backend)
+        if upstreams is None:
+            upstreams = self._of[backend] = self._build(backend)
+        upstream = upstreams.find(visitor, may_repeat=may_repeat)
+        if upstream is not None:
+            upstream.member = backend
+        return upstream
 
     def has_room(self) -> bool:
         """Return whether :meth:`find` would find a stream."""

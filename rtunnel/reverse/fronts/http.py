@@ -275,7 +275,9 @@ class HttpFront(HttpHouse, LandingFactory):
 
         server = self._server
         soon = server.poller.soon
-        return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, soon, on_busy, build)
+        # Members share visitors in one way as long as there are any.
+        wanted = on_busy if backend.group is not None and backend.group.needs_loads else None
+        return Upstreams(open_stream, self.seconds, server.visitors.discard, may_keep, soon, wanted, build)
 
     def make_room(self, session: ISession) -> bool:
         """Close a stream of the client of *session* that waits for another request; return False if none does."""

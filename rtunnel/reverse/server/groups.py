@@ -82,6 +82,19 @@ class Group:
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._members)
 
+    @property
+    def only(self) -> Backend | None:
+        """The member, if there is only one, whose quota is not used up."""
+        if len(self._members) != 1:
+            return None
+        backend = next(iter(self._members))
+        return backend if backend.budget is None or backend.budget.used_up is None else None
+
+    @property
+    def needs_loads(self) -> bool:
+        """Whether it wants to know how many requests members have; see :meth:`set_load`."""
+        return self._backends.needs_loads
+
     # Members
 
     def why_apart(self, backend: Backend) -> str:
@@ -248,7 +261,8 @@ class Group:
         :param prefix: the key under which the visitor's address is counted.
         """
         if len(self._members) == 1:
-            yield from [each for each in self._members if each.budget is None or each.budget.used_up is None]
+            if (only := self.only) is not None:
+                yield only
             return
         later: list[Backend] = []
         last: list[Backend] = []
@@ -269,8 +283,10 @@ class Group:
     @property
     def is_used_up(self) -> bool:
         """Whether there are tunnels, and the quotas of all are used up."""
-        backends = self._members
-        return bool(backends) and all(each.budget is not None and each.budget.used_up for each in backends)
+        for backend in self._members:
+            if backend.budget is None or backend.budget.used_up is None:
+                return False
+        return bool(self._members)
 
     def take(self, visitor: Visitor) -> bool:
         """Give a visitor to a tunnel, let him wait for one, or turn him away if he may not come.

@@ -45,6 +45,8 @@ class Gate:
         :param address: whose request it is.
         :param prefix: the key under which *address* is counted.
         """
+        if self._limits.is_open and not self._users:
+            return None
         why = self._limits.why_no_request(address, prefix, self._at_once.get(prefix, 0), now)
         if why:
             self._on_refused(address, why)
@@ -71,7 +73,9 @@ class Gate:
         return None
 
     def leave(self, prefix: str) -> None:
-        """Take note that a request is over."""
-        self._at_once[prefix] -= 1
-        if self._at_once[prefix] <= 0:
+        """Take note that a request is over. It may have come when nobody was counted."""
+        count = self._at_once.get(prefix, 0)
+        if count > 1:
+            self._at_once[prefix] = count - 1
+        elif count:
             del self._at_once[prefix]

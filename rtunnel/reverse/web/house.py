@@ -113,9 +113,10 @@ class HttpHouse:
     def route(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[Target | Answer]:
         """See :class:`IHttpHouse`."""
         target = self.find(head, connection)
-        if isinstance(target, Deferred):
-            return target.addCallback(self._enter, head, connection)
-        return self._enter(target, head, connection)
+        # To ask whether something is a Deferred takes longer.
+        if isinstance(target, Target | Answer):
+            return self._enter(target, head, connection)
+        return target.addCallback(self._enter, head, connection)
 
     def _enter(
         self, target: Target | Answer, head: RequestHead, connection: IConnection

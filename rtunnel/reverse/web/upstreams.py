@@ -26,7 +26,7 @@ class Upstreams:
     :param on_lost: called with a stream that is over.
     :param may_keep: whether a stream may wait for another request.
     :param soon: see :class:`Upstream`.
-    :param on_busy: called with how many streams carry a request now.
+    :param on_busy: called with how many streams carry a request now; None: nobody wants to know.
     :param build: makes the objects that stand for streams; see :class:`Upstream`.
     """
 
@@ -37,7 +37,7 @@ class Upstreams:
         on_lost: Callable[[Upstream], None],
         may_keep: Callable[[Upstream], bool] = lambda _upstream: True,
         soon: Callable[[Callable[[], None]], None] = lambda call: call(),
-        on_busy: Callable[[int], None] = lambda _count: None,
+        on_busy: Callable[[int], None] | None = None,
         build: Callable[..., Upstream] = Upstream,
     ) -> None:
         self._open = open_stream
@@ -101,7 +101,8 @@ class Upstreams:
         return upstream
 
     def _count(self) -> None:
-        self._on_busy(len(self._all) - len(self._idle) - len(self._leaving))
+        if self._on_busy is not None:
+            self._on_busy(len(self._all) - len(self._idle) - len(self._leaving))
 
     def make_room(self) -> bool:
         """Close the stream that has waited for longest, at once; return False if none waits."""
