@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IAddress
+from twisted.web import server
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
@@ -34,6 +36,16 @@ def _json(status: int, value: object) -> Answer:
 
 def _error(status: int, why: str) -> Answer:
     return _json(status, {"error": why})
+
+
+class _Request(server.Request):
+    """A request whose body, which nobody asked for, is dropped and does not fill the disk."""
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = io.BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Drop a piece of the body."""
 
 
 class _Root(Resource):
@@ -87,7 +99,7 @@ class StatusSite(Site):
     displayTracebacks = False
 
     def __init__(self, root: Resource, most: int) -> None:
-        super().__init__(root, timeout=TIMEOUT)
+        super().__init__(root, requestFactory=_Request, timeout=TIMEOUT)
         self._most = most
         self._transports: dict[Any, Any] = {}
 

@@ -130,6 +130,19 @@ async def test_requests_for_something_else(parts: Parts, request_: bytes, status
 
 
 @ensureDeferred
+@pytest.mark.parametrize(
+    "body",
+    [b"Content-Length: 200000\r\n\r\n" + bytes(200_000), b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"],
+    ids=["long", "chunked"],
+)
+async def test_bodies_are_kept_nowhere(parts: Parts, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(parts.directory / "no-disk"))
+    parts.service.startService()
+    answer = await parts.raw(b"POST /v1/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + body)
+    assert answer.startswith(b"HTTP/1.1 405 "), answer
+
+
+@ensureDeferred
 async def test_connections_are_bounded_and_those_of_the_past_do_not_count(parts: Parts) -> None:
     parts.service.startService()
     for _ in range(3 * MOST_CONNECTIONS):
