@@ -6,9 +6,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import product
 from pathlib import Path
 
-from benchmarks.parts import HOST, Transfer, attempt, find, free_ports, running, throughput, twistd, wait_for
+from benchmarks.parts import HOST, attempt, find, free_ports, running, throughput, twistd, wait_for
 
 #: Mbit/s that a tunnel may have.
 RATES = (10, 100, 1000)
@@ -50,22 +52,27 @@ def limited(rate: int, plane: str, directory: Path) -> Iterator[int]:
         yield public
 
 
+def share(rate: int, plane: str, seconds: float, *options: str) -> float:
+    """Return the ratio of what comes through a tunnel that may have *rate* Mbit/s to that rate.
+
+    :param options: of iperf3.
+    :raises Failed: see :func:`~benchmarks.parts.throughput`.
+    """
+    with tempfile.TemporaryDirectory() as directory, limited(rate, plane, Path(directory)) as port:
+        # The first second is that of the bucket, and of TCP's slow start.
+        return throughput(seconds, "-O", "1", *options)(port).gigabits * 1000 / rate
+
+
 def main() -> None:
     """Print a line for each rate, carrier, protocol and direction."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
-    for rate in RATES:
-        offered = ["-u", "-l", str(SIZE), "-b", f"{rate * OFFERED:g}M"]
-        loads = {"TCP": [], "UDP": offered} if rate <= MOST_OF_UDP else {"TCP": list[str]()}
-        for plane in PLANES:
-            for protocol, options in loads.items():
-                for way, direction in WAYS.items():
-                    what = f"{rate} Mbit/s, {plane}, {protocol} {way}"
-                    # The first second is that of the bucket, and of TCP's slow start.
-                    measure = throughput(seconds, "-O", "1", *options, *direction)
-                    with tempfile.TemporaryDirectory() as folder, limited(rate, plane, Path(folder)) as port:
-                        transfer: Transfer | None = attempt(what, lambda: measure(port))  # noqa: B023
-                    share = f"{transfer.gigabits * 1000 / rate:.3f}" if transfer is not None else "-"
-                    print(f"{what:44} {share}", flush=True)
+    for rate, plane, protocol, way in product(RATES, PLANES, ("TCP", "UDP"), WAYS):
+        if protocol == "UDP" and rate > MOST_OF_UDP:
+            continue
+        offered = ["-u", "-l", str(SIZE), "-b", f"{rate * OFFERED:g}M"] if protocol == "UDP" else []
+        what = f"{rate} Mbit/s, {plane}, {protocol} {way}"
+        found = attempt(what, partial(share, rate, plane, seconds, *offered, *WAYS[way]))
+        print(f"{what:44} {'-' if found is None else f'{found:.3f}'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,26 +10,13 @@ from twisted.python import usage
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import ConfigError
 from rtunnel.options.plugins import rtc_host, rtunnel_client
-from rtunnel.reverse.settings import TunnelSettings
 from tests.options.conftest import Write
+from tests.options.tunnels import parse, refused
 from tests.tls.parts import Authority
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
 NO_TLS = "has no TLS of its own; end it here, with --acme-email or the key 'tls', or publish http:files.example.org="
-
-
-def parse(*arguments: str) -> tuple[TunnelSettings, ...]:
-    options = rtunnel_client.Options()
-    options.parseOptions(["--server=:7000", *arguments])
-    found: tuple[TunnelSettings, ...] = options.settings.tunnels
-    return found
-
-
-def refused(*arguments: str) -> str:
-    with pytest.raises(usage.UsageError) as caught:
-        parse(*arguments)
-    return str(caught.value)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from rtunnel.services.health_settings import HealthSettings
 from tests.options.conftest import Write
-from tests.options.test_proxy_protocol import parse, refused
+from tests.options.tunnels import parse, refused
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from twisted.python import usage
 
-from rtunnel.options.plugins import rtunnel_client
-from rtunnel.reverse.settings import TunnelSettings
 from tests.options.conftest import Write
+from tests.options.tunnels import parse, refused
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
@@ -15,19 +13,6 @@ REQUESTS = (
     "key 'proxy_protocol': is about connections, but one connection to this service carries the requests of several "
     "visitors; leave it out, and let the service read their addresses in X-Forwarded-For"
 )
-
-
-def parse(*arguments: str) -> tuple[TunnelSettings, ...]:
-    options = rtunnel_client.Options()
-    options.parseOptions(["--server=:7000", *arguments])
-    found: tuple[TunnelSettings, ...] = options.settings.tunnels
-    return found
-
-
-def refused(*arguments: str) -> str:
-    with pytest.raises(usage.UsageError) as caught:
-        parse(*arguments)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

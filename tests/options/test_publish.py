@@ -11,10 +11,10 @@ from twisted.python import usage
 
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import ConfigError
-from rtunnel.options.plugins import rtunnel_client
 from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.reverse.settings import TunnelSettings
 from tests.options.conftest import Write
+from tests.options.tunnels import parse
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
@@ -25,12 +25,6 @@ def tcp(port: int, local: str, name: str = "") -> TunnelSettings:
 
 def udp(port: int, local: str, name: str = "") -> TunnelSettings:
     return TunnelSettings(port, DialAddress.parse_udp(local), name, "udp")
-
-
-def parse(*arguments: str) -> tuple[TunnelSettings, ...]:
-    options = rtunnel_client.Options()
-    options.parseOptions(["--server=:7000", *arguments])
-    return options.settings.tunnels
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from twisted.python import usage
 from rtunnel.access.rules import Rules
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import ConfigError
-from rtunnel.options.plugins import rtunnel_client
 from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.wire.tunnel_request import TunnelRequest, decode_init, encode_init
 from tests.documents import ROOT
 from tests.options.conftest import Write
+from tests.options.tunnels import parse
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 
@@ -28,12 +28,6 @@ HASH = "$scrypt$ln=15,r=8,p=1$Vm7V1DHShf38IJ6Ks/JM8A$Y2unA9pfOYYoQv2YsD5W28PN8ka
 
 def http(host: str, local: str, path: str = "", protocol: str = "http") -> TunnelSettings:
     return TunnelSettings(0, DialAddress.parse(local), "", protocol, host, path)
-
-
-def parse(*arguments: str) -> tuple[TunnelSettings, ...]:
-    options = rtunnel_client.Options()
-    options.parseOptions(["--server=:7000", *arguments])
-    return options.settings.tunnels
 
 
 @pytest.mark.parametrize(

@@ -407,27 +407,38 @@ class Background:
             self.join()
 
 
-NGINX_CONF = """
+#: What templates of nginx.conf begin with: one process, whose log is its output.
+NGINX_PROCESS = """
 daemon off;
 master_process off;
 pid {directory}/nginx.pid;
 error_log stderr;
 events {{ worker_connections 2048; }}
-http {{
-    access_log off;
-    default_type application/octet-stream;
-    types {{ text/html html; }}
+"""
+#: Where nginx keeps what it does not keep in memory; for the block ``http``.
+NGINX_FOLDERS = """
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    server {{
+"""
+NGINX_CONF = (
+    NGINX_PROCESS
+    + """
+http {{
+    access_log off;
+    default_type application/octet-stream;
+    types {{ text/html html; }}
+"""
+    + NGINX_FOLDERS
+    + """    server {{
         {listen}
         root {site};
     }}
 }}
 """
+)
 
 
 class Nginx:

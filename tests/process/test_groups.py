@@ -13,26 +13,20 @@ import pytest
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
-from tests.process.services import LOOPBACK
+from tests.process.services import LOOPBACK, NGINX_FOLDERS, NGINX_PROCESS
 from tests.process.tls_services import authority_at, certificate
 
 #: What wrk asks for by SNI, too: it has no option for another name than that of the URL.
 NAME = "localhost"
-NGINX_CONF = """
-daemon off;
-master_process off;
-pid {directory}/nginx.pid;
-error_log stderr;
-events {{ worker_connections 2048; }}
+NGINX_CONF = (
+    NGINX_PROCESS
+    + """
 http {{
     log_format short '$server_port $status $bytes_sent';
     access_log {directory}/access.log short;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
+"""
+    + NGINX_FOLDERS
+    + """    server {{
         listen {host}:{http};
         listen {host}:{https} ssl;
         ssl_certificate {cert};
@@ -41,6 +35,7 @@ http {{
     }}
 }}
 """
+)
 KEY = "0123456789abcdef0123456789abcdef"
 
 

@@ -11,24 +11,18 @@ import pytest
 
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
-from tests.process.services import LOOPBACK, curl
+from tests.process.services import LOOPBACK, NGINX_FOLDERS, NGINX_PROCESS, curl
 
 APP = "app.example.org"
-CONF = """
-daemon off;
-master_process off;
-pid {directory}/nginx.pid;
-error_log stderr;
-events {{ worker_connections 2048; }}
+CONF = (
+    NGINX_PROCESS
+    + """
 http {{
     log_format pages '$request_uri';
     access_log {directory}/access.log pages;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    keepalive_requests 100000;
+"""
+    + NGINX_FOLDERS
+    + """    keepalive_requests 100000;
     server {{
         listen {port};
         location / {{ return 200 "page of {name}"; }}
@@ -39,6 +33,7 @@ http {{
     }}
 }}
 """
+)
 
 
 class Machine:
@@ -122,26 +117,22 @@ def without_an_error(wrk: Process) -> None:
     assert "Non-2xx" not in wrk.output, wrk
 
 
-PROXIED = """
-daemon off;
-master_process off;
-pid {directory}/nginx.pid;
+PROXIED = (
+    NGINX_PROCESS
+    + """
 error_log stderr info;
-events {{ worker_connections 2048; }}
 http {{
     access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
+"""
+    + NGINX_FOLDERS
+    + """    server {{
         listen {port} proxy_protocol;
         listen unix:{directory}/nginx.sock;
         location / {{ return 200 "page"; }}
     }}
 }}
 """
+)
 
 
 def test_a_service_that_wants_a_proxy_header_and_one_behind_a_unix_socket(twistd: Twistds) -> None:

@@ -18,7 +18,7 @@ from tests.needs import needs_ipv6
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
-from tests.process.services import LOOPBACK, Nginx, curl
+from tests.process.services import LOOPBACK, NGINX_FOLDERS, NGINX_PROCESS, Nginx, curl
 from tests.process.test_balancers import STREAM_MODULE
 from tests.process.test_udp_tunnels import dig
 from tests.process.tls_services import authority_at, certificate
@@ -42,21 +42,16 @@ listen page
     bind {bind} accept-proxy {ssl}
     http-request return status 200 content-type text/plain lf-string "%[src] %[src_port] %[dst_port] %[fc_pp_authority]"
 """
-NGINX_CONF = """
-load_module {module};
-daemon off;
-master_process off;
-pid {directory}/nginx.pid;
-error_log stderr;
-events {{ worker_connections 200; }}
+NGINX_CONF = (
+    """load_module {module};
+"""
+    + NGINX_PROCESS
+    + """
 http {{
     access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    server {{
+"""
+    + NGINX_FOLDERS
+    + """    server {{
         listen {http} proxy_protocol;
         location / {{ return 200 "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_port "; }}
     }}
@@ -68,6 +63,7 @@ stream {{
     }}
 }}
 """
+)
 UNBOUND_CONF = """
 server:
     interface: 127.0.0.1@{port}

@@ -15,25 +15,19 @@ from typing import Any
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, wait_until_open
-from tests.process.services import LOOPBACK, curl, pieces
+from tests.process.services import LOOPBACK, NGINX_FOLDERS, NGINX_PROCESS, curl, pieces
 
 APP, WILD, OTHER = "app.example.org", "*.dev.example.org", "other.example.net"
 
-NGINX_CONF = """
-daemon off;
-master_process off;
-pid {directory}/nginx.pid;
-error_log stderr;
-events {{ worker_connections 2048; }}
+NGINX_CONF = (
+    NGINX_PROCESS
+    + """
 http {{
     log_format connections '$connection $request_uri';
     access_log {directory}/access.log connections;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-    keepalive_requests 100000;
+"""
+    + NGINX_FOLDERS
+    + """    keepalive_requests 100000;
     server {{
         listen {host}:{port};
         root {directory};
@@ -43,6 +37,7 @@ http {{
     }}
 }}
 """
+)
 
 
 class Site:
