@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel import __version__
+from rtunnel.control.actions.perform import Actions
 from rtunnel.control.guard import Guard
 from rtunnel.control.page.events import Events
 from rtunnel.control.recent import Recent
@@ -38,17 +39,20 @@ class _Factory(Factory):
 
     noisy = False
 
-    def __init__(self, status: Look, events: Events, guard: Guard | None = None) -> None:
+    def __init__(
+        self, status: Look, events: Events, guard: Guard | None = None, actions: Actions | None = None
+    ) -> None:
         self._status = status
         self._events = events
         self._guard = guard
+        self._actions = actions
         self._site: Any = None
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         if self._site is None:
             from rtunnel.control.site import build_site
 
-            self._site = build_site(self._status, self._events, MOST_CONNECTIONS, self._guard)
+            self._site = build_site(self._status, self._events, MOST_CONNECTIONS, self._guard, self._actions)
             self._site.doStart()
         protocol: Protocol | None = self._site.buildProtocol(addr)
         return protocol
@@ -66,6 +70,7 @@ class ControlService(MultiService):
 
     :param service: the name of the service, such as ``rtunnel-server``.
     :param look: see :data:`Look`.
+    :param actions: what the process can be asked to do, at the socket and nowhere else.
     :param environ: the environment, which says where the socket is.
     """
 
@@ -77,6 +82,7 @@ class ControlService(MultiService):
         service: str,
         look: Look,
         settings: StatusSettings,
+        actions: Actions,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         super().__init__()
@@ -84,6 +90,7 @@ class ControlService(MultiService):
         self._reactor = reactor
         self._service = service
         self._look = look
+        self._actions = actions
         self._environ = environ
         self._recent = Recent()
         self._started_at = 0.0
@@ -107,7 +114,8 @@ class ControlService(MultiService):
             self._failed(str(error))
             return
         endpoint = UNIXServerEndpoint(self._reactor, str(path), mode=0o600)
-        endpoint.listen(_Factory(self.status, self._events)).addCallbacks(self._listening, self._cannot_listen)
+        factory = _Factory(self.status, self._events, actions=self._actions)
+        endpoint.listen(factory).addCallbacks(self._listening, self._cannot_listen)
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port

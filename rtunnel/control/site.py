@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.web import server
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from rtunnel.control.actions.perform import MOST_BODY, Actions, failed, perform
 from rtunnel.control.guard import CHALLENGE, Guard
 from rtunnel.control.page.content import load
 from rtunnel.control.page.events import Events
@@ -41,11 +43,27 @@ def _error(status: int, why: str) -> Answer:
 class _Request(server.Request):
     """A request whose body, which nobody asked for, is dropped and does not fill the disk."""
 
+    #: The longest body that is kept, in bytes.
+    most = 0
+    #: The length of the body.
+    length = 0
+
+    content: io.BytesIO
+
     def gotLength(self, length: int | None) -> None:
         self.content = io.BytesIO()
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Drop a piece of the body."""
+        """Take a piece of the body, or drop it."""
+        self.length += len(data)
+        if self.length <= self.most:
+            self.content.write(data)
+
+
+class _ActionRequest(_Request):
+    """A request that may ask for an action."""
+
+    most = MOST_BODY
 
 
 class _Root(Resource):
@@ -53,15 +71,33 @@ class _Root(Resource):
 
     isLeaf = True
 
-    def __init__(self, views: Mapping[bytes, View], events: Events, policy: str, guard: Guard | None) -> None:
+    def __init__(
+        self,
+        views: Mapping[bytes, View],
+        events: Events,
+        policy: str,
+        guard: Guard | None,
+        actions: Actions | None,
+    ) -> None:
         super().__init__()
         self._views = views
+        self._actions = actions
         self._events = events
         self._policy = policy
         self._guard = guard
 
-    def render(self, request: Request) -> bytes | int:
+    def render(self, request: Any) -> bytes | int:
+        if request.method == b"POST" and self._actions is not None:
+            Deferred.fromCoroutine(self._act(request, self._actions))
+            return NOT_DONE_YET
         code, kind, body = self._answer(request)
+        self._head(request, code, kind)
+        if kind == EVENTS and request.method == b"GET":
+            self._events.open(request)
+            return NOT_DONE_YET
+        return body
+
+    def _head(self, request: Request, code: int, kind: str) -> None:
         request.setResponseCode(code)
         for name, value in (
             ("Content-Type", kind),
@@ -71,10 +107,28 @@ class _Root(Resource):
             ("Server", "rtunnel"),
         ):
             request.setHeader(name, value)
-        if kind == EVENTS and request.method == b"GET":
-            self._events.open(request)
-            return NOT_DONE_YET
-        return body
+
+    async def _act(self, request: Any, actions: Actions) -> None:
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+        code, kind, body = await self._done(request, actions)
+        if not gone:
+            self._head(request, code, kind)
+            request.setHeader("Content-Length", str(len(body)))
+            request.write(body)
+            request.finish()
+
+    async def _done(self, request: Any, actions: Actions) -> Answer:
+        path = request.uri.partition(b"?")[0]
+        action = actions.get(path.removeprefix(b"/v1/").decode("latin-1")) if path.startswith(b"/v1/") else None
+        if action is None:
+            known = ", ".join(f"/v1/{name}" for name in actions) or "nothing"
+            return _json(405 if path in self._views else 404, failed(f"this process takes POST at {known}"))
+        if (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower() != JSON.encode():
+            return _json(400, failed(f"the body must be JSON, with Content-Type: {JSON}"))
+        if request.length > request.most:
+            return _json(413, failed(f"the body must have at most {request.most} bytes"))
+        return _json(*await perform(action, request.content.getvalue()))
 
     def _answer(self, request: Request) -> Answer:
         if self._guard is not None:
@@ -83,13 +137,11 @@ class _Root(Resource):
                 if code == 401:
                     request.setHeader("WWW-Authenticate", CHALLENGE)
                 return _error(code, why)
-        view = self._views.get(request.uri.partition(b"?")[0])
-        if view is None:
-            return _error(404, _NOTHING)
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")
             return _error(405, "GET and HEAD are all that is done here")
-        return view()
+        view = self._views.get(request.uri.partition(b"?")[0])
+        return view() if view is not None else _error(404, _NOTHING)
 
 
 class StatusSite(Site):
@@ -98,8 +150,8 @@ class StatusSite(Site):
     noisy = False
     displayTracebacks = False
 
-    def __init__(self, root: Resource, most: int) -> None:
-        super().__init__(root, requestFactory=_Request, timeout=TIMEOUT)
+    def __init__(self, root: Resource, most: int, request: type[_Request]) -> None:
+        super().__init__(root, requestFactory=request, timeout=TIMEOUT)
         self._most = most
         self._transports: dict[Any, Any] = {}
 
@@ -131,7 +183,11 @@ class StatusSite(Site):
 
 
 def build_site(
-    status: Callable[[], dict[str, Any]], events: Events, most: int, guard: Guard | None = None
+    status: Callable[[], dict[str, Any]],
+    events: Events,
+    most: int,
+    guard: Guard | None = None,
+    actions: Actions | None = None,
 ) -> StatusSite:
     """Return the site.
 
@@ -139,6 +195,7 @@ def build_site(
     :param events: sends the same for ``/v1/events``.
     :param most: connections at once.
     :param guard: who may ask; None: whoever can connect.
+    :param actions: what the process can be asked to do; None: nothing can be asked for here.
     """
 
     def health() -> Answer:
@@ -170,4 +227,5 @@ def build_site(
         b"/readyz": ready,
         b"/metrics": metrics,
     }
-    return StatusSite(_Root(views, events, policy, guard), most)
+    root = _Root(views, events, policy, guard, actions)
+    return StatusSite(root, most, _Request if actions is None else _ActionRequest)

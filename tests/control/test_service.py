@@ -38,7 +38,7 @@ class Parts:
         self.found: dict[str, Any] = {"problems": [], "ready": True}
         self.directory = directory
         environ = {"RUNTIME_DIRECTORY": str(directory)}
-        self.service = ControlService(reactor, STARTED, lambda: dict(self.found), StatusSettings(), environ)
+        self.service = ControlService(reactor, STARTED, lambda: dict(self.found), StatusSettings(), {}, environ)
 
     @property
     def path(self) -> Path:

@@ -23,7 +23,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, TypeVar
 
 from twisted.application.app import startApplication
@@ -34,6 +34,7 @@ from twisted.logger import ILogObserver, Logger, globalLogBeginner
 from twisted.python import usage
 from twisted.python.components import Componentized
 
+from rtunnel.control.actions.perform import Actions
 from rtunnel.control.service import ControlService, Look
 from rtunnel.control.settings import StatusSettings
 from rtunnel.errors import StartupError
@@ -50,7 +51,16 @@ class PluginService(MultiService):
 
     log = Logger()
 
-    def __init__(self, name: str, service: IService, options: usage.Options, reactor: Any, look: Look) -> None:
+    def __init__(
+        self,
+        name: str,
+        service: IService,
+        options: usage.Options,
+        reactor: Any,
+        look: Look,
+        actions: Actions = MappingProxyType({}),
+    ) -> None:
+        """:param actions: what the process can be asked to do, besides what all can."""
         super().__init__()
         self.setName(name)
         self._options = options
@@ -60,7 +70,7 @@ class PluginService(MultiService):
         ExitSignals(reactor, service).setServiceParent(self)
         service.setServiceParent(self)
         status = StatusSettings(options.get("status-listen"), options.get("status-token"))
-        self._control = ControlService(reactor, name, look, status)
+        self._control = ControlService(reactor, name, look, status, actions)
 
     def setServiceParent(self, parent: Any) -> None:
         """Join a parent; if that is an application, set its log observer."""

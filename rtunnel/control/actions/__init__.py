@@ -1,0 +1,1 @@
+"""What a running process can be asked to do, at its control socket."""

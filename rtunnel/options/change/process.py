@@ -1,0 +1,47 @@
+"""Which of the running processes a command is for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from rtunnel.control.sockets import control_directory, running
+from rtunnel.endpoint_strings import suggestion
+from rtunnel.errors import RtunnelError
+
+#: The five plugins.
+SERVICES = ("rtunnel-server", "rtunnel-client", "rtc-signal", "rtc-host", "rtc-client")
+
+
+class NoProcess(RtunnelError):
+    """No process, or more than one, is meant. The message says what to write."""
+
+
+def pick(name: str, services: Collection[str] = SERVICES) -> Path:
+    """Return the control socket of the process that is meant.
+
+    :param name: the name of a service, or a process id; empty: the one that there is.
+    :param services: those that can do what is asked for.
+    :raises NoProcess: there is none, or there are several.
+    """
+    can = ", ".join(services)
+    if name in SERVICES and name not in services:
+        raise NoProcess(f"this is not for {name}, but for {can}")
+    if name and not name.isdecimal() and name not in SERVICES:
+        hint = suggestion(name, services) or f"; write one of {can}, or a process id"
+        raise NoProcess(f"'{name}' is no name of a service{hint}")
+    every = [each for each in running(os.environ) if name in ("", each[1], str(each[2]))]
+    found = [each for each in every if each[1] in services]
+    if not found and every and name:
+        raise NoProcess(f"process {name} is {every[0][1]}; this is for {can}")
+    if not found:
+        what = f"process {name}" if name.isdecimal() else name or " or ".join(services)
+        raise NoProcess(
+            f"no {what} with a control socket is running for this user (in {control_directory(os.environ)}); "
+            "root sees those of all users"
+        )
+    if len(found) > 1:
+        shown = ", ".join(f"{service} {pid}" for _, service, pid in found)
+        raise NoProcess(f"{len(found)} processes are running: {shown}; add the number of the one that is meant")
+    return found[0][0]
