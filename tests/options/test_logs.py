@@ -18,8 +18,11 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from rtunnel.errors import ConfigError
 from rtunnel.options.plugins.log_file import MOST_OLD, BoundedLogFile, on_sigusr1
+from rtunnel.options.plugins.log_level import LogThreshold
 from rtunnel.options.plugins.logs import TwistdLogging, json_line, observer_for, twistd_logging
+from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import STRANGER_BURST, Source
 
 WHEN = 1793926923.4567
@@ -104,7 +107,7 @@ def test_json_of_an_event_without_time_or_level() -> None:
 def write(log_format: str, log_level: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     out = io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
-    observer = observer_for(log_format, log_level, TwistdLogging())
+    observer = observer_for(log_format, LogThreshold(log_level), TwistdLogging())
     verifyObject(ILogObserver, observer)
     logger = Logger("rtunnel.reverse.server.service", observer=LogPublisher(observer))
     for level in (LogLevel.debug, LogLevel.info, LogLevel.warn, LogLevel.error, LogLevel.critical):
@@ -118,12 +121,48 @@ def test_level(log_format: str, log_level: str, lines: int, monkeypatch: pytest.
     assert len(write(log_format, log_level, monkeypatch)) == lines
 
 
+def test_the_level_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    threshold = LogThreshold("info")
+    publisher = LogPublisher(observer_for("text", threshold, TwistdLogging()))
+    log, quick, legacy = (
+        kind(name, observer=publisher)
+        for kind, name in ((Logger, "rtunnel.x"), (DebugLog, "rtunnel.y"), (Logger, "log_legacy"))
+    )
+    threshold.log = log
+
+    def seen() -> list[str]:
+        out.seek(0)
+        out.truncate()
+        for each in (log, quick, legacy):
+            each.debug("debug")
+        legacy.info("info")
+        log.warn("warn")
+        log.error("error")
+        return [line.split()[-1] for line in out.getvalue().splitlines()]
+
+    assert threshold.change({}) == {"level": "info", "before": "info"}
+    assert seen() == ["warn", "error"]
+    assert threshold.change({"level": "debug"}) == {"level": "debug", "before": "info"}
+    assert out.getvalue().endswith("log level debug from now on; it was info\n")
+    assert seen() == ["debug", "debug", "debug", "info", "warn", "error"]
+    assert threshold.change({"level": "error"}) == {"level": "error", "before": "debug"}
+    assert out.getvalue().endswith("log level error from now on; it was debug\n")
+    assert seen() == ["error"]
+    threshold.change({"level": "info"})
+    assert seen() == ["warn", "error"]
+    with pytest.raises(ConfigError, match="'inof' is no level; did you mean 'info'"):
+        threshold.change({"level": "inof"})
+    assert threshold.level == "info"
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_lines_are_counted_in_bytes(log_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in characters, which may have four."""
     out = io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
-    log = Logger("test", observer=observer_for(log_format, "info", TwistdLogging()))
+    log = Logger("test", observer=observer_for(log_format, LogThreshold("info"), TwistdLogging()))
     for _ in range(1000):
         log.warn("{what}", what="\N{SPARKLES}" * 60, log_from=Source("192.0.2.1"))
     written = len(out.getvalue().encode())
@@ -142,14 +181,15 @@ def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_encoding_lacks_is_escaped(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
-    observer_for("text", "info", TwistdLogging(terminal=terminal))(event(log_format="例 is up"))
+    threshold = LogThreshold("info", in_terminal=terminal)
+    observer_for("text", threshold, TwistdLogging(terminal=terminal))(event(log_format="例 is up"))
     assert written.getvalue().endswith(b" \\u4f8b is up\n")
 
 
 def test_lines_are_flushed(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w", buffering=8192) as out, pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout", out)
-        observer_for("json", "info", TwistdLogging())(event())
+        observer_for("json", LogThreshold("info"), TwistdLogging())(event())
         assert (tmp_path / "out").read_text().endswith("\n")
 
 
@@ -215,7 +255,7 @@ def test_somebody_elses_signal_handler_stays() -> None:
 def test_sigusr1_does_not_kill_where_the_log_is_no_file(twistd: TwistdLogging, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twisted.python.syslog.SyslogObserver", lambda _prefix: SyslogStandin())
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    observer_for("text", "info", twistd)
+    observer_for("text", LogThreshold("info"), twistd)
     assert callable(signal.getsignal(signal.SIGUSR1))
 
 
@@ -304,11 +344,11 @@ def test_old_log_files_are_bounded(log_file: BoundedLogFile) -> None:
 def test_a_log_file_that_cannot_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "x.log"
     with pytest.raises(SystemExit) as caught:
-        observer_for("text", "info", TwistdLogging(logfile=str(path)))
+        observer_for("text", LogThreshold("info"), TwistdLogging(logfile=str(path)))
     reason = "No such file or directory; name another with twistd --logfile"
     assert caught.value.code == f"cannot open the log file {path}: {reason}"
     with pytest.raises(SystemExit, match="Daemons cannot log to stdout"):
-        observer_for("text", "info", TwistdLogging(foreground=False, logfile="-"))
+        observer_for("text", LogThreshold("info"), TwistdLogging(foreground=False, logfile="-"))
 
 
 def test_twistd_options_are_still_what_we_think() -> None:

@@ -33,8 +33,6 @@ from twisted.logger import (
     ILogObserver,
     LegacyLogObserverWrapper,
     LogEvent,
-    LogLevel,
-    LogLevelFilterPredicate,
     formatEvent,
     textFileLogObserver,
 )
@@ -42,9 +40,9 @@ from twisted.python.failure import Failure
 
 from rtunnel.options.base import BaseOptions, take_all_output
 from rtunnel.options.plugins.log_file import ignore_sigusr1, open_log_file
+from rtunnel.options.plugins.log_level import LogThreshold
 from rtunnel.options.plugins.terminal import terminal_line
 from rtunnel.upkeep.accepting import AcceptErrorObserver
-from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogBudget
 
 # Fields that Twisted's legacy logging adds to every event. The JSON line has them under other names.
@@ -113,11 +111,11 @@ def _from_arguments(argv: list[str]) -> dict[str, Any]:
     return {table.synonyms.get(flag.lstrip("-"), flag.lstrip("-")): value or True for flag, value in found}
 
 
-def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILogObserver:
+def observer_for(log_format: str, threshold: LogThreshold, twistd: TwistdLogging) -> ILogObserver:
     """Return the log observer for an application; open the log file, if there is one.
 
     :param log_format: ``text`` or ``json``.
-    :param log_level: ``debug``, ``info``, ``warn`` or ``error``.
+    :param threshold: the lowest level.
     :raises SystemExit: the file cannot be opened; the message says why.
     """
     target: ILogObserver
@@ -136,16 +134,9 @@ def observer_for(log_format: str, log_level: str, twistd: TwistdLogging) -> ILog
             target = FileLogObserver(file, terminal_line(file)) if twistd.terminal else textFileLogObserver(file)
     if twistd.syslog is not None or twistd.to_stdout:
         ignore_sigusr1()
-    DebugLog.is_wanted = log_level == "debug"
-    level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(log_level))
-    if log_level == "info":
-        # Twisted's legacy logging knows only errors and other lines; its lines about every port are for debugging.
-        level.setLogLevelForNamespace("log_legacy", LogLevel.warn)
-        if twistd.terminal:
-            level.setLogLevelForNamespace("twisted", LogLevel.warn)
     measure = _json_length if log_format == "json" else _text_length
     target = LogBudget(target, measure, time.monotonic)
-    observer: ILogObserver = AcceptErrorObserver(FilteringLogObserver(target, [level]))
+    observer: ILogObserver = AcceptErrorObserver(FilteringLogObserver(target, [threshold.passes]))
     return observer
 
 

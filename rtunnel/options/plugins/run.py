@@ -37,7 +37,8 @@ from twisted.python.components import Componentized
 from rtunnel.control.actions.perform import Actions
 from rtunnel.control.service import ControlService, Look
 from rtunnel.control.settings import StatusSettings
-from rtunnel.errors import StartupError
+from rtunnel.errors import ConfigError, StartupError
+from rtunnel.options.plugins.log_level import LogThreshold
 from rtunnel.options.plugins.logs import TwistdLogging, observer_for, twistd_logging
 
 #: How many seconds after the second signal the process ends, even if its services have not stopped.
@@ -70,6 +71,9 @@ class PluginService(MultiService):
         ExitSignals(reactor, service).setServiceParent(self)
         service.setServiceParent(self)
         status = StatusSettings(options.get("status-listen"), options.get("status-token"))
+        # The lowest level that is logged; None: the log is somebody else's.
+        self._threshold: LogThreshold | None = None
+        actions = {"log-level": self._change_log_level, **actions}
         self._control = ControlService(reactor, name, look, status, actions)
 
     def setServiceParent(self, parent: Any) -> None:
@@ -77,9 +81,15 @@ class PluginService(MultiService):
         if isinstance(parent, Componentized) and parent.getComponent(ILogObserver, None) is None:
             self._logging = twistd_logging(self._options.parent, sys.argv)
             if not self._logging.logger:
-                observer = observer_for(self._options["log-format"], self._options["log-level"], self._logging)
+                self._threshold = LogThreshold(self._options["log-level"], in_terminal=self._logging.terminal)
+                observer = observer_for(self._options["log-format"], self._threshold, self._logging)
                 parent.setComponent(ILogObserver, observer)
         super().setServiceParent(parent)
+
+    def _change_log_level(self, asked: dict[str, Any]) -> dict[str, Any]:
+        if self._threshold is None:
+            raise ConfigError("this process logs where its 'twistd --logger' or .tac file says, and that has no level")
+        return self._threshold.change(asked)
 
     def privilegedStartService(self) -> None:
         self._start(super().privilegedStartService)
