@@ -48,6 +48,8 @@ class Code(StrEnum):
     TAKEN_OVER = "taken-over"
     #: The sender is shutting down, or gives up this tunnel.
     SHUTTING_DOWN = "shutting-down"
+    #: The operator of the sender has ended this link.
+    DISCONNECTED = "disconnected"
     #: Nothing was heard from the peer for too long.
     TIMEOUT = "timeout"
     #: The service that a data channel names does not exist, or has the other protocol (TCP or UDP).

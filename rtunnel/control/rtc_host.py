@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from rtunnel.control.actions.disconnect import WHY, Connected
 from rtunnel.control.parts import answering, resources
 from rtunnel.control.rtc_parts import peer_connection, signaling
 from rtunnel.rtc.host import RtcHost
+from rtunnel.wire.messages import clean_text
 
 
 def look(host: RtcHost) -> dict[str, Any]:
@@ -34,3 +38,9 @@ def look(host: RtcHost) -> dict[str, Any]:
         "services": services,
         "peers": [peer_connection(peer) for peer in host.peers],
     }
+
+
+def connected(host: RtcHost) -> Iterator[Connected]:
+    """Yield the clients of a host."""
+    for peer in list(host.peers):
+        yield Connected((clean_text(peer.name), peer.name), partial(peer.give_up, WHY))

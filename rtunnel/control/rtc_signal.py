@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from rtunnel.control.actions.disconnect import WHY, Connected
 from rtunnel.rtc.signaling.server import SignalServer
+from rtunnel.rtc.signaling.switchboard import TRY_AGAIN_LATER
+from rtunnel.wire.messages import clean_text
 
 
 def look(server: SignalServer) -> dict[str, Any]:
@@ -17,3 +22,11 @@ def look(server: SignalServer) -> dict[str, Any]:
         "hosts": server.switchboard.hosts,
         "clients": server.switchboard.clients,
     }
+
+
+def connected(server: SignalServer) -> Iterator[Connected]:
+    """Yield the hosts and clients that are registered."""
+    board = server.switchboard
+    for party in list(board.registered):
+        end = partial(board.dismiss, party, WHY, TRY_AGAIN_LATER, party.id)
+        yield Connected((clean_text(party.id), party.id), end)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from rtunnel.control.actions.disconnect import WHY, Connected
 from rtunnel.control.parts import milliseconds, resources, secured
+from rtunnel.errors import Code
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.server.session import ServerSession
@@ -33,6 +37,13 @@ def look(server: TunnelServer) -> dict[str, Any]:
         **resources(server, server.memory),
         "clients": clients,
     }
+
+
+def connected(server: TunnelServer) -> Iterator[Connected]:
+    """Yield the links of a server."""
+    for session in list(server.sessions):
+        names = (session.client_name or session.peer_name, session.peer_name)
+        yield Connected(names, partial(session.fail, Code.DISCONNECTED, WHY))
 
 
 def _client(server: TunnelServer, session: ServerSession) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 from rtunnel.control.sockets import control_directory, running
-from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import RtunnelError
 
 #: The five plugins.
@@ -29,14 +28,14 @@ def pick(name: str, services: Collection[str] = SERVICES) -> Path:
     if name in SERVICES and name not in services:
         raise NoProcess(f"this is not for {name}, but for {can}")
     if name and not name.isdecimal() and name not in SERVICES:
-        hint = suggestion(name, services) or f"; write one of {can}, or a process id"
-        raise NoProcess(f"'{name}' is no name of a service{hint}")
+        raise NoProcess(f"'{name}' is no name of a service; write one of {can}, or a process id")
     every = [each for each in running(os.environ) if name in ("", each[1], str(each[2]))]
     found = [each for each in every if each[1] in services]
     if not found and every and name:
         raise NoProcess(f"process {name} is {every[0][1]}; this is for {can}")
     if not found:
-        what = f"process {name}" if name.isdecimal() else name or " or ".join(services)
+        what = f"process {name}" if name.isdecimal() else name
+        what = what or ("rtunnel process" if services == SERVICES else " or ".join(services))
         raise NoProcess(
             f"no {what} with a control socket is running for this user (in {control_directory(os.environ)}); "
             "root sees those of all users"

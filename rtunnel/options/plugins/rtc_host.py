@@ -42,10 +42,12 @@ class Options(RtcEndOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the host as a service for an application."""
-    from rtunnel.control.rtc_host import look
+    from rtunnel.control.actions.disconnect import disconnect
+    from rtunnel.control.rtc_host import connected, look
     from rtunnel.rtc.host import RtcHost
 
     reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
     host = RtcHost(reactor, options.settings)
-    return PluginService(NAME, host, options, reactor, partial(look, host))
+    actions = {"disconnect": disconnect(partial(connected, host))}
+    return PluginService(NAME, host, options, reactor, partial(look, host), actions)

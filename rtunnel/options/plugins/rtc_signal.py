@@ -61,10 +61,12 @@ class Options(RtcOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the signaling server as a service for an application."""
-    from rtunnel.control.rtc_signal import look
+    from rtunnel.control.actions.disconnect import disconnect
+    from rtunnel.control.rtc_signal import connected, look
     from rtunnel.rtc.signaling.server import SignalServer
 
     options.tell()
     reactor = prepared_reactor()
     server = SignalServer(reactor, options.settings)
-    return PluginService(NAME, server, options, reactor, partial(look, server))
+    actions = {"disconnect": disconnect(partial(connected, server))}
+    return PluginService(NAME, server, options, reactor, partial(look, server), actions)

@@ -53,9 +53,11 @@ class Options(PluginOptions):
 
 def makeService(options: Options) -> MultiService:
     """Return the server as a service for an application."""
-    from rtunnel.control.server import look
+    from rtunnel.control.actions.disconnect import disconnect
+    from rtunnel.control.server import connected, look
     from rtunnel.reverse.server.service import TunnelServer
 
     reactor = prepared_reactor()
     server = TunnelServer(reactor, options.settings)
-    return PluginService(NAME, server, options, reactor, partial(look, server))
+    actions = {"disconnect": disconnect(partial(connected, server))}
+    return PluginService(NAME, server, options, reactor, partial(look, server), actions)

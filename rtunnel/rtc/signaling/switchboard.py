@@ -20,7 +20,7 @@ No message is stored, except those of a party that waits for its ID.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -132,6 +132,11 @@ class Switchboard:
         self._log_limiter = log_limiter
         self._parties: dict[str, Party] = {}
         self._waiting: dict[str, Party] = {}
+
+    @property
+    def registered(self) -> Collection[Party]:
+        """Those that are registered."""
+        return self._parties.values()
 
     # Called by the lines
 
