@@ -112,14 +112,27 @@ class Orders:
     def start(self) -> None:
         """Read what is there from before."""
         for wanted in self._wanted:
-            try:
-                wanted.attempts = self._state.read_attempts(wanted.name, self._wall())
-                path = self._state.certificate(wanted.name)
-                content = self._state.read(path)
-                if content is not None:
-                    self._use(wanted, content)
-            except (RtunnelError, OSError, ValueError) as error:
-                self._say(wanted, f"the certificate of before cannot be used: {error}")
+            self._read(wanted)
+
+    def _read(self, wanted: _Wanted) -> None:
+        try:
+            wanted.attempts = self._state.read_attempts(wanted.name, self._wall())
+            path = self._state.certificate(wanted.name)
+            content = self._state.read(path)
+            if content is not None:
+                self._use(wanted, content)
+        except (RtunnelError, OSError, ValueError) as error:
+            self._say(wanted, f"the certificate of before cannot be used: {error}")
+
+    def add(self, host: Host) -> None:
+        """Get a certificate for one more host."""
+        wanted = _Wanted(host)
+        self._wanted.append(wanted)
+        self._read(wanted)
+
+    def remove(self, host: Host) -> None:
+        """Do nothing more for a host. An order that is under way comes to its end."""
+        self._wanted = [wanted for wanted in self._wanted if wanted.host is not host]
 
     def stop(self) -> None:
         """Take no notice any more of what is being done."""

@@ -7,6 +7,7 @@ from typing import Any
 from rtunnel.control.parts import answering, milliseconds, resources, secured
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.client.session import ClientSession
+from rtunnel.reverse.client.wanted import Wanted
 from rtunnel.reverse.settings import ClientSettings
 
 
@@ -16,10 +17,7 @@ def look(client: TunnelClient, settings: ClientSettings) -> dict[str, Any]:
     problems = []
     if session is None:
         problems.append(f"there is no link to {settings.server}: {link.why_down or 'not connected yet'}")
-    tunnels = [_of_settings(settings, number) for number in range(len(settings.tunnels))]
-    if session is not None:
-        for found, state in zip(tunnels, _states(session), strict=True):
-            found.update(state)
+    tunnels = [_tunnel(wanted, session) for wanted in link.wanted]
     for found in tunnels:
         if found["refused"]:
             problems.append(f"{found['name']} is refused by the server: {found['refused']}")
@@ -38,28 +36,17 @@ def look(client: TunnelClient, settings: ClientSettings) -> dict[str, Any]:
     }
 
 
-def _of_settings(settings: ClientSettings, number: int) -> dict[str, Any]:
-    tunnel = settings.tunnels[number]
+def _tunnel(wanted: Wanted, session: ClientSession | None) -> dict[str, Any]:
+    settings = wanted.settings
+    tunnel = session.tunnel_of(wanted) if session is not None else None
     return {
-        "name": tunnel.shown_name,
-        "protocol": tunnel.protocol,
-        "service": tunnel.local.in_full,
-        "public": None,
-        "published": False,
-        "refused": None,
-        "answers": None,
-        "problem": None,
-        "group": tunnel.rules.group or None,
+        "name": settings.shown_name,
+        "protocol": settings.protocol,
+        "service": settings.local.in_full,
+        "public": tunnel.public or None if tunnel is not None else None,
+        "published": tunnel is not None and tunnel.is_served,
+        "refused": tunnel.refusal or None if tunnel is not None else None,
+        **answering(wanted.watch if tunnel is not None else None),
+        "group": settings.rules.group or None,
+        "added": settings.added or None,
     }
-
-
-def _states(session: ClientSession) -> list[dict[str, Any]]:
-    return [
-        {
-            "public": tunnel.public or None,
-            "published": tunnel.is_served,
-            "refused": tunnel.refusal or None,
-            **answering(tunnel.watch),
-        }
-        for tunnel in session.tunnels
-    ]

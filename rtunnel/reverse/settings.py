@@ -105,6 +105,7 @@ class TunnelSettings:
         certificate that it obtains; or the client, with the certificate in these files.
     :ivar proxy_protocol: version of the PROXY header that the service gets, ``v1`` or ``v2``; empty: it gets none.
     :ivar health: how the service is checked, so that visitors go elsewhere while it fails; None: it is not.
+    :ivar added: how it came to be: empty: by the settings; ``until restart`` or ``kept``: by ``rtunnel publish``.
     """
 
     remote_port: int
@@ -117,6 +118,17 @@ class TunnelSettings:
     tls: str | CertificateFiles = ""
     proxy_protocol: str = ""
     health: HealthSettings | None = None
+    added: str = field(default="", compare=False)
+
+    @property
+    def place(self) -> tuple[str, int, str, str]:
+        """What is public about it, which no other tunnel of the client has."""
+        return self.protocol, self.remote_port, self.host, self.path
+
+    @property
+    def shown_place(self) -> str:
+        """The same as the operator writes it: ``tcp:8080``, ``http:app.example.org/api``."""
+        return f"{self.protocol}:{self.host + self.path if self.host else self.remote_port}"
 
     @property
     def shown_name(self) -> str:
@@ -137,7 +149,7 @@ class ClientSettings(EndSettings):
     """Settings of ``rtunnel-client``. Times are in seconds.
 
     :ivar server: the server's control port.
-    :ivar tunnels: at least one, in the order of their tunnel numbers; no two have the same protocol and port.
+    :ivar tunnels: at the start; no two have the same public place. A reference server serves the first.
     :ivar reconnect_min: shortest wait before the server is dialled again.
     :ivar reconnect_max: longest wait before the server is dialled again.
     :ivar connect_timeout: time that one attempt to reach the server may take.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rtunnel.errors import Code
 from rtunnel.wire import frames, messages
 from rtunnel.wire.events import PathOffered, StreamOpened, TicketsReceived, TunnelNotice, TunnelReady, TunnelRefused
@@ -71,9 +73,9 @@ class ClientLink(Link):
         """Return whether visitors of tunnel *number* are taken."""
         return number in self.tunnels or number in self.withdrawn
 
-    def refuse_withdrawn(self) -> None:
-        """Take no more visitors of tunnels that were given up."""
-        self.withdrawn.clear()
+    def refuse_withdrawn(self, numbers: Iterable[int]) -> None:
+        """Take no more visitors of these tunnels, which were given up."""
+        self.withdrawn.difference_update(numbers)
 
     def say_state(self, number: int, *, is_ready: bool, why: str = "") -> None:
         """Tell the server whether the service of tunnel *number* answers, if it wants to know.

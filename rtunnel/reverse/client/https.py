@@ -33,11 +33,17 @@ class IHttpsService(Protocol):
 
     :ivar number: the tunnel's.
     :ivar settings: the tunnel's.
+    :ivar is_gone: the tunnel is published no longer.
     """
 
     number: int
-    settings: TunnelSettings
-    endpoint: IStreamClientEndpoint
+
+    @property
+    def settings(self) -> TunnelSettings: ...
+    @property
+    def endpoint(self) -> IStreamClientEndpoint: ...
+    @property
+    def is_gone(self) -> bool: ...
 
 
 class IHttpsUser(Protocol):
@@ -72,6 +78,8 @@ class HttpsHouse(HttpHouse):
     def __init__(self, reactor: Any, log_limiter: LogLimiter, threads: PasswordThreads) -> None:
         super().__init__(reactor.seconds, log_limiter, Passwords(threads.run, reactor.seconds), HEAD_TIMEOUT)
         self._targets: dict[int, Target] = {}
+        # Those that still have an answer under way.
+        self._former: list[Target] = []
 
     def serve(
         self, user: IHttpsUser, service: IHttpsService, stream: IStream, server_name: str, visitor: str
@@ -91,6 +99,8 @@ class HttpsHouse(HttpHouse):
         if not is_same:
             return Answer(421, f"this connection is for {visitor.server_name}, and the request for another host name")
         service = visitor.service
+        if service.is_gone:
+            return Answer(404, f"https://{service.settings.host} is not served here any more", closes=True)
         target = self._targets.get(service.number)
         if target is None:
             target = self._targets[service.number] = self._target(service.settings)
@@ -119,9 +129,20 @@ class HttpsHouse(HttpHouse):
         upstreams = Upstreams(open_stream, self.seconds, _do_nothing)
         return self.build_target(settings.rules, limits, what, upstreams, refused)
 
+    def forget(self, number: int) -> None:
+        """Take no requests of a tunnel any more, or by other rules or to another service. Those under way go on."""
+        target = self._targets.pop(number, None)
+        if target is not None:
+            target.upstreams.close()
+            self._former.append(target)
+        for connection in list(self.connections):
+            if connection.visitor.service.number == number and connection.visitor.service.is_gone:
+                connection.stop()
+
     def targets(self) -> list[Target]:
         """See :class:`HttpHouse`."""
-        return list(self._targets.values())
+        self._former = [target for target in self._former if len(target.upstreams)]
+        return [*self._targets.values(), *self._former]
 
 
 def _do_nothing(_end: Any) -> None:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 from cryptography import x509
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel.acme.settings import AcmeSettings
 from rtunnel.addresses import DialAddress
 from rtunnel.errors import Code, ConfigError, StartupError
 from rtunnel.reasons import reason_of
@@ -35,14 +36,11 @@ from rtunnel.reverse.client.proxied import ProxiedEndpoint
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.tls_dialler import TlsDialler
 from rtunnel.reverse.client.tls_hosts import TlsHosts
-from rtunnel.reverse.client.tunnel import Watch
 from rtunnel.reverse.client.visits import Cancellable
+from rtunnel.reverse.client.wanted import WantedTunnels
 from rtunnel.reverse.datagrams.client_flows import ClientFlows
-from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, TunnelSettings
 from rtunnel.services.files.tree import check_directory
-from rtunnel.services.health import HealthWatch
-from rtunnel.services.watch import MOST_AT_ONCE, ServiceWatch
 from rtunnel.tls.identity import Peer
 from rtunnel.upkeep import AGENT
 from rtunnel.upkeep.draining import DrainingService
@@ -51,7 +49,6 @@ from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import HOSTS, RULES, UDP, Hello
-from rtunnel.wire.tunnel_request import NAMED
 
 
 class _SessionFactory(QuietFactory):
@@ -93,28 +90,23 @@ class LinkService(HeldConnection[ClientSession]):
         self._server_now: DialAddress | None = None
         self._address_now: tuple[int, Any] | None = None
         self._endpoint_now: Any = None
-        protocols = {tunnel.protocol for tunnel in settings.tunnels}
-        needed = {WITHDRAW, RULES} | ({UDP} & protocols) | ({HOSTS} if protocols & {*NAMED} else set())
         # One session name for the life of the process, by which the server recognises us when we come back.
         self._hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
-            capabilities=DATA_PLANES[settings.data_plane] | needed,
+            # Also what no tunnel needs now: one that does may come later.
+            capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW, RULES, UDP, HOSTS},
             token=settings.token,
         )
-        turns = DeferredSemaphore(MOST_AT_ONCE)
-        self._watches = [self._build_watch(tunnel, turns) for tunnel in settings.tunnels]
+        self.wanted = WantedTunnels(reactor, settings, self.tls_hosts)
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
 
-    def _build_watch(self, tunnel: TunnelSettings, turns: DeferredSemaphore) -> Watch | None:
-        if tunnel.protocol == "udp" or tunnel.local.directory is not None:
-            return None
-        header = header_for(tunnel, "")
-        if tunnel.health is not None:
-            return HealthWatch(self.reactor, tunnel.local, tunnel.health, turns, header)
-        may_try = turns if self._settings.check_services else None
-        return ServiceWatch(self.reactor, tunnel.local, self.dial_timeout, may_try, header)
+    def apply(self, tunnels: Sequence[TunnelSettings], acme: AcmeSettings | None) -> Deferred[None]:
+        """Serve these tunnels from now on; see :meth:`TunnelClient.apply`."""
+        self.tls_hosts.use(tunnels, acme)
+        self.wanted.use(tunnels)
+        return succeed(None) if self.session is None else self.session.sync()
 
     @property
     def session(self) -> ClientSession | None:
@@ -123,8 +115,9 @@ class LinkService(HeldConnection[ClientSession]):
 
     def build_session(self) -> ClientSession:
         """Return a session for a connection that is being made."""
+        self.wanted.begin_link()
         link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
-        return ClientSession(self._settings, link, self.reactor, self._visitors, self, self._watches)
+        return ClientSession(self._settings, link, self.reactor, self._visitors, self, self.wanted)
 
     def _may_stay(self, session: ClientSession) -> bool:
         self.look_at_files()
@@ -224,10 +217,7 @@ class TunnelClient(DrainingService):
         super().__init__(reactor, "rtunnel-client", settings.drain)
         self.link = LinkService(reactor, settings, self.visitors)
         self._https = self.link.tls_hosts.https
-        self._directories = [tunnel.local.directory for tunnel in settings.tunnels if tunnel.local.directory]
-        if self.link.tls_hosts.are_there:
-            self.link.tls_hosts.setServiceParent(self)
-            self.link.tls_hosts.threads.setServiceParent(self)
+        self._end_tls()
         self.link.setServiceParent(self)
 
     def startService(self) -> None:
@@ -235,12 +225,40 @@ class TunnelClient(DrainingService):
 
         :raises StartupError: he may not read a directory that is to be served.
         """
-        for directory in self._directories:
-            try:
-                check_directory(directory)
-            except ConfigError as error:
-                raise StartupError(str(error)) from error
+        try:
+            self._check_directories(wanted.settings for wanted in self.link.wanted)
+        except ConfigError as error:
+            raise StartupError(str(error)) from error
         super().startService()
+
+    def apply(self, tunnels: Sequence[TunnelSettings], acme: AcmeSettings | None = None) -> Deferred[None]:
+        """Serve these tunnels from now on, and no others. Those that are the same as before are not touched.
+
+        New visitors of one that goes are refused, and those it has finish, however long that takes. Where the server
+        need not know of a change, as of another service, it is made without a gap. Otherwise the tunnel is given up,
+        and asked for again at once.
+
+        :param acme: where certificates come from; None: as before.
+        :returns: fires when visitors of what has gone are refused here, which the server may have sent before it knew.
+        :raises ConfigError: this cannot be done, and nothing has changed.
+        """
+        if self.is_stopping:
+            raise ConfigError("the client is going down")
+        self._check_directories(tunnels)
+        applied = self.link.apply(tunnels, acme)
+        self._end_tls()
+        return applied
+
+    def _end_tls(self) -> None:
+        hosts = self.link.tls_hosts
+        if hosts.are_there and hosts.parent is None:
+            hosts.setServiceParent(self)
+            hosts.threads.setServiceParent(self)
+
+    def _check_directories(self, tunnels: Iterable[TunnelSettings]) -> None:
+        for directory in {tunnel.local.directory for tunnel in tunnels}:
+            if directory is not None:
+                check_directory(directory)
 
     async def refuse_visitors(self) -> None:
         """See :meth:`LinkService.withdraw`."""

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
-from twisted.internet.task import deferLater
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import format_host_port, text_prefix, tune_link
+from rtunnel.relay.sockets import text_prefix, tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkStream
-from rtunnel.reverse.client.carrying import CarryingSession
+from rtunnel.reverse.client.asking import AskingSession
 from rtunnel.reverse.client.data_connections import IDialler
-from rtunnel.reverse.client.health import when_unhealthy
-from rtunnel.reverse.client.tunnel import Tunnel, Watch
+from rtunnel.reverse.client.tunnel import Tunnel
+from rtunnel.reverse.client.wanted import WantedTunnels
 from rtunnel.reverse.settings import ClientSettings
-from rtunnel.services.files.endpoint import service_endpoint
-from rtunnel.services.health import HealthWatch
 from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.stream_end import TlsEnd
-from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire import events
 from rtunnel.wire.client_link import ClientLink
-from rtunnel.wire.link import Mode
 from rtunnel.wire.messages import DIRECT
 from rtunnel.wire.opening import read_opening
 
@@ -45,14 +39,11 @@ MOST_WITHDRAWAL = 3.0
 MOST_ALIKE = 5
 
 
-class ClientSession(CarryingSession):
+class ClientSession(AskingSession):
     """One link, from connection to loss.
 
-    :param dialler: makes data connections.
-    :param watches: tell whether the local services answer, in the order of the tunnels. They outlive the link.
     :ivar log_limiter: for log lines that visitors can cause.
     :ivar ended: fires with the reason when the connection is lost.
-    :ivar was_useful: whether the server accepted us, so that the next attempt need not wait long.
     """
 
     log = Logger()
@@ -66,50 +57,26 @@ class ClientSession(CarryingSession):
         reactor: Any,
         visitors: Visitors,
         dialler: IDialler,
-        watches: Sequence[Watch | None],
+        wanted: WantedTunnels,
     ) -> None:
-        super().__init__(link, reactor, visitors, dialler, settings.pool)
-        self._settings = settings
-        self._tunnels = [
-            Tunnel(
-                number,
-                tunnel,
-                service_endpoint(reactor, tunnel.local, settings.dial_timeout, tunnel.path),
-                Backoff(settings.reconnect_min, settings.reconnect_max),
-                watches[number],
-                dialler.tls_hosts.host(tunnel),
-            )
-            for number, tunnel in enumerate(settings.tunnels)
-        ]
+        super().__init__(settings, link, reactor, visitors, dialler, wanted)
         self.log_limiter = LogLimiter(self.log, reactor, most=MOST_ALIKE)
         self.admitted = "server"
         if settings.via is not None:
             # The connection itself leads to the proxy.
             self.peer_name = str(settings.server)
-        self._refuses = False
         self._silence: IDelayedCall | None = None
-        self._said_reference = False
         self.ended: Deferred[str] = Deferred()
-        self.was_useful = False
         self._handlers |= {
             events.Established: self._established,
-            events.TunnelReady: self._tunnel_ready,
-            events.TunnelRefused: self._tunnel_refused,
-            events.TunnelNotice: self._tunnel_notice,
             events.StreamOpened: self._stream_opened,
         }
-
-    @property
-    def tunnels(self) -> Sequence[Tunnel]:
-        """The tunnels, in the order of their numbers."""
-        return self._tunnels
 
     def connectionMade(self) -> None:
         """Say HELLO and ask for the first tunnel; the others wait for the answer."""
         limit_messages(self.transport)
         self._offer_keys()
-        for tunnel in self._tunnels:
-            self.link.request_tunnel(tunnel.number, tunnel.request)
+        self._ask_for_all()
         self._held = b""
         super().connectionMade()
         tune_link(self.transport, self.link.limits.dead_after)
@@ -129,11 +96,10 @@ class ClientSession(CarryingSession):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Reset the streams, and report why the link is lost."""
-        for call in (self._silence, *(tunnel.retry for tunnel in self._tunnels)):
-            if call is not None and call.active():
-                call.cancel()
+        if self._silence is not None and self._silence.active():
+            self._silence.cancel()
         try:
-            do_all([self._rest_watches, self._close_data, partial(super().connectionLost, reason)])
+            do_all([self._stop_asking, self._close_data, partial(super().connectionLost, reason)])
         finally:
             # Whatever happens, the service dials again.
             self.ended.callback(self.why_lost or reason_of(reason))
@@ -152,28 +118,6 @@ class ClientSession(CarryingSession):
             self.why_lost = "its certificate expires soon, and the files have another"
             self.close(Code.SHUTTING_DOWN, "the client has another certificate")
 
-    def _server_is_silent(self) -> None:
-        """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise."""
-        if self.link.mode is Mode.AWAITING:
-            self._info("server {peer} does not answer HELLO: the reference protocol is assumed")
-            self._say_reference_tunnels()
-
-    def _say_reference_tunnels(self) -> None:
-        if self._said_reference:
-            return
-        self._said_reference = self.was_useful = True
-        for tunnel in self._tunnels:
-            if tunnel.number or tunnel.settings.protocol != "tcp":
-                what = "{tunnel}: not served; a reference server carries one tunnel per link, and only TCP"
-                self._warn(what, tunnel=tunnel.name)
-                continue
-            port = tunnel.settings.remote_port
-            tunnel.public = self._public(port) if port else f"the shared port of {self._settings.server}"
-            self._watch(tunnel, "{public} is asked for, and a reference server does not say whether it is served")
-
-    def _public(self, port: int) -> str:
-        return format_host_port(self._settings.server.host or "server", port)
-
     @property
     def payer(self) -> str:
         """See :class:`LinkProtocol`."""
@@ -188,94 +132,18 @@ class ClientSession(CarryingSession):
         self.was_useful = True
         self._adopt()
         self.link.ping(self.clock.seconds())
-        for tunnel in self._tunnels:
+        for tunnel in self._tunnels.values():
             self._say_state(tunnel, only_if_down=True)
         self._info("connected to {peer} ({agent})", agent=event.peer.agent or "unnamed")
         if self._settings.data_plane == "direct" and DIRECT not in self.link.capabilities:
             self._warn("server {peer} knows no data connections: visitors go by the link")
+        self.sync()
 
     def _link_failed(self, event: events.LinkFailed) -> None:
         if event.code in (Code.UNAUTHORIZED, Code.LIMIT):
             # Dial it again, but with a growing wait: it may refuse many others too.
             self.was_useful = False
         super()._link_failed(event)
-
-    def _tunnel_ready(self, event: events.TunnelReady) -> None:
-        tunnel = self._tunnels[event.number]
-        tunnel.backoff.reset()
-        tunnel.refusal = ""
-        if tunnel.is_served:
-            return
-        tunnel.is_served = True
-        self._dialler.tls_hosts.published(tunnel.tls, True)
-        tunnel.public_address = event.address
-        host, _, port = event.address.rpartition(":")
-        wildcard = host in ("", "0.0.0.0", "[::]") and port.isdecimal()
-        tunnel.public = self._public(int(port)) if wildcard else event.address
-        self._watch(tunnel, "{public} is published")
-
-    def _watch(self, tunnel: Tunnel, what: str) -> None:
-        """Log what the tunnel is, and whether its service answers; from then on, when that changes."""
-        directory = tunnel.settings.local.directory
-        if directory is not None:
-            self._info(what + "; visitors see the files in {directory}", public=tunnel.public, directory=str(directory))
-            return
-        if tunnel.watch is None:
-            self._info("{public} is published for UDP", public=tunnel.public)
-            return
-        has_pages = tunnel.settings.protocol == "http" or tunnel.tls is not None
-        meanwhile = "visitors get an error page (502)" if has_pages else "visitors get a reset"
-        if isinstance(tunnel.watch, HealthWatch):
-            meanwhile = when_unhealthy(tunnel.settings, tunnel.watch, self.link)
-            tunnel.watch.on_change = partial(self._say_state, tunnel)
-        is_blind = tunnel.settings.protocol == "https" and tunnel.tls is None
-        tunnel.watch.start(
-            self.log,
-            self.log_limiter,
-            what + ("; TLS ends at the service, {local}, which" if is_blind else "; the service at {local}"),
-            meanwhile,
-            public=tunnel.public,
-            local=tunnel.settings.local.in_full,
-            tunnel=tunnel.name,
-        )
-
-    def _say_state(self, tunnel: Tunnel, *, only_if_down: bool = False) -> None:
-        """Tell the server whether a service passes its health checks."""
-        watch = tunnel.watch
-        if isinstance(watch, HealthWatch) and not (only_if_down and watch.is_ready):
-            self.link.say_state(tunnel.number, is_ready=watch.is_ready, why=watch.problem)
-            self.flush()
-
-    def _tunnel_refused(self, event: events.TunnelRefused) -> None:
-        """Ask again without end. Warn when a reason is new, otherwise log at debug level."""
-        if not self.link.is_extended or self._draining:
-            return
-        tunnel = self._tunnels[event.number]
-        tunnel.is_served = False
-        self._dialler.tls_hosts.published(tunnel.tls, False)
-        if tunnel.watch is not None:
-            tunnel.watch.stop()
-        wait = tunnel.backoff.next_wait()
-        tunnel.retry = self.clock.callLater(wait, self._ask_again, tunnel)
-        refusal = f"{event.code}: {event.message}"
-        level = LogLevel.debug if refusal == tunnel.refusal else LogLevel.warn
-        tunnel.refusal = refusal
-        self._emit(
-            level,
-            "{tunnel} refused by the server: {refusal}; next attempt in {wait:.1f} s",
-            tunnel=tunnel.name,
-            refusal=refusal,
-            wait=wait,
-        )
-
-    def _tunnel_notice(self, event: events.TunnelNotice) -> None:
-        tunnel = self._tunnels[event.number]
-        self.log_limiter.warn("{tunnel}: the server says: {notice}", tunnel=tunnel.name, notice=event.message)
-
-    def _ask_again(self, tunnel: Tunnel) -> None:
-        self.link.request_tunnel(tunnel.number, tunnel.request)
-        self._say_state(tunnel, only_if_down=True)
-        self.flush()
 
     def _stream_opened(self, event: events.StreamOpened) -> None:
         tunnel = self._tunnels[event.tunnel]
@@ -312,7 +180,7 @@ class ClientSession(CarryingSession):
 
     def service_of(self, number: int) -> Tunnel | None:
         """Return the tunnel with this number, if visitors may use it."""
-        return self._tunnels[number] if self.link.takes(number) and not self._refuses else None
+        return self._tunnels.get(number) if self.link.takes(number) and not self._refuses else None
 
     def dialled(self, tunnel: Tunnel) -> None:
         """Note that the service accepted a visitor."""
@@ -328,37 +196,3 @@ class ClientSession(CarryingSession):
             local=tunnel.settings.local,
             error=reason_of(failure),
         )
-
-    # The end
-
-    def _rest_watches(self) -> None:
-        for tunnel in self._tunnels:
-            self._dialler.tls_hosts.published(tunnel.tls, False)
-            if tunnel.watch is not None:
-                tunnel.watch.stop()
-
-    async def withdraw(self, has_time: Callable[[], bool]) -> None:
-        """Take no more visitors. Those being served continue, and so do those whom the server has sent before it knew.
-
-        :param has_time: whether to wait for these.
-        """
-        self._draining = True
-        for tunnel in self._tunnels:
-            if tunnel.retry is not None and tunnel.retry.active():
-                tunnel.retry.cancel()
-        if all(self.link.withdraw_tunnel(tunnel.number) for tunnel in self._tunnels):
-            # By the first answer it knows. What it had written to data connections has come by the second.
-            liveness, until = self.link.liveness, self.clock.seconds() + MOST_WITHDRAWAL
-            known = liveness.pings + 2
-            while liveness.answered < known and self.clock.seconds() < until and has_time():
-                if not self.connected_now or self.link.is_closed:
-                    break
-                self.link.ping(self.clock.seconds())
-                self.flush()
-                await deferLater(self.clock, 0.01)
-        self._refuses = True
-        self.link.refuse_withdrawn()
-        self._rest_watches()
-        if self.data is not None:
-            self.data.withdraw()
-        self.flush()

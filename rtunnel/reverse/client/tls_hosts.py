@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from twisted.logger import Logger
 
 from rtunnel.access.passwords import PasswordThreads
 from rtunnel.acme.orders import Orders
+from rtunnel.acme.settings import AcmeSettings
 from rtunnel.reverse.client.https import HttpsHouse
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.tls.hosts import CertificateFiles, FilesOfHost, Host
@@ -34,18 +36,60 @@ class TlsHosts(PeriodicService):
         self.turns = Turns(reactor)
         self.threads = PasswordThreads(reactor)
         self.https = HttpsHouse(reactor, LogLimiter(self.log, reactor), self.threads)
+        self._reactor = reactor
+        self._acme = settings.acme
         self._hosts: dict[str, Host] = {}
-        self._files: list[FilesOfHost] = []
-        ordered = []
-        for tunnel in settings.tunnels:
-            if tunnel.protocol != "https" or tunnel.tls in ("", "passthrough"):
-                continue
-            host = self._hosts[tunnel.host] = Host(tunnel.host)
-            if isinstance(tunnel.tls, CertificateFiles):
-                self._files.append(FilesOfHost(host, tunnel.tls))
-            else:
-                ordered.append(host)
-        self._orders = Orders(reactor, settings.acme, ordered) if settings.acme is not None else None
+        # Who ends the TLS of each, and those with files.
+        self._ends: dict[str, str | CertificateFiles] = {}
+        self._files: dict[str, FilesOfHost] = {}
+        self._orders: Orders | None = None
+        self._published: set[Host] = set()
+        self.use(settings.tunnels, settings.acme)
+
+    def use(self, tunnels: Iterable[TunnelSettings], acme: AcmeSettings | None) -> None:
+        """Look after these tunnels from now on. What stays the same is not touched.
+
+        :param acme: where certificates come from; None: as before.
+        :raises ConfigError: the files of one cannot be used; then nothing changes.
+        """
+        wanted = {tunnel.host: tunnel.tls for tunnel in tunnels if tunnel.ends_tls}
+        hosts = {name: Host(name) for name, end in wanted.items() if self._ends.get(name) != end}
+        files = {
+            name: FilesOfHost(host, end)
+            for name, host in hosts.items()
+            if isinstance(end := wanted[name], CertificateFiles)
+        }
+        if acme is not None and acme != self._acme:
+            self._stop_orders()
+            self._acme = acme
+        for name in [name for name, end in self._ends.items() if wanted.get(name) != end]:
+            del self._ends[name]
+            self._files.pop(name, None)
+            host = self._hosts.pop(name)
+            self._published.discard(host)
+            if self._orders is not None:
+                self._orders.remove(host)
+        self._ends, self._files = wanted, self._files | files
+        self._hosts |= hosts
+        ordered = [host for name, host in self._hosts.items() if not isinstance(wanted[name], CertificateFiles)]
+        if self._orders is None and self._acme is not None and ordered:
+            self._orders = Orders(self._reactor, self._acme, ordered)
+            if self.running:
+                self._start_orders(self._orders)
+        elif self._orders is not None:
+            for host in ordered:
+                if host.pattern in hosts:
+                    self._orders.add(host)
+
+    def _start_orders(self, orders: Orders) -> None:
+        orders.start()
+        for host in self._published:
+            orders.published(host, True)
+
+    def _stop_orders(self) -> None:
+        orders, self._orders = self._orders, None
+        if orders is not None:
+            orders.stop()
 
     @property
     def are_there(self) -> bool:
@@ -54,17 +98,23 @@ class TlsHosts(PeriodicService):
 
     def host(self, tunnel: TunnelSettings) -> Host | None:
         """Return whose TLS ends here; None: that of *tunnel* does not."""
-        return self._hosts.get(tunnel.host) if tunnel.protocol == "https" else None
+        return self._hosts.get(tunnel.host) if tunnel.ends_tls else None
 
     def published(self, host: Host | None, is_published: bool) -> None:
         """Take note whether visitors, and so a CA, reach *host*."""
-        if host is not None and self._orders is not None:
+        if host is None:
+            return
+        if is_published:
+            self._published.add(host)
+        else:
+            self._published.discard(host)
+        if self._orders is not None:
             self._orders.published(host, is_published)
 
     def startService(self) -> None:
         """Begin."""
         if self._orders is not None:
-            self._orders.start()
+            self._start_orders(self._orders)
         super().startService()
 
     def stopService(self) -> None:
@@ -75,4 +125,4 @@ class TlsHosts(PeriodicService):
 
     def _tick(self) -> None:
         orders = [] if self._orders is None else [self._orders.tick]
-        do_all([self.https.tick, *(files.refresh for files in self._files), *orders])
+        do_all([self.https.tick, *(files.refresh for files in self._files.values()), *orders])

@@ -2,62 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 
-from rtunnel.access.rules import rules_as_json, without_requests
+from rtunnel.reverse.client.wanted import Wanted, Watch
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import TunnelSettings
-from rtunnel.services.files.endpoint import COST
-from rtunnel.services.health import HealthWatch
-from rtunnel.services.watch import ServiceWatch
 from rtunnel.tls.hosts import Host
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.wire.tunnel_request import TunnelRequest
-
-#: What tells whether a service answers.
-Watch = ServiceWatch | HealthWatch
 
 
 class Tunnel:
     """One of the client's tunnels.
 
-    :ivar number: its number on the link.
-    :ivar descriptors: how many a visitor takes.
-    :ivar request: what the server is asked for.
+    :param wanted: what is to be served.
+    :ivar version: the version of it that the server and the log know.
     :ivar refusal: why the server has refused it last; empty if it has not.
     :ivar is_served: visitors can come.
+    :ivar is_given_up: the server was told that no more are wanted.
     :ivar public: where, as the log shows it.
     :ivar retry: the next time that the server is asked.
     """
 
-    def __init__(
-        self,
-        number: int,
-        settings: TunnelSettings,
-        endpoint: IStreamClientEndpoint,
-        backoff: Backoff,
-        watch: Watch | None,
-        tls: Host | None,
-    ) -> None:
-        self.number = number
-        self.tls = tls
-        self.settings = settings
-        self.endpoint = endpoint
-        self.watch = watch
-        self.address = settings.local.socket_address()
-        self.descriptors = 2 if settings.local.directory is None else 1 + COST
+    def __init__(self, wanted: Wanted, backoff: Backoff) -> None:
+        self.wanted = wanted
+        self.number = wanted.number
+        self.version = wanted.version
         self.backoff = backoff
-        rules = without_requests(settings.rules) if settings.protocol == "https" else settings.rules
-        self.request = TunnelRequest(
-            settings.remote_port,
-            str(settings.local),
-            settings.protocol,
-            settings.host,
-            settings.path,
-            rules_as_json(rules),
-        )
         self.refusal = ""
         self.is_served = False
+        self.is_given_up = False
         self.public = ""
         # The same as the server has told it.
         self.public_address = ""
@@ -71,3 +47,45 @@ class Tunnel:
     def name(self) -> str:
         """The tunnel's name in logs."""
         return self.settings.shown_name
+
+    # What is wanted, as it is now
+
+    @property
+    def settings(self) -> TunnelSettings:
+        """The operator's settings."""
+        return self.wanted.settings
+
+    @property
+    def endpoint(self) -> IStreamClientEndpoint:
+        """See :class:`~rtunnel.reverse.client.interfaces.IService`."""
+        return self.wanted.endpoint
+
+    @property
+    def address(self) -> tuple[int, Any] | None:
+        """See :class:`~rtunnel.reverse.client.interfaces.IService`."""
+        return self.wanted.address
+
+    @property
+    def descriptors(self) -> int:
+        """See :class:`~rtunnel.reverse.client.interfaces.IService`."""
+        return self.wanted.descriptors
+
+    @property
+    def watch(self) -> Watch | None:
+        """See :class:`~rtunnel.reverse.client.wanted.Wanted`."""
+        return self.wanted.watch
+
+    @property
+    def tls(self) -> Host | None:
+        """See :class:`~rtunnel.reverse.client.interfaces.IService`."""
+        return self.wanted.tls
+
+    @property
+    def request(self) -> TunnelRequest:
+        """See :class:`~rtunnel.reverse.client.wanted.Wanted`."""
+        return self.wanted.request
+
+    @property
+    def is_gone(self) -> bool:
+        """See :class:`~rtunnel.reverse.client.wanted.Wanted`."""
+        return self.wanted.is_gone

@@ -130,6 +130,15 @@ class ClientFlows:
         if not left:
             self._left.pop(flow.key, None)
 
+    def end_of(self, port: int) -> None:
+        """End the flows of a tunnel whose service is another one now. Who goes on asking gets new ones.
+
+        :param port: the tunnel's public port.
+        """
+        for flow in list(self.table):
+            if isinstance(flow, _Flow) and flow.key[0] == port:
+                flow.end("its service is another one now")
+
     def drop(self, remote: DialAddress, why: str) -> None:
         """See :class:`~rtunnel.services.flow.IFlows`."""
         self._limiter.warn("UDP datagrams for {remote} are dropped: {why}", remote=str(remote), why=why)

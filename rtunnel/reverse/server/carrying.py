@@ -23,6 +23,7 @@ from rtunnel.tls.identity import Peer
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire import events
 from rtunnel.wire.data.keys import Root, answer, path_secrets, plain_keys, wish
+from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams.packets import Opener, Sealer
 from rtunnel.wire.datagrams.path import Path
 from rtunnel.wire.link import Mode
@@ -46,7 +47,7 @@ class CarryingSession(LinkProtocol):
 
     :param identity: the client as authenticated by TLS; None without TLS.
     :ivar carriers: the carriers of its visitors, in the order in which they are asked.
-    :ivar datagrams: those of its UDP tunnels; None until both ends have agreed on keys, or without UDP.
+    :ivar datagrams: those of its UDP tunnels; None until both ends have agreed on keys, or without any.
     :ivar known_as: identifies the client when it comes back over another link.
     :ivar backends: the tunnels that the client serves or has asked for, by tunnel number.
     :ivar client_name: the name to which the operator gives rights; empty if unknown.
@@ -65,6 +66,8 @@ class CarryingSession(LinkProtocol):
         self.datagrams: ServerDatagrams | None = None
         self._pool: DataPool | None = None
         self._path_id: int | None = None
+        # Until there is a UDP tunnel: most clients have none.
+        self._path_secrets: tuple[bytes, bytes, Cipher] | None = None
         self._said_no_way = False
         self._has_keys = self._has_closed = False
         self._handlers[events.KeysReceived] = self._keys_received
@@ -122,6 +125,7 @@ class CarryingSession(LinkProtocol):
         if self.datagrams is not None:
             self.datagrams.close()
             self.datagrams = None
+        self._path_secrets = None
         if self._path_id is not None:
             self._carrier_server.path_port.leave(self._path_id)
         if self.streams_outlive and self.known_as is not None:
@@ -175,7 +179,9 @@ class CarryingSession(LinkProtocol):
         self._has_keys = True
         self.link.send_keys(keys)
         if UDP in self.link.capabilities:
-            self._offer_path(root)
+            self._path_secrets = path_secrets(root)
+            if any(backend.asked.protocol == "udp" for backend in self.backends.values()):
+                self._offer_path()
         if DIRECT in self.link.capabilities:
             waits = self._carrier_server.data_plane == "direct" or DIRECT_ONLY in self.link.capabilities
             self._pool = DataPool(self, self._carrier_server, root, waits=waits)
@@ -184,13 +190,17 @@ class CarryingSession(LinkProtocol):
 
     # UDP
 
-    def _offer_path(self, root: Root) -> None:
+    def _offer_path(self) -> None:
+        """Begin with datagrams, unless that was done, or the keys are still to come."""
+        secrets, self._path_secrets = self._path_secrets, None
+        if secrets is None:
+            return
         self.datagrams = datagrams = ServerDatagrams(self, self.clock)
         path_port = self._carrier_server.path_port
         if (port := path_port.port) is None:
             return
         self._path_id = id = path_port.join(datagrams.carrier)
-        client, server, cipher = path_secrets(root)
+        client, server, cipher = secrets
         path: Path[Address] = Path(
             Sealer(id, server, cipher), Opener(id, client, cipher), self.clock.seconds(), is_server=True
         )

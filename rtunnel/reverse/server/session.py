@@ -297,6 +297,8 @@ class ServerSession(CarryingSession):
             self._server.close_tunnel(before)
         asked = Public.requested(request.port, request.protocol, request.host, request.path)
         backend = self.backends[number] = Backend(self, number, asked)
+        if asked.protocol == "udp":
+            self._offer_path()
         Deferred.fromCoroutine(self._open_tunnel(backend, request)).addErrback(
             lambda failure: self.log.failure("tunnel {tunnel} of {peer}", failure, tunnel=number, peer=self.peer_name)
         )

@@ -1,0 +1,137 @@
+"""The tunnels that a client is to serve. They outlive its links, and may change while it runs.
+
+Each has a number, by which links name it. A tunnel that comes later gets one that none has had, so that no visitor of
+one that went can be taken for one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import DeferredSemaphore
+
+from rtunnel.access.rules import rules_as_json, without_requests
+from rtunnel.reverse.client.tls_hosts import TlsHosts
+from rtunnel.reverse.proxy_protocol import header_for
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.services.files.endpoint import COST, service_endpoint
+from rtunnel.services.health import HealthWatch
+from rtunnel.services.watch import MOST_AT_ONCE, ServiceWatch
+from rtunnel.tls.hosts import Host
+from rtunnel.wire.tunnel_request import TunnelRequest
+
+#: What tells whether a service answers.
+Watch = ServiceWatch | HealthWatch
+
+
+def request_of(tunnel: TunnelSettings) -> TunnelRequest:
+    """Return what the server is asked for."""
+    rules = without_requests(tunnel.rules) if tunnel.protocol == "https" else tunnel.rules
+    return TunnelRequest(
+        tunnel.remote_port, str(tunnel.local), tunnel.protocol, tunnel.host, tunnel.path, rules_as_json(rules)
+    )
+
+
+class Wanted:
+    """One of the tunnels.
+
+    :ivar number: its number on all links.
+    :ivar version: how often its service was replaced by another.
+    :ivar descriptors: how many a visitor takes.
+    :ivar address: see :class:`~rtunnel.reverse.client.interfaces.IService`.
+    :ivar watch: tells whether the service answers; None: nobody looks.
+    :ivar tls: whose TLS ends here; None: it does not.
+    :ivar request: what the server is asked for.
+    :ivar is_gone: it is wanted no longer.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.version = -1
+        self.watch: Watch | None = None
+        self.is_gone = False
+
+    def use(
+        self, reactor: Any, settings: TunnelSettings, timeout: float, watch: Watch | None, tls: Host | None
+    ) -> None:
+        """Lead to this service from now on.
+
+        :param timeout: seconds that it has to accept a connection.
+        """
+        if self.watch is not None:
+            self.watch.stop()
+        self.version += 1
+        self.settings = settings
+        self.endpoint = service_endpoint(reactor, settings.local, timeout, settings.path)
+        self.address = settings.local.socket_address()
+        self.descriptors = 2 if settings.local.directory is None else 1 + COST
+        self.watch = watch
+        self.tls = tls
+        self.request = request_of(settings)
+
+
+class WantedTunnels:
+    """All of them, in the order in which the operator named them."""
+
+    def __init__(self, reactor: Any, settings: ClientSettings, tls_hosts: TlsHosts) -> None:
+        self._reactor = reactor
+        self._dial_timeout = settings.dial_timeout
+        self._check_services = settings.check_services
+        self._tls_hosts = tls_hosts
+        self._turns = DeferredSemaphore(MOST_AT_ONCE)
+        self._next = 0
+        self._all: list[Wanted] = []
+        self.use(settings.tunnels)
+
+    def __iter__(self) -> Iterator[Wanted]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def use(self, tunnels: Iterable[TunnelSettings]) -> None:
+        """Want these, and no others. Those that stay the same are not touched; of one that stays at its public place,
+        only the service is replaced if the server need not know."""
+        before = {each.settings.place: each for each in self._all}
+        self._all = []
+        for tunnel in tunnels:
+            wanted, tls = before.pop(tunnel.place, None), self._tls_hosts.host(tunnel)
+            if wanted is not None and wanted.settings == tunnel and wanted.tls is tls:
+                wanted.settings = tunnel
+            else:
+                if wanted is not None and not _is_like(wanted.request, request_of(tunnel)):
+                    self._drop(wanted)
+                    wanted = None
+                if wanted is None:
+                    wanted = Wanted(self._next)
+                    self._next += 1
+                wanted.use(self._reactor, tunnel, self._dial_timeout, self._watch(tunnel), tls)
+            self._all.append(wanted)
+        for wanted in before.values():
+            self._drop(wanted)
+
+    def _drop(self, wanted: Wanted) -> None:
+        wanted.is_gone = True
+        if wanted.watch is not None:
+            wanted.watch.stop()
+
+    def _watch(self, tunnel: TunnelSettings) -> Watch | None:
+        if tunnel.protocol == "udp" or tunnel.local.directory is not None:
+            return None
+        header = header_for(tunnel, "")
+        if tunnel.health is not None:
+            return HealthWatch(self._reactor, tunnel.local, tunnel.health, self._turns, header)
+        may_try = self._turns if self._check_services else None
+        return ServiceWatch(self._reactor, tunnel.local, self._dial_timeout, may_try, header)
+
+    def begin_link(self) -> None:
+        """See to it that one has the number 0, which a reference server serves and no other."""
+        if self._all and all(each.number for each in self._all):
+            self._all[0].number = 0
+
+
+def _is_like(one: TunnelRequest, other: TunnelRequest) -> bool:
+    """Return whether two requests are the same but for the address of the service, which is for logs."""
+    return replace(one, local="") == replace(other, local="")
