@@ -16,6 +16,7 @@ BURST = 2.0
 _MANY = 1e9
 
 MAY_NOT_COME = "its address may not come"
+_AT_ONCE = " at once, the limit"
 
 
 class Limits:
@@ -64,7 +65,7 @@ class Limits:
         if self._networks and not self.admits(address):
             return MAY_NOT_COME
         if self.at_once is not None and at_once(prefix) >= self.at_once:
-            return f"its address has {counted(self.at_once, self._of)} at once, the limit"
+            return f"its address has {counted(self.at_once, self._of)}{_AT_ONCE}"
         if not self._connections.take(prefix, now):
             return f"its address opens more than {self._connections.per_second(self._of)}"
         return ""
@@ -81,8 +82,16 @@ class Limits:
         if not self._requests.take(prefix, now):
             return f"its address sends more than {self._requests.per_second('requests')}"
         if self.at_once is not None and count >= self.at_once:
-            return f"its address has {counted(self.at_once, 'requests')} at once, the limit"
+            return f"its address has {counted(self.at_once, 'requests')}{_AT_ONCE}"
         return ""
+
+
+def kind_of(why: str) -> str:
+    """Return which kind of rule has refused a visitor: ``address``, ``at-once`` or ``rate``.
+
+    :param why: as :meth:`Limits.why_not` or :meth:`Limits.why_no_request` say it.
+    """
+    return "address" if why == MAY_NOT_COME else "at-once" if why.endswith(_AT_ONCE) else "rate"
 
 
 def counted(number: float, what: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtunnel.control.parts import answering, milliseconds, resources, secured
+from rtunnel.control.parts import answering, carried, milliseconds, resources, secured
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.wanted import Wanted
@@ -48,5 +48,7 @@ def _tunnel(wanted: Wanted, session: ClientSession | None) -> dict[str, Any]:
         "refused": tunnel.refusal or None if tunnel is not None else None,
         **answering(wanted.watch if tunnel is not None else None),
         "group": settings.rules.group or None,
+        "visitors": len(wanted.account.live),
+        **carried(wanted.account),
         "added": settings.added or None,
     }

@@ -1,6 +1,6 @@
 """The status of a service as Prometheus reads it (docs/control.rst, "Metrics").
 
-Nothing is counted for this on the way of a byte: the values are those of ``GET /v1/status``, taken when somebody asks.
+The values are those of ``GET /v1/status``, taken when somebody asks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+
+from rtunnel.traffic.accounts import DEFAULT
 
 #: Clients, and tunnels, that have time series of their own. The others are only in the sums.
 MOST_SERIES = 1000
@@ -59,14 +67,20 @@ class _Status(Collector):
         ):
             if isinstance(status.get(key), int):
                 yield _gauge(f"rtunnel_{key}", text, status[key])
-        if isinstance(status.get("visitors_total"), int):
-            yield CounterMetricFamily(
-                "rtunnel_visitors_started", "Connections that were relayed", status["visitors_total"]
-            )
+        if "traffic" in status:
+            started = status["visitors_total"]
+            yield CounterMetricFamily("rtunnel_visitors_started", "Visitors and requests that there were", started)
+            yield _bytes("rtunnel_bytes", [((), status["traffic"])])
+            yield from _visits(status["visits"])
         for key, unit in (("descriptors", ""), ("memory", "_bytes")):
             for name, value in status.get(key, {}).items():
                 text = f"{key.capitalize()}: {name.replace('_', ' ')}"
                 yield _gauge(f"rtunnel_{key}_{name}{unit}", text, value)
+        if "refused" in status:
+            refused = CounterMetricFamily("rtunnel_visitors_refused", "Visitors who were refused", labels=["rule"])
+            for rule, times in status["refused"].items():
+                refused.add_metric([rule], times)
+            yield refused
         if isinstance(status.get("clients"), list):
             yield from _server(status["clients"])
         elif isinstance(status.get("clients"), int):
@@ -76,6 +90,10 @@ class _Status(Collector):
         if "signaling" in status:
             yield _gauge("rtunnel_signaling_up", "Whether signaling is up", status["signaling"]["up"])
             yield from _peers([*status.get("peers", []), *([status["peer"]] if status.get("peer") else [])])
+        for key, name in (("services", "name"), ("forwards", "service")):
+            if key in status:
+                found = (((each[name] or DEFAULT,), each) for each in status[key])
+                yield from _carried("service", ("service",), found)
         if "services" in status:
             yield _answers(status["services"])
 
@@ -93,6 +111,11 @@ def _server(clients: list[dict[str, Any]]) -> Iterator[Metric]:
     yield served
     yield trip
     yield _expiry((client["address"], client["tls"]) for client in clients[:MOST_SERIES])
+    yield from _carried(
+        "tunnel",
+        ("client", "tunnel"),
+        (((client["name"], tunnel["place"]), tunnel) for client in clients for tunnel in client["tunnels"]),
+    )
     states = (
         ("published", _family("rtunnel_tunnel_published", "Whether visitors can come", "client", "tunnel")),
         (
@@ -118,6 +141,57 @@ def _server(clients: list[dict[str, Any]]) -> Iterator[Metric]:
         yield family
 
 
+def _visits(visits: Mapping[str, Any]) -> Iterator[Metric]:
+    ended = CounterMetricFamily(
+        "rtunnel_visits_ended", "Visits and requests that are over", labels=["carrier", "reason"]
+    )
+    lasted = HistogramMetricFamily("rtunnel_visit_seconds", "How long they have lasted", labels=["carrier"])
+    for carrier, found in visits.items():
+        for reason, count in found["ended"].items():
+            ended.add_metric([carrier, reason], count)
+        total = 0
+        buckets = []
+        for bound, count in found["seconds"].items():
+            total += count
+            buckets.append(("+Inf" if bound == "longer" else bound, total))
+        lasted.add_metric([carrier], buckets, found["seconds_sum"])
+    yield ended
+    yield lasted
+
+
+def _bytes(name: str, carried: Iterable[tuple[tuple[str, ...], Mapping[str, Any]]], *labels: str) -> Metric:
+    family = CounterMetricFamily(name, "Bytes that were carried", labels=[*labels, "direction"])
+    for values, traffic in carried:
+        for direction in ("from_visitors", "to_visitors"):
+            family.add_metric([*values, direction], traffic[direction])
+    return family
+
+
+def _carried(
+    what: str, names: tuple[str, ...], found: Iterable[tuple[tuple[str, ...], Mapping[str, Any]]]
+) -> Iterator[Metric]:
+    """Yield what tunnels or services have carried. Several links of one client, and several forwards to one service,
+    share their counts."""
+    kept: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    for values, each in found:
+        if len(kept) >= MOST_SERIES:
+            break
+        kept.setdefault(tuple(_labels(*values)), each)
+    visitors = CounterMetricFamily(
+        f"rtunnel_{what}_visitors_started", "Visitors, and with HTTP by Host requests", labels=names
+    )
+    answered = CounterMetricFamily(
+        f"rtunnel_{what}_requests", "Requests by the class of their answer", labels=[*names, "status"]
+    )
+    for values, each in kept.items():
+        visitors.add_metric(values, each["visitors_total"])
+        for status, count in each.get("statuses", {}).items():
+            answered.add_metric([*values, status], count)
+    yield visitors
+    yield answered
+    yield _bytes(f"rtunnel_{what}_bytes", [(values, each["traffic"]) for values, each in kept.items()], *names)
+
+
 def _client(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("rtunnel_link_up", "Whether the client is connected", status["connected_seconds"] is not None)
     if status["connected_seconds"] is not None:
@@ -129,6 +203,7 @@ def _client(status: Mapping[str, Any]) -> Iterator[Metric]:
     for tunnel in status["tunnels"][:MOST_SERIES]:
         published.add_metric(_labels(tunnel["name"]), tunnel["published"])
     yield published
+    yield from _carried("tunnel", ("tunnel",), (((tunnel["name"],), tunnel) for tunnel in status["tunnels"]))
     yield _answers(status["tunnels"])
 
 

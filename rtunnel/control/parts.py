@@ -5,17 +5,53 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from rtunnel.tls.identity import Peer
+from rtunnel.traffic.accounts import BOUNDS, Account, Accounts
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.memory import Memory
 
 
 def resources(service: DrainingService, memory: Memory) -> dict[str, Any]:
-    """Return how much a service takes of what is bounded."""
+    """Return what a service has carried, and how much it takes of what is bounded."""
+    accounts = service.visitors.accounts
     return {
         "visitors": len(service.visitors),
-        "visitors_total": service.visitors.total,
+        "visitors_total": accounts.visitors,
+        "traffic": _traffic(accounts),
+        "visits": _visits(accounts),
         "descriptors": {"held": service.descriptors.held, "limit": service.descriptors.limit},
         "memory": {"held_at_most": memory.held_at_most, "limit": memory.total},
+    }
+
+
+def _traffic(account: Account | Accounts) -> dict[str, Any]:
+    came, went = account.totals
+    came_rate, went_rate = account.rates
+    return {
+        "from_visitors": came,
+        "to_visitors": went,
+        "from_visitors_rate": round(came_rate, 1),
+        "to_visitors_rate": round(went_rate, 1),
+    }
+
+
+def carried(account: Account) -> dict[str, Any]:
+    """Return what a tunnel or service has carried, and for how many."""
+    return {
+        "visitors_total": account.visitors,
+        "traffic": _traffic(account),
+        **({"statuses": dict(account.statuses)} if account.statuses else {}),
+    }
+
+
+def _visits(accounts: Accounts) -> dict[str, Any]:
+    """Return how visits have ended, by how they have travelled."""
+    return {
+        carrier: {
+            "ended": {reason: count for (by, reason), count in accounts.reasons.items() if by == carrier},
+            "seconds": {**dict(zip(map(str, BOUNDS), counts, strict=False)), "longer": counts[-1]},
+            "seconds_sum": round(accounts.seconds_of[carrier], 3),
+        }
+        for carrier, counts in accounts.durations.items()
     }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rtunnel.control.parts import resources
+from rtunnel.control.parts import carried, resources
 from rtunnel.control.rtc_parts import peer_connection, signaling
 from rtunnel.rtc.client import RtcClient
+from rtunnel.rtc.settings import ForwardSettings
+from rtunnel.traffic.accounts import DEFAULT, Accounts
 
 
 def look(client: RtcClient) -> dict[str, Any]:
@@ -23,5 +25,15 @@ def look(client: RtcClient) -> dict[str, Any]:
         **resources(client, client.memory),
         "peer": peer_connection(peer) if peer is not None else None,
         "waiting": client.waiting,
-        "forwards": [{"local": str(forward.local), "service": forward.service} for forward in client.settings.forwards],
+        "forwards": [_forward(forward, client.visitors.accounts) for forward in client.settings.forwards],
+    }
+
+
+def _forward(forward: ForwardSettings, accounts: Accounts) -> dict[str, Any]:
+    account = accounts.of("", forward.service or DEFAULT)
+    return {
+        "local": str(forward.local),
+        "service": forward.service,
+        "visitors": len(account.live),
+        **carried(account),
     }

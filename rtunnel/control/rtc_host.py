@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from rtunnel.control.actions.disconnect import WHY, Connected
-from rtunnel.control.parts import answering, resources
+from rtunnel.control.parts import answering, carried, resources
 from rtunnel.control.rtc_parts import peer_connection, signaling
 from rtunnel.rtc.host import RtcHost
 from rtunnel.wire.messages import clean_text
@@ -21,6 +21,8 @@ def look(host: RtcHost) -> dict[str, Any]:
             "protocol": service.settings.protocol,
             "service": str(service.settings.remote),
             **answering(service.watch),
+            "visitors": len(service.account.live),
+            **carried(service.account),
         }
         for service in host.offered.values()
     ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from rtunnel.control.actions.disconnect import WHY, Connected
-from rtunnel.control.parts import milliseconds, resources, secured
+from rtunnel.control.parts import carried, milliseconds, resources, secured
 from rtunnel.errors import Code
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.service import TunnelServer
@@ -35,6 +36,8 @@ def look(server: TunnelServer) -> dict[str, Any]:
         "problems": problems,
         "listening": {name: port.local_address for name, port in ports if port is not None},
         **resources(server, server.memory),
+        "refused": dict(server.refusals.kinds),
+        "refusals": [asdict(each) for each in server.refusals.recent],
         "clients": clients,
     }
 
@@ -72,4 +75,5 @@ def _tunnel(server: TunnelServer, session: ServerSession, backend: Backend) -> d
         "ready": backend.is_ready,
         "group": backend.rules.group or None,
         "visitors": server.descriptors.held_for(backend.owner),
+        **carried(backend.account),
     }

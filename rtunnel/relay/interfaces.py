@@ -7,7 +7,18 @@ A stream carries bytes in two directions, and each direction has its own end.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from zope.interface import Interface
+
+from rtunnel.errors import Code
+from rtunnel.relay.pipes import Pipe
+
+#: Resets that do not wait for what is pending: nobody takes it, or the peer broke the protocol.
+AT_ONCE = (Code.STALLED, Code.PROTOCOL, Code.FLOW_CONTROL)
+#: Why a relay has ended, besides a :class:`~rtunnel.errors.Code` of the other end: its own socket was reset; something
+#: ended it here; others needed its place; no datagram came any more.
+RESET, CLOSED, GAVE_WAY, IDLE = "reset", "closed", "gave-way", "idle"
 
 
 class IStream(Interface):
@@ -61,3 +72,39 @@ class IStreamUser(Interface):
 
     def buffered() -> int:
         """Return how many bytes of memory are taken by what has been delivered and not sent yet."""
+
+
+class IFar(Protocol):
+    """The stream on the far side, as a local socket sees it.
+
+    :ivar payload: where bytes are read to that are to be sent.
+    :ivar may_splice: it can send what is in a pipe.
+    :ivar held: how many bytes of memory the far side takes, without what is in pipes.
+    """
+
+    payload: memoryview
+
+    @property
+    def may_splice(self) -> bool: ...
+    @property
+    def held(self) -> int: ...
+    def send_data(self, count: int) -> bool:
+        """Send the first *count* bytes of :attr:`payload`. Return False if no more is to be read for now."""
+
+    def send_pipe(self, pipe: Pipe) -> bool:
+        """Send what is in *pipe*, and give the pipe back. Return False if no more is to be read for now."""
+
+    def finish(self, count: int = 0) -> bool:
+        """Send the first *count* bytes of :attr:`payload`, and the end. Return False if some of that waits."""
+
+    def reset(self, code: str, message: str, *, behind: bool = False) -> None:
+        """Reset the stream, and forget the local socket. *behind*: what was sent before goes first."""
+
+    def drop(self) -> None:
+        """Take note that this socket gives way, because descriptors are needed."""
+
+    def stop_reading(self) -> None:
+        """Deliver no more for now."""
+
+    def resume_reading(self) -> None:
+        """Deliver again."""

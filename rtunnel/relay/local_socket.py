@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
+from rtunnel.relay.interfaces import AT_ONCE, CLOSED, GAVE_WAY, RESET, IFar
 from rtunnel.relay.last_bytes import LastBytes, unacknowledged
 from rtunnel.relay.pipes import Pipe
 from rtunnel.relay.polled_socket import BULK, SHORT_TURNS, SPLICE_SIZE, PolledSocket, is_full
@@ -32,44 +33,6 @@ from rtunnel.relay.sockets import RESET_ON_CLOSE, SEND_ON_CLOSE
 
 #: What a relayed socket costs in itself, in bytes.
 COST = 1024
-#: Resets that do not wait for what is pending: nobody takes it, or the peer broke the protocol.
-AT_ONCE = (Code.STALLED, Code.PROTOCOL, Code.FLOW_CONTROL)
-
-
-class IFar(Protocol):
-    """The stream on the far side, as a local socket sees it.
-
-    :ivar payload: where bytes are read to that are to be sent.
-    :ivar may_splice: it can send what is in a pipe.
-    :ivar held: how many bytes of memory the far side takes, without what is in pipes.
-    """
-
-    payload: memoryview
-
-    @property
-    def may_splice(self) -> bool: ...
-    @property
-    def held(self) -> int: ...
-    def send_data(self, count: int) -> bool:
-        """Send the first *count* bytes of :attr:`payload`. Return False if no more is to be read for now."""
-
-    def send_pipe(self, pipe: Pipe) -> bool:
-        """Send what is in *pipe*, and give the pipe back. Return False if no more is to be read for now."""
-
-    def finish(self, count: int = 0) -> bool:
-        """Send the first *count* bytes of :attr:`payload`, and the end. Return False if some of that waits."""
-
-    def reset(self, code: str, message: str, *, behind: bool = False) -> None:
-        """Reset the stream, and forget the local socket. *behind*: what was sent before goes first."""
-
-    def drop(self) -> None:
-        """Take note that this socket gives way, because descriptors are needed."""
-
-    def stop_reading(self) -> None:
-        """Deliver no more for now."""
-
-    def resume_reading(self) -> None:
-        """Deliver again."""
 
 
 def _ignore(_count: int) -> None: ...
@@ -144,6 +107,7 @@ class LocalSocket(PolledSocket):
         self.touched = True
         if self.is_broken:
             return
+        self.bytes_sent += len(data)
         sent = 0
         if not self._writing:
             try:
@@ -167,6 +131,7 @@ class LocalSocket(PolledSocket):
         """Write what is in *pipe*, and give the pipe back. Nothing may be pending."""
         self.touched = True
         self._pipe = pipe
+        self.bytes_sent += pipe.count
         if self.is_broken:
             self._drop_pipe()
         elif not self._flush():
@@ -187,6 +152,7 @@ class LocalSocket(PolledSocket):
     def far_reset(self, code: str, message: str) -> None:
         """Reset the socket behind what is pending: the stream broke."""
         self.far = None
+        self.reason = self.reason or code
         if self._number < 0:
             return
         if code in AT_ONCE:
@@ -208,11 +174,13 @@ class LocalSocket(PolledSocket):
 
     def abort(self) -> None:
         """Reset the connection and the stream at once."""
+        self.reason = self.reason or CLOSED
         self._leave_far(Code.CONNECTION_LOST, "the connection was closed", behind=False)
         self.close(reset=True)
 
     def cut(self) -> None:
         """Reset the connection and the stream at once, because descriptors are needed."""
+        self.reason = self.reason or GAVE_WAY
         if self.far is not None:
             # Not behind a reset, or the next visitor could get that connection before its end has come.
             self.far.drop()
@@ -220,6 +188,7 @@ class LocalSocket(PolledSocket):
 
     def _lost(self, why: str) -> None:
         """The socket is lost: reset the stream behind what came before."""
+        self.reason = self.reason or RESET
         self._leave_far(Code.CONNECTION_LOST, why, behind=True)
         self.close(reset=True)
 
@@ -276,6 +245,7 @@ class LocalSocket(PolledSocket):
             self._end()
             return
         self.touched = True
+        self.bytes_received += count
         if count < BULK:
             self._poller.short_turns = SHORT_TURNS
         if far is not None:
@@ -297,6 +267,7 @@ class LocalSocket(PolledSocket):
             far.send_data(count)
             self._lost(reason_of(error))
             return
+        self.bytes_received += max(more, 0)
         if not more:
             self._end(count)
         elif not far.send_data(count + max(more, 0)):
@@ -333,6 +304,7 @@ class LocalSocket(PolledSocket):
             self._bulk = False
             return False
         self.touched = True
+        self.bytes_received += pipe.count
         is_bulk = pipe.count >= BULK
         if not far.send_pipe(pipe):
             self._watch_bytes(False)

@@ -35,6 +35,7 @@ class PolledSocket:
 
     :param poller: watches the socket; see :func:`~rtunnel.relay.poller.poller_for`.
     :ivar may_splice: as far as we know, ``splice`` works with this socket.
+    :ivar bytes_received: see :class:`~rtunnel.traffic.accounts.IRelay`, also for *bytes_sent* and *reason*.
     """
 
     __slots__ = (
@@ -46,7 +47,10 @@ class PolledSocket:
         "_poller",
         "_reading",
         "_writing",
+        "bytes_received",
+        "bytes_sent",
         "may_splice",
+        "reason",
         "socket",
     )
 
@@ -61,6 +65,8 @@ class PolledSocket:
         # What the poller watches. It watches for room exactly while something waits.
         self._reading = self._writing = False
         self._linger = b""
+        self.bytes_received = self.bytes_sent = 0
+        self.reason = ""
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 when the socket is closed."""

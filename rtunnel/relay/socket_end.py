@@ -19,14 +19,12 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
-from rtunnel.relay.interfaces import IStream, IStreamUser
+from rtunnel.relay.interfaces import AT_ONCE, CLOSED, GAVE_WAY, RESET, IStream, IStreamUser
 from rtunnel.relay.last_bytes import LastBytes, abort_at_once, buffered, connection_of, is_broken, read_on, unsent
 from rtunnel.relay.sockets import QuietFactory, SocketTransport, is_closing, take_socket, tune
 
 #: Small pieces that wait are joined up to this many bytes, because each piece has an overhead in memory.
 SMALL_CHUNK = 4096
-#: Resets that do not wait for what is pending: nobody takes it, or the peer broke the protocol.
-AT_ONCE = (Code.STALLED, Code.PROTOCOL, Code.FLOW_CONTROL)
 
 
 @implementer(IPushProducer)
@@ -56,12 +54,15 @@ class SocketEnd(Protocol):
     :param on_made: called with this object when the connection is made.
     :param on_lost: called with this object when the connection is lost, or could not be made.
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.
+    :ivar bytes_received: see :class:`~rtunnel.traffic.accounts.IRelay`, also for *bytes_sent* and *reason*.
     """
 
     transport: SocketTransport  # type: ignore[assignment]
 
     def __init__(self, on_made: Callable[[SocketEnd], None], on_lost: Callable[[SocketEnd], None]) -> None:
         self.touched = True
+        self.bytes_received = self.bytes_sent = 0
+        self.reason = ""
         self._on_made = on_made
         self._on_lost = on_lost
         self._stream: IStream | None = None
@@ -142,8 +143,8 @@ class SocketEnd(Protocol):
             if not self._given_up:
                 on_failed(failure)
             if self._stream is not None:
-                code = Code.LOCAL_TIMEOUT if failure.check(ConnectTimeout) else Code.LOCAL_UNREACHABLE
-                self._stream.reset(code, reason_of(failure))
+                self.reason = Code.LOCAL_TIMEOUT if failure.check(ConnectTimeout) else Code.LOCAL_UNREACHABLE
+                self._stream.reset(self.reason, reason_of(failure))
             self._on_lost(self)
 
         self._dialling = endpoint.connect(factory)
@@ -151,6 +152,7 @@ class SocketEnd(Protocol):
 
     def abort(self) -> None:
         """Reset the connection, or give up dialling. This resets the stream, unless it is over."""
+        self.reason = self.reason or CLOSED
         if self._connected:
             self.transport.abortConnection()
         elif self._dialling is not None:
@@ -159,6 +161,7 @@ class SocketEnd(Protocol):
 
     def cut(self) -> None:
         """Like :meth:`abort`, but close the socket at once: its descriptor is needed."""
+        self.reason = self.reason or GAVE_WAY
         if self._connected:
             abort_at_once(self.transport)
         else:
@@ -184,6 +187,7 @@ class SocketEnd(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Write *data* to the stream."""
         self.touched = True
+        self.bytes_received += len(data)
         if self._stream is not None and not self._is_breaking:
             self._stream.write(data)
 
@@ -209,6 +213,7 @@ class SocketEnd(Protocol):
         stream, self._stream = self._stream, None
         # When both ends have come, what the stream still queues is on its way to a slow reader.
         if stream is not None and (self._read_open or self._write_open):
+            self.reason = self.reason or RESET
             behind = not reason.check(ConnectionAborted)
             stream.reset(Code.CONNECTION_LOST, reason_of(reason), behind=behind)
         self._on_lost(self)
@@ -238,6 +243,7 @@ class SocketEnd(Protocol):
 
     def was_reset(self, code: str, message: str) -> None:
         """Reset the connection behind what is pending, so that its other end does not mistake a part for the whole."""
+        self.reason = self.reason or code
         if not self._connected or code in AT_ONCE:
             self._pending.clear()
             self.abort()
@@ -294,6 +300,7 @@ class SocketEnd(Protocol):
         return sum(map(len, self._pending)) + (0 if connection is None else unsent(connection))
 
     def _write(self, data: bytes) -> None:
+        self.bytes_sent += len(data)
         self.transport.write(data)
         if self._stream is not None:
             self._stream.delivered(len(data))

@@ -13,6 +13,8 @@ from rtunnel.relay.sockets import address_prefix, close_socket, format_address
 from rtunnel.reverse.carriers.sockets import has_socket
 from rtunnel.reverse.metering.meter import Budget, Meter
 from rtunnel.reverse.metering.relays import limit_end
+from rtunnel.traffic.accounts import Account
+from rtunnel.upkeep.visitors import IServed, Visitors
 
 #: The most that :meth:`Visitor.take_socket` reads, in bytes: the head of a request, or a TLS hello.
 MOST_FIRST = 4096
@@ -42,12 +44,19 @@ class Visitor:
     :ivar name: *address* as logs and the wire show it.
     :ivar prefix: the key under which *address* is counted.
     :ivar owner: what it is counted for; None: nothing yet.
+    :ivar account: counts what he sends and gets; set together with *owner*, when he is given to a tunnel.
+    :ivar who: *name*, for the access log.
     :ivar first: what was read, which comes before all that the connection brings.
     :ivar home: takes the visitor back from a carrier that has told nobody of him; returns False if it cannot.
     :ivar meter: measures his bytes; None: nothing does.
     """
 
-    __slots__ = ("_accepted", "_end", "_on_lost", "address", "first", "home", "meter", "name", "owner", "prefix")
+    __slots__ = (
+        *("_accepted", "_end", "_on_lost", "account", "address", "first", "home", "meter", "name", "owner", "prefix"),
+        "who",
+    )
+
+    account: Account
 
     def __init__(
         self,
@@ -57,7 +66,7 @@ class Visitor:
         first: bytes = b"",
     ) -> None:
         self.address = address
-        self.name = format_address(address)
+        self.name = self.who = format_address(address)
         self.prefix = address_prefix(address)
         self.owner: Owner | None = None
         self.first = first
@@ -109,6 +118,10 @@ class Visitor:
     def limit(self, budget: Budget) -> None:
         """Let what he sends and gets be measured."""
         self.meter = budget.meter()
+
+    def served_by(self, end: IServed, visitors: Visitors, carrier: str) -> None:
+        """Count him among *visitors*, now that *end* relays his connection; see :meth:`Visitors.serve`."""
+        visitors.serve(end, self.prefix, self.owner, 1, self.account, self.who, carrier)
 
     # While the visitor waits for a carrier
 

@@ -33,6 +33,7 @@ from rtunnel.rtc.settings import ClientSettings, ForwardSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.udp_client import ClientFlows, show_service
 from rtunnel.tls.messages import limit_messages
+from rtunnel.traffic.accounts import DEFAULT, LINK
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.listening import Listener
@@ -82,7 +83,10 @@ class _Forward(QuietFactory):
 
     def _arrived(self, end: SocketEnd) -> None:
         limit_messages(end.transport)
-        self._client.visitors.add(end, address_prefix(end.transport.getPeer()), self.service)
+        address = end.transport.getPeer()
+        visitors = self._client.visitors
+        account = visitors.accounts.of("", self.service or DEFAULT)
+        visitors.serve(end, address_prefix(address), self.service, 1, account, format_address(address), LINK)
         self._client.forward(end, self.service)
 
 
@@ -172,7 +176,8 @@ class RtcClient(DrainingService):
                 listener.setServiceParent(self)
                 self._listeners.append(listener)
             else:
-                flows = ClientFlows(reactor, forward, table, self.log_limiter)
+                account = self.visitors.accounts.of("", forward.service or DEFAULT)
+                flows = ClientFlows(reactor, forward, table, self.log_limiter, account)
                 flows.listener.setServiceParent(self)
                 self._udp.append(flows)
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)

@@ -38,6 +38,7 @@ from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.rtc.udp_client import show_service
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.services.watch import ServiceWatch, may_try
+from rtunnel.traffic.accounts import DEFAULT, LINK, Accounts
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
@@ -65,12 +66,19 @@ class Service:
     """A service, and for TCP whether it answers.
 
     :param turns: see :func:`~rtunnel.services.watch.may_try`.
+    :ivar account: counts what its visitors send and get.
     """
 
     def __init__(
-        self, settings: ServiceSettings, reactor: Any, dial_timeout: float, turns: DeferredSemaphore | None
+        self,
+        settings: ServiceSettings,
+        reactor: Any,
+        dial_timeout: float,
+        turns: DeferredSemaphore | None,
+        accounts: Accounts,
     ) -> None:
         self.settings = settings
+        self.account = accounts.of("", settings.name or DEFAULT)
         self.endpoint: IStreamClientEndpoint | None = None
         self.watch: ServiceWatch | None = None
         if isinstance(settings.remote, DialAddress):
@@ -157,7 +165,7 @@ class HostPeer(Peer):
             )
             self._streams.refuse(channel, Code.UNKNOWN_SERVICE)
         elif isinstance(service.settings.remote, UdpAddress):
-            self._flows.accept(channel, service.settings.remote)
+            self._flows.accept(channel, service.settings.remote, service.account)
         else:
             self._dial(self._streams, channel, service)
 
@@ -172,8 +180,9 @@ class HostPeer(Peer):
 
         end = SocketEnd(lambda _end: watch.answered(), self._host.visitors.discard)
         end.attach(streams.attach(channel, end))
-        self._host.visitors.add(end, clean_text(self.name), channel.protocol)
-        self.log.debug("{label} of client {client}", label=clean_text(channel.label), client=clean_text(self.name))
+        name = clean_text(self.name)
+        self._host.visitors.serve(end, name, channel.protocol, 1, service.account, name, LINK)
+        self.log.debug("{label} of client {client}", label=clean_text(channel.label), client=name)
         end.dial(service.endpoint, failed)
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
@@ -196,13 +205,16 @@ class RtcHost(DrainingService):
     log = Logger()
 
     def __init__(self, reactor: Any, settings: HostSettings) -> None:
-        super().__init__(reactor, "rtc-host", settings.drain)
+        super().__init__(reactor, "rtc-host", settings.drain, has_services=True)
         self.settings = settings
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.is_draining = False
         turns = may_try(settings.check_services)
-        self.offered = {one.name: Service(one, reactor, settings.dial_timeout, turns) for one in settings.services}
+        accounts = self.visitors.accounts
+        self.offered = {
+            one.name: Service(one, reactor, settings.dial_timeout, turns, accounts) for one in settings.services
+        }
         self._peers: dict[str, HostPeer] = {}
         self._leaving = Leaving()
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()

@@ -26,6 +26,7 @@ from rtunnel.relay.udp.flows import Flow, FlowTable
 from rtunnel.relay.udp.sockets import Address, UdpSocket
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.rtc.settings import ForwardSettings
+from rtunnel.traffic.accounts import DATAGRAMS, Account
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.webrtc.channel_messages import decode_control
 
@@ -119,22 +120,26 @@ class _ClientFlow(Flow):
         if len(data) > self._connection.max_message:
             self.lose("larger than the host takes")
         elif self._channel.is_open:
-            self.sent += 1
-            self._channel.send(data)
+            self._send(data)
         elif not self.waiting.put(data):
             self.lose("too many before the host has answered")
 
     def channel_opened(self) -> None:
         """Send what has waited for the channel."""
         for data in self.waiting.take():
-            self.sent += 1
-            self._channel.send(data)
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        self.sent += 1
+        self.bytes_received += len(data)
+        self._channel.send(data)
 
     def message_received(self, data: bytes) -> None:
         """Send an answer to the source."""
         if not self.ended:
             self.table.use(self, answer=True)
             self.received += 1
+            self.bytes_sent += len(data)
             self._owner.listener.send(data, self.source)
 
     def text_received(self, text: bytes) -> None:
@@ -159,6 +164,7 @@ class ClientFlows:
     """The UDP flows of one forward, on one peer connection.
 
     :param log_limiter: for log lines that local programs can cause.
+    :param account: counts what passes.
     :ivar listener: the local socket; a service, which needs a parent.
     :ivar service: the name of the host's service; empty: its default service.
     :ivar table: the flows of all forwards of the process.
@@ -167,12 +173,15 @@ class ClientFlows:
 
     log = Logger()
 
-    def __init__(self, reactor: Any, forward: ForwardSettings, table: FlowTable, log_limiter: LogLimiter) -> None:
+    def __init__(
+        self, reactor: Any, forward: ForwardSettings, table: FlowTable, log_limiter: LogLimiter, account: Account
+    ) -> None:
         if not isinstance(forward.local, UdpAddress):
             raise TypeError("the forward is not for UDP")
         what = f"forward to service '{forward.service}'" if forward.service else "forward"
         self.listener = UdpListener(reactor, forward.local, self._datagram, self.drop, what, "--local")
         self.service = forward.service
+        self._account = account
         self.table = table
         self.dropped: Counter[str] = Counter()
         self._clock = reactor
@@ -227,6 +236,7 @@ class ClientFlows:
                 return
             flow = self._flows[source] = _ClientFlow(self, self._connection, source)
             self.log.debug("UDP flow {flow} begins", flow=flow.name)
+            self._account.begin(flow, flow.name, DATAGRAMS)
             self.table.add(flow)
         flow.send(data)
 
@@ -245,4 +255,5 @@ class ClientFlows:
 
     def forget(self, flow: _ClientFlow) -> None:
         """Remove a flow that has ended."""
+        self._account.over(flow)
         self._flows.pop(flow.source, None)

@@ -19,6 +19,7 @@ from rtunnel.addresses import UdpAddress
 from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
 from rtunnel.services.flow import ServiceFlow
+from rtunnel.traffic.accounts import Account
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.messages import clean_text
@@ -28,8 +29,8 @@ from rtunnel.wire.messages import clean_text
 class _HostFlow(ServiceFlow):
     """One channel and its socket."""
 
-    def __init__(self, owner: HostFlows, channel: IChannel, remote: UdpAddress) -> None:
-        super().__init__(owner, clean_text(channel.label), remote, owner.client, str(remote))
+    def __init__(self, owner: HostFlows, channel: IChannel, remote: UdpAddress, account: Account) -> None:
+        super().__init__(owner, clean_text(channel.label), remote, owner.client, str(remote), account, owner.client)
         self._channel = channel
         self._most = owner.connection.max_message
         channel.use(self)
@@ -97,9 +98,12 @@ class HostFlows:
     def __len__(self) -> int:
         return len(self.table)
 
-    def accept(self, channel: IChannel, remote: UdpAddress) -> None:
-        """Begin a flow between *channel*, which the client opened, and the service at *remote*."""
-        flow = _HostFlow(self, channel, remote)
+    def accept(self, channel: IChannel, remote: UdpAddress, account: Account) -> None:
+        """Begin a flow between *channel*, which the client opened, and the service at *remote*.
+
+        :param account: counts what passes.
+        """
+        flow = _HostFlow(self, channel, remote, account)
         self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(remote))
         self.table.add(flow)
         flow.dial()

@@ -19,6 +19,7 @@ from rtunnel.endpoint_strings import is_ipv4, is_ipv6
 from rtunnel.names import IPAddress, dialled, look_up, prefer
 from rtunnel.relay.udp.flows import Flow, FlowTable, WaitingDatagrams
 from rtunnel.relay.udp.sockets import Address, UdpSocket
+from rtunnel.traffic.accounts import DATAGRAMS, Account
 from rtunnel.upkeep.descriptors import Descriptors, Place
 
 #: Seconds after a failure before the next datagram makes another attempt to reach the service.
@@ -63,10 +64,23 @@ class ServiceFlow(Flow):
     :param remote: the service.
     :param address: whose flow it is, for the budget of descriptors.
     :param used_for: the tunnel or service, for the same.
+    :param account: counts what passes.
+    :param who: the visitor or client.
     """
 
-    def __init__(self, owner: IFlows, name: str, remote: IUdpService, address: str, used_for: Hashable) -> None:
+    def __init__(
+        self,
+        owner: IFlows,
+        name: str,
+        remote: IUdpService,
+        address: str,
+        used_for: Hashable,
+        account: Account,
+        who: str,
+    ) -> None:
         super().__init__(owner.table, name, partial(owner.drop, remote))
+        self._account = account
+        account.begin(self, who, DATAGRAMS)
         self._owner = owner
         self._remote = remote
         self._address = address
@@ -171,6 +185,7 @@ class ServiceFlow(Flow):
             if self._owner.reactor.seconds() >= self._others_until:
                 self._settle()
         self.sent += 1
+        self.bytes_sent += len(data)
         self._socket.send(data)
 
     def ask(self, data: bytes) -> None:
@@ -187,6 +202,7 @@ class ServiceFlow(Flow):
 
     def _answered(self, data: bytes, source: Address) -> None:
         self.table.use(self, answer=True)
+        self.bytes_received += len(data)
         if self._is_news:
             self._is_news = False
             self._owner.worked[self._remote] = self._host
@@ -199,6 +215,7 @@ class ServiceFlow(Flow):
 
     def close(self) -> None:
         """See :class:`Flow`."""
+        self._account.over(self)
         if self._looking_up is not None:
             self._looking_up.cancel()
         if self._place is not None:

@@ -57,6 +57,7 @@ class TlsEnd:
     :param turns: in which handshakes are done.
     :param on_over: called once with this object when both directions have ended, or the stream broke.
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.
+    :ivar bytes_received: of TLS, to the visitor; see :class:`~rtunnel.traffic.accounts.IRelay`.
     """
 
     #: See :class:`~rtunnel.relay.socket_end.SocketEnd`: there is no socket that could be taken.
@@ -72,6 +73,7 @@ class TlsEnd:
         on_over: Callable[[TlsEnd], None],
     ) -> None:
         self.touched = True
+        self.reason = ""
         self._host = host
         self._serve: Serve | None = serve
         self._visitor = visitor
@@ -83,13 +85,12 @@ class TlsEnd:
         self._messages: Messages | None = None
         self._hello: HelloReader | None = HelloReader()
         self._name = ""
-        self._paused = False
         # The visitor's close_notify has come; ours has gone out.
-        self._ended = self._finished = False
+        self._ended = self._finished = self._paused = False
         # All that is left is that the visitor closes the connection.
         self._closing = False
         # Plain bytes that the user has not delivered, and bytes of TLS that are not reported as delivered.
-        self._waiting = self._owed = 0
+        self._waiting = self._owed = self.bytes_received = self.bytes_sent = 0
         self._turn: Turn | None = Turn(turns, text_prefix(visitor), False, self._take)
         self._turn.transport = self
         self._timer: IDelayedCall | None = clock.callLater(HANDSHAKE_TIMEOUT, self._too_slow)
@@ -133,6 +134,7 @@ class TlsEnd:
     def data_received(self, data: bytes) -> None:
         """Take bytes of TLS."""
         self.touched = True
+        self.bytes_sent += len(data)
         if self._carrier is None:
             return
         if self._closing:
@@ -167,6 +169,7 @@ class TlsEnd:
 
     def was_reset(self, code: str, message: str) -> None:
         """The stream broke."""
+        self.reason = self.reason or code
         user = self._user
         self._over()
         if user is not None:
@@ -220,6 +223,7 @@ class TlsEnd:
 
     def reset(self, code: str, message: str, *, behind: bool = False) -> None:
         """End both directions without close_notify, so that the visitor does not take a part for the whole."""
+        self.reason = self.reason or code
         carrier = self._carrier
         self._over()
         if carrier is not None:
@@ -352,11 +356,13 @@ class TlsEnd:
         except SSL.Error:
             pass  # there is no more
         if pieces and self._carrier is not None:
-            self._carrier.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.bytes_received += len(data)
+            self._carrier.write(data)
 
     def _break(self, error: SSL.Error | None) -> None:
         """Send the alert, and tell the user that the stream broke."""
-        why = explain_web_failure(error)
+        self.reason, why = Code.PROTOCOL, explain_web_failure(error)
         if DebugLog.is_wanted:
             _log.debug("visitor {visitor} of {name}: {why}", visitor=self._visitor, name=self._name or "?", why=why)
         self._flush()

@@ -8,7 +8,9 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from rtunnel.traffic.accounts import LOOK_EVERY, Accounts
 from rtunnel.upkeep.descriptors import Descriptors
+from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.upkeep.visitors import Visitors
 
 
@@ -17,6 +19,7 @@ class DrainingService(MultiService):
 
     :param reactor: provides the time.
     :param drain: seconds that streams have to finish.
+    :param has_services: it connects visitors to local services, and does not accept them.
     :ivar descriptors: who has how many.
     :ivar visitors: the connections that are relayed.
     :ivar is_stopping: visitors are refused, as the process is about to end.
@@ -24,13 +27,15 @@ class DrainingService(MultiService):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, name: str, drain: float) -> None:
+    def __init__(self, reactor: Any, name: str, drain: float, *, has_services: bool = False) -> None:
         super().__init__()
         self.setName(name)
         self.reactor = reactor
         self.descriptors = Descriptors(reactor)
         self.descriptors.service().setServiceParent(self)
-        self.visitors = Visitors(self.descriptors)
+        accounts = Accounts(reactor, are_services=has_services)
+        PeriodicService(reactor, "traffic", LOOK_EVERY, accounts.tick).setServiceParent(self)
+        self.visitors = Visitors(self.descriptors, accounts)
         self.is_stopping = False
         self._drain = drain
         self._stream_ended: Deferred[None] | None = None

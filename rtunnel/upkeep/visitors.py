@@ -8,31 +8,38 @@ from typing import Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from rtunnel.traffic.accounts import CONNECTION, Account, Accounts, IRelay
 from rtunnel.upkeep.descriptors import Descriptors, IHolder, Part, Place
 
 
 class IVisitor(IHolder, Protocol):
-    """Relays one connection, as :class:`~rtunnel.relay.socket_end.SocketEnd` and
-    :class:`~rtunnel.relay.local_socket.LocalSocket` do. Hashed by identity.
-    """
+    """Somebody who waits or is served. Hashed by identity."""
 
     def abort(self) -> None:
         """Reset the connection."""
 
 
+class IServed(IVisitor, IRelay, Protocol):
+    """Relays one connection, as :class:`~rtunnel.relay.socket_end.SocketEnd` and
+    :class:`~rtunnel.relay.local_socket.LocalSocket` do.
+    """
+
+
 class Visitors:
     """The set of visitors that a service relays.
 
+    :param accounts: count what they send and get.
     :ivar descriptors: has a place for each of them.
-    :ivar total: how many there have been.
     :ivar on_change: called with an owner, and how many descriptors its connections have now.
     """
 
-    def __init__(self, descriptors: Descriptors) -> None:
+    def __init__(self, descriptors: Descriptors, accounts: Accounts) -> None:
         self.descriptors = descriptors
+        self.accounts = accounts
         self.on_change: Callable[[Hashable, int], None] | None = None
         self._ends: dict[IVisitor, Place] = {}
-        self.total = 0
+        # Of those who are served, if that is for an account.
+        self._accounts: dict[IVisitor, Account] = {}
         self._drained: Deferred[None] | None = None
         self._empty: Deferred[None] | None = None
 
@@ -47,22 +54,42 @@ class Visitors:
 
         The parameters are those of :meth:`~rtunnel.upkeep.descriptors.Descriptors.add`.
         """
-        self.total += 1
         self._ends[end] = place = self.descriptors.add(end, address, owner, count)
         self._changed(place.part)
         # Its first byte may take a while. Until then it is not the longest idle one, even if all others are busy.
         end.touched = True
 
-    def replace(self, end: IVisitor, other: IVisitor) -> None:
+    def serve(
+        self, end: IServed, address: str, owner: Hashable, count: int, account: Account, who: str, carrier: str
+    ) -> None:
+        """Do the same, and count what passes for *account*; see :meth:`~rtunnel.traffic.accounts.Account.begin`."""
+        self._accounts[end] = account
+        account.begin(end, who, carrier)
+        self.add(end, address, owner, count)
+
+    def replace(self, end: IServed, other: IServed) -> None:
         """Count *other* instead of *end*, whose descriptors it has now."""
+        account = self._accounts.pop(end, None)
+        if account is not None:
+            self._accounts[other] = account
+            account.replace(end, other)
         place = self._ends[other] = self._ends.pop(end)
         place.holder = other
         other.touched = end.touched
+
+    def moved(self, end: IVisitor) -> None:
+        """Take note that a stream has left the link, for a data connection of its own."""
+        account = self._accounts.get(end)
+        if account is not None:
+            account.live[end].carrier = CONNECTION  # type: ignore[index]
 
     def discard(self, end: IVisitor) -> None:
         """Forget a connection that is over."""
         place = self._ends.pop(end, None)
         if place is not None:
+            account = self._accounts.pop(end, None)
+            if account is not None:
+                account.over(end)  # type: ignore[arg-type]
             part = place.part
             self.descriptors.remove(place)
             self._changed(part)

@@ -23,9 +23,19 @@ COMMON: dict[str, Any] = {
     "warnings_total": {"warn": 3, "error": 0, "critical": 0},
     "warnings": [],
 }
+TRAFFIC = {"from_visitors": 500, "to_visitors": 70_000, "from_visitors_rate": 1.5, "to_visitors_rate": 2.5}
+CARRIED = {"visitors_total": 4, "traffic": TRAFFIC}
 ENDS = {
     "visitors": 2,
     "visitors_total": 9,
+    "traffic": TRAFFIC,
+    "visits": {
+        "link": {
+            "ended": {"done": 2, "reset": 1},
+            "seconds": {"0.1": 1, "1.0": 0, "longer": 2},
+            "seconds_sum": 20.5,
+        }
+    },
     "descriptors": {"held": 2, "limit": 1024},
     "memory": {"held_at_most": 5000, "limit": 10**9},
 }
@@ -39,7 +49,8 @@ TLS = {
 
 
 def tunnel(place: str, *, published: bool = True, ready: bool = True, visitors: int = 1) -> dict[str, Any]:
-    return {"place": place, "published": published, "ready": ready, "visitors": visitors, "service": "x", "group": None}
+    state = {"published": published, "ready": ready, "visitors": visitors}
+    return {"place": place, "service": "x", "group": None, **state, **CARRIED}
 
 
 def client(name: str, *tunnels: dict[str, Any], address: str = "192.0.2.7:1") -> dict[str, Any]:
@@ -77,7 +88,8 @@ def test_a_server() -> None:
         client("laptop", tunnel("port 80", visitors=2), tunnel("port 81", published=False)),
         client("laptop", tunnel("port 80", ready=False, visitors=3), address="192.0.2.8:1"),
     ]
-    found = values({**COMMON, **ENDS, "clients": clients})
+    clients[0]["tunnels"][1]["statuses"] = {"2xx": 3, "5xx": 1}
+    found = values({**COMMON, **ENDS, "clients": clients, "refused": {"address": 6}})
     assert found["rtunnel_ok"] == found["rtunnel_ready"] == 1
     assert found["rtunnel_log_lines_total{level=warn}"] == 3
     assert (found["rtunnel_clients"], found["rtunnel_tunnels"]) == (2, 3)
@@ -89,17 +101,30 @@ def test_a_server() -> None:
     assert found["rtunnel_tunnel_published{client=laptop,tunnel=port 81}"] == 0
     assert found["rtunnel_certificate_expiry_timestamp_seconds{peer=192.0.2.7:1}"] == 1893456000
     assert found["rtunnel_memory_limit_bytes"] == 10**9
+    assert found["rtunnel_visitors_refused_total{rule=address}"] == 6
+    # The same of two links is counted once.
+    assert found["rtunnel_tunnel_visitors_started_total{client=laptop,tunnel=port 80}"] == 4
+    assert found["rtunnel_tunnel_bytes_total{client=laptop,direction=to_visitors,tunnel=port 80}"] == 70_000
+    assert found["rtunnel_tunnel_bytes_total{client=laptop,direction=from_visitors,tunnel=port 81}"] == 500
+    assert found["rtunnel_tunnel_requests_total{client=laptop,status=5xx,tunnel=port 81}"] == 1
+    assert found["rtunnel_bytes_total{direction=from_visitors}"] == 500
+    assert found["rtunnel_visits_ended_total{carrier=link,reason=reset}"] == 1
+    buckets = [found[f"rtunnel_visit_seconds_bucket{{carrier=link,le={bound}}}"] for bound in ("0.1", "1.0", "+Inf")]
+    assert buckets == [1, 1, 3]
+    assert found["rtunnel_visit_seconds_count{carrier=link}"] == 3
+    assert found["rtunnel_visit_seconds_sum{carrier=link}"] == 20.5
 
 
 @pytest.mark.process
 def test_a_client() -> None:
-    of_settings = {"name": "web", "service": "127.0.0.1:80", "published": True, "answers": False}
-    unknown = {"name": "game", "service": "127.0.0.1:81", "published": False, "answers": None}
+    of_settings = {"name": "web", "service": "127.0.0.1:80", "published": True, "answers": False, **CARRIED}
+    unknown = {"name": "game", "service": "127.0.0.1:81", "published": False, "answers": None, **CARRIED}
     status = {**COMMON, **ENDS, "server": "s:7000", "tls": None, "tunnels": [of_settings, unknown]}
     found = values({**status, "connected_seconds": 7.5, "round_trip_ms": 3.0})
     assert (found["rtunnel_link_up"], found["rtunnel_link_seconds"]) == (1, 7.5)
     assert found["rtunnel_link_round_trip_seconds"] == 0.003
     assert found["rtunnel_tunnel_published{tunnel=game}"] == 0
+    assert found["rtunnel_tunnel_bytes_total{direction=to_visitors,tunnel=web}"] == 70_000
     assert found["rtunnel_service_answers{service=127.0.0.1:80}"] == 0
     assert "rtunnel_service_answers{service=127.0.0.1:81}" not in found
     assert values({**status, "connected_seconds": None, "round_trip_ms": None})["rtunnel_link_up"] == 0
@@ -114,13 +139,16 @@ def test_the_webrtc_tunnel() -> None:
         {"path": "relayed, c to d", "connected": True, "streams": 1},
         {"path": None, "connected": False, "streams": 0},
     ]
-    services = [{"service": "127.0.0.1:80", "answers": True}]
+    services = [{"name": "", "service": "127.0.0.1:80", "answers": True, **CARRIED}]
     found = values({**COMMON, **ENDS, "signaling": {"up": False}, "services": services, "peers": peers})
     assert found["rtunnel_signaling_up"] == 0
     assert [found[f"rtunnel_peers{{path={path}}}"] for path in ("direct", "relayed", "connecting")] == [1, 1, 1]
     assert found["rtunnel_peer_streams"] == 3
-    found = values({**COMMON, **ENDS, "signaling": {"up": True}, "peer": peers[0], "waiting": 4, "forwards": []})
+    assert found["rtunnel_service_bytes_total{direction=from_visitors,service=(default)}"] == 500
+    forwards = [{"local": "127.0.0.1:1", "service": "ssh", **CARRIED}]
+    found = values({**COMMON, **ENDS, "signaling": {"up": True}, "peer": peers[0], "waiting": 4, "forwards": forwards})
     assert (found["rtunnel_peers{path=direct}"], found["rtunnel_waiting"]) == (1, 4)
+    assert found["rtunnel_service_visitors_started_total{service=ssh}"] == 4
 
 
 @pytest.mark.process
@@ -137,5 +165,10 @@ def test_time_series_are_bounded() -> None:
     many = [client(f"c{n}", tunnel(f"port {n}"), address=f"a{n}") for n in range(2 * MOST_SERIES)]
     found = values({**COMMON, **ENDS, "clients": many})
     assert (found["rtunnel_clients"], found["rtunnel_tunnels"]) == (2 * MOST_SERIES, 2 * MOST_SERIES)
-    for name in ("client_visitors", "tunnel_ready", "certificate_expiry_timestamp_seconds"):
+    for name in (
+        "client_visitors",
+        "tunnel_ready",
+        "tunnel_visitors_started_total",
+        "certificate_expiry_timestamp_seconds",
+    ):
         assert sum(key.startswith(f"rtunnel_{name}{{") for key in found) == MOST_SERIES

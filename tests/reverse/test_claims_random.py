@@ -17,6 +17,7 @@ from rtunnel.reverse.server.held import Lobby
 from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.refusals import Refusals
+from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
@@ -82,7 +83,9 @@ STEPS = st.lists(
 def test_names(steps: list[Any], hold: float) -> None:
     clock = Clock()
     log = Logger()
-    lobby = Lobby(Visitors(Descriptors(clock)), Memory(2**20, clock, log), None, LogLimiter(log, clock))
+    lobby = Lobby(
+        Visitors(Descriptors(clock), Accounts(clock)), Memory(2**20, clock, log), None, LogLimiter(log, clock)
+    )
     names = HostNames(clock, lobby, Refusals(clock))
     sessions: list[Any] = [Session(number) for number in range(3)]
     there: list[Backend] = []

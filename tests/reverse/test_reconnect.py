@@ -13,6 +13,7 @@ from twisted.logger import LogLevel
 from rtunnel.addresses import DialAddress
 from rtunnel.reverse.client.service import LinkService
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.visitors import Visitors
 from tests.ports import free_port
@@ -28,7 +29,7 @@ class Dialler:
         settings = ClientSettings(
             DialAddress.parse("192.0.2.1:7000"), (TunnelSettings(8080, DialAddress.parse(":80")),), 1.0, 30.0
         )
-        self.link = LinkService(self.reactor, settings, Visitors(Descriptors(self.reactor)))
+        self.link = LinkService(self.reactor, settings, Visitors(Descriptors(self.reactor), Accounts(self.reactor)))
         self.link.startService()
 
     @property

@@ -19,6 +19,7 @@ from rtunnel.addresses import DialAddress
 from rtunnel.reverse.carriers import link_protocol
 from rtunnel.reverse.client.service import LinkService, TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.limits import LinkLimits
@@ -48,7 +49,7 @@ async def test_link_is_stopped_twice_and_started_again(world: World, host: str, 
     tunnels = (TunnelSettings(0, DialAddress.parse(":1")),)
     server = DialAddress.parse(f"{host}:{free_port()}")
     settings = ClientSettings(server, tunnels)
-    service = LinkService(reactor, settings, Visitors(Descriptors(reactor)))
+    service = LinkService(reactor, settings, Visitors(Descriptors(reactor), Accounts(reactor)))
     for _ in range(2):
         service.startService()
         await turns(wait)

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.descriptors import LEAST_RESERVE, Descriptors
 from rtunnel.upkeep.visitors import Visitors
 
@@ -33,7 +34,7 @@ class Visitor:
 
 @pytest.fixture
 def visitors() -> Visitors:
-    return Visitors(Descriptors(Clock()))
+    return Visitors(Descriptors(Clock()), Accounts(Clock()))
 
 
 def results(coroutine: Any) -> list[Any]:
@@ -137,7 +138,9 @@ def test_all_gone(visitors: Visitors) -> None:
 def test_one_that_waits_for_its_first_byte_is_not_the_longest_idle() -> None:
     """Even if bytes have passed for all the older ones."""
     crowd: Visitors
-    crowd = Visitors(Descriptors(Clock(), lambda: LEAST_RESERVE + 20, lambda: len(crowd), lambda: 0.0))
+    crowd = Visitors(
+        Descriptors(Clock(), lambda: LEAST_RESERVE + 20, lambda: len(crowd), lambda: 0.0), Accounts(Clock())
+    )
     old = [Visitor(crowd) for _ in range(19)]
     new = Visitor(crowd)
     for each in old:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from rtunnel.relay.interfaces import CLOSED, IDLE
+
 _log = Logger()
 
 #: What a flow costs in itself, in bytes.
@@ -63,6 +65,8 @@ class Flow:
     :ivar sent: datagrams that were passed on to the service, or towards it.
     :ivar received: datagrams from the service that were passed on.
     :ivar dropped: datagrams that were lost.
+    :ivar bytes_received: of the datagrams that its own socket has received, or that have come from its visitor.
+    :ivar bytes_sent: of those that went there.
     :ivar waiting: datagrams that cannot be sent yet.
     :ivar touched: set whenever a datagram passes; the search for idle connections clears it.
     :ivar ended: why the flow has ended; empty until then.
@@ -77,6 +81,7 @@ class Flow:
         self.sent = 0
         self.received = 0
         self.dropped = 0
+        self.bytes_received = self.bytes_sent = 0
         self.waiting = WaitingDatagrams()
         self.touched = True
         self.ended = ""
@@ -86,6 +91,11 @@ class Flow:
     def held(self) -> int:
         """How many bytes of memory it takes."""
         return COST + self.waiting.bytes
+
+    @property
+    def reason(self) -> str:
+        """Why it has ended, as the access log has it."""
+        return IDLE if self.ended == IDLE else CLOSED
 
     def lose(self, why: str) -> None:
         """Count a datagram that is lost."""
@@ -201,6 +211,6 @@ class FlowTable:
                 if left > 0:
                     soonest = min(soonest, left)
                     break
-                flow.end("idle")
+                flow.end(IDLE)
         if len(self):
             self._timer = self._clock.callLater(soonest, self._sweep)

@@ -26,6 +26,7 @@ from rtunnel.reverse.carriers.sockets import TAIL
 from rtunnel.reverse.carriers.waiting import Waiting
 from rtunnel.reverse.metering.relays import relay_for
 from rtunnel.reverse.public import Visitor
+from rtunnel.traffic.accounts import CONNECTION
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.wire.data.connection import Opened
 from rtunnel.wire.data.keys import RANDOM, Ratchet, Root, Ticket, connection_seals
@@ -53,13 +54,11 @@ class DataPool:
 
     def __init__(self, session: ICarrierSession, server: ICarrierServer, root: Root, *, waits: bool) -> None:
         self.reactor = server.reactor
-        self._session = session
-        self._server = server
+        self._session, self._server = session, server
         self._cipher, self._waits = root.cipher, waits
         self.is_sealed = root.cipher is not Cipher.NONE
-        self._most = server.pool_size
+        self._most, self._wished_at = server.pool_size, 0.0
         self._size = PoolSize(self._most, self.reactor.seconds())
-        self._wished_at = 0.0
         # Connections whose client is not proved yet, with the ids of their tickets; those that wait; and the others.
         self._unproved: dict[RecordSocket, bytes] = {}
         self._idle: dict[RecordSocket, None] = {}
@@ -68,9 +67,9 @@ class DataPool:
         self._waiting: dict[Waiting, None] = {}
         # Of those that are used, how many count as streams of the link still.
         self._on_link = 0
-        self._move_call: IDelayedCall | None = None
         self._silent = SilentStreams()
         self._closed = False
+        self._move_call: IDelayedCall | None = None
         self._tail: IDelayedCall | None = None
         server.tickets.join(self, Ratchet(root.root))
 
@@ -86,10 +85,10 @@ class DataPool:
         if self.is_sealed:
             server_random = secrets.token_bytes(RANDOM)
             seals = connection_seals(ticket.key, client_random, server_random, self._cipher, is_client=False)
-        limits, now = self._session.link.limits, self.reactor.seconds()
         try:
             if seals is not None:
                 sock.send(server_random)
+            limits, now = self._session.link.limits, self.reactor.seconds()
             connection = RecordSocket(self._server.poller, sock, self, limits, now, seals, is_server=True)
         except OSError as error:
             self.log.debug("a data connection is closed: {why}", why=error)
@@ -202,7 +201,8 @@ class DataPool:
         if theirs is not None:
             relay, local = relay_for(visitor.meter, self._server.poller, theirs, connection, self._ended, self.holds)
             self._used[relay] = None
-            self._server.visitors.add(relay, visitor.prefix, visitor.owner)
+            relay.bytes_received = len(visitor.first)
+            visitor.served_by(relay, self._server.visitors, CONNECTION)
             self._session.count_streams()
             connection.open(tunnel, visitor.name, 0, local, visitor.first)
             self.holds(relay.held)
@@ -211,7 +211,7 @@ class DataPool:
         stream = RecordStream(connection, end := visitor.socket_end(), self._ended)
         self.holds(stream.held)
         self._used[stream] = None
-        self._server.visitors.add(end, visitor.prefix, visitor.owner)
+        visitor.served_by(end, self._server.visitors, CONNECTION)
         self._session.count_streams()
         connection.open(tunnel, visitor.name, 0, stream)
         end.attach(stream, visitor.first)
@@ -256,6 +256,7 @@ class DataPool:
     def _move_one(self, stream: Stream) -> None:
         connection, _ = self._idle.popitem()
         self._busy[connection] = None
+        self._server.visitors.moved(stream.owner)
         self.log.debug("stream {stream} goes on on a connection of its own", stream=stream.conn_id)
         moving = MovingStream(self._session, stream, connection, self._left_link, self._taken, self._ended)
         self._used[moving] = None
@@ -388,11 +389,10 @@ class DataPool:
         self._server.tickets.leave(self)
         for waiting in list(self._waiting):
             self.turn_away(waiting)
-        gone = [*self._unproved, *self._idle]
+        gone = [*self._unproved, *self._idle, *(self._busy if cut else ())]
         self._unproved.clear()
         self._idle.clear()
         if cut:
-            gone += self._busy
             self._busy.clear()
         elif tail and (self._used or self._busy) and self._tail is None:
             self._tail = self.reactor.callLater(TAIL, self.close)

@@ -8,6 +8,7 @@ from typing import Any
 from rtunnel.errors import Code
 from rtunnel.reverse.carriers.link_protocol import LinkProtocol, LinkStream
 from rtunnel.reverse.public import Visitor
+from rtunnel.traffic.accounts import LINK
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.server_link import ServerLink
@@ -39,7 +40,7 @@ class Mux:
             self.log.debug("visitor {visitor} is lost: {why}", visitor=visitor.name, why=error)
             self._link.reset(stream, Code.CONNECTION_LOST, "the visitor is lost")
         else:
-            self._visitors.add(end, visitor.prefix, visitor.owner)
+            visitor.served_by(end, self._visitors, LINK)
             end.attach(LinkStream(self._protocol, stream, end), visitor.first)
         self._protocol.flush()
         return True

@@ -21,6 +21,7 @@ from rtunnel.reverse.web.house import HttpHouse, HttpVisitor
 from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import Upstream
 from rtunnel.reverse.web.upstreams import Upstreams
+from rtunnel.traffic.accounts import Account, Accounts
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.web.heads import RequestHead
 
@@ -33,8 +34,12 @@ class IHttpsService(Protocol):
 
     :ivar number: the tunnel's.
     :ivar settings: the tunnel's.
+    :ivar account: counts what visitors send and get.
     :ivar is_gone: the tunnel is published no longer.
     """
+
+    @property
+    def account(self) -> Account: ...
 
     number: int
 
@@ -75,8 +80,9 @@ class HttpsHouse(HttpHouse):
 
     scheme = "https"
 
-    def __init__(self, reactor: Any, log_limiter: LogLimiter, threads: PasswordThreads) -> None:
-        super().__init__(reactor.seconds, log_limiter, Passwords(threads.run, reactor.seconds), HEAD_TIMEOUT)
+    def __init__(self, reactor: Any, log_limiter: LogLimiter, threads: PasswordThreads, accounts: Accounts) -> None:
+        passwords = Passwords(threads.run, reactor.seconds)
+        super().__init__(reactor.seconds, log_limiter, passwords, HEAD_TIMEOUT, accounts)
         self._targets: dict[int, Target] = {}
         # Those that still have an answer under way.
         self._former: list[Target] = []
@@ -112,6 +118,7 @@ class HttpsHouse(HttpHouse):
             near, far = memory_streams()
             end = SocketEnd(lambda _end: user.dialled(service), _do_nothing)
             near.user, far.user = end, upstream
+            upstream.account = service.account
             end.attach(near)
             upstream.attach(far)
             upstream.start()

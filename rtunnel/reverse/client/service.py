@@ -75,7 +75,7 @@ class LinkService(HeldConnection[ClientSession]):
         self.setName("link")
         self._settings = settings
         self._visitors = visitors
-        self.tls_hosts = TlsHosts(reactor, settings)
+        self.tls_hosts = TlsHosts(reactor, settings, visitors.accounts)
         self.connect_timeout = settings.connect_timeout
         self.dial_timeout = settings.dial_timeout
         self.is_proxied = settings.via is not None
@@ -99,7 +99,7 @@ class LinkService(HeldConnection[ClientSession]):
             capabilities=DATA_PLANES[settings.data_plane] | {WITHDRAW, RULES, UDP, HOSTS},
             token=settings.token,
         )
-        self.wanted = WantedTunnels(reactor, settings, self.tls_hosts)
+        self.wanted = WantedTunnels(reactor, settings, self.tls_hosts, visitors.accounts)
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
 
     def apply(self, tunnels: Sequence[TunnelSettings], acme: AcmeSettings | None) -> Deferred[None]:
@@ -214,7 +214,7 @@ class TunnelClient(DrainingService):
     """
 
     def __init__(self, reactor: Any, settings: ClientSettings) -> None:
-        super().__init__(reactor, "rtunnel-client", settings.drain)
+        super().__init__(reactor, "rtunnel-client", settings.drain, has_services=True)
         self.link = LinkService(reactor, settings, self.visitors)
         self._https = self.link.tls_hosts.https
         self._end_tls()

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import text_prefix, tune_link
+from rtunnel.relay.sockets import tune_link
 from rtunnel.reverse.carriers.link_protocol import LinkStream
 from rtunnel.reverse.client.asking import AskingSession
 from rtunnel.reverse.client.data_connections import IDialler
@@ -23,6 +23,7 @@ from rtunnel.reverse.client.wanted import WantedTunnels
 from rtunnel.reverse.settings import ClientSettings
 from rtunnel.tls.messages import limit_messages
 from rtunnel.tls.stream_end import TlsEnd
+from rtunnel.traffic.accounts import LINK
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.upkeep.visitors import Visitors
@@ -157,7 +158,7 @@ class ClientSession(AskingSession):
         if self._refuses:
             stream.reset(Code.SHUTTING_DOWN, "the client is going down")
             return
-        self._visitors.add(end, text_prefix(event.visitor), tunnel.number, tunnel.descriptors - 1)
+        tunnel.serve(end, self._visitors, event.visitor, LINK)
         self.log.debug(
             "visitor {visitor} of {tunnel}: stream {stream}",
             visitor=event.visitor or "unknown",

@@ -14,6 +14,7 @@ from rtunnel.reverse.client.https import HttpsHouse
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.tls.hosts import CertificateFiles, FilesOfHost, Host
 from rtunnel.tls.turns import Turns
+from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 
@@ -24,6 +25,7 @@ EVERY = 1.0
 class TlsHosts(PeriodicService):
     """Keeps certificates up to date.
 
+    :param accounts: of all tunnels.
     :ivar turns: those of handshakes with visitors.
     :ivar https: the requests in the TLS that ends here.
     :ivar threads: compute the hashes of visitors' passwords.
@@ -31,11 +33,11 @@ class TlsHosts(PeriodicService):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, settings: ClientSettings) -> None:
+    def __init__(self, reactor: Any, settings: ClientSettings, accounts: Accounts) -> None:
         super().__init__(reactor, "certificates", EVERY, self._tick)
         self.turns = Turns(reactor)
         self.threads = PasswordThreads(reactor)
-        self.https = HttpsHouse(reactor, LogLimiter(self.log, reactor), self.threads)
+        self.https = HttpsHouse(reactor, LogLimiter(self.log, reactor), self.threads, accounts)
         self._reactor = reactor
         self._acme = settings.acme
         self._hosts: dict[str, Host] = {}

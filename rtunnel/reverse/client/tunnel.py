@@ -6,11 +6,14 @@ from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 
+from rtunnel.relay.sockets import text_prefix
 from rtunnel.reverse.client.wanted import Wanted, Watch
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.tls.hosts import Host
+from rtunnel.traffic.accounts import LINK, UNKNOWN, Account
 from rtunnel.upkeep.backoff import Backoff
+from rtunnel.upkeep.visitors import IServed, Visitors
 from rtunnel.wire.tunnel_request import TunnelRequest
 
 
@@ -43,6 +46,11 @@ class Tunnel:
         """Return what the service gets before the visitor's first byte; see :func:`header_for`."""
         return header_for(self.settings, visitor, self.public_address)
 
+    def serve(self, end: IServed, visitors: Visitors, who: str, carrier: str) -> None:
+        """Count a visitor among *visitors*, to whom *end* relays; see :meth:`Visitors.serve`."""
+        count = self.descriptors - (carrier == LINK)
+        visitors.serve(end, text_prefix(who), self.number, count, self.account, who or UNKNOWN, carrier)
+
     @property
     def name(self) -> str:
         """The tunnel's name in logs."""
@@ -69,6 +77,11 @@ class Tunnel:
     def descriptors(self) -> int:
         """See :class:`~rtunnel.reverse.client.interfaces.IService`."""
         return self.wanted.descriptors
+
+    @property
+    def account(self) -> Account:
+        """See :class:`~rtunnel.reverse.client.interfaces.IService`."""
+        return self.wanted.account
 
     @property
     def watch(self) -> Watch | None:

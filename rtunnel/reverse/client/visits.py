@@ -23,13 +23,14 @@ from rtunnel.relay.dial import Dial, begin
 from rtunnel.relay.local_socket import COST, LocalSocket
 from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import take_socket, text_prefix
+from rtunnel.relay.sockets import take_socket
 from rtunnel.reverse.carriers.moving import MovingStream
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.carriers.record_stream import RecordStream
 from rtunnel.reverse.carriers.sockets import TAIL, has_socket
 from rtunnel.reverse.client.interfaces import IService
 from rtunnel.tls.stream_end import TlsEnd
+from rtunnel.traffic.accounts import CONNECTION
 from rtunnel.upkeep.debug_log import DebugLog
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
@@ -86,7 +87,10 @@ class _Visit:
 
     may_splice = False
 
-    __slots__ = ("_pieces", "_visits", "connection", "dial", "has_ended", "kept", "service", "touched", "until")
+    __slots__ = (
+        *("_pieces", "_visits", "bytes_received", "bytes_sent", "connection", "dial", "has_ended", "kept", "reason"),
+        *("service", "touched", "until"),
+    )
 
     def __init__(
         self, visits: Visits, connection: RecordSocket, service: IService, until: float, header: bytes
@@ -96,7 +100,8 @@ class _Visit:
         self.service = service
         # Pieces, because bytes that grow piece by piece leave holes in memory.
         self._pieces: list[bytes] = [header] if header else []
-        self.kept = 0
+        self.kept = self.bytes_received = self.bytes_sent = 0
+        self.reason = ""
         self.has_ended = False
         self.until = until
         self.touched = True
@@ -208,7 +213,7 @@ class Visits:
             end.attach(stream)
             connection.carry(stream)
             self._used.add(stream)
-            self._visitors.add(end, text_prefix(opened.visitor), opened.tunnel, service.descriptors)
+            service.serve(end, self._visitors, opened.visitor, CONNECTION)
             self._count()
             self.kept(stream.held)
             return
@@ -226,7 +231,7 @@ class Visits:
         visit = _Visit(self, connection, service, until, service.header(opened.visitor))
         connection.carry(visit)
         self._dialling[visit] = None
-        self._visitors.add(visit, text_prefix(opened.visitor), opened.tunnel, service.descriptors)
+        service.serve(visit, self._visitors, opened.visitor, CONNECTION)
         self._count()
         if failure is not None:
             visit.failed(failure)
@@ -241,7 +246,7 @@ class Visits:
         relay = LocalSocket(self._poller, theirs, connection, self._ended, self.kept)
         connection.carry(relay)
         self._used.add(relay)
-        self._visitors.add(relay, text_prefix(opened.visitor), opened.tunnel, service.descriptors)
+        service.serve(relay, self._visitors, opened.visitor, CONNECTION)
         if header := service.header(opened.visitor):
             relay.deliver(memoryview(header))
         self._count()
@@ -297,14 +302,17 @@ class Visits:
         """Drop a visitor whose service cannot be reached, or that has left."""
         if visit not in self._dialling:
             return
+        code = Code.CONNECTION_LOST
+        if failure is not None:
+            code = Code.LOCAL_TIMEOUT if failure.check(ConnectTimeout) else Code.LOCAL_UNREACHABLE
+        visit.reason = code
         self._forget(visit)
         if visit.dial is not None:
             visit.dial.cancel()
             visit.dial = None  # no circle, so that its bytes are free now
         if failure is None:
-            visit.connection.reset(Code.CONNECTION_LOST, "the visitor is turned away")
+            visit.connection.reset(code, "the visitor is turned away")
             return
-        code = Code.LOCAL_TIMEOUT if failure.check(ConnectTimeout) else Code.LOCAL_UNREACHABLE
         visit.connection.reset(code, reason_of(failure))
         self._user.dial_failed(visit.service, failure)
 
@@ -322,6 +330,7 @@ class Visits:
         if stream is None or stream.broken or not isinstance(end, SocketEnd | TlsEnd) or end.is_lost:
             connection.reset(Code.CONNECTION_LOST, "that stream is over")
             return
+        self._visitors.moved(end)
         moving = MovingStream(self._user, stream, connection, self._left_link, self._taken, self._ended)
         self._used.add(moving)
         self._on_link += 1

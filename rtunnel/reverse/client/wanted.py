@@ -20,6 +20,7 @@ from rtunnel.services.files.endpoint import COST, service_endpoint
 from rtunnel.services.health import HealthWatch
 from rtunnel.services.watch import MOST_AT_ONCE, ServiceWatch
 from rtunnel.tls.hosts import Host
+from rtunnel.traffic.accounts import Account, Accounts
 from rtunnel.wire.tunnel_request import TunnelRequest
 
 #: What tells whether a service answers.
@@ -43,6 +44,7 @@ class Wanted:
     :ivar address: see :class:`~rtunnel.reverse.client.interfaces.IService`.
     :ivar watch: tells whether the service answers; None: nobody looks.
     :ivar tls: whose TLS ends here; None: it does not.
+    :ivar account: counts what visitors send and get.
     :ivar request: what the server is asked for.
     :ivar is_gone: it is wanted no longer.
     """
@@ -54,7 +56,13 @@ class Wanted:
         self.is_gone = False
 
     def use(
-        self, reactor: Any, settings: TunnelSettings, timeout: float, watch: Watch | None, tls: Host | None
+        self,
+        reactor: Any,
+        settings: TunnelSettings,
+        timeout: float,
+        watch: Watch | None,
+        tls: Host | None,
+        account: Account,
     ) -> None:
         """Lead to this service from now on.
 
@@ -69,14 +77,16 @@ class Wanted:
         self.descriptors = 2 if settings.local.directory is None else 1 + COST
         self.watch = watch
         self.tls = tls
+        self.account = account
         self.request = request_of(settings)
 
 
 class WantedTunnels:
     """All of them, in the order in which the operator named them."""
 
-    def __init__(self, reactor: Any, settings: ClientSettings, tls_hosts: TlsHosts) -> None:
+    def __init__(self, reactor: Any, settings: ClientSettings, tls_hosts: TlsHosts, accounts: Accounts) -> None:
         self._reactor = reactor
+        self._accounts = accounts
         self._dial_timeout = settings.dial_timeout
         self._check_services = settings.check_services
         self._tls_hosts = tls_hosts
@@ -107,7 +117,8 @@ class WantedTunnels:
                 if wanted is None:
                     wanted = Wanted(self._next)
                     self._next += 1
-                wanted.use(self._reactor, tunnel, self._dial_timeout, self._watch(tunnel), tls)
+                account = self._accounts.of("", tunnel.shown_name)
+                wanted.use(self._reactor, tunnel, self._dial_timeout, self._watch(tunnel), tls, account)
             self._all.append(wanted)
         for wanted in before.values():
             self._drop(wanted)

@@ -24,6 +24,7 @@ from rtunnel.reverse.datagrams.fallback import Fallback
 from rtunnel.reverse.datagrams.shared_table import PROVED, SharedFlowTable
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.services.flow import ServiceFlow
+from rtunnel.traffic.accounts import Account
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
@@ -43,9 +44,13 @@ class IUdpTunnel(Protocol):
     """A UDP tunnel of the client.
 
     :ivar settings: its own.
+    :ivar account: counts what visitors send and get.
     """
 
     settings: TunnelSettings
+
+    @property
+    def account(self) -> Account: ...
 
     def header(self, visitor: str) -> bytes:
         """Return what the service gets before each datagram of a visitor; empty: nothing."""
@@ -61,7 +66,8 @@ class _Flow(ServiceFlow):
     """
 
     def __init__(self, owner: ClientFlows, key: tuple[int, str], tunnel: IUdpTunnel) -> None:
-        super().__init__(owner, key[1], tunnel.settings.local, text_prefix(key[1]), ("udp", key[0]))
+        prefix = text_prefix(key[1])
+        super().__init__(owner, key[1], tunnel.settings.local, prefix, ("udp", key[0]), tunnel.account, key[1])
         self._flows = owner
         self.key = key
         self.datagrams: ClientDatagrams | None = None

@@ -22,6 +22,7 @@ from rtunnel.reverse.datagrams.fallback import Fallback
 from rtunnel.reverse.datagrams.shared_table import PROVED, SharedFlowTable
 from rtunnel.reverse.metering.meter import Meter
 from rtunnel.reverse.server.interfaces import Backend
+from rtunnel.traffic.accounts import DATAGRAMS
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.token_bucket import KeyedBuckets
@@ -46,6 +47,8 @@ class _VisitorFlow(Flow):
     def __init__(self, port: UdpPort, source: Address, name: str, datagrams: ServerDatagrams) -> None:
         super().__init__(port.table, name, port.drop)
         self._port = port
+        self._account = port.backend.account
+        self._account.begin(self, name, DATAGRAMS)
         self._datagrams: ServerDatagrams | None = datagrams
         self.source = source
         self.number = datagrams.enter(self)
@@ -64,6 +67,7 @@ class _VisitorFlow(Flow):
             self.is_known = False
         self.table.use(self, answer=False)
         self.sent += 1
+        self.bytes_received += len(data)
         if self.is_known:
             message = messages.encode_number(messages.DATAGRAM, self.number, data)
         else:
@@ -75,6 +79,7 @@ class _VisitorFlow(Flow):
         self.is_known = True
         self.table.use(self, answer=True)
         self.received += 1
+        self.bytes_sent += len(data)
         self._port.send(data, self.source)
 
     def rest(self) -> None:
@@ -87,6 +92,7 @@ class _VisitorFlow(Flow):
 
     def close(self) -> None:
         """See :class:`Flow`."""
+        self._account.over(self)
         self._port.forget(self)
         if self._datagrams is not None:
             self._datagrams.leave(self)

@@ -32,6 +32,7 @@ from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.web.answers import Answer, redirect
 from rtunnel.reverse.web.connection import HttpConnection
+from rtunnel.reverse.web.exchange import Exchange
 from rtunnel.reverse.web.forwarded import TrustedProxies, is_secure
 from rtunnel.reverse.web.front_stream import FrontStream
 from rtunnel.reverse.web.house import HttpHouse, HttpVisitor
@@ -39,6 +40,7 @@ from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import Upstream
 from rtunnel.reverse.web.upstreams import Upstreams
 from rtunnel.tls.messages import limit_messages
+from rtunnel.traffic.accounts import Account
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService
@@ -69,11 +71,14 @@ class UpstreamVisitor(Visitor):
 
     __slots__ = ("_upstream",)
 
-    def __init__(self, upstream: Upstream, visitor: HttpVisitor, owner: Owner) -> None:
+    def __init__(self, upstream: Upstream, visitor: HttpVisitor, owner: Owner, account: Account) -> None:
         self.address = None
         self.name = visitor.name
         self.prefix = visitor.prefix
         self.owner = owner
+        self.account = account
+        # Several visitors share it.
+        self.who = ""
         self.first = b""
         self.home = None
         self._upstream = upstream
@@ -114,7 +119,8 @@ class HttpFront(HttpHouse, LandingFactory):
     """
 
     def __init__(self, server: IHttpServer, passwords: Passwords, trusted: TrustedProxies) -> None:
-        super().__init__(server.reactor.seconds, server.log_limiter, passwords, server.handshake_timeout)
+        accounts = server.visitors.accounts
+        super().__init__(server.reactor.seconds, server.log_limiter, passwords, server.handshake_timeout, accounts)
         self._server = server
         self._trusted = trusted
         self._targets: dict[Group, _Known] = {}
@@ -208,6 +214,12 @@ class HttpFront(HttpHouse, LandingFactory):
         held = self._held[connection] = group.ask(self._known(group).balanced.has_room)
         return held.decided.addCallback(decided)
 
+    def request_over(self, exchange: Exchange, connection: IConnection) -> None:
+        """See :class:`HttpHouse`. For a tunnel, each request is a visitor."""
+        if exchange.account is not None:
+            exchange.account.visitors += 1
+        super().request_over(exchange, connection)
+
     def until_back(self, target: Target, connection: IConnection) -> Deferred[bool] | None:
         """See :class:`HttpHouse`."""
 
@@ -254,7 +266,7 @@ class HttpFront(HttpHouse, LandingFactory):
         def open_stream(upstream: Upstream, visitor: HttpVisitor) -> bool:
             # The number may be that of another tunnel by now.
             if backend.public is None or not backend.session.open_visitor(
-                backend.number, UpstreamVisitor(upstream, visitor, backend.owner)
+                backend.number, UpstreamVisitor(upstream, visitor, backend.owner, backend.account)
             ):
                 return False
             upstream.start()
@@ -271,7 +283,10 @@ class HttpFront(HttpHouse, LandingFactory):
                 backend.group.set_load(backend, count)
 
         def build(*arguments: Any) -> Upstream:
-            return Upstream(*arguments) if backend.budget is None else MeteredUpstream(backend.budget, *arguments)
+            budget = backend.budget
+            upstream = Upstream(*arguments) if budget is None else MeteredUpstream(budget, *arguments)
+            upstream.account = backend.account
+            return upstream
 
         server = self._server
         soon = server.poller.soon

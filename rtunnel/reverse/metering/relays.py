@@ -30,7 +30,7 @@ _NOTHING = memoryview(b"")
 class MeteredRelay:
     """Between a local socket and its data connection, each of which takes it for the other.
 
-    :param far: the data connection; see :class:`~rtunnel.relay.local_socket.IFar`.
+    :param far: the data connection; see :class:`~rtunnel.relay.interfaces.IFar`.
     :param kept: called with the number of bytes that stay in memory.
     :ivar local: the socket; set it before anything is passed.
     """

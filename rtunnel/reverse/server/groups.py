@@ -320,7 +320,7 @@ class Group:
         for backend in self.candidates(visitor.prefix):
             if has_waited and not backend.session.has_room(backend.number):
                 continue
-            visitor.owner = backend.owner
+            visitor.owner, visitor.account = backend.owner, backend.account
             if self._is_open and (why := self._why_not_to(backend, visitor)):
                 refusal = backend, why
             elif backend.session.open_visitor(backend.number, visitor):

@@ -11,6 +11,7 @@ from rtunnel.access.public import Public
 from rtunnel.access.rules import Rules
 from rtunnel.reverse.metering.meter import Budget
 from rtunnel.reverse.public import Owner, Visitor
+from rtunnel.traffic.accounts import Account
 from rtunnel.wire.server_link import ServerLink
 
 
@@ -51,6 +52,7 @@ class Backend:
     :ivar told: what its client was told last about that.
     :ivar limits: at the shared port, all of that; elsewhere its group has them.
     :ivar budget: how much its visitors may send and get; None: as much as they like.
+    :ivar account: counts what its visitors send and get; set with *public*.
     :ivar group: the group by which it serves; None until it does, and afterwards.
     :ivar is_ready: its service answers, as far as its client has said.
     :ivar avoided_until: it has just refused a request, so that others come first until then.
@@ -66,6 +68,7 @@ class Backend:
     told: str = ""
     limits: Limits = field(default_factory=Limits)
     budget: Budget | None = None
+    account: Account = field(init=False)
     group: Any = None
     is_ready: bool = True
     avoided_until: float = 0.0

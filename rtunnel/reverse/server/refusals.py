@@ -6,18 +6,37 @@ the client   NOTICE: the first one at once, and then how many there were, once a
 
 from __future__ import annotations
 
+import time
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from twisted.logger import Logger
 
+from rtunnel.access.limits import kind_of
 from rtunnel.access.public import Public
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.upkeep.log_limiter import LogLimiter
 
+#: How many of those who were turned away are remembered.
+MOST_KEPT = 20
 #: Seconds between two notices about one tunnel.
 TELL_EVERY = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A visitor who was turned away.
+
+    :ivar at: when, in seconds since 1970.
+    :ivar address: his IP address.
+    """
+
+    at: float
+    place: str
+    address: str
+    why: str
 
 
 @dataclass(slots=True)
@@ -36,6 +55,8 @@ class Refusals:
     """Tells who is turned away.
 
     :param clock: provides the time.
+    :ivar kinds: how many there were, by :func:`~rtunnel.access.limits.kind_of`.
+    :ivar recent: the last of them, the oldest first.
     """
 
     log = Logger()
@@ -43,6 +64,8 @@ class Refusals:
     def __init__(self, clock: Any) -> None:
         self._clock = clock
         self._limiter = LogLimiter(self.log, clock, most=1)
+        self.kinds: Counter[str] = Counter()
+        self.recent: deque[Refusal] = deque(maxlen=MOST_KEPT)
         self._counts: dict[Iterable[Backend] | Backend, _Count] = {}
 
     def refused(self, by: Iterable[Backend] | Backend, place: Public, address: str, name: str, why: str) -> None:
@@ -54,6 +77,8 @@ class Refusals:
         :param why: as :meth:`~rtunnel.access.limits.Limits.why_not` says it.
         """
         host = address or name
+        self.kinds[kind_of(why)] += 1
+        self.recent.append(Refusal(time.time(), str(place), host, why))
         # One line for each address and reason: what is not in the format does not tell lines apart.
         format = f"visitor {{host}} of {{place}} refused: {why}"
         self._limiter.info(format, host=host, place=str(place), peer=name)

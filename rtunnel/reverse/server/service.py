@@ -292,12 +292,14 @@ class TunnelServer(DrainingService):
         except ConfigError as error:
             raise Refused(Code.BAD_REQUEST, str(error)) from None
         grant(self.admission, backend)
+        self._account_for(backend, backend.asked)
         if request.host:
             return await self._open_named(backend)
         is_reference = not backend.session.link.is_extended
         if self.shared is not None and (request.port == 0 or is_reference) and request.protocol == "tcp":
             self._shared_port.check(backend)
             self._check_tunnel(backend, SHARED)
+            self._account_for(backend, SHARED)
             return self._shared_port.open(backend)
         if request.port == 0:
             raise Refused(
@@ -314,6 +316,9 @@ class TunnelServer(DrainingService):
         address = await self.ports.claim(public, backend)
         backend.public = public
         return address
+
+    def _account_for(self, backend: Backend, place: Public) -> None:
+        backend.account = self.visitors.accounts.of(" ".join(backend.session.holder).strip(), str(place))
 
     async def _open_named(self, backend: Backend) -> str:
         self._check_tunnel(backend, backend.asked)

@@ -268,7 +268,10 @@ class HttpConnection:
         is_head = head is not None and head.method == b"HEAD"
         is_old = head is not None and head.is_old
         assert self.stream is not None
-        self.stream.write(answer.encode(is_head=is_head, is_old=is_old, keeps_alive=keeps))
+        data = answer.encode(is_head=is_head, is_old=is_old, keeps_alive=keeps)
+        self.stream.write(data)
+        if head is not None:
+            self.house.answered(head, self, answer.status, len(data))
         self._since = self.house.seconds()
         if not keeps:
             self._close()
@@ -315,7 +318,7 @@ class HttpConnection:
         self._exchange = None
         self._is_upstream_full = False
         self._has_moved = True
-        self.house.done(exchange.target, exchange.head, self)
+        self.house.request_over(exchange, self)
         # The rest of a body that the service did not want to read.
         self._drops = not exchange.has_all
         if not keeps_alive or self.house.is_stopping or (self._has_ended and not self._queue):
@@ -363,8 +366,8 @@ class HttpConnection:
         self._queue.clear()
         self._deciding = None
         if exchange is not None:
-            self.house.done(exchange.target, exchange.head, self)
             exchange.drop()
+            self.house.request_over(exchange, self)
         self.house.gone(self)
 
     @property

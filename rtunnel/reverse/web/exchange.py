@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rtunnel.errors import Code
+from rtunnel.relay.interfaces import RESET
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import Upstream
+from rtunnel.traffic.accounts import DONE, REFUSED, Account
 from rtunnel.wire.web.heads import (
     LAST_CHUNK,
     RequestHead,
@@ -33,10 +35,18 @@ class Exchange:
 
     :ivar head: of the request.
     :ivar has_all: the whole request has been sent to the service.
+    :ivar account: of the tunnel that it goes to; None: none has taken it yet.
+    :ivar status: of the answer; 0: there is none.
+    :ivar came: bytes that went to the service. *went* are those that went to the visitor.
+    :ivar reason: why it is over; see :class:`~rtunnel.traffic.accounts.IRelay`.
     """
 
     def __init__(self, connection: IConnection, head: RequestHead, target: Target) -> None:
         self.target = target
+        self.account: Account | None = None
+        self.began = connection.house.seconds()
+        self.status = self.came = self.went = 0
+        self.reason = DONE
         self.has_all = not head.has_body
         self._connection = connection
         self.head = head
@@ -76,6 +86,8 @@ class Exchange:
         lines = b"\r\nHost: %b%b%b" % (head.authority, head.lines, forwarded)
         data = write_request(head, changed(lines, self.target.changes_of_request))
         self._upstream = upstream
+        self.account = upstream.account
+        self.came += len(data)
         self._was_sent = True
         if connection.front_is_full:
             upstream.hold(True)
@@ -91,6 +103,7 @@ class Exchange:
     def send_body(self, data: bytes) -> None:
         """Send a piece of the request's body on."""
         self._has_sent_body = True
+        self.came += len(data)
         if self._upstream is not None:
             self._connection.touch()
             self._upstream.write(write_chunk(data) if self.head.is_chunked else data)
@@ -106,6 +119,7 @@ class Exchange:
 
     def send_raw(self, data: bytes) -> None:
         """Pass on bytes of another protocol."""
+        self.came += len(data)
         if self._upstream is not None:
             self._upstream.write(data)
 
@@ -123,6 +137,7 @@ class Exchange:
 
     def drop(self) -> None:
         """Give up: the visitor is gone."""
+        self.reason = RESET if self.reason == DONE else self.reason
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.drop()
@@ -140,6 +155,7 @@ class Exchange:
             self._break_off()
             return
         self._has_answered = True
+        self.status = head.status
         is_sized = head.status == 101 or head.has_no_body or (head.length is not None and not head.is_chunked)
         self._is_chunked_out = not is_sized and not request.is_old
         if self._connection.house.is_stopping or (request.is_old and not is_sized):
@@ -187,7 +203,9 @@ class Exchange:
         """Send what waits to the visitor, in one write."""
         if self._out:
             out, self._out = self._out, []
-            self._connection.write(out[0] if len(out) == 1 else b"".join(out))
+            data = out[0] if len(out) == 1 else b"".join(out)
+            self.went += len(data)
+            self._connection.write(data)
 
     def upstream_is_full(self, is_full: bool) -> None:
         """Let the visitor wait, or go on."""
@@ -199,6 +217,7 @@ class Exchange:
         if upstream is None:
             return
         if self._has_answered:
+            self.reason = code
             self.flush()
             self._connection.broken(why)
         elif upstream.requests > 1 and not upstream.has_answered and self._may_repeat:
@@ -243,10 +262,11 @@ class Exchange:
     def _reply(self, answer: Answer) -> None:
         head = self.head
         self.flush()
+        self.status, self.reason = answer.status, REFUSED
         keeps_alive = self._keeps_alive and self.has_all and not self._connection.house.is_stopping
-        self._connection.write(
-            answer.encode(is_head=head.method == b"HEAD", is_old=head.is_old, keeps_alive=keeps_alive)
-        )
+        data = answer.encode(is_head=head.method == b"HEAD", is_old=head.is_old, keeps_alive=keeps_alive)
+        self.went += len(data)
+        self._connection.write(data)
         self._connection.exchange_over(self, keeps_alive=keeps_alive)
 
     def _break_off(self) -> None:

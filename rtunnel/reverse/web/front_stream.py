@@ -25,7 +25,7 @@ _BUFFER = memoryview(bytearray(64 * 1024))
 
 
 class _Far:
-    """The stream, as the socket sees it; see :class:`~rtunnel.relay.local_socket.IFar`."""
+    """The stream, as the socket sees it; see :class:`~rtunnel.relay.interfaces.IFar`."""
 
     payload = _BUFFER
     may_splice = False

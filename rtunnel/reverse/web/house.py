@@ -14,9 +14,11 @@ from rtunnel.access.rules import Rules
 from rtunnel.relay.sockets import format_host_port, text_prefix
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.connection import HttpConnection
+from rtunnel.reverse.web.exchange import Exchange
 from rtunnel.reverse.web.forwarded import forwarded_lines, host_of, origin
 from rtunnel.reverse.web.gate import Gate
 from rtunnel.reverse.web.interfaces import IConnection, IUpstreams, Target
+from rtunnel.traffic.accounts import REFUSED, Accounts
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire.web.heads import RequestHead
@@ -45,17 +47,24 @@ class HttpHouse:
 
     :param seconds: returns the time.
     :param head_timeout: seconds in which the head of a request must have come.
+    :param accounts: of all tunnels.
     """
 
     scheme = "http"
 
     def __init__(
-        self, seconds: Callable[[], float], log_limiter: LogLimiter, passwords: Passwords, head_timeout: float
+        self,
+        seconds: Callable[[], float],
+        log_limiter: LogLimiter,
+        passwords: Passwords,
+        head_timeout: float,
+        accounts: Accounts,
     ) -> None:
         self.seconds = seconds
         self.head_timeout = head_timeout
         self.is_stopping = False
         self.connections: dict[HttpConnection, None] = {}
+        self._accounts = accounts
         self._log_limiter = log_limiter
         self._passwords = passwords
 
@@ -132,6 +141,24 @@ class HttpHouse:
     def done(self, target: Target, head: RequestHead, connection: IConnection) -> None:
         """See :class:`IHttpHouse`."""
         target.gate.leave(self.whose(head, connection)[1])
+
+    def request_over(self, exchange: Exchange, connection: IConnection) -> None:
+        """See :class:`IHttpHouse`."""
+        head = exchange.head
+        self.done(exchange.target, head, connection)
+        came, went, line = exchange.came, exchange.went, partial(self._line, head, connection)
+        self._accounts.request(exchange.account, exchange.status, came, went, exchange.began, exchange.reason, line)
+
+    def answered(self, head: RequestHead, connection: IConnection, status: int, size: int) -> None:
+        """See :class:`IHttpHouse`."""
+        line = partial(self._line, head, connection)
+        self._accounts.request(None, status, 0, size, self.seconds(), REFUSED, line)
+
+    def _line(self, head: RequestHead, connection: IConnection) -> tuple[str, dict[str, object]]:
+        visitor = connection.visitor
+        who = self.whose(head, connection)[0] if visitor.is_trusted else visitor.name
+        method, target = head.method.decode("latin-1"), head.target.decode("latin-1")
+        return who, {"method": method, "host": head.host, "target": target}
 
     def whose(self, head: RequestHead, connection: IConnection) -> tuple[str, str]:
         """Return the address of whose request it is, and the key under which that is counted."""

@@ -77,7 +77,16 @@ class IHttpHouse(Protocol):
         """Decide where a request goes."""
 
     def done(self, target: Target, head: RequestHead, connection: IConnection) -> None:
-        """Take note that a request that went to *target* is over."""
+        """Take note that a request that was let in to *target* is over."""
+
+    def request_over(self, exchange: Any, connection: IConnection) -> None:
+        """Take note that a request is over that was sent on; see :class:`~rtunnel.reverse.web.exchange.Exchange`."""
+
+    def answered(self, head: RequestHead, connection: IConnection, status: int, size: int) -> None:
+        """Take note that a request was answered in the place of a service.
+
+        :param size: bytes of the answer.
+        """
 
     def until_back(self, target: Target, connection: IConnection) -> Deferred[bool] | None:
         """Wait for a client whose link was lost under a request.

@@ -10,6 +10,7 @@ from zope.interface import implementer
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
 from rtunnel.reverse.carriers.link_protocol import LinkStream
+from rtunnel.traffic.accounts import Account
 from rtunnel.wire.web.heads import ResponseHead
 from rtunnel.wire.web.parsers import END, RAW, ResponseParser
 
@@ -57,7 +58,12 @@ class Upstream:
     :ivar rests_since: when its last answer was complete.
     :ivar touched: set whenever bytes pass; the search for idle connections clears it.
     :ivar member: of several services, the one that it leads to.
+    :ivar account: of the tunnel that it leads to.
+    :ivar bytes_received: see :class:`~rtunnel.traffic.accounts.IRelay`, also for *bytes_sent* and *reason*. What it
+        sends to the service counts as received.
     """
+
+    reason = ""
 
     def __init__(
         self,
@@ -66,7 +72,9 @@ class Upstream:
         soon: Callable[[Callable[[], None]], None],
     ) -> None:
         self.touched = True
+        self.bytes_received = self.bytes_sent = 0
         self.member: Any = None
+        self.account: Account | None = None
         self.requests = 0
         self.rests_since = 0.0
         self._on_free = on_free
@@ -126,6 +134,7 @@ class Upstream:
     def write(self, data: bytes) -> None:
         """Send bytes of the request's body, or of another protocol."""
         self.touched = True
+        self.bytes_received += len(data)
         if self._is_ready and self._stream is not None:
             self._out.append(data)
             if len(self._out) == 1:
@@ -257,6 +266,7 @@ class Upstream:
     def data_received(self, data: bytes) -> None:
         """See :class:`IStreamUser`."""
         self.touched = True
+        self.bytes_sent += len(data)
         self._undelivered += len(data)
         exchange = self._exchange
         if exchange is None:

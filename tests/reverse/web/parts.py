@@ -21,6 +21,7 @@ from rtunnel.reverse.web.house import HttpHouse, HttpVisitor
 from rtunnel.reverse.web.interfaces import IConnection, Target
 from rtunnel.reverse.web.upstream import Upstream
 from rtunnel.reverse.web.upstreams import Upstreams
+from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.web.heads import RequestHead
 
@@ -191,9 +192,8 @@ class World(HttpHouse):
 
     def __init__(self) -> None:
         self.clock = Clock()
-        super().__init__(
-            self.clock.seconds, LogLimiter(Logger(), self.clock), Passwords(self._in_thread, self.clock.seconds), 10.0
-        )
+        seconds, lines = self.clock.seconds, LogLimiter(Logger(), self.clock)
+        super().__init__(seconds, lines, Passwords(self._in_thread, seconds), 10.0, Accounts(self.clock))
         self.services: dict[str, Service] = {}
         self.decide: Callable[[RequestHead], Answer | None] = lambda head: None
         self.over = 0

@@ -15,6 +15,7 @@ from rtunnel.relay.udp.flows import BRIEF_IDLE, LASTING_IDLE, FlowTable
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.rtc.udp_host import HostFlows
+from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.needs import needs_ipv6
@@ -53,10 +54,11 @@ class Tunnel:
     ) -> list[Any]:
         """Listen for each service, and connect; where the client listens."""
         self._idle = idle
+        self.account = Accounts(self.reactor.clock).of("", "dns")
         self.table = FlowTable(self.reactor.clock, max_flows, idle)
         for name in names:
             forward = ForwardSettings(name, udp_address(where, 0))
-            flows = ClientFlows(self.reactor, forward, self.table, log_limiter())
+            flows = ClientFlows(self.reactor, forward, self.table, log_limiter(), self.account)
             flows.listener.privilegedStartService()
             flows.listener.startService()
             self.forwards.append(flows)
@@ -77,7 +79,7 @@ class Tunnel:
             flows.connected(self.near)
 
     def _accept(self, channel: MemoryChannel) -> None:
-        self.host.accept(channel, self.remotes[channel.protocol])
+        self.host.accept(channel, self.remotes[channel.protocol], self.account)
 
     def lose(self) -> None:
         self.near.lose()
@@ -301,7 +303,9 @@ async def test_a_new_connection_takes_the_flows_up_again(tunnel: Tunnel) -> None
 async def test_ipv6_at_both_ends(tunnel: Tunnel) -> None:
     tunnel.echo(host="::1")
     tunnel.start()
-    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("::1", 0)), tunnel.table, log_limiter())
+    flows = ClientFlows(
+        tunnel.reactor, ForwardSettings("", udp_address("::1", 0)), tunnel.table, log_limiter(), tunnel.account
+    )
     tunnel.forwards.append(flows)
     flows.listener.startService()
     flows.connected(tunnel.near)
@@ -317,7 +321,9 @@ async def test_names_at_both_ends(tunnel: Tunnel) -> None:
     echo = tunnel.echo()
     tunnel.remotes[""] = udp_address("localhost", echo.address[1])
     tunnel.start()
-    flows = ClientFlows(tunnel.reactor, ForwardSettings("", udp_address("localhost", 0)), tunnel.table, log_limiter())
+    flows = ClientFlows(
+        tunnel.reactor, ForwardSettings("", udp_address("localhost", 0)), tunnel.table, log_limiter(), tunnel.account
+    )
     tunnel.forwards.append(flows)
     flows.listener.startService()
     flows.connected(tunnel.near)

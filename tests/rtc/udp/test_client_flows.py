@@ -15,6 +15,7 @@ from rtunnel.errors import StartupError
 from rtunnel.relay.udp.flows import MAX_WAITING, FlowTable
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.rtc.udp_client import EARLY_SECONDS, MAX_CLOSING, MAX_EARLY, ClientFlows
+from rtunnel.traffic.accounts import Accounts
 from tests.leftovers import TestLog
 from tests.reverse.net import HOST, reactor, turns, until
 from tests.rtc.fakes import log_limiter
@@ -31,9 +32,9 @@ class Client:
         self.log = log
         self.reactor = ReactorByHand()
         self.table = FlowTable(self.reactor.clock, 10, 60.0)
-        self.flows = ClientFlows(
-            self.reactor, ForwardSettings("dns", udp_address(HOST, 0)), self.table, log_limiter(most=1)
-        )
+        self.account = Accounts(self.reactor.clock).of("", "dns")
+        forward = ForwardSettings("dns", udp_address(HOST, 0))
+        self.flows = ClientFlows(self.reactor, forward, self.table, log_limiter(most=1), self.account)
         self.flows.listener.startService()
         self.local = (HOST, int(self.flows.listener.local_address.rpartition(":")[2]))
         self.near, self.far = MemoryConnection.pair()
@@ -267,7 +268,7 @@ async def test_one_warning_for_many_drops(client: Client) -> None:
 def test_busy_port_ends_the_process_with_one_line(client: Client) -> None:
     forward = ForwardSettings("", udp_address(*client.local))
     tree = MultiService()
-    ClientFlows(reactor, forward, client.table, log_limiter()).listener.setServiceParent(tree)
+    ClientFlows(reactor, forward, client.table, log_limiter(), client.account).listener.setServiceParent(tree)
     with pytest.raises(StartupError) as caught:
         tree.privilegedStartService()
     assert str(caught.value) == (
@@ -279,7 +280,7 @@ def test_busy_port_ends_the_process_with_one_line(client: Client) -> None:
 def test_name_that_is_none_ends_the_process_with_one_line(client: Client) -> None:
     forward = ForwardSettings("", udp_address("no-such-name.invalid", 5000))
     with pytest.raises(StartupError, match=r"cannot listen on no-such-name\.invalid:5000"):
-        ClientFlows(reactor, forward, client.table, log_limiter()).listener.startService()
+        ClientFlows(reactor, forward, client.table, log_limiter(), client.account).listener.startService()
 
 
 def test_listener_says_where_it_listens(client: Client) -> None:
@@ -296,4 +297,4 @@ def test_listener_says_where_it_listens(client: Client) -> None:
 def test_a_forward_of_tcp_is_none_of_ours(client: Client) -> None:
     forward = ForwardSettings("", ListenAddress.parse("127.0.0.1:0"))
     with pytest.raises(TypeError):
-        ClientFlows(reactor, forward, client.table, log_limiter())
+        ClientFlows(reactor, forward, client.table, log_limiter(), client.account)

@@ -16,6 +16,7 @@ from rtunnel.relay.udp.sockets import UdpSocket
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.services.flow import TRY_AGAIN
 from rtunnel.tls.server_names import is_ip_address
+from rtunnel.traffic.accounts import Accounts
 from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.leftovers import TestLog
@@ -88,13 +89,14 @@ class Host:
         self.near, self.far = MemoryConnection.pair()
         lines = LogLimiter(Logger("host"), reactor, most=1)
         self.flows = HostFlows(self.names, self.far, 10, 60.0, lines, "client", Descriptors(reactor))
+        self.account = Accounts(reactor).of("", "dns")
         self.service = Program()
         self.remote = udp_address(*self.service.address)
 
     def channel(self, remote: UdpAddress | None = None, label: str = "udp-127.0.0.1:5000") -> Channel:
         near, far = Channel(self.near, label), MemoryChannel(self.far, label, "", False)
         near.other, far.other, far.is_open = far, near, True
-        self.flows.accept(far, remote or self.remote)
+        self.flows.accept(far, remote or self.remote, self.account)
         return near
 
     def end(self) -> None:
