@@ -86,12 +86,16 @@ class Limits:
         return ""
 
 
+#: The kinds of rules that refuse visitors.
+KINDS = ("address", "at-once", "rate")
+
+
 def kind_of(why: str) -> str:
-    """Return which kind of rule has refused a visitor: ``address``, ``at-once`` or ``rate``.
+    """Return which of :data:`KINDS` has refused a visitor.
 
     :param why: as :meth:`Limits.why_not` or :meth:`Limits.why_no_request` say it.
     """
-    return "address" if why == MAY_NOT_COME else "at-once" if why.endswith(_AT_ONCE) else "rate"
+    return KINDS[0 if why == MAY_NOT_COME else 1 if why.endswith(_AT_ONCE) else 2]
 
 
 def counted(number: float, what: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rtunnel.access.limits import MAY_NOT_COME, Limits
+from rtunnel.access.limits import MAY_NOT_COME, Limits, kind_of
 from rtunnel.access.rules import Rules
 from rtunnel.relay.sockets import text_prefix
 from rtunnel.upkeep.token_bucket import MOST_KEYS
@@ -55,8 +55,10 @@ def test_the_strictest_number_holds() -> None:
     assert made.at_once == 2
     assert not why_not(made, count=1)
     assert why_not(made, count=2) == "its address has 2 connections at once, the limit"
+    assert kind_of(why_not(made, count=2)) == "at-once"
     # Whoever is refused has spent nothing.
     assert why_not(made) == "its address opens more than 0.5 connections a second"
+    assert kind_of(why_not(made)) == "rate"
     assert not why_not(made, now=2.0)
 
 
@@ -102,6 +104,8 @@ def test_requests() -> None:
     assert [why_no() for _ in range(2)] == ["", ""]
     assert why_no() == "its address sends more than 1 request a second"
     assert why_no("192.0.2.2", 4) == "its address has 4 requests at once, the limit"
+    assert kind_of(why_no("192.0.2.2", 4)) == "at-once"
+    assert kind_of(MAY_NOT_COME) == "address"
     assert not limits().why_no_request(HERE, HERE, 10**6, 0.0)
 
 

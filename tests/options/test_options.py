@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,7 @@ LOG_VALUES: dict[str, tuple[str, object, object]] = {
     "log-level": ("warn", "warn", "warn"),
     "status-listen": ("127.0.0.1:7070", "127.0.0.1:7070", ListenAddress.parse("127.0.0.1:7070")),
     "status-token": ("s3cret", "s3cret", "s3cret"),
+    "access-log": ("/var/log/visitors", "/var/log/visitors", Path("/var/log/visitors")),
 }
 SERVER_VALUES = {
     "control-listen": ("[::1]:7001", "[::1]:7001", ListenAddress.parse("[::1]:7001")),

@@ -88,6 +88,7 @@ END_VALUES: dict[str, tuple[str, object, object, str]] = {
     "max-window": ("1M", "1M", 1 << 20, "limits.max_window"),
     "peer-buffer": ("2M", "2M", 2 << 20, "limits.peer_buffer"),
     "memory": ("1G", "1G", 1 << 30, "memory"),
+    "access-log": ("/var/log/visitors", "/var/log/visitors", Path("/var/log/visitors"), ""),
     **LOG_VALUES,
 }
 VALUES: dict[type[RtcOptions], dict[str, tuple[str, object, object, str]]] = {

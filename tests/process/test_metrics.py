@@ -96,7 +96,10 @@ def test_prometheus_reads_both_ends(serve: Serve, start_tunnel: StartTunnel, twi
             query = target["expr"].replace("$instance", ".*").replace("$__rate_interval", "1m")
             prometheus.query(query)
             # It asks for nothing that there is not.
-            for name in set(re.findall(r"\b(?:rtunnel|process)_\w+", query)) - {"rtunnel_peers"}:
+            for name in set(re.findall(r"\b(?:rtunnel|process)_\w+", query)) - {
+                "rtunnel_peers",
+                "rtunnel_service_bytes_total",
+            }:
                 poll(partial(prometheus.query, name), PATIENCE, f"{name}, for '{panel['title']}'")
     _, rules = get(prometheus.port, "/api/v1/rules")
     assert len(json.loads(rules)["data"]["groups"][0]["rules"]) >= 9
@@ -113,6 +116,11 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
         "RtunnelLinkFlaps": ('rtunnel_link_up{instance="a"}', "1 0 1 0 1 0 1 0 1 0", "9m"),
         "RtunnelTunnelNotPublished": ('rtunnel_tunnel_published{instance="a", tunnel="t"}', "0x10", "5m"),
         "RtunnelServiceDown": ('rtunnel_service_answers{instance="a", service="s"}', "0x10", "5m"),
+        "RtunnelAnswersFail": (
+            'rtunnel_tunnel_requests_total{instance="a", client="c", tunnel="t", status="5xx"}',
+            "0+60x20",
+            "15m",
+        ),
         "RtunnelSignalingDown": ('rtunnel_signaling_up{instance="a"}', "0x10", "5m"),
         "RtunnelCertificateExpires": (
             'rtunnel_certificate_expiry_timestamp_seconds{instance="a", peer="p"}',

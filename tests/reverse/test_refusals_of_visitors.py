@@ -8,12 +8,13 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from zope.interface import implementer
 
+from rtunnel.access.limits import MAY_NOT_COME
 from rtunnel.access.public import SHARED, Public
 from rtunnel.access.rules import read_rules
 from rtunnel.relay.sockets import format_host_port
 from rtunnel.reverse.server.granted import in_words
 from rtunnel.reverse.server.interfaces import Backend
-from rtunnel.reverse.server.refusals import TELL_EVERY, Refusals
+from rtunnel.reverse.server.refusals import MOST_KEPT, TELL_EVERY, Refusals
 from rtunnel.upkeep.log_limiter import PERIOD, LogBudget
 from rtunnel.wire.messages import MAX_TEXT
 
@@ -170,3 +171,19 @@ def test_in_words() -> None:
     assert in_words(read_rules({}), "tcp") == ""
     longest = read_rules({"deny": [f"2001:db8:{number:x}:ffff:ffff:ffff:ffff:ffff" for number in range(4096, 4106)]})
     assert len(in_words(longest, "udp")) < MAX_TEXT
+
+
+def test_the_last_ones_are_remembered_and_all_are_counted() -> None:
+    log, by = Log(), Client().tunnel()
+    for number in range(MOST_KEPT + 5):
+        log.refuse(by, f"198.51.100.{number}", MAY_NOT_COME)
+    log.refuse(by, "2001:db8::7", WHY)
+    kept = log.refusals.recent
+    assert len(kept) == MOST_KEPT
+    assert (kept[0].address, kept[-1].address, kept[-1].place, kept[-1].why) == (
+        "198.51.100.6",
+        "2001:db8::7",
+        str(PORT),
+        WHY,
+    )
+    assert log.refusals.kinds == {"address": MOST_KEPT + 5, "at-once": 0, "rate": 1}

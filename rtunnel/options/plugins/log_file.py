@@ -1,4 +1,5 @@
-"""The log file: what is kept of it is bounded, and SIGUSR1 works for ``twistd``'s users and for logrotate.
+"""The log file and the access log: what is kept of them is bounded, and SIGUSR1 works for ``twistd``'s users and for
+logrotate.
 
 The log names clients and their addresses, so a new file can be read by its owner and group only. A file that exists
 keeps its permissions, which logrotate or the operator gave it.
@@ -15,26 +16,36 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from twisted.application.service import Service
 from twisted.logger import Logger
 from twisted.python.logfile import LogFile
+
+from rtunnel.errors import StartupError
+from rtunnel.traffic.access_log import AccessLog
+from rtunnel.traffic.accounts import Accounts
 
 #: Bytes after which the file is rotated, and how many old files are kept.
 ROTATE_AT = 1_000_000
 MOST_OLD = 20
+#: The first of them for the access log.
+ROTATE_ACCESS_AT = 10_000_000
 #: Permissions of a new file, less what the umask takes away when the process starts; a daemon has another one later.
 MODE = 0o640
 
 
 class BoundedLogFile(LogFile):
-    """A log file that is rotated at :data:`ROTATE_AT`. Twisted's own keeps every old file."""
+    """A log file that is rotated. Twisted's own keeps every old file.
+
+    :param rotate_at: the size at which it is, in bytes.
+    """
 
     log = Logger()
 
-    def __init__(self, name: str, directory: str) -> None:
+    def __init__(self, name: str, directory: str, rotate_at: int = ROTATE_AT) -> None:
         umask = os.umask(0o077)
         os.umask(umask)
         self._mode = MODE & ~umask
-        super().__init__(name, directory, rotateLength=ROTATE_AT, maxRotatedFiles=MOST_OLD)
+        super().__init__(name, directory, rotateLength=rotate_at, maxRotatedFiles=MOST_OLD)
 
     def renew(self) -> None:
         """Open a new file if another program has renamed this one, as logrotate does; otherwise rotate it."""
@@ -85,20 +96,69 @@ def open_log_file(path: str) -> BoundedLogFile:
     return file
 
 
+class AccessLogFile(Service):
+    """Keeps the access log open while the process runs.
+
+    :param path: where it is.
+    :param accounts: write it.
+    :param seconds: returns the time.
+    """
+
+    def __init__(self, path: Path, accounts: Accounts, seconds: Callable[[], float]) -> None:
+        self.setName("access log")
+        self._path = path
+        self._accounts = accounts
+        self._seconds = seconds
+
+    def startService(self) -> None:
+        """Open it. By now this is the user of ``twistd --uid``.
+
+        :raises StartupError: it cannot be opened; the message says why.
+        """
+        super().startService()
+        try:
+            file = BoundedLogFile(self._path.name, str(self._path.parent), ROTATE_ACCESS_AT)
+        except (OSError, AssertionError) as error:
+            why = error.strerror if isinstance(error, OSError) else f"there is no directory {self._path.parent}"
+            text = f"cannot open the access log {self._path}: {why}; name another with --access-log"
+            raise StartupError(text) from None
+        on_sigusr1(file.renew)
+        self._accounts.log = AccessLog(file, self._seconds)
+
+    def stopService(self) -> None:
+        """Close it."""
+        log, self._accounts.log = self._accounts.log, None
+        if log is not None:
+            log.close()
+        super().stopService()
+
+
 def ignore_sigusr1() -> None:
     """Let SIGUSR1 be a line in the log, which goes to standard output or to syslog. By default it kills the process."""
-    on_sigusr1(lambda: BoundedLogFile.log.info("SIGUSR1: ignored; the log does not go to a file"))
+    on_sigusr1(lambda: BoundedLogFile.log.info("SIGUSR1: the log does not go to a file"))
+
+
+class _Calls:
+    """A handler of a signal that makes several calls, in the reactor's thread."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], object]] = []
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        from twisted.internet import reactor
+
+        for call in self.calls:
+            reactor.callFromThread(call)  # type: ignore[attr-defined]
 
 
 def on_sigusr1(call: Callable[[], object]) -> None:
-    """Call *call* on SIGUSR1, in the reactor's thread, unless that signal already has a handler."""
+    """Call *call* on SIGUSR1, in the reactor's thread, unless that signal has a handler that is not ours."""
     number = getattr(signal, "SIGUSR1", None)
-    if number is None or signal.getsignal(number) not in (signal.SIG_DFL, None):
+    if number is None:
         return
-
-    def call_soon(number: int, frame: FrameType | None) -> None:
-        from twisted.internet import reactor
-
-        reactor.callFromThread(call)  # type: ignore[attr-defined]
-
-    signal.signal(number, call_soon)
+    handler = signal.getsignal(number)
+    if handler in (signal.SIG_DFL, None):
+        handler = _Calls()
+        signal.signal(number, handler)
+    if isinstance(handler, _Calls):
+        handler.calls.append(call)

@@ -38,6 +38,7 @@ from rtunnel.control.actions.perform import Actions
 from rtunnel.control.service import ControlService, Look
 from rtunnel.control.settings import StatusSettings
 from rtunnel.errors import ConfigError, StartupError
+from rtunnel.options.plugins.log_file import AccessLogFile
 from rtunnel.options.plugins.log_level import LogThreshold
 from rtunnel.options.plugins.logs import TwistdLogging, observer_for, twistd_logging
 
@@ -69,6 +70,9 @@ class PluginService(MultiService):
         self._logging = TwistdLogging()
         # Children stop in reverse order: when ExitSignals is told to stop, the service is already stopping.
         ExitSignals(reactor, service).setServiceParent(self)
+        if options.get("access-log") is not None:
+            accounts = service.visitors.accounts  # type: ignore[attr-defined]
+            AccessLogFile(options["access-log"], accounts, reactor.seconds).setServiceParent(self)
         service.setServiceParent(self)
         status = StatusSettings(options.get("status-listen"), options.get("status-token"))
         # The lowest level that is logged; None: the log is somebody else's.

@@ -51,6 +51,13 @@ LOG = (
     ),
 )
 
+ACCESS_LOG = Setting(
+    "access-log",
+    PATH,
+    "File that gets a line of JSON about each visitor who is gone, and each HTTP request: who, where, how many bytes, "
+    "how long, why it ended. It is rotated at 10 MB, and the 20 newest are kept.",
+)
+
 STATUS = (
     Setting(
         "status-listen",
@@ -134,6 +141,7 @@ BOTH = (
     ),
     *LOG,
     *STATUS,
+    ACCESS_LOG,
 )
 
 SERVER_OWN = (

@@ -25,7 +25,7 @@ from rtunnel.options.settings.declaration import (
     sizes,
     words,
 )
-from rtunnel.options.settings.reverse import LOG, MEMORY, STATUS
+from rtunnel.options.settings.reverse import ACCESS_LOG, LOG, MEMORY, STATUS
 from rtunnel.options.settings.rtc_coercions import (
     bearer_token,
     host_id,
@@ -273,6 +273,7 @@ ENDS = (
     replace(MEMORY, owner=EndSettings, key="limits.memory"),
     *LOG,
     *STATUS,
+    ACCESS_LOG,
 )
 
 HOST_OWN = (

@@ -12,8 +12,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-#: The warnings of the log that are shown.
+#: The warnings of the log that are shown, and the visitors who were refused.
 MOST_WARNINGS = 5
+#: The columns of what was carried: visitors now and so far, bytes and rates.
+_TRAFFIC = ("Visitors", "So far", "From visitors", "To visitors")
 
 
 def show(found: Sequence[Mapping[str, Any]]) -> None:
@@ -93,7 +95,7 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
     tables = []
     if isinstance(found.get("clients"), list):
         tables.append(_table("Client", "Address", "Connected", "Round trip", "TLS", "Visitors"))
-        tunnels = _table("Client", "Published", "Service", "State", "Group", "Visitors")
+        tunnels = _table("Client", "Published", "Service", "State", "Group", *_TRAFFIC)
         for client in found["clients"]:
             tables[0].add_row(
                 _clean(client["name"]),
@@ -107,11 +109,16 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
                 state = "waits" if not each["published"] else "published" if each["ready"] else "service is down"
                 tunnels.add_row(
                     *map(_clean, (client["name"], each["place"], each["service"], state, each["group"] or "")),
-                    str(each["visitors"]),
+                    *_traffic(each),
                 )
         tables.append(tunnels)
+        refused = _table("Refused", "Address", "Tunnel", "Why")
+        for each in found["refusals"][-MOST_WARNINGS:]:
+            when = time.strftime("%H:%M:%S", time.localtime(each["at"]))
+            refused.add_row(when, *map(_clean, (each["address"], each["place"], each["why"])))
+        tables.append(refused)
     elif "tunnels" in found:
-        tables.append(_table("Tunnel", "Public", "Service", "State", "Group"))
+        tables.append(_table("Tunnel", "Public", "Service", "State", "Group", *_TRAFFIC))
         for each in found["tunnels"]:
             state = (
                 f"refused: {each['refused']}"
@@ -123,17 +130,19 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
                 else "published"
             )
             tables[0].add_row(
-                *map(_clean, (each["name"], each["public"] or "", each["service"], state, each["group"] or ""))
+                *map(_clean, (each["name"], each["public"] or "", each["service"], state, each["group"] or "")),
+                *_traffic(each),
             )
     if "services" in found:
-        tables.append(_table("Service", "Address", "State"))
+        tables.append(_table("Service", "Address", "State", *_TRAFFIC))
         for each in found["services"]:
             state = f"no answer: {each['problem']}" if each["problem"] else "answers" if each["answers"] else "unknown"
-            tables[-1].add_row(*map(_clean, (each["name"] or "(default)", each["service"], state)))
+            tables[-1].add_row(*map(_clean, (each["name"] or "(default)", each["service"], state)), *_traffic(each))
     if "forwards" in found:
-        tables.append(_table("Local", "Service"))
+        tables.append(_table("Local", "Service", *_TRAFFIC))
         for each in found["forwards"]:
-            tables[-1].add_row(*map(_clean, (each["local"], each["service"] or "(default)")))
+            names = map(_clean, (each["local"], each["service"] or "(default)"))
+            tables[-1].add_row(*names, *_traffic(each))
     peers = [*found.get("peers", []), *([found["peer"]] if found.get("peer") else [])]
     if peers:
         tables.append(_table("Peer", "Path", "Streams", "Datagrams dropped"))
@@ -141,6 +150,19 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
             path = each["path"] or ("connected" if each["connected"] else "connecting")
             tables[-1].add_row(_clean(each["id"]), _clean(path), str(each["streams"]), str(each["datagrams_dropped"]))
     return tables
+
+
+def _traffic(found: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    traffic = found["traffic"]
+    came, went = (
+        _carried(traffic[way], traffic[f"{way}_rate"]) if traffic[way] else ""
+        for way in ("from_visitors", "to_visitors")
+    )
+    return str(found["visitors"]), str(found["visitors_total"]), came, went
+
+
+def _carried(total: int, rate: float) -> str:
+    return size(total) + (f", {size(rate)}/s" if rate >= 1 else "")
 
 
 def _table(*names: str) -> Table:

@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from rtunnel.access.limits import kind_of
+from rtunnel.access.limits import KINDS, kind_of
 from rtunnel.access.public import Public
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -64,7 +64,7 @@ class Refusals:
     def __init__(self, clock: Any) -> None:
         self._clock = clock
         self._limiter = LogLimiter(self.log, clock, most=1)
-        self.kinds: Counter[str] = Counter()
+        self.kinds = Counter(dict.fromkeys(KINDS, 0))
         self.recent: deque[Refusal] = deque(maxlen=MOST_KEPT)
         self._counts: dict[Iterable[Backend] | Backend, _Count] = {}
 
