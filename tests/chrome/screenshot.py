@@ -47,7 +47,11 @@ def serve(port: int) -> None:
         with connection, suppress(OSError):
             while data := connection.recv(65536):
                 if data.startswith(b"GET"):
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+                    size = random.randrange(2_000, 40_000)
+                    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                    connection.sendall(head + f"{size:x}\r\n".encode() + bytes(size) + b"\r\n")
+                else:
+                    connection.sendall(bytes(random.randrange(20_000)))
 
     def accept() -> None:
         while True:

@@ -67,6 +67,9 @@ def test_a_client_comes_and_goes(serve: Serve, start_tunnel: StartTunnel, browse
         browser.wait("document.querySelector('#left').innerText.includes('1 now')")
         browser.wait("document.querySelector('#lines .busy')")
     browser.wait("document.querySelector('#left').innerText.includes('0 now')")
+    # "HOLD" and the end of the line have come; nothing went out.
+    row = "[...document.querySelectorAll('#tables tbody tr')].map((row) => row.innerText.replace(/\\s+/g, ' '))[0]"
+    browser.wait(f"{row}.endsWith('published 0 1 5 B')")
     tunnel.client.kill()
     browser.wait("document.querySelector('#right').innerText.includes('No client is connected')")
     after = len(tunnel.server.output)
@@ -168,7 +171,7 @@ def thousand(start_tunnel: StartTunnel, browser: Page) -> Page:
         client=["--check-services=no", *names],
     )
     show(browser, port)
-    browser.wait("document.querySelector('#tiles').innerText.includes('1,000')")
+    browser.wait("document.querySelector('#tables').innerText.includes('1,000')")
     return browser
 
 
