@@ -54,6 +54,8 @@ class Options(Verbs):
         ["host", None, _later("plugins.rtc_host"), "WebRTC tunnel, private machine: has the services."],
         ["connect", None, _later("plugins.rtc_client"), "WebRTC tunnel, user's machine: opens local ports."],
         ["status", None, _later("status.command"), "What the running processes do, and what is wrong."],
+        ["publish", None, _later("change.publish"), "Add tunnels to a running client."],
+        ["unpublish", None, _later("change.unpublish"), "Take tunnels from a running client."],
         ["disconnect", None, _later("change.disconnect"), "End the connections of one peer."],
         ["log-level", None, _later("change.log_level"), "How much a running process logs."],
         ["doctor", None, _later("doctor.command"), "What works on the way to the other end, and what to change."],

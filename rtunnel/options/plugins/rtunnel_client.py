@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 
 from twisted.application.service import MultiService
+from twisted.logger import Logger
 
+from rtunnel.acme.settings import default_state_dir
 from rtunnel.errors import ConfigError
+from rtunnel.options.change.kept import KeptTunnels
 from rtunnel.options.plugins.common import PluginOptions, check_order, link_limits
 from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.run import PluginService
@@ -22,6 +26,8 @@ from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.tls.policy import Role, TlsSettings
 
 NAME = "rtunnel-client"
+
+_log = Logger()
 
 
 class Options(PluginOptions):
@@ -44,11 +50,22 @@ class Options(PluginOptions):
 
     #: Set once the options are parsed.
     settings: ClientSettings
+    resolved: Resolved
+    #: What was published while the client ran, and is to be there again: where it is, and what it is.
+    kept: KeptTunnels
+    kept_entries: Sequence[object] = ()
 
     def build(self, resolved: Resolved) -> None:
         if resolved.values["server"] is None:
             raise ConfigError("--server is missing; write for example --server tunnel.example.org:7000")
         check_order(resolved, "reconnect-min", "reconnect-max")
+        self.resolved = resolved
+        state_dir = resolved.values["state-dir"] or default_state_dir(os.environ)
+        self.kept = KeptTunnels(state_dir, str(resolved.values["server"]), self.config_path)
+        try:
+            self.kept_entries = self.kept.read()
+        except ConfigError as error:
+            self.notes.append(str(error))
         tls = self.tls(resolved)
         tunnels, acme = decide_acme(resolved, self.tunnels(resolved))
         check_files(tunnels)
@@ -74,15 +91,21 @@ class Options(PluginOptions):
 
         :raises ConfigError: nothing is, or two settings contradict each other.
         """
-        return decide_tunnels(resolved)
+        return decide_tunnels(resolved, may_be_none=bool(self.kept_entries))
 
 
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
+    from rtunnel.control.actions.publish import Publishing, actions
     from rtunnel.control.client import look
+    from rtunnel.options.change.reader import TunnelReader
     from rtunnel.reverse.client.service import TunnelClient
 
     via = options.settings.via
     reactor = prepared_reactor((options.settings.server if via is None else via.address).host)
-    client = TunnelClient(reactor, options.settings)
-    return PluginService(NAME, client, options, reactor, partial(look, client, options.settings))
+    publishing = Publishing(options.settings, TunnelReader(options.resolved), options.kept, options.kept_entries)
+    for note in (*options.notes, *publishing.notes):
+        _log.warn("{note}", note=note)
+    client = TunnelClient(reactor, publishing.settings)
+    publishing.serve(client)
+    return PluginService(NAME, client, options, reactor, partial(look, client, options.settings), actions(publishing))

@@ -115,13 +115,14 @@ def _name(name: object) -> str:
     return name
 
 
-def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
+def decide_tunnels(resolved: Resolved, *, may_be_none: bool = False) -> tuple[TunnelSettings, ...]:
     """Return the tunnels of a client, in the order of their numbers.
 
     ``local`` and ``remote-port`` are one tunnel, which comes first; then come those of ``tunnel`` and of ``publish``.
     If these come from different sources, those from the strongest source replace the others. Those for TCP come first,
     as a reference server serves only the first tunnel, and nothing else.
 
+    :param may_be_none: whether there may be no tunnels.
     :raises ConfigError: there are no tunnels, there are too many, or two want the same port or name.
     """
     pair = max((resolved.sources["local"], resolved.sources["remote-port"]), key=lambda source: source.rank)
@@ -135,7 +136,7 @@ def decide_tunnels(resolved: Resolved) -> tuple[TunnelSettings, ...]:
     for name in lists:
         if resolved.sources[name].rank == strongest:
             found.extend((name, tunnel) for tunnel in resolved.values[name])
-    if not found:
+    if not found and not may_be_none:
         raise ConfigError(
             "nothing to publish: --tunnel, --publish or --local is missing; write for example --tunnel 8080:80"
         )

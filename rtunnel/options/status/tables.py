@@ -129,6 +129,8 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
                 if each["problem"]
                 else "published"
             )
+            if each.get("added"):
+                state += f" (added, {each['added']})"
             tables[0].add_row(
                 *map(_clean, (each["name"], each["public"] or "", each["service"], state, each["group"] or "")),
                 *_traffic(each),
