@@ -327,3 +327,34 @@ def test_stopped(world: World) -> None:
     world.orders.stop()
     world.waiting.pop()()
     assert world.host.context is None
+
+
+def test_a_host_that_comes_later_and_one_that_goes(world: World) -> None:
+    other = Host("other.example.org")
+    world.orders.add(other)
+    world.orders.published(other, True)
+    world.publish()
+    world.orders.remove(world.host)
+    world.host = other
+    world.tick()
+    assert world.asked == ["other.example.org"]
+    assert other.context is not None
+    # It is there again, and its certificate with it.
+    world.orders.remove(other)
+    again = world.host = Host("other.example.org")
+    world.orders.add(again)
+    world.orders.published(again, True)
+    world.tick()
+    assert again.context is not None
+    assert len(world.asked) == 1
+
+
+def test_a_host_that_goes_while_its_certificate_is_ordered(world: World) -> None:
+    world.publish()
+    world.orders.tick()
+    world.orders.remove(world.host)
+    world.tick()
+    assert world.asked == [NAME]
+    assert world.host.challenge is None
+    world.tick()
+    assert world.asked == [NAME]

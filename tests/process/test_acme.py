@@ -25,6 +25,7 @@ from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll
 from tests.process.pebble import Pebble
 from tests.process.services import Service, expected, read_bytes, read_line, send_bytes
+from tests.process.verbs import say
 from tests.tls.parts import Authority, Holder
 
 NAME = "app.example.org"
@@ -160,6 +161,33 @@ def test_a_certificate_is_all_automatic(house: House, twistd: Twistds, tmp_path:
     assert not re.search(OBTAINED, again.output)
     for process in (client, again, house.server):
         assert "Traceback" not in process.output
+
+
+def test_a_name_that_is_published_while_the_client_runs(house: House, twistd: Twistds, tmp_path: Path) -> None:
+    """The client began without any name, so that it had no use for a certificate."""
+    pebble = Pebble(twistd, tmp_path / "pebble", house.port)
+    pebble.start()
+    client = twistd(
+        *("rtunnel-client", f"--server={LOOPBACK}:{house.control}", f"--state-dir={house.state}", *pebble.options),
+        f"--tunnel={free_port()}:9",
+    )
+    client.wait_for("is published")
+    root = tmp_path / "root.pem"
+    root.write_text(pebble.root())
+    for round in range(2):
+        code, said = say(twistd, "publish", f"--process={client.pid}", f"https:{NAME}={house.local}")
+        assert code == 0, said
+        client.wait_for(OBTAINED)
+        poll(lambda: house.curl(root).stdout == "hello", PATIENCE, f"the page, round {round}")
+        with house.visit(pebble.root()) as visitor:
+            assert get(visitor, "/") == b"hello"
+            assert say(twistd, "unpublish", f"--process={client.pid}", f"https:{NAME}")[0] == 0
+            # A connection that is kept for the next request is closed.
+            assert visitor.recv(1) == b""
+        poll(lambda: house.curl(root).returncode != 0, PATIENCE, "nobody serves it")
+    assert len(re.findall(OBTAINED, client.output)) == 1, "the second time it is still there"
+    assert client.terminate() == 0
+    assert "Traceback" not in client.output
 
 
 def test_chromium_trusts_it(house: House, twistd: Twistds, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from twisted.logger import Logger
 
 from rtunnel.acme.settings import AcmeSettings
 from rtunnel.control.actions.perform import Actions, only
-from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
@@ -252,7 +251,7 @@ class Publishing:
             places = ()
         found = [tunnel for tunnel in present if tunnel.place in places]
         if not found or len(found) < len(places):
-            raise ConfigError(f"'{written}' is not published{_others(written, present)}")
+            raise ConfigError(f"'{written}' is not published{_others(present)}")
         return found
 
     def _refuse_reference(self) -> None:
@@ -312,12 +311,12 @@ def _entry(tunnel: TunnelSettings, written: object) -> object:
     return rest | {"publish": one} | ({"name": tunnel.name} if tunnel.name else {})
 
 
-def _others(written: str, present: Sequence[TunnelSettings]) -> str:
+def _others(present: Sequence[TunnelSettings]) -> str:
     names = [tunnel.shown_place for tunnel in present]
     if not names:
         return "; nothing is"
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return suggestion(written, names) or f"; published: {', '.join(names[:MOST_NAMED])}{more}"
+    return f"; published: {', '.join(names[:MOST_NAMED])}{more}"
 
 
 def actions(publishing: Publishing) -> Actions:

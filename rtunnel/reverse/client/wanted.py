@@ -139,8 +139,9 @@ class WantedTunnels:
 
     def begin_link(self) -> None:
         """See to it that one has the number 0, which a reference server serves and no other."""
-        if self._all and all(each.number for each in self._all):
-            self._all[0].number = 0
+        first = next((each for each in self._all if each.settings.protocol == "tcp"), None)
+        if first is not None and all(each.number for each in self._all):
+            first.number = 0
 
 
 def _is_like(one: TunnelRequest, other: TunnelRequest) -> bool:
