@@ -28,6 +28,8 @@ STEPS = [step for scenario in SCENARIOS.values() for step in scenario]
 FOREIGN = {
     "json",
     "watch",
+    "keep",
+    "process",
     "nodaemon",
     "pidfile",
     "logfile",
