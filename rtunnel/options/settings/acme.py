@@ -49,8 +49,8 @@ ACME = (
     Setting(
         "state-dir",
         PATH,
-        "Directory for the ACME account, certificates and their keys; if not given, $STATE_DIRECTORY, which systemd "
-        "sets, or else ~/.local/state/rtunnel.",
+        "Directory for the ACME account, certificates and their keys, and for tunnels of 'rtunnel publish --keep'; if "
+        "not given, $STATE_DIRECTORY, which systemd sets, or else ~/.local/state/rtunnel.",
         AcmeSettings,
         no_default="``$STATE_DIRECTORY``",
     ),
