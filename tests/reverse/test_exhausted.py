@@ -168,7 +168,7 @@ async def test_visitor_who_cannot_be_watched_at_the_client(world: World, full_ba
     server = await ServerByHand().start(world, (8080, service.port if way == "at once" else full_backlog))
     session = server.client.link.session
     if way == "by an endpoint":
-        session._tunnels[0].address = None
+        session._tunnels[0].wanted.address = None
     server.send_tickets(1)
     data = await server.data(0)
     session.data._visits._poller = Full(poller := session.data._visits._poller)

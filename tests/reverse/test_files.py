@@ -64,7 +64,7 @@ async def test_nobody_tries_it(world: World, share: Path) -> None:
     server, port = world.server(), free_port()
     served = world.start(client(share, world.control_port(server), port, check_services=True))
     await world.logged("visitors see the files in")
-    assert served.link._watches == [None]
+    assert [wanted.watch for wanted in served.link.wanted] == [None]
 
 
 @ensureDeferred
