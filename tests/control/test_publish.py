@@ -274,6 +274,9 @@ async def test_settings_that_are_read_again() -> None:
     settings = ClientSettings(world.settings.server, publish("tcp:1=1,tcp:3=8,tcp:5=5"))
     await world.publishing.reload(settings)
     assert world.served == ["tcp:1=1", "tcp:3=8", "tcp:5=5"], "what the settings say wins"
+    await world.unpublish("tcp:3")
+    assert world.served == ["tcp:1=1", "tcp:5=5"]
+    await world.publish("tcp:3=3", keep=True)
     await world.publishing.reload(world.settings)
     assert world.served == ["tcp:1=1", "tcp:2=2", "tcp:3=3k"]
     world.client.problem = "no"

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from rtunnel.acme.settings import AcmeSettings
 from rtunnel.control.actions.perform import Actions, only
@@ -77,8 +76,6 @@ class Publishing:
     :param settings: those of the start, without what was added.
     :param kept: what is kept from before, as the operator wrote it.
     """
-
-    log = Logger()
 
     def __init__(self, settings: ClientSettings, reader: IReader, store: IStore, kept: Sequence[object]) -> None:
         self._base = settings.tunnels
@@ -223,7 +220,8 @@ class Publishing:
         before, without = dict(self._added), set(self._without)
         is_kept = any(place in self._added and self._added[place].is_kept for place in gone)
         for place in gone:
-            if self._added.pop(place, None) is None:
+            self._added.pop(place, None)
+            if any(tunnel.place == place for tunnel in self._base):
                 self._without.add(place)
         try:
             if is_kept:
