@@ -8,19 +8,16 @@ checks each argument of Twisted's own kinds of endpoint; of the kinds that plugi
 
 from __future__ import annotations
 
-import difflib
 import functools
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import idna
 from twisted.internet.interfaces import (
     IStreamClientEndpointStringParserWithReactor,
     IStreamServerEndpointStringParser,
 )
-from twisted.plugin import getPlugins
 
 from rtunnel.errors import ConfigError
 
@@ -60,6 +57,9 @@ def endpoint_kind(text: str, forms: str, server: bool) -> str | None:
         return None
     if kind in (_SERVER_ARGUMENTS if server else _CLIENT_ARGUMENTS):
         return kind
+    if rest.isdecimal() and (not server or kind == "localhost" or "." in kind):
+        # To look at the plugins is to import them all, Autobahn's for one.
+        return None
     if kind.lower() in _kinds_of_plugins(server):
         return kind
     if ":" not in rest or is_ipv6(text) or is_ipv6(text.rpartition(":")[0]):
@@ -188,6 +188,10 @@ def ascii_name(name: str) -> str:
     if len(name) > MAX_NAME and not name.isascii():
         # The time that idna takes grows faster than the name.
         raise ValueError("too long")
+    if name.isascii():
+        return name
+    import idna
+
     labels = re.split("[.\u3002\uff0e\uff61]", name)
     return ".".join(each if each.isascii() else idna.encode(each, uts46=True).decode("ascii") for each in labels)
 
@@ -229,6 +233,8 @@ def suggestion(word: str, known: Iterable[str], cutoff: float | None = None) -> 
     :param cutoff: how close it must be, 1 being the same. By default it may also be the only one with *word* as its
         end: ``port`` is close to ``remote_port``.
     """
+    import difflib
+
     known = list(known)
     close = difflib.get_close_matches(word, known, 1, 0.6 if cutoff is None else cutoff)
     if not close and cutoff is None:
@@ -240,6 +246,8 @@ def suggestion(word: str, known: Iterable[str], cutoff: float | None = None) -> 
 @functools.cache
 def _kinds_of_plugins(server: bool) -> frozenset[str]:
     """Return the kinds of endpoint that plugins provide, in lower case. Twisted reads its plugin folders each time."""
+    from twisted.plugin import getPlugins
+
     plugins: Iterable[Any] = getPlugins(
         IStreamServerEndpointStringParser if server else IStreamClientEndpointStringParserWithReactor
     )

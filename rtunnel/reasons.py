@@ -10,7 +10,6 @@ import os
 import socket
 from pathlib import Path
 
-import ifaddr
 from twisted.internet.error import (
     CannotListenError,
     ConnectError,
@@ -135,6 +134,8 @@ def _unix_remedy(path: str, option: str, error: BaseException | None) -> str:
 
 
 def _addresses() -> str:
+    import ifaddr
+
     found = [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for adapter in ifaddr.get_adapters() for ip in adapter.ips]
     more = len(found) - _MOST_ADDRESSES
     return ", ".join(found[:_MOST_ADDRESSES]) + (f" and {more} more" if more > 0 else "")

@@ -34,6 +34,7 @@ SHARED = {
     "proxies",
     "reasons",
     "trusted_files",
+    "yaml_file",
 }
 """Modules beside the rooms."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 
 from rtunnel.coercions import shown
 from rtunnel.errors import ConfigError
@@ -70,7 +69,7 @@ def amount_text(count: int) -> str:
     """
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         # What would be shown as 1,000 is shown in the next unit.
-        if count >= size * Decimal("0.99995"):
+        if count * 100_000 >= size * 99_995:
             rounded = float(f"{count / size:.4g}")
             return f"{f'{rounded:,.3f}'.rstrip('0').rstrip('.')} {unit}"
     return f"{count} bytes"
@@ -94,4 +93,6 @@ def _read(value: object, per_byte: int, per_bit: int | None, *, a_second: bool) 
     each = 1 if unit is None else per_bit if unit.lower() == "bit" else per_byte
     if each is None or (unit is not None and per_bit is not None and unit == "b"):
         return None  # "Mb" may mean bits or bytes
+    from decimal import Decimal
+
     return int(Decimal(number) * each * (1024 if binary else 1000) ** _POWERS[(power or "").lower()])

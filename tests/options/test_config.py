@@ -27,7 +27,7 @@ def decide(
     foreign: tuple[str, ...] = (),
 ) -> Resolved:
     file = None if values is None else ConfigFile("x.yaml", values)
-    return resolve(SETTINGS, flags or {}, environ or {}, file, foreign)
+    return resolve(SETTINGS, flags or {}, environ or {}, file, lambda: foreign)
 
 
 @given(st.booleans(), st.booleans(), st.booleans())

@@ -17,12 +17,13 @@ from rtunnel.access.tokens import parse_tokens
 from rtunnel.access.web_admission import Origins
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges
 from rtunnel.coercions import seconds, size
-from rtunnel.config_file import _Loader, _parse_json, load_file
+from rtunnel.config_file import _parse_json, load_file
 from rtunnel.endpoint_strings import split_description
 from rtunnel.host_names import canonical_path
 from rtunnel.options.settings.tunnels import publish
 from rtunnel.pki import names, pem
 from rtunnel.rtc.aiortc.sdp import read_description
+from rtunnel.yaml_file import Loader
 from tests.scaling import assert_grows_with
 
 
@@ -68,7 +69,7 @@ def sections(count: int) -> yaml.MappingNode:
 
 def test_sections_of_the_same_name() -> None:
     # Merging changes what is merged, so each attempt has its own.
-    assert_grows_with(int, lambda count: _Loader("")._merge(sections(count), []), 200)
+    assert_grows_with(int, lambda count: Loader("")._merge(sections(count), []), 200)
 
 
 def keys(count: int) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
+from importlib.util import find_spec
 
 import pytest
 from twisted.python import usage
 
 from rtunnel.errors import ConfigError
-from rtunnel.options.plugins import rtc_client, rtc_host, rtc_signal
+from rtunnel.options.plugins import rtc_client, rtc_common, rtc_host, rtc_signal
 from rtunnel.options.plugins.rtc_common import RtcOptions
 from rtunnel.options.settings.rtc import ALL
 from tests.options.conftest import Write
@@ -183,3 +185,25 @@ def test_whatever_a_file_holds_ends_as_a_value_or_a_config_error(value: object) 
     for setting in ALL:
         with suppress(ConfigError):
             setting.kind.coerce(value)
+
+
+@pytest.mark.parametrize(
+    ("options_class", "arguments", "gone", "named"),
+    [
+        (rtc_signal.Options, [], {"autobahn", "aiortc"}, "autobahn"),
+        (rtc_host.Options, ["--id=x"], {"aiortc"}, "aiortc"),
+        (rtc_client.Options, ["--id=x"], {"autobahn", "aiortc", "aioice"}, "autobahn and aiortc and aioice"),
+    ],
+)
+def test_packages_that_are_not_installed(
+    options_class: type[RtcOptions],
+    arguments: list[str],
+    gone: set[str],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rtc_common, "find_spec", lambda name: None if name in gone else find_spec(name))
+    with pytest.raises(usage.UsageError) as caught:
+        options_class().parseOptions(arguments)
+    how = f"{sys.executable} -m pip install rtunnel"
+    assert str(caught.value) == f"WebRTC needs {named}, not installed here: {how}"

@@ -112,6 +112,7 @@ class ConnectChecks(_Checks, rtc_client.Options):
 
     def examination(self, tell: Callable[[Step], None]) -> Examination:
         """See :class:`_Checks`."""
+        self.import_aiortc()
         from rtunnel.doctor.webrtc import WebRtcExamination
         from rtunnel.options.plugins.rtc_common import prepared_asyncio_reactor
 
@@ -134,6 +135,7 @@ class HostChecks(_Checks, rtc_host.Options):
 
     def examination(self, tell: Callable[[Step], None]) -> Examination:
         """See :class:`_Checks`."""
+        self.import_aiortc()
         from rtunnel.doctor.webrtc import WebRtcExamination
         from rtunnel.options.plugins.rtc_common import prepared_asyncio_reactor
 

@@ -18,14 +18,17 @@ from rtunnel.errors import ConfigError, one_line
 from rtunnel.options.base import HYPHEN, BaseOptions, help_width, option_hint, unbroken
 from rtunnel.options.plugins.pid_file import check_pid_file, close_to_others
 from rtunnel.options.plugins.run import ctrl_c_ends, run_in_foreground
-from rtunnel.options.settings import reverse, rtc
 from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.sources import Resolved, find_config_file, resolve
 from rtunnel.trusted_files import trust
 from rtunnel.wire.limits import LinkLimits
 
-#: The environment variables of all plugins. A variable that means something to another plugin is not an error.
-VARIABLES = reverse.VARIABLES | rtc.VARIABLES
+
+def all_variables() -> frozenset[str]:
+    """Return the environment variables of all plugins. One that means something to another plugin is not an error."""
+    from rtunnel.options.settings import reverse, rtc
+
+    return reverse.VARIABLES | rtc.VARIABLES
 
 
 class PluginOptions(BaseOptions):
@@ -106,7 +109,7 @@ class PluginOptions(BaseOptions):
                 self._heed_twistd(self.parent)
             file = find_config_file(self.flags, os.environ, self.default_config, merge=self.merges_sections)
             keys = [key for setting in self.file_settings for key in setting.keys]
-            resolved = resolve(self.declared, self.flags, os.environ, file, VARIABLES, keys)
+            resolved = resolve(self.declared, self.flags, os.environ, file, all_variables, keys)
             if file:
                 self.config_path = file.path
                 self.notes += [f"{file.path}: {note}" for note in file.notes]

@@ -11,7 +11,8 @@ import asyncio
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, ClassVar
 
 from twisted.logger import Logger
 from twisted.python import usage
@@ -44,6 +45,9 @@ class RtcOptions(PluginOptions):
     # The example file of the reference program has the section "server" twice.
     merges_sections = True
 
+    #: What only these plugins need; an installation for the reverse tunnel alone may lack them.
+    packages: ClassVar[Sequence[str]] = ("autobahn",)
+
     log = Logger()
 
     def opt_config(self, value: str) -> None:
@@ -61,6 +65,17 @@ class RtcOptions(PluginOptions):
                 raise usage.UsageError(f"{argument} is an option of glog, which is not used here; {_GLOG[name[1]]}")
         super().parseOptions(options)
 
+    def postOptions(self) -> None:
+        """See :meth:`PluginOptions.postOptions`.
+
+        :raises usage.UsageError: a setting is wrong, or packages are missing.
+        """
+        if missing := [name for name in self.packages if find_spec(name) is None]:
+            raise usage.UsageError(
+                f"WebRTC needs {' and '.join(missing)}, not installed here: {sys.executable} -m pip install rtunnel"
+            )
+        super().postOptions()
+
     def tell(self) -> None:
         """Log what the operator should know about the settings."""
         if self.config_path:
@@ -73,6 +88,7 @@ class RtcEndOptions(RtcOptions):
     """Options of ``rtc-host`` or ``rtc-client``."""
 
     settings: EndSettings
+    packages = ("autobahn", "aiortc", "aioice")
 
     def postOptions(self) -> None:
         """See :meth:`PluginOptions.postOptions`; install the reactor.
@@ -81,6 +97,13 @@ class RtcEndOptions(RtcOptions):
         """
         super().postOptions()
         need_asyncio_reactor()
+
+    def import_aiortc(self) -> None:
+        """Import aiortc. Leave its codecs out, unless this is a program of somebody else, who may want them."""
+        from rtunnel.rtc.aiortc import CODECS, import_without_codecs
+
+        if self.parent is not None or find_spec(CODECS) is None:
+            import_without_codecs()
 
     def tell(self) -> None:
         """Log what the operator should know about the settings."""

@@ -26,7 +26,6 @@ from contextlib import contextmanager, suppress
 from types import FrameType, MappingProxyType
 from typing import Any, TypeVar
 
-from twisted.application.app import startApplication
 from twisted.application.service import Application, IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
@@ -246,8 +245,11 @@ def run_in_foreground(make_service: Callable[[], MultiService]) -> None:
         tree = Application(service.name)
         service.setServiceParent(tree)
         globalLogBeginner.beginLoggingTo([tree.getComponent(ILogObserver)], redirectStandardIO=False)
-        IService(tree).privilegedStartService()
-        startApplication(tree, False)
+        # As twisted.application.app does it, which also imports debuggers and profilers.
+        services = IService(tree)
+        services.privilegedStartService()
+        services.startService()
+        reactor.addSystemEventTrigger("before", "shutdown", services.stopService)
     reactor.run()
 
 

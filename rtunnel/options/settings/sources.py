@@ -11,7 +11,7 @@ sets some for every service.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -100,14 +100,14 @@ def resolve(
     flags: Mapping[str, Any],
     environ: Mapping[str, str],
     file: ConfigFile | None,
-    foreign: Collection[str] = (),
+    foreign: Callable[[], Collection[str]] = frozenset,
     foreign_keys: Collection[str] = (),
 ) -> Resolved:
     """Decide the value of every setting.
 
     :param flags: the flags of the command line, by the setting's name; text, or a list of texts if it is repeatable.
     :param environ: the process's environment.
-    :param foreign: environment variables that mean something to other plugins only.
+    :param foreign: returns the environment variables that mean something to other plugins only; asked if it matters.
     :param foreign_keys: keys in the file that mean something to other plugins only.
     :raises ConfigError: a value is wrong, or a key is unknown. The message names the source, the key and the likely
         fix.
@@ -165,17 +165,19 @@ def _without_sections(
     return found
 
 
-def _check_environment(settings: Sequence[Setting], environ: Mapping[str, str], foreign: Collection[str]) -> None:
+def _check_environment(
+    settings: Sequence[Setting], environ: Mapping[str, str], foreign: Callable[[], Collection[str]]
+) -> None:
     known = [variable for setting in settings for variable in setting.variables] + [f"{PREFIX}CONFIG"]
     for name, value in sorted(environ.items()):
         prefix = next((prefix for prefix in (PREFIX, REFERENCE_PREFIX) if name.startswith(prefix)), None)
-        if prefix is None or name in known or name in foreign or not value.strip():
+        if prefix is None or name in known or not value.strip():
             continue
         # The variables that Kubernetes sets for a service named rtunnel or rtunnel-something.
         if re.search(r"_SERVICE_(HOST|PORT)|_PORT_[0-9]+_", name) or re.match(r"(tcp|udp|sctp)://", value):
             continue
         ours = [variable.removeprefix(prefix) for variable in known if variable.startswith(prefix)]
         hint = suggestion(name.removeprefix(prefix), ours, _TYPO)
-        if hint:
+        if hint and name not in foreign():
             hint = hint.replace("'", f"'{prefix}", 1)
             raise ConfigError(f"environment variable {name}: is unknown{hint}")

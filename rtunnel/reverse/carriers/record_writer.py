@@ -11,7 +11,7 @@ from typing import Any
 from rtunnel.relay.pipes import PIPES, Pipe
 from rtunnel.relay.polled_socket import PolledSocket, is_full
 from rtunnel.wire.data.connection import DataConnection
-from rtunnel.wire.data.records import DATA, HEADER, HEADER_SIZE, MAX_SEALED
+from rtunnel.wire.data.records import DATA, HEADER, HEADER_SIZE, MAX_SEALED, buffer
 from rtunnel.wire.data.seal import TAG, Seal
 
 #: The most that is read from a local socket at a time, in bytes. Where more is waiting, plain bytes are spliced from
@@ -19,10 +19,10 @@ from rtunnel.wire.data.seal import TAG, Seal
 PLAIN_SIZE, SEALED_SIZE = 64 * 1024, MAX_SEALED - TAG
 # One buffer serves all connections: the reactor runs one read at a time, and what stays is copied out. A header comes
 # before the payload, and the sealed record has a buffer of its own.
-_OUT = memoryview(bytearray(HEADER_SIZE + SEALED_SIZE))
+_OUT = buffer(HEADER_SIZE + SEALED_SIZE)
 _PAYLOAD = _OUT[HEADER_SIZE:]
 _PLAIN_PAYLOAD = _PAYLOAD[:PLAIN_SIZE]
-_SEALED = memoryview(bytearray(HEADER_SIZE + SEALED_SIZE + TAG))
+_SEALED = buffer(HEADER_SIZE + SEALED_SIZE + TAG)
 #: What follows at once leaves in the same packet.
 MORE = getattr(socket, "MSG_MORE", 0)
 

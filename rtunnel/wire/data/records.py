@@ -11,6 +11,7 @@ shared by all readers, so what ``feed`` returns is good until the next call.
 
 from __future__ import annotations
 
+from mmap import ACCESS_COPY, mmap
 from struct import Struct
 from typing import Protocol
 
@@ -43,9 +44,18 @@ _LONGEST = {END: 0, ALIVE: 0, DONE: 0}
 #: read only, so that no connection holds up the others.
 READ_SIZE, READ_PLAIN = 512 * 1024, 128 * 1024
 
-_IN = memoryview(bytearray(READ_SIZE))
+
+def buffer(size: int) -> memoryview:
+    """Return *size* zero bytes that can be written, which take no memory until they are: most of them never are.
+
+    A process that forks has its own from then on.
+    """
+    return memoryview(mmap(-1, size, access=ACCESS_COPY))
+
+
+_IN = buffer(READ_SIZE)
 _IN_PLAIN = _IN[:READ_PLAIN]
-_OPENED = memoryview(bytearray(READ_SIZE + MAX_SEALED))
+_OPENED = buffer(READ_SIZE + MAX_SEALED)
 _OPENING = Struct("!II")
 #: The first half of the header of a DATA record that is so many bytes long, less that number.
 _WHOLE = (DATA << 24) - HEADER_SIZE
