@@ -62,6 +62,7 @@ class Options(Verbs):
         ["service", None, _later("service"), "Any end as a systemd service."],
         ["pki", None, _later("pki.command"), "Certificates for links over TLS."],
         ["passwd", None, _later("passwd"), "The hash of a visitor's password."],
+        ["completion", None, _later("help.completion"), "Completion for bash, zsh or fish."],
     ]
 
     def parseArgs(self, *arguments: str) -> None:

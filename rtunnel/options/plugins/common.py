@@ -164,7 +164,7 @@ class PluginOptions(BaseOptions):
                 "Examples:\n" + "".join(f"    {line}\n" for line in self.examples),
                 "What most people need:\n" + self._list(needed, width),
                 "All other options:\n" + self._list(others, width),
-                textwrap.fill(unbroken(self._sources()), width) + "\n",
+                textwrap.fill(unbroken(self.sources()), width) + "\n",
             )
         )
         return text.replace(HYPHEN, "-")
@@ -180,7 +180,8 @@ class PluginOptions(BaseOptions):
         shown = unbroken(default) if default else None
         return {"long": name, "doc": unbroken(self.docs[name]), "optType": kind, "default": shown}
 
-    def _sources(self) -> str:
+    def sources(self) -> str:
+        """Return where the values of options may come from, for the help."""
         text = (
             "Each option may also come from the environment (RTUNNEL_ and its name, such as RTUNNEL_LOG_LEVEL for "
             "--log-level) or from the file of --config (key log_level). The flag wins over the environment, and the "
