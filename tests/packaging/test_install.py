@@ -7,54 +7,18 @@ left out of the wheel, or cannot be imported, only vanishes from twistd's help.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.process.harness import Process, clean_environment
+from tests.packaging.conftest import ROOT, run
+from tests.process.harness import Process
 
 pytestmark = pytest.mark.packaging
 
-ROOT = Path(__file__).parent.parent.parent
 PLUGINS = ["rtunnel-server", "rtunnel-client", "rtc-signal", "rtc-host", "rtc-client"]
-NO_INDEX = r"No matching distribution found|Failed to establish a new connection|Temporary failure in name resolution"
-
-
-def run(argv: Sequence[str | Path], cwd: Path) -> str:
-    """Run a command that has to succeed, and return what it prints; skips when there is no package index."""
-    done = subprocess.run(
-        argv, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=600, check=False
-    )
-    output = done.stdout + done.stderr
-    if done.returncode and re.search(NO_INDEX, output):
-        pytest.skip("pip reaches no package index")
-    assert done.returncode == 0, f"{argv}\n{output}"
-    return output
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the source tree, so that builds leave nothing in the checkout."""
-    copy = tmp_path_factory.mktemp("source") / "rtunnel"
-    unwanted = shutil.ignore_patterns(
-        ".*", "build", "dist", "*.egg-info", "__pycache__", "dropin.cache", "venv", "results"
-    )
-    shutil.copytree(ROOT, copy, ignore=unwanted)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the source distribution: so that one is whole too."""
-    dist = tmp_path_factory.mktemp("dist")
-    run([sys.executable, "-m", "build", "--outdir", dist, source], cwd=dist)
-    (built,) = dist.glob("*.whl")
-    return built
 
 
 @pytest.fixture(
@@ -83,6 +47,8 @@ def test_wheel_contents(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "rtunnel").rglob("*.py")}
     assert modules == {name for name in names if name.startswith("rtunnel/") and name.endswith(".py")}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"rtunnel", "twisted"}
+    pages = {path.name for path in (ROOT / "docs" / "man").iterdir()}
+    assert pages == {name.rpartition("/")[2] for name in names if "/data/share/man/man1/" in name}
 
 
 def test_version(venv: Path, tmp_path: Path) -> None:
