@@ -35,7 +35,8 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistds
 from tests.process.rtc import Asker, RtcTunnel, UdpService
-from tests.process.services import LOOPBACK, Service, Tunnel, UnderTls, count, expected, get, read_all, send_bytes
+from tests.process.services import LOOPBACK, Service, Tunnel, count, expected, get, read_all, send_bytes
+from tests.process.tls_services import UnderTls
 from tests.tls.parts import Authority
 
 LEAST_MINUTES = 10.0

@@ -19,7 +19,8 @@ import pytest
 from tests.chrome.ends import ID, Ends
 from tests.patience import PATIENCE
 from tests.process.harness import Twistds, need
-from tests.process.services import LOOPBACK, Nginx
+from tests.process.nginx import Nginx
+from tests.process.services import LOOPBACK
 
 CHROMIUM = [
     "--headless",

@@ -19,11 +19,11 @@ from tests.chrome.ends import Ends, wait_until_settled
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import poll
+from tests.process.nginx import Nginx
 from tests.process.services import (
     LOOPBACK,
     Background,
     Digest,
-    Nginx,
     Service,
     curl,
     expected,

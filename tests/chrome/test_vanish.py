@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from tests.chrome.ends import Ends
 from tests.patience import PATIENCE
-from tests.process.harness import descriptors, poll
+from tests.process.harness import poll
+from tests.process.proc import descriptors
 from tests.process.services import Service, page, read_all, read_bytes, wait_for_page
 
 Serve = Callable[..., Service]

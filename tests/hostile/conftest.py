@@ -10,7 +10,8 @@ import pytest
 from tests.process.conftest import serve, start_rtc, start_tunnel, twistd, udp_service
 from tests.process.crowd import echo_service
 from tests.process.harness import Twistds
-from tests.process.services import Tunnel, UnderTls
+from tests.process.services import Tunnel
+from tests.process.tls_services import UnderTls
 from tests.tls.parts import Authority
 
 __all__ = ["authority", "echo", "serve", "start_rtc", "start_tls", "start_tunnel", "twistd", "udp_service"]

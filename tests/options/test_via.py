@@ -9,7 +9,7 @@ from rtunnel.addresses import DialAddress
 from rtunnel.errors import ConfigError
 from rtunnel.proxies import Proxy, proxy_of_environment
 from rtunnel.reverse.settings import ClientSettings
-from tests.options.test_options import CLIENT_MINIMUM, parse_client
+from tests.options.reverse_parts import CLIENT_MINIMUM, parse_client
 
 pytestmark = pytest.mark.usefixtures("nothing_from_outside")
 

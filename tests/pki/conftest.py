@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from rtunnel.options.command import main
 from rtunnel.pki import operations
 from rtunnel.pki.store import Store
-from tests.pki.parts import HOSTS
+from tests.pki.parts import HOSTS, Done, Run
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,18 @@ def store(first_store: Store, tmp_path: Path) -> Store:
 def elsewhere(tmp_path: Path) -> Store:
     """A directory on another machine."""
     return Store(tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``rtunnel ARGUMENTS`` in this process, in a directory of its own, with the directory ``pki`` in it."""
+    monkeypatch.setenv("RTUNNEL_PKI_DIR", str(tmp_path / "pki"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Done:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return call

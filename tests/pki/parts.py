@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,3 +41,21 @@ def arrived(store: Store, name: str) -> bundle.Bundle:
 def warnings(store: Store, now: datetime | None = None) -> list[str]:
     found = inventory.take(store, now=now)
     return found.problems + [problem for entry in found.entries for problem in entry.problems]
+
+
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+
+
+def right(done: Done) -> str:
+    """Return what a successful command printed."""
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def wrong(done: Done) -> str:
+    """Return the one line that a failed command printed."""
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.rstrip("\n")

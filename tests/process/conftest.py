@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.process.harness import Twistds
+from tests.process.nginx import Nginx
 from tests.process.rtc import RtcTunnel, UdpService
-from tests.process.services import Nginx, Service, Talent, Tunnel
+from tests.process.services import Service, Talent, Tunnel
 from tests.process.web_services import LoggingNginx, Site
 
 
@@ -96,3 +97,11 @@ def heeds_sigint() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def control_sockets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the control sockets of this test are, so that it sees no others."""
+    path = tmp_path_factory.mktemp("s")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
+    return path

@@ -32,7 +32,7 @@ from typing import Protocol, TypeVar
 import pytest
 
 from tests.patience import PATIENCE
-from tests.process import fork_server
+from tests.process import fork_server, proc
 
 Result = TypeVar("Result")
 
@@ -60,32 +60,25 @@ def need(program: str) -> str:
     return path
 
 
+def _attempt(host: str, port: int) -> str:
+    """What becomes of a connection: ``open``, ``refused``, or something else."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError as error:
+        return str(error)
+    return "open"
+
+
 def wait_until_open(port: int, timeout: float = PATIENCE, host: str = "127.0.0.1") -> None:
     """Wait until something accepts connections on ``port``."""
-
-    def connects() -> bool:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    poll(connects, timeout, f"{host}:{port} accepts connections")
+    poll(lambda: _attempt(host, port) == "open", timeout, f"{host}:{port} accepts connections")
 
 
 def wait_until_closed(port: int, timeout: float = PATIENCE, host: str = "127.0.0.1") -> None:
     """Wait until ``port`` refuses connections."""
-
-    def refuses() -> bool:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-        return False
-
-    poll(refuses, timeout, f"{host}:{port} refuses connections")
+    poll(lambda: _attempt(host, port) == "refused", timeout, f"{host}:{port} refuses connections")
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -98,25 +91,6 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     environment.update(extra or {})
     return environment
-
-
-def rss_bytes(pid: int) -> int:
-    """The resident memory of a process (Linux)."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"process {pid} has no resident memory; did it end?")
-
-
-def descriptors(pid: int) -> int:
-    """How many file descriptors a process has open (Linux)."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-def cpu_seconds(pid: int) -> float:
-    """The processor time that a process has used, in user mode and in the kernel (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Process:
@@ -179,15 +153,15 @@ class Process:
 
     def rss_bytes(self) -> int:
         """Its resident memory now (Linux)."""
-        return rss_bytes(self.pid)
+        return proc.rss_bytes(self.pid)
 
     def descriptors(self) -> int:
         """How many file descriptors it has open now (Linux)."""
-        return descriptors(self.pid)
+        return proc.descriptors(self.pid)
 
     def cpu_seconds(self) -> float:
         """The processor time that it has used so far (Linux)."""
-        return cpu_seconds(self.pid)
+        return proc.cpu_seconds(self.pid)
 
     def wait_for(self, regex: str, timeout: float = PATIENCE, *, after: int = 0) -> re.Match[str]:
         """Wait until its output has a match for ``regex`` (multi-line mode) at or past the offset ``after``.

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE
-from tests.process.harness import descriptors, poll
+from tests.process.harness import poll
+from tests.process.proc import descriptors
 from tests.process.services import (
     LOOPBACK,
     Background,

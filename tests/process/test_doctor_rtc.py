@@ -13,9 +13,10 @@ import pytest
 from tests.ports import free_port
 from tests.process.doctor import Report, run
 from tests.process.harness import Process, Twistds, need, wait_until_open
+from tests.process.nginx import Nginx
 from tests.process.rtc import ID, RtcTunnel
-from tests.process.services import LOOPBACK, Nginx, Service, fetch, page
-from tests.process.test_doctor import Hostile
+from tests.process.services import LOOPBACK, Service, fetch, page
+from tests.process.test_doctor_hostile import Hostile
 from tests.process.tls_services import authority_at, certificate
 
 Serve = Callable[..., Service]
@@ -24,12 +25,7 @@ StartRtc = Callable[..., RtcTunnel]
 LOCAL = ("--stun-server=", f"--ice-interface={LOOPBACK}")
 
 
-@pytest.fixture(autouse=True)
-def directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the control sockets of this test are."""
-    path = tmp_path_factory.mktemp("s")
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
-    return path
+pytestmark = pytest.mark.usefixtures("control_sockets")
 
 
 def test_all_is_well_beside_a_host_and_a_client_that_run(serve: Serve, start_rtc: StartRtc, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
-from tests.process.services import LOOPBACK, NGINX_FOLDERS, NGINX_PROCESS
+from tests.process.nginx import NGINX_FOLDERS, NGINX_PROCESS
+from tests.process.services import LOOPBACK
 from tests.process.tls_services import authority_at, certificate
 
 #: What wrk asks for by SNI, too: it has no option for another name than that of the URL.

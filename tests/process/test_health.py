@@ -11,7 +11,8 @@ import pytest
 
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
-from tests.process.services import LOOPBACK, NGINX_FOLDERS, NGINX_PROCESS, curl
+from tests.process.nginx import NGINX_FOLDERS, NGINX_PROCESS
+from tests.process.services import LOOPBACK, curl
 
 APP = "app.example.org"
 CONF = (

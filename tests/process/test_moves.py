@@ -18,19 +18,9 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.process.harness import Twistds, poll
-from tests.process.services import (
-    Flood,
-    Service,
-    Tunnel,
-    UnderTls,
-    count,
-    expected,
-    get,
-    read_all,
-    read_bytes,
-    send_bytes,
-)
+from tests.process.services import Flood, Service, Tunnel, count, expected, get, read_all, read_bytes, send_bytes
 from tests.process.test_data_connections import connections
+from tests.process.tls_services import UnderTls
 from tests.tls.parts import Authority
 
 Serve = Callable[..., Service]

@@ -18,7 +18,8 @@ from tests.needs import needs_ipv6
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, poll, wait_until_open
-from tests.process.services import LOOPBACK, NGINX_FOLDERS, NGINX_PROCESS, Nginx, curl
+from tests.process.nginx import NGINX_FOLDERS, NGINX_PROCESS, Nginx
+from tests.process.services import LOOPBACK, curl
 from tests.process.test_balancers import STREAM_MODULE
 from tests.process.test_udp_tunnels import dig
 from tests.process.tls_services import authority_at, certificate

@@ -14,7 +14,8 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.process.harness import descriptors, poll
+from tests.process.harness import poll
+from tests.process.proc import descriptors
 from tests.process.rtc import RtcTunnel, lines_with
 from tests.process.services import (
     LOOPBACK,

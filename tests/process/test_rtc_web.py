@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.process.http_load import Load
+from tests.process.nginx import Nginx
 from tests.process.rtc import RtcTunnel
-from tests.process.services import Nginx, curl
+from tests.process.services import curl
 
 PAGE = b"<h1>Hello through WebRTC</h1>\n"
 LARGE = random.Random(5).randbytes(2 * 1024 * 1024)

@@ -14,7 +14,8 @@ from queue import Queue
 import pytest
 
 from tests.patience import PATIENCE
-from tests.process.harness import descriptors, poll
+from tests.process.harness import poll
+from tests.process.proc import descriptors
 from tests.process.services import (
     BOTH_PLANES,
     Background,

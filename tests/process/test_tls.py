@@ -20,7 +20,6 @@ from tests.process.services import (
     Background,
     Service,
     Tunnel,
-    UnderTls,
     Visitor,
     count,
     expected,
@@ -32,6 +31,7 @@ from tests.process.services import (
     send_bytes,
     wait_for_page,
 )
+from tests.process.tls_services import UnderTls
 from tests.tls.parts import Authority, Holder
 
 MEGABYTE = 1024 * 1024

@@ -16,7 +16,8 @@ from aioquic.quic.connection import QuicConnection
 
 from tests.ports import free_port
 from tests.process.harness import Twistds
-from tests.process.services import LOOPBACK, Background, Tunnel, UnderTls
+from tests.process.services import LOOPBACK, Background, Tunnel
+from tests.process.tls_services import UnderTls
 from tests.tls.parts import Authority
 
 AMOUNT = 1024 * 1024

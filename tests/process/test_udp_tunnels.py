@@ -16,7 +16,8 @@ from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Twistds, need, poll
 from tests.process.rtc import Asker, UdpService
-from tests.process.services import LOOPBACK, Background, Flood, Service, Tunnel, UnderTls
+from tests.process.services import LOOPBACK, Background, Flood, Service, Tunnel
+from tests.process.tls_services import UnderTls
 from tests.tls.parts import Authority
 
 Serve = Callable[..., Service]

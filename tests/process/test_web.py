@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.process.http_load import Load
-from tests.process.services import BOTH_PLANES, Nginx, Tunnel, curl
+from tests.process.nginx import Nginx
+from tests.process.services import BOTH_PLANES, Tunnel, curl
 
 PAGE = b"<h1>Hello through the tunnel</h1>\n"
 LARGE = random.Random(5).randbytes(5 * 1024 * 1024)

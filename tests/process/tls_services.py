@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tests.process.services import Service, Talent, Visitor, read_bytes, read_line, send_bytes
+from tests.process.harness import Twistd, Twistds
+from tests.process.services import Service, Talent, Tunnel, Visitor, read_bytes, read_line, send_bytes
 from tests.tls.parts import Authority, Holder
 
 
@@ -66,3 +69,23 @@ def visit_by_name(port: int, name: str, authority: Authority, line: bytes = b"")
     if line:
         visitor.sendall(line + b"\n")
     return visitor
+
+
+class UnderTls(Twistds):
+    """Starts processes as *twistd* does, with the files of TLS where ``--tls`` alone looks for them.
+
+    :param pki: the directory with these files.
+    """
+
+    def __init__(self, twistd: Twistds, pki: Path) -> None:
+        super().__init__(twistd.directory)
+        self._twistd = twistd
+        self._pki = pki
+
+    def __call__(self, *arguments: str, **more: Any) -> Twistd:
+        """See :class:`Twistds`."""
+        return self._twistd(*arguments, **{**more, "env": {"RTUNNEL_PKI_DIR": str(self._pki)}})
+
+    def tunnel(self, local: str, server: Sequence[str] = (), client: Sequence[str] = (), **more: Any) -> Tunnel:
+        """Start a server and a client under TLS that work."""
+        return Tunnel(self, local, server=["--tls", *server], client=["--tls", *client], **more)

@@ -15,7 +15,8 @@ from typing import Any
 from tests.patience import PATIENCE
 from tests.ports import free_port
 from tests.process.harness import Process, Twistd, Twistds, need, wait_until_open
-from tests.process.services import LOOPBACK, NGINX_FOLDERS, NGINX_PROCESS, curl, pieces
+from tests.process.nginx import NGINX_FOLDERS, NGINX_PROCESS
+from tests.process.services import LOOPBACK, curl, pieces
 
 APP, WILD, OTHER = "app.example.org", "*.dev.example.org", "other.example.net"
 

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from rtunnel.errors import BadDescription
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection, IPeerConnectionUser
 from rtunnel.upkeep.log_limiter import LogLimiter
+from tests.rtc.fake_channel import FakeChannel
 
 #: Datagrams that wait at once; the oldest make room.
 MAX_DATAGRAMS = 32
@@ -74,61 +75,6 @@ class FakeNetwork:
         if self._running is not None:
             self._running.cancel()
             self._running = None
-
-
-@implementer(IChannel)
-class FakeChannel:
-    """One end of a channel.
-
-    :ivar sent: what was sent on it, bytes and texts, for tests to look at; only with *keep*.
-    """
-
-    keep = False
-
-    def __init__(self, connection: FakeConnection, key: object, label: str, protocol: str, reliable: bool) -> None:
-        self.label = label
-        self.protocol = protocol
-        self.reliable = reliable
-        self.is_open = False
-        self.closing = False
-        self.sent: list[bytes | str] = []
-        self.user: IChannelUser | None = None
-        self.key = key
-        self._connection = connection
-
-    def use(self, user: Any) -> None:
-        assert self.user is None, "one user only"
-        self.user = user
-
-    def send(self, data: bytes) -> None:
-        assert type(data) is bytes
-        self._send("data", data, len(data))
-
-    def send_text(self, text: str) -> None:
-        assert type(text) is str
-        data = text.encode()
-        self._send("text", data, len(data))
-
-    def _send(self, kind: str, data: bytes, size: int) -> None:
-        if not self.is_open:
-            return
-        if self.keep:
-            self.sent.append(data if kind == "data" else data.decode())
-        self._connection.put(kind, self, data, size)
-
-    def close(self) -> None:
-        if not self.closing:
-            self.is_open = False
-            self.closing = True
-            self._connection.put("close", self)
-
-    def gone(self) -> None:
-        """The connection forgets it."""
-        self.is_open = False
-        self.closing = True
-        if self.user is not None:
-            user, self.user = self.user, None
-            user.channel_closed()
 
 
 @implementer(IPeerConnection)

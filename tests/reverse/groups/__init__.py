@@ -1,0 +1,1 @@
+"""Groups of clients: who joins, who gets a visitor, who goes."""
