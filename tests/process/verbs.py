@@ -10,7 +10,7 @@ from tests.process.harness import Twistds
 
 def say(twistd: Twistds, *arguments: str) -> tuple[int, str]:
     """Run ``rtunnel ARGUMENTS``; its exit code, and all that it prints."""
-    process = twistd.rtunnel(*arguments)
+    process = twistd.rtunnel(*arguments, env={"COLUMNS": "160"})
     return process.wait(), process.output
 
 

@@ -55,7 +55,7 @@ def _process(found: Mapping[str, Any]) -> list[RenderableType]:
     parts += [Padding(Text(f"! {_clean(problem)}", style="red"), (0, 0, 0, 2)) for problem in found["problems"]]
     if facts := _facts(found):
         parts.append(Padding(Text(facts), (0, 0, 0, 2)))
-    parts += [Padding(table, (0, 0, 0, 2)) for table in _tables(found) if table.row_count]
+    parts += [Padding(_brief(table), (0, 0, 0, 2)) for table in _tables(found) if table.row_count]
     for each in found.get("warnings", [])[-MOST_WARNINGS:]:
         when = time.strftime("%H:%M:%S", time.localtime(each["at"]))
         parts.append(Padding(Text(f"{when} {_clean(each['text'])}", style="yellow"), (0, 0, 0, 2)))
@@ -171,6 +171,12 @@ def _table(*names: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in names:
         table.add_column(name, overflow="fold")
+    return table
+
+
+def _brief(table: Table) -> Table:
+    """Return a table without the columns that say nothing."""
+    table.columns = [column for column in table.columns if any(column.cells)]
     return table
 
 
