@@ -63,8 +63,12 @@ def prepare(directory: Path, service: str) -> Path:
 
 
 def running(environ: Mapping[str, str]) -> Iterator[tuple[Path, str, int]]:
-    """Yield the control sockets that this user may have a look at: path, name of the service, process id."""
-    systems = sorted([*RUN.glob("rtunnel*"), *RUN.glob("rtc-*")]) if RUN.is_dir() else []
+    """Yield the control sockets that this user may have a look at: path, name of the service, process id.
+
+    Those in ``$RUNTIME_DIRECTORY`` if that is set; else the user's, and those of the system's units.
+    """
+    is_named = bool(environ.get("RUNTIME_DIRECTORY"))
+    systems = sorted([*RUN.glob("rtunnel*"), *RUN.glob("rtc-*")]) if RUN.is_dir() and not is_named else []
     for directory in dict.fromkeys([control_directory(environ), *systems]):
         with suppress(OSError):
             yield from (each for each in _sockets_in(directory) if _is_running(each[2]))

@@ -65,7 +65,7 @@ def test_sockets_of_processes_that_are_gone_are_removed_and_nothing_else(short: 
 
 def test_running_processes_are_found(short: Path, gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
     system = short / "run"
-    unit, mine = system / "rtunnel-server", short / "mine"
+    unit, mine = system / "rtunnel-server", short / "rtunnel"
     for directory in (unit, mine, system / "other"):
         directory.mkdir(parents=True)
     monkeypatch.setattr(sockets, "RUN", system)
@@ -76,11 +76,14 @@ def test_running_processes_are_found(short: Path, gone: int, monkeypatch: pytest
         system / "other" / f"rtunnel-server-{os.getpid()}.sock",
     ):
         bind(path)
-    assert list(running({"RUNTIME_DIRECTORY": str(mine)})) == [
-        (mine / f"rtunnel-client-{os.getpid()}.sock", "rtunnel-client", os.getpid()),
-        (unit / f"rtunnel-server-{os.getppid()}.sock", "rtunnel-server", os.getppid()),
-    ]
-    assert next(running({"RUNTIME_DIRECTORY": str(short / "nothing")}))[1] == "rtunnel-server"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    own = (mine / f"rtunnel-client-{os.getpid()}.sock", "rtunnel-client", os.getpid())
+    of_unit = (unit / f"rtunnel-server-{os.getppid()}.sock", "rtunnel-server", os.getppid())
+    assert list(running({"XDG_RUNTIME_DIR": str(short)})) == [own, of_unit]
+    assert list(running({"XDG_RUNTIME_DIR": str(short / "nothing")})) == [of_unit]
+    # Whoever names a directory means that one.
+    assert list(running({"RUNTIME_DIRECTORY": str(mine)})) == [own]
+    assert not list(running({"RUNTIME_DIRECTORY": str(short / "nothing")}))
 
 
 def test_directories_that_are_not_good_enough(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
