@@ -107,10 +107,9 @@ def test_present_visitors_finish(twistd: Twistds, serve: Serve, start_tunnel: St
     assert tunnels_of(twistd) == {}
     code, said = say(twistd, "unpublish", f"tcp:{tunnel.public}")
     assert (code, said) == (1, f"rtunnel unpublish: 'tcp:{tunnel.public}' is not published; nothing is\n")
-    # The same as the settings have it is back, and not added.
     assert say(twistd, "publish", f"tcp:{tunnel.public}={service.address}")[0] == 0
     assert fetch(tunnel.public) == "here"
-    assert tunnels_of(twistd)[f"port {tunnel.public}"]["added"] is None
+    assert tunnels_of(twistd)[f"port {tunnel.public}"]["added"] == "until restart"
 
 
 def test_kept_across_a_restart(twistd: Twistds, serve: Serve, start_tunnel: StartTunnel, directory: Path) -> None:

@@ -1,12 +1,12 @@
 """``rtunnel publish`` and ``rtunnel unpublish``: a tunnel more or less in the running client.
 
-What the client serves is what its settings say, without what was unpublished, and with what was added. Some of what was
-added is kept: it is there again when the client is started again.
+Where a tunnel comes from, it says itself (:attr:`TunnelSettings.added`). Some of what was added is kept: it is there
+again when the client is started again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -61,76 +61,70 @@ class IStore(Protocol):
         """
 
 
-class _Added:
-    """A tunnel that was added, and how the operator wrote it."""
-
-    def __init__(self, tunnel: TunnelSettings, written: object, *, is_kept: bool) -> None:
-        self.tunnel = tunnel
-        self.written = written
-        self.is_kept = is_kept
-
-
 class Publishing:
-    """What a client serves, and how that came to be.
+    """Adds tunnels to those of a client, takes some away, and keeps what was added for the next start.
 
-    :param settings: those of the start, without what was added.
+    :param settings: those of the start, without what is kept.
     :param kept: what is kept from before, as the operator wrote it.
+    :ivar reader: reads tunnels by the settings of now.
+    :ivar settings: those of the start, with all tunnels.
+    :ivar notes: what the operator should know about what is kept.
     """
 
     def __init__(self, settings: ClientSettings, reader: IReader, store: IStore, kept: Sequence[object]) -> None:
-        self._base = settings.tunnels
-        self._reader = reader
+        self.reader = reader
+        self.settings = settings
+        self.notes: list[str] = []
         self._store = store
-        self._without: set[Place] = set()
-        self._added: dict[Place, _Added] = {}
+        self._client: TunnelClient | None = None
+        self._kept: dict[Place, object] = {}
         # What is kept, and cannot be used now.
         self._unusable: list[object] = []
-        self._acme = settings.acme
-        self._client: TunnelClient | None = None
-        #: What the operator should know about what is kept.
-        self.notes: list[str] = []
         for written in kept:
             try:
-                self._read(written, is_kept=True)
+                new = _New(reader, self.settings.tunnels, [written], KEPT)
             except ConfigError as error:
                 self._unusable.append(written)
                 self.notes.append(f"what 'rtunnel publish --keep' has kept is not published: {error}")
-        #: The settings with all tunnels.
-        self.settings = replace(settings, tunnels=tuple(self._wanted()), acme=self._acme)
+            else:
+                self.settings = replace(self.settings, tunnels=new.all, acme=new.acme or self.settings.acme)
+                self._kept |= new.written
 
     def serve(self, client: TunnelClient) -> None:
         """Change the tunnels of this client, which has begun with :attr:`settings`."""
         self._client = client
 
-    def _wanted(self) -> list[TunnelSettings]:
-        base = [tunnel for tunnel in self._base if tunnel.place not in self._without]
-        present = {tunnel.place for tunnel in base}
-        added = [
-            replace(each.tunnel, added=KEPT if each.is_kept else UNTIL_RESTART)
-            for place, each in self._added.items()
-            if place not in present
-        ]
-        return [*base, *added]
-
-    async def _apply(self) -> None:
+    @property
+    def _served(self) -> TunnelClient:
         assert self._client is not None
-        await self._client.apply(self._wanted(), self._acme)
+        return self._client
 
-    async def reload(self, settings: ClientSettings) -> None:
-        """Serve what the settings say now, and what was added. What was unpublished of the settings is back.
+    @property
+    def _present(self) -> list[TunnelSettings]:
+        return [wanted.settings for wanted in self._served.link.wanted]
 
-        :raises ConfigError: that cannot be done, and nothing has changed.
+    def _keep(self, kept: dict[Place, object]) -> None:
+        """Keep this, if it is something else than before."""
+        if kept != self._kept:
+            self._store.write([*self._unusable, *kept.values()])
+            self._kept = kept
+
+    async def _change(
+        self, tunnels: Sequence[TunnelSettings], kept: dict[Place, object], acme: AcmeSettings | None = None
+    ) -> None:
+        """Serve these tunnels and keep that, or neither.
+
+        :raises ConfigError: one of the two cannot be done.
         """
-        before = self._base, self._without, self._acme
-        self._base, self._without, self._acme = settings.tunnels, set(), settings.acme or self._acme
+        before = self._kept
+        self._keep(kept)
         try:
-            await self._apply()
+            applied = self._served.apply(tunnels, acme)
         except ConfigError:
-            self._base, self._without, self._acme = before
+            with suppress(ConfigError):
+                self._keep(before)
             raise
-
-    def _keep(self) -> None:
-        self._store.write([*self._unusable, *(each.written for each in self._added.values() if each.is_kept)])
+        await applied
 
     # The actions
 
@@ -140,71 +134,18 @@ class Publishing:
         :raises ConfigError: one of them is wrong, or is there already; then nothing has changed.
         """
         only(asked, "tunnels", "keep")
-        entries, is_kept = _list_of(asked), asked.get("keep", False)
+        is_kept = asked.get("keep", False)
         if not isinstance(is_kept, bool):
             raise ConfigError("'keep' must be true or false")
         self._refuse_reference()
-        before, without = dict(self._added), set(self._without)
-        new: list[TunnelSettings] = []
-        try:
-            for written in entries:
-                new += self._read(written, is_kept=is_kept, besides=new)
-            if is_kept:
-                self._keep()
-            await self._apply()
-        except ConfigError:
-            self._added, self._without = before, without
-            if is_kept:
-                with suppress(ConfigError):
-                    self._keep()
-            raise
-        found = await self._answers(new)
-        refused = [tunnel for tunnel, each in zip(new, found, strict=True) if each["refused"]]
+        new = _New(self.reader, self._present, _list_of(asked), KEPT if is_kept else UNTIL_RESTART)
+        await self._change(new.all, self._kept | (new.written if is_kept else {}), new.acme)
+        found = await self._answers(new.tunnels)
+        refused = {tunnel.place for tunnel, each in zip(new.tunnels, found, strict=True) if each["refused"]}
         if refused:
-            for tunnel in refused:
-                self._added.pop(tunnel.place, None)
-            if is_kept:
-                self._keep()
-            await self._apply()
+            left = [tunnel for tunnel in self._present if tunnel.place not in refused]
+            await self._change(left, _without(self._kept, refused))
         return {"tunnels": found, "connected": self._session is not None}
-
-    def _read(
-        self, written: object, *, is_kept: bool, besides: Sequence[TunnelSettings] = ()
-    ) -> tuple[TunnelSettings, ...]:
-        """Add what an operator has written.
-
-        :param besides: what the same operator has written before it.
-        :raises ConfigError: it is wrong, or cannot be beside what is there.
-        """
-        tunnels, acme = self._reader.read(written)
-        for tunnel in tunnels:
-            self._check_free(tunnel, besides)
-        if len(self._wanted()) + len(tunnels) > self._reader.most:
-            raise ConfigError(f"a client has at most {self._reader.most:,} tunnels; start another client for more")
-        self._acme = acme or self._acme
-        for tunnel in tunnels:
-            self._add(tunnel, _entry(tunnel, written), is_kept=is_kept)
-        return tunnels
-
-    def _add(self, tunnel: TunnelSettings, written: object, *, is_kept: bool) -> None:
-        base = next((each for each in self._base if each == tunnel), None)
-        if base is not None and tunnel.place in self._without:
-            self._without.discard(tunnel.place)
-        else:
-            self._added[tunnel.place] = _Added(tunnel, written, is_kept=is_kept)
-
-    def _check_free(self, tunnel: TunnelSettings, new: Sequence[TunnelSettings]) -> None:
-        present = self._wanted()
-        there = next((each for each in present if each.place == tunnel.place), None)
-        if there is None:
-            if tunnel.name and any(tunnel.name == each.name for each in present):
-                raise ConfigError(f"another tunnel is named '{tunnel.name}'; give each a name of its own")
-            return
-        if there == tunnel and there.added == UNTIL_RESTART and tunnel not in new:
-            return  # it is to be kept now
-        raise ConfigError(
-            f"{tunnel.shown_place} is published already, for {there.local.in_full}; unpublish it first to change it"
-        )
 
     async def unpublish(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Serve fewer tunnels, and return which.
@@ -213,23 +154,12 @@ class Publishing:
         """
         only(asked, "tunnels")
         self._refuse_reference()
-        present = self._wanted()
+        present = self._present
         gone: dict[Place, TunnelSettings] = {}
         for written in _list_of(asked):
             gone |= {tunnel.place: tunnel for tunnel in self._meant(written, present)}
-        before, without = dict(self._added), set(self._without)
-        is_kept = any(place in self._added and self._added[place].is_kept for place in gone)
-        for place in gone:
-            self._added.pop(place, None)
-            if any(tunnel.place == place for tunnel in self._base):
-                self._without.add(place)
-        try:
-            if is_kept:
-                self._keep()
-            await self._apply()
-        except ConfigError:
-            self._added, self._without = before, without
-            raise
+        left = [tunnel for tunnel in present if tunnel.place not in gone]
+        await self._change(left, _without(self._kept, gone))
         return {
             "tunnels": [
                 {"tunnel": tunnel.shown_place, "service": tunnel.local.in_full, "added": tunnel.added or None}
@@ -244,7 +174,7 @@ class Publishing:
         if named:
             return named
         try:
-            places = self._reader.places(written)
+            places = self.reader.places(written)
         except ConfigError:
             places = ()
         found = [tunnel for tunnel in present if tunnel.place in places]
@@ -263,13 +193,11 @@ class Publishing:
 
     @property
     def _session(self) -> Any:
-        if self._client is None or self._client.link.session is None or self._client.link.session.link.is_closed:
-            return None
-        return self._client.link.session
+        session = self._served.link.session
+        return None if session is None or session.link.is_closed else session
 
     async def _answers(self, new: Sequence[TunnelSettings]) -> list[dict[str, Any]]:
-        assert self._client is not None
-        clock = self._client.reactor
+        clock = self._served.reactor
         until = clock.seconds() + ANSWER
         while True:
             found = [self._answer(tunnel) for tunnel in new]
@@ -279,9 +207,8 @@ class Publishing:
             await deferLater(clock, LOOK_EVERY)
 
     def _answer(self, tunnel: TunnelSettings) -> dict[str, Any]:
-        assert self._client is not None
         public, refused = "", ""
-        for wanted in self._client.link.wanted:
+        for wanted in self._served.link.wanted:
             state = self._session.tunnel_of(wanted) if self._session is not None else None
             if wanted.settings.place == tunnel.place and state is not None:
                 public, refused = state.public if state.is_served else "", state.refusal
@@ -291,6 +218,53 @@ class Publishing:
             "public": public or None,
             "refused": refused or None,
         }
+
+
+class _New:
+    """Tunnels as an operator has written them, beside those that there are.
+
+    :param present: those that there are.
+    :param added: see :attr:`TunnelSettings.added`.
+    :ivar tunnels: the new ones.
+    :ivar all: these and those that there are.
+    :ivar written: how each would be written alone.
+    :ivar acme: where certificates come from; None: as before.
+    :raises ConfigError: one is wrong, or cannot be beside what is there.
+    """
+
+    def __init__(
+        self, reader: IReader, present: Sequence[TunnelSettings], entries: Sequence[object], added: str
+    ) -> None:
+        self.tunnels: list[TunnelSettings] = []
+        self.written: dict[Place, object] = {}
+        self.acme: AcmeSettings | None = None
+        beside = {tunnel.place: tunnel for tunnel in present}
+        for written in entries:
+            tunnels, acme = reader.read(written)
+            self.acme = acme or self.acme
+            for tunnel in tunnels:
+                self._check_free(tunnel, beside)
+                beside[tunnel.place] = replace(tunnel, added=added)
+                self.tunnels.append(tunnel)
+                self.written[tunnel.place] = _entry(tunnel, written)
+        if len(beside) > reader.most:
+            raise ConfigError(f"a client has at most {reader.most:,} tunnels; start another client for more")
+        self.all = tuple(beside.values())
+
+    def _check_free(self, tunnel: TunnelSettings, beside: dict[Place, TunnelSettings]) -> None:
+        there = beside.get(tunnel.place)
+        if there is None:
+            if tunnel.name and any(tunnel.name == each.name for each in beside.values()):
+                raise ConfigError(f"another tunnel is named '{tunnel.name}'; give each a name of its own")
+        elif there != tunnel or there.added != UNTIL_RESTART or tunnel in self.tunnels:
+            # One that is there until the restart may be kept from now on.
+            raise ConfigError(
+                f"{tunnel.shown_place} is published already, for {there.local.in_full}; unpublish it first to change it"
+            )
+
+
+def _without(kept: dict[Place, object], gone: Container[Place]) -> dict[Place, object]:
+    return {place: written for place, written in kept.items() if place not in gone}
 
 
 def _list_of(asked: dict[str, Any]) -> list[object]:
