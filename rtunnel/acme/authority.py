@@ -27,7 +27,7 @@ from josepy.jwa import ES256
 from josepy.jwk import JWK, JWKEC
 
 from rtunnel.acme.renewal import LONGEST_ASKED
-from rtunnel.acme.settings import AcmeSettings
+from rtunnel.acme.settings import CHALLENGES, AcmeSettings
 from rtunnel.acme.state import State
 from rtunnel.errors import RtunnelError, one_line
 from rtunnel.pki import pem
@@ -40,8 +40,6 @@ ANSWER, ISSUE = 30, 240
 MOST = 1 << 20
 #: How often a request is made again because the CA wants another nonce.
 NONCES = 5
-#: Kinds of challenges that can be answered, the preferred one first.
-CHALLENGE = "tls-alpn-01"
 
 
 class OrderFailed(RtunnelError):
@@ -275,7 +273,7 @@ def obtain(settings: AcmeSettings, state: State, name: str, answers: IAnswers) -
             order = acme.new_order(csr)
         for authorization in order.authorizations:
             if authorization.body.status != messages.STATUS_VALID:
-                _answer(acme, account.key, authorization.body, answers)
+                _answer(acme, account.key, authorization.body, answers, settings.challenge)
         # The library's clock has no zone.
         until = datetime.now() + timedelta(seconds=ISSUE)  # noqa: DTZ005
         chain = _checked(acme.poll_and_finalize(order, until).fullchain_pem, name, key)
@@ -290,11 +288,12 @@ def _request(name: str, key: ec.EllipticCurvePrivateKey) -> bytes:
     return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
 
 
-def _answer(acme: client.ClientV2, key: JWKEC, body: messages.Authorization, answers: IAnswers) -> None:
+def _answer(acme: client.ClientV2, key: JWKEC, body: messages.Authorization, answers: IAnswers, challenge: str) -> None:
     offered = {each.chall.to_partial_json().get("type"): each for each in body.challenges}
-    chosen = offered.get(CHALLENGE)
+    chosen = offered.get(challenge)
     if chosen is None:
-        raise _Unusable(f"it does not offer {CHALLENGE}")
+        others = [f"--acme-challenge {each}" for each in CHALLENGES if each in offered]
+        raise _Unusable(f"it does not offer {challenge}" + (f"; give {others[0]}" if others else ""))
     token = chosen.chall.to_partial_json().get("token")
     if not isinstance(token, str) or not re.fullmatch("[A-Za-z0-9_-]{16,256}", token):
         raise _Unusable("its challenge has no token")

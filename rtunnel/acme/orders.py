@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from rtunnel.acme.challenge import challenge_context
 from rtunnel.acme.renewal import DAY, Attempts, latest_renewal, renewal_time
-from rtunnel.acme.settings import AcmeSettings
+from rtunnel.acme.settings import HTTP_01, AcmeSettings
 from rtunnel.acme.state import State
 from rtunnel.errors import RtunnelError, one_line
 from rtunnel.pki import pem
@@ -46,21 +46,29 @@ def in_thread(work: Callable[[], None]) -> None:
 
 
 class Answers:
-    """What the CA is shown while an order lasts. Used from the order's thread."""
+    """What the CA is shown while an order lasts. Used from the order's thread.
 
-    def __init__(self, host: Host) -> None:
+    :param challenge: how it looks; see :data:`~rtunnel.acme.settings.CHALLENGES`.
+    """
+
+    def __init__(self, host: Host, challenge: str) -> None:
         self._host = host
+        self._challenge = challenge
         self._is_over = False
 
     def show(self, key_authorization: str) -> None:
         """See :class:`~rtunnel.acme.authority.IAnswers`."""
-        if not self._is_over:
+        if self._is_over:
+            return
+        if self._challenge == HTTP_01:
+            self._host.key_authorization = key_authorization
+        else:
             self._host.challenge = challenge_context(self._host.pattern, key_authorization)
 
     def clear(self) -> None:
         """Show nothing any more."""
         self._is_over = True
-        self._host.challenge = None
+        self._host.challenge, self._host.key_authorization = None, ""
 
 
 class _Wanted:
@@ -185,8 +193,8 @@ class Orders:
             self._say(wanted, f"none is ordered, since that cannot be written down: {error}")
             return
         wanted.attempts = attempts
-        answers = Answers(wanted.host)
         settings, state, name = self._settings, self._state, wanted.name
+        answers = Answers(wanted.host, settings.challenge)
 
         def work() -> Obtained:
             from rtunnel.acme.authority import obtain
@@ -235,7 +243,7 @@ class Orders:
                 note=obtained.note,
                 host=wanted.name,
                 record=f'"{next(iter(obtained.identities), self._settings.ca_name)}; accounturi={obtained.account}; '
-                'validationmethods=tls-alpn-01"',
+                f'validationmethods={self._settings.challenge}"',
             )
         self._use(wanted, obtained.content)
         assert wanted.certificate is not None

@@ -17,6 +17,10 @@ KNOWN = {
 }
 
 
+#: How a CA can check that a name is ours: by a TLS connection (RFC 8737), or by an HTTP request (RFC 8555, 8.3).
+TLS_ALPN_01, HTTP_01 = CHALLENGES = ("tls-alpn-01", "http-01")
+
+
 @dataclass(frozen=True, slots=True)
 class AcmeSettings:
     """Where certificates come from.
@@ -25,12 +29,14 @@ class AcmeSettings:
     :ivar state_dir: where the account and the certificates are kept.
     :ivar server: the URL of the CA's directory.
     :ivar ca: file with the CAs that vouch for the server itself; None: those that the system knows.
+    :ivar challenge: how it checks that a name is ours: one of :data:`CHALLENGES`.
     """
 
     email: str
     state_dir: Path
     server: str = KNOWN["letsencrypt"]
     ca: Path | None = None
+    challenge: str = TLS_ALPN_01
 
     @property
     def ca_name(self) -> str:

@@ -6,14 +6,16 @@ defaults of the options.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.rules import Rules
-from rtunnel.acme.settings import AcmeSettings
+from rtunnel.acme.settings import HTTP_01, AcmeSettings
 from rtunnel.addresses import DialAddress, ListenAddress, PortRanges, UdpAddress
+from rtunnel.errors import ConfigError
 from rtunnel.proxies import Proxy
 from rtunnel.services.health_settings import HealthSettings
 from rtunnel.tls.hosts import CertificateFiles
@@ -28,6 +30,9 @@ DATA_PLANES = {
     "direct": frozenset({DIRECT, DIRECT_ONLY}),
     "mux": frozenset[str](),
 }
+#: Where a CA looks for the answer to an HTTP-01 challenge, and what answers there: the client itself.
+CHALLENGE_PATH = "/.well-known/acme-challenge"
+CHALLENGES = DialAddress("ACME challenges", "challenges", None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +147,41 @@ class TunnelSettings:
     def ends_tls(self) -> bool:
         """Whether TLS ends at the client."""
         return self.protocol == "https" and self.tls not in ("", "passthrough")
+
+    @property
+    def is_served_here(self) -> bool:
+        """Whether the client itself is the service."""
+        return self.answers_challenges or self.local.directory is not None
+
+    @property
+    def answers_challenges(self) -> bool:
+        """Whether it is one of :func:`challenge_tunnels`."""
+        return self.local == CHALLENGES
+
+
+def challenge_tunnels(tunnels: Sequence[TunnelSettings], acme: AcmeSettings | None) -> tuple[TunnelSettings, ...]:
+    """Return the tunnels that are needed beside *tunnels* so that a CA can check names by HTTP-01.
+
+    Of the operator's rules they have those without which a group would not let them in, and no others: a CA comes from
+    anywhere, and without a password.
+
+    :raises ConfigError: the operator has published one of these places himself.
+    """
+    if acme is None or acme.challenge != HTTP_01:
+        return ()
+    taken = {tunnel.place for tunnel in tunnels}
+    found = []
+    for tunnel in tunnels:
+        if tunnel.tls == "auto":
+            rules = Rules(group=tunnel.rules.group, group_key=tunnel.rules.group_key, balance=tunnel.rules.balance)
+            one = TunnelSettings(0, CHALLENGES, "", "http", tunnel.host, CHALLENGE_PATH, rules)
+            if one.place in taken:
+                raise ConfigError(
+                    f"{one.shown_place} is where the client answers the CA; leave it out, or give --acme-challenge "
+                    "tls-alpn-01"
+                )
+            found.append(one)
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,12 +41,14 @@ class Host:
     :param pattern: the name; may begin with ``*.``.
     :ivar context: for new connections; None: there is no certificate yet.
     :ivar challenge: for a CA that checks whether the name is ours (RFC 8737); None: none is asked for.
+    :ivar key_authorization: what it gets if it asks by HTTP instead (RFC 8555, section 8.3); empty: nothing.
     """
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
         self.context: SSL.Context | None = None
         self.challenge: SSL.Context | None = None
+        self.key_authorization = ""
 
     def context_for(self, hello: ClientHello) -> SSL.Context | int:
         """See :class:`~rtunnel.tls.stream_end.IHost`."""

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rtunnel.access.rules import rules_as_json, without_requests
-from rtunnel.acme.settings import KNOWN, AcmeSettings, default_state_dir, email, server
+from rtunnel.acme.settings import CHALLENGES, KNOWN, AcmeSettings, default_state_dir, email, server
 from rtunnel.coercions import optional, path, shown, text
 from rtunnel.config_file import keys_with_underscores
 from rtunnel.errors import ConfigError
 from rtunnel.host_names import WILDCARD
-from rtunnel.options.settings.declaration import PATH, Kind, Setting
+from rtunnel.options.settings.declaration import PATH, Kind, Setting, words
 from rtunnel.options.settings.entries import Entry
 from rtunnel.options.settings.proxy_protocol import KEY, OF_REQUESTS
 from rtunnel.options.settings.sources import Resolved
-from rtunnel.reverse.settings import TunnelSettings
+from rtunnel.reverse.settings import TunnelSettings, challenge_tunnels
 from rtunnel.tls.credentials import read_certificates
 from rtunnel.tls.hosts import CertificateFiles, load_host_files
 
@@ -45,6 +45,14 @@ ACME = (
         "Python's certifi if not given.",
         AcmeSettings,
         field="ca",
+    ),
+    Setting(
+        "acme-challenge",
+        words(*CHALLENGES),
+        "How the CA checks that a name is yours: tls-alpn-01 (it connects to port 443, the server's --https-listen) or "
+        "http-01 (it asks for a file at port 80, the server's --http-listen).",
+        AcmeSettings,
+        field="challenge",
     ),
     Setting(
         "state-dir",
@@ -95,7 +103,9 @@ def decide_acme(
     if found["ca"] is not None:
         read_certificates(found["ca"], "name a file with the CA's certificate in PEM")
     found["state_dir"] = found["state_dir"] or default_state_dir(os.environ)
-    return decided, AcmeSettings(**found)
+    acme = AcmeSettings(**found)
+    challenge_tunnels(decided, acme)
+    return decided, acme
 
 
 def _decide(tunnel: TunnelSettings, has_email: bool) -> TunnelSettings:

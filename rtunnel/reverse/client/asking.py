@@ -27,6 +27,11 @@ from rtunnel.wire.link import Mode
 
 #: Seconds for which visitors of tunnels that were given up are taken, if the server does not say that it knows.
 MOST_WITHDRAWAL = 3.0
+#: What it means that a tunnel for challenges is refused.
+NO_CHALLENGES = (
+    "; no certificate is ordered meanwhile: let the server have --http-listen :80, or give this client "
+    "--acme-challenge tls-alpn-01"
+)
 
 
 class AskingSession(CarryingSession):
@@ -122,7 +127,7 @@ class AskingSession(CarryingSession):
         if tunnel.retry is not None and tunnel.retry.active():
             tunnel.retry.cancel()
         self.link.withdraw_tunnel(tunnel.number)
-        self._dialler.tls_hosts.published(tunnel.tls, False)
+        self._dialler.tls_hosts.published(tunnel.check, False)
         self._info("{tunnel}: given up", tunnel=tunnel.name)
 
     async def _end_withdrawal(self, gone: Sequence[Tunnel]) -> None:
@@ -152,7 +157,7 @@ class AskingSession(CarryingSession):
             self._dialler.flows.end_of(tunnel.settings.remote_port)
         if not tunnel.is_served:
             return
-        self._dialler.tls_hosts.published(tunnel.tls, True)
+        self._dialler.tls_hosts.published(tunnel.check, True)
         # As long as nothing else is known of this one.
         self.link.say_state(tunnel.number, is_ready=True)
         self._watch(tunnel, "{public} leads elsewhere from now on")
@@ -166,7 +171,7 @@ class AskingSession(CarryingSession):
         if tunnel.is_served:
             return
         tunnel.is_served = True
-        self._dialler.tls_hosts.published(tunnel.tls, True)
+        self._dialler.tls_hosts.published(tunnel.check, True)
         tunnel.public_address = event.address
         host, _, port = event.address.rpartition(":")
         wildcard = host in ("", "0.0.0.0", "[::]") and port.isdecimal()
@@ -183,7 +188,8 @@ class AskingSession(CarryingSession):
             self._info(what + "; visitors see the files in {directory}", public=tunnel.public, directory=str(directory))
             return
         if tunnel.watch is None:
-            self._info(what + " for UDP", public=tunnel.public)
+            whom = ": a CA checks there that the name is yours" if tunnel.settings.answers_challenges else " for UDP"
+            self._info(what + whom, public=tunnel.public)
             return
         has_pages = tunnel.settings.protocol == "http" or tunnel.tls is not None
         meanwhile = "visitors get an error page (502)" if has_pages else "visitors get a reset"
@@ -214,7 +220,7 @@ class AskingSession(CarryingSession):
             return
         tunnel = self._tunnels[event.number]
         tunnel.is_served = False
-        self._dialler.tls_hosts.published(tunnel.tls, False)
+        self._dialler.tls_hosts.published(tunnel.check, False)
         if tunnel.watch is not None:
             tunnel.watch.stop()
         wait = tunnel.backoff.next_wait()
@@ -224,7 +230,8 @@ class AskingSession(CarryingSession):
         tunnel.refusal = refusal
         self._emit(
             level,
-            "{tunnel} refused by the server: {refusal}; next attempt in {wait:.1f} s",
+            "{tunnel} refused by the server: {refusal}; next attempt in {wait:.1f} s"
+            + (NO_CHALLENGES if tunnel.settings.answers_challenges else ""),
             tunnel=tunnel.name,
             refusal=refusal,
             wait=wait,
@@ -273,7 +280,7 @@ class AskingSession(CarryingSession):
 
     def _rest_watches(self) -> None:
         for tunnel in self._tunnels.values():
-            self._dialler.tls_hosts.published(tunnel.tls, False)
+            self._dialler.tls_hosts.published(tunnel.check, False)
             if tunnel.watch is not None:
                 tunnel.watch.stop()
 

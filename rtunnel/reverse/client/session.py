@@ -190,7 +190,9 @@ class ClientSession(AskingSession):
 
     def dial_failed(self, tunnel: Tunnel, failure: Failure) -> None:
         """Note that the service did not accept a visitor."""
-        log = self.log.debug if tunnel.watch is not None and tunnel.watch.failed(failure) else self.log_limiter.warn
+        # Without an order, members of a group refuse those who look for answers to challenges.
+        is_known = tunnel.settings.answers_challenges or (tunnel.watch is not None and tunnel.watch.failed(failure))
+        log = self.log.debug if is_known else self.log_limiter.warn
         log(
             "{tunnel}: local service {local} cannot be reached: {error}",
             tunnel=tunnel.name,

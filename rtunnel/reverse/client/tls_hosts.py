@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.logger import Logger
 
 from rtunnel.access.passwords import PasswordThreads
 from rtunnel.acme.orders import Orders
-from rtunnel.acme.settings import AcmeSettings
+from rtunnel.acme.settings import HTTP_01, TLS_ALPN_01, AcmeSettings
 from rtunnel.reverse.client.https import HttpsHouse
-from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings, challenge_tunnels
 from rtunnel.tls.hosts import CertificateFiles, FilesOfHost, Host
 from rtunnel.tls.turns import Turns
 from rtunnel.traffic.accounts import Accounts
@@ -20,6 +20,8 @@ from rtunnel.upkeep.periodic import PeriodicService, do_all
 
 #: Seconds between two looks at what is due.
 EVERY = 1.0
+#: By which kind of challenge a CA can check a host through a tunnel.
+Check = tuple[str, Host]
 
 
 class TlsHosts(PeriodicService):
@@ -29,6 +31,7 @@ class TlsHosts(PeriodicService):
     :ivar turns: those of handshakes with visitors.
     :ivar https: the requests in the TLS that ends here.
     :ivar threads: compute the hashes of visitors' passwords.
+    :ivar challenges: the tunnels through which a CA comes, if it does not come like a visitor.
     """
 
     log = Logger()
@@ -45,15 +48,18 @@ class TlsHosts(PeriodicService):
         self._ends: dict[str, str | CertificateFiles] = {}
         self._files: dict[str, FilesOfHost] = {}
         self._orders: Orders | None = None
-        self._published: set[Host] = set()
+        self._published: set[Check] = set()
+        self.challenges: tuple[TunnelSettings, ...] = ()
         self.use(settings.tunnels, settings.acme)
 
-    def use(self, tunnels: Iterable[TunnelSettings], acme: AcmeSettings | None) -> None:
+    def use(self, tunnels: Sequence[TunnelSettings], acme: AcmeSettings | None) -> None:
         """Look after these tunnels from now on. What stays the same is not touched.
 
         :param acme: where certificates come from; None: as before.
-        :raises ConfigError: the files of one cannot be used; then nothing changes.
+        :raises ConfigError: the files of one cannot be used, or one is in the way of :attr:`challenges`; then nothing
+            changes.
         """
+        challenges = challenge_tunnels(tunnels, acme or self._acme)
         wanted = {tunnel.host: tunnel.tls for tunnel in tunnels if tunnel.ends_tls}
         hosts = {name: Host(name) for name, end in wanted.items() if self._ends.get(name) != end}
         files = {
@@ -68,9 +74,10 @@ class TlsHosts(PeriodicService):
             del self._ends[name]
             self._files.pop(name, None)
             host = self._hosts.pop(name)
-            self._published.discard(host)
+            self._published -= {(TLS_ALPN_01, host), (HTTP_01, host)}
             if self._orders is not None:
                 self._orders.remove(host)
+        self.challenges = challenges
         self._ends, self._files = wanted, self._files | files
         self._hosts |= hosts
         ordered = [host for name, host in self._hosts.items() if not isinstance(wanted[name], CertificateFiles)]
@@ -85,8 +92,8 @@ class TlsHosts(PeriodicService):
 
     def _start_orders(self, orders: Orders) -> None:
         orders.start()
-        for host in self._published:
-            orders.published(host, True)
+        for check in self._published:
+            self._tell(check, True)
 
     def _stop_orders(self) -> None:
         orders, self._orders = self._orders, None
@@ -98,20 +105,24 @@ class TlsHosts(PeriodicService):
         """Whether there are any such tunnels."""
         return bool(self._hosts)
 
-    def host(self, tunnel: TunnelSettings) -> Host | None:
-        """Return whose TLS ends here; None: that of *tunnel* does not."""
-        return self._hosts.get(tunnel.host) if tunnel.ends_tls else None
+    def check_by(self, tunnel: TunnelSettings) -> Check | None:
+        """Return what a CA that comes through *tunnel* can check; None: nothing."""
+        host = self._hosts.get(tunnel.host) if tunnel.ends_tls or tunnel.answers_challenges else None
+        return None if host is None else (HTTP_01 if tunnel.answers_challenges else TLS_ALPN_01, host)
 
-    def published(self, host: Host | None, is_published: bool) -> None:
-        """Take note whether visitors, and so a CA, reach *host*."""
-        if host is None:
+    def published(self, check: Check | None, is_published: bool) -> None:
+        """Take note whether a CA can come through a tunnel."""
+        if check is None:
             return
         if is_published:
-            self._published.add(host)
+            self._published.add(check)
         else:
-            self._published.discard(host)
-        if self._orders is not None:
-            self._orders.published(host, is_published)
+            self._published.discard(check)
+        self._tell(check, is_published)
+
+    def _tell(self, check: Check, is_published: bool) -> None:
+        if self._orders is not None and self._acme is not None and check[0] == self._acme.challenge:
+            self._orders.published(check[1], is_published)
 
     def startService(self) -> None:
         """Begin."""

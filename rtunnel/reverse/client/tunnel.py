@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 
 from rtunnel.relay.sockets import text_prefix
+from rtunnel.reverse.client.tls_hosts import Check
 from rtunnel.reverse.client.wanted import Wanted, Watch
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import TunnelSettings
@@ -92,6 +93,11 @@ class Tunnel:
     def tls(self) -> Host | None:
         """See :class:`~rtunnel.reverse.client.interfaces.IService`."""
         return self.wanted.tls
+
+    @property
+    def check(self) -> Check | None:
+        """See :class:`~rtunnel.reverse.client.wanted.Wanted`."""
+        return self.wanted.check
 
     @property
     def request(self) -> TunnelRequest:

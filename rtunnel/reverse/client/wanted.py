@@ -13,9 +13,10 @@ from typing import Any
 from twisted.internet.defer import DeferredSemaphore
 
 from rtunnel.access.rules import rules_as_json, without_requests
-from rtunnel.reverse.client.tls_hosts import TlsHosts
+from rtunnel.reverse.client.tls_hosts import Check, TlsHosts
 from rtunnel.reverse.proxy_protocol import header_for
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.services.challenges import challenge_endpoint
 from rtunnel.services.files.endpoint import COST, service_endpoint
 from rtunnel.services.health import HealthWatch
 from rtunnel.services.watch import MOST_AT_ONCE, ServiceWatch
@@ -43,6 +44,7 @@ class Wanted:
     :ivar descriptors: how many a visitor takes.
     :ivar address: see :class:`~rtunnel.reverse.client.interfaces.IService`.
     :ivar watch: tells whether the service answers; None: nobody looks.
+    :ivar check: what a CA that comes through it can check; None: nothing.
     :ivar tls: whose TLS ends here; None: it does not.
     :ivar account: counts what visitors send and get.
     :ivar request: what the server is asked for.
@@ -61,7 +63,7 @@ class Wanted:
         settings: TunnelSettings,
         timeout: float,
         watch: Watch | None,
-        tls: Host | None,
+        check: Check | None,
         account: Account,
     ) -> None:
         """Lead to this service from now on.
@@ -72,11 +74,16 @@ class Wanted:
             self.watch.stop()
         self.version += 1
         self.settings = settings
-        self.endpoint = service_endpoint(reactor, settings.local, timeout, settings.path)
+        if settings.answers_challenges:
+            assert check is not None
+            self.endpoint = challenge_endpoint(reactor, check[1], settings.path, is_shared=bool(settings.rules.group))
+        else:
+            self.endpoint = service_endpoint(reactor, settings.local, timeout, settings.path)
         self.address = settings.local.socket_address()
-        self.descriptors = 2 if settings.local.directory is None else 1 + COST
+        self.descriptors = 1 + COST if settings.is_served_here else 2
         self.watch = watch
-        self.tls = tls
+        self.check = check
+        self.tls: Host | None = check[1] if check is not None and settings.ends_tls else None
         self.account = account
         self.request = request_of(settings)
 
@@ -102,13 +109,13 @@ class WantedTunnels:
         return len(self._all)
 
     def use(self, tunnels: Iterable[TunnelSettings]) -> None:
-        """Want these, and no others. Those that stay the same are not touched; of one that stays at its public place,
-        only the service is replaced if the server need not know."""
+        """Want these, those for challenges, and no others. Those that stay the same are not touched; of one that stays
+        at its public place, only the service is replaced if the server need not know."""
         before = {each.settings.place: each for each in self._all}
         self._all = []
-        for tunnel in tunnels:
-            wanted, tls = before.pop(tunnel.place, None), self._tls_hosts.host(tunnel)
-            if wanted is not None and wanted.settings == tunnel and wanted.tls is tls:
+        for tunnel in [*tunnels, *self._tls_hosts.challenges]:
+            wanted, check = before.pop(tunnel.place, None), self._tls_hosts.check_by(tunnel)
+            if wanted is not None and wanted.settings == tunnel and wanted.check == check:
                 wanted.settings = tunnel
             else:
                 if wanted is not None and not _is_like(wanted.request, request_of(tunnel)):
@@ -118,7 +125,7 @@ class WantedTunnels:
                     wanted = Wanted(self._next)
                     self._next += 1
                 account = self._accounts.of("", tunnel.shown_name)
-                wanted.use(self._reactor, tunnel, self._dial_timeout, self._watch(tunnel), tls, account)
+                wanted.use(self._reactor, tunnel, self._dial_timeout, self._watch(tunnel), check, account)
             self._all.append(wanted)
         for wanted in before.values():
             self._drop(wanted)
@@ -129,7 +136,7 @@ class WantedTunnels:
             wanted.watch.stop()
 
     def _watch(self, tunnel: TunnelSettings) -> Watch | None:
-        if tunnel.protocol == "udp" or tunnel.local.directory is not None:
+        if tunnel.protocol == "udp" or tunnel.is_served_here:
             return None
         header = header_for(tunnel, "")
         if tunnel.health is not None:
