@@ -6,6 +6,7 @@ import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ import pytest
 from rtunnel.acme import authority
 from rtunnel.acme.authority import OrderFailed, obtain
 from rtunnel.acme.renewal import LONGEST_ASKED
-from rtunnel.acme.settings import AcmeSettings
+from rtunnel.acme.settings import CHALLENGES, HTTP_01, AcmeSettings
 from rtunnel.acme.state import State
 from tests.patience import PATIENCE
 from tests.ports import free_port
@@ -40,6 +41,7 @@ class Ca:
         cert, key = directory / "ca.pem", directory / "ca.key"
         self_signed(cert, key)
         self.seen: list[str] = []
+        self.offers = "tls-alpn-01"
         self.answers: dict[str, Callable[[], Answer] | Answer] = {}
         ca = self
 
@@ -93,7 +95,7 @@ class Ca:
             return found
         url = self.url
         identifier = {"type": "dns", "value": NAME}
-        challenge = {"type": "tls-alpn-01", "url": f"{url}/challenge", "token": "t" * 43, "status": "pending"}
+        challenge = {"type": self.offers, "url": f"{url}/challenge", "token": "t" * 43, "status": "pending"}
         order = {"status": "pending", "authorizations": [f"{url}/authz"], "finalize": f"{url}/finalize"}
         usual: dict[str, Answer] = {
             "dir": answer(
@@ -251,6 +253,32 @@ def test_a_challenge_that_fails(ca: Ca, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(OrderFailed, match="the name was not confirmed: connection: no route"):
         obtain(ca.settings, ca.state, NAME, shown)
     assert shown.tokens == ["t" * 43]
+
+
+@pytest.mark.parametrize(("wanted", "offered"), [CHALLENGES, CHALLENGES[::-1]])
+def test_a_ca_that_offers_the_other_challenge_only(wanted: str, offered: str, ca: Ca) -> None:
+    ca.offers = offered
+    ca.settings = replace(ca.settings, challenge=wanted)
+    failed = fail(ca)
+    assert (str(failed), failed.is_reached) == (f"it does not offer {wanted}; give --acme-challenge {offered}", True)
+
+
+def test_a_ca_that_offers_neither(ca: Ca) -> None:
+    ca.offers = "dns-01"
+    assert str(fail(ca)) == "it does not offer tls-alpn-01"
+
+
+@pytest.mark.parametrize("token", ["t" * 43, "-" * 16, "A" * 17, "_Az9" * 64])
+def test_a_token_is_text(token: str, ca: Ca) -> None:
+    """It looks like base64, and need not be any."""
+    shown = Shown()
+    challenge = {"type": HTTP_01, "url": f"{ca.url}/challenge", "token": token, "status": "pending"}
+    identifier = {"type": "dns", "value": NAME}
+    ca.answers["authz"] = answer({"status": "pending", "identifier": identifier, "challenges": [challenge]})
+    ca.answers["challenge"] = answer({"type": "about:blank", "detail": "enough"}, 400)
+    with pytest.raises(OrderFailed, match="enough"):
+        obtain(replace(ca.settings, challenge=HTTP_01), ca.state, NAME, shown)
+    assert shown.tokens == [token]
 
 
 def test_a_ca_that_is_not_there(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rtunnel.acme import authority
 from rtunnel.acme.authority import Obtained, OrderFailed
 from rtunnel.acme.orders import LONGEST_ORDER, WRITE_AGAIN, Orders
 from rtunnel.acme.renewal import DAY
-from rtunnel.acme.settings import AcmeSettings
+from rtunnel.acme.settings import CHALLENGES, HTTP_01, AcmeSettings
 from rtunnel.acme.state import State
 from rtunnel.errors import PkiError
 from rtunnel.tls.hosts import Host
@@ -31,20 +31,29 @@ NAME = "app.example.org"
 class World:
     """A CA that does what a test says, and time that passes when it says so."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, challenge: str) -> None:
         self.now = datetime(2026, 6, 1, tzinfo=UTC).timestamp()
-        self.settings = AcmeSettings("a@b", directory, "https://ca.test/dir")
+        self.settings = AcmeSettings("a@b", directory, "https://ca.test/dir", challenge=challenge)
         self.asked: list[str] = []
         self.looked = 0
         self.waiting: list[Callable[[], None]] = []
         self.days = 90.0
         self.error: Exception | None = None
         self.content = b""
+        self.note = ""
         self.renewal: tuple[float | None, float] | Exception = (None, 0.0)
         self.answers: Any = None
         self.begin()
         monkeypatch.setattr(authority, "obtain", self.obtain)
         monkeypatch.setattr(authority, "suggested_renewal", self.suggested)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a CA would find what it looks for, in the place where it looks."""
+        is_by_http = self.settings.challenge == HTTP_01
+        other = self.host.challenge if is_by_http else self.host.key_authorization
+        assert not other
+        return bool(self.host.key_authorization if is_by_http else self.host.challenge)
 
     def begin(self) -> None:
         """Start the process, again or for the first time."""
@@ -66,10 +75,10 @@ class World:
         self.asked.append(name)
         self.answers = answers
         answers.show("token.thumbprint")
-        assert self.host.challenge is not None
+        assert self.is_shown
         if self.error is not None:
             raise self.error
-        return Obtained(self.content or self.issue(), "https://ca.test/account/1", ("ca.test",), "")
+        return Obtained(self.content or self.issue(), "https://ca.test/account/1", ("ca.test",), self.note)
 
     def suggested(self, settings: AcmeSettings, certificate: x509.Certificate) -> tuple[float | None, float]:
         self.looked += 1
@@ -114,9 +123,9 @@ class World:
         raise AssertionError("nothing was ordered")
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(tmp_path / "state", monkeypatch)
+@pytest.fixture(params=CHALLENGES)
+def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path / "state", monkeypatch, request.param)
 
 
 @pytest.fixture
@@ -135,9 +144,17 @@ def test_nothing_is_ordered_before_a_ca_can_reach_the_name(world: World, log: Te
     world.tick()
     assert world.asked == [NAME]
     assert world.host.context is not None
-    assert world.host.challenge is None
+    assert not world.is_shown
     assert lines(log, f"{NAME}: a certificate is being obtained from ca.test; visitors are turned away")
     assert lines(log, f"{NAME}: certificate from ca.test, valid until 2026-08-30 ")
+
+
+def test_the_record_that_keeps_others_out(world: World, log: TestLog) -> None:
+    world.note = "a new account was made: https://ca.test/account/1"
+    world.publish()
+    world.tick()
+    record = f'"ca.test; accounturi=https://ca.test/account/1; validationmethods={world.settings.challenge}"'
+    assert lines(log, f"publish for each name: {NAME}. CAA 0 issue {record}")
 
 
 def test_renewed_a_month_ahead(world: World) -> None:
@@ -286,7 +303,7 @@ def test_a_ca_that_never_comes_to_an_end(world: World, log: TestLog) -> None:
     assert lines(log, "it takes too long; next attempt in")
     late()
     assert world.host.context is None
-    assert world.host.challenge is None, "what comes late shows nothing"
+    assert not world.is_shown, "what comes late shows nothing"
 
 
 def test_a_ca_that_says_when_to_renew(world: World) -> None:

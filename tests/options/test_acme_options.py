@@ -65,9 +65,10 @@ def test_an_address_without_a_name() -> None:
 
 
 def test_all_options_of_acme(authority: Authority) -> None:
-    settings = parse(APP, EMAIL, "--acme-server=letsencrypt-staging", f"--acme-ca={authority.cert}", "--state-dir=/x")
+    given = ["--acme-server=letsencrypt-staging", f"--acme-ca={authority.cert}", "--acme-challenge=http-01"]
+    settings = parse(APP, EMAIL, *given, "--state-dir=/x")
     assert settings.acme == AcmeSettings(
-        "me@example.org", Path("/x"), KNOWN["letsencrypt-staging"], Path(authority.cert)
+        "me@example.org", Path("/x"), KNOWN["letsencrypt-staging"], Path(authority.cert), "http-01"
     )
 
 
@@ -142,3 +143,17 @@ def test_mistakes_in_options() -> None:
     assert "flag --acme-email: 'me' is not an e-mail address" in error(APP, "--acme-email=me")
     assert "flag --acme-server: 'le' is not the URL of a CA's directory" in error(APP, EMAIL, "--acme-server=le")
     assert "/nowhere.pem cannot be read" in error(APP, EMAIL, "--acme-ca=/nowhere.pem")
+    assert "flag --acme-challenge: 'dns-01' is not one of tls-alpn-01, http-01" in error(
+        APP, EMAIL, "--acme-challenge=dns-01"
+    )
+
+
+def test_the_place_of_challenges_is_taken() -> None:
+    own = "--publish=http:app.example.org/.well-known/acme-challenge=:3000"
+    assert error(APP, EMAIL, own, "--acme-challenge=http-01").endswith(
+        "http:app.example.org/.well-known/acme-challenge is where the client answers the CA; leave it out, or give "
+        "--acme-challenge tls-alpn-01"
+    )
+    assert len(parse(APP, EMAIL, own).tunnels) == 2
+    other = own.replace("http:app", "http:www")
+    assert len(parse(APP, EMAIL, other, "--acme-challenge=http-01").tunnels) == 2

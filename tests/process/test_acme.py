@@ -30,6 +30,7 @@ from tests.tls.parts import Authority, Holder
 
 NAME = "app.example.org"
 LOOPBACK = "127.0.0.1"
+LISTEN = f"tcp:0:interface={LOOPBACK}"
 OBTAINED = rf"{NAME}: certificate from 127.0.0.1:\d+, valid until"
 
 
@@ -86,14 +87,12 @@ def digest(content: bytes) -> tuple[int, str]:
 class House:
     """A server, and what a client of it needs."""
 
-    def __init__(self, twistd: Twistds, directory: Path, local: str) -> None:
+    def __init__(self, twistd: Twistds, directory: Path, local: str, *options: str) -> None:
         self.twistd = twistd
         self.local = local
         self.state = directory / "state"
-        listen = f"tcp:0:interface={LOOPBACK}"
-        self.server = twistd(
-            "rtunnel-server", "--log-level=debug", f"--control-listen={listen}", f"--https-listen={listen}"
-        )
+        listen = f"--control-listen={LISTEN}", f"--https-listen={LISTEN}"
+        self.server = twistd("rtunnel-server", "--log-level=debug", *listen, *options)
         self.control = int(self.server.wait_for(r"control port listening on \S+:(\d+)")[1])
         self.port = int(self.server.wait_for(r"HTTPS port listening on \S+:(\d+)")[1])
 

@@ -88,7 +88,7 @@ async def ask(world: World, server: TunnelServer, path: str = f"/.well-known/acm
 async def test_an_order(world: World, ca: Ca, tmp_path: Path) -> None:
     """Beside it, visitors of the operator's own tunnel are redirected to https:, and not the CA."""
     server = world.server(http_listen=LOCAL, https_listen=LOCAL)
-    own = by_http(1, **{"redirect-https": True, "deny": ["127.0.0.0/8"]})
+    own = by_http(1, redirect_https=True, deny=["127.0.0.0/8"])
     start(world, server, acme(tmp_path), own, auto(deny=["127.0.0.0/8"]))
     await world.logged(
         f"{NAME}:{port_of(server.named.listeners['http'])}/.well-known/acme-challenge is published: a CA"

@@ -135,12 +135,13 @@ def test_who_says_nothing(shown: Shown) -> None:
 @pytest_twisted.ensureDeferred
 async def test_its_endpoint(shown: Shown) -> None:
     ends = [challenge_endpoint(reactor, shown, PATH, is_shared=shared) for shared in (False, True)]
+    ask = Factory.forProtocol(lambda: Reader(request(f"{PATH}/{TOKEN}")))
     for end in ends:
-        reader = await end.connect(Factory.forProtocol(lambda: Reader(request(f"{PATH}/{TOKEN}"))))
+        reader: Any = await end.connect(ask)
         assert Got(await reader.over).body == SHOWN.encode()
     # Among several, who has no order lets the server ask the next.
     shown.key_authorization = ""
-    reader = await ends[0].connect(Factory.forProtocol(lambda: Reader(request(f"{PATH}/{TOKEN}"))))
+    reader = await ends[0].connect(ask)
     assert Got(await reader.over).status == 404
     with pytest.raises(ConnectionRefusedError):
-        await ends[1].connect(Factory.forProtocol(Reader))
+        await ends[1].connect(ask)
