@@ -309,7 +309,7 @@ def ends_well(machine: Machine, line: str, says: str) -> bool:
 def start_acme_ca(machines: Machines, twistd: Twistds, tmp_path: Path) -> None:
     """Start Pebble on the private machine, whose environment names it: the commands do not."""
     with machines.by_name[PRIVATE].network.inside():
-        pebble = Pebble(twistd, tmp_path / "pebble", 443, address=ADDRESSES[PUBLIC])
+        pebble = Pebble(twistd, tmp_path / "pebble", 443, address=ADDRESSES[PUBLIC], by_http=80)
         pebble.start()
         root = pebble.root()
     machines.by_name[PRIVATE].environment |= {

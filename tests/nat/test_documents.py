@@ -26,6 +26,7 @@ from tests.nat.steps import (
     PublicCa,
     Run,
     Sample,
+    Shell,
     Start,
     Step,
     Stop,
@@ -44,6 +45,11 @@ CONNECTED = "connected to host 'myhost': direct"
 APP = "app.example.org"
 OBTAINED = f"{APP}: certificate from .*, valid until"
 SERVICE = "%header{service}"
+
+CERTIFIED = (
+    "rtunnel client --tls --server tunnel.example.org:7000 \\\n"
+    "    --publish https:app.example.org=127.0.0.1:3000 --acme-email you@example.org"
+)
 
 SCENARIOS: dict[str, list[Step]] = {
     "quick start of the reverse tunnel, then signaling with a CA of its own": [
@@ -86,8 +92,17 @@ SCENARIOS: dict[str, list[Step]] = {
         Start(PUBLIC, "rtunnel server --tls --https-listen :443", "HTTPS port listening on .*:443"),
         Start(
             PRIVATE,
-            "rtunnel client --tls --server tunnel.example.org:7000 \\\n    --publish https:",
+            CERTIFIED,
             f"{APP} is published",
+        ),
+        Curl(USER, f"https://{APP}/", SERVICE, "3000"),
+        Stop(),
+        Shell(PRIVATE, "rm -r .local/state/rtunnel"),
+        Start(PUBLIC, "rtunnel server --tls --http-listen :80 --https-listen :443", "HTTPS port listening on .*:443"),
+        Start(
+            PRIVATE,
+            f"{CERTIFIED} --acme-challenge http-01",
+            OBTAINED,
         ),
         Curl(USER, f"https://{APP}/", SERVICE, "3000"),
         Stop(),

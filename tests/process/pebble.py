@@ -24,13 +24,20 @@ class Pebble:
     """A CA, which does not run before :meth:`start`.
 
     :param validation: the port at which it looks for the answers to its challenges.
+    :param by_http: that for HTTP-01, if it is another one.
     :param valid: seconds for which its certificates are good.
     :param address: the address of every name.
     :ivar ca: the file with which its own HTTPS is verified.
     """
 
     def __init__(
-        self, twistd: Twistds, directory: Path, validation: int, valid: int = 90 * 86400, address: str = LOOPBACK
+        self,
+        twistd: Twistds,
+        directory: Path,
+        validation: int,
+        valid: int = 90 * 86400,
+        address: str = LOOPBACK,
+        by_http: int | None = None,
     ) -> None:
         self._twistd = twistd
         self._address = address
@@ -46,7 +53,7 @@ class Pebble:
             "managementListenAddress": f"{LOOPBACK}:{self._management}",
             "certificate": str(self.ca),
             "privateKey": str(key),
-            "httpPort": validation,
+            "httpPort": by_http or validation,
             "tlsPort": validation,
             "certificateValidityPeriod": valid,
         }

@@ -18,6 +18,7 @@ from tests.process.harness import Twistd, Twistds, poll
 from tests.process.pebble import Pebble
 from tests.process.services import Service
 from tests.process.test_acme import LISTEN, LOOPBACK, NAME, OBTAINED, House, Site, get
+from tests.process.verbs import look
 
 BY_HTTP = "--acme-challenge=http-01"
 PLACE = "/.well-known/acme-challenge"
@@ -179,6 +180,7 @@ def test_the_status_shows_the_tunnel(house: HttpHouse, twistd: Twistds, tmp_path
     pebble = Pebble(twistd, tmp_path / "pebble", house.http_port)
     client = started(house, pebble)
     client.wait_for(rf"http://{NAME}:{house.http_port}{PLACE} is published: a CA checks there that the name is yours")
-    asking = twistd.rtunnel("status", "rtunnel-client", "--json")
-    assert asking.wait() == 0
-    assert re.search(rf"http://{NAME}:{house.http_port}{PLACE} .*ACME challenges", shown.output)
+    shown = {each["name"]: each for each in look(twistd, "rtunnel-client")["tunnels"]}
+    assert shown.keys() == {f"https://{NAME}", f"http://{NAME}", f"http://{NAME}{PLACE}"}
+    challenges = shown[f"http://{NAME}{PLACE}"]
+    assert (challenges["service"], challenges["published"], challenges["problem"]) == ("ACME challenges", True, None)
