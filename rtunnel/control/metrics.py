@@ -20,6 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from rtunnel.control.rtc.metrics import peer_metrics
 from rtunnel.traffic.accounts import DEFAULT
 
 #: Clients, and tunnels, that have time series of their own. The others are only in the sums.
@@ -89,7 +90,7 @@ class _Status(Collector):
             yield from _client(status)
         if "signaling" in status:
             yield _gauge("rtunnel_signaling_up", "Whether signaling is up", status["signaling"]["up"])
-            yield from _peers([*status.get("peers", []), *([status["peer"]] if status.get("peer") else [])])
+            yield from peer_metrics(status)
         for key, name in (("services", "name"), ("forwards", "service")):
             if key in status:
                 found = (((each[name] or DEFAULT,), each) for each in status[key])
@@ -224,15 +225,6 @@ def _answers(services: Iterable[Mapping[str, Any]]) -> Metric:
     for name, value in seen.items():
         answers.add_metric([name], value)
     return answers
-
-
-def _peers(peers: list[dict[str, Any]]) -> Iterator[Metric]:
-    family = _family("rtunnel_peers", "Peer connections", "path")
-    paths = [(peer["path"] or "connecting").partition(",")[0] for peer in peers]
-    for path in ("direct", "relayed", "connecting"):
-        family.add_metric([path], paths.count(path))
-    yield family
-    yield _gauge("rtunnel_peer_streams", "Streams of all peers", sum(peer["streams"] for peer in peers))
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

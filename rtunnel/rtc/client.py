@@ -31,6 +31,7 @@ from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import ClientSettings, ForwardSettings
 from rtunnel.rtc.signaling.link import SignalLink
+from rtunnel.rtc.traffic import History
 from rtunnel.rtc.udp_client import ClientFlows, show_service
 from rtunnel.tls.messages import limit_messages
 from rtunnel.traffic.accounts import DEFAULT, LINK
@@ -95,7 +96,6 @@ class ClientPeer(Peer):
 
     peer_extension: Extension | None = None
     is_answered = False
-    was_connected = False
 
     def __init__(self, client: RtcClient, name: str) -> None:
         super().__init__(
@@ -107,6 +107,7 @@ class ClientPeer(Peer):
             client.stream_ended,
             client.log_limiter,
             client.memory,
+            client.history,
         )
         self._client = client
 
@@ -124,7 +125,6 @@ class ClientPeer(Peer):
     def connected(self) -> None:
         """See :class:`Peer`."""
         super().connected()
-        self.was_connected = True
         self.use_streams(self.peer_extension)
         self._client.peer_connected(self)
 
@@ -155,6 +155,7 @@ class RtcClient(DrainingService):
         self.settings = settings
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
+        self.history = History()
         self._peer: ClientPeer | None = None
         self._leaving = Leaving()
         self._is_draining = False

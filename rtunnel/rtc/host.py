@@ -35,6 +35,7 @@ from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.settings import HostSettings, ServiceSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
+from rtunnel.rtc.traffic import LIMIT, History
 from rtunnel.rtc.udp_client import show_service
 from rtunnel.rtc.udp_host import HostFlows
 from rtunnel.services.watch import ServiceWatch, may_try
@@ -105,6 +106,7 @@ class HostPeer(Peer):
             host.stream_ended,
             host.log_limiter,
             host.memory,
+            host.history,
             host.certificate.for_connection(),
         )
         self.since = host.reactor.seconds()
@@ -134,7 +136,7 @@ class HostPeer(Peer):
     def connected(self) -> None:
         """See :class:`Peer`."""
         if not self._host.has_room():
-            self.give_up("there is no room for it (--max-clients)")
+            self.give_up("there is no room for it (--max-clients)", LIMIT)
             return
         super().connected()
         self._host.log_limiter.info(
@@ -209,6 +211,7 @@ class RtcHost(DrainingService):
         self.settings = settings
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
+        self.history = History()
         self.is_draining = False
         turns = may_try(settings.check_services)
         accounts = self.visitors.accounts
@@ -312,7 +315,7 @@ class RtcHost(DrainingService):
             return True
         peer = who_gives_way(connecting, now)
         if peer is not None:
-            peer.give_up("it gives way to others that want to connect")
+            peer.give_up("it gives way to others that want to connect", LIMIT)
         return peer is not None
 
     def _answer(self, offer: Offer) -> None:

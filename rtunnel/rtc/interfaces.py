@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from zope.interface import Attribute, Interface
 
+from rtunnel.rtc.traffic import Traffic
+
 
 class ISignalUser(Interface):
     """The user of a :class:`~rtunnel.rtc.signaling.link.SignalLink`."""
@@ -80,6 +82,8 @@ class IPeerConnection(Interface):
     max_message: int = Attribute("The largest message that the peer accepts, in bytes; known once it is connected.")
     datagrams_dropped: int = Attribute("Messages on unreliable channels that were dropped because they came too fast.")
     path: str = Attribute("'direct' or 'relayed' and the candidate pair, for a log line; empty before it is connected.")
+    traffic: Traffic = Attribute("What has passed over it.")
+    stage: str = Attribute("What it waits for until it is connected: 'signaling', 'path' or 'handshake'.")
     heard_from: str = Attribute(
         "The IP address, or the /64 of an IPv6 address, from which the peer has shown over the network that it has our "
         "description; empty before that."

@@ -24,6 +24,7 @@ from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.interfaces import IPeerConnectionUser
 from rtunnel.rtc.settings import EndSettings
 from rtunnel.rtc.streams import ChannelStreams
+from rtunnel.rtc.traffic import History, Lately
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire.messages import clean_text
@@ -53,7 +54,10 @@ class Peer:
     :param log_limiter: for log lines that peers can cause.
     :param certificate: see :class:`PeerConnection`.
     :param memory: what the process may hold.
+    :param history: where it is counted.
     :ivar is_connected: whether channels can be used.
+    :ivar was_connected: whether they ever could.
+    :ivar lately: how much was lost in the last seconds.
     """
 
     log = Logger()
@@ -68,6 +72,7 @@ class Peer:
         stream_ended: Callable[[], None],
         log_limiter: LogLimiter,
         memory: Memory,
+        history: History,
         certificate: Certificate | None = None,
     ) -> None:
         self.reactor = reactor
@@ -76,6 +81,8 @@ class Peer:
         self.is_connected = False
         self.streams: ChannelStreams | None = None
         self.memory = memory
+        self._history = history
+        self.was_connected = self._is_over = False
         self._send = send
         self._on_end = on_end
         self._stream_ended = stream_ended
@@ -85,6 +92,7 @@ class Peer:
         # At each end, as many channels may be closing as are in use.
         channels = 2 * (settings.limits.max_streams + settings.max_flows) + SPARE_CHANNELS
         self.connection = PeerConnection(settings.ice, self, channels, log_limiter, certificate)
+        self.lately = Lately(self.connection.traffic)
 
     @property
     def extension(self) -> Extension | None:
@@ -108,6 +116,7 @@ class Peer:
 
     def tick(self) -> None:
         """Check for stalled streams, and log dropped datagrams. Call this once a second."""
+        self.lately.tick()
         if self.streams is not None:
             self.streams.tick()
         dropped = self.connection.datagrams_dropped
@@ -167,7 +176,8 @@ class Peer:
 
     def connected(self) -> None:
         """Note that channels can be used."""
-        self.is_connected = True
+        self.is_connected = self.was_connected = True
+        self._history.connected[self.connection.path.partition(",")[0]] += 1
 
     def channel_arrived(self, channel: object) -> None:
         """Close a channel that the peer opened: only a host offers services."""
@@ -181,15 +191,25 @@ class Peer:
 
     def lost(self, reason: str) -> None:
         """Tell the owner that the connection is lost, or could not be established."""
+        self._fail(self.connection.stage)
         self._end()
         self._on_end(self, reason)
 
     # Closing
 
-    def give_up(self, reason: str) -> None:
-        """End the connection from this side, as if it were lost."""
+    def give_up(self, reason: str, failure: str = "") -> None:
+        """End the connection from this side, as if it were lost.
+
+        :param failure: as what it counts if it was not connected yet; empty: by what it waited for.
+        """
         self.connection.close()
-        self.lost(reason)
+        self._fail(failure or self.connection.stage)
+        self._end()
+        self._on_end(self, reason)
+
+    def _fail(self, failure: str) -> None:
+        if not (self.was_connected or self._is_over):
+            self._history.failed[failure] += 1
 
     def close(self) -> Deferred[None]:
         """End the connection. Return a Deferred that fires when everything is closed."""
@@ -198,6 +218,10 @@ class Peer:
         return closed
 
     def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._history.gone += self.connection.traffic
+            self._history.datagrams_dropped += self.connection.datagrams_dropped
         # Whatever it raises, the owner is told, and a client makes another connection.
         try:
             self._ended()

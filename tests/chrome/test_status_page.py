@@ -15,7 +15,7 @@ from tests.ports import free_port
 from tests.process.conftest import start_rtc, start_tunnel
 from tests.process.harness import wait_until_open
 from tests.process.rtc import RtcTunnel
-from tests.process.services import LOOPBACK, Service, Tunnel, page as answer
+from tests.process.services import LOOPBACK, Service, Tunnel, fetch, page as answer
 
 __all__ = ["start_rtc", "start_tunnel"]
 
@@ -111,6 +111,10 @@ def test_the_webrtc_tunnel(serve: Serve, start_rtc: StartRtc, browser: Page) -> 
     browser.wait("document.querySelector('#left').innerText.includes('direct, ')")
     assert service.address in browser.js("document.querySelector('#right').innerText")
     assert "signaling" in browser.js("document.querySelector('#middle').innerText")
+    assert fetch(tunnel.local) == "here"
+    browser.wait("document.querySelector('#tables').innerText.match(/\\d ms.*\\d bytes.*\\d bytes/s)")
+    browser.js("last.peers[0].lost_lately = 0.0123; take(last)")
+    assert "1.2% lost" in browser.js("document.querySelector('#tables').innerText")
     show(browser, client_port)
     browser.wait("document.querySelector('#right').innerText.includes('direct, ')")
     assert f"{LOOPBACK}:{tunnel.local}" in browser.js("document.querySelector('#left').innerText")

@@ -10,6 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from rtunnel.control.metrics import MOST_LABEL, MOST_SERIES, render
+from rtunnel.control.rtc.parts import totals
+from rtunnel.rtc.traffic import History, Traffic
 
 COMMON: dict[str, Any] = {
     "version": 1,
@@ -135,19 +137,42 @@ def test_the_webrtc_tunnel() -> None:
     found = values({**COMMON, "connections": 3, "hosts": 1, "clients": 2})
     assert (found["rtunnel_connections"], found["rtunnel_hosts"], found["rtunnel_clients"]) == (3, 1, 2)
     peers = [
-        {"path": "direct, a to b", "connected": True, "streams": 2},
-        {"path": "relayed, c to d", "connected": True, "streams": 1},
-        {"path": None, "connected": False, "streams": 0},
+        {"path": "direct, a to b", "connected": True, "streams": 2, "round_trip_ms": 10.0},
+        {"path": "relayed, c to d", "connected": True, "streams": 1, "round_trip_ms": 40.0},
+        {"path": None, "connected": False, "streams": 0, "round_trip_ms": None},
     ]
+    host = History()
+    host.connected["relayed"] += 3
+    host.failed["path"] += 2
+    host.gone, host.datagrams_dropped = Traffic(10, 20, 3, 1, 5, 2), 7
+    all_peers = {"peer_totals": totals(host, [])}
     services = [{"name": "", "service": "127.0.0.1:80", "answers": True, **CARRIED}]
-    found = values({**COMMON, **ENDS, "signaling": {"up": False}, "services": services, "peers": peers})
+    found = values({**COMMON, **ENDS, "signaling": {"up": False}, "services": services, "peers": peers, **all_peers})
     assert found["rtunnel_signaling_up"] == 0
     assert [found[f"rtunnel_peers{{path={path}}}"] for path in ("direct", "relayed", "connecting")] == [1, 1, 1]
     assert found["rtunnel_peer_streams"] == 3
     assert found["rtunnel_service_bytes_total{direction=from_visitors,service=(default)}"] == 500
+    assert found["rtunnel_peer_round_trip_seconds_max"] == 0.04
+    assert found["rtunnel_peer_round_trip_seconds_avg"] == 0.025
+    assert {key.removeprefix("rtunnel_peer_"): value for key, value in found.items() if "_total" in key}.items() >= {
+        "connections_total{path=direct}": 0,
+        "connections_total{path=relayed}": 3,
+        "failures_total{reason=path}": 2,
+        "failures_total{reason=signaling}": 0,
+        "sent_bytes_total": 10,
+        "received_bytes_total": 20,
+        "sent_packets_total": 3,
+        "lost_packets_total": 1,
+        "received_packets_total": 5,
+        "missed_packets_total": 2,
+        "dropped_datagrams_total": 7,
+    }.items()
     forwards = [{"local": "127.0.0.1:1", "service": "ssh", **CARRIED}]
-    found = values({**COMMON, **ENDS, "signaling": {"up": True}, "peer": peers[0], "waiting": 4, "forwards": forwards})
-    assert (found["rtunnel_peers{path=direct}"], found["rtunnel_waiting"]) == (1, 4)
+    client = {"signaling": {"up": True}, "peer": peers[2], "waiting": 4, "forwards": forwards, **all_peers}
+    found = values({**COMMON, **ENDS, **client})
+    assert (found["rtunnel_peers{path=connecting}"], found["rtunnel_waiting"]) == (1, 4)
+    assert not [key for key in found if key.startswith("rtunnel_peer_round_trip")]
+    assert found["rtunnel_peer_sent_bytes_total"] == 10
     assert found["rtunnel_service_visitors_started_total{service=ssh}"] == 4
 
 

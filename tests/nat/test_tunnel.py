@@ -8,6 +8,7 @@ from queue import Queue
 
 import pytest
 
+from rtunnel.control.ask import ask
 from tests.nat.lab import SERVER, STUN_PORT, Lab, Namespace, long_term, shared_secret
 from tests.patience import PATIENCE
 from tests.process.harness import Twistds, wait_until_open
@@ -133,8 +134,17 @@ def test_a_host_whose_address_has_changed_is_found_again(lab: Lab, twistd: Twist
 
 @pytest.mark.parametrize(("percent", "total"), [(1, 4_000_000), (5, 4_000_000)])
 def test_what_is_lost_on_the_way_is_sent_again(
-    lab: Lab, twistd: Twistds, serve: Serve, percent: int, total: int
+    lab: Lab,
+    twistd: Twistds,
+    serve: Serve,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    percent: int,
+    total: int,
 ) -> None:
+    """And counted: each end knows how much of its own was lost, and how much of the other's it has missed."""
+    sockets = tmp_path_factory.mktemp("s")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(sockets))
     received: Queue[Digest] = Queue()
 
     def duplex(connection: socket.socket) -> None:
@@ -154,6 +164,16 @@ def test_what_is_lost_on_the_way_is_sent_again(
         with Background(send):
             assert read_all(visitor) == expected(total, 1)
         assert received.get(timeout=PATIENCE) == expected(total, 2)
+    for service in ("rtc-host", "rtc-client"):
+        [path] = sockets.glob(f"{service}-*.sock")
+        totals = ask(path)["peer_totals"]
+        assert total <= min(totals["bytes_sent"], totals["bytes_received"]) < 1.1 * total
+        lost = totals["packets_lost"] / totals["packets_sent"]
+        missed = totals["packets_missed"] / totals["packets_received"]
+        print(f"of {percent} %: lost {lost:.2%}, missed {missed:.2%}")
+        # Chance; and what a time-out sends again had not been lost.
+        assert 0.4 * percent < 100 * missed < 2 * percent
+        assert 0.4 * percent < 100 * lost < 3 * percent
 
 
 def test_a_stun_server_that_is_silent_delays_nobody_at_home(lab: Lab, twistd: Twistds, serve: Serve) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -117,10 +118,18 @@ def test_the_webrtc_tunnel(serve: Serve, start_rtc: StartRtc) -> None:
     code, out, err = status()
     assert (code, err) == (0, "")
     assert "direct, " in out
+    assert re.search(r" ms +\d+ bytes +\d+ bytes +0 +0 *\n", out), out
     signal_, host, client = look("rtc-signal"), look("rtc-host"), look("rtc-client")
     assert (signal_["hosts"], signal_["clients"]) == (1, 1)
     [peer] = host["peers"]
     assert peer["connected"]
+    # The head of an HTTP request and that of the answer pass, and what the tunnel says of them.
+    assert min(peer["bytes_sent"], peer["bytes_received"]) > 10
+    assert (client["peer"]["bytes_sent"], client["peer"]["bytes_received"]) == (
+        peer["bytes_received"],
+        peer["bytes_sent"],
+    )
+    assert host["peer_totals"]["connected"] == client["peer_totals"]["connected"] == {"direct": 1, "relayed": 0}
     assert [(each["service"], each["answers"]) for each in host["services"]] == [(service.address, True)]
     assert client["peer"]["path"].startswith("direct, ")
     assert [each["local"] for each in client["forwards"]] == [f"{LOOPBACK}:{tunnel.local}"]

@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from rtunnel.errors import BadDescription
 from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection, IPeerConnectionUser
+from rtunnel.rtc.traffic import Traffic
 from rtunnel.upkeep.log_limiter import LogLimiter
 from tests.rtc.fake_channel import FakeChannel
 
@@ -94,6 +95,8 @@ class FakeConnection:
         self.buffered = self.kept = 0
         self.max_message = 0
         self.datagrams_dropped = 0
+        self.traffic = Traffic()
+        self.stage = "path"
         self.path = self.heard_from = ""
         self.silent = False
         self.is_closed = False

@@ -43,6 +43,7 @@ async def test_more_clients_on_their_way_than_there_may_be_connected(rtc: World)
     await until(lambda: all(peer.told for peer in peers), "their offers")
     await rtc.lines.wait_for(r"lost: there is no room for it \(--max-clients\)")
     await until(lambda: len(host._peers) == 1, "one that stays")
+    assert (host.history.connected["direct"], host.history.failed["limit"]) == (1, 2)
     assert next(iter(host._peers.values())).is_connected
     for peer in peers:
         await peer.connection.close()
@@ -66,6 +67,7 @@ async def test_a_client_that_stays_silent_gives_way(rtc: World, monkeypatch: pyt
     another = await ByHand(host, "another").connect()
     await rtc.lines.wait_for("client ghost 0 lost: it gives way to others that want to connect")
     await rtc.lines.wait_for("client ghost 1 lost: it gives way to others that want to connect")
+    assert (host.history.connected["direct"], host.history.failed["limit"]) == (2, 2)
     await peer.open()
     await another.open()
     for one in (peer, another):

@@ -43,7 +43,7 @@ class Options(RtcEndOptions):
 def makeService(options: Options) -> MultiService:
     """Return the client as a service for an application."""
     options.import_aiortc()
-    from rtunnel.control.rtc_client import look
+    from rtunnel.control.rtc.client import look
     from rtunnel.rtc.client import RtcClient
 
     reactor = prepared_asyncio_reactor(options.settings)

@@ -44,7 +44,7 @@ def makeService(options: Options) -> MultiService:
     """Return the host as a service for an application."""
     options.import_aiortc()
     from rtunnel.control.actions.disconnect import disconnect
-    from rtunnel.control.rtc_host import connected, look
+    from rtunnel.control.rtc.host import connected, look
     from rtunnel.rtc.host import RtcHost
 
     reactor = prepared_asyncio_reactor(options.settings)

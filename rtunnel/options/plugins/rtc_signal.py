@@ -62,7 +62,7 @@ class Options(RtcOptions):
 def makeService(options: Options) -> MultiService:
     """Return the signaling server as a service for an application."""
     from rtunnel.control.actions.disconnect import disconnect
-    from rtunnel.control.rtc_signal import connected, look
+    from rtunnel.control.rtc.signal import connected, look
     from rtunnel.rtc.signaling.server import SignalServer
 
     options.tell()

@@ -147,10 +147,16 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
             tables[-1].add_row(*names, *_traffic(each))
     peers = [*found.get("peers", []), *([found["peer"]] if found.get("peer") else [])]
     if peers:
-        tables.append(_table("Peer", "Path", "Streams", "Datagrams dropped"))
+        tables.append(_table("Peer", "Path", "Round trip", "Sent", "Received", "Streams", "Datagrams dropped"))
         for each in peers:
             path = each["path"] or ("connected" if each["connected"] else "connecting")
-            tables[-1].add_row(_clean(each["id"]), _clean(path), str(each["streams"]), str(each["datagrams_dropped"]))
+            tables[-1].add_row(
+                *(_clean(each["id"]), _clean(path)),
+                f"{each['round_trip_ms']:g} ms" if each["round_trip_ms"] else "",
+                _passed(each["bytes_sent"], each["lost_lately"]),
+                _passed(each["bytes_received"], each["missed_lately"]),
+                *(str(each["streams"]), str(each["datagrams_dropped"])),
+            )
     return tables
 
 
@@ -184,6 +190,10 @@ def _tls(found: Mapping[str, str] | None) -> str:
     return f"{found['group']}, {found['signature']}" if found else ""
 
 
+def _passed(count: int, lost: float | None) -> str:
+    return size(count) + (f", {lost:.1%} lost" if lost else "")
+
+
 def _clean(text: str) -> str:
     """Return *text* without what a terminal would obey. Peers choose some of it."""
     return "".join(one if one.isprintable() else "?" for one in text)
@@ -192,7 +202,7 @@ def _clean(text: str) -> str:
 def size(count: float) -> str:
     """Return a number of bytes as people say it, such as ``5.9 GiB``."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:,.3g} TiB"

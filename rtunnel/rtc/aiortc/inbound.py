@@ -21,6 +21,7 @@ from aiortc.rtcsctptransport import (
     SCTP_DATA_LAST_FRAG,
     SCTP_DATA_UNORDERED,
     SCTP_TSN_MODULO,
+    WEBRTC_DCEP,
     AbortChunk,
     DataChunk,
     ErrorChunk,
@@ -40,6 +41,8 @@ from aiortc.rtcsctptransport import (
 from aiortc.utils import uint16_add, uint16_gt, uint32_gt
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from rtunnel.rtc.traffic import Traffic
 
 #: The receive window, in bytes.
 RECEIVE_WINDOW = 1024 * 1024
@@ -225,6 +228,7 @@ class Receiver(RTCSctpTransport):
     """The receiving half of an association.
 
     :param max_channels: how many streams may be in use.
+    :ivar traffic: what has passed, both ways.
     """
 
     log = Logger()
@@ -232,6 +236,9 @@ class Receiver(RTCSctpTransport):
     def __init__(self, transport: RTCDtlsTransport, max_channels: int) -> None:
         super().__init__(transport)
         self._max_channels = max_channels
+        self.traffic = Traffic()
+        #: The last TSN that has come, while one before it has not.
+        self._furthest = 0
         self._advertised_rwnd = RECEIVE_WINDOW
         self._window_is_small = False
         self._sack_timer: asyncio.TimerHandle | None = None
@@ -323,6 +330,9 @@ class Receiver(RTCSctpTransport):
         if ahead > 1 and len(self._sack_misordered) >= MAX_MISORDERED:
             return
         stream = self._get_inbound_stream(chunk.stream_id)
+        self.traffic.packets_received += 1
+        if ahead > 1:
+            self._count_missed(tsn, self._furthest if self._sack_misordered else last)
         self._sack_misordered.add(tsn)
         self._advance(last)
         self._advertised_rwnd -= len(chunk.user_data)
@@ -331,6 +341,12 @@ class Receiver(RTCSctpTransport):
             raise ValueError("too many fragments")
         if self._reconfig_deferred is not None:
             await self._reset_deferred_streams()
+
+    def _count_missed(self, tsn: int, furthest: int) -> None:
+        beyond = (tsn - furthest) % SCTP_TSN_MODULO
+        if beyond < SCTP_TSN_MODULO // 2:
+            self.traffic.packets_missed += beyond - 1
+            self._furthest = tsn
 
     def _advance(self, last: int) -> None:
         """Note that everything up to the TSN *last* was received, or need not be, and what follows it without a gap."""
@@ -342,6 +358,8 @@ class Receiver(RTCSctpTransport):
     async def _deliver(self, messages: Iterable[Message]) -> None:
         for message in messages:
             self._advertised_rwnd += len(message[2])
+            if message[1] != WEBRTC_DCEP:
+                self.traffic.bytes_received += len(message[2])
             await self._receive(*message)
 
     async def _receive_forward_tsn_chunk(self, chunk: ForwardTsnChunk) -> None:

@@ -31,6 +31,7 @@ from rtunnel.rtc.aiortc.sctp import Association
 from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
 from rtunnel.rtc.interfaces import IPeerConnection
 from rtunnel.rtc.settings import IceSettings
+from rtunnel.rtc.traffic import HANDSHAKE, PATH, SIGNALING, Traffic
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.wire.webrtc.signaling import ANSWER, OFFER, Candidate
 
@@ -131,6 +132,18 @@ class PeerConnection:
     def path(self) -> str:
         """See :class:`IPeerConnection`."""
         return self._ice.path
+
+    @property
+    def traffic(self) -> Traffic:
+        """See :class:`IPeerConnection`."""
+        return self._sctp.traffic
+
+    @property
+    def stage(self) -> str:
+        """See :class:`IPeerConnection`."""
+        if self._peer is None:
+            return SIGNALING
+        return HANDSHAKE if self._ice.selected else PATH
 
     @property
     def heard_from(self) -> str:

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Protocol, cast
+from typing import cast
 
 from aiortc import rtcsctptransport
 from aiortc.rtcdatachannel import RTCDataChannel
@@ -49,7 +49,7 @@ from aiortc.rtcsctptransport import (
 from aiortc.utils import uint32_gt
 from OpenSSL import SSL
 
-from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.channel import AssociationUser, Channel
 from rtunnel.rtc.aiortc.congestion import DelayLimit
 from rtunnel.rtc.aiortc.inbound import MAX_CONTROL, RECEIVE_WINDOW, Receiver, parameters_are_sound
 from rtunnel.rtc.aiortc.send_queue import SendQueue
@@ -69,16 +69,6 @@ BURST = 4 * USERDATA_MAX_LENGTH
 CHUNK_COST = 2048
 #: How many bytes may be in flight, whatever window the peer advertises.
 MAX_FLIGHT = 2 * 1024 * 1024
-
-
-class AssociationUser(Protocol):
-    """The user of an association; see :class:`rtunnel.rtc.aiortc.peer_connection.PeerConnection`."""
-
-    def association_up(self) -> None: ...
-    def association_down(self) -> None: ...
-    def association_broken(self, reason: str) -> None: ...
-    def channel_arrived(self, channel: Channel) -> None: ...
-    def has_room(self) -> None: ...
 
 
 class Association(Receiver):
@@ -210,6 +200,7 @@ class Association(Receiver):
         if kind == WEBRTC_DCEP:
             await self._send(channel.id or 0, kind, data)
         else:
+            self.traffic.bytes_sent += len(data)
             await self._send(
                 channel.id or 0, kind, data, max_retransmits=channel.maxRetransmits, ordered=channel.ordered
             )
@@ -236,6 +227,12 @@ class Association(Receiver):
     def _t3_expired(self) -> None:
         self._retransmits = True
         super()._t3_expired()
+
+    def _maybe_abandon(self, chunk: DataChunk) -> bool:
+        was_abandoned = chunk._abandoned
+        is_abandoned = super()._maybe_abandon(chunk)
+        self.traffic.packets_lost += is_abandoned and not was_abandoned
+        return is_abandoned
 
     def _update_rto(self, R: float) -> None:
         super()._update_rto(R)
@@ -265,6 +262,11 @@ class Association(Receiver):
     # Receiving
 
     async def _send_chunk(self, chunk: Chunk) -> None:
+        if isinstance(chunk, DataChunk):
+            if chunk._sent_count == 1:
+                self.traffic.packets_sent += 1
+            elif chunk._sent_count == 2:
+                self.traffic.packets_lost += 1
         try:
             await super()._send_chunk(chunk)
         except SSL.Error as error:

@@ -177,6 +177,7 @@ class Hostile:
             self._sequence[stream] = (sequence + 1) % 65536
         chunk.tsn, chunk.stream_id, chunk.stream_seq, chunk.protocol = tsn, stream, sequence, kind
         chunk.user_data = payload
+        chunk._sent_count = 1
         return chunk
 
     def begin_anew(self, stream: int) -> None:

@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from rtunnel.addresses import UdpAddress
 from rtunnel.rtc.interfaces import IChannel, IPeerConnection
+from rtunnel.rtc.traffic import Traffic
 from tests.reverse.net import HOST, reactor, until
 
 MAX_MESSAGE = 65536
@@ -156,6 +157,8 @@ class MemoryConnection:
         self.buffered = self.kept = 0
         self.round_trip = 0.0
         self.datagrams_dropped = 0
+        self.traffic = Traffic()
+        self.stage = "path"
         self.path = "direct"
         self.heard_from = ""
         self.other: MemoryConnection

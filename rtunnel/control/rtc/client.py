@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rtunnel.control.parts import carried, resources
-from rtunnel.control.rtc_parts import peer_connection, signaling
+from rtunnel.control.rtc.parts import peer_connection, signaling, totals
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.traffic.accounts import DEFAULT, Accounts
@@ -24,6 +24,7 @@ def look(client: RtcClient) -> dict[str, Any]:
         "signaling": signaling(client.signaling),
         **resources(client, client.memory),
         "peer": peer_connection(peer) if peer is not None else None,
+        "peer_totals": totals(client.history, [peer] if peer is not None else []),
         "waiting": client.waiting,
         "forwards": [_forward(forward, client.visitors.accounts) for forward in client.settings.forwards],
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from rtunnel.control.actions.disconnect import WHY, Connected
 from rtunnel.control.parts import answering, carried, resources
-from rtunnel.control.rtc_parts import peer_connection, signaling
+from rtunnel.control.rtc.parts import peer_connection, signaling, totals
 from rtunnel.rtc.host import RtcHost
 from rtunnel.wire.messages import clean_text
 
@@ -39,6 +39,7 @@ def look(host: RtcHost) -> dict[str, Any]:
         **resources(host, host.memory),
         "services": services,
         "peers": [peer_connection(peer) for peer in host.peers],
+        "peer_totals": totals(host.history, host.peers),
     }
 
 
