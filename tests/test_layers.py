@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "acme": {"pki", "tls", "upkeep", *SHARED},
     "reverse": {"wire", "relay", "traffic", "tls", "access", "acme", "upkeep", "services", *SHARED},
     "rtc": {"wire", "relay", "traffic", "tls", "access", "upkeep", "services", *SHARED},
-    "control": {"wire", "acme", "tls", "traffic", "upkeep", "services", "reverse", "rtc", "__init__", *SHARED},
+    "control": {"wire", "relay", "acme", "tls", "traffic", "upkeep", "services", "reverse", "rtc", "__init__", *SHARED},
     "doctor": {"wire", "relay", "pki", "tls", "upkeep", "services", "reverse", "rtc", "control", *SHARED},
     "options": {
         *("wire", "relay", "traffic", "pki", "tls", "access", "acme", "upkeep", "services", "reverse", "rtc"),

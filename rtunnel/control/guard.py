@@ -1,8 +1,8 @@
 """Who may read the status over TCP.
 
-Without a token, everybody who reaches the port: so it is on loopback then. But a web page that somebody on this machine
-looks at reaches loopback too, by a name of its own that leads to 127.0.0.1. So requests must name this machine by an
-address or as localhost then.
+Without a token or certificates, everybody who reaches the port: so it is on loopback then. But a web page that somebody
+on this machine looks at reaches loopback too, by a name of its own that leads to 127.0.0.1. So requests must name this
+machine by an address or as localhost then. With TLS they need not: our certificate is not for the name of that page.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ class Guard:
     """Looks at requests.
 
     :param token: what whoever reads must know; None: nothing.
+    :param is_secure: whether there is TLS.
     """
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, *, is_secure: bool = False) -> None:
+        self._is_secure = is_secure
         self._token = token.encode() if token is not None else None
 
     def why_not(self, host: bytes | None, authorization: bytes | None) -> tuple[int, str]:
@@ -34,7 +36,7 @@ class Guard:
             if not compare_digest(_shown(authorization or b""), self._token):
                 return 401, "give the token (--status-token) as a bearer token, or as the password of any user"
             return 0, ""
-        if not _is_this_machine(host or b""):
+        if not self._is_secure and not _is_this_machine(host or b""):
             return 421, "ask for localhost or an IP address, or give the service a token (--status-token)"
         return 0, ""
 

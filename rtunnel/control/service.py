@@ -23,7 +23,6 @@ from rtunnel.control.recent import Recent
 from rtunnel.control.settings import StatusSettings
 from rtunnel.control.sockets import control_directory, prepare
 from rtunnel.errors import ConfigError
-from rtunnel.upkeep.listening import Listener
 
 #: The version of what is answered; see docs/control.rst.
 VERSION = 1
@@ -56,6 +55,11 @@ class _Factory(Factory):
             self._site.doStart()
         protocol: Protocol | None = self._site.buildProtocol(addr)
         return protocol
+
+    def abort_all(self) -> None:
+        """End all connections."""
+        if self._site is not None:
+            self._site.channels.abort()
 
     def stopFactory(self) -> None:
         site, self._site = self._site, None
@@ -97,8 +101,10 @@ class ControlService(MultiService):
         self._port: IListeningPort | None = None
         self._events = Events(reactor, self.status)
         if settings.listen is not None:
-            factory = _Factory(self.status, self._events, Guard(settings.token))
-            Listener(reactor, settings.listen, factory, "status port", "--status-listen").setServiceParent(self)
+            from rtunnel.control.port import StatusPort
+
+            guard = Guard(settings.token, is_secure=settings.cert is not None)
+            StatusPort(reactor, settings, _Factory(self.status, self._events, guard)).setServiceParent(self)
 
     def startService(self) -> None:
         """Listen, now that privileges are given up."""

@@ -8,19 +8,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
 from twisted.web import server
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from rtunnel.control.actions.perform import MOST_BODY, Actions, failed, perform
+from rtunnel.control.channels import TIMEOUT, Channel, Channels
 from rtunnel.control.guard import CHALLENGE, Guard
 from rtunnel.control.page.content import load
 from rtunnel.control.page.events import Events
 
-#: Seconds without a byte after which a connection is closed.
-TIMEOUT = 60.0
 JSON, TEXT = "application/json", "text/plain; charset=utf-8"
 HTML, EVENTS = "text/html; charset=utf-8", "text/event-stream"
 #: Of Prometheus' text format.
@@ -137,6 +135,8 @@ class _Root(Resource):
                 if code == 401:
                     request.setHeader("WWW-Authenticate", CHALLENGE)
                 return _error(code, why)
+            channel: Any = request.channel
+            channel.let_in()
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")
             return _error(405, "GET and HEAD are all that is done here")
@@ -145,41 +145,26 @@ class _Root(Resource):
 
 
 class StatusSite(Site):
-    """A site with a bound on its connections, and without a log of its own."""
+    """A site with a bound on its connections, and without a log of its own.
+
+    :ivar channels: the connections.
+    """
 
     noisy = False
     displayTracebacks = False
+    protocol: Any = Channel
 
-    def __init__(self, root: Resource, most: int, request: type[_Request]) -> None:
+    def __init__(self, root: Resource, channels: Channels, request: type[_Request]) -> None:
         super().__init__(root, requestFactory=request, timeout=TIMEOUT)
-        self._most = most
-        self._transports: dict[Any, Any] = {}
+        self.channels = channels
 
     def log(self, request: Request) -> None:
         """Log nothing: whoever watches asks once a second."""
 
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self._transports) >= self._most:
-            return None
-        protocol: Any = super().buildProtocol(addr)
-        made, lost = protocol.makeConnection, protocol.connectionLost
-
-        def make_connection(transport: Any) -> None:
-            self._transports[protocol] = transport
-            made(transport)
-
-        def connection_lost(*arguments: Any) -> None:
-            self._transports.pop(protocol, None)
-            lost(*arguments)
-
-        protocol.makeConnection, protocol.connectionLost = make_connection, connection_lost
-        return protocol
-
     def stopFactory(self) -> None:
         """Close what is open."""
         super().stopFactory()
-        for transport in list(self._transports.values()):
-            transport.abortConnection()
+        self.channels.abort()
 
 
 def build_site(
@@ -228,4 +213,5 @@ def build_site(
         b"/metrics": metrics,
     }
     root = _Root(views, events, policy, guard, actions)
-    return StatusSite(root, most, _Request if actions is None else _ActionRequest)
+    channels = Channels(most, has_strangers=guard is not None)
+    return StatusSite(root, channels, _Request if actions is None else _ActionRequest)

@@ -1,4 +1,4 @@
-"""The server's end of ``wss``: TLS for any browser, with a certificate that is read again when it changes.
+"""The server's end of ``wss`` and ``https``: TLS for any browser, and a certificate that is read again when it changes.
 
 Key exchanges are OpenSSL's default. X25519MLKEM768 comes first, and the server asks for it even if a client guessed
 another one; classical ones come last, for browsers that have nothing better.
@@ -6,23 +6,27 @@ another one; classical ones come last, for browsers that have nothing better.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProtocolFactory
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rtunnel.errors import ConfigError
 from rtunnel.relay.sockets import address_prefix
 from rtunnel.tls.credentials import read_certificates, read_private_key, use_certificate
 from rtunnel.tls.explanations import openssl_reason
 from rtunnel.tls.identity import expiry_warning
 from rtunnel.tls.messages import Untraced
+from rtunnel.tls.policy import MAX_DEPTH
 from rtunnel.tls.turns import Turn, Turns
 from rtunnel.upkeep.watched_files import WatchedFiles
 
@@ -49,6 +53,8 @@ _REASONS = {
     "alert unsupported certificate": f"{_REFUSED}, as it is of a kind that it does not know",
     "alert protocol version": "it does not speak the version of TLS that this server chose",
     "alert handshake failure": "it has no cipher, or kind of signature, in common with this server",
+    "peer did not return a certificate": "it shows no certificate, and only who has one from our CA may come",
+    "certificate verify failed": "its certificate is not from our CA, is not for a client, or has expired",
 }
 
 
@@ -69,24 +75,55 @@ class WebFiles:
     """A certificate and its key, as read from their files.
 
     :ivar context: TLS 1.2 and later with this certificate.
+    :ivar authorities: CAs, one of which must have issued the certificate of a client; empty: clients need none.
     """
 
     context: SSL.Context
     certificate: x509.Certificate
+    authorities: tuple[x509.Certificate, ...] = ()
 
 
-def load_web_files(cert: Path, key: Path) -> WebFiles:
+def load_web_files(cert: Path, key: Path, ca: Path | None = None, option: str = "--tls-{}-file") -> WebFiles:
     """Read a certificate and its key.
 
     :param cert: PEM file with the certificate, followed by any intermediate certificates.
     :param key: PEM file with its private key.
+    :param ca: PEM file with the CAs, one of which must have issued the certificate of a client; None: none is needed.
+    :param option: the options with these files, for errors.
     :raises ConfigError: they cannot be used; the message names the file and the fix.
     """
-    chain = read_certificates(cert, "give the server's certificate with --tls-cert-file")
-    private_key = read_private_key(key, "give the certificate's key with --tls-key-file")
+    chain = read_certificates(cert, f"give the server's certificate with {option.format('cert')}")
+    private_key = read_private_key(key, f"give the certificate's key with {option.format('key')}")
     context = web_context()
     use_certificate(context, chain, private_key, cert, key)
-    return WebFiles(context, chain[0])
+    authorities: tuple[x509.Certificate, ...] = ()
+    if ca is not None:
+        authorities = tuple(read_certificates(ca, f"give the CA of the clients with {option.format('ca')}"))
+        _demand_certificates(context, ca, authorities)
+    return WebFiles(context, chain[0], authorities)
+
+
+def _demand_certificates(context: SSL.Context, path: Path, authorities: Sequence[x509.Certificate]) -> None:
+    """Let in only clients with a certificate of one of *authorities*.
+
+    :raises ConfigError: one of them cannot be used.
+    """
+    store = context.get_cert_store()
+    assert store is not None
+    try:
+        for ca in authorities:
+            store.add_cert(crypto.X509.from_cryptography(ca))
+            # Browsers offer only certificates of these.
+            context.add_client_ca(ca)
+    except (crypto.Error, SSL.Error) as error:
+        raise ConfigError(f"{path} holds a CA that cannot be used: {openssl_reason(error)}") from None
+    if any(ca.issuer != ca.subject for ca in authorities):
+        # An intermediate CA of the file may be the end of a chain.
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    # Nobody can resume a session, so that whole chains are verified each time.
+    context.set_options(SSL.OP_NO_TICKET)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    context.set_verify_depth(MAX_DEPTH)
 
 
 def web_context() -> SSL.Context:
@@ -103,16 +140,31 @@ def web_context() -> SSL.Context:
 class WebCredentials(WatchedFiles[WebFiles]):
     """Makes the server's end of each connection, with the certificate that the files hold at the time.
 
+    See :func:`load_web_files` for the parameters.
+
     :raises ConfigError: see :func:`load_web_files`.
     """
 
-    def __init__(self, cert: Path, key: Path) -> None:
-        super().__init__((cert, key), lambda: load_web_files(cert, key))
+    def __init__(self, cert: Path, key: Path, ca: Path | None = None, option: str = "--tls-{}-file") -> None:
+        paths = (cert, key) if ca is None else (cert, key, ca)
+        super().__init__(paths, lambda: load_web_files(cert, key, ca, option))
 
-    @property
-    def expiry(self) -> str:
-        """A warning for the operator if the certificate has expired or soon will; otherwise empty."""
-        return expiry_warning(self.now.certificate)
+    def warn_of_expiry(self, log: Logger) -> None:
+        """Log it if the certificate has expired or soon will."""
+        if warning := expiry_warning(self.now.certificate):
+            log.warn("{warning}", warning=warning)
+
+    def look(self, log: Logger, what: str) -> None:
+        """Read the files again if they have changed, and log it. If they cannot be used, those from before stay in use.
+
+        :param what: the files.
+        """
+        try:
+            if self.refresh():
+                log.info("{what} have changed; new connections use them", what=what)
+                self.warn_of_expiry(log)
+        except ConfigError as error:
+            log.warn("{what} cannot be used, and those from before stay in use: {why}", what=what, why=error)
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         """See :class:`IOpenSSLServerConnectionCreator`."""
@@ -138,6 +190,11 @@ class _WebConnection(Untraced):
         else:
             self._turn.received(data)
 
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is not None and not self._handshakeDone and isinstance(reason.value, SSL.Error):
+            self.factory.failed(self.transport, reason.value)
+        super()._tlsShutdownFinished(reason)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Take note that the connection is gone."""
         self._turn.leave()
@@ -145,10 +202,20 @@ class _WebConnection(Untraced):
 
 
 class WebTlsFactory(TLSMemoryBIOFactory):
-    """Puts TLS below the protocols of *inner*."""
+    """Puts TLS below the protocols of *inner*.
+
+    :param failed: is told the transport below, and the error of OpenSSL, when a handshake fails.
+    """
 
     protocol = _WebConnection
 
-    def __init__(self, credentials: WebCredentials, inner: IProtocolFactory, clock: Any) -> None:
+    def __init__(
+        self,
+        credentials: WebCredentials,
+        inner: IProtocolFactory,
+        clock: Any,
+        failed: Callable[[Any, SSL.Error], None] = lambda _transport, _error: None,
+    ) -> None:
         super().__init__(credentials, False, inner, clock)
         self.turns = Turns(clock)
+        self.failed = failed

@@ -96,7 +96,9 @@ CLIENT_VALUES = {
     **LOG_VALUES,
 }
 # These take files that must be there, or depend on one another: test_tls_options.py and test_acme_options.py.
+#: They have tests of their own, and take files that must be there.
 OF_SECURITY = {setting.name for setting in (*ACME, *TLS, *TLS_CLIENT, *TLS_SERVER)}
+OF_SECURITY |= {"status-tls-cert", "status-tls-key", "status-tls-ca"}
 PLUGINS = [(rtunnel_server.Options, SERVER, SERVER_VALUES), (rtunnel_client.Options, CLIENT, CLIENT_VALUES)]
 
 

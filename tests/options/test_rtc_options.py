@@ -125,6 +125,7 @@ VALUES: dict[type[RtcOptions], dict[str, tuple[str, object, object, str]]] = {
 
 # These exclude each other or take files that must be there; they have tests of their own.
 ELSEWHERE = {"turn-secret", "ca-file", "tls-cert-file", "tls-key-file"}
+ELSEWHERE |= {"status-tls-cert", "status-tls-key", "status-tls-ca"}
 
 
 @pytest.mark.parametrize("source", ["flag", "environment", "file", "file with dashes"])

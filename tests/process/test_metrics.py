@@ -43,15 +43,20 @@ class Prometheus:
     """A Prometheus that reads these ports every second.
 
     :param ports: those of the processes.
+    :param how: more of the scrape configuration.
     """
 
-    def __init__(self, twistd: Twistds, directory: Path, ports: list[int]) -> None:
+    def __init__(self, twistd: Twistds, directory: Path, ports: list[int], **how: Any) -> None:
         self.port = free_port()
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(ALERTS)],
             "scrape_configs": [
-                {"job_name": "rtunnel", "static_configs": [{"targets": [f"{LOOPBACK}:{port}" for port in ports]}]}
+                {
+                    "job_name": "rtunnel",
+                    "static_configs": [{"targets": [f"{LOOPBACK}:{port}" for port in ports]}],
+                    **how,
+                }
             ],
         }
         path = directory / "prometheus.json"
@@ -193,6 +198,7 @@ def test_mistakes(twistd: Twistds) -> None:
         return process.output
 
     assert (
-        ":7070 would tell everybody who reaches it who is connected; write 127.0.0.1:PORT, or add --status-token"
+        ":7070 would tell everybody who reaches it who is connected; write 127.0.0.1:PORT, or add --status-token, "
+        "or --status-tls-ca for client certificates"
     ) in why("--status-listen=:7070")
     assert "has no effect without a status port; add --status-listen 127.0.0.1:7070" in why("--status-token=x")

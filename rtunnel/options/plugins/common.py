@@ -209,19 +209,32 @@ def _flag_handler(setting: Setting) -> Callable[..., None]:
 
 
 def check_status(resolved: Resolved) -> None:
-    """Check that not everybody can read the status.
+    """Check that not everybody can read the status, and that the files for it can be used.
 
-    :raises ConfigError: everybody who reaches the status port can.
+    :raises ConfigError: everybody who reaches the status port can, or a file cannot be used.
     """
-    listen, token = resolved.values["status-listen"], resolved.values["status-token"]
-    if listen is not None and token is None and not listen.is_local:
+    names = ("listen", "token", "tls-cert", "tls-key", "tls-ca")
+    listen, token, cert, key, ca = (resolved.values[f"status-{name}"] for name in names)
+    if listen is None:
+        for name in names[1:]:
+            if resolved.values[f"status-{name}"] is not None:
+                why = "has no effect without a status port; add --status-listen 127.0.0.1:7070"
+                raise resolved.error(f"status-{name}", why)
+        return
+    for name, other in (("tls-cert", "tls-key"), ("tls-key", "tls-cert"), ("tls-ca", "tls-cert")):
+        if resolved.values[f"status-{name}"] is not None and resolved.values[f"status-{other}"] is None:
+            raise resolved.error(f"status-{name}", f"also needs --status-{other}")
+    if token is None and ca is None and not listen.is_local:
         raise resolved.error(
             "status-listen",
             f"{listen} would tell everybody who reaches it who is connected; write 127.0.0.1:PORT, or add "
-            "--status-token",
+            "--status-token, or --status-tls-ca for client certificates",
         )
-    if token is not None and listen is None:
-        raise resolved.error("status-token", "has no effect without a status port; add --status-listen 127.0.0.1:7070")
+    if cert is not None:
+        from rtunnel.control.port import OPTION
+        from rtunnel.tls.web_server import load_web_files
+
+        load_web_files(cert, key, ca, OPTION)
 
 
 def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = True) -> None:

@@ -73,7 +73,8 @@ class PluginService(MultiService):
             accounts = service.visitors.accounts  # type: ignore[attr-defined]
             AccessLogFile(options["access-log"], accounts, reactor.seconds).setServiceParent(self)
         service.setServiceParent(self)
-        status = StatusSettings(options.get("status-listen"), options.get("status-token"))
+        names = ("listen", "token", "tls-cert", "tls-key", "tls-ca")
+        status = StatusSettings(*(options.get(f"status-{name}") for name in names))
         # The lowest level that is logged; None: the log is somebody else's.
         self._threshold: LogThreshold | None = None
         actions = {"log-level": self._change_log_level, **actions}

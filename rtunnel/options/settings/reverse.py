@@ -76,6 +76,22 @@ STATUS = (
         field="token",
         no_default="none",
     ),
+    Setting(
+        "status-tls-cert",
+        PATH,
+        "PEM file with the certificate for HTTPS at the status port, followed by any intermediate certificates; HTTP "
+        "if not given.",
+        StatusSettings,
+        field="cert",
+    ),
+    Setting("status-tls-key", PATH, "PEM file with the private key of that certificate.", StatusSettings, field="key"),
+    Setting(
+        "status-tls-ca",
+        PATH,
+        "PEM file with CAs: whoever reads the status needs a client certificate from one of them.",
+        StatusSettings,
+        field="ca",
+    ),
 )
 
 MEMORY = Setting(

@@ -75,7 +75,8 @@ class SignalServer(MultiService):
     def startService(self) -> None:
         """Start, and warn if anybody can use this server or read its tokens."""
         super().startService()
-        self._warn_of_expiry()
+        if self._credentials is not None:
+            self._credentials.warn_of_expiry(self.log)
         if not self.listener.is_public:
             return
         if not self.factory.tokens:
@@ -99,18 +100,8 @@ class SignalServer(MultiService):
         )
 
     def _look_at_files(self) -> None:
-        if self._credentials is None:
-            return
-        try:
-            if self._credentials.refresh():
-                self.log.info("the TLS files have changed; new connections use them")
-                self._warn_of_expiry()
-        except ConfigError as error:
-            self.log.warn("the TLS files cannot be used, and those from before stay in use: {why}", why=error)
-
-    def _warn_of_expiry(self) -> None:
-        if self._credentials is not None and self._credentials.expiry:
-            self.log.warn("{warning}", warning=self._credentials.expiry)
+        if self._credentials is not None:
+            self._credentials.look(self.log, "the TLS files")
 
     # Stopping
 
