@@ -1,4 +1,4 @@
-"""The status port: the status over TCP, by HTTP or HTTPS."""
+"""The status port by HTTPS."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.application.service import MultiService
-from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 
 from rtunnel.control.settings import StatusSettings
@@ -33,11 +32,12 @@ _REASONS = {
 }
 
 
-class StatusPort(MultiService):
-    """Listens, with TLS if there is a certificate.
+class HttpsPort(MultiService):
+    """Listens, and looks after the files of TLS.
 
+    :param settings: have an address, a certificate and its key.
     :param factory: answers requests; its ``abort_all`` ends all connections.
-    :raises ConfigError: the files of TLS cannot be used.
+    :raises ConfigError: the files cannot be used.
     """
 
     log = Logger()
@@ -46,27 +46,24 @@ class StatusPort(MultiService):
         super().__init__()
         self.setName("status port")
         assert settings.listen is not None
+        assert settings.cert is not None
+        assert settings.key is not None
         self._above = factory
         self._log_limiter = LogLimiter(self.log, reactor)
-        self._credentials: WebCredentials | None = None
-        listening: IProtocolFactory = factory
-        if settings.cert is not None and settings.key is not None:
-            self._credentials = WebCredentials(settings.cert, settings.key, settings.ca, OPTION)
-            listening = WebTlsFactory(self._credentials, factory, reactor, self._failed)
-            PeriodicService(reactor, "files of the status port", 1.0, self._look).setServiceParent(self)
-        Listener(reactor, settings.listen, listening, "status port", "--status-listen").setServiceParent(self)
+        self._credentials = WebCredentials(settings.cert, settings.key, settings.ca, OPTION)
+        tls = WebTlsFactory(self._credentials, factory, reactor, self._failed)
+        Listener(reactor, settings.listen, tls, "status port", "--status-listen").setServiceParent(self)
+        PeriodicService(reactor, "files of the status port", 1.0, self._look).setServiceParent(self)
 
     def startService(self) -> None:
         """Start, and warn if the certificate expires."""
         super().startService()
-        if self._credentials is not None:
-            self._credentials.warn_of_expiry(self.log)
+        self._credentials.warn_of_expiry(self.log)
 
     def _look(self) -> None:
         do_all([self._log_limiter.tick, self._look_at_files])
 
     def _look_at_files(self) -> None:
-        assert self._credentials is not None
         authorities = self._credentials.now.authorities
         self._credentials.look(self.log, "the files of the status port")
         if self._credentials.now.authorities != authorities:

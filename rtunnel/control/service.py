@@ -23,6 +23,7 @@ from rtunnel.control.recent import Recent
 from rtunnel.control.settings import StatusSettings
 from rtunnel.control.sockets import control_directory, prepare
 from rtunnel.errors import ConfigError
+from rtunnel.upkeep.listening import Listener
 
 #: The version of what is answered; see docs/control.rst.
 VERSION = 1
@@ -101,10 +102,15 @@ class ControlService(MultiService):
         self._port: IListeningPort | None = None
         self._events = Events(reactor, self.status)
         if settings.listen is not None:
-            from rtunnel.control.port import StatusPort
-
             guard = Guard(settings.token, is_secure=settings.cert is not None)
-            StatusPort(reactor, settings, _Factory(self.status, self._events, guard)).setServiceParent(self)
+            factory = _Factory(self.status, self._events, guard)
+            if settings.cert is None:
+                Listener(reactor, settings.listen, factory, "status port", "--status-listen").setServiceParent(self)
+            else:
+                # What it imports takes memory.
+                from rtunnel.control.port import HttpsPort
+
+                HttpsPort(reactor, settings, factory).setServiceParent(self)
 
     def startService(self) -> None:
         """Listen, now that privileges are given up."""
