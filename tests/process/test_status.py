@@ -152,6 +152,38 @@ def test_mistakes() -> None:
     assert "did you mean '--watch'" in status("--wach")[2]
 
 
+def test_without_a_socket_it_serves_all_the_same(serve: Serve, start_tunnel: StartTunnel, directory: Path) -> None:
+    directory.chmod(0o777)
+    tunnel = start_tunnel(serve(GET=page("here")).address)
+    assert fetch(tunnel.public) == "here"
+    for process in (tunnel.server, tunnel.client):
+        process.wait_for(f"cannot ask this process, as it has no control socket: {directory} is not ours alone")
+    assert not list(directory.iterdir())
+    code, out, err = status()
+    assert (code, out) == (1, "")
+    assert "no rtunnel process with a control socket is running for this user" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_two_processes_of_one_service(serve: Serve, start_tunnel: StartTunnel) -> None:
+    """Each has a socket of its own, which none takes from another."""
+    service = serve(GET=page("here"))
+    tunnels = [start_tunnel(service.address) for _ in range(2)]
+    code, out, err = status("rtunnel-server")
+    assert (code, err) == (0, "")
+    for tunnel in tunnels:
+        assert f"rtunnel-server  pid {tunnel.server.pid}, " in out
+        assert look(str(tunnel.server.pid))["listening"]["control"] == f"{LOOPBACK}:{tunnel.control}"
+    gone, stays = tunnels
+    assert gone.server.terminate() == 0
+    assert look("rtunnel-server")["pid"] == stays.server.pid
+    gone.start_server()
+    assert {each["pid"] for each in json.loads(status("rtunnel-server", "--json")[1])} == {
+        gone.server.pid,
+        stays.server.pid,
+    }
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_somebody_elses_process(serve: Serve, start_tunnel: StartTunnel, directory: Path) -> None:
     start_tunnel(serve(GET=page("here")).address)
@@ -159,12 +191,25 @@ def test_somebody_elses_process(serve: Serve, start_tunnel: StartTunnel, directo
     for path in (directory, *directory.parents):
         path.chmod(path.stat().st_mode | 0o111)
     nobody = pwd.getpwnam("nobody").pw_uid
-    program = "import os, socket, sys; os.setuid(int(sys.argv[2])); socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    program = """if True:
+        import os, pathlib, sys
+        from rtunnel.control.ask import NoAnswer, ask
+        os.setuid(int(sys.argv[2]))
+        try:
+            ask(pathlib.Path(sys.argv[1]))
+        except NoAnswer as error:
+            print(error)
+    """
     for path in directory.iterdir():
         done = subprocess.run(
-            [sys.executable, "-c", program, str(path), str(nobody)], capture_output=True, text=True, check=False
+            [sys.executable, "-c", program, str(path), str(nobody)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert "PermissionError" in done.stderr
+        why = f"{path} may not be asked by this user; try sudo, or the user that the service has\n"
+        assert done.stdout == why, done.stderr
 
 
 def test_watch(serve: Serve, start_tunnel: StartTunnel, twistd: Twistds) -> None:

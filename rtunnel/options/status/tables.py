@@ -205,7 +205,7 @@ def size(count: float) -> str:
         if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1024
-    return f"{count:,.3g} TiB"
+    return f"{count:,.0f} TiB" if count >= 100 else f"{count:.3g} TiB"
 
 
 def span(seconds: float) -> str:
