@@ -265,8 +265,10 @@ class Association(Receiver):
         if isinstance(chunk, DataChunk):
             if chunk._sent_count == 1:
                 self.traffic.packets_sent += 1
-            elif chunk._sent_count == 2:
-                self.traffic.packets_lost += 1
+            else:
+                # Acknowledgements of what is in flight now say nothing of this copy.
+                chunk._misses = -(self._flight_size // USERDATA_MAX_LENGTH)
+                self.traffic.packets_lost += chunk._sent_count == 2
         try:
             await super()._send_chunk(chunk)
         except SSL.Error as error:

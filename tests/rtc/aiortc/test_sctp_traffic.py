@@ -15,18 +15,19 @@ from tests.rtc.aiortc.sctp_parts import BINARY, DATA, FIRST, LAST, UNORDERED, Pa
 class EveryNth:
     """Of the packets with data, one in so many is lost.
 
-    :ivar lost: how many were.
+    :ivar seen: how many there were.
+    :ivar lost: how many of them were lost.
     """
 
     def __init__(self, nth: int) -> None:
         self._nth = nth
-        self._seen = self.lost = 0
+        self.seen = self.lost = 0
 
     def __call__(self, packet: bytes) -> bool:
         if DATA not in kinds(packet):
             return True
-        self._seen += 1
-        passes = self._seen % self._nth != 0
+        self.seen += 1
+        passes = self.seen % self._nth != 0
         self.lost += not passes
         return passes
 
@@ -67,6 +68,9 @@ async def test_one_packet_in_twenty_is_lost() -> None:
             assert share is not None
             assert 0.035 < share < 0.065
         assert one.packets_sent == two.packets_received
+        # Each that was lost is sent again once, whatever acknowledgements were on their way.
+        again = lossy.seen - one.packets_sent
+        assert 0.9 * lossy.lost <= again <= 1.1 * lossy.lost
 
 
 @pytest_twisted.ensureDeferred
