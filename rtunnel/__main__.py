@@ -1,5 +1,6 @@
 """The command ``rtunnel``, and ``python -m rtunnel``."""
 
+import os
 import signal
 import sys
 
@@ -10,6 +11,9 @@ def main() -> int:
     # print a traceback, or get lost in Twisted's search for plugins.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.getpid() == 1:
+        # The kernel keeps the first process of a container from signals that it does not handle.
+        signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
     from rtunnel.options.command import main as run
 
     return run()
