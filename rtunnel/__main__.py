@@ -1,5 +1,6 @@
 """The command ``rtunnel``, and ``python -m rtunnel``."""
 
+import gc
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ def main() -> int:
     if os.getpid() == 1:
         # The kernel keeps the first process of a container from signals that it does not handle.
         signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+    # What imports make is there to stay, and to look at it again and again is a seventh of the start.
+    gc.disable()
     from rtunnel.options.command import main as run
 
     return run()

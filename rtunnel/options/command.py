@@ -5,6 +5,7 @@ Any error is one line on standard error, with exit code 1.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -89,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             # From here on, a command tidies up before it ends.
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        gc.enable()
         options.run()
         sys.stdout.flush()
     except (usage.UsageError, RtunnelError) as error:

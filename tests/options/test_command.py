@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import pty
@@ -17,8 +18,10 @@ from twisted.logger import LogEvent, LogLevel
 from twisted.python.failure import Failure
 
 import rtunnel.__main__
+from rtunnel.errors import StartupError
 from rtunnel.options.command import Options, main
 from rtunnel.options.plugins import common
+from rtunnel.options.plugins.run import run_in_foreground
 from rtunnel.options.plugins.terminal import terminal_line
 from tests.patience import PATIENCE
 from tests.ports import free_port
@@ -210,6 +213,25 @@ def test_interrupt_ends_the_process_until_the_command_runs(monkeypatch: pytest.M
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen == [signal.SIG_DFL, signal.default_int_handler]
+
+
+def test_nothing_is_collected_while_modules_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those of the options nor, later, those of a service."""
+    seen = []
+
+    def make_service() -> None:
+        seen.append(gc.isenabled())
+        raise StartupError("not here")
+
+    def run(_: Options) -> None:
+        seen.append(gc.isenabled())
+        run_in_foreground(make_service)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Options, "parseOptions", lambda *_: seen.append(gc.isenabled()))
+    monkeypatch.setattr(Options, "run", run)
+    monkeypatch.setattr("sys.argv", ["rtunnel"])
+    assert rtunnel.__main__.main() == 1
+    assert (seen, gc.isenabled()) == ([False, True, False], True)
 
 
 @pytest.mark.parametrize("end", ENDS)

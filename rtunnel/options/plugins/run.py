@@ -239,8 +239,13 @@ def run_in_foreground(make_service: Callable[[], MultiService]) -> None:
     :raises StartupError: it cannot start; the message is one line.
     """
     with ctrl_c_ends():
-        # ExitSignals takes over.
-        service = make_service()
+        # It imports most of what the process needs.
+        gc.disable()
+        try:
+            # ExitSignals takes over.
+            service = make_service()
+        finally:
+            gc.enable()
         from twisted.internet import reactor
 
         tree = Application(service.name)
