@@ -63,6 +63,8 @@ class Verbs(Verb):
     """A group of commands."""
 
     subCommands: ClassVar[list[list[Any]]]
+    #: Whether a command need not be named where its options show which is meant.
+    may_be_left_out: ClassVar[bool] = False
     subOptions: BaseOptions
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:

@@ -27,6 +27,9 @@ CASES = {
     "rtunnel stat": "status",
     "rtunnel pki ini": "init",
     "rtunnel doctor cl": "client",
+    # Which end is meant need not be said.
+    "rtunnel doctor --ice-i": "--ice-interface",
+    "rtunnel doctor --log-level w": "warn",
     "rtunnel server --http-l": "--http-listen",
     "rtunnel server --log-level w": "warn",
     "rtunnel client --data-plane di": "direct",

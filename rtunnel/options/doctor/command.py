@@ -156,6 +156,7 @@ class Options(Verbs):
         "rtunnel doctor --signal wss://signal.example.org",
         "rtunnel doctor host --config /etc/rtunnel/rtc.yaml --json",
     )
+    may_be_left_out = True
     subCommands: ClassVar[list[list[Any]]] = [
         ["client", None, ClientChecks, "The reverse tunnel's private end; --server says the same."],
         ["connect", None, ConnectChecks, "The WebRTC tunnel's user; --signal says the same."],

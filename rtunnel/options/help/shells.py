@@ -18,7 +18,7 @@ def bash(root: Command) -> str:
     """Return the script for bash."""
     values: dict[tuple[str, ...], list[str]] = {}
     for command in root.walk():
-        for option in command.options:
+        for option in (*command.options, *command.more):
             if option.takes_value:
                 values.setdefault(option.choices, []).extend(f'"{command.path} {flag}"' for flag in option.flags)
     paths = [f'"{command.path}"' for each in root.commands for command in each.walk()]
@@ -45,7 +45,7 @@ def bash(root: Command) -> str:
         '        case "$at" in',
     ]
     for command in root.walk():
-        flags = " ".join(flag for option in command.options for flag in option.flags)
+        flags = " ".join(flag for option in (*command.options, *command.more) for flag in option.flags)
         lines.append(f'        "{command.path}") words="{" ".join(_next_words(command))}" options="{flags}" ;;')
     lines += [
         "        esac",
@@ -78,7 +78,7 @@ def zsh(root: Command) -> str:
         '    case "$at" in',
     ]
     for command in root.walk():
-        specs = [_zsh_option(option) for option in command.options]
+        specs = [_zsh_option(option) for option in (*command.options, *command.more)]
         if command.commands:
             named = " ".join(f"{each.words[-1]}\\:{_quoted(_escaped(each.summary))}" for each in command.commands)
             specs.append(f"'1:command:(({named}))'")
@@ -126,7 +126,7 @@ def fish(root: Command) -> str:
             lines += [f"{here} -f -a {each.words[-1]} -d '{_in_fish(each.summary)}'" for each in command.commands]
         elif command.choices:
             lines.append(f"{here} -f -a '{' '.join(command.choices)}'")
-        for option in command.options:
+        for option in (*command.options, *command.more):
             flags = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags)
             value = f" -x -a '{' '.join(option.choices)}'" if option.choices else " -r" if option.takes_value else ""
             lines.append(f"{here} {flags}{value} -d '{_in_fish(_short(option.text))}'")

@@ -36,6 +36,7 @@ class Command:
     :ivar words: what is typed for it, such as ``rtunnel``, ``pki``, ``init``.
     :ivar summary: its line in the help of the group.
     :ivar text: what its own help says.
+    :ivar more: options of its commands that may also follow the group itself.
     :ivar choices: all words that may follow, if there are only a few.
     :ivar sources: where the values of its options may come from, if there are more than the command line.
     :ivar kind: the class of its options.
@@ -47,6 +48,7 @@ class Command:
     synopsis: str
     examples: Sequence[str]
     options: Sequence[Option]
+    more: Sequence[Option]
     commands: Sequence[Command]
     choices: tuple[str, ...]
     sources: str
@@ -77,13 +79,18 @@ def _command(options: BaseOptions, words: tuple[str, ...], summary: str) -> Comm
         child = make()
         child.parent = options
         commands.append(_command(child, (*words, name), line))
+    own = sorted(_options(options), key=lambda option: option.flags[0])
+    more: dict[str, Option] = {}
+    if getattr(options, "may_be_left_out", False):
+        more = {option.flags[0]: option for command in commands for option in command.options}
     return Command(
         words,
         summary.rstrip("."),
         _plain(type(options).__doc__ or ""),
         options.synopsis,
         options.examples,
-        sorted(_options(options), key=lambda option: option.flags[0]),
+        own,
+        [more[flag] for flag in sorted(more.keys() - {option.flags[0] for option in own})],
         commands,
         _alternatives(options.synopsis),
         options.sources() if isinstance(options, PluginOptions) else "",
