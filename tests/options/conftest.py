@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from twisted.logger import LogLevel, globalLogPublisher
 
-from tests.patience import PATIENCE
-from tests.process.harness import Twistds, clean_environment, twistd_program
+from tests.process.commands import run_to_end
+from tests.process.harness import Twistds
 
 Write = Callable[..., str]
 
@@ -128,27 +128,21 @@ def standin(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def twistd(tmp_path: Path) -> Iterator[Twistds]:
+def twistd(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Twistds]:
     """Starts ``twistd -n ARGUMENTS``; whatever is still running when the test is over is ended."""
-    started = Twistds(tmp_path)
+    started = Twistds(tmp_path, cold=request.config.getoption("--cold"))
     yield started
     started.end_all()
 
 
 @pytest.fixture
-def run_twistd(tmp_path: Path, standin: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_twistd(
+    tmp_path: Path, standin: dict[str, str], request: pytest.FixtureRequest
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a ``twistd ARGUMENTS`` that is expected to end at once, in ``tmp_path``."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [twistd_program(), *arguments],
-            cwd=tmp_path,
-            env=clean_environment(standin | environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        cold = request.config.getoption("--cold")
+        return run_to_end("twistd", *arguments, cwd=tmp_path, env=standin | environment, cold=cold)
 
     return run

@@ -13,24 +13,16 @@ import pytest
 from rtunnel.access.passwords import MOST_PASSWORD, verify
 from rtunnel.access.rules import read_rules
 from tests.patience import PATIENCE
+from tests.process.commands import run_rtunnel
 from tests.process.harness import clean_environment
 
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent.parent
-COMMAND = [sys.executable, "-m", "rtunnel", "passwd"]
 
 
 def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        input=stdin,
-        env=clean_environment({"PYTHONPATH": str(ROOT), "COLUMNS": "100", "LC_ALL": "C.UTF-8"}),
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    return run_rtunnel("passwd", *arguments, env={"COLUMNS": "100"}, stdin=stdin)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from rtunnel.pki.certificates import Algorithm, algorithm_of, hosts_of
 from rtunnel.pki.store import Store
 from tests.patience import PATIENCE
 from tests.pki.parts import Done, Run, right, tree, wrong
+from tests.process.commands import run_to_end
 from tests.process.harness import clean_environment
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,16 +30,21 @@ NAMES = ["--name", "t.example.org", "192.0.2.1"]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run ``python -m rtunnel ARGUMENTS`` in a directory of its own, with the directory ``pki`` in it."""
+    """Run ``rtunnel ARGUMENTS`` in a directory of its own, with the directory ``pki`` in it.
 
-    def call(*arguments: str, pki_dir: str = "pki", stdin: str | None = None, **keywords: Any) -> Done:
+    With keywords of :class:`subprocess.Popen` it starts as a user's does, without the imports done.
+    """
+
+    def call(*arguments: str, pki_dir: str = "pki", stdin: str = "", **keywords: Any) -> Done:
         environment = {"PYTHONPATH": str(ROOT), "RTUNNEL_PKI_DIR": str(tmp_path / pki_dir), "COLUMNS": "100"}
+        if not keywords:
+            return run_to_end("rtunnel", *arguments, cwd=tmp_path, env=environment, stdin=stdin.encode())
         return subprocess.run(
             [sys.executable, "-m", "rtunnel", *arguments],
             cwd=tmp_path,
             env=clean_environment(environment),
-            **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
             **({"stdout": subprocess.PIPE} | keywords),
+            stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             timeout=PATIENCE,

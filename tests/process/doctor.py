@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-from tests.patience import PATIENCE
-from tests.process.harness import clean_environment
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.process.commands import run_rtunnel
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of ``rtunnel doctor``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rtunnel", "doctor", *arguments],
-        env=clean_environment({"PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", **(env or {})}),
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    out, err = done.stdout.decode(), done.stderr.decode()
-    assert "Traceback" not in out + err
-    return done.returncode, out, err
+    return run_rtunnel("doctor", *arguments, env=env)
 
 
 class Report:

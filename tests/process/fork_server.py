@@ -1,9 +1,9 @@
 """Starts ``twistd`` and ``rtunnel`` without waiting for their imports.
 
 Half a second to a second of every start of ``twistd`` goes into importing Twisted, Autobahn and aiortc, and the suite
-starts it some five hundred times. So one process imports all of it once, and forks for each ``twistd``. A fork runs
+starts it more than a thousand times. So one process imports all of it once, and forks for each ``twistd``. A fork runs
 ``twistd`` itself (or ``rtunnel``, by the name of the program), with its own arguments, environment, directory and
-output, and ends as any interpreter does.
+output. It ends as any interpreter does, but frees no memory before: that would cost as much as all of a short life.
 
 Run as a program, this file is the process that forks. A test process holds a :class:`ForkServer`, and a
 :class:`Forked` for each ``twistd``, with the methods of :class:`subprocess.Popen` that the harness calls. It needs
@@ -12,6 +12,7 @@ pidfds, which Linux has; see :func:`available`.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -24,11 +25,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from tests.patience import PATIENCE
 
@@ -136,6 +138,43 @@ class ForkServer:
         :param network: the file of the network namespace in which it runs, if that is another; this needs root.
         :param files: files that it sees in the place of others, such as ``/etc/hosts``; this needs root.
         """
+        output, its_output = os.pipe()
+        try:
+            with Path(os.devnull).open() as nothing:
+                forked = self._fork(argv, cwd, env, (nothing.fileno(), its_output, its_output), network, files)
+        finally:
+            os.close(its_output)
+        forked.stdout = os.fdopen(output, "rb")
+        return forked
+
+    def run(
+        self, argv: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run it to its end. Unlike :meth:`start`, this keeps what it prints on either stream apart."""
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            its_input, our_input = os.pipe()
+            try:
+                forked = self._fork(argv, cwd, env, (its_input, stdout.fileno(), stderr.fileno()))
+            finally:
+                os.close(its_input)
+            try:
+                with os.fdopen(our_input, "wb") as pipe:
+                    pipe.write(stdin)
+            except BrokenPipeError:
+                pass  # It did not want all of it.
+            code = forked.wait(PATIENCE)
+            outputs = [os.pread(file.fileno(), 1 << 24, 0) for file in (stdout, stderr)]
+        return subprocess.CompletedProcess(argv, code, *outputs)
+
+    def _fork(
+        self,
+        argv: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        streams: Sequence[int],
+        network: str = "",
+        files: Mapping[str, str] | None = None,
+    ) -> Forked:
         request = {
             "argv": list(argv),
             "cwd": str(cwd),
@@ -147,15 +186,9 @@ class ForkServer:
         }
         message = json.dumps(request).encode()
         assert len(message) < MESSAGE, "the environment is too large"
-        output, its_output = os.pipe()
         with self._lock:
-            try:
-                socket.send_fds(self._socket, [message], [its_output])
-            finally:
-                os.close(its_output)
-            forked = self._started.get(timeout=PATIENCE)
-        forked.stdout = os.fdopen(output, "rb")
-        return forked
+            socket.send_fds(self._socket, [message], streams)
+            return self._started.get(timeout=PATIENCE)
 
     def _listen(self) -> None:
         while True:
@@ -197,7 +230,7 @@ def serve(connection: socket.socket) -> bool:
                     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                     connection.send(json.dumps({"pid": pid, "code": code}).encode())
                     continue
-                data, descriptors, _, _ = socket.recv_fds(connection, MESSAGE, 1)
+                data, streams, _, _ = socket.recv_fds(connection, MESSAGE, 3)
                 if not data:
                     for pidfd in running:
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -207,22 +240,21 @@ def serve(connection: socket.socket) -> bool:
                     for pidfd in running:
                         os.close(pidfd)
                     connection.close()
-                    become(json.loads(data), descriptors[0])
+                    become(json.loads(data), streams)
                     return True
-                os.close(descriptors[0])
+                for stream in streams:
+                    os.close(stream)
                 pidfd = os.pidfd_open(pid)
                 running[pidfd] = pid
                 selector.register(pidfd, selectors.EVENT_READ)
                 socket.send_fds(connection, [json.dumps({"pid": pid}).encode()], [pidfd])
 
 
-def become(request: dict[str, Any], output: int) -> None:
-    """Take the arguments, environment, directory, limits and output of a ``twistd`` that is about to start."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for descriptor, number in ((nothing, 0), (output, 1), (output, 2)):
-        os.dup2(descriptor, number)
-    os.close(nothing)
-    os.close(output)
+def become(request: dict[str, Any], streams: Sequence[int]) -> None:
+    """Take the arguments, environment, directory, limits and streams of a ``twistd`` that is about to start."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
     resource.setrlimit(resource.RLIMIT_NOFILE, tuple(request["descriptors"]))
     signal.signal(signal.SIGINT, signal.SIG_IGN if request["ignores_sigint"] else signal.default_int_handler)
     if request["network"]:
@@ -239,7 +271,9 @@ def become(request: dict[str, Any], output: int) -> None:
     # The one that is there believes that it can seek.
     sys.stdout = os.fdopen(1, "w", buffering=1 if os.environ.get("PYTHONUNBUFFERED") else -1, closefd=False)
     sys.argv = request["argv"]
-    sys.path[0] = str(Path(sys.argv[0]).parent)
+    # As an interpreter has it: the program's folder, PYTHONPATH, and the rest.
+    more = request["env"].get("PYTHONPATH", "")
+    sys.path[:1] = [str(Path(sys.argv[0]).parent), *more.split(os.pathsep)] if more else [str(Path(sys.argv[0]).parent)]
 
 
 def main() -> None:
@@ -253,13 +287,25 @@ def main() -> None:
     # What the shell or the tests do to end themselves is not for this process: it ends when they have.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if serve(socket.socket(fileno=int(sys.argv[1]))):
-        if Path(sys.argv[0]).name == "rtunnel":
-            from rtunnel.options.command import main as run_rtunnel
+        from twisted.scripts.twistd import run as twistd
 
-            sys.exit(run_rtunnel())
-        from twisted.scripts.twistd import run
+        from rtunnel.options.command import main as rtunnel
 
-        sys.exit(run())
+        end_with(rtunnel if Path(sys.argv[0]).name == "rtunnel" else twistd)
+
+
+def end_with(program: Callable[[], object]) -> NoReturn:
+    """Run it, and end as an interpreter does, without freeing what there is."""
+    try:
+        sys.exit(program())  # type: ignore[arg-type]
+    except SystemExit as ending:
+        if ending.code is not None and not isinstance(ending.code, int):
+            raise
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ending.code or 0)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ from tests.process.services import (
     read_all,
     send_bytes,
 )
-from tests.process.test_status import directory, look
+from tests.process.test_status import look
 
-__all__ = ["directory"]
+pytestmark = pytest.mark.usefixtures("control_sockets")
 
 Serve = Callable[..., Service]
 StartTunnel = Callable[..., Tunnel]

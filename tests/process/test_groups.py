@@ -66,7 +66,7 @@ class Machine:
         self.client = self.start()
 
     def start(self) -> Twistd:
-        client = self._twistd("rtunnel-client", f"--config={self._directory / 'client.json'}", "--drain=2")
+        client = self._twistd("rtunnel-client", f"--config={self._directory / 'client.json'}")
         client.wait_for(r"( is published[\s\S]*){3}")
         return client
 
@@ -127,6 +127,7 @@ def test_two_machines_under_load(twistd: Twistds, tmp_path: Path, plane: str) ->
     poll(lambda: len(first.requests(first.http)) > before + 100, PATIENCE, "the other one serves")
     assert load.errors() == [0, 0, 0]
     assert second.client.wait() == 0
+    assert "did not finish" not in second.client.output
 
     # One that dies takes what it had in hand with it, and no more.
     second.client = second.start()

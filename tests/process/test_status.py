@@ -17,7 +17,8 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.process.harness import Twistds, clean_environment, poll
+from tests.process.commands import run_rtunnel
+from tests.process.harness import Twistds, poll
 from tests.process.rtc import RtcTunnel
 from tests.process.services import LOOPBACK, Service, Tunnel, fetch, page
 
@@ -28,24 +29,12 @@ StartRtc = Callable[..., RtcTunnel]
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(autouse=True)
-def directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the control sockets of this test are."""
-    path = tmp_path_factory.mktemp("s")
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
-    return path
+pytestmark = pytest.mark.usefixtures("control_sockets")
 
 
 def status(*arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of ``rtunnel status``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rtunnel", "status", *arguments],
-        env=clean_environment({"PYTHONPATH": str(ROOT), "COLUMNS": "160", "LC_ALL": "C.UTF-8"}),
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    return run_rtunnel("status", *arguments, env={"COLUMNS": "160"})
 
 
 def look(name: str) -> dict[str, Any]:
@@ -137,12 +126,12 @@ def test_the_webrtc_tunnel(serve: Serve, start_rtc: StartRtc) -> None:
     poll(lambda: not look("rtc-client")["ok"], PATIENCE, "the host is missed")
 
 
-def test_nothing_runs(directory: Path) -> None:
+def test_nothing_runs(control_sockets: Path) -> None:
     code, out, err = status()
     assert (code, out) == (1, "")
     assert err == (
         "rtunnel status: no rtunnel process with a control socket is running for this user "
-        f"(in {directory}); root sees those of all users\n"
+        f"(in {control_sockets}); root sees those of all users\n"
     )
     assert status("--json")[1] == "[]\n"
 
@@ -152,13 +141,15 @@ def test_mistakes() -> None:
     assert "did you mean '--watch'" in status("--wach")[2]
 
 
-def test_without_a_socket_it_serves_all_the_same(serve: Serve, start_tunnel: StartTunnel, directory: Path) -> None:
-    directory.chmod(0o777)
+def test_without_a_socket_it_serves_all_the_same(
+    serve: Serve, start_tunnel: StartTunnel, control_sockets: Path
+) -> None:
+    control_sockets.chmod(0o777)
     tunnel = start_tunnel(serve(GET=page("here")).address)
     assert fetch(tunnel.public) == "here"
     for process in (tunnel.server, tunnel.client):
-        process.wait_for(f"cannot ask this process, as it has no control socket: {directory} is not ours alone")
-    assert not list(directory.iterdir())
+        process.wait_for(f"cannot ask this process, as it has no control socket: {control_sockets} is not ours alone")
+    assert not list(control_sockets.iterdir())
     code, out, err = status()
     assert (code, out) == (1, "")
     assert "no rtunnel process with a control socket is running for this user" in err
@@ -185,10 +176,10 @@ def test_two_processes_of_one_service(serve: Serve, start_tunnel: StartTunnel) -
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_somebody_elses_process(serve: Serve, start_tunnel: StartTunnel, directory: Path) -> None:
+def test_somebody_elses_process(serve: Serve, start_tunnel: StartTunnel, control_sockets: Path) -> None:
     start_tunnel(serve(GET=page("here")).address)
-    directory.chmod(0o755)
-    for path in (directory, *directory.parents):
+    control_sockets.chmod(0o755)
+    for path in (control_sockets, *control_sockets.parents):
         path.chmod(path.stat().st_mode | 0o111)
     nobody = pwd.getpwnam("nobody").pw_uid
     program = """if True:
@@ -200,7 +191,7 @@ def test_somebody_elses_process(serve: Serve, start_tunnel: StartTunnel, directo
         except NoAnswer as error:
             print(error)
     """
-    for path in directory.iterdir():
+    for path in control_sockets.iterdir():
         done = subprocess.run(
             [sys.executable, "-c", program, str(path), str(nobody)],
             cwd=ROOT,
