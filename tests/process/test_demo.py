@@ -68,10 +68,11 @@ def test_demo_that_fails_shows_why(twistd: Twistds, temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize("plugin", ["server", "connect"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("plugin", "number", "code"), [("server", signal.SIGTERM, 143), ("connect", signal.SIGINT, 130)]
+)
 def test_interrupted_demo_cleans_up(
-    number: signal.Signals, code: int, plugin: str, twistd: Twistds, temporary: Path
+    plugin: str, number: signal.Signals, code: int, twistd: Twistds, temporary: Path
 ) -> None:
     demo = twistd.program(sys.executable, str(ETC / "demo.py"), env={"TMPDIR": str(temporary)})
     demo.wait_for(rf"rtunnel {plugin} [^\n]*\n +\(process")

@@ -19,7 +19,7 @@ from tests.process.web_services import APP, OTHER, WILD, LoggingNginx, Site, web
 from tests.tls.parts import Authority
 
 PLANES = pytest.mark.parametrize("plane", ["auto", "mux", "direct"])
-SIZE = 200_000_000
+SIZE = 60_000_000
 
 StartSite = Callable[..., Site]
 

@@ -15,7 +15,7 @@ from tests.process.services import LOOPBACK, curl, expected
 from tests.process.tls_services import authority_at, certificate, visit_by_name
 from tests.process.web_services import APP, OTHER, LoggingNginx, web_service
 
-SIZE = 100_000_000
+SIZE = 40_000_000
 
 
 class House:

@@ -24,7 +24,7 @@ from tests.tls.parts import Authority
 from tests.wire.web.hellos import by_python
 
 APP, WILD, OTHER = "app.example.org", "*.dev.example.org", "other.example.net"
-SIZE = 200_000_000
+SIZE = 60_000_000
 GRPC_ENDS = Path(__file__).with_name("grpc_ends.py")
 PLANES = pytest.mark.parametrize("plane", ["auto", "mux", "direct"])
 
