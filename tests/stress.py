@@ -54,7 +54,7 @@ def cores(count: int | None) -> Iterator[None]:
 def run(number: int, seed: int, workers: int, more: Sequence[str], *, cold: bool) -> list[str]:
     """Run the suite once, with its output; the tests that failed."""
     argv = [sys.executable, "-m", "pytest", f"--numprocesses={workers}", "--dist=worksteal", f"--randomly-seed={seed}"]
-    argv += ["--cold"] if cold else []
+    argv += ["--hypothesis-profile=thorough", *(["--cold"] if cold else [])]
     began = time.monotonic()
     failed: list[str] = []
     with subprocess.Popen([*argv, *more], stdout=subprocess.PIPE, text=True) as suite:

@@ -26,6 +26,7 @@ from rtunnel.access.passwords import (
     verify,
 )
 from rtunnel.errors import ConfigError
+from tests.examples import examples
 
 RIGHT, WRONG, LATER = Verdict.RIGHT, Verdict.WRONG, Verdict.LATER
 
@@ -106,7 +107,7 @@ def test_a_hash_there_and_back() -> None:
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 def test_other_programs_hashes(password: str, other: str) -> None:
     assert verify(password.encode(), quick_hash(password))
     assert verify(other.encode(), quick_hash(password)) == (password == other)

@@ -22,6 +22,7 @@ from rtunnel.upkeep.descriptors import Descriptors
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.visitors import Visitors
+from tests.examples import examples
 
 PLACES = [
     Public(None, "http", "app", ""),
@@ -79,7 +80,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, hold=st.sampled_from([0.0, 5.0]))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_names(steps: list[Any], hold: float) -> None:
     clock = Clock()
     log = Logger()

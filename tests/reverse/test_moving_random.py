@@ -20,6 +20,7 @@ from rtunnel.relay import socket_end
 from rtunnel.reverse.carriers.data_connections import DataPool
 from rtunnel.reverse.carriers.moving import has_stayed
 from rtunnel.wire.limits import LinkLimits
+from tests.examples import examples
 from tests.ports import free_port
 from tests.relay.turns import random_bytes
 from tests.reverse.data import AUTO, pool_of
@@ -231,7 +232,7 @@ def tunnel(world: World, monkeypatch: pytest.MonkeyPatch) -> Tunnel:
 
 @AUTO
 @given(beginnings=BEGINNINGS, steps=STEPS)
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(15), suppress_health_check=list(HealthCheck))
 @ensureDeferred
 async def test_streams_that_move(tunnel: Tunnel, beginnings: Any, steps: list[tuple[Any, ...]]) -> None:
     await tunnel.come(len(beginnings))

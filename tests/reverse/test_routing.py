@@ -11,6 +11,7 @@ from rtunnel.access.public import SHARED
 from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.routing import LAP, MOST_IN_LAP, POLICIES, Backends, LeastConnections, RoundRobin
+from tests.examples import examples
 
 
 class Session:
@@ -130,7 +131,7 @@ NO_CHANGE = [
 
 @given(policy=st.sampled_from(["round-robin", "least-connections"]), steps=STEPS)
 @example(policy="least-connections", steps=NO_CHANGE)
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_the_order_is_that_of_a_look_at_all(policy: str, steps: list[tuple[str, int, int]]) -> None:
     """A visitor whom so many cannot take, and then one can, or nobody."""
     pool, model = POLICIES[policy](), Model(policy)

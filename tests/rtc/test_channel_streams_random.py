@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from rtunnel.errors import Code
 from rtunnel.wire.limits import ChannelLimits
+from tests.examples import examples
 from tests.rtc.fakes import FakeConnection
 from tests.rtc.streams import Pair, User
 
@@ -162,7 +163,7 @@ class World:
 
 
 @given(STEPS, st.sampled_from([500, 3000, 100_000]))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_between_two_of_ours(steps: list[tuple[Any, ...]], room: int) -> None:
     world = World(False, room)
     for step in steps:
@@ -176,7 +177,7 @@ def test_between_two_of_ours(steps: list[tuple[Any, ...]], room: int) -> None:
 
 
 @given(STEPS, st.sampled_from([500, 3000, 100_000]))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_with_a_reference_peer(steps: list[tuple[Any, ...]], room: int) -> None:
     world = World(True, room)
     for step in steps:

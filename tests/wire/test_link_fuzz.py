@@ -25,6 +25,7 @@ from rtunnel.wire.limits import LinkLimits
 from rtunnel.wire.link import REFERENCE_MAX_WAITING, Link
 from rtunnel.wire.messages import RULES
 from rtunnel.wire.server_link import ServerLink
+from tests.examples import examples
 from tests.wire.pair import (
     CREDIT,
     FIN,
@@ -166,13 +167,13 @@ def live(lone: Lone[Any], chunks: list[bytes], reads: bool) -> None:
 
 
 @given(state=STATES, chunks=st.lists(st.binary(max_size=60), max_size=20), reads=st.booleans())
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 def test_any_bytes(state: str, chunks: list[bytes], reads: bool) -> None:
     live(MAKERS[state](), chunks, reads)
 
 
 @given(STATES, st.lists(FRAMES, max_size=40), st.lists(st.integers(0, 3000), max_size=10), st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_frames(state: str, found: list[bytes], cuts: list[int], reads: bool) -> None:
     data = b"".join(found)
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -180,7 +181,7 @@ def test_any_frames(state: str, found: list[bytes], cuts: list[int], reads: bool
 
 
 @given(state=STATES, found=st.lists(FRAMES, max_size=40))
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 def test_any_frames_after_hello(state: str, found: list[bytes]) -> None:
     live(MAKERS[state](), [raw_hello(initial_credit=50), *found], reads=True)
 

@@ -22,6 +22,7 @@ from rtunnel.wire.events import (
 )
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
+from tests.examples import examples
 from tests.wire.two_links import PATTERN, TwoLinks
 
 END = "end"
@@ -234,7 +235,7 @@ class World(TwoLinks):
 
 
 @given(piece=st.sampled_from([0, 1, 13]), streams=st.integers(1, 3), steps=STEPS)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_streams_that_move(piece: int, streams: int, steps: list[tuple[Any, ...]]) -> None:
     world = World(reference=False, piece=piece)
     for step in [("open",)] * streams + [("carry", True, 0)] + steps:

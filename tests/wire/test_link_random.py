@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from rtunnel.wire.events import DataReceived, StreamClosed, StreamFinished, StreamReset, StreamWritable
 from rtunnel.wire.link import Link
 from rtunnel.wire.stream import Stream
+from tests.examples import examples
 from tests.wire.two_links import PATTERN, TwoLinks
 
 STEPS = st.lists(
@@ -134,7 +135,7 @@ class World(TwoLinks):
 
 
 @given(piece=st.sampled_from([0, 1, 13]), steps=STEPS)
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_extended(piece: int, steps: list[tuple[Any, ...]]) -> None:
     world = World(reference=False, piece=piece)
     for step in steps:
@@ -147,7 +148,7 @@ def test_extended(piece: int, steps: list[tuple[Any, ...]]) -> None:
 
 
 @given(piece=st.sampled_from([0, 1, 13]), steps=STEPS)
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_reference(piece: int, steps: list[tuple[Any, ...]]) -> None:
     world = World(reference=True, piece=piece)
     for step in steps:

@@ -16,8 +16,8 @@ from tests.reverse.net import BOTH_PLANES, HOST, Peer, turns, until
 from tests.reverse.world import World, port_of
 from tests.rtc.udp.parts import Echo, Program
 
-ALL_PLANES = pytest.mark.parametrize("world", ["mux", "direct", "auto"], indirect=True)
-SIZE = 3_000_000
+SIZE = 2_000_000
+"""More than passes in a second, with what was saved up."""
 
 
 @pytest.fixture(params=["bare socket", "transport"])
@@ -50,7 +50,7 @@ async def is_kept(limited: Limited, count: Any, size: int) -> None:
     assert limited.clock.seconds() >= (size - SLACK) / RATE
 
 
-@ALL_PLANES
+@BOTH_PLANES
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.usefixtures("_connections")
 @ensureDeferred
@@ -62,7 +62,7 @@ async def test_to_the_visitor(world: World, way: str, tmp_path: Path) -> None:
     await is_kept(limited, lambda: visitor.count, SIZE)
 
 
-@ALL_PLANES
+@BOTH_PLANES
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.usefixtures("_connections")
 @ensureDeferred
@@ -75,7 +75,7 @@ async def test_from_the_visitor(world: World, way: str, tmp_path: Path) -> None:
     await is_kept(limited, lambda: sum(peer.count for peer in service.peers), SIZE)
 
 
-@ALL_PLANES
+@BOTH_PLANES
 @pytest.mark.parametrize("way", WAYS)
 @ensureDeferred
 async def test_visitors_share(world: World, way: str, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ async def test_visitors_share(world: World, way: str, tmp_path: Path) -> None:
     assert min(counts) >= 0.4 * max(counts)
 
 
-@ALL_PLANES
+@BOTH_PLANES
 @pytest.mark.parametrize("way", WAYS)
 @ensureDeferred
 async def test_each_visitor_has_his_own(world: World, way: str, tmp_path: Path) -> None:

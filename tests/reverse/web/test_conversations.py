@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import h11
 from hypothesis import given, settings, strategies as st
 
+from tests.examples import examples
 from tests.reverse.web.parts import Peer, World, get
 from tests.wire.web.parts import cut
 
@@ -146,7 +147,7 @@ def read_answers(data: bytes, turns: list[Turn], *, is_ended: bool) -> list[tupl
     return found
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.lists(TURNS, min_size=1, max_size=6),
     st.lists(st.integers(1, 2000), max_size=10),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings, strategies as st
 
+from tests.examples import examples
 from tests.no_collector import Left, no_collector
 from tests.reverse.web.parts import GET, OK, World, answer, get
 from tests.wire.web import test_requests
@@ -13,7 +14,7 @@ from tests.wire.web.test_smuggling import spiced, spiced_answers
 STEPS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=12)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(spiced() | st.sampled_from(test_requests.GOOD), min_size=1, max_size=3), st.data())
 def test_any_bytes(data: list[bytes], draw: st.DataObject) -> None:
     """Visitors and services say whatever they like, end, reset and rest; then all are gone, and so is all they had."""

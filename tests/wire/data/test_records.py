@@ -28,6 +28,7 @@ from rtunnel.wire.data.records import (
 )
 from rtunnel.wire.data.seal import TAG, Cipher, Seal
 from rtunnel.wire.messages import MAX_TEXT
+from tests.examples import examples
 from tests.wire.data.ends import (
     ALIVE,
     DATA,
@@ -242,7 +243,7 @@ def test_a_plain_record_among_sealed_ones() -> None:
 
 
 @given(st.lists(st.binary(max_size=60) | st.builds(raw, st.integers(0, 255), NUMBERS, st.binary(max_size=60))), CUTS)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_bytes(pieces: list[bytes], cuts: list[int]) -> None:
     _, sealed_reader = sealed_pair()
     for reader in (PlainReader(), sealed_reader):

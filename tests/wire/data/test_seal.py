@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from rtunnel.wire.data import seal
 from rtunnel.wire.data.seal import BYTES_PER_KEY, RECORDS_PER_KEY, TAG, Cipher, Seal, expand
+from tests.examples import examples
 
 SECRET = bytes(range(32))
 OTHER = bytes(range(1, 33))
@@ -114,7 +115,7 @@ DAMAGES = st.sampled_from([damage_bit, swap, repeat, leave_out, cut, lengthen, e
     st.integers(1, 4),
     st.integers(1, 200),
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_whatever_was_not_sealed_next_is_refused(
     cipher: Cipher,
     records: list[Record],

@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from rtunnel.wire.data.keys import Ratchet, Ticket
 from rtunnel.wire.data.tickets import MAX_ATTEMPTS, ClientTickets, Tickets
+from tests.examples import examples
 from tests.wire.pair import NOW
 
 
@@ -185,7 +186,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_against_a_plain_model(steps: list[tuple[str, int, int]]) -> None:
     tickets = Tickets[int](lifetime=10.0, max_per_owner=4, max_tickets=10)
     clients: dict[int, ClientTickets] = {}

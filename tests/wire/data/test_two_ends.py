@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 
 from rtunnel.errors import Code
 from rtunnel.wire.data.seal import Cipher
+from tests.examples import examples
 from tests.wire.data.ends import ALIVE, DATA, DONE, END, OPEN, RESET, End, opening, raw, sealed, seals, survives
 
 SERVER, CLIENT = 0, 1
@@ -164,7 +165,7 @@ class TwoEnds(RuleBasedStateMachine):
 
 
 def test_two_ends() -> None:
-    run_state_machine_as_test(TwoEnds, settings=settings(max_examples=120, stateful_step_count=60, deadline=None))
+    run_state_machine_as_test(TwoEnds, settings=settings(max_examples=examples(120), stateful_step_count=60))
 
 
 # A peer that is not honest
@@ -192,7 +193,7 @@ def test_any_bytes_of_a_peer(is_server: bool, is_sealed: bool, pieces: list[byte
 
 
 @given(st.booleans(), st.data())
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_an_honest_peer_whose_bytes_are_changed(is_sealed: bool, data: st.DataObject) -> None:
     """If records are sealed, nothing of the change or behind it is seen."""
     for_server, for_client = seals() if is_sealed else (None, None)

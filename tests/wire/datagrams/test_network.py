@@ -25,6 +25,7 @@ from rtunnel.wire.datagrams.packets import KEY_SHIFT
 from rtunnel.wire.datagrams.path import KEEPALIVE, MOST_RETRY, Path
 from rtunnel.wire.datagrams.path_mtu import CONFIRM_EVERY
 from rtunnel.wire.datagrams.pieces import MAX_KEPT
+from tests.examples import examples
 from tests.wire.datagrams.ends import AWAY, HOME, SERVER, STRANGER, Network
 
 PLACES = [HOME, AWAY, "a third place"]
@@ -174,7 +175,7 @@ class SpoiledNetwork(RuleBasedStateMachine):
 
 
 def test_a_spoiled_network() -> None:
-    run_state_machine_as_test(SpoiledNetwork, settings=settings(max_examples=60, stateful_step_count=40))
+    run_state_machine_as_test(SpoiledNetwork, settings=settings(max_examples=examples(60), stateful_step_count=40))
 
 
 @pytest.mark.parametrize("seed", range(8))

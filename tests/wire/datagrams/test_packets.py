@@ -11,6 +11,7 @@ from rtunnel.wire.data import seal
 from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams import packets
 from rtunnel.wire.datagrams.packets import HEADER, KEY_OVERLAP, KEY_SHIFT, OVERHEAD, WINDOW, Opener, Sealer, packet_id
+from tests.examples import examples
 from tests.wire.datagrams.ends import CLIENT_SECRET, ID, SERVER_SECRET, number_of, seals
 
 CIPHERS = [Cipher.AES_256_GCM, Cipher.CHACHA20_POLY1305]
@@ -266,7 +267,7 @@ def test_too_many_forged_packets(monkeypatch: pytest.MonkeyPatch, counted: dict[
     assert counted["decrypted"] == before
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(
     st.lists(st.integers(1, 20), min_size=1, max_size=12), st.sampled_from(CIPHERS), st.randoms(use_true_random=False)
 )

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from rtunnel.wire.web.heads import MAX_FIELDS, MAX_HEAD, Problem, RequestHead
 from rtunnel.wire.web.parsers import END, RAW, RequestParser
+from tests.examples import examples
 from tests.wire.web.parts import CHUNKED, WEBSOCKET, cut, fields, merged, plain, post, refusal, request, requests
 
 GOOD = [
@@ -52,7 +53,7 @@ def head_of(data: bytes) -> RequestHead:
 # However it is cut
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.sampled_from(GOOD + BAD), st.lists(st.integers(1, 400), max_size=12))
 def test_cut_anywhere(data: bytes, cuts: list[int]) -> None:
     assert plain(requests(*cut(data, cuts))) == plain(requests(data))

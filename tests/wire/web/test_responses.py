@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from rtunnel.wire.web.heads import MAX_FIELDS, MAX_HEAD, Problem, ResponseHead, write_response
 from rtunnel.wire.web.parsers import END, RAW
+from tests.examples import examples
 from tests.wire.web.parts import (
     CHUNKED,
     WEBSOCKET,
@@ -70,7 +71,7 @@ def read(*pieces: bytes, is_head: bool = False) -> tuple[list[Any], bool, bool]:
     return events, is_bad or parser.is_clean, parser.finish()
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.sampled_from(GOOD + BAD), st.lists(st.integers(1, 200), max_size=12))
 def test_cut_anywhere(data: bytes, cuts: list[int]) -> None:
     assert read(*cut(data, cuts)) == read(data)
@@ -81,7 +82,7 @@ def test_byte_by_byte(data: bytes) -> None:
     assert read(*cut(data, range(len(data)))) == read(data)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.sampled_from(GOOD), st.lists(st.integers(1, 200), max_size=12))
 def test_to_head_cut_anywhere(data: bytes, cuts: list[int]) -> None:
     """How it was cut may cost the stream, but not change the answer."""

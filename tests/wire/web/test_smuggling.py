@@ -11,6 +11,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from rtunnel.wire.web.heads import LAST_CHUNK, Problem, ResponseHead, write_chunk, write_response
 from rtunnel.wire.web.parsers import END, RAW
+from tests.examples import examples
 from tests.wire.web import test_responses
 from tests.wire.web.oracles import Refused, by_h11, by_httptools, by_us
 from tests.wire.web.parts import (
@@ -284,7 +285,7 @@ def spiced(draw: st.DrawFn) -> bytes:
     return data
 
 
-@settings(max_examples=1500)
+@settings(max_examples=examples(1500))
 @given(spiced(), st.integers(0, 9))
 @example(request(first=b"GET /  HTTP/1.1"), 0)
 def test_whatever_is_accepted_is_clear(data: bytes, step: int) -> None:
@@ -313,7 +314,7 @@ def spiced_answers(draw: st.DrawFn) -> bytes:
     return data
 
 
-@settings(max_examples=1500)
+@settings(max_examples=examples(1500))
 @given(spiced_answers(), st.booleans())
 def test_whatever_is_accepted_of_an_answer_is_one_answer(data: bytes, is_head: bool) -> None:
     """A visitor gets no more and no less of what goes on than we have understood."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from rtunnel.errors import Code
 from rtunnel.wire.credit import MAX_OFFSET
 from rtunnel.wire.webrtc.channel_stream import ChannelStream
+from tests.examples import examples
 
 PATTERN = bytes(range(251)) * 1000
 
@@ -254,7 +255,7 @@ class End:
 
 
 @given(STEPS)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_two_ends(steps: list[tuple[Any, ...]]) -> None:
     one, two = End(90, 60), End(60, 90)
     one.other, two.other = two, one
