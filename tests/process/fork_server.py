@@ -36,9 +36,20 @@ from tests.patience import PATIENCE
 
 MODULES = (
     "twisted.scripts.twistd",
+    # What it imports besides, for its own plugins and reactors.
+    "twisted.cred.strcred",
+    "twisted.internet.asyncioreactor",
+    "twisted.internet.epollreactor",
+    "twisted.protocols.haproxy._wrapper",
+    "twisted.trial.itrial",
+    "twisted.words.iwords",
+    "unittest",
     "rtunnel.options.command",
     "rtunnel.options.pki.command",
     "rtunnel.options.service",
+    "rtunnel.options.doctor.run",
+    "rtunnel.options.status.command",
+    "rich.table",
     "rtunnel.options.plugins.rtunnel_server",
     "rtunnel.options.plugins.rtunnel_client",
     "rtunnel.options.plugins.rtc_signal",
@@ -49,6 +60,10 @@ MODULES = (
     "rtunnel.rtc.signaling.server",
     "rtunnel.rtc.host",
     "rtunnel.rtc.client",
+    "rtunnel.control.ask",
+    "rtunnel.control.client",
+    "rtunnel.control.rtc_host",
+    "rtunnel.control.server",
 )
 """What is imported ahead of time. None of it installs a reactor."""
 

@@ -25,7 +25,7 @@ from tests.process.web_services import APP, OTHER, Site
 StartTunnel = Callable[..., Tunnel]
 StartSite = Callable[..., Site]
 
-PLANES = ["auto", "mux", "direct"]
+PLANES = ["mux", "direct"]
 ON_ALL_PLANES = pytest.mark.parametrize("start_tunnel", PLANES, indirect=True)
 SIZE = 60_000_000
 MIB = 1024 * 1024

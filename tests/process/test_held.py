@@ -18,7 +18,7 @@ from tests.process.tls_services import TlsService, authority_at, certificate, pa
 from tests.tls.parts import Authority
 
 APP = "app.example.org"
-PLANES = pytest.mark.parametrize("plane", ["auto", "mux", "direct"])
+PLANES = pytest.mark.parametrize("plane", ["mux", "direct"])
 
 
 class Place:

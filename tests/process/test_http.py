@@ -18,7 +18,7 @@ from tests.process.services import LOOPBACK, curl, expected
 from tests.process.web_services import APP, OTHER, WILD, LoggingNginx, Site, web_service
 from tests.tls.parts import Authority
 
-PLANES = pytest.mark.parametrize("plane", ["auto", "mux", "direct"])
+PLANES = pytest.mark.parametrize("plane", ["mux", "direct"])
 SIZE = 60_000_000
 
 StartSite = Callable[..., Site]

@@ -17,7 +17,7 @@ from tests.process.http_load import Load
 from tests.process.services import LOOPBACK, Service, expected, pieces, read_bytes, read_line, send_bytes
 from tests.process.web_services import APP, LoggingNginx, Site, web_service
 
-PLANES = pytest.mark.parametrize("plane", ["auto", "mux", "direct"])
+PLANES = pytest.mark.parametrize("plane", ["mux", "direct"])
 
 StartSite = Callable[..., Site]
 

@@ -47,7 +47,7 @@ class House:
         return curl(url, "--resolve", to, "--cacert", str(self.authority.cert), "--http1.1", *more)
 
 
-@pytest.mark.parametrize("plane", ["auto", "mux", "direct"])
+@pytest.mark.parametrize("plane", ["mux", "direct"])
 def test_large_bodies(twistd: Twistds, tmp_path: Path, plane: str) -> None:
     nginx = LoggingNginx(twistd, tmp_path / "app")
     nginx.put("large", SIZE, 7)

@@ -24,7 +24,7 @@ from tests.process.test_balancers import STREAM_MODULE
 from tests.process.test_udp_tunnels import dig
 from tests.process.tls_services import authority_at, certificate
 
-PLANES = pytest.mark.parametrize("plane", ["auto", "mux", "direct"])
+PLANES = pytest.mark.parametrize("plane", ["mux", "direct"])
 VERSIONS = pytest.mark.parametrize("version", ["v1", "v2"])
 VISITOR = "127.0.0.9"
 APP, WILD = "app.example.org", "*.dev.example.org"

@@ -26,7 +26,7 @@ from tests.wire.web.hellos import by_python
 APP, WILD, OTHER = "app.example.org", "*.dev.example.org", "other.example.net"
 SIZE = 60_000_000
 GRPC_ENDS = Path(__file__).with_name("grpc_ends.py")
-PLANES = pytest.mark.parametrize("plane", ["auto", "mux", "direct"])
+PLANES = pytest.mark.parametrize("plane", ["mux", "direct"])
 
 
 class Site:
