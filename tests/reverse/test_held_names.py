@@ -11,7 +11,7 @@ from pytest_twisted import ensureDeferred
 from rtunnel.addresses import ListenAddress
 from rtunnel.reverse.server.held import HeldRequest, HeldVisitor
 from rtunnel.reverse.server.service import TunnelServer
-from rtunnel.reverse.web import upstreams
+from rtunnel.reverse.web import connection, upstreams
 from rtunnel.wire.limits import LinkLimits
 from tests.no_collector import no_collector
 from tests.patience import PATIENCE
@@ -176,7 +176,9 @@ async def test_what_they_have_said_counts_as_memory(world: World) -> None:
 
 
 @ensureDeferred
-async def test_the_server_stops(world: World) -> None:
+async def test_the_server_stops(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LINGER", 0.5)
+    monkeypatch.setattr(upstreams, "LINGER", 0.5)
     server = names_server(world, drain=PATIENCE)
     await lose(server, await client(world, server, HTTP, HTTPS))
     visitor = await request(world, server)

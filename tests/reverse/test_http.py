@@ -18,7 +18,7 @@ from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.server import take_over
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ClientSettings
-from rtunnel.reverse.web import upstreams
+from rtunnel.reverse.web import connection, upstreams
 from tests.reverse.net import BOTH_PLANES, DATA, ERROR, FIN, HOST, NEW_CONN, READY, Peer, RawLink, reactor, until
 from tests.reverse.test_host_names import ask, client, publish
 from tests.reverse.world import World, port_of
@@ -50,6 +50,7 @@ async def answered(link: RawLink, visitor: Peer) -> int:
 @ensureDeferred
 async def test_streams_of_a_tunnel_that_goes_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the service does not close its connection."""
+    monkeypatch.setattr(connection, "LINGER", 0.5)
     monkeypatch.setattr(upstreams, "LINGER", 0.5)
     server = http_server(world)
     link = await client(world, server, "http/app.example.org")
@@ -123,8 +124,10 @@ async def test_redirection_behind_a_proxy(world: World, is_trusted: bool) -> Non
 @BOTH_PLANES
 @pytest.mark.parametrize("which", ["server", "client"])
 @ensureDeferred
-async def test_what_only_waits_does_not_hold_a_drain(world: World, which: str) -> None:
+async def test_what_only_waits_does_not_hold_a_drain(world: World, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a visitor's connection nor a stream that are kept for another request."""
+    monkeypatch.setattr(connection, "LINGER", 0.5)
+    monkeypatch.setattr(upstreams, "LINGER", 0.5)
     server = http_server(world, drain=100.0)
     service = await world.service()
     tunnels = published(f"http:app.example.org={HOST}:{service.port}")
