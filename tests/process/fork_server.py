@@ -62,7 +62,7 @@ MODULES = (
     "rtunnel.rtc.client",
     "rtunnel.control.ask",
     "rtunnel.control.client",
-    "rtunnel.control.rtc_host",
+    "rtunnel.control.rtc.host",
     "rtunnel.control.server",
 )
 """What is imported ahead of time. None of it installs a reactor."""
@@ -136,7 +136,7 @@ class ForkServer:
                 argv, cwd="/", env=environment | {"PYTHONUNBUFFERED": "1"}, pass_fds=(its.fileno(),)
             )
         self._lock = threading.Lock()
-        self._started: queue.SimpleQueue[Forked] = queue.SimpleQueue()
+        self._started: queue.SimpleQueue[Forked | None] = queue.SimpleQueue()
         self._running: dict[int, Forked] = {}
         threading.Thread(target=self._listen, name="fork server", daemon=True).start()
 
@@ -203,12 +203,16 @@ class ForkServer:
         assert len(message) < MESSAGE, "the environment is too large"
         with self._lock:
             socket.send_fds(self._socket, [message], streams)
-            return self._started.get(timeout=PATIENCE)
+            started = self._started.get(timeout=PATIENCE)
+        assert started is not None, "the fork server has ended; it says why above"
+        return started
 
     def _listen(self) -> None:
         while True:
             data, descriptors, _, _ = socket.recv_fds(self._socket, MESSAGE, 1)
             if not data:
+                # It has ended; on its standard error it has said why.
+                self._started.put(None)
                 return
             message: dict[str, int] = json.loads(data)
             pid = message["pid"]
