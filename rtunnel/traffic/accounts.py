@@ -37,8 +37,8 @@ UNKNOWN = "unknown"
 BOUNDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0, 3600.0, 36000.0)
 #: Accounts that are kept although their clients are gone.
 MOST_ACCOUNTS = 4096
-#: Seconds between two looks from which rates follow.
-LOOK_EVERY = 5.0
+#: Seconds between two looks from which rates follow, and the shortest time of which one is told.
+LOOK_EVERY, LEAST = 5.0, 1.0
 
 
 class IRelay(Protocol):
@@ -144,7 +144,7 @@ class Account:
         """The same as bytes a second, over the last 5 to 10 s."""
         then, came, went = self._samples[0]
         now = self._accounts.seconds()
-        if now <= then:
+        if now - then < LEAST:
             return 0.0, 0.0
         received, sent = self.totals
         return (received - came) / (now - then), (sent - went) / (now - then)

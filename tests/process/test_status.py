@@ -107,7 +107,8 @@ def test_the_webrtc_tunnel(serve: Serve, start_rtc: StartRtc) -> None:
     code, out, err = status()
     assert (code, err) == (0, "")
     assert "direct, " in out
-    assert re.search(r" ms +\d+ bytes +\d+ bytes +0 +0 *\n", out), out
+    # The channel of the page may still be about to close.
+    assert re.search(r" ms +\d+ bytes +\d+ bytes +[01] +0 *\n", out), out
     signal_, host, client = look("rtc-signal"), look("rtc-host"), look("rtc-client")
     assert (signal_["hosts"], signal_["clients"]) == (1, 1)
     [peer] = host["peers"]
@@ -169,10 +170,12 @@ def test_two_processes_of_one_service(serve: Serve, start_tunnel: StartTunnel) -
     assert gone.server.terminate() == 0
     assert look("rtunnel-server")["pid"] == stays.server.pid
     gone.start_server()
-    assert {each["pid"] for each in json.loads(status("rtunnel-server", "--json")[1])} == {
-        gone.server.pid,
-        stays.server.pid,
-    }
+    pids = {gone.server.pid, stays.server.pid}
+
+    def both() -> bool:
+        return {each["pid"] for each in json.loads(status("rtunnel-server", "--json")[1])} == pids
+
+    poll(both, PATIENCE, "both sockets")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
