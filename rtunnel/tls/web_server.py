@@ -25,7 +25,7 @@ from rtunnel.relay.sockets import address_prefix
 from rtunnel.tls.credentials import read_certificates, read_private_key, use_certificate
 from rtunnel.tls.explanations import openssl_reason
 from rtunnel.tls.identity import expiry_warning
-from rtunnel.tls.messages import Untraced
+from rtunnel.tls.messages import Untraced, limit_messages
 from rtunnel.tls.policy import MAX_DEPTH
 from rtunnel.tls.turns import Turn, Turns
 from rtunnel.upkeep.watched_files import WatchedFiles
@@ -53,8 +53,6 @@ _REASONS = {
     "alert unsupported certificate": f"{_REFUSED}, as it is of a kind that it does not know",
     "alert protocol version": "it does not speak the version of TLS that this server chose",
     "alert handshake failure": "it has no cipher, or kind of signature, in common with this server",
-    "peer did not return a certificate": "it shows no certificate, and only who has one from our CA may come",
-    "certificate verify failed": "its certificate is not from our CA, is not for a client, or has expired",
 }
 
 
@@ -182,6 +180,7 @@ class _WebConnection(Untraced):
         self._turn = Turn(self.factory.turns, address_prefix(transport.getPeer()), False, super().dataReceived)
         self._turn.transport = transport
         super().makeConnection(transport)
+        limit_messages(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes of TLS: in the handshake, when it is their turn."""

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
+import pytest
 from OpenSSL import SSL
 
 from rtunnel.tls.credentials import Credentials
@@ -82,14 +83,17 @@ def test_new_keys_again_and_again(echo: str, start_tls: Callable[..., Tunnel], a
     assert used.rss_bytes < GREEDY * 1_000_000
 
 
-def test_new_keys_of_a_web_server(twistd: Twistds, authority: Authority) -> None:
+@pytest.mark.parametrize("port_of", ["signaling", "status"])
+def test_new_keys_of_a_web_server(twistd: Twistds, authority: Authority, port_of: str) -> None:
+    cert, key = authority.directory / "server.crt", authority.directory / "server.key"
     signal = twistd(
         "rtc-signal",
         f"--addr=tcp:0:interface={LOOPBACK}",
-        f"--tls-cert-file={authority.directory / 'server.crt'}",
-        f"--tls-key-file={authority.directory / 'server.key'}",
+        *(f"--tls-cert-file={cert}", f"--tls-key-file={key}"),
+        f"--status-listen=tcp:0:interface={LOOPBACK}",
+        *(f"--status-tls-cert={cert}", f"--status-tls-key={key}"),
     )
-    port = int(signal.wait_for(r"signaling port listening on \S+:(\d+)")[1])
+    port = int(signal.wait_for(rf"{port_of} port listening on \S+:(\d+)")[1])
     with gauge(signal) as used:
         for _ in range(GREEDY):
             context = SSL.Context(SSL.TLS_METHOD)

@@ -108,6 +108,18 @@ def test_only_who_has_a_certificate_may_read(twistd: Twistds, tmp_path: Path, ki
     status.server.wait_for("to the status port closed: it speaks no TLS; write https:// there")
 
 
+def test_a_ca_below_another_may_be_the_one_that_counts(twistd: Twistds, tmp_path: Path) -> None:
+    """Then those of its root and of its sisters are no readers."""
+    root = Authority(tmp_path / "root", "root CA", kind="ECDSA")
+    ours, sister = (
+        Authority(tmp_path / name, f"{name} CA", kind="ECDSA", issuer=root) for name in ("readers", "others")
+    )
+    status = Status(twistd, tmp_path, f"--status-tls-ca={ours.cert}", demands=False)
+    assert status.curl(*as_curl(ours.client(kind="ECDSA"))).stdout == "ok\n"
+    for other in (root, sister):
+        assert status.curl(*as_curl(other.client(kind="ECDSA"))).stdout == ""
+
+
 def test_a_post_quantum_exchange_is_preferred(twistd: Twistds, tmp_path: Path) -> None:
     status = Status(twistd, tmp_path)
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
