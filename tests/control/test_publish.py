@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,13 +11,13 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from rtunnel.acme.settings import AcmeSettings
+from rtunnel.acme.settings import HTTP_01, AcmeSettings
 from rtunnel.addresses import DialAddress
 from rtunnel.control.actions.publish import ANSWER, Place, Publishing
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.published import published
 from rtunnel.options.settings.tunnels import publish
-from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings, challenge_tunnels
 
 
 class Reader:
@@ -91,10 +92,10 @@ class Client:
 class World:
     """A client whose settings have ``tcp:1=1`` and ``tcp:2=2``."""
 
-    def __init__(self, kept: Sequence[object] = ()) -> None:
+    def __init__(self, kept: Sequence[object] = (), acme: AcmeSettings | None = None) -> None:
         self.store = Store()
         self.client = cast(Any, Client())
-        self.settings = ClientSettings(DialAddress.parse("server:7000"), publish("tcp:1=1,tcp:2=2"))
+        self.settings = ClientSettings(DialAddress.parse("server:7000"), publish("tcp:1=1,tcp:2=2"), acme=acme)
         self.publishing = Publishing(self.settings, Reader(), self.store, kept)
         self.client.link.wanted = [Wanted(tunnel) for tunnel in self.publishing.settings.tunnels]
         self.publishing.serve(self.client)
@@ -153,6 +154,34 @@ async def test_what_is_kept() -> None:
     # What cannot be used now stays where it is: perhaps it can tomorrow.
     await again.unpublish("tcp:3")
     assert again.store.kept == ["tcp:1=9", "nonsense", {"publish": 7}, kept[2]]
+
+
+@ensureDeferred
+async def test_where_a_ca_looks_is_taken(tmp_path: Path) -> None:
+    """Also by what was kept when the CA did not look there."""
+    acme = AcmeSettings("a@b", tmp_path, challenge=HTTP_01)
+    name: object = {"publish": "https:a.example.org=3", "tls": "auto"}
+    place = "http:a.example.org/.well-known/acme-challenge"
+    world = World([f"{place}=4", name], acme)
+    assert world.served == ["tcp:1=1", "tcp:2=2", f"{place}=4k"]
+    why = f"{place} is where the client answers the CA; leave it out, or give --acme-challenge tls-alpn-01"
+    assert world.publishing.notes == [f"what 'rtunnel publish --keep' has kept is not published: {why}"]
+
+
+@ensureDeferred
+async def test_tunnels_for_challenges_are_nobodys(tmp_path: Path) -> None:
+    """They come with the names that need them, and go with these only."""
+    world = World()
+    [own] = challenge_tunnels(
+        publish([{"publish": "https:a.example.org=3", "tls": "auto"}]), AcmeSettings("a@b", tmp_path, challenge=HTTP_01)
+    )
+    world.client.link.wanted.append(Wanted(own))
+    with pytest.raises(
+        ConfigError, match=r"'http:a.example.org/.well-known/acme-challenge' is not published; published"
+    ):
+        await world.unpublish(own.shown_place)
+    await world.publish("tcp:3=3")
+    assert world.served == ["tcp:1=1", "tcp:2=2", "tcp:3=3u"]
 
 
 @ensureDeferred

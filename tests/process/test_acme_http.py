@@ -18,7 +18,7 @@ from tests.process.harness import Twistd, Twistds, poll
 from tests.process.pebble import Pebble
 from tests.process.services import Service
 from tests.process.test_acme import LISTEN, LOOPBACK, NAME, OBTAINED, House, Site, get
-from tests.process.verbs import look
+from tests.process.verbs import look, say
 
 BY_HTTP = "--acme-challenge=http-01"
 PLACE = "/.well-known/acme-challenge"
@@ -142,6 +142,29 @@ def test_a_group(house: HttpHouse, twistd: Twistds, tmp_path: Path) -> None:
         member.wait_for(OBTAINED)
         assert "no new certificate" not in member.output
         assert "cannot be reached" not in member.output
+
+
+def test_names_come_and_go_while_the_client_runs(house: HttpHouse, twistd: Twistds, tmp_path: Path) -> None:
+    pebble = Pebble(twistd, tmp_path / "pebble", house.http_port)
+    pebble.start()
+    server, own = f"--server={LOOPBACK}:{house.control}", f"--publish=http:{NAME}={house.local}"
+    client = twistd("rtunnel-client", server, own, *pebble.options, BY_HTTP, f"--state-dir={house.state}")
+    client.wait_for("is published")
+    assert house.ask(UNKNOWN) == (200, "hello")
+    assert say(twistd, "publish", f"https:{NAME}={house.local}")[0] == 0
+    client.wait_for(OBTAINED)
+    house.visit(pebble.root()).close()
+    assert house.ask(UNKNOWN)[0] == 404
+    code, out = say(twistd, "publish", f"http:other.example.org{PLACE}={house.local}", f"http:{NAME}{PLACE}/x=80")
+    assert code == 0, out
+    code, out = say(twistd, "publish", f"http:{NAME}{PLACE}={house.local}")
+    assert code
+    assert f"http:{NAME}{PLACE} is where the client answers the CA; leave it out, or give --acme-challenge" in out
+    assert say(twistd, "unpublish", f"https:{NAME}")[0] == 0
+    client.wait_for(rf"http://{NAME}{PLACE}: given up")
+    poll(lambda: house.ask(UNKNOWN) == (200, "hello"), PATIENCE, "the operator's own tunnel has all paths again")
+    assert client.terminate() == 0
+    assert "Traceback" not in client.output
 
 
 def test_a_wrong_port(house: HttpHouse, twistd: Twistds, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rtunnel.acme.settings import AcmeSettings
 from rtunnel.control.actions.perform import Actions, only
 from rtunnel.errors import ConfigError
 from rtunnel.reverse.client.service import TunnelClient
-from rtunnel.reverse.settings import ClientSettings, TunnelSettings
+from rtunnel.reverse.settings import ClientSettings, TunnelSettings, challenge_tunnels
 
 #: Seconds that the server has to say whether it serves a tunnel, and between two looks.
 ANSWER, LOOK_EVERY = 10.0, 0.02
@@ -83,6 +83,7 @@ class Publishing:
         for written in kept:
             try:
                 new = _New(reader, self.settings.tunnels, [written], KEPT)
+                challenge_tunnels(new.all, new.acme or self.settings.acme)
             except ConfigError as error:
                 self._unusable.append(written)
                 self.notes.append(f"what 'rtunnel publish --keep' has kept is not published: {error}")
@@ -101,7 +102,9 @@ class Publishing:
 
     @property
     def _present(self) -> list[TunnelSettings]:
-        return [wanted.settings for wanted in self._served.link.wanted]
+        # Those for challenges come with others, and go with them.
+        present = (wanted.settings for wanted in self._served.link.wanted)
+        return [tunnel for tunnel in present if not tunnel.answers_challenges]
 
     def _keep(self, kept: dict[Place, object]) -> None:
         """Keep this, if it is something else than before."""
