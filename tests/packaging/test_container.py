@@ -23,7 +23,6 @@ from tests.process.harness import Process, clean_environment, need, poll
 
 pytestmark = [
     pytest.mark.packaging,
-    pytest.mark.xdist_group("editable"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to the user, and makes namespaces"),
 ]
 
@@ -63,7 +62,7 @@ class Image:
         return {name: ":".join(map(self.here, value.split(":"))) for name, value in self.env.items()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     made = Image(tmp_path_factory.mktemp("image"))
     taken: list[str] = []

@@ -22,8 +22,8 @@ PLUGINS = ["rtunnel-server", "rtunnel-client", "rtc-signal", "rtc-host", "rtc-cl
 
 
 @pytest.fixture(
-    scope="module",
-    params=[pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in ("wheel", "editable")],
+    scope="session",
+    params=["wheel", "editable"],
 )
 def venv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh virtual environment with the package in it and nothing of the tests; its ``bin``."""
@@ -36,7 +36,6 @@ def venv(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return binaries
 
 
-@pytest.mark.xdist_group("wheel")
 def test_wheel_contents(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "twisted/plugins/rtunnel_plugins.py" in names

@@ -15,12 +15,12 @@ from tests.ports import free_port
 from tests.process.harness import Process
 from tests.process.services import LOOPBACK, Service, fetch, page
 
-pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.packaging
 
 NO_SERVER = "127.0.0.1:1"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """uv and pipx, in an environment of their own; its ``bin``."""
     directory = tmp_path_factory.mktemp("tools")
