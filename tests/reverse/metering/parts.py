@@ -85,8 +85,8 @@ class Limited:
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass at the buckets, in small steps, with some turns of the reactor in each."""
-        for _ in range(round(seconds / 0.02)):
-            self.clock.advance(0.02)
+        for _ in range(round(seconds / 0.05)):
+            self.clock.advance(0.05)
             await turns(6)
 
 
