@@ -55,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Four for each core, as most of the time a test waits for another process; two if none does.
+    """Three for each core, as most of the time a test waits for another process; two if none does.
 
     xdist's own variable wins.
     """
@@ -63,4 +63,4 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if wanted:
         return int(wanted)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores * (2 if config.option.markexpr == "not process" else 4)
+    return cores * (2 if config.option.markexpr == "not process" else 3)
