@@ -107,7 +107,7 @@ def test_tables_are_replaced_and_the_rest_stays() -> None:
     document = "before\n\n.. options: TLS of rtunnel-server\n\nold\nrows\n\nafter\n"
     made = with_tables(document)
     assert made.startswith("before\n\n.. options: TLS of rtunnel-server\n\n===")
-    assert "\n``--clients``      ``RTUNNEL_CLIENTS``      ``clients``      none    path\n" in made
+    assert "\n``--clients``      ``RTUNNEL_CLIENTS``      ``clients``      none    path   at once\n" in made
     assert made.endswith("==\n\nafter\n")
     assert with_tables(made) == made
 

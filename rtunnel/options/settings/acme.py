@@ -12,7 +12,7 @@ from rtunnel.coercions import optional, path, shown, text
 from rtunnel.config_file import keys_with_underscores
 from rtunnel.errors import ConfigError
 from rtunnel.host_names import WILDCARD
-from rtunnel.options.settings.declaration import PATH, Kind, Setting, words
+from rtunnel.options.settings.declaration import AT_ONCE, PATH, Kind, Setting, words
 from rtunnel.options.settings.entries import Entry
 from rtunnel.options.settings.proxy_protocol import KEY, OF_REQUESTS
 from rtunnel.options.settings.sources import Resolved
@@ -28,6 +28,7 @@ ACME = (
         "service speaks plain HTTP. The CA may write to this address; by giving it you accept the CA's terms.",
         AcmeSettings,
         field="email",
+        reload=AT_ONCE,
     ),
     Setting(
         "acme-server",
@@ -37,6 +38,7 @@ ACME = (
         AcmeSettings,
         field="server",
         default=KNOWN["letsencrypt"],
+        reload=AT_ONCE,
     ),
     Setting(
         "acme-ca",
@@ -45,6 +47,7 @@ ACME = (
         "Python's certifi if not given.",
         AcmeSettings,
         field="ca",
+        reload=AT_ONCE,
     ),
     Setting(
         "acme-challenge",
@@ -53,6 +56,7 @@ ACME = (
         "http-01 (it asks for a file at port 80, the server's --http-listen).",
         AcmeSettings,
         field="challenge",
+        reload=AT_ONCE,
     ),
     Setting(
         "state-dir",

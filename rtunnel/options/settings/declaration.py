@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -74,6 +75,18 @@ PATH = Kind(optional(path, None), "path")
 TEXT = Kind(optional(text, ""), "text")
 
 
+class Reload(Enum):
+    """From when on a changed value counts, if the settings are read again while the process runs."""
+
+    AT_ONCE = "at once"
+    #: For links, peer connections and other connections that are made from then on.
+    NEW = "for new ones"
+    RESTART = "after a restart"
+
+
+AT_ONCE, NEW = Reload.AT_ONCE, Reload.NEW
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One thing that an operator can decide.
@@ -90,6 +103,8 @@ class Setting:
     :ivar in_reference: whether the reference program for WebRTC has an environment variable for it.
     :ivar reference_key: another key in the file, which the reference program obeys instead of its own.
     :ivar may_be_empty: whether an empty environment variable is a value, rather than not given.
+    :ivar reload: from when on a changed value counts.
+    :ivar is_secret: whether nobody may see the value, neither in the log nor elsewhere.
     """
 
     name: str
@@ -104,6 +119,8 @@ class Setting:
     in_reference: bool = False
     reference_key: str = ""
     may_be_empty: bool = False
+    reload: Reload = Reload.RESTART
+    is_secret: bool = False
 
     def __post_init__(self) -> None:
         put = partial(object.__setattr__, self)

@@ -14,6 +14,7 @@ from rtunnel.coercions import (
     port_ranges,
     server_address,
     service_address,
+    show_size,
     size,
     text,
     udp_address,
@@ -21,11 +22,13 @@ from rtunnel.coercions import (
 from rtunnel.control.settings import StatusSettings
 from rtunnel.options.settings.acme import ACME
 from rtunnel.options.settings.declaration import (
+    AT_ONCE,
     COUNT,
     GIB,
     KIB,
     LISTEN,
     MIB,
+    NEW,
     PATH,
     TIME,
     TIME_OR_ZERO,
@@ -48,6 +51,7 @@ LOG = (
         words("debug", "info", "warn", "error"),
         "Lowest level that is logged: debug (one or more lines for each connection), info, warn or error.",
         default="info",
+        reload=AT_ONCE,
     ),
 )
 
@@ -66,6 +70,7 @@ STATUS = (
         "/readyz, /v1/status. None if not given; 'rtunnel status' does not need it.",
         StatusSettings,
         field="listen",
+        reload=AT_ONCE,
     ),
     Setting(
         "status-token",
@@ -75,6 +80,8 @@ STATUS = (
         StatusSettings,
         field="token",
         no_default="none",
+        reload=AT_ONCE,
+        is_secret=True,
     ),
     Setting(
         "status-tls-cert",
@@ -83,24 +90,34 @@ STATUS = (
         "if not given.",
         StatusSettings,
         field="cert",
+        reload=AT_ONCE,
     ),
-    Setting("status-tls-key", PATH, "PEM file with the private key of that certificate.", StatusSettings, field="key"),
+    Setting(
+        "status-tls-key",
+        PATH,
+        "PEM file with the private key of that certificate.",
+        StatusSettings,
+        field="key",
+        reload=AT_ONCE,
+    ),
     Setting(
         "status-tls-ca",
         PATH,
         "PEM file with CAs: whoever reads the status needs a client certificate from one of them.",
         StatusSettings,
         field="ca",
+        reload=AT_ONCE,
     ),
 )
 
 MEMORY = Setting(
     "memory",
-    Kind(optional(size(16 * MIB, 1024 * GIB), None), "16M to 1024G"),
+    Kind(optional(size(16 * MIB, 1024 * GIB), None), "16M to 1024G", show_size),
     "Most memory that visitors and peers can make this process use, beyond what it needs when it is idle; a quarter of "
     "the machine's if not given.",
     EndSettings,
     no_default="a quarter of the machine's",
+    reload=AT_ONCE,
 )
 
 #: Settings of both ends.
@@ -110,8 +127,9 @@ BOTH = (
         TIME_OR_ZERO,
         "Seconds that open streams get to finish after SIGTERM or SIGINT; a second signal ends them at once.",
         EndSettings,
+        reload=AT_ONCE,
     ),
-    Setting("max-streams", COUNT, "Visitors that one link may carry at once.", LinkLimits),
+    Setting("max-streams", COUNT, "Visitors that one link may carry at once.", LinkLimits, reload=NEW),
     Setting(
         "data-plane",
         words(*DATA_PLANES),
@@ -119,12 +137,13 @@ BOTH = (
         "first), direct (they wait for a data connection) or mux (all over the link).",
         EndSettings,
     ),
-    Setting("pool", COUNT, "Most data connections of one link that wait for visitors.", EndSettings),
+    Setting("pool", COUNT, "Most data connections of one link that wait for visitors.", EndSettings, reload=NEW),
     Setting(
         "initial-credit",
         sizes(KIB, GIB),
         "Bytes that the other end may send on a new stream before it is granted more.",
         LinkLimits,
+        reload=NEW,
     ),
     Setting(
         "max-window",
@@ -132,6 +151,7 @@ BOTH = (
         "Most bytes that are granted on one stream and not yet delivered; one stream carries at most this much per "
         "round trip.",
         LinkLimits,
+        reload=NEW,
     ),
     Setting(
         "link-buffer",
@@ -139,14 +159,22 @@ BOTH = (
         "Most bytes that are granted on all streams of a link together and not yet delivered; this bounds the memory "
         "of a link.",
         LinkLimits,
+        reload=NEW,
     ),
     MEMORY,
-    Setting("max-frame", sizes(64 * KIB, 16 * MIB), "Largest frame that is accepted, 64K to 16M.", LinkLimits),
+    Setting(
+        "max-frame",
+        sizes(64 * KIB, 16 * MIB),
+        "Largest frame that is accepted, 64K to 16M.",
+        LinkLimits,
+        reload=NEW,
+    ),
     Setting(
         "keepalive-interval",
         TIME,
         "Seconds of silence on a link or data connection after which this end sends a sign of life.",
         LinkLimits,
+        reload=NEW,
     ),
     Setting(
         "dead-after",
@@ -154,6 +182,7 @@ BOTH = (
         "Seconds of silence after which a link or data connection is dropped, and for which visitors outlive a lost "
         "link; more than --keepalive-interval.",
         LinkLimits,
+        reload=NEW,
     ),
     *LOG,
     *STATUS,
@@ -168,6 +197,7 @@ SERVER_OWN = (
         "systemd:domain=INET:index=0.",
         ServerSettings,
         default=ListenAddress.parse("tcp:7000"),
+        reload=AT_ONCE,
     ),
     Setting(
         "udp-listen",
@@ -176,12 +206,14 @@ SERVER_OWN = (
         "the control port if not given.",
         ServerSettings,
         no_default="the control port's",
+        reload=AT_ONCE,
     ),
     Setting(
         "public-listen",
         Kind(optional(listen_address, None), "address to listen on"),
         "A shared public port, such as :8080, for clients that do not ask for their own port; none if not given.",
         ServerSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "http-listen",
@@ -189,6 +221,7 @@ SERVER_OWN = (
         "Where visitors' HTTP requests arrive, such as :80; each goes to the client that publishes the host name that "
         "it asks for. None if not given.",
         ServerSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "https-listen",
@@ -196,6 +229,7 @@ SERVER_OWN = (
         "Where visitors' HTTPS connections arrive, such as :443; each goes to the client that publishes its host name, "
         "and is not decrypted here. None if not given.",
         ServerSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "trusted-proxies",
@@ -204,6 +238,7 @@ SERVER_OWN = (
         "believed and passed on; what all others say there is dropped.",
         ServerSettings,
         no_default="none",
+        reload=AT_ONCE,
     ),
     Setting(
         "public-interface",
@@ -218,6 +253,7 @@ SERVER_OWN = (
         Kind(port_ranges, "ports"),
         "Ports that clients may ask for, such as 8000-8999,9443, or none.",
         ServerSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "route",
@@ -225,21 +261,30 @@ SERVER_OWN = (
         "How the visitors of the shared public port are spread over its clients: round-robin, least-connections, or "
         "sticky: an address keeps its client.",
         ServerSettings,
+        reload=AT_ONCE,
     ),
-    Setting("max-links", COUNT, "Clients that may be connected at once.", ServerSettings),
-    Setting("max-tunnels", COUNT, "Tunnels that one client may have.", LinkLimits),
-    Setting("max-handshakes", COUNT, "Connections that may be in the TLS handshake at once.", ServerSettings),
+    Setting("max-links", COUNT, "Clients that may be connected at once.", ServerSettings, reload=AT_ONCE),
+    Setting("max-tunnels", COUNT, "Tunnels that one client may have.", LinkLimits, reload=NEW),
+    Setting(
+        "max-handshakes",
+        COUNT,
+        "Connections that may be in the TLS handshake at once.",
+        ServerSettings,
+        reload=AT_ONCE,
+    ),
     Setting(
         "handshake-timeout",
         TIME,
         "Seconds in which a new connection to the control port must say what it is.",
         ServerSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "hold",
         TIME_OR_ZERO,
         "Seconds for which visitors wait for the return of a client whose link is lost, instead of being closed.",
         ServerSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "state-dir",
@@ -254,6 +299,7 @@ SERVER_OWN = (
         TIME_OR_ZERO,
         "Seconds without a byte in either direction after which a visitor is closed; 0 means never.",
         ServerSettings,
+        reload=AT_ONCE,
     ),
 )
 
@@ -265,6 +311,7 @@ CLIENT_OWN = (
         "tcp:host:7000. Required.",
         ClientSettings,
         no_default="required",
+        reload=AT_ONCE,
     ),
     Setting(
         "via",
@@ -273,18 +320,21 @@ CLIENT_OWN = (
         "socks5://HOST:PORT; or env: the one that HTTPS_PROXY or ALL_PROXY names, unless NO_PROXY has the server. "
         "Other users of the machine can see a flag, so better give a password in the environment or the file.",
         ClientSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "local",
         Kind(service_address, "address to dial, or ``files:DIR``"),
         "The service that visitors reach: 127.0.0.1:80, :80, host:80, [::1]:80, a Twisted endpoint such as "
         "unix:/run/app.sock, or files:DIR, the files in a directory.",
+        reload=AT_ONCE,
     ),
     Setting(
         "remote-port",
         Kind(integer(0, 65535), "0 to 65535"),
         "Public port to ask the server for, for the service of --local; 0 is the server's shared port.",
         default=0,
+        reload=AT_ONCE,
     ),
     Setting(
         "tunnel",
@@ -294,6 +344,7 @@ CLIENT_OWN = (
         default=(),
         key="tunnels",
         repeatable=True,
+        reload=AT_ONCE,
     ),
     Setting(
         "publish",
@@ -305,26 +356,38 @@ CLIENT_OWN = (
         "carries many services. In the environment, commas separate several.",
         default=(),
         repeatable=True,
+        reload=AT_ONCE,
     ),
     Setting(
         "reconnect-min",
         TIME,
         "The shortest wait after an attempt that failed, in seconds. A lost link is dialled again sooner.",
         ClientSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "reconnect-max",
         TIME,
         "The longest wait between two attempts to reconnect, in seconds. The client never gives up.",
         ClientSettings,
+        reload=AT_ONCE,
     ),
-    Setting("connect-timeout", TIME, "Seconds that an attempt to connect to the server may take.", ClientSettings),
-    Setting("dial-timeout", TIME, "Seconds that a local service has to accept a connection.", ClientSettings),
+    Setting(
+        "connect-timeout",
+        TIME,
+        "Seconds that an attempt to connect to the server may take.",
+        ClientSettings,
+        reload=AT_ONCE,
+    ),
+    Setting(
+        "dial-timeout", TIME, "Seconds that a local service has to accept a connection.", ClientSettings, reload=AT_ONCE
+    ),
     Setting(
         "check-services",
         YES_OR_NO,
         "Whether to connect to each local service now and then, without sending anything, and log whether it answers.",
         ClientSettings,
+        reload=AT_ONCE,
     ),
 )
 

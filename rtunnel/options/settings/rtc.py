@@ -6,15 +6,18 @@ Their file has the layout of the reference program's file; one file may serve al
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.coercions import integer, optional, seconds, text
 from rtunnel.options.settings.declaration import (
+    AT_ONCE,
     COUNT,
     GIB,
     KIB,
     LISTEN,
     MANY,
+    NEW,
     PATH,
     TEXT,
     TIME,
@@ -51,6 +54,10 @@ from rtunnel.wire.webrtc.signaling import MAX_ID, MAX_MESSAGE
 #: The default address of the service at both ends of the reference program.
 SERVICE = "localhost:25565"
 
+_limit = partial(Setting, owner=ChannelLimits, key="limits.", reload=NEW)
+_most = partial(Setting, owner=SignalSettings, key="server.", reload=AT_ONCE)
+_ice = partial(Setting, owner=IceSettings, reload=NEW)
+
 HOST_ID = Kind(host_id, f"up to {MAX_ID} characters")
 
 SIGNAL_OWN = (
@@ -63,6 +70,7 @@ SIGNAL_OWN = (
         default=ListenAddress.parse(":8080"),
         key="server.",
         in_reference=True,
+        reload=AT_ONCE,
     ),
     Setting(
         "tls-cert-file",
@@ -72,6 +80,7 @@ SIGNAL_OWN = (
         "cert",
         key="server.tls.cert_file",
         in_reference=True,
+        reload=NEW,
     ),
     Setting(
         "tls-key-file",
@@ -81,6 +90,7 @@ SIGNAL_OWN = (
         "key",
         key="server.tls.key_file",
         in_reference=True,
+        reload=NEW,
     ),
     Setting(
         "allowed-origins",
@@ -91,6 +101,7 @@ SIGNAL_OWN = (
         key="server.",
         repeatable=True,
         in_reference=True,
+        reload=NEW,
     ),
     Setting(
         "valid-tokens",
@@ -102,26 +113,32 @@ SIGNAL_OWN = (
         repeatable=True,
         in_reference=True,
         reference_key="server.valid_tokens",
+        reload=AT_ONCE,
+        is_secret=True,
     ),
-    Setting("max-hosts", COUNT, "Hosts that may be registered at once.", SignalSettings, key="server."),
-    Setting("max-clients", COUNT, "Clients that may be connected at once.", SignalSettings, key="server."),
+    _most("max-hosts", COUNT, "Hosts that may be registered at once."),
+    _most("max-clients", COUNT, "Clients that may be connected at once."),
     Setting(
         "max-rate",
         COUNT,
         "Messages per second that a connection may send; ten times as many in a burst.",
         SignalSettings,
         key="server.",
+        reload=NEW,
     ),
-    Setting(
+    _most(
         "max-per-address",
         Kind(integer(0, MANY), f"0 to {MANY:,}"),
         "Connections from one IP address at once; 0 means any number.",
-        SignalSettings,
-        key="server.",
     ),
     # Host and client accept no larger messages: a larger one that got through would cost its receiver the connection.
     Setting(
-        "max-message", sizes(4 * KIB, MAX_MESSAGE), "Largest message that is accepted.", SignalSettings, key="server."
+        "max-message",
+        sizes(4 * KIB, MAX_MESSAGE),
+        "Largest message that is accepted.",
+        SignalSettings,
+        key="server.",
+        reload=NEW,
     ),
     replace(MEMORY, owner=SignalSettings, key="server.memory"),
 )
@@ -136,6 +153,7 @@ ENDS = (
         "url",
         default=signal_url("ws://localhost:8080"),
         in_reference=True,
+        reload=AT_ONCE,
     ),
     Setting(
         "protocol",
@@ -143,6 +161,7 @@ ENDS = (
         "Protocol of the service without a name: tcp or udp.",
         default="tcp",
         in_reference=True,
+        reload=AT_ONCE,
     ),
     Setting(
         "token",
@@ -151,6 +170,8 @@ ENDS = (
         "environment or the file.",
         SignalClientSettings,
         in_reference=True,
+        reload=AT_ONCE,
+        is_secret=True,
     ),
     Setting(
         "ca-file",
@@ -158,51 +179,49 @@ ENDS = (
         "PEM file with the CAs to trust for wss: and turns:; those of the system if not given.",
         SignalClientSettings,
         no_default="the system's",
+        reload=AT_ONCE,
     ),
-    Setting(
+    _ice(
         "stun-server",
         Kind(stun_server, "``stun:host:port``", lambda server: f"stun:{server[0]}:{server[1]}"),
         "STUN server that reports the public address, stun:host:port; empty for none, in the environment too.",
-        IceSettings,
         # A program that builds its settings without options, such as a test, asks no server.
         default=("stun.l.google.com", 19302),
         key="stun.server",
         in_reference=True,
         may_be_empty=True,
     ),
-    Setting(
+    _ice(
         "turn-server",
         Kind(list_of(turn_server), "``turn:``, ``turns:``"),
         "TURN server that relays if there is no direct path: turn:host:3478?transport=udp or tcp, turns:host:5349 for "
         "TLS. Separated by commas, or repeated.",
-        IceSettings,
-        "turn_servers",
+        field="turn_servers",
         key="turn.servers",
         repeatable=True,
     ),
-    Setting("turn-user", TEXT, "User name for the TURN servers.", IceSettings, key="turn.user"),
-    Setting(
+    Setting("turn-user", TEXT, "User name for the TURN servers.", IceSettings, key="turn.user", reload=NEW),
+    _ice(
         "turn-credential",
         TEXT,
         "Password of that user. Other users of the machine can see a flag, so better use the environment or the file.",
-        IceSettings,
         key="turn.credential",
+        is_secret=True,
     ),
-    Setting(
+    _ice(
         "turn-secret",
         TEXT,
         "Instead of a password: the secret shared with the TURN servers (coturn's static-auth-secret), from which "
         "short-lived passwords are made.",
-        IceSettings,
         key="turn.secret",
+        is_secret=True,
     ),
-    Setting(
+    _ice(
         "ice-interface",
         Kind(list_of(ice_interface), "names, addresses, networks"),
         "Which addresses of this machine may be used: an interface name, an IP address or a network, loopback "
         "included; all but loopback if not given. Separated by commas, or repeated.",
-        IceSettings,
-        "interfaces",
+        field="interfaces",
         no_default="all but loopback",
         key="ice.interfaces",
         repeatable=True,
@@ -212,21 +231,28 @@ ENDS = (
         TIME,
         "The shortest wait after an attempt that failed, in seconds. A lost connection is dialled again sooner.",
         SignalClientSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "reconnect-max",
         TIME,
         "The longest wait between two attempts to reconnect, in seconds. The program never gives up.",
         SignalClientSettings,
+        reload=AT_ONCE,
     ),
     Setting(
-        "connect-timeout", TIME, "Seconds that an attempt to reach the signaling server may take.", SignalClientSettings
+        "connect-timeout",
+        TIME,
+        "Seconds that an attempt to reach the signaling server may take.",
+        SignalClientSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "drain",
         TIME_OR_ZERO,
         "Seconds that open connections get to finish after SIGTERM or SIGINT; a second signal ends them at once.",
         EndSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "udp-idle",
@@ -236,6 +262,7 @@ ENDS = (
         EndSettings,
         no_default="30 or 300",
         key="limits.",
+        reload=NEW,
     ),
     Setting(
         "max-flows",
@@ -243,32 +270,21 @@ ENDS = (
         "UDP flows at once; a new one replaces the one that has been idle the longest.",
         EndSettings,
         key="limits.",
+        reload=NEW,
     ),
-    Setting(
-        "max-streams", COUNT, "Data channels that one peer connection may have at once.", ChannelLimits, key="limits."
-    ),
-    Setting(
-        "initial-credit",
-        sizes(KIB, GIB),
-        "Bytes that a peer may send on a new stream before it is granted more.",
-        ChannelLimits,
-        key="limits.",
-    ),
-    Setting(
+    _limit("max-streams", COUNT, "Data channels that one peer connection may have at once."),
+    _limit("initial-credit", sizes(KIB, GIB), "Bytes that a peer may send on a new stream before it is granted more."),
+    _limit(
         "max-window",
         sizes(KIB, GIB),
         "Most bytes that are granted on one stream and not yet delivered; one stream carries at most this much per "
         "round trip.",
-        ChannelLimits,
-        key="limits.",
     ),
-    Setting(
+    _limit(
         "peer-buffer",
         sizes(KIB, 1024 * GIB),
         "Most bytes that are granted to one peer on all streams together and not yet delivered; this bounds the memory "
         "of a peer.",
-        ChannelLimits,
-        key="limits.",
     ),
     replace(MEMORY, owner=EndSettings, key="limits.memory"),
     *LOG,
@@ -294,6 +310,7 @@ HOST_OWN = (
         default=SERVICE,
         key="host.",
         in_reference=True,
+        reload=AT_ONCE,
     ),
     Setting(
         "service",
@@ -303,16 +320,25 @@ HOST_OWN = (
         default=(),
         key="host.services",
         repeatable=True,
+        reload=AT_ONCE,
     ),
-    Setting("dial-timeout", TIME, "Seconds that a service has to accept a connection.", HostSettings, key="host."),
+    Setting(
+        "dial-timeout",
+        TIME,
+        "Seconds that a service has to accept a connection.",
+        HostSettings,
+        key="host.",
+        reload=AT_ONCE,
+    ),
     Setting(
         "check-services",
         YES_OR_NO,
         "Whether to connect to each TCP service now and then, without sending anything, and log whether it answers.",
         HostSettings,
         key="host.",
+        reload=AT_ONCE,
     ),
-    Setting("max-clients", COUNT, "Clients that may be connected at once.", HostSettings, key="host."),
+    Setting("max-clients", COUNT, "Clients that may be connected at once.", HostSettings, key="host.", reload=AT_ONCE),
 )
 
 CLIENT_OWN = (
@@ -333,6 +359,7 @@ CLIENT_OWN = (
         default=SERVICE,
         key="client.",
         in_reference=True,
+        reload=AT_ONCE,
     ),
     Setting(
         "forward",
@@ -342,6 +369,7 @@ CLIENT_OWN = (
         default=(),
         key="client.forwards",
         repeatable=True,
+        reload=AT_ONCE,
     ),
     Setting(
         "wait-timeout",
@@ -349,6 +377,7 @@ CLIENT_OWN = (
         "Seconds that a new connection waits for a host that is not connected, before it is closed.",
         ClientSettings,
         key="client.",
+        reload=AT_ONCE,
     ),
 )
 

@@ -40,7 +40,7 @@ def _default(setting: Setting) -> str:
 
 def _options(settings: Iterable[Setting]) -> str:
     return _table(
-        ("Flag", "Variable", "Key", "Default", "Values"),
+        ("Flag", "Variable", "Key", "Default", "Values", "Reload"),
         [
             (
                 f"``--{setting.name}``",
@@ -48,6 +48,7 @@ def _options(settings: Iterable[Setting]) -> str:
                 f"``{setting.key}``",
                 _default(setting),
                 setting.kind.values,
+                setting.reload.value,
             )
             for setting in settings
         ],

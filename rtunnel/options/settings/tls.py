@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rtunnel.access.admission import AdmissionSettings
 from rtunnel.access.tokens import check_token, parse_tokens
 from rtunnel.coercions import joined, optional, text
-from rtunnel.options.settings.declaration import PATH, SWITCH, Kind, Setting
+from rtunnel.options.settings.declaration import AT_ONCE, NEW, PATH, SWITCH, Kind, Setting
 from rtunnel.reverse.settings import ClientSettings
 from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, TlsSettings, parse_groups, parse_pins
 from rtunnel.tls.server_names import check_server_name
@@ -30,6 +30,7 @@ def _file(name: str, what: str, default: str) -> Setting:
         name,
         no_default="see below",
         key=f"tls.{name}",
+        reload=NEW,
     )
 
 
@@ -59,6 +60,7 @@ TLS = (
         "groups",
         no_default="all six",
         key="tls.groups",
+        reload=NEW,
     ),
     Setting(
         CLASSICAL_OPTION.removeprefix("--"),
@@ -67,12 +69,14 @@ TLS = (
         TlsSettings,
         "allow_classical_certs",
         key="tls.allow_classical_certs",
+        reload=NEW,
     ),
     Setting(
         "token-over-plain-tcp",
         SWITCH,
         "Let tokens travel over a network without TLS, where anybody on the way can read them.",
         AdmissionSettings,
+        reload=AT_ONCE,
     ),
 )
 
@@ -85,6 +89,7 @@ TLS_CLIENT = (
         "server_name",
         no_default="the host",
         key="tls.server_name",
+        reload=AT_ONCE,
     ),
     Setting(
         "tls-pin",
@@ -93,6 +98,7 @@ TLS_CLIENT = (
         TlsSettings,
         "pins",
         key="tls.pin",
+        reload=AT_ONCE,
     ),
     Setting(
         "token",
@@ -100,6 +106,8 @@ TLS_CLIENT = (
         "Token to send to a server that has --valid-tokens. Other users of the machine can see a flag, so better use "
         "the environment or the file.",
         ClientSettings,
+        reload=NEW,
+        is_secret=True,
     ),
 )
 
@@ -110,6 +118,7 @@ TLS_SERVER = (
         "YAML file that says which client may have which ports, how many tunnels and how many visitors, by the name in "
         "its certificate or of its token. All other clients are refused. Changes are noticed while the server runs.",
         AdmissionSettings,
+        reload=AT_ONCE,
     ),
     Setting(
         "valid-tokens",
@@ -118,5 +127,7 @@ TLS_SERVER = (
         "machine can see a flag, so better use the environment or the file.",
         AdmissionSettings,
         "tokens",
+        reload=AT_ONCE,
+        is_secret=True,
     ),
 )
