@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from twisted.application.service import MultiService
+from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorUNIX
@@ -22,7 +22,7 @@ from rtunnel.control.page.events import Events
 from rtunnel.control.recent import Recent
 from rtunnel.control.settings import StatusSettings
 from rtunnel.control.sockets import control_directory, prepare
-from rtunnel.errors import ConfigError
+from rtunnel.errors import ConfigError, RtunnelError, StartupError
 from rtunnel.upkeep.listening import Listener
 
 #: The version of what is answered; see docs/control.rst.
@@ -101,16 +101,55 @@ class ControlService(MultiService):
         self._started_at = 0.0
         self._port: IListeningPort | None = None
         self._events = Events(reactor, self.status)
-        if settings.listen is not None:
-            guard = Guard(settings.token, is_secure=settings.cert is not None)
-            factory = _Factory(self.status, self._events, guard)
-            if settings.cert is None:
-                Listener(reactor, settings.listen, factory, "status port", "--status-listen").setServiceParent(self)
-            else:
-                # What it imports takes memory.
-                from rtunnel.control.port import HttpsPort
+        #: Whether the process is about to end, though its service does not know of it yet.
+        self.is_leaving: Callable[[], bool] = lambda: False
+        self._status = settings
+        self._status_port = self._build_port(settings)
 
-                HttpsPort(reactor, settings, factory).setServiceParent(self)
+    def _build_port(self, settings: StatusSettings) -> IService | None:
+        """Make the status port, if there is to be one, and listen if this service runs.
+
+        :raises StartupError: it cannot listen.
+        """
+        if settings.listen is None:
+            return None
+        guard = Guard(settings.token, is_secure=settings.cert is not None)
+        factory = _Factory(self.status, self._events, guard)
+        port: IService
+        if settings.cert is None:
+            port = Listener(self._reactor, settings.listen, factory, "status port", "--status-listen")
+        else:
+            # What it imports takes memory.
+            from rtunnel.control.port import HttpsPort
+
+            port = HttpsPort(self._reactor, settings, factory)
+        port.name = None  # for a while there may be two
+        try:
+            port.setServiceParent(self)
+        except StartupError:
+            port.disownServiceParent()
+            raise
+        return port
+
+    async def use(self, settings: StatusSettings) -> None:
+        """Let the status be read elsewhere, or by others. Whoever reads it has to connect again.
+
+        :raises RtunnelError: that cannot be done, so nothing changes.
+        """
+        if settings == self._status:
+            return
+        before, is_in_the_way = self._status_port, settings.listen == self._status.listen
+        if is_in_the_way:
+            await _closed(before)
+        try:
+            self._status_port = self._build_port(settings)
+        except RtunnelError:
+            if is_in_the_way:
+                self._status_port = self._build_port(self._status)
+            raise
+        self._status = settings
+        if not is_in_the_way:
+            await _closed(before)
 
     def startService(self) -> None:
         """Listen, now that privileges are given up."""
@@ -149,7 +188,7 @@ class ControlService(MultiService):
             "pid": os.getpid(),
             "up_seconds": round(self._reactor.seconds() - self._started_at, 3),
             "ok": not problems,
-            "ready": found.pop("ready"),
+            "ready": found.pop("ready") and not self.is_leaving(),
             "problems": problems,
             **found,
             "warnings_total": dict(self._recent.counts),
@@ -167,3 +206,8 @@ class ControlService(MultiService):
         if port is not None:
             stopping.addCallback(lambda _: port.stopListening())
         return stopping
+
+
+async def _closed(port: Any) -> None:
+    if port is not None:
+        await maybeDeferred(port.disownServiceParent)

@@ -100,8 +100,24 @@ def refuse_connections(port: Any) -> bool:
     return True
 
 
+def step_aside(port: Any) -> bool:
+    """Let another socket listen at an address that *port* has too, such as all addresses with its number.
+
+    Connections that the system has accepted are taken before; others are refused. Only after :func:`pause_when_full`,
+    and for a port that does not refuse connections. Return False where that is not possible.
+    """
+    if sys.platform != "linux" or type(port) is not tcp.Port or port.port is None:
+        return False
+    port.doRead()
+    sock: Any = port.socket
+    sock.refuses = True
+    port.stopReading()
+    sock.shutdown(socket.SHUT_RDWR)
+    return True
+
+
 def accept_connections(port: Any) -> None:
-    """Undo :func:`refuse_connections`.
+    """Undo :func:`refuse_connections` or :func:`step_aside`.
 
     :raises OSError: the system does not let us listen again.
     """

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
 from typing import Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.application.service import MultiService, Service
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -15,7 +19,7 @@ from rtunnel.errors import StartupError
 from rtunnel.reasons import cannot_listen
 from rtunnel.relay.bare_port import give_sockets
 from rtunnel.relay.sockets import format_address, is_local
-from rtunnel.upkeep.accepting import accept_connections, pause_when_full, refuse_connections
+from rtunnel.upkeep.accepting import accept_connections, pause_when_full, refuse_connections, step_aside
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.proxied import ProxiedFactory
 
@@ -42,7 +46,8 @@ class Listener(Service):
     ) -> None:
         self._reactor = reactor
         self._address = address
-        self._factory: IProtocolFactory = ProxiedFactory(reactor, factory) if address.is_proxied else factory
+        self._users_factory = factory
+        self._factory = self._factory_for(address)
         self._what = what
         self._option = option
         self._listening: Deferred[IListeningPort] | None = None
@@ -51,6 +56,9 @@ class Listener(Service):
         # Clients decide how often a port opens and closes.
         self._log_limiter = LogLimiter(self.log, reactor)
         self.setName(what)
+
+    def _factory_for(self, address: ListenAddress) -> IProtocolFactory:
+        return ProxiedFactory(self._reactor, self._users_factory) if address.is_proxied else self._users_factory
 
     @property
     def local_address(self) -> str:
@@ -126,15 +134,88 @@ class Listener(Service):
             self._is_open = True
             self._say("{what} listening on {address}", self._log_limiter)
 
+    async def move(self, address: ListenAddress) -> None:
+        """Listen on another address, and then no more on that of before. Accepted connections continue.
+
+        :raises StartupError: it cannot listen there, so nothing changes.
+        """
+        if address == self._address:
+            return
+        before, factory = self._port, self._factory_for(address)
+        listening = address.endpoint(self._reactor).listen(factory)
+        try:
+            port = await listening
+        except Exception as error:
+            listening = self._listen_in_place_of(before, address, factory, error)
+            port = await listening
+        self._address, self._factory, self._listening = address, factory, listening
+        self._bound(port)
+        if before is not None:
+            if self._is_open and isinstance(before, tcp.Port):
+                before.doRead()  # what the system has already accepted
+            await _closed(before)
+
+    def _listen_in_place_of(
+        self, before: Any, address: ListenAddress, factory: IProtocolFactory, error: Exception
+    ) -> Deferred[IListeningPort]:
+        """Try again without our own port, which may be in the way, as 127.0.0.1:7000 is that of :7000.
+
+        :param error: what has failed; it is raised as StartupError if this fails too.
+        """
+        is_in_use = isinstance(error, CannotListenError) and getattr(error.socketError, "errno", 0) == errno.EADDRINUSE
+        number = getattr(before.getHost(), "port", None) if before is not None else None
+        if is_in_use and number == getattr(error, "port", None) and self._is_open and step_aside(before):
+            listening: Deferred[IListeningPort] = address.endpoint(self._reactor).listen(factory)
+            failures: list[Failure] = []
+            listening.addErrback(failures.append)
+            if not failures:
+                return listening
+            accept_connections(before)
+        raise StartupError(cannot_listen(address, self._what, self._option, error)) from None
+
     async def stop_listening(self) -> None:
         """Accept no more connections. Accepted ones continue."""
         port, self._port = self._port, None
         if port is not None:
-            stopped = port.stopListening()
-            if stopped is not None:
-                await stopped
+            await _closed(port)
 
     def stopService(self) -> Deferred[None]:
         """Stop listening."""
         super().stopService()
         return Deferred.fromCoroutine(self.stop_listening())
+
+
+async def _closed(port: IListeningPort) -> None:
+    stopped = port.stopListening()
+    if stopped is not None:
+        await stopped
+
+
+async def moved(
+    listener: Listener | None,
+    address: ListenAddress | None,
+    build: Callable[[ListenAddress], Listener],
+    parent: MultiService,
+) -> Listener | None:
+    """Let *listener* listen on another address. Return what listens now.
+
+    :param listener: None: there was none.
+    :param address: None: there shall be none.
+    :param build: makes one.
+    :param parent: its parent, which runs.
+    :raises StartupError: it cannot listen there, so nothing changes.
+    """
+    if address is None:
+        if listener is not None:
+            await maybeDeferred(listener.disownServiceParent)
+        return None
+    if listener is not None:
+        await listener.move(address)
+        return listener
+    listener = build(address)
+    try:
+        listener.setServiceParent(parent)
+    except StartupError:
+        await maybeDeferred(listener.disownServiceParent)
+        raise
+    return listener
