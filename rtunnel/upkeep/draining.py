@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from rtunnel.traffic.accounts import LOOK_EVERY, Accounts
@@ -38,6 +40,8 @@ class DrainingService(MultiService):
         self.visitors = Visitors(self.descriptors, accounts)
         self.is_stopping = False
         self._drain = drain
+        self._is_waiting = False
+        self._timer: IDelayedCall | None = None
         self._stream_ended: Deferred[None] | None = None
 
     async def refuse_visitors(self) -> None:
@@ -64,6 +68,22 @@ class DrainingService(MultiService):
         """Whether visitors have any time to finish, or are cut."""
         return self._drain > 0
 
+    def set_drain(self, seconds: float) -> None:
+        """Let visitors have so much time to finish: once the service stops, or from now on if it does that already.
+
+        :param seconds: infinite: as much as they need.
+        """
+        self._drain = seconds
+        if self._is_waiting:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+        if self._is_waiting and isfinite(self._drain):
+            self._timer = self.reactor.callLater(self._drain, self.stop_now)
+
     def stopService(self) -> Deferred[None]:
         """Accept no more visitors, let the present ones finish for *drain* seconds at most, then close."""
         return Deferred.fromCoroutine(self._stop())
@@ -77,19 +97,20 @@ class DrainingService(MultiService):
     async def _stop(self) -> None:
         self.is_stopping = True
         await self.refuse_visitors()
-        until = self.reactor.seconds() + self._drain
         if self.visitors:
             self.log.info(
-                "waiting up to {seconds:g} s for {count} visitors", seconds=self._drain, count=len(self.visitors)
+                "waiting {limit}for {count} visitors",
+                limit=f"up to {self._drain:g} s " if isfinite(self._drain) else "",
+                count=len(self.visitors),
             )
-        left = await self.visitors.drain(self.reactor, self._drain)
-        if not left and self.streams_left() and self.reactor.seconds() < until:
-            timeout = self.reactor.callLater(until - self.reactor.seconds(), self.stop_now)
-            while self._drain and self.streams_left():
-                self._stream_ended = ended = Deferred[None]()
-                await ended
-            if timeout.active():
-                timeout.cancel()
+        self._is_waiting = self.may_wait
+        self._set_timer()
+        left = await self.visitors.drain() if self.may_wait else len(self.visitors)
+        while self.may_wait and not left and self.streams_left():
+            self._stream_ended = ended = Deferred[None]()
+            await ended
+        self._is_waiting = False
+        self._set_timer()
         if left:
             self.log.warn("{count} visitors did not finish in time and are cut off", count=left)
         self.visitors.abort_all()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.traffic.accounts import CONNECTION, Account, Accounts, IRelay
 from rtunnel.upkeep.descriptors import Descriptors, IHolder, Part, Place
@@ -118,17 +117,14 @@ class Visitors:
             end.abort()
         return len(idle)
 
-    async def drain(self, clock: IReactorTime, seconds: float) -> int:
-        """Wait until no connection is left, but at most *seconds*, or until :meth:`stop_draining`.
+    async def drain(self) -> int:
+        """Wait until no connection is left, or until :meth:`stop_draining`.
 
         :returns: how many connections are left.
         """
-        if self._ends and seconds > 0:
+        if self._ends:
             self._drained = Deferred()
-            timeout = clock.callLater(seconds, self.stop_draining)
             await self._drained
-            if timeout.active():
-                timeout.cancel()
         return len(self._ends)
 
     def stop_draining(self) -> None:

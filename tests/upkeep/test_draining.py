@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -123,3 +124,30 @@ def test_stop_now(service: Draining, waits_for: str) -> None:
     service.stop_now()
     service.reactor.pump([0.01] * 2)
     assert done
+
+
+def test_as_long_as_visitors_need(service: Draining, logged: TestLog) -> None:
+    visitor = Visitor(service.visitors)
+    service.links_close.callback(None)
+    service.set_drain(inf)
+    done = service.stop()
+    service.reactor.advance(1_000_000)
+    assert not done
+    service.visitors.discard(visitor)
+    assert done
+    assert "waiting for 1 visitors" in logged.text()
+
+
+@pytest.mark.parametrize("before", [inf, 100.0])
+def test_another_time_once_it_has_begun(service: Draining, before: float) -> None:
+    visitor = Visitor(service.visitors)
+    service.links_close.callback(None)
+    service.set_drain(before)
+    done = service.stop()
+    service.reactor.advance(50)
+    service.set_drain(20.0)
+    service.reactor.advance(19)
+    assert not done
+    service.reactor.advance(1)
+    assert (visitor.aborted, bool(done)) == (1, True)
+    assert service.reactor.getDelayedCalls() == []

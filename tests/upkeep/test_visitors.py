@@ -85,41 +85,24 @@ def test_those_on_which_nothing_passes_are_reset(visitors: Visitors) -> None:
 
 
 def test_drain_waits_for_the_last(visitors: Visitors) -> None:
-    clock, (one, other) = Clock(), (Visitor(visitors), Visitor(visitors))
-    drained = results(visitors.drain(clock, 10))
+    one, other = Visitor(visitors), Visitor(visitors)
+    drained = results(visitors.drain())
     visitors.discard(one)
     assert drained == []
     visitors.discard(other)
     assert drained == [0]
-    assert not clock.getDelayedCalls()
-
-
-def test_drain_waits_no_longer_than_it_should(visitors: Visitors) -> None:
-    clock, _ = Clock(), Visitor(visitors)
-    drained = results(visitors.drain(clock, 10))
-    clock.advance(9.9)
-    assert drained == []
-    clock.advance(0.1)
-    assert drained == [1]
 
 
 def test_drain_is_stopped(visitors: Visitors) -> None:
-    clock, _ = Clock(), Visitor(visitors)
-    drained = results(visitors.drain(clock, 10))
+    Visitor(visitors)
+    drained = results(visitors.drain())
     visitors.stop_draining()
     assert drained == [1]
-    assert not clock.getDelayedCalls()
     visitors.stop_draining()
 
 
-@pytest.mark.parametrize("seconds", [0, 10])
-def test_drain_of_nobody(visitors: Visitors, seconds: float) -> None:
-    assert results(visitors.drain(Clock(), seconds)) == [0]
-
-
-def test_drain_without_time(visitors: Visitors) -> None:
-    Visitor(visitors)
-    assert results(visitors.drain(Clock(), 0)) == [1]
+def test_drain_of_nobody(visitors: Visitors) -> None:
+    assert results(visitors.drain()) == [0]
 
 
 def test_all_gone(visitors: Visitors) -> None:
