@@ -60,7 +60,7 @@ class HeldConnection(Service, Generic[C]):
     ) -> None:
         self.reactor = reactor
         self.connection: C | None = None
-        self._peer = peer
+        self._peer = self._leads_to = peer
         self._shortest = shortest
         self._backoff = Backoff(shortest, longest)
         self._soon = 0
@@ -70,6 +70,7 @@ class HeldConnection(Service, Generic[C]):
         self.why_down = ""
         self._dials = False
         self._running: Deferred[None] | None = None
+        self._runs = 0
 
     # Subclasses override these
 
@@ -88,20 +89,29 @@ class HeldConnection(Service, Generic[C]):
         """Close *connection*, because the service is stopping."""
         raise NotImplementedError
 
+    def give_up(self, connection: C) -> None:
+        """End *connection*, because another one shall take its place."""
+        self.leave(connection)
+
     # Dialling
 
     def startService(self) -> None:
         """Start dialling."""
         super().startService()
         self._dials = True
-        self._running = Deferred.fromCoroutine(self._run())
+        self._run_again()
+
+    def _run_again(self) -> None:
+        self._runs += 1
+        self._running = Deferred.fromCoroutine(self._run(self._runs))
         self._running.addErrback(self._crashed)
 
     def _crashed(self, failure: Any) -> None:
         if not failure.check(CancelledError):
             self.log.failure("the connection to {peer} has failed; please report this", failure, peer=self._peer)
 
-    async def _run(self) -> None:
+    async def _run(self, number: int) -> None:
+        self._peer = self._leads_to
         # Where a firewall drops the packets, nothing else is logged for a while.
         self.log.info("connecting to {peer}", peer=self._peer)
         while True:
@@ -113,12 +123,15 @@ class HeldConnection(Service, Generic[C]):
                 # A bug; but a service that dials no more would be worse.
                 self.log.failure("the connection to {peer} has failed; please report this", peer=self._peer)
                 reason = f"lost {self._peer}: an internal error"
+            if number != self._runs:
+                return  # an endpoint may have errors of its own for an attempt that is cancelled
             self.why_down = reason
             if not self._dials:
                 return
             repeated = LogLevel.debug if self._soon else self._repeated
             level = repeated if reason == self._last_reason else LogLevel.warn
             self._last_reason = reason
+            self._peer = self._leads_to
             wait = self._next_wait()
             self.log.emit(level, "{why}; next attempt in {wait:.1f} s", why=reason, wait=wait)
             await deferLater(self.reactor, wait)
@@ -157,6 +170,30 @@ class HeldConnection(Service, Generic[C]):
         if self.reactor.seconds() - self._connected_at >= self._shortest:
             self._soon = SOON_ATTEMPTS
         self._last_reason = ""
+
+    def dial_anew(self, peer: str, shortest: float, longest: float) -> None:
+        """Let the connection lead elsewhere: give up the present one, or the present attempt, and dial soon.
+
+        The parameters are as at first.
+        """
+        self._leads_to = peer
+        self.set_waits(shortest, longest)
+        self._last_reason = ""
+        if not self._dials:
+            return
+        if self.connection is not None:
+            self._soon = SOON_ATTEMPTS
+            self.give_up(self.connection)
+        else:
+            before = self._running
+            self._run_again()
+            if before is not None:
+                before.cancel()
+
+    def set_waits(self, shortest: float, longest: float) -> None:
+        """Set the bounds of the back-off, in seconds."""
+        self._shortest = shortest
+        self._backoff = Backoff(shortest, longest)
 
     # Stopping
 

@@ -302,3 +302,49 @@ def test_a_mistake_of_ours_is_logged_and_does_not_end_the_dialling(
     clock.advance(60.0)
     held.connect()
     assert flush_logged_errors(ZeroDivisionError)
+
+
+def test_leads_elsewhere_while_it_is_connected(clock: Clock, log: deque[LogEvent]) -> None:
+    held = start(clock)
+    connection = held.connect()
+    held.dial_anew("server 192.0.2.2:7000", 60.0, 60.0)
+    assert held.left == [connection]
+    connection.ended.callback("so it was said")
+    assert log[-1]["why"] == "lost: so it was said"
+    clock.advance(SOON)
+    assert len(held.attempts) == 2
+    held.refuse()
+    assert log[-1]["why"] == "cannot reach server 192.0.2.2:7000: refused"
+    assert log[-1]["wait"] >= 60.0
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_leads_elsewhere_while_it_is_not(clock: Clock, log: deque[LogEvent], waits: bool) -> None:
+    """Neither the present attempt nor the wait for the next one counts any more."""
+    held = start(clock)
+    if waits:
+        held.refuse()
+    held.dial_anew("server 192.0.2.2:7000", 1.0, 30.0)
+    assert len(held.attempts) == 2
+    held.connect()
+    clock.advance(100)
+    assert len(held.attempts) == 2
+    assert clock.getDelayedCalls() == []
+
+
+def test_leads_elsewhere_although_the_attempt_ends_in_its_own_way(clock: Clock) -> None:
+    """As endpoints do that raise something else when they are cancelled."""
+    held = start(clock)
+    held.attempts[-1]._canceller = lambda attempt: attempt.errback(Failure(OSError("cancelled")))
+    held.dial_anew("server 192.0.2.2:7000", 1.0, 30.0)
+    held.connect()
+    clock.advance(100)
+    assert len(held.attempts) == 2
+
+
+def test_leads_elsewhere_once_it_starts(clock: Clock, log: deque[LogEvent]) -> None:
+    held = Held(clock)
+    held.dial_anew("server 192.0.2.2:7000", 1.0, 30.0)
+    assert held.attempts == []
+    held.startService()
+    assert log[-1]["peer"] == "server 192.0.2.2:7000"
