@@ -65,6 +65,7 @@ class AdmissionSettings:
 class Admission:
     """The rules, and the file that they come from.
 
+    :ivar clients: what the file says; None: there is none.
     :raises ConfigError: the clients file cannot be used.
     """
 
@@ -72,7 +73,7 @@ class Admission:
         self._settings = settings
         path = settings.clients
         self._file = WatchedFiles([path], lambda: read_clients(path)) if path is not None else None
-        self._clients = self._file.now if self._file is not None else None
+        self.clients = self._file.now if self._file is not None else None
 
     # The file
 
@@ -83,33 +84,33 @@ class Admission:
         """
         if self._file is None or not self._file.refresh():
             return False
-        self._clients = self._file.now
+        self.clients = self._file.now
         return True
 
     # The rules
 
     @property
     def _tokens(self) -> Sequence[Token]:
-        return (*self._settings.tokens, *(self._clients.tokens if self._clients is not None else ()))
+        return (*self._settings.tokens, *(self.clients.tokens if self.clients is not None else ()))
 
     @property
     def lets_anybody_in(self) -> bool:
         """Whether a client without certificate and token may use the server."""
-        return not self._tokens and (self._clients is None or self._clients.rights_of("") is not None)
+        return not self._tokens and (self.clients is None or self.clients.rights_of("") is not None)
 
     def needs_hello(self, *, has_certificate: bool) -> bool:
         """Return whether a client must say HELLO, because only HELLO can identify it."""
         if has_certificate:
             return bool(self._settings.tokens)
-        return self._clients is not None or bool(self._settings.tokens)
+        return self.clients is not None or bool(self._settings.tokens)
 
     def decide(self, claim: Claim) -> Decision:
         """Decide whether a client may stay, once it has said HELLO or will not say it."""
         name = claim.certificate or ""
         if claim.certificate is not None:
             wanted = list(self._settings.tokens)
-            if self._clients is not None:
-                wanted += [each for each in self._clients.tokens if each.name == name]
+            if self.clients is not None:
+                wanted += [each for each in self.clients.tokens if each.name == name]
         else:
             wanted = list(self._tokens)
         if wanted:
@@ -128,7 +129,7 @@ class Admission:
         return Decision(name)
 
     def _rights_of(self, name: str) -> Rights | None:
-        return _EVERYTHING if self._clients is None else self._clients.rights_of(name)
+        return _EVERYTHING if self.clients is None else self.clients.rights_of(name)
 
     def amounts_of(self, name: str) -> Amounts:
         """Return how much the client *name* may carry, over all its tunnels together."""
@@ -165,7 +166,7 @@ class Admission:
         :param streams: how many it serves now, over all its links.
         :raises Refused: it may not.
         """
-        if self._clients is None:
+        if self.clients is None:
             return
         rights = self._rights_for(name, public)
         if rights.streams is not None and streams >= rights.streams:

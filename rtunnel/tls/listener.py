@@ -62,13 +62,13 @@ class _Accepted(TlsTransport):
 class TlsListener(QuietFactory, Secured):
     """Accepts connections under TLS.
 
-    :param patience: seconds that a handshake may take.
-    :param most: handshakes that may be under way at once.
+    :param patience: seconds that a handshake may take; may be changed.
+    :param most: handshakes that may be under way at once; may be changed.
     :param build: gives the protocol for a connection whose client is proved; None: it is closed.
     :param is_known: whether an address is that of a link, see :func:`~rtunnel.relay.sockets.address_prefix`.
     :param hears_no_tls: called with the transport below and the first bytes of a connection; returns whether it has
         taken the connection over.
-    :ivar credentials: of the server.
+    :ivar credentials: of the server; others are for new connections.
     :ivar log_limiter: for what strangers can cause as often as they like.
     """
 
@@ -83,8 +83,8 @@ class TlsListener(QuietFactory, Secured):
         hears_no_tls: Callable[[Any, bytes], bool] = lambda _transport, _data: False,
     ) -> None:
         self._clock = clock
-        self._patience = patience
-        self._most = most
+        self.patience = patience
+        self.most = most
         self._is_known = is_known
         self._hears_no_tls = hears_no_tls
         self._build = build
@@ -99,7 +99,7 @@ class TlsListener(QuietFactory, Secured):
 
     def buildProtocol(self, addr: IAddress | None) -> TlsTransport:
         """Make the transport of a connection, which may still fail."""
-        transport = _Accepted(TlsEngine(self.credentials), Role.SERVER, self, self._clock, self._patience)
+        transport = _Accepted(TlsEngine(self.credentials), Role.SERVER, self, self._clock, self.patience)
         address = address_prefix(addr)
         transport.turn = Turn(self._turns, address, self._is_known(address), transport.have_turn)
         transport.enter = self._enter
@@ -114,7 +114,7 @@ class TlsListener(QuietFactory, Secured):
 
     def _enter(self, transport: _Accepted) -> None:
         """Count a handshake, in place of another one if there are too many."""
-        if len(self) >= min(self._most, descriptor_limit() * SHARE):
+        if len(self) >= min(self.most, descriptor_limit() * SHARE):
             crowd = self._known if len(self._known) > len(self._strange) else self._strange
             first_to_go = crowd.first_to_go
             self.log_limiter.warn(

@@ -106,6 +106,11 @@ class Memory:
         self._anyone_is_short = False
         self._said: dict[str, float] = {}
 
+    def resize(self, total: int) -> None:
+        """Let the budget be *total* bytes from now on."""
+        self.total = total
+        self.look()
+
     @property
     def held_at_most(self) -> int:
         """How many bytes are held, or fewer: what was at the last look, and all that has come since."""

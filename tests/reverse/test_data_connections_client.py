@@ -287,7 +287,7 @@ async def test_server_of_which_nothing_is_heard_on_a_data_connection(world: Worl
 async def test_server_that_does_not_accept_data_connections_in_time(world: World, full_backlog: int) -> None:
     server = await ServerByHand().start(world, (8080, 9), connect_timeout=0.1, limits=OFTEN)
     service: Any = server.client.link
-    service._server_now, service._address_now = service._settings.server, (2, ("127.0.0.1", full_backlog))
+    service._server_now, service._address_now = service.settings.server, (2, ("127.0.0.1", full_backlog))
     server.send_tickets(1)
     while not world.lines("data connections cannot be made: no connection in time"):
         await server.link.is_alive()

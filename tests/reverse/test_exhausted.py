@@ -95,8 +95,8 @@ def test_clients_file_that_nobody_could_read_meanwhile(tmp_path: Path) -> None:
             admission.refresh()
         assert not admission.refresh(), "said once"
     assert admission.refresh()
-    assert admission._clients is not None
-    assert set(admission._clients.rights) == {"phone"}
+    assert admission.clients is not None
+    assert set(admission.clients.rights) == {"phone"}
     assert not admission.refresh()
 
 
@@ -145,7 +145,7 @@ async def test_data_connection_that_cannot_be_watched_at_the_client(
     """It is there, or it takes its time."""
     server = await ServerByHand().start(world, (8080, 9))
     service: Any = server.client.link
-    service._server_now = service._settings.server
+    service._server_now = service.settings.server
     there = service._server_now.socket_address()
     service._address_now = there if at_once else (socket.AF_INET, (HOST, full_backlog))
     service.poller = Full(poller := service.poller)

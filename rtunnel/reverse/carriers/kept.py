@@ -60,13 +60,13 @@ class _Kept(Generic[C]):
 class KeptConnections(Generic[C]):
     """What is left of links that are lost.
 
-    :param patience: seconds for which it is kept.
+    :param patience: seconds for which it is kept; may be changed.
     :param may_stay: tells whether the peer of a lost link would still be let in.
     """
 
     def __init__(self, clock: Any, patience: float, may_stay: Callable[[Any], bool]) -> None:
         self._clock = clock
-        self._patience = patience
+        self.patience = patience
         self._may_stay = may_stay
         self._kept: dict[Hashable, _Kept[C]] = {}
         self._looks = Repeated(clock, "the look after lost links", self._look)
@@ -86,7 +86,7 @@ class KeptConnections(Generic[C]):
         if connections and not self._kept:
             self._looks.start(LOOK_EVERY)
         if connections:
-            kept = _Kept(session, session.payer, connections, self._clock.seconds() + self._patience)
+            kept = _Kept(session, session.payer, connections, self._clock.seconds() + self.patience)
             self._kept[peer] = kept
             session.memory.join(kept)
 

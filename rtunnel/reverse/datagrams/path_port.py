@@ -21,11 +21,13 @@ from rtunnel.wire.datagrams.packets import packet_id
 
 
 class PathPort(Service):
-    """One UDP socket for the life of the process. If it cannot be bound, datagrams go by data connections.
+    """One UDP socket. If it cannot be bound, datagrams go by data connections.
 
     :param address: where to listen; None: where the control port is.
     :param control: returns the address of the control port; None if there is none yet.
     :ivar refused: how many packets belonged to no path.
+    :ivar problem: why it could not be bound; empty if it could.
+    :ivar on_left: called when no path is left.
     """
 
     log = Logger()
@@ -38,6 +40,8 @@ class PathPort(Service):
         self._touched: dict[Datagrams, None] = {}
         self._limiter = LogLimiter(self.log, reactor, most=1)
         self.refused = 0
+        self.problem = ""
+        self.on_left: Callable[[PathPort], None] = lambda _port: None
         self.setName("UDP path")
         self.send_all = self._socket.send_all
 
@@ -52,25 +56,37 @@ class PathPort(Service):
         self._listen()
 
     def _listen(self) -> None:
-        if self._socket.address is not None:
+        if self._socket.address is not None or self.problem:
             return
-        if self._address is not None:
-            host, port = self._address.host, self._address.port
-        else:
-            control = self._control()
-            if not isinstance(control, IPv4Address | IPv6Address):
-                return
-            host, port = control.host, control.port
+        asked = self.asked
+        if asked is None:
+            return
+        host, port = asked
         try:
             self._socket.bind(host, port)
         except OSError as error:
+            self.problem = why_not_listening(error)
             self.log.warn(
                 "UDP at {address}: {why}; datagrams of UDP tunnels go by data connections (--udp-listen)",
                 address=format_host_port(host or "0.0.0.0", port),
-                why=why_not_listening(error),
+                why=self.problem,
             )
         else:
             self.log.info("UDP paths of clients at {address}", address=self.local_address)
+
+    @property
+    def asked(self) -> tuple[str, int] | None:
+        """Host and port where it is to listen; None: nowhere, as the control port has neither."""
+        if self._address is not None:
+            return self._address.host or "0.0.0.0", self._address.port
+        control = self._control()
+        return (control.host, control.port) if isinstance(control, IPv4Address | IPv6Address) else None
+
+    @property
+    def bound(self) -> tuple[str, int] | None:
+        """Host and port where it listens; None: nowhere."""
+        address: Any = self._socket.address
+        return (address.host, address.port) if address is not None else None
 
     @property
     def local_address(self) -> str:
@@ -95,6 +111,9 @@ class PathPort(Service):
 
     # Paths
 
+    def __len__(self) -> int:
+        return len(self._paths)
+
     def join(self, datagrams: Datagrams) -> int:
         """Hand the packets of a new path to *datagrams*. Return the id of the path."""
         while (id := secrets.randbits(32)) in self._paths:
@@ -104,7 +123,8 @@ class PathPort(Service):
 
     def leave(self, id: int) -> None:
         """Take no more packets of a path."""
-        self._paths.pop(id, None)
+        if self._paths.pop(id, None) is not None and not self._paths:
+            self.on_left(self)
 
     # From the socket
 

@@ -115,14 +115,14 @@ class _Known:
 class HttpFront(HttpHouse, LandingFactory):
     """Accepts HTTP connections.
 
-    :param trusted: the proxies whose word counts about whose request it is.
+    :param trusted: the proxies whose word counts about whose request it is; others are for new connections.
     """
 
     def __init__(self, server: IHttpServer, passwords: Passwords, trusted: TrustedProxies) -> None:
         accounts = server.visitors.accounts
         super().__init__(server.reactor.seconds, server.log_limiter, passwords, server.handshake_timeout, accounts)
         self._server = server
-        self._trusted = trusted
+        self.trusted = trusted
         self._targets: dict[Group, _Known] = {}
         self._held: dict[IConnection, HeldRequest] = {}
         self._looks: dict[IConnection, IDelayedCall] = {}
@@ -137,7 +137,7 @@ class HttpFront(HttpHouse, LandingFactory):
         """See :class:`LandingFactory`."""
         server = self._server
         front = FrontStream(server.poller, accepted.socket, self._ended, server.memory.add)
-        visitor = HttpVisitor(format_address(accepted.peer or address), is_trusted=address in self._trusted)
+        visitor = HttpVisitor(format_address(accepted.peer or address), is_trusted=address in self.trusted)
         connection = front.user = HttpConnection(self, front, visitor)
         self.connections[connection] = None
         server.memory.join(connection)
@@ -152,7 +152,7 @@ class HttpFront(HttpHouse, LandingFactory):
     def _made(self, end: SocketEnd) -> None:
         limit_messages(end.transport)
         address = end.transport.getPeer()
-        visitor = HttpVisitor(format_address(address), is_trusted=address in self._trusted)
+        visitor = HttpVisitor(format_address(address), is_trusted=address in self.trusted)
         theirs, ours = memory_streams()
         theirs.user = end
         end.attach(theirs)

@@ -68,6 +68,7 @@ class CarryingSession(LinkProtocol):
         self._path_id: int | None = None
         # Until there is a UDP tunnel: most clients have none.
         self._path_secrets: tuple[bytes, bytes, Cipher] | None = None
+        self._path_port = server.path_port
         self._said_no_way = False
         self._has_keys = self._has_closed = False
         self._handlers[events.KeysReceived] = self._keys_received
@@ -127,7 +128,7 @@ class CarryingSession(LinkProtocol):
             self.datagrams = None
         self._path_secrets = None
         if self._path_id is not None:
-            self._carrier_server.path_port.leave(self._path_id)
+            self._path_port.leave(self._path_id)
         if self.streams_outlive and self.known_as is not None:
             pools = [carrier for carrier in self.carriers if isinstance(carrier, DataPool)]
             self._carrier_server.kept.keep(self.known_as, self, pools)
@@ -196,7 +197,7 @@ class CarryingSession(LinkProtocol):
         if secrets is None:
             return
         self.datagrams = datagrams = ServerDatagrams(self, self.clock)
-        path_port = self._carrier_server.path_port
+        path_port = self._path_port = self._carrier_server.path_port
         if (port := path_port.port) is None:
             return
         self._path_id = id = path_port.join(datagrams.carrier)

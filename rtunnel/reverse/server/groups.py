@@ -95,6 +95,12 @@ class Group:
         """Whether it wants to know how many requests members have; see :meth:`set_load`."""
         return self._backends.needs_loads
 
+    def use_policy(self, policy: str) -> None:
+        """Spread visitors in another way, where everybody may join."""
+        self._backends = POLICIES[policy]()
+        for backend in self._members:
+            self._backends.join(backend)
+
     # Members
 
     def why_apart(self, backend: Backend) -> str:

@@ -20,6 +20,7 @@ from rtunnel.reverse.server.roster import Roster
 from rtunnel.reverse.server.session import ServerSession
 from rtunnel.tls.credentials import Loaded
 from rtunnel.tls.listener import TlsListener
+from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
@@ -34,6 +35,7 @@ class IGuarded(Protocol):
     """The server, as its guard sees it."""
 
     admission: Admission
+    control: Listener
     door: Door
     log_limiter: LogLimiter
     memory: Memory
@@ -71,6 +73,17 @@ class Guard(PeriodicService):
             ]
         )
 
+    def warn_if_open(self) -> None:
+        """Warn if anybody may use the server."""
+        server = self._server
+        if self._tls is None and server.admission.lets_anybody_in and server.control.is_public:
+            self.log.warn(
+                "ANYBODY WHO REACHES {address} CAN OPEN PORTS ON THIS MACHINE: the control port has neither TLS nor "
+                "tokens. Two ways out: give both ends --tls ('rtunnel pki init' makes the certificates), or listen on "
+                "loopback only (--control-listen 127.0.0.1:7000) and let clients come through SSH",
+                address=server.control.local_address,
+            )
+
     def _look_at_rights(self) -> None:
         try:
             changed = self._server.admission.refresh()
@@ -79,7 +92,7 @@ class Guard(PeriodicService):
         else:
             if changed:
                 self.log.info("the clients file has changed, and is in use now")
-                self._enforce_rights()
+                self.enforce_rights()
 
     def _look_at_tls(self) -> None:
         tls = self._tls
@@ -102,6 +115,11 @@ class Guard(PeriodicService):
         for warning in credentials.now.warnings:
             self.log.warn("{warning}", warning=warning)
 
+    def close_revoked(self) -> None:
+        """Close the connections of those whose certificates the files revoke, which are others now."""
+        if self._tls is not None:
+            self._close_void(self._tls.credentials.now)
+
     def _close_void(self, new: Loaded | None) -> None:
         """Close the connections of those whose certificates have expired, or are revoked by the *new* files."""
 
@@ -119,7 +137,8 @@ class Guard(PeriodicService):
 
         do_all([partial(close, each) for each in (*self._server.sessions, *self._server.door.incoming)])
 
-    def _enforce_rights(self) -> None:
+    def enforce_rights(self) -> None:
+        """Take from every client what it may not have by the rights of now."""
         do_all([partial(self._enforce_rights_of, session) for session in self._server.sessions])
 
     def _enforce_rights_of(self, session: ServerSession) -> None:

@@ -80,7 +80,7 @@ class TunnelServer(DrainingService):
 
     def __init__(self, reactor: Any, settings: ServerSettings) -> None:
         super().__init__(reactor, "rtunnel-server", settings.drain)
-        self._settings = settings
+        self.settings = settings
         self.handshake_timeout = settings.handshake_timeout
         self.max_frame = settings.limits.max_frame
         self.admission = Admission(settings.admission)
@@ -97,7 +97,7 @@ class TunnelServer(DrainingService):
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
         capabilities = DATA_PLANES[settings.data_plane]
-        self._hello = Hello(
+        self.hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
@@ -112,8 +112,8 @@ class TunnelServer(DrainingService):
         lobby = Lobby(self.visitors, self.memory, self.poller, self.log_limiter)
         self.refusals = Refusals(reactor)
         self.ports = PublicPorts(reactor, settings.public_interface, lobby, self.refusals)
-        self._shared_port = SharedPort(reactor, settings, lobby, self.refusals)
-        self.shared, self.shared_backends = self._shared_port.listener, self._shared_port.group
+        self.shared_port = SharedPort(reactor, settings, lobby, self.refusals)
+        self.shared_backends = self.shared_port.group
         self.door = Door(self)
         tls = None
         if settings.tls is not None:
@@ -126,10 +126,11 @@ class TunnelServer(DrainingService):
                 self.sessions.has_link_from,
                 self.door.heard_no_tls,
             )
-        self._tls = tls
+        self.tls = tls
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
-        Guard(reactor, self, tls).setServiceParent(self)
+        self.guard = Guard(reactor, self, tls)
+        self.guard.setServiceParent(self)
         if self.shared is not None:
             self.shared.setServiceParent(self)
         self.names = HostNames(reactor, lobby, self.refusals)
@@ -137,12 +138,11 @@ class TunnelServer(DrainingService):
         # Behind the ports without which nothing starts.
         self.path_port = PathPort(reactor, settings.udp_listen, lambda: self.control.host)
         self.path_port.setServiceParent(self)
-        if settings.visitor_idle:
-            idle = PeriodicService(reactor, "idle visitors", settings.visitor_idle, self._abort_idle_visitors)
-            idle.setServiceParent(self)
+        self._idle: PeriodicService | None = None
+        self.watch_idle(settings.visitor_idle)
 
     def _build_named_ports(self) -> tuple[HttpFront, NamedPorts]:
-        reactor, settings = self.reactor, self._settings
+        reactor, settings = self.reactor, self.settings
         threads = PasswordThreads(reactor)
         threads.setServiceParent(self)
         http = HttpFront(self, Passwords(threads.run, reactor.seconds), TrustedProxies(settings.trusted_proxies))
@@ -153,15 +153,23 @@ class TunnelServer(DrainingService):
         return http, named
 
     def startService(self) -> None:
-        """Start, and warn if anybody may use this server."""
+        """See :class:`Service`."""
         super().startService()
-        if self._settings.tls is None and self.admission.lets_anybody_in and self.control.is_public:
-            self.log.warn(
-                "ANYBODY WHO REACHES {address} CAN OPEN PORTS ON THIS MACHINE: the control port has neither TLS nor "
-                "tokens. Two ways out: give both ends --tls ('rtunnel pki init' makes the certificates), or listen on "
-                "loopback only (--control-listen 127.0.0.1:7000) and let clients come through SSH",
-                address=self.control.local_address,
-            )
+        self.guard.warn_if_open()
+
+    @property
+    def shared(self) -> Listener | None:
+        """The shared public port; None: there is none."""
+        return self.shared_port.listener
+
+    def watch_idle(self, seconds: float) -> None:
+        """Close visitors that are silent for so long; 0: none."""
+        if self._idle is not None:
+            self._idle.disownServiceParent()
+            self._idle = None
+        if seconds:
+            self._idle = PeriodicService(self.reactor, "idle visitors", seconds, self._abort_idle_visitors)
+            self._idle.setServiceParent(self)
 
     # Clients
 
@@ -172,7 +180,7 @@ class TunnelServer(DrainingService):
 
     def build_session(self, identity: Peer | None) -> ServerSession:
         """Build a session for a link. It has no place in the roster before its client is let in."""
-        link = ServerLink(self._hello, self._settings.limits, self.reactor.seconds(), self.ids)
+        link = ServerLink(self.hello, self.settings.limits, self.reactor.seconds(), self.ids)
         return ServerSession(self, link, self.reactor, identity)
 
     def take_in(self, session: ServerSession) -> None:
@@ -202,9 +210,9 @@ class TunnelServer(DrainingService):
     def _may_stay(self, session: Any) -> bool:
         """Whether the client of a lost link would still be let in."""
         identity: Peer | None = session.identity
-        if identity is None or self._tls is None:
+        if identity is None or self.tls is None:
             return bool(session.may_stay)
-        is_void = identity.why_expired or self._tls.credentials.now.why_revoked(identity)
+        is_void = identity.why_expired or self.tls.credentials.now.why_revoked(identity)
         return not is_void and bool(session.may_stay)
 
     def _former(self, session: ServerSession) -> ServerSession | None:
@@ -216,7 +224,7 @@ class TunnelServer(DrainingService):
         return self._by_session.get(session.known_as)
 
     def _make_room(self, session: ServerSession) -> None:
-        if len(self.sessions) < min(self._settings.max_links, descriptor_limit() * LINKS_SHARE):
+        if len(self.sessions) < min(self.settings.max_links, descriptor_limit() * LINKS_SHARE):
             return
         first_to_go = self.sessions.first_to_go_for(session)
         if first_to_go is None:
@@ -267,10 +275,10 @@ class TunnelServer(DrainingService):
             del self._by_session[session.known_as]
         if session.streams_outlive and session.known_as is not None:
             for backend in session.backends.values():
-                self.ports.park(backend, session.known_as, self._settings.limits.dead_after)
+                self.ports.park(backend, session.known_as, self.settings.limits.dead_after)
         # Who leaves in good order, or was sent away, is not waited for.
         is_away = session.streams_outlive and not self._stopping and self._may_stay(session)
-        hold = self._settings.hold if is_away else 0.0
+        hold = self.settings.hold if is_away else 0.0
         freed = [place for backend in session.backends.values() if (place := self.close_tunnel(backend, hold))]
         if session.link.peer is not None or session.backends:
             what = f"visitors wait {hold:g} s for it" if hold else "freed"
@@ -297,19 +305,14 @@ class TunnelServer(DrainingService):
             return await self._open_named(backend)
         is_reference = not backend.session.link.is_extended
         if self.shared is not None and (request.port == 0 or is_reference) and request.protocol == "tcp":
-            self._shared_port.check(backend)
+            self.shared_port.check(backend)
             self._check_tunnel(backend, SHARED)
             self._account_for(backend, SHARED)
-            return self._shared_port.open(backend)
+            return self.shared_port.open(backend)
         if request.port == 0:
             raise Refused(
                 Code.NO_SHARED_PORT,
                 "the server has no shared public port; ask for a port of your own, with --remote-port",
-            )
-        if request.port not in self._settings.allow_ports:
-            allowed = self._settings.allow_ports
-            raise Refused(
-                Code.PORT_NOT_ALLOWED, f"port {request.port} is not among those allowed: {allowed} (--allow-ports)"
             )
         public = Public(request.port, request.protocol)
         self._check_tunnel(backend, public)
@@ -344,8 +347,14 @@ class TunnelServer(DrainingService):
             backend.budget = self.metering.budget_of(backend, backend.public)
 
     def _check_tunnel(self, backend: Backend, public: Public) -> None:
+        allowed = self.settings.allow_ports
+        if public.port and public.port not in allowed:
+            text = f"port {public.port} is not among those allowed: {allowed} (--allow-ports)"
+            raise Refused(Code.PORT_NOT_ALLOWED, text)
         tunnels = self.sessions.tunnels_of(backend.session)
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
+        if public.host:
+            self.named.check(public)
 
     def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None:
         """Let *backend* serve no more visitors. Return the place, if it was served by nobody else and is not shared.
@@ -371,7 +380,7 @@ class TunnelServer(DrainingService):
         self._stopping = True
         await self.control.stop_listening()
         self.door.close()
-        await self._shared_port.stop_listening()
+        await self.shared_port.stop_listening()
         await self.named.stop_listening()
         self.names.close()
         self.http.stop()

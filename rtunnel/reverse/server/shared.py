@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.application.service import MultiService
+
 from rtunnel.access.public import SHARED
+from rtunnel.addresses import ListenAddress
 from rtunnel.errors import Code, Refused
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.held import Lobby
@@ -12,7 +15,7 @@ from rtunnel.reverse.server.interfaces import Backend
 from rtunnel.reverse.server.ports import VisitorFactory
 from rtunnel.reverse.server.refusals import Refusals
 from rtunnel.reverse.settings import ServerSettings
-from rtunnel.upkeep.listening import Listener
+from rtunnel.upkeep.listening import Listener, moved
 
 
 class SharedPort:
@@ -26,12 +29,24 @@ class SharedPort:
 
     def __init__(self, reactor: Any, settings: ServerSettings, lobby: Lobby, refusals: Refusals) -> None:
         self.group = Group(reactor, SHARED, lobby, refusals, self._close, settings.route)
-        self.listener: Listener | None = None
-        if settings.public_listen is not None:
-            visitors = VisitorFactory(lobby.visitors, self.group)
-            self.listener = Listener(
-                reactor, settings.public_listen, visitors, "shared public port", "--public-listen", is_open=False
-            )
+        self._reactor = reactor
+        self._visitors = VisitorFactory(lobby.visitors, self.group)
+        self.listener = self._build(settings.public_listen) if settings.public_listen is not None else None
+
+    def _build(self, address: ListenAddress) -> Listener:
+        what, option = "shared public port", "--public-listen"
+        return Listener(self._reactor, address, self._visitors, what, option, is_open=False)
+
+    async def move(self, address: ListenAddress | None, parent: MultiService) -> None:
+        """Listen elsewhere, or nowhere: then whoever serves the port loses it.
+
+        :raises StartupError: it cannot listen there, so nothing changes.
+        """
+        self.listener = await moved(self.listener, address, self._build, parent)
+        if self.listener is None:
+            why = Refused(Code.NO_SHARED_PORT, "the server has no shared public port any more")
+            for backend in list(self.group):
+                backend.session.revoke_tunnel(backend, why)
 
     def check(self, backend: Backend) -> None:
         """Check whether *backend* can serve the port, as far as its client itself is concerned.
