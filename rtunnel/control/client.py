@@ -8,12 +8,11 @@ from rtunnel.control.parts import answering, carried, milliseconds, resources, s
 from rtunnel.reverse.client.service import TunnelClient
 from rtunnel.reverse.client.session import ClientSession
 from rtunnel.reverse.client.wanted import Wanted
-from rtunnel.reverse.settings import ClientSettings
 
 
-def look(client: TunnelClient, settings: ClientSettings) -> dict[str, Any]:
+def look(client: TunnelClient) -> dict[str, Any]:
     """Return what a client does."""
-    link, session = client.link, client.link.session
+    link, session, settings = client.link, client.link.session, client.settings
     problems = []
     if session is None:
         problems.append(f"there is no link to {settings.server}: {link.why_down or 'not connected yet'}")

@@ -64,22 +64,31 @@ def _unless_cancelled(failure: Failure, failed: Callable[[str], None]) -> None:
         failed(reason_of(failure))
 
 
+def _name(settings: ClientSettings) -> str:
+    way = "" if settings.via is None else f" through the proxy {settings.via}"
+    return f"server {settings.server}{way}"
+
+
+def _destination(settings: ClientSettings) -> object:
+    """Return a value that differs when settings lead to another server, or by another way."""
+    tls = settings.tls
+    return settings.server, settings.via, None if tls is None else (tls.server_name, tls.pins)
+
+
 class LinkService(HeldConnection[ClientSession]):
     """Holds one link to the server, and dials again when it is lost."""
 
     log = Logger()
 
     def __init__(self, reactor: Any, settings: ClientSettings, visitors: Visitors) -> None:
-        way = "" if settings.via is None else f" through the proxy {settings.via}"
-        super().__init__(reactor, f"server {settings.server}{way}", settings.reconnect_min, settings.reconnect_max)
+        super().__init__(reactor, _name(settings), settings.reconnect_min, settings.reconnect_max)
         self.setName("link")
-        self._settings = settings
+        self.settings = settings
         self._visitors = visitors
         self.tls_hosts = TlsHosts(reactor, settings, visitors.accounts)
         self.connect_timeout = settings.connect_timeout
         self.dial_timeout = settings.dial_timeout
-        self.is_proxied = settings.via is not None
-        self.pace = Pace(reactor, settings.reconnect_min, settings.reconnect_max) if self.is_proxied else None
+        self._use_proxy(settings)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
         self.flows = ClientFlows(reactor, visitors.descriptors)
@@ -108,6 +117,28 @@ class LinkService(HeldConnection[ClientSession]):
         self.wanted.use(tunnels)
         return succeed(None) if self.session is None else self.session.sync()
 
+    def _use_proxy(self, settings: ClientSettings) -> None:
+        self.is_proxied = settings.via is not None
+        self.pace = Pace(self.reactor, settings.reconnect_min, settings.reconnect_max) if self.is_proxied else None
+
+    def use(self, settings: ClientSettings) -> None:
+        """Use other settings: for the next link or, if they lead to another server or by another way, for one that is
+        made at once. Then streams on data connections go on as if the link had been lost.
+
+        :raises ConfigError: the files of TLS cannot be used, so nothing changes.
+        """
+        if settings.tls is not None:
+            self._tls = TlsDialler(self.reactor, settings.tls, settings.connect_timeout)
+        before, self.settings = self.settings, settings
+        self.connect_timeout = settings.connect_timeout
+        self.kept.patience = settings.limits.dead_after
+        self._hello = replace(self._hello, initial_credit=settings.limits.initial_credit, token=settings.token)
+        if _destination(before) == _destination(settings):
+            self.set_waits(settings.reconnect_min, settings.reconnect_max)
+        else:
+            self._use_proxy(settings)
+            self.dial_anew(_name(settings), settings.reconnect_min, settings.reconnect_max)
+
     @property
     def session(self) -> ClientSession | None:
         """The current link, or None."""
@@ -116,8 +147,8 @@ class LinkService(HeldConnection[ClientSession]):
     def build_session(self) -> ClientSession:
         """Return a session for a connection that is being made."""
         self.wanted.begin_link()
-        link = ClientLink(self._hello, self._settings.limits, self.reactor.seconds())
-        return ClientSession(self._settings, link, self.reactor, self._visitors, self, self.wanted)
+        link = ClientLink(self._hello, self.settings.limits, self.reactor.seconds())
+        return ClientSession(self.settings, link, self.reactor, self._visitors, self, self.wanted)
 
     def _may_stay(self, session: ClientSession) -> bool:
         self.look_at_files()
@@ -157,15 +188,15 @@ class LinkService(HeldConnection[ClientSession]):
     @property
     def _first_address(self) -> DialAddress:
         """Where connections lead first: to the server, or to the proxy."""
-        return self._settings.server if self._settings.via is None else self._settings.via.address
+        return self.settings.server if self.settings.via is None else self.settings.via.address
 
     def _endpoint(self, first: DialAddress) -> IStreamClientEndpoint:
         """Return the endpoint of the server by way of *first*, which is as :attr:`_first_address`."""
-        endpoint, via = first.endpoint(self.reactor, self.connect_timeout), self._settings.via
+        endpoint, via = first.endpoint(self.reactor, self.connect_timeout), self.settings.via
         if via is None:
             return endpoint
         proxied: IStreamClientEndpoint = ProxiedEndpoint(
-            self.reactor, endpoint, via, self._settings.server, self.connect_timeout
+            self.reactor, endpoint, via, self.settings.server, self.connect_timeout
         )
         return proxied
 
@@ -187,6 +218,11 @@ class LinkService(HeldConnection[ClientSession]):
         count = len(self.kept)
         who = "1 visitor goes" if count == 1 else f"{count} visitors go"
         return f"link to {self._peer} lost: {reason}" + (f"; {who} on without it" if count else "")
+
+    def give_up(self, session: ClientSession) -> None:
+        """See :class:`HeldConnection`."""
+        session.why_lost = "the settings lead elsewhere now"
+        session.drop()
 
     def leave(self, session: ClientSession) -> None:
         """See :class:`HeldConnection`."""
@@ -248,6 +284,15 @@ class TunnelClient(DrainingService):
         applied = self.link.apply(tunnels, acme)
         self._end_tls()
         return applied
+
+    @property
+    def settings(self) -> ClientSettings:
+        """The settings in use."""
+        return self.link.settings
+
+    @settings.setter
+    def settings(self, settings: ClientSettings) -> None:
+        self.link.settings = settings
 
     def _end_tls(self) -> None:
         hosts = self.link.tls_hosts

@@ -102,6 +102,18 @@ class WantedTunnels:
         self._all: list[Wanted] = []
         self.use(settings.tunnels)
 
+    def dial_with(self, timeout: float, *, check: bool) -> None:
+        """Dial the services in another way.
+
+        :param timeout: seconds that they have to accept a connection.
+        :param check: whether to look now and then whether they answer.
+        """
+        if (timeout, check) == (self._dial_timeout, self._check_services):
+            return
+        self._dial_timeout, self._check_services = timeout, check
+        for each in self._all:
+            each.use(self._reactor, each.settings, timeout, self._watch(each.settings), each.check, each.account)
+
     def __iter__(self) -> Iterator[Wanted]:
         return iter(self._all)
 
