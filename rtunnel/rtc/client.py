@@ -2,7 +2,7 @@
 
     RtcClient
      +-- signaling     a SignalLink, under a random ID
-     +-- forward ...   a Listener (TCP) or UdpListener for each
+     +-- forwards      a Listener (TCP) or UdpListener for each
      +-- watch         once a second, checks time-outs
 
 There is one peer connection to the host. When it is lost, another one is set up. Meanwhile the local ports stay open,
@@ -15,29 +15,26 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from rtunnel.addresses import ListenAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import QuietFactory, address_prefix, format_address
+from rtunnel.relay.sockets import format_address
 from rtunnel.relay.udp.flows import FlowTable
+from rtunnel.rtc.forwards import Forwards
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
-from rtunnel.rtc.settings import ClientSettings, ForwardSettings
+from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
-from rtunnel.rtc.udp_client import ClientFlows, show_service
-from rtunnel.tls.messages import limit_messages
-from rtunnel.traffic.accounts import DEFAULT, LINK
+from rtunnel.rtc.udp_client import show_service
 from rtunnel.upkeep.backoff import Backoff
 from rtunnel.upkeep.draining import DrainingService
-from rtunnel.upkeep.listening import Listener
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
@@ -56,39 +53,6 @@ _REFUSALS = {
     Code.LOCAL_TIMEOUT: "{service} does not answer it ({message})",
     Code.LIMIT: "there is no room for another one",
 }
-
-
-class _LocalConnection(SocketEnd):
-    """A connection to a local port, which the host may refuse."""
-
-    def __init__(self, client: RtcClient, service: str, on_made: Callable[[SocketEnd], None]) -> None:
-        super().__init__(on_made, client.visitors.discard)
-        self._client = client
-        self._service = service
-
-    def was_reset(self, code: str, message: str) -> None:
-        """See :class:`SocketEnd`. Log it if the host refused the connection."""
-        self._client.connection_reset(self._service, code, message)
-        super().was_reset(code, message)
-
-
-class _Forward(QuietFactory):
-    """Accepts the connections to one local port."""
-
-    def __init__(self, client: RtcClient, settings: ForwardSettings) -> None:
-        self._client = client
-        self.service = settings.service
-
-    def buildProtocol(self, addr: IAddress | None) -> SocketEnd:
-        return _LocalConnection(self._client, self.service, self._arrived)
-
-    def _arrived(self, end: SocketEnd) -> None:
-        limit_messages(end.transport)
-        address = end.transport.getPeer()
-        visitors = self._client.visitors
-        account = visitors.accounts.of("", self.service or DEFAULT)
-        visitors.serve(end, address_prefix(address), self.service, 1, account, format_address(address), LINK)
-        self._client.forward(end, self.service)
 
 
 class ClientPeer(Peer):
@@ -167,21 +131,14 @@ class RtcClient(DrainingService):
         self._waiting: deque[tuple[float, SocketEnd, str]] = deque()
         self.signaling = SignalLink(reactor, settings.signal, str(uuid.uuid4()), self, is_host=False)
         self.signaling.setServiceParent(self)
-        self.flow_table = table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
-        self._listeners: list[Listener] = []
-        self._udp: list[ClientFlows] = []
-        for forward in settings.forwards:
-            if isinstance(forward.local, ListenAddress):
-                what = f"forward to service '{forward.service}'" if forward.service else "forward"
-                listener = Listener(reactor, forward.local, _Forward(self, forward), what, "--local")
-                listener.setServiceParent(self)
-                self._listeners.append(listener)
-            else:
-                account = self.visitors.accounts.of("", forward.service or DEFAULT)
-                flows = ClientFlows(reactor, forward, table, self.log_limiter, account)
-                flows.listener.setServiceParent(self)
-                self._udp.append(flows)
+        self.flow_table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
+        self.forwards = Forwards(self, settings.forwards)
+        self.forwards.setServiceParent(self)
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
+
+    def set_backoff(self, shortest: float, longest: float) -> None:
+        """Set the bounds of the time between two attempts to reach the host, in seconds."""
+        self._backoff = Backoff(shortest, longest)
 
     def _watch(self) -> None:
         do_all([self._watch_peer, self._watch_waiting, self.log_limiter.tick])
@@ -275,8 +232,7 @@ class RtcClient(DrainingService):
             path=peer.connection.path,
             protocol="" if peer.peer_extension is not None else " (reference protocol)",
         )
-        for flows in self._udp:
-            flows.connected(peer.connection)
+        self.forwards.connected(peer.connection)
         waiting, self._waiting = self._waiting, deque()
         for _, end, service in waiting:
             if end in self.visitors:
@@ -290,7 +246,7 @@ class RtcClient(DrainingService):
             return
         self._peer = None
         try:
-            do_all([self.stream_ended, *(flows.disconnected for flows in self._udp)])
+            do_all([self.stream_ended, self.forwards.disconnected])
         finally:
             self._back_off(peer, reason)
 
@@ -356,10 +312,7 @@ class RtcClient(DrainingService):
         self._is_draining = True
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
-        for flows in self._udp:
-            flows.take_no_more()
-        for listener in self._listeners:
-            await listener.stop_listening()
+        await self.forwards.close()
         waiting, self._waiting = self._waiting, deque()
         for _, end, _ in waiting:
             end.abort()
@@ -373,8 +326,7 @@ class RtcClient(DrainingService):
     async def close_links(self) -> None:
         """Close the peer connection, and wait until this one and earlier ones are closed."""
         peer, self._peer = self._peer, None
-        for flows in self._udp:
-            flows.disconnected()
+        self.forwards.disconnected()
         if peer is not None:
             self._leaving.close(peer)
         await self._leaving.closed()

@@ -14,13 +14,11 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from twisted.internet.defer import DeferredSemaphore
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.addresses import DialAddress, UdpAddress
+from rtunnel.addresses import UdpAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
@@ -30,16 +28,16 @@ from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.dtls import SharedCertificate
 from rtunnel.rtc.aiortc.sdp import read_description as read_session
 from rtunnel.rtc.interfaces import ISignalUser
+from rtunnel.rtc.offered import Service, are_dialled_alike, services_of
 from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
 from rtunnel.rtc.peer import Leaving, Peer
-from rtunnel.rtc.settings import HostSettings, ServiceSettings
+from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.rtc.traffic import LIMIT, History
 from rtunnel.rtc.udp_client import show_service
 from rtunnel.rtc.udp_host import HostFlows
-from rtunnel.services.watch import ServiceWatch, may_try
-from rtunnel.traffic.accounts import DEFAULT, LINK, Accounts
+from rtunnel.traffic.accounts import LINK
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
@@ -61,30 +59,6 @@ CONTROL = "rtunnel-control"
 #: How many clients' candidates are kept before their offer comes, and how many candidates are kept for each client.
 EARLY_CLIENTS = 64
 EARLY_CANDIDATES = 32
-
-
-class Service:
-    """A service, and for TCP whether it answers.
-
-    :param turns: see :func:`~rtunnel.services.watch.may_try`.
-    :ivar account: counts what its visitors send and get.
-    """
-
-    def __init__(
-        self,
-        settings: ServiceSettings,
-        reactor: Any,
-        dial_timeout: float,
-        turns: DeferredSemaphore | None,
-        accounts: Accounts,
-    ) -> None:
-        self.settings = settings
-        self.account = accounts.of("", settings.name or DEFAULT)
-        self.endpoint: IStreamClientEndpoint | None = None
-        self.watch: ServiceWatch | None = None
-        if isinstance(settings.remote, DialAddress):
-            self.endpoint = settings.remote.endpoint(reactor, dial_timeout)
-            self.watch = ServiceWatch(reactor, settings.remote, dial_timeout, turns)
 
 
 class HostPeer(Peer):
@@ -213,11 +187,7 @@ class RtcHost(DrainingService):
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.history = History()
         self.is_draining = False
-        turns = may_try(settings.check_services)
-        accounts = self.visitors.accounts
-        self.offered = {
-            one.name: Service(one, reactor, settings.dial_timeout, turns, accounts) for one in settings.services
-        }
+        self.offered = services_of(settings, reactor, self.visitors.accounts)
         self._peers: dict[str, HostPeer] = {}
         self._leaving = Leaving()
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
@@ -227,6 +197,20 @@ class RtcHost(DrainingService):
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
+
+    def use_services(self, settings: HostSettings) -> None:
+        """Offer other services from now on. Connections to those of before go on."""
+        before, found = self.offered, dict(services_of(settings, self.reactor, self.visitors.accounts))
+        for name, service in before.items() if are_dialled_alike(settings, self.settings) else ():
+            if name in found and found[name].settings == service.settings:
+                found[name] = service
+        self.offered = found
+        for name, service in before.items():
+            if found.get(name) is not service:
+                service.stop()
+        for name, service in found.items():
+            if self.signaling.up and before.get(name) is not service:
+                service.start(self.settings.id, self.log, self.log_limiter)
 
     def _watch(self) -> None:
         # What SCTP keeps is not announced; it comes slowly enough for a look each second.
@@ -245,23 +229,11 @@ class RtcHost(DrainingService):
         sockets = min(len(local_addresses(self.settings.ice.interfaces)), MAX_ADDRESSES)
         self._places = count_places(sockets + len(self.settings.ice.turn_servers), descriptor_limit())
         for service in self.offered.values():
-            settings = service.settings
-            what = "host '{id}' offers {kind} {remote}{name}"
-            fields = {
-                "id": self.settings.id,
-                "kind": settings.protocol,
-                "remote": settings.remote,
-                "name": f" as service '{settings.name}'" if settings.name else "",
-            }
-            if service.watch is None:
-                self.log.info(what, **fields)
-            else:
-                service.watch.start(self.log, self.log_limiter, what + "; it", **fields)
+            service.start(self.settings.id, self.log, self.log_limiter)
 
     def _stop_watches(self) -> None:
         for service in self.offered.values():
-            if service.watch is not None:
-                service.watch.stop()
+            service.stop()
 
     def signaling_down(self, reason: str) -> None:
         """Connected clients stay. Whether the services answer is found out again when signaling is back."""

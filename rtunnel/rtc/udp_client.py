@@ -218,6 +218,15 @@ class ClientFlows:
         # They were on the same connection.
         self.table.closing.clear()
 
+    def lead_to(self, service: str, account: Account) -> None:
+        """Let datagrams go to another service of the host. Existing flows end.
+
+        :param account: counts what passes.
+        """
+        for flow in list(self._flows.values()):
+            flow.end("the port leads to another service now")
+        self.service, self._account = service, account
+
     def take_no_more(self) -> None:
         """Begin no new flows. Existing ones continue."""
         self._takes_new = False

@@ -284,11 +284,11 @@ async def test_a_service_that_the_host_does_not_have(rtc: World) -> None:
     assert visitor.was_reset
     await rtc.lines.wait_for("was reset: unknown-service")
     # Datagrams for a service of TCP: the flow is refused, each time anew, and nothing else happens.
-    program, where = Program(), int(client._udp[0].listener.local_address.rpartition(":")[2])
+    program, where = Program(), int(client.forwards.udp[0].listener.local_address.rpartition(":")[2])
     try:
         for _ in range(3):
             program.send(b"x", (HOST, where))
-            await until(lambda: client._udp[0]._flows == {}, "no flow")
+            await until(lambda: client.forwards.udp[0]._flows == {}, "no flow")
             await turns(5)
     finally:
         program.close()

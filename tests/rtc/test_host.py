@@ -143,7 +143,7 @@ async def test_udp_through_both(rtc: World) -> None:
     client = rtc.client(server, ForwardSettings("", udp(0)))
     try:
         await rtc.connected(client)
-        where = int(client._udp[0].listener.local_address.rpartition(":")[2])
+        where = int(client.forwards.udp[0].listener.local_address.rpartition(":")[2])
         for number, program in enumerate(programs):
             program.send(b"%d" % number, (HOST, where))
         for number, program in enumerate(programs):

@@ -111,7 +111,7 @@ class World:
 
     @staticmethod
     def local_port(client: RtcClient, number: int = 0) -> int:
-        return int(client._listeners[number].local_address.rpartition(":")[2])
+        return int(client.forwards.listeners[number].local_address.rpartition(":")[2])
 
     async def connected(self, client: RtcClient) -> None:
         await until(lambda: client._peer is not None and client._peer.is_connected, "a client that is connected")

@@ -142,12 +142,16 @@ class FlowTable:
 
     def __init__(self, clock: IReactorTime, max_flows: int, idle: float | None) -> None:
         self._clock = clock
-        self._idle = (BRIEF_IDLE, LASTING_IDLE) if idle is None else (idle, idle)
+        self.set_idle(idle)
         #: Brief flows and lasting ones.
         self._flows: tuple[OrderedDict[Flow, None], OrderedDict[Flow, None]] = OrderedDict(), OrderedDict()
         self._timer: IDelayedCall | None = None
         self.max_flows = max_flows
         self.closing: set[Flow] = set()
+
+    def set_idle(self, idle: float | None) -> None:
+        """Let flows end after so many seconds; see *idle* above."""
+        self._idle = (BRIEF_IDLE, LASTING_IDLE) if idle is None else (idle, idle)
 
     def __len__(self) -> int:
         return sum(map(len, self._flows))

@@ -44,13 +44,13 @@ class Connection(Protocol):
 class Connections:
     """All connections of the server.
 
-    :param max_per_address: how many may come from one address at once; 0: any number.
+    :param max_per_address: how many may come from one address at once; 0: any number. May be changed.
     :param log_limiter: for log lines that strangers can cause.
     :param descriptors: has a place for each connection that has not registered; the others do not give way.
     """
 
     def __init__(self, max_per_address: int, log_limiter: LogLimiter, descriptors: Descriptors) -> None:
-        self._max_per_address = max_per_address
+        self.max_per_address = max_per_address
         self._log_limiter = log_limiter
         self._all: set[Connection] = set()
         self._descriptors = descriptors
@@ -68,7 +68,7 @@ class Connections:
     def has_room_for(self, address: IAddress | None) -> bool:
         """Return whether one more connection may come from this address. If not, log that."""
         count = self._per_address[address_prefix(address)] if address is not None else 0
-        if not 0 < self._max_per_address <= count:
+        if not 0 < self.max_per_address <= count:
             return True
         self._log_limiter.warn(
             "a connection from {peer} is closed: there are {count} (--max-per-address)",

@@ -60,7 +60,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
     def __init__(
         self, reactor: Any, settings: SignalClientSettings, identity: str, user: ISignalUser, *, is_host: bool
     ) -> None:
-        peer = f"signaling server {settings.url}"
+        peer = _name(settings)
         super().__init__(reactor, peer, settings.reconnect_min, settings.reconnect_max, repeated=LogLevel.debug)
         self.setName("signaling")
         self._settings = settings
@@ -132,6 +132,18 @@ class SignalLink(HeldConnection[ClientProtocol]):
         self._up_since = None
         connection.leave()
 
+    def give_up(self, connection: ClientProtocol) -> None:
+        """See :class:`HeldConnection`."""
+        connection.leave()
+
+    def use(self, settings: SignalClientSettings) -> None:
+        """Use other settings: another server, token or CA at once, and waits and time-outs from the next attempt on."""
+        before, self._settings = self._settings, settings
+        if (before.url, before.token, before.ca_file) == (settings.url, settings.token, settings.ca_file):
+            self.set_waits(settings.reconnect_min, settings.reconnect_max)
+        else:
+            self.dial_anew(_name(settings), settings.reconnect_min, settings.reconnect_max)
+
     # Called by the connection
 
     def registration(self, is_reference: bool) -> bytes:
@@ -170,3 +182,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
             self._user.signal_received(signal)
         about_us = signal.type == ERROR and signal.sender_id in ("", self.identity)
         return clean_text(str(signal.payload)) if about_us else ""
+
+
+def _name(settings: SignalClientSettings) -> str:
+    return f"signaling server {settings.url}"

@@ -35,10 +35,10 @@ class _Door(QuietFactory):
 
     def __init__(self, connections: Connections, inner: IProtocolFactory) -> None:
         self._connections = connections
-        self._inner = inner
+        self.inner = inner
 
     def buildProtocol(self, addr: Any) -> Any:
-        return self._inner.buildProtocol(addr) if self._connections.has_room_for(addr) else None
+        return self.inner.buildProtocol(addr) if self._connections.has_room_for(addr) else None
 
 
 class SignalServer(MultiService):
@@ -60,21 +60,44 @@ class SignalServer(MultiService):
         self.factory = ServerFactory(reactor, settings, times, self._log_limiter, memory)
         self.connections = self.factory.connections
         self.switchboard = self.factory.switchboard
-        factory: IProtocolFactory = self.factory
         self._credentials: WebCredentials | None = None
-        if (settings.cert is None) != (settings.key is None):
-            raise ConfigError("TLS needs a certificate and its key; give both --tls-cert-file and --tls-key-file")
-        if settings.cert is not None and settings.key is not None:
-            self._credentials = WebCredentials(settings.cert, settings.key)
-            factory = WebTlsFactory(self._credentials, factory, reactor)
-        self.listener = Listener(reactor, settings.addr, _Door(self.connections, factory), "signaling port", "--addr")
+        self._door = _Door(self.connections, self.factory)
+        self.use_certificate(settings)
+        self.listener = Listener(reactor, settings.addr, self._door, "signaling port", "--addr")
         self.listener.setServiceParent(self)
         self.factory.descriptors.service().setServiceParent(self)
         PeriodicService(reactor, "watch", times.look_every, self._look).setServiceParent(self)
 
+    @property
+    def settings(self) -> SignalSettings:
+        """The settings that new connections look at."""
+        return self.factory.settings
+
+    @settings.setter
+    def settings(self, settings: SignalSettings) -> None:
+        self.factory.settings = settings
+
+    def use_certificate(self, settings: SignalSettings) -> None:
+        """Let new connections have TLS with the certificate in *settings*, or no TLS.
+
+        :raises ConfigError: it cannot be used, so nothing changes.
+        """
+        if (settings.cert is None) != (settings.key is None):
+            raise ConfigError("TLS needs a certificate and its key; give both --tls-cert-file and --tls-key-file")
+        if settings.cert is not None and settings.key is not None:
+            self._credentials = WebCredentials(settings.cert, settings.key)
+            self._door.inner = WebTlsFactory(self._credentials, self.factory, self.reactor)
+        else:
+            self._credentials = None
+            self._door.inner = self.factory
+
     def startService(self) -> None:
         """Start, and warn if anybody can use this server or read its tokens."""
         super().startService()
+        self.warn_if_open()
+
+    def warn_if_open(self) -> None:
+        """Warn if anybody can use this server or read its tokens."""
         if self._credentials is not None:
             self._credentials.warn_of_expiry(self.log)
         if not self.listener.is_public:
@@ -95,13 +118,15 @@ class SignalServer(MultiService):
     def _look(self) -> None:
         now = self.reactor.seconds()
         ticks = [partial(connection.tick, now) for connection in self.connections]
-        do_all(
-            [self._log_limiter.tick, self.factory.memory.tick, self.factory.paces.go_on, *ticks, self._look_at_files]
-        )
+        do_all([self._log_limiter.tick, self.factory.memory.tick, self.factory.paces.go_on, *ticks, self.look_at_files])
 
-    def _look_at_files(self) -> None:
-        if self._credentials is not None:
-            self._credentials.look(self.log, "the TLS files")
+    def look_at_files(self) -> bool:
+        """Read the certificate again if it has changed. Return whether new connections use another one."""
+        if self._credentials is None:
+            return False
+        before = self._credentials.now
+        self._credentials.look(self.log, "the TLS files")
+        return self._credentials.now is not before
 
     # Stopping
 

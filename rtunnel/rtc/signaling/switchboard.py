@@ -113,7 +113,7 @@ class Party:
 class Switchboard:
     """The registry of all parties, which routes their messages.
 
-    :param max_hosts: hosts that may be registered at once.
+    :param max_hosts: hosts that may be registered at once. This and the others may be changed.
     :param max_clients: clients that may be registered at once.
     :param max_message: the longest message, in bytes.
     :param log_limiter: for log lines that strangers can cause.
@@ -126,9 +126,9 @@ class Switchboard:
     def __init__(self, max_hosts: int, max_clients: int, max_message: int, log_limiter: LogLimiter) -> None:
         self.hosts = 0
         self.clients = 0
-        self._max_hosts = max_hosts
-        self._max_clients = max_clients
-        self._max_message = max_message
+        self.max_hosts = max_hosts
+        self.max_clients = max_clients
+        self.max_message = max_message
         self._log_limiter = log_limiter
         self._parties: dict[str, Party] = {}
         self._waiting: dict[str, Party] = {}
@@ -212,9 +212,9 @@ class Switchboard:
         holder = self._parties.get(party.id)
         if holder is not None:
             self._wait_for(holder, party, text)
-        elif party.is_host and self.hosts >= self._max_hosts:
+        elif party.is_host and self.hosts >= self.max_hosts:
             self.dismiss(party, "the server has too many hosts", TRY_AGAIN_LATER, about=party.id)
-        elif not party.is_host and self.clients >= self._max_clients:
+        elif not party.is_host and self.clients >= self.max_clients:
             self.dismiss(party, "the server has too many clients", TRY_AGAIN_LATER, about=party.id)
         else:
             party.state = State.REGISTERED
@@ -285,7 +285,7 @@ class Switchboard:
         except RecursionError:
             self._mistake(party, "a message that is nested too deeply")
             return
-        if len(text) > self._max_message:
+        if len(text) > self.max_message:
             # Encoding may have made the message longer. One that is too long would end the target's connection.
             self._mistake(party, "a message that is too large")
             return
