@@ -54,7 +54,8 @@ def load_file(path: str, notes: list[str] | None = None) -> object:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"{path}: cannot be read: {reason}") from error
+        hint = "; let the user that runs this read it" if isinstance(error, PermissionError) else ""
+        raise ConfigError(f"{path}: cannot be read: {reason}{hint}") from error
     if path.endswith(".json"):
         return _parse_json(content, path)
     from rtunnel.yaml_file import parse_yaml

@@ -30,6 +30,8 @@ FOREIGN = {
     "watch",
     "keep",
     "process",
+    "notice",
+    "within",
     "nodaemon",
     "pidfile",
     "logfile",

@@ -175,7 +175,7 @@ def test_a_terminal_that_is_gone_drains(
     assert reactor.did == ["stop", "drain", "stop_now"]
 
 
-def test_sighup_without_a_terminal_is_only_logged(
+def test_sighup_without_a_terminal_reloads(
     reactor: FakeReactor,
     signals: Callable[[signal.Signals], None],
     monkeypatch: pytest.MonkeyPatch,
@@ -186,9 +186,10 @@ def test_sighup_without_a_terminal_is_only_logged(
     signals(signal.SIGHUP)
     reactor.turn()
     assert reactor.did == []
-    level, text = logged[-1]
-    assert level == "info"
-    assert text.startswith("SIGHUP: ignored; certificates")
+    (_, first), (level, second) = logged[-2:]
+    assert first == "SIGHUP: the settings are read again"
+    assert level == "warn"
+    assert second.endswith("this process takes no other settings while it runs")
 
 
 def test_an_ignored_sighup_stays_ignored(reactor: FakeReactor) -> None:

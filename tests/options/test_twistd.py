@@ -100,7 +100,7 @@ def test_a_daemon(run_twistd: Run, tmp_path: Path, children_heed_sighup: None) -
     try:
         poll(lambda: "ready as" in log.read_text(), PATIENCE, "the log file")
         os.kill(pid, signal.SIGHUP)
-        poll(lambda: "SIGHUP: ignored" in log.read_text(), PATIENCE, "the answer to SIGHUP")
+        poll(lambda: "SIGHUP: the settings are read again" in log.read_text(), PATIENCE, "the answer to SIGHUP")
         os.kill(pid, signal.SIGUSR1)
         poll((tmp_path / "twistd.log.1").exists, PATIENCE, "the rotated log")
         # As logrotate does.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, chdir, nullcontext, suppress
+from copy import copy
 from functools import partial
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from twisted.python import usage
 
 from rtunnel.coercions import show_seconds, show_size
+from rtunnel.config_file import ConfigFile
 from rtunnel.errors import ConfigError, one_line
 from rtunnel.options.base import HYPHEN, BaseOptions, help_width, option_hint, unbroken
 from rtunnel.options.plugins.pid_file import check_pid_file, close_to_others
@@ -60,6 +64,9 @@ class PluginOptions(BaseOptions):
         self.config_path = ""
         #: What the operator should know about the settings.
         self.notes: list[str] = []
+        #: All values and where each came from, once they are decided.
+        self.resolved: Resolved | None = None
+        self._directory: Path | None = None
         self._is_mistaken = False
         super().__init__()
         # For the help only; postOptions decides the values.
@@ -107,17 +114,68 @@ class PluginOptions(BaseOptions):
         try:
             if self.parent is not None:
                 self._heed_twistd(self.parent)
-            file = find_config_file(self.flags, os.environ, self.default_config, merge=self.merges_sections)
-            keys = [key for setting in self.file_settings for key in setting.keys]
-            resolved = resolve(self.declared, self.flags, os.environ, file, all_variables, keys)
-            if file:
-                self.config_path = file.path
-                self.notes += [f"{file.path}: {note}" for note in file.notes]
-            self.build(resolved)
-            check_status(resolved)
+            with suppress(OSError):
+                self._directory = Path.cwd()
+            self._take(*self._read())
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
+
+    def _read(self) -> tuple[Resolved, ConfigFile | None]:
+        file = find_config_file(self.flags, os.environ, self.default_config, merge=self.merges_sections)
+        keys = [key for setting in self.file_settings for key in setting.keys]
+        return resolve(self.declared, self.flags, os.environ, file, all_variables, keys), file
+
+    def _take(self, resolved: Resolved, file: ConfigFile | None) -> None:
+        if file:
+            self.config_path = file.path
+            self.notes += [f"{file.path}: {note}" for note in file.notes]
+        self.build(resolved)
+        check_status(resolved)
+        self.resolved = resolved
         self.update(resolved.values)
+
+    def read_again(self) -> Self:
+        """Return what these options are by now: the flags and the environment as at the start, and the file anew.
+
+        :raises ConfigError: something is wrong with them, or they were never read.
+        """
+        if self.resolved is None:
+            raise ConfigError("this process has no options that could be read again; restart it")
+        other = self._copy()
+        with self._where_started():
+            if _is_stream(self.config_path):
+                raise ConfigError(f"{self.config_path}: is a pipe, which cannot be read again; put a file in its place")
+            resolved, file = self._read()
+            if file is None and self.config_path:
+                raise ConfigError(f"{self.config_path}: the file is gone from which settings were read; put it back")
+            other._take(resolved, file)
+        return other
+
+    def _where_started(self) -> AbstractContextManager[None]:
+        """Relative paths mean what they meant at the start; twistd --rundir changes the directory afterwards."""
+        with suppress(OSError):
+            if self._directory is not None and Path.cwd() != self._directory:
+                return chdir(self._directory)
+        return nullcontext()
+
+    def take_over(self, other: Self) -> None:
+        """Have the settings of *other*, which is of :meth:`with_settings`, from now on."""
+        self.__dict__.update(other.__dict__)
+        self.update(other)
+
+    def with_settings(self, resolved: Resolved) -> Self:
+        """Return these options with other values of settings.
+
+        :raises ConfigError: they contradict each other.
+        """
+        other = self._copy()
+        other._take(resolved, None)
+        return other
+
+    def _copy(self) -> Self:
+        other = copy(self)
+        other.notes = []
+        return other
 
     def _heed_twistd(self, twistd: usage.Options) -> None:
         if not twistd.get("chroot"):
@@ -206,6 +264,15 @@ def _flag_handler(setting: Setting) -> Callable[..., None]:
 
     note.__doc__ = switch_on.__doc__ = setting.help
     return switch_on if setting.is_switch else note
+
+
+def _is_stream(path: str) -> bool:
+    """Return whether what was read from a file is gone, so that it looks empty now."""
+    try:
+        mode = Path(path).stat().st_mode if path else stat.S_IFREG
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and path != os.devnull
 
 
 def check_status(resolved: Resolved) -> None:

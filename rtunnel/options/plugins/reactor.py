@@ -43,4 +43,10 @@ def prepare(reactor: Any, *first: str | None) -> None:
         raise_descriptor_limit()
     if not isinstance(reactor.nameResolver, Resolver):
         reactor.installNameResolver(Resolver(reactor))
-    reactor.nameResolver.first.update(name for name in first if name)
+    look_up_first(reactor, *first)
+
+
+def look_up_first(reactor: Any, *names: str | None) -> None:
+    """Let these names be looked up before all others, if *reactor* is prepared."""
+    if isinstance(reactor.nameResolver, Resolver):
+        reactor.nameResolver.first.update(name for name in names if name)

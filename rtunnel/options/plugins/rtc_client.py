@@ -8,6 +8,7 @@ from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
 from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.reload.part import Reloadable
 from rtunnel.options.settings.rtc import CLIENT
 from rtunnel.options.settings.rtc_services import decide_forwards
 from rtunnel.options.settings.sources import Resolved
@@ -49,4 +50,10 @@ def makeService(options: Options) -> MultiService:
     reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
     client = RtcClient(reactor, options.settings)
-    return PluginService(NAME, client, options, reactor, partial(look, client))
+
+    def reloadable() -> Reloadable:
+        from rtunnel.options.reload.rtc_client import reloadable
+
+        return reloadable(client)
+
+    return PluginService(NAME, client, options, reactor, partial(look, client), reloadable=reloadable)

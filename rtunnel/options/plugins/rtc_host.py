@@ -8,6 +8,7 @@ from twisted.application.service import MultiService
 
 from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
 from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.reload.part import Reloadable
 from rtunnel.options.settings.rtc import HOST
 from rtunnel.options.settings.rtc_services import decide_services
 from rtunnel.options.settings.sources import Resolved
@@ -51,4 +52,10 @@ def makeService(options: Options) -> MultiService:
     options.tell()
     host = RtcHost(reactor, options.settings)
     actions = {"disconnect": disconnect(partial(connected, host))}
-    return PluginService(NAME, host, options, reactor, partial(look, host), actions)
+
+    def reloadable() -> Reloadable:
+        from rtunnel.options.reload.rtc_host import reloadable
+
+        return reloadable(host)
+
+    return PluginService(NAME, host, options, reactor, partial(look, host), actions, reloadable)

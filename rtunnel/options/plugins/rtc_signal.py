@@ -9,6 +9,7 @@ from twisted.application.service import MultiService
 from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.rtc_common import RtcOptions
 from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.reload.part import Reloadable
 from rtunnel.options.settings.declaration import REFERENCE_PREFIX
 from rtunnel.options.settings.rtc import SIGNAL
 from rtunnel.options.settings.sources import Rank, Resolved
@@ -69,4 +70,10 @@ def makeService(options: Options) -> MultiService:
     reactor = prepared_reactor()
     server = SignalServer(reactor, options.settings)
     actions = {"disconnect": disconnect(partial(connected, server))}
-    return PluginService(NAME, server, options, reactor, partial(look, server), actions)
+
+    def reloadable() -> Reloadable:
+        from rtunnel.options.reload.rtc_signal import reloadable
+
+        return reloadable(server)
+
+    return PluginService(NAME, server, options, reactor, partial(look, server), actions, reloadable)

@@ -15,6 +15,7 @@ from rtunnel.options.change.kept import KeptTunnels
 from rtunnel.options.plugins.common import PluginOptions, check_order, link_limits
 from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.reload.part import Reloadable
 from rtunnel.options.settings.acme import decide_acme
 from rtunnel.options.settings.published import check_files
 from rtunnel.options.settings.reverse import CLIENT
@@ -50,7 +51,6 @@ class Options(PluginOptions):
 
     #: Set once the options are parsed.
     settings: ClientSettings
-    resolved: Resolved
     #: What was published while the client ran, and is to be there again: where it is, and what it is.
     kept: KeptTunnels
     kept_entries: Sequence[object] = ()
@@ -59,7 +59,6 @@ class Options(PluginOptions):
         if resolved.values["server"] is None:
             raise ConfigError("--server is missing; write for example --server tunnel.example.org:7000")
         check_order(resolved, "reconnect-min", "reconnect-max")
-        self.resolved = resolved
         state_dir = resolved.values["state-dir"] or default_state_dir(os.environ)
         self.kept = KeptTunnels(state_dir, str(resolved.values["server"]), self.config_path)
         try:
@@ -103,9 +102,16 @@ def makeService(options: Options) -> MultiService:
 
     via = options.settings.via
     reactor = prepared_reactor((options.settings.server if via is None else via.address).host)
+    assert options.resolved is not None
     publishing = Publishing(options.settings, TunnelReader(options.resolved), options.kept, options.kept_entries)
     for note in (*options.notes, *publishing.notes):
         _log.warn("{note}", note=note)
     client = TunnelClient(reactor, publishing.settings)
     publishing.serve(client)
-    return PluginService(NAME, client, options, reactor, partial(look, client, options.settings), actions(publishing))
+
+    def reloadable() -> Reloadable:
+        from rtunnel.options.reload.client import reloadable
+
+        return reloadable(client, publishing)
+
+    return PluginService(NAME, client, options, reactor, partial(look, client), actions(publishing), reloadable)

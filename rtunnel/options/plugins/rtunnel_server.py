@@ -9,6 +9,7 @@ from twisted.application.service import MultiService
 from rtunnel.options.plugins.common import PluginOptions, link_limits
 from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.plugins.run import PluginService
+from rtunnel.options.reload.part import Reloadable
 from rtunnel.options.settings.reverse import SERVER
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.settings.trust import decide_admission, decide_tls
@@ -60,4 +61,10 @@ def makeService(options: Options) -> MultiService:
     reactor = prepared_reactor()
     server = TunnelServer(reactor, options.settings)
     actions = {"disconnect": disconnect(partial(connected, server))}
-    return PluginService(NAME, server, options, reactor, partial(look, server), actions)
+
+    def reloadable() -> Reloadable:
+        from rtunnel.options.reload.server import reloadable
+
+        return reloadable(server)
+
+    return PluginService(NAME, server, options, reactor, partial(look, server), actions, reloadable)

@@ -2,8 +2,8 @@
 
 - On SIGTERM or SIGINT the services drain and stop; then the exit code is 0. ``twistd`` alone would kill itself by the
   same signal. A second signal ends the process at once.
-- SIGHUP does the same when the process has a terminal, which is gone then. Otherwise it is logged and ignored, since
-  there is nothing to reload. Without a handler it would kill the process.
+- SIGHUP does the same when the process has a terminal, which is gone then. Otherwise the settings are read again; see
+  :mod:`rtunnel.options.reload.reloader`.
 - ``rtunnel server`` and so on run the same services without ``twistd``; see :func:`run_in_foreground`.
 - A :class:`~rtunnel.errors.StartupError` while the services start is one line on standard error and exit code 1, and
   no pid file is left. ``twistd`` alone would only log it.
@@ -21,10 +21,10 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType, MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Application, IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -33,16 +33,24 @@ from twisted.logger import ILogObserver, Logger, globalLogBeginner
 from twisted.python import usage
 from twisted.python.components import Componentized
 
-from rtunnel.control.actions.perform import Actions
+from rtunnel.control.actions.perform import Actions, only
 from rtunnel.control.service import ControlService, Look
 from rtunnel.control.settings import StatusSettings
 from rtunnel.errors import ConfigError, StartupError
 from rtunnel.options.plugins.log_file import AccessLogFile
 from rtunnel.options.plugins.log_level import LogThreshold
 from rtunnel.options.plugins.logs import TwistdLogging, observer_for, twistd_logging
+from rtunnel.options.reload.drain import Drain
+from rtunnel.options.reload.part import Part, Reloadable
+
+if TYPE_CHECKING:
+    from rtunnel.options.reload.reloader import Outcome, Reloader
 
 #: How many seconds after the second signal the process ends, even if its services have not stopped.
 LAST_MOMENT = 1.0
+
+#: The settings of the status port, in the order of the fields of :class:`StatusSettings`.
+STATUS = tuple(f"status-{name}" for name in ("listen", "token", "tls-cert", "tls-key", "tls-ca"))
 
 OptionsT = TypeVar("OptionsT", bound=usage.Options)
 
@@ -60,25 +68,33 @@ class PluginService(MultiService):
         reactor: Any,
         look: Look,
         actions: Actions = MappingProxyType({}),
+        reloadable: Callable[[], Reloadable] | None = None,
     ) -> None:
-        """:param actions: what the process can be asked to do, besides what all can."""
+        """Make it.
+
+        :param actions: what the process can be asked to do, besides what all can.
+        :param reloadable: returns what takes other settings; None: nothing does.
+        """
         super().__init__()
         self.setName(name)
         self._options = options
         self._reactor = reactor
         self._logging = TwistdLogging()
+        self._drain = Drain(reactor, service, lambda: options.get("drain", 0.0))
+        self._reloadable = reloadable
+        self._reloader: Reloader | None = None
         # Children stop in reverse order: when ExitSignals is told to stop, the service is already stopping.
-        ExitSignals(reactor, service).setServiceParent(self)
+        ExitSignals(reactor, service, self._drain.hurry, self._hung_up).setServiceParent(self)
         if options.get("access-log") is not None:
             accounts = service.visitors.accounts  # type: ignore[attr-defined]
             AccessLogFile(options["access-log"], accounts, reactor.seconds).setServiceParent(self)
         service.setServiceParent(self)
-        names = ("listen", "token", "tls-cert", "tls-key", "tls-ca")
-        status = StatusSettings(*(options.get(f"status-{name}") for name in names))
+        status = status_settings(options)
         # The lowest level that is logged; None: the log is somebody else's.
         self._threshold: LogThreshold | None = None
-        actions = {"log-level": self._change_log_level, **actions}
-        self._control = ControlService(reactor, name, look, status, actions)
+        own: Actions = {"log-level": self._change_log_level, "reload": self._reload, "drain": self._drain.act}
+        self._control = ControlService(reactor, name, look, status, {**own, **actions})
+        self._control.is_leaving = lambda: self._drain.has_begun
 
     def setServiceParent(self, parent: Any) -> None:
         """Join a parent; if that is an application, set its log observer."""
@@ -94,6 +110,41 @@ class PluginService(MultiService):
         if self._threshold is None:
             raise ConfigError("this process logs where its 'twistd --logger' or .tac file says, and that has no level")
         return self._threshold.change(asked)
+
+    def _hung_up(self) -> None:
+        # What has come of it is in the log.
+        self.reload().addErrback(lambda _failure: None)
+
+    def reload(self) -> Deferred[Outcome]:
+        """Read the settings again, and apply what has changed; see :meth:`Reloader.reload`."""
+        if self._reloader is None:
+            self._reloader = self._build_reloader()
+        return self._reloader.reload()
+
+    def _build_reloader(self) -> Reloader:
+        # Most processes are never asked.
+        from rtunnel.options.reload.reloader import Reloader
+
+        parts = [
+            Part(frozenset({"log-level"}), lambda new: self._set_log_level(new["log-level"])),
+            Part(frozenset(STATUS), lambda new: self._control.use(status_settings(new))),
+        ]
+        found = self._reloadable() if self._reloadable is not None else Reloadable(None)
+        return Reloader(self._reactor, self._options, found, parts, self._why_not)
+
+    def _why_not(self) -> str:
+        if self._reloadable is None:
+            return "this process takes no other settings while it runs"
+        return "the process is about to end" if self._drain.has_begun or not self.running else ""
+
+    def _set_log_level(self, level: str) -> None:
+        if self._threshold is not None:
+            self._threshold.set(level)
+
+    async def _reload(self, asked: dict[str, Any]) -> dict[str, Any]:
+        only(asked)
+        outcome = await self.reload()
+        return {"changed": outcome.changed, "failed": outcome.failed, "restart": outcome.restart}
 
     def privilegedStartService(self) -> None:
         self._start(super().privilegedStartService)
@@ -124,6 +175,11 @@ class PluginService(MultiService):
             raise
 
 
+def status_settings(options: Mapping[str, Any]) -> StatusSettings:
+    """Return where the status can be read."""
+    return StatusSettings(*(options.get(name) for name in STATUS))
+
+
 def spare_collector() -> None:
     """Keep the garbage collector from looking at what exists now, which is there to stay.
 
@@ -149,11 +205,20 @@ class ExitSignals(Service):
 
     log = Logger()
 
-    def __init__(self, reactor: Any, service: IService) -> None:
-        """:param service: a second signal calls its method ``stop_now``, if it has one."""
+    def __init__(
+        self, reactor: Any, service: IService, on_stop: Callable[[], None], on_hangup: Callable[[], None]
+    ) -> None:
+        """Make it.
+
+        :param service: a second signal calls its method ``stop_now``, if it has one.
+        :param on_stop: called before the process stops.
+        :param on_hangup: called on SIGHUP, if there is no terminal.
+        """
         self.setName("exit-signals")
         self._reactor = reactor
         self._service = service
+        self._on_stop = on_stop
+        self._on_hangup = on_hangup
         self._seen = 0
         self._stopping = False
 
@@ -183,11 +248,11 @@ class ExitSignals(Service):
         self._reactor.callFromThread(self._stop, signal.Signals(number).name)
 
     def _got_reload(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(
-            self.log.info,
-            "SIGHUP: ignored; certificates and the clients file are read again when they change, other settings take a "
-            "restart",
-        )
+        self._reactor.callFromThread(self._hung_up)
+
+    def _hung_up(self) -> None:
+        self.log.info("SIGHUP: the settings are read again")
+        self._on_hangup()
 
     def stopService(self) -> None:
         super().stopService()
@@ -202,6 +267,7 @@ class ExitSignals(Service):
         self._seen += 1
         if self._seen == 1:
             self.log.info("{signal}: stopping", signal=name)
+            self._on_stop()
             # The reactor may already be stopping.
             with suppress(ReactorNotRunning):
                 self._reactor.stop()

@@ -1,0 +1,23 @@
+"""What ``rtc-host`` and ``rtc-client`` do with other settings in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rtunnel.options.plugins.reactor import look_up_first
+from rtunnel.options.reload.part import Part, budget_of, drain_of
+from rtunnel.rtc.settings import EndSettings
+
+_SIGNALING = frozenset({"signal", "token", "ca-file", "reconnect-min", "reconnect-max", "connect-timeout"})
+
+
+def shared_parts(end: Any) -> Sequence[Part]:
+    """Return the parts of a host or a client."""
+
+    def signaling(new: Any) -> None:
+        settings: EndSettings = new.settings
+        look_up_first(end.reactor, settings.signal.url.host)
+        end.signaling.use(settings.signal)
+
+    return Part(_SIGNALING, signaling), drain_of(end), budget_of(end.memory)

@@ -1,0 +1,1 @@
+"""Settings that are read again while the process runs."""
