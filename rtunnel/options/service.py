@@ -134,7 +134,9 @@ class Install(_Command):
         pki = self._keep_pki()
         # The service could not write Twisted's cache of plugins.
         list(getPlugins(IPlugin))
-        text = _packaged(f"systemd/{self.unit}").replace("/opt/rtunnel/bin/twistd", str(_program("twistd")))
+        text = _packaged(f"systemd/{self.unit}")
+        for program in ("twistd", "rtunnel"):
+            text = text.replace(f"/opt/rtunnel/bin/{program}", str(_program(program)))
         self._write(self.units / self.unit, text)
         if self.with_socket:
             for path in self.socket_files():

@@ -183,6 +183,7 @@ def test_programs_need_not_be_beside_the_interpreter(root: Path, run: Install, m
     assert "/usr/local/bin/rtunnel pki init" in run("install", "server")
     unit = (root / "etc/systemd/system/rtunnel-server.service").read_text()
     assert "\nExecStart=/usr/local/bin/twistd -n " in unit
+    assert "\nExecReload=/usr/local/bin/rtunnel reload $MAINPID\n" in unit
 
 
 @pytest.mark.process
