@@ -8,7 +8,8 @@ from rtunnel.control.actions.publish import Publishing
 from rtunnel.errors import ConfigError
 from rtunnel.options.change.reader import TunnelReader
 from rtunnel.options.plugins.reactor import look_up_first
-from rtunnel.options.reload.part import Part, Reloadable, budget_of, drain_of
+from rtunnel.options.reload.part import Part, Reloadable
+from rtunnel.options.reload.shared import budget_of, drain_of
 from rtunnel.options.settings.acme import ACME
 from rtunnel.options.settings.declaration import Reload
 from rtunnel.reverse.client.service import TunnelClient

@@ -6,9 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rtunnel.upkeep.draining import DrainingService
-from rtunnel.upkeep.memory import Memory, default_memory
-
 
 def nothing(_new: Any) -> None:
     """Do nothing: whoever uses these settings looks at those of the service each time."""
@@ -41,13 +38,3 @@ class Reloadable:
     parts: Iterable[Part] = ()
     look: Callable[[], Iterable[str]] = tuple
     others: Callable[[Any], Awaitable[None] | None] = nothing
-
-
-def drain_of(service: DrainingService) -> Part:
-    """Return the part of ``drain``."""
-    return Part(frozenset({"drain"}), lambda new: service.set_drain(new.settings.drain))
-
-
-def budget_of(memory: Memory) -> Part:
-    """Return the part of ``memory``."""
-    return Part(frozenset({"memory"}), lambda new: memory.resize(new.settings.memory or default_memory()))

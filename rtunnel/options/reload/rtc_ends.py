@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rtunnel.options.plugins.reactor import look_up_first
-from rtunnel.options.reload.part import Part, budget_of, drain_of
+from rtunnel.options.reload.part import Part
+from rtunnel.options.reload.shared import budget_of, drain_of
 from rtunnel.rtc.settings import EndSettings
 
 _SIGNALING = frozenset({"signal", "token", "ca-file", "reconnect-min", "reconnect-max", "connect-timeout"})

@@ -7,7 +7,8 @@ from typing import Any
 
 from rtunnel.access.tokens import BearerTokens
 from rtunnel.access.web_admission import Origins
-from rtunnel.options.reload.part import Part, Reloadable, budget_of
+from rtunnel.options.reload.part import Part, Reloadable
+from rtunnel.options.reload.shared import budget_of
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.server import SignalServer
 from rtunnel.rtc.signaling.server_protocol import ServerProtocol

@@ -11,7 +11,8 @@ from twisted.internet.defer import maybeDeferred
 
 from rtunnel.access.admission import Admission
 from rtunnel.errors import Code, Refused, StartupError
-from rtunnel.options.reload.part import Part, Reloadable, budget_of, drain_of
+from rtunnel.options.reload.part import Part, Reloadable
+from rtunnel.options.reload.shared import budget_of, drain_of
 from rtunnel.reverse.datagrams.path_port import PathPort
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.settings import ServerSettings
