@@ -11,16 +11,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from rtunnel.acme.challenge import ACME_IDENTIFIER, challenge_certificate
+from tests.process.harness import need
 
 NAME = "app.example.org"
 
 
 @pytest.mark.process
 def test_as_openssl_reads_it() -> None:
+    openssl = need("openssl")
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = challenge_certificate(NAME, "token.thumbprint", key)
     shown = subprocess.run(
-        ["openssl", "x509", "-noout", "-text"],
+        [openssl, "x509", "-noout", "-text"],
         input=certificate.public_bytes(Encoding.PEM),
         capture_output=True,
         check=True,
@@ -28,7 +30,7 @@ def test_as_openssl_reads_it() -> None:
     assert "1.3.6.1.5.5.7.1.31: critical" in shown
     assert f"DNS:{NAME}" in shown
     parsed = subprocess.run(
-        ["openssl", "asn1parse", "-inform", "DER"],
+        [openssl, "asn1parse", "-inform", "DER"],
         input=certificate.extensions.get_extension_for_oid(ACME_IDENTIFIER).value.public_bytes(),
         capture_output=True,
         check=True,

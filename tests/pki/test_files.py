@@ -107,7 +107,7 @@ def test_a_replacement_keeps_who_may_read_it(tmp_path: Path) -> None:
 
 def test_a_replacement_keeps_its_owner(tmp_path: Path) -> None:
     # Only root can give files away; others can at least choose among their groups.
-    owner, group = (12, 34) if os.geteuid() == 0 else (os.geteuid(), os.getgroups()[-1])
+    owner, group = (12, 34) if os.geteuid() == 0 else (os.geteuid(), (os.getgroups() or [os.getegid()])[-1])
     key = tmp_path / "key"
     key.write_text("old")
     os.chown(key, owner, group)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.process.harness import Twistd, Twistds, poll, wait_until_closed
+from tests.process.harness import Twistd, Twistds, need, poll, wait_until_closed
 from tests.process.services import LOOPBACK, Service, Visitor, curl, expected, read_all, read_line
 from tests.process.tls_services import TlsService, authority_at, certificate, page_or_bytes
 from tests.tls.parts import Authority
@@ -139,6 +139,7 @@ def start_place(twistd: Twistds, authority: Authority) -> Iterator[Callable[...,
 
 @PLANES
 def test_no_visit_fails(start_place: Callable[..., Place], plane: str) -> None:
+    need("curl")  # which threads cannot say
     place = start_place(plane)
     by_connection = [Visits(place.by_port), Visits(place.by_name)]
     everybody = [*by_connection, Visits(place.by_host)]

@@ -207,7 +207,11 @@ class World:
 
 
 def _format(event: LogEvent) -> str:
-    return formatEvent(event)
+    """Its text, which is made once: tests look again and again."""
+    text: str | None = event.get("test_text")
+    if text is None:
+        text = event["test_text"] = formatEvent(event)
+    return text
 
 
 def held(sessions: Any) -> int:
