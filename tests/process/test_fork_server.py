@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.process import fork_server
+from tests.process.commands import run_to_end
 from tests.process.harness import Twistd, Twistds
 
 pytestmark = pytest.mark.skipif(not fork_server.available(), reason="this system has no pidfds")
@@ -67,6 +68,20 @@ def test_its_end(twistd: Twistds) -> None:
     assert killed.wait() == -signal.SIGKILL
     # As with any process that has ended, a signal is lost.
     killed.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code"),
+    [(["--version"], b"", 0), (["passwd", "alice"], b"wonder\n", 0), (["passwd"], b"x" * 200_000, 1)],
+)
+def test_commands_that_end(arguments: list[str], stdin: bytes, code: int, tmp_path: Path) -> None:
+    """All that was printed is there, and the errors are apart."""
+    cold, forked = (run_to_end("rtunnel", *arguments, cwd=tmp_path, stdin=stdin, cold=cold) for cold in (True, False))
+    assert cold.returncode == forked.returncode == code
+    assert cold.stderr == forked.stderr
+    # Each hash has a salt of its own.
+    assert cold.stdout.partition("$")[0] == forked.stdout.partition("$")[0]
+    assert bool(cold.stdout) is not bool(code)
 
 
 def test_many_at_once(twistd: Twistds) -> None:
