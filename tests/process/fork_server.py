@@ -154,7 +154,7 @@ class ForkServer:
     ) -> Forked:
         """Start ``twistd``, with the limits and the signal handling that a child of this process would have.
 
-        :param network: the file of the network namespace in which it runs, if that is another; this needs root.
+        :param network: the file of the network namespace in which it runs, if not in that of this thread; needs root.
         :param files: files that it sees in the place of others, such as ``/etc/hosts``; this needs root.
         """
         output, its_output = os.pipe()
@@ -197,7 +197,7 @@ class ForkServer:
         request = {
             "argv": list(argv),
             "cwd": str(cwd),
-            "network": network,
+            "network": network or self._other_network(),
             "files": dict(files or {}),
             "env": dict(env),
             "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE),
@@ -210,6 +210,12 @@ class ForkServer:
             started = self._started.get(timeout=PATIENCE)
         assert started is not None, "the fork server has ended; it says why above"
         return started
+
+    def _other_network(self) -> str:
+        """The file of this thread's network namespace, which a child would have too; empty if the server has it."""
+        ours = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
+        theirs = f"/proc/{self._process.pid}/ns/net"
+        return "" if Path(ours).readlink() == Path(theirs).readlink() else ours
 
     def _listen(self) -> None:
         while True:
