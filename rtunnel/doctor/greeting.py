@@ -20,7 +20,7 @@ from rtunnel.wire import events
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.data.keys import ClientAgreement, Root, read_plain_keys, wish
 from rtunnel.wire.limits import LinkLimits
-from rtunnel.wire.messages import DIRECT, HOSTS, RULES, UDP, Hello, clean_text
+from rtunnel.wire.messages import DIRECT, HOSTS, RULES, UDP, UDP_PATH, Hello, clean_text
 from rtunnel.wire.opening import read_opening
 
 #: Bytes that a server may send to somebody who has asked for nothing.
@@ -59,7 +59,7 @@ class Greeting(Protocol):
             session=secrets.token_hex(16),
             initial_credit=limits.initial_credit,
             agent=f"{AGENT} (doctor)",
-            capabilities=frozenset({DIRECT, HOSTS, RULES, UDP, WITHDRAW}),
+            capabilities=frozenset({DIRECT, HOSTS, RULES, UDP, UDP_PATH, WITHDRAW}),
             token=token,
         )
         self.link = ClientLink(hello, limits, clock.seconds())

@@ -31,6 +31,8 @@ DIRECT = "direct"
 DIRECT_ONLY = "direct-only"
 #: Capability: tunnels may be for UDP.
 UDP = "udp"
+#: Capability: the server offers the UDP path before there is a UDP tunnel.
+UDP_PATH = "udp-path"
 #: Capability: tunnels may be for host names.
 HOSTS = "hosts"
 #: Capability: tunnels for ports may have rules, and STATE and NOTICE are known.

@@ -27,7 +27,7 @@ from rtunnel.wire.data.seal import Cipher
 from rtunnel.wire.datagrams.packets import Opener, Sealer
 from rtunnel.wire.datagrams.path import Path
 from rtunnel.wire.link import Mode
-from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, UDP
+from rtunnel.wire.messages import DIRECT, DIRECT_ONLY, UDP, UDP_PATH
 from rtunnel.wire.server_link import ServerLink
 
 
@@ -181,7 +181,8 @@ class CarryingSession(LinkProtocol):
         self.link.send_keys(keys)
         if UDP in self.link.capabilities:
             self._path_secrets = path_secrets(root)
-            if any(backend.asked.protocol == "udp" for backend in self.backends.values()):
+            is_asked = any(backend.asked.protocol == "udp" for backend in self.backends.values())
+            if is_asked or UDP_PATH in self.link.capabilities:
                 self._offer_path()
         if DIRECT in self.link.capabilities:
             waits = self._carrier_server.data_plane == "direct" or DIRECT_ONLY in self.link.capabilities

@@ -61,7 +61,7 @@ from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.data.tickets import Tickets
-from rtunnel.wire.messages import DIRECT_ONLY, HOSTS, RULES, UDP, Hello
+from rtunnel.wire.messages import DIRECT_ONLY, HOSTS, RULES, UDP, UDP_PATH, Hello
 from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
 from rtunnel.wire.tunnel_request import TunnelRequest
@@ -102,7 +102,7 @@ class TunnelServer(DrainingService):
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
             # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
-            capabilities=frozenset({WITHDRAW, UDP, HOSTS, RULES, *([DIRECT_ONLY] if capabilities else [])})
+            capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, *([DIRECT_ONLY] if capabilities else [])})
             | capabilities,
         )
         self.ids = StreamIds()
