@@ -146,6 +146,11 @@ class Orders:
         """Take no notice any more of what is being done."""
         self._task = self._given_up = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being done."""
+        return self._task is not None
+
     def published(self, host: Host, is_published: bool) -> None:
         """Take note whether a CA can reach *host*."""
         for wanted in self._wanted:

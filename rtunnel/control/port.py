@@ -38,6 +38,7 @@ class HttpsPort(MultiService):
     :param settings: have an address, a certificate and its key.
     :param factory: answers requests; its ``abort_all`` ends all connections.
     :raises ConfigError: the files cannot be used.
+    :ivar listener: the port itself.
     """
 
     log = Logger()
@@ -52,7 +53,8 @@ class HttpsPort(MultiService):
         self._log_limiter = LogLimiter(self.log, reactor)
         self._credentials = WebCredentials(settings.cert, settings.key, settings.ca, OPTION)
         tls = WebTlsFactory(self._credentials, factory, reactor, self._failed)
-        Listener(reactor, settings.listen, tls, "status port", "--status-listen").setServiceParent(self)
+        self.listener = Listener(reactor, settings.listen, tls, "status port", "--status-listen")
+        self.listener.setServiceParent(self)
         PeriodicService(reactor, "files of the status port", 1.0, self._look).setServiceParent(self)
 
     def startService(self) -> None:

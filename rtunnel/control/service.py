@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,7 @@ from rtunnel.control.recent import Recent
 from rtunnel.control.settings import StatusSettings
 from rtunnel.control.sockets import control_directory, prepare
 from rtunnel.errors import ConfigError, RtunnelError, StartupError
+from rtunnel.relay.inheritance import Handed
 from rtunnel.upkeep.listening import Listener
 
 #: The version of what is answered; see docs/control.rst.
@@ -103,6 +104,8 @@ class ControlService(MultiService):
         self._events = Events(reactor, self.status)
         #: Whether the process is about to end, though its service does not know of it yet.
         self.is_leaving: Callable[[], bool] = lambda: False
+        # The process id of the one that has taken the place of this one.
+        self._successor: int | None = None
         self._status = settings
         self._status_port = self._build_port(settings)
 
@@ -151,6 +154,31 @@ class ControlService(MultiService):
         if not is_in_the_way:
             await _closed(before)
 
+    def handed(self) -> Iterator[Handed]:
+        """Yield the sockets that a successor gets.
+
+        :raises ConfigError: one of them cannot be handed over.
+        """
+        listener = self._listener
+        if listener is not None:
+            yield from listener.handed()
+
+    def leave(self, successor: int) -> None:
+        """Say from now on that another process has taken the place of this one, and leave it the status port.
+
+        :param successor: its process id.
+        """
+        self._successor = successor
+        listener = self._listener
+        if listener is not None:
+            Deferred.fromCoroutine(listener.stop_listening())
+
+    @property
+    def _listener(self) -> Listener | None:
+        port: Any = self._status_port
+        listener: Listener | None = getattr(port, "listener", port)
+        return listener
+
     def startService(self) -> None:
         """Listen, now that privileges are given up."""
         super().startService()
@@ -180,13 +208,15 @@ class ControlService(MultiService):
     def status(self) -> dict[str, Any]:
         """Return the answer to ``GET /v1/status``."""
         found = self._look()
-        problems = found.pop("problems")
+        # One that only lets its visitors finish has no link any more, and that is as it should be.
+        problems = found.pop("problems") if self._successor is None else []
         return {
             "version": VERSION,
             "service": self._service,
             "release": __version__,
             "pid": os.getpid(),
             "up_seconds": round(self._reactor.seconds() - self._started_at, 3),
+            "successor": self._successor,
             "ok": not problems,
             "ready": found.pop("ready") and not self.is_leaving(),
             "problems": problems,

@@ -100,6 +100,11 @@ def refuse_connections(port: Any) -> bool:
     return True
 
 
+def refuses_already(port: Any) -> bool:
+    """Return whether the system refuses connections to *port*: a predecessor has closed it in this way."""
+    return type(port) is tcp.Port and not port.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
 def step_aside(port: Any) -> bool:
     """Let another socket listen at an address that *port* has too, such as all addresses with its number.
 

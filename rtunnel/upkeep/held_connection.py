@@ -203,6 +203,14 @@ class HeldConnection(Service, Generic[C]):
         if self.connection is None and self._running is not None:
             self._running.cancel()
 
+    def dial_again(self) -> None:
+        """Undo :meth:`dial_no_more`."""
+        if self._dials:
+            return
+        self._dials = True
+        if self.connection is None:
+            self._run_again()
+
     def stopService(self) -> Deferred[None]:
         """Close the connection, and dial no more. Fires when it is lost."""
         super().stopService()

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet import tcp
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rtunnel.addresses import ListenAddress
-from rtunnel.errors import StartupError
+from rtunnel.addresses import BACKLOG, ListenAddress
+from rtunnel.errors import ConfigError, StartupError
 from rtunnel.reasons import cannot_listen
 from rtunnel.relay.bare_port import give_sockets
+from rtunnel.relay.inheritance import Handed, adopt, inheritance, may_be_handed
 from rtunnel.relay.sockets import format_address, is_local
-from rtunnel.upkeep.accepting import accept_connections, pause_when_full, refuse_connections, step_aside
+from rtunnel.upkeep.accepting import (
+    accept_connections,
+    pause_when_full,
+    refuse_connections,
+    refuses_already,
+    step_aside,
+)
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.proxied import ProxiedFactory
 
@@ -94,6 +101,16 @@ class Listener(Service):
     def _listen(self) -> None:
         if self._listening is not None:
             return
+        inherited = inheritance.take(self._heirloom)
+        if inherited is not None:
+            port = adopt(self._reactor, inherited, self._factory)
+            if not self._address.description.startswith("systemd"):
+                # So it may be closed; see refuse_connections().
+                port.port, port.backlog = port.getHost().port, BACKLOG
+            self._listening = succeed(port)
+            self._is_open = not refuses_already(port)
+            self._bound(port)
+            return
         failures: list[Failure] = []
         self._listening = self._address.endpoint(self._reactor).listen(self._factory)
         self._listening.addCallbacks(self._bound, failures.append)
@@ -104,12 +121,38 @@ class Listener(Service):
         self._port = port
         pause_when_full(port)
         give_sockets(port, self._factory)
-        if self._is_open or not refuse_connections(port):
+        if refuses_already(port):
+            port.socket.refuses = True  # type: ignore[attr-defined]
+            port.stopReading()  # type: ignore[attr-defined]
+            self._say("{what} {address} is closed until somebody serves it", self.log)
+        elif self._is_open or not refuse_connections(port):
             self._is_open = True
             self._say("{what} listening on {address}", self.log)
         else:
             self._say("{what} {address} is closed until somebody serves it", self.log)
         return port
+
+    @property
+    def is_open(self) -> bool:
+        """Whether connections are accepted, as far as that is decided here; see :meth:`refuse`."""
+        return self._is_open
+
+    @property
+    def _heirloom(self) -> str:
+        """The name under which a successor takes the socket, if its settings have it listen there too."""
+        return f"{self._what} {self._address.description}"
+
+    def handed(self) -> Iterator[Handed]:
+        """Yield what a successor gets.
+
+        :raises ConfigError: this socket cannot be handed over.
+        """
+        port: Any = self._port
+        if port is None:
+            return
+        if not may_be_handed(port):
+            raise ConfigError(f"the {self._what} {self._address} cannot be handed over, as it is not a plain TCP port")
+        yield Handed(self._heirloom, port.fileno(), port)
 
     def _say(self, text: str, log: Logger | LogLimiter) -> None:
         log.info(text, what=self._what, address=self.local_address)

@@ -84,6 +84,7 @@ async def test_status(parts: Parts) -> None:
         "service": STARTED,
         "release": __version__,
         "pid": os.getpid(),
+        "successor": None,
         "ok": True,
         "ready": True,
         "problems": [],

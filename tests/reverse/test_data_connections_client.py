@@ -354,3 +354,47 @@ async def test_visitor_whose_service_takes_its_time(world: World, full_backlog: 
     assert patient.resets == many.resets == ["local-timeout"]
     assert len(world.lines("does not answer", LogLevel.warn)) == 1
     assert server.client.link.session.link.stream_count == 0
+
+
+@AUTO
+@ensureDeferred
+async def test_visitor_who_was_sent_before_the_server_knew_of_a_successor(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that wait stay for a moment when another process takes the link over."""
+    monkeypatch.setattr(pool, "LINGER", 0.5)
+    service = await world.echo()
+    server = await ServerByHand().start(world, (8080, service.port), pool=2)
+    server.send_tickets(2)
+    first, second = await server.data(), await server.data(1)
+    await turns()
+    link = server.client.link
+    link.await_successor()
+    server.link.abort()
+    await until(lambda: link.session is None, "the end of the link")
+    first.open()
+    await until(lambda: len(relays(server.client)) == 1, "a visitor")
+    await second.ends()
+    # However long that takes.
+    assert link.kept.patience == float("inf")
+    assert len(link.kept) == 1
+    first.abort()
+    await until(lambda: not len(link.kept), "the end of the visitor")
+    assert link.session is None
+
+
+@AUTO
+@ensureDeferred
+async def test_no_successor_after_all(world: World) -> None:
+    service = await world.echo()
+    server = await ServerByHand().start(world, (8080, service.port), pool=1)
+    server.send_tickets(1)
+    first = await server.data()
+    await turns()
+    link = server.client.link
+    link.await_successor()
+    link.go_on()
+    assert link.kept.patience == server.client.settings.limits.dead_after
+    server.link.abort()
+    await first.ends()
+    await until(lambda: link.session is not None, "another link")

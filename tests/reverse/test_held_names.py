@@ -136,7 +136,7 @@ async def test_another_client_does_not_get_the_requests(world: World, monkeypatc
     # As if it were another one.
     for group in (server.names.http(APP, "/"), server.names.https(APP)):
         assert group is not None
-        group._last_holder = "another"
+        group._last_holders = ["another"]
     link = await client(world, server, HTTP)
     await until(lambda: visitor.received.startswith(b"HTTP/1.1 503 "), "an answer")
     await other.ends()

@@ -348,3 +348,35 @@ def test_leads_elsewhere_once_it_starts(clock: Clock, log: deque[LogEvent]) -> N
     assert held.attempts == []
     held.startService()
     assert log[-1]["peer"] == "server 192.0.2.2:7000"
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_dials_again_after_all(clock: Clock, is_lost: bool) -> None:
+    """It was to dial no more, and nothing has come of that."""
+    held = start(clock)
+    connection = held.connect()
+    held.dial_no_more()
+    if is_lost:
+        connection.ended.callback("lost meanwhile")
+        clock.advance(100)
+        assert len(held.attempts) == 1
+    held.dial_again()
+    assert len(held.attempts) == 1 + is_lost
+    if not is_lost:
+        connection.ended.callback("lost later")
+        clock.advance(100)
+        assert len(held.attempts) == 2
+    held.connect()
+    held.dial_again()
+    assert len(held.attempts) == 2
+
+
+def test_dials_again_what_it_was_at(clock: Clock) -> None:
+    held = start(clock)
+    held.dial_no_more()
+    assert len(held.attempts) == 1
+    held.dial_again()
+    assert len(held.attempts) == 2
+    held.connect()
+    clock.advance(100)
+    assert len(held.attempts) == 2

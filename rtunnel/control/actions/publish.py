@@ -6,7 +6,7 @@ again when the client is started again.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -80,6 +80,8 @@ class Publishing:
         self._kept: dict[Place, object] = {}
         # What is kept, and cannot be used now.
         self._unusable: list[object] = []
+        # What was added until the restart, as the operator would write it.
+        self._added: dict[Place, object] = {}
         for written in kept:
             try:
                 new = _New(reader, self.settings.tunnels, [written], KEPT)
@@ -143,6 +145,8 @@ class Publishing:
         self._refuse_reference()
         new = _New(self.reader, self._present, _list_of(asked), KEPT if is_kept else UNTIL_RESTART)
         await self._change(new.all, self._kept | (new.written if is_kept else {}), new.acme)
+        if not is_kept:
+            self._added |= new.written
         found = await self._answers(new.tunnels)
         refused = {tunnel.place for tunnel, each in zip(new.tunnels, found, strict=True) if each["refused"]}
         if refused:
@@ -169,6 +173,33 @@ class Publishing:
                 for tunnel in gone.values()
             ]
         }
+
+    # An upgrade
+
+    def state(self) -> dict[str, Any]:
+        """Return what was changed until the restart, as JSON has it, for the process that takes the place of this."""
+        present = {tunnel.place: tunnel for tunnel in self._present}
+        added = [self._added[place] for place, each in present.items() if each.added == UNTIL_RESTART]
+        gone = [tunnel.shown_place for tunnel in self.settings.tunnels if tunnel.place not in present]
+        return {"added": added, "unpublished": gone}
+
+    def inherit(self, state: Mapping[str, Any]) -> None:
+        """Serve what the predecessor has served, before this client starts. What the settings lack is not given up.
+
+        :raises ConfigError: a tunnel cannot be, beside those of the settings of now.
+        """
+        gone = frozenset(state["unpublished"])
+        tunnels: Sequence[TunnelSettings] = [each for each in self._present if each.shown_place not in gone]
+        there = {each.place for each in tunnels}
+        acme = None
+        for written in state["added"]:
+            read, _ = self.reader.read(written)
+            if any(tunnel.place in there for tunnel in read):
+                continue  # the settings have it by now
+            new = _New(self.reader, tunnels, [written], UNTIL_RESTART)
+            tunnels, acme = new.all, new.acme or acme
+            self._added |= new.written
+        self._served.apply(tunnels, acme)
 
     def _meant(self, written: object, present: Sequence[TunnelSettings]) -> list[TunnelSettings]:
         if not isinstance(written, str) or not written:

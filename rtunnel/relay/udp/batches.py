@@ -57,12 +57,11 @@ class BatchSocket(UdpSocket):
         super().__init__(reactor, received, lost, done=done)
         self._segments = _IS_LINUX
 
-    def _open(self, family: int, attach: Callable[[socket.socket], None]) -> None:
-        super()._open(family, attach)
-        handle = self._socket
-        if handle is not None and _IS_LINUX:
+    def _use(self, handle: socket.socket) -> None:
+        super()._use(handle)
+        if _IS_LINUX:
             with suppress(OSError):
-                handle.setsockopt(*_MTU_DISCOVER[socket.AddressFamily(family)], _PROBE)
+                handle.setsockopt(*_MTU_DISCOVER[socket.AddressFamily(handle.family)], _PROBE)
             with suppress(OSError):
                 handle.setsockopt(_SOL_UDP, _UDP_GRO, 1)
             try:

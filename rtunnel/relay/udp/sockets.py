@@ -89,6 +89,11 @@ class UdpSocket:
         if self._socket is not None and address[0] in ("0.0.0.0", "::"):
             self._tells_local = _tell_local(self._socket)
 
+    def adopt(self, handle: socket.socket) -> None:
+        """Receive from anybody by a socket that is bound, and is this one's from now on."""
+        self._use(handle)
+        self._tells_local = handle.getsockname()[0] in ("0.0.0.0", "::") and _tell_local(handle)
+
     def connect(self, host: str, port: int) -> None:
         """Send to this address, and receive from nobody else.
 
@@ -106,6 +111,9 @@ class UdpSocket:
         except BaseException:
             handle.close()
             raise
+        self._use(handle)
+
+    def _use(self, handle: socket.socket) -> None:
         for option in (socket.SO_RCVBUF, *_BEYOND_THE_LIMIT):
             with suppress(OSError):  # the size that there is will do
                 handle.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER)

@@ -183,6 +183,11 @@ class CarryingSession(LinkProtocol):
         for each in data:
             each.close(cut=not self.peer_has_left, tail=True)
 
+    def linger(self, *, is_on: bool) -> None:
+        """See :meth:`DataConnections.linger`."""
+        for data in (*self._adopted, *([] if self.data is None else [self.data])):
+            data.linger(is_on=is_on)
+
     @property
     def _known_as(self) -> tuple[str, str] | None:
         """By what the same server is known when this client is back."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from cryptography import x509
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -42,6 +42,8 @@ from rtunnel.wire.messages import DIRECT_ONLY
 #: Seconds that a ticket is kept until there is room for its connection: it was sent because a visitor had taken one,
 #: about which we are to hear at once. The server counts a ticket as lost after twice that time.
 KEPT = 5.0
+#: See :meth:`DataConnections.linger`, in seconds.
+LINGER = 5.0
 
 
 class IDialler(Protocol):
@@ -191,7 +193,8 @@ class DataConnections:
         # Tickets with which no connection is made yet, and until when they are kept.
         self._kept: deque[tuple[Ticket, float]] = deque(maxlen=most)
         self._said = False
-        self._closed = False
+        self._closed = self._lingers = False
+        self._linger_call: IDelayedCall | None = None
 
     # Making them
 
@@ -269,7 +272,7 @@ class DataConnections:
     def opened(self, connection: RecordSocket, opened: Opened) -> None:
         """Serve a visitor."""
         self._idle.discard(connection)
-        if self._closed:
+        if self._closed and not self._lingers:
             connection.reset(Code.SHUTTING_DOWN, "the client takes no more visitors")
             return
         if opened.tunnel == DATAGRAMS:
@@ -319,14 +322,27 @@ class DataConnections:
 
     def withdraw(self) -> None:
         """Take no more visitors; those there are go on."""
-        self._closed = True
+        had_closed, self._closed = self._closed, True
         attempts, self._attempts = self._attempts, set()
         for attempt in attempts:
             attempt.cancel()
+        if not self._lingers:
+            self._cut_idle()
+        elif not had_closed:
+            self._linger_call = self._dialler.reactor.callLater(LINGER, self._cut_idle)
+
+    def _cut_idle(self) -> None:
+        if self._linger_call is not None and self._linger_call.active():
+            self._linger_call.cancel()
         idle, self._idle = self._idle, set()
         self._connections -= idle
         for connection in idle:
             connection.cut()
+
+    def linger(self, *, is_on: bool) -> None:
+        """Once the link is lost, let connections that wait for visitors stay for a moment: until the server closes
+        them, it may have sent them some."""
+        self._lingers = is_on
 
     @property
     def stream_count(self) -> int:
@@ -351,6 +367,7 @@ class DataConnections:
         self.withdraw()
         self._visits.close(cut=cut, tail=tail)
         if cut:
+            self._cut_idle()
             connections, self._connections = self._connections, set()
             for connection in connections:
                 connection.cut()

@@ -12,12 +12,14 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import Any, cast
 
 from cryptography import x509
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -49,6 +51,9 @@ from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.visitors import Visitors
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.messages import HOSTS, RULES, UDP, Hello
+
+#: Seconds that the server has to end a link that another process has taken over, and between two looks.
+LET_GO, LOOK_EVERY = 5.0, 0.02
 
 
 class _SessionFactory(QuietFactory):
@@ -110,12 +115,46 @@ class LinkService(HeldConnection[ClientSession]):
         )
         self.wanted = WantedTunnels(reactor, settings, self.tls_hosts, visitors.accounts)
         self._tls = TlsDialler(reactor, settings.tls, self.connect_timeout) if settings.tls is not None else None
+        #: Whether another process has taken the link over.
+        self.has_successor = False
 
     def apply(self, tunnels: Sequence[TunnelSettings], acme: AcmeSettings | None) -> Deferred[None]:
         """Serve these tunnels from now on; see :meth:`TunnelClient.apply`."""
         self.tls_hosts.use(tunnels, acme)
         self.wanted.use(tunnels)
         return succeed(None) if self.session is None else self.session.sync()
+
+    @property
+    def session_name(self) -> str:
+        """By which the server knows this client when it comes back."""
+        return self._hello.session
+
+    @session_name.setter
+    def session_name(self, name: str) -> None:
+        self._hello = replace(self._hello, session=name)
+
+    def await_successor(self) -> None:
+        """Let another process take the link over: dial no more, and keep what outlives the link."""
+        self.dial_no_more()
+        self.kept.patience = inf
+        if self.session is not None:
+            self.session.linger(is_on=True)
+
+    def go_on(self) -> None:
+        """Undo :meth:`await_successor`."""
+        self.kept.patience = self.settings.limits.dead_after
+        if self.session is not None:
+            self.session.linger(is_on=False)
+        self.dial_again()
+
+    async def _let_go(self) -> None:
+        """Wait until the server has ended the link, which another process has taken over."""
+        session = self.session
+        until = self.reactor.seconds() + LET_GO
+        while session is not None and session.connected_now:
+            if self.reactor.seconds() >= until:
+                session.drop()
+            await deferLater(self.reactor, LOOK_EVERY)
 
     def _use_proxy(self, settings: ClientSettings) -> None:
         self.is_proxied = settings.via is not None
@@ -239,7 +278,9 @@ class LinkService(HeldConnection[ClientSession]):
         :param has_time: see :meth:`ClientSession.withdraw`.
         """
         self.dial_no_more()
-        if self.session is not None:
+        if self.has_successor:
+            await self._let_go()
+        elif self.session is not None:
             await self.session.withdraw(has_time)
 
 

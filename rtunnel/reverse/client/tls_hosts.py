@@ -48,6 +48,7 @@ class TlsHosts(PeriodicService):
         self._ends: dict[str, str | CertificateFiles] = {}
         self._files: dict[str, FilesOfHost] = {}
         self._orders: Orders | None = None
+        self._rests = False
         self._published: set[Check] = set()
         self.challenges: tuple[TunnelSettings, ...] = ()
         self.use(settings.tunnels, settings.acme)
@@ -101,6 +102,19 @@ class TlsHosts(PeriodicService):
             orders.stop()
 
     @property
+    def is_ordering(self) -> bool:
+        """Whether a CA is being asked for something."""
+        return self._orders is not None and self._orders.is_busy
+
+    def rest(self) -> None:
+        """Order and write nothing: another process does from now on."""
+        self._rests = True
+
+    def go_on(self) -> None:
+        """Undo :meth:`rest`."""
+        self._rests = False
+
+    @property
     def are_there(self) -> bool:
         """Whether there are any such tunnels."""
         return bool(self._hosts)
@@ -137,5 +151,5 @@ class TlsHosts(PeriodicService):
             self._orders.stop()
 
     def _tick(self) -> None:
-        orders = [] if self._orders is None else [self._orders.tick]
+        orders = [] if self._orders is None or self._rests else [self._orders.tick]
         do_all([self.https.tick, *(files.refresh for files in self._files.values()), *orders])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.application.service import Service
@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from rtunnel.addresses import UdpAddress
 from rtunnel.reasons import why_not_listening
+from rtunnel.relay.inheritance import Handed, inheritance
 from rtunnel.relay.sockets import format_address, format_host_port
 from rtunnel.relay.udp.batches import BatchSocket
 from rtunnel.relay.udp.sockets import Address
@@ -62,8 +63,12 @@ class PathPort(Service):
         if asked is None:
             return
         host, port = asked
+        inherited = inheritance.take(f"UDP path {host}:{port}")
         try:
-            self._socket.bind(host, port)
+            if inherited is not None:
+                self._socket.adopt(inherited)
+            else:
+                self._socket.bind(host, port)
         except OSError as error:
             self.problem = why_not_listening(error)
             self.log.warn(
@@ -73,6 +78,16 @@ class PathPort(Service):
             )
         else:
             self.log.info("UDP paths of clients at {address}", address=self.local_address)
+
+    def handed(self) -> Iterator[Handed]:
+        """Yield what a successor gets."""
+        if self.asked is not None and self._socket.fileno() >= 0:
+            host, port = self.asked
+            yield Handed(f"UDP path {host}:{port}", self._socket.fileno())
+
+    def close(self) -> None:
+        """Take no more packets."""
+        self._socket.close()
 
     @property
     def asked(self) -> tuple[str, int] | None:
@@ -107,7 +122,7 @@ class PathPort(Service):
     def stopService(self) -> None:
         """Close the socket."""
         super().stopService()
-        self._socket.close()
+        self.close()
 
     # Paths
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
+from rtunnel.relay.inheritance import inheritance
 from rtunnel.relay.sockets import format_host_port, text_prefix
 from rtunnel.relay.udp.flows import COST, Flow
 from rtunnel.relay.udp.sockets import Address, UdpSocket
@@ -151,8 +152,16 @@ class UdpPort:
         self._clock = reactor
         self._new = KeyedBuckets(RATE, BURST, TOTAL_RATE, TOTAL_BURST, reactor.seconds())
         self._socket = UdpSocket(reactor, self._received, self.drop, done=self._done)
-        self._socket.bind(interface, number)
+        inherited = inheritance.take(f"public {interface} {backend.asked}")
+        if inherited is not None:
+            self._socket.adopt(inherited)
+        else:
+            self._socket.bind(interface, number)
         self.send: Callable[[bytes, Address], None] = self._socket.send
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._socket.fileno()
 
     def getHost(self) -> IAddress:
         """Return the address on which it listens."""

@@ -47,16 +47,28 @@ class Metering(PeriodicService):
         self._server = server
         self._clock = server.reactor
         self.quotas = Quotas(directory or default_state_dir(os.environ), now, server.reactor.seconds, self._marked)
+        self._rests = False
         self._marks: set[Count] = set()
         self._allowances: WeakValueDictionary[Key, Allowance] = WeakValueDictionary()
 
     def _look(self) -> None:
-        self.quotas.tick()
+        if not self._rests:
+            self.quotas.tick()
+
+    def rest(self) -> None:
+        """Write what was used, and then nothing more: the file is another process's from now on."""
+        if not self._rests:
+            self.quotas.write()
+        self._rests = True
+
+    def go_on(self) -> None:
+        """Write again."""
+        self._rests = False
 
     def stopService(self) -> None:
         """See :class:`PeriodicService`. Write what was used."""
         super().stopService()
-        self.quotas.write()
+        self.rest()
 
     def budget_of(self, backend: Any, public: Public) -> Budget | None:
         """Return what the visitors of *backend* may use; None: there is no limit.

@@ -9,7 +9,7 @@ can join, and the rules of all members must be the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from hmac import compare_digest
 from typing import Any
 
@@ -71,7 +71,7 @@ class Group:
         self._backends = POLICIES[policy or self.rules.balance](by_link=not policy)
         self._members: dict[Backend, None] = {}
         self._line = Line(reactor)
-        self._last_holder: object = None
+        self._last_holders: Collection[object] = ()
         self._until = 0.0
         self._may_stay = _yes
         self._hold_call: IDelayedCall | None = None
@@ -142,7 +142,7 @@ class Group:
 
     def may_return(self, backend: Backend) -> bool:
         """Return whether *backend* is of the client or group that those wait for who came when it was away."""
-        if self._is_open or backend.session.holder == self._last_holder:
+        if self._is_open or backend.session.holder in self._last_holders:
             return True
         return are_one_group(backend.rules, self.rules)
 
@@ -160,9 +160,20 @@ class Group:
         if self._members:
             self.limit(backend)
             return
-        self._last_holder = backend.session.holder
         self._line.stop_serving()
         self._stop_holding()
+        self.expect([backend.session.holder], hold, may_stay)
+
+    # Waiting
+
+    def expect(self, holders: Collection[object], hold: float, may_stay: Callable[[], bool] = _yes) -> None:
+        """Let visitors wait for a tunnel, as there is none.
+
+        :param holders: whose tunnels they wait for; see :attr:`~rtunnel.reverse.server.interfaces.ISession.holder`.
+        :param hold: see :meth:`leave`.
+        :param may_stay: see :meth:`leave`.
+        """
+        self._last_holders = holders
         if hold > 0:
             self._until = self._reactor.seconds() + hold
             self._may_stay = may_stay
@@ -170,7 +181,10 @@ class Group:
         else:
             self.end()
 
-    # Waiting
+    @property
+    def holders(self) -> Collection[Any]:
+        """Whose tunnels serve, or are waited for."""
+        return [member.session.holder for member in self._members] or self._last_holders
 
     @property
     def is_held(self) -> bool:

@@ -7,6 +7,7 @@ all names below ``dev.example.org`` that nobody has, at any depth.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -100,6 +101,13 @@ class HostNames:
             raise Refused(Code.CONNECTION_LOST, "the client is gone")
         if name is None:
             name = self._names[public.host] = _Name()
+        self._group(name, public).join(backend)
+        # What was another client's, and is waited for, must not stay beside it.
+        for each in name.groups():
+            if not len(each) and not each.may_return(backend):
+                each.end()
+
+    def _group(self, name: _Name, public: Public) -> Group:
         group = name.find(public)
         if group is None:
             group = Group(self._reactor, public, self._lobby, self._refusals, self._forget)
@@ -108,11 +116,17 @@ class HostNames:
             else:
                 name.http.append((public.path, group))
                 name.http.sort(key=lambda each: -len(each[0]))
-        group.join(backend)
-        # What was another client's, and is waited for, must not stay beside it.
-        for each in name.groups():
-            if not len(each) and not each.may_return(backend):
-                each.end()
+        return group
+
+    @property
+    def groups(self) -> list[Group]:
+        """Those of all names."""
+        return [group for name in self._names.values() for group in name.groups()]
+
+    def expect(self, public: Public, holders: Collection[object], hold: float) -> None:
+        """Let visitors of a name wait, which nobody serves yet; see :meth:`Group.expect`."""
+        name = self._names.setdefault(public.host, _Name())
+        self._group(name, public).expect(holders, hold)
 
     def _forget(self, group: Group) -> None:
         name = self._names.get(group.public.host)

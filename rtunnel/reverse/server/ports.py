@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from rtunnel.addresses import BACKLOG
 from rtunnel.errors import Code, Refused
 from rtunnel.reasons import LOW_PORTS, why_not_listening
 from rtunnel.relay.bare_port import Accepted, LandingFactory, give_sockets
+from rtunnel.relay.inheritance import Handed, adopt, inheritance
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.reverse.datagrams.server_flows import UdpPort
@@ -62,6 +64,11 @@ class VisitorFactory(LandingFactory):
         if not self._group.take(visitor):
             self.log.debug("visitor {visitor} closed: nobody can serve it", visitor=visitor.name)
             visitor.abort()
+
+
+def _prepare(port: Any, factory: VisitorFactory) -> None:
+    pause_when_full(port)
+    give_sockets(port, factory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +162,38 @@ class PublicPorts:
         factory = VisitorFactory(self._lobby.visitors, group)
         listening: list[IListeningPort] = []
         await self._endpoint(number).listen(factory).addCallback(listening.append)
-        pause_when_full(listening[0])
-        give_sockets(listening[0], factory)
+        _prepare(listening[0], factory)
         return listening[0]
+
+    def handed(self) -> Iterator[Handed]:
+        """Yield what a successor gets."""
+        for public, held in self._held.items():
+            port: Any = held.port
+            yield Handed(self._heirloom(public), port.fileno(), None if isinstance(port, UdpPort) else port)
+        for public, parked in self._parked.items():
+            yield Handed(self._heirloom(public), parked.port.fileno())
+
+    def _heirloom(self, public: Public) -> str:
+        return f"public {self._interface} {public}"
+
+    @property
+    def groups(self) -> list[Group]:
+        """Those of all ports."""
+        return [held.group for held in self._held.values()]
+
+    def expect(self, public: Public, holders: Collection[object], hold: float) -> None:
+        """Listen on the port that a predecessor has left, where visitors wait; see :meth:`Group.expect`. Datagrams wait
+        in the socket until the client has come."""
+        if public.protocol == "udp":
+            return
+        inherited = inheritance.take(self._heirloom(public))
+        if inherited is not None:
+            group = Group(self._reactor, public, self._lobby, self._refusals, self._stop)
+            factory = VisitorFactory(self._lobby.visitors, group)
+            port = adopt(self._reactor, inherited, factory)
+            _prepare(port, factory)
+            self._held[public] = _Held(group, port)
+            group.expect(holders, hold)
 
     def _endpoint(self, number: int) -> Any:
         kind = TCP6ServerEndpoint if ":" in self._interface else TCP4ServerEndpoint

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -74,6 +74,7 @@ class TunnelServer(DrainingService):
     """The server as a service.
 
     :param reactor: provides TCP, time and name resolution.
+    :ivar let_go: awaited once nobody new comes, when the server stops.
     """
 
     log = Logger()
@@ -106,8 +107,7 @@ class TunnelServer(DrainingService):
             | capabilities,
         )
         self.ids = StreamIds()
-        self._stopping = False
-        self._full = False
+        self._stopping = self._full = False
         self.visitors.on_change = self._visitors_changed
         lobby = Lobby(self.visitors, self.memory, self.poller, self.log_limiter)
         self.refusals = Refusals(reactor)
@@ -129,6 +129,7 @@ class TunnelServer(DrainingService):
         self.tls = tls
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
+        self.let_go: Callable[[], Awaitable[None]] | None = None
         self.guard = Guard(reactor, self, tls)
         self.guard.setServiceParent(self)
         if self.shared is not None:
@@ -369,8 +370,7 @@ class TunnelServer(DrainingService):
         return None if len(group) or (group is self.shared_backends and not hold) else group.public
 
     def _abort_idle_visitors(self) -> None:
-        count = self.visitors.abort_idle()
-        if count:
+        if count := self.visitors.abort_idle():
             self.log.info("{count} idle visitors closed", count=count)
 
     # The end
@@ -385,11 +385,12 @@ class TunnelServer(DrainingService):
         self.names.close()
         self.http.stop()
         await self.ports.stop_listening()
+        if self.let_go is not None:
+            await self.let_go()
 
     def streams_left(self) -> int:
         """See :class:`DrainingService`."""
-        held = sum(len(session.link.streams) + session.link.direct_streams for session in self.sessions)
-        return held + len(self.kept)
+        return len(self.kept) + sum(len(each.link.streams) + each.link.direct_streams for each in self.sessions)
 
     async def close_links(self) -> None:
         """Tell every client that the server is going down, and close its link."""

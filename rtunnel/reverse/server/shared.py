@@ -73,6 +73,11 @@ class SharedPort:
         backend.public = SHARED
         return self.listener.local_address
 
+    def expect(self, hold: float) -> None:
+        """Let visitors wait, if a predecessor has left the port open; see :meth:`Group.expect`."""
+        if self.listener is not None and self.listener.is_open:
+            self.group.expect((), hold)
+
     def _close(self, _group: Group) -> None:
         if self.listener is not None:
             self.listener.refuse()

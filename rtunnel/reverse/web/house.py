@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from rtunnel.access.limits import Limits
 from rtunnel.access.passwords import Passwords
@@ -22,6 +23,9 @@ from rtunnel.traffic.accounts import REFUSED, Accounts
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import do_all
 from rtunnel.wire.web.heads import RequestHead
+
+#: Seconds that busy connections have to come to the end of an answer; see :meth:`HttpHouse.settle`.
+SETTLE = 1.0
 
 
 class HttpVisitor:
@@ -175,6 +179,14 @@ class HttpHouse:
         now = self.seconds()
         do_all([target.upstreams.tick for target in self.targets()])
         do_all([partial(connection.tick, now) for connection in list(self.connections)])
+
+    async def settle(self, clock: Any) -> None:
+        """Close each connection behind its next answer, and give busy ones a moment to get there: whoever is told so
+        in an answer asks nothing more, and one that is closed between two requests may lose the second."""
+        self.is_stopping = True
+        until = clock.seconds() + SETTLE
+        while self.connections and clock.seconds() < until:
+            await deferLater(clock, SETTLE / 20)
 
     def stop(self) -> None:
         """Close connections without a request now, and the others behind their answers."""

@@ -143,7 +143,7 @@ async def test_who_comes_after_the_last_member_need_not_be_one(world: World) -> 
     member.abort()
     await world.sessions(server, 1)
     (held,) = server.ports._held.values()
-    held.group._last_holder = "elsewhere"
+    held.group._last_holders = ["elsewhere"]
     visitor = await world.visitor(port)
     await until(lambda: len(held.group._line) == 1)
     await publish(stranger, port, {**GROUP, "group-key": "f" * 16})
@@ -153,7 +153,7 @@ async def test_who_comes_after_the_last_member_need_not_be_one(world: World) -> 
     await world.sessions(server, 0)
     visitor = await world.visitor(port)
     again = await join(world, server)
-    held.group._last_holder = "elsewhere"
+    held.group._last_holders = ["elsewhere"]
     await publish(again, port, {**GROUP, "group-key": "f" * 16})
     await again.take(NEW_CONN)
     assert not visitor.over
