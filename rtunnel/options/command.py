@@ -61,6 +61,7 @@ class Options(Verbs):
         ["log-level", None, _later("change.log_level"), "How much a running process logs."],
         ["reload", None, _later("reload.command"), "Let a running process read its settings again."],
         ["drain", None, _later("reload.drain_command"), "Let a running process end when it has no visitors."],
+        ["upgrade", None, _later("upgrade.command"), "Let the installed version take a process's place."],
         ["doctor", None, _later("doctor.command"), "What works on the way to the other end, and what to change."],
         ["service", None, _later("service"), "Any end as a systemd service."],
         ["pki", None, _later("pki.command"), "Certificates for links over TLS."],

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.process.harness import Twistds
+from tests.process.harness import Twistd, Twistds
 from tests.process.nginx import Nginx
 from tests.process.rtc import RtcTunnel, UdpService
 from tests.process.services import Service, Talent, Tunnel
+from tests.process.upgrades import Newer, Successors
 from tests.process.web_services import LoggingNginx, Site
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -105,3 +109,24 @@ def control_sockets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     path = tmp_path_factory.mktemp("s")
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
     return path
+
+
+@pytest.fixture
+def successors(twistd: Twistds) -> Iterator[Successors]:
+    """Upgrades processes; those that have taken the place of others end with the test."""
+    made = Successors()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Newer:
+    """Lets processes that start from now on behave otherwise, if those of now were started by ``twistd``."""
+    directory = tmp_path / "newer"
+    start = Twistd.__init__
+
+    def started(self: Twistd, *arguments: str, env: Mapping[str, str] | None = None, **more: Any) -> None:
+        start(self, *arguments, env={"PYTHONPATH": f"{directory}:{ROOT}", **(env or {})}, **more)
+
+    monkeypatch.setattr(Twistd, "__init__", started)
+    return Newer(directory)

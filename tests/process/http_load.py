@@ -67,6 +67,6 @@ class Load:
         self._over.set()
         for thread in self._threads:
             thread.join(PATIENCE)
-        print(f"answers: {dict(self._answers)}")
+        print(f"answers at {self._port} {self._headers}: {dict(self._answers)}, errors {self._errors}")
         assert not self._errors, f"{len(self._errors)} visitors got no answer: {self._errors[0]!r}"
         assert not any(thread.is_alive() for thread in self._threads), "a visitor waits for ever"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from rtunnel.control.ask import NoAnswer, ask
 from rtunnel.control.sockets import control_directory, running
 from rtunnel.errors import RtunnelError
 
@@ -41,6 +42,16 @@ def pick(name: str, services: Collection[str] = SERVICES) -> Path:
             "root sees those of all users"
         )
     if len(found) > 1:
+        found = [each for each in found if not _has_successor(each[0])] or found
+    if len(found) > 1:
         shown = ", ".join(f"{service} {pid}" for _, service, pid in found)
         raise NoProcess(f"{len(found)} processes are running: {shown}; add the number of the one that is meant")
     return found[0][0]
+
+
+def _has_successor(path: Path) -> bool:
+    """Return whether another process has taken the place of this one, which only lets its visitors finish."""
+    try:
+        return ask(path).get("successor") is not None
+    except NoAnswer:
+        return False

@@ -24,6 +24,7 @@ from rtunnel.options.plugins.pid_file import check_pid_file, close_to_others
 from rtunnel.options.plugins.run import ctrl_c_ends, run_in_foreground
 from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.sources import Resolved, find_config_file, resolve
+from rtunnel.options.upgrade import predecessor
 from rtunnel.trusted_files import trust
 from rtunnel.wire.limits import LinkLimits
 
@@ -88,6 +89,7 @@ class PluginOptions(BaseOptions):
                 super().parseOptions(options)
         except usage.UsageError as error:
             self._is_mistaken = True
+            predecessor.failed(one_line(str(error)))
             unknown = re.match(r"option --?([^ ]+) not recognized", str(error))
             if unknown is None:
                 raise usage.UsageError(one_line(str(error))) from error
@@ -112,6 +114,7 @@ class PluginOptions(BaseOptions):
         :raises usage.UsageError: a setting is wrong.
         """
         try:
+            predecessor.find(os.environ)
             if self.parent is not None:
                 self._heed_twistd(self.parent)
             with suppress(OSError):

@@ -23,6 +23,7 @@ from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.settings.trust import check_token_use, decide_tls
 from rtunnel.options.settings.tunnels import decide_tunnels
 from rtunnel.options.settings.via import decide_via
+from rtunnel.options.upgrade.succession import ISuccession
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
 from rtunnel.tls.policy import Role, TlsSettings
 
@@ -114,4 +115,11 @@ def makeService(options: Options) -> MultiService:
 
         return reloadable(client, publishing)
 
-    return PluginService(NAME, client, options, reactor, partial(look, client), actions(publishing), reloadable)
+    def succession() -> ISuccession:
+        from rtunnel.options.upgrade.client import ClientSuccession
+
+        return ClientSuccession(client, publishing)
+
+    return PluginService(
+        NAME, client, options, reactor, partial(look, client), actions(publishing), reloadable, succession
+    )

@@ -13,6 +13,7 @@ from rtunnel.options.reload.part import Reloadable
 from rtunnel.options.settings.reverse import SERVER
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.settings.trust import decide_admission, decide_tls
+from rtunnel.options.upgrade.succession import ISuccession
 from rtunnel.reverse.settings import ServerSettings
 from rtunnel.tls.policy import Role
 
@@ -67,4 +68,9 @@ def makeService(options: Options) -> MultiService:
 
         return reloadable(server)
 
-    return PluginService(NAME, server, options, reactor, partial(look, server), actions, reloadable)
+    def succession() -> ISuccession:
+        from rtunnel.options.upgrade.server import ServerSuccession
+
+        return ServerSuccession(server)
+
+    return PluginService(NAME, server, options, reactor, partial(look, server), actions, reloadable, succession)

@@ -42,6 +42,10 @@ from rtunnel.options.plugins.log_level import LogThreshold
 from rtunnel.options.plugins.logs import TwistdLogging, observer_for, twistd_logging
 from rtunnel.options.reload.drain import Drain
 from rtunnel.options.reload.part import Part, Reloadable
+from rtunnel.options.upgrade import predecessor
+from rtunnel.options.upgrade.handover import NOT_NOW, Handover
+from rtunnel.options.upgrade.notify import notify
+from rtunnel.options.upgrade.succession import ISuccession
 
 if TYPE_CHECKING:
     from rtunnel.options.reload.reloader import Outcome, Reloader
@@ -69,11 +73,13 @@ class PluginService(MultiService):
         look: Look,
         actions: Actions = MappingProxyType({}),
         reloadable: Callable[[], Reloadable] | None = None,
+        succession: Callable[[], ISuccession] | None = None,
     ) -> None:
         """Make it.
 
         :param actions: what the process can be asked to do, besides what all can.
         :param reloadable: returns what takes other settings; None: nothing does.
+        :param succession: returns how another process takes the place of this one; None: none can.
         """
         super().__init__()
         self.setName(name)
@@ -83,8 +89,10 @@ class PluginService(MultiService):
         self._drain = Drain(reactor, service, lambda: options.get("drain", 0.0))
         self._reloadable = reloadable
         self._reloader: Reloader | None = None
+        self._handover = Handover(reactor, name, succession, options, self._why_no_upgrade, self._leave)
         # Children stop in reverse order: when ExitSignals is told to stop, the service is already stopping.
-        ExitSignals(reactor, service, self._drain.hurry, self._hung_up).setServiceParent(self)
+        signals = ExitSignals(reactor, service, self._drain.hurry, self._hung_up, self._handover.request)
+        signals.setServiceParent(self)
         if options.get("access-log") is not None:
             accounts = service.visitors.accounts  # type: ignore[attr-defined]
             AccessLogFile(options["access-log"], accounts, reactor.seconds).setServiceParent(self)
@@ -92,8 +100,15 @@ class PluginService(MultiService):
         status = status_settings(options)
         # The lowest level that is logged; None: the log is somebody else's.
         self._threshold: LogThreshold | None = None
-        own: Actions = {"log-level": self._change_log_level, "reload": self._reload, "drain": self._drain.act}
-        self._control = ControlService(reactor, name, look, status, {**own, **actions})
+        own: Actions = {
+            "log-level": self._change_log_level,
+            "reload": self._reload,
+            "drain": self._drain.act,
+            "upgrade": self._handover.act,
+            **self._handover.guarded(actions),
+        }
+        self._control = ControlService(reactor, name, look, status, own)
+        self._handover.ports = self._control.handed
         self._control.is_leaving = lambda: self._drain.has_begun
 
     def setServiceParent(self, parent: Any) -> None:
@@ -135,6 +150,9 @@ class PluginService(MultiService):
     def _why_not(self) -> str:
         if self._reloadable is None:
             return "this process takes no other settings while it runs"
+        return NOT_NOW if self._handover.is_under_way else self._why_no_upgrade()
+
+    def _why_no_upgrade(self) -> str:
         return "the process is about to end" if self._drain.has_begun or not self.running else ""
 
     def _set_log_level(self, level: str) -> None:
@@ -146,17 +164,31 @@ class PluginService(MultiService):
         outcome = await self.reload()
         return {"changed": outcome.changed, "failed": outcome.failed, "restart": outcome.restart}
 
+    def _leave(self, successor: int, within: float) -> None:
+        self._control.leave(successor)
+        # Whoever has asked gets the answer first.
+        self._reactor.callLater(0, self._drain.stop, within)
+
+    def _is_running(self) -> None:
+        notify("READY=1")
+        spare_collector()
+        self._handover.begin()
+
     def privilegedStartService(self) -> None:
+        self._start(self._handover.meet)
         self._start(super().privilegedStartService)
         self._start(self._control.privilegedStartService)
+        self._start(self._handover.inherit)
 
     def startService(self) -> None:
+        self._start(self._handover.wait)
         self._start(super().startService)
         self._start(self._control.startService)
-        self._reactor.callWhenRunning(spare_collector)
+        self._reactor.callWhenRunning(self._is_running)
 
     def stopService(self) -> Deferred[Any]:
         """Stop. Until everything else has, it can be asked how that goes."""
+        self._handover.stop()
         stopping: Deferred[Any] = maybeDeferred(super().stopService)
         return stopping.addBoth(self._stop_control)
 
@@ -168,6 +200,7 @@ class PluginService(MultiService):
         try:
             start()
         except StartupError as error:
+            predecessor.failed(str(error))
             # The interpreter prints the line when it exits; a terminal need not show it twice.
             if not self._logging.to_stdout:
                 self.log.critical("{error}", error=error)
@@ -206,19 +239,26 @@ class ExitSignals(Service):
     log = Logger()
 
     def __init__(
-        self, reactor: Any, service: IService, on_stop: Callable[[], None], on_hangup: Callable[[], None]
+        self,
+        reactor: Any,
+        service: IService,
+        on_stop: Callable[[], None],
+        on_hangup: Callable[[], None],
+        on_upgrade: Callable[[], None],
     ) -> None:
         """Make it.
 
         :param service: a second signal calls its method ``stop_now``, if it has one.
         :param on_stop: called before the process stops.
         :param on_hangup: called on SIGHUP, if there is no terminal.
+        :param on_upgrade: called on SIGUSR2.
         """
         self.setName("exit-signals")
         self._reactor = reactor
         self._service = service
         self._on_stop = on_stop
         self._on_hangup = on_hangup
+        self._on_upgrade = on_upgrade
         self._seen = 0
         self._stopping = False
 
@@ -244,11 +284,17 @@ class ExitSignals(Service):
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(signal.SIGHUP, self._got_signal if has_terminal() else self._got_reload)
 
+        if hasattr(signal, "SIGUSR2") and signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
+            signal.signal(signal.SIGUSR2, self._got_upgrade)
+
     def _got_signal(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._stop, signal.Signals(number).name)
 
     def _got_reload(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._hung_up)
+
+    def _got_upgrade(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._on_upgrade)
 
     def _hung_up(self) -> None:
         self.log.info("SIGHUP: the settings are read again")

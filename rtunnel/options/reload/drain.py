@@ -50,7 +50,7 @@ class Drain:
         :raises ConfigError: one of them is no time.
         """
         only(asked, "within", "notice")
-        within, notice = _time(asked, "within", inf), _time(asked, "notice", NOTICE)
+        within, notice = time_of(asked, "within", inf), time_of(asked, "notice", NOTICE)
         had_begun, self.has_begun = self.has_begun, True
         if not had_begun or "within" in asked:
             self._set_limit(within)
@@ -76,6 +76,12 @@ class Drain:
         if set_drain is not None:
             set_drain(limit)
 
+    def stop(self, limit: float) -> None:
+        """Take no more visitors now, and let those there are have *limit* seconds to finish."""
+        self.has_begun = True
+        self._set_limit(limit)
+        self._stop()
+
     def _stop(self) -> None:
         self._notice = None
         # Something else may have stopped it.
@@ -95,7 +101,12 @@ class Drain:
 _seconds = seconds(zero=True)
 
 
-def _time(asked: dict[str, Any], name: str, default: float) -> float:
+def time_of(asked: dict[str, Any], name: str, default: float) -> float:
+    """Return the seconds under a key.
+
+    :param default: if it is not there.
+    :raises ConfigError: it is no time.
+    """
     if name not in asked:
         return default
     try:

@@ -53,6 +53,9 @@ def _process(found: Mapping[str, Any]) -> list[RenderableType]:
     title.append("   all is well" if found["ok"] else "   not well", style="green" if found["ok"] else "bold red")
     parts: list[RenderableType] = [title]
     parts += [Padding(Text(f"! {_clean(problem)}", style="red"), (0, 0, 0, 2)) for problem in found["problems"]]
+    if found.get("successor") is not None:
+        text = f"process {found['successor']} has taken its place; this one lets its visitors finish, and ends"
+        parts.append(Padding(Text(text), (0, 0, 0, 2)))
     if facts := _facts(found):
         parts.append(Padding(Text(facts), (0, 0, 0, 2)))
     parts += [Padding(_brief(table), (0, 0, 0, 2)) for table in _tables(found) if table.row_count]

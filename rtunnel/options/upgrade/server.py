@@ -1,0 +1,134 @@
+"""How ``rtunnel-server`` hands over.
+
+The successor gets the listening sockets and the name of this server, by which clients know it. Each client loses its
+link, as if the network had failed, and makes one to the successor; its streams on data connections go on here. Nothing
+of a link, a key or a stream leaves this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from rtunnel.access.public import NAMED, Public
+from rtunnel.errors import Code
+from rtunnel.relay.inheritance import Handed
+from rtunnel.reverse.server.groups import Group
+from rtunnel.reverse.server.service import TunnelServer
+from rtunnel.reverse.server.session import ServerSession
+
+#: Seconds that visitors on a link have to end, or to go on on a data connection. Meanwhile new ones wait.
+ON_LINK = 2.0
+#: The same where there are no data connections; and never more than the setting drain.
+ON_LINK_ONLY = 10.0
+#: Seconds in which clients come back, even if ``--hold`` is less.
+LEAST_HOLD = 5.0
+#: How often that is looked at, in seconds.
+LOOK_EVERY = 0.02
+
+
+class ServerSuccession:
+    """See :class:`~rtunnel.options.upgrade.succession.ISuccession`."""
+
+    log = Logger()
+
+    def __init__(self, server: TunnelServer) -> None:
+        self._server = server
+
+    def why_not(self) -> str:
+        """Return why there can be no successor now; empty if there can."""
+        return ""
+
+    def handed(self) -> Iterator[Handed]:
+        """Yield the sockets that the successor gets.
+
+        :raises ConfigError: one of them cannot be handed over.
+        """
+        server = self._server
+        listeners = [server.control, server.shared_port.listener, *server.named.listeners.values()]
+        for listener in listeners:
+            if listener is not None:
+                yield from listener.handed()
+        yield from server.path_port.handed()
+        yield from server.ports.handed()
+
+    def state(self) -> dict[str, Any]:
+        """Return what the successor must know: JSON."""
+        server = self._server
+        groups: list[Group] = [*server.ports.groups, *server.names.groups]
+        return {"session": server.hello.session, "places": [_place_of(group) for group in groups]}
+
+    # At the successor
+
+    def inherit(self, state: Mapping[str, Any]) -> None:
+        """Be what the predecessor was, as far as *state* says. The sockets have come."""
+        server, settings = self._server, self._server.settings
+        server.hello = replace(server.hello, session=str(state["session"]))
+        hold = max(settings.hold, LEAST_HOLD) + min(settings.drain, ON_LINK_ONLY)
+        server.shared_port.expect(hold)
+        for each in state["places"]:
+            public = Public(each["port"], each["protocol"], each["host"], each["path"])
+            holders = [tuple(holder) for holder in each["holders"]]
+            if public.protocol not in NAMED:
+                server.ports.expect(public, holders, hold)
+            elif public.protocol in server.named.listeners:
+                server.names.expect(public, holders, hold)
+
+    def when_ready(self, done: Callable[[], None]) -> None:
+        """Call *done* once the predecessor may go."""
+        done()
+
+    # At the predecessor
+
+    async def settle(self) -> None:
+        """Wait until there is little that would be lost."""
+        await self._server.http.settle(self._server.reactor)
+
+    def pause(self) -> None:
+        """Write nothing that the successor may write too."""
+        self._server.metering.rest()
+
+    def resume(self) -> None:
+        """Go on as ever, as nothing has come of it."""
+        self._server.http.is_stopping = False
+        self._server.metering.go_on()
+
+    def hand_over(self) -> None:
+        """There is a successor; this service stops next."""
+        self._server.let_go = self._let_go_of_all
+        self._server.kept.patience = inf
+
+    async def _let_go_of_all(self) -> None:
+        """Let clients make their links to the successor."""
+        self._server.path_port.close()
+        sessions: list[ServerSession] = list(self._server.sessions)
+        await gatherResults([Deferred.fromCoroutine(self._let_go(session)) for session in sessions])
+
+    async def _let_go(self, session: ServerSession) -> None:
+        clock, link = self._server.reactor, session.link
+        drain = self._server.settings.drain
+        until = clock.seconds() + min(drain, ON_LINK if session.has_data_connections else ON_LINK_ONLY)
+        while session.is_live and link.streams and clock.seconds() < until:
+            await deferLater(clock, LOOK_EVERY)
+        if link.streams:
+            text = "client {peer}: {count} visitors on its link did not finish in time and are cut off"
+            self.log.warn(text, peer=session.peer_name, count=len(link.streams))
+        if session.is_live:
+            session.close(Code.TAKEN_OVER, "another process takes the place of this server")
+
+
+def _place_of(group: Group) -> dict[str, Any]:
+    public = group.public
+    return {
+        "protocol": public.protocol,
+        "port": public.port,
+        "host": public.host,
+        "path": public.path,
+        "holders": [list(holder) for holder in group.holders],
+    }

@@ -1,0 +1,49 @@
+"""What a service must be able to do so that another process can take its place."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from rtunnel.relay.inheritance import Handed
+
+
+class ISuccession(Protocol):
+    """A service, in both processes."""
+
+    def why_not(self) -> str:
+        """Return why no other process can take its place now; empty if one can."""
+
+    def handed(self) -> Iterator[Handed]:
+        """Yield the sockets that the successor gets.
+
+        :raises ConfigError: one of them cannot be handed over.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """Return what the successor must know, as JSON has it."""
+
+    # In the new process
+
+    def inherit(self, state: Mapping[str, Any]) -> None:
+        """Be what the predecessor was, as far as *state* says. Listening sockets have been taken by now.
+
+        :raises ConfigError: that cannot be.
+        """
+
+    def when_ready(self, done: Callable[[], None]) -> None:
+        """Call *done* once the predecessor may go. The service runs."""
+
+    # In the old process
+
+    def settle(self) -> Awaitable[None]:
+        """Wait, for a bounded time, until little would be lost."""
+
+    def pause(self) -> None:
+        """Write no file that the successor may write too, and be ready for it to take links over."""
+
+    def resume(self) -> None:
+        """Undo :meth:`pause`, as nothing has come of it."""
+
+    def hand_over(self) -> None:
+        """The successor has started, and this service stops next: let streams go on for as long as they like."""
