@@ -55,6 +55,24 @@ class TestServer:
         assert "cut off" not in ends.server.output
         assert fetch(ends.public) == "here"
 
+    def test_not_longer_than_it_is_told(self, ends: Ends, successors: Successors) -> None:
+        with Visitor(ends.public, b"hold"):
+            poll(lambda: "visitors 1" in rtunnel("status", str(ends.server.pid))[1], PATIENCE, "a visitor")
+            successors.upgrade(ends.server.pid, "--within", "0.5")
+            assert ended(ends.server) == 0
+        ends.server.wait_for("1 visitors did not finish in time and are cut off")
+        assert fetch(ends.public) == "here"
+
+    def test_sigterm_gives_visitors_the_time_of_the_setting(self, ends: Ends, successors: Successors) -> None:
+        ends.write("server", drain=0.5)
+        assert rtunnel("reload", str(ends.server.pid))[0] == 0
+        with Visitor(ends.public, b"hold"):
+            poll(lambda: "visitors 1" in rtunnel("status", str(ends.server.pid))[1], PATIENCE, "a visitor")
+            successors.upgrade(ends.server.pid)
+            ends.server.send_signal(signal.SIGTERM)
+            assert ended(ends.server) == 0
+        assert fetch(ends.public) == "here"
+
 
 class TestClient:
     def test_a_visitor_stays_and_others_come(self, ends: Ends, successors: Successors) -> None:
