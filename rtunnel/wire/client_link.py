@@ -34,7 +34,7 @@ class ClientLink(Link):
         self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(hello))
 
     def request_tunnel(self, number: int, request: TunnelRequest) -> None:
-        """Ask for tunnel *number*. The answer is an event.
+        """Ask for tunnel *number*. The answer is an event. The number is free then if *request* only asked.
 
         Until the mode of the link is settled, only tunnel 0 is requested: a reference server that could not bind the
         first port would accept the second request, and expose the wrong service. A reference client that wants the
@@ -42,7 +42,7 @@ class ClientLink(Link):
         """
         self.tunnels[number] = request
         self.withdrawn.discard(number)
-        is_plain = request.port and request.protocol == "tcp" and not request.rules
+        is_plain = request.port and request.protocol == "tcp" and not request.rules and not request.only_check
         is_first = self.mode is Mode.AWAITING and number == 0 and is_plain
         if self.mode is Mode.EXTENDED and request.protocol == "udp" and messages.UDP not in self.capabilities:
             self._give_up(number, "the server carries no UDP")
@@ -50,6 +50,8 @@ class ClientLink(Link):
             self._give_up(number, "the server knows no tunnels for host names")
         elif self.mode is Mode.EXTENDED and request.needs_rules and messages.RULES not in self.capabilities:
             self._give_up(number, "the server knows no rules for this kind of tunnel")
+        elif self.mode is Mode.EXTENDED and request.only_check and messages.CHECK not in self.capabilities:
+            self._give_up(number, "the server does not tell before it is published")
         elif self.mode is Mode.EXTENDED or is_first:
             self._send(frames.INIT, number, encode_init(request))
         elif self.mode is Mode.AWAITING:
@@ -130,12 +132,17 @@ class ClientLink(Link):
             self._events.append(StreamOpened(self._open(conn_id), tunnel, visitor))
 
     def _receive_ready(self, number: int, payload: bytes) -> None:
+        request = self.tunnels.get(number)
+        if request is not None and request.only_check:
+            del self.tunnels[number]
+            self._events.append(TunnelReady(number, ""))
+            return
         try:
             address = messages.decode_ready(payload)
         except ValueError as error:
             self._ignore(f"malformed READY ({error})")
             return
-        if number in self.tunnels:
+        if request is not None:
             self._events.append(TunnelReady(number, address))
         else:
             self._ignore("READY for a tunnel that was not asked for", is_normal=True)

@@ -42,7 +42,7 @@ class PathOffered:
 
 @dataclass(slots=True)
 class TunnelRequested:
-    """At the server: the client asks for tunnel *number*."""
+    """At the server: the client asks for tunnel *number*, or only whether it would get it."""
 
     number: int
     request: TunnelRequest
@@ -50,7 +50,7 @@ class TunnelRequested:
 
 @dataclass(slots=True)
 class TunnelReady:
-    """At the client: tunnel *number* is served at the public *address* (``host:port``)."""
+    """At the client: tunnel *number* is served at the public *address* (``host:port``); empty: it would be served."""
 
     number: int
     address: str

@@ -21,6 +21,8 @@ MAX_TICKETS = 64
 MAX_TICKETS_PAYLOAD = 4096
 #: The longest time for which a ticket may be good, in seconds.
 MAX_EXPIRES = 3600.0
+# Times of HELLO are before this, in seconds since 1970: a float has milliseconds there, and a log has room for it.
+_MAX_TIME = 2.0**40
 # The lengths of a ticket's id and of a random number in ATTACH, in bytes.
 _TICKET_ID = 16
 _RANDOM = 32
@@ -37,6 +39,8 @@ UDP_PATH = "udp-path"
 HOSTS = "hosts"
 #: Capability: tunnels for ports may have rules, and STATE and NOTICE are known.
 RULES = "rules"
+#: Capability: the client may ask whether it would get a tunnel.
+CHECK = "check"
 
 SCOPE_LINK = "link"
 SCOPE_TUNNEL = "tunnel"
@@ -99,6 +103,7 @@ class Hello:
     :ivar agent: the name and version of the program, for logs.
     :ivar capabilities: the names of optional features.
     :ivar token: the client's secret, or None.
+    :ivar time: what the server's clock says, in seconds since 1970; None: it does not tell.
     """
 
     session: str
@@ -107,6 +112,7 @@ class Hello:
     agent: str = ""
     capabilities: frozenset[str] = field(default_factory=frozenset)
     token: str | None = None
+    time: float | None = None
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -120,6 +126,8 @@ def encode_hello(hello: Hello) -> bytes:
     }
     if hello.token is not None:
         value["token"] = hello.token
+    if hello.time is not None:
+        value["time"] = hello.time
     return _dump(value)
 
 
@@ -143,7 +151,15 @@ def decode_hello(payload: bytes) -> Hello:
         raise ValueError("HELLO whose capabilities are not a list of names")
     if token is not None and not _is_text(token):
         raise ValueError("HELLO whose token is not text")
-    return Hello(session, credit, version, _text(value.get("agent")), frozenset(capabilities), token)
+    names = frozenset(capabilities)
+    return Hello(session, credit, version, _text(value.get("agent")), names, token, _time(value.get("time")))
+
+
+def _time(value: object) -> float | None:
+    """Return a time, or None if *value* is none. JSON as Python reads it has NaN and Infinity."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value < _MAX_TIME else None
 
 
 # NEW_CONN between two extended ends
@@ -174,7 +190,7 @@ def decode_visitor(payload: bytes) -> tuple[int, str]:
 
 
 def encode_ready(address: str) -> bytes:
-    """Encode READY: *address* (``host:port``) now serves the tunnel."""
+    """Encode READY: *address* (``host:port``) now serves the tunnel; empty: the client would get one."""
     return _dump({"address": address})
 
 

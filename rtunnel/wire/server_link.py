@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
+from dataclasses import replace
 
 from rtunnel.errors import Code, Refused
 from rtunnel.wire import frames, messages
@@ -49,19 +51,29 @@ class ServerLink(Link):
     """The server's end; see :class:`~rtunnel.wire.link.Link`.
 
     :param ids: gives each stream its conn_id; all links of a server share it.
+    :param wall_clock: tells the seconds since 1970, for HELLO; None: HELLO has no time.
     :ivar tunnels: the tunnels that the client has asked for and that were not refused, by number.
     """
 
-    def __init__(self, hello: Hello, limits: LinkLimits, now: float, ids: StreamIds) -> None:
+    def __init__(
+        self,
+        hello: Hello,
+        limits: LinkLimits,
+        now: float,
+        ids: StreamIds,
+        wall_clock: Callable[[], float] | None = None,
+    ) -> None:
         super().__init__(hello, limits, now)
         self.tunnels: dict[int, TunnelRequest] = {}
         self._ids = ids
+        self._wall_clock = wall_clock
         self._most_answers = MAX_ANSWER * limits.max_tunnels
         self._handlers[frames.INIT] = self._receive_init
 
     def _settle(self, peer: Hello | None) -> None:
         if peer is not None:
-            self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(self.hello))
+            time = round(self._wall_clock(), 3) if self._wall_clock is not None else None
+            self._outbox.add_control(frames.HELLO, 0, messages.encode_hello(replace(self.hello, time=time)))
         super()._settle(peer)
         if self.has_keys:
             self._handlers[frames.KEYS] = self._receive_keys
@@ -124,7 +136,7 @@ class ServerLink(Link):
         self._ids.release(stream.conn_id)
 
     def accept_tunnel(self, number: int, address: str) -> None:
-        """Tell the client that tunnel *number* is served at *address* (``host:port``)."""
+        """Tell the client that tunnel *number* is served at *address* (``host:port``); empty: that it would be."""
         if self.peer is not None:
             self._send(frames.READY, number, messages.encode_ready(address), is_answer=True)
 
@@ -153,6 +165,8 @@ class ServerLink(Link):
                 raise Refused(Code.NOT_SUPPORTED, "the link has no tunnels for host names")
             if request.needs_rules and messages.RULES not in self.capabilities:
                 raise Refused(Code.NOT_SUPPORTED, "the link has no rules for this kind of tunnel")
+            if request.only_check and messages.CHECK not in self.capabilities:
+                raise Refused(Code.NOT_SUPPORTED, "the link has no INIT that only asks")
             if len(self.tunnels) >= self.limits.max_tunnels:
                 raise Refused(Code.LIMIT, f"the link has {len(self.tunnels)} tunnels, its limit")
         except ValueError as error:
@@ -160,7 +174,8 @@ class ServerLink(Link):
         except Refused as error:
             refusal = TunnelRefused(number, error.code, error.message)
         else:
-            self.tunnels[number] = request
+            if not request.only_check:
+                self.tunnels[number] = request
             self._events.append(TunnelRequested(number, request))
             return
         self._events.append(refusal)

@@ -5,7 +5,8 @@
     http/app.example.org/api:127.0.0.1:3000      a host name, and what paths begin with
     https/*.dev.example.org:127.0.0.1:8443
 
-A second line is a JSON object: the rules of the tunnel, which may be secret. Without rules there is none.
+A second line is a JSON object: the rules of the tunnel, which may be secret. Without rules there is none. Its key
+``only-check`` is no rule: with it the client asks whether it would get the tunnel.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ RULES_OF_NAMES = frozenset(
     )
 )
 
+_ONLY_CHECK = "only-check"
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9_.-]{1,253}")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=@%/-]{0,1000})?")
 
@@ -43,6 +45,7 @@ class TunnelRequest:
     :ivar host: the host name of ``http`` and ``https``; may begin with ``*.``.
     :ivar path: for ``http``, what paths begin with, such as ``/api``; empty: all paths.
     :ivar rules: what the client wants done with requests and visitors, as JSON has it.
+    :ivar only_check: whether the client only wants to know whether it would get the tunnel.
     """
 
     port: int
@@ -51,6 +54,7 @@ class TunnelRequest:
     host: str = ""
     path: str = ""
     rules: Mapping[str, object] = field(default_factory=dict, repr=False)
+    only_check: bool = False
 
     @property
     def needs_rules(self) -> bool:
@@ -66,9 +70,10 @@ def encode_init(request: TunnelRequest) -> bytes:
         what = f"{request.protocol}/{request.host}{request.path}"
     else:
         what = f"{'udp/' if request.protocol == 'udp' else ''}{request.port}"
-    rules = f"\n{json.dumps(dict(request.rules), separators=(',', ':'))}" if request.rules else ""
+    second = dict(request.rules) | ({_ONLY_CHECK: True} if request.only_check else {})
+    line = f"\n{json.dumps(second, separators=(',', ':'))}" if second else ""
     local = request.local.replace("\n", "?")
-    return f"{what}:{local}{rules}".encode("ascii", "replace")
+    return f"{what}:{local}{line}".encode("ascii", "replace")
 
 
 def decode_init(payload: bytes) -> TunnelRequest:
@@ -86,8 +91,8 @@ def decode_init(payload: bytes) -> TunnelRequest:
     is_number = port.isascii() and port.isdigit() and len(port) <= 5
     if not colon or not is_number or not lowest <= int(port) <= 65535:
         raise ValueError(f"INIT says {clean_text(asked)!r} where a port from {lowest} to 65535 and a colon belong")
-    local, rules = _split_rules(local)
-    return TunnelRequest(int(port), clean_text(local), protocol, rules=rules)
+    local, rules, only_check = _split_rules(local)
+    return TunnelRequest(int(port), clean_text(local), protocol, rules=rules, only_check=only_check)
 
 
 def _decode_named(protocol: str, name: str, local: str) -> TunnelRequest:
@@ -95,12 +100,12 @@ def _decode_named(protocol: str, name: str, local: str) -> TunnelRequest:
     path = (slash + path).rstrip("/")
     if not _HOST.fullmatch(host) or not _PATH.fullmatch(path) or (path and protocol == "https"):
         raise ValueError(f"INIT says {clean_text(name)!r} where a host name belongs")
-    local, rules = _split_rules(local)
-    return TunnelRequest(0, clean_text(local), protocol, host, path, rules)
+    local, rules, only_check = _split_rules(local)
+    return TunnelRequest(0, clean_text(local), protocol, host, path, rules, only_check)
 
 
-def _split_rules(local: str) -> tuple[str, dict[str, object]]:
-    """Return the local address, and the rules behind it."""
+def _split_rules(local: str) -> tuple[str, dict[str, object], bool]:
+    """Return the local address, the rules behind it, and whether the client only asks."""
     local, newline, text = local.partition("\n")
     rules: object = {}
     if newline:
@@ -110,4 +115,7 @@ def _split_rules(local: str) -> tuple[str, dict[str, object]]:
             rules = None
     if not isinstance(rules, dict):
         raise ValueError("INIT has something else than rules in its second line")
-    return local, rules
+    only_check = rules.pop(_ONLY_CHECK, False)
+    if not isinstance(only_check, bool):
+        raise ValueError(f"INIT has something else than true in {_ONLY_CHECK!r}")
+    return local, rules, only_check

@@ -108,12 +108,16 @@ def test_not_a_json_object(decode: Callable[[bytes], object], payload: bytes) ->
     PRINTABLE,
     st.frozensets(st.text(max_size=10), max_size=5),
     st.none() | st.text(max_size=30),
+    st.none() | st.floats(0, 2**39),
 )
-def test_hello_there_and_back(credit: int, version: int, agent: str, names: frozenset[str], token: str | None) -> None:
-    hello = Hello(SESSION, credit, version, agent, names, token)
+def test_hello_there_and_back(
+    credit: int, version: int, agent: str, names: frozenset[str], token: str | None, time: float | None
+) -> None:
+    hello = Hello(SESSION, credit, version, agent, names, token, time)
     payload = messages.encode_hello(hello)
     assert messages.decode_hello(payload) == hello
     assert ("token" in json.loads(payload)) is (token is not None)
+    assert ("time" in json.loads(payload)) is (time is not None)
 
 
 def hello_payload(**changes: object) -> bytes:
@@ -122,6 +126,16 @@ def hello_payload(**changes: object) -> bytes:
 
 def test_hello_needs_three_keys_and_ignores_unknown_ones() -> None:
     assert messages.decode_hello(hello_payload(future={"a": [1]})) == Hello(SESSION, 65536)
+
+
+@pytest.mark.parametrize("time", ["null", "true", '"1"', "[1]", "{}", "-1", "NaN", "Infinity", "1e999", "9" * 400])
+def test_hello_with_an_odd_time(time: str) -> None:
+    payload = hello_payload()[:-1] + f', "time": {time}}}'.encode()
+    assert messages.decode_hello(payload) == Hello(SESSION, 65536)
+
+
+def test_hello_with_a_time() -> None:
+    assert messages.decode_hello(hello_payload(time=1796000000)).time == 1796000000.0
 
 
 @pytest.mark.parametrize("agent", [None, 5, ["x"], {"a": 1}])

@@ -38,6 +38,24 @@ def test_init_of_a_port_with_rules_there_and_back(
     assert decode_init(encode_init(request)) == request
 
 
+@given(st.integers(1, 65535), ASCII, st.sampled_from(["tcp", "udp"]), RULES)
+def test_init_that_only_asks_there_and_back(port: int, local: str, protocol: str, rules: dict[str, object]) -> None:
+    request = TunnelRequest(port, local, protocol, rules=rules, only_check=True)
+    assert decode_init(encode_init(request)) == request
+
+
+def test_init_that_only_asks() -> None:
+    request = TunnelRequest(0, ":80", "http", "app", rules={"deny": []}, only_check=True)
+    assert encode_init(request) == b'http/app::80\n{"deny":[],"only-check":true}'
+    assert decode_init(b'80:x\n{"only-check":false}') == TunnelRequest(80, "x")
+
+
+@pytest.mark.parametrize("value", ["null", "1", '"true"', "[]", "{}"])
+def test_init_that_asks_oddly(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^INIT has something else than true in 'only-check'$"):
+        decode_init(f'80:x\n{{"only-check":{value}}}'.encode())
+
+
 def test_init_of_a_port_with_rules() -> None:
     request = TunnelRequest(8080, ":80", rules={"group": "web", "group-key": "0123456789abcdef"})
     assert encode_init(request) == b'8080::80\n{"group":"web","group-key":"0123456789abcdef"}'

@@ -74,20 +74,23 @@ class HostNames:
     def __len__(self) -> int:
         return sum(len(group) for name in self._names.values() for group in name.groups())
 
+    def check(self, public: Public, backend: Backend) -> None:
+        """Check whether *backend* could serve the host name of *public* now, without asking whether its holder lives.
+
+        :raises Refused: see :meth:`claim`.
+        """
+        _check_form(public)
+        name = self._names.get(public.host)
+        if name is not None and (why := name.why_not(public, backend)):
+            raise Refused(Code.HOST_IN_USE, why)
+
     async def claim(self, public: Public, backend: Backend) -> None:
         """Let *backend* serve the host name of *public*.
 
         :raises Refused: somebody else has it, it is no host name, or its path is not in its canonical form.
         """
         claimant = backend.session
-        try:
-            is_good = host_pattern(public.host) == public.host
-        except ValueError:
-            is_good = False
-        if not is_good:
-            raise Refused(Code.BAD_REQUEST, f"{public.host!r} is not a host name in lower case and ASCII")
-        if canonical_path(public.path) != public.path:
-            raise Refused(Code.BAD_REQUEST, f"{public.path!r} is not a path in its canonical form")
+        _check_form(public)
         name = self._names.get(public.host)
         if name is not None and (why := name.why_not(public, backend)):
             holders = name.in_the_way(public, claimant)
@@ -173,6 +176,17 @@ class HostNames:
             if not prefix or (path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/")):
                 return group
         return None
+
+
+def _check_form(public: Public) -> None:
+    try:
+        is_good = host_pattern(public.host) == public.host
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise Refused(Code.BAD_REQUEST, f"{public.host!r} is not a host name in lower case and ASCII")
+    if canonical_path(public.path) != public.path:
+        raise Refused(Code.BAD_REQUEST, f"{public.path!r} is not a path in its canonical form")
 
 
 @lru_cache(1024)

@@ -82,6 +82,11 @@ class Backend:
         return self.public or self.asked
 
     @property
+    def is_counted(self) -> bool:
+        """Whether it is among the tunnels of its client. It is not if that only asks whether it would get it."""
+        return self.session.backends.get(self.number) is self
+
+    @property
     def owner(self) -> Owner:
         """What its visitors are counted for."""
         return Owner(self.place, self.session.known_as or self.session, self.session, self.number)

@@ -109,6 +109,15 @@ class PublicPorts:
     def __len__(self) -> int:
         return len(self._held)
 
+    def check(self, public: Public, backend: Backend) -> None:
+        """Check whether *backend* could serve *public* now, without asking whether its holder lives.
+
+        :raises Refused: somebody else has it.
+        """
+        held = self._held.get(public)
+        if held is not None and (why := held.group.why_apart(backend)):
+            raise Refused(Code.PORT_IN_USE, why)
+
     async def claim(self, public: Public, backend: Backend) -> str:
         """Let *backend* serve *public*, not the shared port; return the address that visitors use, ``host:port``.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -61,7 +62,7 @@ from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService
 from rtunnel.wire.client_link import WITHDRAW
 from rtunnel.wire.data.tickets import Tickets
-from rtunnel.wire.messages import DIRECT_ONLY, HOSTS, RULES, UDP, UDP_PATH, Hello
+from rtunnel.wire.messages import CHECK, DIRECT_ONLY, HOSTS, RULES, UDP, UDP_PATH, Hello
 from rtunnel.wire.opening import Opening
 from rtunnel.wire.server_link import ServerLink, StreamIds
 from rtunnel.wire.tunnel_request import TunnelRequest
@@ -97,14 +98,14 @@ class TunnelServer(DrainingService):
         self.metering.setServiceParent(self)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.poller = poller_for(reactor)
-        capabilities = DATA_PLANES[settings.data_plane]
+        planes = DATA_PLANES[settings.data_plane]
         self.hello = Hello(
             session=secrets.token_hex(16),
             initial_credit=settings.limits.initial_credit,
             agent=AGENT,
             # If a client wants its visitors on data connections only, it gets that wherever data connections are on.
-            capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, *([DIRECT_ONLY] if capabilities else [])})
-            | capabilities,
+            capabilities=frozenset({WITHDRAW, UDP, UDP_PATH, HOSTS, RULES, CHECK, *([DIRECT_ONLY] if planes else [])})
+            | planes,
         )
         self.ids = StreamIds()
         self._stopping = self._full = False
@@ -181,7 +182,7 @@ class TunnelServer(DrainingService):
 
     def build_session(self, identity: Peer | None) -> ServerSession:
         """Build a session for a link. It has no place in the roster before its client is let in."""
-        link = ServerLink(self.hello, self.settings.limits, self.reactor.seconds(), self.ids)
+        link = ServerLink(self.hello, self.settings.limits, self.reactor.seconds(), self.ids, time.time)
         return ServerSession(self, link, self.reactor, identity)
 
     def take_in(self, session: ServerSession) -> None:
@@ -294,45 +295,44 @@ class TunnelServer(DrainingService):
 
         :raises Refused: the client cannot have the port.
         """
+        public = self._place_for(backend, request)
+        grant(self.admission, backend)
+        backend.account = self.visitors.accounts.of(" ".join(backend.session.holder).strip(), str(public))
+        if public == SHARED:
+            return self.shared_port.open(backend)
+        address = await (self.named if public.host else self.ports).claim(public, backend)
+        backend.public = public
+        return address
+
+    def check_request(self, backend: Backend, request: TunnelRequest) -> None:
+        """Check whether :meth:`open_tunnel` would let *backend* serve visitors now. Nothing is opened, or kept.
+
+        :raises Refused: it would not.
+        """
+        if (public := self._place_for(backend, request)) != SHARED:
+            (self.names if public.host else self.ports).check(public, backend)
+
+    def _place_for(self, backend: Backend, request: TunnelRequest) -> Public:
+        """Read the rules of *backend*. Return the place that its client may have, as far as itself is concerned.
+
+        :raises Refused: it may have none.
+        """
         if self._stopping:
             raise Refused(Code.SHUTTING_DOWN, "the server is going down")
         try:
             backend.rules = read_rules(request.rules, request.protocol)
         except ConfigError as error:
             raise Refused(Code.BAD_REQUEST, str(error)) from None
-        grant(self.admission, backend)
-        self._account_for(backend, backend.asked)
-        if request.host:
-            return await self._open_named(backend)
-        is_reference = not backend.session.link.is_extended
-        if self.shared is not None and (request.port == 0 or is_reference) and request.protocol == "tcp":
+        public = backend.asked
+        has_own = public.port and backend.session.link.is_extended
+        if self.shared is not None and public.protocol == "tcp" and not has_own:
             self.shared_port.check(backend)
-            self._check_tunnel(backend, SHARED)
-            self._account_for(backend, SHARED)
-            return self.shared_port.open(backend)
-        if request.port == 0:
-            raise Refused(
-                Code.NO_SHARED_PORT,
-                "the server has no shared public port; ask for a port of your own, with --remote-port",
-            )
-        public = Public(request.port, request.protocol)
+            public = SHARED
+        elif public == SHARED:
+            text = "the server has no shared public port; ask for a port of your own, with --remote-port"
+            raise Refused(Code.NO_SHARED_PORT, text)
         self._check_tunnel(backend, public)
-        address = await self.ports.claim(public, backend)
-        backend.public = public
-        return address
-
-    def _account_for(self, backend: Backend, place: Public) -> None:
-        backend.account = self.visitors.accounts.of(" ".join(backend.session.holder).strip(), str(place))
-
-    async def _open_named(self, backend: Backend) -> str:
-        self._check_tunnel(backend, backend.asked)
-        url = await self.named.claim(backend.asked, backend)
-        backend.public = backend.asked
-        return url
-
-    def make_room(self, session: ServerSession) -> bool:
-        """Close a stream of a client that only waits; see :meth:`HttpFront.make_room`."""
-        return self.http.make_room(session)
+        return public
 
     def https_port(self) -> str:
         """Return the HTTPS port as URLs have it; see :meth:`NamedPorts.port_of`."""
@@ -352,7 +352,7 @@ class TunnelServer(DrainingService):
         if public.port and public.port not in allowed:
             text = f"port {public.port} is not among those allowed: {allowed} (--allow-ports)"
             raise Refused(Code.PORT_NOT_ALLOWED, text)
-        tunnels = self.sessions.tunnels_of(backend.session)
+        tunnels = self.sessions.tunnels_of(backend.session) + (not backend.is_counted)
         self.admission.check_tunnel(backend.session.client_name, public, tunnels)
         if public.host:
             self.named.check(public)

@@ -39,14 +39,15 @@ class IServer(ICarryingServer, Protocol):
     """The part of the server that a session uses."""
 
     handshake_timeout: float
+    http: Any
 
     def take_in(self, session: ServerSession) -> None: ...
     def streams_changed(self, session: ServerSession, change: int) -> None: ...
     def session_lost(self, session: ServerSession) -> None: ...
     async def open_tunnel(self, backend: Backend, request: TunnelRequest) -> str: ...
+    def check_request(self, backend: Backend, request: TunnelRequest) -> None: ...
     def check_tunnel(self, backend: Backend) -> None: ...
     def close_tunnel(self, backend: Backend, hold: float = 0.0) -> Public | None: ...
-    def make_room(self, session: ServerSession) -> bool: ...
 
 
 class ServerSession(CarryingSession):
@@ -259,7 +260,18 @@ class ServerSession(CarryingSession):
         self._offer_data_connections()
 
     def _tunnel_requested(self, event: events.TunnelRequested) -> None:
-        self._ask_for(event.number, event.request)
+        (self._check_request if event.request.only_check else self._ask_for)(event.number, event.request)
+
+    def _check_request(self, number: int, request: TunnelRequest) -> None:
+        """Tell the client whether it would get a tunnel. It gets nothing."""
+        asked = Public.requested(request.port, request.protocol, request.host, request.path)
+        try:
+            self._server.check_request(Backend(self, number, asked), request)
+        except Refused as refusal:
+            self._say_refused(number, f"{asked}, only asked about, would be", refusal)
+            self.link.refuse_tunnel(number, refusal.code, refusal.message)
+        else:
+            self.link.accept_tunnel(number, "")
 
     def _tunnel_refused(self, event: events.TunnelRefused) -> None:
         self._say_refused(event.number, f"tunnel {event.number}", Refused(event.code, event.message))
@@ -360,7 +372,7 @@ class ServerSession(CarryingSession):
                 try:
                     self._check_stream(backend)
                 except Refused:
-                    if not self._server.make_room(self):
+                    if not self._server.http.make_room(self):
                         raise
                     self._check_stream(backend)
             if backend is not None and backend.budget is not None:
