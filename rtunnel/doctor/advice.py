@@ -11,6 +11,11 @@ RENEW = (
     "On the server's machine: 'rtunnel pki renew NAME' and 'rtunnel pki bundle NAME -o NAME.pem'; here: 'rtunnel "
     "pki import NAME.pem'. If it has not expired, a clock is wrong."
 )
+#: What to do about clocks that differ.
+CLOCKS = (
+    "Set the clock that is wrong: certificates and TURN credentials are good for a time. 'timedatectl' on both "
+    "machines shows whether it is synchronized."
+)
 #: What an error of TLS has in it, and what to do about it; the first that fits counts.
 _TLS: Sequence[tuple[str, str]] = (
     (

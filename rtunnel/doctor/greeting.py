@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import time
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -20,11 +22,14 @@ from rtunnel.wire import events
 from rtunnel.wire.client_link import WITHDRAW, ClientLink
 from rtunnel.wire.data.keys import ClientAgreement, Root, read_plain_keys, wish
 from rtunnel.wire.limits import LinkLimits
-from rtunnel.wire.messages import DIRECT, HOSTS, RULES, UDP, UDP_PATH, Hello, clean_text
+from rtunnel.wire.messages import CHECK, DIRECT, HOSTS, RULES, UDP, UDP_PATH, Hello, clean_text
 from rtunnel.wire.opening import read_opening
+from rtunnel.wire.tunnel_request import TunnelRequest
 
 #: Bytes that a server may send to somebody who has asked for nothing.
 MOST_BYTES = 256 * 1024
+#: Bytes more for each tunnel about which it was asked.
+MOST_ANSWER = 1024
 _TURN = 65536
 
 
@@ -47,6 +52,8 @@ class Greeting(Protocol):
     :ivar established: fires with the server's HELLO, or with None if it is a reference server.
     :ivar let_in: fires when the server has taken us in.
     :ivar is_over: whether the server has ended the link.
+    :ivar asked: when HELLO was sent, by the clock of this machine, in seconds since 1970.
+    :ivar answered: when the server's HELLO came.
     :ivar path: fires with the keys of the UDP path, its id and its port, as in PATH.
     """
 
@@ -59,13 +66,16 @@ class Greeting(Protocol):
             session=secrets.token_hex(16),
             initial_credit=limits.initial_credit,
             agent=f"{AGENT} (doctor)",
-            capabilities=frozenset({DIRECT, HOSTS, RULES, UDP, UDP_PATH, WITHDRAW}),
+            capabilities=frozenset({CHECK, DIRECT, HOSTS, RULES, UDP, UDP_PATH, WITHDRAW}),
             token=token,
         )
         self.link = ClientLink(hello, limits, clock.seconds())
         self.established: Deferred[Hello | None] = Deferred()
         self.let_in: Deferred[None] = Deferred()
         self.path: Deferred[tuple[Root, int, int]] = Deferred()
+        self.asked = self.answered = 0.0
+        self._answers: dict[int, Deferred[None]] = {}
+        self._most = MOST_BYTES
         self._clock = clock
         self._limits = limits
         self._agreement: ClientAgreement | None = None
@@ -81,13 +91,14 @@ class Greeting(Protocol):
         if self.identity is not None:
             self._agreement = ClientAgreement(wish())
             self.link.send_keys(self._agreement.message)
+        self.asked = time.time()
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
         """Hear what the server says. Who says too much is cut off."""
         self._count += len(data)
-        if self._count > MOST_BYTES:
-            self._give_up(Trouble(f"it sends more than {MOST_BYTES // 1024} KiB to somebody who asked for nothing"))
+        if self._count > self._most:
+            self._give_up(Trouble(f"it sends more than {self._most // 1024} KiB to somebody who asked for nothing"))
             return
         if not self._is_link:
             self._held += data
@@ -105,6 +116,7 @@ class Greeting(Protocol):
     def _look(self) -> None:
         for event in self.link.take_events():
             if isinstance(event, events.Established):
+                self.answered = time.time()
                 if not self.established.called:
                     self.established.callback(event.peer)
                 if event.peer is not None:
@@ -115,11 +127,32 @@ class Greeting(Protocol):
                 self._keys_received(event.payload)
             elif isinstance(event, events.PathOffered) and self._root is not None and not self.path.called:
                 self.path.callback((self._root, event.id, event.port))
+            elif isinstance(event, events.TunnelReady):
+                self._answer(event.number, None)
+            elif isinstance(event, events.TunnelRefused):
+                self._answer(event.number, Refusal(event.code, clean_text(f"{event.code}: {event.message}")))
             elif isinstance(event, events.StreamOpened):
                 # A reference server may send us a visitor of its shared port.
                 self.link.reset(event.stream, Code.UNKNOWN_TUNNEL, "only the doctor is here")
         if self.link.liveness.answered and not self.let_in.called:
             self.let_in.callback(None)
+
+    def ask(self, number: int, request: TunnelRequest) -> Deferred[None]:
+        """Ask whether the server would publish a tunnel. What is returned fails with a :class:`Refusal` if not.
+
+        :param number: one that was not asked about before.
+        """
+        waiting = self._answers[number] = Deferred()
+        self._most += MOST_ANSWER
+        self.link.request_tunnel(number, replace(request, only_check=True))
+        self._look()
+        self._flush()
+        return waiting
+
+    def _answer(self, number: int, refusal: Refusal | None) -> None:
+        waiting = self._answers.pop(number, None)
+        if waiting is not None and not waiting.called:
+            waiting.callback(None) if refusal is None else waiting.errback(refusal)
 
     def _keys_received(self, payload: bytes) -> None:
         agreement, self._agreement = self._agreement, None
@@ -137,15 +170,19 @@ class Greeting(Protocol):
 
     def leave(self) -> None:
         """Say goodbye, and close the connection. May be called again."""
-        for waiting in (self.established, self.let_in, self.path):
+        for waiting in self._waiting:
             waiting.addErrback(lambda _: None)
         self.link.close(Code.SHUTTING_DOWN, "the doctor leaves")
         self._flush()
         self.transport.loseConnection()
 
+    @property
+    def _waiting(self) -> list[Deferred[Any]]:
+        return [self.established, self.let_in, self.path, *self._answers.values()]
+
     def _give_up(self, why: Trouble) -> None:
         self.is_over = True
-        for waiting in (self.established, self.let_in, self.path):
+        for waiting in self._waiting:
             if not waiting.called:
                 waiting.errback(why)
         self.transport.abortConnection()
@@ -158,6 +195,6 @@ class Greeting(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Take note that the server has ended the connection, or that we have."""
         self.is_over = True
-        for waiting in (self.established, self.let_in, self.path):
+        for waiting in self._waiting:
             if not waiting.called:
                 waiting.errback(Trouble(reason_of(reason)))

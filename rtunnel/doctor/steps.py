@@ -78,6 +78,15 @@ class Trouble(RtunnelError):
 Check = Callable[[], Coroutine[Any, Any, Found]]
 
 
+async def within(reactor: Any, seconds: float, waiting: Deferred[Any]) -> Any:
+    """Await a result for some seconds.
+
+    :raises twisted.internet.defer.TimeoutError: it has not come.
+    """
+    waiting.addTimeout(seconds, reactor)
+    return await waiting
+
+
 class Examination:
     """The steps of one examination, in order.
 

@@ -3,8 +3,9 @@
 ::
 
     certificate -- proxy -- name -- route -- port -- TLS -- server -- rights -- data connections
-                                                                             -- UDP
-                                                                             -- tunnels
+                                                                   |         -- UDP
+                                                                   |         -- tunnels
+                                                                   +-- clock
     services
 """
 
@@ -18,17 +19,18 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError as StepTimeout
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError as StepTimeout, gatherResults
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.threads import deferToThread
 
 from rtunnel.control.ask import NoAnswer, ask
 from rtunnel.control.sockets import running
-from rtunnel.doctor import advice
+from rtunnel.doctor import advice, clock
+from rtunnel.doctor.allowed import ask_for
 from rtunnel.doctor.greeting import Greeting, Refusal
 from rtunnel.doctor.local import examine_services, of_tunnel
 from rtunnel.doctor.reach import Reach
-from rtunnel.doctor.steps import WITHIN, Examination, Found, Status, Step, Trouble
+from rtunnel.doctor.steps import WITHIN, Examination, Found, Status, Step, Trouble, within
 from rtunnel.doctor.udp_path import probe
 from rtunnel.errors import Code, ConfigError, ProxyFailed, TlsFailed
 from rtunnel.pki.certificates import hosts_of
@@ -42,21 +44,12 @@ from rtunnel.services.watch import try_service
 from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.identity import expiry_warning, show_end, show_name, show_subject
 from rtunnel.tls.policy import Role
-from rtunnel.wire.messages import DIRECT, HOSTS, RULES, UDP, Hello, clean_text
+from rtunnel.wire.messages import CHECK, DIRECT, HOSTS, RULES, UDP, Hello, clean_text
 from rtunnel.wire.tunnel_request import NAMED
 
 #: Seconds that a server has to answer HELLO; after that a client takes it for a reference server.
 SILENT_AFTER = 3.0
 _REFUSED = "cannot be told: the server has refused this link"
-
-
-async def within(reactor: Any, seconds: float, waiting: Deferred[Any]) -> Any:
-    """Await a result for some seconds.
-
-    :raises StepTimeout: it has not come.
-    """
-    waiting.addTimeout(seconds, reactor)
-    return await waiting
 
 
 class TunnelExamination(Examination):
@@ -105,6 +98,7 @@ class TunnelExamination(Examination):
                 await self.step("server", self._server, "TLS")
             else:
                 await self.step("server", self._server, last)
+            await self.step("clock", self._clocks, "server")
             await self.step("rights", self._rights, "server")
             await self.step("data", self._data, "rights")
             await self.step("UDP", self._udp, "rights")
@@ -252,6 +246,13 @@ class TunnelExamination(Examination):
             return Found("a reference server: one TCP tunnel, no answer about rights, no UDP", "", Status.WARN)
         return Found(f"an rtunnel server ({self._peer.agent or 'it does not say which'})")
 
+    async def _clocks(self) -> Found:
+        greeting = self._greeting
+        assert greeting is not None
+        if self._peer is None or self._peer.time is None:
+            return Found("the server does not say what its clock says", "", Status.SKIPPED)
+        return clock.compare(self._peer.time, greeting.asked, greeting.answered)
+
     async def _rights(self) -> Found:
         greeting = self._greeting
         assert greeting is not None
@@ -335,13 +336,18 @@ class TunnelExamination(Examination):
     # Tunnels
 
     async def _tunnels(self) -> None:
-        outcomes = []
-        for tunnel in self._settings.tunnels:
-            step = await self.outcome("tunnel", partial(self._tunnel, tunnel), "rights")
-            outcomes.append(replace(step, text=f"{tunnel.shown_name}: {step.text}"))
-        self.note_all(outcomes)
+        tunnels = self._settings.tunnels
+        # All at once: there may be hundreds, and each answer takes a round trip.
+        steps: list[Step] = await gatherResults(
+            [
+                Deferred.fromCoroutine(self.outcome("tunnel", partial(self._tunnel, number, tunnel), "rights"))
+                for number, tunnel in enumerate(tunnels)
+            ]
+        )
+        named = zip(tunnels, steps, strict=True)
+        self.note_all([replace(step, text=f"{tunnel.shown_name}: {step.text}") for tunnel, step in named])
 
-    async def _tunnel(self, tunnel: TunnelSettings) -> Found:
+    async def _tunnel(self, number: int, tunnel: TunnelSettings) -> Found:
         assert self._greeting is not None
         capabilities = self._greeting.link.capabilities
         if self._peer is None and tunnel is not self._settings.tunnels[0]:
@@ -360,7 +366,11 @@ class TunnelExamination(Examination):
         if found is not None and found["refused"]:
             text = clean_text(str(found["refused"]))
             raise Trouble(f"the client that runs here is refused: {text}", advice.for_tunnel(text))
-        return Found("whether the server allows it shows only once it is published", "", Status.SKIPPED)
+        if self._greeting.is_over:
+            return Found(_REFUSED, "", Status.SKIPPED)
+        if CHECK not in capabilities:
+            return Found("whether the server allows it shows only once it is published", "", Status.SKIPPED)
+        return await ask_for(self.reactor, self._greeting, number, tunnel)
 
 
 def _connected(environ: Mapping[str, str], server: str) -> list[dict[str, Any]]:

@@ -44,6 +44,7 @@ def test_all_is_well_beside_a_client_that_runs(serve: Serve, start_tunnel: Start
         ("route", f"to {LOOPBACK} from {LOOPBACK} (lo)"),
         ("port", f"{server} is open"),
         ("server", "an rtunnel server (rtunnel/"),
+        ("clock", "the clocks agree within 0."),
         ("rights", "let in without a proof; round trip "),
         ("data", "a second connection can be made"),
         ("UDP", f"UDP gets through to {LOOPBACK} port {tunnel.control}, and back"),
@@ -65,12 +66,43 @@ def test_it_publishes_nothing(start_tunnel: StartTunnel, serve: Serve) -> None:
     tunnel = start_tunnel(serve(GET=page("here")).address)
     other = free_port()
     report = Report(f"--server={LOOPBACK}:{tunnel.control}", f"--tunnel={other}:{LOOPBACK}:{other}")
-    assert report.status("tunnel") == "skipped"
-    assert report.text("tunnel") == f"port {other}: whether the server allows it shows only once it is published"
+    assert report.status("tunnel") == "ok"
+    assert report.text("tunnel") == f"port {other}: the server allows it"
     assert report.failed() == ["service"]
     assert f"{LOOPBACK}:{other} of port {other} does not answer: connection refused" in report.text("service")
     assert f"Start the service at {LOOPBACK}:{other}" in report.advice
     assert f":{other} ->" not in tunnel.server.output
+
+
+def test_tunnels_that_the_server_refuses(twistd: Twistds) -> None:
+    control, web, good, bad = free_port(), free_port(), free_port(), free_port()
+    twistd(
+        "rtunnel-server",
+        f"--control-listen=tcp:{control}:interface={LOOPBACK}",
+        f"--http-listen=tcp:{web}:interface={LOOPBACK}",
+        f"--allow-ports={good}",
+    )
+    wait_until_open(control)
+    server, service = f"--server={LOOPBACK}:{control}", f"{LOOPBACK}:{web}"
+    holder = twistd("rtunnel-client", server, f"--publish=http:app.example.org={service}")
+    holder.wait_for("is published")
+    wanted = {
+        f"tcp:{good}": ("ok", f"port {good}: the server allows it"),
+        f"udp:{good}": ("ok", f"UDP port {good}: the server allows it"),
+        f"tcp:{bad}": ("fail", f"port {bad}: the server would refuse it now: port-not-allowed: "),
+        "https:app.example.net": ("fail", "https://app.example.net: the server would refuse it now: not-supported: "),
+        "http:app.example.org/api": ("warn", "http://app.example.org/api: the server would refuse it now: host-in-use"),
+    }
+    report = Report(server, *(f"--publish={place}={service}" for place in wanted))
+    for status, text in wanted.values():
+        found = [step["status"] for step in report.steps["tunnel"] if step["text"].startswith(text)]
+        assert found == [status], report.found
+    assert "allow it at the server (--allow-ports, or its clients file)" in report.advice
+    assert "If the client of this configuration does not run: Choose another name" in report.advice
+    assert report.failed() == ["tunnel", "tunnel"]
+    # Published by nobody, and the holder has what it had.
+    assert "lost" not in holder.output
+    assert "refused" not in holder.output
 
 
 def test_nobody_listens() -> None:
@@ -153,7 +185,8 @@ def test_many_tunnels_have_few_lines(start_tunnel: StartTunnel, serve: Serve) ->
     report = Report(f"--server={LOOPBACK}:{tunnel.control}", f"--publish=udp:20000-20199={LOOPBACK}:20000-20199")
     assert report.code == 0
     [tunnels], [services] = report.steps["tunnel"], report.steps["service"]
-    assert tunnels["text"] == services["text"] == "200 of 200 are not tried, or cannot be told"
+    assert tunnels["text"] == "200 of 200 are in order"
+    assert services["text"] == "200 of 200 are not tried, or cannot be told"
 
 
 class TestTls:

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.process.doctor import Report
 from tests.process.harness import Twistds
 from tests.process.services import LOOPBACK, Service, page
 from tests.tls.parts import Authority
+from tests.wire.pair import raw_hello
 
 pytestmark = pytest.mark.usefixtures("control_sockets")
 
@@ -94,6 +96,28 @@ def test_something_hostile(what: str, hostile: Callable[..., Hostile]) -> None:
     assert re.fullmatch(status, report.status("server")), report.found
     assert re.match(text, report.text("server")), report.found
     assert all(step["text"].isprintable() for step in report.found["steps"])
+
+
+@pytest.mark.parametrize(
+    ("ahead", "status", "text"),
+    [
+        (None, "skipped", "the server does not say what its clock says"),
+        (0.0, "ok", "the clocks agree within "),
+        (312.5, "warn", r"this machine's clock is 31[012] s behind the server's"),
+        (-86400.5, "warn", r"this machine's clock is 8640\d s ahead of the server's"),
+        (1e12, "warn", r"this machine's clock is \d+ s behind the server's"),
+        (1e300, "skipped", "the server does not say what its clock says"),
+    ],
+)
+def test_the_clock_of_a_server(ahead: float | None, status: str, text: str, hostile: Callable[..., Hostile]) -> None:
+    hello = raw_hello(time=None if ahead is None else time.time() + ahead)
+    report = Report(f"--server={LOOPBACK}:{hostile(hello).port}")
+    if ahead == 0.0:
+        # The doctor starts later than the server says, and perhaps much.
+        text += "|this machine's clock is "
+    assert report.status("clock") == status, report.found
+    assert re.match(text, report.text("clock")), report.found
+    assert ("timedatectl" in report.advice) == (status == "warn")
 
 
 @pytest.mark.parametrize("what", ["silence", "a flood of noise", "garbage of TLS", "SSH", "an end"])
