@@ -9,6 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from rtunnel.addresses import ListenAddress
+from rtunnel.reverse.fronts import http as front
 from rtunnel.reverse.server.held import HeldRequest, HeldVisitor
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.web import connection, upstreams
@@ -235,6 +236,20 @@ async def test_a_request_that_is_under_way(world: World, earlier: bool) -> None:
     await until(lambda: any(visitor.received == OK for visitor in visitors), "an answer")
     await lose(server, link)
     await until(lambda: any(visitor.received.startswith(b"HTTP/1.1 502 ") for visitor in visitors), "another answer")
+
+
+@ensureDeferred
+async def test_a_client_that_is_back_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the server looks whether it was lost."""
+    monkeypatch.setattr(front, "NEWS", 0.5)
+    server = names_server(world)
+    link = await client(world, server, HTTP)
+    visitor = await world.visitor(port_of(server.named.listeners["http"]))
+    visitor.send(GET)
+    await link.take(DATA)
+    await lose(server, link)
+    link = await client(world, server, HTTP)
+    assert (await reply(link, visitor)).startswith(b"GET / ")
 
 
 @pytest.mark.parametrize("request_", [POST, POST.replace(b"POST", b"PUT")])

@@ -220,14 +220,18 @@ class HttpFront(HttpHouse, LandingFactory):
             exchange.account.visitors += 1
         super().request_over(exchange, connection)
 
-    def until_back(self, target: Target, connection: IConnection) -> Deferred[bool] | None:
+    def until_back(self, target: Target, connection: IConnection, member: Any) -> Deferred[bool] | None:
         """See :class:`HttpHouse`."""
 
         def look() -> None:
             del self._looks[connection]
             known = self._targets.get(group)
-            if known is None or known.target is not target or not group.is_held:
+            if known is None or known.target is not target:
                 back.callback(False)
+                return
+            if not group.is_held:
+                # The client was lost, and is back already; or it was there all the time, and the service was not.
+                back.callback(bool(group) and member is not None and member.group is not group)
                 return
             held = self._held[connection] = group.ask(known.balanced.has_room)
             held.decided.addCallback(decided).chainDeferred(back)

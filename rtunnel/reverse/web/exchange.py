@@ -51,6 +51,8 @@ class Exchange:
         self._connection = connection
         self.head = head
         self._upstream: Upstream | None = None
+        # The tunnel that has had it last.
+        self._member: Any = None
         self._out: list[bytes] = []
         self._is_chunked_out = self._has_answered = self._is_raw = False
         self._keeps_alive = head.keeps_alive
@@ -85,7 +87,7 @@ class Exchange:
         forwarded = connection.house.forwarded(head, connection)
         lines = b"\r\nHost: %b%b%b" % (head.authority, head.lines, forwarded)
         data = write_request(head, changed(lines, self.target.changes_of_request))
-        self._upstream = upstream
+        self._upstream, self._member = upstream, upstream.member
         self.account = upstream.account
         self.came += len(data)
         self._was_sent = True
@@ -241,7 +243,7 @@ class Exchange:
                 self._reply(otherwise)
 
         self._has_waited = True
-        waiting = self._connection.house.until_back(self.target, self._connection)
+        waiting = self._connection.house.until_back(self.target, self._connection, self._member)
         if waiting is None:
             self._reply(otherwise)
         else:

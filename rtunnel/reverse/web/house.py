@@ -110,7 +110,7 @@ class HttpHouse:
         """See :class:`IHttpHouse`."""
         self.connections.pop(connection, None)  # type: ignore[call-overload]
 
-    def until_back(self, target: Target, connection: IConnection) -> Deferred[bool] | None:
+    def until_back(self, target: Target, connection: IConnection, member: Any) -> Deferred[bool] | None:
         """See :class:`IHttpHouse`."""
         return None
 

@@ -88,9 +88,10 @@ class IHttpHouse(Protocol):
         :param size: bytes of the answer.
         """
 
-    def until_back(self, target: Target, connection: IConnection) -> Deferred[bool] | None:
+    def until_back(self, target: Target, connection: IConnection, member: Any) -> Deferred[bool] | None:
         """Wait for a client whose link was lost under a request.
 
+        :param member: the tunnel that had the request; see :class:`~rtunnel.reverse.web.upstream.Upstream`.
         :returns: fires with True when the client is back, or with False; None: nobody is waited for.
         """
 
