@@ -64,7 +64,11 @@ SSHD = """exec /usr/sbin/sshd -D -e -o ListenAddress=127.0.0.1 2> >(
 while read -r line; do printf '%(%b %e %H:%M:%S)T laptop sshd[1]: %s\n' -1 "$line"; done >> /var/log/auth.log)"""
 """With a log such as syslog writes it: sshd itself puts no times into a file."""
 
-LOGIN = "! /usr/bin/ssh -F none -o UserKnownHostsFile=known -o BatchMode=yes -o StrictHostKeyChecking=no -p 2222"
+# A connection that is being made when its address is banned gets no answer any more.
+LOGIN = (
+    "! /usr/bin/ssh -F none -o UserKnownHostsFile=known -o BatchMode=yes -o StrictHostKeyChecking=no "
+    "-o ConnectTimeout=60 -p 2222"
+)
 
 KNOCK = """! python3 -c '
 import socket
