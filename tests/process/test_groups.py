@@ -131,8 +131,8 @@ def test_two_machines_under_load(twistd: Twistds, tmp_path: Path, plane: str) ->
     assert "did not finish" not in second.client.output
     assert load.errors() == [0, 0, 0]
 
-    # One that dies takes what it had in hand with it. Whoever comes again at once may lose once or twice more, until the
-    # server has read that the link is gone: its data connections may have ended first.
+    # One that dies takes what it had in hand with it. Whoever comes again at once may lose once or twice more, until
+    # the server has read that the link is gone: its data connections may have ended first.
     second.client = second.start()
     load = Load(twistd, urls)
     second.serves()
@@ -141,7 +141,7 @@ def test_two_machines_under_load(twistd: Twistds, tmp_path: Path, plane: str) ->
     server.wait_for(r"client \S+ gone", after=at)
     first.serves()
     lost = load.errors()
-    assert all(count <= 3 * 8 for count in lost), f"{lost}: more than its visitors"
+    assert all(count <= 3 * 8 for count in lost), f"{lost}: more than its visitors, who came again"
     assert set(first.requests(first.http)) == set(first.requests(first.https)) == {"200"}
     load = Load(twistd, urls)
     first.serves()
