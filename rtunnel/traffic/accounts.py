@@ -119,6 +119,10 @@ class Account:
             other.bytes_received += relay.bytes_received
             other.bytes_sent += relay.bytes_sent
 
+    def moved(self, relay: IRelay) -> None:
+        """Take note that a visitor has left the link, for a data connection of his own."""
+        self.live[relay].carrier = CONNECTION
+
     def over(self, relay: IRelay) -> None:
         """Add up what a visitor has sent and got, who is gone. May be called again."""
         visit = self.live.pop(relay, None)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from rtunnel.traffic.accounts import CONNECTION, Account, Accounts, IRelay
+from rtunnel.traffic.accounts import Account, Accounts, IRelay
 from rtunnel.upkeep.descriptors import Descriptors, IHolder, Part, Place
 
 
@@ -80,7 +80,7 @@ class Visitors:
         """Take note that a stream has left the link, for a data connection of its own."""
         account = self._accounts.get(end)
         if account is not None:
-            account.live[end].carrier = CONNECTION  # type: ignore[index]
+            account.moved(end)  # type: ignore[arg-type]
 
     def discard(self, end: IVisitor) -> None:
         """Forget a connection that is over."""

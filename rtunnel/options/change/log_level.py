@@ -7,12 +7,11 @@ import sys
 from twisted.python import usage
 
 from rtunnel.control.ask import tell
-from rtunnel.options.change.process import SERVICES, pick
+from rtunnel.options.change.process import SERVICES, ProcessVerb, pick
 from rtunnel.options.plugins.log_level import check_level
-from rtunnel.options.verbs import Verb
 
 
-class Options(Verb):
+class Options(ProcessVerb):
     """Show or change the lowest level that a running process logs: debug, info, warn or error. It counts until the
     process ends; --log-level is for the next start. Without NAME, the only process that runs is meant."""
 
@@ -26,7 +25,7 @@ class Options(Verb):
 
     def __init__(self) -> None:
         super().__init__()
-        self.level = self.name = ""
+        self.level = ""
 
     def parseArgs(self, *arguments: str) -> None:
         """Take a level and the name of a process.
@@ -40,9 +39,7 @@ class Options(Verb):
                 check_level(self.level)
             except ValueError as error:
                 raise usage.UsageError(str(error)) from error
-        self.name, *others = names or [""]
-        if others:
-            raise usage.UsageError(f"name one process; remove '{others[0]}'")
+        super().parseArgs(*names)
 
     def run(self) -> None:
         done = tell(pick(self.name), "log-level", {"level": self.level})

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
+from twisted.python import usage
+
+from rtunnel.coercions import seconds
 from rtunnel.control.ask import NoAnswer, ask
 from rtunnel.control.sockets import control_directory, running
-from rtunnel.errors import RtunnelError
+from rtunnel.errors import ConfigError, RtunnelError
+from rtunnel.options.verbs import Verb
 
 #: The five plugins.
 SERVICES = ("rtunnel-server", "rtunnel-client", "rtc-signal", "rtc-host", "rtc-client")
@@ -47,6 +52,40 @@ def pick(name: str, services: Collection[str] = SERVICES) -> Path:
         shown = ", ".join(f"{service} {pid}" for _, service, pid in found)
         raise NoProcess(f"{len(found)} processes are running: {shown}; add the number of the one that is meant")
     return found[0][0]
+
+
+class ProcessVerb(Verb):
+    """A command for one of the running processes.
+
+    :ivar name: see :func:`pick`.
+    :ivar asked: what the options ask of it.
+    """
+
+    synopsis = "[options] [NAME|PID]"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = ""
+        self.asked: dict[str, Any] = {}
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Take the name of a process.
+
+        :raises usage.UsageError: there are several.
+        """
+        self.name, *others = arguments or ("",)
+        if others:
+            raise usage.UsageError(f"name one process; remove '{others[0]}'")
+
+    def ask_for_seconds(self, name: str, value: str) -> None:
+        """Ask for a time, which is written as in the settings.
+
+        :raises usage.UsageError: it is none.
+        """
+        try:
+            self.asked[name] = float(seconds(zero=True)(value))
+        except ConfigError as error:
+            raise usage.UsageError(str(error)) from error
 
 
 def _has_successor(path: Path) -> bool:

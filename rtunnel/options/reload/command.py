@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from twisted.python import usage
-
 from rtunnel.control.ask import tell
 from rtunnel.errors import RtunnelError
-from rtunnel.options.change.process import pick
-from rtunnel.options.verbs import Verb
+from rtunnel.options.change.process import ProcessVerb, pick
 
 #: Seconds that a process has. Listening ports close, and a reload that is under way comes first.
 PATIENCE = 60.0
@@ -19,7 +16,7 @@ class NotAll(RtunnelError):
     """Something could not be changed. The message says what, and why."""
 
 
-class Options(Verb):
+class Options(ProcessVerb):
     """Let a running process read its settings again: its file anew, its flags and environment as at its start. What
     has changed is applied, and named here; visitors and connections stay. If anything in the file is wrong, nothing
     changes. The exit code is 1 if something could not be changed. SIGHUP does the same, with the answer in the log.
@@ -27,19 +24,6 @@ class Options(Verb):
 
     synopsis = "[NAME|PID]"
     examples = ("rtunnel reload", "rtunnel reload rtunnel-server", "rtunnel reload 4711")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = ""
-
-    def parseArgs(self, *arguments: str) -> None:
-        """Take the name of a process.
-
-        :raises usage.UsageError: there are several.
-        """
-        self.name, *others = arguments or ("",)
-        if others:
-            raise usage.UsageError(f"name one process; remove '{others[0]}'")
 
     def run(self) -> None:
         done = tell(pick(self.name), "reload", {}, PATIENCE)

@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-from twisted.python import usage
-
-from rtunnel.coercions import seconds
 from rtunnel.control.ask import tell
-from rtunnel.errors import ConfigError
-from rtunnel.options.change.process import pick
-from rtunnel.options.verbs import Verb
-
-_time = seconds(zero=True)
+from rtunnel.options.change.process import ProcessVerb, pick
 
 
-class Options(Verb):
+class Options(ProcessVerb):
     """Let a running process take no new visitors, and end when those that are there have finished: exit code 0. First
     it tells load balancers, by /readyz, and goes on as ever for the seconds of --notice; then its ports close. SIGTERM
     means that visitors have only the time of the setting drain from then on, and a second one ends them at once.
     Without NAME, the only process that runs is meant."""
 
-    synopsis = "[options] [NAME|PID]"
     examples = ("rtunnel drain rtunnel-server", "rtunnel drain --notice 30 --within 1h 4711")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = ""
-        self.asked: dict[str, Any] = {}
 
     def opt_within(self, value: str) -> None:
         """Most time that visitors have to finish: seconds, or 10m or 2h. As much as they need if not given."""
-        self.asked["within"] = _read(value)
+        self.ask_for_seconds("within", value)
 
     def opt_notice(self, value: str) -> None:
         """Seconds for which new visitors are still taken, until load balancers have noticed; 5 if not given."""
-        self.asked["notice"] = _read(value)
-
-    def parseArgs(self, *arguments: str) -> None:
-        """Take the name of a process.
-
-        :raises usage.UsageError: there are several.
-        """
-        self.name, *others = arguments or ("",)
-        if others:
-            raise usage.UsageError(f"name one process; remove '{others[0]}'")
+        self.ask_for_seconds("notice", value)
 
     def run(self) -> None:
         done = tell(pick(self.name), "drain", self.asked)
@@ -55,10 +32,3 @@ class Options(Verb):
             "it drains already" if done["had_begun"] else "draining; the process ends when its visitors have finished"
         )
         sys.stdout.write(f"{text}{now}\n")
-
-
-def _read(value: str) -> float:
-    try:
-        return float(_time(value))
-    except ConfigError as error:
-        raise usage.UsageError(str(error)) from error

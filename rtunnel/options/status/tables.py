@@ -12,6 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rtunnel.traffic.accounts import DEFAULT
+
 #: The warnings of the log that are shown, and the visitors who were refused.
 MOST_WARNINGS = 5
 #: The columns of what was carried: visitors now and so far, bytes and rates.
@@ -97,70 +99,80 @@ def _facts(found: Mapping[str, Any]) -> str:
 def _tables(found: Mapping[str, Any]) -> list[Table]:
     tables = []
     if isinstance(found.get("clients"), list):
-        tables.append(_table("Client", "Address", "Connected", "Round trip", "TLS", "Visitors"))
-        tunnels = _table("Client", "Published", "Service", "State", "Group", *_TRAFFIC)
-        for client in found["clients"]:
-            tables[0].add_row(
-                _clean(client["name"]),
-                _clean(client["address"]),
-                span(client["connected_seconds"]),
-                f"{client['round_trip_ms']:g} ms" if client["round_trip_ms"] else "",
-                _tls(client["tls"]) or "none",
-                str(client["visitors"]),
-            )
-            for each in client["tunnels"]:
-                state = "waits" if not each["published"] else "published" if each["ready"] else "service is down"
-                tunnels.add_row(
-                    *map(_clean, (client["name"], each["place"], each["service"], state, each["group"] or "")),
-                    *_traffic(each),
-                )
-        tables.append(tunnels)
-        refused = _table("Refused", "Address", "Tunnel", "Why")
-        for each in found["refusals"][-MOST_WARNINGS:]:
-            when = time.strftime("%H:%M:%S", time.localtime(each["at"]))
-            refused.add_row(when, *map(_clean, (each["address"], each["place"], each["why"])))
-        tables.append(refused)
+        tables += [*_clients(found["clients"]), _refusals(found["refusals"])]
     elif "tunnels" in found:
-        tables.append(_table("Tunnel", "Public", "Service", "State", "Group", *_TRAFFIC))
-        for each in found["tunnels"]:
-            state = (
-                f"refused: {each['refused']}"
-                if each["refused"]
-                else "waits"
-                if not each["published"]
-                else f"no answer: {each['problem']}"
-                if each["problem"]
-                else "published"
-            )
-            if each.get("added"):
-                state += f" (added, {each['added']})"
-            tables[0].add_row(
-                *map(_clean, (each["name"], each["public"] or "", each["service"], state, each["group"] or "")),
-                *_traffic(each),
-            )
+        tables.append(_tunnels(found["tunnels"]))
     if "services" in found:
         tables.append(_table("Service", "Address", "State", *_TRAFFIC))
         for each in found["services"]:
             state = f"no answer: {each['problem']}" if each["problem"] else "answers" if each["answers"] else "unknown"
-            tables[-1].add_row(*map(_clean, (each["name"] or "(default)", each["service"], state)), *_traffic(each))
+            tables[-1].add_row(*map(_clean, (each["name"] or DEFAULT, each["service"], state)), *_traffic(each))
     if "forwards" in found:
         tables.append(_table("Local", "Service", *_TRAFFIC))
         for each in found["forwards"]:
-            names = map(_clean, (each["local"], each["service"] or "(default)"))
-            tables[-1].add_row(*names, *_traffic(each))
+            tables[-1].add_row(*map(_clean, (each["local"], each["service"] or DEFAULT)), *_traffic(each))
     peers = [*found.get("peers", []), *([found["peer"]] if found.get("peer") else [])]
-    if peers:
-        tables.append(_table("Peer", "Path", "Round trip", "Sent", "Received", "Streams", "Datagrams dropped"))
-        for each in peers:
-            path = each["path"] or ("connected" if each["connected"] else "connecting")
-            tables[-1].add_row(
-                *(_clean(each["id"]), _clean(path)),
-                f"{each['round_trip_ms']:g} ms" if each["round_trip_ms"] else "",
-                _passed(each["bytes_sent"], each["lost_lately"]),
-                _passed(each["bytes_received"], each["missed_lately"]),
-                *(str(each["streams"]), str(each["datagrams_dropped"])),
+    return [*tables, _peers(peers)]
+
+
+def _clients(found: Sequence[Mapping[str, Any]]) -> tuple[Table, Table]:
+    clients = _table("Client", "Address", "Connected", "Round trip", "TLS", "Visitors")
+    tunnels = _table("Client", "Published", "Service", "State", "Group", *_TRAFFIC)
+    for client in found:
+        clients.add_row(
+            *map(_clean, (client["name"], client["address"])),
+            span(client["connected_seconds"]),
+            f"{client['round_trip_ms']:g} ms" if client["round_trip_ms"] else "",
+            _tls(client["tls"]) or "none",
+            str(client["visitors"]),
+        )
+        for each in client["tunnels"]:
+            state = "waits" if not each["published"] else "published" if each["ready"] else "service is down"
+            tunnels.add_row(
+                *map(_clean, (client["name"], each["place"], each["service"], state, each["group"] or "")),
+                *_traffic(each),
             )
-    return tables
+    return clients, tunnels
+
+
+def _refusals(found: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Refused", "Address", "Tunnel", "Why")
+    for each in found[-MOST_WARNINGS:]:
+        when = time.strftime("%H:%M:%S", time.localtime(each["at"]))
+        table.add_row(when, *map(_clean, (each["address"], each["place"], each["why"])))
+    return table
+
+
+def _tunnels(found: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Tunnel", "Public", "Service", "State", "Group", *_TRAFFIC)
+    for each in found:
+        if each["refused"]:
+            state = f"refused: {each['refused']}"
+        elif not each["published"]:
+            state = "waits"
+        else:
+            state = f"no answer: {each['problem']}" if each["problem"] else "published"
+        if each.get("added"):
+            state += f" (added, {each['added']})"
+        table.add_row(
+            *map(_clean, (each["name"], each["public"] or "", each["service"], state, each["group"] or "")),
+            *_traffic(each),
+        )
+    return table
+
+
+def _peers(found: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Peer", "Path", "Round trip", "Sent", "Received", "Streams", "Datagrams dropped")
+    for each in found:
+        path = each["path"] or ("connected" if each["connected"] else "connecting")
+        table.add_row(
+            *(_clean(each["id"]), _clean(path)),
+            f"{each['round_trip_ms']:g} ms" if each["round_trip_ms"] else "",
+            _passed(each["bytes_sent"], each["lost_lately"]),
+            _passed(each["bytes_received"], each["missed_lately"]),
+            *(str(each["streams"]), str(each["datagrams_dropped"])),
+        )
+    return table
 
 
 def _traffic(found: Mapping[str, Any]) -> tuple[str, str, str, str]:

@@ -3,51 +3,25 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-from twisted.python import usage
-
-from rtunnel.coercions import seconds
 from rtunnel.control.ask import tell
-from rtunnel.errors import ConfigError
-from rtunnel.options.change.process import pick
-from rtunnel.options.verbs import Verb
+from rtunnel.options.change.process import ProcessVerb, pick
 
 #: Seconds that both processes have together.
 PATIENCE = 120.0
 
-_time = seconds(zero=True)
 
-
-class Options(Verb):
+class Options(ProcessVerb):
     """Let the installed version take the place of a running process, and cut nobody. A new process starts with the same
     arguments, environment and directory, and gets the listening sockets; the old one lets its visitors finish, and ends
     then. If nothing comes of it, the old one goes on as ever, and the exit code is 1. SIGUSR2 does the same, with the
     answer in the log. For rtunnel-server and rtunnel-client; without NAME, the only process that runs is meant."""
 
-    synopsis = "[options] [NAME|PID]"
     examples = ("rtunnel upgrade rtunnel-server", "rtunnel upgrade --within 12h 4711")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = ""
-        self.asked: dict[str, Any] = {}
 
     def opt_within(self, value: str) -> None:
         """Most time that visitors of the old process have: seconds, or 10m or 2h. As much as they need if not given."""
-        try:
-            self.asked["within"] = float(_time(value))
-        except ConfigError as error:
-            raise usage.UsageError(str(error)) from error
-
-    def parseArgs(self, *arguments: str) -> None:
-        """Take the name of a process.
-
-        :raises usage.UsageError: there are several.
-        """
-        self.name, *others = arguments or ("",)
-        if others:
-            raise usage.UsageError(f"name one process; remove '{others[0]}'")
+        self.ask_for_seconds("within", value)
 
     def run(self) -> None:
         done = tell(pick(self.name), "upgrade", self.asked, PATIENCE)

@@ -116,22 +116,11 @@ class TunnelServer(DrainingService):
         self.shared_port = SharedPort(reactor, settings, lobby, self.refusals)
         self.shared_backends = self.shared_port.group
         self.door = Door(self)
-        tls = None
-        if settings.tls is not None:
-            tls = self.door.tls = TlsListener(
-                reactor,
-                settings.tls,
-                settings.handshake_timeout,
-                settings.max_handshakes,
-                self.door.proved,
-                self.sessions.has_link_from,
-                self.door.heard_no_tls,
-            )
-        self.tls = tls
+        self.tls = self.door.tls = self._build_tls()
         self.control = Listener(reactor, settings.control_listen, self.door, "control port", "--control-listen")
         self.control.setServiceParent(self)
         self.let_go: Callable[[], Awaitable[None]] | None = None
-        self.guard = Guard(reactor, self, tls)
+        self.guard = Guard(reactor, self, self.tls)
         self.guard.setServiceParent(self)
         if self.shared is not None:
             self.shared.setServiceParent(self)
@@ -142,6 +131,14 @@ class TunnelServer(DrainingService):
         self.path_port.setServiceParent(self)
         self._idle: PeriodicService | None = None
         self.watch_idle(settings.visitor_idle)
+
+    def _build_tls(self) -> TlsListener | None:
+        door, settings = self.door, self.settings
+        if settings.tls is None:
+            return None
+        bounds = settings.handshake_timeout, settings.max_handshakes
+        proved, has_link = door.proved, self.sessions.has_link_from
+        return TlsListener(self.reactor, settings.tls, *bounds, proved, has_link, door.heard_no_tls)
 
     def _build_named_ports(self) -> tuple[HttpFront, NamedPorts]:
         reactor, settings = self.reactor, self.settings
