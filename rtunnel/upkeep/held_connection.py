@@ -181,10 +181,17 @@ class HeldConnection(Service, Generic[C]):
         self._last_reason = ""
         if not self._dials:
             return
+        connection = self.connection
+        self.hurry()
+        if connection is not None:
+            self.give_up(connection)
+
+    def hurry(self) -> None:
+        """Dial soon again when the present connection is lost; if there is none, dial at once instead of waiting, or of
+        going on with the present attempt."""
         if self.connection is not None:
             self._soon = SOON_ATTEMPTS
-            self.give_up(self.connection)
-        else:
+        elif self._dials:
             before = self._running
             self._run_again()
             if before is not None:

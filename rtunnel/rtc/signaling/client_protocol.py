@@ -222,6 +222,22 @@ class ClientProtocol(WebSocketClientProtocol):
         self._wait(PING_EVERY, self._look)
         self.sendPing(_ALIVE)
 
+    def prove(self) -> None:
+        """Find out whether the server is there: until it has sent something, :attr:`is_proved` is false."""
+        if self._is_registered and self._heard and not self._goodbye:
+            self._heard = False
+            self.sendPing(_ALIVE)
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether something has come since the last ping."""
+        return self._heard
+
+    @property
+    def local_address(self) -> str:
+        """The IP address of this end; empty if it has none any more."""
+        return str(getattr(self.transport.getHost(), "host", ""))
+
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Called by Autobahn."""
         self._complaint = self._owner.message_received(payload, isBinary)

@@ -12,7 +12,8 @@ failures for a new reason are logged as warnings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -53,6 +54,7 @@ class SignalLink(HeldConnection[ClientProtocol]):
     :param identity: the host's ID, or the client's UUID.
     :param user: receives the events of the link.
     :ivar identity: the ID under which we register; a client may change it whenever the link is down.
+    :ivar is_reference: whether the server that we are, or were last, registered at is a reference server.
     """
 
     log = Logger()
@@ -65,6 +67,9 @@ class SignalLink(HeldConnection[ClientProtocol]):
         self.setName("signaling")
         self._settings = settings
         self.identity = identity
+        self.is_reference = False
+        #: By this the server gives us our ID again although it may still believe in our last connection.
+        self._key = secrets.token_hex(16)
         self._user = user
         self._is_host = is_host
         self._factory = WebSocketFactory(reactor)
@@ -102,6 +107,28 @@ class SignalLink(HeldConnection[ClientProtocol]):
             )
             return False
         return connection.send(message)
+
+    def prove(self) -> None:
+        """Find out whether the server is there, and dial soon again if not: a peer does not answer."""
+        if self.connection is not None:
+            self.hurry()
+            self.connection.prove()
+
+    def must_be_proved(self) -> None:
+        """Dial anew if the server has not answered since :meth:`prove`."""
+        connection = self.connection
+        if connection is not None and self.up and not connection.is_proved:
+            self.hurry()
+            connection.give_up("it does not answer any more, and nor does a peer")
+
+    def addresses_changed(self, addresses: Collection[str]) -> None:
+        """Dial anew, or at once if there is no connection, now that this machine has these addresses."""
+        connection = self.connection
+        if connection is None:
+            self.hurry()
+        elif "%" not in connection.local_address and connection.local_address not in addresses:
+            self.hurry()
+            connection.give_up("this machine has no longer the address of the connection")
 
     # Called by HeldConnection
 
@@ -149,11 +176,13 @@ class SignalLink(HeldConnection[ClientProtocol]):
     def registration(self, is_reference: bool) -> bytes:
         """Return the message that registers us. To a reference server, which knows only hosts, a client is one too."""
         payload = None if self._is_host or is_reference else AS_CLIENT
-        return encode_signal(Signal(REGISTER_HOST, payload, sender_id=self.identity))
+        key = "" if is_reference else self._key
+        return encode_signal(Signal(REGISTER_HOST, payload, sender_id=self.identity, key=key))
 
     def registered(self, is_reference: bool) -> None:
         """Tell the user that the link is up: the server has registered us."""
         self._up_since = self.reactor.seconds()
+        self.is_reference = is_reference
         self.log.info(
             "connected to signaling server {url}{protocol}",
             url=self._settings.url,

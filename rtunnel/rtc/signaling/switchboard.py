@@ -14,6 +14,8 @@ Hosts and clients share one name space of IDs, and any two of them may exchange 
 - A message that cannot be understood (not JSON, no type or an unknown one, no target, an ``error``, a second
   ``register-host``) is answered with an ``error`` too, and the connection stays; :data:`MAX_MISTAKES` of them end it.
 - When one end of an unanswered offer goes away, the other end is told with an ``error``.
+- A registration may have a key. Whoever comes with the ID and the key of another party is the same end on a new
+  connection, and takes its place at once.
 
 No message is stored, except those of a party that waits for its ID.
 """
@@ -23,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
+from hmac import compare_digest
 from typing import Protocol
 
 from twisted.logger import Logger
@@ -96,6 +99,7 @@ class State(Enum):
 class Party:
     """A host or a client.
 
+    :ivar key: what its registration has as a key; empty if it has none.
     :ivar offers_to: the parties that have not answered its offers.
     :ivar offers_from: the parties whose offers it has not answered.
     """
@@ -103,6 +107,7 @@ class Party:
     line: Line
     state: State = State.NEW
     id: str = ""
+    key: str = ""
     is_host: bool = False
     mistakes: int = 0
     held: list[bytes] = field(default_factory=list)
@@ -207,9 +212,12 @@ class Switchboard:
         if not signal.sender_id:
             self._mistake(party, "a first message without a sender_id")
             return
-        party.id = signal.sender_id
+        party.id, party.key = signal.sender_id, signal.key
         party.is_host = signal.type == REGISTER_HOST and signal.payload != AS_CLIENT
         holder = self._parties.get(party.id)
+        if holder is not None and holder.key and compare_digest(holder.key.encode(), party.key.encode()):
+            self._replace(holder)
+            holder = None
         if holder is not None:
             self._wait_for(holder, party, text)
         elif party.is_host and self.hosts >= self.max_hosts:
@@ -229,6 +237,14 @@ class Switchboard:
             self.hosts += change
         else:
             self.clients += change
+
+    def _replace(self, holder: Party) -> None:
+        # Its old connection may look alive for a long time.
+        claimant = self._waiting.pop(holder.id, None)
+        if claimant is not None:
+            self._refuse_id(claimant)
+        self.left(holder)
+        holder.line.close(POLICY_VIOLATION, "the same end has connected again")
 
     def _wait_for(self, holder: Party, party: Party, text: bytes) -> None:
         if party.id in self._waiting:

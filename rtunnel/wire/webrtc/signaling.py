@@ -1,6 +1,6 @@
 """Signaling messages: one JSON text each, over a WebSocket (docs/wire.rst, "Signaling").
 
-    {"type": "...", "payload": ..., "target_id": "...", "sender_id": "..."}
+    {"type": "...", "payload": ..., "target_id": "...", "sender_id": "...", "key": "..."}
 
 Whatever a peer sends is decoded to a value or raises :class:`~rtunnel.errors.BadSignal`. A server never forwards the
 text that came: it encodes again what it decoded, so that two parsers cannot read two meanings. Unknown keys of a
@@ -10,7 +10,7 @@ payload are kept.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Final
 
@@ -48,12 +48,15 @@ class Signal:
     :ivar payload: any JSON value; None if absent.
     :ivar target_id: the receiver; empty: the server.
     :ivar sender_id: the sender. In an ``error`` of our server: the ID that the error is about.
+    :ivar key: in a registration: a secret by which the server knows the holder of an ID that comes again. It is not
+        forwarded.
     """
 
     type: str
     payload: object = None
     target_id: str = ""
     sender_id: str = ""
+    key: str = field(default="", repr=False, compare=False)
 
 
 def encode_signal(signal: Signal) -> bytes:
@@ -63,6 +66,8 @@ def encode_signal(signal: Signal) -> bytes:
         value["target_id"] = signal.target_id
     if signal.sender_id:
         value["sender_id"] = signal.sender_id
+    if signal.key:
+        value["key"] = signal.key
     return json.dumps(value, separators=(",", ":")).encode("utf-8")
 
 
@@ -82,7 +87,7 @@ def decode_signal(text: bytes) -> Signal:
         raise BadSignal("a message without a type")
     if kind not in TYPES:
         raise BadSignal(f"a message of the unknown type '{clean_text(kind)}'")
-    return Signal(kind, value.get("payload"), _id(value, "target_id"), _id(value, "sender_id"))
+    return Signal(kind, value.get("payload"), _id(value, "target_id"), _id(value, "sender_id"), _id(value, "key"))
 
 
 def _finite(text: str) -> float:
@@ -117,10 +122,12 @@ class Extension:
     """``"rtunnel"`` beside ``"sdp"``: the sender knows credit, half-close and error reasons.
 
     :ivar initial_credit: bytes that may be sent to it on a new stream before it grants more.
+    :ivar ice_restart: whether another offer in the same session keeps the connection.
     """
 
     initial_credit: int
     version: int = VERSION
+    ice_restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,7 @@ def description_payload(kind: str, description: Description) -> dict[str, object
         payload["rtunnel"] = {
             "version": description.extension.version,
             "initial_credit": description.extension.initial_credit,
+            "ice_restart": description.extension.ice_restart,
         }
     return payload
 
@@ -172,7 +180,7 @@ def _extension(value: object) -> Extension | None:
         return None
     if not isinstance(credit, int) or isinstance(credit, bool) or not 0 <= credit < 2**62:
         return None
-    return Extension(credit, VERSION)
+    return Extension(credit, VERSION, value.get("ice_restart") is True)
 
 
 # Candidates

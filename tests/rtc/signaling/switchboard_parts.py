@@ -52,8 +52,8 @@ class FakeLine:
 
     # What the other end does
 
-    def say(self, kind: object, sender: str = "", target: str = "", payload: object = None) -> None:
-        value = {"type": kind, "payload": payload, "target_id": target, "sender_id": sender}
+    def say(self, kind: object, sender: str = "", target: str = "", payload: object = None, key: str = "") -> None:
+        value = {"type": kind, "payload": payload, "target_id": target, "sender_id": sender, "key": key}
         self.say_text(json.dumps({key: each for key, each in value.items() if each != ""}).encode())
 
     def say_text(self, text: bytes) -> None:

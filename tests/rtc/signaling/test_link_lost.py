@@ -260,5 +260,8 @@ async def test_nobody_listens(world: World) -> None:
 @pytest_twisted.ensureDeferred
 async def test_the_registration_is_what_the_wire_document_says(world: World) -> None:
     link, _ = world.link(80, "cottage")
-    registration = link.registration(is_reference=False)
-    assert json.loads(registration) == {"type": "register-host", "payload": None, "sender_id": "cottage"}
+    said = {"type": "register-host", "payload": None, "sender_id": "cottage"}
+    registration = json.loads(link.registration(is_reference=False))
+    assert len(registration.pop("key")) == 32
+    assert registration == said
+    assert json.loads(link.registration(is_reference=True)) == said

@@ -46,6 +46,54 @@ def test_a_taken_id_is_refused_when_its_holder_answers(kind: str) -> None:
     board.probe_answered(host.party)
 
 
+# A holder that comes again
+
+
+def test_who_has_the_key_of_an_id_gets_it_at_once() -> None:
+    board = Board()
+    old = board.line()
+    old.say("register-host", "host", key="secret")
+    client = board.client("client", "host")
+    client.say("offer", "client", "host", "lost on the way")
+    new = board.line()
+    new.say("register-host", "host", key="secret")
+    assert (old.asked, old.close_code, old.party.state) == (0, POLICY_VIOLATION, State.GONE)
+    assert new.party.state is State.REGISTERED
+    # The client hears that its offer was lost, and makes it again.
+    assert "gone" in client.take_error(about="host")
+    client.say("offer", "client", "host", "again")
+    assert [message["payload"] for message in new.sent] == ["again"]
+    assert (board.hosts, board.clients) == (1, 1)
+
+
+def test_who_has_the_key_goes_before_somebody_who_waits_for_the_id() -> None:
+    board = Board()
+    old, other, new = board.line(), board.line(), board.line()
+    old.say("register-host", "host", key="secret")
+    other.say("register-host", "host", key="guess")
+    new.say("register-host", "host", key="secret")
+    assert "in use" in other.take_error(about="host")
+    assert (other.close_code, other.party.state) == (POLICY_VIOLATION, State.GONE)
+    assert new.party.state is State.REGISTERED
+    board.probe_answered(old.party)
+
+
+@pytest.mark.parametrize(("old_key", "new_key"), [("", ""), ("", "guess"), ("secret", ""), ("secret", "guéss")])
+def test_who_has_not_the_key_waits_for_the_holder(old_key: str, new_key: str) -> None:
+    board = Board()
+    old, new = board.line(), board.line()
+    old.say("register-host", "host", key=old_key)
+    new.say("register-host", "host", key=new_key)
+    assert (old.asked, old.close_code, new.party.state) == (1, 0, State.WAITING)
+
+
+def test_the_key_goes_to_nobody() -> None:
+    board = Board()
+    host, client = board.host(), board.client("client", "host")
+    client.say("offer", "client", "host", "hello", key="secret")
+    assert all("secret" not in str(message) for message in host.sent)
+
+
 def test_a_dead_holder_gives_way_and_nothing_of_the_newcomer_is_lost() -> None:
     board = Board()
     host, old = board.host(), board.client()
