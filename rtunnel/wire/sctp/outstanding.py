@@ -1,0 +1,47 @@
+"""A chunk that was sent and is not acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rtunnel.wire.sctp.scheduler import Message
+
+#: How many streams a FORWARD TSN names at most; they fit into the smallest packet.
+MAX_SKIPPED = 100
+
+
+class Chunk:
+    """A DATA or I-DATA chunk that has been sent.
+
+    :ivar wire: the chunk, with its padding.
+    :ivar number: of the packet in which it was last sent; packets are numbered as they are sent.
+    :ivar sent_at: when that was.
+    :ivar sends: how often it was sent.
+    """
+
+    __slots__ = ("message", "number", "sends", "sent_at", "size", "tsn", "wire")
+
+    def __init__(self, tsn: int, wire: bytes, message: Message) -> None:
+        self.tsn = tsn
+        self.wire = wire
+        self.size = len(wire)
+        self.message = message
+        self.number = -1
+        self.sent_at = 0.0
+        self.sends = 0
+
+
+def skipped(
+    chunks: Mapping[int, Chunk], acked_to: int, given_up_to: int, interleaved: bool
+) -> tuple[int, dict[tuple[int, bool], int], bool]:
+    """Return what a FORWARD TSN says: up to which TSN, and the last number given up on each stream that has numbers."""
+    last, found = acked_to, dict[tuple[int, bool], int]()
+    for tsn in range(acked_to + 1, given_up_to + 1):
+        message = chunks[tsn].message
+        if message.abandoned and (message.ordered or interleaved):
+            key = message.stream, message.ordered
+            if key not in found and len(found) == MAX_SKIPPED:
+                break
+            found[key] = max(found.get(key, 0), message.number)
+        last = tsn
+    return last, found, interleaved

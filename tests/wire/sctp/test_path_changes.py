@@ -1,0 +1,137 @@
+"""Paths that change under an association: the largest packet, a black hole, a pause, and a receiver that is slow."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.wire.sctp.bed import Link, both_ways
+from tests.wire.sctp.ends import Pair
+from tests.wire.sctp.ledger import Promise
+
+#: 16 MiB, more than any window.
+MESSAGES = 1024
+
+
+@pytest.mark.parametrize("mtu", [1200, 1280, 1392, 1452, 4000, 8952, 16_300])
+def test_the_largest_packet_of_the_path_is_found(mtu: int) -> None:
+    pair = Pair(*both_ways(delay=0.01, mtu=mtu))
+    pair.there.open(1)
+    for _ in range(60):
+        pair.there.send(1, 20_000)
+        pair.turn()
+        pair.bed.run(0.5)
+    pair.all_arrives(10)
+    size = pair.one.association.path.size
+    assert size <= mtu
+    assert size >= mtu - 24
+
+
+def test_a_black_hole_is_left() -> None:
+    """A router with a smaller packet size comes onto the path, and says nothing."""
+    links = both_ways(delay=0.01, rate=1.25e6, queue=60_000, mtu=1452)
+    pair = Pair(*links)
+    pair.there.open(1)
+    for _ in range(600):
+        pair.there.send(1, 16_384)
+    pair.turn()
+    pair.bed.run(3)
+    assert pair.one.association.path.size > 1400
+    for link in links:
+        link.mtu = 1250
+    pair.all_arrives(30)
+    assert pair.one.association.path.size <= 1250
+
+
+def test_a_packet_that_the_socket_refuses_is_sent_in_smaller_ones() -> None:
+    pair = Pair(*both_ways(delay=0.01, mtu=9000))
+    pair.one.largest = 1300
+    pair.there.open(1)
+    for _ in range(60):
+        pair.there.send(1, 20_000)
+        pair.turn()
+        pair.bed.run(0.2)
+    pair.all_arrives(10)
+    assert 1200 <= pair.one.association.path.size <= 1300
+
+
+def test_a_pause_is_over_soon_after_the_path_is_back() -> None:
+    links = both_ways(delay=0.02, rate=1.25e6, queue=60_000)
+    pair = Pair(*links)
+    pair.there.open(1)
+    for _ in range(100):
+        pair.there.send(1, 16_384)
+    pair.turn()
+    pair.bed.run(0.5)
+    for link in links:
+        link.loss = 1.0
+    pair.bed.run(8)
+    before = pair.there.received
+    for link in links:
+        link.loss = 0.0
+    # It was sent again after 1, 3, 7 and 15 s at the latest.
+    assert pair.bed.run(8, lambda: pair.there.received > before)
+    pair.all_arrives(5)
+
+
+def test_a_slow_receiver_is_not_flooded_and_goes_on_at_once() -> None:
+    pair = Pair(*both_ways(delay=0.02))
+    there, receiver = pair.there, pair.two.association
+    there.open(1)
+    held = 0
+    take = pair.two.take_message
+
+    def hold(stream: int, kind: int, data: bytes) -> None:
+        nonlocal held
+        take(stream, kind, data)
+        held += len(data)
+        receiver.hold(len(data))
+
+    pair.two.take_message = hold
+    for _ in range(MESSAGES):
+        there.send(1, 16_384)
+    pair.turn()
+    pair.bed.run(20)
+    stalled = there.received
+    assert 0 < stalled < MESSAGES * 16_384
+    packets = pair.one.packets
+    pair.bed.run(300)
+    assert there.received <= stalled + 16_384
+    assert pair.one.packets - packets < 120, "a closed window is probed now and then, not all the time"
+    began = pair.bed.now
+    pair.two.take_message = take
+    receiver.release(held)
+    pair.turn()
+    assert pair.bed.run(1, lambda: there.received > stalled + 50_000), "it was not told that there is room"
+    assert pair.bed.now - began < 0.2
+    pair.all_arrives(20)
+
+
+def test_datagrams_are_given_up_and_the_stream_beside_them_goes_on() -> None:
+    pair = Pair(*both_ways(delay=0.02, loss=0.3), seed=5)
+    pair.there.open(1, Promise(ordered=False, most_sends=1))
+    pair.there.open(2)
+    for number in range(500):
+        pair.there.send(1, 300)
+        if number % 10 == 0:
+            pair.there.send(2, 3000)
+        pair.turn()
+        pair.bed.run(0.01)
+    pair.all_arrives(120)
+    arrived = len(pair.there.streams[1].delays)
+    assert 250 < arrived < 450
+    pair.is_calm()
+
+
+def test_datagrams_that_are_given_up_do_not_add_up() -> None:
+    """More of them are lost in a round trip than one."""
+    pair = Pair(Link(delay=0.05, loss=0.05), Link(delay=0.05), seed=1)
+    pair.there.open(1, Promise(ordered=False, most_sends=1))
+    for _ in range(3000):
+        pair.there.send(1, 300)
+        pair.turn()
+        pair.bed.run(0.001)
+    pair.bed.run(1.5)
+    assert pair.one.association.kept == 0
+    assert pair.two.association.kept == 0
+    # Not more, as such losses count as congestion.
+    assert len(pair.there.streams[1].delays) > 1500
