@@ -26,6 +26,7 @@ from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.relay.udp.flows import FlowTable
+from rtunnel.rtc.aiortc.addresses import AddressWatch
 from rtunnel.rtc.forwards import Forwards
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
@@ -45,6 +46,8 @@ from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Extension, S
 KNOCK = 1.0
 #: How many seconds the host has to answer an offer.
 ANSWER_TIMEOUT = 10.0
+#: How many seconds after the signaling server could not pass it on an offer for another path is made again.
+OFFER_AGAIN = 0.25
 
 #: Why a host refuses a connection, by the code of its reset.
 _REFUSALS = {
@@ -58,6 +61,7 @@ _REFUSALS = {
 class ClientPeer(Peer):
     """The peer connection to the host."""
 
+    kind = "host"
     peer_extension: Extension | None = None
     is_answered = False
 
@@ -66,7 +70,7 @@ class ClientPeer(Peer):
             client.reactor,
             client.settings,
             name,
-            client.signaling.send,
+            client.signaling,
             client.peer_ended,
             client.stream_ended,
             client.log_limiter,
@@ -74,6 +78,25 @@ class ClientPeer(Peer):
             client.history,
         )
         self._client = client
+        #: The ID under which the host knows us.
+        self._identity = client.signaling.identity
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether the host would answer another offer on this connection, and not take it for a new one."""
+        extension = self.peer_extension
+        is_known = self._identity == self._client.signaling.identity
+        return self.is_connected and is_known and extension is not None and extension.ice_restart
+
+    def restart(self) -> None:
+        """Look for another path, or go on with it, if that is needed and possible."""
+        if self.may_restart and self.connection.wants_restart:
+            self.connection.restart()
+
+    def path_silent(self) -> None:
+        """See :class:`Peer`."""
+        super().path_silent()
+        self.restart()
 
     def take_answer(self, payload: object) -> None:
         """Accept the host's answer to our offer.
@@ -83,8 +106,9 @@ class ClientPeer(Peer):
         """
         description = read_description(ANSWER, payload)
         self.connection.take_answer(description.sdp)
-        self.peer_extension = description.extension
-        self.is_answered = True
+        if not self.is_answered:
+            self.peer_extension = description.extension
+            self.is_answered = True
 
     def connected(self) -> None:
         """See :class:`Peer`."""
@@ -126,6 +150,8 @@ class RtcClient(DrainingService):
         self._backoff = Backoff(settings.signal.reconnect_min, settings.signal.reconnect_max)
         self._retry: IDelayedCall | None = None
         self._last_attempt = float("-inf")
+        self._offer_again: IDelayedCall | None = None
+        self._addresses = AddressWatch()
         self._said = ""
         #: Local connections that wait for the host: until when, and for which service.
         self._waiting: deque[tuple[float, SocketEnd, str]] = deque()
@@ -141,7 +167,13 @@ class RtcClient(DrainingService):
         self._backoff = Backoff(shortest, longest)
 
     def _watch(self) -> None:
-        do_all([self._watch_peer, self._watch_waiting, self.log_limiter.tick])
+        do_all([self._look, self._watch_peer, self._watch_waiting, self.log_limiter.tick])
+
+    def _look(self) -> None:
+        if self._addresses.look():
+            self.signaling.addresses_changed(self._addresses.addresses)
+            if self._peer is not None:
+                self._peer.connection.addresses_changed(self._addresses.addresses)
 
     def _watch_peer(self) -> None:
         peer = self._peer
@@ -150,6 +182,7 @@ class RtcClient(DrainingService):
             self._connect()
             return
         peer.tick()
+        peer.restart()
         if not peer.is_answered and self.reactor.seconds() - self._last_attempt >= ANSWER_TIMEOUT:
             peer.give_up(f"no answer within {ANSWER_TIMEOUT:.0f} s")
 
@@ -276,12 +309,15 @@ class RtcClient(DrainingService):
     def signaling_up(self) -> None:
         """See :class:`ISignalUser`."""
         self._connect()
+        if self._peer is not None:
+            self._peer.restart()
 
     def signaling_down(self, reason: str) -> None:
         """Give up an offer without an answer, since it may be lost. An established connection stays."""
-        # If our address has changed, the server still has the old connection, and we would have to wait for our old ID.
-        self.signaling.identity = str(uuid.uuid4())
         peer = self._peer
+        if peer is None or not peer.may_restart or self.signaling.is_reference:
+            # The server may still have the old connection, and we would have to wait for our old ID.
+            self.signaling.identity = str(uuid.uuid4())
         if peer is not None and not peer.is_answered:
             peer.give_up("signaling is lost")
 
@@ -298,6 +334,9 @@ class RtcClient(DrainingService):
                 peer.take_candidate(signal.payload)
             elif signal.type == ERROR and not peer.is_connected:
                 peer.give_up(clean_text(str(signal.payload)))
+            elif signal.type == ERROR and (self._offer_again is None or not self._offer_again.active()):
+                # The host may have come back to the server just now.
+                self._offer_again = self.reactor.callLater(OFFER_AGAIN, peer.restart)
         except (BadSignal, BadDescription) as error:
             self.log_limiter.warn(
                 "host '{id}' sent an unusable message: {error}", id=self.settings.id, error=str(error)
@@ -310,8 +349,9 @@ class RtcClient(DrainingService):
     async def refuse_visitors(self) -> None:
         """Close the local ports and the connections that wait for the host. UDP flows continue."""
         self._is_draining = True
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        for call in (self._retry, self._offer_again):
+            if call is not None and call.active():
+                call.cancel()
         await self.forwards.close()
         waiting, self._waiting = self._waiting, deque()
         for _, end, _ in waiting:

@@ -23,10 +23,10 @@ from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import descriptor_limit
-from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, local_addresses
-from rtunnel.rtc.aiortc.channel import Channel
+from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, AddressWatch, local_addresses
 from rtunnel.rtc.aiortc.dtls import SharedCertificate
 from rtunnel.rtc.aiortc.sdp import read_description as read_session
+from rtunnel.rtc.channels.channel import Channel
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.offered import Service, are_dialled_alike, services_of
 from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
@@ -42,6 +42,7 @@ from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
+from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
@@ -59,6 +60,10 @@ CONTROL = "rtunnel-control"
 #: How many clients' candidates are kept before their offer comes, and how many candidates are kept for each client.
 EARLY_CLIENTS = 64
 EARLY_CANDIDATES = 32
+#: How many offers of a client that is connected are answered in a second, and at once. A client makes one that is not
+#: answered again once a second.
+RESTARTS_PER_SECOND = 1.0
+RESTARTS_AT_ONCE = 8
 
 
 class HostPeer(Peer):
@@ -68,6 +73,7 @@ class HostPeer(Peer):
     """
 
     log = Logger()
+    kind = "client"
 
     def __init__(self, host: RtcHost, offer: Offer) -> None:
         name = offer.sender
@@ -75,7 +81,7 @@ class HostPeer(Peer):
             host.reactor,
             host.settings,
             name,
-            host.signaling.send,
+            host.signaling,
             host.peer_ended,
             host.stream_ended,
             host.log_limiter,
@@ -84,6 +90,7 @@ class HostPeer(Peer):
             host.certificate.for_connection(),
         )
         self.since = host.reactor.seconds()
+        self._restarts = TokenBucket(RESTARTS_PER_SECOND, RESTARTS_AT_ONCE, self.since)
         self._host = host
         self._peer_extension = offer.description.extension
         self._streams = self.use_streams(self._peer_extension)
@@ -106,6 +113,11 @@ class HostPeer(Peer):
     def extension(self) -> Extension | None:
         """The extension that our description announces; None for a client that speaks the reference protocol."""
         return super().extension if self._peer_extension is not None else None
+
+    def take_other_offer(self, sdp: str) -> None:
+        """Answer a further offer of this connection: the client looks for another path."""
+        if self._restarts.take(self._host.reactor.seconds()):
+            self.connection.take_offer(sdp)
 
     def connected(self) -> None:
         """See :class:`Peer`."""
@@ -193,6 +205,7 @@ class RtcHost(DrainingService):
         self._early: OrderedDict[str, list[Candidate]] = OrderedDict()
         self._turns = Turns(reactor, self._make_place, self._answer)
         self._places = MAX_CONNECTING
+        self._addresses = AddressWatch()
         self.certificate = SharedCertificate()
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
@@ -214,7 +227,11 @@ class RtcHost(DrainingService):
 
     def _watch(self) -> None:
         # What SCTP keeps is not announced; it comes slowly enough for a look each second.
-        do_all([*(peer.tick for peer in self._peers.values()), self.memory.look, self.log_limiter.tick])
+        do_all([*(peer.tick for peer in self._peers.values()), self._look, self.memory.look, self.log_limiter.tick])
+
+    def _look(self) -> None:
+        if self._addresses.look():
+            self.signaling.addresses_changed(self._addresses.addresses)
 
     @property
     def peers(self) -> Collection[HostPeer]:
@@ -260,6 +277,10 @@ class RtcHost(DrainingService):
         if self.is_draining or not signal.sender_id:
             return
         description = read_description(OFFER, signal.payload)
+        peer = self._peers.get(signal.sender_id)
+        if peer is not None and peer.connection.continues(description.sdp):
+            peer.take_other_offer(description.sdp)
+            return
         read_session(description.sdp)
         if not self.has_room(signal.sender_id):
             return

@@ -10,6 +10,8 @@ Deferred.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from zope.interface import Attribute, Interface
 
 from rtunnel.rtc.traffic import Traffic
@@ -89,11 +91,28 @@ class IPeerConnection(Interface):
         "description; empty before that."
     )
 
+    wants_restart: bool = Attribute("The path has failed, and the peer has not answered an offer for another one yet.")
+
     def offer() -> None:
         """Make an offer. :meth:`IPeerConnectionUser.description_ready` follows."""
 
+    def restart() -> None:
+        """Look for another path (ICE restart): make an offer. Streams and flows go on. Called again while there is no
+        answer, it makes the offer again; otherwise a restart that is under way goes on."""
+
+    def continues(sdp: str) -> bool:
+        """Return whether an offer is about this connection, which is established, and not about a new one: it has the
+        same fingerprints, and the same session number.
+
+        :raises rtunnel.errors.BadDescription: see :meth:`take_offer`.
+        """
+
+    def addresses_changed(addresses: Collection[str]) -> None:
+        """Take note of the addresses that this machine has now."""
+
     def take_offer(sdp: str) -> None:
-        """Answer an offer. :meth:`IPeerConnectionUser.description_ready` follows.
+        """Answer an offer: the first one, or one that continues this connection.
+        :meth:`IPeerConnectionUser.description_ready` follows.
 
         :raises rtunnel.errors.BadDescription: this is not SDP, has media or no data channel, or lacks what ICE and
             DTLS need.
@@ -136,6 +155,15 @@ class IPeerConnectionUser(Interface):
 
     def connected() -> None:
         """Take note that channels can be used."""
+
+    def path_doubtful() -> None:
+        """Take note that an answer of the peer is late. This may mean nothing."""
+
+    def path_silent() -> None:
+        """Take note that the path has failed. Without another one, the connection is lost in some seconds."""
+
+    def path_changed() -> None:
+        """Take note that another path is in use."""
 
     def channel_arrived(channel: object) -> None:
         """Take an :class:`IChannel` that the other end opened. Give it a user, or close it."""

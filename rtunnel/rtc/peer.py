@@ -18,11 +18,12 @@ from zope.interface import implementer
 
 from rtunnel.errors import Code
 from rtunnel.relay.udp.flows import Flow
-from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.dtls import Certificate
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
+from rtunnel.rtc.channels.channel import Channel
 from rtunnel.rtc.interfaces import IPeerConnectionUser
 from rtunnel.rtc.settings import EndSettings
+from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.rtc.traffic import History, Lately
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -48,7 +49,7 @@ class Peer:
     """One attempt to connect to one peer, and the connection that results.
 
     :param name: the peer's ID.
-    :param send: sends it a message through the signaling server; returns False if that is not possible now.
+    :param signaling: leads to it.
     :param on_end: called with this peer and the reason when it is lost; not after :meth:`close`.
     :param stream_ended: called whenever a stream is over.
     :param log_limiter: for log lines that peers can cause.
@@ -61,13 +62,15 @@ class Peer:
     """
 
     log = Logger()
+    #: What the peer is, for log lines.
+    kind = ""
 
     def __init__(
         self,
         reactor: Any,
         settings: EndSettings,
         name: str,
-        send: Callable[[Signal], bool],
+        signaling: SignalLink,
         on_end: Callable[[Any, str], None],
         stream_ended: Callable[[], None],
         log_limiter: LogLimiter,
@@ -83,7 +86,7 @@ class Peer:
         self.memory = memory
         self._history = history
         self.was_connected = self._is_over = False
-        self._send = send
+        self._signaling = signaling
         self._on_end = on_end
         self._stream_ended = stream_ended
         self._log_limiter = log_limiter
@@ -91,13 +94,18 @@ class Peer:
         self._dropped = 0
         # At each end, as many channels may be closing as are in use.
         channels = 2 * (settings.limits.max_streams + settings.max_flows) + SPARE_CHANNELS
-        self.connection = PeerConnection(settings.ice, self, channels, log_limiter, certificate)
-        self.lately = Lately(self.connection.traffic)
+        self.connection = connection = PeerConnection(settings.ice, self, channels, log_limiter, certificate)
+        self.lately = Lately(lambda: connection.traffic)
+
+    @property
+    def title(self) -> str:
+        """What to call the peer in a log line."""
+        return f"{self.kind} '{clean_text(self.name)}'"
 
     @property
     def extension(self) -> Extension | None:
         """The extension that our description announces."""
-        return Extension(self.settings.limits.initial_credit)
+        return Extension(self.settings.limits.initial_credit, ice_restart=True)
 
     def take_candidate(self, payload: object) -> None:
         """Add the candidate of a candidate message.
@@ -166,18 +174,40 @@ class Peer:
     def description_ready(self, kind: str, sdp: str) -> None:
         """Send our description to the peer."""
         payload = description_payload(kind, Description(sdp, self.extension))
-        if not self._send(Signal(kind, payload, self.name)):
+        if not self._signaling.send(Signal(kind, payload, self.name)) and not self.is_connected:
             self.give_up("signaling is lost")
 
     def candidate_found(self, candidate: object) -> None:
         """Send our candidate to the peer. If signaling is down, the peer must make do with those that it has."""
         if isinstance(candidate, Candidate):
-            self._send(Signal(CANDIDATE, candidate_payload(candidate), self.name))
+            self._signaling.send(Signal(CANDIDATE, candidate_payload(candidate), self.name))
 
     def connected(self) -> None:
         """Note that channels can be used."""
         self.is_connected = self.was_connected = True
         self._history.connected[self.connection.path.partition(",")[0]] += 1
+
+    def path_doubtful(self) -> None:
+        """Find out whether signaling works, which another path would need."""
+        self._signaling.prove()
+
+    def path_silent(self) -> None:
+        """Make sure that there is signaling: the other end, or this one, needs it for another path."""
+        self._log_limiter.info(
+            "the path to {title} no longer works",
+            title=self.title,
+            peer=self.connection.heard_from,
+        )
+        self._signaling.must_be_proved()
+
+    def path_changed(self) -> None:
+        """Log the path that is in use now."""
+        self._log_limiter.info(
+            "the path to {title} has changed: {path}",
+            title=self.title,
+            path=self.connection.path,
+            peer=self.connection.heard_from,
+        )
 
     def channel_arrived(self, channel: object) -> None:
         """Close a channel that the peer opened: only a host offers services."""

@@ -6,6 +6,7 @@ SCTP sends one chunk of data in each packet, so packets here are chunks.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
 #: How many calls of :meth:`Lately.tick` lie between two looks, so that a share is that of one to two times as long.
@@ -42,9 +43,12 @@ class Traffic:
 
 
 class Lately:
-    """How much was lost in the last 15 to 30 s, if it is looked at every second."""
+    """How much was lost in the last 15 to 30 s, if it is looked at every second.
 
-    def __init__(self, traffic: Traffic) -> None:
+    :param traffic: returns what has passed until now.
+    """
+
+    def __init__(self, traffic: Callable[[], Traffic]) -> None:
         self._traffic = traffic
         self._before, self._mark = Traffic(), Traffic()
         self._ticks = 0
@@ -53,18 +57,18 @@ class Lately:
         """Call this once a second."""
         self._ticks += 1
         if self._ticks % EVERY == 0:
-            self._before, self._mark = self._mark, self._traffic + Traffic()
+            self._before, self._mark = self._mark, self._traffic() + Traffic()
 
     @property
     def lost(self) -> float | None:
         """Which share of the packets that were sent was lost, 0 to 1; None: none was sent."""
-        now, then = self._traffic, self._before
+        now, then = self._traffic(), self._before
         return _share(now.packets_lost - then.packets_lost, now.packets_sent - then.packets_sent)
 
     @property
     def missed(self) -> float | None:
         """The same for packets that were received."""
-        now, then = self._traffic, self._before
+        now, then = self._traffic(), self._before
         return _share(now.packets_missed - then.packets_missed, now.packets_received - then.packets_received)
 
 

@@ -80,12 +80,13 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def browse(site: Site, ends: Ends, twistd: Twistds) -> Iterator[Callable[..., dict[str, Any]]]:
-    """``browse("/a", "/b", flags=[])``: what the page reports that gets these through the tunnel."""
+    """``browse("/a", "/b", flags=[], restart=1)``: what the page reports that gets these through the tunnel."""
     # With a short name, as the browser makes sockets in it; and what it writes at its very end is no matter.
     with TemporaryDirectory(ignore_cleanup_errors=True) as directory:
 
-        def browse(*paths: str, flags: Sequence[str] = ()) -> dict[str, Any]:
-            query = urlencode([("signal", ends.signal), ("id", ID), *(("get", path) for path in paths)])
+        def browse(*paths: str, flags: Sequence[str] = (), restart: int = 0) -> dict[str, Any]:
+            wanted = [("get", path) for path in paths]
+            query = urlencode([("signal", ends.signal), ("id", ID), ("restart", str(restart)), *wanted])
             argv = [need("chromium"), *CHROMIUM, *flags, f"--user-data-dir={directory}/profile"]
             browser = twistd.program(*argv, f"{site.origin}/?{query}", env={"TMPDIR": directory})
             report = site.reports.get(timeout=PATIENCE)
@@ -114,6 +115,17 @@ def test_a_page_fetches_pages_through_our_host(ends: Ends, nginx: Nginx, browse:
         {"status": "HTTP/1.1 200 OK", "length": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for content in contents.values()
     ]
+
+
+def test_a_page_restarts_ice(ends: Ends, nginx: Nginx, browse: Browse) -> None:
+    content = random.Random(2).randbytes(20_000_000)
+    nginx.put("b.bin", content)
+    ends.start_signaling()
+    host = ends.start_host("ours", nginx.address)
+    report = browse("/b.bin", restart=1)
+    assert [page["sha256"] for page in report["pages"]] == [hashlib.sha256(content).hexdigest()]
+    found = host.wait_for(r"the path to client '(\S+)' has changed: direct, ")
+    assert f"client {found[1]} lost" not in host.output[: found.start()]
 
 
 def test_an_origin_that_is_allowed(ends: Ends, nginx: Nginx, site: Site, browse: Browse) -> None:

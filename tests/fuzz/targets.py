@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +11,6 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from aiortc import rtcsctptransport
-from google_crc32c import value as crc32c
 
 from rtunnel.access.rights import read_clients
 from rtunnel.access.rules import read_rules, rules_as_json
@@ -27,7 +23,6 @@ from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.pki import bundle
 from rtunnel.relay.proxy_header import BadHeader, ProxyHeader
 from rtunnel.rtc.aiortc import mdns, sdp
-from rtunnel.rtc.aiortc.inbound import parameters_are_sound
 from rtunnel.wire import messages
 from rtunnel.wire.data.keys import ClientAgreement, answer, read_plain_keys
 from rtunnel.wire.data.records import decode_opening, decode_reason
@@ -40,6 +35,7 @@ from rtunnel.wire.tunnel_request import decode_init
 from rtunnel.wire.web.client_hello import MOST, BadHello, HelloReader
 from rtunnel.wire.web.heads import Problem, RequestHead, ResponseHead, write_response
 from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
+from tests.fuzz.sctp import against_association, against_channels
 from tests.wire.data.ends import End, sealed, seals, survives
 from tests.wire.datagrams.ends import AWAY, HOME, ID, SERVER, STRANGER, Peer, open_server
 from tests.wire.test_link_fuzz import MAKERS, live
@@ -192,14 +188,18 @@ def candidate(data: bytes) -> None:
     assert found.component == 1
 
 
-def sctp_packet(data: bytes) -> None:
-    """An SCTP packet that our guard lets pass to aiortc's parser. Its checksum is put right."""
-    packet = data[:8] + bytes(4) + data[12:]
-    packet = data[:8] + struct.pack("<L", crc32c(packet)) + data[12:]
-    if parameters_are_sound(packet):
-        # Whatever it raises ends the association.
-        with suppress(Exception):
-            rtcsctptransport.parse_packet(packet)
+def association(data: bytes) -> None:
+    """Packets of a peer whose SCTP association is up, and what this end sends. The first byte says whether messages
+    are interleaved; steps follow, each with its kind, its length, and what they say.
+    """
+    against_association(data)
+
+
+def data_channels(data: bytes) -> None:
+    """The same, with data channels on the association."""
+    # In a thread of its own, as this one may have a running loop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, against_channels(data)).result()
 
 
 def channel(data: bytes) -> None:
@@ -377,7 +377,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         signal,
         description,
         candidate,
-        sctp_packet,
+        association,
+        data_channels,
         channel,
         config,
         clients,

@@ -6,17 +6,15 @@ import random
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 import pytest_twisted
-from aiortc.rtcsctptransport import HeartbeatChunk
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.client import RtcClient
+from rtunnel.wire.sctp.chunks import ABORT, UNORDERED
 from tests.hostile.harness import LOOPBACK, Honest, gauge
 from tests.leftovers import TestLog
 from tests.process import rtc
@@ -24,8 +22,8 @@ from tests.process.harness import Process
 from tests.process.rtc import RtcTunnel
 from tests.reverse.net import reactor, turns, until
 from tests.rtc import world
-from tests.rtc.aiortc.sctp_parts import BINARY, FIRST, LAST, UNORDERED, Hostile, forward, packed
 from tests.rtc.world import World
+from tests.wire.sctp.by_hand import BINARY, HEARTBEAT, WHOLE, Speaker, kinds, packed
 
 COST = 3e-6
 """Seconds of processor time that the host may take for a byte of an attacker, five times what was seen."""
@@ -51,7 +49,16 @@ class Attacker:
         assert client._peer is not None
         assert isinstance(client._peer.connection, PeerConnection)
         self._connection = connection = client._peer.connection
-        self.peer = Hostile(cast(Any, SimpleNamespace(one=connection._sctp, two=None, users=(None, None))))
+        association = connection._channels._association
+        assert association is not None
+        assert association._halves is not None
+        assert connection._path is not None
+        self._path = connection._path
+        self._is_cut_off = False
+        # The association says and hears nothing from now on: it knows nothing of what the attacker sends.
+        self._path._received = self._hear
+        tsn = association._halves.transmitter.sending._next_tsn
+        self.peer = Speaker(association._envelope, tsn, association.interleaved)
         selected = connection._ice.selected
         assert selected is not None
         self.where = selected.remote_addr
@@ -59,12 +66,15 @@ class Attacker:
 
     @property
     def is_connected(self) -> bool:
-        return self._connection._sctp._up and not self._connection._sctp._over
+        return self._path._is_open and not self._is_cut_off
+
+    def _hear(self, packets: list[bytes]) -> None:
+        self._is_cut_off |= any(ABORT in kinds(packet) for packet in packets)
 
     async def put(self, bodies: Sequence[bytes]) -> None:
         """Send packets of these chunks, slowly enough that none is lost on the way."""
         for number, body in enumerate(bodies):
-            await self.peer.put_raw(body)
+            self._path.send([self.peer.packet(body)])
             self.bytes += len(body)
             if not number % 20:
                 await turns(1)
@@ -103,23 +113,22 @@ async def test_a_connected_peer_that_sends_chunks_of_every_bad_kind(
         peer = attacker.peer
         with honest.rests(), gauge(tunnel.host) as used:
             # Messages that are never complete, and whole ones behind them.
-            flags = [UNORDERED] * 1500 + [UNORDERED | FIRST | LAST] * 1500
+            flags = [UNORDERED] * 1500 + [UNORDERED | WHOLE] * 1500
             await attacker.put(packed((peer.data(4, BINARY, b"x", one) for one in flags), 50))
             # Many streams, each with a message, and then what goes through all streams.
             await attacker.put(packed((peer.data(stream, BINARY, b"x") for stream in range(2000)), 50))
-            first, peer.end._local_tsn = peer.end._local_tsn, peer.end._local_tsn + 3000
-            await attacker.put(packed((forward(first + number) for number in range(3000)), 50))
+            first, peer.tsn = peer.tsn, peer.tsn + 3000
+            await attacker.put(packed((peer.forward(first + number) for number in range(3000)), 50))
             # A thousand gaps.
-            first = peer.end._local_tsn
+            first = peer.tsn
             order = random.Random(1).sample(range(1, 2000, 2), 1000)
             await attacker.put(
-                packed((peer.data(4, BINARY, b"x", tsn=(first + one) % 2**32) for one in order), 50),
+                packed((peer.data(4, BINARY, b"x", tsn=first + one) for one in order), 50),
             )
             # Far ahead, and the numbers that none should have.
-            far = (peer.data(4, BINARY, b"x", tsn=(first + 2**30 + one) % 2**32) for one in range(1000))
+            far = (peer.data(4, BINARY, b"x", tsn=first + 2**30 + one) for one in range(1000))
             await attacker.put(packed(far, 50))
-            heartbeat = HeartbeatChunk(body=struct.pack("!HH", 1, 8) + b"1234")
-            await attacker.put(packed([heartbeat] * 5000, 90))
+            await attacker.put(packed([HEARTBEAT] * 5000, 90))
             await rest(tunnel.host)
         honest.go_on()
         assert attacker.is_connected

@@ -227,6 +227,15 @@ class Nat(Namespace):
         self.address = address
         self._take_address()
 
+    def move_machine(self, machine: Namespace, last: int) -> None:
+        """Give a machine another address at home, as when it leaves one access point for another."""
+        number = self._machines.index(machine)
+        machine.ip(
+            f"addr del {self._net}.{number + 10}/24 dev eth0",
+            f"addr add {self._net}.{last}/24 dev eth0",
+            f"route add default via {self._net}.1",
+        )
+
     def close(self) -> None:
         for machine in self._machines:
             machine.close()
@@ -259,6 +268,25 @@ class Lab:
             *(need("iptables"), "-A", "FORWARD", "-p", "udp"),
             *("-m", "statistic", "--mode", "random", "--probability", f"{percent / 100}", "-j", "DROP"),
         )
+
+    def lose_resets(self) -> None:
+        """Tell nobody that a TCP connection is unknown, as many routers do: it is lost without a word."""
+        self.wan.run(need("iptables"), "-I", "FORWARD", "-p", "tcp", "--tcp-flags", "RST", "RST", "-j", "DROP")
+
+    def part(self) -> None:
+        """Let no datagram pass between the two homes: they reach the servers only."""
+        self.wan.run(
+            *(need("iptables"), "-I", "FORWARD", "-p", "udp"),
+            *("-s", self.nat1.address, "-d", self.nat2.address, "-j", "DROP"),
+        )
+        self.wan.run(
+            *(need("iptables"), "-I", "FORWARD", "-p", "udp"),
+            *("-s", self.nat2.address, "-d", self.nat1.address, "-j", "DROP"),
+        )
+
+    def join(self) -> None:
+        """Let datagrams pass again."""
+        self.wan.run(need("iptables"), "-F", "FORWARD")
 
     def start_turn(self, twistd: Twistds, *credentials: str) -> Process:
         """A STUN and TURN server at both addresses of ``servers``, on :data:`STUN_PORT`, for UDP and TCP.

@@ -7,7 +7,7 @@ reactor's turns after :meth:`FakeNetwork.run`. For streams alone there is :func:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -116,6 +116,18 @@ class FakeConnection:
     @property
     def round_trip(self) -> float:
         return self.network.round_trip
+
+    # Its path never fails.
+    wants_restart = False
+
+    def restart(self) -> None:
+        pass
+
+    def continues(self, sdp: str) -> bool:
+        return False
+
+    def addresses_changed(self, addresses: Collection[str]) -> None:
+        pass
 
     # Being connected
 
@@ -311,6 +323,15 @@ class FakePeer:
 
     def connected(self) -> None:
         self.told.append(("connected",))
+
+    def path_doubtful(self) -> None:
+        pass
+
+    def path_silent(self) -> None:
+        self.told.append(("silent",))
+
+    def path_changed(self) -> None:
+        self.told.append(("path",))
 
     def channel_arrived(self, channel: object) -> None:
         self.arrived.append(channel)

@@ -10,6 +10,7 @@ import pytest_twisted
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.settings import IceSettings
 from rtunnel.rtc.streams import ChannelStreams
+from rtunnel.wire.sctp.events import AssociationLimits
 from rtunnel.wire.webrtc.signaling import Extension
 from tests.plenty import plenty
 from tests.relay.stream_contract import End, StreamContract
@@ -88,7 +89,7 @@ async def test_a_slow_reader_shuts_the_window_of_a_reference_peer() -> None:
     pair = RealPair(reference=True)
     await pair.connect()
     one, two = await pair.open()
-    total, sent = 4_000_000, 0
+    total, sent = 16_000_000, 0
 
     def feed() -> None:
         nonlocal sent
@@ -109,7 +110,8 @@ async def test_a_slow_reader_shuts_the_window_of_a_reference_peer() -> None:
     while len(two.received) != seen:
         seen = len(two.received)
         await turns(100)
-    assert seen < 2_000_000
+    # The window, and a message that it cannot hold any more.
+    assert seen < AssociationLimits().interleaved_window + 500_000
     two.read()
     await until(lambda: two.told)
     assert (len(two.received), two.told) == (total, ["closed"])

@@ -10,7 +10,8 @@ import pytest_twisted
 
 from rtunnel.addresses import DialAddress
 from rtunnel.rtc import client as client_module
-from rtunnel.rtc.aiortc import checks, ice, peer_connection
+from rtunnel.rtc.aiortc import checks, peer_connection
+from rtunnel.rtc.aiortc.sessions import consent
 from rtunnel.rtc.settings import ForwardSettings, ServiceSettings
 from rtunnel.wire.limits import ChannelLimits
 from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, OFFER, Candidate, Signal, candidate_payload
@@ -172,7 +173,7 @@ async def test_a_host_that_goes_and_comes_back(rtc: World) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_falls_silent(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ice, "DEAD_AFTER", 1)
+    monkeypatch.setattr(consent, "DEAD_AFTER", 1)
     server, service = rtc.signal(), await rtc.echo()
     host = rtc.host(server, service.port)
     client = rtc.client(server)
@@ -270,7 +271,7 @@ async def test_channels_that_a_host_opens_are_closed(rtc: World) -> None:
     for user in users:
         peer.connection.open_channel("tcp-back", "").use(user)
     await until(lambda: all(user.told[-1:] == ["closed"] for user in users), "all to be closed")
-    await until(lambda: client._peer is not None and not client._peer.connection._sctp._data_channels, "none left")
+    await until(lambda: client._peer is not None and not client._peer.connection._channels._channels, "none left")
 
 
 @pytest_twisted.ensureDeferred

@@ -64,12 +64,15 @@ async def test_many_connections_one_after_the_other_leave_nothing(rtc: World) ->
     peer, other = client._peer, next(iter(host._peers.values()))
     assert peer is not None
     for one in (peer, other):
-        sctp = one.connection._sctp
-        await until(partial(is_empty, sctp._data_channels), "no channel to be left")
+        channels = one.connection._channels
+        await until(partial(is_empty, channels._channels), "no channel to be left")
         assert one.streams is not None
         assert not len(one.streams)
-        assert not sctp._inbound_streams
-        assert not sctp._outbound_stream_seq
+        association = channels._association
+        assert association is not None
+        assert association._halves is not None
+        await until(partial(is_empty, association._halves.inbound._reassembly._streams), "no stream to be left")
+        assert not association._scheduler._numbers
         assert one.connection.buffered == 0
     assert attempts(rtc) == 0
 

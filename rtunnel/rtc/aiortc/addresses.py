@@ -94,6 +94,25 @@ def broadcast_addresses() -> set[str]:
     return found
 
 
+class AddressWatch:
+    """Tells when this machine gets another address, or loses one.
+
+    :ivar addresses: all that it has, loopback addresses too.
+    """
+
+    def __init__(self) -> None:
+        self.addresses = _addresses()
+
+    def look(self) -> bool:
+        """Return whether the addresses are others than at the last look."""
+        before, self.addresses = self.addresses, _addresses()
+        return self.addresses != before
+
+
+def _addresses() -> frozenset[str]:
+    return frozenset(text for _, text in _all_addresses())
+
+
 def _all_addresses() -> Iterator[tuple[str, str]]:
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:

@@ -28,6 +28,7 @@ from twisted.internet.address import IPv4Address
 from rtunnel.relay.sockets import address_prefix
 from rtunnel.rtc.aiortc.addresses import broadcast_addresses, why_unusable
 from rtunnel.rtc.aiortc.sdp import UnusableCandidate
+from rtunnel.rtc.aiortc.udp_socket import ITakesRecords
 
 #: Seconds from one check to the next (RFC 8445, section 14.2).
 CHECK_EVERY = 0.005
@@ -129,6 +130,8 @@ class PatientConnection(Connection):
 
     :ivar heard_from: where the peer's first check, or its first answer to one of ours, came from; empty before it. Only
         whoever has our description can send either. An IP address, or the /64 of one.
+    :ivar reader: what takes DTLS records; None until the handshake is over.
+    :ivar packets: how many packets of these have come.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -139,6 +142,8 @@ class PatientConnection(Connection):
         self._has_switched = False
         self._budget = CheckBudget()
         self.heard_from = ""
+        self.reader: ITakesRecords | None = None
+        self.packets = 0
         self._proved: set[tuple[Any, ...]] = set()
         #: What the username of the peer's checks begins with (RFC 8445, section 7.2.2).
         self.check_name = f"{self.local_username}:".encode()

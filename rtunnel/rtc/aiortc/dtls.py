@@ -8,11 +8,16 @@ aiortc also reads one record of each packet and leaves the others in memory, and
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from aiortc import RTCIceTransport
 from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsParameters, RTCDtlsTransport, State
 from OpenSSL import SSL
+
+#: The most that one record holds, in bytes (RFC 6347, section 4.1).
+MAX_RECORD = 2**14
 
 #: With ephemeral keys only. Those for RSA are for peers with an RSA certificate; ours is always ECDSA.
 CIPHER_SUITES = (
@@ -30,8 +35,6 @@ CIPHER_SUITES = (
     "ECDHE-RSA-AES256-SHA",
 )
 
-#: The most that one record holds, in bytes (RFC 6347, section 4.1).
-MAX_RECORD = 2**14
 
 _PERHAPS_1_3 = "it may speak DTLS 1.3 only, and this end speaks 1.2"
 _NOTHING_IN_COMMON = "it has no cipher suite of DTLS 1.2, or no kind of certificate, in common with this end"
@@ -113,6 +116,26 @@ class SharedCertificate:
 class DtlsTransport(RTCDtlsTransport):
     """A DTLS transport for data channels only."""
 
+    def __init__(self, transport: RTCIceTransport, certificates: list[RTCCertificate]) -> None:
+        super().__init__(transport, certificates)
+        self._handed_over: asyncio.Event | None = None
+
+    def hand_over(self) -> SSL.Connection:
+        """Return OpenSSL's connection, once its handshake is over. From now on the caller alone uses it.
+
+        The caller calls :meth:`ended` when the peer has ended it.
+        """
+        assert self.encrypted
+        assert self._ssl is not None
+        # aiortc's task goes on, but does nothing: at its end this transport is closed.
+        self._handed_over = asyncio.Event()
+        return self._ssl
+
+    def ended(self) -> None:
+        """Close this transport: the peer has closed the connection that was handed over."""
+        assert self._handed_over is not None
+        self._handed_over.set()
+
     def _setup_srtp(self) -> None:
         """Do nothing: there is no media, and a peer that has none either may not have agreed on SRTP."""
 
@@ -129,6 +152,9 @@ class DtlsTransport(RTCDtlsTransport):
 
         :raises ConnectionError: the peer has closed the connection, or has broken it.
         """
+        if self._handed_over is not None:
+            await self._handed_over.wait()
+            raise ConnectionError("DTLS is closed")
         connection = self._ssl
         if not self.encrypted or connection is None:
             await super()._recv_next()

@@ -3,8 +3,8 @@
 aioice gathers all candidates before it reports the first, uses one STUN and one TURN server, and takes 30 s to notice
 a dead peer. This agent reports host candidates at once and the others as they are found; it asks all servers; it
 offers only those addresses of the machine that the operator allows, and prefers that of the default route, so that a
-machine with many is reached at once; and it checks consent every second (RFC 7675), so that a peer is known to be dead
-after :data:`DEAD_AFTER`, whatever protocol runs on top.
+machine with many is reached at once; and it watches the path that it has found
+(:mod:`rtunnel.rtc.aiortc.sessions.consent`).
 
 Relayed paths are tried :data:`RELAY_WAIT` later than direct ones, because aioice takes the first path that works, not
 the best one.
@@ -15,27 +15,28 @@ from __future__ import annotations
 import asyncio
 import copy
 import ipaddress
-import random
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 from aioice import Candidate, TransportPolicy, turn
 from aioice.candidate import candidate_foundation, candidate_priority
-from aioice.ice import CandidatePair, StunProtocol, server_reflexive_candidate
-from aioice.stun import Class, Message, TransactionError
+from aioice.ice import StunProtocol, server_reflexive_candidate
+from aioice.stun import Message, TransactionError
 from aioice.turn import create_turn_endpoint
 from twisted.logger import Logger
 
 from rtunnel.relay.sockets import format_host_port
+from rtunnel.rtc.aiortc import udp_socket
 from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, NoAddress, local_addresses, show_interfaces
-from rtunnel.rtc.aiortc.checks import MAX_REMOTE_CANDIDATES, PatientConnection, explain_no_path, local_preference
+from rtunnel.rtc.aiortc.checks import MAX_REMOTE_CANDIDATES, explain_no_path, local_preference
 from rtunnel.rtc.aiortc.mdns import LocalNames, is_local_name
+from rtunnel.rtc.aiortc.port import Port
 from rtunnel.rtc.aiortc.sdp import UnusableCandidate, parse_candidate, show_candidate
+from rtunnel.rtc.aiortc.sessions.consent import WatchedConnection, is_relayed
 from rtunnel.rtc.aiortc.turn import explain, tls_context, turn_credentials
 from rtunnel.rtc.settings import IceSettings, TurnServer
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -44,55 +45,17 @@ from rtunnel.wire.messages import clean_text
 # aioice renews TURN channels by the time of day, which may be set back.
 vars(turn)["time"] = SimpleNamespace(time=time.monotonic)
 
-#: Seconds without an answer after which the peer counts as dead, plus or minus a fifth.
-DEAD_AFTER = 7
 #: How many seconds direct paths get before relayed ones are tried.
 RELAY_WAIT = 1.0
 #: Seconds to wait for the answer of a STUN or TURN server.
 SERVER_TIMEOUT = 10.0
 #: How many sockets ask the STUN server, those of the default route first.
 MAX_REFLEXIVE = 8
-#: The size of the kernel's buffer in each direction, in bytes.
-SOCKET_BUFFER = 1024 * 1024
 #: How many packets are kept for DTLS, which reads none before there is a path.
 MAX_WAITING = 1024
-#: The largest packet that is looked at, in bytes. Those of WebRTC stacks fit into an Ethernet frame.
-MAX_PACKET = 2048
 
 
-class _Port(StunProtocol):
-    """A socket to which strangers may send anything, and from which a peer may want anything sent to strangers.
-
-    What is not the peer's is dropped before it is parsed.
-    """
-
-    receiver: IceAgent
-
-    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        """Tell STUN from DTLS by the first byte (RFC 7983). DTLS may come from proved addresses only."""
-        assert isinstance(data, bytes)
-        kind = data[0] if 0 < len(data) <= MAX_PACKET else 255
-        if 19 < kind < 64:
-            if self.receiver.is_proved(addr):
-                self.receiver.data_received(data, 1)
-        elif kind < 4 and self._is_expected(data):
-            with suppress(Exception):
-                # aioice's parser raises many kinds of exceptions.
-                super().datagram_received(data, addr)
-
-    def _is_expected(self, message: bytes) -> bool:
-        """Return whether it may be a check of the peer, which names us, or the answer to a request of ours."""
-        return message[8:20] in self.transactions or self.receiver.check_name in message
-
-    def send_stun(self, message: Message, addr: tuple[str, int]) -> None:
-        """Send it if it may be sent. Whoever gets a success response has sent an authenticated check."""
-        if message.message_class == Class.RESPONSE:
-            self.receiver.prove(addr)
-        if self.receiver.may_send(self, message, addr[0]):
-            super().send_stun(message, addr)
-
-
-class IceAgent(PatientConnection):
+class IceAgent(WatchedConnection):
     """One ICE session of one component.
 
     :param controlling: whether this end is the one that offered.
@@ -117,10 +80,8 @@ class IceAgent(PatientConnection):
         self._log_limiter = log_limiter
         self._checking = asyncio.Event()
         self._gathering: asyncio.Task[None] | None = None
-        self._asking: set[asyncio.Task[None]] = set()
         self._names = LocalNames([])
         self._unusable: Counter[str] = Counter()
-        self._silent = 0
         self.heard = False
 
     # Gathering
@@ -139,7 +100,7 @@ class IceAgent(PatientConnection):
                 most=MAX_ADDRESSES,
             )
         for rank, address in enumerate(addresses[:MAX_ADDRESSES]):
-            await self._bind(address, 65535 - rank)
+            self._bind(address, 65535 - rank)
         if not self._local_candidates and not self._settings.turn_servers:
             which = ", ".join(self._settings.interfaces)
             raise NoAddress(
@@ -152,19 +113,14 @@ class IceAgent(PatientConnection):
         self._gathering = asyncio.create_task(self._ask_servers(list(self._protocols)))
         return self.local_candidates
 
-    async def _bind(self, address: str, preference: int) -> None:
+    def _bind(self, address: str, preference: int) -> None:
+        protocol = Port(self)
         try:
-            transport, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: _Port(self), local_addr=(address, 0)
-            )
+            transport = udp_socket.bind(address, protocol)
         except OSError as error:
             self.log.debug("cannot use the address {address}: {error}", address=address, error=str(error))
             return
-        # Do this first, so that it is closed whatever happens next.
         self._protocols.append(protocol)
-        handle: Any = transport.get_extra_info("socket")
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         host, port, *_ = transport.get_extra_info("sockname")
         protocol.local_candidate = Candidate(
             foundation=candidate_foundation("host", "udp", host),
@@ -216,7 +172,7 @@ class IceAgent(PatientConnection):
         try:
             async with asyncio.timeout(SERVER_TIMEOUT):
                 transport, protocol = await create_turn_endpoint(
-                    lambda: _Port(self),
+                    lambda: Port(self),
                     server_addr=(server.host, server.port),
                     username=user,
                     password=password,
@@ -312,15 +268,21 @@ class IceAgent(PatientConnection):
             self.heard = True
             super().data_received(data, component)
 
-    @property
-    def why_no_path(self) -> str:
-        """See :func:`explain_no_path`."""
-        return explain_no_path(len(self._check_list), len(self._remote_candidates), self._unusable)
+    def take_waiting(self) -> list[bytes]:
+        """Return the packets that are kept, which nobody else gets then."""
+        waiting = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        return [entry[0] for entry in waiting if entry is not None]
 
     @property
-    def selected(self) -> CandidatePair | None:
-        """The candidate pair in use; None before there is one."""
-        return self._nominated.get(1)
+    def why_no_path(self) -> str:
+        """What to look at when there is no path; see :func:`explain_no_path`."""
+        look_at = (
+            "do both ends reach the TURN server?"
+            if self._settings.turn_servers
+            else "does UDP get out at both ends? otherwise a TURN server helps, see --turn-server"
+        )
+        why = explain_no_path(len(self._check_list), len(self._remote_candidates), self._unusable)
+        return why or f" ({look_at})"
 
     @property
     def path(self) -> str:
@@ -329,53 +291,22 @@ class IceAgent(PatientConnection):
         if pair is None:
             return ""
         local, remote = pair.local_candidate, pair.remote_candidate
-        kind = "relayed" if "relay" in (local.type, remote.type) else "direct"
+        kind = "relayed" if is_relayed(pair) else "direct"
         return f"{kind}, {show_candidate(local)} to {show_candidate(remote)}"
-
-    # Consent
-
-    @property
-    def peer_is_silent(self) -> bool:
-        """Whether the peer has not answered for :data:`DEAD_AFTER` and so counts as dead."""
-        return self._silent >= DEAD_AFTER
-
-    async def query_consent(self) -> None:
-        """Check consent every second (RFC 7675); close when the peer has not answered for :data:`DEAD_AFTER`.
-
-        Only seconds in which this loop runs are counted: a process that was stopped for a while (SIGSTOP, suspend) does
-        not take its peer for dead when it resumes.
-        """
-        self._silent = 0
-        while self._silent < DEAD_AFTER:
-            await asyncio.sleep(0.8 + 0.4 * random.random())
-            self._silent += 1
-            task = asyncio.create_task(self._ask_consent())
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
-        self._query_consent_task = None
-        await self.close()
-
-    async def _ask_consent(self) -> None:
-        pair = self.selected
-        if pair is None or self.remote_password is None:
-            return
-        request = self.build_request(pair, nominate=False)
-        try:
-            await pair.protocol.request(
-                request, pair.remote_addr, integrity_key=self.remote_password.encode(), retransmissions=2
-            )
-        except (TransactionError, OSError) as error:
-            # No cycle: aioice's transaction has the error, and the traceback has the transaction.
-            error.__traceback__ = None
-            return
-        self._silent = 0
 
     # Closing
 
     def _unfinished(self) -> set[asyncio.Task[Any]]:
         """Return the tasks that may send STUN requests."""
         checks = (self._pacing, *(pair.task for pair in self._check_list))
-        tasks = (self._query_consent_task, self._gathering, *self._asking, *self._names.unfinished, *checks)
+        tasks = (
+            self._query_consent_task,
+            self._looking,
+            self._gathering,
+            *self._asking,
+            *self._names.unfinished,
+            *checks,
+        )
         return {task for task in tasks if task is not None and not task.done()}
 
     async def close(self) -> None:
@@ -394,5 +325,6 @@ class IceAgent(PatientConnection):
         await super().close()
         # No reference cycles: they would keep DTLS too until the garbage collector comes.
         self._check_list.clear()
-        self._query_consent_task = None
+        self._query_consent_task = self.user = None
         self._on_candidate = lambda _candidate: None
+        self.reader = None

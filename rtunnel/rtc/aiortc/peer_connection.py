@@ -1,7 +1,8 @@
 """A peer connection: aiortc's ICE, DTLS and SCTP transports, put together for data channels.
 
     new --offer--> offering --take_answer--> connecting --> connected --> closed
-     +--take_offer-------------------------> connecting
+     +--take_offer-------------------------> connecting       ^   |
+                                                              +---+ restart, or another offer: ICE restarts
 
 aiortc's own ``RTCPeerConnection`` also negotiates media, and cannot trickle candidates. Its transports, used here
 directly, need neither.
@@ -10,12 +11,12 @@ directly, need neither.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from enum import Enum, auto
-from typing import Any
+from collections.abc import Collection
+from enum import Enum
+from functools import partial
+from typing import Any, cast
 
-from aioice import Candidate as IceCandidate
-from aiortc.rtcicetransport import RTCIceGatherer, RTCIceTransport
+from aiortc.rtcicetransport import RTCIceTransport
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,11 +25,15 @@ from zope.interface import implementer
 from rtunnel.errors import BadDescription
 from rtunnel.rtc.aiortc.addresses import NoAddress
 from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
-from rtunnel.rtc.aiortc.channel import Channel
 from rtunnel.rtc.aiortc.dtls import Certificate, DtlsTransport
 from rtunnel.rtc.aiortc.ice import IceAgent
-from rtunnel.rtc.aiortc.sctp import Association
-from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, PeerDescription, read_description, write_description
+from rtunnel.rtc.aiortc.records import Path
+from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, Origin, PeerDescription, read_description, write_description
+from rtunnel.rtc.aiortc.sessions.restarts import Restarts
+from rtunnel.rtc.aiortc.sessions.session import IceSession
+from rtunnel.rtc.aiortc.sessions.sessions import Sessions
+from rtunnel.rtc.channels.channel import Channel
+from rtunnel.rtc.channels.data_channels import DataChannels
 from rtunnel.rtc.interfaces import IPeerConnection
 from rtunnel.rtc.settings import IceSettings
 from rtunnel.rtc.traffic import HANDSHAKE, PATH, SIGNALING, Traffic
@@ -39,20 +44,10 @@ from rtunnel.wire.webrtc.signaling import ANSWER, OFFER, Candidate
 CONNECT_TIMEOUT = 20.0
 #: How many seconds TURN servers and the peer have to acknowledge the end.
 CLOSE_TIMEOUT = 2.0
-#: How many candidates are kept until their description comes.
-MAX_EARLY_CANDIDATES = 64
-#: How many candidates are read, of which most may be useless.
-MAX_CANDIDATES_READ = 256
 
 
-class State(Enum):
-    """The state of a connection; see the diagram at the top of the module."""
-
-    NEW = auto()
-    OFFERING = auto()
-    CONNECTING = auto()
-    CONNECTED = auto()
-    CLOSED = auto()
+State = Enum("State", "NEW OFFERING CONNECTING CONNECTED CLOSED")
+"""The state of a connection; see the diagram at the top of the module."""
 
 
 @implementer(IPeerConnection)
@@ -66,7 +61,6 @@ class PeerConnection:
     """
 
     log = Logger()
-
     _SILENT = "the peer no longer answers"
 
     def __init__(
@@ -78,55 +72,53 @@ class PeerConnection:
         certificate: Certificate | None = None,
     ) -> None:
         adopt_python_logging()
-        self._settings = settings
         self._user = user
         self._state = State.NEW
         self._tasks = Tasks(self._task_failed)
         self._closing: Deferred[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._certificate = certificate or Certificate.generateCertificate()
-        # aiortc's transport around our agent. The agent's role is set when it is known which end offers.
-        gatherer = RTCIceGatherer(iceServers=[])
-        self._ice = gatherer._connection = IceAgent(settings, False, self._candidate_found, log_limiter)
-        self._ice_transport = RTCIceTransport(gatherer)
-        self._dtls = DtlsTransport(self._ice_transport, [self._certificate])
-        self._sctp = Association(self._dtls, self, max_channels)
+        self._origin = Origin()
+        make = partial(IceSession, settings, "0", self._tasks, self._candidate_found, log_limiter)
+        self._sessions = Sessions(make, self._tasks)
+        self._dtls = DtlsTransport(cast(RTCIceTransport, self._sessions.transport), [self._certificate])
+        self._channels = DataChannels(self, max_channels)
+        self._path: Path | None = None
         self._dtls.on("statechange", self._dtls_changed)
-        self._ice_transport.on("statechange", self._ice_changed)
+        #: The first description of the peer.
         self._peer: PeerDescription | None = None
-        self._early: list[Candidate] = []
-        self._read = 0
-        self._takes_candidates = False
-        self._described = False
-        self._found_early: list[IceCandidate | None] = []
-        self._mid = "0"
+        self._restarts: Restarts | None = None
+
+    @property
+    def _ice(self) -> IceAgent:
+        return self._sessions.current.agent
 
     # Attributes
 
     @property
     def buffered(self) -> int:
         """See :class:`IPeerConnection`."""
-        return self._sctp.buffered
+        return self._channels.buffered
 
     @property
     def kept(self) -> int:
         """See :class:`IPeerConnection`."""
-        return self._sctp.kept
+        return self._channels.kept
 
     @property
     def round_trip(self) -> float:
         """See :class:`IPeerConnection`."""
-        return self._sctp.round_trip
+        return self._channels.round_trip
 
     @property
     def max_message(self) -> int:
         """See :class:`IPeerConnection`."""
-        return self._sctp.max_message
+        return self._channels.max_message
 
     @property
     def datagrams_dropped(self) -> int:
         """See :class:`IPeerConnection`."""
-        return self._sctp.datagrams_dropped
+        return self._channels.datagrams_dropped
 
     @property
     def path(self) -> str:
@@ -136,7 +128,7 @@ class PeerConnection:
     @property
     def traffic(self) -> Traffic:
         """See :class:`IPeerConnection`."""
-        return self._sctp.traffic
+        return self._channels.traffic
 
     @property
     def stage(self) -> str:
@@ -157,85 +149,107 @@ class PeerConnection:
         if self._state is State.NEW:
             self._state = State.OFFERING
             self._ice.ice_controlling = True
-            self._start(self._describe(OFFER, "actpass"))
+            self._tasks.start(self._describe(self._sessions.current, OFFER))
 
     def take_offer(self, sdp: str) -> None:
         """See :class:`IPeerConnection`."""
+        if self._restarts is not None:
+            self._restarts.take_offer(read_description(sdp))
+            return
         if self._state is not State.NEW:
             raise BadDescription("an offer where none was expected")
         self._peer = read_description(sdp)
-        self._mid = self._peer.mid or "0"
+        self._sessions.current.mid = self._peer.mid or "0"
         self._state = State.CONNECTING
         # The answerer should be active if it may choose: that saves half a round trip (RFC 5763, section 5).
-        role = "server" if self._peer.dtls.role == "client" else "client"
-        self._dtls._set_role(role)
+        self._dtls._set_role("server" if self._peer.dtls.role == "client" else "client")
         self._ice.ice_controlling = self._peer.ice.iceLite
-        self._start(self._answer("passive" if role == "server" else "active"))
+        self._tasks.start(self._answer())
 
     def take_answer(self, sdp: str) -> None:
         """See :class:`IPeerConnection`."""
-        if self._state is not State.OFFERING or not self._described:
+        if self._restarts is not None:
+            if not self._restarts.take_answer(read_description(sdp)):
+                self._lose("the peer has given this connection up")
+            return
+        if self._state is not State.OFFERING or not self._sessions.current.is_described:
             raise BadDescription("an answer where none was expected")
         self._peer = read_description(sdp)
         self._dtls._set_role("server" if self._peer.dtls.role == "client" else "client")
         self._state = State.CONNECTING
-        self._start(self._connect())
+        self._tasks.start(self._connect())
 
     def take_candidate(self, candidate: object) -> None:
         """See :class:`IPeerConnection`."""
         assert isinstance(candidate, Candidate)
-        if self._state is State.CLOSED:
-            return
-        if not self._takes_candidates:
-            if len(self._early) < MAX_EARLY_CANDIDATES:
-                self._early.append(candidate)
-            return
-        self._use_candidate(candidate)
+        if self._state is not State.CLOSED:
+            self._sessions.take_candidate(candidate)
 
-    def _use_candidate(self, candidate: Candidate) -> None:
-        self._read += 1
-        if self._read > MAX_CANDIDATES_READ:
-            return
-        # This may be a late candidate of an earlier attempt. Above all, the earlier attempt's end of candidates must
-        # not end these.
-        if self._peer is not None and candidate.fragment not in (None, "", self._peer.ice.usernameFragment):
-            return
-        # Without a mid, the index of the media section counts; there is only one section.
-        if candidate.mid and candidate.mid != self._mid:
-            return
-        if not candidate.mid and candidate.line_index not in (0, None):
-            return
-        self._start(self._ice.take_candidate(candidate.candidate))
-
-    async def _describe(self, kind: str, setup: str) -> None:
+    async def _describe(self, session: IceSession, kind: str) -> None:
+        """Send our description: the first one of a session, or a later one with all candidates that it has now."""
         try:
-            candidates = await self._ice.gather()
+            candidates = await session.gather()
         except NoAddress as error:
-            self._lose(str(error))
+            if not self._sessions.give_up(session):
+                self._lose(str(error))
             return
-        if self._state is State.CLOSED:
+        if self._state is State.CLOSED or session not in (self._sessions.current, self._sessions.next):
             return
-        parameters = self._ice_transport.iceGatherer.getLocalParameters()
-        prints = [print_ for print_ in self._certificate.getFingerprints() if print_.algorithm == "sha-256"]
-        sdp = write_description(parameters, prints, setup, self._mid, candidates)
-        self._described = True
+        setup = "actpass" if kind == OFFER else "passive" if self._dtls._role == "server" else "active"
+        prints, ice = self._certificate.getFingerprints(), session.parameters
+        sdp = write_description(self._origin, ice, prints, setup, session.mid, candidates)
         self._user.description_ready(kind, sdp)
-        for late in (*candidates[MAX_CANDIDATES:], *self._found_early):
-            self._candidate_found(late)
+        session.tell(candidates[MAX_CANDIDATES:])
 
-    def _candidate_found(self, candidate: IceCandidate | None) -> None:
-        if self._state is State.CLOSED:
-            return
-        if not self._described:
-            self._found_early.append(candidate)
-            return
-        text = "" if candidate is None else f"candidate:{candidate.to_sdp()}"
-        self._user.candidate_found(Candidate(text, self._mid, 0, self._ice.local_username))
+    def _candidate_found(self, candidate: Candidate) -> None:
+        if self._state is not State.CLOSED:
+            self._user.candidate_found(candidate)
+
+    # ICE restarts
+
+    @property
+    def wants_restart(self) -> bool:
+        """See :class:`IPeerConnection`."""
+        return self._restarts is not None and self._restarts.is_wanted
+
+    def restart(self) -> None:
+        """See :class:`IPeerConnection`."""
+        if self._restarts is not None:
+            self._restarts.offer()
+
+    def continues(self, sdp: str) -> bool:
+        """See :class:`IPeerConnection`."""
+        return self._restarts is not None and self._peer is not None and read_description(sdp).continues(self._peer)
+
+    def addresses_changed(self, addresses: Collection[str]) -> None:
+        """See :class:`IPeerConnection`."""
+        self._sessions.addresses_changed(addresses)
+
+    # Called by the sessions
+
+    def path_doubtful(self) -> None:
+        """Tell the user: an answer of the peer is late."""
+        self._user.path_doubtful()
+
+    def path_silent(self) -> None:
+        """Tell the user: the path has failed."""
+        self._user.path_silent()
+
+    def path_changed(self) -> None:
+        """Go on over another path."""
+        if self._path is not None:
+            self._path.use(self._ice)
+        self._channels.path_changed()
+        self._user.path_changed()
+
+    def path_dead(self) -> None:
+        """End the connection: there is no path any more."""
+        self._lose(self._SILENT)
 
     # Connecting
 
-    async def _answer(self, setup: str) -> None:
-        await self._describe(ANSWER, setup)
+    async def _answer(self) -> None:
+        await self._describe(self._sessions.current, ANSWER)
         await self._connect()
 
     async def _connect(self) -> None:
@@ -243,26 +257,26 @@ class PeerConnection:
         if self._state is not State.CONNECTING or peer is None:
             return
         self._timer = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT, self._too_late, CONNECT_TIMEOUT)
-        for text in peer.candidates:
-            self._start(self._ice.take_candidate(text))
-        early, self._early = self._early, []
-        self._takes_candidates = True
-        for candidate in early:
-            self._use_candidate(candidate)
-        if peer.complete:
-            self._start(self._ice.take_candidate(""))
-        # Let the tasks above run first: the end of candidates must not find the list empty.
-        await asyncio.sleep(0)
+        self._sessions.current.take_description(peer)
         try:
-            await self._ice_transport.start(peer.ice)
-            if self._ice_transport.state != "completed":
-                # It was closed.
-                return
+            await self._sessions.current.connect()
             await self._dtls.start(peer.dtls)
+            if self._closing is not None:
+                # In the meantime. What is handed over now would stay for ever.
+                return
             if self._dtls.state != "connected":
                 self._lose(f"the DTLS handshake failed: {self._why_no_dtls()}")
                 return
-            await self._sctp.start_with(peer.max_message, peer.sctp_port)
+            self._path = Path(self._dtls, self._ice, self._channels.packets_received, self._channels.packet_too_big)
+            self._sessions.user = self
+            self._channels.start(
+                self._path,
+                initiates=self._ice.ice_controlling,
+                even=self._dtls._role == "client",
+                peer_port=peer.sctp_port,
+                max_message=peer.max_message,
+                max_packet=peer.max_packet,
+            )
         except ConnectionError as error:
             self._lose(str(error) or "connection lost")
 
@@ -277,25 +291,19 @@ class PeerConnection:
             why = "" if self._dtls.state == "connected" else f" (DTLS: {self._why_no_dtls()})"
             self._lose(f"the peer did not answer over the path within {waited:.0f} s{why}")
         else:
-            why = self._ice.why_no_path or f" {self._look_at}"
-            self._lose(f"no path to the peer was found within {waited:.0f} s{why}")
+            self._lose(f"no path to the peer was found within {waited:.0f} s{self._ice.why_no_path}")
 
     def _why_no_dtls(self) -> str:
         return self._certificate.failures.explain(self._dtls.encrypted, self._ice.heard)
-
-    @property
-    def _look_at(self) -> str:
-        if self._settings.turn_servers:
-            return "(do both ends reach the TURN server?)"
-        return "(does UDP get out at both ends? otherwise a TURN server helps, see --turn-server)"
 
     # Called by the association
 
     def association_up(self) -> None:
         """Tell the user that channels can be used: SCTP is established."""
-        if self._state is State.CONNECTING:
+        if self._state is State.CONNECTING and self._peer is not None:
             self._state = State.CONNECTED
             self._stop_timer()
+            self._restarts = Restarts(self._sessions, self._peer, self._origin, self._describe, self._tasks)
             self._user.connected()
 
     def association_down(self) -> None:
@@ -321,10 +329,6 @@ class PeerConnection:
         if self._state in (State.CONNECTING, State.CONNECTED) and self._dtls.state == "closed":
             self._lose(self._why_over())
 
-    def _ice_changed(self) -> None:
-        if self._state is State.CONNECTED and self._ice_transport.state == "failed":
-            self._lose(self._SILENT)
-
     def _why_over(self) -> str:
         # When ICE gives up a silent peer, the layers above may report the end first.
         return self._SILENT if self._ice.peer_is_silent else "the peer closed the connection"
@@ -333,20 +337,17 @@ class PeerConnection:
 
     def open_channel(self, label: str, protocol: str = "", reliable: bool = True) -> Channel:
         """See :class:`IPeerConnection`."""
-        return self._sctp.open_channel(label, protocol, reliable)
+        return self._channels.open_channel(label, protocol, reliable)
 
     def hold(self, count: int) -> None:
         """See :class:`IPeerConnection`."""
-        self._sctp.hold(count)
+        self._channels.hold(count)
 
     def release(self, count: int) -> None:
         """See :class:`IPeerConnection`."""
-        self._sctp.release(count)
+        self._channels.release(count)
 
     # Closing
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.start(work)
 
     def _task_failed(self, failure: Failure) -> None:
         self.log.failure("in a peer connection", failure)
@@ -356,9 +357,9 @@ class PeerConnection:
         if self._state is State.CLOSED:
             return
         # Channels end first; what their users still send is dropped.
-        self._state = State.CLOSED
+        self._state, self._restarts = State.CLOSED, None
         try:
-            self._sctp.drop()
+            self._channels.drop()
             self.close()
         finally:
             self._user.lost(reason)
@@ -370,19 +371,22 @@ class PeerConnection:
 
     def close(self) -> Deferred[None]:
         """See :class:`IPeerConnection`."""
-        self._state = State.CLOSED
+        self._state, self._restarts, self._sessions.user = State.CLOSED, None, None
         self._stop_timer()
         if self._closing is None:
             self._closing = as_deferred(self._close())
             self._closing.addErrback(lambda failure: self.log.failure("a peer connection was not closed", failure))
         done: Deferred[None] = Deferred()
-        self._closing.addCallback(_pass_on, done)
+        self._closing.addCallback(lambda _: done.callback(None))
         return done
 
     async def _close(self) -> None:
-        await self._sctp.stop()
+        self._channels.stop()
+        if self._path is not None:
+            self._path.close()
         await self._dtls.stop()
-        ends = [asyncio.ensure_future(end) for end in (self._tasks.cancel(), self._ice_transport.stop())]
+        self._sessions.stop()
+        ends = [asyncio.ensure_future(end) for end in (self._tasks.cancel(), self._sessions.close())]
         ended, late = await asyncio.wait(ends, timeout=CLOSE_TIMEOUT)
         for end in ended:
             end.result()
@@ -390,9 +394,5 @@ class PeerConnection:
             self.log.debug("a TURN server did not acknowledge the end in time; the request goes on")
         # No reference cycles: DTLS and SCTP hold much, and would stay until the garbage collector comes.
         self._dtls.remove_all_listeners()
-        self._ice_transport.remove_all_listeners()
+        self._sessions.clear()
         del self._user, self._tasks
-
-
-def _pass_on(_result: None, done: Deferred[None]) -> None:
-    done.callback(None)

@@ -8,21 +8,20 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aioice import Candidate
 from aioice.ice import validate_remote_candidate
 from aiortc.rtcdtlstransport import X509_DIGEST_ALGORITHMS, RTCDtlsFingerprint, RTCDtlsParameters
 from aiortc.rtcicetransport import RTCIceParameters
-from aiortc.rtcsctptransport import LOCAL_MAX_MESSAGE_SIZE
 from aiortc.sdp import SessionDescription
 
 from rtunnel.errors import BadDescription
 from rtunnel.relay.sockets import format_host_port
+from rtunnel.rtc.aiortc.dtls import MAX_RECORD
 from rtunnel.rtc.aiortc.mdns import is_local_name
+from rtunnel.rtc.channels.data_channels import MAX_MESSAGE, PORT
 
-#: The SCTP port in our descriptions; each DTLS connection carries only one association.
-SCTP_PORT = 5000
 #: How many candidates our descriptions have. The others follow in their own messages, so that a description stays below
 #: the limit of a reference server.
 MAX_CANDIDATES = 32
@@ -31,6 +30,8 @@ _MAX_READ = 64
 
 #: The other lines that are read; the rest could only cost time or be malformed.
 _READ = ("m=", "a=ice-", "a=fingerprint:", "a=setup:", "a=mid:", "a=sctp-port:", "a=max-message-size:", "a=end-of-")
+#: Our own attribute: the largest SCTP packet that an end takes, in bytes. Others do not know it.
+_MAX_PACKET = "a=x-max-packet-size:"
 
 _ICE_CHARACTERS = re.compile(r"[a-zA-Z0-9+/]{4,256}")
 #: The longest description, in characters. One of a browser with 64 candidates has 10,000.
@@ -46,32 +47,65 @@ _DIGEST_SIZES = {name: digest.digest_size for name, digest in X509_DIGEST_ALGORI
 class PeerDescription:
     """A peer's description.
 
+    :ivar origin: the user name and number of the session, which are the same in all of its descriptions (RFC 8866,
+        section 5.2); empty if there are none.
     :ivar mid: the name of its media section; empty if it has none.
     :ivar max_message: the largest message that the peer accepts, in bytes; None if it does not say.
+    :ivar max_packet: the largest SCTP packet that the peer takes, in bytes; None if it does not say.
     :ivar candidates: ``candidate:`` lines without that word.
     :ivar complete: whether these are all candidates.
     """
 
+    origin: str
     mid: str
     ice: RTCIceParameters
     dtls: RTCDtlsParameters
     sctp_port: int
     max_message: int | None
+    max_packet: int | None
     candidates: tuple[str, ...]
     complete: bool
 
+    def continues(self, earlier: PeerDescription) -> bool:
+        """Return whether this is a later description of the same session, so that its DTLS connection goes on.
+
+        Its ICE session may be another one (RFC 8842, section 5.5; RFC 8839, section 4.4.1.1).
+        """
+        return self.origin != "" and self.origin == earlier.origin and _prints(self.dtls) == _prints(earlier.dtls)
+
+
+def _prints(dtls: RTCDtlsParameters) -> set[tuple[str, str]]:
+    return {(one.algorithm.lower(), one.value.upper()) for one in dtls.fingerprints}
+
+
+@dataclass(slots=True)
+class Origin:
+    """What names our session, and counts its descriptions."""
+
+    number: int = field(default_factory=lambda: secrets.randbits(62))
+    version: int = 1
+
+    def __str__(self) -> str:
+        return f"- {self.number} {self.version} IN IP4 127.0.0.1"
+
 
 def write_description(
-    ice: RTCIceParameters, fingerprints: Sequence[RTCDtlsFingerprint], setup: str, mid: str, candidates: list[Candidate]
+    origin: Origin,
+    ice: RTCIceParameters,
+    fingerprints: Sequence[RTCDtlsFingerprint],
+    setup: str,
+    mid: str,
+    candidates: list[Candidate],
 ) -> str:
     """Return our description.
 
+    :param fingerprints: of our certificate; the one by SHA-256 is written.
     :param setup: ``actpass`` in an offer, ``active`` or ``passive`` in an answer (RFC 8842).
     :param candidates: those found so far; at most :data:`MAX_CANDIDATES` are written.
     """
     lines = [
         "v=0",
-        f"o=- {secrets.randbits(62)} 2 IN IP4 127.0.0.1",
+        f"o={origin}",
         "s=-",
         "t=0 0",
         f"a=group:BUNDLE {mid}",
@@ -81,11 +115,12 @@ def write_description(
         f"a=ice-ufrag:{ice.usernameFragment}",
         f"a=ice-pwd:{ice.password}",
         "a=ice-options:trickle",
-        *(f"a=fingerprint:{print_.algorithm} {print_.value}" for print_ in fingerprints),
+        *(f"a=fingerprint:{one.algorithm} {one.value}" for one in fingerprints if one.algorithm == "sha-256"),
         f"a=setup:{setup}",
         f"a=mid:{mid}",
-        f"a=sctp-port:{SCTP_PORT}",
-        f"a=max-message-size:{LOCAL_MAX_MESSAGE_SIZE}",
+        f"a=sctp-port:{PORT}",
+        f"a=max-message-size:{MAX_MESSAGE}",
+        f"{_MAX_PACKET}{MAX_RECORD}",
     ]
     return "\r\n".join(lines) + "\r\n"
 
@@ -137,7 +172,16 @@ def read_description(text: str) -> PeerDescription:
     mid = media.rtp.muxId
     if not re.fullmatch(r"[!-~]{0,64}", mid):
         raise BadDescription("a session description whose mid is not a token")
-    return PeerDescription(mid, ice, dtls, port, largest, tuple(candidates[:_MAX_READ]), media.ice_candidates_complete)
+    packet = re.search(rf"^{_MAX_PACKET}([0-9]{{1,5}})\r?$", text, re.MULTILINE)
+    return PeerDescription(
+        *(_origin(lines), mid, ice, dtls, port, largest, int(packet[1]) if packet is not None else None),
+        *(tuple(candidates[:_MAX_READ]), media.ice_candidates_complete),
+    )
+
+
+def _origin(lines: list[str]) -> str:
+    found = next((re.match(r"o=([!-~]{1,64} [0-9]{1,20}) ", line) for line in lines if line.startswith("o=")), None)
+    return found[1] if found else ""
 
 
 def _is_ice_text(text: str | None, shortest: int) -> bool:

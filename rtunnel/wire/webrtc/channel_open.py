@@ -7,7 +7,8 @@ import struct
 #: The longest label, and the longest protocol, that we accept, in bytes.
 MAX_NAME = 1024
 
-_TYPE = 0x03
+#: The first byte of the message that opens a channel, and the whole of its answer (section 5.2).
+OPEN, ACK = b"\x03", b"\x02"
 _RELIABLE = 0x00
 _UNORDERED_AND_NOT_REPEATED = 0x81
 #: Message type, channel type, priority, reliability parameter, lengths of the label and of the protocol.
@@ -21,7 +22,7 @@ def encode_open(label: str, protocol: str, reliable: bool) -> bytes:
     """
     kind = _RELIABLE if reliable else _UNORDERED_AND_NOT_REPEATED
     names = label.encode(), protocol.encode()
-    return _HEADER.pack(_TYPE, kind, 0, 0, len(names[0]), len(names[1])) + names[0] + names[1]
+    return _HEADER.pack(OPEN[0], kind, 0, 0, len(names[0]), len(names[1])) + names[0] + names[1]
 
 
 def decode_open(data: bytes) -> tuple[str, str, bool]:

@@ -88,6 +88,36 @@ def either_is_lost(one: End, two: End) -> bool:
 
 
 @pytest_twisted.ensureDeferred
+async def test_closed_while_the_dtls_handshake_ends(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = ends.make(), ends.make()
+    dtls = one.connection._dtls
+    start, stop = dtls.start, dtls.stop
+    started = asyncio.Event()
+    over = []
+
+    async def late_start(parameters: Any) -> None:
+        over.append(one.connection.close())
+        await start(parameters)
+        started.set()
+
+    async def early_stop() -> None:
+        await stop()
+        await started.wait()
+        # The handshake is over, and what waits for it goes on.
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(dtls, "start", late_start)
+    monkeypatch.setattr(dtls, "stop", early_stop)
+    one.connection.offer()
+    two.connection.take_offer(await one.description())
+    one.connection.take_answer(await two.description())
+    await until(lambda: over, "the handshake")
+    await over[0]
+    assert one.connection._path is None
+    await until(lambda: dtls._task is None or dtls._task.done(), "an end of DTLS")
+
+
+@pytest_twisted.ensureDeferred
 async def test_closed_by_its_user_from_within_an_event(ends: Ends) -> None:
     for moment in ("connected", "channel_arrived", "lost", "has_room"):
         one, two = ends.make(), ends.make()
@@ -183,7 +213,7 @@ async def test_a_connection_goes_at_once(ends: Ends, opens: bool) -> None:
 
     def parts(end: End) -> list[object]:
         connection = end.connection
-        return [end, connection, connection._ice, connection._dtls, connection._sctp]
+        return [end, connection, connection._ice, connection._dtls, connection._channels]
 
     async def connect() -> Left:
         one, two = await ends.pair() if opens else (ends.make(), ends.make())

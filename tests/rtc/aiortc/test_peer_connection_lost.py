@@ -7,10 +7,12 @@ import struct
 
 import pytest
 import pytest_twisted
-from aiortc.rtcsctptransport import ReconfigChunk
 
-from rtunnel.rtc.aiortc import ice, peer_connection
+from rtunnel.rtc.aiortc import peer_connection
 from rtunnel.rtc.aiortc.ice import IceAgent
+from rtunnel.rtc.aiortc.sessions import consent
+from rtunnel.wire.sctp.chunks import RE_CONFIG
+from rtunnel.wire.sctp.codec import chunk, parameter
 from tests.reverse.net import HOST, turns, until
 from tests.rtc.aiortc.peer_connection_parts import Ends, ends
 from tests.rtc.fakes import FakeChannelUser
@@ -95,7 +97,7 @@ async def test_a_peer_that_speaks_dtls_1_3_only(
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_falls_silent_is_dead(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = await ends.pair()
-    monkeypatch.setattr(ice, "DEAD_AFTER", 1)
+    monkeypatch.setattr(consent, "DEAD_AFTER", 1)
     channel, user = one.connection.open_channel("tcp-x"), FakeChannelUser()
     channel.use(user)
     await until(lambda: user.told, "a channel")
@@ -111,10 +113,11 @@ async def test_a_peer_that_falls_silent_is_dead(ends: Ends, monkeypatch: pytest.
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_breaks_the_protocol_is_cut_off(ends: Ends) -> None:
     one, two = await ends.pair()
-    malformed = ReconfigChunk()
-    malformed.params.append((13, b""))
-    one.connection._sctp._run(one.connection._sctp._send_chunk(malformed))
-    assert "the peer broke the protocol: an invalid SCTP packet" in await two.ends()
+    association, path = one.connection._channels._association, one.connection._path
+    assert association is not None
+    assert path is not None
+    path.send([association._envelope.seal(chunk(RE_CONFIG, parameter(13)))])
+    assert await two.ends() == "the peer broke the protocol: a parameter of RE-CONFIG that is too short"
     assert await one.ends() == "the peer closed the connection"
     await turns(5)
     assert len(two.told) == 3

@@ -10,7 +10,7 @@ from aiortc.sdp import SessionDescription
 from hypothesis import given, strategies as st
 
 from rtunnel.errors import BadDescription
-from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, read_description, write_description
+from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, Origin, read_description, write_description
 from rtunnel.wire.webrtc.signaling import (
     OFFER,
     REFERENCE_MAX_MESSAGE,
@@ -115,6 +115,11 @@ def test_firefoxs_offer() -> None:
     assert found.dtls.fingerprints == [RTCDtlsFingerprint("sha-256", PRINT)]
 
 
+@pytest.mark.parametrize("text", [CHROME, FIREFOX, CHROME + "a=x-max-packet-size:many\n"])
+def test_other_stacks_do_not_say_how_large_a_packet_may_be(text: str) -> None:
+    assert read_description(text).max_packet is None
+
+
 def test_pions_answer() -> None:
     found = read_description(PION)
     assert (found.dtls.role, found.max_message, found.candidates) == ("client", None, ())
@@ -138,7 +143,8 @@ def test_an_ice_lite_peer() -> None:
 def test_our_own_is_read_as_it_was_meant() -> None:
     candidate = Candidate("f", 1, "udp", 5, "192.0.2.1", 5000, "host")
     prints = [RTCDtlsFingerprint("sha-256", PRINT)]
-    found = read_description(write_description(ICE, prints, "active", "data", [candidate]))
+    found = read_description(write_description(Origin(), ICE, prints, "active", "data", [candidate]))
+    assert found.max_packet == 16_384
     assert (found.ice, found.dtls.fingerprints, found.dtls.role) == (ICE, prints, "client")
     assert (found.mid, found.sctp_port, found.max_message, found.complete) == ("data", 5000, 262144, False)
     assert found.candidates == (candidate.to_sdp(),)
@@ -147,7 +153,7 @@ def test_our_own_is_read_as_it_was_meant() -> None:
 def test_an_offer_fits_into_a_message_of_a_reference_server_whatever_addresses_there_are() -> None:
     host, relay = "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", "2001:db8:eeee:eeee:eeee:eeee:eeee:eeee"
     long = Candidate("f" * 32, 1, "udp", 2**31, relay, 65535, "relay", related_address=host, related_port=65535)
-    text = write_description(ICE, [RTCDtlsFingerprint("sha-256", PRINT)], "actpass", "0", [long] * 100)
+    text = write_description(Origin(), ICE, [RTCDtlsFingerprint("sha-256", PRINT)], "actpass", "0", [long] * 100)
     assert text.count("a=candidate:") == MAX_CANDIDATES
     payload = description_payload(OFFER, Description(text, Extension(2**60)))
     assert len(encode_signal(Signal(OFFER, payload, "x" * 128, "y" * 128))) < REFERENCE_MAX_MESSAGE

@@ -205,4 +205,8 @@ class MemoryConnection:
     take_candidate: Any = offer
     hold: Any = offer
     release: Any = offer
+    wants_restart = False
+    restart: Any = offer
+    continues: Any = offer
+    addresses_changed: Any = offer
     close: Any = offer

@@ -1,0 +1,1 @@
+"""Data channels on our own SCTP."""
