@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rtunnel.addresses import FILES, DialAddress, ListenAddress, PortRanges, UdpAddress, host_and_port
 from rtunnel.endpoint_strings import ip_address, suggestion
@@ -35,6 +36,17 @@ def shown(value: object) -> str:
         return json.dumps(value)
     except (TypeError, ValueError):
         return repr(value)
+
+
+def pinpointed(error: ConfigError, coerce: Callable[[Any], object], value: object) -> ConfigError:
+    """Return an error about a list as one that leads to the entry that is wrong, if one of them is by itself."""
+    if isinstance(value, list) and not error.at:
+        for index, each in enumerate(value):
+            try:
+                coerce([each])
+            except ConfigError:
+                return error.within("", index)
+    return error
 
 
 def text(value: object) -> str:

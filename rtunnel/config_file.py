@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rtunnel.errors import ConfigError
 from rtunnel.trusted_files import read_trusted
@@ -22,11 +22,17 @@ class ConfigFile:
     :ivar path: the file, as the operator named it.
     :ivar values: the values by their keys, with underscores; keys without a value are left out.
     :ivar notes: what the operator should mend, though it is accepted.
+    :ivar content: the file itself.
     """
 
     path: str
     values: Mapping[str, object]
     notes: Sequence[str] = ()
+    content: str = field(default="", repr=False, compare=False)
+
+    def error(self, error: ConfigError) -> ConfigError:
+        """Return an error about a value in this file as one that names the file and the line."""
+        return in_file(error, self.path, self.content)
 
 
 def read_config_file(path: str, *, merge: bool = False) -> ConfigFile:
@@ -36,12 +42,30 @@ def read_config_file(path: str, *, merge: bool = False) -> ConfigFile:
     :raises ConfigError: it cannot be read, is neither YAML nor JSON, or is not a mapping of keys to values.
     """
     notes: list[str] = []
-    values = keys_with_underscores(load_file(path, notes if merge else None), path)
-    return ConfigFile(path, values, tuple(notes))
+    value, content = load_file(path, notes if merge else None)
+    try:
+        values = keys_with_underscores(value)
+    except ConfigError as error:
+        raise in_file(error, path, content) from error
+    return ConfigFile(path, values, tuple(notes), content)
 
 
-def load_file(path: str, notes: list[str] | None = None) -> object:
-    """Parse a YAML or JSON file that should have a mapping; the caller checks that it has.
+def in_file(error: ConfigError, path: str, content: str) -> ConfigError:
+    """Return an error about a value in a file as one that names the file and the line.
+
+    :param content: of the file.
+    """
+    line = None
+    if error.at and content:
+        # The lines are looked for only now: most files have no mistake.
+        from rtunnel.yaml_file import line_of
+
+        line = line_of(content, error.at)
+    return ConfigError(f"{path}: {error}" if line is None else f"{path}: line {line}: {error}")
+
+
+def load_file(path: str, notes: list[str] | None = None) -> tuple[object, str]:
+    """Parse a YAML or JSON file that should have a mapping; the caller checks that it has. Return it, and its text.
 
     :param notes: if given, sections of a YAML file that have the same name are merged, and notes on that go here.
     :raises ConfigError: it cannot be read, other users can write it, or it is neither YAML nor JSON.
@@ -57,30 +81,29 @@ def load_file(path: str, notes: list[str] | None = None) -> object:
         hint = "; let the user that runs this read it" if isinstance(error, PermissionError) else ""
         raise ConfigError(f"{path}: cannot be read: {reason}{hint}") from error
     if path.endswith(".json"):
-        return _parse_json(content, path)
+        return _parse_json(content, path), content
     from rtunnel.yaml_file import parse_yaml
 
-    return parse_yaml(content, path, notes)
+    return parse_yaml(content, path, notes), content
 
 
-def keys_with_underscores(mapping: object, where: str) -> dict[str, object]:
+def keys_with_underscores(mapping: object) -> dict[str, object]:
     """Return a mapping with ``-`` in its keys replaced by ``_``, without the keys that have no value.
 
-    :param where: the beginning of an error message.
     :raises ConfigError: it is not a mapping, a key is not text, or two keys are the same.
     """
     if mapping is None:
         return {}
     if not isinstance(mapping, dict):
-        raise ConfigError(f"{where}: is {_kind(mapping)} and not a mapping; write lines such as 'key: value'")
+        raise ConfigError(f"is {_kind(mapping)} and not a mapping; write lines such as 'key: value'")
     found: dict[str, object] = {}
     seen: dict[str, str] = {}
     for key, value in mapping.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{where}: unknown key {json.dumps(key, default=repr)}; keys are names")
+            raise ConfigError(f"unknown key {json.dumps(key, default=repr)}; keys are names", [str(key)])
         name = key.replace("-", "_")
         if name in seen:
-            raise ConfigError(f"{where}: keys '{seen[name]}' and '{key}' are the same; keep one")
+            raise ConfigError(f"keys '{seen[name]}' and '{key}' are the same; keep one", [name])
         seen[name] = key
         if value is not None:
             found[name] = value

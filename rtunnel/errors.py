@@ -6,6 +6,7 @@ tunnels end, carry the ``code`` of an ERROR frame (docs/wire.rst).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -84,7 +85,22 @@ class RtunnelError(Exception):
 
 
 class ConfigError(RtunnelError, ValueError):
-    """A setting is wrong. The message names its source, its key, and the likely fix."""
+    """A setting is wrong. The message names its source, its key, and the likely fix.
+
+    :ivar at: keys, and indices of list entries, that lead from the value that was read to what is wrong in it.
+    """
+
+    def __init__(self, message: str, at: Sequence[str | int] = ()) -> None:
+        super().__init__(message)
+        self.at = tuple(at)
+
+    def within(self, label: str, *at: str | int) -> ConfigError:
+        """Return the same error about a larger value.
+
+        :param label: what the message begins with then.
+        :param at: leads from the larger value to this one.
+        """
+        return ConfigError(f"{label}{self}", (*at, *self.at))
 
 
 class PkiError(RtunnelError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import yaml
@@ -128,6 +128,35 @@ def parse_yaml(content: str, path: str, notes: list[str] | None) -> object:
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         # PyYAML takes it for granted that a value fits its tag.
         raise ConfigError(f"{path}: has a value that does not fit its tag, such as !!int; leave out the tag") from error
+
+
+def line_of(content: str, at: Sequence[str | int]) -> int | None:
+    """Return the line, from 1, of a value in a YAML or JSON file that could be parsed; None if it is not known.
+
+    :param at: keys and indices that lead to the value. Where they lead no further, what they have led to counts.
+    """
+    try:
+        # In JSON a tab may be anywhere but in a text.
+        node = yaml.compose(content.replace("\t", " "), yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return _deepest(node, at)[1]
+
+
+def _deepest(node: yaml.Node | None, at: Sequence[str | int]) -> tuple[int, int | None]:
+    """Return how far *at* leads, and to which line. Of keys that are there twice, the last counts."""
+    depth, line = 0, None
+    parts: list[tuple[yaml.Node, yaml.Node]] = []
+    if at and isinstance(node, yaml.MappingNode):
+        name = str(at[0]).replace("-", "_")
+        parts = [each for each in node.value if str(each[0].value).replace("-", "_") == name]
+    elif at and isinstance(node, yaml.SequenceNode) and isinstance(at[0], int):
+        parts = [(each, each) for each in node.value[at[0] : at[0] + 1]]
+    for key, value in parts:
+        further, inner = _deepest(value, at[1:])
+        if further + 1 >= depth:
+            depth, line = further + 1, inner or key.start_mark.line + 1
+    return depth, line
 
 
 def _is_ini(content: str) -> bool:

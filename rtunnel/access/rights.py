@@ -23,16 +23,17 @@ A client whose name has no mapping may do all that the server's options allow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rtunnel.access.amounts import Amounts, amount, bandwidth
 from rtunnel.access.rules import LIMITS, Rules, read_rules
 from rtunnel.access.tokens import Token, add_token
 from rtunnel.addresses import PortRanges
-from rtunnel.coercions import boolean, host_patterns, integer, port_ranges
-from rtunnel.config_file import keys_with_underscores, load_file
+from rtunnel.coercions import boolean, host_patterns, integer, pinpointed, port_ranges
+from rtunnel.config_file import in_file, keys_with_underscores, load_file
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
 
@@ -56,6 +57,15 @@ _KEYS = (
 _LIMITS = tuple(key.replace("-", "_") for key in LIMITS)
 
 _count = integer(0, _MANY)
+_READERS: Mapping[str, Callable[[object], object]] = {
+    "ports": port_ranges,
+    "hosts": host_patterns,
+    "tunnels": _count,
+    "streams": _count,
+    "links": _count,
+    "shared": boolean,
+    **_AMOUNTS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,54 +110,50 @@ def read_clients(path: Path) -> Clients:
 
     :raises ConfigError: it cannot be read, or something in it is wrong; the message says where.
     """
+    written, content = load_file(str(path))
     rights: dict[str, Rights] = {}
     tokens: dict[bytes, Token] = {}
-    for name, entry in _entries(path).items():
-        where = f"{path}: '{name}'"
-        values = keys_with_underscores(entry, where)
-        for name_of_key in values:
-            key = name_of_key.replace("_", "-")
-            if key not in _KEYS:
-                raise ConfigError(f"{where}: unknown key '{key}'{suggestion(key, _KEYS)}")
-        key = ""
-        try:
-            if "token" in values:
-                key = "token"
-                if name == EVERYBODY:
-                    raise ConfigError("cannot be everybody's; give each client its own")
-                add_token(tokens, name, values[key])
-            key = "ports"
-            ports = port_ranges(values[key]) if key in values else None
-            key = "hosts"
-            hosts = host_patterns(values[key]) if key in values else None
-            key = "tunnels"
-            tunnels = _count(values[key]) if key in values else None
-            key = "streams"
-            streams = _count(values[key]) if key in values else None
-            key = "links"
-            links = _count(values[key]) if key in values else None
-            key = "shared"
-            shared = boolean(values[key]) if key in values else True
-            amounts = {}
-            for key in _AMOUNTS.keys() & values.keys():
-                amounts[key] = _AMOUNTS[key](values[key])
-        except ConfigError as error:
-            raise ConfigError(f"{where}: key '{key.replace('_', '-')}': {error}") from error
-        try:
-            limits = read_rules({key: values[key] for key in _LIMITS if key in values}, protocol="")
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
-        rights[name] = Rights(ports, tunnels, streams, shared, links, hosts, limits, Amounts(**amounts))
+    try:
+        for name, entry in _entries(written).items():
+            try:
+                rights[name] = _rights(name, entry, tokens)
+            except ConfigError as error:
+                raise error.within(f"'{name}': ", name) from error
+    except ConfigError as error:
+        raise in_file(error, str(path), content) from error
     return Clients(rights, tuple(tokens.values()))
 
 
-def _entries(path: Path) -> Mapping[str, object]:
-    content = load_file(str(path))
-    if content is None:
+def _entries(written: object) -> Mapping[str, object]:
+    if written is None:
         return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: is not a mapping; write lines such as 'laptop: {{ports: 8000-8010}}'")
-    for name in content:
+    if not isinstance(written, dict):
+        raise ConfigError("is not a mapping; write lines such as 'laptop: {ports: 8000-8010}'")
+    for name in written:
         if not isinstance(name, str) or not name:
-            raise ConfigError(f"{path}: {name!r} is not a name; put it in quotes")
-    return content
+            raise ConfigError(f"{name!r} is not a name; put it in quotes", [str(name)])
+    return written
+
+
+def _rights(name: str, entry: object, tokens: dict[bytes, Token]) -> Rights:
+    """Read the rights of one client, and add its token to those of the others."""
+    values = keys_with_underscores(entry)
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        shown = key.replace("_", "-")
+        if shown not in _KEYS:
+            raise ConfigError(f"unknown key '{shown}'{suggestion(shown, _KEYS)}", [key])
+        reader = _READERS.get(key)
+        try:
+            if reader is not None:
+                found[key] = reader(value)
+            elif key == "token" and name == EVERYBODY:
+                raise ConfigError("cannot be everybody's; give each client its own")
+            elif key == "token":
+                add_token(tokens, name, value)
+        except ConfigError as error:
+            where = error if reader is None else pinpointed(error, reader, value)
+            raise where.within(f"key '{shown}': ", key) from error
+    amounts = Amounts(**{key: found.pop(key) for key in _AMOUNTS if key in found})
+    limits = read_rules({key: values[key] for key in _LIMITS if key in values}, protocol="")
+    return Rights(**found, limits=limits, amounts=amounts)

@@ -31,7 +31,7 @@ from typing import Any
 
 from rtunnel.access.amounts import amount, bandwidth
 from rtunnel.access.passwords import check_hash, check_user
-from rtunnel.coercions import boolean, integer, networks, shown, text
+from rtunnel.coercions import boolean, integer, networks, pinpointed, shown, text
 from rtunnel.config_file import keys_with_underscores
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
@@ -153,26 +153,27 @@ def read_rules(written: Mapping[str, object], protocol: str = "http", *, ends_tl
     :param ends_tls: TLS of ``https`` ends where the rules are kept, so that requests are seen there.
     :raises ConfigError: something is wrong; the message names the key.
     """
-    values = keys_with_underscores(dict(written), "rules")
+    values = keys_with_underscores(dict(written))
     found: dict[str, Any] = {}
     for name, value in values.items():
         key = name.replace("_", "-")
         if key not in _KEYS:
-            raise ConfigError(f"unknown key '{key}'{suggestion(key, _KEYS)}")
+            raise ConfigError(f"unknown key '{key}'{suggestion(key, _KEYS)}", [key])
         attribute, coerce = _KEYS[key]
         try:
             if why := _why_not_for(key, protocol, ends_tls=ends_tls):
                 raise ConfigError(why)
             found[attribute] = coerce(value)
         except ConfigError as error:
-            raise ConfigError(f"key '{key}': {error}") from None
+            raise pinpointed(error, coerce, value).within(f"key '{key}': ", key) from None
     rules = Rules(**found)
     for key in ("group-key", "balance"):
         if key.replace("-", "_") in values and not rules.group:
-            raise ConfigError(f"key '{key}': has no effect without a group; add 'group: NAME'")
+            raise ConfigError(f"key '{key}': has no effect without a group; add 'group: NAME'", [key])
     if rules.group and not rules.group_key:
         raise ConfigError(
-            "key 'group': needs a group-key, or everybody could join; write what 'openssl rand -hex 16' prints"
+            "key 'group': needs a group-key, or everybody could join; write what 'openssl rand -hex 16' prints",
+            ["group"],
         )
     length = len(json.dumps(rules_as_json(rules)))
     if length > MOST_BYTES:
@@ -314,16 +315,19 @@ def _fields(value: object, *, of_requests: bool) -> Headers:
         if not isinstance(name, str) or not _TOKEN.fullmatch(name) or len(name) > MOST_FIELD_NAME:
             raise ConfigError(
                 f"{shown(name)} is not the name of a field; write one such as X-Name, of up to {MOST_FIELD_NAME} "
-                "characters"
+                "characters",
+                [str(name)],
             )
         lower = name.lower()
         if lower in seen:
-            raise ConfigError(f"'{name}' is there twice; keep one")
+            raise ConfigError(f"'{name}' is there twice; keep one", [name])
         seen.add(lower)
         if lower in _OF_CONNECTION or lower.startswith("proxy-"):
-            raise ConfigError(f"'{name}' belongs to the connection, and cannot be changed; leave it out")
+            raise ConfigError(f"'{name}' belongs to the connection, and cannot be changed; leave it out", [name])
         if lower == "host" and (written is None or not of_requests):
-            raise ConfigError(f"'{name}' can be set for requests, and not removed; write it in 'request-headers'")
+            raise ConfigError(
+                f"'{name}' can be set for requests, and not removed; write it in 'request-headers'", [name]
+            )
         fields.append((name, None if written is None else _field_value(name, written)))
     return tuple(fields)
 
@@ -332,11 +336,12 @@ def _field_value(name: str, written: object) -> str:
     try:
         value = text(written)
     except ConfigError as error:
-        raise ConfigError(f"'{name}': {error}; to remove the field, write null") from None
+        raise ConfigError(f"'{name}': {error}; to remove the field, write null", [name]) from None
     if not re.fullmatch(r"[\t -~]*", value) or len(value) > MOST_FIELD_VALUE:
         raise ConfigError(
             f"'{name}': {shown(value)} is not the value of a field, which has up to {MOST_FIELD_VALUE:,} printable "
-            "characters of ASCII"
+            "characters of ASCII",
+            [name],
         )
     return value
 

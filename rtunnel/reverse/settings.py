@@ -111,6 +111,7 @@ class TunnelSettings:
     :ivar proxy_protocol: version of the PROXY header that the service gets, ``v1`` or ``v2``; empty: it gets none.
     :ivar health: how the service is checked, so that visitors go elsewhere while it fails; None: it is not.
     :ivar added: how it came to be: empty: by the settings; ``until restart`` or ``kept``: by ``rtunnel publish``.
+    :ivar origin: the setting that has it, and its index if that is a list; see :class:`~rtunnel.errors.ConfigError`.
     """
 
     remote_port: int
@@ -124,6 +125,7 @@ class TunnelSettings:
     proxy_protocol: str = ""
     health: HealthSettings | None = None
     added: str = field(default="", compare=False)
+    origin: tuple[str | int, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def place(self) -> tuple[str, int, str, str]:
@@ -169,7 +171,7 @@ def challenge_tunnels(tunnels: Sequence[TunnelSettings], acme: AcmeSettings | No
     """
     if acme is None or acme.challenge != HTTP_01:
         return ()
-    taken = {tunnel.place for tunnel in tunnels}
+    taken = {tunnel.place: tunnel.origin for tunnel in tunnels}
     found = []
     for tunnel in tunnels:
         if tunnel.tls == "auto":
@@ -178,7 +180,8 @@ def challenge_tunnels(tunnels: Sequence[TunnelSettings], acme: AcmeSettings | No
             if one.place in taken:
                 raise ConfigError(
                     f"{one.shown_place} is where the client answers the CA; leave it out, or give --acme-challenge "
-                    "tls-alpn-01"
+                    "tls-alpn-01",
+                    taken[one.place],
                 )
             found.append(one)
     return tuple(found)

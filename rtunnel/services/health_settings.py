@@ -96,7 +96,7 @@ def read_health(written: Mapping[str, object], protocol: str, host: str = "") ->
 
 
 def _error(key: str, message: str) -> ConfigError:
-    return ConfigError(f"key '{key}': {message}")
+    return ConfigError(message).within(f"key '{key}': ", key)
 
 
 def _check(value: object) -> dict[str, object]:

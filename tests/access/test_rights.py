@@ -126,6 +126,18 @@ def test_limits_of_visitors(clients: Any) -> None:
         ("laptop: {group: web}", "'laptop': unknown key 'group'"),
         ("8000: {}", "8000 is not a name; put it in quotes"),
         ("a: {}\na: {}", "key 'a' occurs twice; keep one"),
+        (
+            "a: {}\nb.example:\n  ports: 80\n  streams: x\n",
+            "clients.yaml: line 4: 'b.example': key 'streams': 'x' is not",
+        ),
+        ("a: {}\nb:\n  ports: 80\n  prots: 80\n", "clients.yaml: line 4: 'b': unknown key 'prots'"),
+        (
+            "a: {}\nb:\n  ports: 80\n  deny:\n   - 10.0.0.0/8\n   - x\n",
+            "clients.yaml: line 6: 'b': key 'deny': 'x' is not a network",
+        ),
+        ("a: {token: correct-horse}\nb:\n  token: correct-horse", "clients.yaml: line 3: 'b': key 'token': is a token"),
+        ("a: {}\n8000: {}", "clients.yaml: line 2: 8000 is not a name"),
+        ("a: {}\nb: 7", "clients.yaml: line 2: 'b': is a single value"),
     ],
 )
 def test_wrong_clients_file(text: str, problem: str, clients: Any) -> None:

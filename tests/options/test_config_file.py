@@ -60,7 +60,7 @@ INI = (
     [
         ("a: 1\nb: 2\na: 3\n", "x.yaml: line 3: key 'a' occurs twice; keep one"),
         ("t:\n  - {x: 1, x: 2}\n", "x.yaml: line 2: key 'x' occurs twice; keep one"),
-        ("a-b: 1\na_b: 2\n", "x.yaml: keys 'a-b' and 'a_b' are the same; keep one"),
+        ("a-b: 1\na_b: 2\n", "x.yaml: line 2: keys 'a-b' and 'a_b' are the same; keep one"),
         ("a: [1\n", "x.yaml: line 2:"),
         ("a: 1\nb 2\n", "x.yaml: line 2: has no ': ' after the key; write 'key: value'"),
         ("a: 1\n\tb: 2\n", "x.yaml: line 2: has a tab; YAML is indented by spaces only"),
@@ -74,7 +74,7 @@ INI = (
         ("hello\n", "x.yaml: is text and not a mapping"),
         ("true\n", "x.yaml: is true or false and not a mapping"),
         ("7\n", "x.yaml: is a single value and not a mapping"),
-        ("8080: x\n", "x.yaml: unknown key 8080; keys are names"),
+        ("8080: x\n", "x.yaml: line 1: unknown key 8080; keys are names"),
         ("? [a]\n: b\n", "x.yaml: line 1: found unhashable key"),
         ("a: 1\n---\nb: 2\n", "x.yaml: line 2: but found another document"),
         ("a: !!python/object/apply:os.getcwd []\n", "x.yaml: line 1: could not determine a constructor"),

@@ -32,7 +32,7 @@ def test_server_file_errors(config: Write, content: str, message: str) -> None:
     path = config(content)
     with pytest.raises(usage.UsageError) as caught:
         parse_server("--config", path)
-    assert str(caught.value).startswith(f"{path}: {message}")
+    assert str(caught.value).startswith(f"{path}: line 1: {message}")
     assert "\n" not in str(caught.value)
 
 

@@ -284,7 +284,7 @@ def test_mistakes_in_a_file(config: Write, content: str, message: str) -> None:
     path = config(content)
     with pytest.raises(usage.UsageError) as caught:
         parse("--config", path)
-    assert str(caught.value).startswith(f"{path}: {message}")
+    assert str(caught.value).startswith(f"{path}: line {content.count(chr(10)) + 1}: {message}")
 
 
 def test_udp_comes_last_as_a_reference_server_serves_only_the_first_tunnel() -> None:

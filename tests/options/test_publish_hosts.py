@@ -256,7 +256,8 @@ def test_mistakes_in_rules(config: Write, publish: str, line: str, message: str)
     path = entry(config, line, publish=publish)
     with pytest.raises(usage.UsageError) as caught:
         parse("--config", path)
-    assert str(caught.value).startswith(f"{path}: key 'tunnels': entry 1: key {message}")
+    number = 3 + line.count("\n")
+    assert str(caught.value).startswith(f"{path}: line {number}: key 'tunnels': entry 1: key {message}")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class TestFileErrors:
         path = config(content)
         with pytest.raises(usage.UsageError) as caught:
             parse_signal("--config", path)
-        assert str(caught.value).startswith(f"{path}: {message}")
+        assert str(caught.value).startswith(f"{path}: line 1: {message}")
         assert "\n" not in str(caught.value)
 
 

@@ -211,7 +211,7 @@ class TestSources:
     def test_rtunnel_server_does_not_read_it(self, config: Write) -> None:
         config("zzz: 1", "config.yaml")
         rtunnel_server.Options().parseOptions([])
-        with pytest.raises(usage.UsageError, match=r"^config\.yaml: unknown key 'zzz'$"):
+        with pytest.raises(usage.UsageError, match=r"^config\.yaml: line 1: unknown key 'zzz'$"):
             parse_signal()
 
     @pytest.mark.parametrize("options_class", DECLARED)

@@ -191,7 +191,7 @@ class TestReference:
             ("signal: ws://a\nsignal: ws://b\n", "line 2: key 'signal' occurs twice; keep one"),
             ("server: {addr: ':1', addr: ':2'}\n", "line 1: key 'addr' occurs twice; keep one"),
             ("server: {addr: ':1'}\nserver: x\n", "line 2: key 'server' occurs twice; keep one"),
-            ("server: {valid-tokens: [{}]}\n", "key 'server.valid_tokens': "),
+            ("server: {valid-tokens: [{}]}\n", "line 1: key 'server.valid_tokens': "),
         ],
     )
     def test_what_is_still_an_error(self, content: str, problem: str, config: Write) -> None:
@@ -205,7 +205,7 @@ class TestReference:
         with pytest.raises(usage.UsageError) as caught:
             parse_signal("--config", path)
         why = "keys 'server.auth.valid_tokens' and 'server.valid_tokens' mean the same; keep one"
-        assert str(caught.value) == f"{path}: {why}"
+        assert str(caught.value) == f"{path}: line 1: {why}"
         path = config("server: {valid-tokens: [a], auth: {valid-tokens: [a]}}", "config.yaml")
         assert parse_signal("--config", path).valid_tokens == ("a",)
 

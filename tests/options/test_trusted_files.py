@@ -211,6 +211,6 @@ def test_an_error_is_one_line_whatever_it_quotes(path: Path, capsys: pytest.Capt
     assert main(["server", "--config", str(path)]) == 1
     error = capsys.readouterr().err
     assert len(error) < 1100
-    assert error.startswith(f"rtunnel server: {path}: key 'drain': '\\x1b[31m")
+    assert error.startswith(f"rtunnel server: {path}: line 1: key 'drain': '\\x1b[31m")
     assert error.endswith("is not a time; write seconds such as 10 or 1.5, or 500ms, 2m, 1h\n")
     assert error[:-1].isprintable()

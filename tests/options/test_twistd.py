@@ -212,7 +212,7 @@ def test_a_log_file_that_cannot_be_opened(run_twistd: Run) -> None:
         (["rtunnel-client"], {}, "--server is missing; write for example --server tunnel.example.org:7000"),
         (["rtunnel-server", "--allow-ports=x"], {}, "flag --allow-ports: 'x' is not a port number"),
         (["rtunnel-server"], {"RTUNNEL_DRAIN": "x"}, "environment variable RTUNNEL_DRAIN: 'x' is not a time"),
-        (["rtunnel-server", "--config=bad.yaml"], {}, "bad.yaml: unknown key 'contol_listen'; did you mean"),
+        (["rtunnel-server", "--config=bad.yaml"], {}, "bad.yaml: line 1: unknown key 'contol_listen'; did you mean"),
     ],
 )
 def test_usage_errors(

@@ -21,7 +21,7 @@ from rtunnel.options.settings.published import check_files
 from rtunnel.options.settings.reverse import CLIENT
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.options.settings.trust import check_token_use, decide_tls
-from rtunnel.options.settings.tunnels import decide_tunnels
+from rtunnel.options.settings.tunnels import at_origin, decide_tunnels
 from rtunnel.options.settings.via import decide_via
 from rtunnel.options.upgrade.succession import ISuccession
 from rtunnel.reverse.settings import ClientSettings, TunnelSettings
@@ -67,8 +67,11 @@ class Options(PluginOptions):
         except ConfigError as error:
             self.notes.append(str(error))
         tls = self.tls(resolved)
-        tunnels, acme = decide_acme(resolved, self.tunnels(resolved))
-        check_files(tunnels)
+        try:
+            tunnels, acme = decide_acme(resolved, self.tunnels(resolved))
+            check_files(tunnels)
+        except ConfigError as error:
+            raise at_origin(error, resolved) from error
         via = decide_via(resolved, os.environ, tunnels)
         check_token_use(resolved, tls, via)
         self.settings = ClientSettings(

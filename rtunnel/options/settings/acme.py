@@ -9,11 +9,10 @@ from dataclasses import replace
 from rtunnel.access.rules import rules_as_json, without_requests
 from rtunnel.acme.settings import CHALLENGES, KNOWN, AcmeSettings, default_state_dir, email, server
 from rtunnel.coercions import optional, path, shown, text
-from rtunnel.config_file import keys_with_underscores
 from rtunnel.errors import ConfigError
 from rtunnel.host_names import WILDCARD
 from rtunnel.options.settings.declaration import AT_ONCE, PATH, Kind, Setting, words
-from rtunnel.options.settings.entries import Entry
+from rtunnel.options.settings.entries import Entry, written_at
 from rtunnel.options.settings.proxy_protocol import KEY, OF_REQUESTS
 from rtunnel.options.settings.sources import Resolved
 from rtunnel.reverse.settings import TunnelSettings, challenge_tunnels
@@ -84,10 +83,10 @@ def end_of_tls(entry: Entry, tunnel: TunnelSettings) -> str | CertificateFiles:
 def _end_of_tls(written: object) -> str | CertificateFiles:
     forms = "write auto, passthrough, or {certificate: FILE, private-key: FILE}"
     if isinstance(written, dict):
-        files = keys_with_underscores(written, "tls")
-        if set(files) != {"certificate", "private_key"}:
+        files = Entry(written, ("certificate", "private_key"))
+        if not all(key in files for key in ("certificate", "private_key")):
             raise ConfigError(f"{shown(written)} is not a certificate and its key; {forms}")
-        return CertificateFiles(path(files["certificate"]), path(files["private_key"]))
+        return CertificateFiles(files.read("certificate", path), files.read("private_key", path))
     if written not in ("auto", "passthrough"):
         raise ConfigError(f"{shown(written)} is not who ends TLS; {forms}")
     return str(written)
@@ -101,15 +100,19 @@ def decide_acme(
     :raises ConfigError: files cannot be used, or a certificate cannot be obtained.
     """
     found = resolved.fields_of(AcmeSettings)
-    decided = tuple(_decide(tunnel, found["email"] is not None) for tunnel in tunnels)
+    has_email = found["email"] is not None
+    decided = []
+    for tunnel in tunnels:
+        with written_at(*tunnel.origin):
+            decided.append(_decide(tunnel, has_email))
     if not any(tunnel.tls == "auto" for tunnel in decided):
-        return decided, None
+        return tuple(decided), None
     if found["ca"] is not None:
         read_certificates(found["ca"], "name a file with the CA's certificate in PEM")
     found["state_dir"] = found["state_dir"] or default_state_dir(os.environ)
     acme = AcmeSettings(**found)
     challenge_tunnels(decided, acme)
-    return decided, acme
+    return tuple(decided), acme
 
 
 def _decide(tunnel: TunnelSettings, has_email: bool) -> TunnelSettings:

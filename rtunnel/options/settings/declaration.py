@@ -171,7 +171,7 @@ class Setting:
         there = [key for key in self.keys if key in file]
         given = [key for key in there if file[key] not in ("", [])]
         if len(given) == 2 and file[given[0]] != file[given[1]]:
-            raise ConfigError(f"keys '{given[0]}' and '{given[1]}' mean the same; keep one")
+            raise ConfigError(f"keys '{given[0]}' and '{given[1]}' mean the same; keep one", given[1].split("."))
         return next(iter(given or there), None)
 
     def variable_in(self, environ: Mapping[str, str]) -> str | None:

@@ -6,10 +6,11 @@ hold such texts as well as mappings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rtunnel.coercions import shown
+from rtunnel.coercions import pinpointed, shown
 from rtunnel.config_file import keys_with_underscores
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
@@ -21,18 +22,15 @@ ValueT = TypeVar("ValueT")
 class Entry:
     """One mapping of a list.
 
-    :param where: the beginning of an error message.
     :param keys: the keys that it may have.
     :raises ConfigError: it is not a mapping, or has another key.
-    :ivar where: the same.
     """
 
-    def __init__(self, mapping: object, where: str, keys: Collection[str]) -> None:
-        self.where = where
-        self._values = keys_with_underscores(mapping, where)
+    def __init__(self, mapping: object, keys: Collection[str]) -> None:
+        self._values = keys_with_underscores(mapping)
         for key in self._values:
             if key not in keys:
-                raise ConfigError(f"{where}: unknown key '{key}'{suggestion(key, keys)}")
+                raise ConfigError(f"unknown key '{key}'{suggestion(key, keys)}", [key])
 
     def __contains__(self, key: str) -> bool:
         return key in self._values
@@ -42,8 +40,8 @@ class Entry:
         return {key: self._values[key] for key in keys if key in self._values}
 
     def error(self, key: str, message: str) -> ConfigError:
-        """Return an error about a key; it says which entry it is in."""
-        return ConfigError(f"{self.where}: key '{key}': {message}")
+        """Return an error about a key."""
+        return ConfigError(message).within(f"key '{key}': ", key)
 
     def require(self, key: str, what: str) -> None:
         """Check that a key is present.
@@ -52,7 +50,7 @@ class Entry:
         :raises ConfigError: it is missing.
         """
         if key not in self._values:
-            raise ConfigError(f"{self.where}: has no key '{key}'; write {what}")
+            raise ConfigError(f"has no key '{key}'; write {what}")
 
     def read(self, key: str, coerce: Callable[[Any], ValueT], default: object = None) -> ValueT:
         """Return the value of a key.
@@ -60,10 +58,20 @@ class Entry:
         :param coerce: turns what was written, or the default, into the value.
         :raises ConfigError: the value is wrong.
         """
+        value = self._values.get(key, default)
         try:
-            return coerce(self._values.get(key, default))
+            return coerce(value)
         except ConfigError as error:
-            raise self.error(key, str(error)) from error
+            raise pinpointed(error, coerce, value).within(f"key '{key}': ", key) from error
+
+
+@contextmanager
+def written_at(*at: str | int) -> Iterator[None]:
+    """Let a :class:`~rtunnel.errors.ConfigError` about a value say where in a larger value this one is."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error.within("", *at) from error
 
 
 def read_entries(
@@ -84,13 +92,13 @@ def read_entries(
     if not isinstance(value, list):
         raise ConfigError(f"{shown(value)} is not a list; write '- {example}' in it")
     found = []
-    for number, entry in enumerate(value, 1):
-        if isinstance(entry, str):
-            try:
-                found.append(from_text(entry))
-            except ConfigError as error:
+    for index, entry in enumerate(value):
+        try:
+            found.append(from_text(entry) if isinstance(entry, str) else from_mapping(Entry(entry, keys)))
+        except ConfigError as error:
+            label = f"entry {index + 1}: "
+            if isinstance(entry, str):
                 name = shown(entry.strip())
-                raise ConfigError(str(error) if name in str(error) else f"in {name}, {error}") from error
-        else:
-            found.append(from_mapping(Entry(entry, f"entry {number}", keys)))
+                label = "" if name in str(error) else f"in {name}, "
+            raise error.within(label, index) from error
     return tuple(found)

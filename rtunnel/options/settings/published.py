@@ -20,6 +20,7 @@ from rtunnel.coercions import service_address, shown
 from rtunnel.endpoint_strings import MAX_PORT, is_ipv6
 from rtunnel.errors import ConfigError
 from rtunnel.host_names import canonical_path, host_pattern, is_host_pattern
+from rtunnel.options.settings.entries import written_at
 from rtunnel.reverse.settings import TunnelSettings
 from rtunnel.services.files.tree import check_directory
 
@@ -73,17 +74,22 @@ def check_files(tunnels: Sequence[TunnelSettings]) -> None:
     :raises ConfigError: this process may not read one; or visitors would not reach it by HTTP.
     """
     for tunnel in tunnels:
-        directory = tunnel.local.directory
-        if directory is None:
-            continue
-        if tunnel.protocol == "https" and not tunnel.ends_tls:
-            raise ConfigError(
-                f"https:{tunnel.host}: {tunnel.local} has no TLS of its own; end it here, with --acme-email or the key "
-                f"'tls', or publish http:{tunnel.host}={tunnel.local}"
-            )
-        if tunnel.proxy_protocol:
-            raise ConfigError(f"{tunnel.local} reads no PROXY header; leave out the key 'proxy_protocol'")
-        check_directory(directory)
+        with written_at(*tunnel.origin):
+            _check_files(tunnel)
+
+
+def _check_files(tunnel: TunnelSettings) -> None:
+    directory = tunnel.local.directory
+    if directory is None:
+        return
+    if tunnel.protocol == "https" and not tunnel.ends_tls:
+        raise ConfigError(
+            f"https:{tunnel.host}: {tunnel.local} has no TLS of its own; end it here, with --acme-email or the key "
+            f"'tls', or publish http:{tunnel.host}={tunnel.local}"
+        )
+    if tunnel.proxy_protocol:
+        raise ConfigError(f"{tunnel.local} reads no PROXY header; leave out the key 'proxy_protocol'")
+    check_directory(directory)
 
 
 def _split(text: str) -> tuple[str, str, str]:

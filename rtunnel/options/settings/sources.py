@@ -17,6 +17,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from rtunnel.coercions import pinpointed
 from rtunnel.config_file import ConfigFile, keys_with_underscores, read_config_file
 from rtunnel.endpoint_strings import suggestion
 from rtunnel.errors import ConfigError
@@ -40,10 +41,20 @@ class Source:
     """Where one value came from.
 
     :ivar label: the beginning of an error message, such as ``environment variable RTUNNEL_SERVER``.
+    :ivar file: the file that has it, if one has.
+    :ivar key: its key there.
     """
 
     rank: Rank
     label: str
+    file: ConfigFile | None = None
+    key: str = ""
+
+    def error(self, error: ConfigError) -> ConfigError:
+        """Return an error about the value as one that names the source; if it is a file, also the line."""
+        if self.file is None:
+            return ConfigError(f"{self.label}: {error}")
+        return self.file.error(error.within(f"key '{self.key}': ", *self.key.split(".")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +73,12 @@ class Resolved:
             if setting.owner is not None and issubclass(owner, setting.owner)
         }
 
-    def error(self, name: str, message: str) -> ConfigError:
-        """Return an error about a setting; it names the source of the value."""
-        return ConfigError(f"{self.sources[name].label}: {message}")
+    def error(self, name: str, message: str, at: Sequence[str | int] = ()) -> ConfigError:
+        """Return an error about a setting; it names the source of the value.
+
+        :param at: see :class:`~rtunnel.errors.ConfigError`.
+        """
+        return self.sources[name].error(ConfigError(message, at))
 
 
 def find_config_file(
@@ -114,11 +128,7 @@ def resolve(
     """
     _check_environment(settings, environ, foreign)
     known_keys = [*(key for setting in settings for key in setting.keys), *foreign_keys]
-    in_file = _without_sections(file.values, file.path, known_keys) if file else {}
-    for key in in_file:
-        if file and key not in known_keys:
-            words = [*known_keys, *(known.partition(".")[0] for known in known_keys)]
-            raise ConfigError(f"{file.path}: unknown key '{key}'{suggestion(key, words)}")
+    in_file = _read_keys(file, known_keys) if file else {}
     values: dict[str, Any] = {}
     sources: dict[str, Source] = {}
     for setting in settings:
@@ -128,7 +138,8 @@ def resolve(
         elif variable := setting.variable_in(environ):
             source, written = Source(Rank.ENVIRONMENT, f"environment variable {variable}"), environ[variable]
         elif file and (there := _key_in(file, setting, in_file)):
-            source, written = Source(Rank.FILE, f"{file.path}: key '{there}'"), in_file[there]
+            label = f"{file.path}: key '{there}'"
+            source, written = Source(Rank.FILE, label, file, there), in_file[there]
         else:
             values[setting.name] = setting.default
             sources[setting.name] = Source(Rank.DEFAULT, f"default of --{setting.name}")
@@ -137,7 +148,7 @@ def resolve(
         try:
             values[setting.name] = setting.kind.coerce(written)
         except ConfigError as error:
-            raise ConfigError(f"{source.label}: {error}") from error
+            raise source.error(pinpointed(error, setting.kind.coerce, written)) from error
     return Resolved(settings, values, sources)
 
 
@@ -145,11 +156,27 @@ def _key_in(file: ConfigFile, setting: Setting, in_file: Mapping[str, object]) -
     try:
         return setting.key_in(in_file)
     except ConfigError as error:
-        raise ConfigError(f"{file.path}: {error}") from error
+        raise file.error(error) from error
+
+
+def _read_keys(file: ConfigFile, known_keys: Collection[str]) -> Mapping[str, object]:
+    """Return the file's values by full keys.
+
+    :raises ConfigError: it has others.
+    """
+    try:
+        found = _without_sections(file.values, known_keys)
+        for key in found:
+            if key not in known_keys:
+                words = [*known_keys, *(known.partition(".")[0] for known in known_keys)]
+                raise ConfigError(f"unknown key '{key}'{suggestion(key, words)}", key.split("."))
+    except ConfigError as error:
+        raise file.error(error) from error
+    return found
 
 
 def _without_sections(
-    values: Mapping[str, object], path: str, known_keys: Collection[str], section: str = ""
+    values: Mapping[str, object], known_keys: Collection[str], section: str = ""
 ) -> Mapping[str, object]:
     """Return the file's values by full keys, such as ``tls.cert``; ``tls: true`` is ``tls.enabled: true``."""
     found: dict[str, object] = {}
@@ -160,8 +187,11 @@ def _without_sections(
         elif f"{key}.enabled" in known_keys and not isinstance(value, dict):
             found[f"{key}.enabled"] = value
         else:
-            inner = keys_with_underscores(value, f"{path}: key '{key}'")
-            found |= _without_sections(inner, path, known_keys, f"{key}.")
+            try:
+                inner = keys_with_underscores(value)
+            except ConfigError as error:
+                raise error.within(f"key '{key}': ", *key.split(".")) from error
+            found |= _without_sections(inner, known_keys, f"{key}.")
     return found
 
 

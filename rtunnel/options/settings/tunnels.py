@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import TypeVar
 
-from rtunnel.access.rules import KEYS, Rules, read_rules
+from rtunnel.access.rules import KEYS, read_rules
 from rtunnel.coercions import integer, service_address, shown, text
 from rtunnel.errors import ConfigError
 from rtunnel.options.settings.acme import end_of_tls
@@ -31,7 +30,7 @@ def tunnels(value: object) -> tuple[TunnelSettings, ...]:
 
     :raises ConfigError: an entry is wrong; the message says which.
     """
-    return _read(value, _from_text, "{local: 127.0.0.1:80, remote_port: 8080}")
+    return _read("tunnel", value, _from_text, "{local: 127.0.0.1:80, remote_port: 8080}")
 
 
 def publish(value: object) -> tuple[TunnelSettings, ...]:
@@ -39,11 +38,11 @@ def publish(value: object) -> tuple[TunnelSettings, ...]:
 
     :raises ConfigError: an entry is wrong; the message says which.
     """
-    return _read(value, published, "tcp:8080=127.0.0.1:80")
+    return _read("publish", value, published, "tcp:8080=127.0.0.1:80")
 
 
 def _read(
-    value: object, from_text: Callable[[str], tuple[TunnelSettings, ...]], example: str
+    setting: str, value: object, from_text: Callable[[str], tuple[TunnelSettings, ...]], example: str
 ) -> tuple[TunnelSettings, ...]:
     count = 0
 
@@ -57,7 +56,7 @@ def _read(
 
     keys = ("name", "local", "remote_port", "publish", "tls", "proxy_protocol", *HEALTH_KEYS, *KEYS)
     entries = read_entries(value, partial(counted, from_text), partial(counted, _from_mapping), keys, example)
-    return tuple(chain.from_iterable(entries))
+    return tuple(replace(each, origin=(setting, index)) for index, found in enumerate(entries) for each in found)
 
 
 def _from_text(written: str) -> tuple[TunnelSettings, ...]:
@@ -73,10 +72,11 @@ def _from_mapping(entry: Entry) -> tuple[TunnelSettings, ...]:
     found = _with_health(entry, with_proxy_protocol(entry, _tunnels_of(entry)))
     if found[0].host:
         tls = end_of_tls(entry, found[0])
-        return (replace(found[0], rules=_rules(entry, found[0], ends_tls=tls != "passthrough"), tls=tls),)
+        rules = read_rules(entry.only(KEYS), found[0].protocol, ends_tls=tls != "passthrough")
+        return (replace(found[0], rules=rules, tls=tls),)
     if "tls" in entry:
         raise entry.error("tls", "is for an entry with 'publish: https:NAME=LOCAL'; leave it out")
-    rules = _rules(entry, found[0], ends_tls=False)
+    rules = read_rules(entry.only(KEYS), found[0].protocol)
     return tuple(replace(tunnel, rules=rules) for tunnel in found)
 
 
@@ -93,20 +93,10 @@ def _tunnels_of(entry: Entry) -> tuple[TunnelSettings, ...]:
 
 
 def _with_health(entry: Entry, tunnels: tuple[TunnelSettings, ...]) -> tuple[TunnelSettings, ...]:
-    try:
-        health = read_health(entry.only(HEALTH_KEYS), tunnels[0].protocol, tunnels[0].host)
-    except ConfigError as error:
-        raise ConfigError(f"{entry.where}: {error}") from error
+    health = read_health(entry.only(HEALTH_KEYS), tunnels[0].protocol, tunnels[0].host)
     if health is not None and tunnels[0].local.directory is not None:
         raise entry.error("health_check", "is not for files:, which the client serves itself; leave it out")
     return tuple(replace(tunnel, health=health) for tunnel in tunnels)
-
-
-def _rules(entry: Entry, tunnel: TunnelSettings, *, ends_tls: bool) -> Rules:
-    try:
-        return read_rules(entry.only(KEYS), tunnel.protocol, ends_tls=ends_tls)
-    except ConfigError as error:
-        raise ConfigError(f"{entry.where}: {error}") from error
 
 
 def _name(name: object) -> str:
@@ -128,38 +118,46 @@ def decide_tunnels(resolved: Resolved, *, may_be_none: bool = False) -> tuple[Tu
     pair = max((resolved.sources["local"], resolved.sources["remote-port"]), key=lambda source: source.rank)
     lists = ("tunnel", "publish")
     strongest = max(pair.rank, *(resolved.sources[name].rank for name in lists))
-    found: list[tuple[str, TunnelSettings]] = []
+    found: list[TunnelSettings] = []
     if pair.rank == strongest > Rank.DEFAULT:
         if resolved.values["local"] is None:
             raise resolved.error("remote-port", "has no effect without a local service; add --local 127.0.0.1:80")
-        found.append(("local", TunnelSettings(resolved.values["remote-port"], resolved.values["local"])))
+        found.append(TunnelSettings(resolved.values["remote-port"], resolved.values["local"], origin=("local",)))
     for name in lists:
         if resolved.sources[name].rank == strongest:
-            found.extend((name, tunnel) for tunnel in resolved.values[name])
+            found.extend(resolved.values[name])
     if not found and not may_be_none:
         raise ConfigError(
             "nothing to publish: --tunnel, --publish or --local is missing; write for example --tunnel 8080:80"
         )
     if len(found) > MAX_PORTS:
-        raise resolved.error(found[-1][0], _TOO_MANY)
-    _check_unique(found, resolved)
-    return tuple(sorted((tunnel for _, tunnel in found), key=lambda tunnel: tunnel.protocol != "tcp"))
+        raise at_origin(ConfigError(_TOO_MANY, found[-1].origin), resolved)
+    try:
+        _check_unique(found)
+    except ConfigError as error:
+        raise at_origin(error, resolved) from error
+    return tuple(sorted(found, key=lambda tunnel: tunnel.protocol != "tcp"))
 
 
-def _check_unique(found: Sequence[tuple[str, TunnelSettings]], resolved: Resolved) -> None:
-    publics: set[tuple[str, int, str, str]] = set()
+def at_origin(error: ConfigError, resolved: Resolved) -> ConfigError:
+    """Return an error about a tunnel as one that says where the tunnel is written, if *error* leads there."""
+    if not error.at:
+        return error
+    setting, *at = error.at
+    return resolved.error(str(setting), str(error), at)
+
+
+def _check_unique(found: Sequence[TunnelSettings]) -> None:
+    places: set[tuple[str, int, str, str]] = set()
     names: set[str] = set()
-    for setting, tunnel in found:
-        public = (tunnel.protocol, tunnel.remote_port, tunnel.host, tunnel.path)
-        if public in publics and tunnel.host:
-            raise resolved.error(
-                setting, f"two tunnels want {tunnel.protocol}:{tunnel.host}{tunnel.path}; a request goes to one of them"
-            )
-        if public in publics:
+    for tunnel in found:
+        if tunnel.place in places and tunnel.host:
+            raise ConfigError(f"two tunnels want {tunnel.shown_place}; a request goes to one of them", tunnel.origin)
+        if tunnel.place in places:
             what = f"remote port {tunnel.remote_port}" if tunnel.remote_port else "the server's shared port (0)"
             of_udp = " for UDP" if tunnel.protocol == "udp" else ""
-            raise resolved.error(setting, f"two tunnels want {what}{of_udp}; each needs a port of its own")
+            raise ConfigError(f"two tunnels want {what}{of_udp}; each needs a port of its own", tunnel.origin)
         if tunnel.name and tunnel.name in names:
-            raise resolved.error(setting, f"two tunnels are named '{tunnel.name}'; give each a name of its own")
-        publics.add(public)
+            raise ConfigError(f"two tunnels are named '{tunnel.name}'; give each a name of its own", tunnel.origin)
+        places.add(tunnel.place)
         names.add(tunnel.name)
