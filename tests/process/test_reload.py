@@ -279,25 +279,20 @@ class TestDrain:
     def test_load_balancers_are_told_first(self, draining: Ends) -> None:
         status = int(draining.settings["server"]["status_listen"].rpartition(":")[2])
         assert ready(status) == 200
-        code, out, _ = rtunnel("drain", str(draining.server.pid), "--notice", "1h")
+        code, out, _ = rtunnel("drain", str(draining.server.pid))
         assert (code, out) == (0, "draining; the process ends when its visitors have finished; visitors now: 0\n")
         assert ready(status) == 503
         # Whoever has not noticed yet is served.
         assert fetch(draining.public) == "here"
         assert rtunnel("reload", str(draining.server.pid))[2] == "rtunnel reload: the process is about to end\n"
         assert rtunnel("drain", str(draining.server.pid))[1].startswith("it drains already")
-        assert rtunnel("drain", str(draining.server.pid), "--notice", "0")[0] == 0
         assert draining.server.wait() == 0
 
     @pytest.mark.parametrize("end", ["server", "client"])
     def test_it_ends_when_the_last_visitor_has_gone(self, draining: Ends, end: str) -> None:
         process = draining.server if end == "server" else draining.client
         with visitor_of(draining) as visitor:
-            poll(
-                lambda: "visitors now: 1" in rtunnel("drain", str(process.pid), "--notice", "0")[1],
-                PATIENCE,
-                "a visitor",
-            )
+            assert "visitors now: 1" in rtunnel("drain", str(process.pid))[1]
             process.wait_for("waiting for 1 visitors")
             wait_until_closed(draining.public)
             # Longer than the setting drain.
@@ -309,32 +304,30 @@ class TestDrain:
 
     def test_not_longer_than_it_is_told(self, draining: Ends) -> None:
         with visitor_of(draining):
-            assert rtunnel("drain", str(draining.server.pid), "--notice", "0", "--within", "0.5")[0] == 0
+            assert rtunnel("drain", str(draining.server.pid), "--within", "0.5")[0] == 0
             assert draining.server.wait() == 0
         assert "waiting up to 0.5 s for 1 visitors" in draining.server.output
         assert "1 visitors did not finish in time and are cut off" in draining.server.output
 
-    @pytest.mark.parametrize("notice", ["0", "1h"])
-    def test_sigterm_gives_visitors_the_time_of_the_setting(self, draining: Ends, notice: str) -> None:
+    @pytest.mark.parametrize("at", ["draining: /readyz says so", "waiting for 1 visitors"])
+    def test_sigterm_gives_visitors_the_time_of_the_setting(self, draining: Ends, at: str) -> None:
         with visitor_of(draining):
-            assert rtunnel("drain", str(draining.server.pid), "--notice", notice)[0] == 0
-            draining.server.wait_for("draining: /readyz says so")
-            if notice == "0":
-                draining.server.wait_for("waiting for 1 visitors")
+            assert rtunnel("drain", str(draining.server.pid))[0] == 0
+            draining.server.wait_for(at)
             assert draining.server.terminate() == 0
         assert "1 visitors did not finish in time and are cut off" in draining.server.output
 
     def test_a_signal_ends_the_notice(self, twistd: Twistds) -> None:
-        signaling = twistd("rtc-signal", "--addr", f"{LOOPBACK}:0")
+        signaling = twistd("rtc-signal", "--addr", f"{LOOPBACK}:0", "--status-listen", f"{LOOPBACK}:0")
         signaling.wait_for("signaling port listening")
-        assert rtunnel("drain", str(signaling.pid), "--notice", "1h")[0] == 0
+        assert rtunnel("drain", str(signaling.pid))[0] == 0
         assert signaling.terminate() == 0
         assert "Traceback" not in signaling.output
 
     def test_who_has_no_visitors_ends_at_once(self, twistd: Twistds) -> None:
         signaling = twistd("rtc-signal", "--addr", f"{LOOPBACK}:0")
         signaling.wait_for("signaling port listening")
-        code, out, _ = rtunnel("drain", str(signaling.pid), "--notice", "0")
+        code, out, _ = rtunnel("drain", str(signaling.pid))
         assert (code, out) == (0, "draining; the process ends when its visitors have finished\n")
         assert signaling.wait() == 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE
+from tests.ports import free_port
 from tests.process.harness import Twistds, poll
 from tests.process.services import LOOPBACK, Service, Visitor, count, fetch, page
 from tests.process.test_reload import Ends, rtunnel
@@ -128,7 +129,9 @@ class TestNothingComesOfIt:
             os.kill(new, 0)
 
     def test_it_drains(self, ends: Ends) -> None:
-        assert rtunnel("drain", str(ends.server.pid), "--notice", "1h")[0] == 0
+        ends.write("server", status_listen=f"{LOOPBACK}:{free_port()}")
+        assert rtunnel("reload", str(ends.server.pid))[0] == 0
+        assert rtunnel("drain", str(ends.server.pid))[0] == 0
         assert rtunnel("upgrade", str(ends.server.pid)) == (
             1,
             "",

@@ -44,10 +44,10 @@ class Visited:
 
 
 class World:
-    def __init__(self, service: Any) -> None:
+    def __init__(self, service: Any, *, can_be_asked: bool = True) -> None:
         self.reactor = Reactor()
         self.service = service
-        self.drain = Drain(self.reactor, service, lambda: 10.0)
+        self.drain = Drain(self.reactor, service, lambda: 10.0, lambda: can_be_asked)
 
 
 @pytest.fixture
@@ -63,26 +63,32 @@ def test_it_tells_and_then_stops(world: World, logged: TestLog) -> None:
     assert world.reactor.stops == 0
     world.reactor.advance(0.1)
     assert [world.reactor.stops] == [1]
-    assert "draining: /readyz says so; in 5 s no more visitors are taken" in logged.text()
+    assert "draining: /readyz says so; in 10 s no more visitors are taken" in logged.text()
 
 
 def test_within(world: World, logged: TestLog) -> None:
-    world.drain.act({"notice": 1, "within": "1m"})
+    world.drain.act({"within": "1m"})
     assert world.service.limits == [60]
-    assert "in 1 s no more visitors are taken, and those there are have 60 s to finish" in logged.text()
+    assert "in 10 s no more visitors are taken, and those there are have 60 s to finish" in logged.text()
 
 
 def test_a_second_one_says_how_far_it_is(world: World) -> None:
-    world.drain.act({"notice": 100})
+    world.drain.act({})
     assert world.drain.act({}) == {"visitors": 3, "had_begun": True}
     assert world.service.limits == [inf]
     world.drain.act({"within": 7})
     assert world.service.limits == [inf, 7]
-    world.drain.act({"notice": 0})
+    world.reactor.advance(NOTICE)
+    assert world.drain.act({"within": 3})["had_begun"]
+    assert world.reactor.stops == 1
+
+
+def test_nobody_can_be_told(logged: TestLog) -> None:
+    world = World(Visited(), can_be_asked=False)
+    world.drain.act({"within": 3})
     world.reactor.advance(0)
     assert world.reactor.stopped
-    # Too late for a notice.
-    assert world.drain.act({"notice": 3})["had_begun"]
+    assert "draining: no more visitors are taken, and those there are have 3 s to finish" in logged.text()
 
 
 def test_sigterm_means_the_time_of_the_setting(world: World) -> None:
@@ -106,8 +112,8 @@ def test_something_else_stops_the_process_meanwhile(world: World) -> None:
 
 
 def test_a_service_without_visitors() -> None:
-    world = World(object())
-    assert world.drain.act({"notice": 0, "within": 1}) == {"visitors": None, "had_begun": False}
+    world = World(object(), can_be_asked=False)
+    assert world.drain.act({"within": 1}) == {"visitors": None, "had_begun": False}
     world.reactor.advance(0)
     assert world.reactor.stopped
 
@@ -116,9 +122,9 @@ def test_a_service_without_visitors() -> None:
     ("asked", "why"),
     [
         ({"within": "soon"}, "^'within': "),
-        ({"notice": -1}, "^'notice': "),
-        ({"notice": None}, "^'notice': "),
-        ({"at": 1}, "the key 'at' is unknown"),
+        ({"within": -1}, "^'within': "),
+        ({"within": None}, "^'within': "),
+        ({"notice": 1}, "the key 'notice' is unknown"),
     ],
 )
 def test_what_is_no_time(world: World, asked: dict[str, Any], why: str) -> None:

@@ -63,7 +63,7 @@ async def test_a_flag_still_wins(server: Running) -> None:
 @ensureDeferred
 async def test_a_bad_file_changes_nothing(server: Running, logged: TestLog) -> None:
     why = await refused(server, max_links=7, allow_ports="many")
-    assert why.startswith(f"{server.file}: key 'allow_ports': ")
+    assert why.startswith(f"{server.file}: line 1: key 'allow_ports': ")
     assert f"settings are not reloaded, and all stays as it is: {why}" in logged.text()
     assert "key 'max_link'" in await refused(server, allow_ports=None, max_link=7)
     server.file.write_text('{\n"max_links": 7,\n"hold" 3}')

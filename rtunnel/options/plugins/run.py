@@ -86,7 +86,9 @@ class PluginService(MultiService):
         self._options = options
         self._reactor = reactor
         self._logging = TwistdLogging()
-        self._drain = Drain(reactor, service, lambda: options.get("drain", 0.0))
+        self._drain = Drain(
+            reactor, service, lambda: options.get("drain", 0.0), lambda: options.get("status-listen") is not None
+        )
         self._reloadable = reloadable
         self._reloader: Reloader | None = None
         self._handover = Handover(reactor, name, succession, options, self._why_no_upgrade, self._leave)

@@ -2,8 +2,8 @@
 
     as ever -> told (/readyz says 503; visitors are still taken) -> stopping, as after SIGTERM, without a limit -> end
 
-A load balancer that asks ``/readyz`` needs a while before it sends nobody any more. One that connects sees by that that
-nobody listens. So ports close only after the *notice*.
+A load balancer that asks ``/readyz`` needs a while before it sends nobody any more. So ports close only after the
+*notice*, if there is a status port where it can ask. One that connects sees by that that nobody listens.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from rtunnel.coercions import seconds, show_seconds
 from rtunnel.control.actions.perform import only
 from rtunnel.errors import ConfigError
 
-#: Seconds for which new visitors are still taken, unless the operator says otherwise.
-NOTICE = 5.0
+#: Seconds for which new visitors are still taken. Load balancers ask every few seconds, and believe the third answer.
+NOTICE = 10.0
 
 
 class Drain:
@@ -30,39 +30,42 @@ class Drain:
 
     :param service: may have a method ``set_drain``; see :class:`~rtunnel.upkeep.draining.DrainingService`.
     :param limit: returns the seconds that visitors have to finish after SIGTERM.
+    :param can_be_asked: returns whether load balancers can ask ``/readyz``.
     :ivar has_begun: the process is about to end.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, service: Any, limit: Callable[[], float]) -> None:
+    def __init__(
+        self, reactor: Any, service: Any, limit: Callable[[], float], can_be_asked: Callable[[], bool]
+    ) -> None:
         self.has_begun = False
         self._reactor = reactor
         self._service = service
         self._limit = limit
+        self._can_be_asked = can_be_asked
         self._notice: IDelayedCall | None = None
 
     def act(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Begin, or give another limit to what has begun. Return how many visitors there are.
 
         :param asked: ``within``, the seconds that visitors have from the end of the notice; as much as they need, if
-            it is not there. ``notice``: see :data:`NOTICE`.
-        :raises ConfigError: one of them is no time.
+            it is not there.
+        :raises ConfigError: that is no time.
         """
-        only(asked, "within", "notice")
-        within, notice = time_of(asked, "within", inf), time_of(asked, "notice", NOTICE)
+        only(asked, "within")
+        within = time_of(asked, "within", inf)
         had_begun, self.has_begun = self.has_begun, True
         if not had_begun or "within" in asked:
             self._set_limit(within)
         if not had_begun:
+            notice = NOTICE if self._can_be_asked() else 0.0
             self.log.info(
-                "draining: /readyz says so; in {notice} no more visitors are taken{limit}",
-                notice=show_seconds(notice) + " s",
+                "draining: {told}no more visitors are taken{limit}",
+                told=f"/readyz says so; in {show_seconds(notice)} s " if notice else "",
                 limit="" if within == inf else f", and those there are have {show_seconds(within)} s to finish",
             )
             self._notice = self._reactor.callLater(notice, self._stop)
-        elif "notice" in asked and self._notice is not None:
-            self._notice.reset(notice)
         return {"visitors": self._visitors, "had_begun": had_begun}
 
     @property

@@ -9,20 +9,16 @@ from rtunnel.options.change.process import ProcessVerb, pick
 
 
 class Options(ProcessVerb):
-    """Let a running process take no new visitors, and end when those that are there have finished: exit code 0. First
-    it tells load balancers, by /readyz, and goes on as ever for the seconds of --notice; then its ports close. SIGTERM
-    means that visitors have only the time of the setting drain from then on, and a second one ends them at once.
-    Without NAME, the only process that runs is meant."""
+    """Let a running process take no new visitors, and end when those that are there have finished: exit code 0. If it
+    has a status port, it first tells load balancers there, by /readyz, and goes on as ever for ten seconds; then its
+    ports close. SIGTERM means that visitors have only the time of the setting drain from then on, and a second one ends
+    them at once. Without NAME, the only process that runs is meant."""
 
-    examples = ("rtunnel drain rtunnel-server", "rtunnel drain --notice 30 --within 1h 4711")
+    examples = ("rtunnel drain rtunnel-server", "rtunnel drain --within 1h 4711")
 
     def opt_within(self, value: str) -> None:
         """Most time that visitors have to finish: seconds, or 10m or 2h. As much as they need if not given."""
         self.ask_for_seconds("within", value)
-
-    def opt_notice(self, value: str) -> None:
-        """Seconds for which new visitors are still taken, until load balancers have noticed; 5 if not given."""
-        self.ask_for_seconds("notice", value)
 
     def run(self) -> None:
         done = tell(pick(self.name), "drain", self.asked)
