@@ -27,6 +27,9 @@ class Inheritance:
         """Return a socket, which belongs to the caller then; None: there is none of that name."""
         return self._sockets.pop(name, None)
 
+    def __len__(self) -> int:
+        return len(self._sockets)
+
     def close(self, but: str | None = None) -> None:
         """Close what nobody has taken.
 

@@ -111,11 +111,19 @@ class Listener(Service):
             self._is_open = not refuses_already(port)
             self._bound(port)
             return
+        failures = self._try_to_listen()
+        if failures and len(inheritance):
+            # What is left for other addresses may be in the way, as 127.0.0.1:7000 is in that of all.
+            inheritance.close()
+            failures = self._try_to_listen()
+        if failures:
+            raise StartupError(cannot_listen(self._address, self._what, self._option, failures[0].value))
+
+    def _try_to_listen(self) -> list[Failure]:
         failures: list[Failure] = []
         self._listening = self._address.endpoint(self._reactor).listen(self._factory)
         self._listening.addCallbacks(self._bound, failures.append)
-        if failures:
-            raise StartupError(cannot_listen(self._address, self._what, self._option, failures[0].value))
+        return failures
 
     def _bound(self, port: IListeningPort) -> IListeningPort:
         self._port = port

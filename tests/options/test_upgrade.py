@@ -111,7 +111,7 @@ class TestPredecessor:
 class TestNotify:
     @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "x"}, {"NOTIFY_SOCKET": "/nowhere/x"}])
     def test_nobody_wants_to_know(self, environ: dict[str, str]) -> None:
-        notify("READY=1", environ)
+        notify("READY=1", environ=environ)
 
     @pytest.mark.parametrize("kind", ["path", "abstract"])
     def test_systemd(self, kind: str, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ class TestNotify:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
             systemd.bind(path if kind == "path" else "\0" + path)
             systemd.settimeout(PATIENCE)
-            notify("READY=1", {"NOTIFY_SOCKET": path if kind == "path" else "@" + path})
+            notify("READY=1", environ={"NOTIFY_SOCKET": path if kind == "path" else "@" + path})
             assert systemd.recv(100) == b"READY=1"
 
 

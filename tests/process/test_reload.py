@@ -21,7 +21,7 @@ import yaml
 
 from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.process.harness import Twistd, Twistds, clean_environment, poll, wait_until_closed, wait_until_open
+from tests.process.harness import Process, Twistds, clean_environment, poll, wait_until_closed, wait_until_open
 from tests.process.http_load import Load
 from tests.process.nginx import Nginx
 from tests.process.services import LOOPBACK, Service, Visitor, count, fetch, page, wait_for_page
@@ -56,7 +56,7 @@ class Ends:
     :ivar public: a tunnel that stays.
     """
 
-    def __init__(self, twistd: Twistds, local: str, **server: Any) -> None:
+    def __init__(self, twistd: Twistds, local: str, start: Callable[..., Process] | None = None, **server: Any) -> None:
         self.control, self.public, self.other = free_port(), free_port(), free_port()
         self._directory = twistd.directory
         self.settings: dict[str, dict[str, Any]] = {
@@ -73,7 +73,7 @@ class Ends:
         }
         for end in self.settings:
             self.write(end)
-        self.server = twistd("rtunnel-server", "--config", "server.yaml")
+        self.server: Process = (start or twistd)("rtunnel-server", "--config", "server.yaml")
         self.server.wait_for("control port listening")
         self.client = twistd("rtunnel-client", "--config", "client.yaml")
         self.client.wait_for(rf":{self.public} is published; ")
@@ -263,7 +263,7 @@ def draining(twistd: Twistds, serve: Serve) -> Ends:
     return Ends(twistd, service.address, drain=1, status_listen=f"{LOOPBACK}:{free_port()}")
 
 
-def has_visitor(process: Twistd) -> bool:
+def has_visitor(process: Process) -> bool:
     return "visitors 1" in rtunnel("status", str(process.pid))[1]
 
 

@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.patience import PATIENCE
-from tests.process.harness import Twistd
+from tests.process.harness import Process
 from tests.process.test_reload import rtunnel
 
 
-def ended(process: Twistd) -> int:
+def ended(process: Process) -> int:
     """Wait for the end of a process whose successor writes to the same pipe, and return the exit code."""
     return process._process.wait(PATIENCE)
 

@@ -93,7 +93,7 @@ class PluginService(MultiService):
         self._reloader: Reloader | None = None
         self._handover = Handover(reactor, name, succession, options, self._why_no_upgrade, self._leave)
         # Children stop in reverse order: when ExitSignals is told to stop, the service is already stopping.
-        signals = ExitSignals(reactor, service, self._drain.hurry, self._hung_up, self._handover.request)
+        signals = ExitSignals(reactor, service, self._told_to_stop, self._hung_up, self._handover.request)
         signals.setServiceParent(self)
         if options.get("access-log") is not None:
             accounts = service.visitors.accounts  # type: ignore[attr-defined]
@@ -170,6 +170,12 @@ class PluginService(MultiService):
         self._control.leave(successor)
         # Whoever has asked gets the answer first.
         self._reactor.callLater(0, self._drain.stop, within)
+
+    def _told_to_stop(self) -> None:
+        if not self._drain.has_begun:
+            notify("STOPPING=1")
+            self._handover.leave_for_next()
+        self._drain.hurry()
 
     def _is_running(self) -> None:
         notify("READY=1")
@@ -285,7 +291,6 @@ class ExitSignals(Service):
         # nohup ignores SIGHUP. A terminal that is gone is not ours any more, so look for it now.
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(signal.SIGHUP, self._got_signal if has_terminal() else self._got_reload)
-
         if hasattr(signal, "SIGUSR2") and signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL:
             signal.signal(signal.SIGUSR2, self._got_upgrade)
 

@@ -23,6 +23,7 @@ from rtunnel.options.reload.part import Part, Reloadable
 from rtunnel.options.reload.shown import shown
 from rtunnel.options.settings.declaration import Reload, Setting
 from rtunnel.options.settings.sources import Rank, Resolved
+from rtunnel.options.upgrade.notify import notify, notify_reloading
 
 #: Seconds between the beginnings of two reloads, whoever asks for them how often.
 REST = 0.5
@@ -100,11 +101,13 @@ class Reloader:
                     await deferLater(self._reactor, rest)
                 self._last = self._reactor.seconds()
                 waiting, self._next = self._next, []
+                notify_reloading()
                 done = Deferred.fromCoroutine(self._reload())
                 for each in waiting:
                     done.addBoth(_tell, each)
                 done.addErrback(lambda _failure: None)
                 await done
+                notify("READY=1")
         finally:
             self._is_busy = False
 

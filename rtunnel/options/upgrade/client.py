@@ -49,7 +49,14 @@ class ClientSuccession:
         link = self._client.link
         return {"session": link.session_name, "connected": link.session is not None, **self._publishing.state()}
 
+    def lasting(self) -> dict[str, Any]:
+        """See :class:`ISuccession`."""
+        return {}
+
     # In the new process
+
+    def revive(self, state: Mapping[str, Any]) -> None:
+        """See :class:`ISuccession`."""
 
     def inherit(self, state: Mapping[str, Any]) -> None:
         """See :class:`ISuccession`."""

@@ -3,6 +3,7 @@ own to another one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
@@ -20,6 +21,7 @@ from rtunnel.control.actions.perform import Action, Actions, only
 from rtunnel.errors import ConfigError, RtunnelError, StartupError
 from rtunnel.options.reload.drain import time_of
 from rtunnel.options.upgrade import predecessor
+from rtunnel.options.upgrade.fdstore import fdstore, put
 from rtunnel.options.upgrade.succession import ISuccession
 from rtunnel.relay.inheritance import Handed, inheritance
 
@@ -66,8 +68,10 @@ class Handover:
         with suppress(OSError):
             self._directory = str(Path.cwd())
         self._before = predecessor.current()
-        self._state: Mapping[str, Any] = {}
+        # What another process has left; None: there was none.
+        self._state: Mapping[str, Any] | None = None
         self._succession: ISuccession | None = None
+        self._has_begun = False
 
     # This process takes the place of another
 
@@ -76,23 +80,32 @@ class Handover:
 
         :raises StartupError: it leaves nothing.
         """
-        if self._before is not None:
-            if self._build is None:
-                raise StartupError(f"{self._service} cannot take the place of another process")
-            self._state = self._before.meet(self._service)
+        if self._before is None:
+            self._state = fdstore.take(self._service)
+            return
+        if self._build is None:
+            raise StartupError(f"{self._service} cannot take the place of another process")
+        self._state = self._before.meet(self._service)
 
     def inherit(self) -> None:
         """Be what the predecessor was. Call this once all ports of the settings listen.
 
         :raises StartupError: that cannot be.
         """
-        if self._before is None or self._build is None:
+        if self._build is None or self._state is None:
             return
-        self._succession = self._build()
+        succession = self._build()
         try:
-            self._succession.inherit(self._state)
+            if self._before is None:
+                succession.revive(self._state)
+            else:
+                self._succession = succession
+                succession.inherit(self._state)
         except (LookupError, TypeError, ValueError, RtunnelError) as error:
-            raise StartupError(f"what another process has left cannot be used: {error}") from error
+            why = f"what another process has left cannot be used: {error}"
+            if self._before is not None:
+                raise StartupError(why) from error
+            self.log.warn("{why}", why=why)
         inheritance.close(but=CLAIMED_LATER)
 
     def wait(self) -> None:
@@ -105,8 +118,10 @@ class Handover:
 
     def begin(self) -> None:
         """The reactor runs: let the predecessor go, once it may."""
+        self._has_begun = True
         if self._before is not None and self._succession is not None:
             self._succession.when_ready(self._before.started)
+        if self._state is not None:
             self._reactor.callLater(UNCLAIMED, inheritance.close)
 
     # Another one takes the place of this process
@@ -159,6 +174,13 @@ class Handover:
             raise ConfigError(NOT_NOW)
         done = action(asked)
         return await done if isawaitable(done) else done
+
+    def leave_for_next(self) -> None:
+        """This process is told to stop, and may only be started again: let nobody be refused until then."""
+        if self._build is not None and self._has_begun and "NOTIFY_SOCKET" in os.environ:
+            succession = self._build()
+            with suppress(ConfigError):
+                put(self._service, [*succession.handed(), *self.ports()], succession.lasting())
 
     def stop(self) -> None:
         """This process stops."""

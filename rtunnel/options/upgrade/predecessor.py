@@ -11,6 +11,7 @@ from typing import Any
 from rtunnel import __version__
 from rtunnel.errors import ConfigError, StartupError
 from rtunnel.options.upgrade.channel import VARIABLE, VERSION, Broken, Channel
+from rtunnel.options.upgrade.fdstore import fdstore
 from rtunnel.relay.inheritance import inheritance
 
 #: Seconds that the predecessor has to answer; it may wait for its visitors before it says ``go``.
@@ -76,6 +77,7 @@ def find(environ: MutableMapping[str, str]) -> None:
 
     :raises ConfigError: the environment says so, and it is not true.
     """
+    fdstore.find(environ)
     named = environ.pop(VARIABLE, None)
     if named is None:
         return

@@ -60,19 +60,26 @@ class ServerSuccession:
 
     def state(self) -> dict[str, Any]:
         """Return what the successor must know: JSON."""
-        server = self._server
-        groups: list[Group] = [*server.ports.groups, *server.names.groups]
-        return {"session": server.hello.session, "places": [_place_of(group) for group in groups]}
+        return {"session": self._server.hello.session, **self.lasting()}
+
+    def lasting(self) -> dict[str, Any]:
+        """See :class:`ISuccession`."""
+        groups: list[Group] = [*self._server.ports.groups, *self._server.names.groups]
+        return {"places": [_place_of(group) for group in groups]}
 
     # At the successor
 
     def inherit(self, state: Mapping[str, Any]) -> None:
         """Be what the predecessor was, as far as *state* says. The sockets have come."""
+        self._server.hello = replace(self._server.hello, session=str(state["session"]))
+        self.revive(state)
+
+    def revive(self, state: Mapping[str, Any]) -> None:
+        """Let visitors wait for the clients that were there."""
         server, settings = self._server, self._server.settings
-        server.hello = replace(server.hello, session=str(state["session"]))
         hold = max(settings.hold, LEAST_HOLD) + min(settings.drain, ON_LINK_ONLY)
         server.shared_port.expect(hold)
-        for each in state["places"]:
+        for each in state.get("places", ()):
             public = Public(each["port"], each["protocol"], each["host"], each["path"])
             holders = [tuple(holder) for holder in each["holders"]]
             if public.protocol not in NAMED:

@@ -23,6 +23,9 @@ class ISuccession(Protocol):
     def state(self) -> dict[str, Any]:
         """Return what the successor must know, as JSON has it."""
 
+    def lasting(self) -> dict[str, Any]:
+        """Return what of :meth:`state` is still true if this process ends before the next one starts."""
+
     # In the new process
 
     def inherit(self, state: Mapping[str, Any]) -> None:
@@ -30,6 +33,9 @@ class ISuccession(Protocol):
 
         :raises ConfigError: that cannot be.
         """
+
+    def revive(self, state: Mapping[str, Any]) -> None:
+        """Be what a process was that has ended, as far as *state* says, which is that of :meth:`lasting`."""
 
     def when_ready(self, done: Callable[[], None]) -> None:
         """Call *done* once the predecessor may go. The service runs."""

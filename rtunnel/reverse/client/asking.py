@@ -248,8 +248,11 @@ class AskingSession(CarryingSession):
         self.flush()
 
     def _server_is_silent(self) -> None:
-        """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise."""
-        if self.link.mode is Mode.AWAITING:
+        """Assume a reference server that has no visitor yet; a late HELLO may still show otherwise. One that has spoken
+        before is only slow: it may be starting, while its system accepts connections for it."""
+        if self.link.mode is Mode.AWAITING and self._wanted.were_answered:
+            self._info("server {peer} does not answer yet")
+        elif self.link.mode is Mode.AWAITING:
             self._info("server {peer} does not answer HELLO: the reference protocol is assumed")
             self._say_reference_tunnels()
 

@@ -130,7 +130,7 @@ class ClientSession(AskingSession):
         if event.peer is None:
             self._say_reference_tunnels()
             return
-        self.was_useful = True
+        self.was_useful = self._wanted.were_answered = True
         self._adopt()
         self.link.ping(self.clock.seconds())
         for tunnel in self._tunnels.values():

@@ -89,7 +89,10 @@ class Wanted:
 
 
 class WantedTunnels:
-    """All of them, in the order in which the operator named them."""
+    """All of them, in the order in which the operator named them.
+
+    :ivar were_answered: whether the server has ever said HELLO.
+    """
 
     def __init__(self, reactor: Any, settings: ClientSettings, tls_hosts: TlsHosts, accounts: Accounts) -> None:
         self._reactor = reactor
@@ -99,6 +102,7 @@ class WantedTunnels:
         self._tls_hosts = tls_hosts
         self._turns = DeferredSemaphore(MOST_AT_ONCE)
         self._next = 0
+        self.were_answered = False
         self._all: list[Wanted] = []
         self.use(settings.tunnels)
 
