@@ -19,7 +19,8 @@ import pytest
 
 from tests.packaging.conftest import ROOT, run
 from tests.patience import PATIENCE
-from tests.process.harness import Process, clean_environment, need, poll
+from tests.process.first import First
+from tests.process.harness import clean_environment, need, poll
 
 pytestmark = [
     pytest.mark.packaging,
@@ -103,28 +104,6 @@ def _copy(source: Path, target: Path, *, into: bool) -> None:
         target.mkdir(parents=True, exist_ok=True)
         assert into
         shutil.copy(source, target)
-
-
-class First(Process):
-    """The first process of a PID namespace of its own, as that of a container is."""
-
-    def __init__(self, argv: list[str], *, cwd: Path, env: dict[str, str]) -> None:
-        unshare = [need("unshare"), "--pid", "--fork", "--kill-child", "--mount-proc"]
-        super().__init__([*unshare, *argv], cwd=cwd, env=env)
-
-    @property
-    def inside(self) -> int:
-        """Its process ID out here."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        return int(poll(lambda: children.read_text().strip(), PATIENCE, "unshare has forked"))
-
-    def __enter__(self) -> First:
-        return self
-
-    def stop(self) -> int:
-        """What the engine does; the exit code."""
-        os.kill(self.inside, 15)
-        return self.wait()
 
 
 def start(image: Image, *arguments: str) -> First:

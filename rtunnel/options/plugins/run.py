@@ -129,8 +129,9 @@ class PluginService(MultiService):
         return self._threshold.change(asked)
 
     def _hung_up(self) -> None:
-        # What has come of it is in the log.
-        self.reload().addErrback(lambda _failure: None)
+        if not self._handover.pass_on(signal.SIGHUP):
+            # What has come of it is in the log.
+            self.reload().addErrback(lambda _failure: None)
 
     def reload(self) -> Deferred[Outcome]:
         """Read the settings again, and apply what has changed; see :meth:`Reloader.reload`."""
@@ -172,9 +173,7 @@ class PluginService(MultiService):
         self._reactor.callLater(0, self._drain.stop, within)
 
     def _told_to_stop(self) -> None:
-        if not self._drain.has_begun:
-            notify("STOPPING=1")
-            self._handover.leave_for_next()
+        self._handover.told_to_stop(is_ending=self._drain.has_begun)
         self._drain.hurry()
 
     def _is_running(self) -> None:

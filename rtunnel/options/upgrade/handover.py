@@ -4,6 +4,7 @@ own to another one."""
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
@@ -22,6 +23,7 @@ from rtunnel.errors import ConfigError, RtunnelError, StartupError
 from rtunnel.options.reload.drain import time_of
 from rtunnel.options.upgrade import predecessor
 from rtunnel.options.upgrade.fdstore import fdstore, put
+from rtunnel.options.upgrade.notify import notify
 from rtunnel.options.upgrade.succession import ISuccession
 from rtunnel.relay.inheritance import Handed, inheritance
 
@@ -128,6 +130,8 @@ class Handover:
 
     def request(self) -> None:
         """Upgrade because of a signal. What comes of it is in the log."""
+        if self.pass_on(signal.SIGUSR2):
+            return
         Deferred.fromCoroutine(self.upgrade()).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
@@ -175,12 +179,35 @@ class Handover:
         done = action(asked)
         return await done if isawaitable(done) else done
 
-    def leave_for_next(self) -> None:
-        """This process is told to stop, and may only be started again: let nobody be refused until then."""
+    def told_to_stop(self, *, is_ending: bool) -> None:
+        """A signal has told this process to stop. If it is only to be started again, nobody is refused until then.
+
+        :param is_ending: it was about to end before.
+        """
+        if is_ending:
+            if self._successor is not None:
+                from rtunnel.options.upgrade.first import end_all, is_first
+
+                if is_first():
+                    end_all()
+            return
+        notify("STOPPING=1")
         if self._build is not None and self._has_begun and "NOTIFY_SOCKET" in os.environ:
             succession = self._build()
             with suppress(ConfigError):
                 put(self._service, [*succession.handed(), *self.ports()], succession.lasting())
+
+    @property
+    def _successor(self) -> int | None:
+        return None if self._upgrade is None else self._upgrade.successor
+
+    def pass_on(self, number: int) -> bool:
+        """Return whether another process has taken the place of this one; it gets the signal then."""
+        if self._successor is None:
+            return False
+        with suppress(OSError):
+            os.kill(self._successor, number)
+        return True
 
     def stop(self) -> None:
         """This process stops."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from twisted.logger import Logger
 from rtunnel import __version__
 from rtunnel.errors import ConfigError
 from rtunnel.options.upgrade.channel import VARIABLE, VERSION, Broken, Channel
+from rtunnel.options.upgrade.first import Children, execute, is_first
 from rtunnel.options.upgrade.notify import notify
 from rtunnel.options.upgrade.succession import ISuccession
 from rtunnel.relay.inheritance import Handed
@@ -27,6 +29,10 @@ from rtunnel.relay.inheritance import Handed
 HELLO, READY, STARTED = 30.0, 30.0, 20.0
 #: Seconds for which a process that has failed may take to end by itself.
 LAST_WORDS = 3.0
+
+
+#: How often the first process of a container looks whether its children have ended, in seconds.
+LOOK_EVERY = 1.0
 
 
 class Failed(ConfigError):
@@ -43,6 +49,7 @@ class Upgrade:
     :param directory: where this process was started.
     :param leave: called once there is a successor: lets this process end when its visitors have gone, or after so many
         seconds.
+    :ivar successor: the id of the process that has taken over; None: none has.
     """
 
     log = Logger()
@@ -72,6 +79,7 @@ class Upgrade:
         self._handed: list[Handed] = []
         self._is_paused = False
         self._said: BaseException | None = None
+        self.successor: int | None = None
 
     def has_said(self, error: object) -> bool:
         """Return whether the log says why nothing has come of an upgrade."""
@@ -129,15 +137,30 @@ class Upgrade:
             pid=pid,
             release=release,
         )
+        self.successor = pid
+        if is_first():
+            self._stay()
         self._leave(pid, within)
         channel.close()
         return {"pid": pid, "release": release}
 
+    def _stay(self) -> None:
+        """The container ends with this process, so let it be the last one; see :mod:`rtunnel.options.upgrade.first`."""
+        children = Children()
+
+        def look() -> None:
+            if children.reap(wait=False):
+                self._reactor.callLater(LOOK_EVERY, look)
+            else:
+                self.log.warn("no process is left that has taken over; this one ends too")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        look()
+        self._reactor.addSystemEventTrigger("after", "shutdown", lambda: execute(children.code))
+
     def _why_not(self) -> str:
         if self.is_under_way:
             return "another one is under way"
-        if os.getpid() == 1:
-            return "this is the first process of a container, which ends with it; start the container again"
         if self._twistd.get("chroot"):
             return "this process cannot see what is installed (twistd --chroot); restart it"
         if self._twistd.get("uid") is not None or self._twistd.get("gid") is not None:
