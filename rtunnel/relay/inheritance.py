@@ -27,6 +27,10 @@ class Inheritance:
         """Return a socket, which belongs to the caller then; None: there is none of that name."""
         return self._sockets.pop(name, None)
 
+    def take_all(self, kind: str) -> list[socket.socket]:
+        """Return those whose names begin with *kind*; see :meth:`take`."""
+        return [self._sockets.pop(name) for name in list(self._sockets) if name.startswith(kind)]
+
     def __len__(self) -> int:
         return len(self._sockets)
 

@@ -44,6 +44,10 @@ class ClientSuccession:
         """See :class:`ISuccession`."""
         return iter(())
 
+    def beside(self) -> Iterator[Handed]:
+        """See :class:`ISuccession`."""
+        return iter(())
+
     def state(self) -> dict[str, Any]:
         """See :class:`ISuccession`."""
         link = self._client.link

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from rtunnel.access.public import NAMED, Public
 from rtunnel.errors import Code
-from rtunnel.relay.inheritance import Handed
+from rtunnel.relay.inheritance import Handed, inheritance
 from rtunnel.reverse.server.groups import Group
 from rtunnel.reverse.server.service import TunnelServer
 from rtunnel.reverse.server.session import ServerSession
@@ -29,6 +29,8 @@ ON_LINK = 2.0
 ON_LINK_ONLY = 10.0
 #: Seconds in which clients come back, even if ``--hold`` is less.
 LEAST_HOLD = 5.0
+#: How the names of sockets begin by which old processes say what is used of quotas there.
+REPORTS = "quotas "
 #: How often that is looked at, in seconds.
 LOOK_EVERY = 0.02
 
@@ -58,6 +60,11 @@ class ServerSuccession:
         yield from server.path_port.handed()
         yield from server.ports.handed()
 
+    def beside(self) -> Iterator[Handed]:
+        """See :class:`ISuccession`."""
+        for number, descriptor in enumerate(self._server.metering.report()):
+            yield Handed(f"{REPORTS}{number}", descriptor)
+
     def state(self) -> dict[str, Any]:
         """Return what the successor must know: JSON."""
         return {"session": self._server.hello.session, **self.lasting()}
@@ -72,6 +79,8 @@ class ServerSuccession:
     def inherit(self, state: Mapping[str, Any]) -> None:
         """Be what the predecessor was, as far as *state* says. The sockets have come."""
         self._server.hello = replace(self._server.hello, session=str(state["session"]))
+        for sock in inheritance.take_all(REPORTS):
+            self._server.metering.hear(sock)
         self.revive(state)
 
     def revive(self, state: Mapping[str, Any]) -> None:

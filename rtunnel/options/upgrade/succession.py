@@ -20,6 +20,9 @@ class ISuccession(Protocol):
         :raises ConfigError: one of them cannot be handed over.
         """
 
+    def beside(self) -> Iterator[Handed]:
+        """Yield what else the successor gets: sockets by which this process goes on to talk to it."""
+
     def state(self) -> dict[str, Any]:
         """Return what the successor must know, as JSON has it."""
 

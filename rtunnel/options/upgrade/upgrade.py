@@ -207,7 +207,7 @@ class Upgrade:
         if service != self._service:
             raise Failed(f"the new process is {service}, and this one {self._service}; restart it")
         self._pids.add(pid)
-        handed = self._handed = [*self._succession.handed(), *self._ports()]
+        handed = self._handed = [*self._succession.handed(), *self._ports(), *self._succession.beside()]
         left = {"release": __version__, "sockets": [each.name for each in handed], "state": self._succession.state()}
         await self._in_thread(channel.send, left, [each.descriptor for each in handed])
         await self._next(channel, "ready", READY)

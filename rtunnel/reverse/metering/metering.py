@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +18,15 @@ from rtunnel.access.public import Public
 from rtunnel.acme.settings import default_state_dir
 from rtunnel.reverse.metering.meter import Allowance, Budget
 from rtunnel.reverse.metering.quotas import Count, Key, Quotas
+from rtunnel.reverse.metering.reports import Hearer, Reporter
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 
-#: Seconds between two looks at the month, and at what is to be written.
+#: Seconds between two looks at the month, and at what is to be written or reported.
 LOOK_EVERY = 1.0
+#: Seconds that the last report may take.
+LAST_MOMENT = 1.0
 
 
 class IServer(Protocol):
@@ -48,27 +53,66 @@ class Metering(PeriodicService):
         self._clock = server.reactor
         self.quotas = Quotas(directory or default_state_dir(os.environ), now, server.reactor.seconds, self._marked)
         self._rests = False
+        self._hearers: list[Hearer] = []
+        self._reporter: Reporter | None = None
         self._marks: set[Count] = set()
         self._allowances: WeakValueDictionary[Key, Allowance] = WeakValueDictionary()
 
     def _look(self) -> None:
         if not self._rests:
             self.quotas.tick()
+        elif self._reporter is not None:
+            self._reporter.report()
+
+    # At an upgrade
+
+    def hear(self, sock: socket.socket) -> None:
+        """Count what is used at another process; see :mod:`rtunnel.reverse.metering.reports`."""
+        hearer = Hearer(self._server.reactor, sock, self.quotas, self._hearers.remove)
+        self._hearers.append(hearer)
+        hearer.go_on()
+
+    def report(self) -> Iterator[int]:
+        """Yield sockets for :meth:`hear` of another process, which will hear of what is used here and elsewhere."""
+        self._forget_reporter()
+        with suppress(OSError):
+            self._reporter = Reporter(self.quotas)
+            yield self._reporter.theirs.fileno()
+        for hearer in self._hearers:
+            yield hearer.fileno()
 
     def rest(self) -> None:
         """Write what was used, and then nothing more: the file is another process's from now on."""
-        if not self._rests:
-            self.quotas.write()
+        if self._rests:
+            return
         self._rests = True
+        self.quotas.write()
+        for hearer in self._hearers:
+            hearer.pause()
+        if self._reporter is not None:
+            self._reporter.begin()
 
     def go_on(self) -> None:
         """Write again."""
         self._rests = False
+        self._forget_reporter()
+        for hearer in self._hearers:
+            hearer.go_on()
+
+    def _forget_reporter(self) -> None:
+        reporter, self._reporter = self._reporter, None
+        if reporter is not None:
+            reporter.close()
 
     def stopService(self) -> None:
-        """See :class:`PeriodicService`. Write what was used."""
+        """See :class:`PeriodicService`. Write or report what was used."""
         super().stopService()
         self.rest()
+        for hearer in self._hearers:
+            hearer.close()
+        if self._reporter is not None:
+            self._reporter.report(LAST_MOMENT)
+        self._forget_reporter()
 
     def budget_of(self, backend: Any, public: Public) -> Budget | None:
         """Return what the visitors of *backend* may use; None: there is no limit.

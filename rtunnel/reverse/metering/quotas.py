@@ -15,7 +15,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,6 +144,11 @@ class Quotas:
 
     def count(self, key: Key, limit: float) -> Count:
         """Return the count of *key*, which may use *limit* bytes a month. The first time, read the file."""
+        found = self._find(key)
+        found.set_limit(limit)
+        return found
+
+    def _find(self, key: Key) -> Count:
         if not self._has_read:
             self._has_read = True
             self._read()
@@ -152,8 +157,18 @@ class Quotas:
             if len(self._counts) >= MOST:
                 self._make_room()
             found = self._counts[key] = Count(key, self._on_mark)
-        found.set_limit(limit)
         return found
+
+    def add(self, key: Key, count: int) -> int:
+        """Count bytes that have passed elsewhere. Return how many all have used."""
+        found = self._find(key)
+        found.add(count)
+        return found.used
+
+    @property
+    def used(self) -> dict[Key, int]:
+        """What all have used in this month."""
+        return {key: count.used for key, count in self._counts.items() if count.used}
 
     def _make_room(self) -> None:
         names = Counter(key[:2] for key in self._counts if key.place)
@@ -183,16 +198,20 @@ class Quotas:
 
     def tick(self) -> None:
         """See whether a month begins, and write what has changed. Call this about once a second."""
+        self.look_at_month()
+        counts = [count for count in self._counts.values() if count.used != count.written]
+        is_due = self._clock() - self._written_at >= WRITE_AFTER
+        if counts and (is_due or any(each.used - each.written >= WRITE_PART * each.limit for each in counts)):
+            self.write()
+
+    def look_at_month(self) -> None:
+        """See whether a month begins."""
         month = month_of(self._now())
         if month != self.month:
             is_later, self.month = month > self.month, month
             # A clock that was set back has not given anybody another quota.
             if is_later:
                 self._begin_anew()
-        counts = [count for count in self._counts.values() if count.used != count.written]
-        is_due = self._clock() - self._written_at >= WRITE_AFTER
-        if counts and (is_due or any(each.used - each.written >= WRITE_PART * each.limit for each in counts)):
-            self.write()
 
     def _begin_anew(self) -> None:
         for key, count in list(self._counts.items()):
@@ -208,14 +227,9 @@ class Quotas:
         """Write the file, if anything has changed. If that fails, one line in the log says so."""
         if all(count.used == count.written for count in self._counts.values()):
             return
-        used = [
-            {key.kind: key.name, "place": key.place, "bytes": count.used}
-            for key, count in self._counts.items()
-            if count.used
-        ]
         self._written_at = self._clock()
         try:
-            self._replace(json.dumps({"month": self.month, "used": used}, indent=1).encode())
+            self._replace(encode(self.month, self.used, indent=1))
         except OSError as error:
             why = f"{error.strerror or error}"
             if why != self._problem:
@@ -246,7 +260,7 @@ class Quotas:
 
     def _read(self) -> None:
         try:
-            month, counts = _decode(read_trusted(self.path, MOST_BYTES))
+            month, counts = decode(read_trusted(self.path, MOST_BYTES))
         except FileNotFoundError:
             return
         except (OSError, ConfigError) as error:
@@ -264,7 +278,13 @@ class Quotas:
             self._counts = {key: Count(key, self._on_mark, used) for key, used in counts.items()}
 
 
-def _decode(content: bytes) -> tuple[str, dict[Key, int]]:
+def encode(month: str, used: Mapping[Key, int], indent: int | None = None) -> bytes:
+    """Write what was used in a month."""
+    entries = [{key.kind: key.name, "place": key.place, "bytes": count} for key, count in used.items()]
+    return json.dumps({"month": month, "used": entries}, indent=indent).encode()
+
+
+def decode(content: bytes) -> tuple[str, dict[Key, int]]:
     """Return the month, and what was used in it.
 
     :raises ValueError: the content is not that of a file of ours.
