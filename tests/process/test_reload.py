@@ -53,10 +53,20 @@ def rtunnel(*arguments: str) -> tuple[int, str, str]:
 class Ends:
     """A server and a client with files, and the file of each.
 
+    :param start: starts the server, if ``twistd`` is not to do so.
+    :param start_client: the same for the client.
+    :param server: settings of the server.
     :ivar public: a tunnel that stays.
     """
 
-    def __init__(self, twistd: Twistds, local: str, start: Callable[..., Process] | None = None, **server: Any) -> None:
+    def __init__(
+        self,
+        twistd: Twistds,
+        local: str,
+        start: Callable[..., Process] | None = None,
+        start_client: Callable[..., Process] | None = None,
+        **server: Any,
+    ) -> None:
         self.control, self.public, self.other = free_port(), free_port(), free_port()
         self._directory = twistd.directory
         self.settings: dict[str, dict[str, Any]] = {
@@ -75,7 +85,7 @@ class Ends:
             self.write(end)
         self.server: Process = (start or twistd)("rtunnel-server", "--config", "server.yaml")
         self.server.wait_for("control port listening")
-        self.client = twistd("rtunnel-client", "--config", "client.yaml")
+        self.client: Process = (start_client or twistd)("rtunnel-client", "--config", "client.yaml")
         self.client.wait_for(rf":{self.public} is published; ")
 
     def write(self, end: str, **changes: Any) -> None:
