@@ -108,9 +108,12 @@ class TestRestart:
         assert ends.server.terminate() == 0
         systemd.hear("FDSTORE=1")
         assert systemd.run(*SERVER).wait() == 1
+        # It waits in the backlog.
+        ends.client.wait_for("does not answer yet")
         ends.write("server", pool=7)
         ends.server = systemd.start(*SERVER)
         assert fetch(ends.public) == "here"
+        assert "reference" not in ends.client.output
 
     def test_an_address_that_is_in_the_way(self, ends: Ends, systemd: Systemd) -> None:
         ends.write("server", control_listen=f":{ends.control}")
@@ -142,6 +145,7 @@ class TestRestart:
         ends.server = systemd.start(*SERVER)
         ends.server.wait_for("published")
         assert fetch(ends.public) == "here"
+        assert "what systemd has kept cannot be used, and is closed: " in ends.server.output
         assert "Traceback" not in ends.server.output
 
     def test_beside_a_socket_of_systemd(self, ends: Ends, systemd: Systemd) -> None:

@@ -88,12 +88,13 @@ class FdStore:
                         file.seek(0)
                         content = file.read(LONGEST)
         try:
-            left = json.loads(content or b"{}")
-            if (left.get("version"), left.get("service")) != (VERSION, service):
-                left = {"sockets": {}, "state": {}}
+            left = json.loads(content)
+            if (left["version"], left["service"]) != (VERSION, service):
+                raise ValueError("another version or service has left it")
             names = {int(number): str(name) for number, name in left["sockets"].items()}
             state: Mapping[str, Any] = left["state"]
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            _log.warn("what systemd has kept cannot be used, and is closed: {why}", why=error)
             names, state = {}, {}
         for number, sock in sockets.items():
             if number in names:

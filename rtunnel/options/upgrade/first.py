@@ -66,8 +66,8 @@ def execute(code: int) -> None:
     """
     # A signal that comes in between waits.
     signal.pthread_sigmask(signal.SIG_BLOCK, [*FOR_THE_SERVICE, *TO_END])
-    sys.stdout.flush()
     with suppress(OSError):
+        sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", _TEXT, str(code)])
     run(code)
 

@@ -194,7 +194,7 @@ class Handover:
         notify("STOPPING=1")
         if self._build is not None and self._has_begun and "NOTIFY_SOCKET" in os.environ:
             succession = self._build()
-            with suppress(ConfigError):
+            with suppress(ConfigError, OSError):
                 put(self._service, [*succession.handed(), *self.ports()], succession.lasting())
 
     @property
