@@ -332,6 +332,16 @@ def test_a_log_file_that_cannot_be_opened_again(log_file: BoundedLogFile, logged
     assert logged == [("warn", f"cannot open the log file {path}: {why}")]
 
 
+def test_two_processes_write_to_the_same_file(log_file: BoundedLogFile, tmp_path: Path) -> None:
+    """While one takes the place of the other, neither writes over what the other has written."""
+    other = BoundedLogFile("x.log", str(tmp_path))
+    for each, line in ((log_file, "1\n"), (other, "2\n"), (log_file, "3\n"), (other, "4\n")):
+        each.write(line)
+        each.flush()
+    other.close()
+    assert (tmp_path / "x.log").read_text() == "1\n2\n3\n4\n"
+
+
 def test_old_log_files_are_bounded(log_file: BoundedLogFile) -> None:
     for number in range(MOST_OLD + 3):
         log_file.write(str(number))

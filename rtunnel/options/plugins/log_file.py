@@ -24,6 +24,11 @@ from rtunnel.errors import StartupError
 from rtunnel.traffic.access_log import AccessLog
 from rtunnel.traffic.accounts import Accounts
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
 #: Bytes after which the file is rotated, and how many old files are kept.
 ROTATE_AT = 1_000_000
 MOST_OLD = 20
@@ -74,6 +79,10 @@ class BoundedLogFile(LogFile):
             finally:
                 os.close(descriptor)
         super()._openFile()
+        if fcntl is not None:
+            # While a process takes the place of another, both write to it.
+            number = self._file.fileno()
+            fcntl.fcntl(number, fcntl.F_SETFL, fcntl.fcntl(number, fcntl.F_GETFL) | os.O_APPEND)
 
     def _is_renamed(self) -> bool:
         try:
