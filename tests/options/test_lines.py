@@ -116,6 +116,33 @@ def refused(options: type[PluginOptions], path: str) -> str:
             f"{CLIENT}  - udp:1=1\ndata-plane: mux\nvia: http://a.example:1\n",
             "line 6: key 'data_plane': mux leaves UDP tunnels no way",
         ),
+        # Files that cannot be used
+        (
+            rtunnel_server.Options,
+            "drain: 1\nclients: /no/such\n",
+            "line 2: key 'clients': /no/such: cannot be read: No",
+        ),
+        (rtunnel_server.Options, "tls:\n  enabled: yes\n  cert: /no/such\n", "line 3: key 'tls.cert': /no/such cannot"),
+        (
+            rtunnel_server.Options,
+            "status-listen: 127.0.0.1:1\nstatus-tls-cert: /no/such\nstatus-tls-key: /no/such.key\n",
+            "line 2: key 'status_tls_cert': /no/such cannot be read",
+        ),
+        (
+            rtunnel_client.Options,
+            f"{CLIENT}  - https:a.example=1\nacme-email: a@a.example\nacme-ca: /no/such\n",
+            "line 7: key 'acme_ca': /no/such cannot be read",
+        ),
+        (
+            rtc_signal.Options,
+            "server:\n  tls:\n    cert-file: /no/such\n    key-file: /no/such\n",
+            "line 3: key 'server.tls.cert_file': /no/such cannot be read",
+        ),
+        (
+            rtc_host.Options,
+            "signal: wss://a.example\nhost:\n  id: a\nca-file: /no/such\n",
+            "line 4: key 'ca_file': cannot read /no/such: ",
+        ),
         # WebRTC
         (rtc_signal.Options, "signal: ws://a\nserver:\n  addr: x\n", "line 3: key 'server.addr': 'x' has no port"),
         (rtc_signal.Options, "server:\n  auth:\n    valid-tokens:\n      - a b\n", "line 4: key 'server.auth.valid_to"),
@@ -138,7 +165,11 @@ def refused(options: type[PluginOptions], path: str) -> str:
             f"{HOST}  services:\n  - name: b c\n    remote: 1\n",
             "line 5: key 'host.services': entry 1",
         ),
-        (rtc_host.Options, f"{HOST}ice:\n  turn-secret: x\n", "line 5: "),
+        (
+            rtc_host.Options,
+            f"{HOST}turn:\n  secret: x\n",
+            "line 5: key 'turn.secret': has no effect without a server",
+        ),
         (
             rtc_client.Options,
             "signal: ws://a\nclient:\n  id: a\n  forwards: [x]\n",

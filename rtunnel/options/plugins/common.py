@@ -304,7 +304,8 @@ def check_status(resolved: Resolved) -> None:
         from rtunnel.control.port import OPTION
         from rtunnel.tls.web_server import load_web_files
 
-        load_web_files(cert, key, ca, OPTION)
+        with resolved.reads_files("status-tls-cert", "status-tls-key", "status-tls-ca"):
+            load_web_files(cert, key, ca, OPTION)
 
 
 def check_order(resolved: Resolved, lower: str, higher: str, *, equal: bool = True) -> None:

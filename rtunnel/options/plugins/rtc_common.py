@@ -186,7 +186,8 @@ def _check_ca_file(resolved: Resolved) -> None:
     if values["signal"].secure or any(server.tls for server in values["turn-server"]):
         from rtunnel.tls.web_client import client_context
 
-        client_context(values["ca-file"])
+        with resolved.reads_files("ca-file"):
+            client_context(values["ca-file"])
     elif sources["ca-file"].rank >= sources["signal"].rank:
         raise resolved.error("ca-file", f"has no effect without TLS, and --signal is {values['signal']}; write wss://")
 

@@ -50,7 +50,8 @@ class Options(RtcOptions):
         if values["tls-cert-file"] is not None:
             from rtunnel.tls.web_server import load_web_files
 
-            load_web_files(values["tls-cert-file"], values["tls-key-file"])
+            with resolved.reads_files("tls-cert-file", "tls-key-file"):
+                load_web_files(values["tls-cert-file"], values["tls-key-file"])
         self.settings = SignalSettings(**resolved.fields_of(SignalSettings))
         for name, effect in _EFFECTS.items():
             source = resolved.sources[name]

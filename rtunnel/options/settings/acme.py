@@ -108,7 +108,8 @@ def decide_acme(
     if not any(tunnel.tls == "auto" for tunnel in decided):
         return tuple(decided), None
     if found["ca"] is not None:
-        read_certificates(found["ca"], "name a file with the CA's certificate in PEM")
+        with resolved.reads_files("acme-ca"):
+            read_certificates(found["ca"], "name a file with the CA's certificate in PEM")
     found["state_dir"] = found["state_dir"] or default_state_dir(os.environ)
     acme = AcmeSettings(**found)
     challenge_tunnels(decided, acme)

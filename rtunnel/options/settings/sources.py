@@ -11,7 +11,8 @@ sets some for every service.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -79,6 +80,22 @@ class Resolved:
         :param at: see :class:`~rtunnel.errors.ConfigError`.
         """
         return self.sources[name].error(ConfigError(message, at))
+
+    @contextmanager
+    def reads_files(self, *names: str) -> Iterator[None]:
+        """Let an error about a file say where the settings' file names it.
+
+        :param names: settings that are the paths of files.
+        """
+        try:
+            yield
+        except ConfigError as error:
+            for name in names:
+                is_named = self.sources[name].rank is Rank.FILE and str(self.values[name]) in str(error)
+                # A clients file has lines of its own.
+                if is_named and f"{self.values[name]}: line " not in str(error):
+                    raise self.error(name, str(error)) from error
+            raise
 
 
 def find_config_file(

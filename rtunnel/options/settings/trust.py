@@ -50,7 +50,8 @@ def decide_tls(resolved: Resolved, role: Role, *, reads_files: bool = True) -> T
         found[field] = found[field] or directory / file
     settings = TlsSettings(**found | {"server_name": name})
     if reads_files:
-        load(settings, role)
+        with resolved.reads_files("tls-cert", "tls-key", "tls-ca"):
+            load(settings, role)
     return settings
 
 
@@ -68,7 +69,8 @@ def decide_admission(resolved: Resolved) -> AdmissionSettings:
     :raises ConfigError: the clients file cannot be used.
     """
     settings = AdmissionSettings(**resolved.fields_of(AdmissionSettings))
-    Admission(settings)
+    with resolved.reads_files("clients"):
+        Admission(settings)
     return settings
 
 
