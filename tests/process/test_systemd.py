@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.ports import free_port
-from tests.process.harness import Twistds, wait_until_closed, wait_until_open
+from tests.process.harness import Twistds, poll, wait_until_closed, wait_until_open
 from tests.process.http_load import Load
-from tests.process.services import LOOPBACK, Service, fetch, page
+from tests.process.services import LOOPBACK, Background, Service, Visitor, count, fetch, page
 from tests.process.systemd import Systemd
 from tests.process.test_etc import PACKAGED, ROOT, read_unit
 from tests.process.test_reload import Ends, rtunnel
@@ -43,7 +44,7 @@ def systemd(twistd: Twistds, tmp_path: Path) -> Iterator[Systemd]:
 @pytest.fixture
 def ends(twistd: Twistds, serve: Serve, systemd: Systemd) -> Ends:
     """A server that systemd runs, and a client."""
-    return Ends(twistd, serve(GET=page("here")).address, start=systemd.start)
+    return Ends(twistd, serve(GET=page("here"), hold=count).address, start=systemd.start)
 
 
 def state_of(systemd: Systemd) -> dict[str, object]:
@@ -69,10 +70,17 @@ class TestReload:
 
 class TestRestart:
     def test_nobody_is_refused(self, ends: Ends, systemd: Systemd) -> None:
-        """Also while no process is there. The client finds its place again, for which visitors wait."""
+        """Also while no process is there. The client finds its places again, for which visitors wait."""
+        http = free_port()
+        ends.write("server", http_listen=f"{LOOPBACK}:{http}")
+        assert rtunnel("reload", str(ends.server.pid))[0] == 0
+        [tunnel] = ends.settings["client"]["tunnels"]
+        ends.write("client", tunnels=[tunnel, {"publish": f"http:a.example={tunnel['local']}"}])
+        assert rtunnel("reload", str(ends.client.pid))[0] == 0
         for _ in range(2):
-            with Load(ends.public, 4, keeps=False) as load:
+            with Load(ends.public, 4, keeps=False) as load, Load(http, 4, host="a.example", keeps=False) as named:
                 load.wait_for(20)
+                named.wait_for(20)
                 assert ends.server.terminate() == 0
                 systemd.hear("FDSTORE=1")
                 assert systemd.said[-1] == "STOPPING=1"
@@ -82,7 +90,22 @@ class TestRestart:
                 ends.server = systemd.start(*SERVER)
                 assert systemd.kept == []
                 load.wait_for(20)
-            assert set(load.answers) == {200}
+                named.wait_for(20)
+            assert set(load.answers) == set(named.answers) == {200}
+
+    def test_new_visitors_wait_while_those_who_are_there_finish(self, ends: Ends, systemd: Systemd) -> None:
+        with Visitor(ends.public, b"hold") as visitor:
+            poll(lambda: "visitors 1" in rtunnel("status", str(ends.server.pid))[1], PATIENCE, "a visitor")
+            ends.server.send_signal(signal.SIGTERM)
+            ends.server.wait_for("waiting up to 10 s for 1 visitors")
+            new = Background(lambda: fetch(ends.public))
+            visitor.sendall(b"more")
+            visitor.shutdown(socket.SHUT_WR)
+            assert visitor.recv(100).startswith(b"4 ")
+        assert ends.server.wait() == 0
+        systemd.hear("FDSTORE=1")
+        ends.server = systemd.start(*SERVER)
+        assert new.join() == "here"
 
     def test_what_is_left(self, ends: Ends, systemd: Systemd) -> None:
         assert ends.server.terminate() == 0
