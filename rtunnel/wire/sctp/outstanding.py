@@ -33,7 +33,7 @@ class Chunk:
 
 def skipped(
     chunks: Mapping[int, Chunk], acked_to: int, given_up_to: int, interleaved: bool
-) -> tuple[int, dict[tuple[int, bool], int], bool]:
+) -> tuple[int, dict[tuple[int, bool], int]]:
     """Return what a FORWARD TSN says: up to which TSN, and the last number given up on each stream that has numbers."""
     last, found = acked_to, dict[tuple[int, bool], int]()
     for tsn in range(acked_to + 1, given_up_to + 1):
@@ -44,4 +44,4 @@ def skipped(
                 break
             found[key] = max(found.get(key, 0), message.number)
         last = tsn
-    return last, found, interleaved
+    return last, found

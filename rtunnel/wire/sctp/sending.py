@@ -27,6 +27,8 @@ class Sending:
     :param first_tsn: of the first chunk.
     :param peer_window: the peer's receive window, in bytes.
     :param scheduler: knows whether I-DATA chunks are sent.
+    :ivar acked_to: the last TSN up to which everything arrived.
+    :ivar lost: the chunks that are to be sent again, by TSN.
     :ivar kept: how many bytes of memory take the chunks that are not acknowledged.
     :ivar flight: how many bytes are in flight: sent, and neither acknowledged nor lost.
     :ivar peer_window: what the peer can still take beyond what is acknowledged.
@@ -54,19 +56,21 @@ class Sending:
         self._round_trips = round_trips
         self._rack = Rack()
         self._next_tsn = first_tsn
-        self._acked_to = first_tsn - 1
-        #: The chunks from :attr:`_acked_to` on; of them those in flight, in the order of their sending; and those that
-        #: are to be sent again. The rest arrived out of order, or is given up.
+        self.acked_to = first_tsn - 1
+        #: The chunks behind :attr:`acked_to`, and of them those in flight, in the order of their sending. What is
+        #: neither in flight nor lost arrived out of order, or is given up.
         self._outstanding: dict[int, Chunk] = {}
         self._in_flight: OrderedDict[int, Chunk] = OrderedDict()
-        self._lost: dict[int, Chunk] = {}
+        self.lost: dict[int, Chunk] = {}
         #: The last TSN of each stream.
         self._last_of: dict[int, int] = {}
         #: What the last SACK said had arrived out of order, and the highest TSN that ever arrived.
         self._gaps: list[tuple[int, int]] = []
-        self._highest = self._acked_to
+        self._highest = self.acked_to
         #: Everything up to here is acknowledged or given up (RFC 3758: Advanced.Peer.Ack.Point).
-        self._given_up_to = self._passed_to = self._acked_to
+        self._given_up_to = self._passed_to = self.acked_to
+        #: What the last FORWARD TSN said, and when.
+        self._told_to, self._told_at = self.acked_to, 0.0
         self._next_number = 0
         #: The last packet that was sent when a loss was noticed: losses up to it are one event.
         self._episode_ends = -1
@@ -77,16 +81,6 @@ class Sending:
         self.peer_window = peer_window
         self.probe_due = self.forward_due = False
         self.sent = self.repeated = self.timeouts = self.largest_stuck = 0
-
-    @property
-    def has_lost(self) -> bool:
-        """Whether anything is to be sent again."""
-        return bool(self._lost)
-
-    @property
-    def acked_to(self) -> int:
-        """The last TSN up to which everything arrived."""
-        return self._acked_to
 
     def change_path(self, congestion: Congestion, delay_limit: DelayLimit, now: float) -> None:
         """Send everything again that is in flight: the path is another one."""
@@ -99,7 +93,7 @@ class Sending:
 
     def is_busy(self, stream: int) -> bool:
         """Whether something on *stream* is not acknowledged."""
-        return self._last_of.get(stream, self._acked_to) > self._acked_to
+        return self._last_of.get(stream, self.acked_to) > self.acked_to
 
     def forget(self, stream: int) -> None:
         """Keep nothing of *stream*, which begins anew."""
@@ -142,11 +136,11 @@ class Sending:
 
     def take_lost(self, room: int, now: float) -> bytes | None:
         """Return the next chunk that is to be sent again if it has at most *room* bytes. It is now in flight again."""
-        chunk = next(iter(self._lost.values()))
+        chunk = next(iter(self.lost.values()))
         if chunk.size > room:
             return None
-        del self._lost[chunk.tsn]
-        if chunk.tsn == self._acked_to + 1:
+        del self.lost[chunk.tsn]
+        if chunk.tsn == self.acked_to + 1:
             self._timer_from = now
         self._launch(chunk, now)
         if chunk.sends > BLACK_HOLE:
@@ -166,10 +160,10 @@ class Sending:
         :param limited: whether more would have been sent, but for the congestion window.
         :raises ProtocolError: it is of something that was never sent.
         """
-        cumulative = unwrap(sack.cumulative, self._acked_to)
-        if cumulative < self._acked_to:
+        cumulative = unwrap(sack.cumulative, self.acked_to)
+        if cumulative < self.acked_to:
             return
-        if cumulative > self._acked_to:
+        if cumulative > self.acked_to:
             self._timer_from = now
         if cumulative >= self._next_tsn:
             raise ProtocolError("an acknowledgement of something that was never sent")
@@ -202,6 +196,9 @@ class Sending:
             self._congestion.acked(count, before, rack.newest, self._next_number, sample, times.smoothed, limited, now)
         self._given_up_to = max(self._given_up_to, cumulative)
         self._advance()
+        if self._given_up_to > cumulative and (cumulative >= self._told_to or now >= self._told_at + times.smoothed):
+            # The last FORWARD TSN had no room for all, or was lost.
+            self.forward_due = True
 
     def _limit_delay(self, round_trip: float, now: float) -> None:
         congestion, limit = self._congestion, self._delay_limit
@@ -212,11 +209,11 @@ class Sending:
     def _pass(self, cumulative: int, highest: int) -> tuple[int, Chunk | None]:
         """Drop what is acknowledged up to *cumulative*. Return how many bytes of it were not known to have arrived, and
         the chunk of them that was sent last."""
-        outstanding, in_flight, lost = self._outstanding, self._in_flight, self._lost
+        outstanding, in_flight, lost = self._outstanding, self._in_flight, self.lost
         count = freed = released = 0
         newest: Chunk | None = None
         number = -1
-        for tsn in range(self._acked_to + 1, cumulative + 1):
+        for tsn in range(self.acked_to + 1, cumulative + 1):
             chunk = outstanding.pop(tsn)
             released += chunk.size
             if in_flight.pop(tsn, None) is not None:
@@ -229,8 +226,8 @@ class Sending:
             if chunk.number >= number:
                 newest, number = chunk, chunk.number
         self.flight -= freed
-        self.kept -= released + CHUNK_COST * (cumulative - self._acked_to)
-        self._acked_to = cumulative
+        self.kept -= released + CHUNK_COST * (cumulative - self.acked_to)
+        self.acked_to = cumulative
         if cumulative > self._highest:
             self._highest = cumulative
         return count, newest
@@ -261,7 +258,7 @@ class Sending:
             if tsn < highest and chunk.sends == 1:
                 self._rack.reordered()
             return chunk
-        return self._lost.pop(tsn, None)
+        return self.lost.pop(tsn, None)
 
     # Losses
 
@@ -289,7 +286,7 @@ class Sending:
         if most is not None and chunk.sends >= most:
             self._abandon(chunk.message)
         else:
-            self._lost[chunk.tsn] = chunk
+            self.lost[chunk.tsn] = chunk
 
     def _abandon(self, message: Message) -> None:
         """Give a message up, with all of its fragments (RFC 3758, section 3.5)."""
@@ -299,7 +296,7 @@ class Sending:
             chunk = self._in_flight.pop(tsn, None)
             if chunk is not None:
                 self.flight -= chunk.size
-            self._lost.pop(tsn, None)
+            self.lost.pop(tsn, None)
         self._advance()
 
     def _advance(self) -> None:
@@ -312,22 +309,23 @@ class Sending:
         while (chunk := outstanding.get(at + 1)) is not None:
             if chunk.message.abandoned:
                 given_up_to = at + 1
-            elif chunk.message.most_sends is None or chunk.tsn in self._in_flight or chunk.tsn in self._lost:
+            elif chunk.message.most_sends is None or chunk.tsn in self._in_flight or chunk.tsn in self.lost:
                 break
             at += 1
         self._passed_to = at
         if given_up_to > self._given_up_to:
             self._given_up_to = given_up_to
             self.forward_due = True
-            if not self.flight:  # The timer also repeats this.
-                self._timer_from = self._probe_from
 
     def take_forward(self, now: float) -> bytes:
         """Return a chunk that tells the peer what is given up."""
         self.forward_due = False
-        if not self.flight:
+        told_to, numbers = skipped(self._outstanding, self.acked_to, self._given_up_to, self._interleaved)
+        if told_to > self._told_to:
+            # The time-out waits for the oldest chunk: now for this in its place.
             self._timer_from = now
-        return encode_skipped(*skipped(self._outstanding, self._acked_to, self._given_up_to, self._interleaved))
+        self._told_to, self._told_at = told_to, now
+        return encode_skipped(told_to, numbers, self._interleaved)
 
     # Time
 
@@ -336,12 +334,12 @@ class Sending:
         times = self._round_trips
         if self._in_flight:
             due = self._timer_from + times.timeout
-            if not (self._probed or self._lost):
+            if not (self._probed or self.lost):
                 due = min(due, self._probe_from + times.probe_timeout(len(self._in_flight) == 1))
             if self._reordering_ends is not None:
                 due = min(due, self._reordering_ends)
             return due
-        if self._given_up_to > self._acked_to:
+        if self._outstanding and not self.lost:
             return self._timer_from + times.timeout
         return None
 
@@ -349,10 +347,10 @@ class Sending:
         """Do what is due by time. Return whether the retransmission time-out has passed."""
         times = self._round_trips
         if not self._in_flight:
-            if self._given_up_to > self._acked_to and now >= self._timer_from + times.timeout:
-                self.forward_due = True
+            if self._outstanding and not self.lost and now >= self._timer_from + times.timeout:
                 self._timer_from = now
                 times.back_off()
+                self._lose_all()
             return False
         if self._reordering_ends is not None and now >= self._reordering_ends:
             self._detect(now)
@@ -362,7 +360,7 @@ class Sending:
             self._timed_out(now)
             return True
         probe_at = self._probe_from + times.probe_timeout(len(self._in_flight) == 1)
-        if now >= probe_at and not (self._probed or self._lost):
+        if now >= probe_at and not (self._probed or self.lost):
             self._probed = self.probe_due = True
             self._timer_from = now
         return False
@@ -385,16 +383,18 @@ class Sending:
     def _lose_all(self) -> None:
         for chunk in list(self._in_flight.values()):
             self._lose(chunk)
-        head = self._outstanding.get(self._acked_to + 1)
-        if head is not None and not (head.tsn in self._lost or head.message.abandoned):
+        head = self._outstanding.get(self.acked_to + 1)
+        if head is not None and head.message.abandoned:
+            self.forward_due = True
+        elif head is not None and head.tsn not in self.lost:
             self._renege()
-        self._lost = dict(sorted(self._lost.items()))
+        self.lost = dict(sorted(self.lost.items()))
         self._reordering_ends = None
 
     def _renege(self) -> None:
         """The peer has dropped what it had reported as received out of order: it may (RFC 9260, section 6.2)."""
         self._gaps = []
-        self._passed_to = self._acked_to
+        self._passed_to = self.acked_to
         for tsn, chunk in self._outstanding.items():
             if not chunk.message.abandoned:
-                self._lost[tsn] = chunk
+                self.lost[tsn] = chunk

@@ -196,7 +196,7 @@ class Transmitter:
         :param is_empty: whether it would be the first of its packet. Then a chunk that is sent again may be larger.
         """
         sending, scheduler = self.sending, self._scheduler
-        if sending.has_lost:
+        if sending.lost:
             return sending.take_lost(_ANY if is_empty else room, now)
         streams = sending.peer_window > sending.flight or not sending.flight
         if streams and scheduler.wants_streams:

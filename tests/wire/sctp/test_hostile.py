@@ -229,6 +229,18 @@ def test_gap_blocks_that_take_back_what_they_said() -> None:
     assert peer.why is None
 
 
+def test_what_the_peer_took_back_is_sent_again_though_nothing_is_in_flight() -> None:
+    peer = Attack()
+    send(peer, *[1000] * 8)
+    first = peer.first_tsn
+    peer.put(encode_sack(Sack(first - 1, 100_000, ((2, 8),))))
+    peer.wait(0.1)
+    peer.put(encode_sack(Sack(first, 100_000)))
+    before = len(peer.sent)
+    peer.wait(5)
+    assert len(peer.sent) - before >= 7
+
+
 @INTERLEAVED
 def test_a_peer_that_acknowledges_nothing_is_asked_less_and_less_often(interleaved: bool) -> None:
     peer = Attack(interleaved=interleaved)

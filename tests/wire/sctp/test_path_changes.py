@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rtunnel.wire.sctp import chunks
+from rtunnel.wire.sctp.codec import chunks_of
 from tests.wire.sctp.bed import Link, both_ways
 from tests.wire.sctp.ends import Pair
 from tests.wire.sctp.ledger import Promise
@@ -135,3 +137,33 @@ def test_datagrams_that_are_given_up_do_not_add_up() -> None:
     assert pair.two.association.kept == 0
     # Not more, as such losses count as congestion.
     assert len(pair.there.streams[1].delays) > 1500
+
+
+def test_a_lost_forward_tsn_is_sent_again_while_data_flows() -> None:
+    """A datagram is lost, and then what tells the receiver not to wait for it. Bulk data goes on all the time."""
+    link = Link(delay=0.02, rate=1.25e6, queue=60_000)
+    pair = Pair(link, Link(delay=0.02))
+    pair.there.open(1, Promise(ordered=False, most_sends=1))
+    pair.there.open(2)
+    for _ in range(1000):
+        pair.there.send(2, 16_384)
+    pair.turn()
+    pair.bed.run(3)
+    dropped: list[int] = []
+
+    def drops(_: int, packet: bytes) -> bool:
+        for kind, _, begin, _ in chunks_of(packet):
+            is_datagram = kind == chunks.I_DATA and packet[begin + 4 : begin + 6] == b"\0\1"
+            if kind not in dropped and (is_datagram or kind == chunks.I_FORWARD_TSN):
+                dropped.append(kind)
+                return True
+        return False
+
+    link.drops = drops
+    pair.there.send(1, 300)
+    pair.turn()
+    pair.bed.run(0.5)
+    assert dropped == [chunks.I_DATA, chunks.I_FORWARD_TSN]
+    sending = pair.one.association._halves.transmitter.sending
+    assert sending.acked_to > sending._next_tsn - 50, "the receiver still waits for the datagram"
+    pair.all_arrives(30)
