@@ -192,6 +192,8 @@ class Association:
         """
         if self._halves is not None:
             self._halves.transmitter.path_changed(largest, now)
+        else:
+            self.path.largest = largest
 
     def abort(self, reason: str = "") -> None:
         """End the association. :meth:`transmit` returns one last packet; no event follows."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from rtunnel.wire.sctp import chunks
 from rtunnel.wire.sctp.codec import chunks_of
-from tests.wire.sctp.bed import Link, both_ways
-from tests.wire.sctp.ends import Pair
+from tests.wire.sctp.bed import Bed, Link, both_ways
+from tests.wire.sctp.ends import LARGEST, Pair, is_up, make
 from tests.wire.sctp.ledger import Promise
 
 #: 16 MiB, more than any window.
@@ -167,3 +169,33 @@ def test_a_lost_forward_tsn_is_sent_again_while_data_flows() -> None:
     sending = pair.one.association._halves.transmitter.sending
     assert sending.acked_to > sending._next_tsn - 50, "the receiver still waits for the datagram"
     pair.all_arrives(30)
+
+
+def test_a_new_path_is_filled_though_all_has_to_be_sent_again() -> None:
+    """Many chunks were in flight, and no round trip of the new path is known until the last of them has arrived."""
+    links = both_ways(delay=0.05, rate=12.5e6, queue=1_250_000)
+    pair = Pair(*links)
+    pair.there.open(1)
+    for _ in range(MESSAGES):
+        pair.there.send(1, 16_384)
+    pair.turn()
+    pair.bed.run(1)
+    for link in links:
+        link.loss = 1.0
+    pair.bed.run(0.5)
+    for link in links:
+        link.loss = 0.0
+    for end in (pair.one, pair.two):
+        end.association.path_changed(LARGEST, pair.bed.now)
+    pair.all_arrives(3)
+
+
+def test_the_path_may_change_before_the_handshake_is_over() -> None:
+    bed = Bed()
+    one, two = bed.pair(partial(make, largest_packet=1188), *both_ways(delay=0.02))
+    bed.connect(one)
+    for end in (one, two):
+        end.association.path_changed(LARGEST, bed.now)
+    assert bed.run(1, lambda: is_up(one, two))
+    bed.run(5)
+    assert one.association.path.size > 9000

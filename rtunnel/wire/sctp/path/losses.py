@@ -9,6 +9,7 @@ passed. If the last packets of a flight are lost, there is no later one; then a 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Protocol, TypeVar
 
 #: The bounds of the retransmission time-out, in seconds. RFC 9260 recommends 1 and 60; browsers use 0.4 at least. A
@@ -52,7 +53,7 @@ class RoundTrips:
     def forget(self) -> None:
         """Begin anew: the path is another."""
         self.smoothed = self._variation = 0.0
-        self.shortest = float("inf")
+        self.shortest = inf
         self.timeout = RTO_INITIAL
 
     def measured(self, sample: float) -> None:
@@ -117,12 +118,12 @@ class Rack:
         """Note that a packet arrived.
 
         :param repeated: whether its chunks were sent before: an acknowledgement sooner than the shortest round trip is
-            of the earlier copy.
+            of the earlier copy. While that is unknown, there may be nothing but such packets.
         """
         if number <= self.newest:
             return
         round_trip = now - sent_at
-        if repeated and round_trip < shortest:
+        if repeated and round_trip < shortest < inf:
             return
         self.newest, self.sent_at, self.round_trip = number, sent_at, round_trip
 
