@@ -208,8 +208,9 @@ class Transmitter:
 
     def _prepare_probe(self) -> None:
         """Have something to send in spite of the congestion window."""
-        self.sending.probe_due = False
+        sending = self.sending
+        sending.probe_due = False
         if self._scheduler.wants_streams:
             self._more()
-        if not self._scheduler.has_some:
-            self.sending.repeat_newest()
+        if not self._scheduler.has_some or sending.peer_window <= sending.flight:
+            sending.repeat_newest()

@@ -8,6 +8,7 @@ import pytest
 
 from rtunnel.wire.sctp import chunks
 from rtunnel.wire.sctp.codec import chunks_of
+from rtunnel.wire.sctp.path.losses import RTO_MIN
 from tests.wire.sctp.bed import Bed, Link, both_ways
 from tests.wire.sctp.ends import LARGEST, Pair, is_up, make
 from tests.wire.sctp.ledger import Promise
@@ -199,3 +200,23 @@ def test_the_path_may_change_before_the_handshake_is_over() -> None:
     assert bed.run(1, lambda: is_up(one, two))
     bed.run(5)
     assert one.association.path.size > 9000
+
+
+def test_the_last_packets_that_fill_the_window_are_probed_for() -> None:
+    """More waits to be sent, but the receiver's window has no room for it."""
+    links = both_ways(delay=0.02, mtu=1200)
+    pair = Pair(*links)
+    receiver = pair.two.association
+    pair.there.open(1)
+    pair.there.send(1, 100_000)
+    pair.all_arrives(5)
+    receiver.hold(receiver._limits.interleaved_window - 10_000)
+    pair.there.send(1, 100)
+    pair.all_arrives(5)
+    pair.bed.run(2)
+    before = links[0].sent
+    links[0].drops = lambda number, _: before + 6 <= number < before + 9
+    pair.there.send(1, 20_000)
+    pair.bed.silences.clear()
+    pair.all_arrives(5)
+    assert max(pair.bed.silences)[0] < RTO_MIN
