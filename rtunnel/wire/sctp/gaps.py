@@ -1,38 +1,53 @@
-"""What a SACK says that an earlier one has not said (RFC 9260, section 3.3.4)."""
+"""What arrived behind a gap, by what SACKs say (RFC 9260, section 3.3.4)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
 
 #: The first and the last TSN of what arrived behind a gap.
 Block = tuple[int, int]
 
 
-def new_gaps(known: list[Block], reported: Iterable[Block], cumulative: int) -> tuple[list[Block], list[Block]]:
-    """Compare gap blocks. The cost is that of the blocks, not that of what is in them.
+class Gaps:
+    """All that was reported by gap blocks, and is not covered by the cumulative TSN yet.
 
-    :param known: the blocks of the last SACK, in order.
-    :param reported: the blocks of this one, as offsets from *cumulative*. Blocks out of order are left out: RFC 9260
-        does not forbid them, but nobody sends them.
-    :returns: TSNs that are reported and were not known; and all blocks, for the next time.
+    What one SACK has said is known for good: a peer that takes it back, and says it again, costs nothing.
+
+    :ivar count: how many TSNs.
     """
-    news: list[Block] = []
-    blocks: list[Block] = []
-    at_known, behind = 0, cumulative
-    for offset, end in reported:
-        first, last = cumulative + offset, cumulative + end
-        if not behind < first <= last:
-            continue
-        behind = last
-        blocks.append((first, last))
-        while first <= last:
-            while at_known < len(known) and known[at_known][1] < first:
-                at_known += 1
-            if at_known == len(known):
-                news.append((first, last))
-                break
-            known_first, known_last = known[at_known]
-            if first < known_first:
-                news.append((first, min(last, known_first - 1)))
-            first = known_last + 1
-    return news, blocks
+
+    __slots__ = ("_firsts", "_lasts", "count")
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        self.count = 0
+
+    def add(self, first: int, last: int) -> list[Block]:
+        """Add a block, and return what of it was not known. The cost is that of what is new."""
+        firsts, lasts = self._firsts, self._lasts
+        begin, end = bisect_left(lasts, first), bisect_right(firsts, last)
+        news: list[Block] = []
+        at = first
+        for known in range(begin, end):
+            if at < firsts[known]:
+                news.append((at, firsts[known] - 1))
+            at = lasts[known] + 1
+        if at <= last:
+            news.append((at, last))
+        if news:
+            if begin < end:
+                first, last = min(first, firsts[begin]), max(last, lasts[end - 1])
+            firsts[begin:end], lasts[begin:end] = [first], [last]
+            self.count += sum(last - first + 1 for first, last in news)
+        return news
+
+    def pass_to(self, cumulative: int) -> None:
+        """Forget what is acknowledged by the cumulative TSN."""
+        firsts, lasts = self._firsts, self._lasts
+        gone = bisect_right(lasts, cumulative)
+        self.count -= sum(lasts[at] - firsts[at] + 1 for at in range(gone))
+        del firsts[:gone], lasts[:gone]
+        if firsts and firsts[0] <= cumulative:
+            self.count -= cumulative + 1 - firsts[0]
+            firsts[0] = cumulative + 1

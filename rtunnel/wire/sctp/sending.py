@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rtunnel.wire.sctp.chunks import BEGIN, ProtocolError, Sack
 from rtunnel.wire.sctp.codec import data_chunk, encode_skipped, i_data_chunk
-from rtunnel.wire.sctp.gaps import new_gaps
+from rtunnel.wire.sctp.gaps import Gaps
 from rtunnel.wire.sctp.outstanding import Chunk, skipped
 from rtunnel.wire.sctp.path.congestion import Congestion
 from rtunnel.wire.sctp.path.delay_limit import DelayLimit
@@ -64,8 +64,8 @@ class Sending:
         self.lost: dict[int, Chunk] = {}
         #: The last TSN of each stream.
         self._last_of: dict[int, int] = {}
-        #: What the last SACK said had arrived out of order, and the highest TSN that ever arrived.
-        self._gaps: list[tuple[int, int]] = []
+        #: What arrived out of order, and the highest TSN that ever arrived.
+        self._gaps = Gaps()
         self._highest = self.acked_to
         #: Everything up to here is acknowledged or given up (RFC 3758: Advanced.Peer.Ack.Point).
         self._given_up_to = self._passed_to = self.acked_to
@@ -169,15 +169,17 @@ class Sending:
             raise ProtocolError("an acknowledgement of something that was never sent")
         before, highest = self.flight, self._highest
         count, newest = self._pass(cumulative, highest)
-        if sack.gaps or self._gaps:
+        if sack.gaps:
             more, newer = self._take_gaps(cumulative, sack.gaps, highest)
             count += more
             if newer is not None and (newest is None or newer.number > newest.number):
                 newest = newer
-        if sack.window and not self.peer_window and not count:
-            self._lose_all()
+        if sack.window and not self.peer_window and not count and (head := self._in_flight.get(cumulative + 1)):
+            # The peer had no room for it. If it dropped more, this one's acknowledgement will tell.
+            self._lose(head)
         self.peer_window = sack.window
         rack, times = self._rack, self._round_trips
+        rack.passed_over = self._gaps.count
         sample: float | None = None
         if newest is not None:
             if newest.sends == 1:
@@ -190,7 +192,7 @@ class Sending:
             self.timeouts = 0
         if sack.duplicates:
             rack.repeated_needlessly(self._next_number)
-        if self._gaps or self._in_flight:
+        if self._in_flight:
             self._detect(now)
         if count and rack.newest > self._episode_ends:
             self._congestion.acked(count, before, rack.newest, self._next_number, sample, times.smoothed, limited, now)
@@ -201,18 +203,17 @@ class Sending:
             self.forward_due = True
 
     def _limit_delay(self, round_trip: float, now: float) -> None:
-        congestion, limit = self._congestion, self._delay_limit
-        window = limit.window(congestion.window, round_trip, now)
+        congestion = self._congestion
+        window = self._delay_limit.window(congestion.window, round_trip, now)
         if window < congestion.window:
-            congestion.limit(window, congestion.window if limit.is_probing else None)
+            congestion.limit(window, congestion.window if self._delay_limit.is_probing else None)
 
     def _pass(self, cumulative: int, highest: int) -> tuple[int, Chunk | None]:
         """Drop what is acknowledged up to *cumulative*. Return how many bytes of it were not known to have arrived, and
         the chunk of them that was sent last."""
         outstanding, in_flight, lost = self._outstanding, self._in_flight, self.lost
         count = freed = released = 0
-        newest: Chunk | None = None
-        number = -1
+        newest, number = None, -1
         for tsn in range(self.acked_to + 1, cumulative + 1):
             chunk = outstanding.pop(tsn)
             released += chunk.size
@@ -228,27 +229,26 @@ class Sending:
         self.flight -= freed
         self.kept -= released + CHUNK_COST * (cumulative - self.acked_to)
         self.acked_to = cumulative
+        if self._gaps.count:
+            self._gaps.pass_to(cumulative)
         if cumulative > self._highest:
             self._highest = cumulative
         return count, newest
 
     def _take_gaps(self, cumulative: int, gaps: Sequence[tuple[int, int]], highest: int) -> tuple[int, Chunk | None]:
-        """Note what arrived out of order. What the last SACK said already costs nothing."""
-        count = 0
-        newest: Chunk | None = None
-        news, self._gaps = new_gaps(self._gaps, gaps, cumulative)
-        if self._gaps and self._gaps[-1][1] >= self._next_tsn:
-            raise ProtocolError("an acknowledgement of something that was never sent")
-        for first, last in news:
-            for tsn in range(first, last + 1):
-                chunk = self._arrived_early(tsn, highest)
-                if chunk is not None:
-                    count += chunk.size
-                    if newest is None or chunk.number >= newest.number:
-                        newest = chunk
-        self._rack.passed_over = sum(last - first + 1 for first, last in self._gaps)
-        if self._gaps:
-            self._highest = max(highest, self._gaps[-1][1])
+        """Note what arrived out of order."""
+        count, newest = 0, None
+        for offset, end in gaps:
+            if cumulative + end >= self._next_tsn:
+                raise ProtocolError("an acknowledgement of something that was never sent")
+            # A block that begins before its time, or has no end, has nothing new.
+            for first, last in self._gaps.add(cumulative + max(offset, 1), cumulative + end):
+                self._highest = max(self._highest, last)
+                for tsn in range(first, last + 1):
+                    if (chunk := self._arrived_early(tsn, highest)) is not None:
+                        count += chunk.size
+                        if newest is None or chunk.number >= newest.number:
+                            newest = chunk
         return count, newest
 
     def _arrived_early(self, tsn: int, highest: int) -> Chunk | None:
@@ -393,7 +393,7 @@ class Sending:
 
     def _renege(self) -> None:
         """The peer has dropped what it had reported as received out of order: it may (RFC 9260, section 6.2)."""
-        self._gaps = []
+        self._gaps = Gaps()
         self._passed_to = self.acked_to
         for tsn, chunk in self._outstanding.items():
             if not chunk.message.abandoned:

@@ -115,6 +115,32 @@ def acknowledgements_of_gaps(peer: Attack) -> list[bytes]:
     return [encode_sack(Sack(below, 100_000, gaps[number % 2 :])) for number in range(300)]
 
 
+def in_flight(peer: Attack) -> int:
+    """Have 4 MiB in flight, and return the last TSN that is acknowledged."""
+    halves = peer.victim._halves
+    assert halves is not None
+    sending = halves.transmitter.sending
+    for _ in range(70):
+        peer.victim.send(1, BINARY, bytes(60_000), True, None, peer.now)
+    while peer.victim.buffered:
+        halves.transmitter._congestion.window = 1 << 23
+        peer.hear()
+        peer.now += 0.0005
+    assert sending.flight > 1 << 22
+    return sending.acked_to
+
+
+def gaps_that_come_and_go(peer: Attack) -> list[bytes]:
+    below = in_flight(peer)
+    gaps = ((2, peer.highest - below),)
+    return [encode_sack(Sack(below, 10_000)) + encode_sack(Sack(below, 10_000, gaps)) for _ in range(300)]
+
+
+def a_window_that_opens_and_shuts(peer: Attack) -> list[bytes]:
+    below = in_flight(peer)
+    return [encode_sack(Sack(below, 0)) + encode_sack(Sack(below, 10_000)) for _ in range(300)]
+
+
 def empty_gaps(peer: Attack) -> list[bytes]:
     return [encode_sack(Sack(peer.first_tsn - 1, 100_000, ((0, 0),) * 250)) for _ in range(100)]
 
@@ -142,13 +168,15 @@ def unknown(_peer: Attack) -> list[bytes]:
         cookies,
         forged_cookies,
         acknowledgements_of_gaps,
+        gaps_that_come_and_go,
+        a_window_that_opens_and_shuts,
         empty_gaps,
         unknown,
     ],
 )
 def test_a_byte_costs_little(attack: Callable[[Attack], list[bytes]], interleaved: bool) -> None:
     """Messages of one byte each, the most that an honest peer can cause, cost a quarter of a call for a byte."""
-    peer = Attack(interleaved=interleaved, max_open=2000)
+    peer = Attack(interleaved=interleaved, max_open=2000, window=1 << 30)
     peer.put(peer.data(4, BINARY, b"x"))
     packets = [peer.packet(body) for body in attack(peer)]
     peer.deliver = lambda packets: None
