@@ -117,12 +117,16 @@ class Namespace:
         self.run(need("nft"), "-f", "-", stdin=rules)
 
     def cable(self, name: str, other: Namespace, other_name: str) -> None:
-        """Connect a new interface here to a new one there."""
+        """Connect a new interface here to a new one there.
+
+        As on a real cable, packets travel one by one. Else a batch of a system call (UDP_SEGMENT) would be passed on in
+        one piece, and be lost in one piece.
+        """
         self.ip(
             f"link add name {name} type veth peer name {other_name} netns {other.path}",
-            f"link set {name} up",
+            f"link set {name} gso_max_segs 1 up",
         )
-        other.ip(f"link set {other_name} up")
+        other.ip(f"link set {other_name} gso_max_segs 1 up")
 
     def forward(self) -> None:
         """Be a router."""
