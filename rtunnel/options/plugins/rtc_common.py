@@ -100,9 +100,9 @@ class RtcEndOptions(RtcOptions):
 
     def import_aiortc(self) -> None:
         """Import aiortc. Leave its codecs out, unless this is a program of somebody else, who may want them."""
-        from rtunnel.rtc.aiortc import CODECS, import_without_codecs
+        from rtunnel.rtc.aiortc import LEFT_OUT, import_without_codecs
 
-        if self.parent is not None or find_spec(CODECS) is None:
+        if self.parent is not None or find_spec(LEFT_OUT[0]) is None:
             import_without_codecs()
 
     def tell(self) -> None:

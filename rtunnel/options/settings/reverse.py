@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rtunnel.access.rules import BALANCES
-from rtunnel.access.tokens import token_word
 from rtunnel.addresses import ListenAddress
 from rtunnel.coercions import (
     integer,
@@ -14,12 +15,9 @@ from rtunnel.coercions import (
     port_ranges,
     server_address,
     service_address,
-    show_size,
-    size,
     text,
     udp_address,
 )
-from rtunnel.control.settings import StatusSettings
 from rtunnel.options.settings.acme import ACME
 from rtunnel.options.settings.declaration import (
     AT_ONCE,
@@ -41,84 +39,9 @@ from rtunnel.options.settings.declaration import (
 from rtunnel.options.settings.tls import TLS, TLS_CLIENT, TLS_SERVER
 from rtunnel.options.settings.tunnels import publish, tunnels
 from rtunnel.options.settings.via import via
+from rtunnel.options.shared_settings import ACCESS_LOG, LOG, MEMORY, STATUS
 from rtunnel.reverse.settings import DATA_PLANES, ClientSettings, EndSettings, ServerSettings
 from rtunnel.wire.limits import LinkLimits
-
-LOG = (
-    Setting("log-format", words("text", "json"), "Format of the log: text or json.", default="text"),
-    Setting(
-        "log-level",
-        words("debug", "info", "warn", "error"),
-        "Lowest level that is logged: debug (one or more lines for each connection), info, warn or error.",
-        default="info",
-        reload=AT_ONCE,
-    ),
-)
-
-ACCESS_LOG = Setting(
-    "access-log",
-    PATH,
-    "File that gets a line of JSON about each visitor who is gone, and each HTTP request: who, where, how many bytes, "
-    "how long, why it ended. It is rotated at 10 MB, and the 20 newest are kept.",
-)
-
-STATUS = (
-    Setting(
-        "status-listen",
-        Kind(optional(listen_address, None), "address to listen on"),
-        "Where the status can be read over HTTP, such as 127.0.0.1:7070: / in a browser, /metrics, /healthz, "
-        "/readyz, /v1/status. None if not given; 'rtunnel status' does not need it.",
-        StatusSettings,
-        field="listen",
-        reload=AT_ONCE,
-    ),
-    Setting(
-        "status-token",
-        Kind(optional(token_word, None), "text"),
-        "Secret for the status port: a bearer token, or the password of any user. Other users of the machine can see a "
-        "flag, so give it in the environment or the file.",
-        StatusSettings,
-        field="token",
-        no_default="none",
-        reload=AT_ONCE,
-        is_secret=True,
-    ),
-    Setting(
-        "status-tls-cert",
-        PATH,
-        "PEM file with the certificate for HTTPS at the status port, followed by any intermediate certificates; HTTP "
-        "if not given.",
-        StatusSettings,
-        field="cert",
-        reload=AT_ONCE,
-    ),
-    Setting(
-        "status-tls-key",
-        PATH,
-        "PEM file with the private key of that certificate.",
-        StatusSettings,
-        field="key",
-        reload=AT_ONCE,
-    ),
-    Setting(
-        "status-tls-ca",
-        PATH,
-        "PEM file with CAs: whoever reads the status needs a client certificate from one of them.",
-        StatusSettings,
-        field="ca",
-        reload=AT_ONCE,
-    ),
-)
-
-MEMORY = Setting(
-    "memory",
-    Kind(optional(size(16 * MIB, 1024 * GIB), None), "16M to 1024G", show_size),
-    "Most memory that visitors and peers can make this process use, beyond what it needs when it is idle; a quarter of "
-    "the machine's if not given.",
-    EndSettings,
-    no_default="a quarter of the machine's",
-    reload=AT_ONCE,
-)
 
 #: Settings of both ends.
 BOTH = (
@@ -161,7 +84,7 @@ BOTH = (
         LinkLimits,
         reload=NEW,
     ),
-    MEMORY,
+    replace(MEMORY, owner=EndSettings),
     Setting(
         "max-frame",
         sizes(64 * KIB, 16 * MIB),

@@ -28,7 +28,6 @@ from rtunnel.options.settings.declaration import (
     sizes,
     words,
 )
-from rtunnel.options.settings.reverse import ACCESS_LOG, LOG, MEMORY, STATUS
 from rtunnel.options.settings.rtc_coercions import (
     bearer_token,
     host_id,
@@ -40,6 +39,7 @@ from rtunnel.options.settings.rtc_coercions import (
     turn_server,
 )
 from rtunnel.options.settings.rtc_services import forwards, services
+from rtunnel.options.shared_settings import ACCESS_LOG, LOG, MEMORY, STATUS
 from rtunnel.rtc.settings import (
     ClientSettings,
     EndSettings,

@@ -17,10 +17,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 
-import dns.message
-import dns.name
-import dns.rdataclass
-import dns.rdatatype
 from twisted.logger import Logger
 
 from rtunnel.upkeep.token_bucket import TokenBucket
@@ -46,9 +42,10 @@ MAX_PARSED = 16
 #: A random UUID; see section 3.1.1 of the draft. Other names are those of the machines of this network, about which a
 #: stranger has nothing to learn.
 _NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.local", re.IGNORECASE | re.ASCII)
-_FAMILIES = {dns.rdatatype.A: (socket.AF_INET, 4), dns.rdatatype.AAAA: (socket.AF_INET6, 16)}
-#: In multicast DNS the highest bit of a class has a meaning of its own (RFC 6762, section 10.2).
-_CLASS = 0x7FFF
+#: By the types A and AAAA: the family of the address, and its size in bytes.
+_FAMILIES = {1: (socket.AF_INET, 4), 28: (socket.AF_INET6, 16)}
+#: The Internet. In multicast DNS the highest bit of a class has a meaning of its own (RFC 6762, section 10.2).
+_CLASS_IN, _CLASS = 1, 0x7FFF
 #: Linux: take only what comes to the networks that this socket has joined. Python has no name for it.
 _IP_MULTICAST_ALL = 49
 
@@ -206,6 +203,9 @@ class _Question(asyncio.DatagramProtocol):
     """Waits for the answer to one question."""
 
     def __init__(self, name: str) -> None:
+        # Megabytes, and most processes never meet such a name.
+        import dns.message
+
         self._name = dns.name.from_text(name)
         # As it is in a message: names can be compressed, but not their first part.
         first = name.partition(".")[0].encode()
@@ -213,7 +213,7 @@ class _Question(asyncio.DatagramProtocol):
         self._parsed = 0
         self.answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         # One message for each kind of address: Chromium does not answer a message with two questions.
-        queries = [dns.message.make_query(self._name, kind, flags=0, id=0) for kind in _FAMILIES]
+        queries = [dns.message.make_query(self._name, kind, flags=0, id=0) for kind in ("A", "AAAA")]
         self.packets = [query.to_wire() for query in queries]
 
     def end(self, answer: str | None) -> None:
@@ -232,11 +232,13 @@ class _Question(asyncio.DatagramProtocol):
             self._read(data)
 
     def _read(self, data: bytes) -> None:
+        import dns.message
+
         # dnspython does not take the NSEC record, with a compressed name, that Chromium adds to its answers.
         message = dns.message.from_wire(data, ignore_trailing=True, continue_on_error=True)
         for rrset in message.answer:
             family, length = _FAMILIES.get(rrset.rdtype, (None, 0))
-            if family is None or rrset.name != self._name or rrset.rdclass & _CLASS != dns.rdataclass.IN:
+            if family is None or rrset.name != self._name or rrset.rdclass & _CLASS != _CLASS_IN:
                 continue
             for rdata in rrset:
                 packed = rdata.to_wire() or b""

@@ -20,7 +20,7 @@ import_without_codecs()
 """
 NONE_LOADED = """
 import sys
-assert not [name for name in sys.modules if name.partition(".")[0] == "av"]
+assert not [name for name in sys.modules if name.partition(".")[0] in ("av", "pylibsrtp", "dns")]
 """
 
 
@@ -47,9 +47,18 @@ else:
     run(OURS, use, NONE_LOADED)
 
 
+def test_what_is_imported_already_stays() -> None:
+    used = """
+import aioice.mdns
+aioice.mdns.dns.message.make_query("x.local", "A")
+"""
+    run("import dns.message", OURS, used)
+
+
 def test_other_code_has_the_codecs() -> None:
     """It imports ``av``, which is not the stand-in, not even after that has served."""
     run(OURS, 'import av; assert av.AudioFrame(format="s16", layout="mono", samples=960).samples == 960')
+    run(OURS, "import dns.message, pylibsrtp; dns.message.make_query('x.local', 'A'); pylibsrtp.Policy()")
 
 
 @pytest.mark.parametrize("before", ["import aiortc", "import rtunnel.rtc.host", "import av"])
