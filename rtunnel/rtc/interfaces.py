@@ -37,13 +37,17 @@ class IChannel(Interface):
     protocol: str = Attribute("The protocol of its DCEP OPEN message: the name of the requested service.")
     reliable: bool = Attribute("Ordered and retransmitted.")
     is_open: bool = Attribute("The other end has acknowledged it, and it is not closing.")
+    can_send: bool = Attribute(
+        "Messages go out. If it is reliable, they do so behind the one that opens it, before that is acknowledged (RFC "
+        "8832, section 6). Not every peer has somebody who takes them by then."
+    )
 
     def use(user: object) -> None:
         """Set the user, an :class:`IChannelUser`. Call it in the turn of the reactor in which the channel was opened or
         arrived. Messages that come before there is a user are dropped."""
 
     def send(data: bytes) -> None:
-        """Send a binary message. Do nothing on a channel that is not open yet.
+        """Send a binary message. Do nothing unless :attr:`can_send`.
 
         A message on an unreliable channel goes before those on reliable channels that have not begun to be sent. Only a
         few of them may wait: beyond that the oldest are dropped, and :attr:`IPeerConnection.datagrams_dropped` counts

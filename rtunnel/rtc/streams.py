@@ -82,7 +82,8 @@ class ChannelStreams:
         self._streams.add(stream)
         self.memory.add(STREAM)
         self.buffer.add(stream)
-        machine.opened = channel.is_open
+        # A reference peer may lose what comes before it has acknowledged the channel.
+        machine.opened = channel.is_open or (self._peer is not None and channel.can_send)
         channel.use(stream)
         return stream
 

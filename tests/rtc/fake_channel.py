@@ -34,6 +34,10 @@ class FakeChannel:
         self.key = key
         self._connection = connection
 
+    @property
+    def can_send(self) -> bool:
+        return self.is_open or (self.reliable and not self.closing)
+
     def use(self, user: Any) -> None:
         assert self.user is None, "one user only"
         self.user = user
@@ -48,7 +52,7 @@ class FakeChannel:
         self._send("text", data, len(data))
 
     def _send(self, kind: str, data: bytes, size: int) -> None:
-        if not self.is_open:
+        if not self.can_send:
             return
         if self.keep:
             self.sent.append(data if kind == "data" else data.decode())

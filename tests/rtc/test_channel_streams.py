@@ -20,19 +20,29 @@ from tests.wire.webrtc.test_channel_messages import HOSTILE
 # Opening
 
 
-def test_what_is_written_before_the_channel_is_open_arrives() -> None:
-    pair = Pair()
+def test_bytes_do_not_wait_for_the_peer_to_acknowledge_the_channel() -> None:
+    """Those of a reference peer do: what comes before that has nobody who takes it in some programs."""
+    for reference in (False, True):
+        pair = Pair(reference=reference)
+        one = pair.start()
+        one.stream.write(b"early bird")
+        assert pair.one.buffered == (0 if reference else len(b"early bird"))
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_what_is_written_before_the_channel_is_open_arrives(*, reference: bool) -> None:
+    pair = Pair(reference=reference)
     one = pair.start()
     one.stream.write(b"early ")
     one.stream.write(b"bird")
     one.stream.finish()
     pair.settle()
     (two,) = pair.users
-    assert (two.received, two.told) == (b"early bird", ["finished"])
+    assert (two.received, two.told) == (b"early bird", ["closed" if reference else "finished"])
 
 
 def test_writing_before_the_channel_is_open_is_bounded() -> None:
-    pair = Pair()
+    pair = Pair(reference=True)
     one = pair.start()
     one.stream.write(bytes(HIGH_WATER - 1))
     assert one.told == []
@@ -48,12 +58,12 @@ def test_writing_before_the_channel_is_open_is_bounded() -> None:
 def test_a_stream_that_is_reset_before_the_channel_is_open() -> None:
     pair = Pair()
     one = pair.start()
-    one.stream.write(b"never sent")
+    one.stream.write(b"early")
     one.stream.reset(Code.CONNECTION_LOST, "gone")
     assert len(pair.ends[0]) == 0
     pair.settle()
     (two,) = pair.users
-    assert (two.received, two.told, one.told) == (b"", ["reset"], [])
+    assert (two.received, two.told, one.told) == (b"early", ["reset"], [])
     pair.nothing_left()
 
 

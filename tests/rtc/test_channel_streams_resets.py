@@ -278,11 +278,11 @@ def test_a_user_may_go_on_writing_for_ever_when_it_is_resumed() -> None:
     lone = Lone()
     one = Eager()
     one.stream = lone.ends[0].attach(lone.one.open_channel("tcp-192.0.2.1:1"), one)
-    one.stream.write(bytes(HIGH_WATER))
-    one.stream.text_received(json.dumps({"credit": MAX_OFFSET}).encode())
+    one.stream.write(bytes(LIMITS.initial_credit + HIGH_WATER))
     # A connection that takes all at once.
     lone.one.put = lambda *_arguments: None  # type: ignore[method-assign]
-    one.stream.channel_opened()
+    lone.one.buffered = 0
+    one.stream.text_received(json.dumps({"credit": MAX_OFFSET}).encode())
     assert one.writes == 3000
     assert one.stream.machine.queued == 0
 

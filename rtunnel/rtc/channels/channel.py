@@ -52,18 +52,23 @@ class Channel:
         """See :class:`IChannel`."""
         return self.state == "open"
 
+    @property
+    def can_send(self) -> bool:
+        """See :class:`IChannel`."""
+        return self.state == "open" or (self.state == "connecting" and self.reliable and self.stream is not None)
+
     def use(self, user: object) -> None:
         """See :class:`IChannel`."""
         self._user = cast(ChannelUser, user)
 
     def send(self, data: bytes) -> None:
         """See :class:`IChannel`."""
-        if self.state == "open":
+        if self.can_send:
             self._carrier.send(self, PPID_BINARY if data else PPID_BINARY_EMPTY, data or b"\0")
 
     def send_text(self, text: str) -> None:
         """See :class:`IChannel`."""
-        if self.state == "open":
+        if self.can_send:
             self._carrier.send(self, PPID_STRING if text else PPID_STRING_EMPTY, text.encode() or b"\0")
 
     def close(self) -> None:

@@ -43,10 +43,25 @@ async def test_messages_of_all_kinds_arrive(largest: int) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_is_sent_on_a_channel_that_is_not_open() -> None:
+async def test_messages_go_behind_the_one_that_opens_their_channel() -> None:
+    """They cost no round trip more (RFC 8832, section 6)."""
     with ended(Pair()) as pair:
         await pair.connect()
         channel = pair.one.open_channel("tcp-x", "", reliable=True)
+        channel.send(b"early")
+        channel.send_text("bird")
+        assert not channel.is_open
+        channel.close()
+        await until(lambda: pair.users[1].users and len(pair.users[1].users[0].told) == 3, "an end")
+        assert pair.users[1].users[0].told == [("binary", b"early"), ("text", b"bird"), "closed"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_sent_on_a_channel_that_is_not_open() -> None:
+    """Those of an unreliable one may arrive before the one that opens it, if that is lost."""
+    with ended(Pair()) as pair:
+        await pair.connect()
+        channel = pair.one.open_channel("udp-x", "", reliable=False)
         channel.send(b"too early")
         await until(lambda: channel.is_open, "a channel")
         channel.close()
