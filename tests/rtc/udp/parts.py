@@ -109,6 +109,10 @@ class MemoryChannel:
         self.user: Any = None
         self.other: MemoryChannel
 
+    @property
+    def can_send(self) -> bool:
+        return self.is_open
+
     def use(self, user: object) -> None:
         self.user = user
 
