@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from configparser import ConfigParser
 from importlib.metadata import requires
@@ -10,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-OF_WEBRTC = {"aioice", "aiortc", "autobahn", "dnspython"}
+OF_WEBRTC = {"aioice", "aiortc", "autobahn", "dnspython", "google-crc32c"}
 
 
 def read(lines: Iterable[str]) -> dict[str, Requirement]:
@@ -42,5 +43,5 @@ def test_both_tunnels_without_codecs() -> None:
     for name in OF_WEBRTC - {"aiortc"}:
         assert here[name] == ours()[name]
     # The comment says what else pip is told.
-    assert str(ours()["aiortc"].specifier) == "==1.16.*"
-    assert '"aiortc == 1.16.*"' in text
+    series = re.findall(r'"aiortc == (.*)\.\*"', text)
+    assert [f"{each}.0" in ours()["aiortc"].specifier for each in series] == [True]

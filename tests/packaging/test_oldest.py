@@ -1,0 +1,41 @@
+"""The tests of what lies on aiortc and aioice, with the oldest releases that setup.cfg allows. All others have the newest.
+
+Both are used below their public interface (docs/architecture.rst, "A range of series of aiortc and aioice").
+"""
+
+from __future__ import annotations
+
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.packaging.conftest import ROOT, run
+
+pytestmark = pytest.mark.packaging
+
+NAMES = ("aioice", "aiortc")
+
+
+def oldest() -> list[str]:
+    """The lowest versions, as pip is asked for them."""
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    found = [Requirement(line) for line in config["options"]["install_requires"].split("\n") if line.startswith(NAMES)]
+    lowest = [f"{each.name} == {part.version}" for each in found for part in each.specifier if part.operator == ">="]
+    assert len(lowest) == len(NAMES)
+    return lowest
+
+
+def test_oldest(tmp_path: Path) -> None:
+    run([sys.executable, "-m", "venv", tmp_path / "venv"], cwd=tmp_path)
+    pip = [tmp_path / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    folder = tmp_path / "oldest"
+    run([*pip, "--no-deps", "--target", folder, *oldest()], cwd=tmp_path)
+    env = {"PYTHONPATH": str(folder)}
+    code = "import aioice, aiortc; print(aioice.__file__, aiortc.__file__)"
+    assert run([sys.executable, "-c", code], ROOT, env).count(str(folder)) == len(NAMES)
+    tests = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "tests/rtc/aiortc"]
+    print(run(tests, ROOT, env))
