@@ -41,6 +41,7 @@ user_pref("network.connectivity-service.enabled", false);
 TURN = 5.0
 
 commands: Queue[str] = Queue()
+printing = threading.Lock()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -70,9 +71,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
 
     def do_POST(self) -> None:
-        # In one piece: each request has a thread of its own.
-        sys.stdout.write(self.rfile.read(int(self.headers["Content-Length"])).decode() + "\n")
-        sys.stdout.flush()
+        line = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        # The page posts several at once, each to a thread of its own.
+        with printing:
+            print(line, flush=True)
         self._answer(b"", "text/plain")
 
     def log_message(self, *_: object) -> None:

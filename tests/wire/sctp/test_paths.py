@@ -44,7 +44,7 @@ def longest_wait(*links: Link) -> float:
     return LEAST_WAIT + 3 * there
 
 
-@settings(max_examples=examples(600))
+@settings(max_examples=examples(2000))
 @given(seed=st.integers(0, 1 << 32), there=LINKS, back=LINKS, sends=st.lists(SENDS, max_size=30), busy=st.booleans())
 def test_what_must_arrive_arrives_once_and_in_order(
     seed: int, there: Link, back: Link, sends: list[Any], busy: bool
@@ -66,7 +66,7 @@ def test_what_must_arrive_arrives_once_and_in_order(
     pair.is_calm()
 
 
-@settings(max_examples=examples(200))
+@settings(max_examples=examples(500))
 @given(
     seed=st.integers(0, 1 << 32),
     lost=st.tuples(st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5))),
@@ -84,7 +84,7 @@ def test_the_handshake_survives_losses(seed: int, lost: tuple[set[int], set[int]
     assert bed.run(UP_IN, lambda: is_up(one, two))
 
 
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(1000))
 @given(
     seed=st.integers(0, 1 << 32),
     loss=RARELY,
