@@ -1,37 +1,63 @@
-"""Measure aiortc's own data channel between two processes, as a yardstick for the WebRTC tunnel.
+"""One end of a data channel without a tunnel around it: stock aiortc, or libwebrtc by PyPI's ``wrtc``.
 
-    python benchmarks/bare_channel.py SECONDS        prints Mbit/s, one way
+    python -P benchmarks/bare_channel.py receive aiortc              opens a channel, and counts what comes
+    python -P benchmarks/bare_channel.py send webrtc.aiortc          fills the channel that the other end opens
 
-The second process runs this file too. The two exchange their descriptions over its standard input and output.
+Each prints its description, one line of JSON, and reads the other's. Then the receiver prints how many bytes have come,
+and when, in seconds, for each line that it reads. ``bare_channel.js`` does the same with libdatachannel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
+from importlib import import_module
+from typing import Any
 
 import aioice.ice
-from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
 
 MESSAGE = b"x" * 16384
-BUFFERED = 65536
+BUFFERED = 1 << 20
 
-# Use loopback only.
-aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+os.environ["WRTC_ALLOW_LOOPBACK"] = "1"  # Read when `webrtc` is imported.
+# Of the interfaces that there are the last will do: loopback, or the cable of benchmarks/lossy.py.
+_addresses = aioice.ice.get_host_addresses
+aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: _addresses(True, False)[-1:] or ["127.0.0.1"]
 
 
-async def send() -> None:
-    """Answer an offer, and fill the channel that it opens."""
-    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    filling: list[asyncio.Future[None]] = []
+class End:
+    """One end, and the lines by which it meets the other."""
 
-    @connection.on("datachannel")
-    def arrived(channel: RTCDataChannel) -> None:
-        filling.append(asyncio.ensure_future(fill(channel)))
+    def __init__(self, module: str) -> None:
+        self.module: Any = import_module(module)
+        self.connection = self.module.RTCPeerConnection(self.module.RTCConfiguration(iceServers=[]))
 
-    async def fill(channel: RTCDataChannel) -> None:
+    async def _describe(self, description: Any) -> None:
+        await self.connection.setLocalDescription(description)
+        while self.connection.iceGatheringState != "complete":
+            await asyncio.sleep(0.01)
+        described = self.connection.localDescription
+        print(json.dumps({"type": described.type, "sdp": described.sdp}), flush=True)
+
+    async def _read(self) -> str:
+        return await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+
+    async def _take(self) -> None:
+        description = self.module.RTCSessionDescription(**json.loads(await self._read()))
+        await self.connection.setRemoteDescription(description)
+
+    async def send(self) -> None:
+        """Answer an offer, and fill the channel that it opens."""
+        filling: list[asyncio.Future[None]] = []
+        self.connection.on("datachannel", lambda channel: filling.append(asyncio.ensure_future(self._fill(channel))))
+        await self._take()
+        await self._describe(await self.connection.createAnswer())
+        await asyncio.Event().wait()
+
+    async def _fill(self, channel: Any) -> None:
         room = asyncio.Event()
         channel.bufferedAmountLowThreshold = BUFFERED // 2
         channel.on("bufferedamountlow", room.set)
@@ -41,50 +67,32 @@ async def send() -> None:
             room.clear()
             await room.wait()
 
-    offer = json.loads(sys.stdin.readline())
-    await connection.setRemoteDescription(RTCSessionDescription(**offer))
-    await connection.setLocalDescription(await connection.createAnswer())
-    answer = connection.localDescription
-    print(json.dumps({"type": answer.type, "sdp": answer.sdp}), flush=True)
-    await asyncio.Event().wait()
+    async def receive(self) -> None:
+        """Open a channel, and count the bytes that come."""
+        channel = self.connection.createDataChannel("bare")
+        received = 0
+
+        def message(data: bytes) -> None:
+            nonlocal received
+            received += len(data)
+
+        channel.on("message", message)
+        await self._describe(await self.connection.createOffer())
+        await self._take()
+        while await self._read():
+            print(json.dumps([received, time.monotonic()]), flush=True)
 
 
-async def receive(seconds: float) -> float:
-    """Open a channel, and return the rate at which bytes come, in Mbit/s."""
-    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    channel = connection.createDataChannel("bare")
-    received = 0
+def main() -> None:
+    """Be the end that the command names, until it is ended."""
+    _, role, module = sys.argv
 
-    @channel.on("message")
-    def message(data: bytes) -> None:
-        nonlocal received
-        received += len(data)
+    async def run() -> None:
+        end = End(module)
+        await (end.send() if role == "send" else end.receive())
 
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    try:
-        await connection.setLocalDescription(await connection.createOffer())
-        offer = connection.localDescription
-        child.stdin.write(json.dumps({"type": offer.type, "sdp": offer.sdp}).encode() + b"\n")
-        answer = json.loads(await child.stdout.readline())
-        await connection.setRemoteDescription(RTCSessionDescription(**answer))
-        async with asyncio.timeout(20):
-            while not received:
-                await asyncio.sleep(0.05)
-        began, before = time.monotonic(), received
-        await asyncio.sleep(seconds)
-        return (received - before) * 8 / 1e6 / (time.monotonic() - began)
-    finally:
-        child.kill()
-        await child.wait()
-        await connection.close()
+    asyncio.run(run())
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(asyncio.run(receive(float(sys.argv[1]))))
-    else:
-        asyncio.run(send())
+    main()

@@ -1,8 +1,8 @@
 """Two networks, one for the server and visitors, one for the client, and a cable between them, as on the internet.
 
-The cable takes its time, and loses packets. It is a thread of this process that passes packets between two TUN
-interfaces, as not every kernel has ``netem``. Without a delay, TCP would send again what was lost before anybody
-noticed.
+The cable takes its time, carries only so much, and loses packets. It is a thread of this process that passes packets
+between two TUN interfaces, as not every kernel has ``netem``. Without a delay, TCP would send again what was lost
+before anybody noticed.
 
 The networks are namespaces of the Linux kernel without a name: each is gone when nothing refers to it any more, so
 nothing is left behind. A thread enters one, and what it starts there stays there.
@@ -21,15 +21,18 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from math import inf
 from threading import Thread
 
 from benchmarks.parts import Failed, find
 from benchmarks.ways import FAR, NEAR
 
-#: How many seconds the cable takes in each direction.
+#: How many seconds the cable takes in each direction, unless a measurement says otherwise.
 DELAY = 0.01
-#: How many packets the cable holds.
+#: How many packets the cable holds in each direction.
 QUEUE = 10_000
+#: How many packets are read at once.
+BATCH = 32
 _NEW = 0x40000000  # CLONE_NEWNET
 _HERE = "/proc/thread-self/ns/net"
 _TUNSETIFF = 0x400454CA
@@ -89,15 +92,28 @@ class _End:
             os.close(before)
 
 
+class _Direction:
+    """One direction of the cable, to the end with this descriptor. Packets wait in the order in which they leave."""
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+        self.held: deque[tuple[float, bytes]] = deque()
+        self.free_at = 0.0
+
+
 class LossyNetwork:
     """The two networks and the cable.
 
     :ivar percent: how many of a hundred packets are lost in each direction, whatever they carry.
+    :ivar delay: the seconds that the cable takes in each direction.
+    :ivar rate: the bytes that it carries in a second, in each direction.
+    :ivar queue: how many bytes wait for that. More are dropped.
     :raises Failed: this process may not make them, or ``ip`` is missing.
     """
 
     def __init__(self) -> None:
-        self.percent = 0.0
+        self.percent, self.delay = 0.0, DELAY
+        self.rate, self.queue = inf, inf
         ip = find("ip")
         if os.geteuid():
             raise Failed("network namespaces need root")
@@ -108,21 +124,33 @@ class LossyNetwork:
 
     def _carry(self) -> None:
         near, far = self._near.cable, self._far.cable
-        other = {near: far, far: near}
-        held: deque[tuple[float, int, bytes]] = deque()
+        directions = {near: _Direction(far), far: _Direction(near)}
         while True:
-            timeout = max(0.0, held[0][0] - time.monotonic()) if held else None
+            first = min((each.held[0][0] for each in directions.values() if each.held), default=None)
+            timeout = None if first is None else max(0.0, first - time.monotonic())
             ready = select.select([near, far, self._stopped], [], [], timeout)[0]
             if self._stopped in ready:
                 return
-            now = time.monotonic()
             for end in ready:
+                self._read(end, directions[end])
+            now = time.monotonic()
+            for each in directions.values():
+                while each.held and each.held[0][0] <= now:
+                    os.write(each.to, each.held.popleft()[1])
+
+    def _read(self, end: int, direction: _Direction) -> None:
+        now, rate = time.monotonic(), self.rate
+        for _ in range(BATCH):
+            try:
                 packet = os.read(end, 65536)
-                if len(held) < QUEUE and random.random() * 100 >= self.percent:
-                    held.append((now + DELAY, other[end], packet))
-            while held and held[0][0] <= now:
-                _, end, packet = held.popleft()
-                os.write(end, packet)
+            except BlockingIOError:
+                return
+            begins = max(now, direction.free_at)
+            waiting = (begins - now) * rate if begins > now else 0
+            is_full = len(direction.held) >= QUEUE or waiting + len(packet) > self.queue
+            if not is_full and random.random() * 100 >= self.percent:
+                direction.free_at = begins + len(packet) / rate
+                direction.held.append((direction.free_at + self.delay, packet))
 
     def at_server(self) -> AbstractContextManager[None]:
         """Run the block, and all that it starts, where the server and visitors are."""

@@ -27,7 +27,7 @@ http {{
     access_log off; keepalive_requests 100000000; keepalive_timeout 600s;
     client_body_temp_path {directory}/a; proxy_temp_path {directory}/b; fastcgi_temp_path {directory}/c;
     uwsgi_temp_path {directory}/d; scgi_temp_path {directory}/e;
-    server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ return 200 "{page}"; }} }}
+    server {{ listen {host}:{port} backlog=1024; location / {{ return 200 "{page}"; }} }}
 }}
 """
 HOST = "127.0.0.1"
@@ -309,8 +309,8 @@ def requests(seconds: float, connections: int, script: Path | None = None) -> Ca
     return measure
 
 
-def nginx(directory: Path, port: int) -> list[str]:
+def nginx(directory: Path, port: int, host: str = HOST) -> list[str]:
     """Return the command of a web server with one page of 100 bytes."""
     conf = directory / f"nginx-{port}.conf"
-    conf.write_text(NGINX_CONF.format(directory=directory, port=port, page="x" * 100))
+    conf.write_text(NGINX_CONF.format(directory=directory, host=host, port=port, page="x" * 100))
     return [find("nginx"), "-c", str(conf), "-e", "stderr"]

@@ -18,20 +18,20 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks import hello, table, udp, webrtc
+from benchmarks import table, udp, webrtc
 from benchmarks.lossy import LossyNetwork
-from benchmarks.others import OTHERS, stream_module
-from benchmarks.parts import HOST, Failed, attempt, find, free_ports, median, nginx, running, wait_for, wait_for_echo
+from benchmarks.others import OTHERS
+from benchmarks.parts import Failed, attempt, median
 from benchmarks.rivals import RIVALS
-from benchmarks.rows import Case, Measurement, Row, measurements
-from benchmarks.ways import DIRECT, OURS, Column, Way, baseline, fresh, make_certificates
+from benchmarks.rows import Case, Row, measurements
+from benchmarks.stage import services, take, ways
+from benchmarks.ways import DIRECT, OURS, baseline, fresh, make_certificates
 
 HERE = Path(__file__).parent
 
@@ -49,53 +49,6 @@ def machine() -> str:
             f"Python {platform.python_version()}",
         ]
     )
-
-
-@contextmanager
-def services(directory: Path) -> Iterator[Way]:
-    """Run iperf3's server, a web server and the echo."""
-    iperf, web, port = free_ports(3)
-    processes = {
-        "iperf3": [find("iperf3"), "-s", "-B", HOST, "-p", str(iperf)],
-        "nginx": nginx(directory, web),
-        "echo": [sys.executable, str(udp.ECHO), "serve", HOST, str(port)],
-    }
-    with ExitStack() as stack:
-        for name, argv in processes.items():
-            stack.enter_context(running(argv, directory / f"{name}.log"))
-        wait_for(web, directory / "nginx.log")
-        wait_for_echo(port, directory / "echo.log")
-        yield Way(iperf, web, echo=port, hello=attempt("ClientHellos", partial(hello_service, directory, stack)))
-
-
-def hello_service(directory: Path, stack: ExitStack) -> int:
-    """Start the service of :mod:`benchmarks.hello`, and return its port.
-
-    :raises Failed: nginx has not what it needs for that.
-    """
-    (port,) = free_ports(1)
-    log = directory / "hello.log"
-    stack.enter_context(running(hello.service(directory, port, stream_module()), log))
-    hello.wait_for_service(port, log)
-    return port
-
-
-@contextmanager
-def ways(columns: Iterable[Column], directory: Path, ends: Way) -> Iterator[tuple[dict[Column, Way], dict[str, str]]]:
-    """Start all columns. Yield them, and the reasons why other programs are left out, by title.
-
-    :raises Failed: one of this package's own columns did not start.
-    """
-    open_ways, missing = {}, {}
-    with ExitStack() as stack:
-        for column in columns:
-            try:
-                open_ways[column] = stack.enter_context(fresh(column, directory, ends))
-            except Failed as failure:
-                if column.is_ours:
-                    raise
-                missing[column.title] = str(failure)
-        yield open_ways, missing
 
 
 def measure(seconds: float, rounds: int, only: str, revision: str) -> dict[str, Any]:
@@ -143,12 +96,6 @@ def measure(seconds: float, rounds: int, only: str, revision: str) -> dict[str, 
     }
 
 
-def take(measurement: Measurement, case: Case, title: str) -> tuple[float | None, ...]:
-    """Return the figures of a load. If it fails, print why and return None for each row."""
-    taken = attempt(f"{title}, {measurement.rows[0].name}", lambda: measurement.take(case))
-    return (None,) * len(measurement.rows) if taken is None else taken
-
-
 def summarise(report: dict[str, Any]) -> None:
     """Add medians and ratios to the figures of the rounds."""
     for row in report["rows"]:
@@ -167,7 +114,8 @@ def main() -> None:
     options = parser.parse_args()
     seconds, rounds = (1.0, 1) if options.quick else (options.seconds, options.rounds)
     try:
-        report = measure(seconds, rounds, options.only, os.environ.get("BENCH_BASELINE", ""))
+        revision = os.environ.get("BENCH_BASELINE", "")
+        report = measure(seconds, rounds, options.only, revision)
     except Failed as failure:
         sys.exit(f"the benchmark cannot run: {failure}")
     summarise(report)
@@ -176,7 +124,7 @@ def main() -> None:
     print(f"{report['machine']}; median of {rounds} rounds of {seconds:g} s{busy}\n")
     if report["rows"]:
         print("\n".join(table.lines(report)))
-    report["webrtc"] = attempt("WebRTC", partial(webrtc.measure, seconds, rounds, options.only))
+    report["webrtc"] = attempt("WebRTC", partial(webrtc.measure, seconds, rounds, options.only, revision))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(report, indent=2))
     print(f"\nkept in {options.json}")

@@ -17,7 +17,7 @@ from benchmarks.parts import median, ratio
 
 DIRECT = "direct"
 #: Which column shows an earlier state of another one.
-BASELINES = {"rtunnel": "baseline", "rtunnel-tls": "baseline-tls"}
+BASELINES = {"rtunnel": "baseline", "rtunnel-tls": "baseline-tls", "webrtc": "webrtc-baseline"}
 
 
 def short(figure: float | None) -> str:

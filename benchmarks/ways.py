@@ -174,17 +174,12 @@ OURS = (
 
 
 @contextmanager
-def baseline(revision: str, directory: Path) -> Iterator[tuple[Column, ...]]:
-    """Check out a revision of this package, and yield the columns of its defaults, without and with TLS.
-
-    It runs in the same virtual environment. No columns if *revision* is empty.
+def checked_out(revision: str, folder: Path) -> Iterator[str]:
+    """Check a revision of this package out into *folder*, and yield its short name. It goes with the block.
 
     :raises Failed: git is missing, or does not know the revision.
     """
-    if not revision:
-        yield ()
-        return
-    git, folder = [find("git"), "-C", str(ROOT)], directory / "baseline"
+    git = [find("git"), "-C", str(ROOT)]
 
     def run(*arguments: str) -> str:
         result = subprocess.run([*git, *arguments], capture_output=True, text=True, check=False)
@@ -194,15 +189,31 @@ def baseline(revision: str, directory: Path) -> Iterator[tuple[Column, ...]]:
 
     name = run("rev-parse", "--short", "--verify", f"{revision}^{{commit}}")
     run("worktree", "add", "--detach", str(folder), name)
-    # It comes before this checkout, which the environment may have as an editable install.
-    env = {"PYTHONPATH": str(folder)}
-    udp = (folder / "rtunnel/reverse/datagrams").exists()
-    names = (folder / "rtunnel/reverse/fronts/sni.py").exists()
-    plain, tls = (rtunnel(*options, env=env, udp=udp, names=names) for options in ((), ("--tls",)))
     try:
+        yield name
+    finally:
+        run("worktree", "remove", "--force", str(folder))
+
+
+@contextmanager
+def baseline(revision: str, directory: Path) -> Iterator[tuple[Column, ...]]:
+    """Yield the columns of a revision of this package with its defaults, without and with TLS.
+
+    It runs in the same virtual environment. No columns if *revision* is empty.
+
+    :raises Failed: git is missing, or does not know the revision.
+    """
+    if not revision:
+        yield ()
+        return
+    folder = directory / "baseline"
+    with checked_out(revision, folder) as name:
+        # It comes before this checkout, which the environment may have as an editable install.
+        env = {"PYTHONPATH": str(folder)}
+        udp = (folder / "rtunnel/reverse/datagrams").exists()
+        names = (folder / "rtunnel/reverse/fronts/sni.py").exists()
+        plain, tls = (rtunnel(*options, env=env, udp=udp, names=names) for options in ((), ("--tls",)))
         yield (
             Column("baseline", f"rtunnel {name}", f"as it was at {name}", plain),
             Column("baseline-tls", f"rtunnel --tls {name}", f"as it was at {name}, with TLS", tls),
         )
-    finally:
-        run("worktree", "remove", "--force", str(folder))

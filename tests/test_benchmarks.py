@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import chart, costs, hello, parts, rows, run, table
+from benchmarks import chart, costs, hello, parts, rows, run, stage, table
 from benchmarks.others import OTHERS, stream_module
 from benchmarks.rivals import RIVALS
 from benchmarks.rows import Case, Measurement, Row
@@ -117,7 +117,7 @@ def test_failed_measurement_leaves_its_cells_empty_and_says_why(capsys: pytest.C
         return (parts.parse_wrk("nothing").p50, None)
 
     case = Case(Way(1, 2), lambda: pytest.fail("nobody asked for another way"), nullcontext)
-    assert run.take(Measurement((Row("a", "ms"), Row("b", "ms")), fail), case, "nginx") == (None, None)
+    assert stage.take(Measurement((Row("a", "ms"), Row("b", "ms")), fail), case, "nginx") == (None, None)
     assert capsys.readouterr().err == "  nginx, a: wrk said: nothing\n"
 
 

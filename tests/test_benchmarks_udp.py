@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import lossy, parts, run, udp, udp_echo, ways
+from benchmarks import lossy, parts, stage, udp, udp_echo, ways
 from benchmarks.lossy import LossyNetwork
 from benchmarks.rows import Case
 from benchmarks.udp import Datagrams, Trips
@@ -229,7 +229,7 @@ def test_quick_run_gives_figures(column: ways.Column, tmp_path: Path, monkeypatc
     monkeypatch.setattr(udp, "RATE", 200)
     monkeypatch.setattr(udp, "LOSSES", (0,))
     start = partial(ways.fresh, column, tmp_path)
-    with closing(LossyNetwork()) as network, run.services(tmp_path) as ends, start(ends) as way:
+    with closing(LossyNetwork()) as network, stage.services(tmp_path) as ends, start(ends) as way:
         case = Case(way, partial(start, ends), start)
         lost, cpu = udp.steady(1, 1200).take(case)
         assert lost is not None

@@ -31,6 +31,21 @@ NOTHING_IF_EMPTY = "werift"
 TELLS_NO_KIND = "libdatachannel"
 
 SIZES = [1, 2, 3, 4, 100, 1150, 1160, 1161, 1200, 4096, 16_384, 65_535, 65_536, 100_000, 262_144]
+#: Who mixes the fragments of messages (RFC 8260), and who takes packets without checksums (RFC 9653).
+INTERLEAVES, NEEDS_NO_CHECKSUM = "firefox", "libdatachannel"
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_the_engine_offers_is_used(meet: Meet) -> None:
+    match = await meet(we_offer=True)
+    user = await match.open("echo")
+    association, name = match.connection._channels._association, match.engine.name
+    assert association is not None
+    assert association.interleaved == (name == INTERLEAVES)
+    assert association._envelope.zero_checksum == (name == NEEDS_NO_CHECKSUM)
+    digest = await match.send(user, [40_000, 10])
+    await until(lambda: user.count == 2 or match.end.lost)
+    assert user.digest.hexdigest() == digest
 
 
 @pytest.mark.parametrize("we_offer", [True, False], ids=["we-offer", "we-answer"])
