@@ -1,4 +1,4 @@
-"""The tests of what lies on aiortc and aioice, with the oldest releases that setup.cfg allows. All others have the newest.
+"""What lies on aiortc and aioice is tested here with the oldest releases that setup.cfg allows; elsewhere the newest.
 
 Both are used below their public interface (docs/architecture.rst, "A range of series of aiortc and aioice").
 """
@@ -31,7 +31,7 @@ def oldest() -> list[str]:
 
 def test_oldest(tmp_path: Path) -> None:
     run([sys.executable, "-m", "venv", tmp_path / "venv"], cwd=tmp_path)
-    pip = [tmp_path / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    pip: list[str | Path] = [tmp_path / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     folder = tmp_path / "oldest"
     run([*pip, "--no-deps", "--target", folder, *oldest()], cwd=tmp_path)
     env = {"PYTHONPATH": str(folder)}

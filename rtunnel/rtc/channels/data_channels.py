@@ -35,8 +35,8 @@ PORT = 5000
 MAX_MESSAGE = 256 * 1024
 #: The largest that a peer takes that does not say (RFC 8841, section 6.1).
 DEFAULT_MAX_MESSAGE = 64 * 1024
-#: The largest packet for a peer that does not say what it takes, in bytes. No other stack sends larger ones, so most were
-#: never tried with any.
+#: The largest packet for a peer that does not say what it takes, in bytes. No other stack sends larger ones, so most
+#: were never tried with any.
 DEFAULT_MAX_PACKET = 1188
 #: What IPv6 and UDP add to a packet, in bytes.
 _IP_AND_UDP = 48
