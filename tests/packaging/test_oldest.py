@@ -31,9 +31,9 @@ def oldest() -> list[str]:
 
 def test_oldest(tmp_path: Path) -> None:
     run([sys.executable, "-m", "venv", tmp_path / "venv"], cwd=tmp_path)
-    pip: list[str | Path] = [tmp_path / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    folder = tmp_path / "oldest"
-    run([*pip, "--no-deps", "--target", folder, *oldest()], cwd=tmp_path)
+    python, folder = tmp_path / "venv/bin/python", tmp_path / "oldest"
+    quietly = ["--disable-pip-version-check", "--quiet"]
+    run([python, "-m", "pip", "install", *quietly, "--no-deps", "--target", folder, *oldest()], cwd=tmp_path)
     env = {"PYTHONPATH": str(folder)}
     code = "import aioice, aiortc; print(aioice.__file__, aiortc.__file__)"
     assert run([sys.executable, "-c", code], ROOT, env).count(str(folder)) == len(NAMES)

@@ -190,10 +190,9 @@ class Association:
 
         :param largest: the size of the largest packet that can be sent on it, in bytes.
         """
+        self.path.largest = largest
         if self._halves is not None:
-            self._halves.transmitter.path_changed(largest, now)
-        else:
-            self.path.largest = largest
+            self._halves.transmitter.path_changed(now)
 
     def abort(self, reason: str = "") -> None:
         """End the association. :meth:`transmit` returns one last packet; no event follows."""
@@ -386,8 +385,7 @@ class Association:
         if self._sack_is_due(halves.inbound, now):
             cumulative, window, gaps, duplicates = halves.inbound.take_sack(MAX_GAPS)
             controls.append(encode_sack(Sack(cumulative, window, tuple(gaps), tuple(duplicates))))
-            self._unacknowledged = 0
-            self._sack_at = None
+            self._unacknowledged, self._sack_at = 0, None
         if sending.forward_due:
             controls.append(sending.take_forward(now))
         busy = {stream for stream in resets.waiting if self._scheduler.is_busy(stream) or sending.is_busy(stream)}

@@ -89,10 +89,9 @@ class Transmitter:
             if number == self._path_number:
                 self._path.acked(size, now)
 
-    def path_changed(self, largest: int, now: float) -> None:
+    def path_changed(self, now: float) -> None:
         """See :meth:`Association.path_changed`."""
         self._path_number += 1
-        self._path.largest = largest
         self._path.restart()
         self.round_trips.forget()
         self._size = self._path.size

@@ -31,7 +31,7 @@ def test_what_an_earlier_path_took_says_nothing_of_this_one() -> None:
     path = PathMtu(1192, 16_000)
     transmitter = Transmitter(Envelope(5000, 5000, 1), path, Scheduler(), lambda: None, 1, 100_000, 0.0)
     _, late = probe(transmitter, 1.0)
-    transmitter.path_changed(16_000, 1.1)
+    transmitter.path_changed(1.1)
     size, information = probe(transmitter, 1.2)
     transmitter.probe_acknowledged(late, 1.3)
     assert path.size == 1192
