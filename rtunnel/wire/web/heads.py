@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 #: The longest head that is accepted, in bytes, and the most fields of it.
@@ -28,8 +29,11 @@ _OF_RESPONSE = re.compile(rb"\r\n(%b):[ \t]*([^\r]*)" % _HOP_BY_HOP, re.IGNORECA
 _AUTHORIZATION = re.compile(rb"\r\nauthorization:[ \t]*([^\r]*)", re.IGNORECASE)
 
 _AUTHORITY = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,64}\])(?::([0-9]{0,5}))?")
+_LONGEST = 262
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
 _TARGET = re.compile(rb"[!-~]+")
+# A status line up to this, in bytes, is worth being remembered.
+_SHORT = 64
 _START = re.compile(rb"[1-9][0-9][0-9](?: [\t -~\x80-\xff]*)?")
 
 
@@ -152,13 +156,19 @@ def read_request(raw: bytes) -> RequestHead:
         raise BadHead(505, "only HTTP/1.1 and HTTP/1.0 are understood here")
     if method == b"CONNECT" or not _TARGET.fullmatch(target):
         raise BadHead(400, "the request has no target that this server could serve")
-    lines = raw[end:-4]
-    head.lines = _OF_REQUEST.sub(b"", lines)
+    # What matters stands between what is passed on: a name, a value, and the lines behind it.
+    parts = _OF_REQUEST.split(raw[end:-4])
+    if len(parts) == 4 and parts[1].lower() == b"host" and target[0] == 47:
+        # Nothing but Host, as often.
+        head.lines = parts[0] + parts[3]
+        _read_host(head, [parts[2].rstrip(b" \t")])
+        return head
+    head.lines = b"".join(parts[::3])
     hosts: list[bytes] = []
     options = b""
     coding = upgrade = None
-    for name, value in _OF_REQUEST.findall(lines):
-        key = name.lower()
+    for index in range(1, len(parts), 3):
+        key, value = parts[index].lower(), parts[index + 1]
         if key == b"host":
             hosts.append(value.rstrip(b" \t"))
         elif key == b"connection":
@@ -202,15 +212,25 @@ def _read_target(head: RequestHead, hosts: list[bytes]) -> list[bytes]:
 
 
 def _read_host(head: RequestHead, hosts: list[bytes]) -> None:
-    found = _AUTHORITY.fullmatch(hosts[0]) if len(hosts) == 1 else None
-    if found is None:
+    host = _name_in(hosts[0]) if len(hosts) == 1 and len(hosts[0]) <= _LONGEST else ""
+    if not host:
         raise BadHead(400, "the request does not say for which host name it is")
-    head.authority = hosts[0]
-    head.host = found[1].decode("ascii").lower()
+    head.authority, head.host = hosts[0], host
+
+
+# Few names have most of the requests.
+@lru_cache(1024)
+def _name_in(authority: bytes) -> str:
+    """Return the name in an authority, in lower case; empty: it is none."""
+    found = _AUTHORITY.fullmatch(authority)
+    return "" if found is None else found[1].decode("ascii").lower()
 
 
 def _read_options(head: RequestHead, options: bytes, upgrade: bytes | None) -> None:
-    """Read the options of the field Connection, in lower case with commas between them."""
+    """Read the options of the field Connection, in lower case with commas before each value."""
+    if options == b",keep-alive":
+        head.keeps_alive = True
+        return
     words = {each.strip() for each in options.split(b",")}
     head.keeps_alive = b"keep-alive" in words if head.is_old else b"close" not in words
     if upgrade is not None and b"upgrade" in words and not head.is_old:
@@ -227,35 +247,46 @@ def _without(lines: bytes, options: set[bytes]) -> bytes:
     return b"\r\n".join([line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names])
 
 
+@lru_cache(256)
+def _status_in(start: bytes) -> int:
+    """Return the status in a status line behind the version; 0: it is malformed."""
+    return int(start[:3]) if _START.fullmatch(start) else 0
+
+
 def read_response(raw: bytes) -> ResponseHead:
     """Make sense of the head of a response, up to the empty line, whose syntax is right.
 
     :raises BadHead: it is refused.
     """
     end = raw.index(b"\r\n")
-    lines = raw[end:-4]
     if not raw.startswith(b"HTTP/1."):
         raise BadHead(502, "the service answers with another protocol")
     start = raw[9:end]
-    if not _START.fullmatch(start):
+    status = _status_in(start) if end <= _SHORT else _status_in.__wrapped__(start)
+    if not status:
         raise BadHead(502, "the first line of the answer is malformed")
-    head = ResponseHead(int(start[:3]), start, _OF_RESPONSE.sub(b"", lines))
-    options: set[bytes] = set()
-    for name, value in _OF_RESPONSE.findall(lines):
-        key = name.lower()
+    parts = _OF_RESPONSE.split(raw[end:-4])
+    head = ResponseHead(status, start, b"".join(parts[::3]))
+    options = b""
+    for index in range(1, len(parts), 3):
+        key, value = parts[index].lower(), parts[index + 1]
         if key == b"content-length":
             head.length = int(value)
         elif key == b"connection":
-            options.update([each.strip() for each in value.lower().split(b",")])
+            options += b"," + value.lower()
         elif key == b"transfer-encoding":
             if head.is_chunked or value.strip().lower() != b"chunked":
                 raise BadHead(502, "the service answers with a transfer coding that is not understood here")
             head.is_chunked = True
         elif key == b"upgrade":
             head.upgrade = value
-    head.keeps_alive = b"keep-alive" in options if raw.startswith(b"HTTP/1.0") else b"close" not in options
-    if options:
-        head.lines = _without(head.lines, options)
+    is_old = raw[7] == 48  # a zero
+    if not options or options == b",keep-alive":
+        head.keeps_alive = bool(options) or not is_old
+        return head
+    words = {each.strip() for each in options.split(b",")}
+    head.keeps_alive = b"keep-alive" in words if is_old else b"close" not in words
+    head.lines = _without(head.lines, words)
     return head
 
 

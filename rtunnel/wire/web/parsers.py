@@ -9,17 +9,18 @@ message without a body there is no :data:`END`.
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from typing import Any
 
 import httptools
 
+from rtunnel.wire.web.chunks import MAX_LINE, Chunks
 from rtunnel.wire.web.heads import (
     MAX_FIELDS,
     MAX_HEAD,
     BadHead,
     Problem,
+    RequestHead,
     ResponseHead,
     read_request,
     read_response,
@@ -34,14 +35,11 @@ class Mark(Enum):
 
 
 END, RAW = Mark.END, Mark.RAW
+_TOO_MANY = "the head has too many fields"
 _CRLF = b"\r\n"
 _EMPTY_LINE = _CRLF * 2
 #: Bodies up to this, in bytes, cost less to check than a new checker does.
 SMALL = 16 * 1024
-#: The longest line between the chunks of a body, and the most empty lines before a request, in bytes.
-MAX_LINE = 4096
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?\r\n")
-_TRAILER = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*)?\r\n")
 
 
 class _NoCallbacks:
@@ -51,72 +49,22 @@ class _NoCallbacks:
 _NO_CALLBACKS = _NoCallbacks()
 
 
-class _Chunks:
-    """A body in chunks (RFC 9112, section 7.1). Extensions and trailers are read and dropped.
+def _check(checker: Any, piece: bytes, *, is_first: bool = True) -> Any:
+    """Check a piece of a head. Return what checks what follows; None: a new one has to.
 
-    :ivar is_over: it is complete.
+    :param is_first: it is the beginning of the head.
+    :raises BadHead: it is malformed.
     """
-
-    __slots__ = ("_held", "_left", "_line", "is_over")
-
-    def __init__(self) -> None:
-        self.is_over = False
-        self._held = b""
-        # Bytes of a chunk that are still to come, with the CRLF behind it; and what the next line is.
-        self._left = 0
-        self._line = _SIZE
-
-    def feed(self, data: bytes, events: list[Any]) -> bytes:
-        """Take bytes, and add what they have of the body to *events*; return what comes behind it.
-
-        :raises BadHead: they are no chunks.
-        """
-        # In one event, as whoever sends on what is in it pays for each.
-        pieces: list[bytes] = []
-        try:
-            position = self._read(data, pieces)
-        finally:
-            if pieces:
-                events.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        return data[position:]
-
-    def _read(self, data: bytes, pieces: list[bytes]) -> int:
-        position = 0
-        while not self.is_over and position < len(data):
-            if self._left > 2:
-                piece = data[position : position + self._left - 2]
-                position += len(piece)
-                self._left -= len(piece)
-                pieces.append(piece)
-            elif self._left:
-                if data[position] != _CRLF[2 - self._left]:
-                    raise BadHead(400, "a chunk of the body is longer than it says")
-                position += 1
-                self._left -= 1
-            else:
-                position = self._read_line(data, position)
-        return position
-
-    def _read_line(self, data: bytes, position: int) -> int:
-        end = data.find(b"\n", position) + 1
-        self._held += data[position : end or len(data)]
-        if len(self._held) > MAX_LINE:
-            raise BadHead(400, "a line between the chunks of the body is too long")
-        if not end:
-            return len(data)
-        line, self._held = self._held, b""
-        found = self._line.fullmatch(line)
-        if found is None:
-            raise BadHead(400, "the chunks of the body are malformed")
-        if self._line is _SIZE:
-            size = int(found[1], 16)
-            if size:
-                self._left = size + 2
-            else:
-                self._line = _TRAILER
-        elif line == _CRLF:
-            self.is_over = True
-        return end
+    try:
+        checker.feed_data(piece)
+    except httptools.HttpParserUpgrade:
+        # It stops here, and this does not mind.
+        return None
+    except httptools.HttpParserError as error:
+        is_tls = is_first and piece.startswith(b"\x16")
+        why = "that is TLS, and the port speaks HTTP" if is_tls else f"the head is malformed: {error}"
+        raise BadHead(400, why) from None
+    return checker
 
 
 class _Parser:
@@ -128,7 +76,7 @@ class _Parser:
         self._checker: Any = None
         self._head = bytearray()
         self._left = 0
-        self._chunks: _Chunks | None = None
+        self._chunks: Chunks | None = None
         self._problem = False
 
     def _fail(self, events: list[Any], problem: Problem) -> None:
@@ -142,9 +90,12 @@ class _Parser:
         :raises BadHead: it is refused.
         """
         if not self._head:
-            data = self._begin(data)
-            if not data:
-                return b"", b""
+            if data[0] <= 13:
+                data = self._skip_lines(data)
+                if not data:
+                    return b"", b""
+            if self._checker is None:
+                self._checker = self._kind(_NO_CALLBACKS)
         held = len(self._head)
         # The empty line may be in two pieces.
         found = (bytes(self._head[-3:]) + data).find(_EMPTY_LINE) if held else data.find(_EMPTY_LINE)
@@ -152,15 +103,7 @@ class _Parser:
         piece = data if count == len(data) else data[:count]
         if held + count > MAX_HEAD:
             raise BadHead(431, "the head is too long")
-        try:
-            self._checker.feed_data(piece)
-        except httptools.HttpParserUpgrade:
-            # It stops here, and this does not mind.
-            self._checker = None
-        except httptools.HttpParserError as error:
-            is_tls = not held and piece.startswith(b"\x16")
-            why = "that is TLS, and the port speaks HTTP" if is_tls else f"the head is malformed: {error}"
-            raise BadHead(400, why) from None
+        self._checker = _check(self._checker, piece, is_first=not held)
         if found < 0:
             self._head += data
             return b"", b""
@@ -168,7 +111,7 @@ class _Parser:
             piece = bytes(self._head) + piece
             self._head.clear()
         if piece.count(b"\n") > MAX_FIELDS:
-            raise BadHead(431, "the head has too many fields")
+            raise BadHead(431, _TOO_MANY)
         return piece, data[count:]
 
     @property
@@ -202,9 +145,8 @@ class _Parser:
         else:
             self._checker = None
 
-    def _begin(self, data: bytes) -> bytes:
-        if self._checker is None:
-            self._checker = self._kind(_NO_CALLBACKS)
+    def _skip_lines(self, data: bytes) -> bytes:
+        """Drop empty lines before a head, where there may be any."""
         return data
 
 
@@ -239,45 +181,58 @@ class RequestParser(_Parser):
         events: list[Any] = []
         try:
             while data and not self._problem:
-                data = self._feed(data, events)
+                if self._left or self._chunks is not None:
+                    data = self._take_body(data, events)
+                    continue
+                if self._ends:
+                    break  # behind a request that was to be the last one
+                end = 0 if self._head or data[0] <= 13 else data.find(_EMPTY_LINE) + 4
+                if 4 < end <= MAX_HEAD and self._checker is not None:
+                    # The whole head is here, and nothing before it, as mostly: so without another call.
+                    raw = data if end == len(data) else data[:end]
+                    self._checker = _check(self._checker, raw)
+                    if raw.count(b"\n") > MAX_FIELDS:
+                        raise BadHead(431, _TOO_MANY)
+                    data = data[end:]
+                else:
+                    raw, data = self._take_head(data)
+                if raw:
+                    head = read_request(raw)
+                    events.append(head)
+                    self._ends = not head.keeps_alive
+                    self._empty_lines = 0
+                    if head.is_chunked or head.length or head.upgrade:
+                        data = self._headed(head, data, events)
         except BadHead as error:
             self._fail(events, error.problem)
         return events
 
-    def _feed(self, data: bytes, events: list[Any]) -> bytes:
-        if self._is_in_body:
-            return self._take_body(data, events)
-        if self._ends:
-            return b""  # behind a request that was to be the last one
-        raw, data = self._take_head(data)
-        if raw:
-            head = read_request(raw)
-            events.append(head)
-            self._ends = not head.keeps_alive
-            if head.is_chunked or head.length:
-                self._pass_body(data, head.length if not head.is_chunked else None)
-                self._left = head.length or 0
-                self._chunks = _Chunks() if head.is_chunked else None
-                # Of what has a body, a server may decline the wish for another protocol (RFC 9110, section 7.8).
-                head.upgrade = b""
-            elif head.upgrade.lower() == b"h2c":
-                # HTTP/2 is for TLS.
-                head.upgrade = b""
-            elif head.upgrade:
-                self._is_raw = True
-                events.append(RAW)
-                if data:
-                    events.append(data)
-                return b""
+    def _headed(self, head: RequestHead, data: bytes, events: list[Any]) -> bytes:
+        """Expect what comes behind a head that is not the whole request. Return what is left of *data*."""
+        if head.is_chunked or head.length:
+            self._pass_body(data, head.length if not head.is_chunked else None)
+            self._left = head.length or 0
+            self._chunks = Chunks() if head.is_chunked else None
+            # Of what has a body, a server may decline the wish for another protocol (RFC 9110, section 7.8).
+            head.upgrade = b""
+        elif head.upgrade.lower() == b"h2c":
+            # HTTP/2 is for TLS.
+            head.upgrade = b""
+        else:
+            self._is_raw = True
+            events.append(RAW)
+            if data:
+                events.append(data)
+            return b""
         return data
 
-    def _begin(self, data: bytes) -> bytes:
+    def _skip_lines(self, data: bytes) -> bytes:
         # Empty lines before a request (RFC 9112, section 2.2).
         rest = data.lstrip(_CRLF)
         self._empty_lines = self._empty_lines + len(data) - len(rest) if not rest else 0
         if self._empty_lines > MAX_LINE:
             raise BadHead(400, "there is no request")
-        return super()._begin(rest)
+        return rest
 
     def refused(self, rest: bytes) -> list[Any]:
         """Take note that the other end does not change to another protocol. Return the events of *rest*, which has come
@@ -325,22 +280,27 @@ class ResponseParser(_Parser):
                 if self._is_over:
                     self.is_clean = False
                     break
-                data = self._feed(data, events)
+                if self._left or self._chunks is not None:
+                    data = self._take_body(data, events)
+                    self._is_over = not self._is_in_body
+                    continue
+                end = 0 if self._head or data[0] <= 13 else data.find(_EMPTY_LINE) + 4
+                if 4 < end <= MAX_HEAD and self._checker is not None:
+                    # The whole head is here, and nothing before it, as mostly: so without another call.
+                    raw = data if end == len(data) else data[:end]
+                    self._checker = _check(self._checker, raw)
+                    if raw.count(b"\n") > MAX_FIELDS:
+                        raise BadHead(431, _TOO_MANY)
+                    data = data[end:]
+                else:
+                    raw, data = self._take_head(data)
+                if raw:
+                    head = read_response(raw)
+                    events.append(head)
+                    data = self._answered(head, data, events)
         except BadHead as error:
             self._fail(events, Problem(502, str(error)))
         return events
-
-    def _feed(self, data: bytes, events: list[Any]) -> bytes:
-        if self._is_in_body:
-            data = self._take_body(data, events)
-            self._is_over = not self._is_in_body
-            return data
-        raw, data = self._take_head(data)
-        if raw:
-            head = read_response(raw)
-            events.append(head)
-            return self._answered(head, data, events)
-        return data
 
     def _answered(self, head: ResponseHead, data: bytes, events: list[Any]) -> bytes:
         if head.status == 101:
@@ -352,7 +312,16 @@ class ResponseParser(_Parser):
         if head.status < 200:
             head.has_no_body = True
             return data
-        head.has_no_body = self._is_head or head.status in (204, 304)
+        length = head.length
+        head.has_no_body = self._is_head or head.status == 204 or head.status == 304
+        if length and length <= len(data) and length <= SMALL and not (head.is_chunked or head.has_no_body):
+            # All of it is here, as mostly.
+            body = data if length == len(data) else data[:length]
+            if self._checker is not None:
+                self._checker.feed_data(body)
+            events += (body, END)
+            self._is_over = True
+            return data[length:]
         if head.has_no_body or (head.length == 0 and not head.is_chunked):
             self._is_over = True
             if self._is_head or head.length or head.is_chunked:
@@ -360,7 +329,7 @@ class ResponseParser(_Parser):
             return data
         self._pass_body(data, head.length if not head.is_chunked else None)
         if head.is_chunked:
-            self._chunks = _Chunks()
+            self._chunks = Chunks()
         elif head.length is not None:
             self._left = head.length
         else:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings, strategies as st
 from rtunnel.wire.web.heads import LAST_CHUNK, Problem, ResponseHead, write_chunk, write_response
 from rtunnel.wire.web.parsers import END, RAW
 from tests.examples import examples
-from tests.wire.web import test_responses
+from tests.wire.web import test_requests, test_responses
 from tests.wire.web.oracles import Refused, by_h11, by_httptools, by_us
 from tests.wire.web.parts import (
     CHUNKED,
@@ -20,6 +20,7 @@ from tests.wire.web.parts import (
     WEBSOCKET,
     cut,
     merged,
+    plain,
     post,
     refusal,
     request,
@@ -303,6 +304,20 @@ def test_whatever_is_accepted_is_clear(data: bytes, step: int) -> None:
     assert [each.method for each in theirs] == [each.method for each in by_us(events)][: len(theirs)]
 
 
+@settings(max_examples=examples(1500))
+@given(spiced() | st.sampled_from(test_requests.GOOD))
+def test_the_short_way_is_no_other_way(data: bytes) -> None:
+    """A head that is only Host, or Host and keep-alive, is read as any other."""
+    end = data.find(b"\r\n\r\n") + 2
+    if end < 2 or b"\r\n" not in data[: end - 2]:
+        return
+    short, longer = requests(data), requests(data[:end] + b"Keep-Alive: 5\r\n" + data[end:])
+    again = requests(data[:end].replace(b": keep-alive\r\n", b": keep-alive,keep-alive\r\n") + data[end:])
+    for other in (longer, again):
+        if not any(isinstance(each, Problem) for each in (*short, *other)):
+            assert plain(other) == plain(short)
+
+
 @st.composite
 def spiced_answers(draw: st.DrawFn) -> bytes:
     """An answer of a service with something put in or taken out."""
@@ -312,6 +327,19 @@ def spiced_answers(draw: st.DrawFn) -> bytes:
         end = min(len(data), start + draw(st.sampled_from((0, 1, 2, 20))))
         data = data[:start] + draw(st.sampled_from(SPICES) | st.binary(max_size=2)) + data[end:]
     return data
+
+
+@settings(max_examples=examples(1500))
+@given(spiced_answers(), st.booleans(), st.lists(st.integers(1, 400), max_size=4))
+def test_an_answer_is_the_same_in_pieces(data: bytes, is_head: bool, cuts: list[int]) -> None:
+    whole, pieces = response_parser(is_head=is_head), response_parser(is_head=is_head)
+    events = merged(whole.feed(data))
+    others = merged(event for piece in cut(data, cuts) for event in pieces.feed(piece))
+    if events and isinstance(events[-1], Problem):
+        assert isinstance(others.pop(), Problem)
+        events.pop()
+    assert plain(others) == plain(events)
+    assert whole.is_clean == pieces.is_clean
 
 
 @settings(max_examples=examples(1500))
