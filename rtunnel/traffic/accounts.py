@@ -35,6 +35,8 @@ DEFAULT = "(default)"
 UNKNOWN = "unknown"
 #: The upper bounds of the histogram of how long visits last, in seconds.
 BOUNDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 600.0, 3600.0, 36000.0)
+# What a status is counted as, by its first digit; 0: there was none.
+_KINDS = ("none", *(f"{digit}xx" for digit in range(1, 10)))
 #: Accounts that are kept although their clients are gone.
 MOST_ACCOUNTS = 4096
 #: Seconds between two looks from which rates follow, and the shortest time of which one is told.
@@ -255,21 +257,21 @@ class Accounts:
         went: int,
         began: float,
         reason: str,
-        line: Callable[[], tuple[str, Mapping[str, object]]],
+        line: Callable[[], tuple[str, Mapping[str, object]]] | None,
     ) -> None:
         """Take note that a request is over.
 
         :param account: of the tunnel that it went to; None: it was answered here.
         :param status: of the answer; 0: there was none.
         :param came: bytes from the visitor, as they went on to the service; *went* is the opposite.
-        :param line: returns the visitor, and what the access log has in addition.
+        :param line: returns the visitor, and what the access log has in addition; None: there is no log.
         """
         lasted = self.seconds() - began
         if account is not None:
-            kind = f"{status // 100}xx" if status else "none"
-            account.statuses[kind] = account.statuses.get(kind, 0) + 1
+            kind, statuses = _KINDS[status // 100], account.statuses
+            statuses[kind] = statuses.get(kind, 0) + 1
         self._count(REQUEST, reason, lasted)
-        if self.log is not None:
+        if self.log is not None and line is not None:
             client, tunnel = ("", "") if account is None else (account.client, account.tunnel)
             who, more = line()
             self._write(client, tunnel, who, REQUEST, came, went, lasted, reason, status=status, **more)

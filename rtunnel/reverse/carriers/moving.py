@@ -286,6 +286,7 @@ class MovingStream(RecordStream):
             if self._far is not None and self._waiting < HIGH_WATER:
                 self._far.resume_reading()
         elif self._far is not None:
+            self._is_stopped = True
             self._far.stop_reading()
         self._look()
 

@@ -44,7 +44,7 @@ class RecordStream:
         self._user: IStreamUser | None = user
         self._on_end: Callable[[RecordStream], None] | None = on_end
         self._waiting = 0
-        self._is_paused = False
+        self._is_paused = self._is_stopped = False
         self._finished = False
 
     # From the data connection, see ILocal
@@ -55,6 +55,7 @@ class RecordStream:
             self._waiting += len(data)
             self._user.data_received(bytes(data))
         if self._waiting >= HIGH_WATER and self._far is not None:
+            self._is_stopped = True
             self._far.stop_reading()
 
     def deliver_pipe(self, pipe: Pipe) -> None:
@@ -113,7 +114,8 @@ class RecordStream:
     def delivered(self, count: int) -> None:
         """See :class:`IStream`."""
         self._waiting -= count
-        if self._waiting <= LOW_WATER and self._far is not None:
+        if self._is_stopped and self._waiting <= LOW_WATER and self._far is not None:
+            self._is_stopped = False
             self._far.resume_reading()
 
     @property

@@ -95,6 +95,10 @@ class RecordWriter(PolledSocket):
 
     def write(self, data: bytes) -> bool:
         """Send *data*, of any length, as records. Return False if the source should pause."""
+        if 0 < len(data) <= len(self.payload):
+            _PAYLOAD[: len(data)] = data
+            self.send_data(len(data))
+            return not self._writing
         view = memoryview(data)
         for start in range(0, len(view), len(self.payload)):
             piece = view[start : start + len(self.payload)]

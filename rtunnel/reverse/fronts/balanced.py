@@ -50,7 +50,7 @@ class Balanced:
         upstreams = self._of.get(backend)
         if upstreams is None:
             upstreams = self._of[backend] = self._build(backend)
-        upstream = upstreams.find(visitor, may_repeat=may_repeat)
+        upstream = upstreams.take(may_repeat=may_repeat) or upstreams.open(visitor)
         if upstream is not None:
             upstream.member = backend
         return upstream

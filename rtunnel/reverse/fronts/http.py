@@ -32,7 +32,6 @@ from rtunnel.reverse.server.hosts import HostNames
 from rtunnel.reverse.server.interfaces import Backend, ISession
 from rtunnel.reverse.web.answers import Answer, redirect
 from rtunnel.reverse.web.connection import HttpConnection
-from rtunnel.reverse.web.exchange import Exchange
 from rtunnel.reverse.web.forwarded import TrustedProxies, is_secure
 from rtunnel.reverse.web.front_stream import FrontStream
 from rtunnel.reverse.web.house import HttpHouse, HttpVisitor
@@ -113,10 +112,12 @@ class _Known:
 
 
 class HttpFront(HttpHouse, LandingFactory):
-    """Accepts HTTP connections.
+    """Accepts HTTP connections. For a tunnel, each request is a visitor.
 
     :param trusted: the proxies whose word counts about whose request it is; others are for new connections.
     """
+
+    are_visitors = True
 
     def __init__(self, server: IHttpServer, passwords: Passwords, trusted: TrustedProxies) -> None:
         accounts = server.visitors.accounts
@@ -180,8 +181,12 @@ class HttpFront(HttpHouse, LandingFactory):
     def find(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[Target | Answer]:
         """See :class:`HttpHouse`."""
         group = self._group_for(head, connection)
-        if isinstance(group, Answer):
+        if type(group) is Answer:
             return group
+        assert isinstance(group, Group)
+        known = self._targets.get(group)
+        if known is not None and known.rules is group.rules and group.is_plain:
+            return known.target
         if not group.is_held:
             return self._target(group)
         if group.limits.admits(self.whose(head, connection)[0]):
@@ -190,7 +195,7 @@ class HttpFront(HttpHouse, LandingFactory):
 
     def _group_for(self, head: RequestHead, connection: IConnection) -> Group | Answer:
         names = self._server.names
-        group = names.http(head.host, head.path)
+        group = names.at_once(head.host) or names.http(head.host, head.path)
         if group is None:
             if head.host and names.https(head.host) is not None:
                 return redirect(head, head.host, self._server.https_port())
@@ -213,12 +218,6 @@ class HttpFront(HttpHouse, LandingFactory):
 
         held = self._held[connection] = group.ask(self._known(group).balanced.has_room)
         return held.decided.addCallback(decided)
-
-    def request_over(self, exchange: Exchange, connection: IConnection) -> None:
-        """See :class:`HttpHouse`. For a tunnel, each request is a visitor."""
-        if exchange.account is not None:
-            exchange.account.visitors += 1
-        super().request_over(exchange, connection)
 
     def until_back(self, target: Target, connection: IConnection, member: Any) -> Deferred[bool] | None:
         """See :class:`HttpHouse`."""

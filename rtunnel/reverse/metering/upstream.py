@@ -30,13 +30,15 @@ class MeteredUpstream(Upstream):
         self._unsent: deque[bytes] = deque()
         self._untaken: deque[Callable[[], None]] = deque()
 
-    def begin(self, exchange: IExchange, head: bytes, *, is_head: bool) -> None:
+    def begin(self, exchange: IExchange, head: bytes, *, is_head: bool, is_all: bool = False) -> None:
         """See :class:`Upstream`."""
         self._meter = meter = self.budget.meter(exchange.visitor)
         meter.attach(self._go_up, self._go_down, partial(self._end, Code.LIMIT, "the quota is used up"))
         meter.up.may_pass()
         meter.down.may_pass()
-        super().begin(exchange, head, is_head=is_head)
+        if meter.up.is_waiting:
+            exchange.upstream_is_full(True)
+        super().begin(exchange, head, is_head=is_head, is_all=is_all)
 
     def _lost(self, code: str, message: str) -> None:
         self._leave()

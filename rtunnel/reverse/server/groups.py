@@ -91,6 +91,11 @@ class Group:
         return backend if backend.budget is None or backend.budget.used_up is None else None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether there is :attr:`only` one member, and nobody is waited for. This costs the least."""
+        return self._hold_call is None and self.only is not None
+
+    @property
     def needs_loads(self) -> bool:
         """Whether it wants to know how many requests members have; see :meth:`set_load`."""
         return self._backends.needs_loads

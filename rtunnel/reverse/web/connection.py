@@ -27,6 +27,7 @@ KEEP_ALIVE = 75.0
 LINGER = 5.0
 #: The most bytes of a body that are read only to be dropped, so that the connection can be used again.
 MOST_DROPPED = 256 * 1024
+_DECIDED = Target, Answer
 
 
 @implementer(IStreamUser)
@@ -35,6 +36,7 @@ class HttpConnection:
 
     :param stream: to the visitor; its user is this.
     :param visitor: who it is, for *house* and for carriers.
+    :ivar front_is_full: the visitor does not take what he is sent.
     """
 
     def __init__(self, house: IHttpHouse, stream: IStream, visitor: Any) -> None:
@@ -50,16 +52,11 @@ class HttpConnection:
         self._drops = False
         self._dropped = 0
         self._is_raw = self._has_ended = self._closes = False
-        self._is_front_full = self._is_upstream_full = False
+        self.front_is_full = self._is_upstream_full = False
         self._pumping = False
         self._since = house.seconds()
         # Since the last tick, something has passed, and the time is to be taken.
         self._has_moved = self._is_used = self._is_in_head = False
-
-    @property
-    def _may_begin(self) -> bool:
-        """Whether another request may be taken now."""
-        return self.is_idle and not (self._drops or self._is_front_full)
 
     # From the visitor, see IStreamUser
 
@@ -76,10 +73,15 @@ class HttpConnection:
         else:
             self._has_moved = True
             events = self._parser.feed(data)
-            if len(events) == 1 and type(events[0]) is RequestHead and self._may_begin:
+            is_plain = len(events) == 1 and type(events[0]) is RequestHead
+            if is_plain and self.is_idle and not (self._drops or self.front_is_full):
                 # As mostly, so at little cost.
-                self._begin(events[0])
                 self._is_in_head = False
+                self._begin(events[0])
+                if self.stream is not None and not (self._queue or self._is_upstream_full or self._closes):
+                    count, self._undelivered = self._undelivered, 0
+                    self.stream.delivered(count)
+                    return
             elif events:
                 self._is_in_head = False
                 self._queue.extend(events)
@@ -118,9 +120,7 @@ class HttpConnection:
         elif self._has_ended and exchange is not None and not (exchange.has_all or self._queue or self._is_raw):
             self._abort("the request is not complete")
 
-    def closed(self) -> None:
-        """See :class:`IStreamUser`."""
-        self.finished()
+    closed = finished
 
     def was_reset(self, code: str, message: str) -> None:
         """Give up: the visitor is gone."""
@@ -129,13 +129,13 @@ class HttpConnection:
 
     def pause(self) -> None:
         """Let the service wait: the visitor does not take its answer."""
-        self._is_front_full = True
+        self.front_is_full = True
         if self._exchange is not None:
             self._exchange.hold(True)
 
     def resume(self) -> None:
         """Let the service go on."""
-        self._is_front_full = False
+        self.front_is_full = False
         if self._exchange is not None:
             self._exchange.hold(False)
         elif self._queue:
@@ -198,7 +198,7 @@ class HttpConnection:
             self.house.refused(self, event.why)
             self._abort(event.why)
             return False
-        if exchange is not None or self._deciding is not None or self._drops or self._is_front_full:
+        if exchange is not None or self._deciding is not None or self._drops or self.front_is_full:
             # RAW waits for the answer too.
             return False
         if event is RAW:
@@ -231,9 +231,10 @@ class HttpConnection:
     def _begin(self, head: RequestHead) -> None:
         self._is_used = True
         self._dropped = 0
-        self._drops = head.has_body
+        self._drops = head.is_chunked or bool(head.length)
         decision = self.house.route(head, self)
-        if isinstance(decision, Target | Answer):
+        # To ask whether something is a Deferred takes longer.
+        if isinstance(decision, _DECIDED):
             self._go(head, decision)
         else:
             self._deciding = decision
@@ -323,20 +324,16 @@ class HttpConnection:
         self._drops = not exchange.has_all
         if not keeps_alive or self.house.is_stopping or (self._has_ended and not self._queue):
             self._close()
-        elif self._queue or self._undelivered:
+        elif self._queue:
             self._pump()
-        self._deliver()
+        if self._undelivered:
+            self._deliver()
 
     def broken(self, why: str) -> None:
         """Reset the visitor's connection: an answer broke off, and he must not take the part for the whole."""
         self._abort(why, behind=True)
 
     # The end
-
-    @property
-    def front_is_full(self) -> bool:
-        """Whether the visitor does not take what he is sent."""
-        return self._is_front_full
 
     def _close(self) -> None:
         """Close behind what was sent."""

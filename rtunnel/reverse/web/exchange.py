@@ -41,13 +41,19 @@ class Exchange:
     :ivar reason: why it is over; see :class:`~rtunnel.traffic.accounts.IRelay`.
     """
 
+    __slots__ = (
+        *("_connection", "_has_answered", "_has_sent_body", "_has_waited", "_is_chunked_out", "_is_raw"),
+        *("_keeps_alive", "_may_repeat", "_member", "_out", "_raw_ended", "_raw_finished", "_refused", "_upstream"),
+        *("_was_sent", "account", "began", "came", "has_all", "head", "reason", "status", "target", "went"),
+    )
+
     def __init__(self, connection: IConnection, head: RequestHead, target: Target) -> None:
         self.target = target
         self.account: Account | None = None
         self.began = connection.house.seconds()
         self.status = self.came = self.went = 0
         self.reason = DONE
-        self.has_all = not head.has_body
+        self.has_all = has_all = not (head.is_chunked or head.length)
         self._connection = connection
         self.head = head
         self._upstream: Upstream | None = None
@@ -57,11 +63,11 @@ class Exchange:
         self._is_chunked_out = self._has_answered = self._is_raw = False
         self._keeps_alive = head.keeps_alive
         # The request's body cannot be sent twice.
-        self._may_repeat = head.method in REPEATABLE and not head.has_body and not head.upgrade
+        self._may_repeat = has_all and head.method in REPEATABLE and not head.upgrade
         self._has_sent_body = self._was_sent = self._has_waited = False
         self._raw_ended = self._raw_finished = False
         # Streams whose service it has not reached.
-        self._refused: list[Upstream] = []
+        self._refused: tuple[Upstream, ...] = ()
 
     @property
     def visitor(self) -> Any:
@@ -74,11 +80,10 @@ class Exchange:
         :param otherwise: what the visitor gets if there is no stream for it.
         """
         connection, head = self._connection, self.head
+        visitor = connection.visitor
+        prefix = connection.house.whose(head, connection)[1] if visitor.is_trusted else visitor.prefix
         upstream = self.target.upstreams.find(
-            connection.visitor,
-            prefix=connection.house.whose(head, connection)[1],
-            may_repeat=self._may_repeat,
-            refused=self._refused,
+            visitor, prefix=prefix, may_repeat=self._may_repeat, refused=self._refused
         )
         if upstream is None:
             answer = otherwise or Answer(503, f"{self.target.what} cannot take another request now")
@@ -86,16 +91,16 @@ class Exchange:
             return
         forwarded = connection.house.forwarded(head, connection)
         lines = b"\r\nHost: %b%b%b" % (head.authority, head.lines, forwarded)
-        data = write_request(head, changed(lines, self.target.changes_of_request))
+        if self.target.changes_of_request:
+            lines = changed(lines, self.target.changes_of_request)
+        data = write_request(head, lines)
         self._upstream, self._member = upstream, upstream.member
         self.account = upstream.account
         self.came += len(data)
         self._was_sent = True
         if connection.front_is_full:
             upstream.hold(True)
-        upstream.begin(self, data, is_head=head.method == b"HEAD")
-        if self.has_all:
-            upstream.asked()
+        upstream.begin(self, data, is_head=head.method == b"HEAD", is_all=self.has_all)
         if self._refused:
             # The one before may have been full, so that a body waits.
             connection.upstream_is_full(upstream.is_full)
@@ -149,23 +154,26 @@ class Exchange:
     def answered(self, head: ResponseHead) -> None:
         """Send the head of an answer on."""
         request = self.head
-        if not head.is_final:
+        status = head.status
+        if status < 200 and status != 101:
             if not request.is_old:
                 self._out.append(write_response(head, head.lines, is_old=False, keeps_alive=True))
             return
-        if head.status == 101 and not request.upgrade:
+        if status == 101 and not request.upgrade:
             self._break_off()
             return
         self._has_answered = True
-        self.status = head.status
-        is_sized = head.status == 101 or head.has_no_body or (head.length is not None and not head.is_chunked)
+        self.status = status
+        is_sized = status == 101 or head.has_no_body or (head.length is not None and not head.is_chunked)
         self._is_chunked_out = not is_sized and not request.is_old
         if self._connection.house.is_stopping or (request.is_old and not is_sized):
             self._keeps_alive = False
         if not self.has_all:
             # The service answers before it has read the whole request; it will hardly read the rest.
             self._keeps_alive = False
-        lines = changed(head.lines, self.target.changes_of_response)
+        lines = head.lines
+        if self.target.changes_of_response:
+            lines = changed(lines, self.target.changes_of_response)
         self._out.append(write_response(head, lines, is_old=request.is_old, keeps_alive=self._keeps_alive))
 
     def body(self, data: bytes) -> None:
@@ -226,7 +234,7 @@ class Exchange:
             # The service has closed a connection that it had kept; the request has hardly reached it.
             self.start()
         elif code in NOT_REACHED and upstream.requests == 1 and not (upstream.has_answered or self._has_sent_body):
-            self._refused.append(upstream)
+            self._refused = *self._refused, upstream
             self.start(self._error(code, why))
         elif code in _MAY_BE_AWAY and self._may_repeat and not self._has_waited:
             self._wait(self._error(code, why))

@@ -36,17 +36,18 @@ class TrustedProxies:
         return any(ip in network for network in self._networks)
 
 
-def forwarded_lines(head: RequestHead, host: str, scheme: str, *, is_trusted: bool) -> bytes:
-    """Return the lines that tell the service whose request *head* is.
+def forwarded_lines(head: RequestHead, host: str, scheme: str) -> bytes:
+    """Return the lines that tell the service whose request *head* is, which has come from a trusted proxy.
 
-    :param host: the IP address of the other end of the connection; empty: it has none.
+    What the proxy says about that counts, and is passed on with *host* behind it. It is taken from the fields of one
+    kind: a proxy that sets those of the other kind may have left these to its visitors.
+
+    :param host: the IP address of the proxy; empty: it has none.
     :param scheme: ``http`` or ``https``.
-    :param is_trusted: what the other end says about that counts, and is passed on with *host* behind it. It is taken
-        from the fields of one kind: a proxy that sets those of the other kind may have left these to its visitors.
     """
     said = head.forwarded
-    if not is_trusted or not said:
-        return _lines(host, scheme, head.authority)
+    if not said:
+        return own_lines(host, scheme, head.authority)
     if any(field in said for field in _OLDER):
         before, node = said.get(b"x-forwarded-for"), _node(host)
         return _OLDER_LINES % (
@@ -56,7 +57,7 @@ def forwarded_lines(head: RequestHead, host: str, scheme: str, *, is_trusted: bo
         )
     if elements := said.get(b"forwarded"):
         return _LINE % (b"%b, %b" % (elements, _element(host, scheme, head.authority)))
-    return _lines(host, scheme, head.authority)
+    return own_lines(host, scheme, head.authority)
 
 
 def host_of(name: str) -> str:
@@ -91,7 +92,12 @@ def is_secure(head: RequestHead) -> bool:
 
 
 @lru_cache(1024)
-def _lines(host: str, scheme: str, authority: bytes) -> bytes:
+def own_lines(host: str, scheme: str, authority: bytes) -> bytes:
+    """Return the lines that tell the service whose request it is, if nobody else's word counts.
+
+    :param host: the IP address of the other end of the connection; empty: it has none.
+    :param authority: of the request.
+    """
     older = _OLDER_LINES % (_node(host), scheme.encode("ascii"), authority)
     return older + _LINE % _element(host, scheme, authority)
 

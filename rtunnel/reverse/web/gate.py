@@ -20,6 +20,7 @@ class Gate:
     :param users: who may come with a password, see :class:`~rtunnel.access.rules.Rules`; empty: everybody without.
     :param what: the tunnel, for pages.
     :param on_refused: called with the address of whoever *limits* refuse, and the reason.
+    :ivar at_once: how many requests are under way that are counted, by the key of the address.
     """
 
     def __init__(
@@ -35,7 +36,12 @@ class Gate:
         self._what = what
         self._passwords = passwords
         self._on_refused = on_refused
-        self._at_once: Counter[str] = Counter()
+        self.at_once: Counter[str] = Counter()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody is refused, or counted."""
+        return self._limits.is_open and not self._users
 
     def enter(
         self, head: RequestHead, address: str, prefix: str, now: float
@@ -45,15 +51,15 @@ class Gate:
         :param address: whose request it is.
         :param prefix: the key under which *address* is counted.
         """
-        if self._limits.is_open and not self._users:
+        if self.is_open:
             return None
-        why = self._limits.why_no_request(address, prefix, self._at_once.get(prefix, 0), now)
+        why = self._limits.why_no_request(address, prefix, self.at_once.get(prefix, 0), now)
         if why:
             self._on_refused(address, why)
             if why == MAY_NOT_COME:
                 return Answer(403, f"your address may not use {self._what}")
             return Answer(429, f"{why.replace('its', 'your', 1)} ({self._what})", [("Retry-After", "1")])
-        self._at_once[prefix] += 1
+        self.at_once[prefix] += 1
         if self._users:
             verdict = self._passwords.check(self._users, head.authorization, prefix)
             if isinstance(verdict, Deferred):
@@ -74,8 +80,8 @@ class Gate:
 
     def leave(self, prefix: str) -> None:
         """Take note that a request is over. It may have come when nobody was counted."""
-        count = self._at_once.get(prefix, 0)
+        count = self.at_once.get(prefix, 0)
         if count > 1:
-            self._at_once[prefix] = count - 1
+            self.at_once[prefix] = count - 1
         elif count:
-            del self._at_once[prefix]
+            del self.at_once[prefix]

@@ -16,7 +16,7 @@ from rtunnel.relay.sockets import format_host_port, text_prefix
 from rtunnel.reverse.web.answers import Answer
 from rtunnel.reverse.web.connection import HttpConnection
 from rtunnel.reverse.web.exchange import Exchange
-from rtunnel.reverse.web.forwarded import forwarded_lines, host_of, origin
+from rtunnel.reverse.web.forwarded import forwarded_lines, host_of, origin, own_lines
 from rtunnel.reverse.web.gate import Gate
 from rtunnel.reverse.web.interfaces import IConnection, IUpstreams, Target
 from rtunnel.traffic.accounts import REFUSED, Accounts
@@ -52,9 +52,11 @@ class HttpHouse:
     :param seconds: returns the time.
     :param head_timeout: seconds in which the head of a request must have come.
     :param accounts: of all tunnels.
+    :cvar are_visitors: accounts count each request as a visitor.
     """
 
     scheme = "http"
+    are_visitors = False
 
     def __init__(
         self,
@@ -121,14 +123,19 @@ class HttpHouse:
     def forwarded(self, head: RequestHead, connection: IConnection) -> bytes:
         """See :class:`IHttpHouse`."""
         visitor = connection.visitor
-        return forwarded_lines(head, visitor.host, self.scheme, is_trusted=visitor.is_trusted)
+        if not visitor.is_trusted:
+            return own_lines(visitor.host, self.scheme, head.authority)
+        return forwarded_lines(head, visitor.host, self.scheme)
 
     def route(self, head: RequestHead, connection: IConnection) -> Target | Answer | Deferred[Target | Answer]:
         """See :class:`IHttpHouse`."""
         target = self.find(head, connection)
-        # To ask whether something is a Deferred takes longer.
-        if isinstance(target, Target | Answer):
-            return self._enter(target, head, connection)
+        # To ask whether something is a Deferred, or one of two, takes longer.
+        if type(target) is Target:
+            return target if target.gate.is_open else self._enter(target, head, connection)
+        if type(target) is Answer:
+            return target
+        assert isinstance(target, Deferred)
         return target.addCallback(self._enter, head, connection)
 
     def _enter(
@@ -144,14 +151,18 @@ class HttpHouse:
 
     def done(self, target: Target, head: RequestHead, connection: IConnection) -> None:
         """See :class:`IHttpHouse`."""
-        target.gate.leave(self.whose(head, connection)[1])
+        if target.gate.at_once:
+            target.gate.leave(self.whose(head, connection)[1])
 
     def request_over(self, exchange: Exchange, connection: IConnection) -> None:
         """See :class:`IHttpHouse`."""
         head = exchange.head
         self.done(exchange.target, head, connection)
-        came, went, line = exchange.came, exchange.went, partial(self._line, head, connection)
-        self._accounts.request(exchange.account, exchange.status, came, went, exchange.began, exchange.reason, line)
+        if self.are_visitors and exchange.account is not None:
+            exchange.account.visitors += 1
+        accounts, came, went = self._accounts, exchange.came, exchange.went
+        line = None if accounts.log is None else partial(self._line, head, connection)
+        accounts.request(exchange.account, exchange.status, came, went, exchange.began, exchange.reason, line)
 
     def answered(self, head: RequestHead, connection: IConnection, status: int, size: int) -> None:
         """See :class:`IHttpHouse`."""

@@ -116,17 +116,19 @@ class Upstream:
         """Whether its stream has not got a data connection."""
         return isinstance(self._stream, LinkStream)
 
-    def begin(self, exchange: IExchange, head: bytes, *, is_head: bool) -> None:
+    def begin(self, exchange: IExchange, head: bytes, *, is_head: bool, is_all: bool = False) -> None:
         """Send a request.
 
         :param head: its head.
         :param is_head: its method is HEAD.
+        :param is_all: nothing comes behind the head, so :meth:`asked` is not called.
         """
         self.requests += 1
         self._exchange = exchange
         self._parser.expect(is_head=is_head)
-        self._is_asked = self.has_answered = self._keeps_alive = False
-        if self._must_wait:
+        self._is_asked = is_all
+        self.has_answered = self._keeps_alive = False
+        if self._is_full:
             # What waits is of the request before.
             exchange.upstream_is_full(True)
         self.write(head)
@@ -276,8 +278,12 @@ class Upstream:
             self._deliver()
             return
         self._take(exchange, data)
-        exchange.flush()
-        self._deliver()
+        if self._exchange is exchange:
+            # Else all went out with the end of the answer.
+            exchange.flush()
+        if self._undelivered and not self._is_held and self._stream is not None:
+            count, self._undelivered = self._undelivered, 0
+            self._stream.delivered(count)
 
     def _deliver(self) -> None:
         if self._undelivered and not self._is_held and self._stream is not None:
@@ -293,7 +299,7 @@ class Upstream:
                 self._keeps_alive = event.keeps_alive
                 self._is_raw = event.status == 101
                 exchange.answered(event)
-                if event.is_complete:
+                if (event.has_no_body or not event.length) and event.is_complete:
                     self._ended(exchange)
             elif event is END:
                 self._ended(exchange)

@@ -84,7 +84,8 @@ class Upstreams:
         if not may_repeat and self._seconds() - upstream.rests_since > FRESH:
             return None
         del self._idle[upstream]
-        self._count()
+        if self._on_busy is not None:
+            self._count()
         return upstream
 
     def open(self, visitor: Any) -> Upstream | None:
@@ -118,7 +119,8 @@ class Upstreams:
             self._idle[upstream] = None
         else:
             self._leave(upstream)
-        self._count()
+        if self._on_busy is not None:
+            self._count()
 
     def _leave(self, upstream: Upstream) -> None:
         self._leaving[upstream] = None
