@@ -78,8 +78,9 @@ class HttpConnection:
                 # As mostly, so at little cost.
                 self._is_in_head = False
                 self._begin(events[0])
-                if self.stream is not None and not (self._queue or self._is_upstream_full or self._closes):
-                    count, self._undelivered = self._undelivered, 0
+                count = self._undelivered
+                if count and self.stream is not None and not (self._queue or self._is_upstream_full or self._closes):
+                    self._undelivered = 0
                     self.stream.delivered(count)
                     return
             elif events:
