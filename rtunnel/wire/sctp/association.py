@@ -111,9 +111,8 @@ class Association:
     @property
     def kept(self) -> int:
         """About how many bytes of memory the association takes for what it sends and receives."""
-        if self._halves is None:
-            return 0
-        return self._halves.transmitter.sending.kept + self._halves.inbound.kept
+        halves = self._halves
+        return halves.transmitter.sending.kept + halves.inbound.kept if halves is not None else 0
 
     @property
     def round_trip(self) -> float:
@@ -388,8 +387,8 @@ class Association:
             self._unacknowledged, self._sack_at = 0, None
         if sending.forward_due:
             controls.append(sending.take_forward(now))
-        busy = {stream for stream in resets.waiting if self._scheduler.is_busy(stream) or sending.is_busy(stream)}
-        bodies = resets.take(busy, sending.acked_to, halves.transmitter.round_trips.timeout, now)
+        transmitter = halves.transmitter
+        bodies = resets.take(transmitter.is_busy, sending.acked_to, transmitter.round_trips.timeout, now)
         controls += [chunk(chunks.RE_CONFIG, body) for body in bodies]
         return controls
 

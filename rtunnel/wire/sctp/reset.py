@@ -11,7 +11,8 @@ may carry the next channel by then.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable
+from itertools import filterfalse, islice
 from struct import Struct
 
 from rtunnel.wire.sctp.chunks import ProtocolError
@@ -108,12 +109,12 @@ class Resets:
         if stream not in self._requested:
             self.waiting[stream] = None
 
-    def take(self, busy: Container[int], last_tsn: int, timeout: float, now: float) -> list[bytes]:
+    def take(self, is_busy: Callable[[int], bool], last_tsn: int, timeout: float, now: float) -> list[bytes]:
         """Return the values of the RE-CONFIG chunks to send now.
 
-        :param busy: streams on which something waits, or is not cumulatively acknowledged: they are not reset yet,
-            though RFC 6525 allows it, because some peers (werift) would drop what is under way. It matters only if
-            there are streams in :attr:`waiting`.
+        :param is_busy: tells streams on which something waits, or is not cumulatively acknowledged: they are not reset
+            yet, though RFC 6525 allows it, because some peers (werift) would drop what is under way. It is asked only
+            if no request is under way.
         :param last_tsn: the TSN that the peer has to have before the reset: the one that is cumulatively acknowledged.
             RFC 6525 has the last one assigned here; but nothing of these streams lies between, and some peers (Chromium
             before 2025) repeat for ever that they put such a request off.
@@ -126,7 +127,7 @@ class Resets:
                 self._interval = min(max(2 * self._interval, timeout), MAX_INTERVAL)
                 bodies.append(self._encode(now))
         elif self.waiting:
-            self._requested = [stream for stream in self.waiting if stream not in busy][:MAX_STREAMS]
+            self._requested = list(islice(filterfalse(is_busy, self.waiting), MAX_STREAMS))
             if self._requested:
                 for stream in self._requested:
                     del self.waiting[stream]

@@ -100,6 +100,10 @@ class Transmitter:
         self.delay_limit = DelayLimit(now)
         self.sending.change_path(self._congestion, self.delay_limit, now)
 
+    def is_busy(self, stream: int) -> bool:
+        """Whether something on *stream* waits, or is not acknowledged."""
+        return self.sending.is_busy(stream) or self._scheduler.is_busy(stream)
+
     def next_time(self) -> float | None:
         """When to call :meth:`transmit`, if nothing comes before; None: not by itself."""
         times = [self.sending.next_time(), self._pace_at, self._path.next_time]

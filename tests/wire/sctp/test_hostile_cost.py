@@ -141,6 +141,16 @@ def a_window_that_opens_and_shuts(peer: Attack) -> list[bytes]:
     return [encode_sack(Sack(below, 0)) + encode_sack(Sack(below, 10_000)) for _ in range(300)]
 
 
+def closed_channels(peer: Attack) -> list[bytes]:
+    """It closes many channels while datagrams wait, and does not answer our requests to reset them."""
+    for _ in range(1500):
+        peer.victim.send(1, BINARY, b"x", True, 1, peer.now)
+    for stream in range(2, 1500):
+        peer.victim.reset(stream)
+    peer.hear()
+    return [HEARTBEAT] * 20
+
+
 def empty_gaps(peer: Attack) -> list[bytes]:
     return [encode_sack(Sack(peer.first_tsn - 1, 100_000, ((0, 0),) * 250)) for _ in range(100)]
 
@@ -170,6 +180,7 @@ def unknown(_peer: Attack) -> list[bytes]:
         acknowledgements_of_gaps,
         gaps_that_come_and_go,
         a_window_that_opens_and_shuts,
+        closed_channels,
         empty_gaps,
         unknown,
     ],

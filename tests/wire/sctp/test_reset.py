@@ -65,7 +65,7 @@ def resets(streams: int = 1000) -> Resets:
 
 
 def sent(end: Resets, now: float = 0.0) -> list[tuple[int, ...]]:
-    return decoded(end.take((), 100, TIMEOUT, now))
+    return decoded(end.take(set().__contains__, 100, TIMEOUT, now))
 
 
 def due(end: Resets) -> float | None:
@@ -98,12 +98,12 @@ def test_a_stream_on_which_something_waits_is_not_reset_yet() -> None:
     end = resets()
     for stream in 2, 4, 6:
         end.request(stream)
-    assert decoded(end.take({2, 6}, 100, TIMEOUT, 0.0)) == [(OUTGOING_RESET, OURS, THEIRS - 1, 100, 4)]
+    assert decoded(end.take({2, 6}.__contains__, 100, TIMEOUT, 0.0)) == [(OUTGOING_RESET, OURS, THEIRS - 1, 100, 4)]
     assert list(end.waiting) == [2, 6]
     # One request at a time.
-    assert end.take((), 100, TIMEOUT, 0.1) == []
+    assert end.take(set().__contains__, 100, TIMEOUT, 0.1) == []
     end.receive(response(OURS, PERFORMED), 0)
-    assert decoded(end.take({2}, 200, TIMEOUT, 0.2)) == [(OUTGOING_RESET, OURS + 1, THEIRS - 1, 200, 6)]
+    assert decoded(end.take({2}.__contains__, 200, TIMEOUT, 0.2)) == [(OUTGOING_RESET, OURS + 1, THEIRS - 1, 200, 6)]
 
 
 def test_a_request_names_no_more_streams_than_fit_in_a_packet() -> None:
@@ -331,7 +331,7 @@ def test_a_storm_of_requests_costs_few_answers_and_little_memory() -> None:
     end = resets(2**16)
     for number in range(1000):
         end.receive(outgoing(THEIRS + number, 50, 3), 50)
-    assert len(end.take((), 50, TIMEOUT, 0.0)) == MAX_ANSWERS
+    assert len(end.take(set().__contains__, 50, TIMEOUT, 0.0)) == MAX_ANSWERS
     for number in range(1000, 2000):
         end.receive(outgoing(THEIRS + number, 2**30 + number, *range(5000)), 50)
     assert len(end._deferred) == MAX_DEFERRED

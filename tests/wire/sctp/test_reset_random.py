@@ -35,7 +35,7 @@ def test_any_bytes_are_taken_or_break_the_protocol(bodies: list[bytes]) -> None:
             end.receive(body, 1000)
         except ProtocolError:
             return
-        assert len(end.take((), 1000, TIMEOUT, float(now))) <= MAX_ANSWERS + 1
+        assert len(end.take(set().__contains__, 1000, TIMEOUT, float(now))) <= MAX_ANSWERS + 1
         assert len(end.confirmed) + len(end.refused) <= 5
 
 
@@ -59,7 +59,7 @@ def test_two_ends_reset_every_stream_once_over_any_path(seed: int, loss: float, 
                 asked[side].add(stream)
                 end.request(stream)
             # What the other end must have before: sometimes more than it has.
-            for body in end.take((), arrived[1 - side] + chance.choice((0, 0, 5)), TIMEOUT, now):
+            for body in end.take(set().__contains__, arrived[1 - side] + chance.choice((0, 0, 5)), TIMEOUT, now):
                 under_way += [(1 - side, body)] * ((chance.random() >= loss) + (chance.random() < copies))
             arrived[side] += 1
             if end.deferred_to is not None and end.deferred_to <= arrived[side]:
