@@ -224,9 +224,9 @@ class DataChannels:
     def _take_event(self, event: Event) -> None:
         if isinstance(event, Up):
             self.tell(self._user.association_up)
-            early, self._early = self._early, []
-            for channel in early:
-                self._assign(channel)
+            # The user may close others when it is told of one, or end all.
+            while self._early:
+                self._assign(self._early.pop(0))
         elif isinstance(event, StreamsReset):
             for stream in list(self._channels) if event.streams is None else event.streams:
                 self._peer_has_reset(stream)
@@ -302,6 +302,8 @@ class DataChannels:
         # The peer is using the stream again, so it has performed our reset, even if its answer was lost.
         for done in association.reset_is_known(stream):
             self._reset_is_done(done)
+        if self._over:
+            return
         self._half_reset.discard(stream)
         taken = self._channels.get(stream)
         if taken is not None:

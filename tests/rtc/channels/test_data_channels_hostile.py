@@ -368,3 +368,38 @@ async def test_garbage_is_ignored() -> None:
         for size in (0, 1, 11, 12, 15, 16, 100, 1189):
             peer.deliver([(bytes(range(256)) * 5)[:size]])
         peer.still_works()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_channel_that_gets_no_stream_may_close_another() -> None:
+    class Narrow(HostileChannels):
+        def shake_hands(self) -> None:
+            self.init = chunks.Init(self.tag, 1 << 20, 1, 1, self.tsn)
+            self.told = ChannelTold(), ChannelTold()
+            first, second = (self.victim.open_channel("tcp-z", "", reliable=True) for _ in self.told)
+            first.use(self.told[0])
+            second.use(self.told[1])
+            self.told[0].channel_closed = second.close  # type: ignore[method-assign]
+            super().shake_hands()
+
+    peer = Narrow()
+    try:
+        assert peer.told[1].told == ["closed"]
+    finally:
+        peer.victim.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_user_may_end_all_when_it_is_told_of_a_reset_that_a_new_channel_confirms() -> None:
+    with hostile() as peer:
+        peer.open(4)
+        channel = peer.user.channels[0]
+        peer.user.users[0].channel_closed = peer.victim.stop  # type: ignore[method-assign]
+        channel.close()
+        await peer.settle()
+        peer.acknowledge()
+        await until(lambda: requests(peer), "a request")
+        peer.reset(4)
+        peer.begin_anew(4)
+        peer.open(4)
+        assert len(peer.user.channels) == 1
