@@ -49,6 +49,8 @@ _I_SKIPPED = Struct("!HHI")
 # Parameters of INIT and INIT ACK.
 _COOKIE = 7
 _UNRECOGNIZED = 8
+#: The last of those in RFC 9260. Those about addresses mean nothing over DTLS.
+_LAST_KNOWN = 12
 _ZERO_CHECKSUM = 0x8001
 _EXTENSIONS = 0x8008
 _FORWARD_TSN_SUPPORTED = 0xC000
@@ -223,7 +225,7 @@ def decode_init(body: bytes) -> Init:
         else:
             if kind & _REPORT and sum(map(len, unknown)) + len(content) < _MAX_REPORTED:
                 unknown.append(parameter(kind, content))
-            if not kind & _READ_ON and kind > _UNRECOGNIZED:
+            if not kind & _READ_ON and kind > _LAST_KNOWN:
                 break
     return Init(tag, window, outbound, inbound, tsn, cookie, extensions, forward, zero, tuple(unknown))
 

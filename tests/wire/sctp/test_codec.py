@@ -136,3 +136,11 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for read in (codec.chunks_of, codec.parameters_of):
         with suppress(ProtocolError):
             assert len(list(read(data))) <= len(data) // 4
+
+
+@given(INITS)
+def test_parameters_about_addresses_are_passed_over(init: Init) -> None:
+    """The life of cookies, and the types of addresses."""
+    body = value_of(codec.encode_init(chunks.INIT, init))
+    addresses = codec.parameter(9, bytes(4)) + codec.parameter(12, b"\0\5\0\6")
+    assert codec.decode_init(body[:16] + addresses + body[16:]) == init
