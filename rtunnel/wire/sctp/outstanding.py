@@ -31,6 +31,14 @@ class Chunk:
         self.sends = 0
 
 
+def are_all_in(number: int, in_flight: Mapping[int, Chunk]) -> bool:
+    """Whether all chunks were sent in the packet of this number, the last one.
+
+    :param in_flight: one at least, in the order of sending.
+    """
+    return next(iter(in_flight.values())).number == number
+
+
 def skipped(
     chunks: Mapping[int, Chunk], acked_to: int, given_up_to: int, interleaved: bool
 ) -> tuple[int, dict[tuple[int, bool], int]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rtunnel.wire.sctp.chunks import BEGIN, ProtocolError, Sack
 from rtunnel.wire.sctp.codec import data_chunk, encode_skipped, i_data_chunk
 from rtunnel.wire.sctp.gaps import Gaps
-from rtunnel.wire.sctp.outstanding import Chunk, skipped
+from rtunnel.wire.sctp.outstanding import Chunk, are_all_in, skipped
 from rtunnel.wire.sctp.path.congestion import Congestion
 from rtunnel.wire.sctp.path.delay_limit import DelayLimit
 from rtunnel.wire.sctp.path.losses import Rack, RoundTrips
@@ -71,7 +71,7 @@ class Sending:
         self._given_up_to = self._passed_to = self.acked_to
         #: What the last FORWARD TSN said, and when.
         self._told_to, self._told_at = self.acked_to, 0.0
-        self._next_number = 0
+        self._next_number = self._last_number = 0
         #: The last packet that was sent when a loss was noticed: losses up to it are one event.
         self._episode_ends = -1
         self._timer_from = self._probe_from = 0.0
@@ -128,7 +128,7 @@ class Sending:
         if not self.flight:
             self._timer_from = now
         self._probe_from = now
-        chunk.number = self._next_number
+        chunk.number = self._last_number = self._next_number
         chunk.sent_at = now
         chunk.sends += 1
         self._in_flight[chunk.tsn] = chunk
@@ -335,7 +335,7 @@ class Sending:
         if self._in_flight:
             due = self._timer_from + times.timeout
             if not (self._probed or self.lost):
-                due = min(due, self._probe_from + times.probe_timeout(len(self._in_flight) == 1))
+                due = min(due, self._probe_from + times.probe_timeout(are_all_in(self._last_number, self._in_flight)))
             if self._reordering_ends is not None:
                 due = min(due, self._reordering_ends)
             return due
@@ -359,7 +359,7 @@ class Sending:
         if now >= self._timer_from + times.timeout:
             self._timed_out(now)
             return True
-        probe_at = self._probe_from + times.probe_timeout(len(self._in_flight) == 1)
+        probe_at = self._probe_from + times.probe_timeout(are_all_in(self._last_number, self._in_flight))
         if now >= probe_at and not (self._probed or self.lost):
             self._probed = self.probe_due = True
             self._timer_from = now

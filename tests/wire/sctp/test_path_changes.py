@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
-from rtunnel.wire.sctp import chunks
+from rtunnel.wire.sctp import association, chunks
 from rtunnel.wire.sctp.codec import chunks_of
-from rtunnel.wire.sctp.path.losses import RTO_MIN
+from rtunnel.wire.sctp.path.losses import PEER_DELAY, RTO_MIN
 from tests.wire.sctp.bed import Bed, Link, both_ways
 from tests.wire.sctp.ends import LARGEST, Pair, is_up, make
 from tests.wire.sctp.ledger import Promise
@@ -220,3 +220,20 @@ def test_the_last_packets_that_fill_the_window_are_probed_for() -> None:
     pair.bed.silences.clear()
     pair.all_arrives(5)
     assert max(pair.bed.silences)[0] < RTO_MIN
+
+
+def test_a_delayed_acknowledgement_of_one_packet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Browsers delay it by 0.2 s. It makes no difference how many messages are in the packet."""
+    monkeypatch.setattr(association, "SACK_DELAY", PEER_DELAY)
+    pair = Pair(*both_ways(delay=0.001, rate=12.5e6))
+    pair.there.open(1)
+    pair.there.send(1, 2_000_000)
+    pair.all_arrives(5)
+    pair.bed.run(1)
+    packets = pair.one.packets
+    for _ in range(10):
+        pair.there.send(1, 100)
+        pair.there.send(1, 100)
+        pair.turn()
+        pair.bed.run(0.5)
+    assert pair.one.packets == packets + 10
