@@ -89,7 +89,8 @@ class UdpTransport(asyncio.DatagramTransport):
         handle.setblocking(False)
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-        self._segments = _can(handle, _UDP_SEGMENT, 0)
+        #: Whether the system can send many at once, and whether this is tried.
+        self._knows_segments = self._segments = _can(handle, _UDP_SEGMENT, 0)
         _can(handle, _UDP_GRO, 1)
         port.connection_made(self)
         self._loop.add_reader(handle, self._readable)
@@ -163,21 +164,15 @@ class UdpTransport(asyncio.DatagramTransport):
             return True
         except OSError as error:
             if len(data) <= segment:
+                # Had it been among many, that would not have been the reason.
+                self._segments = self._knows_segments
                 if error.errno == errno.EMSGSIZE:
                     return False
                 self._port.error_received(error)
                 return True
-            return self._send_refused(data, segment, addr)
+            # Errors do not tell the reason. If each is taken by itself, the device or the kernel cannot do it.
+            self._segments = False
         return self._send_each(data, segment, addr)
-
-    def _send_refused(self, data: bytes, segment: int, addr: tuple[Any, ...]) -> bool:
-        """Send one at a time what was refused together, whatever the reason was: there are many in use.
-
-        Where they are taken like this, the device or the kernel cannot do it.
-        """
-        fits = self._send_each(data, segment, addr)
-        self._segments = not fits
-        return fits
 
     def _send_each(self, data: bytes, segment: int, addr: tuple[Any, ...]) -> bool:
         fits = True

@@ -312,6 +312,7 @@ async def test_a_network_that_is_down(paths: Paths) -> None:
     one.path.send(packets_of(1191, 40))
     one.path.send([b"x"])
     down = False
-    packets = packets_of(1191, 40)
+    packets, calls = packets_of(1191, 40), Socket.calls["sendmsg"]
     one.path.send(packets)
     assert await arrive(two, 40) == packets
+    assert Socket.calls["sendmsg"] == calls + 1, "many are still sent at once"
