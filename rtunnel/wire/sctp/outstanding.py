@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 from rtunnel.wire.sctp.scheduler import Message
 
+#: Bytes of memory that a chunk takes beside its own.
+CHUNK_COST = 512
+#: A chunk that was sent so often may be too large for the path.
+BLACK_HOLE = 4
 #: How many streams a FORWARD TSN names at most; they fit into the smallest packet.
 MAX_SKIPPED = 100
 

@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from rtunnel.wire.sctp.chunks import BEGIN, ProtocolError, Sack
 from rtunnel.wire.sctp.codec import data_chunk, encode_skipped, i_data_chunk
 from rtunnel.wire.sctp.gaps import Gaps
-from rtunnel.wire.sctp.outstanding import Chunk, are_all_in, skipped
+from rtunnel.wire.sctp.outstanding import BLACK_HOLE, CHUNK_COST, Chunk, are_all_in, skipped
 from rtunnel.wire.sctp.path.congestion import Congestion
 from rtunnel.wire.sctp.path.delay_limit import DelayLimit
 from rtunnel.wire.sctp.path.losses import Rack, RoundTrips
 from rtunnel.wire.sctp.scheduler import Message, Scheduler
 from rtunnel.wire.sctp.serial import unwrap
-
-#: Bytes of memory that a chunk takes beside its own.
-CHUNK_COST = 512
-#: A chunk that was sent so often may be too large for the path.
-BLACK_HOLE = 4
 
 
 class Sending:
@@ -209,8 +204,7 @@ class Sending:
             congestion.limit(window, congestion.window if self._delay_limit.is_probing else None)
 
     def _pass(self, cumulative: int, highest: int) -> tuple[int, Chunk | None]:
-        """Drop what is acknowledged up to *cumulative*. Return how many bytes of it were not known to have arrived, and
-        the chunk of them that was sent last."""
+        """Drop what is acknowledged. Return how many bytes were not known to have arrived, and which was sent last."""
         outstanding, in_flight, lost = self._outstanding, self._in_flight, self.lost
         count = freed = released = 0
         newest, number = None, -1
@@ -291,6 +285,12 @@ class Sending:
     def _abandon(self, message: Message) -> None:
         """Give a message up, with all of its fragments (RFC 3758, section 3.5)."""
         message.abandoned = True
+        if message.at < message.size:
+            # The peer may have all that was sent. A TSN that is not sent, and given up, tells it that this is not all.
+            tsn = self._last_of[message.stream] = self._next_tsn
+            self._outstanding[tsn] = Chunk(tsn, b"", message)
+            self._next_tsn += 1
+            self.kept += CHUNK_COST
         self._scheduler.abandon(message)
         for tsn in message.tsns:
             chunk = self._in_flight.pop(tsn, None)

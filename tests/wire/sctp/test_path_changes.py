@@ -237,3 +237,21 @@ def test_a_delayed_acknowledgement_of_one_packet_is_waited_for(monkeypatch: pyte
         pair.turn()
         pair.bed.run(0.5)
     assert pair.one.packets == packets + 10
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_datagram_that_is_given_up_before_it_was_sent_whole_leaves_nothing(ordered: bool) -> None:
+    """All arrives that was sent of it, so that no TSN is missing."""
+    pair = Pair(*both_ways(delay=0.1, mtu=1200))
+    pair.there.open(1, Promise(ordered, most_sends=1))
+    pair.there.send(1, 60_000)
+    pair.turn()
+    pair.bed.run(0.15)
+    pair.one.association.path_changed(LARGEST, pair.bed.now)
+    pair.one.turn()
+    assert pair.one.association._scheduler.has_some is False
+    pair.there.send(1, 100)
+    pair.turn()
+    pair.bed.run(5)
+    assert pair.one.association.kept == pair.two.association.kept == 0
+    assert pair.there.received == 100
