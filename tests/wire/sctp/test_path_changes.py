@@ -255,3 +255,24 @@ def test_a_datagram_that_is_given_up_before_it_was_sent_whole_leaves_nothing(ord
     pair.bed.run(5)
     assert pair.one.association.kept == pair.two.association.kept == 0
     assert pair.there.received == 100
+
+
+def test_a_long_and_steady_path_needs_no_time_out() -> None:
+    """The acknowledgement of what is sent again comes after a round trip, and is delayed by the peer."""
+    links = both_ways(delay=0.25, mtu=1200)
+    pair = Pair(*links)
+    pair.there.open(1)
+    for _ in range(200):
+        pair.there.send(1, 3000)
+        pair.turn()
+        pair.bed.run(0.05)
+    pair.all_arrives(5)
+    repeated, before = pair.one.association.counts.repeated, links[0].sent
+    links[0].drops = lambda number, _: number == before
+    pair.there.send(1, 1000)
+    for _ in range(100):
+        pair.there.send(1, 1000)
+        pair.turn()
+        pair.bed.run(0.01)
+    pair.all_arrives(5)
+    assert pair.one.association.counts.repeated == repeated + 1

@@ -66,7 +66,8 @@ class RoundTrips:
             self._variation = sample / 2
         if sample < self.shortest:
             self.shortest = sample
-        self.timeout = min(max(self.smoothed + 4 * self._variation, RTO_MIN), RTO_MAX)
+        # On a long and steady path, the peer's delay would come too late otherwise (RFC 6298 has G, Linux 0.2 s).
+        self.timeout = min(max(self.smoothed + max(4 * self._variation, PEER_DELAY), RTO_MIN), RTO_MAX)
 
     def back_off(self) -> None:
         """Wait for longer next time."""
