@@ -91,9 +91,9 @@ def _ends(
         made = []
         for role, place in (("send", at_sender), ("receive", nullcontext)):
             with place():
-                made.append(_start(stack.command(role), directory / f"{stack.title}-{role}.log"))
-            processes.callback(made[-1].wait)
-            processes.callback(made[-1].kill)
+                end = processes.enter_context(_start(stack.command(role), directory / f"{stack.title}-{role}.log"))
+            processes.callback(end.kill)
+            made.append(end)
         sender, receiver = made
         _say(sender, _hear(receiver))
         _say(receiver, _hear(sender))
@@ -137,5 +137,5 @@ def measure(
             spent, (after, ended) = cpu_seconds(pids) - cpu, count()
     except (_Ended, BrokenPipeError):
         logs = "".join((directory / f"{stack.title}-{role}.log").read_text() for role in ("send", "receive"))
-        raise Failed(f"an end of {stack.title} has ended: {logs.strip()[-300:]}") from None
+        raise Failed(f"an end of {stack.title} has ended: {logs.strip()[-900:]}") from None
     return Flow((after - before) * 8e-6 / (ended - began), spent / max(1, after - before) * 1e9)

@@ -20,7 +20,8 @@ from typing import Any
 import aioice.ice
 
 MESSAGE = b"x" * 16384
-BUFFERED = 1 << 20
+#: How many bytes wait in a channel. aiortc is the slower the more there are.
+BUFFERED = {"aiortc": 1 << 16, "webrtc.aiortc": 1 << 20}
 
 os.environ["WRTC_ALLOW_LOOPBACK"] = "1"  # Read when `webrtc` is imported.
 # Of the interfaces that there are the last will do: loopback, or the cable of benchmarks/lossy.py.
@@ -33,6 +34,7 @@ class End:
 
     def __init__(self, module: str) -> None:
         self.module: Any = import_module(module)
+        self._buffered = BUFFERED[module]
         self.connection = self.module.RTCPeerConnection(self.module.RTCConfiguration(iceServers=[]))
 
     async def _describe(self, description: Any) -> None:
@@ -59,10 +61,10 @@ class End:
 
     async def _fill(self, channel: Any) -> None:
         room = asyncio.Event()
-        channel.bufferedAmountLowThreshold = BUFFERED // 2
+        channel.bufferedAmountLowThreshold = self._buffered // 2
         channel.on("bufferedamountlow", room.set)
         while channel.readyState == "open":
-            while channel.bufferedAmount < BUFFERED:
+            while channel.bufferedAmount < self._buffered:
                 channel.send(MESSAGE)
             room.clear()
             await room.wait()
