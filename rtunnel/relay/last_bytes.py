@@ -158,6 +158,19 @@ class ReadOn(tcp.Connection):
     #: They do because of a reset, not because the other end had closed before.
     _was_reset = False
 
+    def write(self, data: bytes) -> None:
+        """Send *data* now, as far as the system takes it at once. Twisted would do so in the reactor's next turn."""
+        if self._is_broken:
+            return
+        waits = self.dataBuffer or self._tempDataBuffer or self.disconnecting or self._writeDisconnecting
+        if data and self.connected and not (waits or self._writeDisconnected or self.TLS):
+            sent = self.writeSomeData(data)
+            # What fails does so again in the next turn, where Twisted expects it.
+            if isinstance(sent, int) and sent > 0:
+                data = data[sent:]
+        if data:
+            super().write(data)
+
     def writeSomeData(self, data: bytes) -> int | ConnectionLost:
         """See :class:`twisted.internet.tcp.Connection`."""
         if self._is_broken:
@@ -178,7 +191,7 @@ class ReadOn(tcp.Connection):
 
     def _break(self) -> None:
         self._is_broken = True
-        self.write = self.writeSequence = _drop  # type: ignore[method-assign]
+        self.writeSequence = _drop  # type: ignore[method-assign]
 
     def _closeWriteConnection(self) -> None:
         super()._closeWriteConnection()

@@ -64,6 +64,35 @@ def connect(turns: Turns) -> tuple[Near, socket.socket]:
     return near, far
 
 
+@pytest_twisted.ensureDeferred
+async def test_bytes_go_out_at_once(turns: Turns) -> None:
+    """Without a turn of the reactor; what the system does not take goes in order, behind what waits."""
+    near, far = connect(turns)
+    far.settimeout(PATIENCE)
+    near.transport.write(b"now")
+    assert far.recv(100) == b"now"
+    near.transport.write(MUCH)
+    near.transport.write(b"then")
+    assert near.transport.dataBuffer or near.transport._tempDataBuffer
+    near.transport.loseWriteConnection()
+    far.setblocking(False)
+    received = bytearray()
+
+    def read() -> bool:
+        try:
+            received.extend(data := far.recv(1 << 20))
+        except BlockingIOError:
+            return False
+        return not data
+
+    await turns.until(read)
+    assert received == MUCH + b"then"
+    far.close()
+    near.transport.loseConnection()
+    await turns.until(lambda: near.reason is not None)
+    near.transport.write(b"too late")
+
+
 @pytest.mark.parametrize("paused", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_bytes_before_a_reset_are_read(turns: Turns, paused: bool) -> None:
