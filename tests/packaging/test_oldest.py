@@ -1,6 +1,6 @@
 """What lies on aiortc and aioice is tested here with the oldest releases that setup.cfg allows; elsewhere the newest.
 
-Both are used below their public interface (docs/architecture.rst, "A range of series of aiortc and aioice").
+Both are used below their public interface (docs/architecture.rst, "Tested series of aiortc and aioice only").
 """
 
 from __future__ import annotations
