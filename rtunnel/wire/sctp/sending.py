@@ -70,7 +70,7 @@ class Sending:
         #: The last packet that was sent when a loss was noticed: losses up to it are one event.
         self._episode_ends = -1
         self._timer_from = self._probe_from = 0.0
-        self._probed = False
+        self._probes = 0
         self._reordering_ends: float | None = None
         self.flight = self.kept = 0
         self.peer_window = peer_window
@@ -83,7 +83,7 @@ class Sending:
         self._rack = Rack()
         self._timer_from = self._probe_from = now
         self._episode_ends = self._next_number
-        self.timeouts = 0
+        self._probes = self.timeouts = 0
         self._lose_all()
 
     def is_busy(self, stream: int) -> bool:
@@ -183,8 +183,7 @@ class Sending:
                 self._limit_delay(sample, now)
             rack.arrived(newest.number, newest.sent_at, newest.sends > 1, times.shortest, now)
             self._probe_from = now
-            self._probed = False
-            self.timeouts = 0
+            self._probes = self.timeouts = 0
         if sack.duplicates:
             rack.repeated_needlessly(self._next_number)
         if self._in_flight:
@@ -334,8 +333,9 @@ class Sending:
         times = self._round_trips
         if self._in_flight:
             due = self._timer_from + times.timeout
-            if not (self._probed or self.lost):
-                due = min(due, self._probe_from + times.probe_timeout(are_all_in(self._last_number, self._in_flight)))
+            if not self.timeouts:
+                alone = are_all_in(self._last_number, self._in_flight)
+                due = min(due, self._probe_from + times.probe_timeout(alone, self._probes))
             if self._reordering_ends is not None:
                 due = min(due, self._reordering_ends)
             return due
@@ -359,10 +359,12 @@ class Sending:
         if now >= self._timer_from + times.timeout:
             self._timed_out(now)
             return True
-        probe_at = self._probe_from + times.probe_timeout(are_all_in(self._last_number, self._in_flight))
-        if now >= probe_at and not (self._probed or self.lost):
-            self._probed = self.probe_due = True
-            self._timer_from = now
+        alone = are_all_in(self._last_number, self._in_flight)
+        if now >= self._probe_from + times.probe_timeout(alone, self._probes) and not self.timeouts:
+            if not self._probes:
+                self._timer_from = now
+            self._probes += 1
+            self.probe_due = True
         return False
 
     def _timed_out(self, now: float) -> None:
@@ -376,7 +378,6 @@ class Sending:
         self._round_trips.back_off()
         self.timeouts += 1
         self._episode_ends = self._next_number
-        self._probed = True
         self._lose_all()
         self._timer_from = self._probe_from = now
 

@@ -211,9 +211,11 @@ class Transmitter:
 
     def _prepare_probe(self) -> None:
         """Have something to send in spite of the congestion window."""
-        sending = self.sending
+        sending, scheduler = self.sending, self._scheduler
         sending.probe_due = False
-        if self._scheduler.wants_streams:
+        if sending.lost:
+            return
+        if scheduler.wants_streams:
             self._more()
-        if not self._scheduler.has_some or sending.peer_window <= sending.flight:
+        if not scheduler.has_some or sending.peer_window <= sending.flight:
             sending.repeat_newest()

@@ -276,3 +276,23 @@ def test_a_long_and_steady_path_needs_no_time_out() -> None:
         pair.bed.run(0.01)
     pair.all_arrives(5)
     assert pair.one.association.counts.repeated == repeated + 1
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_on_a_short_path_a_lost_acknowledgement_costs_no_time_out(lost: int) -> None:
+    """A busy end sends one for all that has come. If that is lost, and those of the first probes, more follow soon."""
+    there, back = both_ways(delay=0.0005, mtu=1392)
+    pair = Pair(there, back)
+    pair.two.batching = 0.001
+    pair.there.open(1)
+    pair.there.send(1, 10_000)
+    pair.all_arrives(1)
+    pair.bed.run(1)
+    until, began, before = back.sent + lost, pair.bed.now, back.lost
+    back.drops = lambda number, packet: number < until
+    pair.there.send(1, 10_000)
+    pair.turn()
+    assert pair.bed.run(10, lambda: pair.one.association.kept == 0)
+    # A time-out takes 0.4 seconds at least, from the first probe on.
+    assert pair.bed.now - began < 0.2
+    assert back.lost == before + lost

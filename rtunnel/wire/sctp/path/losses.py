@@ -73,14 +73,18 @@ class RoundTrips:
         """Wait for longer next time."""
         self.timeout = min(2 * self.timeout, RTO_MAX)
 
-    def probe_timeout(self, alone: bool) -> float:
+    def probe_timeout(self, alone: bool, probes: int) -> float:
         """Return after how many seconds to probe.
 
+        A probe may be lost as well, or its acknowledgement. Then there is another one, and the wait doubles: on a short
+        path, several go before the time-out. RFC 8985 has one only; this is as in QUIC (RFC 9002, section 6.2).
+
         :param alone: whether only one packet is in flight, whose acknowledgement the peer may delay.
+        :param probes: how many were sent since anything was acknowledged.
         """
         if not self.smoothed:
             return RTO_INITIAL
-        return max(2 * self.smoothed + (PEER_DELAY if alone else 0.0), PROBE_MIN)
+        return max(2 * self.smoothed + (PEER_DELAY if alone else 0.0), PROBE_MIN) * (1 << probes)
 
 
 class Rack:
