@@ -32,7 +32,7 @@ class Sending:
     :ivar sent: how many chunks were sent, each counted once.
     :ivar repeated: how many of them were sent again, or given up.
     :ivar timeouts: how many times in a row nothing was acknowledged in time.
-    :ivar largest_stuck: the size of the largest chunk that was lost again and again; the caller sets it back to 0.
+    :ivar largest_stuck: the size of the largest chunk that was lost again and again; the caller sets it back.
     """
 
     def __init__(
@@ -64,8 +64,7 @@ class Sending:
         self._highest = self.acked_to
         #: Everything up to here is acknowledged or given up (RFC 3758: Advanced.Peer.Ack.Point).
         self._given_up_to = self._passed_to = self.acked_to
-        #: What the last FORWARD TSN said, and when.
-        self._told_to, self._told_at = self.acked_to, 0.0
+        self._told_to, self._told_at = self.acked_to, 0.0  # What the last FORWARD TSN said, and when.
         self._next_number = self._last_number = 0
         #: The last packet that was sent when a loss was noticed: losses up to it are one event.
         self._episode_ends = -1
