@@ -106,6 +106,9 @@ class Transmitter:
 
     def next_time(self) -> float | None:
         """When to call :meth:`transmit`, if nothing comes before; None: not by itself."""
+        if self.sending.forward_due:
+            # It was given up as packets were made.
+            return 0.0
         times = [self.sending.next_time(), self._pace_at, self._path.next_time]
         return min((each for each in times if each is not None), default=None)
 

@@ -296,3 +296,19 @@ def test_on_a_short_path_a_lost_acknowledgement_costs_no_time_out(lost: int) -> 
     # A time-out takes 0.4 seconds at least, from the first probe on.
     assert pair.bed.now - began < 0.2
     assert back.lost == before + lost
+
+
+def test_a_datagram_that_is_given_up_by_a_probe_is_told_at_once() -> None:
+    there, back = both_ways(delay=0.01)
+    pair = Pair(there, back)
+    pair.there.open(1, Promise(ordered=False, most_sends=1))
+    pair.there.send(1, 100)
+    pair.turn()
+    pair.bed.run(1)
+    lost, began = there.sent, pair.bed.now
+    there.drops = lambda number, _: number == lost
+    pair.there.send(1, 100)
+    pair.turn()
+    assert pair.bed.run(5, lambda: not pair.one.association.kept)
+    # The probe comes after two round trips, and the 0.2 s by which a peer may delay its acknowledgement.
+    assert pair.bed.now - began < 0.2 + RTO_MIN
