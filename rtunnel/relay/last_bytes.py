@@ -19,7 +19,7 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import tcp
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -157,10 +157,16 @@ class ReadOn(tcp.Connection):
     _is_broken = False
     #: They do because of a reset, not because the other end had closed before.
     _was_reset = False
+    #: Bytes are sent when they are written, as far as the system takes them. Twisted sends them in the reactor's next
+    #: turn. Not for a socket that may be taken from Twisted: whoever takes it waits for that turn.
+    sends_at_once = False
 
     def write(self, data: bytes) -> None:
-        """Send *data* now, as far as the system takes it at once. Twisted would do so in the reactor's next turn."""
+        """See :class:`twisted.internet.tcp.Connection`."""
         if self._is_broken:
+            return
+        if not self.sends_at_once:
+            super().write(data)
             return
         waits = self.dataBuffer or self._tempDataBuffer or self.disconnecting or self._writeDisconnecting
         if data and self.connected and not (waits or self._writeDisconnected or self.TLS):
@@ -241,8 +247,8 @@ def _reading_on(kind: Any) -> Any:
     return type(f"ReadOn{kind.__name__}", (ReadOn, kind), {})
 
 
-def read_on(transport: tcp.Connection) -> None:
-    """Make a transport of Twisted a :class:`ReadOn`, if it is none yet.
+def read_on(transport: tcp.Connection) -> ReadOn:
+    """Make a transport of Twisted a :class:`ReadOn`, if it is none yet, and return it.
 
     :param transport: connected; its protocol supports half-close, or takes an end for the end of both directions.
     """
@@ -250,6 +256,7 @@ def read_on(transport: tcp.Connection) -> None:
         kind: Any = type(transport)  # to mypy, a transport's type cannot be hashed
         transport.__class__ = _reading_on(kind)
     set_linger(transport.socket, RESET_ON_CLOSE)
+    return cast(ReadOn, transport)
 
 
 def _drop(_data: object) -> None:

@@ -58,6 +58,8 @@ class SocketEnd(Protocol):
     """
 
     transport: SocketTransport  # type: ignore[assignment]
+    #: See :class:`~rtunnel.relay.last_bytes.ReadOn`.
+    sends_at_once = False
 
     def __init__(self, on_made: Callable[[SocketEnd], None], on_lost: Callable[[SocketEnd], None]) -> None:
         self.touched = True
@@ -179,7 +181,7 @@ class SocketEnd(Protocol):
         connection = connection_of(self.transport)
         # Somebody may have taken its socket.
         if connection is not None and connection.connected:
-            read_on(connection)
+            read_on(connection).sends_at_once = self.sends_at_once
         if self._paused:
             self.transport.pauseProducing()
         self._drain()
@@ -316,3 +318,9 @@ class SocketEnd(Protocol):
     def _close(self) -> None:
         self.transport.unregisterProducer()
         self.transport.loseConnection()
+
+
+class PromptEnd(SocketEnd):
+    """One whose socket is never taken from Twisted, so that bytes need not wait for the reactor's next turn."""
+
+    sends_at_once = True

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IAddress
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.errors import StartupError
-from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.socket_end import PromptEnd, SocketEnd
 from rtunnel.relay.sockets import QuietFactory, address_prefix, format_address
 from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.interfaces import IPeerConnection
@@ -40,7 +40,7 @@ class IForwarder(Protocol):
         """Log why, if the host refused a local connection."""
 
 
-class _LocalConnection(SocketEnd):
+class _LocalConnection(PromptEnd):
     """A connection to a local port, which the host may refuse."""
 
     def __init__(self, client: IForwarder, service: str, on_made: Callable[[SocketEnd], None]) -> None:

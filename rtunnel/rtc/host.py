@@ -21,7 +21,7 @@ from zope.interface import implementer
 from rtunnel.addresses import UdpAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.reasons import reason_of
-from rtunnel.relay.socket_end import SocketEnd
+from rtunnel.relay.socket_end import PromptEnd
 from rtunnel.relay.sockets import descriptor_limit
 from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, AddressWatch, local_addresses
 from rtunnel.rtc.aiortc.dtls import SharedCertificate
@@ -166,7 +166,7 @@ class HostPeer(Peer):
             log = self.log.debug if watch.failed(failure) else self._host.log_limiter.warn
             log("service {remote} cannot be reached: {error}", remote=service.settings.remote, error=reason_of(failure))
 
-        end = SocketEnd(lambda _end: watch.answered(), self._host.visitors.discard)
+        end = PromptEnd(lambda _end: watch.answered(), self._host.visitors.discard)
         end.attach(streams.attach(channel, end))
         name = clean_text(self.name)
         self._host.visitors.serve(end, name, channel.protocol, 1, service.account, name, LINK)

@@ -68,6 +68,7 @@ def connect(turns: Turns) -> tuple[Near, socket.socket]:
 async def test_bytes_go_out_at_once(turns: Turns) -> None:
     """Without a turn of the reactor; what the system does not take goes in order, behind what waits."""
     near, far = connect(turns)
+    near.transport.sends_at_once = True
     far.settimeout(PATIENCE)
     near.transport.write(b"now")
     assert far.recv(100) == b"now"
