@@ -151,7 +151,7 @@ class Match:
     def _channel_arrived(self, channel: Any) -> None:
         self.arrived[channel.label] = User(channel, keep=channel.label.startswith("keep"))
 
-    async def connect(self, *, we_offer: bool, change: Callable[[str], str] = lambda sdp: sdp) -> None:
+    async def connect(self, *, we_offer: bool, change: Callable[..., str] = lambda sdp, is_ours: sdp) -> None:
         """Connect the two.
 
         :param change: what becomes of a description on its way.
@@ -159,11 +159,11 @@ class Match:
         connection = self.connection
         if we_offer:
             connection.offer()
-            answer = await self.engine("answer", sdp=change(await self.end.description()))
-            connection.take_answer(change(answer))
+            answer = await self.engine("answer", sdp=change(await self.end.description(), is_ours=True))
+            connection.take_answer(change(answer, is_ours=False))
         else:
-            connection.take_offer(change(await self.engine("offer", label="first")))
-            await self.engine("take", sdp=change(await self.end.description()))
+            connection.take_offer(change(await self.engine("offer", label="first"), is_ours=False))
+            await self.engine("take", sdp=change(await self.end.description(), is_ours=True))
         await Ends.connected(self.end)
         if not we_offer:
             await self.channel("first")

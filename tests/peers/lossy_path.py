@@ -41,16 +41,17 @@ class LossyPath:
         self.loss = 0.0
         self.lost = 0
         self._random = Random(seed)
-        self._ours: Address
+        self._is_closed = False
+        self._ours: Address | None = None
         self._front = _Side(self._from_engine)
         self._backs: dict[Address, _Side] = {}
 
-    def change(self, sdp: str) -> str:
+    def change(self, sdp: str, *, is_ours: bool) -> str:
         """Let a description name the relay, wherever it names its own end."""
         lines = []
         for prefix, host, port in _CANDIDATE.findall(sdp):
             address = host, int(port)
-            if "x-max-packet-size" in sdp:
+            if is_ours:
                 self._ours, side = address, self._front
             else:
                 side = self._back(address)
@@ -66,14 +67,17 @@ class LossyPath:
     def _send(self, side: _Side, data: bytes, to: Address) -> None:
         if self._random.random() < self.loss:
             self.lost += 1
-        else:
+        elif side.transport is not None:
             side.transport.write(data, to)
 
     def _from_engine(self, data: bytes, source: Address) -> None:
-        self._send(self._back(source), data, self._ours)
+        # Our end may have begun with its checks before anybody has seen its description.
+        if self._ours is not None and not self._is_closed:
+            self._send(self._back(source), data, self._ours)
 
     def close(self) -> Any:
         """Close all sockets; return a Deferred, or None."""
+        self._is_closed = True
         for back in self._backs.values():
             back.port.stopListening()
         return self._front.port.stopListening()

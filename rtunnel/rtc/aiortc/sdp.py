@@ -30,7 +30,8 @@ _MAX_READ = 64
 
 #: The other lines that are read; the rest could only cost time or be malformed.
 _READ = ("m=", "a=ice-", "a=fingerprint:", "a=setup:", "a=mid:", "a=sctp-port:", "a=max-message-size:", "a=end-of-")
-#: Our own attribute: the largest SCTP packet that an end takes, in bytes. Others do not know it.
+#: Our own attribute: the largest SCTP packet that an end takes, in bytes, and its ``ice-ufrag``. Others do not know it,
+#: but libdatachannel answers with what it was offered.
 _MAX_PACKET = "a=x-max-packet-size:"
 
 _ICE_CHARACTERS = re.compile(r"[a-zA-Z0-9+/]{4,256}")
@@ -120,7 +121,7 @@ def write_description(
         f"a=mid:{mid}",
         f"a=sctp-port:{PORT}",
         f"a=max-message-size:{MAX_MESSAGE}",
-        f"{_MAX_PACKET}{MAX_RECORD}",
+        f"{_MAX_PACKET}{MAX_RECORD} {ice.usernameFragment}",
     ]
     return "\r\n".join(lines) + "\r\n"
 
@@ -172,7 +173,8 @@ def read_description(text: str) -> PeerDescription:
     mid = media.rtp.muxId
     if not re.fullmatch(r"[!-~]{0,64}", mid):
         raise BadDescription("a session description whose mid is not a token")
-    packet = re.search(rf"^{_MAX_PACKET}([0-9]{{1,5}})\r?$", text, re.MULTILINE)
+    own = re.escape(ice.usernameFragment or "")
+    packet = re.search(rf"^{_MAX_PACKET}([0-9]{{1,5}}) {own}\r?$", text, re.MULTILINE)
     return PeerDescription(
         *(_origin(lines), mid, ice, dtls, port, largest, int(packet[1]) if packet is not None else None),
         *(tuple(candidates[:_MAX_READ]), media.ice_candidates_complete),

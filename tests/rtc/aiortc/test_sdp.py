@@ -115,9 +115,14 @@ def test_firefoxs_offer() -> None:
     assert found.dtls.fingerprints == [RTCDtlsFingerprint("sha-256", PRINT)]
 
 
-@pytest.mark.parametrize("text", [CHROME, FIREFOX, CHROME + "a=x-max-packet-size:many\n"])
+@pytest.mark.parametrize("text", [CHROME, FIREFOX, CHROME + "a=x-max-packet-size:many EsAw\n"])
 def test_other_stacks_do_not_say_how_large_a_packet_may_be(text: str) -> None:
     assert read_description(text).max_packet is None
+
+
+def test_an_attribute_of_ours_that_a_peer_repeats_says_nothing_of_the_peer() -> None:
+    assert read_description(CHROME + "a=x-max-packet-size:16384 EsAw\n").max_packet == 16_384
+    assert read_description(CHROME + "a=x-max-packet-size:16384 abcd\n").max_packet is None
 
 
 def test_pions_answer() -> None:
