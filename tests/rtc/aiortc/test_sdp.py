@@ -10,7 +10,14 @@ from aiortc.sdp import SessionDescription
 from hypothesis import given, strategies as st
 
 from rtunnel.errors import BadDescription
-from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, Origin, read_description, write_description
+from rtunnel.rtc.aiortc.sdp import (
+    MAX_CANDIDATES,
+    Origin,
+    UnusableCandidate,
+    parse_candidate,
+    read_description,
+    write_description,
+)
 from rtunnel.wire.webrtc.signaling import (
     OFFER,
     REFERENCE_MAX_MESSAGE,
@@ -66,7 +73,32 @@ a=setup:actpass
 a=sctp-port:5000
 a=max-message-size:1073741823
 """
+#: pion/webrtc 4.2.26, which names a second component that it does not have.
 PION = f"""\
+v=0
+o=- 735344681283865029 1796006090 IN IP4 0.0.0.0
+s=-
+t=0 0
+a=msid-semantic:WMS *
+a=fingerprint:sha-256 {PRINT}
+a=extmap-allow-mixed
+a=group:BUNDLE 0
+m=application 9 UDP/DTLS/SCTP webrtc-datachannel
+c=IN IP4 0.0.0.0
+a=setup:active
+a=mid:0
+a=sendrecv
+a=sctp-port:5000
+a=max-message-size:1073741823
+a=ice-ufrag:yRpBBbrWrQxyHvZh
+a=ice-pwd:ciSdGAozqYtmNbeSaHtsegqOzTVQCfyY
+a=sctp-init:AQAAHBWOzcQAEAAA/////753AnGACAAIgsBAwg==
+a=candidate:2070692838 1 udp 2130706431 192.0.2.2 54235 typ host ufrag yRpBBbrWrQxyHvZh generation 0
+a=candidate:2070692838 2 udp 2130706431 192.0.2.2 54235 typ host ufrag yRpBBbrWrQxyHvZh generation 0
+a=end-of-candidates
+"""
+#: A release of 2021, before it gathered all candidates.
+OLD_PION = f"""\
 v=0
 o=- 5228595038118931041 1614687413 IN IP4 0.0.0.0
 s=-
@@ -127,6 +159,17 @@ def test_an_attribute_of_ours_that_a_peer_repeats_says_nothing_of_the_peer() -> 
 
 def test_pions_answer() -> None:
     found = read_description(PION)
+    assert (found.dtls.role, found.max_message, found.max_packet) == ("client", 1073741823, None)
+    assert (found.ice.usernameFragment, found.ice.password) == ("yRpBBbrWrQxyHvZh", "ciSdGAozqYtmNbeSaHtsegqOzTVQCfyY")
+    assert (found.complete, len(found.candidates)) == (True, 2)
+    first, second = found.candidates
+    assert (parse_candidate(first).host, parse_candidate(first).port) == ("192.0.2.2", 54235)
+    with pytest.raises(UnusableCandidate):
+        parse_candidate(second)
+
+
+def test_an_old_pions_answer() -> None:
+    found = read_description(OLD_PION)
     assert (found.dtls.role, found.max_message, found.candidates) == ("client", None, ())
     assert found.ice.usernameFragment == "PvxjGgHfVnVkPmaC"
 
@@ -279,7 +322,7 @@ def test_lines_that_would_be_compared_with_each_other_are_not_parsed(monkeypatch
 
 
 @given(
-    st.sampled_from([CHROME, FIREFOX, PION, OLD]),
+    st.sampled_from([CHROME, FIREFOX, PION, OLD_PION, OLD]),
     st.lists(st.tuples(st.integers(0, 700), st.integers(0, 30), st.text(max_size=12)), max_size=6),
 )
 def test_no_mutation_raises_anything_else(text: str, changes: list[tuple[int, int, str]]) -> None:
@@ -292,7 +335,11 @@ def test_no_mutation_raises_anything_else(text: str, changes: list[tuple[int, in
     assert 0 < found.sctp_port < 65536
 
 
-@given(st.lists(st.sampled_from([line for text in (CHROME, FIREFOX, PION, OLD, AUDIO) for line in text.splitlines()])))
+@given(
+    st.lists(
+        st.sampled_from([line for text in (CHROME, FIREFOX, PION, OLD_PION, OLD, AUDIO) for line in text.splitlines()])
+    )
+)
 def test_no_order_of_lines_raises_anything_else(lines: list[str]) -> None:
     try:
         read_description("\r\n".join(["v=0", *lines]))
