@@ -35,6 +35,8 @@ from rtunnel.wire.sctp.transmitting import Transmitter
 
 #: Seconds by which an acknowledgement may be delayed (RFC 9260, section 6.2: at most 0.2).
 SACK_DELAY = 0.02
+#: A SACK for more packets than that is repeated after this delay: some peers (Pion) wait a second for one that is lost.
+MAX_UNREPEATED = 2
 #: How many chunks other than DATA are taken from one packet. An honest packet has fewer.
 MAX_CONTROL = 8
 #: How many answers may wait to be sent. Beyond that the peer's requests are not answered.
@@ -196,8 +198,7 @@ class Association:
     def abort(self, reason: str = "") -> None:
         """End the association. :meth:`transmit` returns one last packet; no event follows."""
         if not self._over:
-            last = chunk(chunks.ABORT, parameter(_ABORT_BY_USER, reason.encode()))
-            self._end(last if self._halves is not None else None)
+            self._end(chunk(chunks.ABORT, parameter(_ABORT_BY_USER, reason.encode())) if self.is_up else None)
 
     def _end(self, last_chunk: bytes | None) -> None:
         self._over = True
@@ -364,8 +365,7 @@ class Association:
         packets, self._packets = self._packets, []
         if self._over:
             return packets
-        halves = self._halves
-        if halves is not None:
+        if (halves := self._halves) is not None:
             halves.transmitter.tick(now)
             halves.transmitter.transmit(packets, self._controls(halves, now), now)
             return packets
@@ -384,7 +384,8 @@ class Association:
         if self._sack_is_due(halves.inbound, now):
             cumulative, window, gaps, duplicates = halves.inbound.take_sack(MAX_GAPS)
             controls.append(encode_sack(Sack(cumulative, window, tuple(gaps), tuple(duplicates))))
-            self._unacknowledged, self._sack_at = 0, None
+            repeats = self._unacknowledged > MAX_UNREPEATED
+            self._unacknowledged, self._sack_at = 0, now + SACK_DELAY if repeats else None
         if sending.forward_due:
             controls.append(sending.take_forward(now))
         transmitter = halves.transmitter
@@ -394,6 +395,6 @@ class Association:
 
     def _sack_is_due(self, inbound: Inbound, now: float) -> bool:
         """Whether to acknowledge now: every second packet, gaps, what has waited, and what can go with data."""
-        if inbound.sack_now or self._unacknowledged > 1:
+        if inbound.sack_now or self._unacknowledged > 1 or (self._unacknowledged and self._scheduler.has_some):
             return True
-        return self._sack_at is not None and (now >= self._sack_at or self._scheduler.has_some)
+        return self._sack_at is not None and now >= self._sack_at
