@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rtunnel.wire.sctp.association import Association
+from rtunnel.wire.sctp.chunks import I_DATA, I_FORWARD_TSN
 from rtunnel.wire.sctp.events import AssociationLimits, Down, StreamsReset, Up
 from tests.wire.sctp.bed import Bed, End, Link
 from tests.wire.sctp.ledger import Ledger, ledgers
@@ -30,19 +32,30 @@ def is_up(*ends: End) -> bool:
     return all(seen(end, Up) for end in ends)
 
 
+def make_plain(entropy: Callable[[int], bytes], more: Callable[[], None], now: float) -> Association:
+    """An association that does not mix the fragments of messages, as with most other stacks (no I-DATA)."""
+    association = make(entropy, more, now)
+    ours = association._handshake.ours
+    association._handshake.ours = replace(ours, extensions=ours.extensions - {I_DATA, I_FORWARD_TSN})
+    return association
+
+
 class Pair:
     """Two ends that are connected, with the books of both directions.
 
+    :param plain: whether messages are not mixed.
     :ivar there: the books of what the first end sends.
     :ivar back: of what the second one sends.
     """
 
-    def __init__(self, there: Link, back: Link, seed: int = 0, bed: Bed | None = None) -> None:
+    def __init__(self, there: Link, back: Link, seed: int = 0, bed: Bed | None = None, *, plain: bool = False) -> None:
         self.bed = bed or Bed(seed)
-        self.one, self.two = self.bed.pair(make, there, back)
+        self.one, self.two = self.bed.pair(make_plain if plain else make, there, back)
         self.there, self.back = ledgers(self.one, self.two)
         self.bed.connect(self.one, self.two)
         assert self.bed.run(UP_IN, lambda: is_up(self.one, self.two)), "no handshake"
+
+        assert self.one.association.interleaved is not plain
 
     @property
     def books(self) -> tuple[Ledger, Ledger]:

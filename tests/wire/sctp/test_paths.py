@@ -46,11 +46,18 @@ def longest_wait(*links: Link) -> float:
 
 
 @settings(max_examples=examples(2000))
-@given(seed=st.integers(0, 1 << 32), there=LINKS, back=LINKS, sends=st.lists(SENDS, max_size=30), busy=st.booleans())
+@given(
+    seed=st.integers(0, 1 << 32),
+    there=LINKS,
+    back=LINKS,
+    sends=st.lists(SENDS, max_size=30),
+    busy=st.booleans(),
+    plain=st.booleans(),
+)
 def test_what_must_arrive_arrives_once_and_in_order(
-    seed: int, there: Link, back: Link, sends: list[Any], busy: bool
+    seed: int, there: Link, back: Link, sends: list[Any], busy: bool, plain: bool
 ) -> None:
-    pair = Pair(there, back, seed)
+    pair = Pair(there, back, seed, plain=plain)
     if busy:
         pair.one.batching = pair.two.batching = 0.005
     for books in pair.books:
@@ -93,13 +100,14 @@ def test_the_handshake_survives_losses(seed: int, lost: tuple[set[int], set[int]
     seed=st.integers(0, 1 << 32),
     loss=RARELY,
     jitter=st.sampled_from([0.0, 0.03]),
+    plain=st.booleans(),
     plan=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), SIZES), max_size=25),
 )
 def test_what_was_sent_before_a_stream_ends_arrives_before_its_end(
-    seed: int, loss: float, jitter: float, plan: list[Any]
+    seed: int, loss: float, jitter: float, plain: bool, plan: list[Any]
 ) -> None:
     """Streams are ended with messages on their way, and used again when both ends are through with them."""
-    pair = Pair(*both_ways(delay=0.02, jitter=jitter, loss=loss, copies=loss), seed=seed)
+    pair = Pair(*both_ways(delay=0.02, jitter=jitter, loss=loss, copies=loss), seed=seed, plain=plain)
     books = pair.there
     ended: set[int] = set()
     ends = Counter[int]()
