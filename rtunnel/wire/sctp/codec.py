@@ -123,22 +123,6 @@ class Envelope:
         return packet[COMMON_HEADER + 4 : COMMON_HEADER + length]
 
 
-def chunks_of(packet: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield each chunk of *packet*: type, flags, and where its value begins and ends.
-
-    :raises ProtocolError: a chunk is cut off.
-    """
-    at, end = COMMON_HEADER, len(packet)
-    unpack = HEAD.unpack_from
-    while at + 4 <= end:
-        kind, flags, length = unpack(packet, at)
-        last = at + length
-        if length < 4 or last > end:
-            raise ProtocolError("a chunk that is cut off")
-        yield kind, flags, at + 4, last
-        at = (last + 3) & ~3
-
-
 def chunk(kind: int, body: bytes = b"", flags: int = 0) -> bytes:
     """Return a chunk, padded."""
     return HEAD.pack(kind, flags, 4 + len(body)) + body + _PADDING[len(body) & 3]

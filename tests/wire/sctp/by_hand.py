@@ -13,7 +13,6 @@ from rtunnel.wire.sctp.codec import (
     OUR_EXTENSIONS,
     Envelope,
     chunk,
-    chunks_of,
     data_chunk,
     decode_init,
     decode_sack,
@@ -25,6 +24,7 @@ from rtunnel.wire.sctp.codec import (
     parameter,
 )
 from rtunnel.wire.sctp.events import AssociationLimits, Down
+from tests.wire.sctp.packets import chunks_of
 
 PORT = 5000
 WHOLE = BEGIN | END

@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from rtunnel.wire.sctp import chunks, codec
 from rtunnel.wire.sctp.chunks import Init, ProtocolError, Sack
 from rtunnel.wire.sctp.codec import Envelope
+from tests.wire.sctp.packets import chunks_of
 
 U16, U32 = st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1)
 INITS = st.builds(
@@ -29,7 +30,7 @@ SACKS = st.builds(
 
 
 def value_of(chunk: bytes) -> bytes:
-    ((_, _, begin, end),) = codec.chunks_of(bytes(12) + chunk)
+    ((_, _, begin, end),) = chunks_of(bytes(12) + chunk)
     return (bytes(12) + chunk)[begin:end]
 
 
@@ -59,7 +60,7 @@ def test_i_forward_tsns_come_back(tsn: int, skipped: list[tuple[int, bool, int]]
 def test_probes_have_their_size_and_their_information(size: int) -> None:
     probe = codec.encode_probe(b"1234", size)
     assert len(probe) == size
-    (_, _, begin, end), *_ = codec.chunks_of(bytes(12) + probe)
+    (_, _, begin, end), *_ = chunks_of(bytes(12) + probe)
     assert codec.heartbeat_information((bytes(12) + probe)[begin:end]) == b"1234"
 
 
@@ -133,7 +134,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         with suppress(ProtocolError):
             decode(data)
     assert isinstance(codec.heartbeat_information(data), bytes)
-    for read in (codec.chunks_of, codec.parameters_of):
+    for read in (chunks_of, codec.parameters_of):
         with suppress(ProtocolError):
             assert len(list(read(data))) <= len(data) // 4
 

@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 
 from rtunnel.wire.sctp import association, chunks
-from rtunnel.wire.sctp.codec import chunks_of
 from rtunnel.wire.sctp.path.losses import PEER_DELAY, RTO_MIN
 from tests.wire.sctp.bed import Bed, Link, both_ways
 from tests.wire.sctp.ends import LARGEST, Pair, is_up, make
 from tests.wire.sctp.ledger import Promise
+from tests.wire.sctp.packets import chunks_of
 
 #: 16 MiB, more than any window.
 MESSAGES = 1024

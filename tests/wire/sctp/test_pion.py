@@ -35,7 +35,6 @@ from rtunnel.wire.sctp.chunks import BEGIN, END, UNORDERED, Sack
 from rtunnel.wire.sctp.codec import (
     DATA_BODY,
     I_DATA_BODY,
-    chunks_of,
     decode_forward_tsn,
     decode_i_forward_tsn,
     decode_init,
@@ -45,6 +44,7 @@ from rtunnel.wire.sctp.codec import (
 from rtunnel.wire.sctp.events import Down, ResetDone, StreamsReset, Up
 from rtunnel.wire.sctp.reset import OUTGOING_RESET, PERFORMED, RESPONSE
 from tests.wire.sctp.by_hand import DCEP, kinds, values
+from tests.wire.sctp.packets import chunks_of
 from tests.wire.sctp.pion_parts import OurEnd, text
 
 RECORDINGS = json.loads((Path(__file__).parents[2] / "vectors" / "pion-sctp.json").read_text("utf-8"))["recordings"]

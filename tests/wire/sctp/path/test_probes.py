@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from rtunnel.wire.sctp.chunks import HEARTBEAT, Sack
-from rtunnel.wire.sctp.codec import Envelope, chunks_of, heartbeat_information
+from rtunnel.wire.sctp.codec import Envelope, heartbeat_information
 from rtunnel.wire.sctp.path.mtu import PathMtu
 from rtunnel.wire.sctp.scheduler import Message, Scheduler
 from rtunnel.wire.sctp.transmitting import Transmitter
+from tests.wire.sctp.packets import chunks_of
 
 
 def probe(transmitter: Transmitter, now: float) -> tuple[int, bytes]:
