@@ -299,3 +299,18 @@ async def test_port_that_stops_while_it_rests(world: World) -> None:
     await until(lambda: can_bind(port))
     await deferLater(reactor, 2 * accepting.PAUSE)
     assert full.asked == 1
+
+
+@pytest.mark.parametrize(("world", "made"), [("auto", 0), ("direct", 2)], indirect=["world"])
+@ensureDeferred
+async def test_client_makes_no_data_connection_that_visitors_would_have_to_give_way_to(world: World, made: int) -> None:
+    """They can go by the link, unless an end forbids it."""
+    server = ServerByHand()
+    server.capabilities = [*CAPABILITIES, *(["direct-only"] if made else [])]
+    await server.start(world, (8080, 9))
+    server.client.link.flows.descriptors._limit = lambda: 1
+    server.send_tickets(2)
+    for number in range(made):
+        await server.data(number)
+    await turns()
+    assert len(server.listening.peers) == 1 + made

@@ -185,6 +185,7 @@ class DataConnections:
         self._cipher = root.cipher
         self._tickets = ClientTickets(Ratchet(root.root))
         self._most = most
+        self._descriptors = visitors.descriptors
         self._visits = Visits(user, dialler.reactor, dialler.poller, dialler.dial_timeout, visitors)
         self._attempts: set[_Attempt] = set()
         self._connections: set[RecordSocket] = set()
@@ -215,6 +216,9 @@ class DataConnections:
         while self._kept and not self._closed:
             if len(self._attempts) + len(self._idle) >= self._most or (self._pace is not None and self._pace.rests):
                 return
+            # Nobody gives way to a connection that another visitor can do without.
+            if not self._is_needed and self._descriptors.spare <= len(self._attempts):
+                return
             ticket, until = self._kept.popleft()
             if until <= now:
                 continue
@@ -223,6 +227,11 @@ class DataConnections:
             dialling = self._dialler.dial_server(attempt.connected, attempt.failed)
             if attempt in self._attempts and attempt.fileno() < 0:
                 attempt.dialling = dialling
+
+    @property
+    def _is_needed(self) -> bool:
+        """Whether visitors may not go by the link."""
+        return DIRECT_ONLY in self._user.link.capabilities
 
     def attached(self, attempt: _Attempt, sock: socket.socket, seals: tuple[Seal, Seal] | None) -> None:
         """Take a connection on which the ticket was shown."""
@@ -250,11 +259,10 @@ class DataConnections:
             self._pace.failed()
         log = self.log.debug if self._said else self._user.log_limiter.warn
         self._said = True
-        waits = DIRECT_ONLY in self._user.link.capabilities
         log(
             "data connections cannot be made: {why}; visitors {what}",
             why=why,
-            what="are closed (--data-plane=direct)" if waits else "go by the link",
+            what="are closed (--data-plane=direct)" if self._is_needed else "go by the link",
         )
 
     # Their life, see IUser of RecordSocket
