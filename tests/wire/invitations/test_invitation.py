@@ -35,7 +35,8 @@ def test_a_right_code() -> None:
     ours.confirmed(True)
     assert ours.stage.name == "USED"
     assert ours.is_over
-    assert ours.confirmation is None
+    with pytest.raises(BadSignal, match="an invitation that is used"):
+        ours.take_offer(offer_payload(Half(CODE, CLIENT).message), 1002.0)
     ours.confirmed(False)
     ours.withdraw()
     ours.tick(1e9)
@@ -91,7 +92,8 @@ def test_answered_at_the_last_moment() -> None:
     assert ours.stage.name == "ANSWERED"
     ours.tick(1599.0 + CONNECTS_WITHIN)
     assert ours.stage.name == "FAILED"
-    assert ours.confirmation is None
+    ours.confirmed(True)
+    assert ours.stage.name == "FAILED"
 
 
 @pytest.mark.parametrize("is_answered", [False, True])
