@@ -145,7 +145,7 @@ def load(settings: TlsSettings, role: Role) -> Loaded:
             store.add_cert(crypto.X509.from_cryptography(ca))
     except crypto.Error as error:
         raise ConfigError(f"{settings.ca} holds a CA that cannot be used: {openssl_reason(error)}") from None
-    lists = _revocation_lists(settings.crl, authorities)
+    lists = read_revocation_lists(settings.crl, authorities, "--tls-ca")
     for revocations in lists:
         store.add_crl(revocations)
     if lists:
@@ -263,8 +263,14 @@ def _classical_problem(path: Path, certificate: x509.Certificate) -> str:
     )
 
 
-def _revocation_lists(path: Path, authorities: Sequence[x509.Certificate]) -> list[x509.CertificateRevocationList]:
-    """Return the lists in a file, each signed by one of *authorities*; an empty list if there is no such file."""
+def read_revocation_lists(
+    path: Path, authorities: Sequence[x509.Certificate], option: str
+) -> list[x509.CertificateRevocationList]:
+    """Return the lists in a file, each signed by one of *authorities*; an empty list if there is no such file.
+
+    :param option: which names the file of *authorities*.
+    :raises ConfigError: the file cannot be used.
+    """
     if not path.exists():
         return []
     content = _read(path, "make it readable, or remove it")
@@ -288,7 +294,7 @@ def _revocation_lists(path: Path, authorities: Sequence[x509.Certificate]) -> li
                     "CA with a key of ML-DSA"
                 )
             raise ConfigError(
-                f"{path} is not signed by a CA of --tls-ca, so it revokes nothing; put the list of that CA there"
+                f"{path} is not signed by a CA of {option}, so it revokes nothing; put the list of that CA there"
             )
         lists.append(revocations)
     return lists

@@ -29,6 +29,8 @@ MAX_CANDIDATE = 1024
 SUBPROTOCOL = "rtunnel.signaling.v1"
 #: The version of our extension to the channels.
 VERSION = 1
+#: The version of sealed channels.
+SEAL = 1
 
 REGISTER_HOST: Final = "register-host"
 OFFER: Final = "offer"
@@ -123,11 +125,13 @@ class Extension:
 
     :ivar initial_credit: bytes that may be sent to it on a new stream before it grants more.
     :ivar ice_restart: whether another offer in the same session keeps the connection.
+    :ivar seal: whether it seals its channels, if the other end does.
     """
 
     initial_credit: int
     version: int = VERSION
     ice_restart: bool = False
+    seal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +152,13 @@ def description_payload(kind: str, description: Description) -> dict[str, object
     :param kind: :data:`OFFER` or :data:`ANSWER`.
     """
     payload: dict[str, object] = {"sdp": {"type": kind, "sdp": description.sdp}}
-    if description.extension is not None:
+    extension = description.extension
+    if extension is not None:
         payload["rtunnel"] = {
-            "version": description.extension.version,
-            "initial_credit": description.extension.initial_credit,
-            "ice_restart": description.extension.ice_restart,
+            "version": extension.version,
+            "initial_credit": extension.initial_credit,
+            "ice_restart": extension.ice_restart,
+            **({"seal": SEAL} if extension.seal else {}),
         }
     return payload
 
@@ -180,7 +186,9 @@ def _extension(value: object) -> Extension | None:
         return None
     if not isinstance(credit, int) or isinstance(credit, bool) or not 0 <= credit < 2**62:
         return None
-    return Extension(credit, VERSION, value.get("ice_restart") is True)
+    seal = value.get("seal")
+    seals = isinstance(seal, int) and not isinstance(seal, bool) and seal >= SEAL
+    return Extension(credit, VERSION, value.get("ice_restart") is True, seals)
 
 
 # Candidates
