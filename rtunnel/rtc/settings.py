@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
+from rtunnel.wire.invitations.code import InvitationCode
 from rtunnel.wire.limits import ChannelLimits
 
 
@@ -233,7 +234,9 @@ class ClientSettings(EndSettings):
 
     :ivar forwards: at least one.
     :ivar wait_timeout: time that a new local connection waits for a host that is not connected, before it is closed.
+    :ivar invitation: the code that leads to the host, whose ID is empty until it is known; None: there is an ID.
     """
 
     forwards: tuple[ForwardSettings, ...]
     wait_timeout: float = 10.0
+    invitation: InvitationCode | None = None

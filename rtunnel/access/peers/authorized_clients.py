@@ -30,7 +30,9 @@ from rtunnel.access.peers.rights import DEFAULT, ClientRights, ServiceRights
 from rtunnel.coercions import integer, shown, text
 from rtunnel.config_file import in_file, keys_with_underscores, load_file
 from rtunnel.endpoint_strings import suggestion
-from rtunnel.errors import ConfigError
+from rtunnel.errors import ConfigError, PkiError
+from rtunnel.pki import files
+from rtunnel.pki.files import PRIVATE, Draft
 
 NAME = "authorized_clients"
 #: The name of the entry for all clients whose certificate a CA has issued.
@@ -111,6 +113,22 @@ def add_client(path: Path, fingerprint: str, name: str, services: Iterable[str] 
         return lines
 
     append(path, _HEAD, entry, _clients)
+
+
+def make_clients_file(path: Path) -> bool:
+    """Make a file without clients, so that nobody is accepted but those who are added. Return whether there was none.
+
+    :raises ConfigError: it cannot be made.
+    """
+    try:
+        files.make_directory(path.parent)
+        with files.locked(path.parent):
+            if path.exists():
+                return False
+            files.publish([Draft(path, _HEAD.encode(), PRIVATE)])
+    except (PkiError, OSError) as error:
+        raise ConfigError(f"{path} cannot be made: {error}") from None
+    return True
 
 
 def _clients(written: object) -> AuthorizedClients:

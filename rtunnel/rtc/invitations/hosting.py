@@ -12,7 +12,7 @@ client that was answered comes to the host's own ID then, and says which invitat
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.upkeep.token_bucket import KeyedBuckets, TokenBucket
 from rtunnel.wire.invitations.code import MAX_NUMBER, InvitationCode, invitation_id, new_code
-from rtunnel.wire.invitations.exchange import Confirmation
+from rtunnel.wire.invitations.exchange import Confirmation, client_in
 from rtunnel.wire.invitations.invitation import Invitation, Stage
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import ANSWER, ERROR, OFFER, Signal
@@ -79,6 +79,9 @@ class WatchedConfirmation:
     def check(self, theirs: bytes, context: bytes) -> bool:
         """See :meth:`Confirmation.check`. The invitation is over then."""
         is_right = self._inner.check(theirs, context)
+        if is_right:
+            # Before anybody asks whether this client is known.
+            self._open.admit(client_in(context))
         self._open.confirmed(is_right)
         return is_right
 
@@ -91,6 +94,7 @@ class OpenInvitation:
     :ivar terms: what it is for.
     :ivar link: its connection.
     :ivar invitation: its state; None until it can be found.
+    :ivar client: what the host calls the client that has redeemed it; empty before.
     """
 
     log = Logger()
@@ -99,6 +103,7 @@ class OpenInvitation:
         self.number = number
         self.terms = terms
         self.invitation: Invitation | None = None
+        self.client = ""
         self._owner = owner
         self._numbers = 1
         self._waiting: list[Deferred[None]] = []
@@ -133,6 +138,10 @@ class OpenInvitation:
         """What a client that names this invitation is to confirm; None if none is expected."""
         found = self.invitation.confirmation if self.invitation is not None else None
         return WatchedConfirmation(found, self) if found is not None else None
+
+    def admit(self, fingerprint: str) -> None:
+        """Let the client with this identity be known from now on: it has confirmed the code."""
+        self._owner.admit(self, fingerprint)
 
     def changed(self) -> Deferred[None]:
         """Return what fires when it can be found, is answered, or is over."""
@@ -178,7 +187,8 @@ class OpenInvitation:
         assert isinstance(signal, Signal)
         if signal.type == OFFER and self.invitation is not None:
             self._take_offer(self.invitation, signal)
-        elif signal.type == ERROR and signal.sender_id == self.link.identity and not self.link.up:
+        elif signal.type == ERROR and signal.sender_id in ("", self.link.identity) and not self.link.up:
+            # A reference server says about nobody what is meant for us.
             self._refused(clean_text(str(signal.payload)))
 
     def _take_offer(self, invitation: Invitation, signal: Signal) -> None:
@@ -220,17 +230,26 @@ class Invitations(MultiService):
     :param signal: how the signaling server is reached.
     :param host_id: the host's ID.
     :param log_limiter: for log lines that strangers can cause.
+    :param admit: is given an invitation, and the fingerprint of the client that has confirmed its code.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, signal: SignalClientSettings, host_id: str, log_limiter: LogLimiter) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        signal: SignalClientSettings,
+        host_id: str,
+        log_limiter: LogLimiter,
+        admit: Callable[[OpenInvitation, str], None],
+    ) -> None:
         super().__init__()
         self.setName("invitations")
         self.reactor = reactor
         self.signal = signal
         self.host_id = host_id
         self.log_limiter = log_limiter
+        self.admit = admit
         self._all: dict[int, OpenInvitation] = {}
         #: Those that are over, for whoever asks what has become of one.
         self._over: dict[int, OpenInvitation] = {}

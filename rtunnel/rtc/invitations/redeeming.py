@@ -80,9 +80,13 @@ class Redeeming:
 
         :returns: False if it is not about the invitation.
         """
-        if signal.sender_id != self._code.signaling_id:
+        is_waiting = self._half is not None and not self._is_over
+        if signal.sender_id != self._code.signaling_id and not (
+            # Of a reference server.
+            is_waiting and signal.type == ERROR and not signal.sender_id
+        ):
             return False
-        if self._half is None or self._is_over:
+        if not is_waiting:
             return True
         if signal.type == ERROR:
             self._fail(self._explained(clean_text(str(signal.payload))))
@@ -112,7 +116,7 @@ class Redeeming:
         self._known(host, confirmation)
 
     def _explained(self, why: str) -> str:
-        if why.startswith("there is no "):
+        if why.startswith(("there is no ", "Host not found")):
             return (
                 f"there is no invitation {self.number}: it was used, withdrawn or is older than 10 minutes, or the "
                 "host is at another signaling server (--signal); ask for a new code"

@@ -56,13 +56,24 @@ class Confirmation:
     def mine(self, context: bytes) -> bytes:
         """Return what this end sends: :data:`CONFIRM` bytes.
 
-        :param context: names the two ends and their connection, as this end sees them.
+        :param context: the SHA-256 of the host's identity, of the client's, and of the certificates that the host
+            and the client have in DTLS, as this end sees them.
         """
         return digest(self.key, self.role + context, "sha256")
 
     def check(self, theirs: bytes, context: bytes) -> bool:
         """Return whether the other end has the same key, and sees the same ends and connection."""
         return compare_digest(digest(self.key, _other(self.role) + context, "sha256"), theirs)
+
+
+def host_in(context: bytes) -> str:
+    """Return the fingerprint of the host's identity that a context names, 64 hexadecimal digits."""
+    return context[:32].hex()
+
+
+def client_in(context: bytes) -> str:
+    """Return the fingerprint of the client's identity that a context names."""
+    return context[32:64].hex()
 
 
 class Half:

@@ -20,6 +20,8 @@ from tests.reverse.net import HOST, reactor
 from tests.rtc.world import ID, World
 
 CONTEXT = bytes(range(128))
+#: Which clients hosts have admitted, by which invitation.
+ADMITTED: dict[int, list[tuple[OpenInvitation, str]]] = {}
 WEB = Terms(frozenset({"web"}), "Anna")
 
 
@@ -31,7 +33,15 @@ def signal_settings(rtc: World, server: Any) -> SignalClientSettings:
 def invitations(rtc: World, server: Any) -> Invitations:
     """Those of a host."""
     settings = signal_settings(rtc, server)
-    service: Invitations = rtc.start(Invitations(reactor, settings, ID, LogLimiter(Logger(), reactor)))
+    admitted: list[tuple[OpenInvitation, str]] = []
+
+    def admit(each: OpenInvitation, fingerprint: str) -> None:
+        # Others may be told that it is over only once the client is known.
+        assert not each.is_over
+        admitted.append((each, fingerprint))
+
+    service: Invitations = rtc.start(Invitations(reactor, settings, ID, LogLimiter(Logger(), reactor), admit))
+    ADMITTED[id(service)] = admitted
     return service
 
 

@@ -16,8 +16,9 @@ from rtunnel.wire.invitations.exchange import CLIENT, Half
 from rtunnel.wire.invitations.invitation import CONNECTS_WITHIN, LASTS
 from rtunnel.wire.invitations.messages import offer_payload
 from rtunnel.wire.webrtc.signaling import ANSWER, OFFER, Signal
-from tests.reverse.net import turns
-from tests.rtc.invitations.parts import WEB, Invited, code_of, invitations, wrong
+from tests.reverse.net import reactor, turns
+from tests.rtc.invitations.parts import ADMITTED, WEB, Invited, code_of, invitations, wrong
+from tests.rtc.signaling.reference_server import ReferenceSignalServer
 from tests.rtc.world import ID, World
 
 
@@ -40,7 +41,9 @@ async def test_a_code_is_redeemed(rtc: World) -> None:
     await rtc.until(lambda: client.told, "an answer")
     assert client.told == ID
     assert host.answered("1") is each
+    assert ADMITTED[id(host)] == []
     assert client.confirms(each) == (True, True)
+    assert ADMITTED[id(host)] == [(each, bytes(range(32, 64)).hex())]
     assert each.stage.value == "used"
     assert each.terms == WEB
     await rtc.lines.wait_for("invitation 1 is used\n")
@@ -59,6 +62,7 @@ async def test_a_wrong_code(rtc: World) -> None:
     client = Invited(rtc, server, wrong(code_of(each)))
     await rtc.until(lambda: client.told, "an answer")
     assert client.confirms(each) == (False, False)
+    assert ADMITTED[id(host)] == []
     assert each.stage.value == "failed"
     await rtc.lines.wait_for("invitation 1 is spent: whoever answered to it did not have the right code")
     await rtc.until(lambda: ids(server) == {"client"}, "an ID that is free again")
@@ -251,3 +255,19 @@ async def test_a_host_that_does_not_answer(rtc: World, monkeypatch: pytest.Monke
     assert client.told == "the host of invitation 7 does not answer; ask for a new code"
     await turns()
     assert client.confirmation is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_at_a_reference_server(rtc: World) -> None:
+    server = rtc.start(ReferenceSignalServer(reactor))
+    other, host = invitations(rtc, server.port), invitations(rtc, server.port)
+    await other.invite(WEB)
+    each = await host.invite(WEB)
+    assert sorted(server.hosts) == sorted({"rtunnel-invite-1", f"rtunnel-invite-{code_of(each).number}"})
+    client = Invited(rtc, server.port, code_of(each))
+    await rtc.until(lambda: client.told == ID, "an answer")
+    assert client.confirms(each) == (True, True)
+    missing = (number for number in range(1, 9999) if number not in (1, code_of(each).number))
+    late = Invited(rtc, server.port, InvitationCode(next(missing), ("guitarist", "orca")), "late")
+    await rtc.until(lambda: late.told, "a refusal")
+    assert late.told.startswith("there is no invitation ")
