@@ -220,12 +220,14 @@ class HostSettings(EndSettings):
     :ivar dial_timeout: time that a service has to accept a connection.
     :ivar check_services: whether to connect to TCP services now and then, to see whether they answer.
     :ivar max_clients: clients that may be connected at once.
+    :ivar invite: whether somebody is invited at the start, and the code is logged.
     """
 
     services: tuple[ServiceSettings, ...]
     dial_timeout: float = 5.0
     check_services: bool = True
     max_clients: int = 256
+    invite: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,11 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
-from rtunnel.access.peers.authorized_clients import add_client, make_clients_file
+from rtunnel.access.peers.authorized_clients import (
+    add_client,
+    make_clients_file,
+    read_authorized_clients,
+)
 from rtunnel.access.peers.fingerprints import show_fingerprint
 from rtunnel.errors import ConfigError
 from rtunnel.rtc.invitations.hosting import Invitations, OpenInvitation, Terms
@@ -69,8 +73,18 @@ def admit(settings: HostSettings, each: OpenInvitation, fingerprint: str) -> Non
     assert path is not None
     name = each.terms.name or f"invited-{show_fingerprint(fingerprint)[:5]}"
     try:
+        known = read_authorized_clients(path).known(fingerprint) if path.exists() else None
+        if known is not None:
+            each.client = known[0]
+            _log.warn(
+                "invitation {number}: this client is {name} in {path} already, and its rights there stay as they are",
+                number=each.number,
+                name=each.client,
+                path=path,
+            )
+            return
         add_client(path, fingerprint, name, each.terms.services)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         _log.error("invitation {number}: the client cannot be written down: {error}", number=each.number, error=error)
         return
     each.client = name

@@ -29,6 +29,8 @@ MAX_CANDIDATE = 1024
 SUBPROTOCOL = "rtunnel.signaling.v1"
 #: The version of our extension to the channels.
 VERSION = 1
+#: The longest number of an invitation, in digits.
+MAX_NUMBER = 4
 #: The version of sealed channels.
 SEAL = 1
 
@@ -126,12 +128,14 @@ class Extension:
     :ivar initial_credit: bytes that may be sent to it on a new stream before it grants more.
     :ivar ice_restart: whether another offer in the same session keeps the connection.
     :ivar seal: whether it seals its channels, if the other end does.
+    :ivar invitation: of a client, the number of the invitation by which it comes; empty: none.
     """
 
     initial_credit: int
     version: int = VERSION
     ice_restart: bool = False
     seal: bool = False
+    invitation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,7 @@ def description_payload(kind: str, description: Description) -> dict[str, object
             "initial_credit": extension.initial_credit,
             "ice_restart": extension.ice_restart,
             **({"seal": SEAL} if extension.seal else {}),
+            **({"invitation": extension.invitation} if extension.invitation else {}),
         }
     return payload
 
@@ -188,7 +193,9 @@ def _extension(value: object) -> Extension | None:
         return None
     seal = value.get("seal")
     seals = isinstance(seal, int) and not isinstance(seal, bool) and seal >= SEAL
-    return Extension(credit, VERSION, value.get("ice_restart") is True, seals)
+    invitation = value.get("invitation")
+    is_number = isinstance(invitation, str) and len(invitation) <= MAX_NUMBER and invitation.isdecimal()
+    return Extension(credit, VERSION, value.get("ice_restart") is True, seals, str(invitation) if is_number else "")
 
 
 # Candidates
