@@ -78,7 +78,8 @@ class WatchedConfirmation:
 
     def check(self, theirs: bytes, context: bytes) -> bool:
         """See :meth:`Confirmation.check`. The invitation is over then."""
-        is_right = self._inner.check(theirs, context)
+        # Another connection may have spent it by now.
+        is_right = self._open.stage is Stage.ANSWERED and self._inner.check(theirs, context)
         if is_right:
             # Before anybody asks whether this client is known.
             self._open.admit(client_in(context))

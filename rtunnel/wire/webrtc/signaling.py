@@ -30,7 +30,7 @@ SUBPROTOCOL = "rtunnel.signaling.v1"
 #: The version of our extension to the channels.
 VERSION = 1
 #: The longest number of an invitation, in digits.
-MAX_NUMBER = 4
+MAX_INVITATION = 4
 #: The version of sealed channels.
 SEAL = 1
 
@@ -194,7 +194,7 @@ def _extension(value: object) -> Extension | None:
     seal = value.get("seal")
     seals = isinstance(seal, int) and not isinstance(seal, bool) and seal >= SEAL
     invitation = value.get("invitation")
-    is_number = isinstance(invitation, str) and len(invitation) <= MAX_NUMBER and invitation.isdecimal()
+    is_number = isinstance(invitation, str) and len(invitation) <= MAX_INVITATION and invitation.isdecimal()
     return Extension(credit, VERSION, value.get("ice_restart") is True, seals, str(invitation) if is_number else "")
 
 

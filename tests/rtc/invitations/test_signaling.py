@@ -17,7 +17,7 @@ from rtunnel.wire.invitations.invitation import CONNECTS_WITHIN, LASTS
 from rtunnel.wire.invitations.messages import offer_payload
 from rtunnel.wire.webrtc.signaling import ANSWER, OFFER, Signal
 from tests.reverse.net import reactor, turns
-from tests.rtc.invitations.parts import ADMITTED, WEB, Invited, code_of, invitations, wrong
+from tests.rtc.invitations.parts import ADMITTED, CONTEXT, WEB, Invited, code_of, invitations, wrong
 from tests.rtc.signaling.reference_server import ReferenceSignalServer
 from tests.rtc.world import ID, World
 
@@ -85,6 +85,23 @@ async def test_of_two_clients_one_is_answered(rtc: World) -> None:
     [second] = [client for client in clients if client.confirmation is None]
     assert second.told.startswith(("there is no invitation 1:", "the signaling server does not pass the code on: "))
     assert first.confirms(each) == (True, True)
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_two_connections_that_name_it_the_first_decides(rtc: World) -> None:
+    server = rtc.signal()
+    host = invitations(rtc, server)
+    each = await host.invite(WEB)
+    client = Invited(rtc, server, code_of(each))
+    await rtc.until(lambda: client.told == ID, "an answer")
+    first, second = each.confirmation, each.confirmation
+    assert first is not None
+    assert second is not None
+    assert client.confirmation is not None
+    assert not first.check(bytes(32), CONTEXT)
+    assert each.stage.value == "failed"
+    assert not second.check(client.confirmation.mine(CONTEXT), CONTEXT)
+    assert ADMITTED[id(host)] == []
 
 
 @pytest_twisted.ensureDeferred
