@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
@@ -24,12 +23,14 @@ from zope.interface import implementer
 
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import format_address
 from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.aiortc.addresses import AddressWatch
 from rtunnel.rtc.forwards import Forwards
 from rtunnel.rtc.interfaces import ISignalUser
-from rtunnel.rtc.peer import Leaving, Peer
+from rtunnel.rtc.peer import Leaving
+from rtunnel.rtc.peers.client_peer import ClientPeer
+from rtunnel.rtc.rights.trusted import identity_of, trust_of
+from rtunnel.rtc.sealed.session import Sealing
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
@@ -40,7 +41,8 @@ from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, read_description
+from rtunnel.wire.webrtc.sealed_keys import Side
+from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Signal
 
 #: The shortest time between two attempts, in seconds, when a local connection waits for the host.
 KNOCK = 1.0
@@ -55,78 +57,8 @@ _REFUSALS = {
     Code.LOCAL_UNREACHABLE: "it cannot reach {service} ({message})",
     Code.LOCAL_TIMEOUT: "{service} does not answer it ({message})",
     Code.LIMIT: "there is no room for another one",
+    Code.UNAUTHORIZED: "{message}",
 }
-
-
-class ClientPeer(Peer):
-    """The peer connection to the host."""
-
-    kind = "host"
-    peer_extension: Extension | None = None
-    is_answered = False
-
-    def __init__(self, client: RtcClient, name: str) -> None:
-        super().__init__(
-            client.reactor,
-            client.settings,
-            name,
-            client.signaling,
-            client.peer_ended,
-            client.stream_ended,
-            client.log_limiter,
-            client.memory,
-            client.history,
-        )
-        self._client = client
-        #: The ID under which the host knows us.
-        self._identity = client.signaling.identity
-
-    @property
-    def may_restart(self) -> bool:
-        """Whether the host would answer another offer on this connection, and not take it for a new one."""
-        extension = self.peer_extension
-        is_known = self._identity == self._client.signaling.identity
-        return self.is_connected and is_known and extension is not None and extension.ice_restart
-
-    def restart(self) -> None:
-        """Look for another path, or go on with it, if that is needed and possible."""
-        if self.may_restart and self.connection.wants_restart:
-            self.connection.restart()
-
-    def path_silent(self) -> None:
-        """See :class:`Peer`."""
-        super().path_silent()
-        self.restart()
-
-    def take_answer(self, payload: object) -> None:
-        """Accept the host's answer to our offer.
-
-        :raises BadSignal: the answer is malformed.
-        :raises BadDescription: its session description cannot be used.
-        """
-        description = read_description(ANSWER, payload)
-        self.connection.take_answer(description.sdp)
-        if not self.is_answered:
-            self.peer_extension = description.extension
-            self.is_answered = True
-
-    def connected(self) -> None:
-        """See :class:`Peer`."""
-        super().connected()
-        self.use_streams(self.peer_extension)
-        self._client.peer_connected(self)
-
-    def holdings(self) -> Iterator[tuple[int, Any]]:
-        """See :class:`Peer`."""
-        yield from super().holdings()
-        yield from self._client.flow_table.holdings()
-
-    def forward(self, end: SocketEnd, service: str) -> None:
-        """Open a stream for a local connection."""
-        assert self.streams is not None
-        source = format_address(end.transport.getPeer())
-        self.log.debug("{source} to service '{service}'", source=source, service=service)
-        end.attach(self.streams.attach(self.connection.open_channel(f"tcp-{source}", service), end))
 
 
 @implementer(ISignalUser)
@@ -158,6 +90,7 @@ class RtcClient(DrainingService):
         self.signaling = SignalLink(reactor, settings.signal, str(uuid.uuid4()), self, is_host=False)
         self.signaling.setServiceParent(self)
         self.flow_table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
+        self.sealing = Sealing(Side.CLIENT, identity_of(settings), trust_of(settings))
         self.forwards = Forwards(self, settings.forwards)
         self.forwards.setServiceParent(self)
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
@@ -260,12 +193,19 @@ class RtcClient(DrainingService):
         self._backoff.reset()
         self._said = ""
         self.log.info(
-            "connected to host '{id}': {path}{protocol}",
+            "connected to host '{id}': {path}{protocol}{sealed}",
             id=self.settings.id,
             path=peer.connection.path,
             protocol="" if peer.peer_extension is not None else " (reference protocol)",
+            sealed="" if peer.sealed is None else f"; {peer.sealed.shown}",
         )
-        self.forwards.connected(peer.connection)
+        if peer.sealed is None:
+            self.log.warn(
+                "host '{id}' does not seal its channels: whoever runs the signaling server can read and change what "
+                "they carry; update it, or refuse it with --host-key",
+                id=self.settings.id,
+            )
+        self.forwards.connected(peer.channels)
         waiting, self._waiting = self._waiting, deque()
         for _, end, service in waiting:
             if end in self.visitors:

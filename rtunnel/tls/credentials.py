@@ -101,6 +101,7 @@ class Credentials(WatchedFiles[Loaded]):
     """
 
     log = Logger()
+    needs_ca = True
 
     def __init__(self, settings: TlsSettings, role: Role) -> None:
         self.settings = settings
@@ -109,6 +110,11 @@ class Credentials(WatchedFiles[Loaded]):
         super().__init__(
             (settings.cert, settings.key, settings.ca, settings.crl), lambda: load(self.settings, self.role)
         )
+
+    @property
+    def allow_classical(self) -> bool:
+        """See :class:`~rtunnel.tls.engine.OwnCredentials`."""
+        return self.settings.allow_classical_certs
 
     def saw_issuer(self, ca: x509.Certificate) -> None:
         """Log it once if a CA that vouches for a peer has no revocation list."""
@@ -129,7 +135,7 @@ def load(settings: TlsSettings, role: Role) -> Loaded:
 
     :raises ConfigError: they cannot be used; the message names the file and the fix.
     """
-    context = make_context(settings)
+    context = make_context(settings.groups, allow_classical=settings.allow_classical_certs)
     chain = read_certificates(settings.cert, f"{_FIXES[role]} --tls-cert")
     key = read_private_key(settings.key, f"{_FIXES[role]} --tls-key")
     authorities = read_certificates(settings.ca, f"{_FIXES[role]} --tls-ca")

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiortc import RTCIceTransport
 from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsParameters, RTCDtlsTransport, State
+from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
 
 #: The most that one record holds, in bytes (RFC 6347, section 4.1).
@@ -83,6 +84,11 @@ class Certificate(RTCCertificate):
         super().__init__(*arguments, **keywords)
         self.failures = DtlsFailures()
 
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the certificate."""
+        return self._cert.fingerprint(SHA256())
+
     def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
         context = super()._create_ssl_context(srtp_profiles)
         # Each handshake costs milliseconds, and nothing needs a second one.
@@ -119,6 +125,14 @@ class DtlsTransport(RTCDtlsTransport):
     def __init__(self, transport: RTCIceTransport, certificates: list[RTCCertificate]) -> None:
         super().__init__(transport, certificates)
         self._handed_over: asyncio.Event | None = None
+
+    @property
+    def peer_digest(self) -> bytes:
+        """The SHA-256 of the peer's certificate, once the handshake is over."""
+        assert self._ssl is not None
+        certificate = self._ssl.get_peer_certificate(as_cryptography=True)
+        assert certificate is not None
+        return certificate.fingerprint(SHA256())
 
     def hand_over(self) -> SSL.Connection:
         """Return OpenSSL's connection, once its handshake is over. From now on the caller alone uses it.

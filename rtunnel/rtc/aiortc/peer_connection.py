@@ -88,6 +88,7 @@ class PeerConnection:
         #: The first description of the peer.
         self._peer: PeerDescription | None = None
         self._restarts: Restarts | None = None
+        self.fingerprints = b"", b""
 
     @property
     def _ice(self) -> IceAgent:
@@ -267,6 +268,7 @@ class PeerConnection:
             if self._dtls.state != "connected":
                 self._lose(f"the DTLS handshake failed: {self._why_no_dtls()}")
                 return
+            self.fingerprints = self._certificate.digest, self._dtls.peer_digest
             self._path = Path(self._dtls, self._ice, self._channels.packets_received, self._channels.packet_too_big)
             self._sessions.user = self
             self._channels.start(

@@ -168,6 +168,23 @@ def description_payload(kind: str, description: Description) -> dict[str, object
     return payload
 
 
+def refusal_payload(code: str, message: str) -> dict[str, object]:
+    """Make the payload of an answer that refuses the offer.
+
+    :param code: a :class:`rtunnel.errors.Code`.
+    :param message: for people.
+    """
+    return {"refused": str(code), "message": message}
+
+
+def read_refusal(payload: object) -> str:
+    """Return why an answer refuses the offer; empty if it does not."""
+    if not isinstance(payload, dict) or not isinstance(payload.get("refused"), str):
+        return ""
+    message = payload.get("message")
+    return clean_text(message if isinstance(message, str) and message else payload["refused"]) or "unknown"
+
+
 def read_description(kind: str, payload: object) -> Description:
     """Read the payload of an offer or answer. A malformed extension, or one of a version below ours, is ignored.
 
