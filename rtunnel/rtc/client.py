@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
@@ -27,6 +28,7 @@ from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.aiortc.addresses import AddressWatch
 from rtunnel.rtc.forwards import Forwards
 from rtunnel.rtc.interfaces import ISignalUser
+from rtunnel.rtc.invitations.invited import Invited
 from rtunnel.rtc.peer import Leaving
 from rtunnel.rtc.peers.client_peer import ClientPeer
 from rtunnel.rtc.rights.trusted import identity_of, trust_of
@@ -90,7 +92,10 @@ class RtcClient(DrainingService):
         self.signaling = SignalLink(reactor, settings.signal, str(uuid.uuid4()), self, is_host=False)
         self.signaling.setServiceParent(self)
         self.flow_table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
-        self.sealing = Sealing(Side.CLIENT, identity_of(settings), trust_of(settings))
+        trust = trust_of(settings)
+        self.sealing = Sealing(Side.CLIENT, identity_of(settings), trust)
+        #: The way to the host, if its ID is not known yet; None: it is.
+        self.invited = None if settings.invitation is None else Invited(self, settings.invitation, trust)
         self.forwards = Forwards(self, settings.forwards)
         self.forwards.setServiceParent(self)
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
@@ -177,8 +182,13 @@ class RtcClient(DrainingService):
 
     # The peer connection
 
+    def host_found(self, host: str) -> None:
+        """Connect to the host with this ID: the code of an invitation leads there."""
+        self.settings = replace(self.settings, id=host)
+        self._connect()
+
     def _connect(self) -> None:
-        if self._peer is not None or self._is_draining or not self.signaling.up:
+        if self._peer is not None or self._is_draining or not self.signaling.up or not self.settings.id:
             return
         if self._retry is not None and self._retry.active():
             return
@@ -224,7 +234,7 @@ class RtcClient(DrainingService):
             self._back_off(peer, reason)
 
     def _back_off(self, peer: ClientPeer, reason: str) -> None:
-        if self._is_draining:
+        if self._is_draining or (self.invited is not None and self.invited.connection_failed(peer, reason)):
             return
         wait = self._backoff.next_wait()
         log = self.log.debug if reason == self._said else self.log.warn
@@ -248,6 +258,8 @@ class RtcClient(DrainingService):
 
     def signaling_up(self) -> None:
         """See :class:`ISignalUser`."""
+        if self.invited is not None:
+            self.invited.signaling_up()
         self._connect()
         if self._peer is not None:
             self._peer.restart()
@@ -258,12 +270,16 @@ class RtcClient(DrainingService):
         if peer is None or not peer.may_restart or self.signaling.is_reference:
             # The server may still have the old connection, and we would have to wait for our old ID.
             self.signaling.identity = str(uuid.uuid4())
+        if self.invited is not None:
+            self.invited.signaling_down()
         if peer is not None and not peer.is_answered:
             peer.give_up("signaling is lost")
 
     def signal_received(self, signal: object) -> None:
         """Handle the host's answer or candidate, or an error of the server."""
         assert isinstance(signal, Signal)
+        if self.invited is not None and self.invited.signal_received(signal):
+            return
         peer = self._peer
         if peer is None or signal.sender_id != self.settings.id:
             return
@@ -289,6 +305,8 @@ class RtcClient(DrainingService):
     async def refuse_visitors(self) -> None:
         """Close the local ports and the connections that wait for the host. UDP flows continue."""
         self._is_draining = True
+        if self.invited is not None:
+            self.invited.stop()
         for call in (self._retry, self._offer_again):
             if call is not None and call.active():
                 call.cancel()

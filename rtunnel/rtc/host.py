@@ -2,6 +2,7 @@
 
     RtcHost
      +-- signaling     a SignalLink, registered under the host's ID
+     +-- invitations   those that are open
      +-- watch         once a second, checks for streams that do not move
 
 When the turn of a client's offer comes, it makes a peer connection, a
@@ -15,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -24,6 +26,8 @@ from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, AddressWatch, local_addr
 from rtunnel.rtc.aiortc.dtls import SharedCertificate
 from rtunnel.rtc.aiortc.sdp import read_description as read_session
 from rtunnel.rtc.interfaces import ISignalUser
+from rtunnel.rtc.invitations.hosting import Invitations, OpenInvitation
+from rtunnel.rtc.invitations.inviting import admit, invite_at_start
 from rtunnel.rtc.offered import are_dialled_alike, services_of
 from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
 from rtunnel.rtc.peer import Leaving
@@ -89,6 +93,9 @@ class RtcHost(DrainingService):
         self.sealing = Sealing(Side.HOST, identity_of(settings), trust_of(settings))
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
+        self.invitations = Invitations(reactor, settings.signal, settings.id, self.log_limiter, self._admit)
+        self.invitations.setServiceParent(self)
+        self._invites = settings.invite
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
 
     def use_services(self, settings: HostSettings) -> None:
@@ -127,6 +134,12 @@ class RtcHost(DrainingService):
         self._places = count_places(sockets + len(self.settings.ice.turn_servers), descriptor_limit())
         for service in self.offered.values():
             service.start(self.settings.id, self.log, self.log_limiter)
+        if self._invites:
+            self._invites = False
+            Deferred.fromCoroutine(invite_at_start(self))
+
+    def _admit(self, each: OpenInvitation, fingerprint: str) -> None:
+        admit(self.settings, each, fingerprint)
 
     def _stop_watches(self) -> None:
         for service in self.offered.values():
@@ -253,6 +266,7 @@ class RtcHost(DrainingService):
         self.is_draining = True
         self._turns.stop()
         self._stop_watches()
+        await self.invitations.stopService()
         await self.signaling.stopService()
 
     def streams_left(self) -> int:

@@ -32,7 +32,7 @@ class Inviting:
         if not isinstance(services, list) or not all(isinstance(each, str) and each for each in services):
             raise ConfigError("'services' must be a list of names")
         terms = decide_terms(tuple(self._host.offered), services, text(asked, "name"))
-        was_open = not self._host.trust.is_closed
+        was_open = not self._host.sealing.trust.is_closed
         each = await invite(self._host, terms)
         assert each.code is not None
         return {

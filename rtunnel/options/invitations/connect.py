@@ -34,8 +34,8 @@ class Options(rtc_client.Options):
 
     def __init__(self) -> None:
         self.invitation: InvitationCode | None = None
-        #: The host's ID, once it is known. A copy of these options, for a reload, shares it.
-        self.host_id = [""]
+        #: The host's ID, once it is known, and whether it has confirmed the code. Copies of these options share it.
+        self._found = {"id": "", "is_confirmed": False}
         super().__init__()
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -63,6 +63,10 @@ class Options(rtc_client.Options):
         except ConfigError as error:
             raise usage.UsageError(str(error)) from error
 
+    def host_known(self, host: str, is_confirmed: bool) -> None:
+        """See :meth:`rtc_client.Options.host_known`."""
+        self._found |= {"id": host, "is_confirmed": is_confirmed}
+
     def build(self, resolved: Resolved) -> None:
         if self.invitation is None:
             super().build(resolved)
@@ -72,5 +76,6 @@ class Options(rtc_client.Options):
             if resolved.sources[setting.name].rank is Rank.FLAG:
                 raise resolved.error(setting.name, "cannot be combined with a code, which says which host is meant")
         without = {setting.name: setting.default for setting in instead}
-        super().build(replace(resolved, values={**resolved.values, **without, "id": self.host_id[-1]}))
-        self.settings = replace(self.settings, invitation=self.invitation)
+        super().build(replace(resolved, values={**resolved.values, **without, "id": self._found["id"]}))
+        # Once it is used, the host is in known_hosts.
+        self.settings = replace(self.settings, invitation=None if self._found["is_confirmed"] else self.invitation)

@@ -35,6 +35,9 @@ class Options(RtcEndOptions):
     #: Set once the options are parsed.
     settings: ClientSettings
 
+    def host_known(self, host: str, is_confirmed: bool) -> None:
+        """Take note of the host to which an invitation has led, for a reload."""
+
     def build(self, resolved: Resolved) -> None:
         self.settings = ClientSettings(
             **resolved.fields_of(ClientSettings), **shared_settings(resolved), forwards=decide_forwards(resolved)
@@ -56,4 +59,8 @@ def makeService(options: Options) -> MultiService:
 
         return reloadable(client)
 
-    return PluginService(NAME, client, options, reactor, partial(look, client), reloadable=reloadable)
+    service = PluginService(NAME, client, options, reactor, partial(look, client), reloadable=reloadable)
+    if client.invited is not None:
+        client.invited.on_known = options.host_known
+        client.invited.on_failure = service.fail
+    return service

@@ -8,17 +8,22 @@ When it is started again it finds the host in ``known_hosts``.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.logger import Logger
 
+from rtunnel.access.invited import InvitedTrust
 from rtunnel.access.peers.fingerprints import show_fingerprint
 from rtunnel.access.peers.known_hosts import add_host
-from rtunnel.access.trust import PeerIdentity, Verdict
+from rtunnel.access.trust import Trust
 from rtunnel.errors import ConfigError
 from rtunnel.rtc.invitations.redeeming import Redeeming
+from rtunnel.rtc.rights.trusted import hosts_file
+from rtunnel.rtc.settings import ClientSettings
+from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.wire.invitations.code import InvitationCode
 from rtunnel.wire.invitations.exchange import Confirmation, host_in
 from rtunnel.wire.messages import clean_text
@@ -26,31 +31,6 @@ from rtunnel.wire.webrtc.signaling import Signal
 
 #: Seconds from the host's answer to a connection that confirms the code. The host has no more patience either.
 CONFIRMS_WITHIN = 60.0
-
-
-class InvitedTrust:
-    """Trusts the host that has confirmed the code, and nobody else.
-
-    :ivar fingerprint: of that host; empty: none has.
-    """
-
-    is_closed = True
-
-    def __init__(self) -> None:
-        self.fingerprint = ""
-
-    def judge(self, peer: PeerIdentity) -> Verdict:
-        """See :class:`rtunnel.access.trust.Trust`."""
-        if peer.fingerprint == self.fingerprint:
-            return Verdict(name=peer.peer_id)
-        short = show_fingerprint(peer.fingerprint)
-        if not self.fingerprint:
-            return Verdict("the host has not shown that it knows the code", name=short)
-        return Verdict(
-            "THE HOST HAS ANOTHER IDENTITY THAN THE ONE THAT KNEW THE CODE. Somebody may sit in between, or the host "
-            f"has a new key; its fingerprint is now {short}. Ask for a new code",
-            name=short,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +52,38 @@ class _HostConfirmation:
         return is_right
 
 
+class Client(Protocol):
+    """What is needed of :class:`~rtunnel.rtc.client.RtcClient`."""
+
+    reactor: Any
+    settings: ClientSettings
+    signaling: SignalLink
+
+    def host_found(self, host: str) -> None: ...
+
+
+class Attempt(Protocol):
+    """What is needed of :class:`~rtunnel.rtc.peers.client_peer.ClientPeer`."""
+
+    is_refused: bool
+
+
 class Invited:
     """The way of one client from its code to its host.
 
-    :param send: sends a message to the signaling server.
     :param trust: whom the client trusts.
-    :param known: is given the host's ID, once it is known: the client may connect.
-    :param failed: is given the reason if the code leads nowhere.
-    :param write_down: is given the host's fingerprint, once it is confirmed.
-    :ivar host: the host's ID; empty: not known yet.
+    :ivar on_known: is given the host's ID, once it is known, and again once the host has confirmed the code.
+    :ivar on_failure: is given the reason if the code leads nowhere.
     """
 
     log = Logger()
 
-    def __init__(
-        self,
-        clock: Any,
-        code: InvitationCode,
-        send: Callable[[Signal], bool],
-        known: Callable[[str], None],
-        failed: Callable[[str], None],
-        write_down: Callable[[str, str], None],
-    ) -> None:
-        self.host = ""
-        self._clock = clock
-        self._redeeming = Redeeming(clock, code, send, self._is_known, self._fail)
-        self._known = known
-        self._failed = failed
-        self._write_down = write_down
+    def __init__(self, client: Client, code: InvitationCode, trust: Trust) -> None:
+        self.on_known: Callable[[str, bool], object] = lambda host, is_confirmed: None
+        self.on_failure: Callable[[str], object] = lambda why: self.log.error("{why}", why=why)
+        self._client = client
+        self._trust = trust
+        self._redeeming = Redeeming(client.reactor, code, client.signaling.send, self._is_known, self._fail)
         self._confirmation: Confirmation | None = None
         self._until = 0.0
         self._is_over = False
@@ -127,61 +111,59 @@ class Invited:
         return self._redeeming.signal_received(signal)
 
     def _is_known(self, host: str, confirmation: Confirmation) -> None:
-        self.host, self._confirmation = host, confirmation
-        self._until = self._clock.seconds() + CONFIRMS_WITHIN
+        self._confirmation = confirmation
+        self._until = self._client.reactor.seconds() + CONFIRMS_WITHIN
         self.log.info(
             "invitation {number} is from host '{host}', which has to show now that it knows the code",
             number=self.number,
             host=clean_text(host),
         )
-        self._known(host)
+        self.on_known(host, False)
+        self._client.host_found(host)
 
     def confirmed(self, fingerprint: str) -> None:
-        """Take note that the host has confirmed the code.
+        """Trust the host from now on, and at later starts: it has confirmed the code.
 
         :param fingerprint: of its identity, 64 hexadecimal digits.
         """
         number, self._confirmation = self.number, None
+        host = self._client.settings.id
+        if isinstance(self._trust, InvitedTrust):
+            self._trust.fingerprint = fingerprint
         self.log.info(
-            "invitation {number}: host '{host}' knows the code; its fingerprint is {short}. From now on this needs no "
-            "code: rtunnel connect --id {host}",
+            "invitation {number}: host '{host}' knows the code; its fingerprint is {short}",
             number=number,
-            host=clean_text(self.host),
+            host=clean_text(host),
             short=show_fingerprint(fingerprint),
         )
-        self._write_down(self.host, fingerprint)
+        self._write_down(host, fingerprint)
+        self.on_known(host, True)
 
-    def connection_failed(self, reason: str, *, is_refused: bool) -> bool:
-        """Take note of a connection that has ended. Return whether it was the last attempt.
+    def _write_down(self, host: str, fingerprint: str) -> None:
+        path = hosts_file(self._client.settings)
+        try:
+            if path is None:
+                raise ConfigError("there is no place for known_hosts; give --state-dir")
+            add_host(path, host, fingerprint)
+        except ConfigError as error:
+            self.log.error("this connection is safe, but the host is not known at the next start: {error}", error=error)
+        else:
+            self.log.info(
+                "the host is in {path} now; the next time no code is needed: --id {id}", path=path, id=shlex.quote(host)
+            )
 
-        :param is_refused: one of the two ends does not accept the other.
-        """
-        if self._confirmation is None:
-            return self._is_over
-        if is_refused or self._clock.seconds() >= self._until:
+    def connection_failed(self, peer: Attempt, reason: str) -> bool:
+        """Take note of a connection that has ended. Return whether it was the last attempt."""
+        if self._confirmation is not None and (peer.is_refused or self._client.reactor.seconds() >= self._until):
             self._fail(f"invitation {self.number} is spent: {reason}; ask for a new code")
         return self._is_over
 
     def _fail(self, why: str) -> None:
         if not self._is_over:
             self.stop()
-            self._failed(why)
+            self.on_failure(why)
 
     def stop(self) -> None:
         """End it."""
         self._is_over = True
         self._redeeming.stop()
-
-
-def write_down(path: Any, trust: InvitedTrust, host: str, fingerprint: str) -> None:
-    """Trust a host from now on, and at later starts.
-
-    :param path: the file ``known_hosts``; None: there is no place for one.
-    """
-    trust.fingerprint = fingerprint
-    try:
-        if path is None:
-            raise ConfigError("there is no place for known_hosts; give --state-dir")
-        add_host(path, host, fingerprint)
-    except ConfigError as error:
-        Invited.log.error("the host is not known at the next start: {error}", error=error)

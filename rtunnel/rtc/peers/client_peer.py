@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import format_address
 from rtunnel.relay.udp.flows import FlowTable
+from rtunnel.rtc.invitations.invited import Invited
 from rtunnel.rtc.peer import Peer
-from rtunnel.rtc.sealed.session import Sealing
+from rtunnel.rtc.sealed.session import Confirmation, Sealing
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
@@ -35,6 +37,7 @@ class Client(Protocol):
     history: History
     sealing: Sealing
     flow_table: FlowTable
+    invited: Invited | None
 
     def peer_connected(self, peer: ClientPeer) -> None: ...
     def peer_ended(self, peer: ClientPeer, reason: str) -> None: ...
@@ -42,9 +45,13 @@ class Client(Protocol):
 
 
 class ClientPeer(Peer):
-    """The peer connection to the host."""
+    """The peer connection to the host.
+
+    :ivar is_refused: whether one of the two ends does not accept the other.
+    """
 
     kind = "host"
+    is_refused = False
     peer_extension: Extension | None = None
     is_answered = False
 
@@ -64,6 +71,16 @@ class ClientPeer(Peer):
         self._client = client
         #: The ID under which the host knows us.
         self._identity = client.signaling.identity
+
+    @property
+    def extension(self) -> Extension | None:
+        """See :class:`Peer`. It names the invitation by which this client comes."""
+        own, invited = super().extension, self._client.invited
+        return own if own is None or invited is None else replace(own, invitation=invited.number)
+
+    def confirmation(self) -> Confirmation | None:
+        """See :class:`Peer`."""
+        return self._client.invited.confirmation if self._client.invited is not None else None
 
     @property
     def may_restart(self) -> bool:
@@ -89,12 +106,14 @@ class ClientPeer(Peer):
         :raises BadDescription: its session description cannot be used.
         """
         if not self.is_answered and (refusal := read_refusal(payload)):
+            self.is_refused = True
             self.give_up(f"it refuses this client: {refusal}")
             return
         description = read_description(ANSWER, payload)
         extension = description.extension
         seals = extension is not None and extension.seal
         if not self.is_answered and not seals and self.sealing.trust.is_closed:
+            self.is_refused = True
             self.give_up(NOT_SEALED)
             return
         self.connection.take_answer(description.sdp)
@@ -109,6 +128,11 @@ class ClientPeer(Peer):
         super().ready()
         self.use_streams(self.peer_extension)
         self._client.peer_connected(self)
+
+    def sealing_failed(self) -> None:
+        """See :class:`Peer`."""
+        self.is_refused = True
+        super().sealing_failed()
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`Peer`."""

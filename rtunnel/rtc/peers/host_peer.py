@@ -14,11 +14,12 @@ from rtunnel.reasons import reason_of
 from rtunnel.relay.socket_end import PromptEnd
 from rtunnel.rtc.aiortc.dtls import SharedCertificate
 from rtunnel.rtc.interfaces import IChannel
+from rtunnel.rtc.invitations.hosting import Invitations
 from rtunnel.rtc.offered import Service
 from rtunnel.rtc.offers import Offer
 from rtunnel.rtc.peer import Peer
 from rtunnel.rtc.sealed.channel import SealedChannel
-from rtunnel.rtc.sealed.session import Sealing
+from rtunnel.rtc.sealed.session import Confirmation, Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
@@ -63,6 +64,7 @@ class Host(Protocol):
     visitors: Visitors
     descriptors: Descriptors
     is_draining: bool
+    invitations: Invitations
 
     def has_room(self, client: str = "") -> bool: ...
     def peer_ended(self, peer: HostPeer, reason: str) -> None: ...
@@ -119,6 +121,12 @@ class HostPeer(Peer):
     def extension(self) -> Extension | None:
         """The extension that our description announces; None for a client that speaks the reference protocol."""
         return super().extension if self._peer_extension is not None else None
+
+    def confirmation(self) -> Confirmation | None:
+        """See :class:`Peer`. Only an invitation that was answered has one."""
+        named = self._peer_extension.invitation if self._peer_extension is not None else ""
+        each = self._host.invitations.answered(named) if named else None
+        return each.confirmation if each is not None else None
 
     def take_other_offer(self, sdp: str) -> None:
         """Answer a further offer of this connection: the client looks for another path."""

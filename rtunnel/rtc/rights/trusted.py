@@ -7,11 +7,12 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from rtunnel.access.identities import FOLDER, Identity, ephemeral_identity, identity_from_files, load_identity
+from rtunnel.access.invited import InvitedTrust
 from rtunnel.access.peers import authorized_clients, known_hosts
 from rtunnel.access.peers.fingerprints import show_fingerprint
 from rtunnel.access.trust import ClientTrust, HostTrust
 from rtunnel.errors import ConfigError
-from rtunnel.rtc.settings import EndSettings, HostSettings
+from rtunnel.rtc.settings import ClientSettings, EndSettings, HostSettings
 
 _log = Logger()
 
@@ -52,14 +53,16 @@ def identity_file(settings: EndSettings) -> Path | None:
     return None if state is None else state / FOLDER / f"{_kind(settings)}.pem"
 
 
-def trust_of(settings: EndSettings) -> HostTrust | ClientTrust:
-    """Return whom this end accepts.
+def trust_of(settings: EndSettings) -> HostTrust | ClientTrust | InvitedTrust:
+    """Return whom this end accepts. One that was invited accepts nobody yet.
 
     :raises ConfigError: a file cannot be used; the message names it and the fix.
     """
     chosen = settings.identity
     if isinstance(settings, HostSettings):
         return HostTrust(chosen.authorized_clients, chosen.ca, clients_file(settings))
+    if isinstance(settings, ClientSettings) and settings.invitation is not None:
+        return InvitedTrust()
     return ClientTrust(
         chosen.host_keys,
         chosen.known_hosts,
