@@ -30,6 +30,7 @@ from rtunnel.rtc.aiortc.addresses import AddressWatch
 from rtunnel.rtc.forwards import Forwards
 from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.peer import Leaving, Peer
+from rtunnel.rtc.rights.trusted import identity_of, trust_of
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
@@ -141,6 +142,8 @@ class RtcClient(DrainingService):
     def __init__(self, reactor: Any, settings: ClientSettings) -> None:
         super().__init__(reactor, "rtc-client", settings.drain)
         self.settings = settings
+        self.identity = identity_of(settings)
+        self.trust = trust_of(settings)
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.history = History()

@@ -31,6 +31,7 @@ from rtunnel.rtc.interfaces import ISignalUser
 from rtunnel.rtc.offered import Service, are_dialled_alike, services_of
 from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
 from rtunnel.rtc.peer import Leaving, Peer
+from rtunnel.rtc.rights.trusted import identity_of, trust_of
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
@@ -195,6 +196,8 @@ class RtcHost(DrainingService):
     def __init__(self, reactor: Any, settings: HostSettings) -> None:
         super().__init__(reactor, "rtc-host", settings.drain, has_services=True)
         self.settings = settings
+        self.identity = identity_of(settings)
+        self.trust = trust_of(settings)
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.history = History()

@@ -6,6 +6,7 @@ from functools import partial
 
 from twisted.application.service import MultiService
 
+from rtunnel.options.identities.decide import check_trust, startup_errors
 from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.reload.part import Reloadable
@@ -36,9 +37,10 @@ class Options(RtcEndOptions):
     settings: HostSettings
 
     def build(self, resolved: Resolved) -> None:
-        self.settings = HostSettings(
+        settings = HostSettings(
             **resolved.fields_of(HostSettings), **shared_settings(resolved), services=decide_services(resolved)
         )
+        self.settings = check_trust(resolved, settings)
 
 
 def makeService(options: Options) -> MultiService:
@@ -50,7 +52,8 @@ def makeService(options: Options) -> MultiService:
 
     reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
-    host = RtcHost(reactor, options.settings)
+    with startup_errors():
+        host = RtcHost(reactor, options.settings)
     actions = {"disconnect": disconnect(partial(connected, host))}
 
     def reloadable() -> Reloadable:
