@@ -54,6 +54,7 @@ class Options(Verbs):
         ["signal", None, _later("plugins.rtc_signal"), "WebRTC tunnel, public machine: introduces the others."],
         ["host", None, _later("invitations.host"), "WebRTC tunnel, private machine: has the services."],
         ["connect", None, _later("invitations.connect"), "WebRTC tunnel, user's machine: opens local ports."],
+        ["id", None, _later("identities.command"), "The fingerprints of this machine, for the WebRTC tunnel."],
         ["status", None, _later("status.command"), "What the running processes do, and what is wrong."],
         ["publish", None, _later("change.publish"), "Add tunnels to a running client."],
         ["unpublish", None, _later("change.unpublish"), "Take tunnels from a running client."],

@@ -75,6 +75,8 @@ class RtcClient(DrainingService):
     def __init__(self, reactor: Any, settings: ClientSettings) -> None:
         super().__init__(reactor, "rtc-client", settings.drain)
         self.settings = settings
+        self.identity = identity_of(settings)
+        self.trust = trust_of(settings)
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.history = History()
@@ -92,10 +94,9 @@ class RtcClient(DrainingService):
         self.signaling = SignalLink(reactor, settings.signal, str(uuid.uuid4()), self, is_host=False)
         self.signaling.setServiceParent(self)
         self.flow_table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
-        trust = trust_of(settings)
-        self.sealing = Sealing(Side.CLIENT, identity_of(settings), trust)
+        self.sealing = Sealing(Side.CLIENT, self.identity, self.trust)
         #: The way to the host, if its ID is not known yet; None: it is.
-        self.invited = None if settings.invitation is None else Invited(self, settings.invitation, trust)
+        self.invited = None if settings.invitation is None else Invited(self, settings.invitation, self.trust)
         self.forwards = Forwards(self, settings.forwards)
         self.forwards.setServiceParent(self)
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)

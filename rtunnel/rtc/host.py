@@ -78,6 +78,8 @@ class RtcHost(DrainingService):
     def __init__(self, reactor: Any, settings: HostSettings) -> None:
         super().__init__(reactor, "rtc-host", settings.drain, has_services=True)
         self.settings = settings
+        self.identity = identity_of(settings)
+        self.trust = trust_of(settings)
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.history = History()
@@ -90,7 +92,7 @@ class RtcHost(DrainingService):
         self._places = MAX_CONNECTING
         self._addresses = AddressWatch()
         self.certificate = SharedCertificate()
-        self.sealing = Sealing(Side.HOST, identity_of(settings), trust_of(settings))
+        self.sealing = Sealing(Side.HOST, self.identity, self.trust)
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         self.invitations = Invitations(reactor, settings.signal, settings.id, self.log_limiter, self._admit)

@@ -7,6 +7,7 @@ from functools import partial
 
 from twisted.application.service import MultiService
 
+from rtunnel.options.identities.decide import check_trust, decide_identity, startup_errors
 from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.reload.part import Reloadable
@@ -52,12 +53,13 @@ class Options(RtcEndOptions):
             from rtunnel.options.invitations.own_id import own_id
 
             resolved = replace(resolved, values={**resolved.values, "id": own_id(decide_identity(resolved))})
-        self.settings = HostSettings(
+        settings = HostSettings(
             **resolved.fields_of(HostSettings),
             **shared_settings(resolved),
             services=decide_services(resolved),
             invite=self.invites,
         )
+        self.settings = check_trust(resolved, settings)
 
 
 def makeService(options: Options) -> MultiService:
@@ -70,7 +72,8 @@ def makeService(options: Options) -> MultiService:
 
     reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
-    host = RtcHost(reactor, options.settings)
+    with startup_errors():
+        host = RtcHost(reactor, options.settings)
     actions = {"disconnect": disconnect(partial(connected, host)), **invitations(host)}
 
     def reloadable() -> Reloadable:

@@ -146,7 +146,7 @@ class Invited:
                 raise ConfigError("there is no place for known_hosts; give --state-dir")
             add_host(path, host, fingerprint)
         except ConfigError as error:
-            self.log.error("this connection is safe, but the host is not known at the next start: {error}", error=error)
+            self.log.warn("this connection is safe, but the host is not known at the next start: {error}", error=error)
         else:
             self.log.info(
                 "the host is in {path} now; the next time no code is needed: --id {id}", path=path, id=shlex.quote(host)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rtunnel.access.peers.rights import EVERYTHING
 from rtunnel.addresses import UdpAddress
 from rtunnel.errors import Code
 from rtunnel.reasons import reason_of
@@ -15,7 +16,7 @@ from rtunnel.relay.socket_end import PromptEnd
 from rtunnel.rtc.aiortc.dtls import SharedCertificate
 from rtunnel.rtc.interfaces import IChannel
 from rtunnel.rtc.invitations.hosting import Invitations
-from rtunnel.rtc.offered import Service
+from rtunnel.rtc.offered import Service, meant
 from rtunnel.rtc.offers import Offer
 from rtunnel.rtc.peer import Peer
 from rtunnel.rtc.sealed.channel import SealedChannel
@@ -173,6 +174,8 @@ class HostPeer(Peer):
             if self.sealed is None and channel.protocol == seal_control.PROTOCOL:
                 self.give_up(_STRIPPED)
             return
+        rights = EVERYTHING if self.sealed is None else self.sealed.rights
+        channel.protocol = meant(self._host.offered, channel.protocol, rights.services)
         service = self._host.offered.get(channel.protocol)
         kind = "tcp" if channel.reliable else "udp"
         code, why = self._why_not(channel)

@@ -20,9 +20,10 @@ _log = Logger()
 def identity_of(settings: EndSettings) -> Identity:
     """Return who this end is. If it has no identity yet, one is made.
 
-    Where none can be stored or read, an end that is open goes on with one for this run, and says so.
+    Where none can be stored, an end that is open goes on with one for this run, and says so.
 
-    :raises ConfigError: files that were named cannot be used; or it is closed, and so must be known by its identity.
+    :raises ConfigError: files cannot be used; or an end cannot store its identity, and is closed, so that others must
+        know it.
     """
     chosen = settings.identity
     if chosen.cert is not None and chosen.key is not None:
@@ -30,11 +31,11 @@ def identity_of(settings: EndSettings) -> Identity:
     path = identity_file(settings)
     if path is None:
         return ephemeral_identity()
-    is_new = not path.exists()
+    is_new = not _is_there(path)
     try:
         identity = load_identity(path, f"rtunnel {_kind(settings)}")
     except ConfigError as error:
-        if trust_of(settings).is_closed:
+        if not is_new or trust_of(settings).is_closed:
             raise
         _log.warn("{error}; so this {kind} has another identity at each start", error=error, kind=_kind(settings))
         return ephemeral_identity()
@@ -88,6 +89,14 @@ def hosts_file(settings: EndSettings) -> Path | None:
 
 def _default(directory: Path | None, name: str) -> Path | None:
     return None if directory is None else directory / name
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # In a directory that this process may not enter.
+        return False
 
 
 def _kind(settings: EndSettings) -> str:
