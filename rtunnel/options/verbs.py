@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import getopt
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from twisted.python import usage
 
 from rtunnel.endpoint_strings import suggestion
-from rtunnel.options.base import BaseOptions, option_hint, unbroken
+from rtunnel.options.base import BaseOptions, help_width, option_hint, unbroken
 
 
 class Verb(BaseOptions):
@@ -150,6 +151,10 @@ class PluginVerbs(BaseOptions):
 
     def getUsage(self, width: int | None = None) -> str:
         """Return the help of the plugin, and its commands."""
-        words = " ".join(self.words())
-        lines = "".join(f"    {words} {name}    {line}\n" for name, _, _, line in self.subCommands)
+        words, indent = " ".join(self.words()), " " * 8
+        width = width or help_width()
+        lines = "".join(
+            f"    {words} {name}\n{textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent)}\n"
+            for name, _, _, line in self.subCommands
+        )
         return f"{super().getUsage(width)}\nCommands:\n{lines}"

@@ -25,7 +25,7 @@ class Options(RtcEndOptions):
 
     synopsis = "--id ID --remote HOST:PORT [options]"
     declared = HOST
-    needed = ("signal", "token", "id", "remote", "service")
+    needed = ("signal", "token", "id", "remote", "service", "invite")
     examples = (
         "rtunnel host --signal wss://signal.example.org --id myhost --remote :25565",
         "rtunnel host --id myhost --service web=:80 --service dns=udp:127.0.0.1:53",

@@ -70,6 +70,10 @@ def ends(rtc: World, tmp_path: Path) -> Ends:
     return Ends(rtc, tmp_path)
 
 
+def is_closed(host: RtcHost) -> bool:
+    return host.sealing.trust.is_closed
+
+
 async def invited(host: RtcHost) -> tuple[OpenInvitation, InvitationCode]:
     each = await invite(host, WEB)
     return each, code_of(each)
@@ -79,9 +83,9 @@ async def invited(host: RtcHost) -> tuple[OpenInvitation, InvitationCode]:
 async def test_a_code_is_all_it_takes(ends: Ends) -> None:
     rtc = ends.rtc
     host = await ends.host()
-    assert not host.sealing.trust.is_closed
+    assert not is_closed(host)
     each, code = await invited(host)
-    assert host.sealing.trust.is_closed
+    assert is_closed(host)
     client = ends.client("anna", code)
     await rtc.connected(client)
     await ends.echoes(client)

@@ -178,7 +178,7 @@ async def test_no_new_ones_while_somebody_guesses(rtc: World) -> None:
     with pytest.raises(ConfigError) as caught:
         await host.invite(WEB)
     assert str(caught.value) == (
-        "5 invitations were tried with wrong codes; somebody may be guessing, so there is no new one for 13 min"
+        "5 invitations have failed; somebody may be guessing codes, so there is no new one for 13 min"
     )
 
 
