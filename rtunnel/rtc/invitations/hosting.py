@@ -284,8 +284,8 @@ class Invitations(MultiService):
         if not self._failures.left(now):
             minutes = round((1 - self._failures.level(now)) / FAILURES / 60) + 1
             raise ConfigError(
-                f"{FAILURES_AT_ONCE} invitations have failed; somebody may be guessing codes, so there is no new one for "
-                f"{minutes} min"
+                f"{FAILURES_AT_ONCE} invitations have failed; somebody may be guessing codes, so there is no new one "
+                f"for {minutes} min"
             )
         new = OpenInvitation(self, self._free_number(), terms)
         self._all[id(new)] = new

@@ -48,6 +48,7 @@ def test_unknown_keys_are_ignored() -> None:
         ("41" + "00" * 32, "no client has made"),
         (OF_HOST.hex(), "no client has made"),
     ],
+    ids=["none", "number", "empty", "cut", "long", "space", "digit", "order", "reflected"],
 )
 def test_bad_offers(pake: object, why: str) -> None:
     with pytest.raises(BadSignal, match=why):
