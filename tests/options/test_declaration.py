@@ -79,7 +79,7 @@ def test_shown_default(kind: Kind, default: object, shown: str) -> None:
 
 
 #: Fields that no setting decides alone: groups of settings, and what comes from several settings together.
-COMPOSED = {"acme", "limits", "tls", "admission", "tunnels", "signal", "ice", "services", "forwards"}
+COMPOSED = {"acme", "limits", "tls", "admission", "tunnels", "signal", "ice", "services", "forwards", "identity"}
 
 
 @pytest.mark.parametrize(
