@@ -130,7 +130,7 @@ def _look(files: WatchedFiles[T], path: Path, log: Logger) -> None:
         if files.refresh():
             log.info("{path} is read again", path=path)
     except ConfigError as error:
-        log.error("{error}; what was read before counts until that is mended", error=error)
+        log.warn("{error}; what was read before counts until that is mended", error=error)
 
 
 def _is_there(path: Path) -> bool:

@@ -1,13 +1,13 @@
 """The file ``authorized_clients``: who may use a host, and for what.
 
 laptop:                             # a name, for the log and for 'rtunnel status'
-  fingerprint: k7hq3-m2xv9-...      # what 'rtunnel id' prints on that machine
+  fingerprint: 2mm1c-97635-...      # what 'rtunnel id' prints on that machine
   services: [web, dns]              # without this key all; "(default)" is the service without a name
   streams: 100                      # connections at once, and flows of UDP
   bandwidth: 20Mbit                 # of all of them together, in each direction
   until: 2027-03-31                 # this day included (UTC), or a time such as 2027-03-31T18:00+02:00
 phone:
-  fingerprint: p1zz4-...
+  fingerprint: 16bd2-...
   services:
     web: {bandwidth: 5Mbit}         # streams, bandwidth, until, of this service alone
     dns: {}
@@ -39,6 +39,7 @@ NAME = "authorized_clients"
 EVERYBODY = "*"
 #: Most services that one entry names, and most characters of a name.
 MOST_SERVICES, MOST_NAME = 1000, 256
+_MOST_ADDED = 64
 
 _HEAD = (
     "# Clients of the WebRTC tunnel that may use this host; see the section about trust in docs/webrtc-tunnel.rst.\n"
@@ -95,7 +96,8 @@ def add_client(path: Path, fingerprint: str, name: str, services: Iterable[str] 
     """Add a client. Comments and order stay. If its fingerprint is there already, nothing happens.
 
     :param fingerprint: its hexadecimal digits.
-    :param name: what to call it; if another client has that name, a number is added.
+    :param name: what to call it, which it may have said itself: characters that cannot be printed are replaced, and if
+        another client has that name, a number is added.
     :param services: those that it may use; None: all.
     :raises ConfigError: the file cannot be changed.
     """
@@ -104,9 +106,10 @@ def add_client(path: Path, fingerprint: str, name: str, services: Iterable[str] 
         if _clients(value).known(fingerprint) is not None:
             return ""
         taken = value if isinstance(value, dict) else {}
-        named, number = name, 2
+        plain = "".join(each if each.isprintable() else "?" for each in name[:_MOST_ADDED]).strip() or "client"
+        named, number = plain, 2
         while named in taken or named == EVERYBODY:
-            named, number = f"{name}-{number}", number + 1
+            named, number = f"{plain}-{number}", number + 1
         lines = f"{quoted(named)}:\n  fingerprint: {show_fingerprint(fingerprint)}\n"
         if services is not None:
             lines += f"  services: [{', '.join(quoted(each or DEFAULT) for each in services)}]\n"

@@ -1,4 +1,4 @@
-"""Fingerprints of identities, as people read them to each other: ``k7hq3-m2xv9-...``, six groups of five.
+"""Fingerprints of identities, as people read them to each other: ``2mm1c-97635-...``, six groups of five.
 
 28 characters carry the first 140 bits of the SHA-256 of a certificate, in Crockford's base32: no i, l, o or u, and who
 types them means 1, 1, 0 and v. Two more are a Reed-Solomon code over GF(32), so that one or two wrong characters are

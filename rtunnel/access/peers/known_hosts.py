@@ -1,7 +1,7 @@
 """The file ``known_hosts``: which identity a client expects of each host, by the host's ID.
 
-    myhost: k7hq3-m2xv9-0c2tr-x8b4e-v9qqa-4d7zn      # or a list, while a host gets a new identity
-    "an ID with spaces": [k7hq3-..., p1zz4-...]
+    myhost: 2mm1c-97635-krmv4-pbw09-e2ccz-89k91      # or a list, while a host gets a new identity
+    "an ID with spaces": [2mm1c-..., 16bd2-...]
 
 An ID is a name at a signaling server. A client that uses several servers, where one ID means different hosts, needs a
 file for each.
