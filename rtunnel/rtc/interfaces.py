@@ -44,7 +44,8 @@ class IChannel(Interface):
 
     def use(user: object) -> None:
         """Set the user, an :class:`IChannelUser`. Call it in the turn of the reactor in which the channel was opened or
-        arrived. Messages that come before there is a user are dropped."""
+        arrived. Messages that come before there is a user are dropped. A later user takes the place of an earlier one.
+        """
 
     def send(data: bytes) -> None:
         """Send a binary message. Do nothing unless :attr:`can_send`.

@@ -74,6 +74,11 @@ class DtlsFailures:
         return "it does not go on with the handshake" if heard else f"it sends nothing; {_PERHAPS_1_3}"
 
 
+def digest_of(certificate: RTCCertificate) -> bytes:
+    """Return the SHA-256 of a certificate of ours."""
+    return certificate._cert.fingerprint(SHA256())
+
+
 class Certificate(RTCCertificate):
     """A certificate of ours. It also makes the context of its connection.
 
@@ -83,11 +88,6 @@ class Certificate(RTCCertificate):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.failures = DtlsFailures()
-
-    @property
-    def digest(self) -> bytes:
-        """The SHA-256 of the certificate."""
-        return self._cert.fingerprint(SHA256())
 
     def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
         context = super()._create_ssl_context(srtp_profiles)

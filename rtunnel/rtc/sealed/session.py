@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from hashlib import sha256
+from hmac import compare_digest
 from typing import Any, Protocol
 
 from cryptography import x509
@@ -26,14 +27,14 @@ from zope.interface import implementer
 
 from rtunnel.access.identities import Identity
 from rtunnel.access.trust import PeerIdentity, Trust, Verdict
-from rtunnel.errors import Code
+from rtunnel.errors import Code, one_line
 from rtunnel.rtc.interfaces import IChannel, IChannelUser
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import Role
 from rtunnel.tls.self_signed import SelfSigned
 from rtunnel.wire.data.keys import ClientAgreement, Root, ServerAgreement, wish
 from rtunnel.wire.webrtc.seal_control import Bind, Messages, Refusal, encode_bind, encode_refusal
-from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side
+from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side, bind_key
 
 #: The most bytes that come on a control channel in the life of a connection. A handshake with the largest certificates
 #: of ML-DSA and two CAs above them has 40 KiB.
@@ -47,6 +48,7 @@ IN_BETWEEN = (
     "somebody sits between this end and the {other}: the {other} sees other certificates in DTLS than this end does. "
     "Whoever runs the signaling server can do that; nothing was carried"
 )
+OTHER_KEYS = "the two ends have different keys: somebody on the way has changed what they agree on; nothing was carried"
 
 
 class Confirmation(Protocol):
@@ -271,7 +273,8 @@ class SealedSession:
         if self._confirm is None and not self._judge():
             return
         confirm = b"" if self._confirm is None else self._confirm.mine(ends.context)
-        self._say(encode_bind(Bind(ends.host_dtls, ends.client_dtls, confirm)))
+        keys = bind_key(self._root.root, self._side)
+        self._say(encode_bind(Bind(ends.host_dtls, ends.client_dtls, keys, confirm)))
         if self._side is Side.CLIENT and self._confirm is None:
             self._user.sealed(self._root)
 
@@ -311,6 +314,9 @@ class SealedSession:
         if (bind.host, bind.client) != (ends.host_dtls, ends.client_dtls):
             self._refuse(Code.UNAUTHORIZED, IN_BETWEEN.format(other=self._side), IN_BETWEEN.format(other=self._other))
             return
+        if not compare_digest(bind.keys, bind_key(root.root, self._other)):
+            self.refuse(Code.UNAUTHORIZED, OTHER_KEYS)
+            return
         if self._confirm is not None:
             if not bind.confirm or not self._confirm.check(bind.confirm, ends.context):
                 self.refuse(Code.UNAUTHORIZED, "the code of the invitation is wrong")
@@ -326,7 +332,7 @@ class SealedSession:
 
     def refuse(self, code: Code, why: str) -> None:
         """End the connection, and tell the other end why."""
-        self._refuse(code, why, f"it is refused: {why}")
+        self._refuse(code, why, f"it is refused: {one_line(why)}")
 
     def _refuse(self, code: Code, theirs: str, ours: str) -> None:
         if self._engine.peer is not None and self.state is not State.OVER:

@@ -4,7 +4,8 @@
     message = length json                   ; in TLS; the length is a u32, big-endian
     json    = bind / refusal                ; others are for later versions
 
-A bind says which certificates its sender sees in DTLS. A refusal says why its sender ends the connection.
+A bind says which certificates its sender sees in DTLS, and shows that it has the root of all keys. A refusal says why its
+sender ends the connection.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from dataclasses import dataclass
 from struct import Struct
 
+from rtunnel.errors import one_line
 from rtunnel.wire.messages import clean_text
 
 #: The label and the protocol of the control channel.
@@ -31,11 +33,13 @@ class Bind:
 
     :ivar host: of the certificate that the host has in DTLS.
     :ivar client: of the client's.
+    :ivar keys: see :func:`rtunnel.wire.webrtc.sealed_keys.bind_key`.
     :ivar confirm: that the sender knows the code of an invitation; empty without one.
     """
 
     host: bytes
     client: bytes
+    keys: bytes
     confirm: bytes = b""
 
 
@@ -53,15 +57,18 @@ class Refusal:
 
 def encode_bind(bind: Bind) -> bytes:
     """Encode a bind, with its length."""
-    value: dict[str, object] = {"dtls": {"host": bind.host.hex(), "client": bind.client.hex()}}
+    value: dict[str, object] = {
+        "dtls": {"host": bind.host.hex(), "client": bind.client.hex()},
+        "keys": bind.keys.hex(),
+    }
     if bind.confirm:
         value["confirm"] = bind.confirm.hex()
     return _framed(value)
 
 
 def encode_refusal(code: str, message: str) -> bytes:
-    """Encode a refusal, with its length. The message is cut to the length of a log line."""
-    return _framed({"refused": str(code), "message": clean_text(message)})
+    """Encode a refusal, with its length. The message becomes one line of a log."""
+    return _framed({"refused": str(code), "message": one_line(message)})
 
 
 def _framed(value: dict[str, object]) -> bytes:
@@ -84,27 +91,32 @@ def _decode(text: bytes) -> Bind | Refusal | None:
         code, message = value["refused"], value.get("message")
         if not isinstance(code, str):
             raise ValueError("a refusal whose code is not text")
-        return Refusal(clean_text(code) or "unknown", clean_text(message) if isinstance(message, str) else "")
+        return Refusal(clean_text(code) or "unknown", _shown(message) if isinstance(message, str) else "")
     if "dtls" not in value:
         return None
     seen = value["dtls"]
     if not isinstance(seen, dict):
         raise ValueError("a bind without the certificates that its sender sees")
     confirm = b"" if "confirm" not in value else _digest(value, "confirm")
-    return Bind(_digest(seen, "host"), _digest(seen, "client"), confirm)
+    return Bind(_digest(seen, "host"), _digest(seen, "client"), _digest(value, "keys"), confirm)
+
+
+def _shown(text: str) -> str:
+    # As long as our own refusals may be, which name a remedy at their end.
+    return one_line(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _digest(value: dict[str, object], key: str) -> bytes:
     text = value.get(key)
     if not isinstance(text, str) or len(text) != 2 * _DIGEST:
-        raise ValueError(f"a bind whose {key} is not a SHA-256")
+        raise ValueError(f"a bind whose {key} is not 32 bytes")
     try:
         digest = bytes.fromhex(text)
     except ValueError:
         digest = b""
     # Spaces are allowed between the digits.
     if len(digest) != _DIGEST:
-        raise ValueError(f"a bind whose {key} is not a SHA-256")
+        raise ValueError(f"a bind whose {key} is not 32 bytes")
     return digest
 
 

@@ -62,6 +62,15 @@ class Ends:
         return self.context + sha256(client_keys + host_keys).digest()
 
 
+def bind_key(root: bytes, side: Side) -> bytes:
+    """Return what an end puts into its BIND to show that it has this root, 32 bytes.
+
+    :param root: the 32 bytes of :class:`rtunnel.wire.data.keys.Root`.
+    :param side: which end.
+    """
+    return expand(root, b"rtunnel bind " + side.encode())
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelKeys:
     """The secrets of one channel, 32 bytes each.

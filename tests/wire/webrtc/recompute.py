@@ -44,6 +44,7 @@ def binding() -> dict[str, Any]:
     keys = agreement()
     digests = [SHA256.new(each).digest() for each in (HOST_IDENTITY, CLIENT_IDENTITY, HOST_DTLS, CLIENT_DTLS)]
     both = SHA256.new(keys["client_keys"] + keys["server_keys"]).digest()
+    root = expand(extract(EXPORTED, keys["x25519_shared"] + keys["ml_kem_shared"]), "rtunnel root")
     return {
         "host_identity": digests[0],
         "client_identity": digests[1],
@@ -54,7 +55,9 @@ def binding() -> dict[str, Any]:
         "exporter_label": "EXPORTER-rtunnel-webrtc",
         "exporter_context": b"".join(digests) + both,
         "exported": EXPORTED,
-        "root": expand(extract(EXPORTED, keys["x25519_shared"] + keys["ml_kem_shared"]), "rtunnel root"),
+        "root": root,
+        "client_bind": expand(root, "rtunnel bind client"),
+        "host_bind": expand(root, "rtunnel bind host"),
     }
 
 

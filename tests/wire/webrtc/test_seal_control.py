@@ -20,9 +20,9 @@ def framed(value: object) -> bytes:
     return struct.pack("!I", len(text)) + text
 
 
-@given(DIGESTS, DIGESTS, st.one_of(st.just(b""), DIGESTS), st.integers(1, 50))
-def test_binds_cut_anywhere(host: bytes, client: bytes, confirm: bytes, step: int) -> None:
-    bind = Bind(host, client, confirm)
+@given(DIGESTS, DIGESTS, DIGESTS, st.one_of(st.just(b""), DIGESTS), st.integers(1, 50))
+def test_binds_cut_anywhere(host: bytes, client: bytes, keys: bytes, confirm: bytes, step: int) -> None:
+    bind = Bind(host, client, keys, confirm)
     data = encode_bind(bind) + encode_refusal(Code.UNAUTHORIZED, "who are you?")
     messages = Messages()
     found = [one for at in range(0, len(data), step) for one in messages.feed(data[at : at + step])]
@@ -30,20 +30,21 @@ def test_binds_cut_anywhere(host: bytes, client: bytes, confirm: bytes, step: in
 
 
 def test_bytes_of_a_bind() -> None:
-    text = b'{"dtls":{"host":"' + b"01" * 32 + b'","client":"' + b"02" * 32 + b'"},"confirm":"' + b"03" * 32 + b'"}'
-    assert encode_bind(Bind(b"\1" * 32, b"\2" * 32, b"\3" * 32)) == struct.pack("!I", len(text)) + text
+    text = b'{"dtls":{"host":"' + b"01" * 32 + b'","client":"' + b"02" * 32 + b'"},"keys":"' + b"03" * 32
+    text += b'","confirm":"' + b"04" * 32 + b'"}'
+    assert encode_bind(Bind(b"\1" * 32, b"\2" * 32, b"\3" * 32, b"\4" * 32)) == struct.pack("!I", len(text)) + text
 
 
 def test_a_refusal_is_cleaned() -> None:
     assert Messages().feed(framed({"refused": "x\ny", "message": "a\n\x1b[2Jb"})) == [
-        Refusal("x?y", "a??[2Jb"),
+        Refusal("x?y", r"a\n\x1b[2Jb"),
     ]
     assert Messages().feed(framed({"refused": "", "message": 5})) == [Refusal("unknown", "")]
 
 
 def test_messages_of_a_later_version() -> None:
-    bind = {"dtls": {"host": "0" * 64, "client": "1" * 64, "relay": "x"}, "services": ["web"]}
-    assert Messages().feed(framed({"news": 1}) + framed(bind)) == [None, Bind(bytes(32), b"\x11" * 32)]
+    bind = {"dtls": {"host": "0" * 64, "client": "1" * 64, "relay": "x"}, "keys": "2" * 64, "services": ["web"]}
+    assert Messages().feed(framed({"news": 1}) + framed(bind)) == [None, Bind(bytes(32), b"\x11" * 32, b"\x22" * 32)]
 
 
 @pytest.mark.parametrize(
@@ -56,11 +57,15 @@ def test_messages_of_a_later_version() -> None:
         ([], "a message that is not a JSON object"),
         ({"refused": 5}, "a refusal whose code is not text"),
         ({"dtls": "x"}, "a bind without the certificates that its sender sees"),
-        ({"dtls": {}}, "a bind whose host is not a SHA-256"),
-        ({"dtls": {"host": "0" * 64}}, "a bind whose client is not a SHA-256"),
-        ({"dtls": {"host": "0" * 64, "client": "g" * 64}}, "a bind whose client is not a SHA-256"),
-        ({"dtls": {"host": "0" * 64, "client": " " * 64}}, "a bind whose client is not a SHA-256"),
-        ({"dtls": {"host": "0" * 64, "client": "0" * 64}, "confirm": None}, "a bind whose confirm is not a SHA-256"),
+        ({"dtls": {}}, "a bind whose host is not 32 bytes"),
+        ({"dtls": {"host": "0" * 64}}, "a bind whose client is not 32 bytes"),
+        ({"dtls": {"host": "0" * 64, "client": "g" * 64}}, "a bind whose client is not 32 bytes"),
+        ({"dtls": {"host": "0" * 64, "client": " " * 64}}, "a bind whose client is not 32 bytes"),
+        ({"dtls": {"host": "0" * 64, "client": "0" * 64}}, "a bind whose keys is not 32 bytes"),
+        (
+            {"dtls": {"host": "0" * 64, "client": "0" * 64}, "keys": "1" * 64, "confirm": None},
+            "a bind whose confirm is not 32 bytes",
+        ),
     ],
 )
 def test_malformed(value: object, why: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from rtunnel.wire.data.keys import Root
 from rtunnel.wire.data.seal import Cipher
-from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side, channel_keys
+from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side, bind_key, channel_keys
 from rtunnel.wire.webrtc.sealed_messages import channel_seals
 from rtunnel.wire.webrtc.sealed_open import Arriving, Opening
 from tests.wire.webrtc import recompute
@@ -28,6 +28,10 @@ def test_exporter() -> None:
     digests = [bytes.fromhex(BOUND[name]) for name in ("host_identity", "client_identity", "host_dtls", "client_dtls")]
     keys = bytes.fromhex(BOUND["client_keys"]), bytes.fromhex(BOUND["host_keys"])
     assert Ends(*digests).exporter_context(*keys).hex() == BOUND["exporter_context"]
+    assert {side: bind_key(bytes.fromhex(BOUND["root"]), side).hex() for side in Side} == {
+        Side.CLIENT: BOUND["client_bind"],
+        Side.HOST: BOUND["host_bind"],
+    }
     assert EXPORTER_LABEL.decode() == BOUND["exporter_label"]
     assert len(bytes.fromhex(BOUND["exported"])) == EXPORTER_LENGTH
 
