@@ -94,7 +94,7 @@ async def test_a_code_is_all_it_takes(ends: Ends) -> None:
     clients = read_authorized_clients(ends.clients)
     known = clients.known(client.identity.fingerprint)
     assert known is not None
-    assert (known[0], known[1].services) == ("Anna", {"web"})
+    assert (known[0], known[1].services) == ("Anna", frozenset({"web"}))
     assert list(read_known_hosts(ends.place / "anna" / "known_hosts")) == [ID]
     assert client.settings.id == ID
     # It comes back without a code, in the same process and in another.
