@@ -37,6 +37,7 @@ class Client(Protocol):
     flow_table: FlowTable
 
     def peer_connected(self, peer: ClientPeer) -> None: ...
+    def peer_accepted(self, peer: ClientPeer) -> None: ...
     def peer_ended(self, peer: ClientPeer, reason: str) -> None: ...
     def stream_ended(self) -> None: ...
 
@@ -109,6 +110,11 @@ class ClientPeer(Peer):
         super().ready()
         self.use_streams(self.peer_extension)
         self._client.peer_connected(self)
+
+    def accepted(self) -> None:
+        """See :class:`Peer`."""
+        super().accepted()
+        self._client.peer_accepted(self)
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`Peer`."""
