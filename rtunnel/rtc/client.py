@@ -201,6 +201,15 @@ class RtcClient(DrainingService):
 
     def peer_connected(self, peer: ClientPeer) -> None:
         """Forward the connections that wait: the host is connected."""
+        self.forwards.connected(peer.channels)
+        waiting, self._waiting = self._waiting, deque()
+        for _, end, service in waiting:
+            if end in self.visitors:
+                peer.forward(end, service)
+                end.resume()
+
+    def peer_accepted(self, peer: ClientPeer) -> None:
+        """Log it: the host has accepted this client."""
         self._backoff.reset()
         self._said = ""
         self.log.info(
@@ -216,12 +225,6 @@ class RtcClient(DrainingService):
                 "they carry; update it, or refuse it with --host-key",
                 id=self.settings.id,
             )
-        self.forwards.connected(peer.channels)
-        waiting, self._waiting = self._waiting, deque()
-        for _, end, service in waiting:
-            if end in self.visitors:
-                peer.forward(end, service)
-                end.resume()
 
     def peer_ended(self, peer: ClientPeer, reason: str) -> None:
         """Schedule another attempt: the connection is lost, or the host cannot be reached."""

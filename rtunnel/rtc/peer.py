@@ -64,7 +64,7 @@ class Peer:
     :param sealing: seals the channels, if the other end does so too.
     :ivar sealed: the sealed channels; None: the other end does not seal, or has not said so yet.
     :ivar is_connected: whether channels can be used.
-    :ivar was_connected: whether they ever could.
+    :ivar was_connected: whether they ever could, and the other end agreed.
     :ivar lately: how much was lost in the last seconds.
     """
 
@@ -218,12 +218,18 @@ class Peer:
         """Seal the channels, if both ends do so."""
         if self.sealed is not None:
             self.sealed.connected()
-        else:
-            self.ready()
+            return
+        self.ready()
+        if self.is_connected:
+            self.accepted()
 
     def ready(self) -> None:
         """Note that channels can be used."""
-        self.is_connected = self.was_connected = True
+        self.is_connected = True
+
+    def accepted(self) -> None:
+        """Note that the other end agrees."""
+        self.was_connected = True
         self._history.connected[self.connection.path.partition(",")[0]] += 1
 
     def path_doubtful(self) -> None:

@@ -40,6 +40,7 @@ class Client(Protocol):
     invited: Invited | None
 
     def peer_connected(self, peer: ClientPeer) -> None: ...
+    def peer_accepted(self, peer: ClientPeer) -> None: ...
     def peer_ended(self, peer: ClientPeer, reason: str) -> None: ...
     def stream_ended(self) -> None: ...
 
@@ -133,6 +134,11 @@ class ClientPeer(Peer):
         """See :class:`Peer`."""
         self.is_refused = True
         super().sealing_failed()
+
+    def accepted(self) -> None:
+        """See :class:`Peer`."""
+        super().accepted()
+        self._client.peer_accepted(self)
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`Peer`."""

@@ -140,6 +140,10 @@ class HostPeer(Peer):
             self.give_up("there is no room for it (--max-clients)", LIMIT)
             return
         super().ready()
+
+    def accepted(self) -> None:
+        """See :class:`Peer`."""
+        super().accepted()
         client = clean_text(self.name)
         self._host.log_limiter.info(
             "client {client} connected: {path}{protocol}{sealed}",

@@ -36,6 +36,9 @@ class EndUser(Protocol):
     def ready(self) -> None:
         """Take note that the other end is accepted, and channels can be used."""
 
+    def accepted(self) -> None:
+        """Take note that the other end has accepted this one, too. A client may hear of it after :meth:`ready`."""
+
     def has_room(self) -> None:
         """Send more, if there is more."""
 
@@ -76,6 +79,7 @@ class SealedEnd:
         self.session = SealedSession(sealing, self, peer_id, confirm)
         self.channels = SealedChannels(connection, sealing.side, self, clock)
         self.why = ""
+        self._is_ready = False
 
     def connected(self) -> None:
         """Begin: data channels can be used."""
@@ -140,12 +144,19 @@ class SealedEnd:
         self.channels.start(root)
         self._user.ready()
         self.channels.take_held()
+        self._is_ready = True
+        self._say_accepted()
 
     def bound(self) -> None:
         """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""
         self._stop_timer()
         self.channels.bound()
-        self._user.has_room()
+        self._say_accepted()
+
+    def _say_accepted(self) -> None:
+        if self._is_ready and self.channels.is_bound and not self.why:
+            self._user.accepted()
+            self._user.has_room()
 
     def control_closed(self) -> None:
         """See :class:`rtunnel.rtc.sealed.session.SessionUser`."""

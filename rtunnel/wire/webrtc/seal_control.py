@@ -4,8 +4,8 @@
     message = length json                   ; in TLS; the length is a u32, big-endian
     json    = bind / refusal                ; others are for later versions
 
-A bind says which certificates its sender sees in DTLS, and shows that it has the root of all keys. A refusal says why its
-sender ends the connection.
+A bind says which certificates its sender sees in DTLS, and shows that it has the root of all keys. A refusal says why
+its sender ends the connection.
 """
 
 from __future__ import annotations

@@ -104,6 +104,9 @@ class MemoryEnd(FakePeer):
     def ready(self) -> None:
         self.news.append("ready")
 
+    def accepted(self) -> None:
+        self.news.append("accepted")
+
     def has_room(self) -> None:
         pass
 

@@ -50,7 +50,7 @@ def test_both_ends_know_who_is_there(make_pair: Make) -> None:
     trusts = Says(name="laptop"), Says(name="cottage")
     pair = make_pair(*trusts).connect()
     for end, other, trust in zip(pair.ends, pair.ends[::-1], trusts, strict=True):
-        assert end.news == ["ready"]
+        assert end.news == ["ready", "accepted"]
         assert end.end.shown == f"sealed X25519MLKEM768, ML-DSA-65, {trust.verdict.name}"
         [asked] = trust.asked
         assert asked.fingerprint == other.sealing.identity.fingerprint == end.end.session.fingerprint
@@ -107,7 +107,7 @@ def test_whoever_is_not_accepted_any_more(make_pair: Make, side: int) -> None:
     assert all(end.end.tick() for end in pair.ends)
     trusts[side].verdict = Verdict("its time is over", Code.UNAUTHORIZED)
     assert [end.end.tick() for end in pair.ends] == [side == 1, side == 0]
-    assert pair.ends[side].news == ["ready", "failed"]
+    assert pair.ends[side].news == ["ready", "accepted", "failed"]
     pair.settle()
     assert user.told == ["opened", "closed"]
     assert pair.host.users[0].told == ["closed"]
@@ -146,7 +146,7 @@ def test_a_code_that_both_know(make_pair: Make) -> None:
     both = codes(b"orca", b"orca")
     trusts = Says(), Says()
     pair = make_pair(*trusts, both).connect()
-    assert [end.news for end in pair.ends] == [["ready"], ["ready"]]
+    assert [end.news for end in pair.ends] == [["ready", "accepted"]] * 2
     prints = [bytes.fromhex(end.sealing.identity.fingerprint) for end in pair.ends]
     assert both[0].contexts == both[1].contexts == [b"".join([*prints, DTLS[Side.HOST], DTLS[Side.CLIENT]])]
     assert [len(trust.asked) for trust in trusts] == [1, 1]
@@ -323,7 +323,7 @@ def test_a_control_channel_of_a_later_version_is_closed(make_pair: Make) -> None
     pair.client.connection.open_channel(LABEL, "news").use(user)
     pair.settle()
     assert user.told[-1] == "closed"
-    assert [end.news for end in pair.ends] == [["ready"], ["ready"]]
+    assert [end.news for end in pair.ends] == [["ready", "accepted"]] * 2
 
 
 def test_messages_that_nobody_asked_for(make_pair: Make) -> None:
@@ -333,7 +333,7 @@ def test_messages_that_nobody_asked_for(make_pair: Make) -> None:
     for _ in range(session.MOST_MESSAGES - 1):
         client._say(b"\0\0\0\2{}")
     pair.settle()
-    assert pair.host.news == ["ready"]
+    assert pair.host.news == ["ready", "accepted"]
     client._say(b"\0\0\0\2{}")
     pair.settle()
     assert pair.host.end.why.endswith(f"more than {session.MOST_MESSAGES} messages on the control channel")
