@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,15 @@ async def test_hosts_that_cannot_invite(ends: Ends) -> None:
     host = ends.rtc.host(ends.server, 1)
     with pytest.raises(ConfigError, match="has no place to write down whom it knows; give it --state-dir"):
         await invite(host, Terms())
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_host_with_a_ca_gives_certificates(ends: Ends) -> None:
+    host = ends.rtc.host(ends.server, 1)
+    host.settings = replace(host.settings, identity=IdentitySettings(ends.place, ca=ends.place / "ca.crt"))
+    with pytest.raises(ConfigError, match="this host trusts a CA"):
+        await invite(host, Terms())
+    assert host.invitations.open == []
 
 
 @pytest_twisted.ensureDeferred

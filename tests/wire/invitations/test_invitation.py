@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from rtunnel.errors import BadSignal
 from rtunnel.wire.invitations.code import InvitationCode
@@ -105,3 +106,31 @@ def test_withdrawn(is_answered: bool) -> None:
     assert ours.stage.name == "WITHDRAWN"
     with pytest.raises(BadSignal, match="withdrawn"):
         ours.take_offer(offer_payload(Half(CODE, CLIENT).message), 1002.0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.sampled_from(["right", "wrong", "bad", "yes", "no", "withdraw", "later", "end"]), max_size=12))
+def test_whatever_comes_there_is_one_guess(events: list[str]) -> None:
+    ours, now, answers = invitation(), 1000.0, 0
+    for event in events:
+        before = ours.stage.name
+        if event in ("right", "wrong", "bad"):
+            message = b"A" + bytes(32) if event == "bad" else Half(CODE if event == "right" else WRONG, CLIENT).message
+            try:
+                ours.take_offer(offer_payload(message), now)
+                answers += 1
+            except BadSignal:
+                assert event == "bad" or before != "WAITING" or now >= 1600.0
+        elif event in ("yes", "no"):
+            ours.confirmed(event == "yes")
+            assert ours.stage.name == (("USED" if event == "yes" else "FAILED") if before == "ANSWERED" else before)
+        elif event == "withdraw":
+            ours.withdraw()
+        else:
+            now += 30.0 if event == "later" else 600.0
+            ours.tick(now)
+        assert answers <= 1
+        assert (ours.confirmation is not None) == (ours.stage.name == "ANSWERED")
+        assert ours.is_over == (ours.stage.name not in ("WAITING", "ANSWERED"))
+        if before not in ("WAITING", "ANSWERED"):
+            assert ours.stage.name == before
