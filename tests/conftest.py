@@ -25,9 +25,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def pytest_configure(config: pytest.Config) -> None:
     take_descriptors()
-    # Control sockets of services under test are nothing for the operator of this machine.
+    # Control sockets and identities of services under test are nothing for the operator of this machine.
     directory = tempfile.TemporaryDirectory(prefix="rtunnel-tests-")
-    os.environ["RUNTIME_DIRECTORY"] = directory.name
+    os.environ["RUNTIME_DIRECTORY"] = os.environ["XDG_STATE_HOME"] = directory.name
     config.add_cleanup(directory.cleanup)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell does that to a job in the background, and the processes that tests start would inherit it.

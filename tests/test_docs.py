@@ -32,6 +32,8 @@ FOREIGN = {
     "process",
     "notice",
     "within",
+    "invite",
+    "for",
     "nodaemon",
     "pidfile",
     "logfile",

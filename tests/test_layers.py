@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "upkeep": {"wire", "relay", "traffic", *SHARED},
     "services": {"wire", "relay", "traffic", "upkeep", *SHARED},
     "tls": {"wire", "relay", "pki", "upkeep", *SHARED},
-    "access": {"relay", "upkeep", "tls", *SHARED},
+    "access": {"relay", "pki", "upkeep", "tls", *SHARED},
     "acme": {"pki", "tls", "upkeep", *SHARED},
     "reverse": {"wire", "relay", "traffic", "tls", "access", "acme", "upkeep", "services", *SHARED},
     "rtc": {"wire", "relay", "traffic", "tls", "access", "upkeep", "services", *SHARED},

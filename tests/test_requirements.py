@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-OF_WEBRTC = {"aioice", "aiortc", "autobahn", "dnspython", "google-crc32c"}
+OF_WEBRTC = {"aioice", "aiortc", "autobahn", "dnspython", "google-crc32c", "spake2"}
 
 
 def read(lines: Iterable[str]) -> dict[str, Requirement]:

@@ -17,7 +17,7 @@ from twisted.python import usage
 
 from rtunnel.errors import RtunnelError, one_line
 from rtunnel.options.base import BaseOptions, take_all_output
-from rtunnel.options.verbs import Verbs
+from rtunnel.options.verbs import PluginVerbs, Verbs
 
 OVERVIEW = """\
 rtunnel makes a service behind a NAT reachable; 'rtunnel --help' says more.
@@ -28,8 +28,8 @@ The reverse tunnel: visitors come to a public machine, which passes them on.
             rtunnel client --tls --server HOST:7000 --tunnel 8080:80
 The WebRTC tunnel: two machines connect directly; a public one introduces them.
   public:   rtunnel signal --valid-tokens TOKEN     # its URL is ws://HOST:8080
-  private:  rtunnel host --signal URL --token TOKEN --id ID --remote :80
-  user:     rtunnel connect --signal URL --token TOKEN --id ID --local :8080
+  private:  rtunnel host --signal URL --token TOKEN --remote :80 --invite
+  user:     rtunnel connect CODE --signal URL --token TOKEN --local :8080
 """
 
 
@@ -52,8 +52,9 @@ class Options(Verbs):
         ["server", None, _later("plugins.rtunnel_server"), "Reverse tunnel, public machine: takes visitors."],
         ["client", None, _later("plugins.rtunnel_client"), "Reverse tunnel, private machine: has the services."],
         ["signal", None, _later("plugins.rtc_signal"), "WebRTC tunnel, public machine: introduces the others."],
-        ["host", None, _later("plugins.rtc_host"), "WebRTC tunnel, private machine: has the services."],
-        ["connect", None, _later("plugins.rtc_client"), "WebRTC tunnel, user's machine: opens local ports."],
+        ["host", None, _later("invitations.host"), "WebRTC tunnel, private machine: has the services."],
+        ["connect", None, _later("invitations.connect"), "WebRTC tunnel, user's machine: opens local ports."],
+        ["id", None, _later("identities.command"), "The fingerprints of this machine, for the WebRTC tunnel."],
         ["status", None, _later("status.command"), "What the running processes do, and what is wrong."],
         ["publish", None, _later("change.publish"), "Add tunnels to a running client."],
         ["unpublish", None, _later("change.unpublish"), "Take tunnels from a running client."],
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(options: BaseOptions, message: str) -> int:
     # Name the command as far as it was understood, such as "rtunnel pki init".
-    while isinstance(options, Verbs) and options.subCommand is not None:
+    while isinstance(options, Verbs | PluginVerbs) and options.subCommand is not None:
         options = options.subOptions
     sys.stderr.write(f"{' '.join(options.words())}: {one_line(message)}\n")
     return 1

@@ -31,6 +31,8 @@ CA_DAYS = 3650
 LEAF_DAYS = 825
 #: How far a peer's clock may be behind ours before it takes a new certificate for not yet valid.
 CLOCK_SKEW = timedelta(minutes=5)
+#: The dates of a certificate that is valid for ever.
+SINCE_EVER, FOR_EVER = datetime(2000, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 
 def make_key(algorithm: Algorithm) -> PrivateKey:
@@ -115,6 +117,25 @@ def issue(
     if alternative:
         builder = builder.add_extension(x509.SubjectAlternativeName(alternative), critical=False)
     return Identity(builder.sign(ca.key, _hash_for(ca.key)), key)
+
+
+def make_self_signed(name: str) -> Identity:
+    """Return a new ML-DSA-65 key, and a certificate for either end that no CA has signed.
+
+    Who trusts it knows its fingerprint, so its dates say nothing: it is valid for ever (RFC 5280, section 4.1.2.5), and
+    also for a machine whose clock is not set yet.
+
+    :param name: the common name.
+    """
+    key = make_key(Algorithm.ML_DSA_65)
+    subject = _common_name(name)
+    builder = (
+        _builder(subject, subject, key.public_key(), SINCE_EVER, FOR_EVER)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage("digital_signature"), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(list(PURPOSES.values())), critical=False)
+    )
+    return Identity(builder.sign(key, None), key)
 
 
 def make_crl(

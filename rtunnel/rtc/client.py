@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
@@ -24,12 +24,15 @@ from zope.interface import implementer
 
 from rtunnel.errors import BadDescription, BadSignal, Code
 from rtunnel.relay.socket_end import SocketEnd
-from rtunnel.relay.sockets import format_address
 from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.aiortc.addresses import AddressWatch
 from rtunnel.rtc.forwards import Forwards
 from rtunnel.rtc.interfaces import ISignalUser
-from rtunnel.rtc.peer import Leaving, Peer
+from rtunnel.rtc.invitations.invited import Invited
+from rtunnel.rtc.peer import Leaving
+from rtunnel.rtc.peers.client_peer import ClientPeer
+from rtunnel.rtc.rights.trusted import identity_of, trust_of
+from rtunnel.rtc.sealed.session import Sealing
 from rtunnel.rtc.settings import ClientSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
@@ -40,7 +43,8 @@ from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
 from rtunnel.wire.messages import clean_text
-from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Extension, Signal, read_description
+from rtunnel.wire.webrtc.sealed_keys import Side
+from rtunnel.wire.webrtc.signaling import ANSWER, CANDIDATE, ERROR, Signal
 
 #: The shortest time between two attempts, in seconds, when a local connection waits for the host.
 KNOCK = 1.0
@@ -55,78 +59,8 @@ _REFUSALS = {
     Code.LOCAL_UNREACHABLE: "it cannot reach {service} ({message})",
     Code.LOCAL_TIMEOUT: "{service} does not answer it ({message})",
     Code.LIMIT: "there is no room for another one",
+    Code.UNAUTHORIZED: "{message}",
 }
-
-
-class ClientPeer(Peer):
-    """The peer connection to the host."""
-
-    kind = "host"
-    peer_extension: Extension | None = None
-    is_answered = False
-
-    def __init__(self, client: RtcClient, name: str) -> None:
-        super().__init__(
-            client.reactor,
-            client.settings,
-            name,
-            client.signaling,
-            client.peer_ended,
-            client.stream_ended,
-            client.log_limiter,
-            client.memory,
-            client.history,
-        )
-        self._client = client
-        #: The ID under which the host knows us.
-        self._identity = client.signaling.identity
-
-    @property
-    def may_restart(self) -> bool:
-        """Whether the host would answer another offer on this connection, and not take it for a new one."""
-        extension = self.peer_extension
-        is_known = self._identity == self._client.signaling.identity
-        return self.is_connected and is_known and extension is not None and extension.ice_restart
-
-    def restart(self) -> None:
-        """Look for another path, or go on with it, if that is needed and possible."""
-        if self.may_restart and self.connection.wants_restart:
-            self.connection.restart()
-
-    def path_silent(self) -> None:
-        """See :class:`Peer`."""
-        super().path_silent()
-        self.restart()
-
-    def take_answer(self, payload: object) -> None:
-        """Accept the host's answer to our offer.
-
-        :raises BadSignal: the answer is malformed.
-        :raises BadDescription: its session description cannot be used.
-        """
-        description = read_description(ANSWER, payload)
-        self.connection.take_answer(description.sdp)
-        if not self.is_answered:
-            self.peer_extension = description.extension
-            self.is_answered = True
-
-    def connected(self) -> None:
-        """See :class:`Peer`."""
-        super().connected()
-        self.use_streams(self.peer_extension)
-        self._client.peer_connected(self)
-
-    def holdings(self) -> Iterator[tuple[int, Any]]:
-        """See :class:`Peer`."""
-        yield from super().holdings()
-        yield from self._client.flow_table.holdings()
-
-    def forward(self, end: SocketEnd, service: str) -> None:
-        """Open a stream for a local connection."""
-        assert self.streams is not None
-        source = format_address(end.transport.getPeer())
-        self.log.debug("{source} to service '{service}'", source=source, service=service)
-        end.attach(self.streams.attach(self.connection.open_channel(f"tcp-{source}", service), end))
 
 
 @implementer(ISignalUser)
@@ -141,6 +75,8 @@ class RtcClient(DrainingService):
     def __init__(self, reactor: Any, settings: ClientSettings) -> None:
         super().__init__(reactor, "rtc-client", settings.drain)
         self.settings = settings
+        self.identity = identity_of(settings)
+        self.trust = trust_of(settings)
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.history = History()
@@ -158,6 +94,9 @@ class RtcClient(DrainingService):
         self.signaling = SignalLink(reactor, settings.signal, str(uuid.uuid4()), self, is_host=False)
         self.signaling.setServiceParent(self)
         self.flow_table = FlowTable(reactor, settings.max_flows, settings.udp_idle)
+        self.sealing = Sealing(Side.CLIENT, self.identity, self.trust)
+        #: The way to the host, if its ID is not known yet; None: it is.
+        self.invited = None if settings.invitation is None else Invited(self, settings.invitation, self.trust)
         self.forwards = Forwards(self, settings.forwards)
         self.forwards.setServiceParent(self)
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
@@ -244,8 +183,13 @@ class RtcClient(DrainingService):
 
     # The peer connection
 
+    def host_found(self, host: str) -> None:
+        """Connect to the host with this ID: the code of an invitation leads there."""
+        self.settings = replace(self.settings, id=host)
+        self._connect()
+
     def _connect(self) -> None:
-        if self._peer is not None or self._is_draining or not self.signaling.up:
+        if self._peer is not None or self._is_draining or not self.signaling.up or not self.settings.id:
             return
         if self._retry is not None and self._retry.active():
             return
@@ -257,20 +201,30 @@ class RtcClient(DrainingService):
 
     def peer_connected(self, peer: ClientPeer) -> None:
         """Forward the connections that wait: the host is connected."""
-        self._backoff.reset()
-        self._said = ""
-        self.log.info(
-            "connected to host '{id}': {path}{protocol}",
-            id=self.settings.id,
-            path=peer.connection.path,
-            protocol="" if peer.peer_extension is not None else " (reference protocol)",
-        )
-        self.forwards.connected(peer.connection)
+        self.forwards.connected(peer.channels)
         waiting, self._waiting = self._waiting, deque()
         for _, end, service in waiting:
             if end in self.visitors:
                 peer.forward(end, service)
                 end.resume()
+
+    def peer_accepted(self, peer: ClientPeer) -> None:
+        """Log it: the host has accepted this client."""
+        self._backoff.reset()
+        self._said = ""
+        self.log.info(
+            "connected to host '{id}': {path}{protocol}{sealed}",
+            id=self.settings.id,
+            path=peer.connection.path,
+            protocol="" if peer.peer_extension is not None else " (reference protocol)",
+            sealed="" if peer.sealed is None else f"; {peer.sealed.shown}",
+        )
+        if peer.sealed is None:
+            self.log.warn(
+                "host '{id}' does not seal its channels: whoever runs the signaling server can read and change what "
+                "they carry; update it, or refuse it with --host-key",
+                id=self.settings.id,
+            )
 
     def peer_ended(self, peer: ClientPeer, reason: str) -> None:
         """Schedule another attempt: the connection is lost, or the host cannot be reached."""
@@ -284,7 +238,7 @@ class RtcClient(DrainingService):
             self._back_off(peer, reason)
 
     def _back_off(self, peer: ClientPeer, reason: str) -> None:
-        if self._is_draining:
+        if self._is_draining or (self.invited is not None and self.invited.connection_failed(peer, reason)):
             return
         wait = self._backoff.next_wait()
         log = self.log.debug if reason == self._said else self.log.warn
@@ -308,6 +262,8 @@ class RtcClient(DrainingService):
 
     def signaling_up(self) -> None:
         """See :class:`ISignalUser`."""
+        if self.invited is not None:
+            self.invited.signaling_up()
         self._connect()
         if self._peer is not None:
             self._peer.restart()
@@ -318,12 +274,16 @@ class RtcClient(DrainingService):
         if peer is None or not peer.may_restart or self.signaling.is_reference:
             # The server may still have the old connection, and we would have to wait for our old ID.
             self.signaling.identity = str(uuid.uuid4())
+        if self.invited is not None:
+            self.invited.signaling_down()
         if peer is not None and not peer.is_answered:
             peer.give_up("signaling is lost")
 
     def signal_received(self, signal: object) -> None:
         """Handle the host's answer or candidate, or an error of the server."""
         assert isinstance(signal, Signal)
+        if self.invited is not None and self.invited.signal_received(signal):
+            return
         peer = self._peer
         if peer is None or signal.sender_id != self.settings.id:
             return
@@ -349,6 +309,8 @@ class RtcClient(DrainingService):
     async def refuse_visitors(self) -> None:
         """Close the local ports and the connections that wait for the host. UDP flows continue."""
         self._is_draining = True
+        if self.invited is not None:
+            self.invited.stop()
         for call in (self._retry, self._offer_again):
             if call is not None and call.active():
                 call.cancel()

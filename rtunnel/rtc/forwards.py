@@ -14,7 +14,7 @@ from rtunnel.errors import StartupError
 from rtunnel.relay.socket_end import PromptEnd, SocketEnd
 from rtunnel.relay.sockets import QuietFactory, address_prefix, format_address
 from rtunnel.relay.udp.flows import FlowTable
-from rtunnel.rtc.interfaces import IPeerConnection
+from rtunnel.rtc.interfaces import IChannels
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.rtc.udp_client import ClientFlows
 from rtunnel.tls.messages import limit_messages
@@ -109,7 +109,7 @@ class Forwards(MultiService):
         super().__init__()
         self.setName("forwards")
         self._client = client
-        self._connection: IPeerConnection | None = None
+        self._connection: IChannels | None = None
         self._all = [(settings, self._build(settings)) for settings in forwards]
         for _, forward in self._all:
             forward.service.setServiceParent(self)
@@ -134,7 +134,7 @@ class Forwards(MultiService):
         """The ports for UDP."""
         return [each.flows for _, each in self._all if isinstance(each, _UdpForward)]
 
-    def connected(self, connection: IPeerConnection) -> None:
+    def connected(self, connection: IChannels) -> None:
         """The host is connected."""
         self._connection = connection
         for flows in self.udp:

@@ -2,185 +2,68 @@
 
     RtcHost
      +-- signaling     a SignalLink, registered under the host's ID
+     +-- invitations   those that are open
      +-- watch         once a second, checks for streams that do not move
 
-When the turn of a client's offer comes, it makes a peer connection, a :class:`HostPeer`. Peer connections stay when
+When the turn of a client's offer comes, it makes a peer connection, a
+:class:`~rtunnel.rtc.peers.host_peer.HostPeer`. Peer connections stay when
 signaling is lost.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rtunnel.addresses import UdpAddress
 from rtunnel.errors import BadDescription, BadSignal, Code
-from rtunnel.reasons import reason_of
-from rtunnel.relay.socket_end import PromptEnd
 from rtunnel.relay.sockets import descriptor_limit
 from rtunnel.rtc.aiortc.addresses import MAX_ADDRESSES, AddressWatch, local_addresses
 from rtunnel.rtc.aiortc.dtls import SharedCertificate
 from rtunnel.rtc.aiortc.sdp import read_description as read_session
-from rtunnel.rtc.channels.channel import Channel
 from rtunnel.rtc.interfaces import ISignalUser
-from rtunnel.rtc.offered import Service, are_dialled_alike, services_of
+from rtunnel.rtc.invitations.hosting import Invitations, OpenInvitation
+from rtunnel.rtc.invitations.inviting import admit, invite_at_start
+from rtunnel.rtc.offered import are_dialled_alike, services_of
 from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
-from rtunnel.rtc.peer import Leaving, Peer
+from rtunnel.rtc.peer import Leaving
+from rtunnel.rtc.peers.host_peer import HostPeer
+from rtunnel.rtc.rights.trusted import identity_of, trust_of
+from rtunnel.rtc.sealed.session import Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
-from rtunnel.rtc.streams import ChannelStreams
 from rtunnel.rtc.traffic import LIMIT, History
-from rtunnel.rtc.udp_client import show_service
-from rtunnel.rtc.udp_host import HostFlows
-from rtunnel.traffic.accounts import LINK
 from rtunnel.upkeep.draining import DrainingService
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory, default_memory
 from rtunnel.upkeep.periodic import PeriodicService, do_all
-from rtunnel.upkeep.token_bucket import TokenBucket
 from rtunnel.wire.messages import clean_text
+from rtunnel.wire.webrtc.sealed_keys import Side
 from rtunnel.wire.webrtc.signaling import (
+    ANSWER,
     CANDIDATE,
     ERROR,
     OFFER,
     Candidate,
-    Extension,
     Signal,
     read_candidate,
     read_description,
+    refusal_payload,
 )
 
-#: The label of a channel between the two ends themselves, never for a service (docs/wire.rst).
-CONTROL = "rtunnel-control"
 #: How many clients' candidates are kept before their offer comes, and how many candidates are kept for each client.
 EARLY_CLIENTS = 64
 EARLY_CANDIDATES = 32
-#: How many offers of a client that is connected are answered in a second, and at once. A client makes one that is not
-#: answered again once a second.
-RESTARTS_PER_SECOND = 1.0
-RESTARTS_AT_ONCE = 8
 
-
-class HostPeer(Peer):
-    """The peer connection to one client.
-
-    :ivar since: when its offer was taken up, by the reactor's clock.
-    """
-
-    log = Logger()
-    kind = "client"
-
-    def __init__(self, host: RtcHost, offer: Offer) -> None:
-        name = offer.sender
-        super().__init__(
-            host.reactor,
-            host.settings,
-            name,
-            host.signaling,
-            host.peer_ended,
-            host.stream_ended,
-            host.log_limiter,
-            host.memory,
-            host.history,
-            host.certificate.for_connection(),
-        )
-        self.since = host.reactor.seconds()
-        self._restarts = TokenBucket(RESTARTS_PER_SECOND, RESTARTS_AT_ONCE, self.since)
-        self._host = host
-        self._peer_extension = offer.description.extension
-        self._streams = self.use_streams(self._peer_extension)
-        self._flows = HostFlows(
-            host.reactor,
-            self.connection,
-            host.settings.max_flows,
-            host.settings.udp_idle,
-            host.log_limiter,
-            clean_text(name),
-            host.descriptors,
-        )
-
-    @property
-    def heard_from(self) -> str:
-        """See :attr:`rtunnel.rtc.interfaces.IPeerConnection.heard_from`."""
-        return self.connection.heard_from
-
-    @property
-    def extension(self) -> Extension | None:
-        """The extension that our description announces; None for a client that speaks the reference protocol."""
-        return super().extension if self._peer_extension is not None else None
-
-    def take_other_offer(self, sdp: str) -> None:
-        """Answer a further offer of this connection: the client looks for another path."""
-        if self._restarts.take(self._host.reactor.seconds()):
-            self.connection.take_offer(sdp)
-
-    def connected(self) -> None:
-        """See :class:`Peer`."""
-        if not self._host.has_room():
-            self.give_up("there is no room for it (--max-clients)", LIMIT)
-            return
-        super().connected()
-        self._host.log_limiter.info(
-            "client {client} connected: {path}{protocol}",
-            client=clean_text(self.name),
-            peer=self.heard_from,
-            path=self.connection.path,
-            protocol="" if self._peer_extension is not None else " (reference protocol)",
-        )
-
-    def channel_arrived(self, channel: object) -> None:
-        """Connect a channel of the client to the service that it asks for, or refuse it."""
-        assert isinstance(channel, Channel)
-        if channel.label == CONTROL:
-            channel.close()
-            return
-        service = self._host.offered.get(channel.protocol)
-        kind = "tcp" if channel.reliable else "udp"
-        if self._host.is_draining:
-            self._streams.refuse(channel, Code.SHUTTING_DOWN)
-        elif service is None or service.settings.protocol != kind:
-            self._host.log_limiter.warn(
-                "client {client} asks for {service} over {kind}, which is not offered",
-                client=clean_text(self.name),
-                peer=self.heard_from,
-                service=show_service(clean_text(channel.protocol)),
-                kind=kind,
-            )
-            self._streams.refuse(channel, Code.UNKNOWN_SERVICE)
-        elif isinstance(service.settings.remote, UdpAddress):
-            self._flows.accept(channel, service.settings.remote, service.account)
-        else:
-            self._dial(self._streams, channel, service)
-
-    def _dial(self, streams: ChannelStreams, channel: Channel, service: Service) -> None:
-        assert service.endpoint is not None
-        assert service.watch is not None
-        watch = service.watch
-
-        def failed(failure: Failure) -> None:
-            log = self.log.debug if watch.failed(failure) else self._host.log_limiter.warn
-            log("service {remote} cannot be reached: {error}", remote=service.settings.remote, error=reason_of(failure))
-
-        end = PromptEnd(lambda _end: watch.answered(), self._host.visitors.discard)
-        end.attach(streams.attach(channel, end))
-        name = clean_text(self.name)
-        self._host.visitors.serve(end, name, channel.protocol, 1, service.account, name, LINK)
-        self.log.debug("{label} of client {client}", label=clean_text(channel.label), client=name)
-        end.dial(service.endpoint, failed)
-
-    def holdings(self) -> Iterator[tuple[int, Any]]:
-        """See :class:`Peer`."""
-        yield from super().holdings()
-        yield from self._flows.table.holdings()
-
-    def _ended(self) -> None:
-        super()._ended()
-        self._flows.close()
+#: What a client is told whose offer does not announce sealed channels.
+NOT_SEALED = (
+    "it takes sealed connections only, and the offer that has come does not announce one; update rtunnel, and if it is "
+    "new, somebody on the way has changed the offer"
+)
 
 
 @implementer(ISignalUser)
@@ -195,6 +78,8 @@ class RtcHost(DrainingService):
     def __init__(self, reactor: Any, settings: HostSettings) -> None:
         super().__init__(reactor, "rtc-host", settings.drain, has_services=True)
         self.settings = settings
+        self.identity = identity_of(settings)
+        self.trust = trust_of(settings)
         self.log_limiter = LogLimiter(self.log, reactor)
         self.memory = Memory(settings.memory or default_memory(), reactor, self.log)
         self.history = History()
@@ -207,8 +92,12 @@ class RtcHost(DrainingService):
         self._places = MAX_CONNECTING
         self._addresses = AddressWatch()
         self.certificate = SharedCertificate()
+        self.sealing = Sealing(Side.HOST, self.identity, self.trust)
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
+        self.invitations = Invitations(reactor, settings.signal, settings.id, self.log_limiter, self._admit)
+        self.invitations.setServiceParent(self)
+        self._invites = settings.invite
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)
 
     def use_services(self, settings: HostSettings) -> None:
@@ -247,6 +136,12 @@ class RtcHost(DrainingService):
         self._places = count_places(sockets + len(self.settings.ice.turn_servers), descriptor_limit())
         for service in self.offered.values():
             service.start(self.settings.id, self.log, self.log_limiter)
+        if self._invites:
+            self._invites = False
+            Deferred.fromCoroutine(invite_at_start(self))
+
+    def _admit(self, each: OpenInvitation, fingerprint: str) -> None:
+        admit(self.settings, each, fingerprint)
 
     def _stop_watches(self) -> None:
         for service in self.offered.values():
@@ -312,6 +207,16 @@ class RtcHost(DrainingService):
         return peer is not None
 
     def _answer(self, offer: Offer) -> None:
+        extension = offer.description.extension
+        if self.sealing.trust.is_closed and (extension is None or not extension.seal):
+            self.log_limiter.warn(
+                "client {sender} is refused: its offer does not say that it seals its channels; its rtunnel is too "
+                "old, or somebody on the way has changed the offer",
+                sender=clean_text(offer.sender),
+            )
+            refusal = refusal_payload(Code.UNAUTHORIZED, NOT_SEALED)
+            self.signaling.send(Signal(ANSWER, refusal, offer.sender))
+            return
         before = self._peers.pop(offer.sender, None)
         if before is not None:
             # The client has given up this connection, or it would not send another offer.
@@ -363,6 +268,7 @@ class RtcHost(DrainingService):
         self.is_draining = True
         self._turns.stop()
         self._stop_watches()
+        await self.invitations.stopService()
         await self.signaling.stopService()
 
     def streams_left(self) -> int:

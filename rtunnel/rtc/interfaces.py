@@ -2,7 +2,7 @@
 
     signaling server <-> SignalLink <-> ISignalUser (a host or a client)
     Peer (IPeerConnectionUser) <-> IPeerConnection <-> aiortc
-    a stream or a UDP flow (IChannelUser) <-> IChannel
+    a stream or a UDP flow (IChannelUser) <-> IChannel      of IChannels: an IPeerConnection, or its sealed channels
 
 All methods are called in the reactor's thread and return at once; only :meth:`IPeerConnection.close` returns a
 Deferred.
@@ -44,7 +44,8 @@ class IChannel(Interface):
 
     def use(user: object) -> None:
         """Set the user, an :class:`IChannelUser`. Call it in the turn of the reactor in which the channel was opened or
-        arrived. Messages that come before there is a user are dropped."""
+        arrived. Messages that come before there is a user are dropped. A later user takes the place of an earlier one.
+        """
 
     def send(data: bytes) -> None:
         """Send a binary message. Do nothing unless :attr:`can_send`.
@@ -77,15 +78,30 @@ class IChannelUser(Interface):
         """Take note that the channel is closed, by either end or because the connection is lost. Nothing follows."""
 
 
-class IPeerConnection(Interface):
-    """A connection to one peer: ICE, DTLS, SCTP, and data channels on top."""
+class IChannels(Interface):
+    """Where streams and flows have their channels."""
 
     buffered: int = Attribute("Bytes that were sent on reliable channels and not transmitted yet.")
+    round_trip: float = Attribute("Smoothed round-trip time in seconds; 0.0 while it is not known.")
+    max_message: int = Attribute("The largest message that the peer accepts, in bytes; known once it is connected.")
+
+    def open_channel(label: str, protocol: str = "", reliable: bool = True) -> IChannel:
+        """Open a channel; unreliable means unordered and without retransmission."""
+
+    def hold(count: int) -> None:
+        """Shrink SCTP's receive window by *count* received bytes, which wait for a reader that has no other way to stop
+        its peer."""
+
+    def release(count: int) -> None:
+        """Widen SCTP's receive window again by *count* of the bytes that were held."""
+
+
+class IPeerConnection(IChannels):
+    """A connection to one peer: ICE, DTLS, SCTP, and data channels on top."""
+
     kept: int = Attribute(
         "Bytes of memory taken by what is being sent, and by what was received in parts or too early."
     )
-    round_trip: float = Attribute("Smoothed round-trip time in seconds; 0.0 while it is not known.")
-    max_message: int = Attribute("The largest message that the peer accepts, in bytes; known once it is connected.")
     datagrams_dropped: int = Attribute("Messages on unreliable channels that were dropped because they came too fast.")
     path: str = Attribute("'direct' or 'relayed' and the candidate pair, for a log line; empty before it is connected.")
     traffic: Traffic = Attribute("What has passed over it.")
@@ -95,6 +111,9 @@ class IPeerConnection(Interface):
         "description; empty before that."
     )
 
+    fingerprints: tuple[bytes, bytes] = Attribute(
+        "The SHA-256 of the certificates that this end and the peer have in DTLS; known once it is connected."
+    )
     wants_restart: bool = Attribute("The path has failed, and the peer has not answered an offer for another one yet.")
 
     def offer() -> None:
@@ -132,16 +151,6 @@ class IPeerConnection(Interface):
         """Add a :class:`~rtunnel.wire.webrtc.signaling.Candidate` of the peer. A limited number of candidates is kept
         if they come before the description. One that cannot be used (malformed, another transport protocol, an earlier
         generation) is ignored."""
-
-    def open_channel(label: str, protocol: str = "", reliable: bool = True) -> IChannel:
-        """Open a channel; unreliable means unordered and without retransmission."""
-
-    def hold(count: int) -> None:
-        """Shrink SCTP's receive window by *count* received bytes, which wait for a reader that has no other way to stop
-        its peer."""
-
-    def release(count: int) -> None:
-        """Widen SCTP's receive window again by *count* of the bytes that were held."""
 
     def close() -> object:
         """Close everything. Return a Deferred that fires when all sockets are closed. May be called again."""

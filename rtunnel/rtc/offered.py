@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from twisted.internet.defer import DeferredSemaphore
@@ -72,3 +72,14 @@ def services_of(settings: HostSettings, reactor: Any, accounts: Accounts) -> Map
 def are_dialled_alike(one: HostSettings, other: HostSettings) -> bool:
     """Return whether services that are the same need not be made anew."""
     return (one.dial_timeout, one.check_services) == (other.dial_timeout, other.check_services)
+
+
+def meant(offered: Collection[str], name: str, allowed: Collection[str] | None) -> str:
+    """Return the name of the service that a client means.
+
+    :param offered: the names of all services.
+    :param name: what it asks for; empty: the default service, or if it may use none, the only service that it may use.
+    :param allowed: the services that it may use; None: all.
+    """
+    may = [each for each in offered if allowed is None or each in allowed]
+    return may[0] if not name and len(may) == 1 else name

@@ -1,6 +1,7 @@
 """One end of a peer connection, with its streams: what host and client have in common.
 
     signaling <-> Peer <-> IPeerConnection
+                    +-- SealedEnd, if both ends seal: its channels take the place of those of the connection
                     +-- ChannelStreams <-> SocketEnd <-> TCP
                     +-- UDP flows (at a host a HostFlows; at a client a ClientFlows for each forward)
 
@@ -21,7 +22,10 @@ from rtunnel.relay.udp.flows import Flow
 from rtunnel.rtc.aiortc.dtls import Certificate
 from rtunnel.rtc.aiortc.peer_connection import PeerConnection
 from rtunnel.rtc.channels.channel import Channel
-from rtunnel.rtc.interfaces import IPeerConnectionUser
+from rtunnel.rtc.interfaces import IChannel, IChannels, IPeerConnectionUser
+from rtunnel.rtc.sealed.channel import SealedChannel
+from rtunnel.rtc.sealed.end import SealedEnd
+from rtunnel.rtc.sealed.session import Confirmation, Sealing
 from rtunnel.rtc.settings import EndSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
@@ -29,6 +33,7 @@ from rtunnel.rtc.traffic import History, Lately
 from rtunnel.upkeep.log_limiter import LogLimiter
 from rtunnel.upkeep.memory import Memory
 from rtunnel.wire.messages import clean_text
+from rtunnel.wire.webrtc.sealed_keys import Side
 from rtunnel.wire.webrtc.signaling import (
     CANDIDATE,
     Candidate,
@@ -56,8 +61,10 @@ class Peer:
     :param certificate: see :class:`PeerConnection`.
     :param memory: what the process may hold.
     :param history: where it is counted.
+    :param sealing: seals the channels, if the other end does so too.
+    :ivar sealed: the sealed channels; None: the other end does not seal, or has not said so yet.
     :ivar is_connected: whether channels can be used.
-    :ivar was_connected: whether they ever could.
+    :ivar was_connected: whether they ever could, and the other end agreed.
     :ivar lately: how much was lost in the last seconds.
     """
 
@@ -76,6 +83,7 @@ class Peer:
         log_limiter: LogLimiter,
         memory: Memory,
         history: History,
+        sealing: Sealing,
         certificate: Certificate | None = None,
     ) -> None:
         self.reactor = reactor
@@ -83,6 +91,8 @@ class Peer:
         self.name = name
         self.is_connected = False
         self.streams: ChannelStreams | None = None
+        self.sealed: SealedEnd | None = None
+        self.sealing = sealing
         self.memory = memory
         self._history = history
         self.was_connected = self._is_over = False
@@ -105,7 +115,21 @@ class Peer:
     @property
     def extension(self) -> Extension | None:
         """The extension that our description announces."""
-        return Extension(self.settings.limits.initial_credit, ice_restart=True)
+        return Extension(self.settings.limits.initial_credit, ice_restart=True, seal=True)
+
+    @property
+    def channels(self) -> IChannels:
+        """Where streams and flows have their channels."""
+        return self.connection if self.sealed is None else self.sealed.channels
+
+    def confirmation(self) -> Confirmation | None:
+        """Return what confirms the invitation with which this connection is made; None: there is none."""
+        return None
+
+    def seal(self) -> None:
+        """Seal the channels: both ends announce it."""
+        peer_id = self.name if self.sealing.side is Side.CLIENT else ""
+        self.sealed = SealedEnd(self.sealing, self.connection, peer_id, self.reactor, self, self.confirmation)
 
     def take_candidate(self, payload: object) -> None:
         """Add the candidate of a candidate message.
@@ -117,14 +141,21 @@ class Peer:
     def use_streams(self, peer: Extension | None) -> ChannelStreams:
         """Make the streams of this connection, once it is known what the peer supports."""
         self.streams = ChannelStreams(
-            self.connection, self.reactor, self.settings.limits, peer, self._stream_ended, self.memory
+            self.channels, self.reactor, self.settings.limits, peer, self._stream_ended, self.memory
         )
         self.memory.join(self)
         return self.streams
 
     def tick(self) -> None:
-        """Check for stalled streams, and log dropped datagrams. Call this once a second."""
+        """Check for stalled streams, and whether the peer is still accepted; log dropped datagrams. Call this once a
+        second."""
         self.lately.tick()
+        if self.sealed is not None:
+            if not self.sealed.tick():
+                return
+        elif self.is_connected and self.sealing.trust.is_closed:
+            self.give_up("its channels are not sealed, and are not accepted any more")
+            return
         if self.streams is not None:
             self.streams.tick()
         dropped = self.connection.datagrams_dropped
@@ -146,7 +177,8 @@ class Peer:
 
     def holdings(self) -> Iterator[tuple[int, Any]]:
         """See :class:`~rtunnel.upkeep.memory.IParty`."""
-        yield self.connection.kept, self
+        held = self.sealed.channels.held if self.sealed is not None else 0
+        yield self.connection.kept + held, self
         if self.streams is not None:
             yield from self.streams.holdings()
 
@@ -183,8 +215,21 @@ class Peer:
             self._signaling.send(Signal(CANDIDATE, candidate_payload(candidate), self.name))
 
     def connected(self) -> None:
+        """Seal the channels, if both ends do so."""
+        if self.sealed is not None:
+            self.sealed.connected()
+            return
+        self.ready()
+        if self.is_connected:
+            self.accepted()
+
+    def ready(self) -> None:
         """Note that channels can be used."""
-        self.is_connected = self.was_connected = True
+        self.is_connected = True
+
+    def accepted(self) -> None:
+        """Note that the other end agrees."""
+        self.was_connected = True
         self._history.connected[self.connection.path.partition(",")[0]] += 1
 
     def path_doubtful(self) -> None:
@@ -210,9 +255,26 @@ class Peer:
         )
 
     def channel_arrived(self, channel: object) -> None:
+        """Take a channel that the peer opened."""
+        assert isinstance(channel, Channel)
+        if self.sealed is not None:
+            self.sealed.channel_arrived(channel)
+        else:
+            self.take_channel(channel)
+
+    def sealed_channel_arrived(self, channel: SealedChannel) -> None:
+        """See :class:`rtunnel.rtc.sealed.end.EndUser`."""
+        self.take_channel(channel)
+
+    def take_channel(self, channel: IChannel) -> None:
         """Close a channel that the peer opened: only a host offers services."""
-        if isinstance(channel, Channel):
-            channel.close()
+        channel.close()
+
+    def sealing_failed(self) -> None:
+        """See :class:`rtunnel.rtc.sealed.end.EndUser`."""
+        self.is_connected = False
+        if self.streams is not None:
+            self.streams.reset_all(Code.CONNECTION_LOST)
 
     def has_room(self) -> None:
         """Let the streams send more."""
@@ -222,8 +284,9 @@ class Peer:
     def lost(self, reason: str) -> None:
         """Tell the owner that the connection is lost, or could not be established."""
         self._fail(self.connection.stage)
+        why = self.sealed.why if self.sealed is not None else ""
         self._end()
-        self._on_end(self, reason)
+        self._on_end(self, why or reason)
 
     # Closing
 
@@ -252,6 +315,8 @@ class Peer:
             self._is_over = True
             self._history.gone += self.connection.traffic
             self._history.datagrams_dropped += self.connection.datagrams_dropped
+            if self.sealed is not None:
+                self.sealed.close()
         # Whatever it raises, the owner is told, and a client makes another connection.
         try:
             self._ended()

@@ -11,7 +11,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.errors import Code
-from rtunnel.rtc.interfaces import IChannel, IPeerConnection
+from rtunnel.rtc.interfaces import IChannel, IChannels
 from rtunnel.rtc.sending import LOW
 from rtunnel.wire.credit import Windows
 from rtunnel.wire.limits import ChannelLimits
@@ -53,9 +53,7 @@ class ReceiveBuffer:
     :ivar windows: how the streams' windows grow and shrink.
     """
 
-    def __init__(
-        self, connection: IPeerConnection, clock: IReactorTime, limits: ChannelLimits, *, extended: bool
-    ) -> None:
+    def __init__(self, connection: IChannels, clock: IReactorTime, limits: ChannelLimits, *, extended: bool) -> None:
         self._connection = connection
         self._clock = clock
         self._limits = limits

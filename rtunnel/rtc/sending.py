@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from rtunnel.rtc.interfaces import IPeerConnection
+from rtunnel.rtc.interfaces import IChannels
 from rtunnel.wire.webrtc.channel_stream import ChannelStream
 
 #: The size of the messages that we send, in bytes.
@@ -30,7 +30,7 @@ class Sender(Protocol):
 class Turns:
     """The streams that have something to send and may send it."""
 
-    def __init__(self, connection: IPeerConnection) -> None:
+    def __init__(self, connection: IChannels) -> None:
         self._connection = connection
         self._streams: deque[Sender] = deque()
         self._running = False

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rtunnel.addresses import DialAddress, ListenAddress, UdpAddress
+from rtunnel.wire.invitations.code import InvitationCode
 from rtunnel.wire.limits import ChannelLimits
 
 
@@ -156,6 +157,34 @@ class ForwardSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentitySettings:
+    """Who an end is, and whom it accepts; see :mod:`rtunnel.access.trust`.
+
+    :ivar state_dir: has the end's own identity, and ``known_hosts`` or ``authorized_clients`` if no such file is named;
+        None: the identity is a new one each time, and there are no such files.
+    :ivar cert: PEM file with the certificate of this end, for an organisation with a CA; None: see *state_dir*.
+    :ivar key: PEM file with its private key.
+    :ivar ca: PEM file of the CAs that vouch for the other end; None: its fingerprint is what counts.
+    :ivar authorized_clients: at the host, the file that lists its clients.
+    :ivar host_keys: at the client, fingerprints (see :func:`~rtunnel.access.peers.fingerprints.parse_fingerprint`), one
+        of which the host must have.
+    :ivar known_hosts: at the client, the file that lists hosts.
+    :ivar trust_on_first_use: at the client, whether a host that is not listed is added to that file.
+    :ivar host_name: at the client, the name that the host's certificate must have; empty: the host's ID.
+    """
+
+    state_dir: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+    authorized_clients: Path | None = None
+    host_keys: tuple[str, ...] = ()
+    known_hosts: Path | None = None
+    trust_on_first_use: bool = False
+    host_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EndSettings:
     """Settings that host and client share. Times are in seconds.
 
@@ -169,6 +198,7 @@ class EndSettings:
         :class:`~rtunnel.relay.udp.flows.FlowTable`.
     :ivar max_flows: UDP flows at once, of a client in total and of a host for each client; a new one replaces the one
         that has been idle the longest.
+    :ivar identity: who this end is, and whom it accepts.
     """
 
     id: str
@@ -179,6 +209,7 @@ class EndSettings:
     drain: float = 10.0
     udp_idle: float | None = None
     max_flows: int = 1024
+    identity: IdentitySettings = field(default_factory=IdentitySettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,12 +220,14 @@ class HostSettings(EndSettings):
     :ivar dial_timeout: time that a service has to accept a connection.
     :ivar check_services: whether to connect to TCP services now and then, to see whether they answer.
     :ivar max_clients: clients that may be connected at once.
+    :ivar invite: whether somebody is invited at the start, and the code is logged.
     """
 
     services: tuple[ServiceSettings, ...]
     dial_timeout: float = 5.0
     check_services: bool = True
     max_clients: int = 256
+    invite: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +236,9 @@ class ClientSettings(EndSettings):
 
     :ivar forwards: at least one.
     :ivar wait_timeout: time that a new local connection waits for a host that is not connected, before it is closed.
+    :ivar invitation: the code that leads to the host, whose ID is empty until it is known; None: there is an ID.
     """
 
     forwards: tuple[ForwardSettings, ...]
     wait_timeout: float = 10.0
+    invitation: InvitationCode | None = None

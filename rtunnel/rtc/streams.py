@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from rtunnel.errors import Code
 from rtunnel.relay.interfaces import IStream, IStreamUser
-from rtunnel.rtc.interfaces import IChannel, IPeerConnection
+from rtunnel.rtc.interfaces import IChannel, IChannels
 from rtunnel.rtc.receiving import ReceiveBuffer
 from rtunnel.rtc.sending import Turns
 from rtunnel.rtc.stream import DataChannelStream
@@ -41,7 +41,7 @@ class ChannelStreams:
 
     def __init__(
         self,
-        connection: IPeerConnection,
+        connection: IChannels,
         clock: IReactorTime,
         limits: ChannelLimits,
         peer: Extension | None,
@@ -87,10 +87,10 @@ class ChannelStreams:
         channel.use(stream)
         return stream
 
-    def refuse(self, channel: IChannel, code: Code) -> None:
+    def refuse(self, channel: IChannel, code: Code, message: str = "") -> None:
         """Close *channel* for this reason. What still comes on it is dropped."""
         if self._peer is not None:
-            channel.send_text(encode_reset(code, ""))
+            channel.send_text(encode_reset(code, message))
         channel.close()
 
     def holdings(self) -> Iterator[tuple[int, DataChannelStream]]:

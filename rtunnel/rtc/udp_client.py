@@ -24,7 +24,7 @@ from rtunnel.reasons import cannot_listen
 from rtunnel.relay.sockets import format_address, format_host_port
 from rtunnel.relay.udp.flows import Flow, FlowTable
 from rtunnel.relay.udp.sockets import Address, UdpSocket
-from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
+from rtunnel.rtc.interfaces import IChannel, IChannels, IChannelUser
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.traffic.accounts import DATAGRAMS, Account
 from rtunnel.upkeep.log_limiter import LogLimiter
@@ -106,7 +106,7 @@ class UdpListener(Service):
 class _ClientFlow(Flow):
     """One local source and its channel."""
 
-    def __init__(self, owner: ClientFlows, connection: IPeerConnection, source: Address) -> None:
+    def __init__(self, owner: ClientFlows, connection: IChannels, source: Address) -> None:
         super().__init__(owner.table, format_host_port(source[0], source[1]), owner.drop)
         self._owner = owner
         self._connection = connection
@@ -188,14 +188,14 @@ class ClientFlows:
         self._local = str(forward.local)
         self._log_limiter = log_limiter
         self._takes_new = True
-        self._connection: IPeerConnection | None = None
+        self._connection: IChannels | None = None
         self._flows: dict[Address, _ClientFlow] = {}
         self._early: deque[tuple[float, bytes, Address]] = deque()
 
     def __len__(self) -> int:
         return len(self._flows)
 
-    def connected(self, connection: IPeerConnection) -> None:
+    def connected(self, connection: IChannels) -> None:
         """Open channels on *connection*, which is connected, from now on."""
         self.disconnected()
         self._connection = connection

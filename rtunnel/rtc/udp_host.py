@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from rtunnel.addresses import UdpAddress
 from rtunnel.relay.udp.flows import FlowTable
-from rtunnel.rtc.interfaces import IChannel, IChannelUser, IPeerConnection
+from rtunnel.rtc.interfaces import IChannel, IChannels, IChannelUser
 from rtunnel.services.flow import ServiceFlow
 from rtunnel.traffic.accounts import Account
 from rtunnel.upkeep.descriptors import Descriptors
@@ -79,7 +79,7 @@ class HostFlows:
     def __init__(
         self,
         reactor: Any,
-        connection: IPeerConnection,
+        connection: IChannels,
         max_flows: int,
         idle: float | None,
         log_limiter: LogLimiter,

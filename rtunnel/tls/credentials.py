@@ -101,6 +101,7 @@ class Credentials(WatchedFiles[Loaded]):
     """
 
     log = Logger()
+    needs_ca = True
 
     def __init__(self, settings: TlsSettings, role: Role) -> None:
         self.settings = settings
@@ -109,6 +110,11 @@ class Credentials(WatchedFiles[Loaded]):
         super().__init__(
             (settings.cert, settings.key, settings.ca, settings.crl), lambda: load(self.settings, self.role)
         )
+
+    @property
+    def allow_classical(self) -> bool:
+        """See :class:`~rtunnel.tls.engine.OwnCredentials`."""
+        return self.settings.allow_classical_certs
 
     def saw_issuer(self, ca: x509.Certificate) -> None:
         """Log it once if a CA that vouches for a peer has no revocation list."""
@@ -129,7 +135,7 @@ def load(settings: TlsSettings, role: Role) -> Loaded:
 
     :raises ConfigError: they cannot be used; the message names the file and the fix.
     """
-    context = make_context(settings)
+    context = make_context(settings.groups, allow_classical=settings.allow_classical_certs)
     chain = read_certificates(settings.cert, f"{_FIXES[role]} --tls-cert")
     key = read_private_key(settings.key, f"{_FIXES[role]} --tls-key")
     authorities = read_certificates(settings.ca, f"{_FIXES[role]} --tls-ca")
@@ -145,7 +151,7 @@ def load(settings: TlsSettings, role: Role) -> Loaded:
             store.add_cert(crypto.X509.from_cryptography(ca))
     except crypto.Error as error:
         raise ConfigError(f"{settings.ca} holds a CA that cannot be used: {openssl_reason(error)}") from None
-    lists = _revocation_lists(settings.crl, authorities)
+    lists = read_revocation_lists(settings.crl, authorities, "--tls-ca")
     for revocations in lists:
         store.add_crl(revocations)
     if lists:
@@ -263,8 +269,14 @@ def _classical_problem(path: Path, certificate: x509.Certificate) -> str:
     )
 
 
-def _revocation_lists(path: Path, authorities: Sequence[x509.Certificate]) -> list[x509.CertificateRevocationList]:
-    """Return the lists in a file, each signed by one of *authorities*; an empty list if there is no such file."""
+def read_revocation_lists(
+    path: Path, authorities: Sequence[x509.Certificate], option: str
+) -> list[x509.CertificateRevocationList]:
+    """Return the lists in a file, each signed by one of *authorities*; an empty list if there is no such file.
+
+    :param option: which names the file of *authorities*.
+    :raises ConfigError: the file cannot be used.
+    """
     if not path.exists():
         return []
     content = _read(path, "make it readable, or remove it")
@@ -288,7 +300,7 @@ def _revocation_lists(path: Path, authorities: Sequence[x509.Certificate]) -> li
                     "CA with a key of ML-DSA"
                 )
             raise ConfigError(
-                f"{path} is not signed by a CA of --tls-ca, so it revokes nothing; put the list of that CA there"
+                f"{path} is not signed by a CA of {option}, so it revokes nothing; put the list of that CA there"
             )
         lists.append(revocations)
     return lists

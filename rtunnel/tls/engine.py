@@ -12,13 +12,13 @@ one time becomes records in one call, and one write.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from cryptography import x509
 from OpenSSL import SSL
 
 from rtunnel.pki.certificates import classical_problem, is_post_quantum
 from rtunnel.tls import explanations, openssl
-from rtunnel.tls.credentials import Credentials
 from rtunnel.tls.identity import Peer, show_subject
 from rtunnel.tls.policy import CLASSICAL_OPTION, GROUPS, Role
 
@@ -34,6 +34,39 @@ TOO_MANY_MESSAGES = "it asks for new keys again and again"
 
 #: Takes the peer's certificate; returns why it is not accepted, or None.
 Judge = Callable[[x509.Certificate], str | None]
+
+
+class Presented(Protocol):
+    """What one connection presents, and who is not accepted any more; see :class:`~rtunnel.tls.credentials.Loaded`."""
+
+    @property
+    def context(self) -> SSL.Context: ...
+    @property
+    def certificate(self) -> x509.Certificate: ...
+    def is_revoked(self, certificate: x509.Certificate) -> bool: ...
+    def why_revoked(self, peer: Peer) -> str: ...
+
+
+class OwnCredentials(Protocol):
+    """What an engine is made with: :class:`~rtunnel.tls.credentials.Credentials`, or
+    :class:`~rtunnel.tls.self_signed.SelfSigned`.
+
+    :ivar role: which end this is.
+    :ivar needs_ca: whether a CA must vouch for the peer. If not, the peer has only proved that it has the key of its
+        certificate, and whoever uses the engine decides whether that is enough.
+    :ivar allow_classical: whether a certificate may have a key that a quantum computer can forge.
+    :ivar now: what new connections present.
+    """
+
+    role: Role
+
+    @property
+    def needs_ca(self) -> bool: ...
+    @property
+    def allow_classical(self) -> bool: ...
+    @property
+    def now(self) -> Presented: ...
+    def saw_issuer(self, ca: x509.Certificate) -> None: ...
 
 
 class TlsEngine:
@@ -69,14 +102,14 @@ class TlsEngine:
 
     def __init__(
         self,
-        credentials: Credentials,
+        credentials: OwnCredentials,
         judge: Judge | None = None,
         server_name: str = "",
     ) -> None:
         self._credentials = credentials
         self._loaded = credentials.now
         self.role = credentials.role
-        self._allow_classical = credentials.settings.allow_classical_certs
+        self._allow_classical = credentials.allow_classical
         self._judge = judge
         self._refusal = ""
         self._waiting = _HANDSHAKE
@@ -97,6 +130,19 @@ class TlsEngine:
     def certificate(self) -> x509.Certificate:
         """Our own certificate."""
         return self._loaded.certificate
+
+    @property
+    def shown(self) -> tuple[x509.Certificate, ...]:
+        """The other certificates that the peer has shown beside its own. Nobody has verified them."""
+        chain = self.connection.get_peer_cert_chain(as_cryptography=True) or ()
+        return tuple(each for each in chain if self.peer is None or each != self.peer.certificate)
+
+    def export(self, label: bytes, length: int, context: bytes) -> bytes:
+        """Return what TLS's exporter derives for this connection (RFC 8446, section 7.5), once :attr:`peer` is known.
+
+        :param length: how many bytes.
+        """
+        return self.connection.export_keying_material(label, length, context)
 
     def start(self) -> None:
         """Begin the handshake, which the client does; see :meth:`output`."""
@@ -193,7 +239,7 @@ class TlsEngine:
             # OpenSSL would have verified no certificate.
             self.failure = f"the {self.role.other.value} resumes a TLS session, which is not allowed"
         else:
-            chain = connection.get_verified_chain(as_cryptography=True)
+            chain = connection.get_verified_chain(as_cryptography=True) if self._credentials.needs_ca else None
             peer = Peer.of(certificate, group, tuple(chain[1:]) if chain else ())
             # The peer may have waited for a new revocation list after its certificate was verified.
             if why := self._credentials.now.why_revoked(peer):
@@ -215,6 +261,8 @@ class TlsEngine:
         """See :class:`~rtunnel.tls.policy.Verifier`."""
         if error in explanations.NOT_AN_ERROR:
             return True
+        if not self._credentials.needs_ca:
+            error = 0
         why: str | None = None
         now = self._credentials.now
         try:
@@ -232,6 +280,6 @@ class TlsEngine:
             why = f"it cannot be read: {problem}"
         if why:
             self._refusal = f"the {self.role.other.value}'s certificate is refused: {why}"
-        elif depth:
+        elif depth and self._credentials.needs_ca:
             self._credentials.saw_issuer(certificate)
         return not why

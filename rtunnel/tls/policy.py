@@ -136,9 +136,11 @@ def _verify(connection: SSL.Connection, certificate: crypto.X509, error: int, de
     return verifier.accepts(certificate.to_cryptography(), error, depth)
 
 
-def make_context(settings: TlsSettings) -> SSL.Context:
+def make_context(groups: tuple[str, ...] = GROUPS, *, allow_classical: bool = False) -> SSL.Context:
     """Return a context for this policy, without certificates.
 
+    :param groups: see :attr:`TlsSettings.groups`.
+    :param allow_classical: see :attr:`TlsSettings.allow_classical_certs`.
     :raises ConfigError: the libraries cannot do what the policy demands.
     """
     openssl.require_post_quantum()
@@ -151,8 +153,8 @@ def make_context(settings: TlsSettings) -> SSL.Context:
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verify)
     context.set_verify_depth(MAX_DEPTH)
-    openssl.set_groups(context, settings.groups)
-    classical = CLASSICAL_SIGNATURES if settings.allow_classical_certs else ()
+    openssl.set_groups(context, groups)
+    classical = CLASSICAL_SIGNATURES if allow_classical else ()
     openssl.set_signatures(context, (*POST_QUANTUM_SIGNATURES, *classical))
     openssl.write_whole(context)
     openssl.hold_no_buffers(context)

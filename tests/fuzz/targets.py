@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,9 @@ from rtunnel.pki import bundle
 from rtunnel.relay.proxy_header import BadHeader, ProxyHeader
 from rtunnel.rtc.aiortc import mdns, sdp
 from rtunnel.wire import messages
-from rtunnel.wire.data.keys import ClientAgreement, answer, read_plain_keys
+from rtunnel.wire.data.keys import ClientAgreement, Root, answer, read_plain_keys
 from rtunnel.wire.data.records import decode_opening, decode_reason
-from rtunnel.wire.data.seal import Cipher
+from rtunnel.wire.data.seal import Cipher, aead
 from rtunnel.wire.datagrams.messages import decode_first, decode_number
 from rtunnel.wire.opening import read_opening
 from rtunnel.wire.proxy.connect import MOST as HEAD, Connect
@@ -34,7 +35,9 @@ from rtunnel.wire.proxy.socks5 import Socks5
 from rtunnel.wire.tunnel_request import decode_init
 from rtunnel.wire.web.client_hello import MOST, BadHello, HelloReader
 from rtunnel.wire.web.heads import Problem, RequestHead, ResponseHead, write_response
-from rtunnel.wire.webrtc import channel_messages, channel_open, signaling
+from rtunnel.wire.webrtc import channel_messages, channel_open, seal_control, sealed_open, signaling
+from rtunnel.wire.webrtc.sealed_keys import Side, channel_keys
+from rtunnel.wire.webrtc.sealed_messages import channel_seals
 from tests.fuzz.sctp import against_association, against_channels
 from tests.wire.data.ends import End, sealed, seals, survives
 from tests.wire.datagrams.ends import AWAY, HOME, ID, SERVER, STRANGER, Peer, open_server
@@ -210,6 +213,49 @@ def channel(data: bytes) -> None:
         channel_messages.decode_control(data)
 
 
+def sealed_channel(data: bytes) -> None:
+    """What opens a sealed channel, and what comes on it. The first byte says whether it is authentic, and whether the
+    channel is reliable: if it is, the rest is what is inside.
+    """
+    if not data:
+        return
+    is_authentic, reliable, content = bool(data[0] & 1), bool(data[0] & 2), data[1:]
+    root, cipher = Root(bytes(32), Cipher.AES_256_GCM), Cipher.AES_256_GCM
+    keys = channel_keys(root.root, Side.CLIENT, 0)
+    client, host = (channel_seals(keys, cipher, side, 0, reliable=reliable) for side in Side)
+    protocol, message = text_of(content), content
+    if is_authentic:
+        sealed = aead(cipher, keys.open).encrypt(bytes(12), content, b"\1" if reliable else b"\0")
+        protocol = base64.urlsafe_b64encode(bytes(8) + sealed).decode().rstrip("=")
+        message = client.seal(content, text=False)
+        assert host.open(message, 0.0) == (content, False)
+    with suppress(ValueError):
+        label, service, _ = sealed_open.Arriving(root, Side.HOST).take(protocol, reliable=reliable)
+        assert is_authentic
+        assert len(label) + len(service) < len(content)
+    with suppress(ValueError):
+        host.open(message, 0.0)
+        raise AssertionError("a message that is forged, or has come before, was taken")
+
+
+def seal_control_messages(data: bytes) -> None:
+    """What comes in TLS on the control channel. The first byte says how it is cut, which changes nothing."""
+    if not data:
+        return
+    results: list[Any] = []
+    for length in (data[0], 0):
+        messages, found = seal_control.Messages(), []
+        try:
+            for piece in pieces(data[1:], length):
+                found += messages.feed(piece)
+        except ValueError as error:
+            results.append(str(error))
+        else:
+            results.append(found)
+    assert results[0] == results[1]
+    assert not isinstance(results[0], str) or results[0].isprintable()
+
+
 @cache
 def _path(name: str) -> Path:
     return Path(tempfile.mkdtemp(prefix="fuzz-")) / name
@@ -380,6 +426,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         association,
         data_channels,
         channel,
+        sealed_channel,
+        seal_control_messages,
         config,
         clients,
         pki_bundle,

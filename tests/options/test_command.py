@@ -21,7 +21,7 @@ import rtunnel.__main__
 from rtunnel.errors import StartupError
 from rtunnel.options.command import Options, main
 from rtunnel.options.plugins import common
-from rtunnel.options.plugins.run import run_in_foreground
+from rtunnel.options.plugins.foreground import run_in_foreground
 from rtunnel.options.plugins.terminal import terminal_line
 from tests.patience import PATIENCE
 from tests.ports import free_port

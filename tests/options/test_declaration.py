@@ -79,7 +79,11 @@ def test_shown_default(kind: Kind, default: object, shown: str) -> None:
 
 
 #: Fields that no setting decides alone: groups of settings, and what comes from several settings together.
-COMPOSED = {"acme", "limits", "tls", "admission", "tunnels", "signal", "ice", "services", "forwards"}
+COMPOSED = {
+    *("acme", "limits", "tls", "admission", "tunnels", "signal", "ice", "services", "forwards", "identity"),
+    # No settings, but what is on the command line.
+    *("invite", "invitation"),
+}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from twisted.python import usage
 
+from rtunnel.acme.settings import default_state_dir
 from rtunnel.addresses import DialAddress, ListenAddress
 from rtunnel.options.plugins import rtc_client, rtc_host, rtc_signal, rtunnel_client as client, rtunnel_server
 from rtunnel.options.plugins.rtc_common import RtcOptions
@@ -20,6 +22,7 @@ from rtunnel.rtc.settings import (
     ForwardSettings,
     HostSettings,
     IceSettings,
+    IdentitySettings,
     ServiceSettings,
     SignalClientSettings,
     SignalSettings,
@@ -45,6 +48,7 @@ class TestDefaults:
             signal=SignalClientSettings(URL),
             ice=IceSettings(stun_server=STUN),
             services=(ServiceSettings("", DialAddress.parse("localhost:25565")),),
+            identity=IdentitySettings(default_state_dir(os.environ)),
         )
 
     def test_client(self) -> None:
@@ -53,6 +57,7 @@ class TestDefaults:
             signal=SignalClientSettings(URL),
             ice=IceSettings(stun_server=STUN),
             forwards=(ForwardSettings("", ListenAddress.parse("localhost:25565")),),
+            identity=IdentitySettings(default_state_dir(os.environ)),
         )
 
     @pytest.mark.parametrize("setting", ALL, ids=lambda setting: setting.name)
@@ -88,6 +93,7 @@ END_VALUES: dict[str, tuple[str, object, object, str]] = {
     "max-window": ("1M", "1M", 1 << 20, "limits.max_window"),
     "peer-buffer": ("2M", "2M", 2 << 20, "limits.peer_buffer"),
     "memory": ("1G", "1G", 1 << 30, "memory"),
+    "state-dir": ("/s", "/s", Path("/s"), "identity.state_dir"),
     "access-log": ("/var/log/visitors", "/var/log/visitors", Path("/var/log/visitors"), ""),
     **LOG_VALUES,
 }
@@ -126,6 +132,9 @@ VALUES: dict[type[RtcOptions], dict[str, tuple[str, object, object, str]]] = {
 # These exclude each other or take files that must be there; they have tests of their own.
 ELSEWHERE = {"turn-secret", "ca-file", "tls-cert-file", "tls-key-file"}
 ELSEWHERE |= {"status-tls-cert", "status-tls-key", "status-tls-ca"}
+# See test_identity_options.py.
+ELSEWHERE |= {"identity-cert", "identity-key", "peer-ca", "authorized-clients"}
+ELSEWHERE |= {"host-key", "known-hosts", "trust-on-first-use", "host-name"}
 
 
 @pytest.mark.parametrize("source", ["flag", "environment", "file", "file with dashes"])
@@ -256,7 +265,7 @@ class TestHelp:
         text = options_class().getUsage(100)
         words = " ".join(text.split())
         for setting in DECLARED[options_class]:
-            assert f"--{setting.name}=" in text
+            assert f"--{setting.name}{'' if setting.is_switch else '='}" in text
             assert setting.help in words
             assert not setting.shown_default or f"[default: {setting.shown_default}]" in words
         for word in ("--config=", "config.yaml in the current directory", "WTT_SIGNAL", "Examples:"):

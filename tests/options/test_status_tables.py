@@ -100,12 +100,23 @@ def test_peers(shown: Any) -> None:
         "lost_lately": 0.0123,
         "missed_lately": None,
         "datagrams_dropped": 6,
+        "sealed": {"group": "X25519MLKEM768", "signature": "ML-DSA-65", "name": "laptop"},
     }
-    unknown = {**peer, "id": "b", "connected": False, "path": None, "round_trip_ms": None, "lost_lately": 0.0}
-    out = shown(process("rtc-host", peers=[peer, unknown]))
+    unknown = {
+        **peer,
+        "id": "b",
+        "connected": False,
+        "path": None,
+        "round_trip_ms": None,
+        "lost_lately": 0.0,
+        "sealed": None,
+    }
+    plain = {**peer, "id": "c", "sealed": None, "path": "direct"}
+    out = shown(process("rtc-host", peers=[peer, unknown, plain]))
     rows = [" ".join(line.split()) for line in out.splitlines()]
-    assert "a relayed, x to y 12.5 ms 2.38 MiB, 1.2% lost 900 bytes 4 6" in rows
+    assert "a X25519MLKEM768, ML-DSA-65, laptop relayed, x to y 12.5 ms 2.38 MiB, 1.2% lost 900 bytes 4 6" in rows
     assert "b connecting 2.38 MiB 900 bytes 4 6" in rows
+    assert "c no direct 12.5 ms 2.38 MiB, 1.2% lost 900 bytes 4 6" in rows
 
 
 @pytest.mark.parametrize(

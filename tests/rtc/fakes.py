@@ -119,6 +119,7 @@ class FakeConnection:
 
     # Its path never fails.
     wants_restart = False
+    fingerprints = bytes(32), bytes(32)
 
     def restart(self) -> None:
         pass

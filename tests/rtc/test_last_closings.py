@@ -10,9 +10,11 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from rtunnel.addresses import DialAddress, ListenAddress
-from rtunnel.rtc.client import ClientPeer, RtcClient
-from rtunnel.rtc.host import HostPeer, RtcHost
+from rtunnel.rtc.client import RtcClient
+from rtunnel.rtc.host import RtcHost
 from rtunnel.rtc.offers import Offer
+from rtunnel.rtc.peers.client_peer import ClientPeer
+from rtunnel.rtc.peers.host_peer import HostPeer
 from rtunnel.rtc.settings import (
     ClientSettings,
     ForwardSettings,

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from rtunnel.rtc import host as host_module
 from rtunnel.rtc.aiortc.sessions import consent
 from rtunnel.rtc.client import RtcClient
-from rtunnel.rtc.host import HostPeer, RtcHost
+from rtunnel.rtc.host import RtcHost
+from rtunnel.rtc.peers import host_peer
+from rtunnel.rtc.peers.host_peer import HostPeer
 from rtunnel.wire.webrtc.signaling import OFFER, Extension, Signal, description_payload
 from tests.reverse.net import Peer, turns, until
 from tests.rtc.host_parts import ByHand
@@ -99,7 +100,7 @@ async def test_without_signaling_the_connection_is_lost(rtc: World, monkeypatch:
 @pytest_twisted.ensureDeferred
 async def test_a_host_that_knows_no_restarts(rtc: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consent, "DEAD_AFTER", 3)
-    monkeypatch.setattr(HostPeer, "extension", Extension(65536))
+    monkeypatch.setattr(HostPeer, "extension", Extension(65536, seal=True))
     ends = await Ends.make(rtc)
     silence(ends.host)
     await ends.visitor.ends()
@@ -151,7 +152,7 @@ async def test_a_client_that_offers_again_and_again(rtc: World, monkeypatch: pyt
         client.tell(OFFER, description_payload(OFFER, host_parts_description(offers[-1])))
         client.connection._sessions.give_up_next()
     await turns(20)
-    assert len(client.answers) <= 1 + host_module.RESTARTS_AT_ONCE + 1
+    assert len(client.answers) <= 1 + host_peer.RESTARTS_AT_ONCE + 1
     (peer,) = host.peers
     assert len(list(peer.connection._sessions.agents)) <= 3
     assert peer.is_connected

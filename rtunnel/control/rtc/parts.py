@@ -8,6 +8,7 @@ from typing import Any
 
 from rtunnel.control.parts import milliseconds
 from rtunnel.rtc.peer import Peer
+from rtunnel.rtc.sealed.end import SealedEnd
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.traffic import History
 from rtunnel.wire.messages import clean_text
@@ -23,13 +24,27 @@ def peer_connection(peer: Peer) -> dict[str, Any]:
     return {
         "id": clean_text(peer.name),
         "connected": peer.is_connected,
+        "sealed": _sealed(peer.sealed),
         "path": peer.connection.path or None,
         "round_trip_ms": milliseconds(peer.connection.round_trip),
         "streams": len(peer.streams) if peer.streams is not None else 0,
         "datagrams_dropped": peer.connection.datagrams_dropped,
+        "datagrams_forged": 0 if peer.sealed is None else peer.sealed.channels.datagrams_forged,
         **asdict(peer.connection.traffic),
         "lost_lately": _rounded(peer.lately.lost),
         "missed_lately": _rounded(peer.lately.missed),
+    }
+
+
+def _sealed(end: SealedEnd | None) -> dict[str, str] | None:
+    """Return how the channels of a peer connection are sealed; None: they are not, or not yet."""
+    if end is None or not end.session.group:
+        return None
+    return {
+        "group": end.session.group,
+        "signature": end.session.signature,
+        "name": end.name,
+        "fingerprint": end.session.fingerprint,
     }
 
 

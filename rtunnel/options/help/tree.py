@@ -94,7 +94,7 @@ def _command(options: BaseOptions, words: tuple[str, ...], summary: str) -> Comm
         commands,
         _alternatives(options.synopsis),
         options.sources() if isinstance(options, PluginOptions) else "",
-        type(options),
+        getattr(type(options), "plugin", type(options)),
     )
 
 

@@ -20,8 +20,8 @@ from rtunnel.coercions import show_seconds, show_size
 from rtunnel.config_file import ConfigFile
 from rtunnel.errors import ConfigError, one_line
 from rtunnel.options.base import HYPHEN, BaseOptions, help_width, option_hint, unbroken
+from rtunnel.options.plugins.foreground import ctrl_c_ends, run_in_foreground
 from rtunnel.options.plugins.pid_file import check_pid_file, close_to_others
-from rtunnel.options.plugins.run import ctrl_c_ends, run_in_foreground
 from rtunnel.options.settings.declaration import Setting
 from rtunnel.options.settings.sources import Resolved, find_config_file, resolve
 from rtunnel.options.upgrade import predecessor
@@ -91,7 +91,7 @@ class PluginOptions(BaseOptions):
             self._is_mistaken = True
             predecessor.failed(one_line(str(error)))
             unknown = re.match(r"option --?([^ ]+) not recognized", str(error))
-            if unknown is None:
+            if unknown is None or self.subCommand is not None:
                 raise usage.UsageError(one_line(str(error))) from error
             name = unknown[1]
             if len(name) == 1:

@@ -6,6 +6,7 @@ from functools import partial
 
 from twisted.application.service import MultiService
 
+from rtunnel.options.identities.decide import check_trust, startup_errors
 from rtunnel.options.plugins.rtc_common import RtcEndOptions, prepared_asyncio_reactor, shared_settings
 from rtunnel.options.plugins.run import PluginService
 from rtunnel.options.reload.part import Reloadable
@@ -35,10 +36,14 @@ class Options(RtcEndOptions):
     #: Set once the options are parsed.
     settings: ClientSettings
 
+    def host_known(self, host: str, is_confirmed: bool) -> None:
+        """Take note of the host to which an invitation has led, for a reload."""
+
     def build(self, resolved: Resolved) -> None:
-        self.settings = ClientSettings(
+        settings = ClientSettings(
             **resolved.fields_of(ClientSettings), **shared_settings(resolved), forwards=decide_forwards(resolved)
         )
+        self.settings = check_trust(resolved, settings)
 
 
 def makeService(options: Options) -> MultiService:
@@ -49,11 +54,16 @@ def makeService(options: Options) -> MultiService:
 
     reactor = prepared_asyncio_reactor(options.settings)
     options.tell()
-    client = RtcClient(reactor, options.settings)
+    with startup_errors():
+        client = RtcClient(reactor, options.settings)
 
     def reloadable() -> Reloadable:
         from rtunnel.options.reload.rtc_client import reloadable
 
         return reloadable(client)
 
-    return PluginService(NAME, client, options, reactor, partial(look, client), reloadable=reloadable)
+    service = PluginService(NAME, client, options, reactor, partial(look, client), reloadable=reloadable)
+    if client.invited is not None:
+        client.invited.on_known = options.host_known
+        client.invited.on_failure = service.fail
+    return service

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from rtunnel.errors import ConfigError
+from rtunnel.options.identities.decide import decide_identity
 from rtunnel.options.plugins.common import PluginOptions, check_order
 from rtunnel.options.plugins.reactor import prepared_reactor
 from rtunnel.options.settings.rtc import ALL
@@ -176,6 +177,7 @@ def shared_settings(resolved: Resolved) -> dict[str, Any]:
         "signal": SignalClientSettings(**resolved.fields_of(SignalClientSettings)),
         "ice": _ice_settings(resolved),
         "limits": ChannelLimits(**resolved.fields_of(ChannelLimits)),
+        "identity": decide_identity(resolved),
     }
 
 

@@ -4,7 +4,7 @@
   same signal. A second signal ends the process at once.
 - SIGHUP does the same when the process has a terminal, which is gone then. Otherwise the settings are read again; see
   :mod:`rtunnel.options.reload.reloader`.
-- ``rtunnel server`` and so on run the same services without ``twistd``; see :func:`run_in_foreground`.
+- ``rtunnel server`` and so on run the same services without ``twistd``; see :mod:`rtunnel.options.plugins.foreground`.
 - A :class:`~rtunnel.errors.StartupError` while the services start is one line on standard error and exit code 1, and
   no pid file is left. ``twistd`` alone would only log it.
 
@@ -21,15 +21,15 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Application, IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
-from twisted.logger import ILogObserver, Logger, globalLogBeginner
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
 
@@ -83,6 +83,8 @@ class PluginService(MultiService):
         """
         super().__init__()
         self.setName(name)
+        #: Why the process ends without having been told to; empty: it does not.
+        self.failure = ""
         self._options = options
         self._reactor = reactor
         self._logging = TwistdLogging()
@@ -202,6 +204,20 @@ class PluginService(MultiService):
     def _stop_control(self, result: Any) -> Deferred[Any]:
         stopped: Deferred[Any] = self._control.stopService()
         return stopped.addCallback(lambda _: result)
+
+    def fail(self, why: str) -> None:
+        """End the process with this one line: there is nothing left for it to do.
+
+        Under ``twistd`` the line is in the log only, and the exit code is 0.
+        """
+        if self.failure:
+            return
+        self.failure = why
+        if not self._logging.to_stdout:
+            self.log.critical("{why}", why=why)
+        # The reactor may already be stopping.
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
 
     def _start(self, start: Callable[[], None]) -> None:
         try:
@@ -334,47 +350,6 @@ class ExitSignals(Service):
         stop_now = getattr(self._service, "stop_now", None)
         if stop_now is not None:
             stop_now()
-
-
-@contextmanager
-def ctrl_c_ends() -> Iterator[None]:
-    """Let Ctrl-C end the process here. Twisted's search for plugins of endpoints would swallow a KeyboardInterrupt."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-            signal.signal(signal.SIGINT, before)
-
-
-def run_in_foreground(make_service: Callable[[], MultiService]) -> None:
-    """Run a service without ``twistd`` until it has stopped: no daemon, no pid file, the log on standard output.
-
-    :raises StartupError: it cannot start; the message is one line.
-    """
-    with ctrl_c_ends():
-        # It imports most of what the process needs.
-        gc.disable()
-        try:
-            # ExitSignals takes over.
-            service = make_service()
-        finally:
-            gc.enable()
-        from twisted.internet import reactor
-
-        tree = Application(service.name)
-        service.setServiceParent(tree)
-        globalLogBeginner.beginLoggingTo([tree.getComponent(ILogObserver)], redirectStandardIO=False)
-        # As twisted.application.app does it, which also imports debuggers and profilers.
-        services = IService(tree)
-        services.privilegedStartService()
-        services.startService()
-        reactor.addSystemEventTrigger("before", "shutdown", services.stopService)
-    reactor.run()
 
 
 def application(

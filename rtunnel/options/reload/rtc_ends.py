@@ -8,8 +8,12 @@ from typing import Any
 from rtunnel.options.plugins.reactor import look_up_first
 from rtunnel.options.reload.part import Part
 from rtunnel.options.reload.shared import budget_of, drain_of
+from rtunnel.rtc.rights.trusted import identity_of, trust_of
 from rtunnel.rtc.settings import EndSettings
 
+_IDENTITY = frozenset({"identity-cert", "identity-key"})
+#: Only one of them can say whom a client trusts, so they change together.
+_TRUST = frozenset({"peer-ca", "authorized-clients", "host-key", "known-hosts", "trust-on-first-use", "host-name"})
 _SIGNALING = frozenset({"signal", "token", "ca-file", "reconnect-min", "reconnect-max", "connect-timeout"})
 
 
@@ -21,4 +25,17 @@ def shared_parts(end: Any) -> Sequence[Part]:
         look_up_first(end.reactor, settings.signal.url.host)
         end.signaling.use(settings.signal)
 
-    return Part(_SIGNALING, signaling), drain_of(end), budget_of(end.memory)
+    def identity(new: Any) -> None:
+        end.identity = identity_of(new.settings)
+
+    def trust(new: Any) -> None:
+        # Those who are connected are judged once a second.
+        end.trust = end.sealing.trust = trust_of(new.settings)
+
+    return (
+        Part(_SIGNALING, signaling),
+        drain_of(end),
+        budget_of(end.memory),
+        Part(_IDENTITY, identity),
+        Part(_TRUST, trust),
+    )

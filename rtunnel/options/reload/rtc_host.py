@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rtunnel.options.reload.part import Part, Reloadable
 from rtunnel.options.reload.rtc_ends import shared_parts
 from rtunnel.rtc.host import RtcHost
@@ -11,4 +13,15 @@ _SERVICES = frozenset({"remote", "protocol", "service", "dial-timeout", "check-s
 
 def reloadable(host: RtcHost) -> Reloadable:
     """Return what applies other settings to a host."""
-    return Reloadable(host, (*shared_parts(host), Part(_SERVICES, lambda new: host.use_services(new.settings))))
+    signaling, *others = shared_parts(host)
+
+    def signal(new: Any) -> None:
+        signaling.apply(new)
+        host.invitations.use(new.settings.signal)
+
+    parts = (
+        Part(signaling.names, signal),
+        *others,
+        Part(_SERVICES, lambda new: host.use_services(new.settings)),
+    )
+    return Reloadable(host, parts)

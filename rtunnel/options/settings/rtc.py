@@ -10,6 +10,7 @@ from functools import partial
 
 from rtunnel.addresses import ListenAddress
 from rtunnel.coercions import integer, optional, seconds, text
+from rtunnel.options.identities import settings as identities
 from rtunnel.options.settings.declaration import (
     AT_ONCE,
     COUNT,
@@ -287,6 +288,7 @@ ENDS = (
         "of a peer.",
     ),
     replace(MEMORY, owner=EndSettings, key="limits.memory"),
+    *identities.ENDS,
     *LOG,
     *STATUS,
     ACCESS_LOG,
@@ -339,6 +341,7 @@ HOST_OWN = (
         reload=AT_ONCE,
     ),
     Setting("max-clients", COUNT, "Clients that may be connected at once.", HostSettings, key="host.", reload=AT_ONCE),
+    *identities.HOST,
 )
 
 CLIENT_OWN = (
@@ -379,6 +382,7 @@ CLIENT_OWN = (
         key="client.",
         reload=AT_ONCE,
     ),
+    *identities.CLIENT,
 )
 
 SIGNAL = (*SIGNAL_OWN, *LOG, *STATUS)

@@ -162,17 +162,24 @@ def _tunnels(found: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _peers(found: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("Peer", "Path", "Round trip", "Sent", "Received", "Streams", "Datagrams dropped")
+    table = _table("Peer", "Sealed", "Path", "Round trip", "Sent", "Received", "Streams", "Datagrams dropped")
     for each in found:
         path = each["path"] or ("connected" if each["connected"] else "connecting")
         table.add_row(
-            *(_clean(each["id"]), _clean(path)),
+            *(_clean(each["id"]), _clean(_seal(each)), _clean(path)),
             f"{each['round_trip_ms']:g} ms" if each["round_trip_ms"] else "",
             _passed(each["bytes_sent"], each["lost_lately"]),
             _passed(each["bytes_received"], each["missed_lately"]),
             *(str(each["streams"]), str(each["datagrams_dropped"])),
         )
     return table
+
+
+def _seal(peer: Mapping[str, Any]) -> str:
+    sealed = peer["sealed"]
+    if sealed:
+        return f"{sealed['group']}, {sealed['signature']}, {sealed['name']}"
+    return "no" if peer["connected"] else ""
 
 
 def _traffic(found: Mapping[str, Any]) -> tuple[str, str, str, str]:

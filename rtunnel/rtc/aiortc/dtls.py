@@ -14,6 +14,7 @@ from typing import Any
 
 from aiortc import RTCIceTransport
 from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsParameters, RTCDtlsTransport, State
+from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
 
 #: The most that one record holds, in bytes (RFC 6347, section 4.1).
@@ -73,6 +74,11 @@ class DtlsFailures:
         return "it does not go on with the handshake" if heard else f"it sends nothing; {_PERHAPS_1_3}"
 
 
+def digest_of(certificate: RTCCertificate) -> bytes:
+    """Return the SHA-256 of a certificate of ours."""
+    return certificate._cert.fingerprint(SHA256())
+
+
 class Certificate(RTCCertificate):
     """A certificate of ours. It also makes the context of its connection.
 
@@ -119,6 +125,14 @@ class DtlsTransport(RTCDtlsTransport):
     def __init__(self, transport: RTCIceTransport, certificates: list[RTCCertificate]) -> None:
         super().__init__(transport, certificates)
         self._handed_over: asyncio.Event | None = None
+
+    @property
+    def peer_digest(self) -> bytes:
+        """The SHA-256 of the peer's certificate, once the handshake is over."""
+        assert self._ssl is not None
+        certificate = self._ssl.get_peer_certificate(as_cryptography=True)
+        assert certificate is not None
+        return certificate.fingerprint(SHA256())
 
     def hand_over(self) -> SSL.Connection:
         """Return OpenSSL's connection, once its handshake is over. From now on the caller alone uses it.

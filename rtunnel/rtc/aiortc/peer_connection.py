@@ -25,7 +25,7 @@ from zope.interface import implementer
 from rtunnel.errors import BadDescription
 from rtunnel.rtc.aiortc.addresses import NoAddress
 from rtunnel.rtc.aiortc.bridge import Tasks, adopt_python_logging, as_deferred
-from rtunnel.rtc.aiortc.dtls import Certificate, DtlsTransport
+from rtunnel.rtc.aiortc.dtls import Certificate, DtlsTransport, digest_of
 from rtunnel.rtc.aiortc.ice import IceAgent
 from rtunnel.rtc.aiortc.records import Path
 from rtunnel.rtc.aiortc.sdp import MAX_CANDIDATES, Origin, PeerDescription, read_description, write_description
@@ -88,6 +88,7 @@ class PeerConnection:
         #: The first description of the peer.
         self._peer: PeerDescription | None = None
         self._restarts: Restarts | None = None
+        self.fingerprints = b"", b""
 
     @property
     def _ice(self) -> IceAgent:
@@ -267,6 +268,7 @@ class PeerConnection:
             if self._dtls.state != "connected":
                 self._lose(f"the DTLS handshake failed: {self._why_no_dtls()}")
                 return
+            self.fingerprints = digest_of(self._certificate), self._dtls.peer_digest
             self._path = Path(self._dtls, self._ice, self._channels.packets_received, self._channels.packet_too_big)
             self._sessions.user = self
             self._channels.start(

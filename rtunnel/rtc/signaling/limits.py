@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from twisted.internet.interfaces import IReactorTime
+
 from rtunnel.upkeep.token_bucket import KeyedBuckets, TokenBucket
 
 #: How many seconds' worth of messages may come at once.
@@ -20,6 +22,11 @@ MAX_ANSWERS = 1024 * ANSWER
 #: host may have clients by default. Each costs the host milliseconds, and a socket for each of its addresses.
 OFFERS, OFFERS_BURST, ATTEMPTS = 5.0, 128, 2
 ALL_OFFERS, ALL_OFFERS_BURST = 20.0, 512
+
+#: Offers to invitations, whether these exist or not: of one address, a second and at once, and of all. A person needs
+#: one or two, and each may spend an invitation of somebody else.
+INVITATIONS, INVITATIONS_BURST = 10 / 3600, 10
+ALL_INVITATIONS, ALL_INVITATIONS_BURST = 720 / 3600, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +89,19 @@ class MessageRate:
             self._answers -= 1
             return True
         return self._bucket.take(now)
+
+
+class InvitationRate:
+    """How many invitations may be tried, so that nobody tries them in bulk."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        now = clock.seconds()
+        self._tries = KeyedBuckets(INVITATIONS, INVITATIONS_BURST, ALL_INVITATIONS, ALL_INVITATIONS_BURST, now)
+
+    def take(self, sender: Hashable) -> bool:
+        """Count an offer to an invitation. Return False if there are too many.
+
+        :param sender: by what the offers of its sender are counted.
+        """
+        return self._tries.take(sender, 1, self._clock.seconds())

@@ -30,7 +30,7 @@ from rtunnel.relay.sockets import address_prefix, format_address
 from rtunnel.rtc.settings import SignalSettings
 from rtunnel.rtc.signaling.connections import Connections
 from rtunnel.rtc.signaling.http import NO_TLS_HERE, Step, encode_answer, read_request
-from rtunnel.rtc.signaling.limits import MessageRate, Times
+from rtunnel.rtc.signaling.limits import InvitationRate, MessageRate, Times
 from rtunnel.rtc.signaling.pace import Pace, Paces
 from rtunnel.rtc.signaling.share import Share
 from rtunnel.rtc.signaling.switchboard import POLICY_VIOLATION, Line, Party, State, Switchboard
@@ -382,7 +382,8 @@ class ServerFactory(WebSocketServerFactory):
         self.descriptors = Descriptors(reactor)
         self.connections = Connections(settings.max_per_address, log_limiter, self.descriptors)
         max_message = settings.max_message
-        self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, max_message, log_limiter)
+        may_try = InvitationRate(reactor).take
+        self.switchboard = Switchboard(settings.max_hosts, settings.max_clients, max_message, log_limiter, may_try)
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,

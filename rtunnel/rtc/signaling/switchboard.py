@@ -14,6 +14,8 @@ Hosts and clients share one name space of IDs, and any two of them may exchange 
 - A message that cannot be understood (not JSON, no type or an unknown one, no target, an ``error``, a second
   ``register-host``) is answered with an ``error`` too, and the connection stays; :data:`MAX_MISTAKES` of them end it.
 - When one end of an unanswered offer goes away, the other end is told with an ``error``.
+- An offer to an ID that begins with ``rtunnel-invite-`` tries an invitation. There is a limit to these, which counts
+  before anybody learns whether that invitation exists.
 - A registration may have a key. Whoever comes with the ID and the key of another party is the same end on a new
   connection, and takes its place at once.
 
@@ -22,7 +24,7 @@ No message is stored, except those of a party that waits for its ID.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from hmac import compare_digest
@@ -32,6 +34,7 @@ from twisted.logger import Logger
 
 from rtunnel.errors import BadSignal
 from rtunnel.upkeep.log_limiter import LogLimiter
+from rtunnel.wire.invitations.code import ID_PREFIX
 from rtunnel.wire.messages import clean_text
 from rtunnel.wire.webrtc.signaling import (
     ANSWER,
@@ -122,19 +125,29 @@ class Switchboard:
     :param max_clients: clients that may be registered at once.
     :param max_message: the longest message, in bytes.
     :param log_limiter: for log lines that strangers can cause.
+    :param may_try_invitation: counts an offer to an invitation by the budget key of its sender; returns whether it may
+        pass.
     :ivar hosts: how many hosts are registered.
     :ivar clients: how many clients are registered.
     """
 
     log = Logger()
 
-    def __init__(self, max_hosts: int, max_clients: int, max_message: int, log_limiter: LogLimiter) -> None:
+    def __init__(
+        self,
+        max_hosts: int,
+        max_clients: int,
+        max_message: int,
+        log_limiter: LogLimiter,
+        may_try_invitation: Callable[[Hashable], bool],
+    ) -> None:
         self.hosts = 0
         self.clients = 0
         self.max_hosts = max_hosts
         self.max_clients = max_clients
         self.max_message = max_message
         self._log_limiter = log_limiter
+        self._may_try_invitation = may_try_invitation
         self._parties: dict[str, Party] = {}
         self._waiting: dict[str, Party] = {}
 
@@ -285,6 +298,12 @@ class Switchboard:
             return
         if signal.target_id in ("", party.id):
             self._mistake(party, f"a message of the type '{signal.type}' to nobody, or to its own sender")
+            return
+        is_try = signal.type == OFFER and signal.target_id.startswith(ID_PREFIX)
+        if is_try and not self._may_try_invitation(party.line.budget_key):
+            self._log_limiter.warn("{peer} tries too many invitations; some are refused", peer=party.line.peer_name)
+            why = "too many codes of invitations were tried from your address; try again in some minutes"
+            self._send_error(party, why, about=signal.target_id)
             return
         target = self._parties.get(signal.target_id)
         if target is None:

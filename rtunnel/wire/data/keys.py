@@ -132,24 +132,49 @@ class ClientAgreement:
         return Root(_root(exported, _exchange(x25519, other), kem.decapsulate(ciphertext)), cipher)
 
 
-def answer(payload: bytes, exported: bytes, wished: Cipher) -> tuple[bytes, Root]:
-    """Do the server's half of the agreement on a link with TLS. Return the payload of its KEYS, and the root.
+class ServerAgreement:
+    """The server's half of the agreement on a link with TLS.
 
     :param payload: the payload of the client's KEYS.
-    :param exported: the 32 bytes of the link's exporter.
     :param wished: the cipher that this machine prefers; see :func:`wish`.
     :raises ValueError: the payload is malformed.
+    :ivar message: the payload of the server's KEYS.
     """
-    cipher, other, encapsulation_key = _cut_sealed(payload, _ENCAPSULATION_KEY)
-    cipher = max(cipher, wished)
-    own = X25519PrivateKey.generate()
-    shared = _exchange(own, other)
-    try:
-        kem, ciphertext = MLKEM768PublicKey.from_public_bytes(encapsulation_key).encapsulate()
-    except ValueError:
-        raise ValueError("KEYS with a bad ML-KEM key") from None
-    message = b"%c%b%b" % (cipher, own.public_key().public_bytes_raw(), ciphertext)
-    return message, Root(_root(exported, shared, kem), cipher)
+
+    __slots__ = ("_cipher", "_secrets", "message")
+
+    def __init__(self, payload: bytes, wished: Cipher) -> None:
+        cipher, other, encapsulation_key = _cut_sealed(payload, _ENCAPSULATION_KEY)
+        self._cipher = max(cipher, wished)
+        own = X25519PrivateKey.generate()
+        shared = _exchange(own, other)
+        try:
+            kem, ciphertext = MLKEM768PublicKey.from_public_bytes(encapsulation_key).encapsulate()
+        except ValueError:
+            raise ValueError("KEYS with a bad ML-KEM key") from None
+        self._secrets: tuple[bytes, bytes] | None = (shared, kem)
+        self.message = b"%c%b%b" % (self._cipher, own.public_key().public_bytes_raw(), ciphertext)
+
+    def finish(self, exported: bytes) -> Root:
+        """Return the root, and forget the secrets.
+
+        :param exported: the 32 bytes of the exporter.
+        :raises ValueError: it is not the first time.
+        """
+        secrets, self._secrets = self._secrets, None
+        if secrets is None:
+            raise ValueError("a second KEYS")
+        return Root(_root(exported, *secrets), self._cipher)
+
+
+def answer(payload: bytes, exported: bytes, wished: Cipher) -> tuple[bytes, Root]:
+    """Do the server's half of the agreement at once. Return the payload of its KEYS, and the root.
+
+    :param exported: the 32 bytes of the link's exporter. The other parameters are those of :class:`ServerAgreement`.
+    :raises ValueError: the payload is malformed.
+    """
+    agreement = ServerAgreement(payload, wished)
+    return agreement.message, agreement.finish(exported)
 
 
 def plain_keys() -> tuple[bytes, Root]:

@@ -29,6 +29,10 @@ MAX_CANDIDATE = 1024
 SUBPROTOCOL = "rtunnel.signaling.v1"
 #: The version of our extension to the channels.
 VERSION = 1
+#: The longest number of an invitation, in digits.
+MAX_INVITATION = 4
+#: The version of sealed channels.
+SEAL = 1
 
 REGISTER_HOST: Final = "register-host"
 OFFER: Final = "offer"
@@ -123,11 +127,15 @@ class Extension:
 
     :ivar initial_credit: bytes that may be sent to it on a new stream before it grants more.
     :ivar ice_restart: whether another offer in the same session keeps the connection.
+    :ivar seal: whether it seals its channels, if the other end does.
+    :ivar invitation: of a client, the number of the invitation by which it comes; empty: none.
     """
 
     initial_credit: int
     version: int = VERSION
     ice_restart: bool = False
+    seal: bool = False
+    invitation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +156,33 @@ def description_payload(kind: str, description: Description) -> dict[str, object
     :param kind: :data:`OFFER` or :data:`ANSWER`.
     """
     payload: dict[str, object] = {"sdp": {"type": kind, "sdp": description.sdp}}
-    if description.extension is not None:
+    extension = description.extension
+    if extension is not None:
         payload["rtunnel"] = {
-            "version": description.extension.version,
-            "initial_credit": description.extension.initial_credit,
-            "ice_restart": description.extension.ice_restart,
+            "version": extension.version,
+            "initial_credit": extension.initial_credit,
+            "ice_restart": extension.ice_restart,
+            **({"seal": SEAL} if extension.seal else {}),
+            **({"invitation": extension.invitation} if extension.invitation else {}),
         }
     return payload
+
+
+def refusal_payload(code: str, message: str) -> dict[str, object]:
+    """Make the payload of an answer that refuses the offer.
+
+    :param code: a :class:`rtunnel.errors.Code`.
+    :param message: for people.
+    """
+    return {"refused": str(code), "message": message}
+
+
+def read_refusal(payload: object) -> str:
+    """Return why an answer refuses the offer; empty if it does not."""
+    if not isinstance(payload, dict) or not isinstance(payload.get("refused"), str):
+        return ""
+    message = payload.get("message")
+    return clean_text(message if isinstance(message, str) and message else payload["refused"]) or "unknown"
 
 
 def read_description(kind: str, payload: object) -> Description:
@@ -180,7 +208,11 @@ def _extension(value: object) -> Extension | None:
         return None
     if not isinstance(credit, int) or isinstance(credit, bool) or not 0 <= credit < 2**62:
         return None
-    return Extension(credit, VERSION, value.get("ice_restart") is True)
+    seal = value.get("seal")
+    seals = isinstance(seal, int) and not isinstance(seal, bool) and seal >= SEAL
+    invitation = value.get("invitation")
+    is_number = isinstance(invitation, str) and len(invitation) <= MAX_INVITATION and invitation.isdecimal()
+    return Extension(credit, VERSION, value.get("ice_restart") is True, seals, str(invitation) if is_number else "")
 
 
 # Candidates

@@ -174,8 +174,8 @@ async def test_no_certificate(
     def load(settings: Any, role: Any) -> Any:
         contexts = []
 
-        def make(given: Any) -> Any:
-            contexts.append(real_context(given))
+        def make(*given: Any, **more: Any) -> Any:
+            contexts.append(real_context(*given, **more))
             return WithoutCertificate(contexts[0])
 
         monkeypatch.setattr(credentials, "make_context", make)

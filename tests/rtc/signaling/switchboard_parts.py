@@ -78,7 +78,14 @@ class Board(Switchboard):
     """With parties ready-made."""
 
     def __init__(self, hosts: int = 10, clients: int = 10, max_message: int = 65536) -> None:
-        super().__init__(hosts, clients, max_message, LogLimiter(Logger(), Clock()))
+        #: By whom invitations were tried, and how many more may be.
+        self.tries: list[object] = []
+        self.tries_left = 10
+        super().__init__(hosts, clients, max_message, LogLimiter(Logger(), Clock()), self._may_try)
+
+    def _may_try(self, sender: object) -> bool:
+        self.tries.append(sender)
+        return len(self.tries) <= self.tries_left
 
     def line(self) -> FakeLine:
         return FakeLine(self)

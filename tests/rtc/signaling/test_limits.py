@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.task import Clock
 
 from rtunnel.rtc.signaling import limits
 from rtunnel.rtc.signaling.limits import (
+    ALL_INVITATIONS_BURST,
     ALL_OFFERS,
     ALL_OFFERS_BURST,
     ANSWER,
     BURST,
+    INVITATIONS_BURST,
     MAX_ANSWERS,
     OFFERS,
     OFFERS_BURST,
+    InvitationRate,
     MessageRate,
 )
 
@@ -63,3 +67,27 @@ def test_so_many_offers_of_all_addresses_and_whoever_makes_few_goes_first() -> N
         if number % 10_000 == 9_999:
             assert rate.takes_offer_of("honest", now)
     assert taken <= ALL_OFFERS_BURST + ALL_OFFERS * 100
+
+
+def test_invitations_are_not_tried_in_bulk() -> None:
+    clock = Clock()
+    rate = InvitationRate(clock)
+    tried = [rate.take("guesser") for _ in range(INVITATIONS_BURST + 1)]
+    assert tried == [True] * INVITATIONS_BURST + [False]
+    taken = 0
+    for _ in range(24 * 60):
+        clock.advance(60)
+        taken += sum(rate.take("guesser") for _ in range(3))
+    assert 24 * 10 <= taken <= 24 * 10 + INVITATIONS_BURST
+    assert rate.take("honest")
+
+
+def test_invitations_are_not_tried_in_bulk_from_many_addresses() -> None:
+    clock = Clock()
+    rate = InvitationRate(clock)
+    taken = 0
+    for number in range(36_000):
+        clock.advance(0.1)
+        taken += rate.take(number % 1000)
+    assert ALL_INVITATIONS_BURST / 2 <= taken <= ALL_INVITATIONS_BURST + 720
+    assert rate.take("honest")

@@ -207,3 +207,31 @@ def test_no_bytes_raise(texts: list[bytes]) -> None:
     line = board.line()
     for text in texts:
         line.say_text(text)
+
+
+def test_invitations_are_tried_by_the_addresses_that_may() -> None:
+    board = Board()
+    invitation = board.host("rtunnel-invite-7")
+    client = board.client(target="rtunnel-invite-7")
+    assert invitation.take()["sender_id"] == "client"
+    # Whether there is one or not.
+    client.say("offer", "client", "rtunnel-invite-8", {"pake": ""})
+    assert client.take_error("rtunnel-invite-8") == "there is no 'rtunnel-invite-8'"
+    assert board.tries == [client.budget_key] * 2
+    # Other messages, and those to others, do not count.
+    board.host()
+    client.say("candidate", "client", "rtunnel-invite-7", {})
+    client.say("offer", "client", "host", SDP)
+    assert len(board.tries) == 2
+
+
+def test_whoever_tries_too_many_invitations_learns_nothing() -> None:
+    board = Board()
+    board.tries_left = 0
+    invitation = board.host("rtunnel-invite-7")
+    client = board.client(target="rtunnel-invite-7")
+    client.say("offer", "client", "rtunnel-invite-8", {"pake": ""})
+    assert "too many codes" in client.take_error("rtunnel-invite-7")
+    assert "too many codes" in client.take_error("rtunnel-invite-8")
+    assert invitation.sent == []
+    assert invitation.offers == 0

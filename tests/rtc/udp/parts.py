@@ -210,6 +210,7 @@ class MemoryConnection:
     hold: Any = offer
     release: Any = offer
     wants_restart = False
+    fingerprints = bytes(32), bytes(32)
     restart: Any = offer
     continues: Any = offer
     addresses_changed: Any = offer

@@ -1,0 +1,353 @@
+"""The control channel of a sealed peer connection: who is at the other end, and the root of all keys.
+
+    client   KEYS, ClientHello -->                                host
+             <-- KEYS, ServerHello ... Finished
+             certificate ... Finished, BIND -->                   the client seals from here on
+             <-- BIND, or a refusal                               so does the host, once it has taken the client's BIND
+
+    waiting --begin--> greeting --TLS--> binding --BIND--> bound        (:attr:`SealedSession.state`)
+       +------------------+-----------------+-------------> over
+
+KEYS go beside TLS, so that the client need not wait a second time. TLS's exporter, whose context has both of them,
+binds them to it; see :mod:`rtunnel.wire.webrtc.sealed_keys`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Any, Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from rtunnel.access.identities import Identity
+from rtunnel.access.trust import PeerIdentity, Trust, Verdict
+from rtunnel.errors import Code, one_line
+from rtunnel.rtc.interfaces import IChannel, IChannelUser
+from rtunnel.tls.engine import TlsEngine
+from rtunnel.tls.policy import Role
+from rtunnel.tls.self_signed import SelfSigned
+from rtunnel.wire.data.keys import ClientAgreement, Root, ServerAgreement, wish
+from rtunnel.wire.webrtc.seal_control import Bind, Messages, Refusal, encode_bind, encode_refusal
+from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side, bind_key
+
+#: The most bytes that come on a control channel in the life of a connection. A handshake with the largest certificates
+#: of ML-DSA and two CAs above them has 40 KiB.
+MOST = 256 * 1024
+#: The most messages in TLS; two are known, and later versions may have more.
+MOST_MESSAGES = 64
+#: The size of the pieces in which bytes of TLS are sent.
+_PIECE = 16384
+
+IN_BETWEEN = (
+    "somebody sits between this end and the {other}: the {other} sees other certificates in DTLS than this end does. "
+    "Whoever runs the signaling server can do that; nothing was carried"
+)
+OTHER_KEYS = "the two ends have different keys: somebody on the way has changed what they agree on; nothing was carried"
+
+
+class Confirmation(Protocol):
+    """Shows the other end that this one knows the code of an invitation, and checks that it does.
+
+    The context names both identities, and both certificates of DTLS as this end sees them.
+    """
+
+    def mine(self, context: bytes) -> bytes:
+        """Return what this end sends, 32 bytes."""
+
+    def check(self, theirs: bytes, context: bytes) -> bool:
+        """Return whether the other end has sent what belongs to the code. Called once."""
+
+
+class Sealing:
+    """What all sealed connections of a process have in common.
+
+    :param side: which end it is.
+    :param identity: who it is.
+    :param trust: whom it accepts.
+    :raises rtunnel.errors.ConfigError: TLS cannot use the identity.
+    """
+
+    def __init__(self, side: Side, identity: Identity, trust: Trust) -> None:
+        self.side = side
+        self.identity = identity
+        self.trust = trust
+        role = Role.SERVER if side is Side.HOST else Role.CLIENT
+        self.credentials = SelfSigned(role, identity.certificate, identity.chain, identity.key)
+
+
+class SessionUser(Protocol):
+    """Is told how a session fares."""
+
+    def sealed(self, root: Root) -> None:
+        """Take note that the other end is accepted, and channels can be used."""
+
+    def bound(self) -> None:
+        """Take note that the other end has accepted this one. A host is told before :meth:`sealed`."""
+
+    def control_closed(self) -> None:
+        """Call :meth:`SealedSession.control_is_closed` in the next turn, unless the connection is lost in this one."""
+
+    def session_over(self, reason: str, *, linger: bool) -> None:
+        """Take note that the connection has to end.
+
+        :param linger: the other end is told why, which takes a moment.
+        """
+
+
+State = Enum("State", "WAITING GREETING BINDING BOUND OVER")
+"""The state of a session; see the diagram at the top of the module."""
+
+
+def _der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.DER)
+
+
+@implementer(IChannelUser)
+class SealedSession:
+    """One end of a control channel.
+
+    :param peer_id: the host's ID; empty at a host.
+    :param confirm: for an invitation; None: there is none.
+    :ivar state: see the diagram at the top of the module.
+    :ivar verdict: what is said of the other end; None: nothing yet.
+    :ivar group: the group of the key exchange, such as ``X25519MLKEM768``; empty before TLS is up.
+    :ivar signature: the algorithm of the other end's certificate, such as ``ML-DSA-65``.
+    :ivar fingerprint: of that certificate.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, sealing: Sealing, user: SessionUser, peer_id: str, confirm: Callable[[], Confirmation | None]
+    ) -> None:
+        self._sealing = sealing
+        self._user = user
+        self._peer_id = peer_id
+        self._make_confirm = confirm
+        self._confirm: Confirmation | None = None
+        self._channel: IChannel | None = None
+        self._engine = TlsEngine(sealing.credentials)
+        self._agreement: ClientAgreement | ServerAgreement | None = None
+        self._keys: dict[Side, bytes] = {}
+        self._digests = b"", b""
+        self._ends: Ends | None = None
+        self._root: Root | None = None
+        self._messages = Messages()
+        self._identity: PeerIdentity | None = None
+        self._came = self._said = 0
+        self.state = State.WAITING
+        self.verdict: Verdict | None = None
+        self.group = self.signature = self.fingerprint = ""
+
+    @property
+    def _side(self) -> Side:
+        return self._sealing.side
+
+    @property
+    def _other(self) -> Side:
+        return self._side.other
+
+    def begin(self, channel: IChannel, own: bytes, peers: bytes) -> None:
+        """Use the control channel, which was just opened or has just arrived.
+
+        :param own: the SHA-256 of this end's certificate in DTLS.
+        :param peers: that of the other end's.
+        """
+        assert self.state is State.WAITING
+        self.state = State.GREETING
+        self._channel = channel
+        self._digests = own, peers
+        self._confirm = self._make_confirm()
+        channel.use(self)
+        if self._side is Side.CLIENT:
+            agreement = self._agreement = ClientAgreement(wish())
+            self._send_keys(agreement.message)
+            self._engine.start()
+            self._flush()
+
+    def _send_keys(self, message: bytes) -> None:
+        assert self._channel is not None
+        self._keys[self._side] = message
+        self._channel.send(message)
+
+    def _flush(self) -> None:
+        assert self._channel is not None
+        data = self._engine.output()
+        for start in range(0, len(data), _PIECE):
+            self._channel.send(data[start : start + _PIECE])
+
+    # From the channel
+
+    def channel_opened(self) -> None:
+        """Do nothing: what is sent goes out behind the message that opens the channel."""
+
+    def message_received(self, data: bytes) -> None:
+        """Take KEYS or bytes of TLS."""
+        if self.state is State.OVER:
+            return
+        self._came += len(data)
+        try:
+            if self._came > MOST:
+                raise ValueError(f"more than {MOST} bytes on the control channel")
+            if self._other not in self._keys:
+                self._take_keys(data)
+            else:
+                self._take_tls(data)
+        except ValueError as error:
+            # Whatever a library finds in a certificate that cannot be read.
+            self._end(f"the {self._other} broke the protocol of sealed channels: {error}")
+
+    def text_received(self, text: bytes) -> None:
+        """End the connection: there are no text messages."""
+        if self.state is not State.OVER:
+            self._end(f"the {self._other} broke the protocol of sealed channels: a text message on the control channel")
+
+    def channel_closed(self) -> None:
+        """Find out whether it is the whole connection that is lost."""
+        if self.state is not State.OVER:
+            self._user.control_closed()
+
+    def control_is_closed(self) -> None:
+        """End the connection: without its control channel it cannot be sealed."""
+        if self.state is State.GREETING and self._other not in self._keys:
+            self._end(
+                f"the {self._other} does not seal, although it announces it: somebody on the way has changed what "
+                "the ends announce to each other, or its rtunnel is being stopped"
+            )
+        elif self.state is not State.OVER:
+            self._end(f"the {self._other} has closed the control channel")
+
+    def _take_keys(self, data: bytes) -> None:
+        if self._side is Side.HOST:
+            agreement = self._agreement = ServerAgreement(data, wish())
+            self._send_keys(agreement.message)
+        self._keys[self._other] = data
+
+    def _take_tls(self, data: bytes) -> None:
+        engine = self._engine
+        plain = engine.receive(data)
+        self._flush()
+        if engine.peer is not None and self._root is None:
+            self._shook_hands()
+        if self.state is not State.OVER and plain:
+            for message in self._messages.feed(plain):
+                self._take_message(message)
+        if self.state is State.OVER:
+            return
+        if engine.failure:
+            failure = engine.failure.replace("the server", "the host")
+            self._end(f"TLS with the {self._other} failed: {failure}", linger=engine.peer is None)
+        elif engine.ended:
+            self._end(f"the {self._other} has ended TLS")
+
+    # TLS is up
+
+    def _shook_hands(self) -> None:
+        engine = self._engine
+        peer = engine.peer
+        assert peer is not None
+        digests = {
+            self._side: sha256(_der(engine.certificate)).digest(),
+            self._other: sha256(_der(peer.certificate)).digest(),
+        }
+        dtls = dict(zip((self._side, self._other), self._digests, strict=True))
+        ends = self._ends = Ends(digests[Side.HOST], digests[Side.CLIENT], dtls[Side.HOST], dtls[Side.CLIENT])
+        context = ends.exporter_context(self._keys[Side.CLIENT], self._keys[Side.HOST])
+        exported = engine.export(EXPORTER_LABEL, EXPORTER_LENGTH, context)
+        if isinstance(self._agreement, ClientAgreement):
+            self._root = self._agreement.finish(self._keys[Side.HOST], exported)
+        else:
+            assert self._agreement is not None
+            self._root = self._agreement.finish(exported)
+        self._agreement = None
+        self.group, self.signature, self.fingerprint = peer.group, peer.signature, peer.fingerprint
+        self._identity = PeerIdentity(peer.certificate, peer.fingerprint, engine.shown, self._peer_id)
+        self.state = State.BINDING
+        # With an invitation, whoever knows the code is accepted from then on.
+        if self._confirm is None and not self._judge():
+            return
+        confirm = b"" if self._confirm is None else self._confirm.mine(ends.context)
+        keys = bind_key(self._root.root, self._side)
+        self._say(encode_bind(Bind(ends.host_dtls, ends.client_dtls, keys, confirm)))
+        if self._side is Side.CLIENT and self._confirm is None:
+            self._user.sealed(self._root)
+
+    def _say(self, message: bytes) -> None:
+        self._engine.send(message)
+        self._flush()
+
+    def _judge(self) -> bool:
+        """Return whether the other end is accepted; tell it if it is not."""
+        assert self._identity is not None
+        verdict = self.verdict = self._sealing.trust.judge(self._identity)
+        if verdict.refusal:
+            self.refuse(verdict.code, verdict.refusal)
+        return not verdict.refusal
+
+    def judge_again(self) -> bool:
+        """Return whether the other end is still accepted; if it is not, the connection is over."""
+        return self.state not in (State.BINDING, State.BOUND) or self.verdict is None or self._judge()
+
+    def _take_message(self, message: Bind | Refusal | None) -> None:
+        if self.state is State.OVER:
+            return
+        self._said += 1
+        if self._said > MOST_MESSAGES:
+            raise ValueError(f"more than {MOST_MESSAGES} messages on the control channel")
+        if isinstance(message, Refusal):
+            self._end(f"the {self._other} refuses this {self._side}: {message.message or message.code}")
+        elif isinstance(message, Bind):
+            if self.state is not State.BINDING:
+                raise ValueError("a second bind")
+            self._take_bind(message)
+
+    def _take_bind(self, bind: Bind) -> None:
+        ends, root = self._ends, self._root
+        assert ends is not None
+        assert root is not None
+        if (bind.host, bind.client) != (ends.host_dtls, ends.client_dtls):
+            self._refuse(Code.UNAUTHORIZED, IN_BETWEEN.format(other=self._side), IN_BETWEEN.format(other=self._other))
+            return
+        if not compare_digest(bind.keys, bind_key(root.root, self._other)):
+            self.refuse(Code.UNAUTHORIZED, OTHER_KEYS)
+            return
+        if self._confirm is not None:
+            if not bind.confirm or not self._confirm.check(bind.confirm, ends.context):
+                self.refuse(Code.UNAUTHORIZED, "the code of the invitation is wrong")
+                return
+            if not self._judge():
+                return
+        self.state = State.BOUND
+        self._user.bound()
+        if self._side is Side.HOST or self._confirm is not None:
+            self._user.sealed(root)
+
+    # Ends
+
+    def refuse(self, code: Code, why: str) -> None:
+        """End the connection, and tell the other end why."""
+        self._refuse(code, why, f"it is refused: {one_line(why)}")
+
+    def _refuse(self, code: Code, theirs: str, ours: str) -> None:
+        if self._engine.peer is not None and self.state is not State.OVER:
+            self._say(encode_refusal(code, theirs))
+        self._end(ours, linger=True)
+
+    def _end(self, reason: str, *, linger: bool = False) -> None:
+        if self.state is not State.OVER:
+            self.state = State.OVER
+            self._user.session_over(reason, linger=linger)
+
+    def close(self) -> None:
+        """Say nothing more: the connection is over."""
+        self.state = State.OVER
+        self._agreement = self._root = self._channel = self._confirm = None
+        # No reference cycles.
+        forgotten: Any = None
+        self._user = self._make_confirm = forgotten
