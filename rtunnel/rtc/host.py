@@ -32,6 +32,7 @@ from rtunnel.rtc.offered import Service, are_dialled_alike, services_of
 from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_gives_way
 from rtunnel.rtc.peer import Leaving, Peer
 from rtunnel.rtc.rights.trusted import identity_of, trust_of
+from rtunnel.rtc.rights.uses import Uses
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
 from rtunnel.rtc.streams import ChannelStreams
@@ -71,6 +72,7 @@ class HostPeer(Peer):
     """The peer connection to one client.
 
     :ivar since: when its offer was taken up, by the reactor's clock.
+    :ivar use: what the client uses, and may use.
     """
 
     log = Logger()
@@ -94,6 +96,7 @@ class HostPeer(Peer):
         self._restarts = TokenBucket(RESTARTS_PER_SECOND, RESTARTS_AT_ONCE, self.since)
         self._host = host
         self._peer_extension = offer.description.extension
+        self.use = host.uses.of(name)
         self._streams = self.use_streams(self._peer_extension)
         self._flows = HostFlows(
             host.reactor,
@@ -154,7 +157,7 @@ class HostPeer(Peer):
             )
             self._streams.refuse(channel, Code.UNKNOWN_SERVICE)
         elif isinstance(service.settings.remote, UdpAddress):
-            self._flows.accept(channel, service.settings.remote, service.account)
+            self._flows.accept(channel, service.settings.remote, service.account, self.use.flow(channel.protocol))
         else:
             self._dial(self._streams, channel, service)
 
@@ -168,6 +171,7 @@ class HostPeer(Peer):
             log("service {remote} cannot be reached: {error}", remote=service.settings.remote, error=reason_of(failure))
 
         end = PromptEnd(lambda _end: watch.answered(), self._host.visitors.discard)
+        self.use.serve(end, channel.protocol)
         end.attach(streams.attach(channel, end))
         name = clean_text(self.name)
         self._host.visitors.serve(end, name, channel.protocol, 1, service.account, name, LINK)
@@ -210,6 +214,7 @@ class RtcHost(DrainingService):
         self._places = MAX_CONNECTING
         self._addresses = AddressWatch()
         self.certificate = SharedCertificate()
+        self.uses = Uses(reactor)
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)
         PeriodicService(reactor, "watch", 1.0, self._watch).setServiceParent(self)

@@ -101,11 +101,17 @@ def test_peers(shown: Any) -> None:
         "missed_lately": None,
         "datagrams_dropped": 6,
     }
+    may = {"services": ["web", "dns"], "streams": 7, "bytes_per_second": 1, "until": "2030-01-01T00:00:00+00:00"}
+    use = {"service": "web", "streams": 2, "streams_total": 9, "from_client": 1024, "to_client": 2048}
+    laptop = {**peer, "client": "laptop", "may": may, "uses": [use, {**use, "service": "dns"}]}
     unknown = {**peer, "id": "b", "connected": False, "path": None, "round_trip_ms": None, "lost_lately": 0.0}
     out = shown(process("rtc-host", peers=[peer, unknown]))
     rows = [" ".join(line.split()) for line in out.splitlines()]
     assert "a relayed, x to y 12.5 ms 2.38 MiB, 1.2% lost 900 bytes 4 6" in rows
     assert "b connecting 2.38 MiB 900 bytes 4 6" in rows
+    rows = [" ".join(line.split()) for line in shown(process("rtc-host", peers=[laptop, laptop])).splitlines()]
+    used = "2 9 1 KiB 2 KiB web, dns 2030-01-01T00:00:00+00:00"
+    assert [row for row in rows if row.startswith("laptop")] == [f"laptop web {used}", f"laptop dns {used}"]
 
 
 @pytest.mark.parametrize(

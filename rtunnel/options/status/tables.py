@@ -112,7 +112,7 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
         for each in found["forwards"]:
             tables[-1].add_row(*map(_clean, (each["local"], each["service"] or DEFAULT)), *_traffic(each))
     peers = [*found.get("peers", []), *([found["peer"]] if found.get("peer") else [])]
-    return [*tables, _peers(peers)]
+    return [*tables, _peers(peers), _uses(peers)]
 
 
 def _clients(found: Sequence[Mapping[str, Any]]) -> tuple[Table, Table]:
@@ -172,6 +172,26 @@ def _peers(found: Sequence[Mapping[str, Any]]) -> Table:
             _passed(each["bytes_received"], each["missed_lately"]),
             *(str(each["streams"]), str(each["datagrams_dropped"])),
         )
+    return table
+
+
+def _uses(peers: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what each client of a host uses."""
+    table = _table("Client", "Uses", "Streams", "Streams total", "From client", "To client", "May use", "Until")
+    shown = set()
+    for peer in peers:
+        if not peer.get("uses") or peer["client"] in shown:
+            continue
+        # One client may have several peer connections.
+        shown.add(peer["client"])
+        may = peer["may"]["services"]
+        for each in peer["uses"]:
+            table.add_row(
+                *map(_clean, (peer["client"], each["service"])),
+                *(str(each["streams"]), str(each["streams_total"])),
+                *(size(each["from_client"]), size(each["to_client"])),
+                *map(_clean, ("" if may is None else ", ".join(may), peer["may"]["until"] or "")),
+            )
     return table
 
 
