@@ -88,6 +88,14 @@ def test_a_thousand_tunnels(shown: Any) -> None:
     assert took < 20
 
 
+@pytest.mark.parametrize(
+    ("closed", "text"), [(True, "closed"), (False, "open: it trusts whoever the signaling server shows it")]
+)
+def test_identity(shown: Any, closed: bool, text: str) -> None:
+    out = " ".join(shown(process("rtc-host", identity={"fingerprint": "aaaaa-bbbbb", "closed": closed})).split())
+    assert f"fingerprint aaaaa-bbbbb ({text})" in out
+
+
 def test_peers(shown: Any) -> None:
     peer = {
         "id": "a",

@@ -10,6 +10,7 @@ from rtunnel.control.actions.disconnect import WHY, Connected
 from rtunnel.control.parts import answering, carried, resources
 from rtunnel.control.rtc.parts import peer_connection, signaling, totals
 from rtunnel.rtc.host import RtcHost
+from rtunnel.rtc.rights.trusted import describe
 from rtunnel.rtc.rights.uses import ClientUse
 from rtunnel.traffic.accounts import DEFAULT
 from rtunnel.wire.messages import clean_text
@@ -37,6 +38,7 @@ def look(host: RtcHost) -> dict[str, Any]:
         "ready": host.signaling.up and not host.is_stopping,
         "problems": problems,
         "id": host.settings.id,
+        "identity": describe(host.identity, host.trust),
         "signaling": signaling(host.signaling),
         **resources(host, host.memory),
         "services": services,

@@ -79,6 +79,9 @@ def _facts(found: Mapping[str, Any]) -> str:
         facts.append(_tls(found["tls"]) or "no TLS")
     if "signaling" in found:
         facts.append(f"signaling {found['signaling']['url']} {'up' if found['signaling']['up'] else 'down'}")
+    if "identity" in found:
+        trust = "closed" if found["identity"]["closed"] else "open: it trusts whoever the signaling server shows it"
+        facts.append(f"fingerprint {found['identity']['fingerprint']} ({trust})")
     for key, text in (
         ("connections", "connections"),
         ("hosts", "hosts"),

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from rtunnel.access.identities import FOLDER, Identity, ephemeral_identity, identity_from_files, load_identity
 from rtunnel.access.peers import authorized_clients, known_hosts
 from rtunnel.access.peers.fingerprints import show_fingerprint
-from rtunnel.access.trust import ClientTrust, HostTrust
+from rtunnel.access.trust import ClientTrust, HostTrust, Trust
 from rtunnel.errors import ConfigError
 from rtunnel.rtc.settings import EndSettings, HostSettings
 
@@ -70,6 +70,11 @@ def trust_of(settings: EndSettings) -> HostTrust | ClientTrust:
         host_name=chosen.host_name,
         host_id=settings.id,
     )
+
+
+def describe(identity: Identity, trust: Trust) -> dict[str, object]:
+    """Return what the status says of an end: its fingerprint, and whether it is told whom to trust."""
+    return {"fingerprint": show_fingerprint(identity.fingerprint), "closed": trust.is_closed}
 
 
 def clients_file(settings: EndSettings) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest_twisted
 from twisted.internet.task import Clock
 
+from rtunnel.access.peers.fingerprints import show_fingerprint
 from rtunnel.access.peers.rights import EVERYTHING, ClientRights, ServiceRights
 from rtunnel.control.rtc.host import look
 from rtunnel.relay.socket_end import SocketEnd
@@ -186,6 +187,10 @@ async def test_status(rtc: World) -> None:
     try:
         program.send(b"123", (HOST, int(client.forwards.udp[0].listener.local_address.rpartition(":")[2])))
         assert (await program.gets())[0] == b"123"
+        assert look(host)["identity"] == {
+            "fingerprint": show_fingerprint(host.identity.fingerprint),
+            "closed": False,
+        }
         [peer] = look(host)["peers"]
         assert peer["client"] == "laptop"
         assert peer["may"] == {
