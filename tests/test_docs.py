@@ -93,6 +93,14 @@ def test_documents_name_only_options_that_there_are() -> None:
         assert not unknown, f"{document.name}: {sorted(unknown)}"
 
 
+def test_security_names_tests_that_there_are() -> None:
+    named = re.findall(r"``(tests/[a-z_/]+\.py)(?:::(\w+))?``", (ROOT / "docs" / "security.rst").read_text())
+    assert len(named) >= 10
+    for file, test in named:
+        wanted = rf"^ *(async )?def {test or 'test_.*'}\("
+        assert re.search(wanted, (ROOT / file).read_text(), re.MULTILINE), (file, test)
+
+
 def test_every_command_is_run_or_says_why_not() -> None:
     """By tests/nat/test_documents.py or test_recipes.py, on machines of its own."""
     known = named(STEPS)

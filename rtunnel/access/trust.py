@@ -22,7 +22,7 @@ from rtunnel.access.peers.authorized_clients import AuthorizedClients, read_auth
 from rtunnel.access.peers.fingerprints import any_is_of, show_fingerprint
 from rtunnel.access.peers.known_hosts import KnownHosts, add_host, read_known_hosts
 from rtunnel.access.peers.rights import EVERYTHING, ClientRights, ServiceRights, show_time
-from rtunnel.errors import Code, ConfigError
+from rtunnel.errors import Code, ConfigError, one_line
 from rtunnel.pki.certificates import Kind, common_names, hosts_of
 from rtunnel.tls.identity import peer_name
 from rtunnel.upkeep.watched_files import WatchedFiles
@@ -315,6 +315,8 @@ class ClientTrust:
 
 #: What texts call the file and the options.
 CLIENTS_FILE, PIN_OPTION, NAME_OPTION = "authorized_clients", "--host-key", "--host-name"
+#: Most characters of a name in a certificate that are shown.
+MOST_SHOWN = 100
 
 _CHANGED = (
     "THE HOST HAS ANOTHER IDENTITY THAN THE ONE THAT IS KNOWN HERE. Somebody may sit in between, or the host has a new "
@@ -329,4 +331,4 @@ _UNKNOWN = (
 
 def _shown(names: list[str]) -> str:
     # Whoever has made the certificate has chosen them.
-    return ", ".join(f"'{name}'" for name in names[:4]) or "nobody"
+    return ", ".join(f"'{one_line(name[:MOST_SHOWN])}'" for name in names[:4]) or "nobody"

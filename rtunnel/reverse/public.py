@@ -12,7 +12,7 @@ from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.relay.sockets import address_prefix, close_socket, format_address
 from rtunnel.reverse.carriers.sockets import has_socket
 from rtunnel.reverse.metering.meter import Budget, Meter
-from rtunnel.reverse.metering.relays import limit_end
+from rtunnel.shaping.ends import limit_end
 from rtunnel.traffic.accounts import Account
 from rtunnel.upkeep.visitors import IServed, Visitors
 

@@ -33,6 +33,7 @@ from rtunnel.rtc.offers import MAX_CONNECTING, Offer, Turns, count_places, who_g
 from rtunnel.rtc.peer import Leaving
 from rtunnel.rtc.peers.host_peer import HostPeer
 from rtunnel.rtc.rights.trusted import identity_of, trust_of
+from rtunnel.rtc.rights.uses import Uses
 from rtunnel.rtc.sealed.session import Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
@@ -92,6 +93,7 @@ class RtcHost(DrainingService):
         self._places = MAX_CONNECTING
         self._addresses = AddressWatch()
         self.certificate = SharedCertificate()
+        self.uses = Uses(reactor)
         self.sealing = Sealing(Side.HOST, self.identity, self.trust)
         self.signaling = SignalLink(reactor, settings.signal, settings.id, self, is_host=True)
         self.signaling.setServiceParent(self)

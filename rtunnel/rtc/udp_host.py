@@ -18,6 +18,7 @@ from zope.interface import implementer
 from rtunnel.addresses import UdpAddress
 from rtunnel.relay.udp.flows import FlowTable
 from rtunnel.rtc.interfaces import IChannel, IChannels, IChannelUser
+from rtunnel.rtc.rights.uses import TOO_FAST, FlowUse
 from rtunnel.services.flow import ServiceFlow
 from rtunnel.traffic.accounts import Account
 from rtunnel.upkeep.descriptors import Descriptors
@@ -29,15 +30,23 @@ from rtunnel.wire.messages import clean_text
 class _HostFlow(ServiceFlow):
     """One channel and its socket."""
 
-    def __init__(self, owner: HostFlows, channel: IChannel, remote: UdpAddress, account: Account) -> None:
+    def __init__(
+        self, owner: HostFlows, channel: IChannel, remote: UdpAddress, account: Account, use: FlowUse | None
+    ) -> None:
         super().__init__(owner, clean_text(channel.label), remote, owner.client, str(remote), account, owner.client)
         self._channel = channel
         self._most = owner.connection.max_message
+        self._use = use
+        if use is not None:
+            use.begin(self)
         channel.use(self)
 
     def message_received(self, data: bytes) -> None:
         """Send a datagram to the service."""
-        self.ask(data)
+        if self._use is None or self._use.passes(len(data), down=True):
+            self.ask(data)
+        else:
+            self.lose(TOO_FAST)
 
     def text_received(self, text: bytes) -> None:
         """Ignore the text: the channel of a flow has no control messages."""
@@ -54,12 +63,17 @@ class _HostFlow(ServiceFlow):
         if len(data) > self._most:
             self.lose("an answer is larger than the client takes")
             return
+        if self._use is not None and not self._use.passes(len(data), down=False):
+            self.lose(TOO_FAST)
+            return
         self.received += 1
         self._channel.send(data)
 
     def close(self) -> None:
         """See :class:`ServiceFlow`."""
         super().close()
+        if self._use is not None:
+            self._use.over(self)
         self._channel.close()
 
 
@@ -98,12 +112,13 @@ class HostFlows:
     def __len__(self) -> int:
         return len(self.table)
 
-    def accept(self, channel: IChannel, remote: UdpAddress, account: Account) -> None:
+    def accept(self, channel: IChannel, remote: UdpAddress, account: Account, use: FlowUse | None = None) -> None:
         """Begin a flow between *channel*, which the client opened, and the service at *remote*.
 
         :param account: counts what passes.
+        :param use: counts it for the client, and knows how much may pass; None: nothing does.
         """
-        flow = _HostFlow(self, channel, remote, account)
+        flow = _HostFlow(self, channel, remote, account, use)
         self.log.debug("UDP flow {flow} to {remote} begins", flow=flow.name, remote=str(remote))
         self.table.add(flow)
         flow.dial()

@@ -25,6 +25,7 @@ NOT_AN_ERROR = (_CRL_MISSING, _CRL_NOT_YET, _CRL_EXPIRED, _CRL_OTHER_SCOPE)
 _WRONG = {
     22: "is the end of too long a chain",
     24: "has issued another, but is not a CA's",
+    79: "has issued another, but is not a CA's",
     25: "has issued another, at a depth that it does not allow",
     32: "has issued another, which its key usage does not allow",
     66: "has a key that is too short",

@@ -88,6 +88,14 @@ def test_a_thousand_tunnels(shown: Any) -> None:
     assert took < 20
 
 
+@pytest.mark.parametrize(
+    ("closed", "text"), [(True, "closed"), (False, "open: it trusts whoever the signaling server shows it")]
+)
+def test_identity(shown: Any, closed: bool, text: str) -> None:
+    out = " ".join(shown(process("rtc-host", identity={"fingerprint": "aaaaa-bbbbb", "closed": closed})).split())
+    assert f"fingerprint aaaaa-bbbbb ({text})" in out
+
+
 def test_peers(shown: Any) -> None:
     peer = {
         "id": "a",
@@ -112,11 +120,17 @@ def test_peers(shown: Any) -> None:
         "sealed": None,
     }
     plain = {**peer, "id": "c", "sealed": None, "path": "direct"}
+    may = {"services": ["web", "dns"], "streams": 7, "bytes_per_second": 1, "until": "2030-01-01T00:00:00+00:00"}
+    use = {"service": "web", "streams": 2, "streams_total": 9, "from_client": 1024, "to_client": 2048}
+    laptop = {**peer, "client": "laptop", "may": may, "uses": [use, {**use, "service": "dns"}]}
     out = shown(process("rtc-host", peers=[peer, unknown, plain]))
     rows = [" ".join(line.split()) for line in out.splitlines()]
     assert "a X25519MLKEM768, ML-DSA-65, laptop relayed, x to y 12.5 ms 2.38 MiB, 1.2% lost 900 bytes 4 6" in rows
     assert "b connecting 2.38 MiB 900 bytes 4 6" in rows
     assert "c no direct 12.5 ms 2.38 MiB, 1.2% lost 900 bytes 4 6" in rows
+    rows = [" ".join(line.split()) for line in shown(process("rtc-host", peers=[laptop, laptop])).splitlines()]
+    used = "2 9 1 KiB 2 KiB web, dns 2030-01-01T00:00:00+00:00"
+    assert [row for row in rows if row.startswith("laptop")] == [f"laptop web {used}", f"laptop dns {used}"]
 
 
 @pytest.mark.parametrize(

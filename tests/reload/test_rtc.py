@@ -10,6 +10,7 @@ from pytest_twisted import ensureDeferred
 
 from rtunnel.options.plugins import rtc_client, rtc_host, rtc_signal
 from rtunnel.options.settings.rtc import CLIENT, HOST, SIGNAL
+from rtunnel.pki.certificates import common_name
 from rtunnel.rtc.client import RtcClient
 from rtunnel.rtc.host import RtcHost
 from rtunnel.rtc.settings import IceSettings
@@ -42,6 +43,23 @@ def leads_to(running: Running) -> str:
     return str(running.service.signaling._leads_to).removeprefix("signaling server ")
 
 
+def written(name: str, content: str) -> Any:
+    """Returns what writes a file in the directory of a test, and returns its path."""
+
+    def write(directory: Path) -> str:
+        path = directory / name
+        path.write_text(content)
+        return str(path)
+
+    return write
+
+
+def of_organisation(running: Running, _value: Any) -> bool:
+    """Whether new peer connections would have the certificate of the organisation."""
+    return common_name(running.service.identity.certificate) == "laptop"
+
+
+FINGERPRINT = "ab" * 32
 TURN = {"turn": {"servers": ["turn:127.0.0.1:3478"], "user": "me", "credential": "you"}}
 
 ENDS = {
@@ -72,6 +90,17 @@ ENDS = {
     "max-window": Case("1M", lambda r, _: limits(r).max_window == 1 << 20),
     "peer-buffer": Case("1M", lambda r, _: limits(r).peer_buffer == 1 << 20),
     "memory": Case("64M", lambda r, _: r.service.memory.total == 64 << 20),
+    "identity-cert": Case(
+        lambda d: str(d / "pki" / "laptop.crt"),
+        of_organisation,
+        lambda v: {"identity": {"cert": v, "key": v.replace(".crt", ".key")}},
+    ),
+    "identity-key": Case(
+        lambda d: str(d / "pki" / "laptop.key"),
+        of_organisation,
+        lambda v: {"identity": {"key": v, "cert": v.replace(".key", ".crt")}},
+    ),
+    "peer-ca": Case(lambda d: str(d / "pki" / "ca.crt"), lambda r, _: r.service.trust.is_closed),
 }
 
 
@@ -94,6 +123,10 @@ HOST_CASES = {
     "dial-timeout": Case("7s", lambda r, _: service(r, "").endpoint._timeout == 7),
     "check-services": Case(False, lambda r, _: service(r, "").watch._endpoint is None),
     "max-clients": Case(7, lambda r, _: r.service.settings.max_clients == 7),
+    "authorized-clients": Case(
+        written("clients", f"laptop: {{fingerprint: {FINGERPRINT}}}"),
+        lambda r, v: str(r.service.trust.clients_file) == v and r.service.trust.is_closed,
+    ),
     "udp-idle": Case("7s", lambda r, _: r.service.settings.udp_idle == 7),
     "max-flows": Case(7, lambda r, _: r.service.settings.max_flows == 7),
 }
@@ -112,6 +145,7 @@ def of_an_end(run: Run, plugin: Any, **own: Any) -> Running:
 
 @pytest.fixture
 def host(run: Run, authority: Authority) -> Running:
+    authority.client("laptop")
     running = of_an_end(run, rtc_host, host={"id": "cottage", "remote": "127.0.0.1:9"})
     assert isinstance(running.service, RtcHost)
     return running
@@ -140,6 +174,17 @@ CLIENT_CASES = {
     "local": Case(lambda _: f"127.0.0.1:{free_port()}", lambda r, v: locals_of(r) == [v]),
     "protocol": Case("udp", lambda r, _: len(r.service.forwards.udp) == 1),
     "forward": Case(lambda _: [f"127.0.0.1:{free_port()}=web"], lambda r, v: v[0].removesuffix("=web") in locals_of(r)),
+    "host-key": Case([FINGERPRINT], lambda r, v: r.service.trust._pins == tuple(v)),
+    "known-hosts": Case(
+        written("hosts", f"cottage: {FINGERPRINT}"),
+        lambda r, v: str(r.service.trust._known.path) == v and r.service.trust.is_closed,
+    ),
+    "trust-on-first-use": Case(True, lambda r, _: r.service.trust.is_closed),
+    "host-name": Case(
+        lambda d: str(d / "pki" / "ca.crt"),
+        lambda r, v: r.service.trust._host_name == v,
+        lambda v: {"identity": {"peer_ca": v}},
+    ),
     "wait-timeout": Case("7s", lambda r, _: r.service.settings.wait_timeout == 7),
     "udp-idle": Case("7s", lambda r, _: r.service.flow_table._idle == (7, 7)),
     "max-flows": Case(7, lambda r, _: r.service.flow_table.max_flows == 7),
@@ -151,6 +196,7 @@ CLIENT_CASES = {
 
 @pytest.fixture
 def client(run: Run, authority: Authority) -> Running:
+    authority.client("laptop")
     running = of_an_end(run, rtc_client, client={"id": "cottage", "local": "127.0.0.1:0"})
     assert isinstance(running.service, RtcClient)
     return running

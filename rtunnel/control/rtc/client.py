@@ -7,6 +7,7 @@ from typing import Any
 from rtunnel.control.parts import carried, resources
 from rtunnel.control.rtc.parts import peer_connection, signaling, totals
 from rtunnel.rtc.client import RtcClient
+from rtunnel.rtc.rights.trusted import describe
 from rtunnel.rtc.settings import ForwardSettings
 from rtunnel.traffic.accounts import DEFAULT, Accounts
 
@@ -21,6 +22,7 @@ def look(client: RtcClient) -> dict[str, Any]:
         "ready": peer is not None and peer.is_connected and not client.is_stopping,
         "problems": problems,
         "host": client.settings.id,
+        "identity": describe(client.identity, client.trust),
         "signaling": signaling(client.signaling),
         **resources(client, client.memory),
         "peer": peer_connection(peer) if peer is not None else None,

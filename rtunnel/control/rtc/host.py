@@ -10,6 +10,9 @@ from rtunnel.control.actions.disconnect import WHY, Connected
 from rtunnel.control.parts import answering, carried, resources
 from rtunnel.control.rtc.parts import peer_connection, signaling, totals
 from rtunnel.rtc.host import RtcHost
+from rtunnel.rtc.rights.trusted import describe
+from rtunnel.rtc.rights.uses import ClientUse
+from rtunnel.traffic.accounts import DEFAULT
 from rtunnel.wire.messages import clean_text
 
 
@@ -35,11 +38,35 @@ def look(host: RtcHost) -> dict[str, Any]:
         "ready": host.signaling.up and not host.is_stopping,
         "problems": problems,
         "id": host.settings.id,
+        "identity": describe(host.identity, host.trust),
         "signaling": signaling(host.signaling),
         **resources(host, host.memory),
         "services": services,
-        "peers": [peer_connection(peer) for peer in host.peers],
+        "peers": [{**peer_connection(peer), **_use(peer.use)} for peer in host.peers],
         "peer_totals": totals(host.history, host.peers),
+    }
+
+
+def _use(use: ClientUse) -> dict[str, Any]:
+    """Return what a client uses, and may use."""
+    rights = use.rights
+    return {
+        "client": clean_text(use.name),
+        "may": {
+            "services": None if rights.services is None else sorted(each or DEFAULT for each in rights.services),
+            "streams": rights.streams,
+            "bytes_per_second": rights.rate,
+            "until": None if rights.until is None else rights.until.isoformat(),
+        },
+        "uses": [
+            {
+                "service": each.name or DEFAULT,
+                "streams": len(each.live),
+                "streams_total": each.streams,
+                **dict(zip(("from_client", "to_client"), each.totals, strict=True)),
+            }
+            for each in use
+        ],
     }
 
 

@@ -27,6 +27,7 @@ def shared_parts(end: Any) -> Sequence[Part]:
 
     def identity(new: Any) -> None:
         end.identity = identity_of(new.settings)
+        end.sealing.use(end.identity)
 
     def trust(new: Any) -> None:
         # Those who are connected are judged once a second.

@@ -79,6 +79,9 @@ def _facts(found: Mapping[str, Any]) -> str:
         facts.append(_tls(found["tls"]) or "no TLS")
     if "signaling" in found:
         facts.append(f"signaling {found['signaling']['url']} {'up' if found['signaling']['up'] else 'down'}")
+    if "identity" in found:
+        trust = "closed" if found["identity"]["closed"] else "open: it trusts whoever the signaling server shows it"
+        facts.append(f"fingerprint {found['identity']['fingerprint']} ({trust})")
     for key, text in (
         ("connections", "connections"),
         ("hosts", "hosts"),
@@ -112,7 +115,7 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
         for each in found["forwards"]:
             tables[-1].add_row(*map(_clean, (each["local"], each["service"] or DEFAULT)), *_traffic(each))
     peers = [*found.get("peers", []), *([found["peer"]] if found.get("peer") else [])]
-    return [*tables, _peers(peers)]
+    return [*tables, _peers(peers), _uses(peers)]
 
 
 def _clients(found: Sequence[Mapping[str, Any]]) -> tuple[Table, Table]:
@@ -180,6 +183,26 @@ def _seal(peer: Mapping[str, Any]) -> str:
     if sealed:
         return f"{sealed['group']}, {sealed['signature']}, {sealed['name']}"
     return "no" if peer["connected"] else ""
+
+
+def _uses(peers: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what each client of a host uses."""
+    table = _table("Client", "Uses", "Streams", "Streams total", "From client", "To client", "May use", "Until")
+    shown = set()
+    for peer in peers:
+        if not peer.get("uses") or peer["client"] in shown:
+            continue
+        # One client may have several peer connections.
+        shown.add(peer["client"])
+        may = peer["may"]["services"]
+        for each in peer["uses"]:
+            table.add_row(
+                *map(_clean, (peer["client"], each["service"])),
+                *(str(each["streams"]), str(each["streams_total"])),
+                *(size(each["from_client"]), size(each["to_client"])),
+                *map(_clean, ("" if may is None else ", ".join(may), peer["may"]["until"] or "")),
+            )
+    return table
 
 
 def _traffic(found: Mapping[str, Any]) -> tuple[str, str, str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from rtunnel.reverse.metering.quotas import Count
-from rtunnel.reverse.metering.shaper import Lane, Shaper, piece_for
+from rtunnel.shaping.shaper import Lane, Shaper, piece_for
 
 #: Bytes a second where there is no limit any more.
 ANY = 1e12

@@ -1,7 +1,7 @@
 """Visitors of ports and TLS names whose bytes are measured, on data connections and on the link.
 
     visitor -- LocalSocket <-> MeteredRelay <-> RecordSocket ==== the client
-            -- MeteredEnd  <-> a stream of the link, or RecordStream
+            -- MeteredEnd  <-> a stream of the link, or RecordStream (see rtunnel/shaping/ends.py)
 
 Where nothing is limited, neither is there. What has come from the client and waits for its turn is no more than a
 record, or the window of a stream.
@@ -13,16 +13,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.protocol import connectionDone
-from twisted.python.failure import Failure
-
-from rtunnel.relay.last_bytes import connection_of
 from rtunnel.relay.local_socket import LocalSocket
 from rtunnel.relay.pipes import Pipe
-from rtunnel.relay.socket_end import SocketEnd
 from rtunnel.reverse.carriers.record_socket import RecordSocket
 from rtunnel.reverse.metering.meter import Meter
-from rtunnel.reverse.metering.shaper import MOST_PIECE
+from rtunnel.shaping.shaper import MOST_PIECE
 
 _NOTHING = memoryview(b"")
 
@@ -234,97 +229,3 @@ def relay_for(
     between = MeteredRelay(far, meter, kept)
     between.local = relay = LocalSocket(poller, sock, between, on_end, kept)
     return relay, between
-
-
-class MeteredEnd(SocketEnd):
-    """A visitor's :class:`SocketEnd` whose bytes are measured.
-
-    :ivar meter: measures them.
-    """
-
-    meter: Meter
-    _is_socket_full = False
-
-    def limit(self, meter: Meter) -> None:
-        """Measure from now on."""
-        self.meter = meter
-        meter.attach(self._go_up, self._go_down, self.abort)
-        connection = connection_of(self.transport)
-        if connection is not None and connection.connected:
-            connection.bufferSize = min(meter.piece, connection.bufferSize)
-        if not meter.up.may_pass():
-            self.transport.pauseProducing()
-        if not meter.down.may_pass():
-            self._full = True
-
-    def take_socket(self) -> socket.socket:
-        """See :class:`SocketEnd`. The meter is somebody else's from now on."""
-        sock = super().take_socket()
-        self.meter.close()
-        return sock
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See :class:`SocketEnd`."""
-        self.meter.close()
-        super().connectionLost(reason)
-
-    def was_reset(self, code: str, message: str) -> None:
-        """See :class:`SocketEnd`. What has come before goes out at once."""
-        self.meter.close()
-        self._full = self._is_socket_full
-        super().was_reset(code, message)
-
-    # From the visitor
-
-    def dataReceived(self, data: bytes) -> None:
-        """See :class:`SocketEnd`."""
-        super().dataReceived(data)
-        if not self.meter.up.passed(len(data)) and self._connected and self._read_open:
-            self.transport.pauseProducing()
-
-    def resume(self) -> None:
-        """See :class:`SocketEnd`."""
-        if self.meter.up.is_waiting:
-            self._paused = False
-        else:
-            super().resume()
-
-    def _go_up(self) -> bool:
-        if not self._paused:
-            super().resume()
-        return self._paused
-
-    # To the visitor
-
-    def data_received(self, data: bytes) -> None:
-        """See :class:`SocketEnd`."""
-        for start in range(0, len(data), self.meter.piece):
-            super().data_received(data[start : start + self.meter.piece])
-
-    def _write(self, data: bytes) -> None:
-        super()._write(data)
-        if not self.meter.down.passed(len(data)):
-            self._full = True
-
-    def socket_is_full(self) -> None:
-        """See :class:`SocketEnd`."""
-        self._is_socket_full = True
-        super().socket_is_full()
-
-    def socket_has_room(self) -> None:
-        """See :class:`SocketEnd`."""
-        self._is_socket_full = False
-        if not self.meter.down.is_waiting:
-            super().socket_has_room()
-
-    def _go_down(self) -> bool:
-        if not self._is_socket_full:
-            super().socket_has_room()
-        return True
-
-
-def limit_end(end: SocketEnd, meter: Meter) -> None:
-    """Measure the bytes of a visitor who is connected already."""
-    end.__class__ = MeteredEnd
-    assert isinstance(end, MeteredEnd)
-    end.limit(meter)

@@ -19,7 +19,7 @@ from rtunnel.rtc.invitations.hosting import Invitations
 from rtunnel.rtc.offered import Service, meant
 from rtunnel.rtc.offers import Offer
 from rtunnel.rtc.peer import Peer
-from rtunnel.rtc.sealed.channel import SealedChannel
+from rtunnel.rtc.rights.uses import Uses
 from rtunnel.rtc.sealed.session import Confirmation, Sealing
 from rtunnel.rtc.settings import HostSettings
 from rtunnel.rtc.signaling.link import SignalLink
@@ -66,6 +66,7 @@ class Host(Protocol):
     descriptors: Descriptors
     is_draining: bool
     invitations: Invitations
+    uses: Uses
 
     def has_room(self, client: str = "") -> bool: ...
     def peer_ended(self, peer: HostPeer, reason: str) -> None: ...
@@ -76,6 +77,7 @@ class HostPeer(Peer):
     """The peer connection to one client.
 
     :ivar since: when its offer was taken up, by the reactor's clock.
+    :ivar use: what the client uses, and may use.
     """
 
     log = Logger()
@@ -99,6 +101,7 @@ class HostPeer(Peer):
         self.since = host.reactor.seconds()
         self._restarts = TokenBucket(RESTARTS_PER_SECOND, RESTARTS_AT_ONCE, self.since)
         self._host = host
+        self.use = host.uses.alone(name)
         self._peer_extension = offer.description.extension
         if self._peer_extension is not None and self._peer_extension.seal:
             self.seal()
@@ -140,6 +143,8 @@ class HostPeer(Peer):
             self.give_up("there is no room for it (--max-clients)", LIMIT)
             return
         super().ready()
+        if self.sealed is not None:
+            self.use = self._host.uses.of(self.sealed.name, self.sealed.rights)
 
     def accepted(self) -> None:
         """See :class:`Peer`."""
@@ -167,6 +172,7 @@ class HostPeer(Peer):
         if self.sealed is None or not self.is_connected:
             return
         rights = self.sealed.rights
+        self.use.change(rights)
         for channel in list(self.sealed.channels.open):
             if not rights.may_keep(channel.protocol):
                 channel.cut(Code.UNAUTHORIZED, "the right to use this service has ended")
@@ -203,7 +209,7 @@ class HostPeer(Peer):
             )
             self._streams.refuse(channel, Code.UNKNOWN_SERVICE)
         elif isinstance(service.settings.remote, UdpAddress):
-            self._flows.accept(channel, service.settings.remote, service.account)
+            self._flows.accept(channel, service.settings.remote, service.account, self.use.flow(channel.protocol))
         else:
             self._dial(self._streams, channel, service)
 
@@ -211,9 +217,8 @@ class HostPeer(Peer):
         """Return why the client may not have *channel*; the text is empty if it may."""
         if self.sealed is None:
             return Code.UNAUTHORIZED, ""
-        assert isinstance(channel, SealedChannel)
-        others = [each.protocol for each in self.sealed.channels.open if each.is_open and each is not channel]
-        return self.sealed.rights.why_not(channel.protocol, len(others), others.count(channel.protocol))
+        use = self.use
+        return self.sealed.rights.why_not(channel.protocol, use.streams, use.streams_of(channel.protocol))
 
     def _dial(self, streams: ChannelStreams, channel: IChannel, service: Service) -> None:
         assert service.endpoint is not None
@@ -225,6 +230,7 @@ class HostPeer(Peer):
             log("service {remote} cannot be reached: {error}", remote=service.settings.remote, error=reason_of(failure))
 
         end = PromptEnd(lambda _end: watch.answered(), self._host.visitors.discard)
+        self.use.serve(end, channel.protocol)
         end.attach(streams.attach(channel, end))
         name = clean_text(self.name)
         self._host.visitors.serve(end, name, channel.protocol, 1, service.account, name, LINK)

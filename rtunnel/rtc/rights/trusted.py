@@ -10,7 +10,7 @@ from rtunnel.access.identities import FOLDER, Identity, ephemeral_identity, iden
 from rtunnel.access.invited import InvitedTrust
 from rtunnel.access.peers import authorized_clients, known_hosts
 from rtunnel.access.peers.fingerprints import show_fingerprint
-from rtunnel.access.trust import ClientTrust, HostTrust
+from rtunnel.access.trust import ClientTrust, HostTrust, Trust
 from rtunnel.errors import ConfigError
 from rtunnel.rtc.settings import ClientSettings, EndSettings, HostSettings
 
@@ -73,6 +73,11 @@ def trust_of(settings: EndSettings) -> HostTrust | ClientTrust | InvitedTrust:
         host_name=chosen.host_name,
         host_id=settings.id,
     )
+
+
+def describe(identity: Identity, trust: Trust) -> dict[str, object]:
+    """Return what the status says of an end: its fingerprint, and whether it is told whom to trust."""
+    return {"fingerprint": show_fingerprint(identity.fingerprint), "closed": trust.is_closed}
 
 
 def clients_file(settings: EndSettings) -> Path | None:

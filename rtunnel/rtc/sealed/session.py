@@ -75,9 +75,16 @@ class Sealing:
 
     def __init__(self, side: Side, identity: Identity, trust: Trust) -> None:
         self.side = side
-        self.identity = identity
         self.trust = trust
-        role = Role.SERVER if side is Side.HOST else Role.CLIENT
+        self.use(identity)
+
+    def use(self, identity: Identity) -> None:
+        """Be this one in later connections.
+
+        :raises rtunnel.errors.ConfigError: TLS cannot use the identity.
+        """
+        self.identity = identity
+        role = Role.SERVER if self.side is Side.HOST else Role.CLIENT
         self.credentials = SelfSigned(role, identity.certificate, identity.chain, identity.key)
 
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from rtunnel.reverse.metering.meter import ANY, Allowance, Budget
-from rtunnel.reverse.metering.shaper import BURST, LEAST_BURST, Lane, Shaper, piece_for
+from rtunnel.shaping.shaper import BURST, LEAST_BURST, Lane, Shaper, piece_for
 
 MBIT = 125_000.0
 """Bytes a second."""
