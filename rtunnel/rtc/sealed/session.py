@@ -29,9 +29,9 @@ from rtunnel.access.identities import Identity
 from rtunnel.access.trust import PeerIdentity, Trust, Verdict
 from rtunnel.errors import Code, one_line
 from rtunnel.rtc.interfaces import IChannel, IChannelUser
+from rtunnel.rtc.sealed.self_signed import SelfSigned
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import Role
-from rtunnel.rtc.sealed.self_signed import SelfSigned
 from rtunnel.wire.data.keys import ClientAgreement, Root, ServerAgreement, wish
 from rtunnel.wire.webrtc.seal_control import Bind, Messages, Refusal, encode_bind, encode_refusal
 from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side, bind_key
