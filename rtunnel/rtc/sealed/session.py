@@ -200,7 +200,6 @@ class SealedSession:
             else:
                 self._take_tls(data)
         except ValueError as error:
-            # Whatever a library finds in a certificate that cannot be read.
             self._end(f"the {self._other} broke the protocol of sealed channels: {error}")
 
     def text_received(self, text: bytes) -> None:
@@ -231,7 +230,11 @@ class SealedSession:
 
     def _take_tls(self, data: bytes) -> None:
         engine = self._engine
-        plain = engine.receive(data)
+        try:
+            plain = engine.receive(data)
+        except Exception as error:
+            # The parser of certificates raises many kinds of exceptions.
+            raise ValueError(f"a certificate that cannot be read ({type(error).__name__})") from None
         self._flush()
         if engine.peer is not None and self._root is None:
             self._shook_hands()
