@@ -48,8 +48,8 @@ class Presented(Protocol):
 
 
 class OwnCredentials(Protocol):
-    """What an engine is made with: :class:`~rtunnel.tls.credentials.Credentials`, or
-    :class:`~rtunnel.tls.self_signed.SelfSigned`.
+    """What an engine is made with: :class:`~rtunnel.tls.credentials.Credentials`, or another
+    without CAs.
 
     :ivar role: which end this is.
     :ivar needs_ca: whether a CA must vouch for the peer. If not, the peer has only proved that it has the key of its

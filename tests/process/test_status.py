@@ -108,7 +108,7 @@ def test_the_webrtc_tunnel(serve: Serve, start_rtc: StartRtc) -> None:
     assert (code, err) == (0, "")
     assert "direct, " in out
     # The channel of the page may still be about to close.
-    assert re.search(r" ms +\d+ bytes +\d+ bytes +[01] +0 *\n", out), out
+    assert re.search(r" ms +[\d.]+ KiB +[\d.]+ KiB +[01] +0 *\n", out), out
     signal_, host, client = look("rtc-signal"), look("rtc-host"), look("rtc-client")
     assert (signal_["hosts"], signal_["clients"]) == (1, 1)
     [peer] = host["peers"]

@@ -29,9 +29,9 @@ from rtunnel.access.identities import Identity
 from rtunnel.access.trust import PeerIdentity, Trust, Verdict
 from rtunnel.errors import Code, one_line
 from rtunnel.rtc.interfaces import IChannel, IChannelUser
+from rtunnel.rtc.sealed.self_signed import SelfSigned
 from rtunnel.tls.engine import TlsEngine
 from rtunnel.tls.policy import Role
-from rtunnel.tls.self_signed import SelfSigned
 from rtunnel.wire.data.keys import ClientAgreement, Root, ServerAgreement, wish
 from rtunnel.wire.webrtc.seal_control import Bind, Messages, Refusal, encode_bind, encode_refusal
 from rtunnel.wire.webrtc.sealed_keys import EXPORTER_LABEL, EXPORTER_LENGTH, Ends, Side, bind_key
@@ -207,7 +207,6 @@ class SealedSession:
             else:
                 self._take_tls(data)
         except ValueError as error:
-            # Whatever a library finds in a certificate that cannot be read.
             self._end(f"the {self._other} broke the protocol of sealed channels: {error}")
 
     def text_received(self, text: bytes) -> None:
@@ -238,7 +237,11 @@ class SealedSession:
 
     def _take_tls(self, data: bytes) -> None:
         engine = self._engine
-        plain = engine.receive(data)
+        try:
+            plain = engine.receive(data)
+        except Exception as error:
+            # The parser of certificates raises many kinds of exceptions.
+            raise ValueError(f"a certificate that cannot be read ({type(error).__name__})") from None
         self._flush()
         if engine.peer is not None and self._root is None:
             self._shook_hands()
